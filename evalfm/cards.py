@@ -1,0 +1,63 @@
+"""YAML read safely into a validated model: every card, dataset.yaml and study comes in here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from evalfm.errors import EvalfmError
+
+
+class CardModel(BaseModel):
+    """A frozen model that refuses keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; tags that would construct objects are refused.
+
+    Raises:
+        EvalfmError: the file is absent, not YAML, or not a mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise EvalfmError(f"There is no file {path}; check the path.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvalfmError(f"{path} cannot be read as text ({error}); check the path.") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise EvalfmError(f"{path} is not plain YAML ({where}); mend the file.") from None
+    if not isinstance(content, dict):
+        raise EvalfmError(f"{path} must hold a YAML mapping of keys to values.")
+    return content
+
+
+def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
+    """Build ``model`` from ``content``; every fault is named at once, with the key it stands at.
+
+    Raises:
+        EvalfmError: a key is unknown, missing or of the wrong type.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'card'}: {fault['msg']}" for fault in error.errors()
+        )
+        raise EvalfmError(f"{source} is not valid: {faults}.") from None
+
+
+def write_yaml(path: Path, model: BaseModel) -> None:
+    """Write ``model`` as YAML in the order of its fields, leaving out unset values."""
+    content = model.model_dump(mode="json", exclude_none=True)
+    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -1,0 +1,131 @@
+"""What every head declares, is given, and gives back."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.features.source import FeatureSource
+from evalfm.progress import SILENT, Progress
+
+MaskReader = Callable[[int], NDArray[np.bool_]]
+"""From a row of the manifest to its masks, bool [K, H, W], on the stored film's grid."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Rows of a feature source with what is asked of them.
+
+    Attributes:
+        source: where the features come from.
+        rows: [N] positions in the manifest.
+        target: [N] float64 labels, class indices or measurements; [N, K] for multilabel; [N, 0] for masks.
+        patients: [N] patient of each row.
+        masks: reads the truth of a row for segmentation, else None.
+    """
+
+    source: FeatureSource
+    rows: NDArray[np.intp]
+    target: NDArray[np.float64]
+    patients: NDArray[np.object_]
+    masks: MaskReader | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def pooled(self) -> NDArray[np.float32]:
+        """Pooled features of all rows, [N, D]."""
+        pooled = self.source.features(self.rows.tolist()).pooled
+        return np.asarray(pooled.numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a head may know beside its examples.
+
+    Attributes:
+        kind: the task's kind (``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``segmentation``, ``regression``).
+        class_names: one name per score column or mask channel.
+        seed: fixes initialisation and batch order; all randomness comes from it.
+        device: where training happens.
+        progress: where long work is shown.
+    """
+
+    kind: str
+    class_names: tuple[str, ...]
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a head was fitted: every choice made on val, and what to tell about it.
+
+    Attributes:
+        chosen: the selected hyper-parameters, such as ``{"C": 0.01}``.
+        path: one mapping per candidate of the grid with its val score.
+        curve: one mapping per epoch for heads that train in epochs.
+        notes: sentences to print, such as a best C at the grid's edge.
+    """
+
+    chosen: dict[str, float | int | str]
+    path: tuple[dict[str, float | int | str], ...] = ()
+    curve: tuple[dict[str, float | int | str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class Head(ABC):
+    """Learns on features; every choice is made on val, nothing is refitted on train and val together.
+
+    Attributes:
+        name: the word on the command line.
+        kinds: the task kinds it serves.
+        needs: what it reads of the features, of ``pooled``, ``maps``, ``text``, ``group``.
+        deterministic: True where the seed changes nothing.
+    """
+
+    name: ClassVar[str]
+    kinds: ClassVar[frozenset[str]]
+    needs: ClassVar[frozenset[str]]
+    deterministic: ClassVar[bool]
+
+    @property
+    @abstractmethod
+    def grid(self) -> dict[str, object]:
+        """Every setting that changes the result, as plain values: part of the run key."""
+
+    @abstractmethod
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Learn on ``train``, choose on ``val``."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """What was learnt, for head.safetensors."""
+
+    @abstractmethod
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave, so that ``predict`` works without a fit."""
+
+
+class PooledHead(Head):
+    """A head that scores an image by its features as a whole."""
+
+    @abstractmethod
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Scores [N, K]: probabilities per class (binary: K = 1, of the positive class), or values (regression)."""
+
+
+class DenseHead(Head):
+    """A head that gives a probability to every pixel of the stored film."""
+
+    @abstractmethod
+    def predict(self, examples: Examples) -> Iterator[tuple[int, Tensor]]:
+        """For each row in order: the row and its probabilities, float32 [K, H, W] on the stored film's grid."""
