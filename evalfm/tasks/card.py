@@ -1,0 +1,115 @@
+"""A task's facts: a short YAML card that may inherit from another."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.errors import EvalfmError, UnknownNameError
+
+Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
+Measure = Literal["column", "area-fraction", "ctr"]
+
+
+class TaskCard(CardModel):
+    """A question about an image.
+
+    Attributes:
+        name: the word on the command line.
+        version: raised whenever an answer could change.
+        kind: decides heads, columns of the predictions and metrics.
+        title: the question in words.
+        target: label columns, or findings whose ``<finding>_mask`` holds the truth.
+        measure: how a regression target is had: a column; the mask's area as a fraction of the image;
+            or the cardiothoracic ratio from heart and lung masks where no column gives it.
+        where: the cohort, as an expression over the manifest's columns; skipped (and said) where a column lacks.
+        positives_only: keep only images whose mask is not empty.
+        metrics: names of the metrics to show, the primary first.
+        heads: the linear head first, then the stronger one.
+        subgroups: attributes that a subgroup report looks at by default.
+        nsd_tolerance_mm: tolerance of the normalised surface Dice, in mm.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str
+    version: int = 1
+    kind: Kind
+    title: str
+    target: tuple[str, ...]
+    measure: Measure = "column"
+    where: str | None = None
+    positives_only: bool = False
+    metrics: tuple[str, ...]
+    heads: tuple[str, ...]
+    subgroups: tuple[str, ...] = ("sex", "age", "view")
+    nsd_tolerance_mm: float = 2.0
+
+    @property
+    def primary(self) -> str:
+        """The metric that a table sorts by."""
+        return self.metrics[0]
+
+
+DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "binary": (("auroc", "auprc", "sensitivity", "specificity"), ("linear", "knn")),
+    "multilabel": (("macro_auroc",), ("linear",)),
+    "multiclass": (("macro_auroc", "accuracy", "macro_f1"), ("linear", "knn")),
+    "ordinal": (("quadratic_kappa", "macro_auroc", "accuracy"), ("linear", "knn")),
+    "segmentation": (("dice_positive", "dice_all", "fraction_missed"), ("linear", "multiscale")),
+    "regression": (("mae", "r2", "spearman"), ("ridge",)),
+}
+"""Metrics (the primary first) and heads of a task whose card names none."""
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("evalfm.tasks"))) / "cards"
+
+
+@cache
+def list_tasks() -> dict[str, TaskCard]:
+    """Every built-in task card by name."""
+    return {path.stem: read_card(path) for path in sorted(_folder().glob("*.yaml")) if not path.stem.startswith("_")}
+
+
+def load_task(name: str) -> TaskCard:
+    """The task ``name``: a built-in card or the path of a YAML card.
+
+    Raises:
+        UnknownNameError: no card answers to the name.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return read_card(Path(name))
+    cards = list_tasks()
+    if name not in cards:
+        raise UnknownNameError("task", name, cards)
+    return cards[name]
+
+
+def read_card(path: Path, seen: tuple[Path, ...] = ()) -> TaskCard:
+    """Read one card, filling what it leaves out from its ``base`` and the defaults of its kind."""
+    return validate(TaskCard, with_defaults(_inherited(path, seen)), f"task card {path.name}")
+
+
+def with_defaults(content: dict[str, Any]) -> dict[str, Any]:
+    """Fill metrics and heads by the task's kind where ``content`` names none."""
+    metrics, heads = DEFAULTS.get(str(content.get("kind")), ((), ()))
+    return {"metrics": metrics, "heads": heads, **content}
+
+
+def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise EvalfmError(f"Task card {path.name} inherits from itself; mend its base.")
+    content = read_yaml(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    candidates = [path.parent / f"{base}.yaml", _folder() / f"{base}.yaml"]
+    parent = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if parent is None:
+        raise EvalfmError(f"Task card {path.name} has base {base!r}, but there is no {candidates[0].name} beside it.")
+    return {**_inherited(parent, (*seen, path)), **content}

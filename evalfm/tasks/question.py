@@ -1,0 +1,275 @@
+"""A task posed to a manifest: which rows are asked, and what the truth of each is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.expressions import columns_of
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.tasks.card import TaskCard, list_tasks, load_task, with_defaults
+from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio
+
+FEW_LEVELS = 10
+"""A plain number column with more distinct values than this is a regression target."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """How many images left the cohort, and why."""
+
+    reason: str
+    images: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A task posed to one manifest.
+
+    Attributes:
+        task: the card, completed from the data where it was a plain column.
+        manifest: the whole manifest; ``rows`` are positions in it.
+        rows: [N] rows of the cohort with known truth, in order.
+        target: [N] or [N, K] labels or measurements; [N, 0] for segmentation.
+        positive: [N] True where the finding is there (False throughout for regression).
+        class_names: one per score column or mask channel.
+        exclusions: why the other rows are not asked.
+        label_source: where the truth comes from, per target.
+        notes: sentences that belong in the run.
+    """
+
+    task: TaskCard
+    manifest: Manifest
+    rows: NDArray[np.intp]
+    target: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    class_names: tuple[str, ...]
+    exclusions: tuple[Exclusion, ...]
+    label_source: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def masks(self, row: int) -> NDArray[np.bool_]:
+        """The truth of ``row``, bool [K, H, W], on the stored film's grid."""
+        return np.stack([_known_mask(self.manifest, row, finding) for finding in self.task.target])
+
+    def keep(self, chosen: NDArray[np.bool_], reason: str) -> Question:
+        """The same question for the rows where ``chosen`` [N] is True; the others are counted under ``reason``."""
+        dropped = int((~chosen).sum())
+        if not dropped:
+            return self
+        return replace(
+            self,
+            rows=self.rows[chosen],
+            target=self.target[chosen],
+            positive=self.positive[chosen],
+            exclusions=(*self.exclusions, Exclusion(reason, dropped)),
+        )
+
+
+def resolve_task(name: str, manifest: Manifest) -> TaskCard:
+    """The card of ``name``, or a card made for a plain label column of ``manifest``.
+
+    Raises:
+        UnknownNameError: neither a task nor a column answers to ``name``.
+    """
+    if name in list_tasks() or name.endswith((".yaml", ".yml")):
+        return load_task(name)
+    if name in _label_columns(manifest):
+        return _card_of_column(name, manifest.table[name])
+    raise UnknownNameError("task or label column", name, [*list_tasks(), *_label_columns(manifest)])
+
+
+def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Question:
+    """Ask ``task`` of ``manifest``: apply its cohort and ``where``, and find the truth of every row.
+
+    Raises:
+        EvalfmError: the target is absent or unknown throughout, or nothing is left.
+    """
+    keep = np.ones(len(manifest), dtype=bool)
+    exclusions: list[Exclusion] = []
+    notes: list[str] = []
+    for expression, of_card in ((task.where, True), (where, False)):
+        if expression is None:
+            continue
+        missing = sorted(columns_of(expression) - set(manifest.table.columns))
+        if of_card and missing:
+            notes.append(f"The task's cohort ({expression}) was not applied: no column {', '.join(missing)}.")
+            continue
+        inside = manifest.where(expression)
+        exclusions.append(Exclusion(f"not {expression}" if not of_card else f"outside the cohort: {expression}", 0))
+        exclusions[-1] = replace(exclusions[-1], images=int((keep & ~inside).sum()))
+        keep &= inside
+    question = Question(
+        task, manifest, np.flatnonzero(keep), np.empty((0, 0)), np.empty(0, dtype=bool), task.target, (), {}
+    )
+    truth = _truth(task, manifest, question.rows)
+    known = ~np.isnan(truth.target).any(axis=1) if truth.target.size else truth.known
+    question = replace(
+        question,
+        target=truth.target,
+        positive=truth.positive,
+        class_names=truth.class_names,
+        exclusions=tuple(item for item in exclusions if item.images),
+        label_source=truth.label_source,
+        notes=tuple(notes),
+    ).keep(known & truth.known, "target unknown")
+    if task.positives_only:
+        question = question.keep(question.positive, "no lesion (the task asks positives only)")
+    if not len(question):
+        reasons = "; ".join(f"{item.images} {item.reason}" for item in question.exclusions) or "the manifest has no rows"
+        raise EvalfmError(f"Task {task.name} has no image left to ask ({reasons}); check the label column and --where.")
+    if task.kind not in ("multilabel", "segmentation"):
+        question = replace(question, target=question.target[:, 0])
+    return question
+
+
+@dataclass(frozen=True)
+class _Truth:
+    target: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    class_names: tuple[str, ...]
+    label_source: dict[str, str]
+
+
+def _truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
+    if task.kind == "segmentation":
+        return _mask_truth(task, manifest, rows)
+    if task.kind == "regression":
+        return _measured_truth(task, manifest, rows)
+    if task.kind in ("binary", "multilabel"):
+        columns = [_label(manifest, name, rows) for name in task.target]
+        target = np.stack([column for column, _ in columns], axis=1)
+        sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
+        known = np.ones(len(rows), dtype=bool)
+        names = task.target if task.kind == "multilabel" else (_positive_name(task, manifest),)
+        return _Truth(target, (np.nan_to_num(target) > 0).any(axis=1), known, names, sources)
+    (name,) = task.target
+    values = _column(manifest, name).iloc[rows]
+    levels = sorted(values.dropna().unique().tolist())
+    codes = pd.Categorical(values, categories=levels).codes.astype(np.float64)
+    codes[codes < 0] = np.nan
+    source = {name: manifest.info.label_source.get(name, "unstated")}
+    known = ~np.isnan(codes)
+    return _Truth(codes[:, None], known, known, tuple(_plain(level) for level in levels), source)
+
+
+def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
+    known = np.ones(len(rows), dtype=bool)
+    positive = np.zeros(len(rows), dtype=bool)
+    for finding in task.target:
+        column = _column(manifest, f"{finding}_mask").iloc[rows]
+        known &= column.notna().to_numpy()
+        for position in np.flatnonzero(column.notna().to_numpy()):
+            positive[position] |= bool(_known_mask(manifest, int(rows[position]), finding).any())
+    sources = {name: manifest.info.label_source.get(f"{name}_mask", "mask") for name in task.target}
+    return _Truth(np.empty((len(rows), 0)), positive, known, task.target, sources)
+
+
+def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
+    (name,) = task.target
+    known = np.ones(len(rows), dtype=bool)
+    if task.measure == "area-fraction":
+        column = _column(manifest, f"{name}_mask").iloc[rows]
+        values = np.full(len(rows), np.nan)
+        for position in np.flatnonzero(column.notna().to_numpy()):
+            values[position] = area_fraction(_known_mask(manifest, int(rows[position]), name))
+        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, {name: "mask"})
+    if task.measure == "ctr" and name not in manifest.table.columns:
+        values = np.array([_ratio(manifest, int(row)) for row in rows], dtype=np.float64)
+        return _Truth(values[:, None], known, known, task.target, {name: "mask"})
+    values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
+    source = {name: manifest.info.label_source.get(name, "unstated")}
+    return _Truth(values[:, None], known, known, task.target, source)
+
+
+def _ratio(manifest: Manifest, row: int) -> float:
+    """Cardiothoracic ratio of ``row`` from its masks; NaN where one is unknown or empty."""
+    columns = set(manifest.table.columns)
+    lungs = ["lungs"] if "lungs_mask" in columns else ["left_lung", "right_lung"]
+    for finding in ("heart", *lungs):
+        _column(manifest, f"{finding}_mask")
+    masks = [manifest.mask(row, finding) for finding in ("heart", *lungs)]
+    if any(mask is None for mask in masks):
+        return float("nan")
+    heart, *both = [mask for mask in masks if mask is not None]
+    ratio = cardiothoracic_ratio(heart, np.logical_or.reduce(both))
+    return float("nan") if ratio is None else ratio
+
+
+def _label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
+    """A 0/1 label [N] with its source: the column, else whether the mask of that name holds anything."""
+    if name in manifest.table.columns or f"{name}_mask" not in manifest.table.columns:
+        column = _column(manifest, name).iloc[rows]
+        return _as_binary(name, column), manifest.info.label_source.get(name, "unstated")
+    masks = manifest.table[f"{name}_mask"].iloc[rows]
+    values = np.full(len(rows), np.nan)
+    for position in np.flatnonzero(masks.notna().to_numpy()):
+        values[position] = float(_known_mask(manifest, int(rows[position]), name).any())
+    return values, "mask"
+
+
+def _as_binary(name: str, column: pd.Series) -> NDArray[np.float64]:
+    if pd.api.types.is_numeric_dtype(column):
+        values = column.to_numpy(np.float64, na_value=np.nan)
+        wrong = ~np.isnan(values) & (values != 0) & (values != 1)
+        if wrong.any():
+            raise EvalfmError(f"Label {name!r} must be 0, 1 or empty, but holds {values[wrong][0]:g}; map its values.")
+        return values
+    levels = sorted(column.dropna().unique().tolist())
+    if len(levels) > 2:
+        raise EvalfmError(f"Label {name!r} has {len(levels)} levels where two are asked; map them to 0 and 1.")
+    values = (column == levels[-1]).to_numpy(np.float64, na_value=np.nan) if levels else np.full(len(column), np.nan)
+    values[column.isna().to_numpy()] = np.nan
+    return values
+
+
+def _positive_name(task: TaskCard, manifest: Manifest) -> str:
+    """What the score of a binary task speaks for: the label, or the level that counts as positive."""
+    (name,) = task.target
+    column = manifest.table.get(name)
+    if column is None or pd.api.types.is_numeric_dtype(column):
+        return name
+    levels = sorted(column.dropna().unique().tolist())
+    return f"{name}_{_plain(levels[-1])}" if levels else name
+
+
+def _known_mask(manifest: Manifest, row: int, finding: str) -> NDArray[np.bool_]:
+    mask = manifest.mask(row, finding)
+    if mask is None:
+        raise EvalfmError(f"Row {row + 1} has no known {finding} mask; leave it out of the cohort.")
+    return mask
+
+
+def _column(manifest: Manifest, name: str) -> pd.Series:
+    if name not in manifest.table.columns:
+        raise UnknownNameError(f"column (data set {manifest.info.name})", name, map(str, manifest.table.columns))
+    return manifest.table[name]
+
+
+def _label_columns(manifest: Manifest) -> list[str]:
+    """Columns that can be asked for by name: everything but where images and masks lie and whose they are."""
+    bookkeeping = {"id", "image", "patient", "study", "group", "slice", "split"}
+    return [str(name) for name in manifest.table.columns if name not in bookkeeping and not str(name).endswith("_mask")]
+
+
+def _card_of_column(name: str, column: pd.Series) -> TaskCard:
+    """A card for a plain label column: two values binary, many numbers regression, else multiclass."""
+    levels = column.dropna().nunique()
+    if levels == 0:
+        raise EvalfmError(f"Column {name!r} is unknown throughout; there is nothing to ask.")
+    numeric = pd.api.types.is_numeric_dtype(column)
+    kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
+    content = with_defaults({"name": name, "kind": kind, "title": f"What is {name}?", "target": [name], "schema": 1})
+    return TaskCard.model_validate(content)
+
+
+def _plain(level: object) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
