@@ -1,0 +1,244 @@
+"""What is wrong with a manifest, all of it at once, each fault with its row and remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.columns import MASK_SUFFIX, NUMBER_COLUMNS
+from evalfm.data.digests import image_digests
+from evalfm.data.locators import locator_faults
+from evalfm.data.privacy import attribute_faults
+from evalfm.errors import EvalfmError, suggestion
+from evalfm.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest
+
+SHOWN = 20
+OLDEST = 120.0
+FAR_PIXEL_MM = 10.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong: the sentence with its remedy, and the row it stands in, counted from 1 (None: no one row)."""
+
+    message: str
+    row: int | None = None
+
+    def __str__(self) -> str:
+        return self.message if self.row is None else f"row {self.row}: {self.message}"
+
+
+def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
+    """Raise one EvalfmError that lists ``faults``, the first 20 in full and the number of the others."""
+    if not faults:
+        return
+    lines = [f"  {fault}" for fault in faults[:SHOWN]]
+    if len(faults) > SHOWN:
+        lines.append(f"  … and {len(faults) - SHOWN} more.")
+    number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to mend:\n" + "\n".join(lines))
+
+
+def quick_faults(manifest: Manifest) -> list[Fault]:
+    """Faults that show without opening an image: names, splits, labels, ages, files that are not there."""
+    if len(manifest) == 0:
+        return [Fault("the table has no rows; import the data again or check its folder")]
+    return [
+        *_declarations(manifest),
+        *_identities(manifest),
+        *_splits(manifest),
+        *_labels(manifest),
+        *_numbers(manifest),
+        *file_faults(manifest),
+    ]
+
+
+def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Fault]:
+    """Faults that need the files: images that cannot be read, identical bytes in two splits, masks of another size."""
+    return [*_identical_images(manifest, progress), *_mask_sizes(manifest, progress)]
+
+
+def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
+    positions = np.flatnonzero(np.asarray(wrong, dtype=bool))
+    values = manifest.table[column].to_numpy()
+    return [
+        Fault(f"{column} is {_shown(values[position])}; {remedy}", int(position) + 1)
+        for position in positions
+    ]
+
+
+def _shown(value: object) -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "empty"
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _declarations(manifest: Manifest) -> Iterable[Fault]:
+    table, info = manifest.table, manifest.info
+    if not info.names_are_public and not info.salt:
+        yield Fault(
+            "dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published"
+        )
+    for message in attribute_faults(manifest):
+        yield Fault(message)
+    for name in info.label_source:
+        if name not in table and name + MASK_SUFFIX not in table:
+            known = [str(column) for column in table.columns]
+            yield Fault(
+                f"the label {name!r} of dataset.yaml has no column; add it or remove it. {suggestion(name, known)}"
+            )
+    for name in info.mask_dialects:
+        if name + MASK_SUFFIX not in table:
+            yield Fault(
+                f"mask_dialects of dataset.yaml names {name!r}, but there is no column {name + MASK_SUFFIX!r}"
+            )
+    for column in table.columns:
+        finding = str(column).removesuffix(MASK_SUFFIX)
+        if finding != column and finding not in info.mask_dialects:
+            yield Fault(
+                f"the column {column!r} needs its dialect: `mask_dialects: {{{finding}: file}}` in dataset.yaml"
+            )
+
+
+def _identities(manifest: Manifest) -> Iterable[Fault]:
+    table = manifest.table
+    yield from _rows(manifest, table["id"].isna(), "id", "give every row an id of its own")
+    repeated = table["id"].notna() & table["id"].duplicated()
+    if repeated.any():
+        first = {name: position for position, name in reversed(list(enumerate(table["id"])))}
+        for position in np.flatnonzero(repeated):
+            name = table["id"].iat[int(position)]
+            message = f"id {name!r} is that of row {first[name] + 1} too; give every row an id of its own"
+            yield Fault(message, int(position) + 1)
+    yield from _rows(
+        manifest, table["image"].isna(), "image", "write the path of the image or remove the row"
+    )
+    for name in ("patient", "study", "group"):
+        if name in table and table[name].isna().any() and table[name].notna().any():
+            yield from _rows(
+                manifest, table[name].isna(), name, "fill it in for all rows or remove the column"
+            )
+
+
+def _splits(manifest: Manifest) -> Iterable[Fault]:
+    from evalfm.data.manifest import SPLITS
+
+    table = manifest.table
+    if "split" not in table:
+        return
+    remedy = "write train, val or test, or deal a split with `evalfm data split`"
+    yield from _rows(manifest, ~table["split"].isin(SPLITS), "split", remedy)
+    what = manifest.patient_column
+    if what != "id":
+        for name, parts in _in_two_splits(pd.Series(manifest.patients), table["split"]):
+            yield Fault(
+                f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}"
+            )
+    if table["image"].duplicated().any():
+        for name, parts in _in_two_splits(table["image"], table["split"]):
+            yield Fault(f"the image {name!r} is in {parts}; rows of one image belong to one split")
+
+
+def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
+    pairs = pd.DataFrame({"key": key, "split": split}).dropna().drop_duplicates()
+    shared = pairs[pairs["key"].duplicated(keep=False)]
+    return [
+        (str(name), " and ".join(sorted(part["split"]))) for name, part in shared.groupby("key", sort=True)
+    ]
+
+
+def _labels(manifest: Manifest) -> Iterable[Fault]:
+    for name in manifest.labels:
+        column, kind = manifest.table[name], manifest.info.label_kind(name)
+        numeric = pd.api.types.is_numeric_dtype(column.dtype)
+        if kind == "binary":
+            wrong = column.notna() & ~column.isin([0.0, 1.0])
+            remedy = f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` or `number` in dataset.yaml"
+            yield from _rows(manifest, wrong, name, remedy)
+        elif kind == "number":
+            wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+            wrong |= np.isinf(pd.to_numeric(column, errors="coerce"))
+            yield from _rows(manifest, wrong, name, "write a finite number or nothing")
+        elif numeric:
+            wrong = column.notna() & ((column < 0) | (column != column.round()))
+            yield from _rows(manifest, wrong, name, "number the classes 0, 1, 2, … or leave the cell empty")
+
+
+def _numbers(manifest: Manifest) -> Iterable[Fault]:
+    table = manifest.table
+    for name in NUMBER_COLUMNS:
+        if name not in table:
+            continue
+        column = pd.to_numeric(table[name], errors="coerce")
+        yield from _rows(manifest, column.isna() & table[name].notna(), name, "write a number or nothing")
+        if name == "age":
+            yield from _rows(
+                manifest, (column < 0) | (column > OLDEST), name, "write years from 0 to 120 or nothing"
+            )
+        elif name.startswith("spacing"):
+            wrong = (column <= 0) | (column > FAR_PIXEL_MM)
+            yield from _rows(
+                manifest, wrong, name, "write millimetres per pixel above 0 and up to 10, or nothing"
+            )
+    if ("spacing_row_mm" in table) != ("spacing_column_mm" in table):
+        yield Fault("spacing needs both columns spacing_row_mm and spacing_column_mm; add the other one")
+
+
+def file_faults(manifest: Manifest) -> Iterable[Fault]:
+    """Files of images and masks that are not under the root."""
+    if not manifest.root.is_dir():
+        yield Fault(
+            f"the root {manifest.root} is not there; correct `root` in dataset.yaml or mount the disk"
+        )
+        return
+    from evalfm.data.manifest import EMPTY_MASK
+
+    columns = ["image"]
+    columns += [
+        name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"
+    ]
+    for name in columns:
+        column = manifest.table[name]
+        present = column[column.notna() & (column != EMPTY_MASK)]
+        reasons = locator_faults(present, manifest.root)
+        for position in present.index[present.isin(list(reasons))] if reasons else ():
+            locator = str(present[position])
+            yield Fault(f"{name} {locator!r} {reasons[locator]} (root {manifest.root})", int(position) + 1)
+
+
+def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
+    table = manifest.table
+    digests = image_digests(table["image"].tolist(), manifest.root, progress=progress)
+    for position in np.flatnonzero(table["image"].isin(list(digests.failed))):
+        yield Fault(
+            f"the image cannot be read: {digests.failed[table['image'].iat[position]]}", int(position) + 1
+        )
+    if "split" not in table:
+        return
+    bytes_of = table["image"].map(digests.found)
+    for digest, parts in _in_two_splits(bytes_of, table["split"]):
+        positions = np.flatnonzero(bytes_of == digest)
+        # The same locator in two splits is a quick fault; here are different files of the same bytes.
+        if table["image"].iloc[positions].nunique() > 1:
+            names = ", ".join(repr(name) for name in table["id"].iloc[positions[:4]])
+            yield Fault(
+                f"the images of {names} have identical bytes and are in {parts}; put them into one split"
+            )
+
+
+def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
+    for finding in manifest.findings:
+        present = np.flatnonzero(manifest.table[finding + MASK_SUFFIX].notna())
+        for row in progress.track(present.tolist(), f"{finding} masks", len(present)):
+            try:
+                manifest.mask(row, finding)
+            except EvalfmError as error:
+                yield Fault(str(error), row + 1)

@@ -1,0 +1,89 @@
+"""Digests of stored images, remembered between runs under path, size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalfm.data.atomic import write_atomically
+from evalfm.data.locators import file_of
+from evalfm.data.registered import cache_folder
+from evalfm.errors import EvalfmError
+from evalfm.progress import SILENT, Progress
+
+WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Digests:
+    """Digest per locator, and why the others have none."""
+
+    found: dict[str, str]
+    failed: dict[str, str]
+
+
+def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> Digests:
+    """sha256 of the stored bytes of each image, read in parallel, from memory where the file has not changed."""
+    from evalfm.data.images import image_digest
+
+    sidecar = _sidecar(root)
+    remembered = _read(sidecar)
+    unique = list(dict.fromkeys(locators))
+    stamps = {name: _stamp(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    found: dict[str, str] = {}
+    for locator in unique:
+        entry = remembered.get(locator)
+        stamp = stamps[file_of(locator)]
+        if entry is not None and stamp is not None and entry[:2] == list(stamp):
+            found[locator] = str(entry[2])
+    wanted = [locator for locator in unique if locator not in found]
+    failed: dict[str, str] = {}
+
+    def read(locator: str) -> tuple[str, str | None, str]:
+        try:
+            return locator, image_digest(locator, root), ""
+        except (EvalfmError, OSError) as error:
+            return locator, None, str(error)
+
+    if wanted:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for locator, digest, reason in progress.track(pool.map(read, wanted), "digests", len(wanted)):
+                if digest is None:
+                    failed[locator] = reason
+                else:
+                    found[locator] = digest
+        fresh = {
+            locator: [*stamp, found[locator]]
+            for locator in wanted
+            if locator in found and (stamp := stamps[file_of(locator)]) is not None
+        }
+        write_atomically(sidecar, json.dumps(remembered | fresh).encode())
+    return Digests(found, failed)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _sidecar(root: Path) -> Path:
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    return cache_folder() / "digests" / f"{name}.json"
+
+
+def _read(sidecar: Path) -> dict[str, list[int | str]]:
+    """What was remembered; a damaged file is as good as none, since all of it can be computed again."""
+    try:
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: entry for key, entry in content.items() if isinstance(entry, list) and len(entry) == 3}

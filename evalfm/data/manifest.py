@@ -1,0 +1,358 @@
+"""The manifest: one row per example, with dataset.yaml beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.atomic import write_atomically
+from evalfm.data.columns import MASK_SUFFIX, canonical, read_table
+from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
+from evalfm.data.expressions import evaluate
+from evalfm.data.privacy import public_names
+from evalfm.data.registered import registered_folder
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from evalfm.data.images import Image
+
+SPLITS = ("train", "val", "test")
+PARQUET_FILE = "manifest.parquet"
+CSV_FILE = "manifest.csv"
+SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm")
+EMPTY_MASK = "-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Manifest:
+    """A table of images with the facts that hold for all of them.
+
+    Attributes:
+        info: dataset.yaml.
+        table: the rows, numbered from 0; text as str or None, labels and numbers as float64 with NaN for unknown.
+        folder: where dataset.yaml lies or will lie; a relative ``info.root`` starts here.
+    """
+
+    info: DatasetInfo
+    table: pd.DataFrame
+    folder: Path
+
+    def __post_init__(self) -> None:
+        absent = [name for name in ("id", "image") if name not in self.table]
+        if absent:
+            raise EvalfmError(
+                f"The manifest of {self.info.name!r} has no column {' and no column '.join(map(repr, absent))}; "
+                "every row needs an id of its own and the path of its image."
+            )
+        object.__setattr__(self, "table", canonical(self.table, self.info))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @classmethod
+    def read(cls, path: Path | str, *, validate: bool = True) -> Manifest:
+        """Read a data set: a folder with dataset.yaml and manifest.parquet or manifest.csv, or the table itself.
+
+        Raises:
+            EvalfmError: a file is missing or not readable, or the data have faults (all of them are listed).
+        """
+        file = _table_file(Path(path))
+        info = read_dataset_info(file.parent / DATASET_FILE)
+        table = read_table(file)
+        from_text = file.suffix.lower() not in {".parquet", ".pq"}
+        manifest = cls(info, canonical(table, info, from_text=from_text), file.parent)
+        if validate:
+            manifest.validate()
+        return manifest
+
+    def write(self, folder: Path | str) -> Manifest:
+        """Write manifest.parquet and dataset.yaml into ``folder``; images stay where they are.
+
+        The root is written relative where it lies in ``folder``, else absolute. Returns the manifest as it lies there.
+        """
+        target = Path(folder)
+        if (target / CSV_FILE).exists():
+            raise EvalfmError(f"{target} holds a {CSV_FILE} already; write to another folder or remove it.")
+        root = self.root
+        inside = root.is_relative_to(target.resolve())
+        written = root.relative_to(target.resolve()).as_posix() if inside else str(root)
+        info = self.info.model_copy(update={"root": written})
+        stream = BytesIO()
+        self.table.to_parquet(stream, index=False)
+        write_atomically(target / PARQUET_FILE, stream.getvalue())
+        write_atomically(target / DATASET_FILE, dataset_yaml(info).encode())
+        return Manifest(info, self.table, target)
+
+    def validate(self, *, deep: bool = False, progress: Progress = SILENT) -> None:
+        """Check the rows before any computing; ``deep`` also reads files, for identical bytes and sizes of masks.
+
+        Raises:
+            EvalfmError: lists every fault with its row (counted from 1) and remedy, the first 20 in full.
+        """
+        from evalfm.data.checks import deep_faults, quick_faults, raise_faults
+
+        raise_faults(quick_faults(self), self)
+        if deep:
+            raise_faults(deep_faults(self, progress=progress), self)
+
+    # Files of a row
+
+    @property
+    def root(self) -> Path:
+        """Folder under which all files of the table lie, absolute."""
+        return (self.folder / Path(self.info.root).expanduser()).resolve()
+
+    def locator(self, row: int) -> str:
+        """Locator of the image of ``row``, relative to the root."""
+        return str(self.table["image"].iat[row])
+
+    def image(self, row: int) -> Image:
+        """The image of ``row``, with the table's pixel spacing where it has one.
+
+        Raises:
+            EvalfmError: the file is missing or cannot be decoded.
+        """
+        from evalfm.data.images import read_image
+
+        image = read_image(self.locator(row), self.root, bits=self.info.bits, unit=self.info.unit)
+        if self._has_spacing_columns:
+            return dataclasses.replace(image, spacing_mm=self._table_spacing(row))
+        return image
+
+    def size(self, row: int) -> tuple[int, int]:
+        """(height, width) in pixels of the stored image of ``row``."""
+        from evalfm.data.images import image_size
+
+        return image_size(self.locator(row), self.root)
+
+    def digest(self, row: int) -> str:
+        """sha256 (hex) of the stored bytes of the image of ``row``; read anew each time."""
+        from evalfm.data.images import image_digest
+
+        return image_digest(self.locator(row), self.root)
+
+    def digests(
+        self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT
+    ) -> NDArray[np.object_]:
+        """Digests of ``rows`` (all by default) at once: in parallel, remembered while the files do not change.
+
+        Raises:
+            EvalfmError: an image cannot be read.
+        """
+        from evalfm.data.digests import image_digests
+
+        locators = self.table["image"].to_numpy()
+        wanted = locators if rows is None else locators[np.asarray(rows, dtype=np.intp)]
+        digests = image_digests(wanted.tolist(), self.root, progress=progress)
+        if digests.failed:
+            name, reason = next(iter(digests.failed.items()))
+            raise EvalfmError(f"{len(digests.failed)} images cannot be read, the first is {name} ({reason}).")
+        return np.array([digests.found[locator] for locator in wanted], dtype=object)
+
+    def mask(self, row: int, finding: str) -> NDArray[np.bool_] | None:
+        """Truth of ``finding`` on the grid of the stored image, bool [H, W]; None where it is unknown.
+
+        An empty cell is unknown; ``-1`` is a known empty mask in every dialect.
+
+        Raises:
+            UnknownNameError: the manifest has no masks of ``finding``.
+            EvalfmError: the mask cannot be read, or has another size than the image and dataset.yaml does not say so.
+        """
+        from evalfm.data import masks
+
+        dialect = self.info.mask_dialects.get(finding)
+        if dialect is None or finding + MASK_SUFFIX not in self.table:
+            raise UnknownNameError("mask", finding, self.findings)
+        cell = self.table[finding + MASK_SUFFIX].iat[row]
+        if cell is None:
+            return None
+        size = self.size(row)
+        if cell == EMPTY_MASK:
+            return np.zeros(size, dtype=bool)
+        stored = self.info.mask_sizes.get(finding)
+        if dialect == "file":
+            mask = masks.read_mask_file(cell, self.root)
+        else:
+            mask = masks.decode(dialect, cell, stored or size)
+        if mask.shape not in (size, stored):
+            raise EvalfmError(
+                f"The {finding} mask of row {row + 1} has {_by(mask.shape)} pixels, its image {_by(size)}; "
+                f"correct the mask or declare `mask_sizes: {{{finding}: {list(mask.shape)}}}` in dataset.yaml."
+            )
+        return mask if mask.shape == size else _onto_grid(mask, size)
+
+    def spacing_mm(self, row: int) -> tuple[float, float] | None:
+        """Pixel spacing (row, column) in mm of the stored image: of the table if it has the columns, else of the file.
+
+        None where it is unknown.
+        """
+        return self._table_spacing(row) if self._has_spacing_columns else self.image(row).spacing_mm
+
+    @property
+    def _has_spacing_columns(self) -> bool:
+        return all(name in self.table for name in SPACING_COLUMNS)
+
+    def _table_spacing(self, row: int) -> tuple[float, float] | None:
+        height, width = (float(self.table[name].to_numpy()[row]) for name in SPACING_COLUMNS)
+        return None if np.isnan(height) or np.isnan(width) else (height, width)
+
+    # Columns
+
+    @property
+    def labels(self) -> list[str]:
+        """Declared label columns that the table holds."""
+        return [name for name in self.info.label_source if name in self.table]
+
+    @property
+    def findings(self) -> list[str]:
+        """Findings with masks."""
+        return [name for name in self.info.mask_dialects if name + MASK_SUFFIX in self.table]
+
+    def label(self, name: str) -> NDArray[np.float64]:
+        """A column as numbers, float64 [N], NaN where unknown.
+
+        Raises:
+            UnknownNameError: there is no such column.
+            EvalfmError: the column holds words.
+        """
+        if name not in self.table:
+            raise UnknownNameError("column", name, [str(column) for column in self.table.columns])
+        column = self.table[name]
+        if not pd.api.types.is_numeric_dtype(column.dtype):
+            if column.notna().any():
+                raise EvalfmError(
+                    f"The column {name!r} holds words, not numbers; give each class a number from 0."
+                )
+            return np.full(len(column), np.nan)
+        return column.to_numpy(dtype=np.float64)
+
+    @property
+    def patient_column(self) -> str:
+        """The column that stands for the patient: ``patient``, else ``study``, ``group``, else ``id``."""
+        for name in ("patient", "study", "group"):
+            if name in self.table and self.table[name].notna().any():
+                return name
+        return "id"
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether the table says which patient each image is of; where not, tables say "patients unknown"."""
+        return self.patient_column == "patient"
+
+    @property
+    def patients(self) -> NDArray[np.object_]:
+        """Patient of each row, [N] str; the exam or else the image itself where no patient is known."""
+        column = self.table[self.patient_column]
+        return column.where(column.notna(), self.table["id"]).to_numpy(dtype=object)
+
+    @property
+    def splits(self) -> NDArray[np.object_]:
+        """Split of each row, [N] str.
+
+        Raises:
+            EvalfmError: the table has no split.
+        """
+        if "split" not in self.table:
+            raise EvalfmError(
+                f"The data set {self.info.name!r} has no split; deal one with `evalfm data split {self.folder}`."
+            )
+        return self.table["split"].to_numpy(dtype=object)
+
+    def public_id(self, row: int) -> str:
+        """The id of ``row`` as it may leave the manifest."""
+        return str(public_names([str(self.table["id"].iat[row])], self.info)[0])
+
+    def public_patient(self, row: int) -> str:
+        """The patient of ``row`` (or what stands for it) as it may leave the manifest."""
+        return str(public_names([self.patients[row]], self.info)[0])
+
+    # Parts
+
+    def where(self, expr: str) -> NDArray[np.bool_]:
+        """Rows that satisfy ``expr``, such as ``age >= 18 and view == 'PA'``; see ``expressions``."""
+        return evaluate(expr, self.table)
+
+    def select(self, keep: NDArray[np.bool_] | NDArray[np.intp] | Sequence[int]) -> Manifest:
+        """The manifest of some rows: a mask bool [N], or positions in the order wanted.
+
+        Raises:
+            ValueError: the mask has another length than the manifest.
+        """
+        chosen = np.asarray(keep)
+        if chosen.dtype == bool:
+            if chosen.shape != (len(self),):
+                raise ValueError(f"A mask of {len(self)} rows is needed, not of shape {chosen.shape}.")
+            chosen = np.flatnonzero(chosen)
+        return dataclasses.replace(self, table=self.table.iloc[chosen.astype(np.intp)].reset_index(drop=True))
+
+    def with_split(
+        self, split: NDArray[np.object_] | Sequence[str], info: DatasetInfo | None = None
+    ) -> Manifest:
+        """The manifest with another split [N], and with ``info`` that tells of it."""
+        table = self.table.assign(split=pd.Series(list(split), dtype=object))
+        return Manifest(info or self.info, table, self.folder)
+
+    def split_hash(self) -> str:
+        """Hex digest of which id and patient lie in which split; the order of rows does not matter."""
+        split = self.splits
+        rows = sorted(
+            "\x1f".join((str(name), str(patient), str(part)))
+            for name, patient, part in zip(self.table["id"], self.patients, split, strict=True)
+        )
+        return hashlib.sha256("\x1e".join(rows).encode()).hexdigest()
+
+
+def read_data(name_or_path: str | Path) -> Manifest:
+    """Read and validate a data set: its folder, its table, or a name given with ``evalfm data register``.
+
+    Raises:
+        EvalfmError: it is not there (near names are proposed), or it has faults.
+    """
+    path = Path(name_or_path).expanduser()
+    return Manifest.read(path if _is_path(name_or_path, path) else registered_folder(str(name_or_path)))
+
+
+def _is_path(given: str | Path, path: Path) -> bool:
+    """A bare word is a path only where it is a file or a data set, so that no stray folder hides a registered name."""
+    if isinstance(given, Path) or os.sep in given or given.startswith((".", "~")):
+        return True
+    return path.is_file() or (path / DATASET_FILE).is_file()
+
+
+def _table_file(path: Path) -> Path:
+    if path.is_file():
+        return path if path.name != DATASET_FILE else _table_file(path.parent)
+    if not path.is_dir():
+        raise EvalfmError(f"There is no folder or manifest {path}; check the path.")
+    tables = [path / name for name in (PARQUET_FILE, CSV_FILE) if (path / name).is_file()]
+    if len(tables) == 2:
+        raise EvalfmError(
+            f"{path} holds both {PARQUET_FILE} and {CSV_FILE}; remove the one that is out of date."
+        )
+    if not tables:
+        raise EvalfmError(
+            f"{path} holds neither {PARQUET_FILE} nor {CSV_FILE}; import the data first with `evalfm data import`."
+        )
+    return tables[0]
+
+
+def _onto_grid(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Nearest neighbour by pixel centres."""
+    rows = ((np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]).astype(np.intp)
+    columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(np.intp)
+    return mask[np.ix_(rows, columns)]
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " × ".join(str(side) for side in size)

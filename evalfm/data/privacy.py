@@ -1,0 +1,119 @@
+"""What may leave a manifest: hashed names, declared attributes, ages up to 90, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.errors import EvalfmError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evalfm.data.manifest import Manifest
+
+TOP_CODED_AGE = 90.0
+NEVER_ATTRIBUTES = frozenset({"id", "image", "patient", "study", "group", "split"})
+MOST_LEVELS = 100
+
+
+def public_names(values: Iterable[str], info: DatasetInfo) -> NDArray[np.object_]:
+    """Names that may leave: as they are where published, else the first 16 hex digits of sha256(salt + name).
+
+    Raises:
+        EvalfmError: names need a hash and dataset.yaml holds no salt.
+    """
+    if info.names_are_public:
+        return _objects(list(values))
+    if not info.salt:
+        raise EvalfmError(
+            f"dataset.yaml of {info.name!r} needs `salt:` (any long random text) to hide ids and patients, "
+            "or `public_ids: true` if they are published already."
+        )
+    salt = hashlib.sha256(info.salt.encode())
+    return _objects([_hashed(salt, value) for value in values])
+
+
+def _hashed(salt: hashlib._Hash, value: str) -> str:
+    state = salt.copy()
+    state.update(value.encode())
+    return state.hexdigest()[:16]
+
+
+def _objects(values: Sequence[object]) -> NDArray[np.object_]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ages with everything above 90 years set to 90; unknown stays NaN."""
+    return np.minimum(age, TOP_CODED_AGE)
+
+
+def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | None = None) -> pd.DataFrame:
+    """The part of ``manifest`` that may leave it: ``id``, ``patient``, ``split`` and the declared attributes.
+
+    ``rows`` are positions, all by default. Without known patients ``patient`` is the public name of what stands for
+    one (the exam, else the image).
+
+    Raises:
+        EvalfmError: names need a salt that is not there, or a declared attribute may not leave.
+    """
+    import pandas as pd
+
+    positions = np.arange(len(manifest)) if rows is None else np.asarray(rows, dtype=np.intp)
+    faults = attribute_faults(manifest)
+    if faults:
+        raise EvalfmError(" ".join(faults))
+    table = manifest.table.iloc[positions].reset_index(drop=True)
+    split = table["split"] if "split" in table else pd.Series([None] * len(table), dtype=object)
+    columns: dict[str, object] = {
+        "id": pd.Series(public_names(table["id"], manifest.info), dtype=object),
+        "patient": pd.Series(public_names(manifest.patients[positions], manifest.info), dtype=object),
+        "split": split,
+    }
+    for name in manifest.info.attributes:
+        column = table[name]
+        columns[name] = top_coded_age(column.to_numpy(dtype=np.float64)) if name == "age" else column
+    return pd.DataFrame(columns)
+
+
+def attribute_faults(manifest: Manifest) -> list[str]:
+    """Why declared attributes may not leave: sentences, empty where all is well.
+
+    An attribute is a category or a number. Names, paths, masks, dates and free text are none.
+    """
+    import pandas as pd
+
+    faults = []
+    for name in manifest.info.attributes:
+        if name in NEVER_ATTRIBUTES or name.endswith("_mask"):
+            faults.append(
+                f"The column {name!r} can be no attribute; remove it from `attributes` in dataset.yaml."
+            )
+        elif name not in manifest.table:
+            faults.append(
+                f"The attribute {name!r} has no column in the manifest; add it or remove it from dataset.yaml."
+            )
+        else:
+            column = manifest.table[name]
+            if pd.api.types.is_datetime64_any_dtype(column.dtype):
+                faults.append(
+                    f"The attribute {name!r} holds dates, which never leave; remove it from dataset.yaml."
+                )
+            elif name == "age" and not pd.api.types.is_numeric_dtype(column.dtype):
+                faults.append(
+                    "The attribute 'age' must hold numbers (years) or empty cells; correct the table."
+                )
+            elif column.dtype == object and column.nunique() > MOST_LEVELS:
+                faults.append(
+                    f"The attribute {name!r} has {column.nunique()} different texts, more than {MOST_LEVELS}: free text "
+                    "never leaves a manifest; group it into categories or remove it from `attributes`."
+                )
+    return faults

@@ -1,0 +1,358 @@
+"""Who is in train, val and test: dealt by hashes of patients, so that nothing depends on the order of rows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from evalfm.data.atomic import write_atomically
+from evalfm.errors import EvalfmError
+
+Names = Sequence[str] | NDArray[np.object_]
+Fractions = tuple[float, float, float]
+
+DEFAULT_FRACTIONS: Fractions = (0.7, 0.1, 0.2)
+VAL_OF_TRAINING = 0.125
+_UNKNOWN_CLASS = -1
+_IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|dcm|bmp)$", re.IGNORECASE)
+
+
+def assign(
+    patients: Names, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
+) -> NDArray[np.object_]:
+    """Deal each patient to ``train``, ``val`` or ``test`` by hash(data set name, patient, seed); [N] str.
+
+    A patient's split depends on nothing but that: when rows vanish or come, no other row moves.
+    """
+    _check_fractions(fractions)
+    codes, unique = _patients(patients)
+    dealt = _cut(_uniform(unique, name, seed), fractions)
+    return dealt[codes]
+
+
+def stratified(
+    patients: Names, labels: ArrayLike, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
+) -> NDArray[np.object_]:
+    """Deal patients so that each class has its share in every split; [N] str.
+
+    Within each class the patients are cut in the order of their hash. A patient has the highest class of their images,
+    patients without a known label are a class of their own. Patients may move when rows vanish.
+
+    Args:
+        patients: [N].
+        labels: [N] class of each image, NaN or None where unknown.
+        name: of the data set.
+        seed: of the hash.
+        fractions: of train, val and test.
+    """
+    _check_fractions(fractions)
+    codes, unique = _patients(patients)
+    order_by = _uniform(unique, name, seed)
+    dealt = np.empty(len(unique), dtype=object)
+    for members in _strata(codes, len(unique), labels):
+        ordered = members[np.argsort(order_by[members], kind="stable")]
+        places = (np.arange(len(ordered)) + 0.5) / len(ordered)
+        dealt[ordered] = _cut(places, fractions)
+    return dealt[codes]
+
+
+def test_where(
+    patients: Names,
+    mask: NDArray[np.bool_],
+    *,
+    name: str,
+    seed: int,
+    fractions: tuple[float, float] = (0.875, 0.125),
+) -> NDArray[np.object_]:
+    """Make test exactly the patients with a row in ``mask``; all others go to train and val by hash; [N] str.
+
+    All rows of such a patient go to test, also those outside of ``mask``.
+
+    Raises:
+        EvalfmError: the mask names no patient, or all of them.
+    """
+    codes, unique = _patients(patients)
+    chosen = np.zeros(len(unique), dtype=bool)
+    chosen[codes[np.asarray(mask, dtype=bool)]] = True
+    if not chosen.any() or chosen.all():
+        which = "every patient" if chosen.any() else "no patient"
+        raise EvalfmError(
+            f"The expression for the test split holds for {which}; write one that divides the patients."
+        )
+    train, val = fractions
+    dealt = _cut(_uniform(unique, name, seed), (train, val, 0.0))
+    dealt[chosen] = "test"
+    return dealt[codes]
+
+
+test_where.__test__ = False  # type: ignore[attr-defined]  # pytest would take an imported `test_…` for a test.
+
+
+def val_from_train(
+    split: NDArray[np.object_], patients: Names, *, name: str, seed: int, fraction: float = VAL_OF_TRAINING
+) -> NDArray[np.object_]:
+    """Move ``fraction`` of the training patients to val by hash, for official splits that have no val; [N] str."""
+    codes, unique = _patients(patients)
+    to_val = _uniform(unique, name, seed, "val")[codes] < fraction
+    return np.where(to_val & (split == "train"), "val", split).astype(object)
+
+
+def folds(patients: Names, k: int, seed: int, labels: ArrayLike | None = None) -> NDArray[np.intp]:
+    """Deal patients to ``k`` folds of equal size; [N] int from 0 to k − 1.
+
+    With ``labels`` [N] each fold gets its share of each class of patients (see `stratified`).
+
+    Raises:
+        EvalfmError: ``k`` is below 2, or a class has fewer patients than there are folds.
+    """
+    codes, unique = _patients(patients)
+    if k < 2:
+        raise EvalfmError(f"There must be at least 2 folds, not {k}.")
+    if len(unique) < k:
+        raise EvalfmError(f"{k} folds need {k} patients, there are {len(unique)}; take fewer folds.")
+    order_by = _uniform(unique, "folds", seed)
+    dealt = np.empty(len(unique), dtype=np.intp)
+    dealt_so_far = 0
+    for members in _strata(codes, len(unique), labels, at_least=k):
+        ordered = members[np.argsort(order_by[members], kind="stable")]
+        # Counting on from class to class keeps the folds of equal size as a whole.
+        dealt[ordered] = (np.arange(len(ordered)) + dealt_so_far) % k
+        dealt_so_far += len(ordered)
+    return dealt[codes]
+
+
+def fold_split(
+    fold_of: NDArray[np.intp],
+    fold: int,
+    patients: Names,
+    seed: int,
+    labels: ArrayLike | None = None,
+    *,
+    val_fraction: float = VAL_OF_TRAINING,
+) -> NDArray[np.object_]:
+    """The split in which ``fold`` is test, and val is drawn by patient from the others; [N] str.
+
+    With ``labels`` val gets its share of each class, at least one patient of every class that has two.
+    """
+    codes, unique = _patients(patients)
+    fold_of_patient = np.empty(len(unique), dtype=np.intp)
+    fold_of_patient[codes] = fold_of
+    if (fold_of_patient[codes] != fold_of).any():
+        raise EvalfmError("A patient is in two folds; deal the folds by patient.")
+    order_by = _uniform(unique, f"fold {fold}", seed)
+    dealt = np.full(len(unique), "train", dtype=object)
+    dealt[fold_of_patient == fold] = "test"
+    for members in _strata(codes, len(unique), labels):
+        training = members[dealt[members] == "train"]
+        ordered = training[np.argsort(order_by[training], kind="stable")]
+        number = round(val_fraction * len(ordered))
+        dealt[ordered[: max(number, 1) if len(ordered) > 1 else 0]] = "val"
+    return dealt[codes]
+
+
+def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArray[np.intp]:
+    """Positions of ``k`` images of each class, ascending; with one seed the choice for k holds that of every smaller k.
+
+    Images of unknown label are left out. A patient gives a second image only when their class has no new patient left.
+
+    Args:
+        labels: [N] class of each image, NaN or None where unknown.
+        patients: [N].
+        k: images per class.
+        seed: of the hash.
+
+    Raises:
+        EvalfmError: a class has fewer than ``k`` images.
+    """
+    if k < 1:
+        raise EvalfmError(f"There must be at least 1 shot per class, not {k}.")
+    classes, names = _classes(labels)
+    patient_codes, unique = _patients(patients)
+    order_by = _uniform(unique, "shots", seed)[patient_codes]
+    queues: list[list[int]] = []
+    for code, label in enumerate(names):
+        members = np.flatnonzero(classes == code)
+        if len(members) < k:
+            raise EvalfmError(
+                f"{k} shots of class {label} were asked for, there are {len(members)} images; take fewer shots."
+            )
+        nth_image = pd.Series(patient_codes[members]).groupby(patient_codes[members]).cumcount().to_numpy()
+        queues.append(members[np.lexsort((order_by[members], nth_image))].tolist())
+    if not queues:
+        raise EvalfmError("No image has a known label; shots need labelled images.")
+    # Round by round over the classes: what round r takes depends on earlier rounds only, so the choices are nested.
+    fresh = [iter(queue) for queue in queues]
+    put_off: list[list[int]] = [[] for _ in queues]
+    used: set[int] = set()
+    chosen: list[int] = []
+    for _ in range(k):
+        for code in range(len(queues)):
+            row = _next_unused(fresh[code], patient_codes, used, put_off[code])
+            if row is None:
+                row = put_off[code].pop(0)
+            used.add(int(patient_codes[row]))
+            chosen.append(row)
+    return np.sort(np.array(chosen, dtype=np.intp))
+
+
+def label_fraction(
+    patients: Names, fraction: float, seed: int, labels: ArrayLike | None = None
+) -> NDArray[np.intp]:
+    """Positions of all images of ``fraction`` of the patients, ascending; a larger fraction holds every smaller one.
+
+    With ``labels`` [N] the fraction is taken of each class of patients; each class gives at least one.
+
+    Raises:
+        EvalfmError: ``fraction`` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise EvalfmError(f"A fraction of the labels lies above 0 and up to 1, not at {fraction}.")
+    codes, unique = _patients(patients)
+    order_by = _uniform(unique, "fraction", seed)
+    kept = np.zeros(len(unique), dtype=bool)
+    for members in _strata(codes, len(unique), labels):
+        ordered = members[np.argsort(order_by[members], kind="stable")]
+        # 1e-9: .1 of 30 patients is 3, not 4.
+        kept[ordered[: math.ceil(fraction * len(ordered) - 1e-9)]] = True
+    return np.flatnonzero(kept[codes])
+
+
+def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line in the order of rows."""
+    names, parts = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
+    written = []
+    for part in ("train", "val", "test"):
+        lines = "".join(f"{name}\n" for name in names[parts == part])
+        write_atomically(folder / f"{part}.txt", lines.encode())
+        written.append(folder / f"{part}.txt")
+    return written
+
+
+def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
+    """Read the split of each row from lists of ids, [N] str; ``train_val…`` counts as train.
+
+    A list says by its file name which split it is (``train.txt``, ``test_list.txt``, …). A line is an id or the name of
+    its file, such as ``00000001_000.png``; lists may name images that are not there.
+
+    Raises:
+        EvalfmError: a name tells no split, an id is in two lists, or a row is in none.
+    """
+    split_of: dict[str, str] = {}
+    for path in lists:
+        part = _split_of_list(path)
+        for name in _lines(path):
+            if split_of.setdefault(name, part) != part:
+                raise EvalfmError(f"{name} is in the lists of {split_of[name]} and {part}; keep it in one.")
+    values = np.asarray(ids, dtype=object)
+    known = [split_of.get(str(name)) for name in values]
+    absent = [str(name) for name, part in zip(values, known, strict=True) if part is None]
+    if absent:
+        raise EvalfmError(
+            f"{len(absent)} of {len(values)} ids are in none of the lists, such as {', '.join(absent[:3])}; "
+            "complete the lists or drop these rows."
+        )
+    split = np.empty(len(values), dtype=object)
+    split[:] = known
+    return split
+
+
+def _split_of_list(path: Path) -> str:
+    for start, part in (("train", "train"), ("val", "val"), ("test", "test")):
+        if path.name.lower().startswith(start):
+            return part
+    raise EvalfmError(
+        f"{path.name} does not say which split it lists; let its name begin with train, val or test."
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EvalfmError(f"The list {path} cannot be read ({error}); check the path.") from None
+    return [_IMAGE_SUFFIX.sub("", line.strip()) for line in lines if line.strip()]
+
+
+def _next_unused(
+    queue: Iterator[int], patient_codes: NDArray[np.intp], used: set[int], put_off: list[int]
+) -> int | None:
+    """The next image of a patient who gave none yet; images of the others are put off."""
+    for row in queue:
+        if int(patient_codes[row]) not in used:
+            return row
+        put_off.append(row)
+    return None
+
+
+def _check_fractions(fractions: Fractions) -> None:
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise EvalfmError(
+            f"The fractions of train, val and test must be at least 0 and add up to 1, not {fractions}."
+        )
+
+
+def _patients(patients: Names) -> tuple[NDArray[np.intp], list[str]]:
+    """Code of each row's patient [N], and the patients [P]."""
+    values = np.asarray(patients, dtype=object)
+    codes, unique = pd.factorize(values)
+    if (codes < 0).any():
+        raise EvalfmError("A row has no patient; fill the column in for all rows or remove it.")
+    return codes.astype(np.intp), [str(name) for name in unique]
+
+
+def _uniform(patients: Sequence[str], name: str, seed: int, purpose: str = "split") -> NDArray[np.float64]:
+    """A number in [0, 1) per patient from sha256, the same on every machine."""
+    start = hashlib.sha256(f"{name}\x1f{seed}\x1f{purpose}\x1f".encode())
+    numbers = np.empty(len(patients), dtype=np.uint64)
+    for position, patient in enumerate(patients):
+        state = start.copy()
+        state.update(patient.encode())
+        numbers[position] = int.from_bytes(state.digest()[:8], "big") >> 11
+    return numbers.astype(np.float64) / 2.0**53
+
+
+def _cut(places: NDArray[np.float64], fractions: Fractions) -> NDArray[np.object_]:
+    train, val, _ = fractions
+    dealt = np.full(len(places), "test", dtype=object)
+    # Fractions that add up to 1 leave nothing to the last share by rounding.
+    dealt[places < (train + val if train + val < 1 - 1e-9 else 2.0)] = "val"
+    dealt[places < (train if train < 1 - 1e-9 else 2.0)] = "train"
+    return dealt
+
+
+def _classes(labels: ArrayLike) -> tuple[NDArray[np.intp], list[str]]:
+    """Code of each row's class [N], −1 where unknown, and the classes' names in order."""
+    codes, unique = pd.factorize(pd.Series(np.asarray(labels)), sort=True)
+    return codes.astype(np.intp), [
+        f"{value:g}" if isinstance(value, float) else str(value) for value in unique
+    ]
+
+
+def _strata(
+    codes: NDArray[np.intp], number: int, labels: ArrayLike | None, *, at_least: int = 0
+) -> list[NDArray[np.intp]]:
+    """Patients per class, each as positions in the list of patients; the class of a patient is their highest."""
+    if labels is None:
+        return [np.arange(number)]
+    classes, names = _classes(labels)
+    if len(classes) != len(codes):
+        raise ValueError(f"{len(classes)} labels for {len(codes)} rows")
+    highest = np.full(number, _UNKNOWN_CLASS, dtype=np.intp)
+    np.maximum.at(highest, codes, classes)
+    strata = []
+    for code in range(_UNKNOWN_CLASS, len(names)):
+        members = np.flatnonzero(highest == code)
+        if code != _UNKNOWN_CLASS and 0 < len(members) < at_least:
+            raise EvalfmError(
+                f"Class {names[code]} has {len(members)} patients, fewer than the {at_least} folds; take fewer folds."
+            )
+        if len(members):
+            strata.append(members)
+    return strata
