@@ -1,5 +1,55 @@
-"""evalfm: how good the features of a radiology foundation model are, and which encoder to take."""
+"""evalfm: how good the features of a radiology foundation model are, and which encoder to take.
+
+The public names are imported when they are first used, so that `import evalfm` is quick:
+`probe`, `predict`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`, `find_runs`, `Run`, `Study`,
+`EvalfmError`.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest as Manifest
+    from evalfm.data.manifest import read_data as load_data
+    from evalfm.encoders import load_encoder as load_encoder
+    from evalfm.errors import EvalfmError as EvalfmError
+    from evalfm.probing.predict import predict as predict
+    from evalfm.probing.probe import probe as probe
+    from evalfm.runs import Run as Run
+    from evalfm.runs import find_runs as find_runs
+    from evalfm.study import Study as Study
+    from evalfm.study import load_study as load_study
+    from evalfm.study import run_study as run_study
+    from evalfm.tasks.card import load_task as load_task
+
+_PUBLIC = {
+    "EvalfmError": ("evalfm.errors", "EvalfmError"),
+    "Manifest": ("evalfm.data.manifest", "Manifest"),
+    "Run": ("evalfm.runs", "Run"),
+    "Study": ("evalfm.study", "Study"),
+    "find_runs": ("evalfm.runs", "find_runs"),
+    "load_data": ("evalfm.data.manifest", "read_data"),
+    "load_encoder": ("evalfm.encoders", "load_encoder"),
+    "load_study": ("evalfm.study", "load_study"),
+    "load_task": ("evalfm.tasks.card", "load_task"),
+    "predict": ("evalfm.probing.predict", "predict"),
+    "probe": ("evalfm.probing.probe", "probe"),
+    "run_study": ("evalfm.study", "run_study"),
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'evalfm' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name]
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -92,22 +92,9 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
     Raises:
         EvalfmError: the target is absent or unknown throughout, or nothing is left.
     """
-    keep = np.ones(len(manifest), dtype=bool)
-    exclusions: list[Exclusion] = []
-    notes: list[str] = []
-    for expression, of_card in ((task.where, True), (where, False)):
-        if expression is None:
-            continue
-        missing = sorted(columns_of(expression) - set(manifest.table.columns))
-        if of_card and missing:
-            notes.append(f"The task's cohort ({expression}) was not applied: no column {', '.join(missing)}.")
-            continue
-        inside = manifest.where(expression)
-        exclusions.append(Exclusion(f"not {expression}" if not of_card else f"outside the cohort: {expression}", 0))
-        exclusions[-1] = replace(exclusions[-1], images=int((keep & ~inside).sum()))
-        keep &= inside
+    inside = cohort(task, manifest, where)
     question = Question(
-        task, manifest, np.flatnonzero(keep), np.empty((0, 0)), np.empty(0, dtype=bool), task.target, (), {}
+        task, manifest, np.flatnonzero(inside.keep), np.empty((0, 0)), np.empty(0, dtype=bool), task.target, (), {}
     )
     truth = _truth(task, manifest, question.rows)
     known = ~np.isnan(truth.target).any(axis=1) if truth.target.size else truth.known
@@ -116,9 +103,9 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
         target=truth.target,
         positive=truth.positive,
         class_names=truth.class_names,
-        exclusions=tuple(item for item in exclusions if item.images),
+        exclusions=inside.exclusions,
         label_source=truth.label_source,
-        notes=tuple(notes),
+        notes=inside.notes,
     ).keep(known & truth.known, "target unknown")
     if task.positives_only:
         question = question.keep(question.positive, "no lesion (the task asks positives only)")
@@ -128,6 +115,40 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
     if task.kind not in ("multilabel", "segmentation"):
         question = replace(question, target=question.target[:, 0])
     return question
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Which rows a task is about.
+
+    Attributes:
+        keep: [rows of the manifest] True for those inside.
+        exclusions: how many fell out at each condition.
+        notes: conditions that could not be applied.
+    """
+
+    keep: NDArray[np.bool_]
+    exclusions: tuple[Exclusion, ...]
+    notes: tuple[str, ...]
+
+
+def cohort(task: TaskCard, manifest: Manifest, where: str | None) -> Cohort:
+    """Apply the card's condition (if its columns are there) and the caller's ``where``, in this order."""
+    keep = np.ones(len(manifest), dtype=bool)
+    exclusions: list[Exclusion] = []
+    notes: list[str] = []
+    missing = sorted(set(columns_of(task.where)) - set(manifest.table.columns)) if task.where else []
+    if missing:
+        notes.append(f"The task's cohort ({task.where}) was not applied: no column {', '.join(missing)}.")
+    for expression in (None if missing else task.where, where):
+        if expression is None:
+            continue
+        inside = manifest.where(expression)
+        dropped = int((keep & ~inside).sum())
+        if dropped:
+            exclusions.append(Exclusion(f"outside {expression}", dropped))
+        keep &= inside
+    return Cohort(keep, tuple(exclusions), tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,188 @@
+"""Pictures of results, drawn from plain arrays: ROC, masks on films, agreement, and a table as forest plot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from evalfm.statistics.estimate import Estimate
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+"""Okabe and Ito's colours, told apart by every eye."""
+BAND_RESAMPLES = 500
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What stands on a picture.
+
+    Attributes:
+        title: what is shown.
+        cautions: short warnings, such as ``"phantom data"``, printed under the title.
+    """
+
+    title: str
+    cautions: tuple[str, ...] = ()
+
+    def on(self, axes: Axes) -> None:
+        """Print the title and the cautions above ``axes``."""
+        axes.set_title("\n".join([self.title, *(f"({caution})" for caution in self.cautions)]), fontsize=9)
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """A film with the outlines of truth and prediction.
+
+    Attributes:
+        film: float [H, W] in [0, 1].
+        truth, prediction: bool [H, W].
+        label: what to print above it, such as ``"best, Dice 0.91"``.
+    """
+
+    film: NDArray[np.float32]
+    truth: NDArray[np.bool_]
+    prediction: NDArray[np.bool_]
+    label: str
+
+
+def draw_roc(
+    path: Path,
+    target: NDArray[np.float64],
+    score: NDArray[np.float64],
+    patient: NDArray[np.object_],
+    folds: NDArray[np.intp] | None,
+    auroc: Estimate,
+    caption: Caption,
+) -> None:
+    """ROC curve (the mean over folds where there are any) with a 95 % band over resampled patients."""
+    grid = np.linspace(0, 1, 201)
+    figure = Figure(figsize=(4.2, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    bands = []
+    generator = np.random.default_rng(0)
+    codes = np.unique(patient, return_inverse=True)[1]
+    for _ in range(BAND_RESAMPLES):
+        weight = np.bincount(generator.integers(0, codes.max() + 1, codes.max() + 1), minlength=codes.max() + 1)[codes]
+        curve = _mean_roc(target, score, weight.astype(float), folds, grid)
+        if curve is not None:
+            bands.append(curve)
+    if bands:
+        low, high = np.percentile(np.array(bands), [2.5, 97.5], axis=0)
+        axes.fill_between(grid, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band")
+    curve = _mean_roc(target, score, np.ones(len(target)), folds, grid)
+    if curve is not None:
+        axes.plot(grid, curve, color=BLUE, label=f"AUROC {describe(auroc)}")
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    axes.legend(loc="lower right", fontsize=7)
+    caption.on(axes)
+    figure.savefig(path, dpi=150)
+
+
+def draw_overlays(path: Path, overlays: Sequence[Overlay], caption: Caption, columns: int = 3) -> None:
+    """A sheet of films with the truth outlined (solid) and the prediction (dashed)."""
+    rows = -(-len(overlays) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * rows + 0.7), layout="constrained")
+    for index, overlay in enumerate(overlays):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.imshow(overlay.film, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+        for mask, colour, style in ((overlay.truth, GREEN, "solid"), (overlay.prediction, ORANGE, "dashed")):
+            if mask.any() and not mask.all():
+                axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
+        axes.set_title(overlay.label, fontsize=8)
+        axes.set_axis_off()
+    lines = [caption.title, *(f"({caution})" for caution in caption.cautions), "truth green, prediction orange dashed"]
+    figure.suptitle("\n".join(lines), fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def draw_agreement(
+    path: Path,
+    target: NDArray[np.float64],
+    prediction: NDArray[np.float64],
+    metrics: dict[str, Estimate],
+    caption: Caption,
+) -> None:
+    """Predicted against true beside the Bland–Altman plot with its bias and limits of agreement."""
+    figure = Figure(figsize=(8, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    both = np.concatenate([target, prediction])
+    span = (float(both.min()), float(both.max()))
+    left.scatter(target, prediction, s=12, alpha=0.6, color=BLUE, linewidths=0)
+    left.plot(span, span, color=GREY, linestyle=":", label="identity")
+    left.set(xlabel="true", ylabel="predicted")
+    left.legend(fontsize=7, title=f"MAE {describe(metrics['mae'])}", title_fontsize=7)
+    caption.on(left)
+    mean, difference = (target + prediction) / 2, prediction - target
+    right.scatter(mean, difference, s=12, alpha=0.6, color=BLUE, linewidths=0)
+    for name, label, style in (("bias", "bias", "solid"), ("limits_low", "limits of agreement", "dashed")):
+        value = metrics[name].value
+        if value is not None:
+            right.axhline(value, color=ORANGE, linestyle=style, label=f"{label} {value:.3g}")
+    upper = metrics["limits_high"].value
+    if upper is not None:
+        right.axhline(upper, color=ORANGE, linestyle="dashed", label=f"and {upper:.3g}")
+    right.set(xlabel="mean of true and predicted", ylabel="predicted − true")
+    right.legend(fontsize=7)
+    right.set_title("Bland–Altman", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def draw_forest(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Estimate, bool]]]], caption: Caption) -> None:
+    """One panel per task: every encoder's estimate with its interval; floors hollow and grey."""
+    most = max(len(lines) for _, lines in panels)
+    figure = Figure(figsize=(4.3 * len(panels), 0.34 * most + 1.5), layout="constrained")
+    for index, (title, lines) in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        for position, (_, estimate, floor) in enumerate(reversed(lines)):
+            if estimate.value is None:
+                continue
+            colour = GREY if floor else BLUE
+            if estimate.low is not None and estimate.high is not None:
+                axes.plot([estimate.low, estimate.high], [position, position], color=colour, linewidth=1.5)
+            axes.plot(estimate.value, position, "o", color=colour, markerfacecolor="white" if floor else colour)
+        axes.set_yticks(range(len(lines)), [label for label, _, _ in reversed(lines)], fontsize=8)
+        axes.set_ylim(-0.6, len(lines) - 0.4)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_title(title, fontsize=9)
+    cautions = " ".join(f"({caution})" for caution in caption.cautions)
+    figure.suptitle(f"{caption.title} {cautions}".strip(), fontsize=10)
+    figure.savefig(path, dpi=150)
+
+
+def describe(estimate: Estimate, digits: int = 3) -> str:
+    """An estimate as a reader wants it: ``0.712 [0.650, 0.770]``, or the reason where it is absent."""
+    if estimate.value is None:
+        return f"– ({estimate.reason})"
+    value = f"{estimate.value:.{digits}f}"
+    if estimate.low is None or estimate.high is None:
+        return f"{value} [no interval]"
+    return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+
+
+def _mean_roc(
+    target: NDArray[np.float64],
+    score: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    folds: NDArray[np.intp] | None,
+    grid: NDArray[np.float64],
+) -> NDArray[np.float64] | None:
+    """Sensitivity on ``grid`` of 1 − specificity, averaged over folds; None where a class has no weight."""
+    curves = []
+    for fold in [None] if folds is None else np.unique(folds):
+        inside = np.ones(len(target), dtype=bool) if fold is None else folds == fold
+        truth, ranked, each = target[inside], score[inside], weight[inside]
+        order = np.argsort(-ranked, kind="stable")
+        ends = np.flatnonzero(np.append(np.diff(ranked[order]) != 0, True))
+        true = np.concatenate([[0], np.cumsum(each[order] * (truth[order] == 1))[ends]])
+        false = np.concatenate([[0], np.cumsum(each[order] * (truth[order] == 0))[ends]])
+        if true[-1] == 0 or false[-1] == 0:
+            return None
+        curves.append(np.interp(grid, false / false[-1], true / true[-1]))
+    return np.asarray(np.mean(curves, axis=0), dtype=np.float64)

@@ -1,0 +1,134 @@
+"""Runs side by side: per task one line per encoder and head, the primary metrics with their intervals, floors below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalfm.runs import Run
+from evalfm.statistics.estimate import Estimate
+
+SHOWN_METRICS = 3
+"""How many of a task's metrics a table shows, the primary first."""
+LOWER_IS_BETTER = frozenset({"mae", "rmse", "brier", "ece", "fraction_missed"})
+
+
+@dataclass(frozen=True)
+class Line:
+    """One encoder × head on one task.
+
+    Attributes:
+        runs: one per seed.
+        metrics: the shown metrics of the first seed.
+        seed_sd: spread of the primary metric over seeds, or None for a deterministic head or a single seed.
+    """
+
+    task: str
+    encoder: str
+    head: str
+    floor: bool
+    runs: tuple[Run, ...]
+    metrics: dict[str, Estimate]
+    seed_sd: float | None
+
+
+@dataclass(frozen=True)
+class TaskTable:
+    """All lines of one task, best first, floors last.
+
+    Attributes:
+        cautions: what holds of every line, such as phantom data.
+        unit_counts: test images, patients and positives, in words.
+    """
+
+    task: str
+    title: str
+    data: str
+    metric_names: tuple[str, ...]
+    lines: tuple[Line, ...]
+    cautions: tuple[str, ...]
+    unit_counts: str
+
+
+def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
+    """Group ``runs`` by task and data set."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.task, str(run.record.data["test_name"])), []).append(run)
+    return [_table(found) for found in grouped.values()]
+
+
+def _table(runs: Sequence[Run]) -> TaskTable:
+    record = runs[0].record
+    names = tuple(name for name in record.task["metrics"] if name in record.metrics)[:SHOWN_METRICS]
+    cells: dict[tuple[str, str, str], list[Run]] = {}
+    for run in runs:
+        subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SUBSET))
+        weights = run.record.provenance.weights_digest or ""
+        cells.setdefault((run.encoder, run.head, subset + weights), []).append(run)
+    lines = [_line(found, names) for found in cells.values()]
+    sign = 1 if names[0] in LOWER_IS_BETTER else -1
+
+    def order(line: Line) -> tuple[bool, float]:
+        value = line.metrics[names[0]].value
+        return line.floor, float("inf") if value is None else sign * value
+
+    part = record.data["parts"]["test"]
+    unit = f"{part['patients']} patients, " if record.data["patients_known"] else "patients unknown, "
+    counts = f"test: {unit}{part['images']} images, {part['positive_images']} with the finding"
+    if record.task["kind"] == "regression":
+        counts = f"test: {unit}{part['images']} images"
+    if record.data["folds"]:
+        counts += f", {record.data['folds']} folds (intervals exclude training variance)"
+    return TaskTable(
+        task=record.task["name"],
+        title=record.task["title"],
+        data=record.data["test_name"],
+        metric_names=names,
+        lines=tuple(sorted(lines, key=order)),
+        cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
+        unit_counts=counts,
+    )
+
+
+SUBSET = ("shots", "label_fraction", "folds", "where", "test_where", "limit")
+
+
+def _general(note: str) -> bool:
+    return note.startswith(("Synthetic data", "Patients unknown", "Contamination"))
+
+
+def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
+    first = runs[0]
+    values = [value for run in runs if (value := run.metrics[names[0]].value) is not None]
+    spread = None
+    if len(values) > 1:
+        mean = sum(values) / len(values)
+        spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
+    marked = first.record.provenance.random_weights and not first.encoder.startswith("random")
+    label = first.encoder + (" (random weights)" if marked else "")
+    metrics = {name: first.metrics[name] for name in names}
+    return Line(first.task, label, first.head, first.is_floor, tuple(runs), metrics, spread)
+
+
+def as_json(table: TaskTable) -> dict[str, Any]:
+    """A table as plain values."""
+    return {
+        "task": table.task,
+        "title": table.title,
+        "data": table.data,
+        "counts": table.unit_counts,
+        "cautions": list(table.cautions),
+        "lines": [
+            {
+                "encoder": line.encoder,
+                "head": line.head,
+                "floor": line.floor,
+                "seed_sd": line.seed_sd,
+                "metrics": {name: estimate.to_json() for name, estimate in line.metrics.items()},
+                "runs": [str(run.folder) for run in line.runs],
+            }
+            for line in table.lines
+        ],
+    }

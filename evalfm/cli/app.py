@@ -1,0 +1,45 @@
+"""All verbs in one place; nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import evalfm
+from evalfm.cli import data, demo, doctor, ls, predict, probe, show
+
+app = typer.Typer(
+    name="evalfm",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="How good are the features of a radiology foundation model, for what, and which encoder to take?\n\n"
+    "Start with: [bold]evalfm demo[/bold]",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"evalfm {evalfm.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Hold the options that stand before a verb."""
+
+
+app.command("demo")(demo.demo)
+app.command("probe")(probe.probe)
+app.command("predict")(predict.predict)
+app.command("doctor")(doctor.doctor)
+app.add_typer(ls.app, name="ls")
+app.add_typer(show.app, name="show")
+app.add_typer(data.app, name="data")

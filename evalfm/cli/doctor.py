@@ -1,0 +1,39 @@
+"""`evalfm doctor`: is this machine ready, and does an encoder work on it?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    encoder: Annotated[str | None, typer.Option(help="Send a test film through this encoder.")] = None,
+    weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, device, disk and hub, and an encoder if one is named; exit 2 if something must be mended.
+
+    Examples:
+
+        evalfm doctor
+
+        evalfm doctor --encoder rad-dino --weights random
+    """
+    from dataclasses import asdict
+
+    from evalfm.cli.console import emit_json
+    from evalfm.doctor import examine
+
+    findings = []
+    for finding in examine(encoder, weights):
+        findings.append(finding)
+        if not json:
+            mark = {True: "ok     ", None: "limited", False: "FAILED "}[finding.fine]
+            typer.echo(f"{mark}  {finding.name}: {finding.said}")
+            if finding.remedy:
+                typer.echo(f"         {finding.remedy}")
+    if json:
+        emit_json([asdict(finding) for finding in findings])
+    if any(finding.fine is False for finding in findings):
+        raise typer.Exit(2)

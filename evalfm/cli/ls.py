@@ -1,0 +1,123 @@
+"""`evalfm ls`: what there is to choose from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="List encoders, tasks, heads, data sets or runs.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def encoders(json: Json = False) -> None:
+    """List the encoders of the catalogue, and the floors.
+
+    Example:
+
+        evalfm ls encoders
+    """
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.encoders import list_cards
+
+    cards = list_cards()
+    if json:
+        emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
+        return
+    rows = [
+        [name, card.paradigm, card.domain, str(card.pooled_dim), str(card.input_size), card.licence, card.commercial_use]
+        for name, card in cards.items()
+    ]
+    print_rows("Encoders", ["name", "paradigm", "domain", "dim", "input", "licence", "commercial use"], rows)
+    typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
+
+
+@app.command()
+def tasks(json: Json = False) -> None:
+    """List the tasks; any label column of a data set is one too.
+
+    Example:
+
+        evalfm ls tasks
+    """
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.tasks.card import list_tasks
+
+    cards = list_tasks()
+    if json:
+        emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
+        return
+    rows = [[name, card.kind, card.primary, ", ".join(card.heads), card.title] for name, card in cards.items()]
+    print_rows("Tasks", ["name", "kind", "primary metric", "heads", "question"], rows)
+
+
+@app.command()
+def heads(json: Json = False) -> None:
+    """List the heads, what they serve and what they read.
+
+    Example:
+
+        evalfm ls heads
+    """
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.heads import list_heads
+
+    found = list_heads()
+    if json:
+        emit_json(
+            [
+                {"name": head.name, "kinds": sorted(head.kinds), "needs": sorted(head.needs), "summary": head.summary}
+                for head in found
+            ]
+        )
+        return
+    rows = [[head.name, ", ".join(sorted(head.kinds)), ", ".join(sorted(head.needs)), head.summary] for head in found]
+    print_rows("Heads", ["name", "kinds", "needs", "what it is"], rows)
+
+
+@app.command()
+def data(json: Json = False) -> None:
+    """List the registered data sets and the sources that can be imported.
+
+    Example:
+
+        evalfm ls data
+    """
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.data.registered import registered
+    from evalfm.data.sources import list_sources
+
+    known, sources = registered(), list_sources()
+    if json:
+        emit_json({"registered": {name: str(folder) for name, folder in known.items()}, "sources": sources})
+        return
+    print_rows("Registered data sets", ["name", "folder"], [[name, str(folder)] for name, folder in known.items()])
+    print_rows("Sources for `evalfm data import`", ["name", "what it is"], [[*item] for item in sources.items()])
+    typer.echo("Without --data a task runs on the phantom (400 synthetic films).")
+
+
+@app.command()
+def runs(
+    out: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """Show the results of the runs under a folder.
+
+    Example:
+
+        evalfm ls runs runs/
+    """
+    from evalfm.analysis.table import as_json, task_tables
+    from evalfm.cli.console import emit_json, print_runs
+    from evalfm.errors import EvalfmError
+    from evalfm.runs import find_runs
+
+    found = find_runs(out)
+    if not found:
+        raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
+    if json:
+        emit_json([as_json(table) for table in task_tables(found)])
+    else:
+        print_runs(found)

@@ -1,0 +1,36 @@
+"""`evalfm predict`: apply a finished run to other data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    data: Annotated[str, typer.Option(help="Folder or registered name; labels are not needed.")],
+    weights: Annotated[str | None, typer.Option(help="The checkpoint, where the run's came from a file.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="file.py:build, where the run's encoder came from one.")] = None,
+    out: Annotated[Path, typer.Option(help="A new folder for the predictions.")] = Path("predictions"),
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Apply a finished run, its head and the threshold it chose on val, to other data.
+
+    Example:
+
+        evalfm predict runs/pixels/ptx-cls/linear-frozen-1a2b3c4d --data build/nih --out build/predicted
+    """
+    from evalfm.cli.console import Bars, emit_json
+    from evalfm.probing.predict import as_plain
+    from evalfm.probing.predict import predict as apply
+
+    predicted = apply(run, data, weights=weights, encoder=encoder, out=out, device=device, progress=Bars())
+    if json:
+        emit_json(as_plain(predicted))
+        return
+    for note in predicted.notes:
+        typer.echo(f"  {note}")
+    typer.echo(f"{len(predicted.table)} images: {predicted.folder / 'predictions.parquet'}")

@@ -1,0 +1,123 @@
+"""`evalfm probe`: measure one encoder on one task."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Resize(StrEnum):
+    """Resize policies."""
+
+    squash = "squash"
+    crop = "shortest-edge-crop"
+    letterbox = "letterbox"
+
+
+class Precision(StrEnum):
+    """Number formats of the encoder's forward pass."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Maps(StrEnum):
+    """What becomes of feature maps."""
+
+    auto = "auto"
+    store = "store"
+    stream = "stream"
+
+
+class Floors(StrEnum):
+    """Which baselines run beside the encoder."""
+
+    default = "default"
+    none = "none"
+    all = "all"
+
+
+def probe(
+    encoder: Annotated[str, typer.Option(help="A card's name, card.yaml, file.py:build, or precomputed:FILE.")],
+    task: Annotated[str, typer.Option(help="A task's name, task.yaml, or a label column of the data.")],
+    data: Annotated[str | None, typer.Option(help="Folder or registered name; else the phantom.")] = None,
+    test_data: Annotated[str | None, typer.Option(help="Another data set, tested whole.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Head; repeat for several.")] = None,
+    weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
+    shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
+    label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Out-of-fold predictions by patient.")] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of subsets and initialisation, never of the split.")] = 1,
+    where: Annotated[str | None, typer.Option(help="Keep a part of the cohort, e.g. \"view == 'PA'\".")] = None,
+    test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
+    floors: Annotated[Floors, typer.Option(help="Baselines beside the encoder.")] = Floors.default,
+    input_size: Annotated[int | None, typer.Option(help="Override the card's input size, in pixels.")] = None,
+    resize: Annotated[Resize | None, typer.Option(help="Override the card's resize policy.")] = None,
+    maps: Annotated[Maps, typer.Option(help="Keep maps on disk, or run the encoder in every epoch.")] = Maps.auto,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the encoder's forward pass.")] = Precision.auto,
+    out: Annotated[Path, typer.Option(help="Where runs are written.")] = Path("runs"),
+    force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Measure how well heads on an encoder's features answer a task.
+
+    Every choice is made on val, test is touched once, and each result is a run directory.
+
+    Examples:
+
+        evalfm probe --encoder rad-dino --task ptx-seg
+
+        evalfm probe --encoder random:resnet18 --task ptx-cls
+
+        evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data build/nih --folds 5
+
+        evalfm probe --encoder pixels --task sex --data build/nih --shots 16 --seeds 3
+    """
+    from evalfm.cli.console import Bars, emit_json, print_runs
+    from evalfm.cli.phantom_notice import print_notice
+    from evalfm.probing.probe import probe as run
+
+    bars = Bars()
+    print_notice(data, bars)
+    runs = run(
+        encoder,
+        task,
+        data=data,
+        test_data=test_data,
+        heads=head or None,
+        weights=weights,
+        input_size=input_size,
+        resize=None if resize is None else resize.value,
+        shots=shots,
+        label_fraction=label_fraction,
+        folds=folds,
+        seeds=seeds,
+        where=where,
+        test_where=test_where,
+        limit=limit,
+        floors=floors.value,
+        device=device,
+        precision=precision.value,
+        maps=maps.value,
+        batch_size=batch_size,
+        out=out,
+        force=force,
+        progress=bars,
+    )
+    if json:
+        from evalfm.analysis.table import as_json, task_tables
+
+        emit_json([as_json(table) for table in task_tables(runs)])
+    else:
+        print_runs(runs)
+        for made in runs:
+            typer.echo(str(made.folder))
+    print_notice(data, bars)

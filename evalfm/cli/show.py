@@ -1,0 +1,100 @@
+"""`evalfm show`: one encoder, task, data set or run as a person reads it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+app = typer.Typer(help="Show one encoder, task, data set or run.", no_args_is_help=True)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")], json: Json = False) -> None:
+    """Show the card of an encoder.
+
+    Example:
+
+        evalfm show encoder rad-dino
+    """
+    from evalfm.encoders import find_card
+
+    _print(find_card(name).model_dump(mode="json", by_alias=True, exclude_none=True), json)
+
+
+@app.command()
+def task(name: Annotated[str, typer.Argument(help="A task's name or path.")], json: Json = False) -> None:
+    """Show the card of a task.
+
+    Example:
+
+        evalfm show task ptx-seg
+    """
+    from evalfm.tasks.card import load_task
+
+    _print(load_task(name).model_dump(mode="json", by_alias=True, exclude_none=True), json)
+
+
+@app.command()
+def data(name: Annotated[str, typer.Argument(help="Folder or registered name.")], json: Json = False) -> None:
+    """Show what a data set holds.
+
+    Example:
+
+        evalfm show data build/nih
+    """
+    from evalfm.data.manifest import read_data
+
+    manifest = read_data(name)
+    facts = manifest.info.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"salt", "root"})
+    counts: dict[str, Any] = {"images": len(manifest), "columns": [str(column) for column in manifest.table.columns]}
+    counts["patients"] = len(set(manifest.patients.tolist())) if manifest.patients_known else "unknown"
+    if "split" in manifest.table:
+        counts["splits"] = {str(key): int(value) for key, value in manifest.table["split"].value_counts().items()}
+    _print({**facts, **counts}, json)
+
+
+@app.command()
+def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: Json = False) -> None:
+    """Show a run: every metric with its interval, what val chose, and how it was made.
+
+    Example:
+
+        evalfm show run runs/pixels/ptx-cls/linear-frozen-1a2b3c4d
+    """
+    from evalfm.analysis.figures import describe
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.runs import Run
+
+    found = Run.read(folder)
+    if json:
+        emit_json(found.record.model_dump(mode="json", by_alias=True))
+        return
+    rows = [
+        [name, describe(estimate), f"{estimate.n} {estimate.unit}", estimate.note or ""]
+        for name, estimate in found.metrics.items()
+    ]
+    print_rows(f"{found.encoder} × {found.task} × {found.head}", ["metric", "estimate", "n", "note"], rows)
+    for note in found.record.notes:
+        typer.echo(f"  {note}")
+    record = found.record
+    chosen = record.chosen if "folds" not in record.chosen else {"folds": len(record.chosen["folds"])}
+    _print({"data": record.data, "chosen": {key: chosen[key] for key in chosen if key not in ("path", "curve")}}, False)
+    typer.echo(f"files: {', '.join(sorted(str(path.relative_to(folder)) for path in folder.rglob('*.*')))}")
+
+
+def _print(content: Mapping[str, Any], json: bool) -> None:
+    """Print plain values: JSON, or YAML, which a person reads more easily."""
+    from evalfm.cli.console import emit_json
+
+    if json:
+        emit_json(dict(content))
+        return
+    import yaml
+
+    typer.echo(yaml.safe_dump(dict(content), sort_keys=False, allow_unicode=True, width=100).rstrip())

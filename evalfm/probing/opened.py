@@ -1,0 +1,160 @@
+"""An encoder by name, opened on the images of a question."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from evalfm.data.manifest import Manifest
+from evalfm.data.registered import cache_folder
+from evalfm.encoders import load_encoder
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+from evalfm.features.encoded import EncodedSource
+from evalfm.features.source import FeatureSource
+from evalfm.features.store import FeatureStore
+from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
+from evalfm.probing.settings import EncoderSettings
+from evalfm.progress import Progress
+
+METADATA = ("sex", "age", "view")
+"""What is known of a film without looking at it."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A feature source per manifest, with what a run records of the encoder behind them.
+
+    Attributes:
+        name: the encoder's name in runs and tables.
+        source: features of the question's manifest; ``test`` those of the separate test data, if any.
+        card: the card, whole, as plain values.
+        weights_digest: SHA-256 of the weights, or None where there are none.
+        random_weights: True where nothing was learnt before.
+        asked: the encoder settings, without paths.
+        device, precision: where and how the features are computed.
+        asked: how the encoder was asked for, without paths.
+        notes: what the encoder says of itself, such as colour reduced to grey.
+    """
+
+    name: str
+    source: FeatureSource
+    test: FeatureSource | None
+    card: dict[str, Any]
+    weights_digest: str | None = None
+    random_weights: bool = False
+    device: str = "cpu"
+    precision: str = "float32"
+    asked: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = field(default=())
+
+
+def open_encoder(
+    encoder: str | Encoder,
+    settings: EncoderSettings,
+    manifest: Manifest,
+    test: Manifest | None,
+    progress: Progress,
+    hidden: frozenset[str] = frozenset(),
+) -> Opened:
+    """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
+
+    ``hidden`` columns are kept from the metadata: the question's own targets.
+
+    Raises:
+        EvalfmError: unknown name, missing weights, or no usable metadata.
+    """
+    if isinstance(encoder, str) and encoder.partition(":")[0] in TABLES:
+        kind, _, rest = encoder.partition(":")
+        make = TABLES[kind]
+        sources = [None if each is None else make(each, rest, hidden) for each in (manifest, test)]
+        assert sources[0] is not None
+        card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
+        return Opened(kind, sources[0], sources[1], card)
+    device, precision = _where(settings)
+    if isinstance(encoder, str):
+        encoder = load_encoder(
+            encoder,
+            weights=settings.weights,
+            input_size=settings.input_size,
+            resize=settings.resize,
+            precision=precision,
+            device=device,
+        )
+    store = FeatureStore(cache_folder() / "features")
+    over = [
+        None
+        if each is None
+        else EncodedSource(
+            encoder,
+            each,
+            store,
+            maps=settings.maps,
+            batch_size=settings.batch_size,
+            workers=settings.workers,
+            progress=progress,
+        )
+        for each in (manifest, test)
+    ]
+    assert over[0] is not None
+    return Opened(
+        name=encoder.card.name,
+        source=over[0],
+        test=over[1],
+        card=encoder.card.model_dump(mode="json", by_alias=True),
+        weights_digest=encoder.weights_digest,
+        random_weights=encoder.random_weights,
+        device=device,
+        precision=precision,
+        asked=_public(settings),
+    )
+
+
+def _public(settings: EncoderSettings) -> dict[str, Any]:
+    """The settings as a run may show them: a path of weights becomes the word ``file``."""
+    weights = settings.weights if settings.weights in ("hub", "random") else "file"
+    shown = settings.model_dump(mode="json", include={"input_size", "resize", "maps", "batch_size"})
+    return {**shown, "weights": weights}
+
+
+def _where(settings: EncoderSettings) -> tuple[str, str]:
+    """The device and precision that ``auto`` stands for on this machine."""
+    has_gpu = torch.cuda.is_available()
+    if settings.device.startswith("cuda") and not has_gpu:
+        raise EvalfmError("There is no usable GPU here; leave --device out or say --device cpu.")
+    device = ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
+    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
+    precision = ("bfloat16" if fast else "float32") if settings.precision == "auto" else settings.precision
+    return device, precision
+
+
+def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:
+    """Sex, age and view as far as the manifest declares them, without the question's own targets."""
+    declared = set(manifest.info.attributes) & set(map(str, manifest.table.columns))
+    return [name for name in METADATA if name in declared and name not in hidden]
+
+
+def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str]) -> FeatureSource:
+    columns = metadata_columns(manifest, hidden)
+    if not columns:
+        raise EvalfmError(
+            f"Data set {manifest.info.name} declares none of {', '.join(METADATA)}; choose an encoder that sees images."
+        )
+    return MetadataSource(manifest, columns)
+
+
+def _precomputed(manifest: Manifest, rest: str, hidden: frozenset[str]) -> FeatureSource:
+    if not rest:
+        raise EvalfmError("Say which file holds the embeddings: --encoder precomputed:embeddings.parquet.")
+    return PrecomputedSource(manifest, rest)
+
+
+TABLES: dict[str, Callable[[Manifest, str, frozenset[str]], FeatureSource]] = {
+    "constant": lambda manifest, rest, hidden: ConstantSource(manifest),
+    "metadata": _metadata,
+    "precomputed": _precomputed,
+}
+"""Sources of features that are no image encoders, by the word before the colon."""

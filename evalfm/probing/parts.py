@@ -1,0 +1,123 @@
+"""Which images of a question are trained on, chosen on and tested."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.data import splits
+from evalfm.errors import EvalfmError
+from evalfm.probing.settings import Settings
+from evalfm.tasks.question import Question
+
+
+@dataclass(frozen=True)
+class Part:
+    """One training with its val and test images, as positions into a question's rows.
+
+    Attributes:
+        fold: which fold it is, or None where there is one split.
+    """
+
+    train: NDArray[np.intp]
+    val: NDArray[np.intp]
+    test: NDArray[np.intp]
+    fold: int | None = None
+
+
+def parts(question: Question, settings: Settings, split_seed: int = 0, subset_seed: int = 0) -> list[Part]:
+    """Deal the rows of ``question``: one part, or one per fold.
+
+    ``split_seed`` decides folds; ``subset_seed`` only which training images a small subset takes.
+
+    Raises:
+        EvalfmError: train, val or test is empty, or there are fewer images than shots.
+    """
+    patients = question.manifest.patients[question.rows]
+    if settings.folds:
+        dealt = _by_folds(question, patients, settings.folds, split_seed)
+    else:
+        dealt = [_by_split(question, patients, settings)]
+    return [_whole(_few(part, question, patients, settings, subset_seed)) for part in dealt]
+
+
+def limited(question: Question, limit: int | None) -> Question:
+    """At most ``limit`` images, in each split and class in proportion, always the same ones."""
+    if limit is None or limit >= len(question):
+        return question
+    order = np.argsort([hashlib.sha256(str(name).encode()).hexdigest() for name in _ids(question)], kind="stable")
+    split = _split_names(question)
+    strata = np.array([f"{name}/{positive}" for name, positive in zip(split, question.positive, strict=True)])
+    names, counts = np.unique(strata, return_counts=True)
+    share = counts * limit / len(question)
+    take = np.floor(share).astype(int)
+    for index in np.argsort(take - share, kind="stable")[: limit - int(take.sum())]:
+        take[index] += 1
+    chosen = np.zeros(len(question), dtype=bool)
+    for name, number in zip(names, take, strict=True):
+        chosen[order[strata[order] == name][:number]] = True
+    return question.keep(chosen, f"beyond --limit {limit}")
+
+
+def _by_folds(question: Question, patients: NDArray[np.object_], folds: int, seed: int) -> list[Part]:
+    if len(set(patients.tolist())) < folds:
+        raise EvalfmError(f"{folds} folds need at least {folds} patients; ask fewer folds.")
+    labels = question.positive.astype(np.intp) if question.positive.any() else None
+    assigned = splits.folds(patients, folds, seed, labels=labels)
+    dealt = []
+    for fold in range(folds):
+        names = splits.fold_split(assigned, fold, patients, seed, labels=labels)
+        train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
+        dealt.append(Part(train, val, test, fold))
+    return dealt
+
+
+def _by_split(question: Question, patients: NDArray[np.object_], settings: Settings) -> Part:
+    if settings.test_where:
+        moved = question.manifest.where(settings.test_where)[question.rows]
+        names = splits.test_where(patients, moved, name=question.manifest.info.name, seed=0)
+    else:
+        names = _split_names(question)
+    train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
+    return Part(train, val, test)
+
+
+def _split_names(question: Question) -> NDArray[np.object_]:
+    if "split" not in question.manifest.table.columns:
+        raise EvalfmError(
+            f"Data set {question.manifest.info.name} has no split column; run `evalfm data split` on it, or ask --folds 5."
+        )
+    return question.manifest.table["split"].to_numpy(dtype=object)[question.rows]
+
+
+def _few(
+    part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int
+) -> Part:
+    """Keep few training images; val and test stay whole."""
+    inside = patients[part.train]
+    if settings.shots:
+        if question.task.kind in ("binary", "multiclass", "ordinal"):
+            labels = question.target[part.train].astype(np.intp)
+        elif question.task.kind == "segmentation":
+            labels = question.positive[part.train].astype(np.intp)
+        else:
+            raise EvalfmError(f"--shots counts images per class, which {question.task.kind} has not; ask --label-fraction.")
+        return replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
+    if settings.label_fraction:
+        return replace(part, train=part.train[splits.label_fraction(inside, settings.label_fraction, seed)])
+    return part
+
+
+def _whole(part: Part) -> Part:
+    for name in ("train", "val", "test"):
+        if not len(getattr(part, name)):
+            where = "" if part.fold is None else f" of fold {part.fold + 1}"
+            raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
+    return part
+
+
+def _ids(question: Question) -> list[str]:
+    return [str(name) for name in question.manifest.table["id"].to_numpy()[question.rows]]

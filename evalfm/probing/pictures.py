@@ -1,0 +1,93 @@
+"""The pictures of a run, by the kind of its task, under figures/."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
+from evalfm.data import masks
+from evalfm.runs import Record, Run
+from evalfm.tasks.question import Question
+
+Rows = NDArray[np.intp]
+
+SHOWN = 3
+"""How many of the best, median and worst films an overlay sheet shows."""
+
+
+def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, question: Question, rows: Rows) -> None:
+    """Draw what the kind of task calls for; films only where their pixels may be shown.
+
+    ``question`` is the one that was tested; ``rows`` [N] gives its manifest's row of each line of ``table``.
+    """
+    draw = PICTURES.get(question.task.kind)
+    if draw is not None:
+        figures = folder / "figures"
+        figures.mkdir()
+        tested = (table["split"] == "test").to_numpy()
+        draw(figures, record, table[tested].reset_index(drop=True), question, rows[tested])
+
+
+def cautions(record: Record) -> tuple[str, ...]:
+    """What must stand on every picture of a run."""
+    found = []
+    if record.provenance.synthetic:
+        found.append("phantom data" if record.data["name"].startswith("phantom") else "synthetic data")
+    if record.provenance.random_weights:
+        found.append("random weights")
+    return tuple(found)
+
+
+def _caption(record: Record) -> Caption:
+    title = f"{record.encoder['name']} · {record.task['name']} · {record.head['name']}"
+    return Caption(title, cautions(record))
+
+
+def _roc(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
+    folds = test["fold"].to_numpy(np.intp) if "fold" in test else None
+    score = test[f"score_{question.class_names[0]}"].to_numpy(np.float64)
+    target = test["target"].to_numpy(np.float64)
+    auroc = Run(figures.parent).metrics["auroc"]
+    draw_roc(figures / "roc.png", target, score, test["patient"].to_numpy(object), folds, auroc, _caption(record))
+
+
+def _agreement(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
+    target, prediction = (test[name].to_numpy(np.float64) for name in ("target", "prediction"))
+    draw_agreement(figures / "agreement.png", target, prediction, Run(figures.parent).metrics, _caption(record))
+
+
+def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
+    if not question.manifest.info.redistributable_images:
+        return
+    for index, name in enumerate(question.class_names):
+        shown = test[test[f"area_true_{name}"] > 0].sort_values(f"dice_{name}", kind="stable", ascending=False)
+        if shown.empty:
+            continue
+        middle = max(0, (len(shown) - SHOWN) // 2)
+        picks = [("best", shown[:SHOWN]), ("median", shown[middle : middle + SHOWN]), ("worst", shown[-SHOWN:])]
+        overlays = []
+        for label, group in picks:
+            for line, content in group.iterrows():
+                row = int(rows[int(str(line))])
+                size = (int(content["height"]), int(content["width"]))
+                overlays.append(
+                    Overlay(
+                        film=question.manifest.image(row).pixels.mean(axis=0),
+                        truth=question.masks(row)[index],
+                        prediction=masks.decode("relative", content[f"prediction_rle_{name}"], size),
+                        label=f"{label}, Dice {content[f'dice_{name}']:.2f}",
+                    )
+                )
+        draw_overlays(figures / f"overlays_{name}.png", overlays, _caption(record))
+
+
+PICTURES: dict[str, Callable[[Path, Record, pd.DataFrame, Question, Rows], None]] = {
+    "binary": _roc,
+    "regression": _agreement,
+    "segmentation": _overlays,
+}

@@ -1,0 +1,130 @@
+"""The main job: an encoder turns images into features, heads learn on them, every result is a run on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalfm.data.manifest import Manifest
+from evalfm.encoders.encoder import Encoder
+from evalfm.probing.cells import Cell, run_cell
+from evalfm.probing.floors import floor_cells
+from evalfm.probing.loading import load_question
+from evalfm.probing.opened import open_encoder
+from evalfm.probing.parts import parts
+from evalfm.probing.settings import EncoderSettings, Settings
+from evalfm.probing.sides import Deal, refuse_shared_images
+from evalfm.progress import SILENT, Progress
+from evalfm.runs import Run
+from evalfm.tasks.question import Question
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and the question of the separate test data where there are any."""
+
+    question: Question
+    test: Question | None = None
+
+
+def probe(
+    encoder: str | Encoder,
+    task: str,
+    *,
+    data: str | Path | Manifest | None = None,
+    test_data: str | Path | Manifest | None = None,
+    heads: Sequence[str] | None = None,
+    weights: str | Path = "hub",
+    input_size: int | None = None,
+    resize: str | None = None,
+    shots: int | None = None,
+    label_fraction: float | None = None,
+    folds: int | None = None,
+    seeds: int = 1,
+    where: str | None = None,
+    test_where: str | None = None,
+    limit: int | None = None,
+    floors: str = "default",
+    device: str = "auto",
+    precision: str = "auto",
+    maps: str = "auto",
+    batch_size: int | None = None,
+    out: str | Path = "runs",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> list[Run]:
+    """Measure how well heads on ``encoder``'s features answer ``task``.
+
+    Args:
+        encoder: a card's name or path, ``file.py:build``, ``precomputed:FILE``, a floor, or an ``Encoder``.
+        task: a task card's name or path, or a label column of the data.
+        data: a data set's folder, registered name or manifest; None takes the phantom.
+        test_data: another data set, tested whole in place of the test split.
+        out: where runs go; a run that is there already is returned as it is unless ``force``.
+
+    The other arguments are those of ``Settings`` and ``EncoderSettings``.
+
+    Returns:
+        The runs of the encoder, head by head and seed by seed, then those of the floors.
+
+    Raises:
+        EvalfmError: anything the caller can mend, in one sentence.
+    """
+    settings = Settings.checked(
+        task=task,
+        data=None if data is None or isinstance(data, Manifest) else str(data),
+        test_data=None if test_data is None or isinstance(test_data, Manifest) else str(test_data),
+        heads=None if heads is None else tuple(heads),
+        shots=shots,
+        label_fraction=label_fraction,
+        folds=folds,
+        seeds=seeds,
+        where=where,
+        test_where=test_where,
+        limit=limit,
+        floors=floors,
+    )
+    encoder_settings = EncoderSettings.checked(
+        name=encoder if isinstance(encoder, str) else encoder.card.name,
+        weights=str(weights),
+        input_size=input_size,
+        resize=resize,
+        device=device,
+        precision=precision,
+        maps=maps,
+        batch_size=batch_size,
+    )
+    asked = ask(settings, data, test_data, progress)
+    question, test = asked.question, asked.test
+    deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
+    opened = open_encoder(
+        encoder,
+        encoder_settings,
+        question.manifest,
+        None if test is None else test.manifest,
+        progress,
+        frozenset(question.task.target),
+    )
+    cells = [
+        Cell(opened, settings.heads or question.task.heads),
+        *floor_cells(settings, encoder_settings, question, test, opened, progress),
+    ]
+    return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]
+
+
+def ask(
+    settings: Settings,
+    data: str | Path | Manifest | None = None,
+    test_data: str | Path | Manifest | None = None,
+    progress: Progress = SILENT,
+) -> Asked:
+    """Read the data and pose the task to them, before anything is computed."""
+    question = load_question(settings, data if data is not None else settings.data, progress)
+    outside = test_data if test_data is not None else settings.test_data
+    if outside is None:
+        return Asked(question)
+    test = load_question(settings, outside, progress)
+    refuse_shared_images(question, test)
+    return Asked(question, test)
+

@@ -1,0 +1,201 @@
+"""What a run writes down: the predictions of every part as one table, and run.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.data.manifest import Manifest
+from evalfm.data.privacy import public_table
+from evalfm.heads.head import Fit, Head
+from evalfm.probing.opened import Opened
+from evalfm.probing.parts import Part
+from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
+from evalfm.probing.scoring import Scores
+from evalfm.probing.sides import Deal
+from evalfm.runs import Provenance, Record
+from evalfm.tasks.kinds import Scored, measure
+from evalfm.tasks.question import Question
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """One head fitted and scored on one part."""
+
+    part: Part
+    fit: Fit
+    scores: Scores
+    tensors: dict[str, Tensor]
+
+
+def predictions_table(
+    question: Question, test: Question | None, results: Sequence[Fitted]
+) -> tuple[pd.DataFrame, NDArray[np.intp]]:
+    """One row per val and test example of every part: who it is, which part, and the kind's columns.
+
+    Beside it, the row of the manifest that each line came from; it stays in memory.
+    """
+    pieces, rows = [], []
+    for result in results:
+        tested = (question, result.part.test) if test is None else (test, np.arange(len(test)))
+        for name, (asked, positions), scored in (
+            ("val", (question, result.part.val), result.scores.val),
+            ("test", tested, result.scores.test),
+        ):
+            who = public_table(asked.manifest, asked.rows[positions]).reset_index(drop=True)
+            who["split"] = name
+            if result.part.fold is not None:
+                who["fold"] = result.part.fold
+            pieces.append(pd.concat([who, scored.reset_index(drop=True)], axis=1))
+            rows.append(asked.rows[positions])
+    return pd.concat(pieces, ignore_index=True), np.concatenate(rows)
+
+
+def fold_tensors(results: Sequence[Fitted]) -> dict[str, Tensor]:
+    """What the heads learnt, named ``fold0.weight`` where there are folds."""
+    if results[0].part.fold is None:
+        return results[0].tensors
+    return {f"fold{result.part.fold}.{name}": value for result in results for name, value in result.tensors.items()}
+
+
+def make_record(
+    opened: Opened,
+    deal: Deal,
+    head: Head,
+    results: Sequence[Fitted],
+    table: pd.DataFrame,
+    config: dict[str, Any],
+    key: str,
+    seconds: float,
+) -> Record:
+    """The content of run.json; metrics are computed from the test rows of ``table`` alone."""
+    question, tested = deal.question, deal.test or deal.question
+    scored = Scored(
+        table[table["split"] == "test"].reset_index(drop=True), question.class_names, tested.manifest.patients_known
+    )
+    metrics = measure(question.task.kind, scored)
+    info = question.manifest.info
+    return Record(
+        schema=1,
+        key=key,
+        config={**config, "data": info.name, "test_data": tested.manifest.info.name if deal.test else None},
+        encoder=opened.card,
+        task=question.task.model_dump(mode="json", by_alias=True),
+        head={"name": head.name, "grid": head.grid, "needs": sorted(head.needs), "deterministic": head.deterministic},
+        data=_data(deal),
+        metrics={name: finite(estimate.to_json()) for name, estimate in metrics.items()},
+        chosen=_chosen(results),
+        exclusions=[asdict(item) for item in question.exclusions],
+        notes=_notes(opened, deal, results),
+        provenance=Provenance(
+            versions=versions(),
+            git_commit=git_commit(),
+            device=opened.device,
+            precision=opened.precision,
+            seconds=round(seconds, 3),
+            peak_memory_bytes=peak_memory_bytes(),
+            weights_digest=opened.weights_digest,
+            feature_key=opened.source.key,
+            split_hash=deal.key,
+            synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
+            random_weights=opened.random_weights,
+        ),
+    )
+
+
+def _data(deal: Deal) -> dict[str, Any]:
+    question, tested = deal.question, deal.test or deal.question
+    info = question.manifest.info
+
+    def count(asked: Question, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
+        positions = np.unique(np.concatenate(list(groups)))
+        patients = asked.manifest.patients[asked.rows[positions]]
+        return {
+            "images": len(positions),
+            "patients": len(set(patients.tolist())),
+            "positive_images": int(asked.positive[positions].sum()),
+        }
+
+    counts = {name: count(question, [getattr(part, name) for part in deal.parts]) for name in ("train", "val")}
+    in_test = [part.test for part in deal.parts] if deal.test is None else [np.arange(len(tested))]
+    return {
+        "name": info.name,
+        "licence": info.licence,
+        "citation": info.citation,
+        "test_name": tested.manifest.info.name,
+        "derived_from": list(info.derived_from),
+        "label_source": question.label_source,
+        "class_names": list(question.class_names),
+        "patients_known": bool(question.manifest.patients_known and tested.manifest.patients_known),
+        "folds": len(deal.parts) if deal.parts[0].fold is not None else None,
+        "parts": {**counts, "test": count(tested, in_test)},
+        "redistributable_images": bool(info.redistributable_images),
+    }
+
+
+def _chosen(results: Sequence[Fitted]) -> dict[str, Any]:
+    """What val decided; a list with one entry per fold where there are folds."""
+    each = [
+        {"head": dict(result.fit.chosen), "thresholds": result.scores.thresholds, "path": list(result.fit.path)}
+        | ({"curve": list(result.fit.curve)} if result.fit.curve else {})
+        for result in results
+    ]
+    chosen: dict[str, Any] = finite(each[0] if results[0].part.fold is None else {"folds": each})
+    return chosen
+
+
+def _notes(opened: Opened, deal: Deal, results: Sequence[Fitted]) -> list[str]:
+    """Every caution that belongs beside the figures, each once."""
+    question, tested = deal.question, deal.test or deal.question
+    notes: list[str] = []
+    if question.manifest.info.synthetic or tested.manifest.info.synthetic:
+        notes.append("Synthetic data: these figures say nothing about patients.")
+    if opened.random_weights:
+        notes.append("Random weights: the encoder has learnt nothing.")
+    if not (question.manifest.patients_known and tested.manifest.patients_known):
+        notes.append("Patients unknown: images of one patient may stand on both sides, intervals are over images.")
+    notes += contamination(opened.card, [question.manifest, tested.manifest])
+    notes += [*question.notes, *opened.notes]
+    for result in results:
+        where = "" if result.part.fold is None else f"Fold {result.part.fold + 1}: "
+        notes += [where + note for note in result.fit.notes]
+    return list(dict.fromkeys(notes))
+
+
+def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[str]:
+    """Sentences that name pre-training data which hold the evaluation data, through ``derived_from`` too."""
+    held = {name: manifest.info.name for manifest in manifests for name in lineage(manifest)}
+    found = []
+    for entry in card.get("pretraining_data", []):
+        for name in sorted(held):
+            if _same(str(entry["name"]), name):
+                found.append(f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]}).")
+    return found
+
+
+def lineage(manifest: Manifest) -> list[str]:
+    """The data set's name and those it is made of."""
+    return [manifest.info.name, *manifest.info.derived_from]
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names mean one data set, whatever their hyphens and capitals."""
+    plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in (one, other)]
+    return plain[0] == plain[1]
+
+
+def finite(content: Any) -> Any:
+    """``content`` with numbers that JSON cannot hold (NaN, infinite) as None and numpy scalars as plain ones."""
+    if isinstance(content, dict):
+        return {str(key): finite(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [finite(value) for value in content]
+    if isinstance(content, np.generic):
+        content = content.item()
+    return None if isinstance(content, float) and not np.isfinite(content) else content

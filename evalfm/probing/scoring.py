@@ -1,0 +1,166 @@
+"""From a fitted head to rows of predictions, by the kind of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.data import masks
+from evalfm.features.source import FeatureSource
+from evalfm.heads.head import DenseHead, Examples, PooledHead
+from evalfm.progress import Progress
+from evalfm.tasks.card import TaskCard
+from evalfm.tasks.metrics.binary import choose_threshold
+from evalfm.tasks.metrics.segmentation import PixelHistogram, image_scores
+
+THRESHOLD_RULE = "youden"
+"""How the operating point of a binary task is chosen on val."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Predictions of one head on val and test.
+
+    Attributes:
+        val, test: one row per image with the kind's columns, in the order of the examples.
+        thresholds: per class what val chose; empty where a kind has none.
+    """
+
+    val: pd.DataFrame
+    test: pd.DataFrame
+    thresholds: dict[str, float]
+
+
+def score_pooled(head: PooledHead, val: Examples, test: Examples, task: TaskCard, names: tuple[str, ...]) -> Scores:
+    """Score every val and test image; the operating point of a binary task comes from val alone."""
+    on_val, on_test = (pooled_columns(head.predict(part), part.target, task.kind, names) for part in (val, test))
+    if task.kind != "binary":
+        return Scores(on_val, on_test, {})
+    score = on_val[f"score_{names[0]}"].to_numpy(np.float64)
+    threshold = choose_threshold(val.target, score, THRESHOLD_RULE)
+    for table in (on_val, on_test):
+        table["threshold"] = threshold
+    return Scores(on_val, on_test, {names[0]: threshold})
+
+
+def pooled_columns(
+    scores: NDArray[np.float64], target: NDArray[np.float64], kind: str, names: tuple[str, ...]
+) -> pd.DataFrame:
+    """The kind's columns for scores [N, K] (or values [N, 1]) and ``target``."""
+    if kind == "regression":
+        return pd.DataFrame({"target": target, "prediction": scores[:, 0]})
+    if kind == "multilabel":
+        columns = {f"target_{name}": target[:, index] for index, name in enumerate(names)}
+    else:
+        columns = {"target": target}
+    columns |= {f"score_{name}": scores[:, index] for index, name in enumerate(names)}
+    return pd.DataFrame(columns)
+
+
+@dataclass(frozen=True)
+class Films:
+    """Examples with the size of their pixels.
+
+    Attributes:
+        examples: rows with their masks.
+        spacing_mm: from a row to the (row, column) spacing of its stored pixels, or None.
+    """
+
+    examples: Examples
+    spacing_mm: Callable[[int], tuple[float, float] | None]
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def truth(self, row: int) -> NDArray[np.bool_]:
+        """The masks of ``row``, bool [K, H, W]."""
+        if self.examples.masks is None:
+            raise ValueError("films are scored against masks")
+        return self.examples.masks(row)
+
+
+def score_dense(
+    heads: list[DenseHead], val: Films, test: Films, task: TaskCard, names: tuple[str, ...], progress: Progress
+) -> list[Scores]:
+    """Score every val and test film on its own grid, all heads in step so that a film's maps are made once.
+
+    The pixel threshold maximises pooled-pixel Dice on val.
+    """
+    histograms = [[PixelHistogram() for _ in names] for _ in heads]
+    for row, probabilities in progress.track(_in_step(heads, val.examples), "thresholds on val", len(val)):
+        truth = val.truth(row)
+        for histogram, probability in zip(histograms, probabilities, strict=True):
+            for index in range(len(names)):
+                histogram[index].add(probability[index].numpy(), truth[index])
+    thresholds = [
+        {name: histogram[index].best_threshold() for index, name in enumerate(names)} for histogram in histograms
+    ]
+    tables: list[list[pd.DataFrame]] = [[] for _ in heads]
+    for label, part in (("val", val), ("test", test)):
+        rows: list[list[dict[str, object]]] = [[] for _ in heads]
+        for row, probabilities in progress.track(_in_step(heads, part.examples), f"scoring {label}", len(part)):
+            truth = part.truth(row)
+            for found, probability, chosen in zip(rows, probabilities, thresholds, strict=True):
+                found.append(dense_row(probability, truth, chosen, part.spacing_mm(row), task.nsd_tolerance_mm))
+            limits = resolution_limits(part.examples.source, row, truth, names)
+            for found in rows:
+                found[-1].update(limits)
+        for table, found in zip(tables, rows, strict=True):
+            table.append(pd.DataFrame(found))
+    return [Scores(table[0], table[1], chosen) for table, chosen in zip(tables, thresholds, strict=True)]
+
+
+def dense_row(
+    probability: Tensor,
+    truth: NDArray[np.bool_] | None,
+    thresholds: dict[str, float],
+    spacing_mm: tuple[float, float] | None,
+    tolerance_mm: float,
+) -> dict[str, object]:
+    """The columns of one film: per class its scores against ``truth`` (if known) and the predicted mask as RLE."""
+    row: dict[str, object] = {}
+    for index, (name, threshold) in enumerate(thresholds.items()):
+        film = probability[index].numpy()
+        known = np.zeros(film.shape, dtype=bool) if truth is None else truth[index]
+        scored = image_scores(film, known, threshold, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+        values = scored.columns()
+        if truth is None:
+            values = {key: values[key] for key in ("area_predicted", "score")}
+        row |= {f"{key}_{name}": value for key, value in values.items()}
+        row[f"prediction_rle_{name}"] = masks.encode("relative", film >= threshold)
+        row[f"threshold_{name}"] = threshold
+    height, width = probability.shape[-2:]
+    return row | {"height": height, "width": width}
+
+
+def resolution_limits(
+    source: FeatureSource, row: int, truth: NDArray[np.bool_], names: tuple[str, ...]
+) -> dict[str, float]:
+    """What the encoder could see of each lesion, and the Dice of the truth passed through its finest map grid."""
+    found: dict[str, float] = {}
+    strides = source.map_strides
+    geometry = source.geometry(row)
+    visible = geometry.visible().numpy()
+    for index, name in enumerate(names):
+        area = int(truth[index].sum())
+        found[f"visible_lesion_fraction_{name}"] = float(truth[index][visible].sum() / area) if area else np.nan
+        if not strides or not area:
+            found[f"oracle_dice_{name}"] = np.nan
+            continue
+        grid = tuple(-(-side // min(strides)) for side in source.input_size)
+        mask = torch.from_numpy(truth[index][None]).float()
+        passed = geometry.to_source(geometry.to_input(mask, (grid[0], grid[1])))[0].numpy() >= 0.5
+        found[f"oracle_dice_{name}"] = float(2 * (passed & truth[index]).sum() / (passed.sum() + area))
+    return found
+
+
+def _in_step(heads: list[DenseHead], examples: Examples) -> Iterator[tuple[int, list[Tensor]]]:
+    for together in zip(*(head.predict(examples) for head in heads), strict=True):
+        yield together[0][0], [probability for _, probability in together]
+

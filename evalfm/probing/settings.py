@@ -1,0 +1,91 @@
+"""What a probe is asked to do, as plain values: enough to ask again."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from evalfm.cards import CardModel, validate
+
+Floors = Literal["default", "none", "all"]
+
+
+class Settings(CardModel):
+    """One call of ``probe``.
+
+    Attributes:
+        task: a task card's name or path, or a label column.
+        data: folder, registered name or ``phantom``; None takes the task's registered set, else the phantom.
+        test_data: another data set whose every image is a test image.
+        heads: names of heads; None takes the task's linear and stronger head.
+        shots: training images per class, from nested subsets.
+        label_fraction: fraction of the training patients, from nested subsets.
+        folds: out-of-fold predictions by patient, each image tested once.
+        seeds: how many seeds of the subset, initialisation and batch order (never of the split).
+        where: keeps a part of the cohort; test_where deals the patients of matching images to test.
+        limit: at most so many images, drawn evenly over splits and classes.
+        floors: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
+    """
+
+    task: str
+    data: str | None = None
+    test_data: str | None = None
+    heads: tuple[str, ...] | None = None
+    shots: int | None = Field(None, ge=1)
+    label_fraction: float | None = Field(None, gt=0, le=1)
+    folds: int | None = Field(None, ge=2)
+    seeds: int = Field(1, ge=1)
+    where: str | None = None
+    test_where: str | None = None
+    limit: int | None = Field(None, ge=1)
+    floors: Floors = "default"
+
+    @model_validator(mode="after")
+    def _compatible(self) -> Settings:
+        if self.folds and (self.test_where or self.test_data):
+            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
+        if self.shots and self.label_fraction:
+            raise ValueError("shots and label_fraction both choose the training images; give one")
+        return self
+
+    @classmethod
+    def checked(cls, **values: object) -> Settings:
+        """The settings of ``values``, or one sentence that names every fault."""
+        return validate(cls, values, "The call")
+
+    @property
+    def draws_subsets(self) -> bool:
+        """True where a seed draws other training images, so that even a deterministic head differs."""
+        return self.shots is not None or self.label_fraction is not None
+
+    def subset(self) -> dict[str, object]:
+        """What decides which rows are trained on and tested, for the run key."""
+        return self.model_dump(include={"shots", "label_fraction", "folds", "where", "test_where", "limit"})
+
+
+class EncoderSettings(CardModel):
+    """How an encoder is loaded and run.
+
+    Attributes:
+        name: a card's name, a path of a card or ``file.py:build``, a floor, or ``precomputed:FILE``.
+        weights: ``hub``, ``random`` or the path of a checkpoint.
+        input_size, resize: override the card, recorded and part of the feature key.
+        device, precision: ``auto`` takes the GPU with bfloat16 where there is one, else the CPU with float32.
+        maps: keep maps on disk (``store``), run the encoder in every epoch (``stream``), or decide by the budget.
+    """
+
+    name: str
+    weights: str = "hub"
+    input_size: int | None = Field(None, ge=8)
+    resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    maps: Literal["auto", "store", "stream"] = "auto"
+    batch_size: int | None = Field(None, ge=1)
+    workers: int = Field(2, ge=1)
+
+    @classmethod
+    def checked(cls, **values: object) -> EncoderSettings:
+        """The settings of ``values``, or one sentence that names every fault."""
+        return validate(cls, values, "The call")

@@ -1,0 +1,102 @@
+"""A question with the features of its images: what a head's examples are cut from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.features.source import FeatureSource
+from evalfm.heads.head import Examples
+from evalfm.probing.parts import Part
+from evalfm.tasks.question import Question
+
+
+@dataclass(frozen=True)
+class Side:
+    """A question and where the features of its manifest come from."""
+
+    question: Question
+    source: FeatureSource
+
+    def examples(self, positions: NDArray[np.intp]) -> Examples:
+        """What a head sees of the question's rows at ``positions``."""
+        question = self.question
+        rows = question.rows[positions]
+        return Examples(
+            source=self.source,
+            rows=rows,
+            target=question.target[positions],
+            patients=question.manifest.patients[rows],
+            masks=question.masks if question.task.kind == "segmentation" else None,
+        )
+
+
+@dataclass(frozen=True)
+class Deal:
+    """A question dealt for one seed.
+
+    Attributes:
+        question: what is asked.
+        test: the question of separate test data, tested whole, or None.
+        parts: one training, or one per fold.
+        key: hash of what each row is, what its truth is and where it went.
+    """
+
+    question: Question
+    test: Question | None
+    parts: tuple[Part, ...]
+    key: str
+
+    @classmethod
+    def of(cls, question: Question, test: Question | None, dealt: Sequence[Part]) -> Deal:
+        """Hash the parts of ``question``, and the separate test rows, if any."""
+        named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
+        key = data_key(question, named)
+        if test is not None:
+            key += data_key(test, [("test", np.arange(len(test)))])
+        return cls(question, test, tuple(dealt), key)
+
+
+def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
+    """Hash of what is asked and of how it is dealt: ids, image bytes, truth and part of every row, in hex."""
+    digest = hashlib.sha256()
+    images = question.manifest.digests(question.rows.tolist())
+    ids = question.manifest.table["id"].to_numpy(dtype=object)[question.rows]
+    labelled = question.task.kind != "segmentation"
+    for position, row in enumerate(question.rows.tolist()):
+        truth = question.target[position].tolist() if labelled else _mask_key(question, row)
+        digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
+    for name, positions in dealt:
+        digest.update(json.dumps([name, positions.tolist()]).encode())
+    return digest.hexdigest()
+
+
+def refuse_shared_images(train: Question, test: Question) -> None:
+    """Refuse a test set that holds an image of the training set.
+
+    Raises:
+        EvalfmError: the same bytes stand on both sides.
+    """
+    seen = _digests(train.manifest, train.rows)
+    shared = sum(digest in seen for digest in _digests(test.manifest, test.rows))
+    if shared:
+        raise EvalfmError(
+            f"{shared} image(s) of the test data {test.manifest.info.name} are also in {train.manifest.info.name}; "
+            "take them out of one of the two."
+        )
+
+
+def _digests(manifest: Manifest, rows: NDArray[np.intp]) -> set[str]:
+    return set(manifest.digests(rows.tolist()).tolist())
+
+
+def _mask_key(question: Question, row: int) -> list[str]:
+    """The truth of a segmentation row: its masks packed to bits and hashed, so that an edited mask is another truth."""
+    return [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in question.masks(row)]

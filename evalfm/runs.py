@@ -1,0 +1,226 @@
+"""The run directory: one encoder × task × head × adaptation × subset × seed, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field, ValidationError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from evalfm.cards import CardModel
+from evalfm.errors import EvalfmError
+from evalfm.statistics.estimate import Estimate
+
+RECORD = "run.json"
+PREDICTIONS = "predictions.parquet"
+HEAD = "head.safetensors"
+WORK = ".work"
+
+
+class Provenance(CardModel):
+    """Where, when and with what a run was made; no host name, user or path."""
+
+    versions: dict[str, str]
+    git_commit: str | None
+    device: str
+    precision: str
+    seconds: float
+    peak_memory_bytes: int | None
+    weights_digest: str | None
+    feature_key: str
+    split_hash: str
+    synthetic: bool
+    random_weights: bool
+
+
+class Record(CardModel):
+    """Everything that run.json holds.
+
+    Attributes:
+        key: hash of all that decides the result.
+        config: the settings as they were asked for, enough to ask again.
+        encoder, task: the cards, whole.
+        head: its name and grid.
+        data: name, licence, label sources, sizes of the parts, whether patients are known.
+        metrics: per metric the estimate on test with interval, n and unit.
+        chosen: what val decided: hyper-parameters and thresholds, per fold where there are folds.
+        exclusions: how many images were not asked, by reason.
+        notes: cautions to print with the result.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    key: str
+    config: dict[str, Any]
+    encoder: dict[str, Any]
+    task: dict[str, Any]
+    head: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, dict[str, Any]]
+    chosen: dict[str, Any]
+    exclusions: list[dict[str, Any]]
+    notes: list[str]
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run on disk."""
+
+    folder: Path
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Run:
+        """Open the run in ``folder``.
+
+        Raises:
+            EvalfmError: there is no whole run there.
+        """
+        run = cls(Path(folder))
+        if not (run.folder / RECORD).is_file():
+            raise EvalfmError(f"{folder} is no run: it has no {RECORD}; `evalfm ls runs` lists those under runs/.")
+        _ = run.record
+        return run
+
+    @cached_property
+    def record(self) -> Record:
+        """The content of run.json."""
+        path = self.folder / RECORD
+        try:
+            return Record.model_validate_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValidationError, ValueError) as error:
+            raise EvalfmError(f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again.") from None
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name."""
+        return str(self.record.encoder["name"])
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.record.task["name"])
+
+    @property
+    def head(self) -> str:
+        """The head's name."""
+        return str(self.record.head["name"])
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides."""
+        return str(self.record.task["metrics"][0])
+
+    @property
+    def is_floor(self) -> bool:
+        """True for a baseline that knows nothing."""
+        return bool(self.record.config["floor"])
+
+    @cached_property
+    def metrics(self) -> dict[str, Estimate]:
+        """Every metric on test."""
+        names = {field.name for field in fields(Estimate)}
+        return {
+            name: Estimate(
+                **{
+                    key: tuple(value) if isinstance(value, list) else value
+                    for key, value in content.items()
+                    if key in names
+                }
+            )
+            for name, content in self.record.metrics.items()
+        }
+
+    def predictions(self) -> pd.DataFrame:
+        """One row per val and test example, with the kind's columns and the declared attributes."""
+        return pd.read_parquet(self.folder / PREDICTIONS)
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """What the head learnt."""
+        tensors: dict[str, Tensor] = load_file(self.folder / HEAD)
+        return tensors
+
+
+def content_key(content: Mapping[str, Any]) -> str:
+    """SHA-256 over ``content`` as canonical JSON, in hex."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def run_folder(out: Path, encoder: str, task: str, head: str, adaptation: str, key: str) -> Path:
+    """Where the run with ``key`` stands under ``out``."""
+    return out / _plain(encoder) / _plain(task) / f"{_plain(head)}-{_plain(adaptation)}-{key[:8]}"
+
+
+def find_runs(out: str | Path) -> list[Run]:
+    """Every whole run under ``out``, sorted by path; work in progress is never listed."""
+    root = Path(out)
+    if (root / RECORD).is_file():
+        return [Run.read(root)]
+    found = sorted(path.parent for path in root.rglob(RECORD) if WORK not in path.relative_to(root).parts)
+    return [Run.read(folder) for folder in found]
+
+
+@contextmanager
+def publishing(out: Path, final: Path, key: str) -> Iterator[Path]:
+    """Give a work folder that becomes ``final`` by one rename when the block ends well, and vanishes otherwise.
+
+    Raises:
+        EvalfmError: ``out`` cannot be written.
+    """
+    work = out / WORK / f"{key}-{uuid.uuid4().hex[:8]}"
+    try:
+        work.mkdir(parents=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvalfmError(f"{out} cannot be written ({error.strerror}); name another folder with --out.") from None
+    try:
+        yield work
+        _replace(work, final)
+    except OSError as error:
+        raise EvalfmError(
+            f"The run could not be written under {out} ({error.strerror or error}); free some disk or name another --out."
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_run(folder: Path, record: Record, predictions: pd.DataFrame, tensors: dict[str, Tensor]) -> None:
+    """Write the files of a run into ``folder``; run.json last."""
+    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / HEAD)
+    text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
+    with (folder / RECORD).open("w", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _replace(work: Path, final: Path) -> None:
+    """Put ``work`` at ``final``; a run that stands there already moves aside first and is then removed."""
+    if final.exists():
+        aside = work.parent / f"{work.name}-old"
+        final.rename(aside)
+        work.rename(final)
+        shutil.rmtree(aside)
+    else:
+        work.rename(final)
+
+
+def _plain(name: str) -> str:
+    """A name as one folder: what a path would misread becomes a hyphen."""
+    return "".join(letter if letter.isalnum() or letter in "._-@+" else "-" for letter in name).strip(".") or "unnamed"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,130 @@
+"""Per kind of task: the columns of its predictions, and its metrics, computed from that table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.metrics.binary import binary_metrics
+from evalfm.tasks.metrics.multiclass import multiclass_metrics
+from evalfm.tasks.metrics.multilabel import multilabel_metrics
+from evalfm.tasks.metrics.regression import regression_metrics
+from evalfm.tasks.metrics.segmentation import MaskColumns, segmentation_metrics
+
+LOWER_IS_BETTER = frozenset({"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm"})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Test predictions of one run and what their metrics need.
+
+    Attributes:
+        table: the test rows of predictions.parquet.
+        class_names: as in the run.
+        patients_known: False makes every image its own unit, and the metrics say so.
+        seed: of the resamples.
+    """
+
+    table: pd.DataFrame
+    class_names: tuple[str, ...]
+    patients_known: bool
+    seed: int = 0
+
+    @property
+    def patient(self) -> NDArray[np.object_]:
+        """[N] whose each row is."""
+        return self.table["patient"].to_numpy(dtype=object)
+
+    @property
+    def unit(self) -> str:
+        """What is resampled."""
+        return "patients" if self.patients_known else "images"
+
+    @property
+    def folds(self) -> NDArray[np.intp] | None:
+        """[N] fold of each row, or None where there was one split."""
+        return self.table["fold"].to_numpy(np.intp) if "fold" in self.table else None
+
+    def scores(self) -> NDArray[np.float64]:
+        """[N, K] score columns."""
+        return self.table[[f"score_{name}" for name in self.class_names]].to_numpy(np.float64)
+
+
+def measure(kind: str, scored: Scored) -> dict[str, Estimate]:
+    """Every metric of ``kind`` on the test predictions."""
+    return MEASURES[kind](scored)
+
+
+def _binary(scored: Scored) -> dict[str, Estimate]:
+    return binary_metrics(
+        scored.table["target"].to_numpy(np.float64),
+        scored.scores()[:, 0],
+        scored.patient,
+        threshold=scored.table["threshold"].to_numpy(np.float64),
+        seed=scored.seed,
+        folds=scored.folds,
+        unit=scored.unit,
+    )
+
+
+def _multiclass(scored: Scored, ordinal: bool = False) -> dict[str, Estimate]:
+    return multiclass_metrics(
+        scored.table["target"].to_numpy(np.intp),
+        scored.scores(),
+        scored.patient,
+        ordinal=ordinal,
+        seed=scored.seed,
+        folds=scored.folds,
+        unit=scored.unit,
+        class_names=scored.class_names,
+    )
+
+
+def _multilabel(scored: Scored) -> dict[str, Estimate]:
+    targets = scored.table[[f"target_{name}" for name in scored.class_names]].to_numpy(np.float64)
+    return multilabel_metrics(
+        targets,
+        scored.scores(),
+        scored.patient,
+        seed=scored.seed,
+        folds=scored.folds,
+        unit=scored.unit,
+        class_names=scored.class_names,
+    )
+
+
+def _regression(scored: Scored) -> dict[str, Estimate]:
+    return regression_metrics(
+        scored.table["target"].to_numpy(np.float64),
+        scored.table["prediction"].to_numpy(np.float64),
+        scored.patient,
+        seed=scored.seed,
+        folds=scored.folds,
+        unit=scored.unit,
+    )
+
+
+def _segmentation(scored: Scored) -> dict[str, Estimate]:
+    """One class: its metrics by name; several: each under ``metric_class`` and their mean is not taken."""
+    results: dict[str, Estimate] = {}
+    for name in scored.class_names:
+        columns = MaskColumns.from_table(scored.table, name)
+        found = segmentation_metrics(columns, scored.patient, seed=scored.seed, folds=scored.folds, unit=scored.unit)
+        suffix = "" if len(scored.class_names) == 1 else f"_{name}"
+        results.update({f"{metric}{suffix}": estimate for metric, estimate in found.items()})
+    return results
+
+
+MEASURES: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
+    "binary": _binary,
+    "multilabel": _multilabel,
+    "multiclass": _multiclass,
+    "ordinal": lambda scored: _multiclass(scored, ordinal=True),
+    "regression": _regression,
+    "segmentation": _segmentation,
+}

@@ -1,0 +1,216 @@
+"""What is reported of a yes-or-no task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from evalfm.errors import EvalfmError
+from evalfm.statistics import classification
+from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.calibration import CalibrationCoefficient, calibration_error_statistic
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import APPROXIMATE, ENOUGH_PATIENTS, RESAMPLES, Measured, estimates
+from evalfm.statistics.precision_recall import AveragePrecision
+from evalfm.statistics.resampling import (
+    Patients,
+    Positions,
+    Values,
+    mean_over_folds,
+    over_folds,
+    sums_over_folds,
+)
+from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
+
+FEWEST_PATIENTS = 10
+"""AUROC needs so many patients with a positive and with a negative image."""
+
+RATES: dict[str, Callable[[Values], Values]] = {
+    "sensitivity": classification.sensitivity,
+    "specificity": classification.specificity,
+    "ppv": classification.positive_predictive_value,
+    "f1": classification.f1,
+    "balanced_accuracy": classification.balanced_accuracy,
+}
+"""What is counted at the threshold."""
+
+
+def binary_metrics(
+    target: ArrayLike,
+    score: ArrayLike,
+    patient: ArrayLike,
+    *,
+    threshold: float | NDArray[np.float64] | None,
+    seed: int = 0,
+    folds: ArrayLike | None = None,
+    unit: str = "patients",
+    resamples: int = RESAMPLES,
+) -> dict[str, Estimate]:
+    """Every metric of a binary task with its interval.
+
+    Args:
+        target: [N] 0 or 1.
+        score: [N]; Brier, ECE and calibration need probabilities and are absent for scores outside [0, 1].
+        patient: [N] who is on the image; resampled as a whole.
+        threshold: chosen on val; a score at or above it is positive. One, or one per row where folds have
+            their own; None leaves out what needs it.
+        seed: of the resamples.
+        folds: [N] for out-of-fold scores: every metric is computed per fold and averaged.
+        unit: ``"images"`` where patients are unknown and each image is its own.
+        resamples: how many.
+
+    Returns:
+        ``auroc, auprc, sensitivity, specificity, ppv, f1, balanced_accuracy, brier, ece, calibration_slope,
+        calibration_intercept``.
+
+    Raises:
+        EvalfmError: rows are missing or do not fit, or a label is neither 0 nor 1.
+    """
+    patients = checked_patients(patient, folds)
+    columns = checked_columns({"target": target, "score": score}, len(patients.codes))
+    label, value = columns["target"], columns["score"]
+    if not np.isin(label, (0.0, 1.0)).all():
+        raise EvalfmError("Metrics of a binary task need labels 0 and 1; recode the target column.")
+    measured: dict[str, Measured | Estimate] = {
+        "auroc": measured_auroc(label, value, patients, unit=unit),
+        "auprc": measured_average_precision(label, value, patients),
+        **measured_rates(label, value, patients, threshold, unit=unit),
+        **measured_calibration(label, value, patients, unit=unit),
+    }
+    return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
+
+
+def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") -> float:
+    """The operating point on val by ``statistics.classification.choose_threshold``, which states the rules.
+
+    Raises:
+        EvalfmError: an unknown rule, or val holds only one class.
+    """
+    columns = checked_columns({"target": target, "score": score}, len(np.asarray(target)))
+    try:
+        return classification.choose_threshold(columns["target"], columns["score"], rule)
+    except ValueError as error:
+        raise EvalfmError(f"No threshold on val: {error}; give val images of both classes or another rule.") from None
+
+
+def measured_auroc(
+    label: Values, value: Values, patients: Patients, *, unit: str, rows: NDArray[np.bool_] | None = None
+) -> Measured | Estimate:
+    """AUROC over ``rows`` (bool [N], all if None): absent below ten positive or ten negative patients.
+
+    A patient with images of both kinds counts on both sides.
+    """
+    among = np.ones(len(label), dtype=bool) if rows is None else rows
+    positive, negative = patients.behind(among & (label == 1)), patients.behind(among & (label == 0))
+    fewest = min(positive, negative)
+    if fewest < FEWEST_PATIENTS:
+        reason = (
+            f"needs at least {FEWEST_PATIENTS} {unit} with a positive and {FEWEST_PATIENTS} with a negative label; "
+            f"there are {positive} and {negative}"
+        )
+        return Estimate.absent(reason, n=patients.behind(among), unit=unit)
+
+    def build(members: Positions) -> Auroc:
+        members = members[among[members]]
+        return Auroc(label[members], value[members], patients.codes[members], patients.count)
+
+    return Measured(
+        over_folds(patients, build),
+        n=patients.behind(among),
+        undefined="no fold holds both classes",
+        fewest=fewest,
+    )
+
+
+def measured_average_precision(
+    label: Values, value: Values, patients: Patients, *, rows: NDArray[np.bool_] | None = None
+) -> Measured:
+    """Average precision over ``rows`` (bool [N], all if None)."""
+    among = np.ones(len(label), dtype=bool) if rows is None else rows
+
+    def build(members: Positions) -> AveragePrecision:
+        members = members[among[members]]
+        return AveragePrecision(label[members], value[members], patients.codes[members], patients.count)
+
+    fewest = min(patients.behind(among & (label == 1)), patients.behind(among & (label == 0)))
+    return Measured(
+        over_folds(patients, build), n=patients.behind(among), undefined="no image is positive", fewest=fewest
+    )
+
+
+def measured_rates(
+    label: Values,
+    value: Values,
+    patients: Patients,
+    threshold: float | NDArray[np.float64] | None,
+    *,
+    unit: str,
+) -> dict[str, Measured | Estimate]:
+    """Sensitivity and its kin at the threshold; each absent with the reason where there is none."""
+    if threshold is None:
+        reason = "no threshold was chosen on val"
+        return {name: Estimate.absent(reason, n=patients.count, unit=unit) for name in RATES}
+    counts = classification.call_columns(label, value, threshold)
+    called = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.FALSE_POSITIVE] > 0
+    positive, negative, everybody = label == 1, label == 0, np.ones(len(label), dtype=bool)
+    basis = {
+        "sensitivity": (positive, "no image is positive"),
+        "specificity": (negative, "no image is negative"),
+        "ppv": (called, "no image is called positive at the threshold"),
+        "f1": (everybody, "no image is positive or called positive"),
+        "balanced_accuracy": (everybody, "one class is missing"),
+    }
+    both = min(patients.behind(positive), patients.behind(negative))
+    return {
+        name: Measured(
+            sums_over_folds(counts, patients, RATES[name]),
+            n=patients.behind(rows),
+            undefined=undefined,
+            fewest=both if rows is everybody else None,
+        )
+        for name, (rows, undefined) in basis.items()
+    }
+
+
+def measured_calibration(
+    label: Values, value: Values, patients: Patients, *, unit: str
+) -> dict[str, Measured | Estimate]:
+    """Brier score, ECE, calibration slope and intercept; absent where scores are no probabilities."""
+    names = ("brier", "ece", "calibration_slope", "calibration_intercept")
+    if value.min() < 0 or value.max() > 1:
+        reason = "scores outside [0, 1] are no probabilities"
+        return {name: Estimate.absent(reason, n=patients.count, unit=unit) for name in names}
+    both = min(patients.behind(label == 1), patients.behind(label == 0))
+    squared = (value - label) ** 2
+    no_line = "there is no fit: one class is missing, the scores are constant, or they separate the classes"
+
+    def line(which: str) -> Measured:
+        return Measured(
+            over_folds(
+                patients,
+                lambda rows: CalibrationCoefficient(
+                    label[rows], value[rows], patients.codes[rows], patients.count, which
+                ),
+            ),
+            n=patients.count,
+            undefined=no_line,
+            fewest=both,
+        )
+
+    return {
+        "brier": Measured(mean_over_folds(squared, patients), n=patients.count, undefined="no image"),
+        "ece": Measured(
+            over_folds(
+                patients,
+                lambda rows: calibration_error_statistic(
+                    label[rows], value[rows], patients.codes[rows], patients.count
+                ),
+            ),
+            n=patients.count,
+            undefined="no image",
+        ),
+        "calibration_slope": line("slope"),
+        "calibration_intercept": line("intercept"),
+    }
