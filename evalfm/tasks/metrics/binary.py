@@ -12,7 +12,7 @@ from evalfm.statistics import classification
 from evalfm.statistics.auroc import Auroc
 from evalfm.statistics.calibration import CalibrationCoefficient, calibration_error_statistic
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import APPROXIMATE, ENOUGH_PATIENTS, RESAMPLES, Measured, estimates
+from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
 from evalfm.statistics.precision_recall import AveragePrecision
 from evalfm.statistics.resampling import (
     Patients,
@@ -92,51 +92,45 @@ def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") 
     try:
         return classification.choose_threshold(columns["target"], columns["score"], rule)
     except ValueError as error:
-        raise EvalfmError(f"No threshold on val: {error}; give val images of both classes or another rule.") from None
+        raise EvalfmError(
+            f"No threshold on val: {error}; give val images of both classes or another rule."
+        ) from None
 
 
-def measured_auroc(
-    label: Values, value: Values, patients: Patients, *, unit: str, rows: NDArray[np.bool_] | None = None
-) -> Measured | Estimate:
-    """AUROC over ``rows`` (bool [N], all if None): absent below ten positive or ten negative patients.
+def measured_auroc(label: Values, value: Values, patients: Patients, *, unit: str) -> Measured | Estimate:
+    """AUROC, absent below ten positive or ten negative patients.
 
     A patient with images of both kinds counts on both sides.
     """
-    among = np.ones(len(label), dtype=bool) if rows is None else rows
-    positive, negative = patients.behind(among & (label == 1)), patients.behind(among & (label == 0))
+    positive, negative = patients.behind(label == 1), patients.behind(label == 0)
     fewest = min(positive, negative)
     if fewest < FEWEST_PATIENTS:
         reason = (
-            f"needs at least {FEWEST_PATIENTS} {unit} with a positive and {FEWEST_PATIENTS} with a negative label; "
+            f"needs at least {FEWEST_PATIENTS} {unit} with a positive label and as many with a negative one; "
             f"there are {positive} and {negative}"
         )
-        return Estimate.absent(reason, n=patients.behind(among), unit=unit)
+        return Estimate.absent(reason, n=patients.behind(), unit=unit)
 
-    def build(members: Positions) -> Auroc:
-        members = members[among[members]]
-        return Auroc(label[members], value[members], patients.codes[members], patients.count)
+    def build(rows: Positions) -> Auroc:
+        return Auroc(label[rows], value[rows], patients.codes[rows], patients.count)
 
     return Measured(
         over_folds(patients, build),
-        n=patients.behind(among),
+        n=patients.behind(),
         undefined="no fold holds both classes",
         fewest=fewest,
     )
 
 
-def measured_average_precision(
-    label: Values, value: Values, patients: Patients, *, rows: NDArray[np.bool_] | None = None
-) -> Measured:
-    """Average precision over ``rows`` (bool [N], all if None)."""
-    among = np.ones(len(label), dtype=bool) if rows is None else rows
+def measured_average_precision(label: Values, value: Values, patients: Patients) -> Measured:
+    """Average precision; undefined without a positive."""
 
-    def build(members: Positions) -> AveragePrecision:
-        members = members[among[members]]
-        return AveragePrecision(label[members], value[members], patients.codes[members], patients.count)
+    def build(rows: Positions) -> AveragePrecision:
+        return AveragePrecision(label[rows], value[rows], patients.codes[rows], patients.count)
 
-    fewest = min(patients.behind(among & (label == 1)), patients.behind(among & (label == 0)))
+    fewest = min(patients.behind(label == 1), patients.behind(label == 0))
     return Measured(
-        over_folds(patients, build), n=patients.behind(among), undefined="no image is positive", fewest=fewest
+        over_folds(patients, build), n=patients.behind(), undefined="no image is positive", fewest=fewest
     )
 
 
@@ -151,7 +145,7 @@ def measured_rates(
     """Sensitivity and its kin at the threshold; each absent with the reason where there is none."""
     if threshold is None:
         reason = "no threshold was chosen on val"
-        return {name: Estimate.absent(reason, n=patients.count, unit=unit) for name in RATES}
+        return {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in RATES}
     counts = classification.call_columns(label, value, threshold)
     called = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.FALSE_POSITIVE] > 0
     positive, negative, everybody = label == 1, label == 0, np.ones(len(label), dtype=bool)
@@ -181,7 +175,7 @@ def measured_calibration(
     names = ("brier", "ece", "calibration_slope", "calibration_intercept")
     if value.min() < 0 or value.max() > 1:
         reason = "scores outside [0, 1] are no probabilities"
-        return {name: Estimate.absent(reason, n=patients.count, unit=unit) for name in names}
+        return {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in names}
     both = min(patients.behind(label == 1), patients.behind(label == 0))
     squared = (value - label) ** 2
     no_line = "there is no fit: one class is missing, the scores are constant, or they separate the classes"
@@ -194,13 +188,13 @@ def measured_calibration(
                     label[rows], value[rows], patients.codes[rows], patients.count, which
                 ),
             ),
-            n=patients.count,
+            n=patients.behind(),
             undefined=no_line,
             fewest=both,
         )
 
     return {
-        "brier": Measured(mean_over_folds(squared, patients), n=patients.count, undefined="no image"),
+        "brier": Measured(mean_over_folds(squared, patients), n=patients.behind(), undefined="no image"),
         "ece": Measured(
             over_folds(
                 patients,
@@ -208,7 +202,7 @@ def measured_calibration(
                     label[rows], value[rows], patients.codes[rows], patients.count
                 ),
             ),
-            n=patients.count,
+            n=patients.behind(),
             undefined="no image",
         ),
         "calibration_slope": line("slope"),

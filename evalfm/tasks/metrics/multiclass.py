@@ -45,8 +45,8 @@ def multiclass_metrics(
         class_names: [K] for the per-class keys; the class numbers if None.
 
     Returns:
-        ``macro_auroc`` (one class against the rest, mean over classes), ``auroc[name]`` per class, ``accuracy,
-        balanced_accuracy, macro_f1, weighted_f1`` and, if ordinal, ``quadratic_kappa``.
+        ``macro_auroc`` (one class against the rest, mean over classes), ``auroc[name]`` per class,
+        ``accuracy, balanced_accuracy, macro_f1, weighted_f1`` and, if ordinal, ``quadratic_kappa``.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is no class number.
@@ -58,7 +58,9 @@ def multiclass_metrics(
     classes = values.shape[1]
     names = [str(index) for index in range(classes)] if class_names is None else list(class_names)
     if len(names) != classes:
-        raise EvalfmError(f"There are {classes} score columns but {len(names)} class names; name every class once.")
+        raise EvalfmError(
+            f"There are {classes} score columns but {len(names)} class names; name every class once."
+        )
     labels = checked_columns({"target": target}, len(patients.codes))["target"]
     try:
         label = classification.class_indices(labels, classes)
@@ -69,7 +71,9 @@ def multiclass_metrics(
         for index, name in enumerate(names)
     }
     confusion = classification.confusion_columns(label, values.argmax(axis=1), classes)
-    formulas = {**OF_CONFUSION, "quadratic_kappa": classification.quadratic_kappa} if ordinal else OF_CONFUSION
+    formulas = (
+        {**OF_CONFUSION, "quadratic_kappa": classification.quadratic_kappa} if ordinal else OF_CONFUSION
+    )
     measured: dict[str, Measured | Estimate] = {
         "macro_auroc": macro(per_class, n=patients.count, unit=unit, names="classes"),
         **{
@@ -85,14 +89,14 @@ def multiclass_metrics(
     return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
 
 
-def macro(
-    parts: Mapping[str, Measured | Estimate], *, n: int, unit: str, names: str
-) -> Measured | Estimate:
+def macro(parts: Mapping[str, Measured | Estimate], *, n: int, unit: str, names: str) -> Measured | Estimate:
     """Mean of a metric over the classes or labels that have it; those that do not are told."""
     present = {name: part for name, part in parts.items() if isinstance(part, Measured)}
     absent = sorted(set(parts) - set(present))
     if not present:
-        reasons = "; ".join(f"{name}: {part.reason}" for name, part in parts.items() if isinstance(part, Estimate))
+        reasons = "; ".join(
+            f"{name}: {part.reason}" for name, part in parts.items() if isinstance(part, Estimate)
+        )
         return Estimate.absent(f"no {names} can be estimated ({reasons})", n=n, unit=unit)
     return Measured(
         Average([part.statistic for part in present.values()], names),

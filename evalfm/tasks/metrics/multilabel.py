@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
-from evalfm.statistics.resampling import mean_over_folds
-from evalfm.tasks.metrics.binary import measured_auroc, measured_average_precision, measured_rates
+from evalfm.statistics.resampling import Patients, Values
+from evalfm.tasks.metrics.binary import RATES, measured_auroc, measured_average_precision, measured_rates
 from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
 from evalfm.tasks.metrics.multiclass import macro
 
@@ -49,11 +49,13 @@ def multilabel_metrics(
     labels = np.asarray(targets, dtype=np.float64)
     if values.ndim != 2 or labels.shape != values.shape or len(class_names) != values.shape[1]:
         raise EvalfmError(
-            f"Targets of shape {labels.shape}, scores of shape {values.shape} and {len(class_names)} label names "
-            "do not fit; give one column of each per label."
+            f"Targets of shape {labels.shape}, scores of shape {values.shape} and {len(class_names)} label "
+            "names do not fit; give one column of each per label."
         )
     if not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
-        raise EvalfmError("Metrics of a multilabel task need labels 0, 1 or empty; recode the target columns.")
+        raise EvalfmError(
+            "Metrics of a multilabel task need labels 0, 1 or empty; recode the target columns."
+        )
     per_metric: dict[str, dict[str, Measured | Estimate]] = {}
     for index, name in enumerate(class_names):
         threshold = None if thresholds is None else thresholds[name]
@@ -67,3 +69,19 @@ def multilabel_metrics(
     for metric, parts in per_metric.items():
         everything |= {f"{metric}[{name}]": item for name, item in parts.items()}
     return estimates(everything, patients, seed=seed, unit=unit, resamples=resamples)
+
+
+def _one_label(
+    label: Values, value: Values, patients: Patients, threshold: float | None, unit: str
+) -> dict[str, Measured | Estimate]:
+    known = ~np.isnan(label)
+    rates = {} if threshold is None else RATES
+    if not known.any():
+        absent = Estimate.absent("the label is unknown on every image", unit=unit)
+        return dict.fromkeys(("auroc", "auprc", *rates), absent)
+    label, value, patients = label[known], value[known], patients.among(known)
+    found: dict[str, Measured | Estimate] = {
+        "auroc": measured_auroc(label, value, patients, unit=unit),
+        "auprc": measured_average_precision(label, value, patients),
+    }
+    return found | (measured_rates(label, value, patients, threshold, unit=unit) if rates else {})

@@ -1,0 +1,164 @@
+"""95 % intervals from patient-clustered resamples: BCa to print, percentile for the record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.resampling import Patients, Statistic, Values, bootstrap
+
+RESAMPLES = 2000
+LEVEL = 0.95
+MOST_UNDEFINED = 0.05
+"""The largest share of resamples without a value that an interval is still made from."""
+ENOUGH_PATIENTS = 30
+"""Below so many patients (for AUROC: of either class) the interval is marked approximate."""
+APPROXIMATE = "interval approximate"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A statistic with what its estimate must tell.
+
+    Attributes:
+        statistic: the number as a function of patient weights.
+        n: how many patients (or images) stand behind it.
+        undefined: the reason to give where it has no value on the data.
+        fewest: patients in the smallest group that it needs, for the caution; ``n`` where None.
+        note: a further caution.
+    """
+
+    statistic: Statistic
+    n: int
+    undefined: str
+    fewest: int | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An interval, the percentile interval of the same resamples, and how it was made or why it is absent."""
+
+    low: float | None
+    high: float | None
+    percentile: tuple[float, float] | None
+    method: str
+    reason: str | None
+
+
+def percentile_interval(resampled: Values, level: float = LEVEL) -> tuple[float, float]:
+    """The central ``level`` of the resamples [B]."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def bca_interval(
+    value: float, resampled: Values, deleted: Values, level: float = LEVEL
+) -> tuple[float, float] | None:
+    """Bias-corrected and accelerated interval (Efron 1987), or None where it cannot be had.
+
+    Args:
+        value: the estimate on the data.
+        resampled: [B] the statistic on the resamples; ties with ``value`` count half in the bias correction.
+        deleted: [P] the statistic with each patient left out; undefined ones (NaN) are passed over.
+        level: coverage aimed at.
+    """
+    tolerance = 1e-12 * max(1.0, abs(value))
+    below = np.mean(resampled < value - tolerance) + 0.5 * np.mean(np.abs(resampled - value) <= tolerance)
+    if not 0.0 < below < 1.0:
+        return None
+    bias = ndtri(below)
+    tails = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+    stretch = 1 - acceleration(deleted) * tails
+    if np.any(stretch <= 0):
+        return None
+    low, high = np.quantile(resampled, ndtr(bias + tails / stretch))
+    return float(low), float(high)
+
+
+def acceleration(deleted: Values) -> float:
+    """Acceleration from leave-one-out values: sum d³ / (6 (sum d²)^1.5), d = mean − value; 0 if constant."""
+    defined = deleted[~np.isnan(deleted)]
+    if not defined.size:
+        return 0.0
+    deviation = defined.mean() - defined
+    spread = float(np.sum(deviation**2)) ** 1.5
+    return float(np.sum(deviation**3)) / (6 * spread) if spread > 0 else 0.0
+
+
+def interval(value: float, resampled: Values, deleted: Values) -> Interval:
+    """BCa where it can be had, else percentile; absent with the reason where the resamples are degenerate."""
+    defined = resampled[~np.isnan(resampled)]
+    undefined = 1 - defined.size / resampled.size
+    if undefined > MOST_UNDEFINED:
+        return Interval(None, None, None, "", f"{undefined:.0%} of the resamples have no value")
+    if np.ptp(defined) <= 1e-12 * max(1.0, abs(value)):
+        return Interval(None, None, None, "", "degenerate bootstrap: every resample gives the same value")
+    percentile = percentile_interval(defined)
+    corrected = bca_interval(value, defined, deleted)
+    if corrected is None:
+        return Interval(
+            *percentile, percentile, "percentile (no BCa: the estimate is extreme among the resamples)", None
+        )
+    return Interval(*corrected, percentile, "BCa", None)
+
+
+def estimates(
+    measured: Mapping[str, Measured | Estimate],
+    patients: Patients,
+    *,
+    seed: int = 0,
+    unit: str = "patients",
+    resamples: int = RESAMPLES,
+) -> dict[str, Estimate]:
+    """Each statistic on the data with its interval, all on the same resamples; an ``Estimate`` passes."""
+    values = {
+        name: item.statistic.on_the_data() for name, item in measured.items() if isinstance(item, Measured)
+    }
+    statistics = {
+        name: item.statistic
+        for name, item in measured.items()
+        if isinstance(item, Measured) and np.isfinite(values[name]) and patients.count > 1
+    }
+    resampled = bootstrap(statistics, patients, resamples=resamples, seed=seed)
+    found = {}
+    for name, item in measured.items():
+        if isinstance(item, Estimate):
+            found[name] = item
+        elif not np.isfinite(values[name]):
+            found[name] = Estimate.absent(item.undefined, n=item.n, unit=unit)
+        elif name not in statistics:
+            found[name] = Estimate(
+                values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval"
+            )
+        else:
+            made = interval(values[name], resampled[name], item.statistic.without_each())
+            method = f"{made.method}, {_resamples(resamples, unit, patients)}" if made.method else ""
+            found[name] = Estimate(
+                values[name],
+                low=made.low,
+                high=made.high,
+                percentile=made.percentile,
+                method=method,
+                n=item.n,
+                unit=unit,
+                reason=made.reason,
+                note=_note(item),
+            )
+    return found
+
+
+def _resamples(resamples: int, unit: str, patients: Patients) -> str:
+    kind = "patient-clustered" if unit == "patients" else "single-image"
+    words = f"{resamples} {kind} resamples"
+    return words if patients.folds is None else f"{words} within folds, excludes training variance"
+
+
+def _note(item: Measured) -> str | None:
+    fewest = item.n if item.fewest is None else item.fewest
+    cautions = (APPROXIMATE if fewest < ENOUGH_PATIENTS else None, item.statistic.remark(), item.note)
+    return "; ".join(caution for caution in cautions if caution) or None

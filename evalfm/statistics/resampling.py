@@ -1,0 +1,264 @@
+"""Statistics as functions of patient weights, so that a bootstrap is weights and not a loop."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Values = NDArray[np.float64]
+Positions = NDArray[np.intp]
+
+BLOCK_ELEMENTS = 1 << 20
+"""How many weights are held at once (8 MB of float64): enough to vectorise, few enough for the cache."""
+
+EXACT_DELETIONS = 1000
+"""Above so many patients a statistic without a cheap deletion leaves out groups of patients."""
+
+
+@dataclass(frozen=True)
+class Patients:
+    """Who stands behind each row.
+
+    Attributes:
+        codes: [N] patient of each row, 0 … P − 1, in the sorted order of the patients' names.
+        count: P.
+        folds: [N] fold of each row, 0 … F − 1, or None.
+        strata: [P] fold of each patient; zeros without folds.
+    """
+
+    codes: Positions
+    count: int
+    folds: Positions | None
+    strata: Positions
+
+    def behind(self, rows: NDArray[np.bool_] | None = None) -> int:
+        """How many patients have at least one of ``rows`` (bool [N]; None: all rows)."""
+        return int(np.unique(self.codes if rows is None else self.codes[rows]).size)
+
+    def among(self, rows: NDArray[np.bool_]) -> Patients:
+        """The same patients, seen only through ``rows`` (bool [N])."""
+        return replace(self, codes=self.codes[rows], folds=None if self.folds is None else self.folds[rows])
+
+
+def identify(patient: ArrayLike, folds: ArrayLike | None = None) -> Patients:
+    """Code patients (and folds) given by name.
+
+    Codes follow the sorted names, so that the resamples do not depend on the order of the rows.
+
+    Raises:
+        ValueError: there are no rows, the lengths differ, or a patient stands in two folds.
+    """
+    names = np.asarray(patient)
+    if names.ndim != 1 or names.size == 0:
+        raise ValueError("patients must be a one-dimensional array with at least one row")
+    unique, codes = np.unique(names.astype(str), return_inverse=True)
+    if folds is None:
+        return Patients(codes, len(unique), None, np.zeros(len(unique), dtype=np.intp))
+    fold = np.asarray(folds)
+    if fold.shape != names.shape:
+        raise ValueError(f"{len(names)} patients but folds of shape {fold.shape}")
+    fold_codes = np.unique(fold, return_inverse=True)[1].astype(np.intp)
+    strata = np.zeros(len(unique), dtype=np.intp)
+    strata[codes] = fold_codes
+    if not np.array_equal(strata[codes], fold_codes):
+        raise ValueError("a patient stands in more than one fold; deal whole patients to folds")
+    return Patients(codes, len(unique), fold_codes, strata)
+
+
+def patient_weights(patients: Patients, resamples: int, generator: np.random.Generator) -> Values:
+    """How often each patient is drawn, [resamples, P]: with replacement, within folds where there are folds.
+
+    Row r uses the r-th stretch of the generator's stream: one call or several blocks give the same weights.
+    """
+    order = np.argsort(patients.strata, kind="stable")
+    sizes = np.bincount(patients.strata)
+    starts = np.cumsum(sizes) - sizes
+    stratum = patients.strata[order]
+    drawn = (generator.random((resamples, patients.count)) * sizes[stratum]).astype(np.intp) + starts[stratum]
+    drawn = order[drawn] + np.arange(resamples)[:, None] * patients.count
+    counts = np.bincount(drawn.ravel(), minlength=resamples * patients.count)
+    return counts.reshape(resamples, patients.count).astype(np.float64)
+
+
+class Statistic(ABC):
+    """A number of a data set as a function of how much each of its patients counts."""
+
+    patients: int
+
+    @abstractmethod
+    def values(self, weights: Values) -> Values:
+        """The statistic under patient weights [B, P], as [B]; NaN where it is undefined."""
+
+    def on_the_data(self) -> float:
+        """The statistic with every patient counted once."""
+        return float(self.values(np.ones((1, self.patients)))[0])
+
+    def without_each(self) -> Values:
+        """The statistic with each patient left out, [P].
+
+        Above ``EXACT_DELETIONS`` patients, with each of that many random groups left out: the acceleration of
+        BCa has the same expectation from groups, with a standard deviation of .65 / groups.
+        """
+        groups = min(self.patients, EXACT_DELETIONS)
+        group = np.arange(self.patients) % groups
+        if groups < self.patients:
+            group = np.random.default_rng(0).permutation(group)
+        parts = []
+        for start, stop in blocks(groups, self.patients):
+            parts.append(self.values((group[None, :] != np.arange(start, stop)[:, None]).astype(np.float64)))
+        return np.concatenate(parts)
+
+    def remark(self) -> str | None:
+        """A caution to print beside the number, or None."""
+        return None
+
+
+class FromSums(Statistic):
+    """A function of weighted sums: means, rates, errors, moments. One matrix product for all resamples.
+
+    Args:
+        columns: [n, d] what is summed over the rows.
+        codes: [n] patient of each row.
+        patients: P.
+        formula: from sums [..., d] to the statistic [...].
+    """
+
+    def __init__(
+        self, columns: Values, codes: Positions, patients: int, formula: Callable[[Values], Values]
+    ) -> None:
+        self.patients = patients
+        self.formula = formula
+        self.sums = np.stack(
+            [np.bincount(codes, weights=column, minlength=patients) for column in columns.T], axis=1
+        )
+
+    def values(self, weights: Values) -> Values:
+        """The formula at the weighted sums."""
+        return self.formula(weights @ self.sums)
+
+    def without_each(self) -> Values:
+        """Exact for any number of patients: a patient's sums are taken from the total."""
+        return self.formula(self.sums.sum(axis=0) - self.sums)
+
+
+class FromRows(Statistic):
+    """Any function of row weights.
+
+    Args:
+        codes: [n] patient of each row.
+        patients: P.
+        function: from row weights [B, n] to the statistic [B].
+    """
+
+    def __init__(self, codes: Positions, patients: int, function: Callable[[Values], Values]) -> None:
+        self.patients = patients
+        self.codes = codes
+        self.function = function
+
+    def values(self, weights: Values) -> Values:
+        """The function at each row's patient weight, a bounded block of resamples at a time."""
+        parts = [
+            self.function(weights[start:stop][:, self.codes])
+            for start, stop in blocks(len(weights), len(self.codes))
+        ]
+        return np.concatenate(parts)
+
+
+class Average(Statistic):
+    """The mean of statistics over those parts (folds, labels) where each is defined.
+
+    The same rule holds on the data and in every resample; parts undefined on the data are told in ``remark``.
+    """
+
+    def __init__(self, parts: Sequence[Statistic], names: str = "folds") -> None:
+        if not parts:
+            raise ValueError("an average needs at least one part")
+        self.parts = tuple(parts)
+        self.names = names
+        self.patients = parts[0].patients
+
+    def values(self, weights: Values) -> Values:
+        """Mean over the defined parts, [B]."""
+        return mean_of_defined(np.stack([part.values(weights) for part in self.parts]))
+
+    def without_each(self) -> Values:
+        """Mean over the defined parts with each patient, or group of patients, left out."""
+        return mean_of_defined(np.stack([part.without_each() for part in self.parts]))
+
+    def remark(self) -> str | None:
+        """How many parts are left out because the statistic is undefined there."""
+        undefined = sum(np.isnan(part.on_the_data()) for part in self.parts)
+        if not undefined:
+            return None
+        return f"undefined in {undefined} of {len(self.parts)} {self.names}, which are left out"
+
+
+def mean_of_defined(parts: Values) -> Values:
+    """Mean over the first axis of what is not NaN; NaN where nothing is defined."""
+    defined = ~np.isnan(parts)
+    return ratio(np.where(defined, parts, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+
+
+def ratio(numerator: Values, denominator: Values) -> Values:
+    """``numerator / denominator`` with NaN where the denominator is 0."""
+    numerator, denominator = np.broadcast_arrays(numerator, denominator)
+    result = np.full(numerator.shape, np.nan)
+    np.divide(numerator, denominator, out=result, where=denominator != 0)
+    return result
+
+
+def over_folds(patients: Patients, build: Callable[[Positions], Statistic]) -> Statistic:
+    """``build`` over all rows, or its average over the folds, each built from its own rows only."""
+    if patients.folds is None:
+        return build(np.arange(len(patients.codes)))
+    return Average([build(np.flatnonzero(patients.folds == fold)) for fold in np.unique(patients.folds)])
+
+
+def sums_over_folds(
+    columns: Values,
+    patients: Patients,
+    formula: Callable[[Values], Values],
+    rows: NDArray[np.bool_] | None = None,
+) -> Statistic:
+    """``formula`` of the sums of ``columns`` [N, d] over ``rows`` (bool [N], None: all), averaged over folds."""
+    among = np.ones(len(columns), dtype=bool) if rows is None else rows
+
+    def build(members: Positions) -> FromSums:
+        kept = members[among[members]]
+        return FromSums(columns[kept], patients.codes[kept], patients.count, formula)
+
+    return over_folds(patients, build)
+
+
+def mean_over_folds(
+    values: NDArray[np.generic], patients: Patients, rows: NDArray[np.bool_] | None = None
+) -> Statistic:
+    """Mean over images of ``values`` [N] among ``rows`` (bool [N], all if None), averaged over folds."""
+    columns = np.stack([np.ones(len(values)), values.astype(np.float64)], axis=1)
+    if rows is not None:
+        columns[~rows] = 0.0
+    return sums_over_folds(columns, patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+
+
+def bootstrap(
+    statistics: Mapping[str, Statistic], patients: Patients, *, resamples: int = 2000, seed: int = 0
+) -> dict[str, Values]:
+    """Every statistic on the same patient-clustered resamples, each [resamples]."""
+    generator = np.random.default_rng(seed)
+    found = {name: np.empty(resamples) for name in statistics}
+    for start, stop in blocks(resamples, max(patients.count, len(patients.codes))):
+        weights = patient_weights(patients, stop - start, generator)
+        for name, statistic in statistics.items():
+            found[name][start:stop] = statistic.values(weights)
+    return found
+
+
+def blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
+    """Start and stop of stretches of ``rows`` of ``width`` numbers, each about ``BLOCK_ELEMENTS`` in all."""
+    step = max(1, BLOCK_ELEMENTS // max(width, 1))
+    for start in range(0, rows, step):
+        yield start, min(start + step, rows)
