@@ -1,0 +1,32 @@
+"""Encoders turn images into features: cards hold their facts, families build them, one contract runs them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalfm.encoders.card import EncoderCard as EncoderCard
+    from evalfm.encoders.encoder import Encoder as Encoder
+    from evalfm.encoders.encoder import Features as Features
+    from evalfm.encoders.loading import load_encoder as load_encoder
+    from evalfm.encoders.registry import find_card as find_card
+    from evalfm.encoders.registry import list_cards as list_cards
+
+_HOME = {
+    "Encoder": "encoder",
+    "EncoderCard": "card",
+    "Features": "encoder",
+    "find_card": "registry",
+    "list_cards": "registry",
+    "load_encoder": "loading",
+}
+
+__all__ = ["Encoder", "EncoderCard", "Features", "find_card", "list_cards", "load_encoder"]
+
+
+def __getattr__(name: str) -> Any:
+    # Cards are listed without torch; only an encoder's use imports it.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

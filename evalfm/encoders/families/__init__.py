@@ -1,0 +1,34 @@
+"""One module per library that encoders are built with; imported only when an encoder of it is loaded."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
+
+from evalfm.encoders.card import EncoderCard
+from evalfm.errors import EvalfmError
+
+if TYPE_CHECKING:
+    from evalfm.encoders.encoder import Encoder, Settings
+    from evalfm.encoders.weights import Checkpoint
+
+FAMILIES = ("classical", "timm", "torchvision", "transformers")
+
+
+class Builder(Protocol):
+    """Builds the encoder of a card; without a checkpoint its weights are drawn from torch's generator."""
+
+    def __call__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+        """The encoder of ``card`` with the tensors of ``checkpoint``."""
+        ...
+
+
+def builder(family: str) -> Builder:
+    """The ``build`` of a family's module.
+
+    Raises:
+        EvalfmError: the family has no builder, as ``own``.
+    """
+    if family not in FAMILIES:
+        raise EvalfmError(f"Encoders of family {family!r} come from code: name it as file.py:build.")
+    return cast(Builder, import_module(f"{__name__}.{family}").build)

@@ -1,0 +1,147 @@
+"""timm models, through its own checkpoint filters and its one contract of intermediate features."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor
+
+from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
+from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.weights import Checkpoint, load_into
+from evalfm.errors import EvalfmError, UnknownNameError
+
+
+class TimmEncoder(Encoder):
+    """A timm model without its classifier; timm resamples a ViT's positions (bicubic, antialiased)."""
+
+    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, settings)
+        _check_name(card.architecture)
+        published = timm.get_pretrained_cfg(card.architecture)
+        arguments = dict(card.arguments)
+        if (
+            published is not None
+            and published.fixed_input_size
+            and self.input_size != published.input_size[1:]
+        ):
+            arguments["img_size"] = self.input_size
+        self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
+        if checkpoint is not None:
+            tensors = _filtered(checkpoint, self.model)
+            load_into(self.model, tensors, card.weights, checkpoint.path)
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        final, layers = self.model.forward_intermediates(
+            batch, indices=list(self.card.map_layers), norm=self.card.map_norm == "final", output_fmt="NCHW"
+        )
+        own = {"head": self.model.forward_head(final, pre_logits=True)} if self.card.pooling == "head" else {}
+        if final.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
+            final = final.permute(0, 3, 1, 2)
+        return RawFeatures(layers=tuple(layers), final=final, pooled=own)
+
+
+def derive_card(architecture: str) -> EncoderCard:
+    """A card for any timm model with random weights, from timm's own metadata and the shapes it gives.
+
+    The published preprocessing of the architecture's default weights is kept, so that the same weights
+    trained are compared on the same pixels. Plain ViTs give four evenly spaced blocks and the last, others
+    their stages from stride 4 on.
+
+    Raises:
+        EvalfmError: timm has no such model, or the model gives no intermediate maps.
+    """
+    _check_name(architecture)
+    with torch.random.fork_rng(devices=[]):
+        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+    config = model.pretrained_cfg
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        raise EvalfmError(f"timm's {architecture} gives no intermediate maps; choose another model.")
+    size = tuple(config["input_size"][1:])
+    with torch.no_grad():
+        final, layers = model.forward_intermediates(torch.zeros(1, *config["input_size"]), output_fmt="NCHW")
+        head = model.forward_head(final, pre_logits=True)
+    strides = [round(size[0] / layer.shape[2]) for layer in layers]
+    if any(
+        math.ceil(size[0] / stride) - layer.shape[2] not in (0, 1, 2)
+        for stride, layer in zip(strides, layers, strict=True)
+    ):
+        raise EvalfmError(f"The maps of timm's {architecture} do not cover its input; choose another model.")
+    plain = len(layers) > 5 and len(set(strides)) == 1
+    kept = _evenly(len(layers)) if plain else [index for index, stride in enumerate(strides) if stride >= 4]
+    tokens = final.ndim == 3
+    return EncoderCard(
+        name=f"random:{architecture}",
+        summary=f"timm's {architecture} with random weights: a floor that has learnt nothing.",
+        family="timm",
+        architecture=architecture,
+        weights=WeightsFacts(source="none"),
+        licence="Apache-2.0",
+        commercial_use="yes",
+        parameters=sum(each.numel() for each in model.parameters()),
+        preprocessing=_published_preprocessing(config),
+        size_multiple=strides[0] if tokens else 32 if config.get("fixed_input_size") else 1,
+        poolings={"head": head.shape[1]},
+        pooling="head",
+        map_layers=tuple(kept),
+        map_channels=tuple(layers[index].shape[1] for index in kept),
+        map_strides=tuple(strides[index] for index in kept),
+        map_norm="final" if tokens else "none",
+        prefix_tokens=getattr(model, "num_prefix_tokens", 0),
+        paradigm="none",
+        domain="none",
+    )
+
+
+def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:
+    height, width = config["input_size"][1:]
+    crop = config.get("crop_pct") or 0.875
+    squash = config.get("crop_mode") == "squash" or crop >= 1
+    interpolation = (
+        config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
+    )
+    return Preprocessing(
+        input_size=(height, width),
+        resize="squash" if squash else "shortest-edge-crop",
+        resize_to=None if squash else math.floor(max(height, width) / crop),
+        interpolation=interpolation,
+        antialias=True,
+        channels=3,
+        units=("unit-interval",),
+        input_range=(0.0, 1.0),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+
+
+def _evenly(depth: int) -> list[int]:
+    """Four evenly spaced blocks and the last, as indices."""
+    return [round(depth * part / 5) - 1 for part in range(1, 6)]
+
+
+def _filtered(checkpoint: Checkpoint, model: Any) -> dict[str, Tensor]:
+    """The checkpoint's tensors after timm's own conversion for this architecture, if it has one."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return checkpoint.tensors
+    try:
+        return dict(convert(dict(checkpoint.tensors), model))
+    except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError) as error:
+        raise EvalfmError(
+            f"{checkpoint.path} does not fit the encoder (timm cannot convert it: {error}); "
+            "give the weights that the card names."
+        ) from None
+
+
+def _check_name(architecture: str) -> None:
+    if not timm.is_model(architecture):
+        raise UnknownNameError("timm model", architecture, timm.list_models())
+
+
+def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+    """The card's timm model, with the checkpoint's tensors or random ones."""
+    return TimmEncoder(card, settings, checkpoint)

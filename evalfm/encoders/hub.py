@@ -1,0 +1,64 @@
+"""Weights fetched from the hub into the shared cache, at the card's pinned revision; quick to say why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalfm.encoders.card import EncoderCard
+from evalfm.errors import EvalfmError
+
+TIMEOUT_SECONDS = 5
+"""How long to wait for the hub's first answer."""
+
+WITHOUT_WEIGHTS = "pixels, hog and random:resnet18 need no weights"
+
+
+def fetch(card: EncoderCard) -> Path:
+    """The local path of the card's weights, downloaded if they are not in the cache.
+
+    Raises:
+        EvalfmError: the card has no hub source, the hub cannot be reached, a licence must be accepted first,
+            or the file is not there; the sentence says which file to place where.
+    """
+    facts = card.weights
+    if facts.source != "hub" or facts.repository is None or facts.file is None:
+        raise EvalfmError(
+            f"The weights of {card.name} are on no hub: give their file with --weights PATH "
+            f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
+        )
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    page = f"https://huggingface.co/{facts.repository}"
+    by_hand = f"fetch {facts.file} from {page} elsewhere and give it with --weights PATH ({WITHOUT_WEIGHTS})"
+    try:
+        return Path(
+            hf_hub_download(
+                facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS
+            )
+        )
+    except GatedRepoError:
+        raise EvalfmError(
+            f"The weights of {card.name} are gated: accept their licence ({card.licence}) at {page}, "
+            f"log in with `hf auth login`, and run again; or {by_hand}."
+        ) from None
+    except LocalEntryNotFoundError:
+        raise EvalfmError(
+            f"The weights of {card.name} are not in the cache and the hub cannot be reached: {by_hand}."
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+        raise EvalfmError(
+            f"The hub has no {facts.file} at revision {facts.revision} of {facts.repository} "
+            f"(or it needs a login): {by_hand}, and mend the card."
+        ) from None
+    except (HfHubHTTPError, OSError) as error:
+        raise EvalfmError(
+            f"The weights of {card.name} could not be fetched ({type(error).__name__}): {by_hand}."
+        ) from None

@@ -1,0 +1,169 @@
+"""An encoder from its name: the card, the weights, the model, checked against each other."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
+from evalfm.encoders.families import builder
+from evalfm.encoders.hub import fetch
+from evalfm.encoders.preprocessing import override
+from evalfm.encoders.registry import RANDOM, find_card, find_plugin
+from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
+from evalfm.errors import EvalfmError
+
+SEED = 0
+"""From which random weights are drawn, the same in every run."""
+
+
+def load_encoder(
+    name: str | EncoderCard | Encoder | Callable[[], Encoder],
+    *,
+    weights: str | Path = "hub",
+    input_size: int | tuple[int, int] | None = None,
+    resize: str | None = None,
+    precision: str = "float32",
+    device: str | torch.device = "cpu",
+) -> Encoder:
+    """An encoder in evaluation mode on ``device``.
+
+    Args:
+        name: a card's name (``rad-dino``, ``rad-dino@mean``), ``random:<timm model>``, a path of a card,
+            ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that makes one.
+        weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
+            checkpoint.
+        input_size, resize: override the card; recorded in ``notes`` and in ``key``.
+        precision: in which the model runs; features are float32 in any case.
+        device: where the model runs.
+
+    Raises:
+        EvalfmError: unknown name, weights that cannot be had or do not fit, or options that the encoder
+            cannot take.
+    """
+    if not is_precision(precision):
+        raise EvalfmError(f"There is no precision {precision!r}; take {', '.join(PRECISIONS)}.")
+    place = _device(device)
+    made = _own(name)
+    if made is not None:
+        if (str(weights), input_size, resize, precision) != ("hub", None, None, "float32"):
+            raise EvalfmError(
+                "An encoder from code decides its own weights, input size, resize policy and precision; "
+                "set them where it is built."
+            )
+        made.seal()
+        return made.eval().to(place)
+    card = name if isinstance(name, EncoderCard) else find_card(str(name))
+    facts, notes = override(card, input_size, resize)
+    checkpoint, drawn = _weights(card, str(weights))
+    settings = Settings(
+        preprocessing=facts,
+        precision=precision,
+        random_weights=drawn,
+        weights_file=checkpoint.sha256 if checkpoint else None,
+        notes=(*notes, *_caution(card, checkpoint, drawn)),
+    )
+    # Building draws initial weights; the caller's generator must not feel it.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        encoder = builder(card.family)(card, settings, checkpoint)
+    _check_size(encoder, card)
+    encoder.seal()
+    return encoder.eval().to(place)
+
+
+def _own(name: str | EncoderCard | Encoder | Callable[[], Encoder]) -> Encoder | None:
+    """The encoder that the user's code gives, or None where ``name`` is a card's."""
+    digest = None
+    if isinstance(name, EncoderCard):
+        return None
+    if isinstance(name, str):
+        path, colon, attribute = name.rpartition(":")
+        if colon and path.endswith(".py"):
+            factory, digest = _import_factory(Path(path), attribute)
+        else:
+            plugin = find_plugin(name)
+            if plugin is None:
+                return None
+            factory = plugin
+    elif isinstance(name, Encoder):
+        return name
+    else:
+        factory = name
+    made = factory()
+    if not isinstance(made, Encoder):
+        raise EvalfmError(f"{name} must give an evalfm Encoder, not a {type(made).__name__}.")
+    if digest is not None:
+        made.settings = Settings(**{**vars(made.settings), "code_digest": digest})
+    return made
+
+
+def _import_factory(path: Path, attribute: str) -> tuple[Callable[[], Encoder], str]:
+    if not path.is_file():
+        raise EvalfmError(f"There is no file {path}; check --encoder.")
+    digest = file_digest(path)
+    specification = importlib.util.spec_from_file_location(f"evalfm_user_{digest[:16]}", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise EvalfmError(f"{path} has no function {attribute!r}; name the one that makes the encoder.")
+    return factory, digest
+
+
+def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
+    """The checkpoint to load, if any, and whether random weights stay."""
+    if card.weights.source == "none":
+        drawn = card.name.startswith(RANDOM)
+        if weights not in ("hub", "random") or (weights == "random" and not drawn):
+            raise EvalfmError(f"{card.name} takes no weights; leave --weights out.")
+        return None, drawn
+    if weights == "random":
+        return None, True
+    if weights != "hub":
+        return read_checkpoint(Path(weights).expanduser(), card.weights), False
+    path = fetch(card)
+    checkpoint = read_checkpoint(path, card.weights)
+    if card.weights.sha256 not in (None, checkpoint.sha256):
+        raise EvalfmError(
+            f"{path} is not the file that the card of {card.name} pins by its SHA-256; fetch it again."
+        )
+    return checkpoint, False
+
+
+def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[str]:
+    notes = []
+    if drawn:
+        notes.append(f"{card.name} has random weights: it has learnt nothing.")
+    elif checkpoint is not None and card.weights.sha256 not in (None, checkpoint.sha256):
+        notes.append(f"The weights of {card.name} are another file than the one its card pins.")
+    if not drawn:
+        notes += [f"Unconfirmed: {sentence}" for sentence in card.unconfirmed]
+    return notes
+
+
+def _check_size(encoder: Encoder, card: EncoderCard) -> None:
+    if encoder.input_size != card.preprocessing.input_size:
+        return
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    if count != card.parameters:
+        raise EvalfmError(
+            f"{card.name} has {count:,} parameters where its card says {card.parameters:,}; "
+            "mend the card, or install the library version it was written for."
+        )
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        place = torch.device(device)
+    except RuntimeError:
+        raise EvalfmError(f"There is no device {device!r}; take cpu, cuda, cuda:0 or mps.") from None
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise EvalfmError("There is no usable GPU here; take --device cpu.")
+    return place

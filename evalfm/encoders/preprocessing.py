@@ -1,0 +1,183 @@
+"""From a film to a model's input tensor, in float, with the geometry that leads back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalfm.data.geometry import Geometry
+from evalfm.encoders.card import EncoderCard, Preprocessing
+from evalfm.errors import EvalfmError
+
+if TYPE_CHECKING:
+    from evalfm.data.images import Image
+
+Augment = Callable[[Tensor, Geometry], tuple[Tensor, Geometry]]
+"""Changes a resized, not yet normalised tensor [C, h, w] and says so in the geometry."""
+
+LUMA = (0.299, 0.587, 0.114)
+"""ITU-R 601 weights of red, green, blue, as in PIL's mode L."""
+
+
+@dataclass(frozen=True)
+class Preparer:
+    """Prepares films for one encoder; small enough to be sent to loader workers without the model.
+
+    Attributes:
+        facts: the card's preprocessing, with the user's overrides.
+        encoder: the encoder's name, for messages.
+    """
+
+    facts: Preprocessing
+    encoder: str
+
+    def geometry_of(self, height: int, width: int) -> Geometry:
+        """How a film [height, width] lies in the model's input."""
+        resized, top, left = self._plan(height, width)
+        return Geometry.identity((height, width)).resize(resized).crop(top, left, self.facts.input_size)
+
+    def notes(self, image: Image) -> tuple[str, ...]:
+        """What a run must say of this image's preparation."""
+        if image.pixels.shape[0] == 3 and self.facts.channels == 1:
+            return (f"{self.encoder} takes one channel: colour was reduced to its luma.",)
+        return ()
+
+    def __call__(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
+        """The model's input float32 [C, h, w] and where each of its pixels lies on the film.
+
+        Bicubic overshoot is cut back to the unit interval, as the 8-bit resizers do with which encoders are
+        trained; values are not rounded to 256 levels, so 12- and 16-bit films keep their depth. HU and raw
+        values are not cut.
+
+        Raises:
+            EvalfmError: the image's unit, channels or values are not what the encoder takes.
+        """
+        pixels = self._checked(image)
+        if pixels.shape[0] == 3 and self.facts.channels == 1:
+            pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
+        resized, top, left = self._plan(*pixels.shape[1:])
+        geometry = self.geometry_of(*pixels.shape[1:])
+        tensor = self._resize(pixels, resized)
+        if image.unit == "unit-interval" and self.facts.interpolation == "bicubic":
+            tensor = tensor.clamp(0.0, 1.0)
+        tensor = self._crop(tensor, top, left)
+        if augment is not None:
+            tensor, geometry = augment(tensor, geometry)
+        return self._normalise(tensor.expand(self.facts.channels, -1, -1)), geometry
+
+    def _checked(self, image: Image) -> Tensor:
+        if image.unit not in self.facts.units:
+            raise EvalfmError(
+                f"{self.encoder} takes images in {' or '.join(self.facts.units)}, not in {image.unit}; "
+                "choose an encoder for this unit, or convert the images to the unit interval first."
+            )
+        pixels = torch.from_numpy(np.array(image.pixels, dtype=np.float32))
+        if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
+            raise EvalfmError(
+                f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W]."
+            )
+        low, high = (float(value) for value in torch.aminmax(pixels))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise EvalfmError("An image holds NaN or infinite pixels; mend or drop the file.")
+        if image.unit == "unit-interval" and (low < -1e-4 or high > 1.0001):
+            raise EvalfmError(
+                f"An image said to be in the unit interval holds values from {low:g} to {high:g}; "
+                "divide by 2^bits - 1 when reading it."
+            )
+        return pixels
+
+    def _plan(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
+        """Size to resize to, then top and left of the crop (negative: padding)."""
+        target_h, target_w = self.facts.input_size
+        if self.facts.resize == "squash":
+            return (target_h, target_w), 0, 0
+        if self.facts.resize == "letterbox":
+            scale = min(target_h / height, target_w / width)
+            resized = (
+                max(1, min(target_h, round(height * scale))),
+                max(1, min(target_w, round(width * scale))),
+            )
+        else:
+            short = self.facts.resize_to or max(target_h, target_w)
+            # The long side is cut off to whole pixels, as torchvision and transformers do.
+            resized = (
+                short if height <= width else short * height // width,
+                short if width <= height else short * width // height,
+            )
+        return resized, (resized[0] - target_h) // 2, (resized[1] - target_w) // 2
+
+    def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        if tuple(pixels.shape[1:]) == size:
+            return pixels
+        if self.facts.interpolation == "nearest":
+            return functional.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
+        return functional.interpolate(
+            pixels[None],
+            size=size,
+            mode=self.facts.interpolation,
+            antialias=self.facts.antialias,
+            align_corners=False,
+        )[0]
+
+    def _crop(self, tensor: Tensor, top: int, left: int) -> Tensor:
+        height, width = self.facts.input_size
+        right, bottom = left + width - tensor.shape[2], top + height - tensor.shape[1]
+        # Negative padding crops.
+        return functional.pad(tensor, (-left, right, -top, bottom), value=self.facts.pad_value)
+
+    def _normalise(self, tensor: Tensor) -> Tensor:
+        low, high = self.facts.input_range or (0.0, 1.0)
+        mean = torch.tensor(self.facts.mean)[:, None, None]
+        std = torch.tensor(self.facts.std)[:, None, None]
+        return ((tensor * (high - low) + low - mean) / std).contiguous()
+
+
+def override(
+    card: EncoderCard, input_size: int | tuple[int, int] | None, resize: str | None
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The card's preprocessing with another input size or resize policy, and sentences that say so.
+
+    The share that a centre crop cuts off is kept when the size changes.
+
+    Raises:
+        EvalfmError: the size is no multiple that the model takes, or the policy is unknown.
+    """
+    facts, notes = card.preprocessing, []
+    changes: dict[str, object] = {}
+    if resize is not None and resize != facts.resize:
+        if resize not in ("squash", "shortest-edge-crop", "letterbox"):
+            raise EvalfmError(
+                f"There is no resize policy {resize!r}; take squash, shortest-edge-crop or letterbox."
+            )
+        changes |= {"resize": resize, "resize_to": None}
+        if resize == "shortest-edge-crop":
+            changes["resize_to"] = max(facts.input_size)
+        notes.append(f"Films are resized by {resize} instead of {facts.resize}.")
+    size = (input_size, input_size) if isinstance(input_size, int) else input_size
+    if size is not None and tuple(size) != facts.input_size:
+        _check_multiple(card, size)
+        resize_to = changes.get("resize_to", facts.resize_to)
+        if isinstance(resize_to, int):
+            changes["resize_to"] = resize_to * max(size) // max(facts.input_size)
+        changes["input_size"] = (int(size[0]), int(size[1]))
+        notes.append(
+            f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}."
+        )
+    return facts.model_copy(update=changes), tuple(notes)
+
+
+def _check_multiple(card: EncoderCard, size: tuple[int, int]) -> None:
+    step = card.size_multiple
+    nearest = [max(step, step * round(side / step)) for side in size]
+    if tuple(nearest) != tuple(size):
+        raise EvalfmError(
+            f"{card.name} needs an input size in multiples of {step}, not {size[0]} x {size[1]}; "
+            f"the nearest is {nearest[0]} x {nearest[1]}."
+        )
