@@ -27,7 +27,7 @@ FAR_PIXEL_MM = 10.0
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong: the sentence with its remedy, and the row it stands in, counted from 1 (None: no one row)."""
+    """One thing wrong: the sentence with its remedy, and its row counted from 1 (None: no one row)."""
 
     message: str
     row: int | None = None
@@ -62,7 +62,7 @@ def quick_faults(manifest: Manifest) -> list[Fault]:
 
 
 def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Fault]:
-    """Faults that need the files: images that cannot be read, identical bytes in two splits, masks of another size."""
+    """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size."""
     return [*_identical_images(manifest, progress), *_mask_sizes(manifest, progress)]
 
 
@@ -92,9 +92,8 @@ def _declarations(manifest: Manifest) -> Iterable[Fault]:
     for name in info.label_source:
         if name not in table and name + MASK_SUFFIX not in table:
             known = [str(column) for column in table.columns]
-            yield Fault(
-                f"the label {name!r} of dataset.yaml has no column; add it or remove it. {suggestion(name, known)}"
-            )
+            near = suggestion(name, known)
+            yield Fault(f"the label {name!r} of dataset.yaml has no column; add it or remove it. {near}")
     for name in info.mask_dialects:
         if name + MASK_SUFFIX not in table:
             yield Fault(
@@ -103,9 +102,8 @@ def _declarations(manifest: Manifest) -> Iterable[Fault]:
     for column in table.columns:
         finding = str(column).removesuffix(MASK_SUFFIX)
         if finding != column and finding not in info.mask_dialects:
-            yield Fault(
-                f"the column {column!r} needs its dialect: `mask_dialects: {{{finding}: file}}` in dataset.yaml"
-            )
+            dialect = f"`mask_dialects: {{{finding}: file}}`"
+            yield Fault(f"the column {column!r} needs its dialect, such as {dialect} in dataset.yaml")
 
 
 def _identities(manifest: Manifest) -> Iterable[Fault]:
@@ -161,7 +159,7 @@ def _labels(manifest: Manifest) -> Iterable[Fault]:
         numeric = pd.api.types.is_numeric_dtype(column.dtype)
         if kind == "binary":
             wrong = column.notna() & ~column.isin([0.0, 1.0])
-            remedy = f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` or `number` in dataset.yaml"
+            remedy = f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number)"
             yield from _rows(manifest, wrong, name, remedy)
         elif kind == "number":
             wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
@@ -209,9 +207,9 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
         column = manifest.table[name]
         present = column[column.notna() & (column != EMPTY_MASK)]
         reasons = locator_faults(present, manifest.root)
-        for position in present.index[present.isin(list(reasons))] if reasons else ():
-            locator = str(present[position])
-            yield Fault(f"{name} {locator!r} {reasons[locator]} (root {manifest.root})", int(position) + 1)
+        for position, locator in enumerate(column if reasons else ()):
+            if locator in reasons:
+                yield Fault(f"{name} {locator!r} {reasons[locator]} (root {manifest.root})", position + 1)
 
 
 def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:

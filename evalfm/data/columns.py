@@ -108,6 +108,12 @@ def _column(name: str, column: pd.Series, info: DatasetInfo, from_text: bool) ->
     return as_text(column)
 
 
+def with_numbers(column: pd.Series) -> pd.Series:
+    """A text column as numbers where every cell is one and has no leading zero to lose, else as it was."""
+    numbers = None if _has_leading_zeros(column) else as_numbers(column)
+    return column if numbers is None else numbers
+
+
 def _holds_booleans(column: pd.Series) -> bool:
     if column.dtype != object:
         return False

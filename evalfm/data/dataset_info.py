@@ -23,8 +23,8 @@ class SplitRule(CardModel):
     """How the ``split`` column came to be.
 
     Attributes:
-        rule: ``hash`` (per patient, stable), ``stratified``, ``official`` (lists of ids), ``source`` (a column of the
-            source), ``test-where`` (an expression names the test patients) or ``other``.
+        rule: ``hash`` (per patient, stable), ``stratified``, ``official`` (lists of ids), ``source`` (a
+            column of the source), ``test-where`` (an expression names the test patients) or ``other``.
         seed: of the hash, where one took part.
         fractions: of train, val and test, where they were dealt.
         stratify: the label whose frequency was kept equal.
@@ -49,9 +49,10 @@ class DatasetInfo(CardModel):
         synthetic: True where the images are made up; every result then says so.
         root: folder of the images, absolute or relative to dataset.yaml; locators never leave it.
         mask_dialects: per finding, how the cells of ``<finding>_mask`` are written.
-        mask_sizes: per finding, (height, width) of masks that were stored at another size than the image; they are
-            brought onto the image's grid by nearest neighbour.
-        label_source: per label column or mask finding where it comes from: text-mined, radiologist, mask, ctr>0.5, ….
+        mask_sizes: per finding, (height, width) of masks that were stored at another size than the image;
+            they are brought onto the image's grid by nearest neighbour.
+        label_source: per label column or mask finding where it comes from: text-mined, radiologist, mask,
+            ctr>0.5, pseudo, ….
         label_kinds: kind of a label column; ``binary`` where not named.
         derived_from: data sets whose images these are, such as ``nih-cxr14`` for SIIM-ACR.
         attributes: columns that may leave the manifest, as subgroups and in predictions; nothing else does.

@@ -27,7 +27,7 @@ class Digests:
 
 
 def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> Digests:
-    """sha256 of the stored bytes of each image, read in parallel, from memory where the file has not changed."""
+    """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes."""
     from evalfm.data.images import image_digest
 
     sidecar = _sidecar(root)

@@ -1,9 +1,9 @@
 """Cohorts as text, such as ``age >= 18 and view in ['PA', 'AP']``: read safely, unknown satisfies nothing.
 
-Allowed are names of columns, numbers and texts, comparisons (also chained: ``20 < age <= 60``), ``in`` and ``not in``
-a list, ``and``, ``or``, ``not`` and parentheses. ``col is None`` asks for unknown values and ``col is not None`` for
-known ones; any other comparison with an unknown value is unknown, ``not`` of unknown is unknown, and a row for which
-the whole is unknown is left out.
+Allowed are names of columns, numbers and texts, comparisons (also chained: ``20 < age <= 60``), ``in`` and
+``not in`` a list, ``and``, ``or``, ``not`` and parentheses. ``col is None`` asks for unknown values and
+``col is not None`` for known ones; any other comparison with an unknown value is unknown, ``not`` of
+unknown is unknown, and a row for which the whole is unknown is left out.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class _Operand:
 
 
 def evaluate(expr: str, table: pd.DataFrame) -> Booleans:
-    """Which rows of ``table`` satisfy ``expr``, bool [N]; an unknown value (NaN, None, empty) satisfies no comparison.
+    """Which rows of ``table`` satisfy ``expr``, bool [N]; an unknown value satisfies no comparison.
 
     Raises:
         UnknownNameError: the expression names a column that is not there.
@@ -226,7 +226,7 @@ def _refused(node: ast.expr, expr: str) -> EvalfmError:
         ast.IfExp: "if … else",
         ast.Constant: "values that stand alone",
     }
-    what = kinds.get(type(node), f"`{ast.unparse(node)}`")
+    what = kinds.get(type(node), "nested answers and other forms")
     return EvalfmError(
-        f"In {expr!r} {what} are not allowed; use columns, numbers and texts with comparisons, in, and, or, not."
+        f"In {expr!r} {what} are not allowed; compare columns with numbers and texts, join by and, or, not."
     )

@@ -1,4 +1,4 @@
-"""Do the files that a table names exist under its root: asked folder by folder, so that 100,000 rows take a second."""
+"""Do the files that a table names exist under its root: asked folder by folder, for 100,000 rows a second."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def file_of(locator: str) -> str:
 def locator_faults(locators: Iterable[str], root: Path) -> dict[str, str]:
     """For each locator that cannot be read from ``root``, why: it leaves the root, or there is no such file.
 
-    Symbolic links are followed; one that leads out of the root leaves it. Members of archives are not looked for.
+    Symbolic links are followed; one that leads out of the root leaves it. Members of archives are not sought.
     """
     whole = root.resolve()
     folders: dict[str, str | dict[str, bool]] = {}

@@ -40,7 +40,8 @@ class Manifest:
 
     Attributes:
         info: dataset.yaml.
-        table: the rows, numbered from 0; text as str or None, labels and numbers as float64 with NaN for unknown.
+        table: the rows, numbered from 0; text as str or None, labels and numbers as float64, NaN where
+            unknown.
         folder: where dataset.yaml lies or will lie; a relative ``info.root`` starts here.
     """
 
@@ -52,7 +53,7 @@ class Manifest:
         absent = [name for name in ("id", "image") if name not in self.table]
         if absent:
             raise EvalfmError(
-                f"The manifest of {self.info.name!r} has no column {' and no column '.join(map(repr, absent))}; "
+                f"The manifest of {self.info.name!r} lacks the columns {', '.join(absent)}; "
                 "every row needs an id of its own and the path of its image."
             )
         object.__setattr__(self, "table", canonical(self.table, self.info))
@@ -62,7 +63,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path | str, *, validate: bool = True) -> Manifest:
-        """Read a data set: a folder with dataset.yaml and manifest.parquet or manifest.csv, or the table itself.
+        """Read a data set: its folder (dataset.yaml, manifest.parquet or manifest.csv) or the table in it.
 
         Raises:
             EvalfmError: a file is missing or not readable, or the data have faults (all of them are listed).
@@ -77,25 +78,27 @@ class Manifest:
         return manifest
 
     def write(self, folder: Path | str) -> Manifest:
-        """Write manifest.parquet and dataset.yaml into ``folder``; images stay where they are.
+        """Write manifest.parquet (or manifest.csv where one lies) and dataset.yaml; images stay in place.
 
-        The root is written relative where it lies in ``folder``, else absolute. Returns the manifest as it lies there.
+        The root is written relative where it lies in ``folder``, else absolute. Returns the manifest as
+        written.
         """
         target = Path(folder)
-        if (target / CSV_FILE).exists():
-            raise EvalfmError(f"{target} holds a {CSV_FILE} already; write to another folder or remove it.")
         root = self.root
         inside = root.is_relative_to(target.resolve())
         written = root.relative_to(target.resolve()).as_posix() if inside else str(root)
         info = self.info.model_copy(update={"root": written})
-        stream = BytesIO()
-        self.table.to_parquet(stream, index=False)
-        write_atomically(target / PARQUET_FILE, stream.getvalue())
+        if (target / CSV_FILE).exists():
+            write_atomically(target / CSV_FILE, self.table.to_csv(index=False).encode())
+        else:
+            stream = BytesIO()
+            self.table.to_parquet(stream, index=False)
+            write_atomically(target / PARQUET_FILE, stream.getvalue())
         write_atomically(target / DATASET_FILE, dataset_yaml(info).encode())
         return Manifest(info, self.table, target)
 
     def validate(self, *, deep: bool = False, progress: Progress = SILENT) -> None:
-        """Check the rows before any computing; ``deep`` also reads files, for identical bytes and sizes of masks.
+        """Check the rows before any computing; ``deep`` also reads files: identical bytes, sizes of masks.
 
         Raises:
             EvalfmError: lists every fault with its row (counted from 1) and remedy, the first 20 in full.
@@ -145,7 +148,7 @@ class Manifest:
     def digests(
         self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT
     ) -> NDArray[np.object_]:
-        """Digests of ``rows`` (all by default) at once: in parallel, remembered while the files do not change.
+        """Digests of ``rows`` (all by default) at once: in parallel, remembered while no file changes.
 
         Raises:
             EvalfmError: an image cannot be read.
@@ -167,7 +170,7 @@ class Manifest:
 
         Raises:
             UnknownNameError: the manifest has no masks of ``finding``.
-            EvalfmError: the mask cannot be read, or has another size than the image and dataset.yaml does not say so.
+            EvalfmError: the mask cannot be read, or has a size that is neither the image's nor declared.
         """
         from evalfm.data import masks
 
@@ -188,14 +191,14 @@ class Manifest:
         if mask.shape not in (size, stored):
             raise EvalfmError(
                 f"The {finding} mask of row {row + 1} has {_by(mask.shape)} pixels, its image {_by(size)}; "
-                f"correct the mask or declare `mask_sizes: {{{finding}: {list(mask.shape)}}}` in dataset.yaml."
+                f"correct it or declare `mask_sizes: {{{finding}: {list(mask.shape)}}}` in dataset.yaml."
             )
         return mask if mask.shape == size else _onto_grid(mask, size)
 
     def spacing_mm(self, row: int) -> tuple[float, float] | None:
-        """Pixel spacing (row, column) in mm of the stored image: of the table if it has the columns, else of the file.
+        """Pixel spacing (row, column) in mm of the stored image; None where it is unknown.
 
-        None where it is unknown.
+        The table's where it has the columns, else the file's.
         """
         return self._table_spacing(row) if self._has_spacing_columns else self.image(row).spacing_mm
 
@@ -265,7 +268,7 @@ class Manifest:
         """
         if "split" not in self.table:
             raise EvalfmError(
-                f"The data set {self.info.name!r} has no split; deal one with `evalfm data split {self.folder}`."
+                f"The data set {self.info.name!r} has no split; deal one: `evalfm data split {self.folder}`."
             )
         return self.table["split"].to_numpy(dtype=object)
 
@@ -324,7 +327,7 @@ def read_data(name_or_path: str | Path) -> Manifest:
 
 
 def _is_path(given: str | Path, path: Path) -> bool:
-    """A bare word is a path only where it is a file or a data set, so that no stray folder hides a registered name."""
+    """A bare word is a path only where it is a file or a data set; stray folders hide no registered name."""
     if isinstance(given, Path) or os.sep in given or given.startswith((".", "~")):
         return True
     return path.is_file() or (path / DATASET_FILE).is_file()
@@ -342,7 +345,7 @@ def _table_file(path: Path) -> Path:
         )
     if not tables:
         raise EvalfmError(
-            f"{path} holds neither {PARQUET_FILE} nor {CSV_FILE}; import the data first with `evalfm data import`."
+            f"{path} holds neither {PARQUET_FILE} nor {CSV_FILE}; import the data with `evalfm data import`."
         )
     return tables[0]
 

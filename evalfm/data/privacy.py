@@ -59,8 +59,8 @@ def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:
 def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | None = None) -> pd.DataFrame:
     """The part of ``manifest`` that may leave it: ``id``, ``patient``, ``split`` and the declared attributes.
 
-    ``rows`` are positions, all by default. Without known patients ``patient`` is the public name of what stands for
-    one (the exam, else the image).
+    ``rows`` are positions, all by default. Without known patients ``patient`` is the public name of what
+    stands for one (the exam, else the image).
 
     Raises:
         EvalfmError: names need a salt that is not there, or a declared attribute may not leave.
@@ -99,7 +99,7 @@ def attribute_faults(manifest: Manifest) -> list[str]:
             )
         elif name not in manifest.table:
             faults.append(
-                f"The attribute {name!r} has no column in the manifest; add it or remove it from dataset.yaml."
+                f"The attribute {name!r} has no column in the table; add it or remove it from dataset.yaml."
             )
         else:
             column = manifest.table[name]
@@ -111,9 +111,9 @@ def attribute_faults(manifest: Manifest) -> list[str]:
                 faults.append(
                     "The attribute 'age' must hold numbers (years) or empty cells; correct the table."
                 )
-            elif column.dtype == object and column.nunique() > MOST_LEVELS:
+            elif column.dtype == object and (levels := column.nunique()) > MOST_LEVELS:
                 faults.append(
-                    f"The attribute {name!r} has {column.nunique()} different texts, more than {MOST_LEVELS}: free text "
-                    "never leaves a manifest; group it into categories or remove it from `attributes`."
+                    f"The attribute {name!r} has {levels} different texts, over {MOST_LEVELS}; free text "
+                    "never leaves: group it into categories or remove it from `attributes` in dataset.yaml."
                 )
     return faults

@@ -65,7 +65,7 @@ class _Look:
 
 
 def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
-    """Look at every row, file, mask and pixel; nothing is changed and nothing raised for a fault of the data."""
+    """Look at every row, file, mask and pixel; faults of the data are reported, never raised."""
     faults = quick_faults(manifest)
     remarks: list[str] = []
     if len(manifest) == 0 or not manifest.root.is_dir():

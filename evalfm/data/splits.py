@@ -1,4 +1,4 @@
-"""Who is in train, val and test: dealt by hashes of patients, so that nothing depends on the order of rows."""
+"""Who is in train, val and test: dealt by hashes of patients, so that the order of rows does not matter."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def stratified(
 ) -> NDArray[np.object_]:
     """Deal patients so that each class has its share in every split; [N] str.
 
-    Within each class the patients are cut in the order of their hash. A patient has the highest class of their images,
-    patients without a known label are a class of their own. Patients may move when rows vanish.
+    Within each class the patients are cut in the order of their hash. A patient has the highest class of
+    their images, patients without a known label are a class of their own. Patients may move when rows vanish.
 
     Args:
         patients: [N].
@@ -69,11 +69,11 @@ def test_where(
     *,
     name: str,
     seed: int,
-    fractions: tuple[float, float] = (0.875, 0.125),
 ) -> NDArray[np.object_]:
-    """Make test exactly the patients with a row in ``mask``; all others go to train and val by hash; [N] str.
+    """Make test exactly the patients with a row in ``mask``; all others go to train and val; [N] str.
 
-    All rows of such a patient go to test, also those outside of ``mask``.
+    All rows of such a patient go to test, also those outside of ``mask``. The others are dealt by hash,
+    .875 to train and .125 to val.
 
     Raises:
         EvalfmError: the mask names no patient, or all of them.
@@ -86,19 +86,15 @@ def test_where(
         raise EvalfmError(
             f"The expression for the test split holds for {which}; write one that divides the patients."
         )
-    train, val = fractions
-    dealt = _cut(_uniform(unique, name, seed), (train, val, 0.0))
+    dealt = _cut(_uniform(unique, name, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
     dealt[chosen] = "test"
     return dealt[codes]
-
-
-test_where.__test__ = False  # type: ignore[attr-defined]  # pytest would take an imported `test_…` for a test.
 
 
 def val_from_train(
     split: NDArray[np.object_], patients: Names, *, name: str, seed: int, fraction: float = VAL_OF_TRAINING
 ) -> NDArray[np.object_]:
-    """Move ``fraction`` of the training patients to val by hash, for official splits that have no val; [N] str."""
+    """Move ``fraction`` of the training patients to val by hash, where a split has no val; [N] str."""
     codes, unique = _patients(patients)
     to_val = _uniform(unique, name, seed, "val")[codes] < fraction
     return np.where(to_val & (split == "train"), "val", split).astype(object)
@@ -158,9 +154,10 @@ def fold_split(
 
 
 def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArray[np.intp]:
-    """Positions of ``k`` images of each class, ascending; with one seed the choice for k holds that of every smaller k.
+    """Positions of ``k`` images of each class, ascending; a choice holds that of every smaller ``k``.
 
-    Images of unknown label are left out. A patient gives a second image only when their class has no new patient left.
+    Images of unknown label are left out. A patient gives a second image only when the class has no new
+    patient.
 
     Args:
         labels: [N] class of each image, NaN or None where unknown.
@@ -181,13 +178,13 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
         members = np.flatnonzero(classes == code)
         if len(members) < k:
             raise EvalfmError(
-                f"{k} shots of class {label} were asked for, there are {len(members)} images; take fewer shots."
+                f"{k} shots of class {label} were asked for, but it has {len(members)} images; take fewer."
             )
         nth_image = pd.Series(patient_codes[members]).groupby(patient_codes[members]).cumcount().to_numpy()
         queues.append(members[np.lexsort((order_by[members], nth_image))].tolist())
     if not queues:
         raise EvalfmError("No image has a known label; shots need labelled images.")
-    # Round by round over the classes: what round r takes depends on earlier rounds only, so the choices are nested.
+    # Round by round over the classes: a round depends on earlier rounds only, so the choices are nested.
     fresh = [iter(queue) for queue in queues]
     put_off: list[list[int]] = [[] for _ in queues]
     used: set[int] = set()
@@ -205,7 +202,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
 def label_fraction(
     patients: Names, fraction: float, seed: int, labels: ArrayLike | None = None
 ) -> NDArray[np.intp]:
-    """Positions of all images of ``fraction`` of the patients, ascending; a larger fraction holds every smaller one.
+    """Positions of all images of ``fraction`` of the patients, ascending; a larger one holds a smaller.
 
     With ``labels`` [N] the fraction is taken of each class of patients; each class gives at least one.
 
@@ -225,7 +222,7 @@ def label_fraction(
 
 
 def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
-    """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line in the order of rows."""
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line, in row order."""
     names, parts = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
     written = []
     for part in ("train", "val", "test"):
@@ -238,8 +235,8 @@ def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
 def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
     """Read the split of each row from lists of ids, [N] str; ``train_val…`` counts as train.
 
-    A list says by its file name which split it is (``train.txt``, ``test_list.txt``, …). A line is an id or the name of
-    its file, such as ``00000001_000.png``; lists may name images that are not there.
+    A list says by its file name which split it is (``train.txt``, ``test_list.txt``, …). A line is an id or
+    the name of its file, such as ``00000001_000.png``; lists may name images that are not there.
 
     Raises:
         EvalfmError: a name tells no split, an id is in two lists, or a row is in none.
@@ -338,7 +335,7 @@ def _classes(labels: ArrayLike) -> tuple[NDArray[np.intp], list[str]]:
 def _strata(
     codes: NDArray[np.intp], number: int, labels: ArrayLike | None, *, at_least: int = 0
 ) -> list[NDArray[np.intp]]:
-    """Patients per class, each as positions in the list of patients; the class of a patient is their highest."""
+    """Patients per class, as positions in the list of patients; the class of a patient is their highest."""
     if labels is None:
         return [np.arange(number)]
     classes, names = _classes(labels)
@@ -351,7 +348,7 @@ def _strata(
         members = np.flatnonzero(highest == code)
         if code != _UNKNOWN_CLASS and 0 < len(members) < at_least:
             raise EvalfmError(
-                f"Class {names[code]} has {len(members)} patients, fewer than the {at_least} folds; take fewer folds."
+                f"Class {names[code]} has {len(members)} patients, fewer than {at_least} folds; take fewer."
             )
         if len(members):
             strata.append(members)

@@ -1,0 +1,141 @@
+"""From a data set as published to a folder that evalfm reads, whole or not at all."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from evalfm.data.columns import MASK_SUFFIX
+from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, read_dataset_info
+from evalfm.data.dealing import deal
+from evalfm.data.locators import file_of
+from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
+from evalfm.data.sources import ImportOptions, TableMapping, load_source
+from evalfm.errors import EvalfmError
+from evalfm.progress import SILENT, Progress
+
+COPIES = "files"
+
+
+def import_data(
+    source: str,
+    root: Path,
+    out: Path,
+    *,
+    seed: int = 0,
+    copy: bool = False,
+    blank: BlankRule | None = None,
+    uncertain: UncertainRule | None = None,
+    official: Sequence[Path] = (),
+    stratify: str | None = None,
+    mapping: TableMapping | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Read the data set under ``root`` as ``source`` lays it out, and write its manifest to ``out``.
+
+    Images are referenced where they lie; ``copy`` copies those that the table names. ``split`` is that of
+    the source, of ``official`` lists, or dealt by hash of the patient. Importing again keeps the salt, so
+    hashed ids stay.
+
+    Args:
+        source: name of the source, such as ``nih-cxr14`` or ``table``.
+        root: folder of the data set.
+        out: folder to write; must be new, empty, or (with ``force``) an earlier import.
+        seed: of the split.
+        copy: copy images and masks into ``out``.
+        blank: what an empty label cell means; by default what the source's convention says.
+        uncertain: what a label of −1 means.
+        official: lists of ids, see ``deal``.
+        stratify: label to stratify the split by.
+        mapping: of columns, for the source ``table``.
+        force: replace an earlier import.
+        progress: where long work is shown.
+
+    Raises:
+        EvalfmError: something is missing or wrong; nothing was written.
+    """
+    read_source = load_source(source)
+    if mapping is not None and source != "table":
+        raise EvalfmError(
+            f"A mapping of columns belongs to the source 'table', not to {source!r}; leave it out."
+        )
+    if not root.is_dir():
+        raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
+    root, out = root.resolve(), out.absolute()
+    salt = _salt_of_earlier(out, root, force)
+
+    imported = read_source(root, ImportOptions(seed, blank, uncertain, mapping, progress))
+    info = imported.info.model_copy(update={"root": str(root)})
+    if not info.names_are_public and info.salt is None:
+        info = info.model_copy(update={"salt": salt or secrets.token_hex(16)})
+    manifest = Manifest(info, imported.table, out)
+    if official or stratify or "split" not in manifest.table:
+        manifest = deal(manifest, seed=seed, official=official, stratify=stratify)
+    manifest.validate()
+    for note in info.notes:
+        progress.say(note)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        # mkdtemp makes private folders; the result is an ordinary one.
+        work.chmod(0o755)
+        if copy:
+            manifest = _with_copies(manifest, work, progress)
+        manifest.write(work)
+        _publish(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Manifest.read(out, validate=False)
+
+
+def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
+    """Make sure that ``out`` may be written, and return the salt of the import that it holds."""
+    if out.is_file():
+        raise EvalfmError(f"{out} is a file; give a new folder as out.")
+    entries = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
+    if not entries:
+        return None
+    stray = sorted(entries - {DATASET_FILE, PARQUET_FILE, CSV_FILE, COPIES})
+    if DATASET_FILE not in entries or stray:
+        what = f" ({', '.join(stray[:3])})" if stray else ""
+        raise EvalfmError(f"{out} holds something other than an import{what}; give a new folder as out.")
+    if root.is_relative_to(out.resolve()):
+        raise EvalfmError(f"The images lie in {out} itself; give another folder as out.")
+    if not force:
+        raise EvalfmError(f"{out} holds an import already; add --force to replace it or give another folder.")
+    return read_dataset_info(out / DATASET_FILE).salt
+
+
+def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest:
+    columns = ["image"]
+    columns += [
+        name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"
+    ]
+    cells = (cell for name in columns for cell in manifest.table[name].dropna() if cell != EMPTY_MASK)
+    files = sorted({file_of(cell) for cell in cells})
+    for file in progress.track(files, "copies", len(files)):
+        target = work / COPIES / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest.root / file, target)
+    return Manifest(manifest.info.model_copy(update={"root": COPIES}), manifest.table, work)
+
+
+def _publish(work: Path, out: Path) -> None:
+    """Put ``work`` in the place of ``out`` by renaming; what lay there goes last."""
+    if not out.exists():
+        work.rename(out)
+        return
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
+    earlier = out.rename(aside / "earlier")
+    try:
+        work.rename(out)
+    except OSError:
+        earlier.rename(out)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""What every source is given and gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import Field, field_validator
+
+from evalfm.cards import CardModel
+from evalfm.data.dataset_info import BlankRule, DatasetInfo, LabelKind, MaskDialect, UncertainRule
+from evalfm.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class TableMapping(CardModel):
+    """Which columns of any table become which columns of a manifest; no other column enters.
+
+    Attributes:
+        csv: the table (CSV, TSV or Parquet); by default ``metadata.csv`` under the root.
+        name: of the data set; by default that of the root folder.
+        image: column with the path of the image under the root.
+        id: column with a unique id; by default the path of the image.
+        patient: column of the patient, as ``study``, ``group``, ``slice`` and ``split`` of theirs.
+        labels: label → column; a list takes the columns by their own names.
+        label_kinds: kind of a label, ``binary`` where not named.
+        label_source: where a label comes from, ``unstated`` where not named.
+        masks: finding → column of its masks.
+        mask_dialects: how a finding's masks are written, ``file`` where not named.
+        attributes: attribute → column, or a list; these may leave the manifest.
+        keep: columns that enter under their own names and never leave.
+    """
+
+    csv: Path | None = None
+    name: str | None = None
+    title: str = ""
+    licence: str = "unknown"
+    citation: str = ""
+    image: str = "file_name"
+    id: str | None = None
+    patient: str | None = None
+    study: str | None = None
+    group: str | None = None
+    slice: str | None = None
+    split: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    label_kinds: dict[str, LabelKind] = Field(default_factory=dict)
+    label_source: dict[str, str] = Field(default_factory=dict)
+    masks: dict[str, str] = Field(default_factory=dict)
+    mask_dialects: dict[str, MaskDialect] = Field(default_factory=dict)
+    attributes: dict[str, str] = Field(default_factory=dict)
+    keep: list[str] = Field(default_factory=list)
+    derived_from: list[str] = Field(default_factory=list)
+    public_ids: bool = False
+    redistributable_images: bool = False
+    bits: int | None = None
+    unit: str | None = None
+
+    @field_validator("labels", "attributes", mode="before")
+    @classmethod
+    def _names_for_themselves(cls, value: Any) -> Any:
+        return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What the user may decide about an import.
+
+    Attributes:
+        seed: of the hash that deals val where a source brings train and test only.
+        blank: what an empty label cell means; None takes the source's convention.
+        uncertain: what a label of −1 means; None takes the source's convention.
+        mapping: of columns, for the source ``table`` only.
+        progress: where long work is shown.
+    """
+
+    seed: int = 0
+    blank: BlankRule | None = None
+    uncertain: UncertainRule | None = None
+    mapping: TableMapping | None = None
+    progress: Progress = SILENT
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The rows of a source and its facts; locators are relative to the root that was given.
+
+    A ``split`` column stands where the source brings an official split, and ``info.split`` then tells of it.
+    """
+
+    table: pd.DataFrame
+    info: DatasetInfo
+
+
+class Source(Protocol):
+    """Reads a data set in its native layout under ``root``."""
+
+    def __call__(self, root: Path, options: ImportOptions) -> Imported: ...

@@ -1,0 +1,63 @@
+"""What sources share: files and columns that must be there, and labels with blank and uncertain cells."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from evalfm.data.columns import as_numbers, as_text
+from evalfm.data.dataset_info import BlankRule, UncertainRule
+from evalfm.errors import EvalfmError, suggestion
+
+SHOWN = 5
+
+
+def expect_file(root: Path, names: Sequence[str]) -> Path:
+    """The first of ``names`` that is a file under ``root``.
+
+    Raises:
+        EvalfmError: none is; names the first one expected and what there is instead.
+    """
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise EvalfmError(
+        f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it."
+    )
+
+
+def what_is_in(folder: Path) -> str:
+    """The first entries of a folder, as ``holds a, b, c``."""
+    if not folder.is_dir():
+        return "is no folder"
+    names = sorted(os.listdir(folder))
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"holds {', '.join(names[:SHOWN])}{more}" if names else "is empty"
+
+
+def column(table: pd.DataFrame, names: str | Sequence[str], file: Path) -> pd.Series:
+    """The column of ``table`` under the first of ``names`` that it has.
+
+    Raises:
+        EvalfmError: it has none of them; names the first one and the nearest there are.
+    """
+    candidates = [names] if isinstance(names, str) else list(names)
+    for name in candidates:
+        if name in table:
+            return table[name]
+    near = suggestion(candidates[0], [str(other) for other in table.columns])
+    raise EvalfmError(f"{file} has no column {candidates[0]!r}. {near}")
+
+
+def binary_labels(cells: pd.Series, *, blank: BlankRule, uncertain: UncertainRule) -> pd.Series:
+    """0, 1 or NaN from cells of 0, 1, −1 (uncertain) and empty (blank); words stay for the checks to name."""
+    numbers = as_numbers(cells)
+    if numbers is None:
+        return as_text(cells)
+    doubtful = numbers == -1
+    if blank == "negative":
+        numbers = numbers.fillna(0.0)
+    return numbers.mask(doubtful, {"unknown": float("nan"), "zero": 0.0, "one": 1.0}[uncertain])
