@@ -27,10 +27,19 @@ def encoders(json: Json = False) -> None:
         emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
         return
     rows = [
-        [name, card.paradigm, card.domain, str(card.pooled_dim), str(card.input_size), card.licence, card.commercial_use]
+        [
+            name,
+            card.paradigm,
+            card.domain,
+            str(card.pooled_dim),
+            "×".join(map(str, card.preprocessing.input_size)),
+            card.weights.source,
+            card.licence,
+            card.commercial_use,
+        ]
         for name, card in cards.items()
     ]
-    print_rows("Encoders", ["name", "paradigm", "domain", "dim", "input", "licence", "commercial use"], rows)
+    print_rows("Encoders", ["name", "paradigm", "domain", "dim", "input", "weights", "licence", "commercial use"], rows)
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
 
 
@@ -94,7 +103,7 @@ def data(json: Json = False) -> None:
         emit_json({"registered": {name: str(folder) for name, folder in known.items()}, "sources": sources})
         return
     print_rows("Registered data sets", ["name", "folder"], [[name, str(folder)] for name, folder in known.items()])
-    print_rows("Sources for `evalfm data import`", ["name", "what it is"], [[*item] for item in sources.items()])
+    print_rows("Sources for `evalfm data import`", ["name"], [[name] for name in sources])
     typer.echo("Without --data a task runs on the phantom (400 synthetic films).")
 
 

@@ -11,7 +11,9 @@ import torch
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
+from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.registry import find_plugin
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
@@ -53,7 +55,7 @@ class Opened:
 
 
 def open_encoder(
-    encoder: str | Encoder,
+    encoder: str | EncoderCard | Encoder,
     settings: EncoderSettings,
     manifest: Manifest,
     test: Manifest | None,
@@ -75,21 +77,13 @@ def open_encoder(
         card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
         return Opened(kind, sources[0], sources[1], card)
     device, precision = _where(settings)
-    if isinstance(encoder, str):
-        encoder = load_encoder(
-            encoder,
-            weights=settings.weights,
-            input_size=settings.input_size,
-            resize=settings.resize,
-            precision=precision,
-            device=device,
-        )
+    opened = _load(encoder, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
     over = [
         None
         if each is None
         else EncodedSource(
-            encoder,
+            opened,
             each,
             store,
             maps=settings.maps,
@@ -101,15 +95,31 @@ def open_encoder(
     ]
     assert over[0] is not None
     return Opened(
-        name=encoder.card.name,
+        name=opened.card.name,
         source=over[0],
         test=over[1],
-        card=encoder.card.model_dump(mode="json", by_alias=True),
-        weights_digest=encoder.weights_digest,
-        random_weights=encoder.random_weights,
+        card=opened.card.model_dump(mode="json", by_alias=True),
+        weights_digest=opened.weights_digest,
+        random_weights=opened.random_weights,
         device=device,
-        precision=precision,
+        precision=opened.settings.precision,
         asked=_public(settings),
+        notes=opened.notes,
+    )
+
+
+def _load(encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str) -> Encoder:
+    """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
+    from_code = isinstance(encoder, Encoder) or (
+        isinstance(encoder, str) and (".py:" in encoder or find_plugin(encoder) is not None)
+    )
+    return load_encoder(
+        encoder,
+        weights=settings.weights,
+        input_size=settings.input_size,
+        resize=settings.resize,
+        precision="float32" if from_code and settings.precision == "auto" else precision,
+        device=device,
     )
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
-from evalfm.encoders import load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
@@ -107,17 +106,13 @@ def _reopen(
     settings = EncoderSettings.checked(
         name=run.encoder, weights=source, device=device, precision=precision, maps="stream", **shape
     )
-    if encoder is None and run.encoder not in TABLES:
-        encoder = load_encoder(
-            EncoderCard.model_validate(run.record.encoder),
-            weights=source,
-            input_size=settings.input_size,
-            resize=settings.resize,
-            precision=precision,
-            device="cpu" if device == "auto" else device,
-        )
+    named: str | EncoderCard | Encoder = run.encoder
+    if encoder is not None:
+        named = encoder
+    elif run.encoder not in TABLES:
+        named = EncoderCard.model_validate(run.record.encoder)
     hidden = frozenset(map(str, run.record.task["target"]))
-    opened = open_encoder(encoder or run.encoder, settings, manifest, None, progress, hidden)
+    opened = open_encoder(named, settings, manifest, None, progress, hidden)
     if opened.weights_digest != run.record.provenance.weights_digest:
         raise EvalfmError(
             f"These weights of {run.encoder} (SHA-256 {str(opened.weights_digest)[:12]}…) are not those of the run "

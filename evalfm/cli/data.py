@@ -1,0 +1,236 @@
+"""`evalfm data`: from a data set on disk to a checked manifest."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest
+    from evalfm.data.sources import TableMapping
+
+app = typer.Typer(help="Import, check, split, make and register data sets.", no_args_is_help=True)
+
+
+class Blank(StrEnum):
+    """What an empty label cell means."""
+
+    negative = "negative"
+    unknown = "unknown"
+
+
+class Uncertain(StrEnum):
+    """What a label of -1 means."""
+
+    unknown = "unknown"
+    zero = "zero"
+    one = "one"
+
+
+@app.command("import")
+def import_(
+    source: Annotated[str, typer.Argument(help="Name of a source; `evalfm ls data` lists them.")],
+    root: Annotated[Path, typer.Option(help="Folder of the data set as published.")],
+    out: Annotated[Path, typer.Option(help="New folder for the manifest.")],
+    seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the images in place of referring to them.")] = False,
+    blank: Annotated[Blank | None, typer.Option(help="What an empty label cell means.")] = None,
+    uncertain: Annotated[Uncertain | None, typer.Option(help="What a label of -1 means.")] = None,
+    official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
+    stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
+    mapping: Annotated[Path | None, typer.Option(help="YAML that maps columns, for the source `table`.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="The table, for the source `table`.")] = None,
+    image: Annotated[str | None, typer.Option(help="Column of the image path.")] = None,
+    id_column: Annotated[str | None, typer.Option("--id", help="Column of a unique id.")] = None,
+    patient: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
+    split: Annotated[str | None, typer.Option(help="Column of the split.")] = None,
+    label: Annotated[list[str] | None, typer.Option(help="Label column, or NAME=COLUMN; repeat for several.")] = None,
+    attribute: Annotated[list[str] | None, typer.Option(help="Attribute column, or NAME=COLUMN.")] = None,
+    mask: Annotated[list[str] | None, typer.Option(help="FINDING=COLUMN of mask files.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier import.")] = False,
+) -> None:
+    """Read a data set in its published layout and write a checked manifest.
+
+    Examples:
+
+        evalfm data import nih-cxr14 --root nih/ --out build/nih
+
+        evalfm data import table --root films/ --csv films/labels.csv --image file --patient patient_id
+        --label pneumothorax --attribute sex --attribute age --out build/mine
+    """
+    from evalfm.cli.console import Bars
+    from evalfm.data.importing import import_data
+
+    mapped = _mapping(mapping, csv, image, id_column, patient, split, label, attribute, mask)
+    manifest = import_data(
+        source,
+        root,
+        out,
+        seed=seed,
+        copy=copy,
+        blank=None if blank is None else blank.value,
+        uncertain=None if uncertain is None else uncertain.value,
+        official=official or (),
+        stratify=stratify,
+        mapping=mapped,
+        force=force,
+        progress=Bars(),
+    )
+    _summarise(manifest)
+    typer.echo(f"Wrote {out}. Next: evalfm data check {out}")
+
+
+@app.command()
+def check(
+    folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at every row, file, mask and pixel; name all faults at once; exit 2 if there are any.
+
+    Example:
+
+        evalfm data check build/nih
+    """
+    from dataclasses import asdict
+
+    from evalfm.cli.console import Bars, emit_json
+    from evalfm.data.manifest import find_folder
+    from evalfm.data.manifest import Manifest as Table
+    from evalfm.data.report import check as look
+
+    manifest = Table.read(find_folder(folder), validate=False)
+    report = look(manifest, Bars())
+    if json:
+        emit_json(asdict(report))
+    else:
+        _summarise(manifest)
+        for label, counts in report.labels.items():
+            typer.echo(f"  {label}: {counts.positive} positive, {counts.negative} negative, {counts.unknown} unknown")
+        for remark in report.remarks:
+            typer.echo(f"  {remark}")
+        for fault in report.faults:
+            typer.echo(f"  FAULT {fault}")
+        typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: mend them and check again.")
+    if not report.passed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def split(
+    folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
+    seed: Annotated[int, typer.Option(help="Of the hash that deals patients.")] = 0,
+    stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
+    official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
+    test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
+    export: Annotated[Path | None, typer.Option(help="Also write train.txt, val.txt, test.txt here.")] = None,
+) -> None:
+    """Deal the patients of a data set to train, val and test anew.
+
+    Example:
+
+        evalfm data split build/nih --stratify pneumothorax --seed 1
+    """
+    from evalfm.data.dealing import deal
+    from evalfm.data.manifest import read_data
+    from evalfm.data.splits import export_ids
+
+    manifest = read_data(folder)
+    dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where)
+    dealt.validate()
+    dealt.write(manifest.folder)
+    _summarise(dealt)
+    if export is not None:
+        for path in export_ids(dealt.table["id"].to_numpy(dtype=object), dealt.splits, export):
+            typer.echo(f"Wrote {path}")
+
+
+@app.command()
+def make(
+    what: Annotated[str, typer.Argument(help="phantom")],
+    out: Annotated[Path, typer.Option(help="New folder.")],
+    images: Annotated[int, typer.Option(help="How many films.")] = 400,
+    size: Annotated[int, typer.Option(help="Side in pixels, 64 to 1024.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    dial: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of a dial; repeat for several.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+) -> None:
+    """Make synthetic radiographs with full truth.
+
+    Example:
+
+        evalfm data make phantom --out build/phantom --images 1000 --dial tube_given_pneumothorax=0.9
+    """
+    from evalfm.cli.console import Bars
+    from evalfm.data.phantom import Dials, make_phantom
+    from evalfm.errors import EvalfmError, UnknownNameError
+
+    if what != "phantom":
+        raise UnknownNameError("thing to make", what, ["phantom"])
+    values: dict[str, float] = {}
+    for item in dial or []:
+        name, _, value = item.partition("=")
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise EvalfmError(f"--dial {item} is not NAME=VALUE with a number; known dials: {Dials.names()}.") from None
+    manifest = make_phantom(
+        out, n=images, size=size, seed=seed, dials=Dials.checked(**values), progress=Bars(), workers=workers
+    )
+    _summarise(manifest)
+    typer.echo(f"Wrote {out}. Next: evalfm probe --encoder hog --task ptx-cls --data {out}")
+
+
+@app.command()
+def register(
+    folder: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    name: Annotated[str, typer.Option(help="Name for --data; a task's name makes it that task's default.")],
+) -> None:
+    """Give a data set a name for --data.
+
+    Example:
+
+        evalfm data register build/nih --name nih
+    """
+    from evalfm.data.manifest import Manifest as Table
+    from evalfm.data.registered import register as remember
+
+    Table.read(folder)
+    remember(name, folder)
+    typer.echo(f"{name} is {folder}. Next: evalfm probe --encoder hog --task ptx-cls --data {name}")
+
+
+def _mapping(
+    mapping: Path | None,
+    csv: Path | None,
+    image: str | None,
+    id_column: str | None,
+    patient: str | None,
+    split: str | None,
+    labels: list[str] | None,
+    attributes: list[str] | None,
+    masks: list[str] | None,
+) -> TableMapping | None:
+    """The mapping file, with what the options say put over it; None where neither is given."""
+    from evalfm.cards import read_yaml, validate
+    from evalfm.data.sources import TableMapping as Mapping
+
+    content: dict[str, object] = {} if mapping is None else read_yaml(mapping)
+    given = {"csv": csv, "image": image, "id": id_column, "patient": patient, "split": split}
+    content |= {key: value for key, value in given.items() if value is not None}
+    for key, items in (("labels", labels), ("attributes", attributes), ("masks", masks)):
+        if items:
+            content[key] = {name: column or name for name, _, column in (item.partition("=") for item in items)}
+    return validate(Mapping, content, "The mapping of columns") if content else None
+
+
+def _summarise(manifest: Manifest) -> None:
+    """Say in a line how many images and patients there are in each part."""
+    patients = f"{len(set(manifest.patients.tolist()))} patients" if manifest.patients_known else "patients unknown"
+    parts = ""
+    if "split" in manifest.table:
+        counts = manifest.table["split"].value_counts()
+        parts = "; " + ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
+    typer.echo(f"{manifest.info.name}: {len(manifest)} images, {patients}{parts}")

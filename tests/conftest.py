@@ -1,0 +1,20 @@
+"""Every test runs offline, in a home of its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["EVALFM_HOME"] = tempfile.mkdtemp(prefix="evalfm-home-")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home that no other test has written to."""
+    folder = tmp_path / "home"
+    monkeypatch.setenv("EVALFM_HOME", str(folder))
+    return folder
