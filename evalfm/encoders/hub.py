@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
@@ -26,7 +29,7 @@ def fetch(card: EncoderCard) -> Path:
             f"The weights of {card.name} are on no hub: give their file with --weights PATH "
             f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -38,12 +41,17 @@ def fetch(card: EncoderCard) -> Path:
 
     page = f"https://huggingface.co/{facts.repository}"
     by_hand = f"fetch {facts.file} from {page} elsewhere and give it with --weights PATH ({WITHOUT_WEIGHTS})"
+    cached = try_to_load_from_cache(facts.repository, facts.file, revision=facts.revision)
+    if isinstance(cached, str):
+        return Path(cached)
     try:
-        return Path(
-            hf_hub_download(
-                facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS
-            )
+        # The download itself retries for half a minute before it admits that there is no network.
+        if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
+            raise LocalEntryNotFoundError("no network")
+        found = hf_hub_download(
+            facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS
         )
+        return Path(found)
     except GatedRepoError:
         raise EvalfmError(
             f"The weights of {card.name} are gated: accept their licence ({card.licence}) at {page}, "
@@ -62,3 +70,17 @@ def fetch(card: EncoderCard) -> Path:
         raise EvalfmError(
             f"The weights of {card.name} could not be fetched ({type(error).__name__}): {by_hand}."
         ) from None
+
+
+def _reachable(address: str) -> bool:
+    """Whether anything answers at ``address``; the environment's proxies are used."""
+    try:
+        urlopen(Request(address, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
+    except HTTPError:
+        return True
+    except URLError as error:
+        # A certificate that Python does not trust may be one that the hub's client does.
+        return isinstance(error.reason, ssl.SSLError)
+    except OSError:
+        return False
+    return True

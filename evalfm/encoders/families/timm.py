@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import timm
@@ -12,8 +14,11 @@ from torch import Tensor
 
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
-from evalfm.encoders.weights import Checkpoint, load_into
+from evalfm.encoders.weights import Checkpoint, check_fit, load_into
 from evalfm.errors import EvalfmError, UnknownNameError
+
+POSITIONS = ("pos_embed", "relative_position")
+"""Words in the names of tensors that timm may resample to another grid."""
 
 
 class TimmEncoder(Encoder):
@@ -31,9 +36,15 @@ class TimmEncoder(Encoder):
         ):
             arguments["img_size"] = self.input_size
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
+        notes = []
+        if "img_size" in arguments:
+            notes.append(f"timm interpolates the positions of {card.name} to the input size.")
         if checkpoint is not None:
-            tensors = _filtered(checkpoint, self.model)
+            tensors = _filtered(checkpoint, self.model, card)
             load_into(self.model, tensors, card.weights, checkpoint.path)
+            if not notes and _positions(checkpoint.tensors) != _positions(tensors):
+                notes.append(f"timm interpolates the positions in {card.name}'s file to the input size.")
+        self.settings = replace(self.settings, notes=(*self.settings.notes, *notes))
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         final, layers = self.model.forward_intermediates(
@@ -123,11 +134,28 @@ def _evenly(depth: int) -> list[int]:
     return [round(depth * part / 5) - 1 for part in range(1, 6)]
 
 
-def _filtered(checkpoint: Checkpoint, model: Any) -> dict[str, Tensor]:
-    """The checkpoint's tensors after timm's own conversion for this architecture, if it has one."""
+def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str, Tensor]:
+    """The checkpoint's tensors after timm's own conversion for this architecture, if it has one.
+
+    timm resamples a patch embedding of another patch size as readily as positions of another grid; only the
+    latter leaves the model what its card says, so the former is refused here.
+    """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return checkpoint.tensors
+    own = model.state_dict()
+    check_fit(
+        missing=[],
+        unexpected=[],
+        mismatched=[
+            f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}"
+            for name, tensor in checkpoint.tensors.items()
+            if name in own and tensor.ndim == own[name].ndim and tensor.shape != own[name].shape
+            if not any(word in name for word in POSITIONS)
+        ],
+        facts=card.weights,
+        origin=checkpoint.path,
+    )
     try:
         return dict(convert(dict(checkpoint.tensors), model))
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError) as error:
@@ -135,6 +163,12 @@ def _filtered(checkpoint: Checkpoint, model: Any) -> dict[str, Tensor]:
             f"{checkpoint.path} does not fit the encoder (timm cannot convert it: {error}); "
             "give the weights that the card names."
         ) from None
+
+
+def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(each.shape) for name, each in tensors.items() if any(word in name for word in POSITIONS)
+    }
 
 
 def _check_name(architecture: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import transformers
@@ -40,6 +41,10 @@ class TransformersEncoder(Encoder):
             _check_config(checkpoint, card, config)
             self.model = _load(kind, config, checkpoint, card)
         self.model.eval()
+        trained = getattr(config, "image_size", None)
+        if isinstance(trained, int) and self.input_size != (trained, trained):
+            note = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
+            self.settings = replace(self.settings, notes=(*self.settings.notes, note))
         takes = inspect.signature(self.model.forward).parameters
         self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
 
