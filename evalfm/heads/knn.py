@@ -1,0 +1,107 @@
+"""Nearest neighbours by cosine, their votes weighted by similarity."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows
+from evalfm.heads.head import Context, Examples, Fit, PooledHead
+
+NEIGHBOURS: tuple[int, ...] = (1, 3, 5, 9, 15, 25, 50, 100, 200)
+TEMPERATURE = 0.07
+CHUNK = 1024
+
+
+class NeighbourHead(PooledHead):
+    """Votes of the k most similar train images, each weighted exp((cosine − highest cosine) / .07).
+
+    Pooled features are divided by their length and not standardised; the temperature is DINO's (Caron et
+    al. 2021). One further vote of weight 1 goes to the train frequencies, so no probability is 0 or 1. k is chosen by
+    val log-loss, ties to the smaller k; a k above the number of train images is left out.
+    """
+
+    name: ClassVar[str] = "knn"
+    kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
+    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    deterministic: ClassVar[bool] = True
+
+    def __init__(self, neighbours: tuple[int, ...] = NEIGHBOURS) -> None:
+        self._neighbours = tuple(sorted(neighbours))
+        self._bank = torch.empty(0, 0)
+        self._votes = torch.empty(0, 0)
+        self._chosen = 0
+        self._first = 0
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """Numbers of neighbours, the temperature and the metric."""
+        return {"k": list(self._neighbours), "temperature": TEMPERATURE, "metric": "cosine", "prior_vote": 1}
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Keep the train features, choose k on val.
+
+        Raises:
+            EvalfmError: the kind is not served, or train or val holds one class only.
+        """
+        check_kind(self, context)
+        label = " / ".join(context.class_names)
+        rows, val_rows = known_rows(train.target, "train", label), known_rows(val.target, "val", label)
+        check_two_classes(train.target[rows], "train", label)
+        check_two_classes(val.target[val_rows], "val", label)
+        classes = 2 if context.kind == "binary" else len(context.class_names)
+        self._first = 1 if context.kind == "binary" else 0
+        self._bank = functional.normalize(torch.from_numpy(finite_pooled(train, "train")[rows]), dim=1)
+        self._votes = functional.one_hot(torch.from_numpy(train.target[rows]).long(), classes).float()
+        sizes = [k for k in self._neighbours if k <= len(rows)] or [len(rows)]
+        probability = self._vote(torch.from_numpy(finite_pooled(val, "val")[val_rows]), sizes)
+        truth = torch.from_numpy(val.target[val_rows]).long()
+        of_truth = probability[:, torch.arange(len(truth)), truth].clamp_min(1e-12)
+        losses = -of_truth.log().mean(dim=1).numpy()
+        best = int(np.argmin(losses))
+        self._chosen = sizes[best]
+        path: tuple[dict[str, float | int | str], ...] = tuple(
+            {"k": k, "val_log_loss": float(loss)} for k, loss in zip(sizes, losses, strict=True)
+        )
+        notes: tuple[str, ...] = ()
+        if len(sizes) > 1 and best == len(sizes) - 1:
+            notes = (f"The best k, {self._chosen}, is the largest that was tried.",)
+        return Fit({"k": self._chosen}, path, notes=notes)
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Share of the votes per class, [N, K]; binary: of the positive class, [N, 1]."""
+        probability = self._vote(torch.from_numpy(finite_pooled(examples, "given")), [self._chosen])[
+            0
+        ].double()
+        probability = probability / probability.sum(dim=1, keepdim=True)
+        return np.asarray(probability[:, self._first :].numpy())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``bank`` [N, D] unit train features, ``votes`` [N, classes], ``k``, ``first`` (first class scored)."""
+        numbers = {"k": torch.tensor(self._chosen), "first": torch.tensor(self._first)}
+        return {"bank": self._bank, "votes": self._votes, **numbers}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+        self._bank, self._votes = tensors["bank"], tensors["votes"]
+        self._chosen, self._first = int(tensors["k"]), int(tensors["first"])
+
+    def _vote(self, features: Tensor, sizes: list[int]) -> Tensor:
+        """Probabilities for each number of neighbours, [len(sizes), N, classes]."""
+        prior = self._votes.mean(dim=0)
+        parts = []
+        for start in range(0, len(features), CHUNK):
+            query = functional.normalize(features[start : start + CHUNK], dim=1)
+            similarity, index = torch.sort(query @ self._bank.T, dim=1, descending=True, stable=True)
+            similarity, index = similarity[:, : max(sizes)], index[:, : max(sizes)]
+            weight = ((similarity - similarity[:, :1]) / TEMPERATURE).exp()
+            summed = (weight[..., None] * self._votes[index]).cumsum(dim=1)
+            total = weight.cumsum(dim=1)
+            last = torch.tensor(sizes) - 1
+            parts.append((summed[:, last] + prior) / (total[:, last, None] + 1))
+        return torch.cat(parts).transpose(0, 1)

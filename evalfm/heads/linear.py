@@ -1,0 +1,207 @@
+"""The linear probe: logistic or softmax regression with its penalty chosen on val."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.heads._logistic import Binomial, Multinomial, solve_path
+from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows
+from evalfm.heads.head import Context, Examples, Fit, PooledHead
+
+STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
+TIE = 1e-9
+"""Val log-losses closer than this count as equal: the smaller C is taken."""
+
+
+class _LogisticHead(PooledHead):
+    """What both linear probes share: the affine map and its storage."""
+
+    name: ClassVar[str] = "linear"
+    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    deterministic: ClassVar[bool] = True
+
+    def __init__(self, strengths: tuple[float, ...] = STRENGTHS) -> None:
+        self._strengths = tuple(sorted(strengths))
+        self._weight = torch.empty(0)
+        self._bias = torch.empty(0)
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """C of scikit-learn's convention and how the features are scaled."""
+        return {"C": list(self._strengths), "standardise": "train", "class_weight": "none", "refit": "no"}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``weight`` [K, D] and ``bias`` [K] on the raw features, float64."""
+        return {"weight": self._weight, "bias": self._bias}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back ``weight`` and ``bias``."""
+        self._weight, self._bias = tensors["weight"], tensors["bias"]
+
+    def _margins(self, examples: Examples) -> Tensor:
+        features = torch.from_numpy(finite_pooled(examples, "given")).double()
+        return features @ self._weight.T + self._bias
+
+    def _keep(self, scaling: Standardisation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Fold the standardisation into weights [J, kept] and bias [J]: on raw features, [J, D] and [J]."""
+        raw = torch.zeros(len(bias), len(scaling.mean), dtype=torch.float64)
+        raw[:, torch.from_numpy(scaling.kept)] = weight.cpu() / torch.from_numpy(scaling.scale[scaling.kept])
+        return raw, bias.cpu() - raw @ torch.from_numpy(scaling.mean)
+
+
+class LinearHead(_LogisticHead):
+    """Logistic regression on standardised pooled features, one per label.
+
+    Objective C·Σ log-loss + ½‖w‖², intercept unpenalised, no class weights; C of 24 values by val log-loss,
+    ties to the smaller C. Unknown labels (NaN) are left out, label by label.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel"})
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Learn each label on its known train rows.
+
+        Raises:
+            EvalfmError: the kind is not served, or a label has one class only in train or in val.
+        """
+        check_kind(self, context)
+        train_features, val_features = finite_pooled(train, "train"), finite_pooled(val, "val")
+        train_target, val_target = _columns(train.target), _columns(val.target)
+        names = (
+            context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
+        )
+        several = len(names) > 1
+        chosen: dict[str, float | int | str] = {}
+        path: list[dict[str, float | int | str]] = []
+        notes: list[str] = []
+        weights, biases = [], []
+        for column, label in enumerate(names):
+            rows = known_rows(train_target[:, column], "train", label)
+            val_rows = known_rows(val_target[:, column], "val", label)
+            check_two_classes(train_target[rows, column], "train", label)
+            check_two_classes(val_target[val_rows, column], "val", label)
+            scaling = Standardisation.of(train_features[rows])
+            likelihood = Binomial(torch.from_numpy(train_target[rows, column]).to(context.device))
+            solved = solve_path(
+                torch.from_numpy(scaling.apply(train_features[rows])).to(context.device),
+                likelihood,
+                torch.tensor(self._strengths, dtype=torch.float64, device=context.device),
+            )
+            held_out = torch.from_numpy(scaling.apply(val_features[val_rows])).to(context.device)
+            margins = solved.weight @ held_out.T + solved.bias[..., None]
+            truth = Binomial(torch.from_numpy(val_target[val_rows, column]).to(context.device))
+            losses = (truth.loss(margins) / len(val_rows)).cpu().numpy()
+            best = smallest_best(losses)
+            key = f"C[{label}]" if several else "C"
+            chosen[key] = self._strengths[best]
+            path += _path_lines(self._strengths, losses, label if several else None)
+            notes += _notes(self._strengths, best, label, scaling, solved.converged)
+            weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
+            weights.append(weight)
+            biases.append(bias)
+        self._weight, self._bias = torch.cat(weights), torch.cat(biases)
+        return Fit(chosen, tuple(path), notes=tuple(notes))
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Probability of each label, [N, K]; binary: K = 1."""
+        return np.asarray(torch.sigmoid(self._margins(examples)).numpy())
+
+
+class SoftmaxHead(_LogisticHead):
+    """Softmax regression on standardised pooled features, every class with its own weights.
+
+    Objective C·Σ log-loss + ½‖W‖², intercepts unpenalised, no class weights; C of 24 values by val log-loss,
+    ties to the smaller C. A class without train images gets probability 0, with a note.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "ordinal"})
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Learn the classes that train holds.
+
+        Raises:
+            EvalfmError: the kind is not served, or train or val holds one class only.
+        """
+        check_kind(self, context)
+        label = " / ".join(context.class_names)
+        rows = known_rows(train.target, "train", label)
+        val_rows = known_rows(val.target, "val", label)
+        target = train.target[rows].astype(np.intp)
+        val_target = val.target[val_rows].astype(np.intp)
+        check_two_classes(train.target[rows], "train", label)
+        features = finite_pooled(train, "train")[rows]
+        scaling = Standardisation.of(features)
+        seen = np.unique(target)
+        one_hot = torch.from_numpy((target == seen[:, None]).astype(np.float64)).to(context.device)
+        solved = solve_path(
+            torch.from_numpy(scaling.apply(features)).to(context.device),
+            Multinomial(one_hot),
+            torch.tensor(self._strengths, dtype=torch.float64, device=context.device),
+        )
+        held_out = torch.from_numpy(scaling.apply(finite_pooled(val, "val")[val_rows])).to(context.device)
+        scorable = np.isin(val_target, seen)
+        check_two_classes(val.target[val_rows][scorable], "val", label)
+        position = np.searchsorted(seen, val_target[scorable])
+        margins = (solved.weight @ held_out[torch.from_numpy(scorable)].T + solved.bias[..., None]).cpu()
+        truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
+        losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
+        best = smallest_best(losses)
+        notes = _notes(self._strengths, best, label, scaling, solved.converged)
+        absent = [name for index, name in enumerate(context.class_names) if index not in seen]
+        if absent:
+            notes.append(
+                f"No train image shows {', '.join(absent)}: "
+                "its probability is 0 and val images of it do not choose C."
+            )
+        weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
+        self._weight = torch.zeros(len(context.class_names), weight.shape[1], dtype=torch.float64)
+        self._bias = torch.full((len(context.class_names),), -torch.inf, dtype=torch.float64)
+        self._weight[seen], self._bias[seen] = weight, bias
+        return Fit(
+            {"C": self._strengths[best]},
+            tuple(_path_lines(self._strengths, losses, None)),
+            notes=tuple(notes),
+        )
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Probability of each class, [N, K]; rows sum to 1."""
+        return np.asarray(torch.softmax(self._margins(examples), dim=1).numpy())
+
+
+def smallest_best(losses: NDArray[np.float64]) -> int:
+    """Position of the lowest of ``losses``; among ties the first."""
+    return int(np.flatnonzero(losses <= losses.min() + TIE)[0])
+
+
+def _columns(target: NDArray[np.float64]) -> NDArray[np.float64]:
+    return target[:, None] if target.ndim == 1 else target
+
+
+def _path_lines(
+    strengths: tuple[float, ...], losses: NDArray[np.float64], label: str | None
+) -> list[dict[str, float | int | str]]:
+    lines: list[dict[str, float | int | str]] = [
+        {"C": strength, "val_log_loss": float(loss)} for strength, loss in zip(strengths, losses, strict=True)
+    ]
+    return lines if label is None else [{"label": label, **line} for line in lines]
+
+
+def _notes(
+    strengths: tuple[float, ...], best: int, label: str, scaling: Standardisation, converged: Tensor
+) -> list[str]:
+    notes = []
+    if len(strengths) > 1 and best in (0, len(strengths) - 1):
+        end = "lower" if best == 0 else "upper"
+        notes.append(f"The best C for {label!r}, {strengths[best]:.3g}, lies at the {end} edge of the grid.")
+    dropped = int((~scaling.kept).sum())
+    if dropped:
+        notes.append(f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped.")
+    if not bool(converged.all()):
+        late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
+        notes.append(f"The solver stopped before its tolerance at C = {late}.")
+    return notes

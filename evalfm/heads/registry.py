@@ -1,0 +1,102 @@
+"""The heads by name: light to import, each class loaded when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evalfm.errors import EvalfmError, UnknownNameError
+
+if TYPE_CHECKING:
+    from evalfm.heads.head import Head
+
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """One head as it is listed.
+
+    Attributes:
+        name: the word on the command line.
+        kinds: the task kinds it serves.
+        needs: what it reads of the features: ``pooled`` or ``maps``.
+        summary: what it is, in one line.
+        location: ``module:Class``.
+    """
+
+    name: str
+    kinds: tuple[str, ...]
+    needs: tuple[str, ...]
+    summary: str
+    location: str
+
+
+_ENTRIES = (
+    HeadEntry(
+        "linear",
+        ("binary", "multilabel"),
+        ("pooled",),
+        "logistic regression on standardised pooled features, C chosen by val log-loss",
+        "evalfm.heads.linear:LinearHead",
+    ),
+    HeadEntry(
+        "linear",
+        ("multiclass", "ordinal"),
+        ("pooled",),
+        "softmax regression on standardised pooled features, C chosen by val log-loss",
+        "evalfm.heads.linear:SoftmaxHead",
+    ),
+    HeadEntry(
+        "linear",
+        ("segmentation",),
+        ("maps",),
+        "one 1×1 convolution on the deepest map",
+        "evalfm.heads.segmentation.linear:LinearDenseHead",
+    ),
+    HeadEntry(
+        "knn",
+        ("binary", "multiclass", "ordinal"),
+        ("pooled",),
+        "cosine nearest neighbours with similarity-weighted votes, k chosen by val log-loss",
+        "evalfm.heads.knn:NeighbourHead",
+    ),
+    HeadEntry(
+        "ridge",
+        ("regression",),
+        ("pooled",),
+        "ridge regression on standardised pooled features, penalty chosen by val squared error",
+        "evalfm.heads.regression:RidgeHead",
+    ),
+    HeadEntry(
+        "multiscale",
+        ("segmentation",),
+        ("maps",),
+        "all maps projected, summed at a fine grid and read by a light convolutional decoder",
+        "evalfm.heads.segmentation.multiscale:MultiscaleHead",
+    ),
+)
+
+
+def list_heads() -> tuple[HeadEntry, ...]:
+    """Every head there is; a name may stand more than once, for different kinds of task."""
+    return _ENTRIES
+
+
+def load_head(name: str, kind: str) -> Head:
+    """A fresh head called ``name`` for tasks of ``kind``, with its default grid.
+
+    Raises:
+        UnknownNameError: no head is called ``name``.
+        EvalfmError: the head does not serve ``kind``.
+    """
+    named = [entry for entry in _ENTRIES if entry.name == name]
+    if not named:
+        raise UnknownNameError("head", name, {entry.name for entry in _ENTRIES})
+    for entry in named:
+        if kind in entry.kinds:
+            module, _, attribute = entry.location.partition(":")
+            head: Head = getattr(importlib.import_module(module), attribute)()
+            return head
+    served = sorted({other.name for other in _ENTRIES if kind in other.kinds})
+    remedy = "take " + " or ".join(repr(other) for other in served) if served else "no head serves it"
+    raise EvalfmError(f"The head {name!r} does not serve {kind} tasks; {remedy}.")
