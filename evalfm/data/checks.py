@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SHOWN = 20
 OLDEST = 120.0
-FAR_PIXEL_MM = 10.0
+WIDEST_PIXEL_MM = 50.0
 
 
 @dataclass(frozen=True)
@@ -182,9 +182,9 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
                 manifest, (column < 0) | (column > OLDEST), name, "write years from 0 to 120 or nothing"
             )
         elif name.startswith("spacing"):
-            wrong = (column <= 0) | (column > FAR_PIXEL_MM)
+            wrong = (column <= 0) | (column > WIDEST_PIXEL_MM)
             yield from _rows(
-                manifest, wrong, name, "write millimetres per pixel above 0 and up to 10, or nothing"
+                manifest, wrong, name, "write millimetres per pixel above 0 and up to 50, or nothing"
             )
     if ("spacing_row_mm" in table) != ("spacing_column_mm" in table):
         yield Fault("spacing needs both columns spacing_row_mm and spacing_column_mm; add the other one")

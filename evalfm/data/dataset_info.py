@@ -91,7 +91,7 @@ class DatasetInfo(CardModel):
     uncertain: UncertainRule | None = None
     spacing_note: str | None = None
     split: SplitRule | None = None
-    salt: str | None = None
+    salt: str | None = Field(default=None, repr=False)
     notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")

@@ -242,13 +242,17 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
         EvalfmError: a name tells no split, an id is in two lists, or a row is in none.
     """
     split_of: dict[str, str] = {}
+    split_of_stem: dict[str, str | None] = {}
     for path in lists:
         part = _split_of_list(path)
         for name in _lines(path):
             if split_of.setdefault(name, part) != part:
                 raise EvalfmError(f"{name} is in the lists of {split_of[name]} and {part}; keep it in one.")
+            # Two files that differ in their suffix only, in two lists: the stem alone tells nothing.
+            if split_of_stem.setdefault(_stem(name), part) != part:
+                split_of_stem[_stem(name)] = None
     values = np.asarray(ids, dtype=object)
-    known = [split_of.get(str(name)) for name in values]
+    known = [split_of.get(str(name)) or split_of_stem.get(_stem(str(name))) for name in values]
     absent = [str(name) for name, part in zip(values, known, strict=True) if part is None]
     if absent:
         raise EvalfmError(
@@ -274,7 +278,11 @@ def _lines(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EvalfmError(f"The list {path} cannot be read ({error}); check the path.") from None
-    return [_IMAGE_SUFFIX.sub("", line.strip()) for line in lines if line.strip()]
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _stem(name: str) -> str:
+    return _IMAGE_SUFFIX.sub("", name)
 
 
 def _next_unused(

@@ -123,12 +123,12 @@ def test_everything_else_is_refused_in_one_sentence(expr: str) -> None:
 
 def test_texts_and_numbers_are_never_compared() -> None:
     for expr in ("age == '30'", "sex == 1", "sex in ['F', 1]", "age == sex"):
-        with pytest.raises(EvalfmError, match="text and .* is a number"):
+        with pytest.raises(EvalfmError, match=r"text and .* is a number"):
             evaluate(expr, TABLE)
 
 
 def test_an_unknown_column_gets_a_suggestion() -> None:
-    with pytest.raises(UnknownNameError, match="'tub'.*Did you mean 'tube'"):
+    with pytest.raises(UnknownNameError, match=r"'tub'.*Did you mean 'tube'"):
         evaluate("tub == 1", TABLE)
 
 

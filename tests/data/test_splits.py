@@ -75,7 +75,9 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
     dealt = splits.stratified(patients, labels, name="x", seed=0)
     assert parts_per_patient(patients, dealt) == 1
     positive = np.unique(patients[labels == 1])
-    assert [len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")] == [
+    assert [
+        len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")
+    ] == [
         14,
         2,
     ]
@@ -216,7 +218,12 @@ def test_official_lists_name_files_and_more_than_is_there(tmp_path: Path) -> Non
     (tmp_path / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n\n")
     (tmp_path / "test_list.txt").write_text("00000003_000.png\r\n00000004_000.png\r\n")
     lists = [tmp_path / "train_val_list.txt", tmp_path / "test_list.txt"]
-    assert splits.import_ids(["00000003_000", "00000001_000"], lists).tolist() == ["test", "train"]
+    for ids in (["00000003_000", "00000001_000"], ["00000003_000.png", "00000001_000.png"]):
+        assert splits.import_ids(ids, lists).tolist() == ["test", "train"]
+    (tmp_path / "test_list.txt").write_text("00000001_000.jpg\n")
+    with pytest.raises(EvalfmError, match="in none of the lists"):
+        splits.import_ids(["00000001_000"], lists)
+    assert splits.import_ids(["00000001_000.png"], lists).tolist() == ["train"]
 
 
 def test_id_lists_that_do_not_fit_are_refused(tmp_path: Path) -> None:

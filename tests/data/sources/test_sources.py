@@ -1,0 +1,34 @@
+"""What holds for every source."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from evalfm.data.sources import ImportOptions, list_sources, load_source
+from evalfm.errors import EvalfmError, UnknownNameError
+
+
+def test_the_sources_are_those_with_a_module() -> None:
+    assert list_sources() == ["nih-cxr14", "table", "wingspan-ctr"]
+
+
+@pytest.mark.parametrize("name", list_sources())
+def test_a_source_is_one_function_and_refuses_a_wrong_root(name: str, tmp_path: Path) -> None:
+    source = load_source(name)
+    assert list(inspect.signature(source).parameters) == ["root", "options"]
+    (tmp_path / "readme.txt").touch()
+    for root in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(EvalfmError) as caught:
+            source(root, ImportOptions())
+        assert str(root) in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert ("holds readme.txt" if root == tmp_path else "is no folder") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["nih-cxr15", "_contract", "-tables", "nih_cxr14", "os"])
+def test_unknown_sources_are_refused(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="There is no data source"):
+        load_source(name)
