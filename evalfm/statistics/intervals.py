@@ -93,7 +93,7 @@ def acceleration(deleted: Values) -> float:
 def interval(value: float, resampled: Values, deleted: Values) -> Interval:
     """BCa where it can be had, else percentile; absent with the reason where the resamples are degenerate."""
     defined = resampled[~np.isnan(resampled)]
-    undefined = 1 - defined.size / resampled.size
+    undefined = (resampled.size - defined.size) / resampled.size
     if undefined > MOST_UNDEFINED:
         return Interval(None, None, None, "", f"{undefined:.0%} of the resamples have no value")
     if np.ptp(defined) <= 1e-12 * max(1.0, abs(value)):

@@ -224,7 +224,7 @@ def sums_over_folds(
     formula: Callable[[Values], Values],
     rows: NDArray[np.bool_] | None = None,
 ) -> Statistic:
-    """``formula`` of the sums of ``columns`` [N, d] over ``rows`` (bool [N], None: all), averaged over folds."""
+    """``formula`` of the sums of ``columns`` [N, d] among ``rows`` (bool [N]), averaged over folds."""
     among = np.ones(len(columns), dtype=bool) if rows is None else rows
 
     def build(members: Positions) -> FromSums:

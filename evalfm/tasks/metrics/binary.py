@@ -69,7 +69,10 @@ def binary_metrics(
         EvalfmError: rows are missing or do not fit, or a label is neither 0 nor 1.
     """
     patients = checked_patients(patient, folds)
-    columns = checked_columns({"target": target, "score": score}, len(patients.codes))
+    given = {"target": target, "score": score}
+    if isinstance(threshold, np.ndarray):
+        given["threshold"] = threshold
+    columns = checked_columns(given, len(patients.codes))
     label, value = columns["target"], columns["score"]
     if not np.isin(label, (0.0, 1.0)).all():
         raise EvalfmError("Metrics of a binary task need labels 0 and 1; recode the target column.")

@@ -31,7 +31,7 @@ def checked_columns(columns: Mapping[str, ArrayLike], rows: int) -> dict[str, Va
     """
     checked = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
     faults = [
-        f"{name} has {len(values)} rows and there are {rows} patients entries"
+        f"{name} has {len(values)} rows and there are {rows} patient entries"
         if len(values) != rows
         else f"{name} holds {int((~np.isfinite(values)).sum())} missing or infinite values"
         for name, values in checked.items()

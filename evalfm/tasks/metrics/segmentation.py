@@ -218,9 +218,9 @@ def segmentation_metrics(
         Over images with a lesion ``dice_positive`` (the primary), ``iou_positive`` and ``fraction_missed``
         (no pixel of the lesion found). Over all images ``dice_all`` (both empty: 1) and ``image_auroc`` of
         ``score``. Over images without a lesion ``false_positive_area`` (fraction of the image). Over images
-        where not both masks are empty ``hd95_mm, hd95_pixels, nsd, nsd_mm, nsd_pixels``: millimetres and pixels
-        are never averaged together. The counts of images ``empty_predictions`` (a lesion, nothing predicted),
-        ``empty_truths`` (no lesion, something predicted) and ``both_empty``.
+        where not both masks are empty ``hd95_mm, hd95_pixels, nsd, nsd_mm, nsd_pixels``: millimetres and
+        pixels are never averaged together. The counts of images ``empty_predictions`` (a lesion, nothing
+        predicted), ``empty_truths`` (no lesion, something predicted) and ``both_empty``.
 
     Raises:
         EvalfmError: rows are missing or do not fit.

@@ -37,7 +37,7 @@ class SurfaceDistances:
 def surface_distances(
     first: NDArray[np.bool_], second: NDArray[np.bool_], spacing: tuple[float, float] = (1.0, 1.0)
 ) -> SurfaceDistances:
-    """Border-to-border distances of two masks [H, W], neither empty, in the unit of ``spacing`` (row, column).
+    """Border-to-border distances of two masks [H, W], not empty, in the unit of ``spacing`` (row, column).
 
     Raises:
         ValueError: the shapes differ or a mask is empty.
@@ -62,7 +62,8 @@ def border_points(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.empty((0, 2))
     box = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
     inner = box[:-2, 1:-1] & box[2:, 1:-1] & box[1:-1, :-2] & box[1:-1, 2:]
-    return np.argwhere(box[1:-1, 1:-1] & ~inner) + np.array([rows[0], columns[0]], dtype=np.float64)
+    points = np.argwhere(box[1:-1, 1:-1] & ~inner).astype(np.float64)
+    return points + np.array([rows[0], columns[0]], dtype=np.float64)
 
 
 def _tree(points: NDArray[np.float64]) -> KDTree:

@@ -1,0 +1,177 @@
+"""Binary metrics: values, minima, intervals, folds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from evalfm.errors import EvalfmError
+from evalfm.tasks.metrics.binary import binary_metrics, choose_threshold
+
+KEYS = {
+    "auroc", "auprc", "sensitivity", "specificity", "ppv", "f1", "balanced_accuracy",
+    "brier", "ece", "calibration_slope", "calibration_intercept",
+}  # fmt: skip
+
+
+def study(n=240, seed=0):
+    generator = np.random.default_rng(seed)
+    target = (generator.random(n) < 0.4).astype(float)
+    score = np.round(1 / (1 + np.exp(-(generator.normal(size=n) + 1.5 * target - 0.5))), 2)
+    return target, score, generator.integers(0, n // 2, n)
+
+
+def test_every_metric_has_value_interval_and_counts():
+    target, score, patient = study()
+    found = binary_metrics(target, score, patient, threshold=0.5)
+    assert set(found) == KEYS
+    called = score >= 0.5
+    expected = {
+        "auroc": metrics.roc_auc_score(target, score),
+        "auprc": metrics.average_precision_score(target, score),
+        "sensitivity": metrics.recall_score(target, called),
+        "specificity": metrics.recall_score(target, called, pos_label=0),
+        "ppv": metrics.precision_score(target, called),
+        "f1": metrics.f1_score(target, called),
+        "balanced_accuracy": metrics.balanced_accuracy_score(target, called),
+        "brier": metrics.brier_score_loss(target, score),
+    }
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value, abs=1e-12)
+    for estimate in found.values():
+        assert estimate.low < estimate.high
+        assert estimate.percentile is not None
+        assert estimate.unit == "patients"
+    assert found["auroc"].n == len(np.unique(patient))
+    assert found["sensitivity"].n == len(np.unique(patient[target == 1]))
+    assert found["ppv"].n == len(np.unique(patient[called]))
+
+
+def test_order_of_rows_changes_nothing():
+    target, score, patient = study(100)
+    order = np.random.default_rng(1).permutation(100)
+    one = binary_metrics(target, score, patient, threshold=0.5)
+    other = binary_metrics(target[order], score[order], patient[order], threshold=0.5)
+    for name, estimate in one.items():
+        found = (other[name].value, other[name].low, other[name].high)
+        assert found == pytest.approx((estimate.value, estimate.low, estimate.high), abs=1e-6)
+
+
+def test_repeating_every_image_changes_no_interval_where_patients_are_known():
+    target, score, _ = study(100)
+    once = binary_metrics(target, score, np.arange(100), threshold=0.5)
+    twice = binary_metrics(np.tile(target, 2), np.tile(score, 2), np.tile(np.arange(100), 2), threshold=0.5)
+    for name in ("auroc", "sensitivity", "brier"):
+        assert (twice[name].low, twice[name].high) == pytest.approx(
+            (once[name].low, once[name].high), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("positives", [9, 10, 29, 30])
+def test_auroc_minima_count_patients(positives):
+    # Five images per patient: images are many, patients are few.
+    target = np.repeat(np.r_[np.ones(positives), np.zeros(40)], 5)
+    score = np.random.default_rng(0).random(len(target)) * 0.5 + 0.2 * target
+    found = binary_metrics(
+        target, score, np.repeat(np.arange(positives + 40), 5), threshold=None, resamples=200
+    )
+    if positives < 10:
+        assert found["auroc"].value is None
+        assert "there are 9 and 40" in found["auroc"].reason
+    else:
+        assert found["auroc"].value > 0.5
+        assert (found["auroc"].note == "interval approximate") == (positives < 30)
+
+
+def test_auroc_minima_hold_for_negatives_too():
+    target = np.r_[np.ones(40), np.zeros(5)]
+    found = binary_metrics(target, np.linspace(0, 1, 45), np.arange(45), threshold=0.5, resamples=100)
+    assert found["auroc"].value is None
+
+
+def test_all_right_has_no_interval():
+    target = np.r_[np.ones(40), np.zeros(40)]
+    found = binary_metrics(target, 0.1 + 0.8 * target, np.arange(80), threshold=0.5)
+    for name in ("auroc", "auprc", "sensitivity", "f1"):
+        assert found[name].value == 1.0
+        assert found[name].low is None
+        assert "degenerate" in found[name].reason
+    assert found["calibration_slope"].value is None
+    assert "separate" in found["calibration_slope"].reason
+
+
+def test_without_threshold_only_the_rates_are_absent():
+    target, score, patient = study()
+    found = binary_metrics(target, score, patient, threshold=None, resamples=100)
+    for name in ("sensitivity", "specificity", "ppv", "f1", "balanced_accuracy"):
+        assert found[name].value is None
+        assert "threshold" in found[name].reason
+    assert found["brier"].value is not None
+
+
+def test_scores_beyond_one_are_ranked_but_not_calibrated():
+    target, score, patient = study()
+    found = binary_metrics(target, 10 * score, patient, threshold=5.0, resamples=100)
+    assert found["auroc"].value == pytest.approx(metrics.roc_auc_score(target, score))
+    assert found["ece"].value is None
+    assert "probabilities" in found["ece"].reason
+
+
+def test_nothing_called_has_no_ppv():
+    target, score, patient = study()
+    found = binary_metrics(target, score, patient, threshold=2.0, resamples=100)
+    assert found["ppv"].value is None
+    assert "called positive" in found["ppv"].reason
+    assert found["sensitivity"].value == 0.0
+
+
+def test_one_class_only_is_said_not_scored():
+    found = binary_metrics(np.zeros(30), np.linspace(0, 1, 30), np.arange(30), threshold=0.5, resamples=100)
+    for name in ("auroc", "auprc", "sensitivity", "balanced_accuracy", "calibration_slope"):
+        assert found[name].value is None
+        assert found[name].reason
+    assert found["specificity"].value == 0.5
+
+
+def test_folds_average_per_fold_and_rank_within():
+    target, score, _ = study()
+    patient, folds = np.arange(240), np.arange(240) % 4
+    thresholds = 0.3 + 0.1 * folds
+    found = binary_metrics(target, score, patient, threshold=thresholds, folds=folds)
+    parts = [folds == f for f in range(4)]
+    auroc = np.mean([metrics.roc_auc_score(target[p], score[p]) for p in parts])
+    recall = np.mean([metrics.recall_score(target[p], score[p] >= thresholds[p]) for p in parts])
+    slopes = [binary_metrics(target[p], score[p], patient[p], threshold=None) for p in parts]
+    assert found["auroc"].value == pytest.approx(auroc)
+    assert found["sensitivity"].value == pytest.approx(recall)
+    slope = np.mean([part["calibration_slope"].value for part in slopes])
+    assert found["calibration_slope"].value == pytest.approx(slope)
+    assert "within folds, excludes training variance" in found["auroc"].method
+    # Adding a constant to one fold's scores moves no pair within a fold.
+    shifted = binary_metrics(target, score + folds, patient, threshold=None, folds=folds)
+    assert (shifted["auroc"].value, shifted["auroc"].low) == (found["auroc"].value, found["auroc"].low)
+
+
+def test_faults_are_told_together_with_the_remedy():
+    with pytest.raises(EvalfmError, match=r"target has 2 rows.*score holds 1 missing"):
+        binary_metrics([0, 1], [0.1, np.nan, 0.3], list("abc"), threshold=0.5)
+    with pytest.raises(EvalfmError, match="0 and 1"):
+        binary_metrics([0, 2], [0.1, 0.2], list("ab"), threshold=0.5)
+    with pytest.raises(EvalfmError, match="more than one fold"):
+        binary_metrics([0, 1], [0.1, 0.2], list("aa"), threshold=0.5, folds=[0, 1])
+    with pytest.raises(EvalfmError, match="threshold holds"):
+        binary_metrics([0, 1], [0.1, 0.2], list("ab"), threshold=np.array([0.5, np.nan]))
+
+
+def test_a_threshold_from_val_or_one_sentence():
+    assert choose_threshold([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == pytest.approx(0.5)
+    with pytest.raises(EvalfmError, match="both classes"):
+        choose_threshold([0, 0], [0.1, 0.2])
+
+
+def test_seeds_fix_the_interval():
+    target, score, patient = study(80)
+    first = binary_metrics(target, score, patient, threshold=0.5, seed=3)
+    assert first == binary_metrics(target, score, patient, threshold=0.5, seed=3)
+    assert first["auroc"].low != binary_metrics(target, score, patient, threshold=0.5, seed=4)["auroc"].low

@@ -1,0 +1,72 @@
+"""Multiclass and ordinal metrics against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from evalfm.errors import EvalfmError
+from evalfm.tasks.metrics.multiclass import multiclass_metrics
+
+
+def study(n=300, seed=0, classes=4):
+    generator = np.random.default_rng(seed)
+    target = generator.choice(classes, n, p=[0.4, 0.3, 0.2, 0.1])
+    scores = np.exp(generator.normal(size=(n, classes)) + 1.5 * np.eye(classes)[target])
+    return target, scores / scores.sum(axis=1, keepdims=True), generator.integers(0, 150, n)
+
+
+def test_values_equal_sklearn():
+    target, scores, patient = study()
+    found = multiclass_metrics(target, scores, patient, ordinal=True, class_names=list("abcd"))
+    predicted = scores.argmax(axis=1)
+    expected = {
+        "macro_auroc": metrics.roc_auc_score(target, scores, multi_class="ovr", average="macro"),
+        "accuracy": metrics.accuracy_score(target, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(target, predicted),
+        "macro_f1": metrics.f1_score(target, predicted, average="macro"),
+        "weighted_f1": metrics.f1_score(target, predicted, average="weighted"),
+        "quadratic_kappa": metrics.cohen_kappa_score(target, predicted, weights="quadratic"),
+        "auroc[b]": metrics.roc_auc_score(target == 1, scores[:, 1]),
+    }
+    for name, value in expected.items():
+        assert found[name].value == pytest.approx(value, abs=1e-12)
+        assert found[name].low < value < found[name].high
+    assert "quadratic_kappa" not in multiclass_metrics(target, scores, patient, resamples=20)
+
+
+def test_rare_classes_leave_the_macro_and_are_named():
+    target, scores, _ = study()
+    keep = (target != 3) | (np.cumsum(target == 3) <= 4)
+    found = multiclass_metrics(
+        target[keep], scores[keep], np.arange(keep.sum()), class_names=list("abcd"), resamples=100
+    )
+    assert found["auroc[d]"].value is None
+    assert found["macro_auroc"].value == pytest.approx(np.mean([found[f"auroc[{c}]"].value for c in "abc"]))
+    assert found["macro_auroc"].note.endswith("over 3 of 4 classes, without d")
+
+
+def test_with_too_few_of_every_class_there_is_no_macro():
+    target, scores, _ = study(20)
+    found = multiclass_metrics(target[:12], scores[:12], np.arange(12), resamples=50)
+    assert found["macro_auroc"].value is None
+    assert "no classes" in found["macro_auroc"].reason
+
+
+def test_folds_are_averaged():
+    target, scores, _ = study()
+    folds = np.arange(300) % 2
+    found = multiclass_metrics(target, scores, np.arange(300), folds=folds, resamples=50)
+    parts = [metrics.roc_auc_score(target[folds == f], scores[folds == f], multi_class="ovr") for f in (0, 1)]
+    assert found["macro_auroc"].value == pytest.approx(np.mean(parts))
+
+
+def test_faults_are_refused():
+    target, scores, patient = study(30)
+    with pytest.raises(EvalfmError, match="0 to 3"):
+        multiclass_metrics(target + 1, scores, patient)
+    with pytest.raises(EvalfmError, match="at least two"):
+        multiclass_metrics(target, scores[:, 0], patient)
+    with pytest.raises(EvalfmError, match="3 class names"):
+        multiclass_metrics(target, scores, patient, class_names=list("abc"))

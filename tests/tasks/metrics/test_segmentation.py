@@ -1,0 +1,231 @@
+"""Per-image conventions, the pixel threshold, and the metrics over images."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai.metrics import compute_dice, compute_iou
+
+from evalfm.errors import EvalfmError
+from evalfm.tasks.metrics.segmentation import (
+    MaskColumns,
+    PixelHistogram,
+    image_score,
+    image_scores,
+    segmentation_metrics,
+)
+
+EMPTY = np.zeros((30, 40), dtype=bool)
+SQUARE = EMPTY.copy()
+SQUARE[5:15, 5:15] = True
+
+
+def probability(mask, low=0.1, high=0.9):
+    return np.where(mask, high, low).astype(np.float32)
+
+
+def scored(predicted, truth, spacing_mm=None, **rest):
+    return image_scores(probability(predicted), truth, 0.5, spacing_mm=spacing_mm, **rest)
+
+
+def test_overlap_equals_monai():
+    generator = np.random.default_rng(0)
+    truth, predicted = generator.random((2, 30, 40)) < 0.3
+    found = scored(predicted, truth)
+    tensors = [torch.from_numpy(mask[None, None].astype(np.float32)) for mask in (predicted, truth)]
+    assert found.dice == pytest.approx(float(compute_dice(*tensors)[0, 0]), rel=1e-6)
+    assert found.iou == pytest.approx(float(compute_iou(*tensors)[0, 0]), rel=1e-6)
+    assert found.area_true == pytest.approx(truth.mean())
+    assert found.area_predicted == pytest.approx(predicted.mean())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "truth"), [(EMPTY, SQUARE), (SQUARE, EMPTY)], ids=["missed", "false alarm"]
+)
+def test_one_empty_mask_is_the_worst_there_is(predicted, truth):
+    found = scored(predicted, truth)
+    assert (found.dice, found.iou, found.nsd) == (0.0, 0.0, 0.0)
+    assert found.hd95 == 50.0
+    assert found.distance_unit == "pixels"
+    found = scored(predicted, truth, (2.0, 0.5))
+    assert found.hd95 == math.hypot(60.0, 20.0)
+    assert found.distance_unit == "mm"
+
+
+def test_both_empty_is_perfect_and_left_out_of_distances():
+    found = scored(EMPTY, EMPTY)
+    assert (found.dice, found.iou, found.hd95, found.nsd) == (1.0, 1.0, None, None)
+    assert math.isnan(found.columns()["hd95"])
+
+
+def test_a_pixel_at_the_threshold_is_predicted():
+    found = image_scores(probability(SQUARE, high=0.5), SQUARE, 0.5, spacing_mm=None)
+    assert found.dice == 1.0
+
+
+def test_tolerance_is_millimetres_or_one_per_cent_of_the_height():
+    tall = np.zeros((300, 40), dtype=bool)
+    tall[10:30, 10:30] = True
+    shifted = np.roll(tall, 3, axis=0)
+    assert image_scores(probability(shifted), tall, 0.5, spacing_mm=None).nsd == 1.0
+    assert image_scores(probability(shifted[:200]), tall[:200], 0.5, spacing_mm=None).nsd < 1.0
+    assert scored(shifted, tall, (0.5, 0.5)).nsd == 1.0
+    assert scored(shifted, tall, (0.5, 0.5), tolerance_mm=1.4).nsd < 1.0
+    assert scored(shifted, tall, (0.5, 0.5)).hd95 == 1.5
+    # The spacing is (row, column): a shift along rows is measured with the first.
+    assert scored(shifted, tall, (2.0, 0.1)).hd95 > 2.9
+
+
+def test_image_score_is_the_mean_of_the_top_permille():
+    pixels = np.random.default_rng(0).random((100, 100))
+    assert image_score(pixels) == pytest.approx(np.sort(pixels.ravel())[-10:].mean())
+    assert image_score(np.array([[0.2, 0.7]])) == 0.7
+
+
+def test_shapes_and_missing_probabilities_are_refused():
+    with pytest.raises(EvalfmError, match="grid"):
+        image_scores(np.zeros((3, 4)), EMPTY, 0.5, spacing_mm=None)
+    with pytest.raises(EvalfmError, match="missing or infinite"):
+        image_scores(np.full(EMPTY.shape, np.nan), EMPTY, 0.5, spacing_mm=None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6))
+def test_no_bin_edge_beats_the_chosen_threshold(seed):
+    generator = np.random.default_rng(seed)
+    histogram = PixelHistogram(bins=64)
+    truths, pixels = [], []
+    for _ in range(3):
+        truth = generator.random((8, 8)) < 0.3
+        truth[0, 0] = True
+        image = np.clip(generator.normal(0.4 + 0.2 * truth, 0.2), 0, 1).astype(np.float32)
+        histogram.add(image, truth)
+        truths.append(truth.ravel())
+        pixels.append(image.ravel())
+    truth, pixel = np.concatenate(truths), np.concatenate(pixels)
+
+    def pooled(threshold):
+        called = pixel >= threshold
+        return 2 * (called & truth).sum() / (called.sum() + truth.sum())
+
+    everything = np.array([pooled(k / 64) for k in range(65)])
+    np.testing.assert_allclose(histogram.dice(), everything, atol=1e-15)
+    assert pooled(histogram.best_threshold()) == pytest.approx(everything.max())
+
+
+def test_a_gap_between_the_classes_is_halved():
+    histogram = PixelHistogram()
+    histogram.add(probability(SQUARE, 0.25, 0.75), SQUARE)
+    assert histogram.best_threshold() == pytest.approx(0.5, abs=2e-4)
+
+
+def test_rare_and_faint_lesions_get_a_low_threshold():
+    histogram = PixelHistogram()
+    histogram.add(probability(SQUARE, 0.001, 0.01), SQUARE)
+    threshold = histogram.best_threshold()
+    assert 0.001 < threshold < 0.01
+
+
+def test_histogram_refuses_what_is_no_probability_and_no_lesion():
+    with pytest.raises(EvalfmError, match="sigmoid"):
+        PixelHistogram().add(probability(SQUARE, -1.0), SQUARE)
+    histogram = PixelHistogram()
+    histogram.add(probability(EMPTY), EMPTY)
+    with pytest.raises(EvalfmError, match="No val image"):
+        histogram.best_threshold()
+    with pytest.raises(ValueError, match="power of two"):
+        PixelHistogram(1000)
+
+
+def test_certain_pixels_are_counted():
+    histogram = PixelHistogram()
+    histogram.add(SQUARE.astype(np.float32), SQUARE)
+    assert histogram.dice().max() == 1.0
+
+
+def mixed():
+    shifted = np.roll(SQUARE, 2, axis=0)
+    return [
+        scored(shifted, SQUARE, (1.0, 1.0)),
+        scored(SQUARE, SQUARE),
+        scored(EMPTY, SQUARE, (1.0, 1.0)),
+        scored(np.roll(SQUARE, 15, axis=1), SQUARE),
+        scored(EMPTY, EMPTY),
+        scored(SQUARE, EMPTY, (1.0, 1.0)),
+    ]
+
+
+def test_means_over_the_images_that_each_metric_is_for():
+    rows = mixed()
+    found = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), resamples=50)
+    dice = np.array([row.dice for row in rows])
+    assert found["dice_positive"].value == pytest.approx(dice[:4].mean())
+    assert found["dice_all"].value == pytest.approx(dice.mean())
+    assert dice.tolist() == pytest.approx([0.8, 1.0, 0.0, 0.0, 1.0, 0.0])
+    assert found["iou_positive"].value == pytest.approx(np.mean([row.iou for row in rows[:4]]))
+    assert found["fraction_missed"].value == 0.5
+    assert found["false_positive_area"].value == pytest.approx(100 / 1200 / 2)
+    assert (found["dice_positive"].n, found["dice_all"].n, found["false_positive_area"].n) == (2, 3, 1)
+
+
+def test_millimetres_and_pixels_are_never_averaged_together():
+    rows = mixed()
+    found = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), resamples=50)
+    assert found["hd95_mm"].value == pytest.approx((rows[0].hd95 + 50 + 50) / 3)
+    assert found["hd95_pixels"].value == pytest.approx((0 + rows[3].hd95) / 2)
+    assert found["nsd_mm"].value == pytest.approx((rows[0].nsd + 0 + 0) / 3)
+    assert found["nsd"].value is None
+    assert "nsd_mm" in found["nsd"].reason
+    alone = segmentation_metrics(MaskColumns.stack([rows[0], rows[2]]), list("ab"), resamples=50)
+    assert alone["nsd"].value == alone["nsd_mm"].value == pytest.approx(rows[0].nsd / 2)
+    assert alone["hd95_pixels"].value is None
+    assert "pixels" in alone["hd95_pixels"].reason
+
+
+def test_counts_of_empty_masks():
+    found = segmentation_metrics(MaskColumns.stack(mixed()), list("aabbcc"), resamples=50)
+    assert [found[name].value for name in ("empty_predictions", "empty_truths", "both_empty")] == [1, 1, 1]
+
+
+def test_a_head_that_predicts_nothing():
+    rows = [scored(EMPTY, SQUARE if index < 12 else EMPTY) for index in range(40)]
+    found = segmentation_metrics(MaskColumns.stack(rows), np.arange(40), resamples=100)
+    assert found["dice_positive"].value == 0.0
+    assert "degenerate" in found["dice_positive"].reason
+    assert found["dice_all"].value == pytest.approx(28 / 40)
+    assert found["fraction_missed"].value == 1.0
+    assert found["hd95_pixels"].value == 50.0
+    assert found["nsd"].value == 0.0
+    assert found["image_auroc"].value == 0.5
+    assert found["both_empty"].value == 28
+
+
+def test_image_auroc_needs_ten_of_each():
+    found = segmentation_metrics(MaskColumns.stack(mixed()), list("aabbcc"), resamples=50)
+    assert found["image_auroc"].value is None
+    assert "10" in found["image_auroc"].reason
+
+
+def test_a_table_gives_the_same_columns():
+    rows = mixed()
+    table = pd.DataFrame([{f"{key}_heart": value for key, value in row.columns().items()} for row in rows])
+    direct = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), resamples=50)
+    assert (
+        segmentation_metrics(MaskColumns.from_table(table, "heart"), list("aabbcc"), resamples=50) == direct
+    )
+    with pytest.raises(EvalfmError, match="dice_lung"):
+        MaskColumns.from_table(table, "lung")
+
+
+def test_folds_are_averaged():
+    rows = mixed()
+    found = segmentation_metrics(
+        MaskColumns.stack(rows), list("abcdef"), folds=[0, 1, 1, 1, 0, 1], resamples=50
+    )
+    assert found["dice_positive"].value == pytest.approx((0.8 + 1 / 3) / 2)
