@@ -214,19 +214,20 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
 
 def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
     table = manifest.table
-    digests = image_digests(table["image"].tolist(), manifest.root, progress=progress)
-    for position in np.flatnonzero(table["image"].isin(list(digests.failed))):
-        yield Fault(
-            f"the image cannot be read: {digests.failed[table['image'].iat[position]]}", int(position) + 1
-        )
+    locators: list[str] = table["image"].tolist()
+    digests = image_digests(locators, manifest.root, progress=progress)
+    for position, locator in enumerate(locators):
+        if locator in digests.failed:
+            yield Fault(f"the image cannot be read: {digests.failed[locator]}", position + 1)
     if "split" not in table:
         return
     bytes_of = table["image"].map(digests.found)
-    for digest, parts in _in_two_splits(bytes_of, table["split"]):
-        positions = np.flatnonzero(bytes_of == digest)
-        # The same locator in two splits is a quick fault; here are different files of the same bytes.
-        if table["image"].iloc[positions].nunique() > 1:
-            names = ", ".join(repr(name) for name in table["id"].iloc[positions[:4]])
+    shared = dict(_in_two_splits(bytes_of, table["split"]))
+    # The same locator in two splits is a quick fault; here are different files of the same bytes.
+    for digest, part in table[bytes_of.isin(list(shared))].groupby(bytes_of, sort=True):
+        if part["image"].nunique() > 1:
+            names = ", ".join(repr(name) for name in part["id"].iloc[:4])
+            parts = shared[str(digest)]
             yield Fault(
                 f"the images of {names} have identical bytes and are in {parts}; put them into one split"
             )
