@@ -1,0 +1,98 @@
+"""Who is trained on, who chooses and who is tested; a patient never stands on two sides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.probing.parts import limited, parts
+from evalfm.probing.settings import Settings
+from evalfm.tasks.question import Question, pose, resolve_task
+
+
+@pytest.fixture
+def question(squares: Manifest) -> Question:
+    return pose(resolve_task("square", squares), squares)
+
+
+def patients_of(question: Question, positions: np.ndarray) -> set[str]:
+    return set(question.manifest.patients[question.rows[positions]].tolist())
+
+
+def test_one_split_is_the_manifests_own(question: Question):
+    (part,) = parts(question, Settings(task="square"))
+    split = question.manifest.table["split"].to_numpy()
+    for name in ("train", "val", "test"):
+        assert set(split[question.rows[getattr(part, name)]]) == {name}
+    assert len(part.train) + len(part.val) + len(part.test) == len(question)
+
+
+def test_folds_test_every_image_once_and_keep_patients_apart(question: Question):
+    dealt = parts(question, Settings(task="square", folds=5))
+    tested = np.concatenate([part.test for part in dealt])
+    assert sorted(tested.tolist()) == list(range(len(question)))
+    for part in dealt:
+        sides = [patients_of(question, getattr(part, name)) for name in ("train", "val", "test")]
+        assert not sides[0] & sides[1]
+        assert not (sides[0] | sides[1]) & sides[2]
+        assert {0, 1} == set(question.target[part.val].tolist()), "val of a fold holds both classes"
+
+
+def test_shots_are_nested_per_class_and_leave_val_and_test_alone(question: Question):
+    (whole,) = parts(question, Settings(task="square"))
+    smaller: set[int] = set()
+    for shots in (1, 2, 4, 8):
+        (part,) = parts(question, Settings(task="square", shots=shots))
+        chosen = set(part.train.tolist())
+        assert smaller < chosen
+        assert np.bincount(question.target[part.train].astype(int)).tolist() == [shots, shots]
+        assert part.val.tolist() == whole.val.tolist()
+        assert part.test.tolist() == whole.test.tolist()
+        smaller = chosen
+
+
+def test_a_seed_draws_other_shots_but_never_another_split(question: Question):
+    settings = Settings(task="square", shots=4)
+    (first,), (second,) = (parts(question, settings, subset_seed=seed) for seed in (0, 1))
+    assert first.train.tolist() != second.train.tolist()
+    assert first.test.tolist() == second.test.tolist()
+
+
+def test_more_shots_than_images_is_refused(question: Question):
+    with pytest.raises(EvalfmError, match="fewer shots"):
+        parts(question, Settings(task="square", shots=500))
+
+
+def test_test_where_deals_whole_patients_to_test(question: Question):
+    (part,) = parts(question, Settings(task="square", test_where="sex == 'F'"))
+    sex = question.manifest.table["sex"].to_numpy()
+    tested = patients_of(question, part.test)
+    assert not tested & patients_of(question, np.concatenate([part.train, part.val]))
+    for position in np.concatenate([part.train, part.val]).tolist():
+        assert sex[question.rows[position]] == "M"
+
+
+def test_limit_keeps_splits_and_classes_in_proportion(question: Question):
+    small = limited(question, 20)
+    assert len(small) == 20
+    assert limited(question, 20).rows.tolist() == small.rows.tolist()
+    split = small.manifest.table["split"].to_numpy()[small.rows]
+    for name in ("train", "val", "test"):
+        assert set(small.target[split == name].tolist()) == {0.0, 1.0}
+    assert small.exclusions[-1].images == len(question) - 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 5, "test_where": "sex == 'F'"}, "folds"),
+        ({"shots": 1, "label_fraction": 0.5}, "give one"),
+        ({"folds": 1}, "folds"),
+        ({"label_fraction": 1.5}, "label_fraction"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(EvalfmError, match=message):
+        Settings.checked(task="square", **settings)
