@@ -17,20 +17,37 @@ class FeatureSource(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What tables call the source."""
+        ...
+
     @property
-    def key(self) -> str: ...
+    def key(self) -> str:
+        """Changes whenever any feature could."""
+        ...
+
     @property
-    def pooled_dim(self) -> int: ...
+    def pooled_dim(self) -> int:
+        """D of the pooled features [N, D]."""
+        ...
+
     @property
-    def map_channels(self) -> tuple[int, ...]: ...
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of each map, shallow to deep; empty where there are no maps."""
+        ...
+
     @property
-    def map_strides(self) -> tuple[int, ...]: ...
+    def map_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each map."""
+        ...
+
     @property
-    def input_size(self) -> tuple[int, int]: ...
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the input that the maps cover."""
+        ...
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
-        """Pooled float32 [N, D] and, if asked, float32 maps of ``rows`` (positions in the manifest), in order."""
+        """Pooled float32 [N, D] and, if asked, float32 maps of ``rows`` (of the manifest), in order."""
         ...
 
     def geometry(self, row: int) -> Geometry:

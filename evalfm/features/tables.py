@@ -1,0 +1,234 @@
+"""Feature sources that see no image: a constant, the table's own columns, embeddings from a file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from evalfm.data.geometry import Geometry
+from evalfm.encoders.encoder import Features
+from evalfm.errors import EvalfmError, UnknownNameError
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest
+
+MOST_LEVELS = 64
+SHOWN = 5
+
+
+class TableSource:
+    """Pooled features [N, D] that lie in memory, one row per row of the manifest; there are no maps."""
+
+    map_channels: tuple[int, ...] = ()
+    map_strides: tuple[int, ...] = ()
+    input_size: tuple[int, int] = (1, 1)
+
+    def __init__(self, name: str, manifest: Manifest, values: NDArray[np.float32], meaning: str) -> None:
+        """``meaning`` says what the columns are; it is part of the key with every value."""
+        self.name = name
+        self._manifest = manifest
+        self._values = np.ascontiguousarray(values, dtype=np.float32)
+        digest = hashlib.sha256(f"{name}\n{meaning}\n{self._values.shape}\n".encode())
+        digest.update(self._values.data)
+        self._key = digest.hexdigest()
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the name, what the columns mean and every value."""
+        return self._key
+
+    @property
+    def pooled_dim(self) -> int:
+        """Number of columns."""
+        return int(self._values.shape[1])
+
+    def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
+        """Pooled float32 [N, D] of ``rows``, in order.
+
+        Raises:
+            EvalfmError: maps are asked for.
+        """
+        if maps:
+            raise EvalfmError(f"{self.name} has no spatial maps; choose an image encoder for this head.")
+        return Features(torch.from_numpy(self._values[np.asarray(rows, dtype=np.intp)]))
+
+    def geometry(self, row: int) -> Geometry:
+        """The film of ``row`` onto itself: nothing was resized."""
+        return Geometry.identity(self._manifest.size(row))
+
+
+class ConstantSource(TableSource):
+    """The floor that knows nothing: one feature that is 0 for every image."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__("constant", manifest, np.zeros((len(manifest), 1), np.float32), "0")
+
+    @property
+    def key(self) -> str:
+        """The same for every manifest."""
+        return hashlib.sha256(b"constant").hexdigest()
+
+
+class MetadataSource(TableSource):
+    """The floor that sees only columns of the table, such as sex, age and view.
+
+    A number gives itself (0 where unknown) and whether it is unknown; any other column gives one feature per
+    level and one for unknown. Levels are those of the whole manifest, sorted: that fixes which features there
+    are and in what order, never their values. Scaling is left to the head, which knows the training rows.
+
+    Attributes:
+        feature_names: what each feature is, such as ``sex=F`` or ``age unknown``.
+    """
+
+    def __init__(
+        self, manifest: Manifest, columns: Sequence[str], levels: dict[str, tuple[str, ...]] | None = None
+    ) -> None:
+        """``levels`` fixes the levels of named columns, such as those of the data a head was trained on.
+
+        Raises:
+            EvalfmError: a column is unknown, or has too many levels to be an attribute.
+        """
+        known = [str(name) for name in manifest.table.columns]
+        for name in columns:
+            if name not in known:
+                raise UnknownNameError("column", name, known)
+        if not columns:
+            raise EvalfmError("Metadata features need at least one column, such as sex, age or view.")
+        parts: list[NDArray[np.float32]] = []
+        names: list[str] = []
+        for name in columns:
+            column = manifest.table[name]
+            fixed = (levels or {}).get(name)
+            if fixed is None and pd.api.types.is_numeric_dtype(column):
+                values, labels = _number(name, column)
+            else:
+                values, labels = _one_hot(name, column, fixed)
+            parts.append(values)
+            names.extend(labels)
+        self.feature_names = tuple(names)
+        super().__init__("metadata", manifest, np.concatenate(parts, axis=1), "\n".join(names))
+
+
+def _number(name: str, column: pd.Series) -> tuple[NDArray[np.float32], list[str]]:
+    values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    unknown = ~np.isfinite(values)
+    filled = np.where(unknown, 0.0, values)
+    return np.stack([filled, unknown], axis=1).astype(np.float32), [name, f"{name} unknown"]
+
+
+def _one_hot(
+    name: str, column: pd.Series, fixed: tuple[str, ...] | None
+) -> tuple[NDArray[np.float32], list[str]]:
+    texts = [None if pd.isna(value) or value == "" else str(value) for value in column]
+    levels = list(fixed) if fixed is not None else sorted({text for text in texts if text is not None})
+    if len(levels) > MOST_LEVELS:
+        raise EvalfmError(
+            f"The column {name!r} has {len(levels)} different values, which is no attribute of a few levels; "
+            "name another column."
+        )
+    position = {level: number for number, level in enumerate(levels)}
+    values = np.zeros((len(texts), len(levels) + 1), np.float32)
+    values[np.arange(len(texts)), [position.get(text or "", len(levels)) for text in texts]] = 1
+    return values, [*(f"{name}={level}" for level in levels), f"{name} unknown"]
+
+
+class PrecomputedSource(TableSource):
+    """Embeddings that were computed elsewhere, joined to the manifest by image id.
+
+    The file is a table (.csv, .parquet) with a column ``id`` and one column per feature, or an .npz with
+    ``ids`` [N] and ``features`` [N, D].
+    """
+
+    def __init__(self, manifest: Manifest, path: Path | str) -> None:
+        """Read and join the file.
+
+        Raises:
+            EvalfmError: the file cannot be read, or lacks images, repeats ids or holds what is no finite
+                number; all faults are named at once.
+        """
+        path = Path(path)
+        ids, values, names = _read(path)
+        position = {name: number for number, name in enumerate(ids)}
+        wanted = [str(name) for name in manifest.table["id"]]
+        faults = []
+        if len(position) < len(ids):
+            repeated = sorted(pd.Series(ids)[pd.Series(ids).duplicated()].unique())
+            faults.append(f"repeats {len(repeated)} ids ({_few(repeated)})")
+        if missing := [name for name in wanted if name not in position]:
+            faults.append(f"lacks {len(missing)} of {len(wanted)} images ({_few(missing)})")
+        used = values[[position[name] for name in wanted if name in position]]
+        if bad := [
+            name
+            for name, row in zip((name for name in wanted if name in position), used, strict=True)
+            if not np.isfinite(row).all()
+        ]:
+            faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({_few(bad)})")
+        if faults:
+            raise EvalfmError(f"{path} {' and '.join(faults)}; mend the file.")
+        super().__init__("precomputed", manifest, used, "\n".join(names))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def _read(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
+    """Ids, features [N, D] and their names."""
+    if not path.is_file():
+        raise EvalfmError(f"There is no file {path}; check the path.")
+    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet, ".npz": _read_arrays}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet or .npz file.")
+    try:
+        return reader(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise EvalfmError(f"{path} cannot be read ({error}); check the file.") from None
+
+
+def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
+    return _from_table(path, pd.read_csv(path, dtype={"id": str}))
+
+
+def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
+    return _from_table(path, pd.read_parquet(path))
+
+
+def _from_table(path: Path, table: pd.DataFrame) -> tuple[list[str], NDArray[np.float32], list[str]]:
+    names = [str(name) for name in table.columns if name != "id"]
+    if "id" not in table:
+        raise EvalfmError(f"{path} has no column 'id'; name the column of image ids so.")
+    if not names:
+        raise EvalfmError(f"{path} has no column beside 'id'; give one column per feature.")
+    words = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
+    if words:
+        raise EvalfmError(f"{path} has columns that are no numbers ({_few(words)}); leave them out.")
+    return (
+        [str(name) for name in table["id"]],
+        table[names].to_numpy(dtype=np.float32, na_value=np.nan),
+        names,
+    )
+
+
+def _read_arrays(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        absent = [name for name in ("ids", "features") if name not in arrays]
+        if absent:
+            raise EvalfmError(f"{path} has no array {' and none '.join(map(repr, absent))}; save both.")
+        ids, features = arrays["ids"], arrays["features"]
+    if features.ndim != 2 or len(ids) != len(features) or features.shape[1] == 0:
+        raise EvalfmError(f"{path} has features of shape {features.shape} for {len(ids)} ids; give [N, D].")
+    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+        raise EvalfmError(f"{path} has features that are no numbers ({features.dtype}); give floats.")
+    return (
+        [str(name) for name in ids],
+        features.astype(np.float32),
+        [str(n) for n in range(features.shape[1])],
+    )

@@ -1,0 +1,164 @@
+"""Tables as features: joined by id, every fault named, no value from elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
+
+
+@dataclass
+class Table:
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def size(self, row: int) -> tuple[int, int]:
+        return 10 + row, 20
+
+
+@pytest.fixture
+def manifest():
+    table = pd.DataFrame(
+        {
+            "id": ["p", "q", "r", "s"],
+            "sex": ["M", None, "F", "M"],
+            "age": [61.0, np.nan, 34.0, 90.0],
+            "report": ["a", "b", "c", "d"],
+        }
+    )
+    return Table(table)
+
+
+def test_the_constant_knows_nothing(manifest):
+    source = ConstantSource(manifest)
+    assert source.pooled_dim == 1
+    assert source.features([3, 0]).pooled.tolist() == [[0.0], [0.0]]
+    assert source.key == ConstantSource(Table(manifest.table.iloc[:2])).key
+    assert source.geometry(2).source == source.geometry(2).output == (12, 20)
+
+
+def test_metadata_are_levels_and_numbers_with_unknown_told_apart(manifest):
+    source = MetadataSource(manifest, ["sex", "age"])
+    assert source.feature_names == ("sex=F", "sex=M", "sex unknown", "age", "age unknown")
+    np.testing.assert_array_equal(
+        source.features([0, 1, 2, 3, 0]).pooled.numpy(),
+        [[0, 1, 0, 61, 0], [0, 0, 1, 0, 1], [1, 0, 0, 34, 0], [0, 1, 0, 90, 0], [0, 1, 0, 61, 0]],
+    )
+
+
+def test_metadata_levels_can_be_those_of_other_data(manifest):
+    source = MetadataSource(manifest, ["sex"], levels={"sex": ("M", "X")})
+    assert source.feature_names == ("sex=M", "sex=X", "sex unknown")
+    np.testing.assert_array_equal(source.features([0, 2]).pooled.numpy(), [[1, 0, 0], [0, 0, 1]])
+
+
+def test_metadata_key_follows_values_and_columns(manifest):
+    key = MetadataSource(manifest, ["sex", "age"]).key
+    assert MetadataSource(manifest, ["sex", "age"]).key == key
+    assert MetadataSource(manifest, ["age", "sex"]).key != key
+    other = manifest.table.copy()
+    other.loc[0, "age"] = 62.0
+    assert MetadataSource(Table(other), ["sex", "age"]).key != key
+
+
+def test_metadata_refuses_what_is_no_attribute(manifest):
+    with pytest.raises(UnknownNameError, match="Did you mean 'age'"):
+        MetadataSource(manifest, ["agee"])
+    with pytest.raises(EvalfmError, match="at least one column"):
+        MetadataSource(manifest, [])
+    texts = Table(pd.DataFrame({"id": range(65), "report": [f"text {n}" for n in range(65)]}))
+    with pytest.raises(EvalfmError, match="65 different values"):
+        MetadataSource(texts, ["report"])
+
+
+def embeddings(path, ids, features):
+    if path.suffix == ".npz":
+        np.savez(path, ids=np.array(ids), features=features)
+        return path
+    table = pd.DataFrame(features, columns=[f"f{n}" for n in range(features.shape[1])])
+    table.insert(1, "id", ids)
+    if path.suffix == ".csv":
+        table.to_csv(path, index=False)
+    else:
+        table.to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_embeddings_are_joined_by_id(tmp_path, manifest, suffix):
+    features = np.arange(15, dtype=np.float32).reshape(5, 3)
+    path = embeddings(tmp_path / f"e{suffix}", ["s", "other", "p", "r", "q"], features)
+    source = PrecomputedSource(manifest, path)
+    np.testing.assert_array_equal(source.features(range(4)).pooled.numpy(), features[[2, 4, 3, 0]])
+    np.testing.assert_array_equal(source.features([1, 1]).pooled.numpy(), features[[4, 4]])
+    features[2, 0] += 1
+    assert (
+        PrecomputedSource(manifest, embeddings(path, ["s", "other", "p", "r", "q"], features)).key
+        != source.key
+    )
+
+
+def test_numbers_as_ids_keep_their_zeros(tmp_path):
+    manifest = Table(pd.DataFrame({"id": ["007", "010"]}))
+    path = tmp_path / "e.csv"
+    path.write_text("id,f\n010,1\n007,2\n")
+    np.testing.assert_array_equal(PrecomputedSource(manifest, path).features([0, 1]).pooled, [[2], [1]])
+
+
+def test_all_faults_of_embeddings_are_named_at_once(tmp_path, manifest):
+    features = np.ones((4, 2), np.float32)
+    features[1, 0] = np.nan
+    path = embeddings(tmp_path / "e.csv", ["p", "q", "p", "x"], features)
+    with pytest.raises(EvalfmError) as raised:
+        PrecomputedSource(manifest, path)
+    assert "repeats 1 ids (p)" in str(raised.value)
+    assert "lacks 2 of 4 images (r, s)" in str(raised.value)
+    assert "infinite features for 1 images (q)" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.csv", None, "There is no file"),
+        ("e.txt", b"id,f\n", "no table of embeddings"),
+        ("e.csv", b"name,f\np,1\n", "no column 'id'"),
+        ("e.csv", b"id\np\n", "no column beside 'id'"),
+        ("e.csv", b"id,f,g\np,1,one\n", r"no numbers \(g\)"),
+        ("e.csv", b"", "cannot be read"),
+        ("e.parquet", b"PAR1 not really", "cannot be read"),
+        ("e.npz", b"no archive", "cannot be read"),
+    ],
+)
+def test_files_that_hold_no_embeddings_are_refused(tmp_path, manifest, name, content, message):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EvalfmError, match=message):
+        PrecomputedSource(manifest, path)
+
+
+def test_arrays_of_the_wrong_shape_or_kind_are_refused(tmp_path, manifest):
+    path = tmp_path / "e.npz"
+    np.savez(path, features=np.ones((2, 2)))
+    with pytest.raises(EvalfmError, match="no array 'ids'"):
+        PrecomputedSource(manifest, path)
+    np.savez(path, ids=np.array(["p"]), features=np.ones((2, 2)))
+    with pytest.raises(EvalfmError, match="for 1 ids"):
+        PrecomputedSource(manifest, path)
+    np.savez(path, ids=np.array(["p", object()], dtype=object), features=np.ones((2, 2)))
+    with pytest.raises(EvalfmError, match="cannot be read"):
+        PrecomputedSource(manifest, path)
+
+
+def test_tables_have_no_maps(manifest):
+    source = ConstantSource(manifest)
+    assert (source.map_channels, source.map_strides) == ((), ())
+    with pytest.raises(EvalfmError, match="no spatial maps"):
+        source.features([0], maps=True)
