@@ -172,7 +172,7 @@ class Manifest:
             UnknownNameError: the manifest has no masks of ``finding``.
             EvalfmError: the mask cannot be read, or has a size that is neither the image's nor declared.
         """
-        from evalfm.data import masks
+        from evalfm.data.masks import decode, read_mask_file
 
         dialect = self.info.mask_dialects.get(finding)
         if dialect is None or finding + MASK_SUFFIX not in self.table:
@@ -185,9 +185,9 @@ class Manifest:
             return np.zeros(size, dtype=bool)
         stored = self.info.mask_sizes.get(finding)
         if dialect == "file":
-            mask = masks.read_mask_file(cell, self.root)
+            mask = read_mask_file(str(cell), self.root)
         else:
-            mask = masks.decode(dialect, cell, stored or size)
+            mask = decode(dialect, str(cell), stored or size)
         if mask.shape not in (size, stored):
             raise EvalfmError(
                 f"The {finding} mask of row {row + 1} has {_by(mask.shape)} pixels, its image {_by(size)}; "

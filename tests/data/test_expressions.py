@@ -53,6 +53,7 @@ def test_rows_that_satisfy(expr: str, rows: list[int]) -> None:
         # Known parts decide where they can: unknown or true is true, unknown and false is false.
         ("age > 50 or view == 'PA'", [0, 2, 3]),
         ("not (age > 50 and view == 'AP')", [0, 1, 2, 3]),
+        ("not (age > 50 and view == 'PA')", [0, 1, 3]),
         ("not (age > 50 or view == 'AP')", [0]),
     ],
 )

@@ -70,7 +70,8 @@ def test_stratified_keeps_the_share_of_positives() -> None:
 def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole() -> None:
     patients = np.repeat([f"p{i}" for i in range(100)], 2).astype(object)
     labels = np.zeros(200)
-    labels[1:40:2] = 1  # the second image of 20 patients
+    labels[1:20:2] = 1  # the second image of ten patients, the first of ten others
+    labels[20:40:2] = 1
     labels[100:120] = np.nan
     dealt = splits.stratified(patients, labels, name="x", seed=0)
     assert parts_per_patient(patients, dealt) == 1
@@ -111,6 +112,19 @@ def test_folds_are_by_patient_of_equal_size_and_stratified() -> None:
     shuffled = np.random.default_rng(0).permutation(6000)
     again = splits.folds(MANY[shuffled], 5, 0, LABELS[shuffled])
     assert again.tolist() == fold_of[shuffled].tolist()
+
+
+def test_folds_stay_of_equal_size_over_many_small_classes() -> None:
+    patients = [str(i) for i in range(28)]
+    fold_of = splits.folds(patients, 5, 0, np.arange(28) % 4)
+    assert sorted(np.bincount(fold_of).tolist()) == [5, 5, 6, 6, 6]
+
+
+def test_val_is_drawn_anew_for_every_fold() -> None:
+    fold_of = splits.folds(MANY, 5, 0)
+    first, second = (splits.fold_split(fold_of, fold, MANY, 0) == "val" for fold in (0, 1))
+    # By chance an eighth of what both could have: 250 patients of 2000, three quarters of them shared.
+    assert (first & second).sum() / first.sum() < 0.3
 
 
 def test_folds_that_cannot_be_are_refused() -> None:
@@ -198,6 +212,8 @@ def test_label_fractions_are_nested_by_patient() -> None:
         assert len(rows) == round(6000 * fraction)
         assert earlier <= set(rows.tolist())
         earlier = set(rows.tolist())
+    # .07 × 100 is 7.000000000000001 in floating point.
+    assert len(splits.label_fraction([str(i) for i in range(100)], 0.07, 0)) == 7
     rows = splits.label_fraction(MANY, 0.1, 0, LABELS)
     assert LABELS[rows].sum() == 60
     for wrong in (0, 1.5, -0.1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.columns import as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.digests import WORKERS
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import column, expect_file, what_is_in
 from evalfm.data.splits import import_ids, val_from_train
@@ -138,15 +140,20 @@ def _sizes(
     """Height and width of the stored images, NaN where the file cannot be read."""
     from evalfm.data.images import image_size
 
-    sizes = np.full((len(image), 2), np.nan)
-    broken = []
-    for row, locator in enumerate(options.progress.track(image, "image sizes", len(image))):
+    def size(locator: str) -> tuple[float, float]:
         try:
-            sizes[row] = image_size(locator, root)
+            return image_size(locator, root)
         except EvalfmError:
-            broken.append(locator)
-    if broken:
-        notes.append(f"{len(broken)} image files cannot be read, such as {broken[0].rpartition('/')[2]}.")
+            return np.nan, np.nan
+
+    # Threads wait for distant disks together.
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = options.progress.track(pool.map(size, image), "image sizes", len(image))
+        sizes = np.array(list(found), dtype=np.float64).reshape(-1, 2)
+    broken = np.flatnonzero(np.isnan(sizes[:, 0]))
+    if len(broken):
+        name = str(image.iloc[broken[0]]).rpartition("/")[2]
+        notes.append(f"{len(broken)} image files cannot be read, such as {name}.")
     return sizes[:, 0], sizes[:, 1]
 
 

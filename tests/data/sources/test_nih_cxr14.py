@@ -91,6 +91,12 @@ def test_row_and_column_spacing_are_not_exchanged(root: Path) -> None:
     assert read(root).spacing_mm(0) == pytest.approx((3000 * 0.1 / 50, 2500 * 0.2 / 100))
 
 
+def test_a_low_film_of_unknown_age_counts_as_an_adults(root: Path) -> None:
+    rows = ROWS.replace("413,F,AP,2048,2500,0.171,0.171", "413,F,AP,2048,2500,0.09,0.09")
+    (root / "Data_Entry_2017_v2020.csv").write_text(HEADER + rows)
+    assert read(root).spacing_mm(2) is None
+
+
 def test_the_table_of_2017(root: Path) -> None:
     table = (root / "Data_Entry_2017_v2020.csv").read_text()
     (root / "Data_Entry_2017_v2020.csv").unlink()
