@@ -322,8 +322,17 @@ def read_data(name_or_path: str | Path) -> Manifest:
     Raises:
         EvalfmError: it is not there (near names are proposed), or it has faults.
     """
+    return Manifest.read(find_folder(name_or_path))
+
+
+def find_folder(name_or_path: str | Path) -> Path:
+    """The path of a data set: what is given where that is a path, else the folder registered under the name.
+
+    Raises:
+        UnknownNameError: it is neither; near names are proposed.
+    """
     path = Path(name_or_path).expanduser()
-    return Manifest.read(path if _is_path(name_or_path, path) else registered_folder(str(name_or_path)))
+    return path if _is_path(name_or_path, path) else registered_folder(str(name_or_path))
 
 
 def _is_path(given: str | Path, path: Path) -> bool:

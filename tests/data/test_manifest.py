@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from evalfm.data.dataset_info import DatasetInfo, read_dataset_info
-from evalfm.data.manifest import Manifest, read_data
+from evalfm.data.manifest import Manifest, find_folder, read_data
 from evalfm.data.registered import register
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -155,6 +155,7 @@ def test_a_registered_name_is_read_and_near_ones_proposed(
     toy.write(toy.folder)
     register("toy-set", toy.folder)
     assert len(read_data("toy-set")) == 4
+    assert find_folder("toy-set") == find_folder(str(toy.folder)) == toy.folder
     with pytest.raises(UnknownNameError, match="Did you mean 'toy-set'"):
         read_data("toy-sett")
     # A folder of that name that is no data set does not hide the registered one.
