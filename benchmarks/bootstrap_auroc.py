@@ -40,13 +40,10 @@ def ours_on(target, score, patients):
 
 
 def loop_on(target, score, patients):
-    rows = np.argsort(patients.codes, kind="stable")
-    stops = np.cumsum(np.bincount(patients.codes))
-    of_patient = np.split(rows, stops[:-1])
     weights = patient_weights(patients, LOOPED, np.random.default_rng(SEED))
     areas = []
     for row in weights.astype(int):
-        drawn = np.concatenate([of_patient[p] for p in np.repeat(np.arange(patients.count), row)])
+        drawn = np.repeat(np.arange(IMAGES), row[patients.codes])
         areas.append(roc_auc_score(target[drawn], score[drawn]))
     return np.array(areas)
 

@@ -144,10 +144,10 @@ def _newton(label: Values, predictor: Values, weights: Values, start: Values) ->
     for _ in range(_ITERATIONS):
         if not len(running):
             return coefficients
-        expected = expit(coefficients[running, :1] + coefficients[running, 1:] * predictor)
+        expected = expit(coefficients[running] @ design[:, :2].T)
         mass = current * expected
         gradient = observed[running] - mass @ design[:, :2]
-        mass *= 1 - expected
+        mass -= mass * expected
         information = mass @ design
         determinant = information[:, 0] * information[:, 2] - information[:, 1] ** 2
         solvable = determinant > 1e-12 * np.maximum(weights[running].sum(axis=1), 1.0) ** 2
@@ -163,7 +163,8 @@ def _newton(label: Values, predictor: Values, weights: Values, start: Values) ->
         step *= np.minimum(1.0, _LONGEST_STEP / np.maximum(length, _LONGEST_STEP))
         coefficients[running] += step
         coefficients[running[~solvable]] = np.nan
-        going = solvable & (length[:, 0] > 1e-7 * (1 + np.abs(coefficients[running]).sum(axis=1)))
+        # Newton's error is squared by each step: after one this short it is below 1e-9.
+        going = solvable & (length[:, 0] > 1e-5 * (1 + np.abs(coefficients[running]).sum(axis=1)))
         if not going.all():
             running, current = running[going], current[going]
     coefficients[running] = np.nan

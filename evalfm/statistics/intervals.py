@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr, ndtri
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.resampling import Patients, Statistic, Values, bootstrap
@@ -116,6 +117,14 @@ def estimates(
     resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
     """Each statistic on the data with its interval, all on the same resamples; an ``Estimate`` passes."""
+    # Products of resamples by a few sums are bound by memory: more BLAS threads only wait for each other.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _estimates(measured, patients, seed, unit, resamples)
+
+
+def _estimates(
+    measured: Mapping[str, Measured | Estimate], patients: Patients, seed: int, unit: str, resamples: int
+) -> dict[str, Estimate]:
     values = {
         name: item.statistic.on_the_data() for name, item in measured.items() if isinstance(item, Measured)
     }

@@ -132,13 +132,16 @@ class FromSums(Statistic):
     ) -> None:
         self.patients = patients
         self.formula = formula
+        self.members = np.flatnonzero(np.bincount(codes, minlength=patients))
         self.sums = np.stack(
             [np.bincount(codes, weights=column, minlength=patients) for column in columns.T], axis=1
         )
 
     def values(self, weights: Values) -> Values:
         """The formula at the weighted sums."""
-        return self.formula(weights @ self.sums)
+        if len(self.members) == self.patients:
+            return self.formula(weights @ self.sums)
+        return self.formula(weights[:, self.members] @ self.sums[self.members])
 
     def without_each(self) -> Values:
         """Exact for any number of patients: a patient's sums are taken from the total."""
