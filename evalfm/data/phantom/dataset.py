@@ -1,0 +1,160 @@
+"""A phantom data set on disk: films as PNG, truth in the manifest, dataset.yaml beside it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from evalfm.data import masks
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.dealing import deal
+from evalfm.data.manifest import EMPTY_MASK, Manifest
+from evalfm.data.phantom.dials import Dials
+from evalfm.data.phantom.film import FINDINGS, LARGEST, SMALLEST, render
+from evalfm.errors import EvalfmError
+from evalfm.progress import SILENT, Progress
+
+_LABELS = ("pneumothorax", "cardiomegaly", "chest_tube", "ecg_leads")
+_NUMBERS = ("ctr", "pneumothorax_area")
+_ATTRIBUTES = ("sex", "age", "view", "scanner", "chest_tube", "ecg_leads")
+
+
+def make_phantom(
+    folder: Path | str,
+    *,
+    n: int,
+    size: int = 256,
+    seed: int = 0,
+    dials: Dials | None = None,
+    progress: Progress = SILENT,
+    workers: int = 1,
+) -> Manifest:
+    """Draw ``n`` films into ``folder``: images/*.png (8 bit), manifest.parquet and dataset.yaml.
+
+    The folder is there whole or not at all. The same numbers give the same bytes, whatever ``workers`` is;
+    the first films of a larger set are those of a smaller one. Patients are dealt to splits by hash.
+
+    Args:
+        folder: to make; must not hold anything yet.
+        n: films.
+        size: pixels along a side, 64 to 1024.
+        seed: of the population.
+        dials: how often findings and devices occur.
+        progress: where the work is shown.
+        workers: processes that draw.
+
+    Raises:
+        EvalfmError: the folder is taken, or a number is out of range; nothing was written.
+    """
+    out = Path(folder).absolute()
+    _check(out, n, size, seed, workers)
+    dials = dials or Dials()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        # mkdtemp makes private folders; the result is an ordinary one.
+        work.chmod(0o755)
+        (work / "images").mkdir()
+        job = _Job(work, size, seed, dials)
+        rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
+        table = pd.DataFrame(rows)
+        manifest = deal(Manifest(_info(n, size, seed, dials), table, work), seed=0)
+        manifest.write(work)
+        if out.exists():
+            out.rmdir()
+        work.rename(out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Manifest.read(out, validate=False)
+
+
+@dataclass(frozen=True)
+class _Job:
+    folder: Path
+    size: int
+    seed: int
+    dials: Dials
+
+
+def _check(out: Path, n: int, size: int, seed: int, workers: int) -> None:
+    faults = []
+    if n < 1:
+        faults.append(f"{n} films cannot be drawn, ask for at least 1")
+    if not SMALLEST <= size <= LARGEST:
+        faults.append(f"films of {size} pixels cannot be drawn, choose a size from {SMALLEST} to {LARGEST}")
+    if seed < 0:
+        faults.append(f"seed {seed} is negative, choose another")
+    if workers < 1:
+        faults.append(f"{workers} workers cannot work, take at least 1")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        faults.append(f"{out} holds something already, give a new folder")
+    if faults:
+        raise EvalfmError(f"The phantom cannot be made: {'; '.join(faults)}.")
+
+
+def _rows(job: _Job, n: int, workers: int) -> Iterator[dict[str, object]]:
+    if workers == 1:
+        yield from map(partial(_draw, job), range(n))
+        return
+    # A forked process would inherit the threads' locks of whatever the caller has loaded.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, n), mp_context=context) as pool:
+        yield from pool.map(partial(_draw, job), range(n), chunksize=max(1, min(32, n // workers)))
+
+
+def _draw(job: _Job, index: int) -> dict[str, object]:
+    """Draw one film, write its image, and return its row of the manifest."""
+    film = render(job.seed, index, job.size, job.dials)
+    name = f"phantom-{job.seed}-{index:06d}"
+    image = f"images/{name}.png"
+    stored = np.rint(film.pixels * 255).astype(np.uint8)
+    Image.fromarray(stored).save(job.folder / image, compress_level=1)
+    truth = {
+        f"{finding}_mask": masks.encode("relative", mask) if mask.any() else EMPTY_MASK
+        for finding, mask in ((finding, film.masks[finding]) for finding in FINDINGS)
+    }
+    return {
+        "id": name,
+        "image": image,
+        "patient": film.patient,
+        "sex": film.sex,
+        "age": film.age,
+        "view": film.view,
+        "scanner": film.scanner,
+        "pneumothorax": int(film.pneumothorax),
+        "cardiomegaly": int(film.cardiomegaly),
+        "chest_tube": int(film.chest_tube),
+        "ecg_leads": int(film.ecg_leads),
+        "ctr": film.ctr,
+        "pneumothorax_area": film.pneumothorax_area,
+        **truth,
+    }
+
+
+def _info(n: int, size: int, seed: int, dials: Dials) -> DatasetInfo:
+    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(dials).items())
+    return DatasetInfo(
+        name="phantom",
+        title="Synthetic frontal chest radiographs",
+        licence="Apache-2.0",
+        synthetic=True,
+        mask_dialects=dict.fromkeys(FINDINGS, "relative"),
+        label_source=dict.fromkeys((*_LABELS, *_NUMBERS, *FINDINGS), "phantom"),
+        label_kinds=dict.fromkeys(_NUMBERS, "number"),
+        attributes=list(_ATTRIBUTES),
+        redistributable_images=True,
+        public_ids=True,
+        bits=8,
+        unit="unit-interval",
+        notes=[f"{n} films of {size} pixels, seed {seed}; dials: {settings}."],
+    )
