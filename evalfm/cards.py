@@ -56,8 +56,3 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
         )
         raise EvalfmError(f"{source} is not valid: {faults}.") from None
 
-
-def write_yaml(path: Path, model: BaseModel) -> None:
-    """Write ``model`` as YAML in the order of its fields, leaving out unset values."""
-    content = model.model_dump(mode="json", exclude_none=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

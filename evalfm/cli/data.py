@@ -97,8 +97,8 @@ def check(
     from dataclasses import asdict
 
     from evalfm.cli.console import Bars, emit_json
-    from evalfm.data.manifest import find_folder
     from evalfm.data.manifest import Manifest as Table
+    from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
 
     manifest = Table.read(find_folder(folder), validate=False)
@@ -134,10 +134,12 @@ def split(
         evalfm data split build/nih --stratify pneumothorax --seed 1
     """
     from evalfm.data.dealing import deal
-    from evalfm.data.manifest import read_data
+    from evalfm.data.manifest import Manifest as Table
+    from evalfm.data.manifest import find_folder
     from evalfm.data.splits import export_ids
 
-    manifest = read_data(folder)
+    # A faulty split is what this verb mends, so it is not refused here.
+    manifest = Table.read(find_folder(folder), validate=False)
     dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where)
     dealt.validate()
     dealt.write(manifest.folder)

@@ -74,6 +74,20 @@ _ENTRIES = (
         "all maps projected, summed at a fine grid and read by a light convolutional decoder",
         "evalfm.heads.segmentation.multiscale:MultiscaleHead",
     ),
+    HeadEntry(
+        "all-empty",
+        ("segmentation",),
+        (),
+        "floor: finds nothing on any film",
+        "evalfm.heads.segmentation.floors:AllEmpty",
+    ),
+    HeadEntry(
+        "mean-mask",
+        ("segmentation",),
+        (),
+        "floor: the mean of the training masks on every film",
+        "evalfm.heads.segmentation.floors:MeanMask",
+    ),
 )
 
 

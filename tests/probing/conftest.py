@@ -38,7 +38,7 @@ def make_squares(folder: Path, patients: int = 60, seed: int = 0, **info: object
                     "id": name,
                     "patient": f"s{patient}",
                     "image": f"{name}.png",
-                    "split": "train" if patient < patients * 0.6 else "val" if patient < patients * 0.75 else "test",
+                    "split": "train" if patient < patients * 0.5 else "val" if patient < patients * 0.65 else "test",
                     "square": positive,
                     "square_mask": f"{name}-mask.png",
                     "size": float(mask.mean()),

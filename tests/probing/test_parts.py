@@ -61,7 +61,7 @@ def test_a_seed_draws_other_shots_but_never_another_split(question: Question):
 
 
 def test_more_shots_than_images_is_refused(question: Question):
-    with pytest.raises(EvalfmError, match="fewer shots"):
+    with pytest.raises(EvalfmError, match="take fewer"):
         parts(question, Settings(task="square", shots=500))
 
 

@@ -26,7 +26,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(squares: Manifest, out: Path) -> list[Run]:
-    return probe("hog", "square", data=squares, out=out)
+    return probe("pixels", "square", data=squares, out=out)
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +40,17 @@ def by_name(runs: list[Run]) -> dict[tuple[str, str], Run]:
 
 def test_linear_and_stronger_head_come_first_and_every_floor_follows(labelled: list[Run]):
     assert [(run.encoder, run.head) for run in labelled] == [
-        ("hog", "linear"),
-        ("hog", "knn"),
+        ("pixels", "linear"),
+        ("pixels", "knn"),
         ("constant", "linear"),
         ("metadata", "linear"),
-        ("pixels", "linear"),
     ]
-    assert [run.is_floor for run in labelled] == [False, False, True, True, True]
+    assert [run.is_floor for run in labelled] == [False, False, True, True]
 
 
 def test_what_is_plain_to_see_is_found_and_floors_do_not_find_it(labelled: list[Run]):
     runs = by_name(labelled)
-    found, constant = (runs[name, "linear"].metrics["auroc"] for name in ("hog", "constant"))
+    found, constant = (runs[name, "linear"].metrics["auroc"] for name in ("pixels", "constant"))
     assert found.value is not None
     assert found.value > 0.9
     assert constant.value == 0.5
@@ -120,11 +119,11 @@ def test_mask_heads_find_the_squares_and_floors_do_not(masked: list[Run]):
 
 def test_the_same_command_twice_computes_once_and_forced_gives_the_same(squares: Manifest, labelled: list[Run], out: Path):
     before = (labelled[0].folder / "run.json").stat().st_mtime_ns
-    again = probe("hog", "square", data=squares, out=out)
+    again = probe("pixels", "square", data=squares, out=out)
     assert [run.folder for run in again] == [run.folder for run in labelled]
     assert (labelled[0].folder / "run.json").stat().st_mtime_ns == before
     old = labelled[0].predictions()
-    (forced, *_) = probe("hog", "square", data=squares, heads=["linear"], floors="none", out=out, force=True)
+    (forced, *_) = probe("pixels", "square", data=squares, heads=["linear"], floors="none", out=out, force=True)
     assert (forced.folder / "run.json").stat().st_mtime_ns > before
     pd.testing.assert_frame_equal(forced.predictions(), old, check_exact=True)
 
@@ -196,9 +195,9 @@ def test_the_metadata_floor_never_sees_the_question(squares: Manifest, tmp_path:
     assert value < 0.9, "age alone says little of sex; a floor that saw sex would be perfect"
 
 
-def test_an_encoder_that_is_a_floor_itself_is_not_repeated(squares: Manifest, tmp_path: Path):
-    runs = probe("pixels", "square", data=squares, heads=["linear"], out=tmp_path)
-    assert [run.encoder for run in runs] == ["pixels", "constant", "metadata"]
+def test_pixels_are_a_floor_of_every_other_encoder(squares: Manifest, tmp_path: Path):
+    runs = probe("hog", "square", data=squares, heads=["linear"], out=tmp_path)
+    assert [(run.encoder, run.is_floor) for run in runs[::3]] == [("hog", False), ("pixels", True)]
 
 
 def test_a_source_without_maps_is_refused_for_masks(squares: Manifest, square_seg: str, tmp_path: Path):
@@ -258,10 +257,10 @@ def test_nothing_private_is_in_any_byte_of_a_run(tmp_path: Path):
 
 def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
     record = json.loads((labelled[0].folder / "run.json").read_text())
-    assert record["data"]["parts"]["test"]["patients"] == 15
+    assert record["data"]["parts"]["test"]["patients"] == 21
     assert record["data"]["label_source"] == {"square": "mask"}
     assert record["head"]["grid"]["C"]
     assert record["provenance"]["versions"]["torch"]
-    assert record["metrics"]["auroc"]["n"] == 15
+    assert record["metrics"]["auroc"]["n"] == 21
     assert record["metrics"]["auroc"]["unit"] == "patients"
     assert (labelled[0].folder / "figures" / "roc.png").stat().st_size > 1000
