@@ -119,7 +119,7 @@ def solve_path(features: Tensor, likelihood: Likelihood, strengths: Tensor) -> P
     ``features`` is [n, d] float64, centred. Each Newton step is solved for all C together by conjugate
     gradients in float32, so a step costs a few matrix products that all C share; gradient, objective and
     iterate are float64, so the solution is a float64 one. The preconditioner is the Hessian with one profile
-    of the weights p·(1 − p) for every C (flat at first, refreshed when the inner steps grow many): a single
+    of weights p·(1 − p) for every C (flat at first, refreshed when the inner steps grow many): a single
     eigendecomposition serves the whole path. Where d > n the problem is solved in the row space of the
     features, which holds the solution.
     """
@@ -207,11 +207,10 @@ def _gradient(features: Tensor, residual: Tensor, current: Tensor, strength: Ten
 
 def _small(step: Tensor, current: Tensor) -> Tensor:
     """Whether an approximate Newton step changes weights and intercepts by less than the tolerance, [k]."""
-    weights: Tensor = step[..., :-1].flatten(1).norm(dim=1) <= TOLERANCE * current[..., :-1].flatten(1).norm(
-        dim=1
-    )
-    bias = step[..., -1].norm(dim=1) <= TOLERANCE * (1 + current[..., -1].norm(dim=1))
-    return weights & bias
+    weights, bias = current[..., :-1].flatten(1), current[..., -1]
+    near_weights = step[..., :-1].flatten(1).norm(dim=1) <= TOLERANCE * weights.norm(dim=1)
+    near_bias = step[..., -1].norm(dim=1) <= TOLERANCE * (1 + bias.norm(dim=1))
+    return torch.logical_and(near_weights, near_bias)
 
 
 def _conjugate_gradients(
@@ -223,7 +222,7 @@ def _conjugate_gradients(
     preconditioner: _Preconditioner,
     mean_weight: Tensor,
 ) -> tuple[Tensor, int]:
-    """Solve Hessian · step = −gradient for each C to a relative residual of ``FORCING``; count the iterations."""
+    """Solve Hessian · step = −gradient for each C, to ``FORCING``; the steps and the iterations."""
     scale = strength[:, None, None]
     step = torch.zeros_like(gradient)
     remaining = -gradient

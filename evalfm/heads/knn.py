@@ -22,8 +22,8 @@ class NeighbourHead(PooledHead):
     """Votes of the k most similar train images, each weighted exp((cosine − highest cosine) / .07).
 
     Pooled features are divided by their length and not standardised; the temperature is DINO's (Caron et
-    al. 2021). One further vote of weight 1 goes to the train frequencies, so no probability is 0 or 1. k is chosen by
-    val log-loss, ties to the smaller k; a k above the number of train images is left out.
+    al. 2021). One further vote of weight 1 goes to the train frequencies, so no probability is 0 or 1. k is
+    chosen by val log-loss, ties to the smaller k; a k above the number of train images is left out.
     """
 
     name: ClassVar[str] = "knn"
@@ -82,7 +82,7 @@ class NeighbourHead(PooledHead):
         return np.asarray(probability[:, self._first :].numpy())
 
     def tensors(self) -> dict[str, Tensor]:
-        """``bank`` [N, D] unit train features, ``votes`` [N, classes], ``k``, ``first`` (first class scored)."""
+        """``bank`` [N, D] unit features, ``votes`` [N, classes], ``k``, ``first`` class that is scored."""
         numbers = {"k": torch.tensor(self._chosen), "first": torch.tensor(self._first)}
         return {"bank": self._bank, "votes": self._votes, **numbers}
 

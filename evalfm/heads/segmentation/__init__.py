@@ -1,0 +1,1 @@
+"""Heads that give a probability to every pixel, and their common training."""

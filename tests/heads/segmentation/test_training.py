@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from evalfm.errors import EvalfmError
+from evalfm.heads.head import Context
+from evalfm.heads.segmentation.linear import LinearDenseHead
+from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.segmentation.trained import Schedule, predict_dense
+from evalfm.heads.segmentation.training import _batches, fit_dense
+
+CONTEXT = Context("segmentation", ("lesion",), seed=3)
+QUICK = Schedule(epochs=8, least_steps=120, batch_size=8)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def pooled_dice(head, examples):
+    answers = [(p.numpy(), examples.masks(row)) for row, p in head.predict(examples)]
+    probability = np.stack([p for p, _ in answers])
+    truth = np.stack([t for _, t in answers])
+    return max(
+        2 * (truth & (probability >= t)).sum() / (truth.sum() + (probability >= t).sum())
+        for t in np.linspace(0.02, 0.98, 49)
+    )
+
+
+@pytest.mark.parametrize("strides", [(4, 8, 16), (14,) * 5, (8, 8, 8)])
+@pytest.mark.parametrize("kind", [LinearDenseHead, MultiscaleHead])
+def test_learns_one_percent_of_foreground(plant, kind, strides):
+    # Where every map has a coarse grid the square covers more of it; noise is the same.
+    size = 112 if strides[0] == 14 else 64
+    side = 25 if kind is LinearDenseHead or strides[0] == 14 else 9
+    side = min(side, size // 3)
+    _, train, val = plant(strides=strides, size=size, side=side, noise=0.3)
+    foreground = np.mean([train.masks(row).mean() for row in train.rows])
+    if side == 9:
+        assert foreground < 0.011
+    head = kind(QUICK)
+    fit = head.fit(train, val, CONTEXT)
+    best = pooled_dice(head, val)
+    assert best > 0.6, fit
+    assert abs(best - max(line["val_dice"] for line in fit.path)) < 0.15
+
+
+def test_same_seed_is_bit_equal_and_global_state_is_left_alone(plant):
+    _, train, val = plant()
+    state = torch.get_rng_state()
+    runs = []
+    for _ in range(2):
+        heads = [LinearDenseHead(QUICK), MultiscaleHead(QUICK)]
+        fits = fit_dense(heads, train, val, CONTEXT)
+        runs.append((fits, [head.tensors() for head in heads]))
+    assert runs[0][0] == runs[1][0]
+    for first, second in zip(runs[0][1], runs[1][1], strict=True):
+        assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(torch.get_rng_state(), state)
+    other = MultiscaleHead(QUICK)
+    other.fit(train, val, Context("segmentation", ("lesion",), seed=4))
+    assert not torch.equal(other.tensors()["mix"], runs[0][1][1]["mix"])
+
+
+def test_maps_are_fetched_once_for_all_heads_and_rates(plant):
+    source, train, val = plant()
+    lasting = Schedule(epochs=3, least_steps=24, batch_size=8, patience=100)
+    counts = []
+    for heads in (
+        [LinearDenseHead(lasting, (1e-3,))],
+        [LinearDenseHead(lasting), MultiscaleHead(lasting, tuple(1e-3 * i for i in range(1, 8)))],
+    ):
+        source.calls.clear()
+        fit_dense(heads, train, val, CONTEXT)
+        counts.append(list(source.calls))
+    assert counts[0] == counts[1]
+    # 4 batches of 8 films for the statistics, then 3 times 8 steps and 2 batches of the 16 val films.
+    assert len(counts[0]) == 4 + 3 * (8 + 2)
+
+
+def test_companions_change_a_head_by_rounding_only(plant):
+    _, train, val = plant()
+    alone, together = MultiscaleHead(QUICK), MultiscaleHead(QUICK)
+    first = alone.fit(train, val, CONTEXT)
+    second = fit_dense([LinearDenseHead(QUICK), together], train, val, CONTEXT)[1]
+    assert first.chosen == second.chosen
+    for line, other in zip(first.path, second.path, strict=True):
+        assert line["val_dice"] == pytest.approx(other["val_dice"], abs=2e-3)
+
+
+def test_round_trip_and_prediction_on_the_film(plant):
+    source, train, val = plant(film=(90, 70))
+    heads = [LinearDenseHead(QUICK), MultiscaleHead(QUICK)]
+    reader = lambda row: np.pad(train_masks(row), ((0, 0), (0, 26), (0, 6)))  # noqa: E731
+    train_masks = train.masks
+    train = type(train)(source, train.rows, train.target, train.patients, reader)
+    val = type(val)(source, val.rows, val.target, val.patients, reader)
+    fit_dense(heads, train, val, CONTEXT)
+    fresh = [LinearDenseHead(), MultiscaleHead()]
+    for head, other in zip(heads, fresh, strict=True):
+        other.load_tensors(head.tensors())
+    seen = []
+    for (row, ours), (again, theirs) in zip(
+        predict_dense(heads, val), predict_dense(fresh, val), strict=True
+    ):
+        assert row == again
+        seen.append(row)
+        for probability, same in zip(ours, theirs, strict=True):
+            assert probability.shape == (1, 90, 70)
+            assert probability.dtype == torch.float32
+            assert torch.equal(probability, same)
+            assert 0 <= float(probability.min()) <= float(probability.max()) <= 1
+    assert seen == val.rows.tolist()
+
+
+def test_one_positive_film_and_constant_channels_give_no_nan(plant):
+    source, train, val = plant(prevalence=0.5)
+    masks = train.masks
+    reader = lambda row: masks(row) if row in (0, int(val.rows[0])) else masks(row) & False  # noqa: E731
+    source.maps[0][:, 0] = 7.0
+    rebuilt = [type(train)(source, part.rows, part.target, part.patients, reader) for part in (train, val)]
+    head = MultiscaleHead(QUICK)
+    fit = head.fit(*rebuilt, CONTEXT)
+    assert all(np.isfinite(line["val_dice"]) for line in fit.path)
+    assert all(bool(torch.isfinite(value).all()) for value in head.tensors().values())
+
+
+def test_every_batch_has_lesions_and_every_film_is_used():
+    target = torch.zeros(40, 1, 2, 2, dtype=torch.uint8)
+    target[:3] = 255
+    batches = _batches(target, Schedule(batch_size=8), torch.Generator().manual_seed(0))
+    drawn = [next(batches) for _ in range(14)]
+    assert all((batch < 3).sum() == 2 for batch in drawn)
+    seen = torch.cat(drawn).tolist()
+    assert set(seen) == set(range(40))
+    assert max(np.bincount([position for position in seen if position >= 3])) <= 3
+
+
+def test_refusals(plant, array_source, make_examples):
+    source, train, val = plant()
+    with pytest.raises(EvalfmError, match="serves segmentation tasks, not binary"):
+        LinearDenseHead().fit(train, val, Context("binary", ("lesion",)))
+    bare = array_source(torch.zeros(4, 3))
+    without = make_examples(bare, range(4), masks=train.masks)
+    with pytest.raises(EvalfmError, match="no feature maps"):
+        LinearDenseHead().fit(without, without, CONTEXT)
+    unmasked = make_examples(source, range(4))
+    with pytest.raises(EvalfmError, match="needs masks"):
+        LinearDenseHead().fit(unmasked, val, CONTEXT)
+    empty = make_examples(source, val.rows, masks=lambda row: train.masks(row) & False)
+    with pytest.raises(EvalfmError, match="No image of val shows lesion"):
+        LinearDenseHead().fit(train, empty, CONTEXT)
+    with pytest.raises(EvalfmError, match="not been fitted"):
+        next(LinearDenseHead().predict(val))
+    head = LinearDenseHead(QUICK)
+    head.fit(train, val, CONTEXT)
+    _, _, elsewhere = plant(strides=(8, 8))
+    with pytest.raises(EvalfmError, match="was trained on maps of channels"):
+        next(head.predict(elsewhere))
+    assert fit_dense([], train, val, CONTEXT) == []
+
+
+def test_several_channels_keep_their_order(plant):
+    _, train, val = plant(side=20)
+    masks = train.masks
+    both = lambda row: np.concatenate([masks(row), ~masks(row)])  # noqa: E731
+    train, val = (type(p)(p.source, p.rows, p.target, p.patients, both) for p in (train, val))
+    head = MultiscaleHead(QUICK)
+    head.fit(train, val, Context("segmentation", ("lesion", "rest")))
+    row, probability = next(iter(head.predict(val)))
+    inside = torch.from_numpy(masks(row)[0])
+    if bool(inside.any()):
+        assert float(probability[0][inside].mean()) > float(probability[0][~inside].mean()) + 0.3
+    assert float(probability[1].mean()) > 0.7
