@@ -52,9 +52,9 @@ class Preparer:
     def __call__(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
         """The model's input float32 [C, h, w] and where each of its pixels lies on the film.
 
-        Bicubic overshoot is cut back to the unit interval, as the 8-bit resizers do with which encoders are
-        trained; values are not rounded to 256 levels, so 12- and 16-bit films keep their depth. HU and raw
-        values are not cut.
+        Bicubic overshoot is cut back to the unit interval after each axis (width, then height), as PIL does
+        on 8 bits, with which encoders are trained; values are not rounded to 256 levels, so that films of 12
+        and 16 bits keep their depth. HU and raw values are not cut.
 
         Raises:
             EvalfmError: the image's unit, channels or values are not what the encoder takes.
@@ -64,9 +64,11 @@ class Preparer:
             pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
         resized, top, left = self._plan(*pixels.shape[1:])
         geometry = self.geometry_of(*pixels.shape[1:])
-        tensor = self._resize(pixels, resized)
         if image.unit == "unit-interval" and self.facts.interpolation == "bicubic":
-            tensor = tensor.clamp(0.0, 1.0)
+            across = self._resize(pixels, (pixels.shape[1], resized[1])).clamp(0.0, 1.0)
+            tensor = self._resize(across, resized).clamp(0.0, 1.0)
+        else:
+            tensor = self._resize(pixels, resized)
         tensor = self._crop(tensor, top, left)
         if augment is not None:
             tensor, geometry = augment(tensor, geometry)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -193,9 +192,11 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path, facts: WeightsFacts) -> object:
     allowed: list[Any] = [(_reviewed(name), name) for name in facts.pickle_globals]
     try:
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        # An open file: given a path, torch trusts the extension.
+        with torch.serialization.safe_globals(allowed), path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # The unpickler of a damaged stream raises whatever it trips over.
         unsafe = _unsafe_globals(path, facts)
         if unsafe:
             raise EvalfmError(

@@ -58,7 +58,8 @@ class Hog(Encoder):
         padded = functional.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
         across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
         down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-        magnitude = torch.sqrt(across.square() + down.square() + 1e-12)
+        # Zero where the film is blank, and differentiable there.
+        magnitude = torch.sqrt(across.square() + down.square() + 1e-12) - 1e-6
         position = torch.atan2(down, across) * (self.ORIENTATIONS / math.pi)
         lower = torch.floor(position)
         upper_share = magnitude * (position - lower)

@@ -1,0 +1,158 @@
+"""What every built-in encoder must do, and the facts of each as its authors publish them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from evalfm.data.images import Image
+from evalfm.encoders import load_encoder
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.registry import CARDS, find_card
+
+NAMES = sorted(path.name.removesuffix(".yaml") for path in CARDS.glob("*.yaml"))
+
+VIT_B14_PARAMETERS = (
+    768  # CLS
+    + 768  # mask token
+    + (1 + 37 * 37) * 768  # positions of 518 / 14 patches a side, and of CLS
+    + 3 * 14 * 14 * 768
+    + 768  # patch embedding
+    + 12
+    * (
+        4 * (768 * 768 + 768) + 2 * 4 * 768 * 768 + 4 * 768 + 768 + 4 * 768 + 2 * 768
+    )  # blocks with layer scale
+    + 2 * 768  # last norm
+)
+# name: pooled, parameters, maps (channels, rows). Sources: Oquab et al. for ViT-B/14 (counted above);
+# torchvision's model table for ResNet-50 (25,557,032) and SqueezeNet 1.0 (1,248,424), timm's for ViT-S/16
+# (22,050,664), each less its classifier of 1000 classes; the floors from their own definition.
+EXPECTED: dict[str, tuple[int, int, list[tuple[int, int]]]] = {
+    "rad-dino": (768, VIT_B14_PARAMETERS, [(768, 37)] * 5),
+    "dinov2-base": (768, VIT_B14_PARAMETERS, [(768, 16)] * 5),
+    "resnet50": (2048, 25_557_032 - 2048 * 1000 - 1000, [(256, 56), (512, 28), (1024, 14), (2048, 7)]),
+    "vit-small": (384, 22_050_664 - 384 * 1000 - 1000, [(384, 14)] * 5),
+    "squeezenet1-0.caffe": (512, 1_248_424 - 512 * 1000 - 1000, [(256, 56), (512, 28), (512, 14)]),
+    "pixels": (16 * 16, 0, [(16, 16)]),
+    "hog": (9 * 8 * 8, 0, [(10, 32)]),
+}
+SMALL = {"rad-dino": 70, "dinov2-base": 70, "resnet50": 64, "vit-small": 64, "squeezenet1-0.caffe": 96}
+
+
+def opened(card: EncoderCard, **options: Any) -> Encoder:
+    weights = "hub" if card.weights.source == "none" else "random"
+    return load_encoder(card, weights=weights, **options)
+
+
+def opened_small(name: str, **options: Any) -> Encoder:
+    """The card's encoder at a small input size; a ViT-B also narrow, to spare time."""
+    card = find_card(name)
+    if card.architecture == "Dinov2Model":
+        narrow = {
+            "arguments": {**card.arguments, "hidden_size": 48, "num_attention_heads": 2},
+            "poolings": dict.fromkeys(card.poolings, 48),
+            "map_channels": (48,) * len(card.map_channels),
+        }
+        card = card.model_copy(update=narrow)
+    return opened(card, input_size=SMALL.get(name), **options)
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def small(request: pytest.FixtureRequest) -> Encoder:
+    return opened_small(request.param)
+
+
+def picture(height: int = 97, width: int = 120, seed: int = 0) -> Image:
+    pixels = np.random.default_rng(seed).random((1, height, width), dtype=np.float32)
+    return Image(pixels=pixels, unit="unit-interval", bits=8, spacing_mm=None, rule="test")
+
+
+def prepared(encoder: Encoder, count: int) -> torch.Tensor:
+    return torch.stack([encoder.prepare(picture(seed=seed))[0] for seed in range(count)])
+
+
+def test_every_card_is_in_the_table() -> None:
+    assert sorted(EXPECTED) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_encoder_is_what_its_authors_publish(name: str) -> None:
+    pooled, parameters, maps = EXPECTED[name]
+    encoder = opened(find_card(name))
+    assert sum(each.numel() for each in encoder.parameters()) == parameters == encoder.card.parameters
+    features = encoder.encode(prepared(encoder, 1))
+    assert features.pooled.shape == (1, pooled)
+    assert [tuple(each.shape) for each in features.maps] == [
+        (1, channels, rows, rows) for channels, rows in maps
+    ]
+    assert encoder.map_channels == tuple(channels for channels, _ in maps)
+    assert encoder.map_strides == tuple(encoder.input_size[0] // rows for _, rows in maps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_card_tells_its_licence_and_its_doubts(name: str) -> None:
+    card = find_card(name)
+    assert card.licence
+    assert card.summary.endswith(".")
+    assert card.paradigm == "none" or (card.paper and card.pretraining_data and card.unconfirmed)
+    assert all(sentence.endswith(".") for sentence in card.unconfirmed)
+
+
+def test_a_batch_changes_nothing(small: Encoder) -> None:
+    batch = prepared(small, 3)
+    together = small.encode(batch)
+    for index in range(3):
+        alone = small.encode(batch[index : index + 1])
+        scale = float(together.pooled.abs().max())
+        assert torch.allclose(alone.pooled[0], together.pooled[index], atol=1e-5 * scale, rtol=1e-4)
+        for mine, theirs in zip(alone.maps, together.maps, strict=True):
+            assert torch.allclose(mine[0], theirs[index], atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
+
+
+def test_the_same_film_gives_the_same_features(small: Encoder) -> None:
+    batch = prepared(small, 2)
+    one, other = small.encode(batch), small.encode(batch.clone())
+    assert torch.equal(one.pooled, other.pooled)
+    assert all(torch.equal(*pair) for pair in zip(one.maps, other.maps, strict=True))
+
+
+def test_other_films_give_other_features(small: Encoder) -> None:
+    features = small.encode(prepared(small, 2))
+    assert not torch.allclose(features.pooled[0], features.pooled[1], atol=1e-6)
+    assert all(not torch.allclose(each[0], each[1], atol=1e-6) for each in features.maps)
+
+
+def test_maps_cover_the_input(small: Encoder) -> None:
+    features = small.encode(prepared(small, 1))
+    for each, channels, stride in zip(features.maps, small.map_channels, small.map_strides, strict=True):
+        assert each.shape[1] == channels
+        assert each.shape[2:] == tuple(-(-side // stride) for side in small.input_size)
+        assert each.dtype == torch.float32
+        assert not each.requires_grad
+    assert features.pooled.dtype == torch.float32
+
+
+def test_gradients_reach_the_input(small: Encoder) -> None:
+    batch = prepared(small, 1).requires_grad_()
+    features = small(batch)
+    (features.pooled.sum() + sum(each.sum() for each in features.maps)).backward()
+    assert batch.grad is not None
+    assert float(batch.grad.abs().max()) > 0
+
+
+def test_bfloat16_is_close_to_float32(small: Encoder) -> None:
+    precise = small.encode(prepared(small, 2)).pooled
+    rough = opened_small(small.card.name, precision="bfloat16")
+    coarse = rough.encode(prepared(rough, 2)).pooled
+    assert coarse.dtype == torch.float32
+    assert rough.key != small.key
+    assert float(torch.cosine_similarity(precise, coarse).min()) > 0.99
+
+
+def test_keys_tell_encoders_apart() -> None:
+    names = ["pixels", "hog", "squeezenet1-0.caffe"]
+    assert len({opened(find_card(name)).key for name in names}) == 3

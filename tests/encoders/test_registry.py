@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalfm.encoders import registry
+from evalfm.encoders.card import EncoderCard
+from evalfm.errors import EvalfmError
+
+NAMES = ["dinov2-base", "hog", "pixels", "rad-dino", "resnet50", "squeezenet1-0.caffe", "vit-small"]
+
+
+def test_the_names_of_the_cards() -> None:
+    assert registry.card_names() == NAMES
+    cards = registry.list_cards()
+    assert list(cards) == NAMES
+    assert [card.name for card in cards.values()] == NAMES
+
+
+def test_listing_cards_imports_no_torch() -> None:
+    code = (
+        "import sys, evalfm.encoders as e; e.list_cards(); e.find_card('rad-dino'); "
+        "print([m for m in ('torch', 'timm', 'transformers', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_names_are_had_without_reading_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> dict[str, Any]:
+        raise AssertionError(f"{path} was read")
+
+    monkeypatch.setattr(registry, "read_yaml", refuse)
+    assert registry.card_names() == NAMES
+
+
+def test_a_near_miss_is_answered_with_the_right_name() -> None:
+    with pytest.raises(EvalfmError, match="'rad-dino'"):
+        registry.find_card("raddino")
+    with pytest.raises(EvalfmError, match="resnet18"):
+        registry.find_card("random:resnet81")
+
+
+def test_another_pooling_is_another_card() -> None:
+    card = registry.find_card("rad-dino@mean")
+    assert (card.name, card.pooling) == ("rad-dino@mean", "mean")
+    assert registry.find_card("rad-dino@cls") == registry.find_card("rad-dino")
+    with pytest.raises(EvalfmError, match="pooling of rad-dino 'meen'"):
+        registry.find_card("rad-dino@meen")
+
+
+def test_a_card_of_ones_own_is_read_from_its_path(tmp_path: Path) -> None:
+    text = (registry.CARDS / "hog.yaml").read_text().replace("name: hog", "name: my-hog")
+    (tmp_path / "mine.yaml").write_text(text)
+    assert registry.find_card(str(tmp_path / "mine.yaml")).name == "my-hog"
+    with pytest.raises(EvalfmError, match="no file"):
+        registry.find_card(str(tmp_path / "other.yaml"))
+
+
+@dataclass
+class Plugin:
+    name: str
+    value: str
+    gives: Any
+
+    def load(self) -> Any:
+        if isinstance(self.gives, Exception):
+            raise self.gives
+        return self.gives
+
+
+def plug(monkeypatch: pytest.MonkeyPatch, *plugins: Plugin) -> None:
+    monkeypatch.setattr(registry, "entry_points", lambda group: plugins if group == "evalfm.encoders" else ())
+
+
+def test_plugged_in_cards_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    card = registry.find_card("pixels").model_copy(update={"name": "theirs"})
+    plug(monkeypatch, Plugin("theirs", "package:CARD", card))
+    assert registry.find_card("theirs") is card
+    assert registry.list_cards()["theirs"] is card
+    assert registry.find_plugin("theirs") is None
+
+
+@pytest.mark.parametrize("rival", ["pixels", "theirs"])
+def test_two_encoders_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch, rival: str) -> None:
+    plug(monkeypatch, Plugin("theirs", "one:CARD", None), Plugin(rival, "two:CARD", None))
+    with pytest.raises(EvalfmError, match=f"Two encoders are called '{rival}'"):
+        registry.card_names()
+
+
+def test_a_plugin_that_fails_to_import_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    plug(monkeypatch, Plugin("theirs", "package:CARD", ImportError("no module x")))
+    with pytest.raises(EvalfmError, match=r"'theirs' \(package:CARD\) fails to import \(no module x\)"):
+        registry.find_card("theirs")
+
+
+def test_a_built_in_card_bears_its_files_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "CARDS", tmp_path)
+    source = Path(registry.__file__).parent / "cards" / "hog.yaml"
+    (tmp_path / "renamed.yaml").write_text(source.read_text())
+    with pytest.raises(EvalfmError, match="card of 'hog'"):
+        registry.find_card("renamed")
+
+
+def test_a_random_card_takes_timms_own_facts() -> None:
+    card = registry.find_card("random:resnet18")
+    # timm's model list: resnet18 has 11.69 M parameters with a classifier of 512 x 1000 + 1000.
+    assert card.parameters == 11_689_512 - 513_000
+    assert isinstance(card, EncoderCard)
+    assert (card.pooled_dim, card.map_channels, card.map_strides) == (
+        512,
+        (64, 128, 256, 512),
+        (4, 8, 16, 32),
+    )
+    assert card.preprocessing.mean == (0.485, 0.456, 0.406)
+    vit = registry.find_card("random:vit_tiny_patch16_224")
+    assert (vit.map_layers, vit.map_norm, vit.prefix_tokens, vit.size_multiple) == (
+        (1, 4, 6, 9, 11),
+        "final",
+        1,
+        16,
+    )
