@@ -33,7 +33,7 @@ def chest_tube(seed: int, index: int, size: int, anatomy: Anatomy, visit: Visit,
     entry = rng.uniform(0.42, 0.63) - 0.5 * visit.inspiration
     apical = rng.random() < 0.7
     tip = (rng.uniform(0.10, 0.21), rng.uniform(0.19, 0.32) if apical else rng.uniform(0.50, 0.64))
-    bend = rng.uniform(0.15, 0.29)
+    bend = rng.uniform(0.12, 0.22)
     middle = (wall - rng.uniform(0.02, 0.10), 0.55 * entry + 0.45 * tip[1] + rng.normal(0, 0.025))
     outside = rng.uniform(0.0, 0.25)
     knots = np.array(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from evalfm.data.phantom.frame import Field, bands, enlarge
@@ -101,9 +102,8 @@ def _slow(field: Field, sigma: float, grid: int = 64) -> Field:
     """``field`` blurred by ``sigma`` film sides, on a grid of at most ``grid`` x ``grid``."""
     size = field.shape[0]
     coarse = min(size, grid)
-    block = size // coarse
-    cut = field[: coarse * block, : coarse * block].reshape(coarse, block, coarse, block)
-    small = cut.mean(axis=(1, 3), dtype=np.float32) if size % coarse == 0 else enlarge(field, coarse)
+    whole = size % coarse == 0
+    small = np.asarray(Image.fromarray(field).reduce(size // coarse)) if whole else enlarge(field, coarse)
     return np.asarray(gaussian_filter(small, sigma * coarse, truncate=3.0, mode="nearest"))
 
 

@@ -96,7 +96,9 @@ def open_pneumothorax(chest: Chest, frame: Frame, pneumothorax: Pneumothorax) ->
     An apical one is thickest at the apex, a lateral one along the wall; the border undulates. The area is
     that asked for, to the pixel: the depth at which the visceral line lies is a quantile over the lung field.
     """
-    wall = np.minimum(chest.wall, chest.medial + 0.9 * np.maximum(chest.apex, 0))
+    # A soft minimum: at the apex the lung draws back from the rib cage and the mediastinum in one round.
+    inner = chest.medial + np.float32(0.9) * np.maximum(chest.apex, 0)
+    wall = np.float32(0.5) * (chest.wall + inner - np.hypot(chest.wall - inner, np.float32(0.035)))
     if pneumothorax.place == "apical":
         depth = wall + (0.17 / pneumothorax.reach) * np.maximum(chest.apex, 0)
     else:
@@ -132,9 +134,9 @@ def _walls(lung: Lung, anatomy: Anatomy, y: Field, side: int) -> _Walls:
     inner = anatomy.mediastinum + (lung.apex_x - anatomy.mediastinum) * (1 - shoulder) ** 2.2
     if side > 0:
         inner = inner + anatomy.knob * np.exp(-(((y - 0.325) / 0.038) ** 2))
-        inner = inner + 0.024 * np.exp(-(((y - 0.435) / 0.060) ** 2))
+        inner = inner + 0.027 * np.exp(-(((y - 0.450) / 0.075) ** 2))
     else:
-        inner = inner - 0.006 + 0.012 * np.clip((y - 0.36) / 0.25, 0, 1)
+        inner = inner - 0.006 + 0.018 * np.clip((y - 0.34) / 0.20, 0, 1)
     inner = inner - np.minimum(below, 0)
     return _Walls(*(part for edge in (outer, inner) for part in _with_cosine(edge, y)))
 
@@ -161,7 +163,7 @@ def _width(outer: Field, dome: Field, frame: Frame, side: int) -> float:
 
 def _heart(frame: Frame, anatomy: Anatomy, visit: Visit, width: float) -> tuple[Field, Field]:
     """The ventricles (a tilted ellipse) and the right atrium (an upright one), together ``width`` wide."""
-    length = 0.155
+    length = 0.165
     breadth = length * anatomy.heart_aspect
     cosine, sine = np.cos(anatomy.heart_tilt), np.sin(anatomy.heart_tilt)
     half = np.hypot(length * cosine, breadth * sine)
@@ -169,7 +171,7 @@ def _heart(frame: Frame, anatomy: Anatomy, visit: Visit, width: float) -> tuple[
     scale = width / (left_edge - right_edge)
     upright = scale**0.55
     base = (anatomy.left.dome_y + anatomy.right.dome_y) / 2 - visit.inspiration
-    centre_y = base - 0.080 * upright + anatomy.heart_y
+    centre_y = base - 0.082 * upright + anatomy.heart_y
     turn = np.float32(visit.turn)
     x = (frame.x - turn) / np.float32(scale)
     y = (frame.y - np.float32(centre_y)) / np.float32(upright)
