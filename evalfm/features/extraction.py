@@ -278,7 +278,11 @@ class Decoder:
             yield ready, batch.result()
 
     def _prepare(self, item: Item) -> tuple[Tensor, tuple[int, int]]:
-        tensor, geometry = self._encoder.prepare(self._load(item.row))
+        image = self._load(item.row)
+        try:
+            tensor, geometry = self._encoder.prepare(image)
+        except EvalfmError as error:
+            raise EvalfmError(f"Row {item.row + 1} of the manifest: {error}") from None
         return tensor, geometry.source
 
     def _stack(self, part: Chunk, images: list[Future[tuple[Tensor, tuple[int, int]]]]) -> Batch:
