@@ -201,6 +201,17 @@ def test_returning_patients_keep_their_anatomy_and_change_their_pose() -> None:
     assert [trace(2, index, 64).patient for index in (7, 8, 9)] == [other.patient] * 3
 
 
+def test_the_chest_of_a_returning_patient_keeps_its_width() -> None:
+    widths = []
+    for index in [10 * decade + place for decade in range(20) for place in (5, 6)]:
+        masks = trace(2, index, 256).masks
+        scale = draw_visit(2, index, Dials()).pose.scale
+        widths.append(width(masks["left_lung"] | masks["right_lung"]) / scale)
+    first, second = np.log(np.array(widths).reshape(-1, 2).T)
+    assert np.abs(first - second).mean() < 0.02
+    assert np.abs(first - np.roll(second, 1)).mean() > 0.03
+
+
 @pytest.mark.parametrize("index", [0, 1, 5, 11])
 def test_the_film_is_the_same_at_every_size(index: int) -> None:
     small, large = render(9, index, 128), render(9, index, 256)
