@@ -2,79 +2,316 @@
 
 from __future__ import annotations
 
+import math
+import os
+import shutil
+import tempfile
+import threading
 import zipfile
+from collections import OrderedDict
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from evalfm.data.stored import Stored, channels_first
+from evalfm.data.stored import Stored, check_pixels, kind_of, native, reason
 from evalfm.errors import EvalfmError
 
-LARGEST_BYTES = 8 * 1024**3
-"""A compressed member that unpacks to more is refused."""
+CACHE_BYTES = 2**30
+"""Unpacked members kept in memory by a process; a larger one is unpacked into a temporary file instead."""
+_LOCAL_HEADER_BYTES = 30
+
+Axes = Literal["HW", "HWC", "CHW"]
 
 
-def is_array_file(path: Path) -> bool:
-    """Whether ``path`` is an NPZ or NPY, by its name."""
-    return path.suffix.lower() in (".npz", ".npy")
+@dataclass(frozen=True)
+class _Header:
+    """What an array's own header says."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One array of a file, in a version of that file; equal ones share what is unpacked."""
+
+    path: Path
+    modified: int
+    size: int
+    name: str | None
+
+
+class _Unpacked:
+    """Unpacked members, the least used given up first; for threads, and whole in a forked worker."""
+
+    def __init__(self) -> None:
+        self._arrays: OrderedDict[_Member, NDArray[Any]] = OrderedDict()
+        self.renew_lock()
+
+    def renew_lock(self) -> None:
+        """A fork may copy a lock that a thread of the parent holds, which nobody would ever release."""
+        self._lock = threading.Lock()
+
+    def get(self, member: _Member) -> NDArray[Any]:
+        """The array of ``member``, unpacked once however many threads ask."""
+        with self._lock:
+            if member not in self._arrays:
+                self._arrays[member] = _load(member)
+            self._arrays.move_to_end(member)
+            while len(self._arrays) > 1 and self._bytes() > CACHE_BYTES:
+                self._arrays.popitem(last=False)
+            return self._arrays[member]
+
+    def _bytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays.values() if not isinstance(array, np.memmap))
+
+
+_unpacked = _Unpacked()
+os.register_at_fork(after_in_child=_unpacked.renew_lock)
 
 
 def read_array(path: Path, member: str | None) -> Stored:
-    """One image of an array file: ``name/index`` of an NPZ, ``index`` of an NPY, or the only image there is.
+    """One image of an array file, as numbers.
+
+    ``name/index`` of an NPZ (``train_images/17``) or ``index`` of an NPY is one item of a stack; without an
+    index the array is one image. An image is [H, W], [H, W, C] or [C, H, W] with C = 1, 3 or, last, 4, whose
+    fourth is opacity and dropped.
 
     Raises:
         EvalfmError: no such member or index, an array of objects, or a shape that is no image.
     """
-    name, index = _address(path, member)
-    whole = _load(path, path.stat().st_mtime_ns, name)
-    if index is not None:
-        if not 0 <= index < len(whole):
-            raise EvalfmError(f"{path.name}#{member} asks for image {index} of {len(whole)}; count from 0.")
-        whole = whole[index]
-    values = channels_first(np.asarray(whole))
-    if values is None or values.dtype.kind not in "buif":
-        raise EvalfmError(
-            f"{path.name}#{member or ''} has shape {list(whole.shape)} of {whole.dtype}, which is no image; "
-            "name one image as file.npz#member/index."
-        )
+    values = item(path, member)
+    axes = _axes(values.shape, values.dtype, path, member)
+    shown = values[None] if axes == "HW" else values if axes == "CHW" else np.moveaxis(values, 2, 0)
+    opacity = shown[3:]
+    varies = bool(opacity.size and (opacity != opacity.flat[0]).any())
     bits = 1 if values.dtype == bool else values.dtype.itemsize * 8
-    return Stored(values.astype(np.uint8) if values.dtype == bool else values, bits, "array")
+    return Stored(native(np.array(shown[:3])), bits, "array", opacity_varies=varies)
 
 
-def _address(path: Path, member: str | None) -> tuple[str, int | None]:
-    """Member name (empty for an NPY) and index."""
-    if path.suffix.lower() == ".npy":
-        name, last = "", member
-    else:
-        name, _, last = (member or "").partition("/")
-        if not name:
-            raise EvalfmError(f"{path.name} holds several arrays; name one as {path.name}#member/index.")
-    if not last:
-        return name, None
-    if not last.isdecimal():
-        raise EvalfmError(f"{path.name}#{member} ends in no index; write {path.name}#member/17.")
-    return name, int(last)
+def array_size(path: Path, member: str | None) -> tuple[int, int]:
+    """(height, width) of one image of an array file, from the array's header alone.
+
+    Raises:
+        EvalfmError: as for ``read_array``.
+    """
+    found, index = _address(path, member)
+    header = _header(found)
+    _check_index(index, header.shape, path, member)
+    shape = header.shape if index is None else header.shape[1:]
+    axes = _axes(shape, header.dtype, path, member)
+    return (shape[1], shape[2]) if axes == "CHW" else (shape[0], shape[1])
 
 
-@lru_cache(maxsize=4)
-def _load(path: Path, modified: int, name: str) -> NDArray[Any]:
-    """A whole member, kept for the next image of it; ``modified`` makes an edited file another one."""
+def item(path: Path, member: str | None) -> NDArray[Any]:
+    """The array that ``member`` names, as it is stored: one item of a stack, or a whole array."""
+    found, index = _address(path, member)
+    header = _header(found)
+    _check_index(index, header.shape, path, member)
+    _axes(header.shape if index is None else header.shape[1:], header.dtype, path, member)
+    whole = _unpacked.get(found)
+    return np.asarray(whole if index is None else whole[index])
+
+
+def _check_index(index: int | None, shape: tuple[int, ...], path: Path, member: str | None) -> None:
+    if index is not None and (not shape or index >= shape[0]):
+        raise EvalfmError(
+            f"{path.name}#{member} asks for image {index} of {shape[0] if shape else 0}; count them from 0."
+        )
+
+
+def _address(path: Path, member: str | None) -> tuple[_Member, int | None]:
+    """The array and the index in it."""
+    status = path.stat()
+    modified, size = status.st_mtime_ns, status.st_size
+    if kind_of(path) == "npy":
+        return _Member(path, modified, size, None), None if member is None else _index(member, path, member)
+    names = _directory(path, modified, size)
+    if not member:
+        raise EvalfmError(
+            f"{path.name} holds the arrays {_listed(names)}; name one image as {path.name}#array/17."
+        )
+    if member in names:
+        return _Member(path, modified, size, member), None
+    name, slash, last = member.rpartition("/")
+    if not slash or name not in names:
+        raise EvalfmError(f"{path.name} has no array {name or member!r}; it has {_listed(names)}.")
+    return _Member(path, modified, size, name), _index(last, path, member)
+
+
+def _index(text: str, path: Path, member: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 16):
+        raise EvalfmError(
+            f"{path.name}#{member} ends in no index; write a number from 0 instead of {text!r}."
+        )
+    return int(text)
+
+
+def _listed(names: dict[str, zipfile.ZipInfo]) -> str:
+    shown = sorted(names)
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") or "none"
+
+
+def _axes(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path, member: str | None) -> Axes:
+    """How an image of ``shape`` is laid out; colour last goes before colour first."""
+    name = path.name if member is None else f"{path.name}#{member}"
+    if dtype.kind not in "buif":
+        raise EvalfmError(f"{name} is of type {dtype}, which is no image; store plain numbers.")
+    axes: Axes | None = None
+    if len(shape) == 2:
+        axes = "HW"
+    elif len(shape) == 3 and shape[2] in (1, 3, 4):
+        axes = "HWC"
+    elif len(shape) == 3 and shape[0] in (1, 3):
+        axes = "CHW"
+    if axes is None:
+        raise EvalfmError(
+            f"{name} has shape {list(shape)}, which is no image [H, W], [H, W, 3] or [3, H, W]; "
+            "name one image of a stack by its number, as in array/17."
+        )
+    height, width = shape[1:] if axes == "CHW" else shape[:2]
+    check_pixels(height, width, name)
+    return axes
+
+
+# Files
+
+
+@lru_cache(maxsize=8)
+def _directory(path: Path, modified: int, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The arrays of an NPZ; ``modified`` and ``size`` make an edited file another one."""
     try:
-        if not name:
-            loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-            return loaded
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        if name not in members:
-            raise EvalfmError(f"{path.name} has no member {name!r}; it has {', '.join(sorted(members))}.")
-        if members[name].file_size > LARGEST_BYTES:
-            raise EvalfmError(f"Member {name} of {path.name} unpacks to more than 8 GiB; split it.")
-        with np.load(path, allow_pickle=False) as opened:
-            found: NDArray[Any] = opened[name]
-            return found
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        reason = "holds Python objects" if "allow_pickle" in str(error) else "is damaged or no array file"
-        raise EvalfmError(f"{path.name} {reason}; export it again as plain numbers.") from None
+            return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+@lru_cache(maxsize=1024)
+def _header(member: _Member) -> _Header:
+    try:
+        with _Opened(member) as stream:
+            return _read_header(stream)
+    except EvalfmError:
+        raise
+    except Exception as error:  # zip and array headers fail in many ways on damaged data
+        raise _damaged(member.path, error) from None
+
+
+def _load(member: _Member) -> NDArray[Any]:
+    try:
+        return _mapped(member) if _lies_open(member) else _inflated(member)
+    except EvalfmError:
+        raise
+    except Exception as error:  # as above
+        raise _damaged(member.path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> EvalfmError:
+    return EvalfmError(f"{path.name} is damaged or no array file ({reason(error)}); export it again.")
+
+
+class _Opened:
+    """The bytes of a member's array, from its header on."""
+
+    def __init__(self, member: _Member) -> None:
+        self._member = member
+        self._archive: zipfile.ZipFile | None = None
+
+    def __enter__(self) -> IO[bytes]:
+        if self._member.name is None:
+            self._stream: IO[bytes] = self._member.path.open("rb")
+        else:
+            self._archive = zipfile.ZipFile(self._member.path)
+            self._stream = self._archive.open(_info(self._member))
+        return self._stream
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        if self._archive is not None:
+            self._archive.close()
+
+
+def _info(member: _Member) -> zipfile.ZipInfo:
+    assert member.name is not None
+    return _directory(member.path, member.modified, member.size)[member.name]
+
+
+def _read_header(stream: IO[bytes]) -> _Header:
+    version = npy.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise EvalfmError(
+            f"An array has a header of version {version}, which is no image; store plain numbers."
+        )
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, fortran, dtype = read(stream)
+    if dtype.hasobject:
+        raise EvalfmError(
+            "An array holds Python objects, which are never unpickled; store it as plain numbers."
+        )
+    return _Header(shape, dtype, fortran)
+
+
+def _lies_open(member: _Member) -> bool:
+    if member.name is None:
+        return True
+    info = _info(member)
+    return info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1
+
+
+def _mapped(member: _Member) -> NDArray[Any]:
+    """An array that is not compressed, mapped into memory where it lies."""
+    with member.path.open("rb") as stream:
+        if member.name is not None:
+            start = _info(member).header_offset
+            stream.seek(start)
+            local = stream.read(_LOCAL_HEADER_BYTES)
+            # The lengths of name and extra field differ from those in the directory at the end of the file.
+            names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+            stream.seek(start + _LOCAL_HEADER_BYTES + names)
+        header = _read_header(stream)
+        order: Literal["F", "C"] = "F" if header.fortran else "C"
+        return np.memmap(member.path, header.dtype, "r", stream.tell(), header.shape, order)
+
+
+def _inflated(member: _Member) -> NDArray[Any]:
+    """A compressed array, unpacked into memory or, where large, into a file that vanishes at the end."""
+    with _Opened(member) as stream:
+        header = _read_header(stream)
+        if header.bytes <= CACHE_BYTES:
+            flat = np.empty(header.bytes, dtype=np.uint8)
+        else:
+            flat = _room_on_disk(header.bytes, member)
+        view, filled = memoryview(flat), 0  # type: ignore[arg-type]
+        while filled < header.bytes and (count := stream.readinto(view[filled : filled + 2**24])):  # type: ignore[attr-defined]
+            filled += count
+        # Reading to the very end has the checksum compared.
+        if filled < header.bytes or stream.read(1):
+            raise EvalfmError(
+                f"Array {member.name} of {member.path.name} has another length than it says; export it again."
+            )
+    array = flat.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+    array.flags.writeable = False
+    return array
+
+
+def _room_on_disk(size: int, member: _Member) -> NDArray[np.uint8]:
+    folder = tempfile.gettempdir()
+    if size > 0.9 * shutil.disk_usage(folder).free:
+        raise EvalfmError(
+            f"Array {member.name} of {member.path.name} unpacks to {size / 2**30:.1f} GiB, for which "
+            f"{folder} has no room; store the array uncompressed (numpy.savez) or as NPY."
+        )
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.truncate(size)
+        return np.memmap(file, np.uint8, "r+", 0, (size,))

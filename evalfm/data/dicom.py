@@ -1,211 +1,255 @@
-"""DICOM films and slices: intensity by the standard's own steps, and the few tags that may be read."""
+"""DICOM films and slices as pixels, and the few tags that may be read."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
-from pydicom.pixels import apply_modality_lut, pixel_array
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
 
+from evalfm.data.dicom_intensity import is_inverted, modality_values, padding_of, to_unit_interval
+from evalfm.data.stored import check_pixels, frame_number, kind_of, reason
 from evalfm.errors import EvalfmError
 
 ADULT_HEIGHT_MM = 250.0
 """A film of an adult's chest is higher; a spacing that makes it lower is that of a resized copy."""
-PERCENTILES = (0.5, 99.5)
-UNIT_OF_MODALITY = {"CT": "HU", "MR": "raw", "PT": "raw", "NM": "raw"}
-OLDEST_AGE = 90
-_YEARS = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+ADULT_YEARS = 18.0
+OLDEST_AGE = 90.0
+"""Older patients are 90: few are, so that their age would name them."""
+MODALITY_UNITS = {"CT": "HU", "MR": "raw", "PT": "raw", "NM": "raw"}
+"""Modalities whose values mean something of themselves; all others are films and pictures."""
+FILM_MODALITIES = ("CR", "DX")
+
+_CHEST = ("", "CHEST", "THORAX")
+_COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PIXEL_KEYWORDS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PER_FRAME = ("PixelValueTransformationSequence", "FrameVOILUTSequence", "PixelMeasuresSequence")
+_SIZE_TAGS = ["Rows", "Columns", "NumberOfFrames"]
+_SPACING_TAGS = ["PixelSpacing", "ImagerPixelSpacing"]
+_ATTRIBUTE_TAGS = ["PatientSex", "PatientAge", "ViewPosition", "Manufacturer", "Modality", *_SPACING_TAGS]
+_PER_YEAR = {"D": 365.25, "W": 365.25 / 7, "M": 12.0, "Y": 1.0}
+_UNCOMPRESSED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2")
+_RUN_LENGTH = "1.2.840.10008.1.2.5"
+
+Spacing = tuple[float, float]
 
 
-@dataclass(frozen=True)
+class DicomAttributes(TypedDict):
+    """All that ever leaves a DICOM header; None where it is unknown."""
+
+    sex: str | None
+    age: float | None
+    view: str | None
+    manufacturer: str | None
+    modality: str | None
+    spacing: Spacing | None
+
+
+@dataclass(frozen=True, eq=False)
 class Film:
     """Pixels of one frame, scaled; fields as in ``evalfm.data.images.Image``."""
 
     pixels: NDArray[np.float32]
     unit: str
     bits: int
-    spacing_mm: tuple[float, float] | None
+    spacing_mm: Spacing | None
     rule: str
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the content is DICOM, whatever the file is called."""
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
+def read_film(path: Path, frame: str | None, locator: str) -> Film:
+    """One frame: modality LUT, for films VOI LUT, first window or percentiles, MONOCHROME1 inverted once.
 
-
-def read_film(path: Path, frame: str | None, *, unit: str | None = None) -> Film:
-    """One frame: modality LUT, then for films VOI LUT, first window or percentiles, MONOCHROME1 inverted once.
-
-    CT gives HU and MR raw values, after the modality LUT alone. Padding becomes air.
+    CT gives HU and MR raw values after the modality LUT alone, padding included. In films padding becomes air
+    (0). Colour gives RGB.
 
     Raises:
-        EvalfmError: no pixels, an unknown transfer syntax, truncated, or several frames and none chosen.
+        EvalfmError: no pixels, an unknown transfer syntax, damaged, or several frames and none chosen.
     """
-    dataset = _read(path)
-    stored = _decode(dataset, path, frame)
-    bits = int(dataset.get("BitsStored", 16))
-    own_unit = unit or UNIT_OF_MODALITY.get(str(dataset.get("Modality", "")), "unit-interval")
-    spacing, measured = _spacing(dataset)
-    if stored.ndim == 3:
-        pixels = np.moveaxis(stored, 2, 0).astype(np.float64) / (2**bits - 1)
-        return Film(pixels.astype(np.float32), "unit-interval", bits, spacing, f"DICOM colour; {measured}")
-    values = np.asarray(apply_modality_lut(stored, dataset), dtype=np.float64)
-    if own_unit != "unit-interval":
-        return Film(values.astype(np.float32)[None], own_unit, bits, spacing, f"DICOM rescaled; {measured}")
-    padding = _padding(stored, dataset)
-    scaled, step = _to_unit_interval(values, dataset, padding)
-    inverted = dataset.get("PhotometricInterpretation") == "MONOCHROME1" or (
-        dataset.get("PresentationLUTShape") == "INVERSE"
-    )
-    if inverted:
-        scaled = 1.0 - scaled
-    scaled[padding] = 0.0
-    rule = f"DICOM {step}{', inverted' if inverted else ''}; {measured}"
-    return Film(scaled.astype(np.float32)[None], own_unit, bits, plausible_spacing(spacing, scaled.shape[0]), rule)
+    try:
+        dataset = pydicom.dcmread(path)
+        if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
+            raise EvalfmError(f"{locator} is a DICOM file without pixels; take it out of the table.")
+        check_pixels(int(dataset.Rows), int(dataset.Columns), locator)
+        number = frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
+        stored = _decoded(dataset, number, locator)
+        _raise_to_top(dataset, number)
+        if (
+            int(dataset.get("SamplesPerPixel", 1)) == 3
+            or dataset.PhotometricInterpretation == "PALETTE COLOR"
+        ):
+            return _colour_film(stored, dataset, locator)
+        return _grey_film(stored, dataset, locator)
+    except EvalfmError:
+        raise
+    except Exception as error:  # headers and decoders of other libraries fail in many ways on damaged data
+        raise EvalfmError(f"{locator} is a damaged DICOM file ({reason(error)}); export it again.") from None
 
 
-def film_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header."""
-    dataset = _read(path, pixels=False)
+def film_size(path: Path, frame: str | None, locator: str) -> tuple[int, int]:
+    """(height, width) from the header.
+
+    Raises:
+        EvalfmError: the header is damaged or has no size, or ``frame`` is none of its frames.
+    """
+    dataset = _header(path, locator, _SIZE_TAGS)
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise EvalfmError(f"{path.name} is a DICOM file without pixels; take it out of the table.")
+        raise EvalfmError(f"{locator} is a DICOM file without pixels; take it out of the table.")
+    frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
+    check_pixels(int(dataset.Rows), int(dataset.Columns), locator)
     return int(dataset.Rows), int(dataset.Columns)
 
 
-def dicom_attributes(path: Path) -> dict[str, str | float | None]:
-    """Sex, age (years, 90 at most), view, modality and manufacturer; no other tag is ever passed on."""
-    dataset = _read(path, pixels=False)
+def dicom_attributes(path: Path) -> DicomAttributes:
+    """Sex, age (years, 90 at most), view, manufacturer, modality and spacing (mm); no other tag is read.
+
+    Raises:
+        EvalfmError: the file is no DICOM or its header is damaged.
+    """
+    if kind_of(path) != "dicom":
+        raise EvalfmError(f"{path.name} is no DICOM file; give one that has the DICM mark at byte 128.")
+    dataset = _header(path, path.name, _ATTRIBUTE_TAGS)
 
     def text(tag: str) -> str | None:
         return str(dataset.get(tag, "") or "").strip() or None
 
-    sex = text("PatientSex")
+    sex = (text("PatientSex") or "").upper()
     return {
         "sex": sex if sex in ("F", "M", "O") else None,
-        "age": _age(text("PatientAge")),
+        "age": age_in_years(text("PatientAge")),
         "view": text("ViewPosition"),
-        "modality": text("Modality"),
         "manufacturer": text("Manufacturer"),
+        "modality": text("Modality"),
+        "spacing": _spacing(dataset)[0],
     }
 
 
-def plausible_spacing(spacing: tuple[float, float] | None, height: int) -> tuple[float, float] | None:
-    """``spacing`` of a film of ``height`` pixels, or None where it would make an adult's film under 250 mm high."""
-    return None if spacing is None or spacing[0] * height < ADULT_HEIGHT_MM else spacing
+def age_in_years(text: str | None) -> float | None:
+    """Years of an age string such as ``045Y`` or ``018M``, 90 at most; None where it is none."""
+    if text is None or len(text) < 2 or not (text.isascii() and text[:-1].isdecimal()):
+        return None
+    per_year = _PER_YEAR.get(text[-1].upper())
+    return None if per_year is None else min(int(text[:-1]) / per_year, OLDEST_AGE)
 
 
-def _read(path: Path, *, pixels: bool = True) -> Dataset:
+def plausible_spacing(spacing: Spacing | None, height: int, *, age: float | None = None) -> Spacing | None:
+    """``spacing`` of a chest film of ``height`` pixels, or None where an adult's would be under 250 mm high.
+
+    ``age`` in years; an unknown one counts as adult.
+    """
+    if spacing is None or (age is not None and age < ADULT_YEARS):
+        return spacing
+    return None if spacing[0] * height < ADULT_HEIGHT_MM else spacing
+
+
+def _header(path: Path, locator: str, tags: list[str]) -> Dataset:
     try:
-        return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except (InvalidDicomError, OSError, EOFError, ValueError, KeyError, AttributeError) as error:
-        raise EvalfmError(f"{path.name} is a damaged DICOM file ({_line(error)}); export it again.") from None
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+    except Exception as error:  # as above
+        raise EvalfmError(f"{locator} is a damaged DICOM file ({reason(error)}); export it again.") from None
 
 
-def _decode(dataset: Dataset, path: Path, frame: str | None) -> NDArray[Any]:
+def _raise_to_top(dataset: Dataset, number: int) -> None:
+    """Bring up rescale, window and spacing, which enhanced files state per frame or for all in groups."""
+    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
+    own = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())[number : number + 1]
+    for group in (*shared, *own):
+        for keyword in _PER_FRAME:
+            for macro in list(group.get(keyword) or ())[:1]:
+                dataset.update(macro)
+
+
+def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
     """Stored values [H, W] or [H, W, 3] (as RGB) of one frame."""
-    if "PixelData" not in dataset:
-        raise EvalfmError(f"{path.name} is a DICOM file without pixels; take it out of the table.")
-    frames = int(dataset.get("NumberOfFrames", 1) or 1)
-    if frame is None and frames > 1:
-        raise EvalfmError(f"{path.name} has {frames} frames; name one as {path.name}#0.")
-    if frame is not None and not (frame.isdecimal() and int(frame) < frames):
-        raise EvalfmError(f"{path.name}#{frame} is none of its {frames} frames; count from 0.")
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    as_stored = syntax in _UNCOMPRESSED or syntax == _RUN_LENGTH
+    if as_stored and int(dataset.get("HighBit", dataset.BitsStored - 1)) != int(dataset.BitsStored) - 1:
+        raise EvalfmError(
+            f"{locator} keeps its {dataset.BitsStored} bits below bit {dataset.HighBit}, an old layout that "
+            "cannot be read; convert it with a DICOM tool."
+        )
     try:
-        return np.array(pixel_array(dataset, index=int(frame or 0)))
+        return np.array(pixel_array(dataset, index=number))
     except NotImplementedError as error:
         raise EvalfmError(
-            f"{path.name} has a transfer syntax that cannot be read ({_line(error)}); convert it to JPEG 2000 or "
-            "uncompressed."
+            f"{locator} has a transfer syntax that cannot be read ({reason(error)}); "
+            "convert it to JPEG 2000 or uncompressed."
         ) from None
-    except Exception as error:  # decoders of other libraries raise whatever they like on damaged data
-        raise EvalfmError(f"The pixels of {path.name} cannot be decoded ({_line(error)}); export it again.") from None
+    except Exception as error:  # as above
+        raise EvalfmError(
+            f"The pixels of {locator} cannot be decoded ({reason(error)}); export it again."
+        ) from None
 
 
-def _to_unit_interval(
-    values: NDArray[np.float64], dataset: Dataset, padding: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], str]:
-    """Values through VOI LUT, else the first window, else percentiles outside the padding, to [0, 1]."""
-    luts = dataset.get("VOILUTSequence")
-    if luts:
-        return _through_lut(values, luts[0]), "VOI LUT"
-    centre, width = _first(dataset.get("WindowCenter")), _first(dataset.get("WindowWidth"))
-    if centre is not None and width is not None and width > 0:
-        function = str(dataset.get("VOILUTFunction", "LINEAR") or "LINEAR")
-        return _windowed(values, centre, width, function), f"window {function}"
-    seen = values[~padding] if not padding.all() else values
-    low, high = np.percentile(seen, PERCENTILES)
-    if high <= low:
-        return np.zeros_like(values), "percentiles of a constant film"
-    return np.clip((values - low) / (high - low), 0, 1), "percentiles .5–99.5"
+def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
+    photometric = str(dataset.PhotometricInterpretation)
+    bits = int(dataset.BitsStored)
+    if photometric == "PALETTE COLOR":
+        stored = np.asarray(apply_color_lut(stored, dataset))[..., :3]
+        bits = stored.dtype.itemsize * 8
+    elif photometric not in _COLOURS:
+        raise EvalfmError(
+            f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB."
+        )
+    pixels = np.moveaxis(stored, 2, 0) / np.float64(2**bits - 1)
+    spacing, measured = _spacing(dataset)
+    return Film(pixels.astype(np.float32), "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
 
 
-def _windowed(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
-    """PS3.3 C.11.2.1.2 with an output of 0 to 1."""
-    if function == "SIGMOID":
-        return np.asarray(1 / (1 + np.exp(-4 * (values - centre) / width)))
-    if function == "LINEAR_EXACT":
-        return np.asarray(np.clip((values - centre) / width + 0.5, 0, 1))
-    if width <= 1:
-        return np.asarray((values > centre - 0.5).astype(np.float64))
-    return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
+def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
+    try:
+        values, first_step = modality_values(stored, dataset)
+        modality = str(dataset.get("Modality") or "")
+        unit = MODALITY_UNITS.get(modality, "unit-interval")
+        spacing, measured = _spacing(dataset)
+        bits = int(dataset.get("BitsStored") or stored.dtype.itemsize * 8)
+        if unit != "unit-interval":
+            # Without slope and intercept, or with another type, the values of a CT are no Hounsfield units.
+            if unit == "HU" and (
+                first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")
+            ):
+                unit = "raw"
+            return Film(
+                values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}"
+            )
+        padding = padding_of(stored, dataset)
+        scaled, second_step = to_unit_interval(values, dataset, padding)
+    except EvalfmError as error:
+        raise EvalfmError(f"{locator} cannot be read: {error}; export it again.") from None
+    steps = [first_step, second_step]
+    if is_inverted(dataset):
+        scaled = 1.0 - scaled
+        steps.append("inverted")
+    if padding.any():
+        scaled[padding] = 0.0
+        steps.append("padding to air")
+    if _is_chest_film(modality, dataset):
+        plausible = plausible_spacing(
+            spacing, len(scaled), age=age_in_years(str(dataset.get("PatientAge") or ""))
+        )
+        measured = measured if plausible == spacing else f"{measured} implausible"
+        spacing = plausible
+    return Film(scaled.astype(np.float32)[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
 
 
-def _through_lut(values: NDArray[np.float64], lut: Dataset) -> NDArray[np.float64]:
-    """PS3.3 C.11.2.1.1: the table starts at its first mapped value and holds on beyond both ends."""
-    entries, first, bits = (int(value) for value in lut.LUTDescriptor)
-    # A descriptor read as unsigned says a negative start as a number above 32767.
-    first = first - 65536 if first > 32767 and values.min() < 0 else first
-    data = lut.LUTData
-    if isinstance(data, bytes):
-        table = np.frombuffer(data, dtype=np.uint8 if bits <= 8 and len(data) == (entries or 65536) else "<u2")
-    else:
-        table = np.atleast_1d(np.asarray(data))
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return np.asarray(np.clip(table[index] / (2**bits - 1), 0, 1), dtype=np.float64)
+def _is_chest_film(modality: str, dataset: Dataset) -> bool:
+    return (
+        modality in FILM_MODALITIES and str(dataset.get("BodyPartExamined") or "").strip().upper() in _CHEST
+    )
 
 
-def _padding(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
-    """Where the film holds its padding value, or lies in the padding range."""
-    value = dataset.get("PixelPaddingValue")
-    if value is None:
-        return np.zeros(stored.shape, dtype=bool)
-    limit = dataset.get("PixelPaddingRangeLimit", value)
-    low, high = sorted((int(value), int(limit)))
-    return np.asarray((stored >= low) & (stored <= high))
-
-
-def _spacing(dataset: Dataset) -> tuple[tuple[float, float] | None, str]:
-    """(row, column) spacing in mm and where it was found."""
-    for tag in ("PixelSpacing", "ImagerPixelSpacing"):
+def _spacing(dataset: Dataset) -> tuple[Spacing | None, str]:
+    """(row, column) spacing in mm and where it was found; the detector's own where none was calibrated."""
+    for tag in _SPACING_TAGS:
         value = dataset.get(tag)
-        if value is not None and len(value) == 2 and float(value[0]) > 0 and float(value[1]) > 0:
-            return (float(value[0]), float(value[1])), tag
+        if not isinstance(value, str) and value is not None and len(value) == 2:
+            row, column = float(value[0]), float(value[1])
+            if math.isfinite(row) and math.isfinite(column) and row > 0 and column > 0:
+                return (row, column), tag
     return None, "no spacing"
-
-
-def _first(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    several = isinstance(value, (list, tuple, pydicom.multival.MultiValue))
-    return float(value[0]) if several else float(value)
-
-
-def _age(text: str | None) -> float | None:
-    """Years of an age string such as ``045Y`` or ``018M``."""
-    if text is None or len(text) < 2 or not text[:-1].isdecimal() or text[-1].upper() not in _YEARS:
-        return None
-    return min(float(int(text[:-1]) / _YEARS[text[-1].upper()]), OLDEST_AGE)
-
-
-def _line(error: BaseException) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,14 +9,30 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data import arrays, dicom, raster
-from evalfm.data.stored import Stored
-from evalfm.errors import EvalfmError
+from evalfm.data.arrays import array_size, item, read_array
+from evalfm.data.dicom import dicom_attributes, film_size, plausible_spacing, read_film
+from evalfm.data.raster import raster_size, read_raster
+from evalfm.data.stored import Stored, kind_of
+from evalfm.errors import EvalfmError, UnknownNameError
 
 UNITS = ("unit-interval", "HU", "raw")
 
+__all__ = [
+    "UNITS",
+    "Image",
+    "dicom_attributes",
+    "image_digest",
+    "image_size",
+    "is_constant",
+    "needs_bits",
+    "plausible_spacing",
+    "read_image",
+    "read_stored",
+    "resolve",
+]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Image:
     """Pixels as an encoder's preprocessing wants them.
 
@@ -25,7 +41,7 @@ class Image:
         unit: ``unit-interval`` for films and photographs, ``HU`` for CT, ``raw`` for MR and others.
         bits: significant bits of the stored pixels.
         spacing_mm: (row, column) spacing of the stored pixels, or None where unknown.
-        rule: how intensities were made, part of the feature key.
+        rule: how intensities were made and where the spacing was found, in a few stable words.
     """
 
     pixels: NDArray[np.float32]
@@ -36,125 +52,170 @@ class Image:
 
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
-    """Read one image.
+    """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, told apart by content.
 
-    Files are divided by 2^bits − 1; DICOM films take modality LUT, then VOI LUT, else the first window, else the .5 to
-    99.5 percentile; CT and MR keep their values. Three equal channels become one.
+    Whole numbers are divided by 2^bits − 1. DICOM films take modality LUT, then VOI LUT, else the first
+    window, else the .5 to 99.5 percentile; CT and MR keep their rescaled values. Opacity is dropped, three
+    equal channels become one. Orientation tags of JPEG are not applied: masks are drawn on the stored grid.
 
     Args:
-        locator: path under ``root``, with a member or frame behind ``#`` (``set.npz#train_images/17``).
+        locator: path under ``root``, with a member, page or frame behind ``#`` (``set.npz#train_images/17``).
         root: folder that the locator may not leave.
-        bits: significant bits, where the stored type is wider than what was measured.
-        unit: unit of the values where the file does not say.
+        bits: significant bits of the stored numbers, where fewer than their type holds; not for DICOM.
+        unit: unit of the values where the file does not say; HU and raw are not divided.
 
     Raises:
         EvalfmError: absent, truncated, of an unknown kind, with NaN, or outside ``root``.
     """
+    if unit is not None and unit not in UNITS:
+        raise UnknownNameError("unit", unit, UNITS)
     path, member = resolve(locator, root)
-    if dicom.is_dicom(path):
-        film = dicom.read_film(path, member, unit=unit)
-        return _checked(Image(film.pixels, film.unit, film.bits, film.spacing_mm, film.rule), locator)
-    stored = _stored(path, member, locator)
-    return _checked(_scaled(stored, locator, bits, unit), locator)
+    if kind_of(path) == "dicom":
+        film = read_film(path, member, locator)
+        if unit is not None and unit != film.unit:
+            raise EvalfmError(
+                f"{locator} is a DICOM file in {film.unit}, not in {unit}; leave the data set's unit open."
+            )
+        image = Image(film.pixels, film.unit, film.bits, film.spacing_mm, film.rule)
+    else:
+        image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
+    if not np.isfinite(image.pixels).all():
+        raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
+    return _without_equal_channels(image)
 
 
-def stored_array(locator: str, root: Path) -> Stored:
-    """The stored values of an image file [C, H, W], unscaled; not for DICOM."""
+def read_stored(locator: str, root: Path) -> Stored:
+    """The stored values [C, H, W] of an image file, unscaled.
+
+    Raises:
+        EvalfmError: as for ``read_image``, and for DICOM, whose stored values mean little without the header.
+    """
     path, member = resolve(locator, root)
-    return _stored(path, member, locator)
+    if kind_of(path) == "dicom":
+        raise EvalfmError(
+            f"{locator} is a DICOM file, where a mask or plain picture is wanted; save it as PNG."
+        )
+    return _read_file(path, member, locator)
 
 
 def image_size(locator: str, root: Path) -> tuple[int, int]:
-    """(height, width) in pixels, from the header where there is one."""
+    """(height, width) in pixels, from the header alone.
+
+    Raises:
+        EvalfmError: the file is absent, outside ``root`` or has no readable header.
+    """
     path, member = resolve(locator, root)
-    if dicom.is_dicom(path):
-        return dicom.film_size(path)
-    if arrays.is_array_file(path):
-        height, width = arrays.read_array(path, member).values.shape[1:]
-        return int(height), int(width)
-    return raster.raster_size(path)
+    kind = kind_of(path)
+    if kind == "dicom":
+        return film_size(path, member, locator)
+    if kind in ("zip", "npy"):
+        return array_size(path, member)
+    return raster_size(path, member, locator)
 
 
 def image_digest(locator: str, root: Path) -> str:
-    """SHA-256 in hex of what is stored: the file's bytes, or the member's type, shape and values."""
+    """SHA-256 in hex of what is stored: the bytes of the file, or type, shape and values of an array's item.
+
+    A frame or page but the first is told apart by its number.
+
+    Raises:
+        EvalfmError: the file is absent, outside ``root`` or cannot be read.
+    """
     path, member = resolve(locator, root)
-    if member is not None and arrays.is_array_file(path):
-        values = arrays.read_array(path, member).values
-        return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()
+    if kind_of(path) in ("zip", "npy"):
+        values = item(path, member)
+        # Byte order is not content.
+        values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
+        head = f"{values.dtype.str}{values.shape}".encode()
+        return hashlib.sha256(head + values.tobytes()).hexdigest()
     try:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256")
     except OSError as error:
         raise EvalfmError(f"{locator} cannot be read ({error.strerror}); check the file.") from None
-    if member is not None:
+    if member is not None and member.strip("0"):
         digest.update(f"#{member}".encode())
     return digest.hexdigest()
 
 
 def resolve(locator: str, root: Path) -> tuple[Path, str | None]:
-    """The file that ``locator`` names under ``root``, and the member behind ``#``.
+    """The file that ``locator`` names under ``root``, links followed, and the member behind ``#``.
 
     Raises:
-        EvalfmError: the locator is absolute, climbs out with ``..`` or through a link, or names no file.
+        EvalfmError: the locator is absolute, leaves with ``..`` or through a link, or names no plain file.
     """
     name, mark, member = locator.partition("#")
-    inside = PurePosixPath(name.replace("\\", "/"))
-    if not name or "\0" in name or inside.is_absolute() or ".." in inside.parts or name[1:2] == ":":
-        raise EvalfmError(f"{locator!r} leaves the data set's folder; write paths relative to its root, without '..'.")
-    path = root / name
-    # A name without links under a root without links stays inside; only links need the slow look.
-    real = path.resolve()
-    if not real.is_relative_to(root.resolve()):
-        raise EvalfmError(f"{locator!r} leaves the data set's folder through a link; put the file inside the root.")
-    if not real.is_file():
-        raise EvalfmError(f"There is no file {locator} under the data set's root; check the path or import again.")
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if not name or "\0" in locator or parts.is_absolute() or ".." in parts.parts or name[1:2] == ":":
+        raise EvalfmError(
+            f"{locator!r} leaves the data set's folder; write a path relative to its root, without '..'."
+        )
+    try:
+        real, whole = (root / name).resolve(), root.resolve()
+        is_file = real.is_file()
+    except (OSError, RuntimeError) as error:
+        raise EvalfmError(f"{locator!r} cannot be reached ({error}); check the path and its links.") from None
+    if not real.is_relative_to(whole):
+        raise EvalfmError(
+            f"{locator!r} leaves the data set's folder through a link; put the file itself inside the root."
+        )
+    if not is_file:
+        raise EvalfmError(
+            f"There is no file {locator} under {root}; check the path or import the data again."
+        )
     return real, member if mark else None
 
 
 def is_constant(image: Image) -> bool:
     """Whether every pixel has one value, as of a film that was never exposed or exported wrongly."""
-    return bool(image.pixels.min() == image.pixels.max())
+    return bool((image.pixels == image.pixels[:, :1, :1]).all())
 
 
-def needs_bits(highest: int, stored_bits: int) -> bool:
-    """Whether a set of ``stored_bits`` files whose largest value is ``highest`` must be told its significant bits."""
-    return stored_bits == 16 and highest < 2**15
+def needs_bits(max_value: int, stored_bits: int) -> bool:
+    """Whether a set whose largest stored value is ``max_value`` must be told its significant bits.
+
+    So it is when values wider than 8 bits never exceed half of their range: 12 bits in 16, most likely.
+    """
+    return stored_bits > 8 and max_value < 2 ** (stored_bits - 1)
 
 
-def _stored(path: Path, member: str | None, locator: str) -> Stored:
-    if arrays.is_array_file(path):
-        return arrays.read_array(path, member)
-    return raster.read_raster(path, member, locator)
+def _read_file(path: Path, member: str | None, locator: str) -> Stored:
+    if kind_of(path) in ("zip", "npy"):
+        return read_array(path, member)
+    return read_raster(path, member, locator)
 
 
-def _scaled(stored: Stored, locator: str, bits: int | None, unit: str | None) -> Image:
-    values, rule = stored.values, stored.rule
-    if values.shape[0] == 3 and (values[0] == values[1]).all() and (values[0] == values[2]).all():
-        values, rule = values[:1], rule + "; three equal channels taken as one"
-    if unit not in (None, "unit-interval"):
-        if unit not in UNITS:
-            raise EvalfmError(f"There is no unit {unit!r}; take one of {', '.join(UNITS)}.")
-        return Image(values.astype(np.float32), str(unit), bits or stored.bits, None, f"{rule}; values as stored")
-    if np.issubdtype(values.dtype, np.floating):
-        if np.isfinite(values).all() and (values.min() < 0 or values.max() > 1):
+def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
+    values, depth = stored.values, stored.bits if bits is None else bits
+    if unit != "unit-interval":
+        return Image(values.astype(np.float32), unit, depth, None, f"{stored.rule}, values as stored")
+    is_float = values.dtype.kind == "f"
+    if is_float and bits is None:
+        pixels, rule = values.astype(np.float32), "0–1 as stored"
+    else:
+        if bits is None and depth > 16:
             raise EvalfmError(
-                f"{locator} holds numbers from {values.min():g} to {values.max():g}; scale them to 0–1, or state their "
-                "unit (HU or raw) in dataset.yaml."
+                f"{locator} stores {values.dtype} numbers, which does not say how many bits are significant; "
+                "state them with --bits (8 for values up to 255)."
             )
-        return Image(values.astype(np.float32), "unit-interval", stored.bits, None, f"{rule}; 0–1 as stored")
-    depth = bits or stored.bits
-    if values.size and (int(values.max()) >= 2**depth or int(values.min()) < 0):
-        raise EvalfmError(
-            f"{locator} holds values from {values.min()} to {values.max()}, outside of {depth} bits; "
-            "state the significant bits of the set with --bits."
+        pixels = (values / np.float64(2**depth - 1)).astype(np.float32)
+        rule = f"divided by 2^{depth} − 1"
+    # NaN is reported by the caller, as NaN.
+    if pixels.min() < 0 or pixels.max() > 1:
+        remedy = (
+            "state its significant bits with --bits" if not is_float else "scale it to 0–1 or state --bits"
         )
-    pixels = (values / np.float64(2**depth - 1)).astype(np.float32)
-    return Image(pixels, "unit-interval", depth, None, f"{rule}; divided by 2^{depth} − 1")
+        raise EvalfmError(
+            f"{locator} holds values from {values.min():g} to {values.max():g}, outside of "
+            f"{'0 to 1' if is_float and bits is None else f'{depth} bits'}; {remedy}, or the unit."
+        )
+    return Image(pixels, unit, depth, None, f"{stored.rule}, {rule}")
 
 
-def _checked(image: Image, locator: str) -> Image:
-    if not image.pixels.size:
-        raise EvalfmError(f"{locator} has no pixels; take it out of the table.")
-    if not np.isfinite(image.pixels).all():
-        raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
-    return image
+def _without_equal_channels(image: Image) -> Image:
+    """Grey stored as colour has one channel, whatever the file format made of it."""
+    pixels = image.pixels
+    if len(pixels) != 3 or not ((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all()):
+        return image
+    rule = f"{image.rule}, three equal channels taken as one"
+    return Image(np.ascontiguousarray(pixels[:1]), image.unit, image.bits, image.spacing_mm, rule)

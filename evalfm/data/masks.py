@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.images import stored_array
-from evalfm.data.rle import decode as decode
-from evalfm.data.rle import decode_union as decode_union
-from evalfm.data.rle import encode as encode
+from evalfm.data.images import read_stored
+from evalfm.data.rle import decode, decode_union, encode
 from evalfm.errors import EvalfmError
+
+__all__ = ["decode", "decode_union", "encode", "read_mask_file"]
 
 
 def read_mask_file(locator: str, root: Path) -> NDArray[np.bool_]:
-    """A mask [H, W] from a PNG, GIF, TIFF, or a member of an NPZ.
+    """A mask [H, W] from a PNG, GIF, BMP, TIFF, JPEG or an array of NPZ or NPY.
 
-    A file of 0 and 1 is taken as it is; any other is cut at half of what its pixels can hold (> 127 for 8 bits), so
-    that antialiased borders are halved.
+    Values of 0 and 1 are taken as they are. Any others are cut at half of what a pixel can hold (above 127 of
+    255), so that antialiased borders are halved. A palette of colours counts by its indices, which must be 0
+    and 1.
 
     Raises:
-        EvalfmError: the file cannot be read, or holds several channels that differ.
+        EvalfmError: the file cannot be read, has colours, keeps its mask in the opacity, or holds values that
+            are neither 0 and 1 nor reach above half of the range, as a map of several labels does.
     """
-    stored = stored_array(locator, root)
+    stored = read_stored(locator, root)
     values = stored.values
-    if values.shape[0] > 1:
-        if not (values == values[:1]).all():
-            raise EvalfmError(f"Mask {locator} has colours; save it with one channel, one finding a file.")
+    if (values != values[:1]).any():
+        indices = stored.palette_indices
+        if indices is None or indices.max() > 1:
+            raise EvalfmError(
+                f"Mask {locator} has colours; save it with one grey channel, one finding a file."
+            )
+        return np.asarray(indices > 0)
     film = values[0]
-    if film.dtype == bool or not film.size or film.max() <= 1:
+    if stored.opacity_varies and (film == film.flat[0]).all():
+        raise EvalfmError(f"Mask {locator} lies in the opacity of its file; save it as grey, 0 and 255.")
+    return _cut(film, stored.bits, locator)
+
+
+def _cut(film: NDArray[Any], bits: int, locator: str) -> NDArray[np.bool_]:
+    low, high = film.min(), film.max()
+    if not np.isfinite([low, high]).all() or low < 0:
+        raise EvalfmError(
+            f"Mask {locator} holds negative or infinite values; save it as 0 and 1, or 0 and 255."
+        )
+    if film.dtype.kind == "f" and high <= 1:
+        return np.asarray(film > 0.5)
+    if high <= 1:
         return np.asarray(film > 0)
-    if np.issubdtype(film.dtype, np.floating):
-        raise EvalfmError(f"Mask {locator} holds numbers above 1; save it as 0 and 1, or 0 and 255.")
-    return np.asarray(film > (2**stored.bits - 1) // 2)
-
-
-__all__ = ["decode", "decode_union", "encode", "read_mask_file"]
+    # Wider types often hold the 0 and 255 of 8 bits.
+    top = 255 if high <= 255 or film.dtype.kind == "f" else 2**bits - 1
+    if high > top or high <= top // 2:
+        raise EvalfmError(
+            f"Mask {locator} holds values up to {high:g}, neither 0 and 1 nor above half of {top}; "
+            "save one finding a file, as 0 and 1 or as 0 and 255."
+        )
+    return np.asarray(film > top // 2)

@@ -1,8 +1,7 @@
-"""PNG, JPEG, GIF and TIFF with every stored bit."""
+"""PNG, JPEG, GIF, BMP and TIFF with every stored bit."""
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -12,139 +11,173 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from evalfm.data.stored import Stored, channels_first
+from evalfm.data.stored import Stored, check_pixels, frame_number, kind_of, native, reason
 from evalfm.errors import EvalfmError
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-LARGEST_PIXELS = 400_000_000
-"""A film may be large, a decompression bomb may not."""
-_DEPTH = {"1": 1, "L": 8, "RGB": 8, "I;16": 16, "I;16B": 16, "I;16L": 16}
-
-FAULTS = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, KeyError, Pillow.DecompressionBombError)
+FORMATS = ("PNG", "JPEG", "GIF", "BMP")
+"""What Pillow may open: formats of pixels alone, none that runs a program."""
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_REDUCED_COPY = 1
+_MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
 
 
 def read_raster(path: Path, member: str | None, locator: str) -> Stored:
-    """The pixels of a file; orientation tags of cameras are not applied, the stored grid is the film's.
+    """The pixels of a file; orientation tags of cameras are not applied: masks are drawn on the stored grid.
+
+    ``member`` is the page of a TIFF or the frame of a GIF, counted from 0. An opacity channel is dropped.
 
     Raises:
-        EvalfmError: truncated, of an unknown kind, or of a depth that cannot be read whole.
+        EvalfmError: truncated, of an unknown kind, several pages with none named, or of a depth that cannot
+            be read whole.
     """
     try:
-        head = _head(path)
-        if head.startswith(TIFF_SIGNATURES):
-            return _read_tiff(path, member)
-        if member is not None:
-            raise EvalfmError(f"{locator} names a member, but {path.name} holds one image; leave out what follows '#'.")
-        _refuse_deep_colour(head, path)
-        return _read_pillow(path)
-    except (UnidentifiedImageError, *FAULTS) as error:
-        raise EvalfmError(
-            f"{locator} cannot be read as an image ({_reason(error)}); export it again or take it out of the table."
-        ) from None
+        if kind_of(path) == "tiff":
+            return _read_tiff(path, member, locator)
+        return _read_picture(path, member, locator)
+    except EvalfmError:
+        raise
+    except Exception as error:  # decoders of other libraries raise whatever they like on damaged data
+        raise _unreadable(locator, error) from None
 
 
-def raster_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header."""
+def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]:
+    """(height, width) from the header.
+
+    Raises:
+        EvalfmError: the header cannot be read, or claims more pixels than any film has.
+    """
     try:
-        if _head(path).startswith(TIFF_SIGNATURES):
+        if kind_of(path) == "tiff":
             with tifffile.TiffFile(path) as opened:
-                page = opened.pages[0]
-                return int(page.imagelength), int(page.imagewidth)
-        with Pillow.open(path) as opened:
-            return opened.height, opened.width
-    except (UnidentifiedImageError, *FAULTS) as error:
-        raise EvalfmError(
-            f"{path.name} cannot be read as an image ({_reason(error)}); export it again or take it out of the table."
-        ) from None
+                page = _page(opened, member, locator)
+                height, width = int(page.imagelength), int(page.imagewidth)
+        else:
+            with Pillow.open(path, formats=FORMATS) as opened:
+                height, width = opened.height, opened.width
+    except EvalfmError:
+        raise
+    except Exception as error:  # as above
+        raise _unreadable(locator, error) from None
+    check_pixels(height, width, locator)
+    return height, width
 
 
-def _head(path: Path) -> bytes:
+def _unreadable(locator: str, error: Exception) -> EvalfmError:
+    known = "not a PNG, JPEG, GIF, BMP, TIFF, DICOM, NPZ or NPY file"
+    why = known if isinstance(error, UnidentifiedImageError) else reason(error)
+    return EvalfmError(
+        f"{locator} cannot be read as an image ({why}); export it again or take it out of the table."
+    )
+
+
+def _read_picture(path: Path, member: str | None, locator: str) -> Stored:
+    _refuse_deep_colour(path, locator)
+    with Pillow.open(path, formats=FORMATS) as opened:
+        check_pixels(opened.height, opened.width, locator)
+        # A JPEG from a camera may carry a preview as a second picture; the first is the film.
+        frames = 1 if opened.format in ("JPEG", "MPO") else int(getattr(opened, "n_frames", 1))
+        number = frame_number(member, frames, locator)
+        if number:
+            opened.seek(number)
+        opened.load()
+        return _from_pillow(opened, locator)
+
+
+def _refuse_deep_colour(path: Path, locator: str) -> None:
+    """Pillow would cut PNG with 16 bits in several channels to 8 bits without a word."""
     with path.open("rb") as stream:
-        return stream.read(32)
-
-
-def _refuse_deep_colour(head: bytes, path: Path) -> None:
-    """Pillow would cut 16-bit colour PNG to 8 bits without a word."""
-    if head.startswith(PNG_SIGNATURE) and len(head) >= 26 and head[24] == 16 and head[25] != 0:
+        head = stream.read(26)
+    if head.startswith(_PNG_SIGNATURE) and head[24:25] == b"\x10" and head[25:26] != b"\0":
         raise EvalfmError(
-            f"{path.name} is a PNG with 16 bits in several channels, which cannot be read whole; save it as 16-bit grey "
-            "PNG or as TIFF."
+            f"{locator} is a PNG with 16 bits in several channels, which cannot be read whole; "
+            "save it as 16-bit grey PNG or as TIFF."
         )
 
 
-def _read_pillow(path: Path) -> Stored:
-    with Pillow.open(path) as opened:
-        if opened.width * opened.height > LARGEST_PIXELS:
-            raise EvalfmError(f"{path.name} claims {opened.width} × {opened.height} pixels; no film is that large.")
-        opened.load()
-        kind = str(opened.format)
-        if opened.mode in ("P", "PA"):
-            picture = _from_palette(opened)
-        elif opened.mode in ("RGBA", "RGBX"):
-            picture = opened.convert("RGB")
-        elif opened.mode in ("LA", "La"):
-            picture = opened.convert("L")
-        elif opened.mode in ("CMYK", "YCbCr", "LAB", "HSV"):
-            picture = opened.convert("RGB")
-        else:
-            picture = opened
-        values = np.array(picture)
-        mode = picture.mode
-    if mode == "I":
-        return Stored(values[None], 16 if 0 <= values.min() and values.max() < 2**16 else 32, kind)
-    if mode == "F":
-        return Stored(values[None], 32, kind)
-    found = channels_first(values.astype(np.uint8) if values.dtype == bool else values)
-    if found is None or mode not in _DEPTH:
-        raise EvalfmError(f"{path.name} has pixels of mode {mode}, which are not known; save it as grey PNG.")
-    return Stored(found.astype(found.dtype.newbyteorder("=")), _DEPTH[mode], kind)
+def _from_pillow(opened: Pillow.Image, locator: str) -> Stored:
+    mode, kind = opened.mode, "JPEG" if opened.format == "MPO" else str(opened.format)
+    if mode == "1":
+        return Stored(np.asarray(opened).astype(np.uint8)[None], 1, kind)
+    if mode == "L":
+        return Stored(np.array(opened)[None], 8, kind)
+    if mode.startswith("I;16"):
+        return Stored(native(np.array(opened))[None], 16, kind)
+    if mode in ("I", "F"):
+        return Stored(np.array(opened)[None], 32, kind)
+    if mode == "LA":
+        grey, opacity = (np.asarray(band) for band in opened.split())
+        return Stored(grey[None], 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
+    if mode == "RGBA":
+        opacity = np.asarray(opened.getchannel("A"))
+        colours = np.asarray(opened)[..., :3]
+        return Stored(_channels(colours), 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
+    if mode == "P":
+        indices = np.array(opened)
+        return Stored(_channels(np.asarray(opened.convert("RGB"))), 8, f"{kind}, palette", indices)
+    if mode in ("RGB", "CMYK", "YCbCr"):
+        return Stored(_channels(np.asarray(opened.convert("RGB"))), 8, kind)
+    raise EvalfmError(f"{locator} has pixels of mode {mode}, which are not known; save it as grey PNG.")
 
 
-def _from_palette(opened: Pillow.Image) -> Pillow.Image:
-    """Colours of a palette; grey where every colour is grey. A bare 0/1 palette keeps its indices as 0 and 255."""
-    coloured = opened.convert("RGB")
-    red, green, blue = (np.asarray(channel) for channel in coloured.split())
-    return coloured.split()[0] if (red == green).all() and (red == blue).all() else coloured
+def _channels(colours: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(np.moveaxis(colours, 2, 0))
 
 
-def _read_tiff(path: Path, member: str | None) -> Stored:
+def _varies(opacity: NDArray[Any]) -> bool:
+    return bool((opacity != opacity.flat[0]).any())
+
+
+# TIFF
+
+
+def _page(opened: tifffile.TiffFile, member: str | None, locator: str) -> Any:
+    """The page that ``member`` names; smaller copies of a page that the file carries along do not count."""
+    pages = [page for page in opened.pages if not int(getattr(page, "subfiletype", 0)) & _REDUCED_COPY]
+    return pages[frame_number(member, len(pages), locator, "pages")]
+
+
+def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     with tifffile.TiffFile(path) as opened:
-        pages = len(opened.pages)
-        if member is None and pages > 1:
-            raise EvalfmError(f"{path.name} has {pages} pages; name one as {path.name}#0.")
-        if member is not None and not (member.isdecimal() and int(member) < pages):
-            raise EvalfmError(f"{path.name}#{member} is none of its {pages} pages; count from 0.")
-        page = opened.pages[int(member or 0)]
+        page = _page(opened, member, locator)
+        check_pixels(int(page.imagelength), int(page.imagewidth), locator)
         photometric = int(page.photometric)
-        depth = page.bitspersample
-        if page.imagelength * page.imagewidth > LARGEST_PIXELS:
-            raise EvalfmError(f"{path.name} claims {page.imagewidth} × {page.imagelength} pixels; no film is that large.")
+        depths = {int(bits) for bits in np.atleast_1d(page.bitspersample)}
+        if photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
+            return _tiff_by_pillow(path, page.index, depths, locator)
         try:
-            values = page.asarray()
+            values, axes = np.asarray(page.asarray()), str(page.axes)
         except ValueError as error:
             # tifffile leaves some compressions to an optional library; Pillow reads the common ones itself.
-            if "imagecodecs" not in str(error) or member not in (None, "0"):
+            if "imagecodecs" not in str(error):
                 raise
-            stored = _read_pillow(path)
-            sixteen = stored.bits == 16 and photometric == 0
-            return Stored(65535 - stored.values, 16, "TIFF, white is zero") if sixteen else stored
-    found = channels_first(np.asarray(values))
-    if found is None or photometric not in (0, 1, 2):
-        raise EvalfmError(f"{path.name} is a TIFF of a kind that is not known; save it as grey.")
-    bits = int(depth[0] if isinstance(depth, tuple) else depth)
-    found = _native(found)
-    if photometric == 0 and not np.issubdtype(found.dtype, np.floating):
-        return Stored((2**bits - 1 - found.astype(np.int64)).astype(found.dtype), bits, "TIFF, white is zero")
-    return Stored(found, bits, "TIFF")
+            return _tiff_by_pillow(path, page.index, depths, locator)
+    if axes not in ("YX", "YXS", "SYX") or len(depths) != 1:
+        raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no film; save it as grey TIFF.")
+    shown = values[None] if axes == "YX" else values if axes == "SYX" else np.moveaxis(values, 2, 0)
+    colours = 3 if photometric == _RGB else 1
+    if len(shown) < colours or len(shown) > colours + 1:
+        raise EvalfmError(f"{locator} is a TIFF of {len(shown)} channels; save it with one or three.")
+    opacity = shown[colours:]
+    bits, rule = depths.pop(), "TIFF" + (", opacity dropped" if len(opacity) else "")
+    film = native(np.ascontiguousarray(shown[:colours]))
+    if photometric == _MINISWHITE:
+        if film.dtype.kind != "u":
+            raise EvalfmError(
+                f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero."
+            )
+        film, rule = (2**bits - 1 - film).astype(film.dtype), f"{rule}, white is zero"
+    varies = bool(len(opacity)) and _varies(opacity)
+    return Stored(film, bits, rule, opacity_varies=varies)
 
 
-def _native(values: NDArray[Any]) -> NDArray[Any]:
-    if values.dtype == bool:
-        return values.astype(np.uint8)
-    return values.astype(values.dtype.newbyteorder("="))
-
-
-def _reason(error: BaseException) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return "not a known kind of image" if isinstance(error, UnidentifiedImageError) else text
+def _tiff_by_pillow(path: Path, index: int, depths: set[int], locator: str) -> Stored:
+    """Palette, CMYK, YCbCr and compressions unknown to tifffile: up to 8 bits, of which Pillow loses none."""
+    if max(depths) > 8:
+        raise EvalfmError(
+            f"{locator} is a TIFF of {max(depths)} bits with colours or a compression that cannot be read "
+            "whole; save it as grey TIFF without compression, or install imagecodecs."
+        )
+    with Pillow.open(path, formats=("TIFF",)) as opened:
+        opened.seek(index)
+        opened.load()
+        return _from_pillow(opened, locator)
