@@ -28,7 +28,7 @@ def read_mask_file(locator: str, root: Path) -> NDArray[np.bool_]:
     """
     stored = read_stored(locator, root)
     values = stored.values
-    if (values != values[:1]).any():
+    if len(values) > 1 and (values != values[:1]).any():
         indices = stored.palette_indices
         if indices is None or indices.max() > 1:
             raise EvalfmError(
