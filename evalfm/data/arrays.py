@@ -23,6 +23,8 @@ from evalfm.errors import EvalfmError
 
 CACHE_BYTES = 2**30
 """Unpacked members kept in memory by a process; a larger one is unpacked into a temporary file instead."""
+MOST_ARRAYS = 64
+"""Arrays kept open at once: each mapped one holds a file descriptor, of which a process has few."""
 _LOCAL_HEADER_BYTES = 30
 
 Axes = Literal["HW", "HWC", "CHW"]
@@ -68,7 +70,7 @@ class _Unpacked:
             if member not in self._arrays:
                 self._arrays[member] = _load(member)
             self._arrays.move_to_end(member)
-            while len(self._arrays) > 1 and self._bytes() > CACHE_BYTES:
+            while len(self._arrays) > MOST_ARRAYS or (len(self._arrays) > 1 and self._bytes() > CACHE_BYTES):
                 self._arrays.popitem(last=False)
             return self._arrays[member]
 
