@@ -37,7 +37,7 @@ def table(descriptor: list[int], data: list[int] | bytes) -> Dataset:
 
 
 def standard_window(x: float, c: float, w: float, function: str) -> float:
-    """The formulas of PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2 as they are printed, ymin 0, ymax 1."""
+    """The formulas of PS3.3 C.11.2.1.2.1, C.11.2.1.3.1 and C.11.2.1.3.2 as printed, ymin 0, ymax 1."""
     if function == "SIGMOID":
         return 1 / (1 + math.exp(-4 * (x - c) / w))
     if function == "LINEAR_EXACT":
