@@ -149,7 +149,11 @@ class _Preconditioner:
         inner = ((gradient[..., :-1] - rest * self.mean) @ self.basis) / (scale * self.eigenvalue + 1)
         weights = inner @ self.basis.T
         bias = rest / (scale * self.count) - (weights * self.mean).sum(-1, keepdim=True)
-        return torch.cat([weights, bias], dim=-1)
+        solved = torch.cat([weights, bias], dim=-1)
+        if solved.shape[1] > 1:
+            # The softmax does not see a shift common to all classes, and the penalty puts it at 0.
+            solved = solved - solved.mean(dim=1, keepdim=True)
+        return solved
 
 
 def _newton(features: Tensor, likelihood: Likelihood, strengths: Tensor) -> Path:

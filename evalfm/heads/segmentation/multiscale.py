@@ -72,14 +72,16 @@ class MultiscaleDecoder(Decoder):
         self.bias.data.copy_(log_odds(fraction))
 
     def _merge(self, maps: Maps) -> Tensor:
-        """The sum of all projections on the working grid, maps of one grid summed before they are resized."""
+        """The sum of all projections on the working grid: from the coarsest up, each added to the next."""
         sums: dict[tuple[int, ...], Tensor] = {}
         for projection, fold, level in zip(self.projections, self.folds, maps, strict=True):
             projected = projection(_fold(level, fold, self.working))
             place = tuple(projected.shape[-2:])
             sums[place] = sums[place] + projected if place in sums else projected
-        resized = [_resize(level, self.working) for level in sums.values()]
-        return torch.stack(resized).sum(dim=0) if len(resized) > 1 else resized[0]
+        merged, *finer = (sums[place] for place in sorted(sums))
+        for level in finer:
+            merged = _resize(merged, tuple(level.shape[-2:])) + level
+        return _resize(merged, self.working)
 
 
 class MultiscaleHead(TrainedDenseHead):

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from evalfm.errors import EvalfmError
+from evalfm.heads.head import Context
+from evalfm.heads.knn import NeighbourHead
+
+
+@pytest.fixture
+def films(array_source, make_examples):
+    generator = np.random.default_rng(0)
+    label = np.arange(90) % 3
+    features = generator.normal(size=(90, 8)) + 2 * (label[:, None] == np.arange(8) % 3)
+    source = array_source(torch.from_numpy(features).float())
+    return make_examples(source, range(60), label[:60]), make_examples(source, range(60, 90), label[60:])
+
+
+def brute_force(train, query, k, classes):
+    bank, wanted = train.pooled().astype(float), query.pooled().astype(float)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    prior = np.bincount(train.target.astype(int), minlength=classes) / len(train)
+    rows = []
+    for vector in wanted:
+        cosine = bank @ vector
+        nearest = np.argsort(-cosine)[:k]
+        weight = np.exp((cosine[nearest] - cosine.max()) / 0.07)
+        votes = prior.copy()
+        for position, share in zip(nearest, weight, strict=True):
+            votes[int(train.target[position])] += share
+        rows.append(votes / (weight.sum() + 1))
+    return np.array(rows)
+
+
+def test_multiclass_is_the_brute_force_vote(films):
+    train, val = films
+    head = NeighbourHead()
+    fit = head.fit(train, val, Context("multiclass", ("a", "b", "c")))
+    assert [line["k"] for line in fit.path] == [1, 3, 5, 9, 15, 25, 50]
+    for line in fit.path:
+        probability = brute_force(train, val, line["k"], 3)
+        truth = probability[np.arange(len(val)), val.target.astype(int)]
+        assert line["val_log_loss"] == pytest.approx(-np.log(truth).mean(), abs=1e-4)
+    assert fit.chosen["k"] == min(fit.path, key=lambda line: line["val_log_loss"])["k"]
+    assert head.predict(val) == pytest.approx(brute_force(train, val, fit.chosen["k"], 3), abs=1e-4)
+
+
+def test_binary_scores_the_positive_class_and_round_trips(films):
+    train, val = (
+        type(part)(part.source, part.rows, (part.target == 2) * 1.0, part.patients) for part in films
+    )
+    head, other = NeighbourHead(), NeighbourHead()
+    fit = head.fit(train, val, Context("binary", ("c",)))
+    scores = head.predict(val)
+    assert scores.shape == (30, 1)
+    assert scores[:, 0] == pytest.approx(brute_force(train, val, fit.chosen["k"], 2)[:, 1], abs=1e-4)
+    assert scores[val.target == 1].mean() > scores[val.target == 0].mean() + 0.3
+    other.load_tensors(head.tensors())
+    assert np.array_equal(other.predict(val), scores)
+
+
+def test_one_class_is_refused(films):
+    train, val = films
+    with pytest.raises(EvalfmError, match="one class only"):
+        NeighbourHead().fit(
+            type(train)(train.source, train.rows, train.target * 0, train.patients),
+            val,
+            Context("binary", ("c",)),
+        )
