@@ -79,6 +79,9 @@ def read_film(path: Path, frame: str | None, locator: str) -> Film:
         check_pixels(int(dataset.Rows), int(dataset.Columns), locator)
         number = frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
         stored = _decoded(dataset, number, locator)
+        # A window would turn infinity into white or black, unseen.
+        if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+            raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
         _raise_to_top(dataset, number)
         if (
             int(dataset.get("SamplesPerPixel", 1)) == 3
@@ -169,7 +172,9 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
     """Stored values [H, W] or [H, W, 3] (as RGB) of one frame."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     as_stored = syntax in _UNCOMPRESSED or syntax == _RUN_LENGTH
-    if as_stored and int(dataset.get("HighBit", dataset.BitsStored - 1)) != int(dataset.BitsStored) - 1:
+    # Floats have neither of the two.
+    highest = int(dataset.get("BitsStored") or 0) - 1
+    if as_stored and "PixelData" in dataset and int(dataset.get("HighBit", highest)) != highest:
         raise EvalfmError(
             f"{locator} keeps its {dataset.BitsStored} bits below bit {dataset.HighBit}, an old layout that "
             "cannot be read; convert it with a DICOM tool."

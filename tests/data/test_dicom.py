@@ -119,7 +119,7 @@ class TestEncodings:
         if syntax == RLELossless:
             dataset = write(path, values, **elements)
             dataset.compress(RLELossless, encoding_plugin="pydicom")
-            dataset.save_as(path)
+            dataset.save_as(path, enforce_file_format=True)
         elif syntax == JPEGLSLossless:
             write(path, values, syntax=syntax, frames=[imagecodecs.jpegls_encode(values)], **elements)
         elif syntax == JPEG2000Lossless:
@@ -143,7 +143,7 @@ class TestEncodings:
             dataset = write(path, values, **elements)
             if syntax == RLELossless:
                 dataset.compress(RLELossless, encoding_plugin="pydicom")
-                dataset.save_as(path)
+                dataset.save_as(path, enforce_file_format=True)
         np.testing.assert_allclose(pixels(path)[0], np.clip(values / 4096 + 0.5, 0, 1), atol=1e-7)
 
     def test_bits_above_the_stored_ones_are_not_pixels(self, path: Path) -> None:
@@ -324,7 +324,7 @@ class TestColour:
         dataset = write(path, COLOUR, Modality="US")
         dataset.PlanarConfiguration = 1
         dataset.PixelData = np.ascontiguousarray(COLOUR.transpose(2, 0, 1)).tobytes()
-        dataset.save_as(path)
+        dataset.save_as(path, enforce_file_format=True)
         np.testing.assert_allclose(pixels(path), expected, atol=1e-7)
 
     def test_ybr_becomes_rgb(self, path: Path) -> None:
@@ -475,7 +475,7 @@ class TestRefusals:
             dataset = write(path, noise)
             if syntax == RLELossless:
                 dataset.compress(RLELossless, encoding_plugin="pydicom")
-                dataset.save_as(path)
+                dataset.save_as(path, enforce_file_format=True)
         whole = path.read_bytes()
         assert pixels(path).shape == (1, 64, 64)
         path.write_bytes(whole[: int(len(whole) * kept)])
@@ -484,10 +484,10 @@ class TestRefusals:
     def test_without_pixels(self, path: Path) -> None:
         dataset = write(path, RAMP12)
         del dataset.PixelData
-        dataset.save_as(path)
+        dataset.save_as(path, enforce_file_format=True)
         assert "without pixels" in refused(path)
         del dataset.Rows
-        dataset.save_as(path)
+        dataset.save_as(path, enforce_file_format=True)
         with pytest.raises(EvalfmError, match="without pixels"):
             image_size(path.name, path.parent)
 
@@ -506,13 +506,13 @@ class TestRefusals:
     def test_nan_and_infinity(self, path: Path, modality: str, value: float) -> None:
         values = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
         values[3, 3] = value
-        dataset = write(path, values.astype(np.uint8), Modality=modality)
+        dataset = write(path, np.zeros((16, 16), np.uint8), Modality=modality)
         del dataset.PixelData
         dataset.BitsAllocated = 32
         for keyword in ("BitsStored", "HighBit", "PixelRepresentation"):
             del dataset[keyword]
         dataset.FloatPixelData = values.tobytes()
-        dataset.save_as(path)
+        dataset.save_as(path, enforce_file_format=True)
         assert "NaN or infinite" in refused(path)
 
     def test_a_high_bit_of_an_old_layout(self, path: Path) -> None:
