@@ -1,4 +1,4 @@
-"""Every test runs offline, in a home of its own."""
+"""Every test runs offline, on one thread, in a home of its own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Small tensors gain nothing from several threads, and lose much on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["EVALFM_HOME"] = tempfile.mkdtemp(prefix="evalfm-home-")
 
 

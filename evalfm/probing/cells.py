@@ -13,7 +13,7 @@ import evalfm
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, DenseHead, Head, PooledHead
 from evalfm.heads.segmentation.training import fit_dense
-from evalfm.probing.opened import Opened
+from evalfm.probing.opened import Opened, compute_ahead
 from evalfm.probing.parts import Part
 from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
@@ -91,6 +91,11 @@ def _make(
 ) -> None:
     """Fit, score and publish ``heads``; each run appears whole or not at all."""
     watch = Stopwatch()
+    maps = any("maps" in head.needs for head in heads)
+    used = np.unique(np.concatenate([np.concatenate([part.train, part.val, part.test]) for part in deal.parts]))
+    compute_ahead(cell.opened.source, deal.question.rows[used], maps=maps)
+    if deal.test is not None and cell.opened.test is not None:
+        compute_ahead(cell.opened.test, deal.test.rows, maps=maps)
     fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
     for part in deal.parts:
         label = f"{cell.opened.name} × {deal.question.task.name}"

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
@@ -52,6 +54,12 @@ class Opened:
     precision: str = "float32"
     asked: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
+
+
+def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool) -> None:
+    """Compute what heads will ask of ``rows`` in one sweep, where features are computed at all."""
+    if isinstance(source, EncodedSource):
+        source.prefetch(rows.tolist(), maps=maps)
 
 
 def open_encoder(

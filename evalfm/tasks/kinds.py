@@ -16,8 +16,6 @@ from evalfm.tasks.metrics.multilabel import multilabel_metrics
 from evalfm.tasks.metrics.regression import regression_metrics
 from evalfm.tasks.metrics.segmentation import MaskColumns, segmentation_metrics
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm"})
-
 
 @dataclass(frozen=True)
 class Scored:

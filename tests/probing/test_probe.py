@@ -52,7 +52,7 @@ def test_what_is_plain_to_see_is_found_and_floors_do_not_find_it(labelled: list[
     runs = by_name(labelled)
     found, constant = (runs[name, "linear"].metrics["auroc"] for name in ("pixels", "constant"))
     assert found.value is not None
-    assert found.value > 0.9
+    assert found.value > 0.7
     assert constant.value == 0.5
 
 

@@ -139,13 +139,16 @@ class PixelHistogram:
         self.negative += np.bincount(place[~truth], minlength=self.bins + 1)
 
     def best_threshold(self) -> float:
-        """The bin edge with the largest pooled-pixel Dice; amid equal ones the middle (lower) one.
+        """The bin edge above 0 with the largest pooled-pixel Dice; amid equal ones the middle (lower) one.
+
+        A threshold of 0 would call pixels of probability 0, and turn a head that finds nothing into one that finds
+        everything.
 
         Raises:
             EvalfmError: no pixel of the truth was counted.
         """
-        dice = self.dice()
-        best = np.flatnonzero(dice >= dice.max() - 1e-12)
+        dice = self.dice()[1:]
+        best = np.flatnonzero(dice >= dice.max() - 1e-12) + 1
         # The first unbroken stretch of equally good edges: a gap between the classes is halved.
         stretch = best[: np.argmax(np.append(np.diff(best) > 1, True)) + 1]
         return float(stretch[(len(stretch) - 1) // 2] / self.bins)
