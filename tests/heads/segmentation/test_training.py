@@ -7,9 +7,12 @@ import torch
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
 from evalfm.heads.segmentation.linear import LinearDenseHead
+from evalfm.heads.segmentation.losses import PooledDice
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
-from evalfm.heads.segmentation.trained import Schedule, predict_dense
+from evalfm.heads.segmentation.targets import read_targets
+from evalfm.heads.segmentation.trained import Projection, Schedule, predict_dense
 from evalfm.heads.segmentation.training import _batches, fit_dense
+from evalfm.progress import SILENT
 
 CONTEXT = Context("segmentation", ("lesion",), seed=3)
 QUICK = Schedule(epochs=8, least_steps=120, batch_size=8)
@@ -178,3 +181,45 @@ def test_several_channels_keep_their_order(plant):
     if bool(inside.any()):
         assert float(probability[0][inside].mean()) > float(probability[0][~inside].mean()) + 0.3
     assert float(probability[1].mean()) > 0.7
+
+
+def test_the_best_epoch_is_kept_not_the_last(plant):
+    source, train, val = plant()
+    restless = Schedule(epochs=10, least_steps=80, batch_size=8, patience=100)
+    head = MultiscaleHead(restless, (0.5,))
+    fit = head.fit(train, val, CONTEXT)
+    assert fit.chosen["epoch"] < len(fit.curve)
+    tally = PooledDice(1, 1)
+    target = read_targets(val, (16, 16), SILENT, "val") / 255
+    maps = source.features(val.rows.tolist(), maps=True).maps
+    tally.add(torch.logit(head.probabilities(maps).double())[None], target)
+    best = max(line["val_dice"] for line in fit.curve)
+    assert tally.score().item() == pytest.approx(best, abs=1e-3)
+    assert abs(fit.curve[-1]["val_dice"] - best) > 2e-3
+
+
+def test_projection_is_a_convolution_of_the_standardised_map():
+    generator = torch.Generator().manual_seed(0)
+    projection = Projection(6, 4, 1.0, generator)
+    features = torch.randn(3, 6, 5, 7, generator=generator) * 10.0 ** torch.arange(-3, 3)[:, None, None] + 4
+    mean, scale = features.mean((0, 2, 3)), features.std((0, 2, 3), correction=0)
+    projection.mean.copy_(mean)
+    projection.scale.copy_(scale)
+    standardised = (features - mean[:, None, None]) / scale[:, None, None]
+    expected = torch.einsum("oc,bchw->bohw", projection.weight, standardised)
+    assert torch.allclose(projection(features), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_decoders_get_the_statistics_of_train_and_the_share_of_foreground(plant):
+    source, train, val = plant(side=16)
+    sampled = Schedule(epochs=1, least_steps=1, most_steps=1, batch_size=8, warm_up=1.0)
+    heads = [LinearDenseHead(sampled, (1e-12,)), MultiscaleHead(sampled, (1e-12,))]
+    fit_dense(heads, train, val, CONTEXT)
+    deepest = source.maps[-1][train.rows].double()
+    tensors = heads[0].tensors()
+    assert torch.allclose(tensors["project.mean"].double(), deepest.mean((0, 2, 3)), rtol=1e-4)
+    assert torch.allclose(tensors["project.scale"].double(), deepest.std((0, 2, 3), correction=0), rtol=1e-4)
+    finest = source.maps[0][train.rows].double().mean((0, 2, 3)).repeat_interleave(4)
+    assert torch.allclose(heads[1].tensors()["projections.0.mean"].double(), finest, rtol=1e-4)
+    share = np.mean([train.masks(row).mean() for row in train.rows])
+    assert float(torch.sigmoid(tensors["project.bias"])) == pytest.approx(share, rel=0.01)
