@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,13 @@ def test_the_size_needs_the_header_alone(packed: Path, monkeypatch: pytest.Monke
 def test_threads_unpack_a_member_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[object] = []
     load = arrays._load
-    monkeypatch.setattr(arrays, "_load", lambda member: (loads.append(member), load(member))[1])
+
+    def slow(member: arrays._Member) -> NDArray[Any]:
+        loads.append(member)
+        time.sleep(0.05)
+        return load(member)
+
+    monkeypatch.setattr(arrays, "_load", slow)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda index: item(packed, f"d/{index % 5}"), range(200)))
     assert len(loads) == 1
@@ -123,8 +130,8 @@ def test_a_worker_forked_while_another_thread_reads_does_not_hang(packed: Path) 
 def test_an_edit_within_the_same_instant_is_seen_by_its_size(tmp_path: Path) -> None:
     path = tmp_path / "set.npz"
     np.savez_compressed(path, images=STACK)
-    time = path.stat().st_mtime_ns
+    modified = path.stat().st_mtime_ns
     item(path, "images/0")
     np.savez_compressed(path, images=np.zeros_like(STACK))
-    os.utime(path, ns=(time, time))
+    os.utime(path, ns=(modified, modified))
     assert not item(path, "images/0").any()
