@@ -21,17 +21,13 @@ IMAGES, PATIENTS, RESAMPLES, LOOPED, SEED = 10_000, 5_000, 2_000, 100, 0
 
 def main() -> None:
     generator = np.random.default_rng(SEED)
-    patients = identify(
-        np.concatenate([np.arange(PATIENTS), generator.integers(0, PATIENTS, IMAGES - PATIENTS)])
-    )
+    patients = identify(np.concatenate([np.arange(PATIENTS), generator.integers(0, PATIENTS, IMAGES - PATIENTS)]))
     target = (generator.random(IMAGES) < 0.2).astype(float)
     score = generator.normal(size=IMAGES) + target
     ours, found = timed(lambda: ours_on(target, score, patients))
     loop, expected = timed(lambda: loop_on(target, score, patients))
     np.testing.assert_allclose(found[:LOOPED], expected, atol=1e-12)
-    print(
-        f"{loop * RESAMPLES / LOOPED / ours:.1f} (ours {ours:.2f} s, loop {loop * RESAMPLES / LOOPED:.2f} s)"
-    )
+    print(f"{loop * RESAMPLES / LOOPED / ours:.1f} (ours {ours:.2f} s, loop {loop * RESAMPLES / LOOPED:.2f} s)")
 
 
 def ours_on(target, score, patients):

@@ -98,9 +98,7 @@ def main() -> None:
     parser.add_argument("--disk", action="store_true")
     parser.add_argument("--memory", type=int, metavar="IMAGES")
     options = parser.parse_args()
-    encoder = load_encoder(
-        options.encoder, weights=options.weights, device=options.device, precision=options.precision
-    )
+    encoder = load_encoder(options.encoder, weights=options.weights, device=options.device, precision=options.precision)
     batch = options.batch or automatic_batch_size(encoder)
     if options.memory:
         films = Films(options.memory, encoder.input_size, keep=False)
@@ -113,9 +111,7 @@ def main() -> None:
         height, width = encoder.input_size
         size = (2 * height, 2 * width) if options.disk else (height, width)
         films = Films(options.images, size, Path(folder) if options.disk else None)
-        encoder.encode(
-            torch.zeros(batch, *encoder.prepare(films.image(0))[0].shape, device=device_of(encoder))
-        )
+        encoder.encode(torch.zeros(batch, *encoder.prepare(films.image(0))[0].shape, device=device_of(encoder)))
         loop, ours = np.zeros(2), np.zeros(2)
         for _ in range(options.rounds):
             seconds, expected = timed(lambda: bare_loop(encoder, films, batch))

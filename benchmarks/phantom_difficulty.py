@@ -48,9 +48,7 @@ class Films:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squeezenet", type=Path)
     parser.add_argument("--films", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=11)
@@ -68,9 +66,7 @@ def main() -> None:
     }
     if options.squeezenet:
         inputs["squeezenet"] = squeezenet(films.pixels, options.squeezenet)
-    print(
-        f"{'test AUROC':12}" + "".join(f"{label:>16}" for label in ("pneumothorax", "cardiomegaly", "tube"))
-    )
+    print(f"{'test AUROC':12}" + "".join(f"{label:>16}" for label in ("pneumothorax", "cardiomegaly", "tube")))
     for name, features in inputs.items():
         scores = [probe(features, films.column(label)) for label in ("pneumothorax", "cardiomegaly", "tube")]
         print(f"{name:12}" + "".join(f"{score:16.3f}" for score in scores), flush=True)
@@ -113,9 +109,7 @@ def squeezenet(images: list[NDArray[np.uint8]], weights: Path) -> NDArray[np.flo
     features = []
     with torch.inference_mode():
         for begin in range(0, len(images), 50):
-            batch = (
-                torch.from_numpy(np.stack(images[begin : begin + 50])).float()[:, None].expand(-1, 3, -1, -1)
-            )
+            batch = torch.from_numpy(np.stack(images[begin : begin + 50])).float()[:, None].expand(-1, 3, -1, -1)
             features.append(net.features(batch - mean).mean((2, 3)).numpy())
     return np.concatenate(features)
 

@@ -55,4 +55,3 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
             f"{'.'.join(str(part) for part in fault['loc']) or 'card'}: {fault['msg']}" for fault in error.errors()
         )
         raise EvalfmError(f"{source} is not valid: {faults}.") from None
-

@@ -47,7 +47,9 @@ def _versions() -> Finding:
     missing = [name for name, version in found.items() if version == "not installed"]
     said = ", ".join(f"{name} {version}" for name, version in found.items())
     if missing:
-        return Finding("versions", False, said, f"Install evalfm again in a fresh environment: {', '.join(missing)} missing.")
+        return Finding(
+            "versions", False, said, f"Install evalfm again in a fresh environment: {', '.join(missing)} missing."
+        )
     try:
         import torchvision.ops  # noqa: F401  (a torchvision that does not fit the torch build fails right here)
     except (ImportError, RuntimeError) as error:
@@ -116,7 +118,7 @@ def _encoder(name: str, weights: str) -> Finding:
     if not bool(torch.isfinite(first.pooled).all()):
         return Finding(f"encoder {name}", False, said, "Features are not finite: the weights or the card are wrong.")
     if not torch.equal(first.pooled, second.pooled):
-        return Finding(f"encoder {name}", False, said, "The same film gave two answers: dropout or sampling is left on.")
+        return Finding(
+            f"encoder {name}", False, said, "The same film gave two answers: dropout or sampling is left on."
+        )
     return Finding(f"encoder {name}", True, said)
-
-

@@ -9,7 +9,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -100,7 +100,9 @@ class Run:
         try:
             return Record.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError, ValueError) as error:
-            raise EvalfmError(f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again.") from None
+            raise EvalfmError(
+                f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again."
+            ) from None
 
     @property
     def encoder(self) -> str:
@@ -130,17 +132,7 @@ class Run:
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
         """Every metric on test."""
-        names = {field.name for field in fields(Estimate)}
-        return {
-            name: Estimate(
-                **{
-                    key: tuple(value) if isinstance(value, list) else value
-                    for key, value in content.items()
-                    if key in names
-                }
-            )
-            for name, content in self.record.metrics.items()
-        }
+        return {name: Estimate.from_json(content) for name, content in self.record.metrics.items()}
 
     def predictions(self) -> pd.DataFrame:
         """One row per val and test example, with the kind's columns and the declared attributes."""

@@ -56,7 +56,13 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path):
     assert run.metrics["ppv"].reason == "no positive call"
     assert run.predictions()["score"].tolist() == [1.0]
     assert run.head_tensors()["weight"].tolist() == [1.0]
-    assert (run.encoder, run.task, run.head, run.primary, run.is_floor) == ("pixels", "ptx-cls", "linear", "auroc", False)
+    assert (run.encoder, run.task, run.head, run.primary, run.is_floor) == (
+        "pixels",
+        "ptx-cls",
+        "linear",
+        "auroc",
+        False,
+    )
 
 
 def test_a_run_that_fails_half_way_leaves_nothing(tmp_path: Path):

@@ -27,9 +27,7 @@ def first(wanted: Callable[[Film], bool], start: int = 0) -> int:
 
 def panels() -> Iterator[tuple[Film, str, bool]]:
     """Films with their titles, and whether their masks are drawn."""
-    healthy = first(
-        lambda film: not (film.pneumothorax or film.ecg_leads or film.chest_tube or film.cardiomegaly), 1
-    )
+    healthy = first(lambda film: not (film.pneumothorax or film.ecg_leads or film.chest_tube or film.cardiomegaly), 1)
     yield render(SEED, healthy, SIZE), "no finding", False
     collapsed = first(lambda film: film.pneumothorax_area > 0.03 and not film.ecg_leads, 40)
     yield render(SEED, collapsed, SIZE, tube=False), "pneumothorax", False

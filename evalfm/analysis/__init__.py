@@ -1,0 +1,1 @@
+"""Reads runs and tables only: tables side by side and figures."""

@@ -77,7 +77,9 @@ def draw_roc(
         axes.fill_between(grid, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band")
     curve = _mean_roc(target, score, np.ones(len(target)), folds, grid)
     if curve is not None:
-        axes.plot(grid, curve, color=BLUE, label="AUROC not given" if auroc.value is None else f"AUROC {describe(auroc)}")
+        axes.plot(
+            grid, curve, color=BLUE, label="AUROC not given" if auroc.value is None else f"AUROC {describe(auroc)}"
+        )
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
     axes.legend(loc="lower right", fontsize=7)
@@ -134,7 +136,9 @@ def draw_agreement(
     figure.savefig(path, dpi=150)
 
 
-def draw_forest(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Estimate, bool]]]], caption: Caption) -> None:
+def draw_forest(
+    path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Estimate, bool]]]], caption: Caption
+) -> None:
     """One panel per task: every encoder's estimate with its interval; floors hollow and grey."""
     most = max(len(lines) for _, lines in panels)
     figure = Figure(figsize=(4.3 * len(panels), 0.34 * most + 1.5), layout="constrained")

@@ -11,7 +11,9 @@ from evalfm.statistics.estimate import Estimate
 
 SHOWN_METRICS = 3
 """How many of a task's metrics a table shows, the primary first."""
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"})
+LOWER_IS_BETTER = frozenset(
+    {"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"}
+)
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,7 @@ def make(
     size: Annotated[int, typer.Option(help="Side in pixels, 64 to 1024.")] = 256,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     dial: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of a dial; repeat for several.")] = None,
-    workers: Annotated[int, typer.Option(help="Processes.")] = 2,
+    workers: Annotated[int, typer.Option(help="Processes.")] = 1,
 ) -> None:
     """Make synthetic radiographs with full truth.
 
@@ -167,19 +167,12 @@ def make(
     """
     from evalfm.cli.console import Bars
     from evalfm.data.phantom import Dials, make_phantom
-    from evalfm.errors import EvalfmError, UnknownNameError
+    from evalfm.errors import UnknownNameError
 
     if what != "phantom":
         raise UnknownNameError("thing to make", what, ["phantom"])
-    values: dict[str, float] = {}
-    for item in dial or []:
-        name, _, value = item.partition("=")
-        try:
-            values[name] = float(value)
-        except ValueError:
-            raise EvalfmError(f"--dial {item} is not NAME=VALUE with a number; known dials: {Dials.names()}.") from None
     manifest = make_phantom(
-        out, n=images, size=size, seed=seed, dials=Dials.checked(**values), progress=Bars(), workers=workers
+        out, n=images, size=size, seed=seed, dials=Dials(**_dials(dial or [])), progress=Bars(), workers=workers
     )
     _summarise(manifest)
     typer.echo(f"Wrote {out}. Next: evalfm probe --encoder hog --task ptx-cls --data {out}")
@@ -202,6 +195,26 @@ def register(
     Table.read(folder)
     remember(name, folder)
     typer.echo(f"{name} is {folder}. Next: evalfm probe --encoder hog --task ptx-cls --data {name}")
+
+
+def _dials(items: list[str]) -> dict[str, float]:
+    """NAME=VALUE items as numbers by name."""
+    from dataclasses import fields
+
+    from evalfm.data.phantom import Dials
+    from evalfm.errors import EvalfmError, UnknownNameError
+
+    known = [field.name for field in fields(Dials)]
+    values: dict[str, float] = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        if name not in known:
+            raise UnknownNameError("dial", name, known)
+        try:
+            values[name] = float(value)
+        except ValueError:
+            raise EvalfmError(f"--dial {item} is not NAME=VALUE with a number; write --dial {name}=0.5.") from None
+    return values
 
 
 def _mapping(

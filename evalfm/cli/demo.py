@@ -35,7 +35,11 @@ def demo(
     panels = []
     for table in tables:
         lines = [
-            (f"{line.encoder} · {line.head}" + (" (floor)" if line.floor else ""), line.metrics[table.metric_names[0]], line.floor)
+            (
+                f"{line.encoder} · {line.head}" + (" (floor)" if line.floor else ""),
+                line.metrics[table.metric_names[0]],
+                line.floor,
+            )
             for line in table.lines
         ]
         panels.append((f"{table.task}: {table.metric_names[0]}", lines))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from evalfm.progress import Progress
 
-NOTICE = "Phantom data: no --data was given, so these are synthetic radiographs; the figures say nothing about patients."
+NOTICE = (
+    "Phantom data: no --data was given, so these are synthetic radiographs; the figures say nothing about patients."
+)
 
 
 def print_notice(data: str | None, progress: Progress) -> None:

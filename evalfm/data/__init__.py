@@ -1,0 +1,1 @@
+"""Images and questions come in as a table."""

@@ -140,9 +140,7 @@ def _address(path: Path, member: str | None) -> tuple[_Member, int | None]:
         return _Member(path, modified, size, None), None if member is None else _index(member, path, member)
     names = _directory(path, modified, size)
     if not member:
-        raise EvalfmError(
-            f"{path.name} holds the arrays {_listed(names)}; name one image as {path.name}#array/17."
-        )
+        raise EvalfmError(f"{path.name} holds the arrays {_listed(names)}; name one image as {path.name}#array/17.")
     if member in names:
         return _Member(path, modified, size, member), None
     name, slash, last = member.rpartition("/")
@@ -153,9 +151,7 @@ def _address(path: Path, member: str | None) -> tuple[_Member, int | None]:
 
 def _index(text: str, path: Path, member: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise EvalfmError(
-            f"{path.name}#{member} ends in no index; write a number from 0 instead of {text!r}."
-        )
+        raise EvalfmError(f"{path.name}#{member} ends in no index; write a number from 0 instead of {text!r}.")
     return int(text)
 
 
@@ -252,15 +248,11 @@ def _info(member: _Member) -> zipfile.ZipInfo:
 def _read_header(stream: IO[bytes]) -> _Header:
     version = npy.read_magic(stream)
     if version not in ((1, 0), (2, 0)):
-        raise EvalfmError(
-            f"An array has a header of version {version}, which is no image; store plain numbers."
-        )
+        raise EvalfmError(f"An array has a header of version {version}, which is no image; store plain numbers.")
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
     if dtype.hasobject:
-        raise EvalfmError(
-            "An array holds Python objects, which are never unpickled; store it as plain numbers."
-        )
+        raise EvalfmError("An array holds Python objects, which are never unpickled; store it as plain numbers.")
     return _Header(shape, dtype, fortran)
 
 

@@ -69,10 +69,7 @@ def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Faul
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
     positions = np.flatnonzero(np.asarray(wrong, dtype=bool))
     values = manifest.table[column].to_numpy()
-    return [
-        Fault(f"{column} is {_shown(values[position])}; {remedy}", int(position) + 1)
-        for position in positions
-    ]
+    return [Fault(f"{column} is {_shown(values[position])}; {remedy}", int(position) + 1) for position in positions]
 
 
 def _shown(value: object) -> str:
@@ -84,9 +81,7 @@ def _shown(value: object) -> str:
 def _declarations(manifest: Manifest) -> Iterable[Fault]:
     table, info = manifest.table, manifest.info
     if not info.names_are_public and not info.salt:
-        yield Fault(
-            "dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published"
-        )
+        yield Fault("dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published")
     for message in attribute_faults(manifest):
         yield Fault(message)
     for name in info.label_source:
@@ -96,9 +91,7 @@ def _declarations(manifest: Manifest) -> Iterable[Fault]:
             yield Fault(f"the label {name!r} of dataset.yaml has no column; add it or remove it. {near}")
     for name in info.mask_dialects:
         if name + MASK_SUFFIX not in table:
-            yield Fault(
-                f"mask_dialects of dataset.yaml names {name!r}, but there is no column {name + MASK_SUFFIX!r}"
-            )
+            yield Fault(f"mask_dialects of dataset.yaml names {name!r}, but there is no column {name + MASK_SUFFIX!r}")
     for column in table.columns:
         finding = str(column).removesuffix(MASK_SUFFIX)
         if finding != column and finding not in info.mask_dialects:
@@ -116,14 +109,10 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
             name = table["id"].iat[int(position)]
             message = f"id {name!r} is that of row {first[name] + 1} too; give every row an id of its own"
             yield Fault(message, int(position) + 1)
-    yield from _rows(
-        manifest, table["image"].isna(), "image", "write the path of the image or remove the row"
-    )
+    yield from _rows(manifest, table["image"].isna(), "image", "write the path of the image or remove the row")
     for name in ("patient", "study", "group"):
         if name in table and table[name].isna().any() and table[name].notna().any():
-            yield from _rows(
-                manifest, table[name].isna(), name, "fill it in for all rows or remove the column"
-            )
+            yield from _rows(manifest, table[name].isna(), name, "fill it in for all rows or remove the column")
 
 
 def _splits(manifest: Manifest) -> Iterable[Fault]:
@@ -137,9 +126,7 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     what = manifest.patient_column
     if what != "id":
         for name, parts in _in_two_splits(pd.Series(manifest.patients), table["split"]):
-            yield Fault(
-                f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}"
-            )
+            yield Fault(f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}")
     if table["image"].duplicated().any():
         for name, parts in _in_two_splits(table["image"], table["split"]):
             yield Fault(f"the image {name!r} is in {parts}; rows of one image belong to one split")
@@ -148,9 +135,7 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
 def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
     pairs = pd.DataFrame({"key": key, "split": split}).dropna().drop_duplicates()
     shared = pairs[pairs["key"].duplicated(keep=False)]
-    return [
-        (str(name), " and ".join(sorted(part["split"]))) for name, part in shared.groupby("key", sort=True)
-    ]
+    return [(str(name), " and ".join(sorted(part["split"]))) for name, part in shared.groupby("key", sort=True)]
 
 
 def _labels(manifest: Manifest) -> Iterable[Fault]:
@@ -178,14 +163,10 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
         column = pd.to_numeric(table[name], errors="coerce")
         yield from _rows(manifest, column.isna() & table[name].notna(), name, "write a number or nothing")
         if name == "age":
-            yield from _rows(
-                manifest, (column < 0) | (column > OLDEST), name, "write years from 0 to 120 or nothing"
-            )
+            yield from _rows(manifest, (column < 0) | (column > OLDEST), name, "write years from 0 to 120 or nothing")
         elif name.startswith("spacing"):
             wrong = (column <= 0) | (column > WIDEST_PIXEL_MM)
-            yield from _rows(
-                manifest, wrong, name, "write millimetres per pixel above 0 and up to 50, or nothing"
-            )
+            yield from _rows(manifest, wrong, name, "write millimetres per pixel above 0 and up to 50, or nothing")
     if ("spacing_row_mm" in table) != ("spacing_column_mm" in table):
         yield Fault("spacing needs both columns spacing_row_mm and spacing_column_mm; add the other one")
 
@@ -193,16 +174,12 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
 def file_faults(manifest: Manifest) -> Iterable[Fault]:
     """Files of images and masks that are not under the root."""
     if not manifest.root.is_dir():
-        yield Fault(
-            f"the root {manifest.root} is not there; correct `root` in dataset.yaml or mount the disk"
-        )
+        yield Fault(f"the root {manifest.root} is not there; correct `root` in dataset.yaml or mount the disk")
         return
     from evalfm.data.manifest import EMPTY_MASK
 
     columns = ["image"]
-    columns += [
-        name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"
-    ]
+    columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
     for name in columns:
         column = manifest.table[name]
         present = column[column.notna() & (column != EMPTY_MASK)]
@@ -228,9 +205,7 @@ def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]
         if part["image"].nunique() > 1:
             names = ", ".join(repr(name) for name in part["id"].iloc[:4])
             parts = shared[str(digest)]
-            yield Fault(
-                f"the images of {names} have identical bytes and are in {parts}; put them into one split"
-            )
+            yield Fault(f"the images of {names} have identical bytes and are in {parts}; put them into one split")
 
 
 def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:

@@ -67,9 +67,7 @@ def as_numbers(column: pd.Series) -> pd.Series | None:
     values = column.astype(object)
     present = values[values.notna()]
     words = {"true": 1.0, "false": 0.0, "True": 1.0, "False": 0.0, "TRUE": 1.0, "FALSE": 0.0}
-    present = present.map(
-        lambda value: words.get(value.strip(), value.strip()) if isinstance(value, str) else value
-    )
+    present = present.map(lambda value: words.get(value.strip(), value.strip()) if isinstance(value, str) else value)
     present = present[present != ""]
     numbers = pd.to_numeric(present.astype(object), errors="coerce")
     if numbers.isna().any() or not np.isfinite(numbers.to_numpy(dtype=np.float64)).all():
@@ -122,10 +120,7 @@ def _holds_booleans(column: pd.Series) -> bool:
 
 
 def _has_leading_zeros(column: pd.Series) -> bool:
-    return any(
-        isinstance(value, str) and len(value) > 1 and value[0] == "0" and value[1].isdigit()
-        for value in column
-    )
+    return any(isinstance(value, str) and len(value) > 1 and value[0] == "0" and value[1].isdigit() for value in column)
 
 
 def known(column: pd.Series) -> NDArray[np.bool_]:

@@ -36,9 +36,7 @@ def deal(
     Raises:
         EvalfmError: more than one option is given, or the option does not fit the data.
     """
-    chosen = [
-        word for word, value in (("stratify", stratify), ("official", official), ("where", where)) if value
-    ]
+    chosen = [word for word, value in (("stratify", stratify), ("official", official), ("where", where)) if value]
     if len(chosen) > 1:
         raise EvalfmError(f"A split follows one rule, not {' and '.join(chosen)}; choose one of them.")
     patients, name = manifest.patients, manifest.info.name
@@ -47,9 +45,7 @@ def deal(
         rule = SplitRule(rule="official")
         if not np.any(split == "val"):
             split = splits.val_from_train(split, patients, name=name, seed=seed)
-            rule = SplitRule(
-                rule="official", seed=seed, note="val is drawn by patient from the list of train"
-            )
+            rule = SplitRule(rule="official", seed=seed, note="val is drawn by patient from the list of train")
     elif where:
         split = splits.test_where(patients, manifest.where(where), name=name, seed=seed)
         rule = SplitRule(rule="test-where", seed=seed, where=where)

@@ -83,10 +83,7 @@ def read_film(path: Path, frame: str | None, locator: str) -> Film:
         if stored.dtype.kind == "f" and not np.isfinite(stored).all():
             raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
         _raise_to_top(dataset, number)
-        if (
-            int(dataset.get("SamplesPerPixel", 1)) == 3
-            or dataset.PhotometricInterpretation == "PALETTE COLOR"
-        ):
+        if int(dataset.get("SamplesPerPixel", 1)) == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
             return _colour_film(stored, dataset, locator)
         return _grey_film(stored, dataset, locator)
     except EvalfmError:
@@ -187,9 +184,7 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
             "convert it to JPEG 2000 or uncompressed."
         ) from None
     except Exception as error:  # as above
-        raise EvalfmError(
-            f"The pixels of {locator} cannot be decoded ({reason(error)}); export it again."
-        ) from None
+        raise EvalfmError(f"The pixels of {locator} cannot be decoded ({reason(error)}); export it again.") from None
 
 
 def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
@@ -199,9 +194,7 @@ def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
         stored = np.asarray(apply_color_lut(stored, dataset))[..., :3]
         bits = stored.dtype.itemsize * 8
     elif photometric not in _COLOURS:
-        raise EvalfmError(
-            f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB."
-        )
+        raise EvalfmError(f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB.")
     pixels = np.moveaxis(stored, 2, 0) / np.float64(2**bits - 1)
     spacing, measured = _spacing(dataset)
     return Film(pixels.astype(np.float32), "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
@@ -216,13 +209,9 @@ def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
         bits = int(dataset.get("BitsStored") or stored.dtype.itemsize * 8)
         if unit != "unit-interval":
             # Without slope and intercept, or with another type, the values of a CT are no Hounsfield units.
-            if unit == "HU" and (
-                first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")
-            ):
+            if unit == "HU" and (first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")):
                 unit = "raw"
-            return Film(
-                values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}"
-            )
+            return Film(values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
         padding = padding_of(stored, dataset)
         scaled, second_step = to_unit_interval(values, dataset, padding)
     except EvalfmError as error:
@@ -235,18 +224,14 @@ def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
         scaled[padding] = 0.0
         steps.append("padding to air")
     if _is_chest_film(modality, dataset):
-        plausible = plausible_spacing(
-            spacing, len(scaled), age=age_in_years(str(dataset.get("PatientAge") or ""))
-        )
+        plausible = plausible_spacing(spacing, len(scaled), age=age_in_years(str(dataset.get("PatientAge") or "")))
         measured = measured if plausible == spacing else f"{measured} implausible"
         spacing = plausible
     return Film(scaled.astype(np.float32)[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
 
 
 def _is_chest_film(modality: str, dataset: Dataset) -> bool:
-    return (
-        modality in FILM_MODALITIES and str(dataset.get("BodyPartExamined") or "").strip().upper() in _CHEST
-    )
+    return modality in FILM_MODALITIES and str(dataset.get("BodyPartExamined") or "").strip().upper() in _CHEST
 
 
 def _spacing(dataset: Dataset) -> tuple[Spacing | None, str]:

@@ -76,8 +76,7 @@ def windowed(values: Values, centre: float, width: float, function: str) -> Valu
 def is_inverted(dataset: Dataset) -> bool:
     """Whether the smallest value is white; MONOCHROME1 and a presentation LUT of INVERSE say the same."""
     return bool(
-        dataset.get("PhotometricInterpretation") == "MONOCHROME1"
-        or dataset.get("PresentationLUTShape") == "INVERSE"
+        dataset.get("PhotometricInterpretation") == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
     )
 
 

@@ -100,9 +100,7 @@ def _truth(node: ast.expr, table: pd.DataFrame, expr: str) -> _Truth:
     if isinstance(node, ast.Compare):
         return _comparison(node, table, expr)
     if isinstance(node, ast.Name):
-        raise EvalfmError(
-            f"In {expr!r} the column {node.id!r} stands alone; compare it, such as `{node.id} == 1`."
-        )
+        raise EvalfmError(f"In {expr!r} the column {node.id!r} stands alone; compare it, such as `{node.id} == 1`.")
     raise _refused(node, expr)
 
 
@@ -120,9 +118,7 @@ def _comparison(node: ast.Compare, table: pd.DataFrame, expr: str) -> _Truth:
 def _link(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pd.DataFrame, expr: str) -> _Truth:
     if isinstance(operator, ast.Is | ast.IsNot):
         if not (isinstance(left, ast.Name) and isinstance(right, ast.Constant) and right.value is None):
-            raise EvalfmError(
-                f"In {expr!r} `is` asks only for unknown values; write `column is None` or use `==`."
-            )
+            raise EvalfmError(f"In {expr!r} `is` asks only for unknown values; write `column is None` or use `==`.")
         known = _operand(left, table, expr).known
         return _Truth(known, ~known) if isinstance(operator, ast.IsNot) else _Truth(~known, known)
     first = _operand(left, table, expr)
@@ -132,14 +128,10 @@ def _link(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pd.DataFr
         return _Truth(answer & first.known, ~answer & first.known)
     second = _operand(right, table, expr)
     if not (first.is_column or second.is_column):
-        raise EvalfmError(
-            f"In {expr!r} {first.name} is compared with {second.name}; one side must be a column."
-        )
+        raise EvalfmError(f"In {expr!r} {first.name} is compared with {second.name}; one side must be a column.")
     _same_type(first, second, expr)
     if (first.is_text or second.is_text) and not isinstance(operator, ast.Eq | ast.NotEq):
-        raise EvalfmError(
-            f"In {expr!r} {first.name} and {second.name} are texts, which have no order; use == or in."
-        )
+        raise EvalfmError(f"In {expr!r} {first.name} and {second.name} are texts, which have no order; use == or in.")
     answer = np.asarray(_COMPARISONS[type(operator)](first.values, second.values), dtype=bool)
     known = first.known & second.known
     return _Truth(answer & known, ~answer & known)
@@ -176,11 +168,7 @@ def _constant(node: ast.expr, expr: str) -> Value:
             return float(node.value)
         if node.value is None:
             raise EvalfmError(f"In {expr!r} ask for unknown values with `is None` or `is not None`.")
-    if (
-        isinstance(node, ast.UnaryOp)
-        and isinstance(node.op, ast.USub)
-        and isinstance(node.operand, ast.Constant)
-    ):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         value = node.operand.value
         if isinstance(value, int | float):
             return -float(value)
@@ -194,15 +182,11 @@ def _column(name: str, column: pd.Series) -> _Operand:
         numbers = column.astype(object).where(known, np.nan).astype(np.float64).to_numpy()
         return _Operand(numbers, known, False, label, True)
     values = column.astype(object).to_numpy()
-    if known.any() and all(
-        isinstance(value, bool | int | float | np.number | np.bool_) for value in values[known]
-    ):
+    if known.any() and all(isinstance(value, bool | int | float | np.number | np.bool_) for value in values[known]):
         return _Operand(np.where(known, values, np.nan).astype(np.float64), known, False, label, True)
     if not known.any():
         return _Operand(np.full(len(column), np.nan), known, False, label, True)
-    text = np.array(
-        [str(value) if there else "" for value, there in zip(values, known, strict=True)], dtype=object
-    )
+    text = np.array([str(value) if there else "" for value, there in zip(values, known, strict=True)], dtype=object)
     known = known & (text != "")
     return _Operand(text, known, True, label, True)
 

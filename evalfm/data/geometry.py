@@ -85,9 +85,7 @@ def _as_matrix(full: np.ndarray) -> Matrix:
     return (rows[0][0], rows[0][1], rows[0][2]), (rows[1][0], rows[1][1], rows[1][2])
 
 
-def _sample(
-    maps: Tensor, geometry: Geometry, outside: float, mode: str, grid: tuple[int, int] | None = None
-) -> Tensor:
+def _sample(maps: Tensor, geometry: Geometry, outside: float, mode: str, grid: tuple[int, int] | None = None) -> Tensor:
     """Resample ``maps``, which cover geometry.source whatever their own grid, onto geometry.output (or ``grid``)."""
     out_h, out_w = grid or geometry.output
     matrix = torch.tensor(geometry.inverse().matrix, dtype=torch.float64)

@@ -94,9 +94,7 @@ def read_stored(locator: str, root: Path) -> Stored:
     """
     path, member = resolve(locator, root)
     if kind_of(path) == "dicom":
-        raise EvalfmError(
-            f"{locator} is a DICOM file, where a mask or plain picture is wanted; save it as PNG."
-        )
+        raise EvalfmError(f"{locator} is a DICOM file, where a mask or plain picture is wanted; save it as PNG.")
     return _read_file(path, member, locator)
 
 
@@ -149,9 +147,7 @@ def resolve(locator: str, root: Path) -> tuple[Path, str | None]:
     name, mark, member = locator.partition("#")
     parts = name.replace("\\", "/").split("/")
     if not parts[0] or "\0" in locator or ".." in parts or name[1:2] == ":":
-        raise EvalfmError(
-            f"{locator!r} leaves the data set's folder; write a path relative to its root, without '..'."
-        )
+        raise EvalfmError(f"{locator!r} leaves the data set's folder; write a path relative to its root, without '..'.")
     path = root / name
     try:
         mode = _mode_without_links(os.fspath(root), name)
@@ -167,9 +163,7 @@ def resolve(locator: str, root: Path) -> tuple[Path, str | None]:
     except (OSError, RuntimeError, ValueError) as error:
         raise EvalfmError(f"{locator!r} cannot be reached ({error}); check the path and its links.") from None
     if not stat.S_ISREG(mode):
-        raise EvalfmError(
-            f"There is no file {locator} under {root}; check the path or import the data again."
-        )
+        raise EvalfmError(f"There is no file {locator} under {root}; check the path or import the data again.")
     return path, member if mark else None
 
 
@@ -226,9 +220,7 @@ def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
         rule = f"divided by 2^{depth} − 1"
     # NaN is reported by the caller, as NaN.
     if pixels.min() < 0 or pixels.max() > 1:
-        remedy = (
-            "state its significant bits with --bits" if not is_float else "scale it to 0–1 or state --bits"
-        )
+        remedy = "state its significant bits with --bits" if not is_float else "scale it to 0–1 or state --bits"
         raise EvalfmError(
             f"{locator} holds values from {values.min():g} to {values.max():g}, outside of "
             f"{'0 to 1' if is_float and bits is None else f'{depth} bits'}; {remedy}, or the unit."

@@ -60,9 +60,7 @@ def import_data(
     """
     read_source = load_source(source)
     if mapping is not None and source != "table":
-        raise EvalfmError(
-            f"A mapping of columns belongs to the source 'table', not to {source!r}; leave it out."
-        )
+        raise EvalfmError(f"A mapping of columns belongs to the source 'table', not to {source!r}; leave it out.")
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
     root, out = root.resolve(), out.absolute()
@@ -113,9 +111,7 @@ def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
 
 def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest:
     columns = ["image"]
-    columns += [
-        name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"
-    ]
+    columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
     cells = (cell for name in columns for cell in manifest.table[name].dropna() if cell != EMPTY_MASK)
     files = sorted({file_of(cell) for cell in cells})
     for file in progress.track(files, "copies", len(files)):

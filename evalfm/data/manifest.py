@@ -145,9 +145,7 @@ class Manifest:
 
         return image_digest(self.locator(row), self.root)
 
-    def digests(
-        self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT
-    ) -> NDArray[np.object_]:
+    def digests(self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT) -> NDArray[np.object_]:
         """Digests of ``rows`` (all by default) at once: in parallel, remembered while no file changes.
 
         Raises:
@@ -234,9 +232,7 @@ class Manifest:
         column = self.table[name]
         if not pd.api.types.is_numeric_dtype(column.dtype):
             if column.notna().any():
-                raise EvalfmError(
-                    f"The column {name!r} holds words, not numbers; give each class a number from 0."
-                )
+                raise EvalfmError(f"The column {name!r} holds words, not numbers; give each class a number from 0.")
             return np.full(len(column), np.nan)
         return column.to_numpy(dtype=np.float64)
 
@@ -299,9 +295,7 @@ class Manifest:
             chosen = np.flatnonzero(chosen)
         return dataclasses.replace(self, table=self.table.iloc[chosen.astype(np.intp)].reset_index(drop=True))
 
-    def with_split(
-        self, split: NDArray[np.object_] | Sequence[str], info: DatasetInfo | None = None
-    ) -> Manifest:
+    def with_split(self, split: NDArray[np.object_] | Sequence[str], info: DatasetInfo | None = None) -> Manifest:
         """The manifest with another split [N], and with ``info`` that tells of it."""
         table = self.table.assign(split=pd.Series(list(split), dtype=object))
         return Manifest(info or self.info, table, self.folder)
@@ -349,9 +343,7 @@ def _table_file(path: Path) -> Path:
         raise EvalfmError(f"There is no folder or manifest {path}; check the path.")
     tables = [path / name for name in (PARQUET_FILE, CSV_FILE) if (path / name).is_file()]
     if len(tables) == 2:
-        raise EvalfmError(
-            f"{path} holds both {PARQUET_FILE} and {CSV_FILE}; remove the one that is out of date."
-        )
+        raise EvalfmError(f"{path} holds both {PARQUET_FILE} and {CSV_FILE}; remove the one that is out of date.")
     if not tables:
         raise EvalfmError(
             f"{path} holds neither {PARQUET_FILE} nor {CSV_FILE}; import the data with `evalfm data import`."

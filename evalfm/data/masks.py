@@ -31,9 +31,7 @@ def read_mask_file(locator: str, root: Path) -> NDArray[np.bool_]:
     if len(values) > 1 and (values != values[:1]).any():
         indices = stored.palette_indices
         if indices is None or indices.max() > 1:
-            raise EvalfmError(
-                f"Mask {locator} has colours; save it with one grey channel, one finding a file."
-            )
+            raise EvalfmError(f"Mask {locator} has colours; save it with one grey channel, one finding a file.")
         return np.asarray(indices > 0)
     film = values[0]
     if stored.opacity_varies and (film == film.flat[0]).all():
@@ -44,9 +42,7 @@ def read_mask_file(locator: str, root: Path) -> NDArray[np.bool_]:
 def _cut(film: NDArray[Any], bits: int, locator: str) -> NDArray[np.bool_]:
     low, high = film.min(), film.max()
     if not np.isfinite([low, high]).all() or low < 0:
-        raise EvalfmError(
-            f"Mask {locator} holds negative or infinite values; save it as 0 and 1, or 0 and 255."
-        )
+        raise EvalfmError(f"Mask {locator} holds negative or infinite values; save it as 0 and 1, or 0 and 255.")
     if film.dtype.kind == "f" and high <= 1:
         return np.asarray(film > 0.5)
     if high <= 1:

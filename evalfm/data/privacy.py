@@ -94,23 +94,15 @@ def attribute_faults(manifest: Manifest) -> list[str]:
     faults = []
     for name in manifest.info.attributes:
         if name in NEVER_ATTRIBUTES or name.endswith("_mask"):
-            faults.append(
-                f"The column {name!r} can be no attribute; remove it from `attributes` in dataset.yaml."
-            )
+            faults.append(f"The column {name!r} can be no attribute; remove it from `attributes` in dataset.yaml.")
         elif name not in manifest.table:
-            faults.append(
-                f"The attribute {name!r} has no column in the table; add it or remove it from dataset.yaml."
-            )
+            faults.append(f"The attribute {name!r} has no column in the table; add it or remove it from dataset.yaml.")
         else:
             column = manifest.table[name]
             if pd.api.types.is_datetime64_any_dtype(column.dtype):
-                faults.append(
-                    f"The attribute {name!r} holds dates, which never leave; remove it from dataset.yaml."
-                )
+                faults.append(f"The attribute {name!r} holds dates, which never leave; remove it from dataset.yaml.")
             elif name == "age" and not pd.api.types.is_numeric_dtype(column.dtype):
-                faults.append(
-                    "The attribute 'age' must hold numbers (years) or empty cells; correct the table."
-                )
+                faults.append("The attribute 'age' must hold numbers (years) or empty cells; correct the table.")
             elif column.dtype == object and (levels := column.nunique()) > MOST_LEVELS:
                 faults.append(
                     f"The attribute {name!r} has {levels} different texts, over {MOST_LEVELS}; free text "

@@ -65,9 +65,7 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
 def _unreadable(locator: str, error: Exception) -> EvalfmError:
     known = "not a PNG, JPEG, GIF, BMP, TIFF, DICOM, NPZ or NPY file"
     why = known if isinstance(error, UnidentifiedImageError) else reason(error)
-    return EvalfmError(
-        f"{locator} cannot be read as an image ({why}); export it again or take it out of the table."
-    )
+    return EvalfmError(f"{locator} cannot be read as an image ({why}); export it again or take it out of the table.")
 
 
 def _read_picture(path: Path, member: str | None, locator: str) -> Stored:
@@ -162,9 +160,7 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     film = native(np.ascontiguousarray(shown[:colours]))
     if photometric == _MINISWHITE:
         if film.dtype.kind != "u":
-            raise EvalfmError(
-                f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero."
-            )
+            raise EvalfmError(f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero.")
         film, rule = (2**bits - 1 - film).astype(film.dtype), f"{rule}, white is zero"
     varies = bool(len(opacity)) and _varies(opacity)
     return Stored(film, bits, rule, opacity_varies=varies)

@@ -46,17 +46,10 @@ def register(name: str, folder: Path) -> None:
     Raises:
         EvalfmError: the name could be taken for a path, or the folder holds no data set.
     """
-    if (
-        not name
-        or name.startswith(".")
-        or any(character in name for character in "/\\")
-        or name != name.strip()
-    ):
+    if not name or name.startswith(".") or any(character in name for character in "/\\") or name != name.strip():
         raise EvalfmError(f"{name!r} cannot name a data set; use a plain word such as 'siim-acr'.")
     if not (folder / DATASET_FILE).is_file():
-        raise EvalfmError(
-            f"{folder} holds no {DATASET_FILE}; import the data first with `evalfm data import`."
-        )
+        raise EvalfmError(f"{folder} holds no {DATASET_FILE}; import the data first with `evalfm data import`.")
     known = registered() | {name: folder.resolve()}
     content = {key: str(known[key]) for key in sorted(known)}
     write_atomically(_list_path(), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())

@@ -71,11 +71,7 @@ def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
     if len(manifest) == 0 or not manifest.root.is_dir():
         return _report(manifest, faults, remarks)
     absent = {fault.row for fault in file_faults(manifest)}
-    deep = [
-        fault
-        for fault in deep_faults(manifest, progress=progress)
-        if fault.row not in absent or not fault.row
-    ]
+    deep = [fault for fault in deep_faults(manifest, progress=progress) if fault.row not in absent or not fault.row]
     unreadable = absent | {fault.row for fault in deep}
     looks = _looks(manifest, progress)
     faults = [*faults, *deep, *_pixel_faults(manifest, looks, unreadable)]
@@ -108,11 +104,7 @@ def _pixel_faults(manifest: Manifest, looks: list[_Look], unreadable: set[int | 
                 f"all pixels of the image have the value {look.highest:g}; replace the file or drop the row",
                 row,
             )
-    deep = [
-        look.highest
-        for look in looks
-        if look.failure is None and look.bits == 16 and look.unit == "unit-interval"
-    ]
+    deep = [look.highest for look in looks if look.failure is None and look.bits == 16 and look.unit == "unit-interval"]
     if deep and manifest.info.bits is None and max(deep) <= 0.5:
         yield Fault(
             f"no 16-bit image exceeds {max(deep):.3f} of its range, so fewer bits are significant; "

@@ -42,9 +42,7 @@ def decode(dialect: str, text: str, size: Size) -> Mask:
     if height < 1 or width < 1:
         raise EvalfmError(f"A mask cannot have {height} × {width} pixels; check the size of its image.")
     if not stripped:
-        raise EvalfmError(
-            "A run-length mask is blank; write -1 where nothing is marked, or leave the cell out."
-        )
+        raise EvalfmError("A run-length mask is blank; write -1 where nothing is marked, or leave the cell out.")
     if stripped == EMPTY:
         return np.zeros(size, dtype=bool)
     return decoder(stripped, size)
@@ -80,13 +78,9 @@ def _pairs(text: str, size: Size) -> tuple[Runs, Runs]:
     """First and second numbers of the pairs in ``text``, none larger than the image has pixels."""
     words = text.split()
     if not all(word.isascii() and word.isdecimal() for word in words):
-        raise EvalfmError(
-            f"A run-length mask holds {_start(text)!r}, which are not all whole numbers; mend it."
-        )
+        raise EvalfmError(f"A run-length mask holds {_start(text)!r}, which are not all whole numbers; mend it.")
     if len(words) % 2:
-        raise EvalfmError(
-            "A run-length mask has an odd number of values, so a run lacks its length; mend it."
-        )
+        raise EvalfmError("A run-length mask has an odd number of values, so a run lacks its length; mend it.")
     if max(map(len, words)) > 15:
         raise _outside(size)
     values = np.array([int(word) for word in words], dtype=np.int64)
@@ -110,9 +104,7 @@ def _fill(starts: Runs, lengths: Runs, size: Size) -> Mask:
     if starts[0] < 0 or ends.max() > pixels:
         raise _outside(size)
     if (lengths < 1).any() or (starts[1:] < ends[:-1]).any():
-        raise EvalfmError(
-            "A run-length mask has runs that are empty, overlap or are out of order; check its dialect."
-        )
+        raise EvalfmError("A run-length mask has runs that are empty, overlap or are out of order; check its dialect.")
     counts = np.diff(np.concatenate([[0], np.stack([starts, ends], axis=1).reshape(-1), [pixels]]))
     return _expand(counts)
 
@@ -176,9 +168,7 @@ def _counts_of_json(text: str, size: Size) -> str:
             f"A COCO mask has size {stated}, its image {list(size)} (height, width); check that they match."
         )
     if not isinstance(counts, str) or not counts:
-        raise EvalfmError(
-            "A COCO mask has counts that are not compressed to text; compress them with pycocotools."
-        )
+        raise EvalfmError("A COCO mask has counts that are not compressed to text; compress them with pycocotools.")
     return counts
 
 
@@ -192,9 +182,7 @@ def _coco_counts(text: str) -> Runs:
     letters = np.diff(lasts, prepend=-1)
     malformed = (digits < 0) | (digits > 63)
     if malformed.any() or not len(lasts) or lasts[-1] != len(digits) - 1 or letters.max() > _MOST_LETTERS:
-        raise EvalfmError(
-            f"A COCO mask holds {_start(text)!r}, which are no compressed counts; check the dialect."
-        )
+        raise EvalfmError(f"A COCO mask holds {_start(text)!r}, which are no compressed counts; check the dialect.")
     firsts = lasts - letters + 1
     shifts = 5 * (np.arange(len(digits)) - np.repeat(firsts, letters))
     counts: Runs = np.add.reduceat((digits & 31) << shifts, firsts)

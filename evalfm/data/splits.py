@@ -24,9 +24,7 @@ _UNKNOWN_CLASS = -1
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|dcm|bmp)$", re.IGNORECASE)
 
 
-def assign(
-    patients: Names, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
-) -> NDArray[np.object_]:
+def assign(patients: Names, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS) -> NDArray[np.object_]:
     """Deal each patient to ``train``, ``val`` or ``test`` by hash(data set name, patient, seed); [N] str.
 
     A patient's split depends on nothing but that: when rows vanish or come, no other row moves.
@@ -83,9 +81,7 @@ def test_where(
     chosen[codes[np.asarray(mask, dtype=bool)]] = True
     if not chosen.any() or chosen.all():
         which = "every patient" if chosen.any() else "no patient"
-        raise EvalfmError(
-            f"The expression for the test split holds for {which}; write one that divides the patients."
-        )
+        raise EvalfmError(f"The expression for the test split holds for {which}; write one that divides the patients.")
     dealt = _cut(_uniform(unique, name, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
     dealt[chosen] = "test"
     return dealt[codes]
@@ -199,9 +195,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
     return np.sort(np.array(chosen, dtype=np.intp))
 
 
-def label_fraction(
-    patients: Names, fraction: float, seed: int, labels: ArrayLike | None = None
-) -> NDArray[np.intp]:
+def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLike | None = None) -> NDArray[np.intp]:
     """Positions of all images of ``fraction`` of the patients, ascending; a larger one holds a smaller.
 
     With ``labels`` [N] the fraction is taken of each class of patients; each class gives at least one.
@@ -268,9 +262,7 @@ def _split_of_list(path: Path) -> str:
     for start, part in (("train", "train"), ("val", "val"), ("test", "test")):
         if path.name.lower().startswith(start):
             return part
-    raise EvalfmError(
-        f"{path.name} does not say which split it lists; let its name begin with train, val or test."
-    )
+    raise EvalfmError(f"{path.name} does not say which split it lists; let its name begin with train, val or test.")
 
 
 def _lines(path: Path) -> list[str]:
@@ -298,9 +290,7 @@ def _next_unused(
 
 def _check_fractions(fractions: Fractions) -> None:
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise EvalfmError(
-            f"The fractions of train, val and test must be at least 0 and add up to 1, not {fractions}."
-        )
+        raise EvalfmError(f"The fractions of train, val and test must be at least 0 and add up to 1, not {fractions}.")
 
 
 def _patients(patients: Names) -> tuple[NDArray[np.intp], list[str]]:
@@ -335,9 +325,7 @@ def _cut(places: NDArray[np.float64], fractions: Fractions) -> NDArray[np.object
 def _classes(labels: ArrayLike) -> tuple[NDArray[np.intp], list[str]]:
     """Code of each row's class [N], −1 where unknown, and the classes' names in order."""
     codes, unique = pd.factorize(pd.Series(np.asarray(labels)), sort=True)
-    return codes.astype(np.intp), [
-        f"{value:g}" if isinstance(value, float) else str(value) for value in unique
-    ]
+    return codes.astype(np.intp), [f"{value:g}" if isinstance(value, float) else str(value) for value in unique]
 
 
 def _strata(

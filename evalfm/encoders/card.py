@@ -102,9 +102,7 @@ class Preprocessing(CardModel):
             raise ValueError("std must be positive")
         if min(self.input_size) < 1:
             raise ValueError("input_size must be positive")
-        if self.resize == "shortest-edge-crop" and (
-            self.resize_to is None or self.resize_to < max(self.input_size)
-        ):
+        if self.resize == "shortest-edge-crop" and (self.resize_to is None or self.resize_to < max(self.input_size)):
             raise ValueError("shortest-edge-crop needs resize_to, at least the longer side of input_size")
         if self.resize != "shortest-edge-crop" and self.resize_to is not None:
             raise ValueError(f"resize_to has no meaning with {self.resize}")
@@ -113,9 +111,7 @@ class Preprocessing(CardModel):
         if not self.units:
             raise ValueError("units must name at least one unit")
         if (self.units == ("unit-interval",)) != (self.input_range is not None):
-            raise ValueError(
-                "input_range goes with the unit interval alone; HU and raw values are passed as they are"
-            )
+            raise ValueError("input_range goes with the unit interval alone; HU and raw values are passed as they are")
         return self
 
 

@@ -114,9 +114,7 @@ class Encoder(nn.Module, ABC):
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
         """The model's last norm, applied to map tokens [B, N, C] where ``map_norm`` is ``final``."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no final norm; its card must say map_norm: none"
-        )
+        raise NotImplementedError(f"{type(self).__name__} has no final norm; its card must say map_norm: none")
 
     @final
     def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
@@ -245,8 +243,7 @@ class Encoder(nn.Module, ABC):
     def _cover(self, cells: Tensor, stride: int) -> Tensor:
         """Repeat the border cells that unpadded convolutions lose, so that the map covers the whole input."""
         lost_y, lost_x = (
-            math.ceil(side / stride) - count
-            for side, count in zip(self.input_size, cells.shape[2:], strict=True)
+            math.ceil(side / stride) - count for side, count in zip(self.input_size, cells.shape[2:], strict=True)
         )
         if (lost_y, lost_x) == (0, 0) or not (0 <= lost_y <= 2 and 0 <= lost_x <= 2):
             return cells
@@ -312,7 +309,5 @@ def _foreign_code(kind: type) -> list[str]:
         else:
             # Typed at a prompt: no file, so the compiled hook stands for it.
             code = getattr(vars(each).get("_forward"), "__code__", None)
-            digests.append(
-                hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest()
-            )
+            digests.append(hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest())
     return digests

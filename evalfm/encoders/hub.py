@@ -48,9 +48,7 @@ def fetch(card: EncoderCard) -> Path:
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
             raise LocalEntryNotFoundError("no network")
-        found = hf_hub_download(
-            facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS
-        )
+        found = hf_hub_download(facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS)
         return Path(found)
     except GatedRepoError:
         raise EvalfmError(

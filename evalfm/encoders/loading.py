@@ -131,9 +131,7 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     path = fetch(card)
     checkpoint = read_checkpoint(path, card.weights)
     if card.weights.sha256 not in (None, checkpoint.sha256):
-        raise EvalfmError(
-            f"{path} is not the file that the card of {card.name} pins by its SHA-256; fetch it again."
-        )
+        raise EvalfmError(f"{path} is not the file that the card of {card.name} pins by its SHA-256; fetch it again.")
     return checkpoint, False
 
 

@@ -82,9 +82,7 @@ class Preparer:
             )
         pixels = torch.from_numpy(np.array(image.pixels, dtype=np.float32))
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
-            raise EvalfmError(
-                f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W]."
-            )
+            raise EvalfmError(f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W].")
         low, high = (float(value) for value in torch.aminmax(pixels))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EvalfmError("An image holds NaN or infinite pixels; mend or drop the file.")
@@ -155,9 +153,7 @@ def override(
     changes: dict[str, object] = {}
     if resize is not None and resize != facts.resize:
         if resize not in ("squash", "shortest-edge-crop", "letterbox"):
-            raise EvalfmError(
-                f"There is no resize policy {resize!r}; take squash, shortest-edge-crop or letterbox."
-            )
+            raise EvalfmError(f"There is no resize policy {resize!r}; take squash, shortest-edge-crop or letterbox.")
         changes |= {"resize": resize, "resize_to": None}
         if resize == "shortest-edge-crop":
             changes["resize_to"] = max(facts.input_size)
@@ -169,9 +165,7 @@ def override(
         if isinstance(resize_to, int):
             changes["resize_to"] = resize_to * max(size) // max(facts.input_size)
         changes["input_size"] = (int(size[0]), int(size[1]))
-        notes.append(
-            f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}."
-        )
+        notes.append(f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}.")
     return facts.model_copy(update=changes), tuple(notes)
 
 

@@ -101,9 +101,7 @@ def _plugins() -> dict[str, EntryPoint]:
     built_in = _built_in()
     for plugin in entry_points(group=GROUP):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", plugin.name):
-            raise EvalfmError(
-                f"Entry point {plugin.name!r} of {plugin.value} is no name for an encoder; rename it."
-            )
+            raise EvalfmError(f"Entry point {plugin.name!r} of {plugin.value} is no name for an encoder; rename it.")
         other = found.get(plugin.name)
         if plugin.name in built_in or (other is not None and other.value != plugin.value):
             rival = "evalfm itself" if other is None else other.value
@@ -120,8 +118,7 @@ def _load_plugin(name: str, plugin: EntryPoint) -> EncoderCard | Callable[[], En
         found: Any = plugin.load()
     except Exception as error:
         raise EvalfmError(
-            f"The plugged-in encoder {name!r} ({plugin.value}) fails to import ({error}); "
-            "mend or uninstall it."
+            f"The plugged-in encoder {name!r} ({plugin.value}) fails to import ({error}); mend or uninstall it."
         ) from error
     if isinstance(found, str | Path):
         found = read_card(Path(found))

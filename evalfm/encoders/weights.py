@@ -110,9 +110,7 @@ def check_fit(
         EvalfmError: anything is missing or of another shape, or left over and not on the card's list.
     """
     left_over = [
-        name
-        for name in unexpected
-        if not any(fnmatchcase(name, pattern) for pattern in facts.unexpected_keys)
+        name for name in unexpected if not any(fnmatchcase(name, pattern) for pattern in facts.unexpected_keys)
     ]
     faults = {
         "missing": sorted(missing),
@@ -134,14 +132,10 @@ def _find(location: Path, facts: WeightsFacts) -> Path:
     for name in (facts.file, "model.safetensors", "pytorch_model.bin"):
         if name is not None and (location / name).is_file():
             return location / name
-    candidates = sorted(
-        each for each in location.iterdir() if each.suffix in (".safetensors", ".npz", ".pt", ".pth")
-    )
+    candidates = sorted(each for each in location.iterdir() if each.suffix in (".safetensors", ".npz", ".pt", ".pth"))
     if len(candidates) != 1:
         found = ", ".join(each.name for each in candidates) or "none"
-        raise EvalfmError(
-            f"{location} must hold one file of weights (found: {found}); give the file to --weights."
-        )
+        raise EvalfmError(f"{location} must hold one file of weights (found: {found}); give the file to --weights.")
     return candidates[0]
 
 
@@ -226,8 +220,7 @@ def _unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
         named |= _globals_of(stream)
     harmless = ("torch._utils._rebuild", "torch.storage.", "collections.OrderedDict")
     storages = {
-        f"torch.{kind}Storage"
-        for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
+        f"torch.{kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
     }
     return sorted(
         name
@@ -263,9 +256,7 @@ def _globals_of(stream: bytes) -> set[str]:
 
 def _unwrap(content: object, facts: WeightsFacts, path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        raise EvalfmError(
-            f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict."
-        )
+        raise EvalfmError(f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict.")
     flat = all(isinstance(value, Tensor) for value in content.values())
     for step in () if flat else facts.wrapper:
         if not isinstance(content, Mapping) or step not in content:

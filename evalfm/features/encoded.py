@@ -150,9 +150,7 @@ class EncodedSource:
             EvalfmError: an image cannot be read, the store cannot be written, or there are no maps.
         """
         if maps and not self.map_channels:
-            raise EvalfmError(
-                f"{self.name} has no spatial maps; choose an encoder that has them for this head."
-            )
+            raise EvalfmError(f"{self.name} has no spatial maps; choose an encoder that has them for this head.")
         if not rows:
             return self._nothing(maps)
         if maps and self.maps_policy == "stream":

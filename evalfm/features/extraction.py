@@ -175,18 +175,14 @@ def _plan(items: Sequence[Item], rows: int, batch_size: int, wanted: Rows) -> It
             yield chunk, chunk[first : first + batch_size]
 
 
-def _by_chunk(
-    pairs: Iterator[tuple[Chunk, Batch]], batch_size: int
-) -> Iterator[tuple[Chunk, Iterator[Batch]]]:
+def _by_chunk(pairs: Iterator[tuple[Chunk, Batch]], batch_size: int) -> Iterator[tuple[Chunk, Iterator[Batch]]]:
     """The batches of each chunk, without asking for the next chunk's before one is written."""
     for chunk, first in pairs:
         others = itertools.islice(pairs, -(-len(chunk) // batch_size) - 1)
         yield chunk, itertools.chain([first], (batch for _, batch in others))
 
 
-def _write_features(
-    encoder: Encoder, chunk: Chunk, batches: Iterable[Batch], shelf: Shelf, maps: bool
-) -> Work:
+def _write_features(encoder: Encoder, chunk: Chunk, batches: Iterable[Batch], shelf: Shelf, maps: bool) -> Work:
     """Compute one chunk; each batch is written in the background while the next is computed."""
     device = device_of(encoder)
     lacking = shelf.pooled.missing([item.address for item in chunk])
@@ -194,9 +190,7 @@ def _write_features(
     work = Work()
     with ExitStack() as stack:
         pooled_writer = stack.enter_context(shelf.pooled.write(lacking)) if lacking else None
-        maps_writer = (
-            stack.enter_context(shelf.maps.write([item.address for item in chunk])) if maps else None
-        )
+        maps_writer = stack.enter_context(shelf.maps.write([item.address for item in chunk])) if maps else None
         background = stack.enter_context(ThreadPoolExecutor(1))
 
         def write(batch: Batch, features: Features) -> None:
@@ -234,9 +228,7 @@ def run(encoder: Encoder, batch: Tensor, device: torch.device) -> Features:
     declared = (encoder.pooled_dim, *encoder.map_channels)
     found = (features.pooled.shape[1], *(each.shape[1] for each in features.maps))
     if found != declared:
-        raise EvalfmError(
-            f"{encoder.card.name} gives {found} channels and declares {declared}; mend its card."
-        )
+        raise EvalfmError(f"{encoder.card.name} gives {found} channels and declares {declared}; mend its card.")
     return features
 
 

@@ -97,9 +97,7 @@ class Rows:
         unique = dict.fromkeys(addresses)
         if any(address not in self._places for address in unique):
             self._look_again()
-        for chunk in {
-            place[0].folder.name: place[0] for place in map(self._places.get, unique) if place
-        }.values():
+        for chunk in {place[0].folder.name: place[0] for place in map(self._places.get, unique) if place}.values():
             self._arrays(chunk)
         return [address for address in unique if address not in self._places]
 

@@ -123,9 +123,7 @@ def _number(name: str, column: pd.Series) -> tuple[NDArray[np.float32], list[str
     return np.stack([filled, unknown], axis=1).astype(np.float32), [name, f"{name} unknown"]
 
 
-def _one_hot(
-    name: str, column: pd.Series, fixed: tuple[str, ...] | None
-) -> tuple[NDArray[np.float32], list[str]]:
+def _one_hot(name: str, column: pd.Series, fixed: tuple[str, ...] | None) -> tuple[NDArray[np.float32], list[str]]:
     texts = [None if pd.isna(value) or value == "" else str(value) for value in column]
     levels = list(fixed) if fixed is not None else sorted({text for text in texts if text is not None})
     if len(levels) > MOST_LEVELS:

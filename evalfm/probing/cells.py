@@ -58,9 +58,7 @@ def run_cell(
     return runs
 
 
-def _folder(
-    cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, out: Path
-) -> tuple[Path, str]:
+def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, out: Path) -> tuple[Path, str]:
     """Where the run of ``head`` stands, and its key: a hash over all that decides its result."""
     task = deal.question.task
     source = cell.opened.source

@@ -93,9 +93,7 @@ def _split_names(question: Question) -> NDArray[np.object_]:
     return question.manifest.table["split"].to_numpy(dtype=object)[question.rows]
 
 
-def _few(
-    part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int
-) -> Part:
+def _few(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:
     """Keep few training images; val and test stay whole."""
     inside = patients[part.train]
     if settings.shots:
@@ -104,7 +102,9 @@ def _few(
         elif question.task.kind == "segmentation":
             labels = question.positive[part.train].astype(np.intp)
         else:
-            raise EvalfmError(f"--shots counts images per class, which {question.task.kind} has not; ask --label-fraction.")
+            raise EvalfmError(
+                f"--shots counts images per class, which {question.task.kind} has not; ask --label-fraction."
+            )
         return replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
     if settings.label_fraction:
         return replace(part, train=part.train[splits.label_fraction(inside, settings.label_fraction, seed)])

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
-from evalfm.data import masks
+from evalfm.data.masks import decode
 from evalfm.runs import Record, Run
 from evalfm.tasks.question import Question
 
@@ -79,7 +79,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Quest
                     Overlay(
                         film=question.manifest.image(row).pixels.mean(axis=0),
                         truth=question.masks(row)[index],
-                        prediction=masks.decode("relative", content[f"prediction_rle_{name}"], size),
+                        prediction=decode("relative", content[f"prediction_rle_{name}"], size),
                         label=f"{label}, Dice {content[f'dice_{name}']:.2f}",
                     )
                 )

@@ -132,7 +132,9 @@ def _columns(run: Run, task: TaskCard, examples: Examples, manifest: Manifest) -
         if name in chosen[0]["thresholds"]
     }
     if isinstance(heads[0], DenseHead):
-        return _dense_columns([head for head in heads if isinstance(head, DenseHead)], task, examples, manifest, thresholds)
+        return _dense_columns(
+            [head for head in heads if isinstance(head, DenseHead)], task, examples, manifest, thresholds
+        )
     pooled = [head for head in heads if isinstance(head, PooledHead)]
     scores = np.mean([head.predict(examples) for head in pooled], axis=0)
     unknown: NDArray[np.float64] = np.full((len(examples), len(names)), np.nan)
@@ -162,7 +164,11 @@ def _heads(run: Run, task: TaskCard) -> list[Head]:
     groups: list[dict[str, Tensor]] = [tensors]
     if folds:
         groups = [
-            {name.removeprefix(f"fold{fold}."): value for name, value in tensors.items() if name.startswith(f"fold{fold}.")}
+            {
+                name.removeprefix(f"fold{fold}."): value
+                for name, value in tensors.items()
+                if name.startswith(f"fold{fold}.")
+            }
             for fold in range(folds)
         ]
     heads = []

@@ -127,4 +127,3 @@ def ask(
     test = load_question(settings, outside, progress)
     refuse_shared_images(question, test)
     return Asked(question, test)
-

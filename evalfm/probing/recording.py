@@ -175,7 +175,9 @@ def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[s
     for entry in card.get("pretraining_data", []):
         for name in sorted(held):
             if _same(str(entry["name"]), name):
-                found.append(f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]}).")
+                found.append(
+                    f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]})."
+                )
     return found
 
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalfm.data import masks
+from evalfm.data.masks import encode
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
 from evalfm.progress import Progress
@@ -133,7 +133,7 @@ def dense_row(
         if truth is None:
             values = {key: values[key] for key in ("area_predicted", "score")}
         row |= {f"{key}_{name}": value for key, value in values.items()}
-        row[f"prediction_rle_{name}"] = masks.encode("relative", film >= threshold)
+        row[f"prediction_rle_{name}"] = encode("relative", film >= threshold)
         row[f"threshold_{name}"] = threshold
     height, width = probability.shape[-2:]
     return row | {"height": height, "width": width}
@@ -163,4 +163,3 @@ def resolution_limits(
 def _in_step(heads: list[DenseHead], examples: Examples) -> Iterator[tuple[int, list[Tensor]]]:
     for together in zip(*(head.predict(examples) for head in heads), strict=True):
         yield together[0][0], [probability for _, probability in together]
-

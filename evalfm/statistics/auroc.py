@@ -173,9 +173,7 @@ def auroc_covariance(
     names = np.arange(len(label)).astype(str) if patient is None else np.asarray(patient).astype(str)
     codes = np.unique(names, return_inverse=True)[1]
     fold = np.zeros(len(label)) if folds is None else np.asarray(folds)
-    parts = [
-        _clustered(label[rows], columns[rows], codes[rows]) for rows in (fold == f for f in np.unique(fold))
-    ]
+    parts = [_clustered(label[rows], columns[rows], codes[rows]) for rows in (fold == f for f in np.unique(fold))]
     return AurocCovariance(
         np.mean([part.auroc for part in parts], axis=0),
         np.sum([part.covariance for part in parts], axis=0) / len(parts) ** 2,
@@ -223,9 +221,7 @@ def _placements(positive: Values, negative: Values) -> tuple[Values, Values]:
     """Per positive the share of negatives it beats; per negative the share of positives that beat it."""
     low, high = np.sort(negative), np.sort(positive)
     wins = (np.searchsorted(low, positive, "left") + np.searchsorted(low, positive, "right")) / (2 * len(low))
-    beaten = (np.searchsorted(high, negative, "left") + np.searchsorted(high, negative, "right")) / (
-        2 * len(high)
-    )
+    beaten = (np.searchsorted(high, negative, "left") + np.searchsorted(high, negative, "right")) / (2 * len(high))
     return wins, 1 - beaten
 
 

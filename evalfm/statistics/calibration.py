@@ -97,9 +97,7 @@ class CalibrationCoefficient(Statistic):
         which: ``"slope"`` or ``"intercept"``.
     """
 
-    def __init__(
-        self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, which: str
-    ) -> None:
+    def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, which: str) -> None:
         self.patients = patients
         self.target = np.asarray(target, dtype=np.float64)
         self.score = np.asarray(score, dtype=np.float64)

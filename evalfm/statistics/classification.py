@@ -17,9 +17,7 @@ def call_columns(target: ArrayLike, score: ArrayLike, threshold: float | Values)
     """
     label = np.asarray(target).astype(bool)
     called = np.asarray(score, dtype=np.float64) >= threshold
-    return np.stack([label & called, ~label & called, label & ~called, ~label & ~called], axis=1).astype(
-        np.float64
-    )
+    return np.stack([label & called, ~label & called, label & ~called, ~label & ~called], axis=1).astype(np.float64)
 
 
 def sensitivity(counts: Values) -> Values:
@@ -84,9 +82,7 @@ def _level(rule: str, text: str) -> float:
     except ValueError:
         level = float("nan")
     if not 0 < level <= 1:
-        raise ValueError(
-            f"threshold rule {rule!r} needs a level above 0 and at most 1, such as sensitivity=.9"
-        )
+        raise ValueError(f"threshold rule {rule!r} needs a level above 0 and at most 1, such as sensitivity=.9")
     return level
 
 
@@ -174,10 +170,6 @@ def class_indices(target: ArrayLike, classes: int) -> Positions:
         ValueError: a label is no whole number in 0 … classes − 1.
     """
     value = np.asarray(target, dtype=np.float64)
-    if not (
-        np.isfinite(value).all()
-        and (value == np.floor(value)).all()
-        and ((value >= 0) & (value < classes)).all()
-    ):
+    if not (np.isfinite(value).all() and (value == np.floor(value)).all() and ((value >= 0) & (value < classes)).all()):
         raise ValueError(f"class labels must be whole numbers from 0 to {classes - 1}")
     return value.astype(np.intp)

@@ -73,9 +73,7 @@ def compare_auroc(
     )
 
 
-def compare_means(
-    first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95
-) -> Difference:
+def compare_means(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Difference:
     """Paired t test on per-patient means of first − second (Dice, absolute errors).
 
     Raises:
@@ -87,9 +85,7 @@ def compare_means(
     error = float(gap.std(ddof=1) / len(gap) ** 0.5)
     if error <= 1e-14 * float(np.abs(gap).max()):
         error = 0.0
-    return _difference(
-        float(gap.mean()), error, len(gap) - 1, len(gap), "paired t on per-patient means", level
-    )
+    return _difference(float(gap.mean()), error, len(gap) - 1, len(gap), "paired t on per-patient means", level)
 
 
 def wilcoxon(first: ArrayLike, second: ArrayLike, patient: ArrayLike) -> float:
@@ -123,9 +119,7 @@ def holm(p_values: ArrayLike) -> Values:
 
 def benjamini_hochberg(p_values: ArrayLike) -> Values:
     """Benjamini and Hochberg's (1995) adjusted p values; NaN stays NaN and is not counted in the family."""
-    return _adjusted(
-        p_values, lambda p: np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1]
-    )
+    return _adjusted(p_values, lambda p: np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1])
 
 
 def minimal_detectable_difference(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,3 +44,9 @@ class Estimate:
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json."""
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Estimate:
+        """Take back what ``to_json`` gave, also after JSON made a list of the percentile interval."""
+        percentile = content.get("percentile")
+        return cls(**{**content, "percentile": None if percentile is None else tuple(percentile)})

@@ -57,9 +57,7 @@ def percentile_interval(resampled: Values, level: float = LEVEL) -> tuple[float,
     return float(low), float(high)
 
 
-def bca_interval(
-    value: float, resampled: Values, deleted: Values, level: float = LEVEL
-) -> tuple[float, float] | None:
+def bca_interval(value: float, resampled: Values, deleted: Values, level: float = LEVEL) -> tuple[float, float] | None:
     """Bias-corrected and accelerated interval (Efron 1987), or None where it cannot be had.
 
     Args:
@@ -125,9 +123,7 @@ def estimates(
 def _estimates(
     measured: Mapping[str, Measured | Estimate], patients: Patients, seed: int, unit: str, resamples: int
 ) -> dict[str, Estimate]:
-    values = {
-        name: item.statistic.on_the_data() for name, item in measured.items() if isinstance(item, Measured)
-    }
+    values = {name: item.statistic.on_the_data() for name, item in measured.items() if isinstance(item, Measured)}
     statistics = {
         name: item.statistic
         for name, item in measured.items()
@@ -141,9 +137,7 @@ def _estimates(
         elif not np.isfinite(values[name]):
             found[name] = Estimate.absent(item.undefined, n=item.n, unit=unit)
         elif name not in statistics:
-            found[name] = Estimate(
-                values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval"
-            )
+            found[name] = Estimate(values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval")
         else:
             made = interval(values[name], resampled[name], item.statistic.without_each())
             method = f"{made.method}, {_resamples(resamples, unit, patients)}" if made.method else ""

@@ -127,15 +127,11 @@ class FromSums(Statistic):
         formula: from sums [..., d] to the statistic [...].
     """
 
-    def __init__(
-        self, columns: Values, codes: Positions, patients: int, formula: Callable[[Values], Values]
-    ) -> None:
+    def __init__(self, columns: Values, codes: Positions, patients: int, formula: Callable[[Values], Values]) -> None:
         self.patients = patients
         self.formula = formula
         self.members = np.flatnonzero(np.bincount(codes, minlength=patients))
-        self.sums = np.stack(
-            [np.bincount(codes, weights=column, minlength=patients) for column in columns.T], axis=1
-        )
+        self.sums = np.stack([np.bincount(codes, weights=column, minlength=patients) for column in columns.T], axis=1)
 
     def values(self, weights: Values) -> Values:
         """The formula at the weighted sums."""
@@ -165,8 +161,7 @@ class FromRows(Statistic):
     def values(self, weights: Values) -> Values:
         """The function at each row's patient weight, a bounded block of resamples at a time."""
         parts = [
-            self.function(weights[start:stop][:, self.codes])
-            for start, stop in blocks(len(weights), len(self.codes))
+            self.function(weights[start:stop][:, self.codes]) for start, stop in blocks(len(weights), len(self.codes))
         ]
         return np.concatenate(parts)
 

@@ -110,7 +110,9 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
     if task.positives_only:
         question = question.keep(question.positive, "no lesion (the task asks positives only)")
     if not len(question):
-        reasons = "; ".join(f"{item.images} {item.reason}" for item in question.exclusions) or "the manifest has no rows"
+        reasons = (
+            "; ".join(f"{item.images} {item.reason}" for item in question.exclusions) or "the manifest has no rows"
+        )
         raise EvalfmError(f"Task {task.name} has no image left to ask ({reasons}); check the label column and --where.")
     if task.kind not in ("multilabel", "segmentation"):
         question = replace(question, target=question.target[:, 0])
@@ -171,7 +173,8 @@ def _truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth
         sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
         known = np.ones(len(rows), dtype=bool)
         names = task.target if task.kind == "multilabel" else (_positive_name(task, manifest),)
-        return _Truth(target, (np.nan_to_num(target) > 0).any(axis=1), known, names, sources)
+        positive = np.asarray((np.nan_to_num(target) > 0).any(axis=1))
+        return _Truth(target, positive, known, names, sources)
     (name,) = task.target
     values = _column(manifest, name).iloc[rows]
     levels = sorted(values.dropna().unique().tolist())

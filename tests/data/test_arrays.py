@@ -57,18 +57,14 @@ def test_what_lies_open_is_mapped_and_not_loaded(tmp_path: Path) -> None:
     assert arrays._unpacked._bytes() == 0
 
 
-def test_memory_is_bounded_and_the_least_used_goes_first(
-    packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_bounded_and_the_least_used_goes_first(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "CACHE_BYTES", 2 * STACK.nbytes)
     for member in ("a/0", "b/0", "a/0", "c/0"):
         item(packed, member)
     assert [member.name for member in arrays._unpacked._arrays] == ["a", "c"]
 
 
-def test_a_member_larger_than_memory_allows_goes_to_disk(
-    packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_member_larger_than_memory_allows_goes_to_disk(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "CACHE_BYTES", STACK.nbytes - 1)
     np.testing.assert_array_equal(item(packed, "b/4"), STACK[4] + 1)
     np.testing.assert_array_equal(read_array(packed, "b/0").values[0], STACK[0] + 1)

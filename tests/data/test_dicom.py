@@ -303,9 +303,7 @@ class TestSlices:
         assert read_image(path.name, path.parent).unit == "raw"
 
     def test_mr_keeps_its_values(self, path: Path) -> None:
-        write(
-            path, RAMP12, Modality="MR", WindowCenter=100, WindowWidth=50, RescaleSlope=3, RescaleIntercept=1
-        )
+        write(path, RAMP12, Modality="MR", WindowCenter=100, WindowWidth=50, RescaleSlope=3, RescaleIntercept=1)
         image = read_image(path.name, path.parent)
         assert image.unit == "raw"
         np.testing.assert_array_equal(image.pixels[0], RAMP12.astype(np.float32) * 3 + 1)
@@ -458,9 +456,7 @@ class TestAttributes:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        "syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGBaseline8Bit]
-    )
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless, JPEGBaseline8Bit])
     @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9])
     def test_truncated(self, path: Path, syntax: str, kept: float) -> None:
         noise = np.random.default_rng(5).integers(0, 256, (64, 64), dtype=np.uint8)

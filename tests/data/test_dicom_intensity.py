@@ -54,8 +54,7 @@ def standard_window(x: float, c: float, w: float, function: str) -> float:
 def test_windows_follow_the_standard(function: str, centre: float, width: float) -> None:
     values = np.array([-3000, -50, -1, 0, 1, 7, 7.5, 8, 39, 40, 41, 2047, 2048, 4095, 5000.0])
     bound = [
-        x if function != "SIGMOID" else float(np.clip(x, centre - 170 * width, centre + 170 * width))
-        for x in values
+        x if function != "SIGMOID" else float(np.clip(x, centre - 170 * width, centre + 170 * width)) for x in values
     ]
     expected = [standard_window(x, centre, width, function) for x in bound]
     np.testing.assert_allclose(windowed(values, centre, width, function), expected, atol=1e-12)
@@ -78,9 +77,7 @@ def test_the_first_of_several_windows() -> None:
 
 def test_an_unknown_window_function_is_not_guessed() -> None:
     with pytest.raises(EvalfmError, match="CUBIC"):
-        to_unit_interval(
-            np.zeros(1), header(WindowCenter=1, WindowWidth=5, VOILUTFunction="CUBIC"), NO_PADDING
-        )
+        to_unit_interval(np.zeros(1), header(WindowCenter=1, WindowWidth=5, VOILUTFunction="CUBIC"), NO_PADDING)
 
 
 @pytest.mark.parametrize(

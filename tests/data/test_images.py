@@ -62,10 +62,7 @@ def png(path: Path, colour_type: int, depth: int, rows: bytes, height: int, widt
 
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     path.write_bytes(
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     )
 
 
@@ -103,9 +100,7 @@ class TestPng:
     @pytest.mark.parametrize("depth", [2, 4])
     def test_2_and_4_bits_fill_the_unit_interval(self, tmp_path: Path, depth: int) -> None:
         values = [0, 1, 2, 2**depth - 1]
-        packed = sum(
-            value << (8 * (4 * depth // 8) - depth * (place + 1)) for place, value in enumerate(values)
-        )
+        packed = sum(value << (8 * (4 * depth // 8) - depth * (place + 1)) for place, value in enumerate(values))
         png(tmp_path / "film.png", 0, depth, b"\0" + packed.to_bytes(4 * depth // 8, "big"), 1, 4)
         expected = np.array([[values]]) / (2**depth - 1)
         np.testing.assert_allclose(read_image("film.png", tmp_path).pixels, expected, atol=1e-7)
@@ -115,9 +110,7 @@ class TestPng:
         assert_pixels(read_image("photo.png", tmp_path), COLOUR.transpose(2, 0, 1) / 255, bits=8)
 
     @pytest.mark.parametrize("opacity", [255, 0, "varies"])
-    def test_grey_stored_as_rgba_is_one_channel_whatever_its_opacity(
-        self, tmp_path: Path, opacity: int | str
-    ) -> None:
+    def test_grey_stored_as_rgba_is_one_channel_whatever_its_opacity(self, tmp_path: Path, opacity: int | str) -> None:
         alpha = GREY8[::-1] if opacity == "varies" else np.full_like(GREY8, opacity)
         Pillow.fromarray(np.dstack([GREY8, GREY8, GREY8, alpha])).save(tmp_path / "film.png")
         image = read_image("film.png", tmp_path)
@@ -190,9 +183,7 @@ class TestTiff:
     @pytest.mark.parametrize("byteorder", ["<", ">"])
     @pytest.mark.parametrize("compression", [None, "lzw", "zlib"])
     @pytest.mark.parametrize("values", [GREY8, GREY16], ids=["8", "16"])
-    def test_grey(
-        self, tmp_path: Path, values: NDArray[Any], compression: str | None, byteorder: Any
-    ) -> None:
+    def test_grey(self, tmp_path: Path, values: NDArray[Any], compression: str | None, byteorder: Any) -> None:
         tifffile.imwrite(
             tmp_path / "film.tif",
             values,
@@ -295,9 +286,7 @@ class TestArrays:
             read_image(f"set.npz#train_images/{index}", tmp_path)
         assert len(loads) == 1
 
-    def test_what_is_read_cannot_be_spoilt_for_the_next_reader(
-        self, stack: NDArray[np.uint8], tmp_path: Path
-    ) -> None:
+    def test_what_is_read_cannot_be_spoilt_for_the_next_reader(self, stack: NDArray[np.uint8], tmp_path: Path) -> None:
         read_image("set.npz#train_images/0", tmp_path).pixels[:] = 0
         assert_pixels(read_image("set.npz#train_images/0", tmp_path), stack[0][None] / 255, bits=8)
 
@@ -413,9 +402,7 @@ class TestRefusals:
             assert "NaN or infinite" in message or "outside of 0 to 1" in message
 
     @pytest.mark.parametrize("read", [read_image, image_size])
-    def test_a_picture_that_claims_too_many_pixels(
-        self, tmp_path: Path, read: Callable[[str, Path], object]
-    ) -> None:
+    def test_a_picture_that_claims_too_many_pixels(self, tmp_path: Path, read: Callable[[str, Path], object]) -> None:
         png(tmp_path / "bomb.png", 0, 1, b"\0", 60_000, 60_000)
         refused("bomb.png", tmp_path, read)
 

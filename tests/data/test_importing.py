@@ -22,9 +22,7 @@ def root(tmp_path: Path) -> Path:
     lines = ["file_name,who,ptx,mask,report"]
     for number in range(12):
         Image.fromarray(np.full((4, 5), number, np.uint8)).save(folder / f"a/{number}.png")
-        lines.append(
-            f"a/{number}.png,{number // 2:03d},{number % 2},{'m.png' if number == 0 else '-1'},secret words"
-        )
+        lines.append(f"a/{number}.png,{number // 2:03d},{number % 2},{'m.png' if number == 0 else '-1'},secret words")
     Image.fromarray(np.full((4, 5), 255, np.uint8)).save(folder / "m.png")
     (folder / "unused.png").touch()
     (folder / "metadata.csv").write_text("\n".join(lines) + "\n")

@@ -84,9 +84,7 @@ def test_round_trip_keeps_every_cell(toy: Manifest, kind: str) -> None:
 
 
 def test_a_csv_by_hand_keeps_leading_zeros_and_words(toy: Manifest) -> None:
-    (toy.folder / "dataset.yaml").write_text(
-        "schema: 1\nname: toy\npublic_ids: true\nattributes: [site, sex]\n"
-    )
+    (toy.folder / "dataset.yaml").write_text("schema: 1\nname: toy\npublic_ids: true\nattributes: [site, sex]\n")
     (toy.folder / "manifest.csv").write_text(
         "id, image ,patient,site,sex,dose\n001,images/0.png, 07,010,NA,1\n002,images/1.png,07 ,011,,2.5\n"
     )
@@ -220,9 +218,7 @@ def test_a_row_without_patient_or_split_is_a_fault(toy: Manifest) -> None:
 
 def test_an_image_or_an_exam_in_two_splits_is_a_fault(toy: Manifest) -> None:
     table = toy.table.drop(columns="patient").assign(image="images/0.png")
-    assert "the image 'images/0.png' is in test and train and val" in faults_of(
-        Manifest(INFO, table, toy.folder)
-    )
+    assert "the image 'images/0.png' is in test and train and val" in faults_of(Manifest(INFO, table, toy.folder))
     table = toy.table.drop(columns="patient").assign(study=["s", "s", "t", "t"])
     assert "the study 's' is in train and val" in faults_of(Manifest(INFO, table, toy.folder))
 
@@ -275,9 +271,7 @@ def test_labels_of_other_kinds(toy: Manifest) -> None:
     assert "row 2: ptx is 1.5; number the classes" in faults_of(replaced(toy, grades, ptx=[0, 1.5, None, -1]))
     ratios = {"label_kinds": {"ptx": "number"}}
     replaced(toy, ratios, ptx=[0.3, 1.5, None, -1]).validate()
-    assert "row 1: ptx is inf; write a finite" in faults_of(
-        replaced(toy, ratios, ptx=[np.inf, 1.5, None, -1])
-    )
+    assert "row 1: ptx is inf; write a finite" in faults_of(replaced(toy, ratios, ptx=[np.inf, 1.5, None, -1]))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="symbolic links need a right on Windows")
@@ -286,9 +280,7 @@ def test_a_link_out_of_the_root_is_refused(toy: Manifest, tmp_path_factory: pyte
     write_png(outside / "secret.png", np.zeros((6, 8), np.uint8))
     (toy.root / "images/link.png").symlink_to(outside / "secret.png")
     (toy.root / "linked").symlink_to(outside)
-    text = faults_of(
-        replaced(toy, image=["images/0.png", "images/1.png", "images/link.png", "linked/secret.png"])
-    )
+    text = faults_of(replaced(toy, image=["images/0.png", "images/1.png", "images/link.png", "linked/secret.png"]))
     assert text.count("leaves the root through a symbolic link") == 2
 
 
@@ -309,9 +301,7 @@ def test_masks_of_another_size_show_when_files_are_read(
 ) -> None:
     monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
     write_png(toy.root / "masks/0.png", np.zeros((3, 4), np.uint8))
-    with pytest.raises(
-        EvalfmError, match=r"row 1: The heart mask of row 1 has 3 × 4 pixels, its image 6 × 8"
-    ):
+    with pytest.raises(EvalfmError, match=r"row 1: The heart mask of row 1 has 3 × 4 pixels, its image 6 × 8"):
         toy.validate(deep=True)
 
 

@@ -49,9 +49,7 @@ def _stored_bytes(path: Path) -> np.ndarray:
             opened.filehandle.read_segments([offset], [count])
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
         ]
-        data = b"".join(
-            page.decode(segment, 0, jpegtables=None)[0].tobytes() for each in raw for segment, _ in each
-        )
+        data = b"".join(page.decode(segment, 0, jpegtables=None)[0].tobytes() for each in raw for segment, _ in each)
     return np.frombuffer(data, np.uint8).reshape(6, 8)
 
 

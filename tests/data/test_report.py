@@ -36,9 +36,7 @@ def manifest(folder: Path, pixels: list[np.ndarray], info: DatasetInfo = INFO) -
 
 
 def test_a_sound_set_is_counted(tmp_path: Path) -> None:
-    report = check(
-        manifest(tmp_path, [np.arange(12, dtype=np.uint8).reshape(3, 4) + row for row in range(4)])
-    )
+    report = check(manifest(tmp_path, [np.arange(12, dtype=np.uint8).reshape(3, 4) + row for row in range(4)]))
     assert report.passed
     assert (report.rows, report.patients) == (4, 2)
     assert report.splits == {"test": 2, "train": 2}
@@ -73,9 +71,7 @@ def test_sixteen_bits_that_are_twelve_must_be_declared(tmp_path: Path) -> None:
 
 
 def test_a_missing_root_ends_the_look(tmp_path: Path) -> None:
-    data = manifest(
-        tmp_path, [np.arange(4, dtype=np.uint8).reshape(2, 2)], INFO.model_copy(update={"root": "gone"})
-    )
+    data = manifest(tmp_path, [np.arange(4, dtype=np.uint8).reshape(2, 2)], INFO.model_copy(update={"root": "gone"}))
     report = check(data)
     assert [str(fault).startswith("the root") for fault in report.faults] == [True]
 

@@ -76,9 +76,7 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
     dealt = splits.stratified(patients, labels, name="x", seed=0)
     assert parts_per_patient(patients, dealt) == 1
     positive = np.unique(patients[labels == 1])
-    assert [
-        len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")
-    ] == [
+    assert [len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")] == [
         14,
         2,
     ]

@@ -22,10 +22,7 @@ VIT_B14_PARAMETERS = (
     + (1 + 37 * 37) * 768  # positions of 518 / 14 patches a side, and of CLS
     + 3 * 14 * 14 * 768
     + 768  # patch embedding
-    + 12
-    * (
-        4 * (768 * 768 + 768) + 2 * 4 * 768 * 768 + 4 * 768 + 768 + 4 * 768 + 2 * 768
-    )  # blocks with layer scale
+    + 12 * (4 * (768 * 768 + 768) + 2 * 4 * 768 * 768 + 4 * 768 + 768 + 4 * 768 + 2 * 768)  # blocks with layer scale
     + 2 * 768  # last norm
 )
 # name: pooled, parameters, maps (channels, rows). Sources: Oquab et al. for ViT-B/14 (counted above);
@@ -86,9 +83,7 @@ def test_the_encoder_is_what_its_authors_publish(name: str) -> None:
     assert sum(each.numel() for each in encoder.parameters()) == parameters == encoder.card.parameters
     features = encoder.encode(prepared(encoder, 1))
     assert features.pooled.shape == (1, pooled)
-    assert [tuple(each.shape) for each in features.maps] == [
-        (1, channels, rows, rows) for channels, rows in maps
-    ]
+    assert [tuple(each.shape) for each in features.maps] == [(1, channels, rows, rows) for channels, rows in maps]
     assert encoder.map_channels == tuple(channels for channels, _ in maps)
     assert encoder.map_strides == tuple(encoder.input_size[0] // rows for _, rows in maps)
 

@@ -45,9 +45,7 @@ class Toy(Encoder):
         self.dropout = nn.Dropout(0.5)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
-        patches = (
-            torch.arange(6.0)[None, :, None].expand(len(batch), 6, 4) + batch.mean((1, 2, 3))[:, None, None]
-        )
+        patches = torch.arange(6.0)[None, :, None].expand(len(batch), 6, 4) + batch.mean((1, 2, 3))[:, None, None]
         tokens = torch.cat([torch.full((len(batch), 2, 4), -1.0), patches], dim=1) * self.gain
         own = self.dropout(torch.ones(len(batch), 2))
         return RawFeatures(layers=(tokens, tokens + 100), final=10 * tokens, pooled={"own": own})
@@ -68,9 +66,7 @@ def test_prefix_norm_and_grid_are_applied_by_the_base_class() -> None:
     assert torch.equal(plain.maps[0] * 10, features.maps[0])
 
 
-@pytest.mark.parametrize(
-    ("pooling", "value", "size"), [("cls", -10.0, 4), ("mean", 25.0, 4), ("own", 1.0, 2)]
-)
+@pytest.mark.parametrize(("pooling", "value", "size"), [("cls", -10.0, 4), ("mean", 25.0, 4), ("own", 1.0, 2)])
 def test_the_named_pooling_is_the_one_given(pooling: str, value: float, size: int) -> None:
     encoder = Toy(toy_card(pooling=pooling))
     assert encoder.pooled_dim == size
@@ -247,9 +243,7 @@ def test_the_digest_ignores_order_and_strides() -> None:
 def test_prepare_gives_what_forward_takes() -> None:
     encoder = Toy(toy_card())
     pixels = np.full((1, 40, 30), 0.5, dtype=np.float32)
-    tensor, geometry = encoder.prepare(
-        Image(pixels=pixels, unit="unit-interval", bits=8, spacing_mm=None, rule="test")
-    )
+    tensor, geometry = encoder.prepare(Image(pixels=pixels, unit="unit-interval", bits=8, spacing_mm=None, rule="test"))
     assert geometry == encoder.geometry_of(40, 30)
     assert encoder.input_size == geometry.output == (16, 24)
     assert float(encoder.encode(tensor[None]).maps[0][0, 0, 0, 0]) == pytest.approx(5.0)

@@ -60,9 +60,7 @@ def test_timm_weights_give_timms_own_features(tiny: tuple[str, dict[str, Tensor]
     features = encoder.encode(batch)
     with torch.no_grad():
         final = oracle.forward_features(batch)
-        layers = oracle.get_intermediate_layers(
-            batch, n=list(encoder.card.map_layers), reshape=True, norm=True
-        )
+        layers = oracle.get_intermediate_layers(batch, n=list(encoder.card.map_layers), reshape=True, norm=True)
     assert torch.allclose(features.pooled, final[:, 0], atol=1e-6)
     assert torch.allclose(features.maps[-1].flatten(2).transpose(1, 2), final[:, 1:], atol=1e-6)
     for mine, theirs in zip(features.maps, layers, strict=True):
@@ -113,9 +111,7 @@ def test_weights_with_one_wrong_tensor_are_refused(
         load_encoder(card, weights=saved(tensors, tmp_path))
 
 
-def test_weights_of_another_architecture_are_refused(
-    tiny: tuple[str, dict[str, Tensor]], tmp_path: Path
-) -> None:
+def test_weights_of_another_architecture_are_refused(tiny: tuple[str, dict[str, Tensor]], tmp_path: Path) -> None:
     card, _ = tiny
     other = timm.create_model("test_resnet", pretrained=False).state_dict()
     with pytest.raises(EvalfmError, match="does not fit"):
@@ -234,9 +230,7 @@ def test_weights_on_no_hub_are_asked_for() -> None:
         load_encoder("squeezenet1-0.caffe")
 
 
-def test_without_network_the_sentence_says_what_to_place_where(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_without_network_the_sentence_says_what_to_place_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     start = time.monotonic()
@@ -248,9 +242,7 @@ def test_without_network_the_sentence_says_what_to_place_where(
     assert time.monotonic() - start < 2
 
 
-def test_a_hub_that_does_not_answer_is_given_up_at_once(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()

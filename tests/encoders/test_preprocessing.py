@@ -41,9 +41,7 @@ def film(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 
     shapes = 0.5 + 0.4 * np.sin(x / 17) * np.cos(y / 23)
     shapes[height // 4 : height // 3] = 1.0
     shapes[:, width // 3 : width // 2] *= 0.0
-    stack = np.stack(
-        [np.clip(shapes + 0.1 * generator.random((height, width)), 0, 1) for _ in range(channels)]
-    )
+    stack = np.stack([np.clip(shapes + 0.1 * generator.random((height, width)), 0, 1) for _ in range(channels)])
     levels = 2**bits - 1
     return image((np.round(stack * levels) / levels).astype(np.float32), bits)
 
@@ -74,9 +72,7 @@ def by_hand(name: str, given: Image) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("name", FACTS)
-@pytest.mark.parametrize(
-    ("height", "width", "bits"), [(300, 231, 8), (190, 640, 12), (600, 600, 16), (64, 50, 16)]
-)
+@pytest.mark.parametrize(("height", "width", "bits"), [(300, 231, 8), (190, 640, 12), (600, 600, 16), (64, 50, 16)])
 def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width: int, bits: int) -> None:
     given = film(height, width, bits)
     tensor, geometry = Preparer(find_card(name).preprocessing, name)(given)
@@ -154,9 +150,7 @@ def test_a_tomogram_is_refused_by_a_radiograph_encoder() -> None:
         Preparer(find_card("rad-dino").preprocessing, "rad-dino")(image(pixels, unit="HU"))
 
 
-@pytest.mark.parametrize(
-    ("value", "said"), [(255.0, "from 0 to 255"), (-1.0, "from -1 to 0"), (np.nan, "NaN")]
-)
+@pytest.mark.parametrize(("value", "said"), [(255.0, "from 0 to 255"), (-1.0, "from -1 to 0"), (np.nan, "NaN")])
 def test_values_outside_the_unit_interval_are_refused(value: float, said: str) -> None:
     pixels = np.zeros((1, 64, 64), dtype=np.float32)
     pixels[0, 3, 5] = value
@@ -166,9 +160,7 @@ def test_values_outside_the_unit_interval_are_refused(value: float, said: str) -
 
 def test_two_channels_are_no_image() -> None:
     with pytest.raises(EvalfmError, match=r"\(2, 64, 64\)"):
-        Preparer(find_card("resnet50").preprocessing, "resnet50")(
-            image(np.zeros((2, 64, 64), dtype=np.float32))
-        )
+        Preparer(find_card("resnet50").preprocessing, "resnet50")(image(np.zeros((2, 64, 64), dtype=np.float32)))
 
 
 @pytest.mark.parametrize("policy", ["squash", "shortest-edge-crop", "letterbox"])
@@ -214,9 +206,7 @@ def overlap(one: Tensor, other: Tensor) -> float:
         ("dinov2-base", "squash", 280, 320),
     ],
 )
-def test_a_mask_comes_back_through_the_geometry(
-    name: str, resize: str | None, height: int, width: int
-) -> None:
+def test_a_mask_comes_back_through_the_geometry(name: str, resize: str | None, height: int, width: int) -> None:
     facts, _ = override(find_card(name), None, resize)
     geometry = Preparer(facts, name).geometry_of(height, width)
     mask = ellipse(height, width)

@@ -106,9 +106,7 @@ def test_the_authors_wrapper_and_prefix_come_off(tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     wrapped = {f"module.{name}": tensor for name, tensor in tensors().items()}
     torch.save({"state": {"teacher": wrapped}, "epoch": 3}, path)
-    read = read_checkpoint(
-        path, WeightsFacts(source="path", wrapper=("state", "teacher"), strip_prefix="module.")
-    )
+    read = read_checkpoint(path, WeightsFacts(source="path", wrapper=("state", "teacher"), strip_prefix="module."))
     assert set(read.tensors) == {"weight", "bias"}
     with pytest.raises(EvalfmError, match="'student'"):
         read_checkpoint(path, WeightsFacts(source="path", wrapper=("student",)))
@@ -127,9 +125,7 @@ def test_a_file_cut_short_is_said_to_be(tmp_path: Path, container: str, kept: fl
         read_checkpoint(path, PLAIN)
 
 
-@pytest.mark.parametrize(
-    "content", [b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n"]
-)
+@pytest.mark.parametrize("content", [b"<html>not found</html>", b"version https://git-lfs.github.com/spec/v1\n"])
 def test_a_page_instead_of_weights_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "weights.safetensors"
     path.write_bytes(content)
@@ -170,10 +166,7 @@ def test_a_folder_gives_the_cards_file_first(tmp_path: Path) -> None:
     save_as("safetensors", tmp_path / "b.safetensors")
     with pytest.raises(EvalfmError, match=r"a\.safetensors, b\.safetensors"):
         read_checkpoint(tmp_path, PLAIN)
-    assert (
-        read_checkpoint(tmp_path, WeightsFacts(source="path", file="b.safetensors")).path.name
-        == "b.safetensors"
-    )
+    assert read_checkpoint(tmp_path, WeightsFacts(source="path", file="b.safetensors")).path.name == "b.safetensors"
     with pytest.raises(EvalfmError, match="no file or folder"):
         read_checkpoint(tmp_path / "absent", PLAIN)
 

@@ -127,9 +127,7 @@ def company(folder: Path) -> dict[str, object]:
     return {
         "codes": codes,
         "equal": all(torch.equal(a, b) for a, b in zip(one[:-1], two[:-1], strict=True)),
-        "as_alone": all(
-            torch.equal(a, b) for a, b in zip(one[:-1], [alone.pooled, *alone.maps], strict=True)
-        ),
+        "as_alone": all(torch.equal(a, b) for a, b in zip(one[:-1], [alone.pooled, *alone.maps], strict=True)),
         "encoded": [one[-1], two[-1]],
         "same_files": [path.name for path in chunks(folder / "shared")]
         == [path.name for path in chunks(folder / "alone")],

@@ -27,9 +27,7 @@ class CountingEncoder(nn.Module):
     pooled_dim = 6
     map_strides = (2, 4)
 
-    def __init__(
-        self, name: str = "counting", *, gain: float = 1.0, channels: tuple[int, ...] = (64, 32)
-    ) -> None:
+    def __init__(self, name: str = "counting", *, gain: float = 1.0, channels: tuple[int, ...] = (64, 32)) -> None:
         super().__init__()
         self.card = SimpleNamespace(name=name)
         self.key = hashlib.sha256(f"{name} {gain} {channels}".encode()).hexdigest()

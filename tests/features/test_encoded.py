@@ -195,9 +195,7 @@ def test_decoding_runs_ahead_by_a_bounded_number_of_batches(open_source, make_fi
     assert len(films.read) == 60
 
 
-def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(
-    open_source, make_films, monkeypatch, tmp_path
-):
+def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(open_source, make_films, monkeypatch, tmp_path):
     monkeypatch.setattr(extraction, "CHUNK_ROWS", 4)
     source = open_source(make_films(range(10), broken=frozenset({9})), batch_size=2)
     with pytest.raises(EvalfmError, match="row 9 is truncated"):
@@ -211,9 +209,7 @@ def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(
 def test_an_encoder_that_breaks_its_promise_is_refused(open_source, make_encoder, tmp_path):
     encoder = make_encoder()
     encoder.pooled_dim = 7
-    with pytest.raises(
-        EvalfmError, match=r"counting gives \(6, 64, 32\) channels and declares \(7, 64, 32\)"
-    ):
+    with pytest.raises(EvalfmError, match=r"counting gives \(6, 64, 32\) channels and declares \(7, 64, 32\)"):
         open_source(encoder=encoder).features([0])
     assert not list(tmp_path.glob("store/*/*/*/*"))
 
@@ -251,9 +247,7 @@ def test_streaming_decodes_once_when_films_are_cached(open_source, tmp_path, mon
     cached._manifest.read.clear()
     for _ in range(2):
         features = cached.features(range(10), maps=True)
-        for one, other in zip(
-            (features.pooled, *features.maps), (expected.pooled, *expected.maps), strict=True
-        ):
+        for one, other in zip((features.pooled, *features.maps), (expected.pooled, *expected.maps), strict=True):
             assert torch.equal(one, other)
     assert cached._manifest.read == []
     assert not list(tmp_path.glob("store/*/*/maps"))

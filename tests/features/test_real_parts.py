@@ -38,9 +38,7 @@ def test_pixels_of_a_manifest_are_stored_and_served(manifest, tmp_path):
     encoder = load_encoder("pixels")
     store = FeatureStore(tmp_path / "store")
     source = EncodedSource(encoder, manifest, store, batch_size=4)
-    expected = torch.cat(
-        [encoder.encode(encoder.prepare(manifest.image(row))[0][None]).pooled for row in range(7)]
-    )
+    expected = torch.cat([encoder.encode(encoder.prepare(manifest.image(row))[0][None]).pooled for row in range(7)])
     torch.testing.assert_close(source.features(range(7)).pooled, expected, rtol=1e-5, atol=1e-5)
     assert source.encoded_images == 6
     assert source.key == encoder.key

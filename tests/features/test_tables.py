@@ -99,10 +99,7 @@ def test_embeddings_are_joined_by_id(tmp_path, manifest, suffix):
     np.testing.assert_array_equal(source.features(range(4)).pooled.numpy(), features[[2, 4, 3, 0]])
     np.testing.assert_array_equal(source.features([1, 1]).pooled.numpy(), features[[4, 4]])
     features[2, 0] += 1
-    assert (
-        PrecomputedSource(manifest, embeddings(path, ["s", "other", "p", "r", "q"], features)).key
-        != source.key
-    )
+    assert PrecomputedSource(manifest, embeddings(path, ["s", "other", "p", "r", "q"], features)).key != source.key
 
 
 def test_numbers_as_ids_keep_their_zeros(tmp_path):

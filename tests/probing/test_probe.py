@@ -117,7 +117,9 @@ def test_mask_heads_find_the_squares_and_floors_do_not(masked: list[Run]):
     assert found > floor + 0.2
 
 
-def test_the_same_command_twice_computes_once_and_forced_gives_the_same(squares: Manifest, labelled: list[Run], out: Path):
+def test_the_same_command_twice_computes_once_and_forced_gives_the_same(
+    squares: Manifest, labelled: list[Run], out: Path
+):
     before = (labelled[0].folder / "run.json").stat().st_mtime_ns
     again = probe("pixels", "square", data=squares, out=out)
     assert [run.folder for run in again] == [run.folder for run in labelled]
@@ -179,7 +181,9 @@ def test_masks_are_predicted_where_no_truth_is_known(masked: list[Run], squares:
 
 def test_separate_test_data_are_tested_whole_and_must_not_share_films(squares: Manifest, tmp_path: Path):
     other = make_squares(tmp_path / "other", patients=24, seed=7)
-    (run,) = probe("hog", "square", data=squares, test_data=other, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (run,) = probe(
+        "hog", "square", data=squares, test_data=other, heads=["linear"], floors="none", out=tmp_path / "runs"
+    )
     test = run.predictions().query("split == 'test'")
     assert sorted(test["id"]) == sorted(other.table["id"])
     assert run.metrics["auroc"].value == pytest.approx(roc_auc_score(test["target"], test["score_square"]))

@@ -95,9 +95,7 @@ def test_trained_features_tell_films_apart_better_than_their_mean(encoder: Encod
     given = torch.stack([prepared(encoder, path) for path in films(8)])
     pooled = encoder.encode(given).pooled
     apart = torch.pdist(pooled)
-    again = encoder.encode(
-        given + torch.randn(given.shape, generator=torch.Generator().manual_seed(0))
-    ).pooled
+    again = encoder.encode(given + torch.randn(given.shape, generator=torch.Generator().manual_seed(0))).pooled
     assert float((again - pooled).norm(dim=1).max()) < float(apart.min())
 
 

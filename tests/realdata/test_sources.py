@@ -64,7 +64,5 @@ def test_the_real_films_pass_every_check(tmp_path: Path) -> None:
     report = check(data)
     assert report.faults == ()
     assert report.labels["pneumothorax"].positive == 44
-    positives = [
-        int(data.label("pneumothorax")[data.splits == part].sum()) for part in ("train", "val", "test")
-    ]
+    positives = [int(data.label("pneumothorax")[data.splits == part].sum()) for part in ("train", "val", "test")]
     assert positives == [31, 4, 9]

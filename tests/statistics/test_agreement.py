@@ -22,9 +22,7 @@ def test_formulas_equal_references():
     target, prediction = pair()
     sums = a.moment_columns(target, prediction).sum(axis=0)
     assert a.mean_absolute_error(sums) == pytest.approx(metrics.mean_absolute_error(target, prediction))
-    assert a.root_mean_square_error(sums) == pytest.approx(
-        metrics.root_mean_squared_error(target, prediction)
-    )
+    assert a.root_mean_square_error(sums) == pytest.approx(metrics.root_mean_squared_error(target, prediction))
     assert a.r_squared(sums) == pytest.approx(metrics.r2_score(target, prediction))
     assert a.pearson(sums) == pytest.approx(stats.pearsonr(target, prediction).statistic)
     covariance = np.cov(target, prediction, ddof=0)

@@ -76,10 +76,7 @@ def test_labels_other_than_0_and_1_are_refused():
 def test_weights_count_rows_repeated():
     target, score, _ = tied_data(60)
     weights = np.random.default_rng(1).integers(0, 4, (20, 60)).astype(float)
-    expected = [
-        roc_auc_score(np.repeat(target, w.astype(int)), np.repeat(score[:, 0], w.astype(int)))
-        for w in weights
-    ]
+    expected = [roc_auc_score(np.repeat(target, w.astype(int)), np.repeat(score[:, 0], w.astype(int))) for w in weights]
     np.testing.assert_allclose(weighted_auroc(target, score[:, 0], weights), expected, atol=1e-14)
 
 
@@ -172,9 +169,7 @@ def test_leaving_out_each_patient_equals_computing_without_it():
     target, score, patient = tied_data(70, patients=18)
     patients = identify(patient)
     found = Auroc(target, score[:, 0], patients.codes, patients.count).without_each()
-    expected = [
-        auroc(target[patients.codes != p], score[patients.codes != p, 0]) for p in range(patients.count)
-    ]
+    expected = [auroc(target[patients.codes != p], score[patients.codes != p, 0]) for p in range(patients.count)]
     np.testing.assert_allclose(found, expected, atol=1e-13)
 
 

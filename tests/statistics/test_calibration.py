@@ -99,9 +99,7 @@ def test_perfect_calibration_has_slope_one_and_intercept_zero():
 
 def test_in_the_large_equals_an_offset_regression():
     target, score = scores()
-    reference = sm.GLM(target, np.ones((300, 1)), family=sm.families.Binomial(), offset=logit(score)).fit(
-        tol=1e-12
-    )
+    reference = sm.GLM(target, np.ones((300, 1)), family=sm.families.Binomial(), offset=logit(score)).fit(tol=1e-12)
     assert calibration_in_the_large(target, score) == pytest.approx(reference.params[0], abs=1e-6)
     assert np.isnan(calibration_in_the_large([1, 1], [0.2, 0.3]))
 
@@ -118,8 +116,7 @@ def test_calibration_error_by_its_definition():
     target, score = scores(157)
     member = equal_mass_bins(score, 10)
     expected = sum(
-        np.mean(member == b) * abs(target[member == b].mean() - score[member == b].mean())
-        for b in np.unique(member)
+        np.mean(member == b) * abs(target[member == b].mean() - score[member == b].mean()) for b in np.unique(member)
     )
     assert expected_calibration_error(target, score, 10) == pytest.approx(expected, abs=1e-14)
     assert expected_calibration_error([1, 1], [0.25, 0.75]) == pytest.approx(0.5)
@@ -131,8 +128,7 @@ def test_weighted_calibration_error_keeps_the_bins_of_the_data():
     weights = patient_weights(patients, 5, np.random.default_rng(0))
     member = equal_mass_bins(score, 6)
     expected = [
-        sum(abs(np.sum((w * (target - score))[member == b])) for b in range(6)) / 60
-        for w in weights[:, patients.codes]
+        sum(abs(np.sum((w * (target - score))[member == b])) for b in range(6)) / 60 for w in weights[:, patients.codes]
     ]
     found = calibration_error_statistic(target, score, patients.codes, 60, 6).values(weights)
     np.testing.assert_allclose(found, expected, atol=1e-14)

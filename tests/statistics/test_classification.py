@@ -139,9 +139,7 @@ def test_neighbouring_floats_are_told_apart():
 def test_no_other_threshold_is_better(rows):
     target, score = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
     everything = [rates(target, score, t)[1] for t in np.r_[np.unique(score), score.max() + 1]]
-    chosen = {
-        rule: rates(target, score, c.choose_threshold(target, score, rule))[1] for rule in ("youden", "f1")
-    }
+    chosen = {rule: rates(target, score, c.choose_threshold(target, score, rule))[1] for rule in ("youden", "f1")}
     assert chosen["youden"]["balanced"] == pytest.approx(max(point["balanced"] for point in everything))
     assert chosen["f1"]["f1"] == pytest.approx(max(point["f1"] for point in everything))
     fixed = rates(target, score, c.choose_threshold(target, score, "sensitivity=.7"))[1]
@@ -149,9 +147,7 @@ def test_no_other_threshold_is_better(rows):
     assert fixed["specificity"] == max(p["specificity"] for p in everything if p["sensitivity"] >= 0.7)
 
 
-@pytest.mark.parametrize(
-    "rule", ["yoden", "sensitivity", "sensitivity=0", "specificity=1.2", "sensitivity=x", "f1=.5"]
-)
+@pytest.mark.parametrize("rule", ["yoden", "sensitivity", "sensitivity=0", "specificity=1.2", "sensitivity=x", "f1=.5"])
 def test_unknown_rules_are_refused(rule):
     with pytest.raises(ValueError, match="rule"):
         c.choose_threshold([0, 1], [0.1, 0.9], rule)

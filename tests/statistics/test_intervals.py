@@ -119,9 +119,7 @@ def test_absent_values_small_groups_and_given_estimates():
         {
             "none": Measured(none, n=0, undefined="no lesion"),
             "few": Measured(mean_over_folds(values, patients), n=20, undefined="no"),
-            "class": Measured(
-                mean_over_folds(values, patients), n=99, undefined="no", fewest=29, note="more"
-            ),
+            "class": Measured(mean_over_folds(values, patients), n=99, undefined="no", fewest=29, note="more"),
             "enough": Measured(mean_over_folds(values, patients), n=20, undefined="no", fewest=30),
             "given": given,
         },

@@ -20,9 +20,7 @@ from evalfm.statistics.resampling import identify
 )
 def test_equals_sklearn_with_ties(rows):
     target, score = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
-    assert average_precision(target, score) == pytest.approx(
-        average_precision_score(target, score), abs=1e-14
-    )
+    assert average_precision(target, score) == pytest.approx(average_precision_score(target, score), abs=1e-14)
 
 
 def test_patient_weights_count_rows_repeated():

@@ -59,7 +59,9 @@ def test_a_card_that_is_its_own_base_is_refused(tmp_path: Path):
 def test_yaml_that_would_construct_objects_does_not(tmp_path: Path):
     witness = tmp_path / "executed"
     path = tmp_path / "mine.yaml"
-    path.write_text(f"base: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{witness}']]\n")
+    path.write_text(
+        f"base: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path ['{witness}']]\n"
+    )
     with pytest.raises(EvalfmError, match="not plain YAML"):
         load_task(str(path))
     assert not witness.exists()

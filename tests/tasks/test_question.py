@@ -86,17 +86,21 @@ def test_where_keeps_a_part_and_counts_the_rest(tmp_path: Path):
 
 
 def test_a_label_comes_from_the_mask_where_no_column_gives_it(tmp_path: Path):
-    names = [rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5)), rectangle(tmp_path, "empty.png", slice(0), slice(0))]
-    manifest = dataset(
-        tmp_path, {"pneumothorax_mask": [*names, None]}, mask_dialects={"pneumothorax": "file"}
-    )
+    names = [
+        rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5)),
+        rectangle(tmp_path, "empty.png", slice(0), slice(0)),
+    ]
+    manifest = dataset(tmp_path, {"pneumothorax_mask": [*names, None]}, mask_dialects={"pneumothorax": "file"})
     question = pose(load_task("ptx-cls"), manifest)
     assert question.target.tolist() == [1, 0]
     assert question.label_source == {"pneumothorax": "mask"}
 
 
 def test_size_is_asked_of_positives_only_as_a_fraction_of_the_image(tmp_path: Path):
-    names = [rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5)), rectangle(tmp_path, "empty.png", slice(0), slice(0))]
+    names = [
+        rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5)),
+        rectangle(tmp_path, "empty.png", slice(0), slice(0)),
+    ]
     manifest = dataset(tmp_path, {"pneumothorax_mask": names}, mask_dialects={"pneumothorax": "file"})
     question = pose(load_task("ptx-size"), manifest)
     assert question.target.tolist() == [6 / 80]

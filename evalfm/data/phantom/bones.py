@@ -110,9 +110,7 @@ def _clavicles(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
     across = frame.columns.values - visit.turn * 1.5
     away = np.abs(across)
     knots = np.array([0.0, 0.03, 0.10, 0.19, 0.28, 0.37, 0.75])
-    heights = np.array(
-        [medial, medial, medial - 0.012, bow, (bow + lateral) / 2 - 0.008, lateral, lateral - 0.02]
-    )
+    heights = np.array([medial, medial, medial - 0.012, bow, (bow + lateral) / 2 - 0.008, lateral, lateral - 0.02])
     level = _rounded(np.interp(away, knots, heights), frame)
     half = np.interp(away, [0.02, 0.06, 0.2, 0.34, 0.38], [0.0165, 0.0145, 0.0105, 0.0135, 0.014])
     cosine = 1 / np.sqrt(1 + (np.gradient(level) * frame.columns.density) ** 2)
@@ -173,9 +171,7 @@ def _spine(frame: Frame, anatomy: Anatomy) -> Field:
 
 def _bow(frame: Frame, anatomy: Anatomy) -> Field:
     y = frame.rows.values
-    return frame.by_row(
-        (anatomy.scoliosis * np.exp(-(((y - anatomy.scoliosis_y) / 0.2) ** 2))).astype(np.float32)
-    )
+    return frame.by_row((anatomy.scoliosis * np.exp(-(((y - anatomy.scoliosis_y) / 0.2) ** 2))).astype(np.float32))
 
 
 def _rod(off: Field, half: float) -> Field:

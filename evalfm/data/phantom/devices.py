@@ -93,9 +93,7 @@ def side_marker(rng: np.random.Generator, size: int) -> Field:
         lines = [[(0.0, 0.0), (0.0, 1.0)], [(-0.06, 1.0), (0.5, 1.0)]]
     turn = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
     letter = [np.array(line) * height @ turn + corner for line in lines]
-    return np.minimum(
-        draw([(1.0, stroke(line.astype(np.float32), 0.0035, _EVEN, size)) for line in letter], size), 1
-    )
+    return np.minimum(draw([(1.0, stroke(line.astype(np.float32), 0.0035, _EVEN, size)) for line in letter], size), 1)
 
 
 def _disc(place: NDArray[np.float64], radius: float, pose: Pose, size: int) -> Ink:

@@ -43,6 +43,4 @@ class Dials:
             elif not 0.0 <= value <= 1.0:
                 faults.append(f"{name} = {value} is no probability between 0 and 1")
         if faults:
-            raise EvalfmError(
-                f"The phantom's dials are not valid: {'; '.join(faults)}; set them within range."
-            )
+            raise EvalfmError(f"The phantom's dials are not valid: {'; '.join(faults)}; set them within range.")

@@ -79,9 +79,7 @@ class _Case:
     has_leads: bool
 
 
-def render(
-    seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None
-) -> Film:
+def render(seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None) -> Film:
     """Draw film ``index`` of the population ``seed``: the same film for the same numbers, on any machine.
 
     Args:
@@ -98,22 +96,16 @@ def render(
     return _film(case, _pixels(case))
 
 
-def trace(
-    seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None
-) -> Film:
+def trace(seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None) -> Film:
     """The truth of film ``index`` alone: as ``render``, with blank pixels, in a fraction of the time."""
-    return _film(
-        _draw_case(seed, index, size, dials or Dials(), tube), np.zeros((size, size), dtype=np.float32)
-    )
+    return _film(_draw_case(seed, index, size, dials or Dials(), tube), np.zeros((size, size), dtype=np.float32))
 
 
 def _draw_case(seed: int, index: int, size: int, dials: Dials, tube: bool | None) -> _Case:
     if not SMALLEST <= size <= LARGEST:
         raise EvalfmError(f"A phantom film of {size} pixels cannot be drawn; choose a size from 64 to 1024.")
     if seed < 0 or index < 0:
-        raise EvalfmError(
-            f"Seed {seed} and index {index} of a phantom film must not be negative; choose others."
-        )
+        raise EvalfmError(f"Seed {seed} and index {index} of a phantom film must not be negative; choose others.")
     patient = draw_patient(seed, patient_of(index))
     visit = draw_visit(seed, index, dials)
     anatomy = draw_anatomy(seed, patient)
@@ -171,9 +163,7 @@ def _film(case: _Case, pixels: Field) -> Film:
 
 def _pixels(case: _Case) -> Field:
     look_rng = generator(case.seed, Stream.MARKER, case.index)
-    noise = generator(case.seed, Stream.NOISE, case.index).standard_normal(
-        (case.size, case.size), dtype=np.float32
-    )
+    noise = generator(case.seed, Stream.NOISE, case.index).standard_normal((case.size, case.size), dtype=np.float32)
     lead = 3.5 * side_marker(look_rng, case.size)
     devices = np.zeros_like(lead)
     if case.has_leads:

@@ -191,9 +191,7 @@ def resample(path: Field, step: float) -> Field:
     length = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))))
     count = max(int(np.ceil(length[-1] / step)), 2)
     at = np.linspace(0.0, length[-1], count)
-    return np.stack((np.interp(at, length, path[:, 0]), np.interp(at, length, path[:, 1])), axis=1).astype(
-        np.float32
-    )
+    return np.stack((np.interp(at, length, path[:, 0]), np.interp(at, length, path[:, 1])), axis=1).astype(np.float32)
 
 
 def spline(knots: NDArray[np.float64], points: int = 48) -> Field:

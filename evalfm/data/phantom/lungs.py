@@ -46,9 +46,7 @@ def parenchyma(frame: Frame, anatomy: Anatomy, patient: Patient, seed: int) -> F
     rng = generator(seed, Stream.TEXTURE, patient.number)
     slow = enlarge(fractal_noise(rng, (3, 6, 12), 0.75, 64), frame.size)
     fine = fractal_noise(rng, (48, 96, 160), 0.9, frame.size)
-    return np.maximum(
-        1 + np.float32(anatomy.haze) * slow + np.float32(0.06) * (np.abs(fine) - 1), np.float32(0.35)
-    )
+    return np.maximum(1 + np.float32(anatomy.haze) * slow + np.float32(0.06) * (np.abs(fine) - 1), np.float32(0.35))
 
 
 def hilum(frame: Frame, visit: Visit) -> Field:

@@ -72,9 +72,7 @@ def measure_chest(frame: Frame, anatomy: Anatomy, visit: Visit, ratio: float) ->
     away = np.abs(frame.x)
     outer = frame.by_row(right.outer, left.outer)
     wall = (outer - away) * frame.by_row(right.outer_cosine, left.outer_cosine)
-    medial = (away - frame.by_row(right.inner, left.inner)) * frame.by_row(
-        right.inner_cosine, left.inner_cosine
-    )
+    medial = (away - frame.by_row(right.inner, left.inner)) * frame.by_row(right.inner_cosine, left.inner_cosine)
     across = frame.columns.values
     domes = (
         _dome(anatomy.right, visit, np.where(across < 0, -across, 0)),

@@ -31,9 +31,7 @@ def stomach_gas(frame: Frame, anatomy: Anatomy, visit: Visit, rng: np.random.Gen
     place, size, flat = rng.uniform(0.09, 0.19), rng.uniform(0.028, 0.065), rng.uniform(0.5, 0.85)
     if bubble < 0.65:
         gas += _ball(frame, place, level + 0.030 + size * flat, size, size * flat) * np.float32(size * 1.5)
-    centres = np.stack(
-        (rng.uniform(-0.05, 0.28, 6), rng.uniform(0.05, 0.22, 6), rng.uniform(0.012, 0.03, 6)), 1
-    )
+    centres = np.stack((rng.uniform(-0.05, 0.28, 6), rng.uniform(0.05, 0.22, 6), rng.uniform(0.012, 0.03, 6)), 1)
     if loops < 0.35:
         for x, down, radius in centres:
             gas += _ball(frame, x, level + 0.05 + down, radius * 1.4, radius) * np.float32(radius)
@@ -44,15 +42,9 @@ def _torso(frame: Frame, anatomy: Anatomy) -> Field:
     y = frame.rows.values
     knots = np.array([-0.25, 0.0, 0.045, 0.085, 0.125, 0.17, 0.23, 0.32, 0.45, 0.70, 0.85, 1.25])
     waist = anatomy.torso
-    half = np.array(
-        [0.090, 0.095, 0.135, 0.250, 0.39, 0.48, waist + 0.05, waist + 0.010, waist, waist - 0.012]
-    )
+    half = np.array([0.090, 0.095, 0.135, 0.250, 0.39, 0.48, waist + 0.05, waist + 0.010, waist, waist - 0.012])
     half = np.concatenate((half, [waist - 0.005, waist + 0.02]))
-    front = (
-        np.array([0.26, 0.27, 0.28, 0.28, 0.28, 0.31, 0.36, 0.42, 0.47, 0.50, 0.52, 0.52])
-        / 0.5
-        * anatomy.depth
-    )
+    front = np.array([0.26, 0.27, 0.28, 0.28, 0.28, 0.31, 0.36, 0.42, 0.47, 0.50, 0.52, 0.52]) / 0.5 * anatomy.depth
     width = frame.by_row(_smooth(np.interp(y, knots, half), frame))
     depth = frame.by_row(_smooth(np.interp(y, knots, front), frame))
     ratio = np.minimum(np.abs(frame.x) / width, 1)

@@ -24,9 +24,7 @@ def expect_file(root: Path, names: Sequence[str]) -> Path:
     for name in names:
         if (root / name).is_file():
             return root / name
-    raise EvalfmError(
-        f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it."
-    )
+    raise EvalfmError(f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it.")
 
 
 def what_is_in(folder: Path) -> str:

@@ -61,9 +61,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     there = image.notna().to_numpy()
     if not there.any():
         first = column(native, "Image Index", file).iloc[0]
-        raise EvalfmError(
-            f"There is no images/{first} in {root}, which {what_is_in(root)}; unpack the images there."
-        )
+        raise EvalfmError(f"There is no images/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
     native, image = native[there].reset_index(drop=True), image[there].reset_index(drop=True)
@@ -73,9 +71,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     heights, widths = _sizes(image, root, options, notes)
     table = pd.DataFrame(
         {
-            "id": as_text(column(native, "Image Index", file))
-            .str.replace(r"\.png$", "", regex=True)
-            .astype(object),
+            "id": as_text(column(native, "Image Index", file)).str.replace(r"\.png$", "", regex=True).astype(object),
             "image": image,
             "patient": as_text(column(native, "Patient ID", file)),
             **labels,
@@ -114,9 +110,7 @@ def _labels(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
             f"{file} has Finding Labels that NIH ChestX-ray14 does not know: {words}; take its own table."
         )
     return {
-        finding.lower().replace(" ", "_"): np.array(
-            [finding in present for present in sets], dtype=np.float64
-        )[codes]
+        finding.lower().replace(" ", "_"): np.array([finding in present for present in sets], dtype=np.float64)[codes]
         for finding in FINDINGS
     }
 
@@ -128,9 +122,7 @@ def _age(cells: pd.Series, notes: list[str]) -> NDArray[np.float64]:
     age = pd.to_numeric(parts[0]).astype(float).to_numpy() / units.to_numpy()
     wrong = age > OLDEST
     if wrong.any():
-        notes.append(
-            f"{int(wrong.sum())} ages above {OLDEST:.0f} are errors of the set and were made unknown."
-        )
+        notes.append(f"{int(wrong.sum())} ages above {OLDEST:.0f} are errors of the set and were made unknown.")
     return np.where(wrong, np.nan, age)
 
 
@@ -198,9 +190,7 @@ def _official_split(table: pd.DataFrame, root: Path, options: ImportOptions) -> 
         return None
     if len(present) == 1:
         absent = next(path.name for path in lists if path not in present)
-        raise EvalfmError(
-            f"{root} holds {present[0].name} and no {absent}; put it there too, or move both away."
-        )
+        raise EvalfmError(f"{root} holds {present[0].name} and no {absent}; put it there too, or move both away.")
     split = import_ids(table["id"].to_numpy(dtype=object), lists)
     return val_from_train(split, table["patient"].to_numpy(dtype=object), name=NAME, seed=options.seed)
 

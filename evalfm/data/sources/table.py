@@ -59,9 +59,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             take(attribute, with_numbers(column(native, source, file)))
     for name in mapping.keep:
         take(name, with_numbers(column(native, name, file)))
-    info = _info(mapping, root, "split" in columns).model_copy(
-        update={"blank": blank, "uncertain": uncertain}
-    )
+    info = _info(mapping, root, "split" in columns).model_copy(update={"blank": blank, "uncertain": uncertain})
     return Imported(pd.DataFrame(columns), info)
 
 
@@ -74,9 +72,7 @@ def _read(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
             if folder.name in SPLIT_WORDS and (folder / METADATA).is_file():
                 part = read_table(folder / METADATA)
                 names = as_text(column(part, mapping.image, folder / METADATA))
-                part[mapping.image] = pd.Series(
-                    [name and f"{folder.name}/{name}" for name in names], dtype=object
-                )
+                part[mapping.image] = pd.Series([name and f"{folder.name}/{name}" for name in names], dtype=object)
                 part[_SPLIT_FOLDER] = folder.name
                 parts.append(part)
     if parts:
@@ -91,9 +87,7 @@ def _relative(cells: pd.Series, root: Path) -> pd.Series:
     prefixes = {f"{folder.as_posix().rstrip('/')}/" for folder in (root.absolute(), root.resolve())}
     for prefix in prefixes:
         text = text.map(lambda name, prefix=prefix: name.removeprefix(prefix) if name else name)
-    return pd.Series(
-        [name.removeprefix("./") if name else None for name in text], index=text.index, dtype=object
-    )
+    return pd.Series([name.removeprefix("./") if name else None for name in text], index=text.index, dtype=object)
 
 
 def _split(cells: pd.Series) -> pd.Series:

@@ -33,16 +33,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     folder = root / IMAGES
     names = sorted(name for name in _names(folder) if name.lower().endswith(".png"))
     if not names:
-        raise EvalfmError(
-            f"There is no {IMAGES}/*.png in {root}, which {what_is_in(root)}; give the whole data set."
-        )
+        raise EvalfmError(f"There is no {IMAGES}/*.png in {root}, which {what_is_in(root)}; give the whole data set.")
     native = read_table(file)
     ratios = as_numbers(column(native, "ctr", file))
     identifiers = as_text(column(native, "id", file))
     if ratios is None or identifiers.isna().any() or identifiers.duplicated().any():
-        raise EvalfmError(
-            f"{file} must hold each image once with a number in `ctr`; take the original table."
-        )
+        raise EvalfmError(f"{file} must hold each image once with a number in `ctr`; take the original table.")
     ratio_of = dict(zip(identifiers, ratios, strict=True))
     stray = sorted(set(ratio_of) - set(names))
     if stray:

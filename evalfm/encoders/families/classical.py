@@ -65,9 +65,7 @@ class Hog(Encoder):
         upper_share = magnitude * (position - lower)
         shares = torch.stack([magnitude - upper_share, upper_share], dim=1)
         lower = lower.remainder(self.ORIENTATIONS)[:, None]
-        votes = [
-            functional.avg_pool2d(shares * (lower == each), self.CELL) for each in range(self.ORIENTATIONS)
-        ]
+        votes = [functional.avg_pool2d(shares * (lower == each), self.CELL) for each in range(self.ORIENTATIONS)]
         own, next_ones = torch.stack(votes, dim=2).unbind(1)
         # What a gradient gives to its upper orientation was gathered under its lower one.
         return own + next_ones.roll(1, dims=1)
@@ -79,13 +77,9 @@ class Hog(Encoder):
         count = cells.new_zeros(1, 1, height, width)
         corners = [(0, 0), (0, 1), (1, 0), (1, 1)]
         blocks = [cells[:, :, y : height - 1 + y, x : width - 1 + x] for y, x in corners]
-        norm = torch.sqrt(
-            sum((block.square().sum(1, keepdim=True) for block in blocks), torch.tensor(self.EPSILON**2))
-        )
+        norm = torch.sqrt(sum((block.square().sum(1, keepdim=True) for block in blocks), torch.tensor(self.EPSILON**2)))
         cut = [(block / norm).clamp(max=self.CUT) for block in blocks]
-        norm = torch.sqrt(
-            sum((block.square().sum(1, keepdim=True) for block in cut), torch.tensor(self.EPSILON**2))
-        )
+        norm = torch.sqrt(sum((block.square().sum(1, keepdim=True) for block in cut), torch.tensor(self.EPSILON**2)))
         for (y, x), block in zip(corners, cut, strict=True):
             total[:, :, y : height - 1 + y, x : width - 1 + x] += block / norm
             count[:, :, y : height - 1 + y, x : width - 1 + x] += 1

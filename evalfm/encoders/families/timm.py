@@ -29,11 +29,7 @@ class TimmEncoder(Encoder):
         _check_name(card.architecture)
         published = timm.get_pretrained_cfg(card.architecture)
         arguments = dict(card.arguments)
-        if (
-            published is not None
-            and published.fixed_input_size
-            and self.input_size != published.input_size[1:]
-        ):
+        if published is not None and published.fixed_input_size and self.input_size != published.input_size[1:]:
             arguments["img_size"] = self.input_size
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
         notes = []
@@ -112,9 +108,7 @@ def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:
     height, width = config["input_size"][1:]
     crop = config.get("crop_pct") or 0.875
     squash = config.get("crop_mode") == "squash" or crop >= 1
-    interpolation = (
-        config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
-    )
+    interpolation = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     return Preprocessing(
         input_size=(height, width),
         resize="squash" if squash else "shortest-edge-crop",
@@ -166,9 +160,7 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
 
 
 def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {
-        name: tuple(each.shape) for name, each in tensors.items() if any(word in name for word in POSITIONS)
-    }
+    return {name: tuple(each.shape) for name, each in tensors.items() if any(word in name for word in POSITIONS)}
 
 
 def _check_name(architecture: str) -> None:

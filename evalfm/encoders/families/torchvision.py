@@ -21,9 +21,7 @@ class TorchvisionEncoder(Encoder):
         model = torchvision.models.get_model(card.architecture, weights=None, **card.arguments)
         features = getattr(model, "features", None)
         if not isinstance(features, nn.Sequential):
-            raise EvalfmError(
-                f"torchvision's {card.architecture} has no sequence 'features'; take timm's instead."
-            )
+            raise EvalfmError(f"torchvision's {card.architecture} has no sequence 'features'; take timm's instead.")
         self.model = nn.ModuleDict({"features": features})
         if checkpoint is not None:
             load_into(self.model, checkpoint.tensors, card.weights, checkpoint.path)

@@ -29,9 +29,7 @@ class TransformersEncoder(Encoder):
         super().__init__(card, settings)
         kind = getattr(transformers, card.architecture, None)
         if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-            raise EvalfmError(
-                f"transformers has no model class {card.architecture!r}; mend the card's architecture."
-            )
+            raise EvalfmError(f"transformers has no model class {card.architecture!r}; mend the card's architecture.")
         config_kind: Any = kind.config_class
         config = config_kind(**card.arguments)
         self.model: Any
@@ -78,9 +76,7 @@ def _load(kind: Any, config: Any, checkpoint: Checkpoint, card: EncoderCard) -> 
     check_fit(
         missing=report["missing_keys"],
         unexpected=report["unexpected_keys"],
-        mismatched=[
-            f"{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]
-        ],
+        mismatched=[f"{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]],
         facts=card.weights,
         origin=checkpoint.path,
     )
@@ -95,8 +91,7 @@ def _check_config(checkpoint: Checkpoint, card: EncoderCard, config: Any) -> Non
     decisive = [
         name
         for name in own
-        if name in card.arguments
-        or name in ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
+        if name in card.arguments or name in ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
     ]
     differing = [
         f"{name} {checkpoint.config[name]!r} instead of {own[name]!r}"

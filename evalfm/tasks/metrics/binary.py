@@ -95,9 +95,7 @@ def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") 
     try:
         return classification.choose_threshold(columns["target"], columns["score"], rule)
     except ValueError as error:
-        raise EvalfmError(
-            f"No threshold on val: {error}; give val images of both classes or another rule."
-        ) from None
+        raise EvalfmError(f"No threshold on val: {error}; give val images of both classes or another rule.") from None
 
 
 def measured_auroc(label: Values, value: Values, patients: Patients, *, unit: str) -> Measured | Estimate:
@@ -132,9 +130,7 @@ def measured_average_precision(label: Values, value: Values, patients: Patients)
         return AveragePrecision(label[rows], value[rows], patients.codes[rows], patients.count)
 
     fewest = min(patients.behind(label == 1), patients.behind(label == 0))
-    return Measured(
-        over_folds(patients, build), n=patients.behind(), undefined="no image is positive", fewest=fewest
-    )
+    return Measured(over_folds(patients, build), n=patients.behind(), undefined="no image is positive", fewest=fewest)
 
 
 def measured_rates(

@@ -38,7 +38,5 @@ def checked_columns(columns: Mapping[str, ArrayLike], rows: int) -> dict[str, Va
         if len(values) != rows or not np.isfinite(values).all()
     ]
     if faults:
-        raise EvalfmError(
-            f"Metrics cannot be computed: {'; '.join(faults)}; leave those rows out or mend them."
-        )
+        raise EvalfmError(f"Metrics cannot be computed: {'; '.join(faults)}; leave those rows out or mend them.")
     return checked

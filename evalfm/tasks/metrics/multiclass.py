@@ -58,9 +58,7 @@ def multiclass_metrics(
     classes = values.shape[1]
     names = [str(index) for index in range(classes)] if class_names is None else list(class_names)
     if len(names) != classes:
-        raise EvalfmError(
-            f"There are {classes} score columns but {len(names)} class names; name every class once."
-        )
+        raise EvalfmError(f"There are {classes} score columns but {len(names)} class names; name every class once.")
     labels = checked_columns({"target": target}, len(patients.codes))["target"]
     try:
         label = classification.class_indices(labels, classes)
@@ -71,9 +69,7 @@ def multiclass_metrics(
         for index, name in enumerate(names)
     }
     confusion = classification.confusion_columns(label, values.argmax(axis=1), classes)
-    formulas = (
-        {**OF_CONFUSION, "quadratic_kappa": classification.quadratic_kappa} if ordinal else OF_CONFUSION
-    )
+    formulas = {**OF_CONFUSION, "quadratic_kappa": classification.quadratic_kappa} if ordinal else OF_CONFUSION
     measured: dict[str, Measured | Estimate] = {
         "macro_auroc": macro(per_class, n=patients.count, unit=unit, names="classes"),
         **{
@@ -94,9 +90,7 @@ def macro(parts: Mapping[str, Measured | Estimate], *, n: int, unit: str, names:
     present = {name: part for name, part in parts.items() if isinstance(part, Measured)}
     absent = sorted(set(parts) - set(present))
     if not present:
-        reasons = "; ".join(
-            f"{name}: {part.reason}" for name, part in parts.items() if isinstance(part, Estimate)
-        )
+        reasons = "; ".join(f"{name}: {part.reason}" for name, part in parts.items() if isinstance(part, Estimate))
         return Estimate.absent(f"no {names} can be estimated ({reasons})", n=n, unit=unit)
     return Measured(
         Average([part.statistic for part in present.values()], names),

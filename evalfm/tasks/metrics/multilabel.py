@@ -53,9 +53,7 @@ def multilabel_metrics(
             "names do not fit; give one column of each per label."
         )
     if not np.isin(labels[~np.isnan(labels)], (0.0, 1.0)).all():
-        raise EvalfmError(
-            "Metrics of a multilabel task need labels 0, 1 or empty; recode the target columns."
-        )
+        raise EvalfmError("Metrics of a multilabel task need labels 0, 1 or empty; recode the target columns.")
     per_metric: dict[str, dict[str, Measured | Estimate]] = {}
     for index, name in enumerate(class_names):
         threshold = None if thresholds is None else thresholds[name]

@@ -59,9 +59,7 @@ def regression_metrics(
     measured["spearman"] = Measured(
         over_folds(
             patients,
-            lambda rows: agreement.spearman_statistic(
-                truth[rows], guess[rows], patients.codes[rows], patients.count
-            ),
+            lambda rows: agreement.spearman_statistic(truth[rows], guess[rows], patients.codes[rows], patients.count),
         ),
         n=patients.count,
         undefined="target or prediction is constant",

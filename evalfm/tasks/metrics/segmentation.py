@@ -131,9 +131,7 @@ class PixelHistogram:
         """
         _check_image(probability, truth)
         if probability.min() < 0 or probability.max() > 1:
-            raise EvalfmError(
-                "Pixel probabilities must lie between 0 and 1; apply the sigmoid before scoring."
-            )
+            raise EvalfmError("Pixel probabilities must lie between 0 and 1; apply the sigmoid before scoring.")
         place = (probability * self.bins).astype(np.int64)
         self.positive += np.bincount(place[truth], minlength=self.bins + 1)
         self.negative += np.bincount(place[~truth], minlength=self.bins + 1)
@@ -161,9 +159,7 @@ class PixelHistogram:
         """
         truth = int(self.positive.sum())
         if not truth:
-            raise EvalfmError(
-                "No val image holds a lesion, so no pixel threshold can be chosen; enlarge val."
-            )
+            raise EvalfmError("No val image holds a lesion, so no pixel threshold can be chosen; enlarge val.")
         hits = self.positive[::-1].cumsum()[::-1]
         called = hits + self.negative[::-1].cumsum()[::-1]
         return np.asarray(2 * hits / (called + truth), dtype=np.float64)
@@ -194,9 +190,7 @@ class MaskColumns:
         wanted = {field.name: f"{field.name}_{name}" for field in fields(cls)}
         missing = [column for column in wanted.values() if column not in table]
         if missing:
-            raise EvalfmError(
-                f"The predictions lack {', '.join(missing)}; score the images against their masks."
-            )
+            raise EvalfmError(f"The predictions lack {', '.join(missing)}; score the images against their masks.")
         text = "distance_unit"
         numbers = {key: table[column].to_numpy(np.float64) for key, column in wanted.items() if key != text}
         return cls(**numbers, distance_unit=table[wanted[text]].to_numpy(str))
@@ -290,6 +284,4 @@ def _check_image(probability: NDArray[np.floating], truth: NDArray[np.bool_]) ->
             f"{truth.shape}; bring both to the original film's grid."
         )
     if not np.isfinite(probability).all():
-        raise EvalfmError(
-            "A predicted mask holds missing or infinite probabilities; check the head's training."
-        )
+        raise EvalfmError("A predicted mask holds missing or infinite probabilities; check the head's training.")

@@ -53,9 +53,7 @@ def test_patients_stay_in_one_split(manifest: Manifest) -> None:
     assert table["patient"].nunique() == 28
 
 
-def test_the_same_numbers_give_the_same_bytes_with_any_number_of_workers(
-    manifest: Manifest, tmp_path: Path
-) -> None:
+def test_the_same_numbers_give_the_same_bytes_with_any_number_of_workers(manifest: Manifest, tmp_path: Path) -> None:
     again = make_phantom(tmp_path / "again", n=12, size=64, seed=2, workers=2)
     for row in range(12):
         name = manifest.locator(row)

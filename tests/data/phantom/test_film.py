@@ -90,9 +90,7 @@ def test_the_tube_enters_the_side_of_the_pneumothorax() -> None:
         film = trace(3, index, 128, POSITIVE, tube=True)
         left = film.masks["left_lung"]
         side = bool((film.masks["pneumothorax"] & left).any())
-        overlap = [
-            int((film.masks["chest_tube"] & film.masks[name]).sum()) for name in ("right_lung", "left_lung")
-        ]
+        overlap = [int((film.masks["chest_tube"] & film.masks[name]).sum()) for name in ("right_lung", "left_lung")]
         assert overlap[side] > 0
         assert overlap[not side] == 0
 
@@ -171,9 +169,7 @@ def test_masks_are_where_they_belong() -> None:
         assert not (left & right).any()
         assert not ((left | right) & heart).any()
         columns = np.arange(128)
-        centre = {
-            name: (masks[name] * columns).sum() / masks[name].sum() for name in ("left_lung", "right_lung")
-        }
+        centre = {name: (masks[name] * columns).sum() / masks[name].sum() for name in ("left_lung", "right_lung")}
         # The patient's left is on the image's right, and so is most of the heart.
         assert centre["right_lung"] < 64 < centre["left_lung"]
         middle = (centre["right_lung"] + centre["left_lung"]) / 2

@@ -25,9 +25,7 @@ def test_noise_averages_out_to_the_same_at_every_size() -> None:
 
 
 def test_more_attenuation_is_brighter_and_noisier() -> None:
-    levels = [
-        exposed(64, LOOK, device=device, grain=False)[:32].mean() for device in (0.0, 0.2, 0.5, 1.0, 4.0)
-    ]
+    levels = [exposed(64, LOOK, device=device, grain=False)[:32].mean() for device in (0.0, 0.2, 0.5, 1.0, 4.0)]
     assert np.all(np.diff(levels) > 0)
     film = exposed(128, replace(LOOK, gamma=1.0, shoulder=50.0), device=0.6)
     assert film[:64].std() > 1.1 * film[64:].std()

@@ -50,9 +50,7 @@ def test_rows_labels_and_places(root: Path) -> None:
     assert data.locator(0) == "images_001/images/00000001_000.png"
     assert data.locator(2) == "images/00000002_000.png"
     assert len(data.labels) == len(FINDINGS) == 15
-    positive = {
-        name: np.flatnonzero(data.label(name)).tolist() for name in data.labels if data.label(name).any()
-    }
+    positive = {name: np.flatnonzero(data.label(name)).tolist() for name in data.labels if data.label(name).any()}
     assert positive == {
         "cardiomegaly": [0],
         "pleural_thickening": [0],

@@ -121,9 +121,7 @@ def test_paths_become_relative_where_they_lie_in_the_root(root: Path) -> None:
 
 
 def test_masks_kept_columns_and_parquet(root: Path) -> None:
-    table = pd.DataFrame(
-        {"path": ["a/1.png", "a/2.png"], "key": [1, 2], "rle": ["1 2", None], "note": ["x", "y"]}
-    )
+    table = pd.DataFrame({"path": ["a/1.png", "a/2.png"], "key": [1, 2], "rle": ["1 2", None], "note": ["x", "y"]})
     table.to_parquet(root.parent / "mine.parquet")
     mapping = TableMapping(
         csv=root.parent / "mine.parquet", image="path", id="key", masks={"tube": "rle"},

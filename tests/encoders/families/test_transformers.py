@@ -66,9 +66,7 @@ def test_a_saved_folder_gives_the_librarys_own_features(card: str, tmp_path: Pat
     with torch.no_grad():
         output = model(pixel_values=batch())
     assert torch.allclose(features.pooled, output.pooler_output, atol=1e-6)
-    assert torch.allclose(
-        features.maps[-1].flatten(2).transpose(1, 2), output.last_hidden_state[:, 1:], atol=1e-6
-    )
+    assert torch.allclose(features.maps[-1].flatten(2).transpose(1, 2), output.last_hidden_state[:, 1:], atol=1e-6)
     # transformers' backbone normalises each stage and drops the CLS token by itself.
     backbone = Dinov2Backbone(Dinov2Config(**ARGUMENTS, out_indices=[1, 2, 3, 4, 5])).eval()
     assert backbone.load_state_dict(model.state_dict(), strict=False).missing_keys == []

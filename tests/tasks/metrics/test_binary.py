@@ -63,9 +63,7 @@ def test_repeating_every_image_changes_no_interval_where_patients_are_known():
     once = binary_metrics(target, score, np.arange(100), threshold=0.5)
     twice = binary_metrics(np.tile(target, 2), np.tile(score, 2), np.tile(np.arange(100), 2), threshold=0.5)
     for name in ("auroc", "sensitivity", "brier"):
-        assert (twice[name].low, twice[name].high) == pytest.approx(
-            (once[name].low, once[name].high), abs=1e-9
-        )
+        assert (twice[name].low, twice[name].high) == pytest.approx((once[name].low, once[name].high), abs=1e-9)
 
 
 @pytest.mark.parametrize("positives", [9, 10, 29, 30])
@@ -73,9 +71,7 @@ def test_auroc_minima_count_patients(positives):
     # Five images per patient: images are many, patients are few.
     target = np.repeat(np.r_[np.ones(positives), np.zeros(40)], 5)
     score = np.random.default_rng(0).random(len(target)) * 0.5 + 0.2 * target
-    found = binary_metrics(
-        target, score, np.repeat(np.arange(positives + 40), 5), threshold=None, resamples=200
-    )
+    found = binary_metrics(target, score, np.repeat(np.arange(positives + 40), 5), threshold=None, resamples=200)
     if positives < 10:
         assert found["auroc"].value is None
         assert "there are 9 and 40" in found["auroc"].reason

@@ -45,9 +45,7 @@ def test_overlap_equals_monai():
     assert found.area_predicted == pytest.approx(predicted.mean())
 
 
-@pytest.mark.parametrize(
-    ("predicted", "truth"), [(EMPTY, SQUARE), (SQUARE, EMPTY)], ids=["missed", "false alarm"]
-)
+@pytest.mark.parametrize(("predicted", "truth"), [(EMPTY, SQUARE), (SQUARE, EMPTY)], ids=["missed", "false alarm"])
 def test_one_empty_mask_is_the_worst_there_is(predicted, truth):
     found = scored(predicted, truth)
     assert (found.dice, found.iou, found.nsd) == (0.0, 0.0, 0.0)
@@ -222,16 +220,12 @@ def test_a_table_gives_the_same_columns():
     rows = mixed()
     table = pd.DataFrame([{f"{key}_heart": value for key, value in row.columns().items()} for row in rows])
     direct = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), resamples=50)
-    assert (
-        segmentation_metrics(MaskColumns.from_table(table, "heart"), list("aabbcc"), resamples=50) == direct
-    )
+    assert segmentation_metrics(MaskColumns.from_table(table, "heart"), list("aabbcc"), resamples=50) == direct
     with pytest.raises(EvalfmError, match="dice_lung"):
         MaskColumns.from_table(table, "lung")
 
 
 def test_folds_are_averaged():
     rows = mixed()
-    found = segmentation_metrics(
-        MaskColumns.stack(rows), list("abcdef"), folds=[0, 1, 1, 1, 0, 1], resamples=50
-    )
+    found = segmentation_metrics(MaskColumns.stack(rows), list("abcdef"), folds=[0, 1, 1, 1, 0, 1], resamples=50)
     assert found["dice_positive"].value == pytest.approx((0.8 + 1 / 3) / 2)

@@ -30,12 +30,8 @@ def as_monai(mask):
 def test_equals_monai(seed, spacing):
     predicted, truth = blobs(seed)
     found = surface_distances(predicted, truth, spacing)
-    hd95 = compute_hausdorff_distance(
-        as_monai(predicted), as_monai(truth), percentile=95, spacing=list(spacing)
-    )
-    nsd = compute_surface_dice(
-        as_monai(predicted), as_monai(truth), class_thresholds=[2.0], spacing=list(spacing)
-    )
+    hd95 = compute_hausdorff_distance(as_monai(predicted), as_monai(truth), percentile=95, spacing=list(spacing))
+    nsd = compute_surface_dice(as_monai(predicted), as_monai(truth), class_thresholds=[2.0], spacing=list(spacing))
     assert found.hd95 == pytest.approx(float(hd95[0, 0]), rel=1e-5)
     assert found.nsd(2.0) == pytest.approx(float(nsd[0, 0]), rel=1e-6)
 
