@@ -31,8 +31,9 @@ class _Candidate:
     best_state: dict[str, Tensor] = field(default_factory=dict)
     curve: list[dict[str, float | int | str]] = field(default_factory=list)
 
-    def look(self, epoch: int, loss: float, dice: float) -> None:
+    def look(self, loss: float, dice: float) -> None:
         """Note a look at val; keep the state if it is the best so far."""
+        epoch = len(self.curve) + 1
         self.curve.append({"epoch": epoch, "train_loss": loss, "val_dice": dice})
         if math.isfinite(loss) and dice > self.best:
             self.best, self.best_epoch = dice, epoch
@@ -42,11 +43,40 @@ class _Candidate:
 class _Bank:
     """The candidates of one head, run as one: their parameters are stacked, the maps are shared."""
 
-    def __init__(self, head: TrainedDenseHead, layout: MapLayout, seed: int, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(seed * 2**20 + zlib.crc32(head.name.encode()) % 2**20)
-        first = head.decoder(layout, generator).to(device)
+    def __init__(self, head: TrainedDenseHead, layout: MapLayout, context: Context) -> None:
+        seed = context.seed * 2**20 + zlib.crc32(head.name.encode()) % 2**20
+        first = head.decoder(layout, torch.Generator().manual_seed(seed)).to(context.device)
         self.head = head
         self.candidates = [_Candidate(rate, copy.deepcopy(first)) for rate in head.learning_rates]
+        self._optimiser = torch.optim.AdamW(
+            [{"params": list(each.decoder.parameters())} for each in self.candidates],
+            weight_decay=head.schedule.weight_decay,
+            foreach=True,
+        )
+        self._losses: list[Tensor] = []
+
+    @property
+    def finished(self) -> bool:
+        """Whether no candidate goes on making progress on val."""
+        return all(self._stalled(candidate) for candidate in self.candidates)
+
+    def step(self, maps: Maps, target: Tensor, factor: float) -> None:
+        """One step of every candidate, its learning rate times ``factor``."""
+        for group, candidate in zip(self._optimiser.param_groups, self.candidates, strict=True):
+            group["lr"] = candidate.learning_rate * factor
+        self._optimiser.zero_grad()
+        loss = pixel_loss(self.logits(maps), target)
+        torch.autograd.backward(loss.sum())
+        self._optimiser.step()
+        self._losses.append(loss.detach())
+
+    def look(self, scores: Tensor) -> None:
+        """Tell the candidates that still make progress their val ``scores`` [L]."""
+        losses = torch.stack(self._losses).mean(dim=0)
+        self._losses.clear()
+        for candidate, loss, dice in zip(self.candidates, losses.tolist(), scores.tolist(), strict=True):
+            if not self._stalled(candidate):
+                candidate.look(loss, dice)
 
     def logits(self, maps: Maps) -> Tensor:
         """Of every candidate, [L, B, K, h, w]."""
@@ -61,6 +91,9 @@ class _Bank:
 
         answers: Tensor = vmap(one)(stacked)
         return answers
+
+    def _stalled(self, candidate: _Candidate) -> bool:
+        return len(candidate.curve) - candidate.best_epoch >= self.head.schedule.patience
 
 
 @dataclass(frozen=True)
@@ -108,37 +141,24 @@ def fit_dense(heads: Sequence[DenseHead], train: Examples, val: Examples, contex
     _check_lesions(val_target, "val", context)
     generator = torch.Generator().manual_seed(context.seed)
     batches = _batches(train_target, schedule, generator)
-    banks = [_Bank(head, layout, context.seed, context.device) for head in trained]
-    candidates = [candidate for bank in banks for candidate in bank.candidates]
-    _prepare(candidates, train, train_target, schedule, generator, context.device)
-    optimiser = torch.optim.AdamW(
-        [{"params": list(each.decoder.parameters()), "lr": each.learning_rate} for each in candidates],
-        weight_decay=schedule.weight_decay,
-        foreach=True,
-    )
+    banks = [_Bank(head, layout, context) for head in trained]
+    _prepare(banks, train, train_target, schedule, generator)
     plan = _Plan.of(schedule, len(train), len(val))
     total = plan.epochs * plan.steps
     step = 0
-    for epoch in context.progress.track(range(1, plan.epochs + 1), "training dense heads", plan.epochs):
-        losses = torch.zeros(len(candidates))
+    for _ in context.progress.track(range(plan.epochs), "training dense heads", plan.epochs):
+        going = [bank for bank in banks if not bank.finished]
+        if not going:
+            break
         for _ in range(plan.steps):
             positions = next(batches)
             maps = _fetch(train, positions, context.device)
             target = _as_fraction(train_target[positions], context.device)
-            for group, candidate in zip(optimiser.param_groups, candidates, strict=True):
-                group["lr"] = candidate.learning_rate * _rate_factor(step, total, schedule.warm_up)
-            optimiser.zero_grad()
-            loss = torch.cat([pixel_loss(bank.logits(maps), target) for bank in banks])
-            torch.autograd.backward(loss.sum())
-            optimiser.step()
-            losses += loss.detach().cpu() / plan.steps
+            factor = _rate_factor(step, total, schedule.warm_up)
+            for bank in going:
+                bank.step(maps, target, factor)
             step += 1
-        scores = _look(banks, val, val_target, schedule, context.device)
-        for candidate, train_loss, dice in zip(candidates, losses.tolist(), scores, strict=True):
-            if epoch - candidate.best_epoch <= schedule.patience:
-                candidate.look(epoch, train_loss, dice)
-        if all(epoch - candidate.best_epoch >= schedule.patience for candidate in candidates):
-            break
+        _look(going, val, val_target, schedule, context.device)
     return [_choose(bank, layout, context.device) for bank in banks]
 
 
@@ -187,12 +207,11 @@ def _as_fraction(target: Tensor, device: torch.device) -> Tensor:
 
 
 def _prepare(
-    candidates: Sequence[_Candidate],
+    banks: Sequence[_Bank],
     train: Examples,
     target: Tensor,
     schedule: Schedule,
     generator: torch.Generator,
-    device: torch.device,
 ) -> None:
     """Give every decoder the statistics of the maps and the share of foreground its batches will show."""
     sample = torch.randperm(len(train), generator=generator)[: schedule.statistics_images]
@@ -219,10 +238,9 @@ def _prepare(
     positive = _shows_lesion(target)
     share = max(schedule.positive_share, float(positive.float().mean()))
     fraction = target[positive].double().mean((0, 2, 3)) / 255 * share
-    for candidate in candidates:
+    for candidate in (candidate for bank in banks for candidate in bank.candidates):
         candidate.decoder.standardise([mean.float() for mean in means], [scale.float() for scale in scales])
         candidate.decoder.start_at(fraction)
-        candidate.decoder.to(device)
 
 
 def _rate_factor(step: int, total: int, warm_up: float) -> float:
@@ -236,15 +254,16 @@ def _rate_factor(step: int, total: int, warm_up: float) -> float:
 @torch.no_grad()
 def _look(
     banks: Sequence[_Bank], val: Examples, target: Tensor, schedule: Schedule, device: torch.device
-) -> list[float]:
-    """Pooled-pixel Dice on val of every candidate, maps fetched once for all."""
+) -> None:
+    """Show every bank its pooled-pixel Dice on val, maps fetched once for all."""
     tallies = [PooledDice(len(bank.candidates), target.shape[1]) for bank in banks]
     for positions in torch.split(torch.arange(len(val)), schedule.batch_size):
         maps = _fetch(val, positions, device)
         truth = _as_fraction(target[positions], device)
         for bank, tally in zip(banks, tallies, strict=True):
             tally.add(bank.logits(maps), truth)
-    return [score for tally in tallies for score in tally.score().tolist()]
+    for bank, tally in zip(banks, tallies, strict=True):
+        bank.look(tally.score())
 
 
 def _choose(bank: _Bank, layout: MapLayout, device: torch.device) -> Fit:
