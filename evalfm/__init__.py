@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest as Manifest
-    from evalfm.data.manifest import read_data as load_data
+    from evalfm.data.manifest import read_data
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
     from evalfm.probing.predict import predict as predict
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from evalfm.study import load_study as load_study
     from evalfm.study import run_study as run_study
     from evalfm.tasks.card import load_task as load_task
+
+    load_data = read_data
 
 _PUBLIC = {
     "EvalfmError": ("evalfm.errors", "EvalfmError"),

@@ -181,7 +181,7 @@ def publishing(out: Path, final: Path, key: str) -> Iterator[Path]:
         _replace(work, final)
     except OSError as error:
         raise EvalfmError(
-            f"The run could not be written under {out} ({error.strerror or error}); free some disk or name another --out."
+            f"The run could not be written under {out} ({error.strerror or error}); free disk or name another --out."
         ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)

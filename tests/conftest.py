@@ -11,6 +11,7 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Small tensors gain nothing from several threads, and lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["EVALFM_HOME"] = tempfile.mkdtemp(prefix="evalfm-home-")
 
 

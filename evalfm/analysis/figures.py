@@ -160,10 +160,14 @@ def draw_forest(
     figure.savefig(path, dpi=150)
 
 
-def describe(estimate: Estimate, digits: int = 3) -> str:
-    """An estimate as a reader wants it: ``0.712 [0.650, 0.770]``, or the reason where it is absent."""
+def describe(estimate: Estimate) -> str:
+    """An estimate as a reader wants it: ``0.712 [0.650, 0.770]``, or the reason where it is absent.
+
+    Three decimals; four where the estimate is below .1, so that a small error or area keeps its digits.
+    """
     if estimate.value is None:
         return f"– ({estimate.reason})"
+    digits = 3 if abs(estimate.value) >= 0.1 or estimate.value == 0 else 4
     value = f"{estimate.value:.{digits}f}"
     if estimate.low is None or estimate.high is None:
         return f"{value} [no interval]"

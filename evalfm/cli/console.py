@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from evalfm.progress import Item
 
 if TYPE_CHECKING:
-    from evalfm.analysis.table import TaskTable
+    from evalfm.analysis.table import Line, TaskTable
     from evalfm.runs import Run
 
 
@@ -48,12 +48,14 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     """Print one table on standard output."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, title_justify="left", header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        # Text, not markup: an interval in brackets is no style.
+        table.add_row(*(Text(cell) for cell in row))
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
@@ -70,23 +72,59 @@ def print_runs(runs: Iterable[Run]) -> None:
 
 def print_task(table: TaskTable) -> None:
     """Print one task's table: estimates with 95 % intervals, floors marked, cautions below."""
-    from evalfm.analysis.figures import describe
-
     with_seeds = any(line.seed_sd is not None for line in table.lines)
     header = ["encoder", "head", *table.metric_names, *(["seed sd"] if with_seeds else [])]
-    rows, reasons = [], []
+    footnotes = Footnotes()
+    rows = []
     for line in table.lines:
-        cells = []
-        for name in table.metric_names:
-            estimate = line.metrics[name]
-            cells.append(describe(estimate) if estimate.value is not None else "–")
-            if estimate.reason:
-                reasons.append(f"{name} of {line.encoder}/{line.head}: {estimate.reason}")
-            elif estimate.note:
-                reasons.append(f"{name} of {line.encoder}/{line.head}: {estimate.note}")
+        cells = [footnotes.cell(name, line) for name in table.metric_names]
         seeds = [] if not with_seeds else ["–" if line.seed_sd is None else f"{line.seed_sd:.3f}"]
-        rows.append([line.encoder + (" (floor)" if line.floor else ""), line.head, *cells, *seeds])
+        rows.append([_name(line), line.head, *cells, *seeds])
     print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
-    for text in (table.unit_counts, *table.cautions, *dict.fromkeys(reasons)):
+    _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
+
+
+def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
+    """Print several tasks as one table: the primary metric of every line with its 95 % interval."""
+    footnotes = Footnotes()
+    rows = [
+        [table.task, table.metric_names[0], _name(line), line.head, footnotes.cell(table.metric_names[0], line)]
+        for table in tables
+        for line in table.lines
+    ]
+    print_rows(title, ["task", "metric", "encoder", "head", "estimate [95 % interval]"], rows)
+    counts = [f"{table.task}: {table.unit_counts}" for table in tables]
+    _print_lines([*counts, *dict.fromkeys(note for table in tables for note in table.cautions), *footnotes.lines()])
+
+
+class Footnotes:
+    """What stands below a table: each reason once, with the cells that it speaks of."""
+
+    def __init__(self) -> None:
+        self._cells: dict[str, list[str]] = {}
+
+    def cell(self, metric: str, line: Line) -> str:
+        """An estimate as it stands in the table; ``~`` marks an approximate interval, ``–`` an absent number."""
+        from evalfm.analysis.figures import describe
+
+        estimate = line.metrics[metric]
+        if estimate.reason:
+            self._cells.setdefault(estimate.reason, []).append(f"{line.encoder}/{line.head} {metric}")
+        if estimate.note:
+            self._cells.setdefault(f"~ {estimate.note}", [])
+        text = "–" if estimate.value is None else describe(estimate)
+        return f"{text} ~" if estimate.note else text
+
+    def lines(self) -> list[str]:
+        """The footnotes, one a reason."""
+        return [reason + (f": {', '.join(cells)}" if cells else "") for reason, cells in self._cells.items()]
+
+
+def _name(line: Line) -> str:
+    return line.encoder + (" (floor)" if line.floor else "")
+
+
+def _print_lines(lines: Sequence[str]) -> None:
+    for text in lines:
         sys.stdout.write(f"  {text}\n")
     sys.stdout.write("\n")

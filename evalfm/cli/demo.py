@@ -23,7 +23,7 @@ def demo(
     """
     from evalfm.analysis.figures import Caption, draw_forest
     from evalfm.analysis.table import as_json, task_tables
-    from evalfm.cli.console import Bars, emit_json, print_task
+    from evalfm.cli.console import Bars, emit_json, print_overview
     from evalfm.study import load_study, run_study
 
     study = load_study("demo")
@@ -47,8 +47,7 @@ def demo(
     if json:
         emit_json([as_json(table) for table in tables])
         return
-    for table in tables:
-        print_task(table)
+    print_overview(study.title, tables)
     typer.echo("Phantom data: these figures say nothing about patients or about trained models.")
     typer.echo(f"Wrote {len(runs)} runs under {out} and the picture {picture}")
     typer.echo("Next: evalfm probe --encoder hog --task cardiomegaly-cls      (or: evalfm ls encoders, evalfm --help)")

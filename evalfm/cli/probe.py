@@ -77,7 +77,7 @@ def probe(
 
         evalfm probe --encoder random:resnet18 --task ptx-cls
 
-        evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data build/nih --folds 5
+        evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data nih --folds 5
 
         evalfm probe --encoder pixels --task sex --data build/nih --shots 16 --seeds 3
     """

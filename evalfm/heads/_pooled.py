@@ -47,8 +47,7 @@ def check_kind(head: Head, context: Context) -> None:
     if context.kind not in head.kinds:
         serves = ", ".join(sorted(head.kinds))
         raise EvalfmError(
-            f"The head {head.name!r} serves {serves} tasks, not {context.kind}; "
-            "take another from `evalfm ls heads`."
+            f"The head {head.name!r} serves {serves} tasks, not {context.kind}; take another from `evalfm ls heads`."
         )
 
 

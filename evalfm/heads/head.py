@@ -51,7 +51,8 @@ class Context:
     """What a head may know beside its examples.
 
     Attributes:
-        kind: the task's kind (``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``segmentation``, ``regression``).
+        kind: the task's kind: ``binary``, ``multiclass``, ``multilabel``, ``ordinal``, ``segmentation`` or
+            ``regression``.
         class_names: one name per score column or mask channel.
         seed: fixes initialisation and batch order; all randomness comes from it.
         device: where training happens.

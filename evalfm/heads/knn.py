@@ -75,9 +75,7 @@ class NeighbourHead(PooledHead):
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Share of the votes per class, [N, K]; binary: of the positive class, [N, 1]."""
-        probability = self._vote(torch.from_numpy(finite_pooled(examples, "given")), [self._chosen])[
-            0
-        ].double()
+        probability = self._vote(torch.from_numpy(finite_pooled(examples, "given")), [self._chosen])[0].double()
         probability = probability / probability.sum(dim=1, keepdim=True)
         return np.asarray(probability[:, self._first :].numpy())
 

@@ -72,9 +72,7 @@ class LinearHead(_LogisticHead):
         check_kind(self, context)
         train_features, val_features = finite_pooled(train, "train"), finite_pooled(val, "val")
         train_target, val_target = _columns(train.target), _columns(val.target)
-        names = (
-            context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
-        )
+        names = context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
         several = len(names) > 1
         chosen: dict[str, float | int | str] = {}
         path: list[dict[str, float | int | str]] = []
@@ -155,8 +153,7 @@ class SoftmaxHead(_LogisticHead):
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
             notes.append(
-                f"No train image shows {', '.join(absent)}: "
-                "its probability is 0 and val images of it do not choose C."
+                f"No train image shows {', '.join(absent)}: its probability is 0 and val images of it do not choose C."
             )
         weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
         self._weight = torch.zeros(len(context.class_names), weight.shape[1], dtype=torch.float64)

@@ -49,9 +49,7 @@ class RidgeHead(PooledHead):
         label = " / ".join(context.class_names) or "target"
         rows, val_rows = known_rows(train.target, "train", label), known_rows(val.target, "val", label)
         if len(rows) < 2:
-            raise EvalfmError(
-                f"Train has one known {label!r}; a regression needs two or more, so enlarge train."
-            )
+            raise EvalfmError(f"Train has one known {label!r}; a regression needs two or more, so enlarge train.")
         features, target = finite_pooled(train, "train")[rows], train.target[rows]
         scaling = Standardisation.of(features)
         weights = ridge_path(scaling.apply(features), target - target.mean(), np.array(self._penalties))
@@ -64,8 +62,7 @@ class RidgeHead(PooledHead):
         self._weight = torch.from_numpy(raw)
         self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
         path: tuple[dict[str, float | int | str], ...] = tuple(
-            {"alpha": alpha, "val_mse": float(loss)}
-            for alpha, loss in zip(self._penalties, losses, strict=True)
+            {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
         )
         notes = []
         if len(self._penalties) > 1 and best in (0, len(self._penalties) - 1):

@@ -88,7 +88,7 @@ def _by_split(question: Question, patients: NDArray[np.object_], settings: Setti
 def _split_names(question: Question) -> NDArray[np.object_]:
     if "split" not in question.manifest.table.columns:
         raise EvalfmError(
-            f"Data set {question.manifest.info.name} has no split column; run `evalfm data split` on it, or ask --folds 5."
+            f"Data set {question.manifest.info.name} has no split; run `evalfm data split` on it, or ask --folds 5."
         )
     return question.manifest.table["split"].to_numpy(dtype=object)[question.rows]
 

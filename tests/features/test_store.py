@@ -126,13 +126,6 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
-def test_a_folder_that_cannot_be_written_is_told(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(EvalfmError, match="cannot be written"):
-        write(Rows(tmp_path / "rows"))
-
-
 def test_a_file_in_the_way_is_told(tmp_path):
     (tmp_path / "rows").write_text("no folder")
     with pytest.raises(EvalfmError, match="cannot be written"):

@@ -54,9 +54,7 @@ class ArraySource:
         return Geometry.identity(self.film).resize(self.size)
 
 
-def examples_of(
-    source: ArraySource, rows: Sequence[int], target: object = None, masks: object = None
-) -> Examples:
+def examples_of(source: ArraySource, rows: Sequence[int], target: object = None, masks: object = None) -> Examples:
     positions = np.asarray(rows, dtype=np.intp)
     wanted = np.zeros((len(positions), 0)) if target is None else np.asarray(target, dtype=np.float64)
     patients = np.array([f"p{row}" for row in positions], dtype=object)

@@ -49,9 +49,7 @@ def test_multiclass_is_the_brute_force_vote(films):
 
 
 def test_binary_scores_the_positive_class_and_round_trips(films):
-    train, val = (
-        type(part)(part.source, part.rows, (part.target == 2) * 1.0, part.patients) for part in films
-    )
+    train, val = (type(part)(part.source, part.rows, (part.target == 2) * 1.0, part.patients) for part in films)
     head, other = NeighbourHead(), NeighbourHead()
     fit = head.fit(train, val, Context("binary", ("c",)))
     scores = head.predict(val)

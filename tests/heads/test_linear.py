@@ -88,9 +88,7 @@ def test_multilabel_is_independent_binary(films):
     fit = many.fit(*examples, Context("multilabel", ("a", "b")))
     for column, label in enumerate("ab"):
         single = LinearHead()
-        alone = [
-            type(p)(source, p.rows, t[:, column], p.patients) for p, t in zip((train, val), both, strict=True)
-        ]
+        alone = [type(p)(source, p.rows, t[:, column], p.patients) for p, t in zip((train, val), both, strict=True)]
         one = single.fit(*alone, BINARY)
         assert fit.chosen[f"C[{label}]"] == one.chosen["C"]
         assert many.predict(val)[:, column] == pytest.approx(single.predict(val)[:, 0], abs=1e-9)
@@ -108,9 +106,7 @@ def test_softmax_probabilities_order_and_absent_class(films):
     assert any("No train image shows never" in note for note in fit.notes)
 
 
-@pytest.mark.parametrize(
-    ("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "ordinal", 3)]
-)
+@pytest.mark.parametrize(("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "ordinal", 3)])
 def test_tensors_round_trip(films, head, kind, classes):
     _, train, val = films(classes=classes)
     first, second = head(), head()

@@ -56,9 +56,7 @@ def test_every_c_matches_newton_cholesky(case):
         assert gap <= 5e-4, (strength, gap)
         assert float(path.bias[index, 0]) == pytest.approx(reference.intercept_[0], abs=5e-3)
         ours_auroc = roc_auc_score(val_label, val_features @ ours)
-        assert ours_auroc == pytest.approx(
-            roc_auc_score(val_label, val_features @ reference.coef_[0]), abs=1e-3
-        )
+        assert ours_auroc == pytest.approx(roc_auc_score(val_label, val_features @ reference.coef_[0]), abs=1e-3)
 
 
 @pytest.mark.parametrize(("n", "d"), [(600, 15), (40, 90)])
@@ -72,9 +70,7 @@ def test_softmax_matches_scikit_learn(n, d):
     path = solve_path(torch.from_numpy(features), Multinomial(one_hot), torch.tensor(strengths).double())
     assert bool(path.converged.all())
     for index, strength in enumerate(strengths):
-        reference = LogisticRegression(C=strength, solver="newton-cg", tol=1e-10, max_iter=5000).fit(
-            features, label
-        )
+        reference = LogisticRegression(C=strength, solver="newton-cg", tol=1e-10, max_iter=5000).fit(features, label)
         gap = np.linalg.norm(path.weight[index].numpy() - reference.coef_) / np.linalg.norm(reference.coef_)
         assert gap <= 1e-3, (strength, gap)
 

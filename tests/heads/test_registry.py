@@ -35,8 +35,6 @@ def test_refusals_name_the_remedy():
 
 
 def test_listing_imports_no_torch():
-    code = (
-        "import sys, evalfm.heads as h; h.list_heads(); print('torch' in sys.modules, 'numpy' in sys.modules)"
-    )
+    code = "import sys, evalfm.heads as h; h.list_heads(); print('torch' in sys.modules, 'numpy' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["False", "False"]

@@ -19,9 +19,7 @@ def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
     nnU-Net's batch Dice).
     """
     truth = target.expand_as(logits)
-    cross_entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(
-        (1, 2, 3, 4)
-    )
+    cross_entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2, 3, 4))
     probability = torch.sigmoid(logits)
     overlap = (probability * truth).sum((1, 3, 4))
     total = probability.sum((1, 3, 4)) + target.sum((0, 2, 3))

@@ -46,9 +46,7 @@ class MultiscaleDecoder(Decoder):
         deviation = fan_in_deviation(WIDTH * 9)
         self.mix = nn.Parameter(torch.randn(WIDTH, WIDTH, 3, 3, generator=generator) * deviation)
         self.second_norm = nn.GroupNorm(GROUPS, WIDTH)
-        self.answer = nn.Parameter(
-            torch.randn(layout.outputs, SHARPENING**2, WIDTH, generator=generator) * 0.01
-        )
+        self.answer = nn.Parameter(torch.randn(layout.outputs, SHARPENING**2, WIDTH, generator=generator) * 0.01)
         self.bias = nn.Parameter(torch.zeros(layout.outputs))
 
     def forward(self, maps: Maps) -> Tensor:

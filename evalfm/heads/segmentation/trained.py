@@ -73,9 +73,7 @@ class MapLayout:
                 f"{source.name} has no feature maps, so it cannot be segmented from; "
                 "take an encoder with maps (`evalfm ls encoders`) or a task that needs none."
             )
-        return cls(
-            tuple(source.map_channels), tuple(source.map_strides), outputs, target_grid(source.input_size)
-        )
+        return cls(tuple(source.map_channels), tuple(source.map_strides), outputs, target_grid(source.input_size))
 
 
 class Projection(nn.Module):
@@ -125,9 +123,7 @@ class TrainedDenseHead(DenseHead):
     deterministic: ClassVar[bool] = False
     rates: ClassVar[tuple[float, ...]]
 
-    def __init__(
-        self, schedule: Schedule | None = None, learning_rates: tuple[float, ...] | None = None
-    ) -> None:
+    def __init__(self, schedule: Schedule | None = None, learning_rates: tuple[float, ...] | None = None) -> None:
         self.schedule = schedule or Schedule()
         self.learning_rates = tuple(sorted(learning_rates or self.rates))
         self._layout: MapLayout | None = None
@@ -160,9 +156,7 @@ class TrainedDenseHead(DenseHead):
     def probabilities(self, maps: Maps) -> Tensor:
         """Probabilities [B, K, *target grid] of a batch of maps."""
         if self._decoder is None:
-            raise EvalfmError(
-                f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first."
-            )
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
         with torch.no_grad():
             logits: Tensor = self._decoder(tuple(level.to(self._device) for level in maps))
         return torch.sigmoid(logits).cpu()
@@ -174,9 +168,7 @@ class TrainedDenseHead(DenseHead):
             EvalfmError: there are no maps or other ones.
         """
         if self._layout is None:
-            raise EvalfmError(
-                f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first."
-            )
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
         if MapLayout.of(source, self._layout.outputs) != self._layout:
             raise EvalfmError(
                 f"The head {self.name!r} was trained on maps of channels {self._layout.channels} and strides "
@@ -216,9 +208,7 @@ class TrainedDenseHead(DenseHead):
         self.keep(decoder, layout, torch.device("cpu"))
 
 
-def predict_dense(
-    heads: Sequence[TrainedDenseHead], examples: Examples
-) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """For each row the probabilities [K, H, W] of every head; maps are fetched once for all heads."""
     for head in heads:
         head.check_source(examples.source)

@@ -128,9 +128,7 @@ def fit_dense(heads: Sequence[DenseHead], train: Examples, val: Examples, contex
         return []
     trained = [head for head in heads if isinstance(head, TrainedDenseHead)]
     if len(trained) < len(heads) or len({head.schedule for head in trained}) > 1:
-        raise EvalfmError(
-            "Heads fitted together must be trained dense heads of one schedule; fit them one by one."
-        )
+        raise EvalfmError("Heads fitted together must be trained dense heads of one schedule; fit them one by one.")
     for head in trained:
         check_kind(head, context)
     schedule = trained[0].schedule
@@ -187,9 +185,7 @@ def _batches(target: Tensor, schedule: Schedule, generator: torch.Generator) -> 
     streams = [_deal(kind, generator) for kind in kinds]
     while True:
         wanted = (with_lesion, size - with_lesion)
-        yield torch.tensor(
-            [next(stream) for stream, count in zip(streams, wanted, strict=True) for _ in range(count)]
-        )
+        yield torch.tensor([next(stream) for stream, count in zip(streams, wanted, strict=True) for _ in range(count)])
 
 
 def _deal(positions: Tensor, generator: torch.Generator) -> Iterator[int]:
@@ -232,8 +228,7 @@ def _prepare(
     ]
     # A channel that never moves is left unscaled: its standardised value is then 0, not noise blown up.
     scales = [
-        torch.where(scale > 1e-5 * mean.abs() + 1e-12, scale, 1.0)
-        for scale, mean in zip(scales, means, strict=True)
+        torch.where(scale > 1e-5 * mean.abs() + 1e-12, scale, 1.0) for scale, mean in zip(scales, means, strict=True)
     ]
     positive = _shows_lesion(target)
     share = max(schedule.positive_share, float(positive.float().mean()))
@@ -252,9 +247,7 @@ def _rate_factor(step: int, total: int, warm_up: float) -> float:
 
 
 @torch.no_grad()
-def _look(
-    banks: Sequence[_Bank], val: Examples, target: Tensor, schedule: Schedule, device: torch.device
-) -> None:
+def _look(banks: Sequence[_Bank], val: Examples, target: Tensor, schedule: Schedule, device: torch.device) -> None:
     """Show every bank its pooled-pixel Dice on val, maps fetched once for all."""
     tallies = [PooledDice(len(bank.candidates), target.shape[1]) for bank in banks]
     for positions in torch.split(torch.arange(len(val)), schedule.batch_size):
@@ -271,8 +264,7 @@ def _choose(bank: _Bank, layout: MapLayout, device: torch.device) -> Fit:
     best = max(bank.candidates, key=lambda candidate: (candidate.best, -candidate.learning_rate))
     if not best.best_state:
         raise EvalfmError(
-            f"The head {bank.head.name!r} diverged at every learning rate; "
-            "lower the rates or check the maps for NaN."
+            f"The head {bank.head.name!r} diverged at every learning rate; lower the rates or check the maps for NaN."
         )
     best.decoder.load_state_dict(best.best_state)
     bank.head.keep(best.decoder, layout, device)

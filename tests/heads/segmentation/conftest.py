@@ -40,9 +40,7 @@ def plant(array_source, make_examples) -> Callable[..., tuple]:
             # Large unequal offsets and scales: a head that does not standardise cannot learn from these.
             scale = 10 ** torch.linspace(-2, 2, channels + level)
             maps.append(((pattern + 3 * signal * direction[:, None, None]) + 5) * scale[:, None, None])
-        source = array_source(
-            torch.zeros(count, 1), tuple(maps), tuple(strides), (size, size), film or (size, size)
-        )
+        source = array_source(torch.zeros(count, 1), tuple(maps), tuple(strides), (size, size), film or (size, size))
         reader = lambda row: masks[row]  # noqa: E731
         order = list(range(count))
         return (

@@ -31,9 +31,7 @@ def test_all_empty_batch_has_a_finite_gradient(value):
 def test_pooled_dice_is_the_best_over_thresholds():
     generator = np.random.default_rng(0)
     truth = generator.random((4, 1, 16, 16)) < 0.05
-    logits = generator.normal(size=(2, 4, 1, 16, 16)) * 2 + 4 * truth * np.array([1.0, 0.3]).reshape(
-        2, 1, 1, 1, 1
-    )
+    logits = generator.normal(size=(2, 4, 1, 16, 16)) * 2 + 4 * truth * np.array([1.0, 0.3]).reshape(2, 1, 1, 1, 1)
     tally = PooledDice(2, 1)
     for part in (slice(0, 3), slice(3, 4)):
         tally.add(torch.from_numpy(logits[:, part]).float(), torch.from_numpy(truth[part]).float())

@@ -18,9 +18,7 @@ def test_targets_are_area_fractions_in_place(array_source, make_examples):
     masks = np.zeros((3, 2, 64, 128), dtype=bool)
     masks[1, 0, :32, 64:] = True  # upper right quarter
     masks[1, 1, :8, :8] = True  # half of the first cell: 8 × 16 film pixels each
-    target = read_targets(
-        make_examples(source, range(3), masks=lambda row: masks[row]), (8, 8), SILENT, "train"
-    )
+    target = read_targets(make_examples(source, range(3), masks=lambda row: masks[row]), (8, 8), SILENT, "train")
     assert target.dtype == torch.uint8
     assert target.shape == (3, 2, 8, 8)
     assert bool((target[1, 0, :4, 4:] == 255).all())

@@ -109,9 +109,7 @@ def test_round_trip_and_prediction_on_the_film(plant):
     for head, other in zip(heads, fresh, strict=True):
         other.load_tensors(head.tensors())
     seen = []
-    for (row, ours), (again, theirs) in zip(
-        predict_dense(heads, val), predict_dense(fresh, val), strict=True
-    ):
+    for (row, ours), (again, theirs) in zip(predict_dense(heads, val), predict_dense(fresh, val), strict=True):
         assert row == again
         seen.append(row)
         for probability, same in zip(ours, theirs, strict=True):

@@ -1,0 +1,144 @@
+"""Every verb as a user types it: right, wrong, and with --json."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def evalfm(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from evalfm.cli import main; main()"
+    command = [sys.executable, "-c", code, str(ROOT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def refused(asked: subprocess.CompletedProcess[str], message: str) -> None:
+    """One sentence with the remedy, exit 2, no traceback."""
+    assert asked.returncode == 2, asked.stderr
+    assert "Traceback" not in asked.stderr
+    assert re.search(message, " ".join(asked.stderr.split())), asked.stderr
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as a user has it: images and a CSV."""
+    folder = tmp_path_factory.mktemp("films")
+    generator = np.random.default_rng(0)
+    lines = ["file,person,finding,sex"]
+    for number in range(60):
+        positive = number % 2
+        pixels = generator.normal(80, 10, (48, 48))
+        pixels[:24, :24] += 60 * positive * generator.random()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+        lines.append(f"{number}.png,p{number},{positive},{'FM'[number % 3 == 0]}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(films: Path) -> Path:
+    out = films.parent / "imported"
+    options = ["--csv", films / "labels.csv", "--image", "file", "--patient", "person", "--label", "finding"]
+    asked = evalfm("data", "import", "table", "--root", films, "--out", out, *options, "--attribute", "sex",
+                   "--stratify", "finding")  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+    assert "60 images, 60 patients" in asked.stdout
+    return out
+
+
+@pytest.fixture(scope="module")
+def probed(imported: Path) -> Path:
+    out = imported.parent / "runs"
+    asked = evalfm("probe", "--encoder", "pixels", "--task", "finding", "--data", imported, "--out", out)
+    assert asked.returncode == 0, asked.stderr
+    assert "metadata (floor)" in asked.stdout
+    assert "Phantom" not in asked.stderr
+    return out
+
+
+def test_a_data_set_is_checked_split_shown_and_registered(imported: Path):
+    assert "No fault found" in evalfm("data", "check", imported).stdout
+    assert json.loads(evalfm("data", "check", imported, "--json").stdout)["rows"] == 60
+    assert "60 images" in evalfm("data", "split", imported, "--stratify", "finding").stdout
+    assert evalfm("data", "register", imported, "--name", "mine").returncode == 0
+    assert "images: 60" in evalfm("show", "data", "mine").stdout
+    assert "mine" in evalfm("ls", "data").stdout
+
+
+def test_runs_are_listed_shown_and_applied(probed: Path, imported: Path):
+    (table,) = json.loads(evalfm("ls", "runs", probed, "--json").stdout)
+    assert table["task"] == "finding"
+    run = table["lines"][0]["runs"][0]
+    shown = evalfm("show", "run", run)
+    assert "auroc" in shown.stdout
+    assert json.loads(evalfm("show", "run", run, "--json").stdout)["config"]["data"]
+    applied = evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted")
+    assert "60 images" in applied.stdout, applied.stderr
+    refused(evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted"), "another folder")
+
+
+def test_json_of_a_probe_is_json_alone(imported: Path, probed: Path):
+    asked = evalfm("probe", "--encoder", "pixels", "--task", "finding", "--data", imported, "--out", probed, "--json")
+    assert json.loads(asked.stdout)[0]["lines"][0]["metrics"]["auroc"]["value"] is not None
+
+
+@pytest.mark.parametrize("what", ["encoders", "tasks", "heads"])
+def test_lists_are_tables_and_json(what: str):
+    assert evalfm("ls", what).returncode == 0
+    assert json.loads(evalfm("ls", what, "--json").stdout)
+
+
+def test_cards_are_shown():
+    assert "poolings:" in evalfm("show", "encoder", "rad-dino").stdout
+    assert json.loads(evalfm("show", "encoder", "rad-dino", "--json").stdout)["name"] == "rad-dino"
+    assert "pneumothorax" in evalfm("show", "task", "ptx-seg").stdout
+
+
+def test_doctor_looks_at_the_machine_and_an_encoder():
+    asked = evalfm("doctor", "--encoder", "hog", "--json")
+    found = {finding["name"]: finding["fine"] for finding in json.loads(asked.stdout)}
+    assert found["versions"] is True
+    assert found["encoder hog"] is True
+    assert asked.returncode == 0
+    broken = evalfm("doctor", "--encoder", "rad-dino")
+    assert broken.returncode == 2
+    assert "--weights" in broken.stdout
+
+
+def test_a_phantom_is_made_and_probing_it_says_so_first_and_last(tmp_path: Path):
+    made = evalfm("data", "make", "phantom", "--out", tmp_path / "p", "--images", "12", "--size", "64")
+    assert "12 images" in made.stdout, made.stderr
+    refused(evalfm("data", "make", "phantom", "--out", tmp_path / "q", "--dial", "tube=1"), "Did you mean")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["probe", "--encoder", "rad-dyno", "--task", "ptx-cls"], "Did you mean 'rad-dino'"),
+        (["probe", "--encoder", "hog", "--task", "ptx-clss"], "Did you mean 'ptx-cls'"),
+        (["probe", "--encoder", "hog", "--task", "ptx-cls", "--data", "no-such-set"], "no-such-set"),
+        (["probe", "--encoder", "hog", "--task", "ptx-cls", "--head", "liner"], "linear"),
+        (["probe", "--encoder", "hog", "--task", "ptx-cls", "--folds", "1"], "folds"),
+        (["show", "run", "nowhere"], "no run"),
+        (["ls", "runs", "nowhere"], "no run under nowhere"),
+        (["data", "import", "nih", "--root", ".", "--out", "x"], "Did you mean 'nih-cxr14'"),
+        (["data", "check", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_with_the_remedy(arguments: list[str], message: str, tmp_path: Path):
+    refused(evalfm(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_has_worked_examples():
+    for verb in (["probe"], ["predict"], ["doctor"], ["demo"], ["data", "import"], ["ls", "encoders"], ["show", "run"]):
+        assert "evalfm " + " ".join(verb) in evalfm(*verb, "--help").stdout
