@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -15,7 +16,7 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import find_plugin
+from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
@@ -62,6 +63,17 @@ def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool) 
         source.prefetch(rows.tolist(), maps=maps)
 
 
+def check_name(encoder: str | EncoderCard | Encoder) -> None:
+    """Refuse an unknown encoder before data are read or made.
+
+    Raises:
+        UnknownNameError: no card, floor or plug-in answers to the name.
+    """
+    by_name = isinstance(encoder, str) and encoder.partition(":")[0] not in TABLES and ".py:" not in encoder
+    if by_name and find_plugin(str(encoder)) is None:
+        find_card(str(encoder))
+
+
 def open_encoder(
     encoder: str | EncoderCard | Encoder,
     settings: EncoderSettings,
@@ -80,10 +92,10 @@ def open_encoder(
     if isinstance(encoder, str) and encoder.partition(":")[0] in TABLES:
         kind, _, rest = encoder.partition(":")
         make = TABLES[kind]
-        sources = [None if each is None else make(each, rest, hidden) for each in (manifest, test)]
-        assert sources[0] is not None
+        source = make(manifest, rest, hidden, manifest)
+        tested = None if test is None else make(test, rest, hidden, manifest)
         card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
-        return Opened(kind, sources[0], sources[1], card)
+        return Opened(kind, source, tested, card)
     device, precision = _where(settings)
     opened = _load(encoder, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
@@ -155,24 +167,34 @@ def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:
     return [name for name in METADATA if name in declared and name not in hidden]
 
 
-def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str]) -> FeatureSource:
-    columns = metadata_columns(manifest, hidden)
+def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
+    """Sex, age and view; other data are read with the levels of the data that were learnt on."""
+    columns = metadata_columns(learnt_on, hidden)
     if not columns:
         raise EvalfmError(
-            f"Data set {manifest.info.name} declares none of {', '.join(METADATA)}; choose an encoder that sees images."
+            f"Data set {learnt_on.info.name} declares none of {', '.join(METADATA)}; take an encoder of images."
         )
-    return MetadataSource(manifest, columns)
+    levels = {
+        name: tuple(sorted({str(value) for value in learnt_on.table[name].dropna()}))
+        for name in columns
+        if not pd.api.types.is_numeric_dtype(learnt_on.table[name])
+    }
+    return MetadataSource(manifest, columns, levels)
 
 
-def _precomputed(manifest: Manifest, rest: str, hidden: frozenset[str]) -> FeatureSource:
+def _precomputed(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
     if not rest:
         raise EvalfmError("Say which file holds the embeddings: --encoder precomputed:embeddings.parquet.")
     return PrecomputedSource(manifest, rest)
 
 
-TABLES: dict[str, Callable[[Manifest, str, frozenset[str]], FeatureSource]] = {
-    "constant": lambda manifest, rest, hidden: ConstantSource(manifest),
+TABLES: dict[str, Callable[[Manifest, str, frozenset[str], Manifest], FeatureSource]] = {
+    "constant": lambda manifest, rest, hidden, learnt_on: ConstantSource(manifest),
     "metadata": _metadata,
     "precomputed": _precomputed,
 }
-"""Sources of features that are no image encoders, by the word before the colon."""
+"""Sources of features that are no image encoders, by the word before the colon.
+
+Each is made for a manifest, from what stands behind the colon, without the hidden columns, in the form of the manifest
+that the head learns on.
+"""

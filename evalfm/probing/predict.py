@@ -97,6 +97,10 @@ def _reopen(
     progress: Progress,
 ) -> Opened:
     """The run's encoder on ``manifest``, with the same weights and preprocessing as in the run."""
+    if run.encoder in TABLES and run.encoder != "constant":
+        raise EvalfmError(
+            f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
+        )
     asked = run.record.config["encoder"]
     source = str(weights) if weights is not None else str(asked.get("weights", "hub"))
     if source == "file":

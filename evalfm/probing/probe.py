@@ -11,7 +11,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.probing.cells import Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
-from evalfm.probing.opened import open_encoder
+from evalfm.probing.opened import check_name, open_encoder
 from evalfm.probing.parts import parts
 from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.sides import Deal, refuse_shared_images
@@ -95,6 +95,7 @@ def probe(
         maps=maps,
         batch_size=batch_size,
     )
+    check_name(encoder)
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
     deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]

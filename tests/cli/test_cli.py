@@ -117,7 +117,7 @@ def test_doctor_looks_at_the_machine_and_an_encoder():
 def test_a_phantom_is_made_and_probing_it_says_so_first_and_last(tmp_path: Path):
     made = evalfm("data", "make", "phantom", "--out", tmp_path / "p", "--images", "12", "--size", "64")
     assert "12 images" in made.stdout, made.stderr
-    refused(evalfm("data", "make", "phantom", "--out", tmp_path / "q", "--dial", "tube=1"), "Did you mean")
+    refused(evalfm("data", "make", "phantom", "--out", tmp_path / "q", "--dial", "tube=1"), "no dial 'tube'")
 
 
 @pytest.mark.parametrize(

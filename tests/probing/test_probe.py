@@ -268,3 +268,17 @@ def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
     assert record["metrics"]["auroc"]["n"] == 21
     assert record["metrics"]["auroc"]["unit"] == "patients"
     assert (labelled[0].folder / "figures" / "roc.png").stat().st_size > 1000
+
+
+def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(squares: Manifest, tmp_path: Path):
+    from evalfm.probing.opened import open_encoder
+    from evalfm.probing.settings import EncoderSettings
+    from evalfm.progress import SILENT
+
+    men = squares.select((squares.table["sex"] == "M").to_numpy())
+    opened = open_encoder("metadata", EncoderSettings(name="metadata"), squares, men, SILENT)
+    assert opened.test is not None
+    assert opened.test.pooled_dim == opened.source.pooled_dim
+    rows = np.flatnonzero((squares.table["sex"] == "M").to_numpy())
+    expected = opened.source.features(rows.tolist()).pooled
+    assert opened.test.features(list(range(len(rows)))).pooled.tolist() == expected.tolist()
