@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import evalfm
 from evalfm.heads import load_head
@@ -120,7 +121,8 @@ def _fit_and_score(
 ) -> dict[str, Fitted]:
     """Fit every head on one part, dense ones in one pass over the maps, and score val and test."""
     question = deal.question
-    context = Context(question.task.kind, question.class_names, seed, progress=progress)
+    device = torch.device(opened.device)
+    context = Context(question.task.kind, question.class_names, seed, device, progress)
     side = Side(question, opened.source)
     train, val = side.examples(part.train), side.examples(part.val)
     if deal.test is None:

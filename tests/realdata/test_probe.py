@@ -1,0 +1,93 @@
+"""The acceptance lines on real films with really trained weights, against yardsticks taken apart from this project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalfm.data.importing import import_data
+from evalfm.data.manifest import Manifest
+from evalfm.probing.predict import predict
+from evalfm.probing.probe import probe
+from evalfm.runs import Run
+from evalfm.tasks.measures import cardiothoracic_ratio
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+WEIGHTS = SHARED / "weights" / "squeezenet1_0_torchvision_keys_rgb255.npz"
+pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build")
+
+
+@pytest.fixture(scope="module")
+def nih(build: Path) -> Manifest:
+    return import_data("nih-cxr14", SHARED / "nih-cxr14-starter", build / "nih")
+
+
+@pytest.fixture(scope="module")
+def wingspan(build: Path) -> Manifest:
+    return import_data("wingspan-ctr", SHARED / "wingspan-ctr", build / "wingspan")
+
+
+def linear_auroc(nih: Manifest, task: str, out: Path) -> Run:
+    (run,) = probe(
+        "squeezenet1-0.caffe", task, weights=WEIGHTS, data=nih, folds=5, heads=["linear"], floors="none", out=out
+    )
+    return run
+
+
+# Yardsticks on the same films and weights: .66–.68, .67–.68, .925, .978.
+@pytest.mark.parametrize(
+    ("task", "least"), [("ptx-cls", 0.55), ("cardiomegaly-cls", 0.55), ("sex", 0.88), ("view", 0.94)]
+)
+def test_five_folds_reach_what_the_features_hold(nih: Manifest, build: Path, task: str, least: float):
+    run = linear_auroc(nih, task, build / "runs")
+    auroc = run.metrics["auroc"]
+    assert auroc.value is not None
+    assert auroc.low is not None
+    assert auroc.high is not None
+    assert auroc.value >= least
+    assert auroc.low < auroc.value < auroc.high
+    assert len(run.predictions().query("split == 'test'")) == 621
+    assert not run.record.provenance.synthetic
+    assert not run.record.provenance.random_weights
+
+
+def test_several_maps_find_the_heart_better_than_the_last(wingspan: Manifest, build: Path):
+    runs = probe("squeezenet1-0.caffe", "heart-seg", weights=WEIGHTS, data=wingspan, out=build / "runs")
+    dice = {run.head: run.metrics["dice_positive"].value for run in runs}
+    linear, multiscale, floor = dice["linear"], dice["multiscale"], dice["mean-mask"]
+    assert linear is not None
+    assert multiscale is not None
+    assert floor is not None
+    assert multiscale - linear >= 0.03
+    assert linear > floor
+    assert dice["all-empty"] == 0.0
+    assert any(path.name.startswith("overlays") for path in (runs[0].folder / "figures").iterdir())
+
+
+def test_ratio_from_full_extents_is_the_published_one(wingspan: Manifest):
+    given = wingspan.table["ctr"].to_numpy(np.float64)
+    known = np.flatnonzero(~np.isnan(given))
+    assert len(known) == 221
+    measured = []
+    for row in known.tolist():
+        heart, left, right = (wingspan.mask(row, name) for name in ("heart", "left_lung", "right_lung"))
+        assert heart is not None
+        assert left is not None
+        assert right is not None
+        measured.append(cardiothoracic_ratio(heart, left | right))
+    assert np.abs(np.array(measured, dtype=float) - given[known]).mean() <= 0.002
+
+
+def test_a_run_on_real_films_is_applied_to_others(nih: Manifest, wingspan: Manifest, build: Path):
+    run = linear_auroc(nih, "ptx-cls", build / "runs")
+    predicted = predict(run, wingspan, weights=WEIGHTS, out=build / "predicted")
+    assert len(predicted.table) == 259
+    assert predicted.table["score_pneumothorax"].between(0, 1).all()
+    assert not set(predicted.table["id"]) & set(wingspan.table["id"]), "ids of this set are not public"
