@@ -10,7 +10,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("evalfm", "torch", "torchvision", "timm", "transformers", "numpy", "scipy", "scikit-learn", "pandas")
+LIBRARIES = ("evalfm", "torch", "torchvision", "timm", "transformers", "numpy", "scipy", "pandas")
 """Whose versions a run records."""
 
 
