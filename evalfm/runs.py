@@ -6,20 +6,21 @@ import hashlib
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 from pydantic import Field, ValidationError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evalfm.cards import CardModel
+from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
@@ -101,7 +102,7 @@ class Run:
             return Record.model_validate_json(path.read_text(encoding="utf-8"))
         except (OSError, ValidationError, ValueError) as error:
             raise EvalfmError(
-                f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again."
+                f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again with --force."
             ) from None
 
     @property
@@ -159,18 +160,47 @@ def find_runs(out: str | Path) -> list[Run]:
     root = Path(out)
     if (root / RECORD).is_file():
         return [Run.read(root)]
-    found = sorted(path.parent for path in root.rglob(RECORD) if WORK not in path.relative_to(root).parts)
-    return [Run.read(folder) for folder in found]
+    found = []
+    for folder, inside, files in os.walk(root):
+        # Not entered at all: what another process writes there comes and goes.
+        inside[:] = [name for name in inside if name != WORK]
+        if RECORD in files:
+            found.append(Path(folder))
+    return [Run.read(folder) for folder in sorted(found)]
+
+
+def check_writable(out: Path) -> None:
+    """Ask, before anything is computed, whether ``out`` can be written; nothing is made.
+
+    Raises:
+        EvalfmError: it cannot, or a file stands in its place.
+    """
+    nearest = next(folder for folder in (out, *out.parents) if os.path.exists(folder))
+    if not nearest.is_dir():
+        raise EvalfmError(f"{out} cannot be written ({nearest} is a file); name another folder with --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with --out.")
+
+
+class InTheWay(Enum):
+    """What becomes of a folder that stands already where another is to be published."""
+
+    KEPT = auto()
+    REPLACED = auto()
+    REFUSED = auto()
 
 
 @contextmanager
-def publishing(out: Path, final: Path, key: str) -> Iterator[Path]:
+def publishing(out: Path, final: Path, in_the_way: InTheWay = InTheWay.KEPT) -> Iterator[Path]:
     """Give a work folder that becomes ``final`` by one rename when the block ends well, and vanishes otherwise.
 
+    A run that another process published there meanwhile is kept unless ``in_the_way`` says otherwise: it has the
+    same key, so it holds the same. What is no whole run is replaced.
+
     Raises:
-        EvalfmError: ``out`` cannot be written.
+        EvalfmError: ``out`` cannot be written, or ``final`` is there and is neither kept nor replaced.
     """
-    work = out / WORK / f"{key}-{uuid.uuid4().hex[:8]}"
+    work = out / WORK / work_name()
     try:
         work.mkdir(parents=True)
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +208,9 @@ def publishing(out: Path, final: Path, key: str) -> Iterator[Path]:
         raise EvalfmError(f"{out} cannot be written ({error.strerror}); name another folder with --out.") from None
     try:
         yield work
-        _replace(work, final)
+        _flush(work)
+        _place(work, final, in_the_way)
+        flush_folder(final.parent)
     except OSError as error:
         raise EvalfmError(
             f"The run could not be written under {out} ({error.strerror or error}); free disk or name another --out."
@@ -187,26 +219,41 @@ def publishing(out: Path, final: Path, key: str) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def remove_leftovers(out: Path) -> None:
+    """Remove what processes that died while they wrote have left under ``out``."""
+    remove_stale(out / WORK)
+
+
 def write_run(folder: Path, record: Record, predictions: pd.DataFrame, tensors: dict[str, Tensor]) -> None:
     """Write the files of a run into ``folder``; run.json last."""
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / HEAD)
+    # Written here and not by safetensors, whose errors on a full disk are no OSError.
+    (folder / HEAD).write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
     text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-    with (folder / RECORD).open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 
 
-def _replace(work: Path, final: Path) -> None:
-    """Put ``work`` at ``final``; a run that stands there already moves aside first and is then removed."""
-    if final.exists():
-        aside = work.parent / f"{work.name}-old"
-        final.rename(aside)
+def _flush(work: Path) -> None:
+    """Bring every file of ``work`` to the disk, so that after a power cut too a run is whole or not there."""
+    for folder, _, files in os.walk(work):
+        for name in files:
+            with (Path(folder) / name).open("rb+") as stream:
+                os.fsync(stream.fileno())
+        flush_folder(Path(folder))
+
+
+def _place(work: Path, final: Path, in_the_way: InTheWay) -> None:
+    """Put ``work`` at ``final``; what stands there already stays, or takes the place of ``work``."""
+    try:
+        # A folder is renamed onto nothing or an empty folder, never onto files, whoever puts them there meanwhile.
         work.rename(final)
-        shutil.rmtree(aside)
-    else:
-        work.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        if in_the_way is InTheWay.REFUSED:
+            raise EvalfmError(f"{final} is there already; name another folder with --out.") from None
+        if in_the_way is InTheWay.REPLACED or not (final / RECORD).is_file():
+            replace(work, final)
 
 
 def _plain(name: str) -> str:

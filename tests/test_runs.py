@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from evalfm.errors import EvalfmError
-from evalfm.runs import RECORD, Provenance, Record, Run, content_key, find_runs, publishing, run_folder, write_run
+from evalfm.runs import (
+    RECORD,
+    InTheWay,
+    Provenance,
+    Record,
+    Run,
+    content_key,
+    find_runs,
+    publishing,
+    run_folder,
+    write_run,
+)
 from evalfm.statistics.estimate import Estimate
 
 
@@ -42,9 +53,9 @@ def make_record(key: str = "0" * 64) -> Record:
     )
 
 
-def publish(out: Path, key: str = "a" * 64, number: float = 1.0) -> Path:
+def publish(out: Path, key: str = "a" * 64, number: float = 1.0, in_the_way: InTheWay = InTheWay.KEPT) -> Path:
     final = run_folder(out, "pixels", "ptx-cls", "linear", "frozen", key)
-    with publishing(out, final, key) as work:
+    with publishing(out, final, in_the_way) as work:
         write_run(work, make_record(key), pd.DataFrame({"score": [number]}), {"weight": torch.tensor([number])})
     return final
 
@@ -69,7 +80,7 @@ def test_a_run_that_fails_half_way_leaves_nothing(tmp_path: Path):
     final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
 
     def half() -> None:
-        with publishing(tmp_path, final, "a" * 64) as work:
+        with publishing(tmp_path, final) as work:
             (work / RECORD).write_text("{}")
             raise RuntimeError("power cut")
 
@@ -90,7 +101,7 @@ def test_work_in_progress_is_never_listed(tmp_path: Path):
 def test_a_second_run_replaces_the_first_whole(tmp_path: Path):
     first = publish(tmp_path, number=1.0)
     (first / "stray").write_text("of the first run")
-    second = publish(tmp_path, number=2.0)
+    second = publish(tmp_path, number=2.0, in_the_way=InTheWay.REPLACED)
     assert first == second
     assert not (second / "stray").exists()
     assert Run.read(second).predictions()["score"].tolist() == [2.0]

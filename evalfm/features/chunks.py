@@ -8,15 +8,11 @@ and the other drops its copy. Nothing reads a temporary folder; the next writer 
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
 import os
 import shutil
-import socket
-import time
-import uuid
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +22,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.data.work_folders import WRITING, flush_folder, work_name
 from evalfm.errors import EvalfmError
 
 INDEX = "index.json"
-TEMPORARY = ".writing-"
-STALE_SECONDS = 24 * 3600.0
 BLOCK = 4 << 20
 
 
@@ -105,7 +100,7 @@ class Chunk:
 
 def discard(folder: Path, inode: int) -> None:
     """Remove a damaged chunk, unless another process has put a new one in its place."""
-    grave = folder.parent / _temporary_name()
+    grave = folder.parent / work_name()
     # In a folder that cannot be written the chunk stays, and whoever wants its rows is told on writing them.
     with contextlib.suppress(OSError):
         if folder.stat().st_ino == inode:
@@ -122,7 +117,7 @@ def chunk_folders(parent: Path) -> list[Path]:
     """The published chunks of ``parent``, by name."""
     if not parent.is_dir():
         return []
-    return sorted(entry for entry in parent.iterdir() if not entry.name.startswith(TEMPORARY))
+    return sorted(entry for entry in parent.iterdir() if not entry.name.startswith(WRITING))
 
 
 class ChunkWriter:
@@ -141,7 +136,7 @@ class ChunkWriter:
         self._addresses = list(addresses)
         self._sizes: list[tuple[int, int]] = []
         self._arrays: list[_ArrayWriter] = []
-        self._folder = parent / _temporary_name()
+        self._folder = parent / work_name()
         with _told(parent):
             parent.mkdir(parents=True, exist_ok=True)
             self._folder.mkdir()
@@ -187,13 +182,13 @@ class ChunkWriter:
             with (self._folder / INDEX).open("wb") as file:
                 file.write(body + b"\n%08x" % zlib.crc32(body))
                 _flush(file)
-            _flush_folder(self._folder)
+            flush_folder(self._folder)
             try:
                 os.rename(self._folder, self._place)
             except OSError:
                 if not self._place.is_dir():
                     raise
-            _flush_folder(self._place.parent)
+            flush_folder(self._place.parent)
 
 
 @contextlib.contextmanager
@@ -268,46 +263,6 @@ class _ArrayWriter:
             self._file.close()
 
 
-def remove_stale(parent: Path) -> None:
-    """Remove the temporary folders of processes that are dead, or that wrote nothing for a day."""
-    if not parent.is_dir():
-        return
-    for folder in parent.glob(TEMPORARY + "*"):
-        if _is_stale(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _is_stale(folder: Path) -> bool:
-    machine, process = folder.name.removeprefix(TEMPORARY).split("-")[:2]
-    if machine == _machine() and os.name == "posix":
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-    try:
-        newest = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
-    except FileNotFoundError:
-        return False
-    return time.time() - newest > STALE_SECONDS
-
-
-def _temporary_name() -> str:
-    return f"{TEMPORARY}{_machine()}-{os.getpid()}-{uuid.uuid4().hex}"
-
-
-@functools.cache
-def _machine() -> str:
-    """What process numbers are unique in: this start of this machine, and the container's own numbering."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
-    with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
 def _measure(path: Path) -> tuple[int, int]:
     """Length in bytes and CRC-32 of a file, read in blocks so that memory does not grow."""
     length, crc32 = 0, 0
@@ -321,14 +276,3 @@ def _measure(path: Path) -> tuple[int, int]:
 def _flush(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable, where the system can flush a folder."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,13 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.data.work_folders import remove_stale
 from evalfm.features.chunks import (
     Chunk,
     ChunkWriter,
     DamagedChunkError,
     chunk_folders,
     discard,
-    remove_stale,
 )
 from evalfm.features.source import FeatureSource
 

@@ -23,7 +23,7 @@ from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
 from evalfm.probing.settings import Settings
 from evalfm.probing.sides import Deal, Side
 from evalfm.progress import Progress
-from evalfm.runs import RECORD, Run, content_key, publishing, run_folder, write_run
+from evalfm.runs import RECORD, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
 
 ADAPTATION = "frozen"
 
@@ -54,7 +54,9 @@ def run_cell(
         folders = {head.name: _folder(cell, head, deal, settings, seed, out) for head in wanted}
         missing = [head for head in wanted if force or not (folders[head.name][0] / RECORD).is_file()]
         if missing:
-            _make(cell, missing, deal, settings, seed, folders, out, progress)
+            check_writable(out)
+            in_the_way = InTheWay.REPLACED if force else InTheWay.KEPT
+            _make(cell, missing, deal, settings, seed, folders, out, in_the_way, progress)
         runs += [Run.read(folders[head.name][0]) for head in wanted]
     return runs
 
@@ -86,6 +88,7 @@ def _make(
     seed: int,
     folders: dict[str, tuple[Path, str]],
     out: Path,
+    in_the_way: InTheWay,
     progress: Progress,
 ) -> None:
     """Fit, score and publish ``heads``; each run appears whole or not at all."""
@@ -111,7 +114,7 @@ def _make(
         asked = {**settings.model_dump(mode="json"), "floor": cell.floor, "seed": seed, "adaptation": ADAPTATION}
         asked["encoder"] = {"name": cell.opened.name, **cell.opened.asked}
         record = make_record(cell.opened, deal, head, results, table, asked, key, seconds)
-        with publishing(out, folder, key) as work:
+        with publishing(out, folder, in_the_way) as work:
             write_run(work, record, table, fold_tensors(results))
             draw_pictures(work, record, table, deal.test or deal.question, rows)
 

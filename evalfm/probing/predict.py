@@ -24,7 +24,7 @@ from evalfm.probing.opened import TABLES, Opened, open_encoder
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import PREDICTIONS, Run, publishing
+from evalfm.runs import PREDICTIONS, InTheWay, Run, check_writable, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.question import cohort
 
@@ -70,6 +70,7 @@ def predict(
     out = Path(out)
     if out.exists():
         raise EvalfmError(f"{out} is there already; name another folder with --out.")
+    check_writable(out.parent)
     task = TaskCard.model_validate(run.record.task)
     manifest = load_manifest(data, task.name, progress)
     manifest.validate(deep=True)
@@ -81,7 +82,8 @@ def predict(
     who = public_table(manifest, rows).drop(columns="split")
     table = pd.concat([who, _columns(run, task, examples, manifest)], axis=1)
     notes = _notes(run, manifest, opened, len(manifest) - len(rows))
-    with publishing(out.parent, out, run.record.key[:16]) as work:
+    remove_leftovers(out.parent)
+    with publishing(out.parent, out, InTheWay.REFUSED) as work:
         table.to_parquet(work / PREDICTIONS, index=False)
         summary = {"schema": 1, "run": run.record.key, "data": manifest.info.name, "images": len(rows), "notes": notes}
         (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")

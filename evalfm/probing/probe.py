@@ -8,6 +8,7 @@ from pathlib import Path
 
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
+from evalfm.heads import load_head
 from evalfm.probing.cells import Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
@@ -16,7 +17,7 @@ from evalfm.probing.parts import parts
 from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.sides import Deal, refuse_shared_images
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run
+from evalfm.runs import Run, remove_leftovers
 from evalfm.tasks.question import Question
 
 
@@ -96,8 +97,11 @@ def probe(
         batch_size=batch_size,
     )
     check_name(encoder)
+    remove_leftovers(Path(out))
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
+    for head in settings.heads or question.task.heads:
+        load_head(head, question.task.kind)
     deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
         encoder,

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from conftest import CountingEncoder, Films
 
+from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
 from evalfm.features import extraction
-from evalfm.features.chunks import TEMPORARY, Chunk
+from evalfm.features.chunks import Chunk
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 
@@ -31,11 +32,11 @@ def source(folder: Path) -> EncodedSource:
 
 
 def chunks(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/*/*/*/index.json") if TEMPORARY not in str(path))
+    return sorted(path.parent for path in folder.glob("*/*/*/*/index.json") if WRITING not in str(path))
 
 
 def temporary(folder: Path) -> list[Path]:
-    return list(folder.rglob(TEMPORARY + "*"))
+    return list(folder.rglob(WRITING + "*"))
 
 
 def die_at(point: int) -> None:
@@ -46,7 +47,7 @@ def die_at(point: int) -> None:
         if event != "c_return" or getattr(called, "__name__", "") not in BOUNDARIES:
             return
         caller = frame.f_code.co_filename  # type: ignore[attr-defined]
-        if (caller.endswith("chunks.py") or "pathlib" in caller) and next(counter) == point:
+        if (caller.endswith(("chunks.py", "work_folders.py")) or "pathlib" in caller) and next(counter) == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
     threading.setprofile(hook)

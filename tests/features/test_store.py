@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from evalfm.data.work_folders import STALE_SECONDS, WRITING, machine, remove_stale
 from evalfm.errors import EvalfmError
 from evalfm.features import chunks
-from evalfm.features.chunks import TEMPORARY, ChunkWriter, chunk_name, remove_stale
+from evalfm.features.chunks import ChunkWriter, chunk_name
 from evalfm.features.store import FeatureStore, Rows, default_budget
 
 SIZES = [(5, 7), (6, 8), (9, 9)]
@@ -136,14 +137,14 @@ def test_temporary_folders_of_the_dead_are_removed_and_those_of_the_living_kept(
     living = ChunkWriter(tmp_path, ["living"])
     process = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(process, 0)
-    machine = chunks._machine()
-    dead = tmp_path / f"{TEMPORARY}{machine}-{process}-0"
-    far, far_and_old = (tmp_path / f"{TEMPORARY}other-1-{number}" for number in range(2))
+    here = machine()
+    dead = tmp_path / f"{WRITING}{here}-{process}-0"
+    far, far_and_old = (tmp_path / f"{WRITING}other-1-{number}" for number in range(2))
     for folder in (dead, far, far_and_old):
         folder.mkdir()
         (folder / "0.npy").write_bytes(b"half")
     for path in (far_and_old / "0.npy", far_and_old):
-        os.utime(path, (time.time() - 2 * chunks.STALE_SECONDS,) * 2)
+        os.utime(path, (time.time() - 2 * STALE_SECONDS,) * 2)
     remove_stale(tmp_path)
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {living._folder.name, far.name}

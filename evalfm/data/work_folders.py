@@ -1,0 +1,100 @@
+"""Folders of work in progress: named after the process that writes them, and removed once it is dead."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import time
+import uuid
+from pathlib import Path
+
+WRITING = ".writing-"
+STALE_SECONDS = 24 * 3600.0
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of <fcntl.h> and <linux/fs.h>."""
+
+
+def work_name() -> str:
+    """A name that no other work folder has; it tells the machine, without naming it, and the process."""
+    return f"{WRITING}{machine()}-{os.getpid()}-{uuid.uuid4().hex}"
+
+
+def remove_stale(parent: Path) -> None:
+    """Remove the work folders in ``parent`` of processes that are dead, or that wrote nothing for a day."""
+    if not parent.is_dir():
+        return
+    for folder in parent.glob(WRITING + "*"):
+        if _is_stale(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in ``folder`` durable, where the system can flush a folder."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def replace(work: Path, final: Path) -> None:
+    """Put the folder ``work`` in the place of the folder ``final``, which is removed.
+
+    Where the system can exchange the two in one step there is either the old or the new one at every moment.
+    Elsewhere the old one moves aside first, and a kill between the two steps loses it.
+    """
+    if _exchanged(work, final):
+        shutil.rmtree(work, ignore_errors=True)
+        return
+    aside = work.with_name(work_name())
+    try:
+        # Another process may have moved it away just now; with two at once, whoever comes last stays.
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(aside)
+        work.rename(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders by renameat2(2) of Linux; False where there is none or the file system has it not."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None) if sys.platform == "linux" else None
+    if renameat2 is None:
+        return False
+    result: int = renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+    return result == 0
+
+
+@functools.cache
+def machine() -> str:
+    """What process numbers are unique in: this start of this machine, and the container's own numbering; hashed."""
+    parts = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with contextlib.suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def _is_stale(folder: Path) -> bool:
+    origin, process = folder.name.removeprefix(WRITING).split("-")[:2]
+    if origin == machine() and os.name == "posix":
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+    try:
+        newest = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
+    except FileNotFoundError:
+        return False
+    return time.time() - newest > STALE_SECONDS
