@@ -2,8 +2,8 @@
 
     python benchmarks/dense_heads.py [--encoder vit-small] [--images 64] [--steps 20]
 
-One head is `multiscale` at one learning rate; twelve are `linear` and `multiscale` at six rates each. Maps are streamed:
-each batch goes through the encoder once for all heads. Prints the ratio of seconds.
+One head is `multiscale` at one learning rate; twelve are `linear` and `multiscale` at six rates each. Maps are
+streamed: each batch goes through the encoder once for all heads. Prints the ratio of seconds.
 """
 
 from __future__ import annotations
