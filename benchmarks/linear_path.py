@@ -29,11 +29,11 @@ from evalfm.heads.linear import STRENGTHS
 Array = NDArray[np.float64]
 
 
-def draw(n: int, d: int, signal: float, seed: int = 0) -> tuple[Array, Array, Array, Array]:
+def draw(n: int, d: int, signal: float, decay: float, seed: int = 0) -> tuple[Array, Array, Array, Array]:
     """Features with a falling spectrum as embeddings have, standardised; labels of a logistic model."""
     generator = np.random.default_rng(seed)
     basis = np.linalg.qr(generator.normal(size=(d, d)))[0]
-    features = (generator.normal(size=(n + n // 4, d)) / np.sqrt(np.arange(1, d + 1))) @ basis
+    features = (generator.normal(size=(n + n // 4, d)) * np.arange(1, d + 1) ** (-decay / 2)) @ basis
     features = (features - features[:n].mean(0)) / features[:n].std(0)
     margin = features @ generator.normal(size=d)
     margin *= signal / margin.std()
@@ -42,11 +42,8 @@ def draw(n: int, d: int, signal: float, seed: int = 0) -> tuple[Array, Array, Ar
 
 
 def ours(features: Array, label: Array) -> Path:
-    return solve_path(
-        torch.from_numpy(features),
-        Binomial(torch.from_numpy(label)),
-        torch.tensor(STRENGTHS, dtype=torch.float64),
-    )
+    strengths = torch.tensor(STRENGTHS, dtype=torch.float64)
+    return solve_path(torch.from_numpy(features), Binomial(torch.from_numpy(label)), strengths)
 
 
 def scikit_learn(features: NDArray[np.floating], label: Array, **settings: object) -> Array:
@@ -69,9 +66,12 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=20_000)
     parser.add_argument("--d", type=int, default=768)
     parser.add_argument("--signal", type=float, default=2.0, help="standard deviation of the true log odds")
+    parser.add_argument(
+        "--decay", type=float, default=1.0, help="the variances of the features fall as 1/i^decay; 0 is white noise"
+    )
     parser.add_argument("--skip-reference", action="store_true")
     arguments = parser.parse_args()
-    features, label, val_features, val_label = draw(arguments.n, arguments.d, arguments.signal)
+    features, label, val_features, val_label = draw(arguments.n, arguments.d, arguments.signal, arguments.decay)
     single = features.astype(np.float32)
     sides: dict[str, Callable[[], object]] = {
         "evalfm": lambda: ours(features, label),

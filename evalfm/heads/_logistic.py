@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 TOLERANCE = 2e-5
+LARGEST_LAST_STEP = 2e-3
+FORCING = 0.1
 MAX_NEWTON_STEPS = 60
 MAX_INNER_STEPS = 250
-FORCING = 0.1
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 30
 
@@ -32,7 +33,11 @@ class Likelihood(Protocol):
         """Derivative of the loss by the margins, [k, J, n]."""
         ...
 
-    def curvature(self, probability: Tensor, direction: Tensor) -> Tensor:
+    def weight(self, probability: Tensor) -> Tensor:
+        """Second derivative by the margins, taken outcome by outcome, [k, J, n]."""
+        ...
+
+    def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """Second derivative by the margins times ``direction``, [k, J, n]."""
         ...
 
@@ -59,9 +64,13 @@ class Binomial:
         """P − y."""
         return probability - self.target
 
-    def curvature(self, probability: Tensor, direction: Tensor) -> Tensor:
+    def weight(self, probability: Tensor) -> Tensor:
+        """P·(1 − p)."""
+        return probability * (1 - probability)
+
+    def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """P·(1 − p)·direction."""
-        return probability * (1 - probability) * direction
+        return weight * direction
 
     def prior(self) -> Tensor:
         """Log odds of the positive class."""
@@ -86,7 +95,11 @@ class Multinomial:
         """P − y."""
         return probability - self.target
 
-    def curvature(self, probability: Tensor, direction: Tensor) -> Tensor:
+    def weight(self, probability: Tensor) -> Tensor:
+        """P·(1 − p)."""
+        return probability * (1 - probability)
+
+    def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """(diag(p) − p·pᵀ)·direction."""
         weighted = probability * direction
         return weighted - probability * weighted.sum(dim=1, keepdim=True)
@@ -134,19 +147,19 @@ def solve_path(features: Tensor, likelihood: Likelihood, strengths: Tensor) -> P
 class _Preconditioner:
     """The Hessian with one profile of example weights for every C, inverted by one eigendecomposition."""
 
-    def __init__(self, features: Tensor, profile: Tensor) -> None:
-        """``profile`` [n] has mean 1: how p·(1 − p) is shared out among the examples."""
-        self.count = features.shape[0]
-        self.mean = profile @ features / self.count
-        rooted = (features - self.mean) * profile.sqrt()[:, None]
+    def __init__(self, features: Tensor, profile: Tensor | None = None) -> None:
+        """``profile`` [n] has mean 1: how p·(1 − p) is shared out among the examples; flat if left out."""
+        self.count, d = features.shape
+        self.mean = features.new_zeros(d) if profile is None else profile @ features / self.count
+        rooted = features if profile is None else (features - self.mean) * profile.sqrt()[:, None]
         eigenvalue, self.basis = torch.linalg.eigh(rooted.T @ rooted)
         self.eigenvalue = eigenvalue.clamp_min(0)
 
-    def solve(self, gradient: Tensor, strengths: Tensor, mean_weight: Tensor) -> Tensor:
-        """Divide ``gradient`` [k, J, d + 1] by the approximate Hessian of each C and outcome."""
-        scale = strengths[:, None, None] * mean_weight[:, :, None]
-        rest = gradient[..., -1:]
-        inner = ((gradient[..., :-1] - rest * self.mean) @ self.basis) / (scale * self.eigenvalue + 1)
+    def solve(self, gradient: Tensor, strength: Tensor, mean_weight: Tensor) -> Tensor:
+        """Divide ``gradient`` [k, J, d + 1] by the approximate Hessian of each C and outcome, in float32."""
+        scale = strength.float()[:, None, None] * mean_weight.float()[:, :, None]
+        weights, rest = torch.split(gradient.float(), [len(self.mean), 1], dim=-1)
+        inner = ((weights - rest * self.mean) @ self.basis) / (scale * self.eigenvalue + 1)
         weights = inner @ self.basis.T
         bias = rest / (scale * self.count) - (weights * self.mean).sum(-1, keepdim=True)
         solved = torch.cat([weights, bias], dim=-1)
@@ -159,127 +172,144 @@ class _Preconditioner:
 def _newton(features: Tensor, likelihood: Likelihood, strengths: Tensor) -> Path:
     n, d = features.shape
     single = features.float()
-    preconditioner = _Preconditioner(single, single.new_ones(n))
+    preconditioner = _Preconditioner(single)
     prior = likelihood.prior().to(features)
     k, outcomes = len(strengths), len(prior)
-    solution = features.new_zeros(k, outcomes, d + 1)
-    solution[..., -1] = prior
-    margins = prior[:, None].expand(k, outcomes, n).clone()
-    active = torch.arange(k, device=features.device)
+    current = features.new_zeros(k, outcomes, d + 1)
+    current[..., -1] = prior
+    # At the start all C share one gradient but for its scale, and the flat profile needs no inner steps.
+    margins = prior[:, None].expand(1, outcomes, n)
+    probability = likelihood.probability(margins)
+    gradient = _pull(likelihood.residual(probability), features) * strengths[:, None, None]
+    mean_weight = likelihood.weight(probability).mean(dim=-1).expand(k, outcomes)
+    step = -preconditioner.solve(gradient, strengths, mean_weight).to(features)
+    margins = margins.repeat(k, 1, 1)
+    loss = strengths * likelihood.loss(margins)
+    solution, margins, loss = _move(features, likelihood, margins, loss, current, step, gradient, strengths)
+    settled = torch.zeros(k, dtype=torch.bool, device=features.device)
     refresh_after = 8 + d * d // (5 * n)  # one refresh costs about as much as so many inner steps
-    steps = inner = 0
-    for steps in range(MAX_NEWTON_STEPS + 1):
-        strength, current, margin = strengths[active], solution[active], margins[active]
-        probability = likelihood.probability(margin)
-        gradient = _gradient(features, likelihood.residual(probability), current, strength)
-        spread = probability * (1 - probability)
-        mean_weight = spread.mean(-1).clamp_min(1e-12)
+    active = torch.arange(k, device=features.device)
+    inner, steps = 0, 1
+    while True:
+        strength, current = strengths[active], solution[active]
+        probability = likelihood.probability(margins)
+        weight = likelihood.weight(probability)
+        mean_weight = weight.mean(dim=-1).clamp_min(1e-12)
+        gradient = _pull(likelihood.residual(probability), features) * strength[:, None, None]
+        gradient[..., :-1] += current[..., :-1]
         if inner > refresh_after:
-            profile = (spread / mean_weight[..., None]).mean(dim=(0, 1)).float()
-            preconditioner = _Preconditioner(single, profile)
-        near = preconditioner.solve(gradient.float(), strength.float(), mean_weight.float())
-        going = ~_small(near, current)
+            profile = (weight / mean_weight[..., None]).mean(dim=(0, 1))
+            preconditioner = _Preconditioner(single, profile.float())
+        near = _small(preconditioner.solve(gradient, strength, mean_weight), current, TOLERANCE)
+        # Where the preconditioner is too stiff its step is too short to judge by: the last real one must be short too.
+        going = ~(near & settled)
         active = active[going]
         if len(active) == 0 or steps == MAX_NEWTON_STEPS:
             break
-        strength, current, margin = strength[going], current[going], margin[going]
-        step, inner = _conjugate_gradients(
-            single,
-            likelihood,
-            probability[going].float(),
-            gradient[going].float(),
-            strength.float(),
-            preconditioner,
-            mean_weight[going].float(),
+        strength, current, gradient = strength[going], current[going], gradient[going]
+        system = _System(single, likelihood, probability[going].float(), weight[going].float(), strength.float())
+        step, inner = system.solve(-gradient.float(), preconditioner, mean_weight[going].float())
+        solution[active], margins, loss = _move(
+            features, likelihood, margins[going], loss[going], current, step.to(features), gradient, strength
         )
-        step = step.to(features)
-        change = step[..., :-1] @ features.T + step[..., -1:]
-        length = _line_search(likelihood, margin, change, current, step, gradient[going], strength)
-        solution[active] = current + length * step
-        margins[active] = margin + length * change
+        settled = _small(step, current, LARGEST_LAST_STEP)
+        steps += 1
     converged = torch.ones(k, dtype=torch.bool, device=features.device)
     converged[active] = False
     return Path(solution[..., :-1].contiguous(), solution[..., -1].contiguous(), converged, steps)
 
 
-def _gradient(features: Tensor, residual: Tensor, current: Tensor, strength: Tensor) -> Tensor:
-    gradient = torch.cat([residual @ features, residual.sum(-1, keepdim=True)], dim=-1)
-    gradient *= strength[:, None, None]
-    gradient[..., :-1] += current[..., :-1]
-    return gradient
+def _push(direction: Tensor, features: Tensor) -> Tensor:
+    """From weights and intercept [k, J, d + 1] to margins [k, J, n]."""
+    return direction[..., :-1] @ features.T + direction[..., -1:]
 
 
-def _small(step: Tensor, current: Tensor) -> Tensor:
-    """Whether an approximate Newton step changes weights and intercepts by less than the tolerance, [k]."""
-    weights, bias = current[..., :-1].flatten(1), current[..., -1]
-    near_weights = step[..., :-1].flatten(1).norm(dim=1) <= TOLERANCE * weights.norm(dim=1)
-    near_bias = step[..., -1].norm(dim=1) <= TOLERANCE * (1 + bias.norm(dim=1))
+def _pull(derivative: Tensor, features: Tensor) -> Tensor:
+    """From a derivative by margins [k, J, n] to one by weights and intercept [k, J, d + 1]."""
+    return torch.cat([derivative @ features, derivative.sum(-1, keepdim=True)], dim=-1)
+
+
+def _small(step: Tensor, current: Tensor, tolerance: float) -> Tensor:
+    """Whether a step changes weights and intercepts by less than ``tolerance`` of their size, [k]."""
+    weights, bias = current[..., :-1].flatten(1).norm(dim=1), current[..., -1].norm(dim=1)
+    near_weights = step[..., :-1].flatten(1).norm(dim=1) <= tolerance * weights
+    near_bias = step[..., -1].norm(dim=1) <= tolerance * (1 + bias)
     return torch.logical_and(near_weights, near_bias)
 
 
-def _conjugate_gradients(
+@dataclass(frozen=True)
+class _System:
+    """The Hessians of k strengths at their iterates, in float32."""
+
+    features: Tensor
+    likelihood: Likelihood
+    probability: Tensor
+    weight: Tensor
+    strength: Tensor
+
+    def __getitem__(self, keep: Tensor) -> _System:
+        """Those of the strengths that ``keep`` marks."""
+        parts = (each[keep] for each in (self.probability, self.weight, self.strength))
+        return _System(self.features, self.likelihood, *parts)
+
+    def times(self, direction: Tensor) -> Tensor:
+        """Hessian times ``direction`` [k, J, d + 1]."""
+        moved = self.likelihood.curvature(self.probability, self.weight, _push(direction, self.features))
+        curved = _pull(moved, self.features) * self.strength[:, None, None]
+        curved[..., :-1] += direction[..., :-1]
+        return curved
+
+    def solve(self, wanted: Tensor, preconditioner: _Preconditioner, mean_weight: Tensor) -> tuple[Tensor, int]:
+        """Conjugate gradients to a relative residual of ``FORCING``: the solutions and the iterations taken."""
+        solution = torch.zeros_like(wanted)
+        index = torch.arange(len(wanted), device=wanted.device)
+        remaining = wanted
+        direction = preconditioner.solve(remaining, self.strength, mean_weight)
+        product = (remaining * direction).sum(dim=(1, 2))
+        goal = FORCING**2 * product
+        system, count = self, 0
+        while count < MAX_INNER_STEPS:
+            count += 1
+            curved = system.times(direction)
+            length = product / (direction * curved).sum(dim=(1, 2)).clamp_min(1e-30)
+            solution[index] += length[:, None, None] * direction
+            remaining = remaining - length[:, None, None] * curved
+            toward = preconditioner.solve(remaining, system.strength, mean_weight)
+            following = (remaining * toward).sum(dim=(1, 2))
+            keep = following > goal
+            if not bool(keep.any()):
+                break
+            direction = toward + (following / product)[:, None, None] * direction
+            product = following
+            if not bool(keep.all()):
+                index, goal, product, mean_weight = index[keep], goal[keep], product[keep], mean_weight[keep]
+                direction, remaining, system = direction[keep], remaining[keep], system[keep]
+        return solution, count
+
+
+def _move(
     features: Tensor,
     likelihood: Likelihood,
-    probability: Tensor,
-    gradient: Tensor,
-    strength: Tensor,
-    preconditioner: _Preconditioner,
-    mean_weight: Tensor,
-) -> tuple[Tensor, int]:
-    """Solve Hessian · step = −gradient for each C, to ``FORCING``; the steps and the iterations."""
-    scale = strength[:, None, None]
-    step = torch.zeros_like(gradient)
-    remaining = -gradient
-    toward = preconditioner.solve(remaining, strength, mean_weight)
-    direction = toward
-    product = (remaining * toward).sum(dim=(1, 2))
-    goal = FORCING**2 * product
-    index = torch.arange(len(strength), device=features.device)
-    count = 0
-    while count < MAX_INNER_STEPS:
-        count += 1
-        moved = direction[..., :-1] @ features.T + direction[..., -1:]
-        curved = likelihood.curvature(probability, moved)
-        curved = torch.cat([curved @ features, curved.sum(-1, keepdim=True)], dim=-1) * scale
-        curved[..., :-1] += direction[..., :-1]
-        length = product / (direction * curved).sum(dim=(1, 2)).clamp_min(1e-30)
-        step[index] += length[:, None, None] * direction
-        remaining = remaining - length[:, None, None] * curved
-        toward = preconditioner.solve(remaining, strength, mean_weight)
-        following = (remaining * toward).sum(dim=(1, 2))
-        keep = following > goal
-        if not bool(keep.any()):
-            break
-        direction = toward + (following / product)[:, None, None] * direction
-        product = following
-        if not bool(keep.all()):
-            index, strength, scale, goal = index[keep], strength[keep], scale[keep], goal[keep]
-            direction, remaining, product = direction[keep], remaining[keep], product[keep]
-            probability, mean_weight = probability[keep], mean_weight[keep]
-    return step, count
-
-
-def _line_search(
-    likelihood: Likelihood,
-    margin: Tensor,
-    change: Tensor,
+    margins: Tensor,
+    loss: Tensor,
     current: Tensor,
     step: Tensor,
     gradient: Tensor,
     strength: Tensor,
-) -> Tensor:
-    """Halve each step until the objective falls enough (Armijo); the lengths, [k, 1, 1]."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Go along each step, halved until the objective falls enough (Armijo): iterate, margins, C · loss there."""
+    change = _push(step, features)
     slope = (gradient * step).sum(dim=(1, 2))
-    weights, ahead = current[..., :-1], step[..., :-1]
-    linear, square = (weights * ahead).sum(dim=(1, 2)), ahead.square().sum(dim=(1, 2))
-    start = strength * likelihood.loss(margin)
+    linear = (current[..., :-1] * step[..., :-1]).sum(dim=(1, 2))
+    square = step[..., :-1].square().sum(dim=(1, 2))
+    slack = 1e-12 * loss.abs()
     length = torch.ones_like(strength)
-    slack = 1e-12 * start.abs()
     for _ in range(MAX_HALVINGS):
-        fit = strength * likelihood.loss(margin + length[:, None, None] * change)
-        rise = fit - start + length * linear + length.square() / 2 * square
+        ahead = margins + length[:, None, None] * change
+        reached = strength * likelihood.loss(ahead)
+        rise = reached - loss + length * linear + length.square() / 2 * square
         failed = rise > SUFFICIENT_DECREASE * length * slope + slack
         if not bool(failed.any()):
             break
         length = torch.where(failed, length / 2, length)
-    return length[:, None, None]
+    return current + length[:, None, None] * step, ahead, reached

@@ -62,7 +62,7 @@ def finite_pooled(examples: Examples, part: str) -> NDArray[np.float32]:
     if len(broken):
         raise EvalfmError(
             f"{len(broken)} {part} images have features that are not finite "
-            f"(first: row {int(examples.rows[broken[0]])}); take out these images, "
+            f"(first: row {int(examples.rows[broken[0]]) + 1}); take out these images, "
             "or compute the features with --precision float32."
         )
     return features

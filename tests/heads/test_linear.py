@@ -150,5 +150,5 @@ def test_refusals(films):
     with pytest.raises(EvalfmError, match="No train image has a known 'sick'"):
         LinearHead().fit(unknown, val, BINARY)
     source.pooled[3, 0] = torch.nan
-    with pytest.raises(EvalfmError, match=r"not finite \(first: row 3\)"):
+    with pytest.raises(EvalfmError, match=r"not finite \(first: row 4\)"):
         LinearHead().fit(train, val, BINARY)

@@ -10,12 +10,8 @@ from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads.linear import STRENGTHS
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def solved(features, likelihood, strengths=STRENGTHS):
+    return solve_path(torch.from_numpy(features), likelihood, torch.tensor(strengths, dtype=torch.float64))
 
 
 def draw(n, d, *, signal, decay=1.0, offset=0.0, seed=0):
@@ -42,11 +38,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_c_matches_newton_cholesky(case):
     features, label, val_features, val_label = draw(**CASES[case])
-    path = solve_path(
-        torch.from_numpy(features),
-        Binomial(torch.from_numpy(label)),
-        torch.tensor(STRENGTHS, dtype=torch.float64),
-    )
+    path = solved(features, Binomial(torch.from_numpy(label)))
     assert bool(path.converged.all())
     for index, strength in enumerate(STRENGTHS):
         reference = LogisticRegression(C=strength, solver="newton-cholesky", tol=1e-10, max_iter=500)
@@ -67,7 +59,7 @@ def test_softmax_matches_scikit_learn(n, d):
     label = (features @ generator.normal(size=(d, 3)) + generator.gumbel(size=(n, 3))).argmax(1)
     strengths = [1e-4, 1e-2, 1.0, 100.0]
     one_hot = torch.from_numpy((label == np.arange(3)[:, None]).astype(float))
-    path = solve_path(torch.from_numpy(features), Multinomial(one_hot), torch.tensor(strengths).double())
+    path = solved(features, Multinomial(one_hot), strengths)
     assert bool(path.converged.all())
     for index, strength in enumerate(strengths):
         reference = LogisticRegression(C=strength, solver="newton-cg", tol=1e-10, max_iter=5000).fit(features, label)
@@ -77,25 +69,43 @@ def test_softmax_matches_scikit_learn(n, d):
 
 def test_gradient_vanishes_in_float64():
     features, label, _, _ = draw(500, 30, signal=2.0)
-    strengths = torch.tensor([1e-3, 1.0, 100.0], dtype=torch.float64)
-    path = solve_path(torch.from_numpy(features), Binomial(torch.from_numpy(label)), strengths)
-    weight = path.weight.detach().requires_grad_()
-    bias = path.bias.detach().requires_grad_()
-    margins = weight @ torch.from_numpy(features).T + bias[..., None]
-    loss = (strengths * Binomial(torch.from_numpy(label)).loss(margins)).sum() + weight.square().sum() / 2
-    loss.backward()
-    size = weight.detach().flatten(1).norm(dim=1) + strengths
-    assert bool((weight.grad.flatten(1).norm(dim=1) < 1e-2 * size).all())
-    assert bool((bias.grad[:, 0].abs() < 1e-2 * size).all())
+    strengths = [1e-3, 1.0, 100.0]
+    path = solved(features, Binomial(torch.from_numpy(label)), strengths)
+    for strength, weight, bias in zip(strengths, path.weight[:, 0].numpy(), path.bias[:, 0].numpy(), strict=True):
+        residual = 1 / (1 + np.exp(-(features @ weight + bias))) - label
+        gradient = strength * features.T @ residual + weight
+        assert np.linalg.norm(gradient) < 1e-2 * (np.linalg.norm(weight) + strength)
+        assert abs(strength * residual.sum()) < 1e-2 * (1 + strength)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_curvature_is_the_derivative_of_the_residual(classes):
+    generator = torch.Generator().manual_seed(0)
+    margins, direction = torch.randn(2, 4, classes, 9, generator=generator, dtype=torch.float64)
+    label = torch.arange(9) % max(2, classes)
+    one_hot = torch.nn.functional.one_hot(label).double().T
+    likelihood = Binomial(one_hot[1]) if classes == 1 else Multinomial(one_hot)
+    probability = likelihood.probability(margins)
+    ours = likelihood.curvature(probability, likelihood.weight(probability), direction)
+    small = 1e-6
+    ahead, behind = margins + small * direction, margins - small * direction
+    theirs = (likelihood.probability(ahead) - likelihood.probability(behind)) / (2 * small)
+    assert torch.allclose(ours, theirs, atol=1e-8)
+    slope = (likelihood.loss(ahead) - likelihood.loss(behind)) / (2 * small)
+    assert torch.allclose((likelihood.residual(probability) * direction).sum((1, 2)), slope, atol=1e-7)
+
+
+def test_loss_is_finite_at_extreme_margins():
+    likelihood = Binomial(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    margins = torch.tensor([[[800.0, 800.0]], [[-800.0, -800.0]]], dtype=torch.float64)
+    assert likelihood.loss(margins).tolist() == pytest.approx([800.0, 800.0])
+    assert likelihood.probability(margins)[:, 0, 0].tolist() == pytest.approx([1.0, 0.0])
 
 
 def test_two_examples_and_no_features():
-    features = torch.tensor([[1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]], dtype=torch.float64)
-    label = torch.tensor([1.0, 0.0], dtype=torch.float64)
-    path = solve_path(features, Binomial(label), torch.tensor(STRENGTHS, dtype=torch.float64))
+    features = np.array([[1.0, -1.0, 1.0], [-1.0, 1.0, -1.0]])
+    path = solved(features, Binomial(torch.tensor([1.0, 0.0], dtype=torch.float64)))
     assert bool(path.converged.all())
-    assert bool((path.weight @ features[0] > 0).all())
-    bare = solve_path(
-        torch.zeros(10, 0, dtype=torch.float64), Binomial(torch.eye(10)[0].double()), torch.ones(2).double()
-    )
+    assert (path.weight.numpy() @ features[0] > 0).all()
+    bare = solved(np.zeros((10, 0)), Binomial(torch.eye(10, dtype=torch.float64)[0]), [1.0, 2.0])
     assert torch.sigmoid(bare.bias).flatten().tolist() == pytest.approx([0.1, 0.1])
