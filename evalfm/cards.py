@@ -34,7 +34,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise EvalfmError(f"{path} cannot be read as text ({error}); check the path.") from None
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: a date that no calendar has.
         where = str(error).replace("\n", " ")
         raise EvalfmError(f"{path} is not plain YAML ({where}); mend the file.") from None
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
+from evalfm.data.images import is_constant
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
 from evalfm.features.packing import pack
@@ -270,8 +271,13 @@ class Decoder:
             yield ready, batch.result()
 
     def _prepare(self, item: Item) -> tuple[Tensor, tuple[int, int]]:
-        image = self._load(item.row)
         try:
+            image = self._load(item.row)
+            if is_constant(image):
+                raise EvalfmError(
+                    f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the "
+                    "row (`evalfm data check` lists all such rows)."
+                )
             tensor, geometry = self._encoder.prepare(image)
         except EvalfmError as error:
             raise EvalfmError(f"Row {item.row + 1} of the manifest: {error}") from None

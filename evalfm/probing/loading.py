@@ -49,6 +49,6 @@ def load_question(settings: Settings, data: str | Path | Manifest | None, progre
     manifest = load_manifest(data, settings.task, progress)
     if not len(manifest):
         raise EvalfmError(f"Data set {manifest.info.name} has no rows; import it again or check the file.")
-    manifest.validate(deep=True)
+    manifest.validate(deep=True, progress=progress)
     task = resolve_task(settings.task, manifest)
     return limited(pose(task, manifest, settings.where), settings.limit)

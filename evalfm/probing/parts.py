@@ -34,14 +34,15 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
     ``split_seed`` decides folds; ``subset_seed`` only which training images a small subset takes.
 
     Raises:
-        EvalfmError: train, val or test is empty, or there are fewer images than shots.
+        EvalfmError: train, val or test is empty, train or val holds one class only, or there are fewer images than
+            shots.
     """
     patients = question.manifest.patients[question.rows]
     if settings.folds:
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
         dealt = [_by_split(question, patients, settings)]
-    return [_whole(_few(part, question, patients, settings, subset_seed)) for part in dealt]
+    return [_learnable(_few(part, question, patients, settings, subset_seed), question) for part in dealt]
 
 
 def limited(question: Question, limit: int | None) -> Question:
@@ -65,7 +66,7 @@ def limited(question: Question, limit: int | None) -> Question:
 def _by_folds(question: Question, patients: NDArray[np.object_], folds: int, seed: int) -> list[Part]:
     if len(set(patients.tolist())) < folds:
         raise EvalfmError(f"{folds} folds need at least {folds} patients; ask fewer folds.")
-    labels = question.positive.astype(np.intp) if question.positive.any() else None
+    labels = _strata(question)
     assigned = splits.folds(patients, folds, seed, labels=labels)
     dealt = []
     for fold in range(folds):
@@ -73,6 +74,13 @@ def _by_folds(question: Question, patients: NDArray[np.object_], folds: int, see
         train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
         dealt.append(Part(train, val, test, fold))
     return dealt
+
+
+def _strata(question: Question) -> NDArray[np.intp] | None:
+    """The class [N] of each image whose share every fold shall have; None where there is none."""
+    if question.task.kind in ("multiclass", "ordinal"):
+        return question.target.astype(np.intp)
+    return question.positive.astype(np.intp) if question.positive.any() else None
 
 
 def _by_split(question: Question, patients: NDArray[np.object_], settings: Settings) -> Part:
@@ -111,12 +119,31 @@ def _few(part: Part, question: Question, patients: NDArray[np.object_], settings
     return part
 
 
-def _whole(part: Part) -> Part:
+def _learnable(part: Part, question: Question) -> Part:
+    """Refuse before any computing what no head could learn from, or choose on."""
+    where = "" if part.fold is None else f" of fold {part.fold + 1}"
     for name in ("train", "val", "test"):
         if not len(getattr(part, name)):
-            where = "" if part.fold is None else f" of fold {part.fold + 1}"
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
+    remedy = "take another split (`evalfm data split --stratify`), more data or fewer folds"
+    for name in ("train", "val"):
+        inside = getattr(part, name)
+        for label, values in _classes(question).items():
+            if len(np.unique(values[inside])) < 2:
+                raise EvalfmError(f"In {name}{where} {label!r} has one class only; {remedy}.")
+        if question.task.kind == "segmentation" and not question.positive[inside].any():
+            findings = ", ".join(question.task.target)
+            raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def _classes(question: Question) -> dict[str, NDArray[np.float64]]:
+    """Per label the class [N] of each image, where the task has classes."""
+    if question.task.kind == "multilabel":
+        return {name: question.target[:, index] for index, name in enumerate(question.task.target)}
+    if question.task.kind in ("binary", "multiclass", "ordinal"):
+        return {question.task.target[0]: question.target}
+    return {}
 
 
 def _ids(question: Question) -> list[str]:
