@@ -56,10 +56,15 @@ def replace(work: Path, final: Path) -> None:
         return
     aside = work.with_name(work_name())
     try:
-        # Another process may have moved it away just now; with two at once, whoever comes last stays.
+        # Another process may have moved it away just now.
         with contextlib.suppress(FileNotFoundError):
             final.rename(aside)
         work.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        # Another process put its own there between the two steps; whoever comes last stays.
+        replace(work, final)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
