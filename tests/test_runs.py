@@ -1,10 +1,14 @@
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
+from evalfm.data.work_folders import work_name
 from evalfm.errors import EvalfmError
 from evalfm.runs import (
     RECORD,
@@ -15,6 +19,7 @@ from evalfm.runs import (
     content_key,
     find_runs,
     publishing,
+    remove_leftovers,
     run_folder,
     write_run,
 )
@@ -106,6 +111,45 @@ def test_a_second_run_replaces_the_first_whole(tmp_path: Path):
     assert not (second / "stray").exists()
     assert Run.read(second).predictions()["score"].tolist() == [2.0]
     assert list((tmp_path / ".work").iterdir()) == []
+
+
+def test_who_publishes_second_keeps_what_is_there_unless_forced(tmp_path: Path):
+    final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
+    for in_the_way, expected in ((InTheWay.KEPT, 1.0), (InTheWay.REPLACED, 2.0)):
+        with publishing(tmp_path, final, in_the_way) as work:
+            write_run(work, make_record(), pd.DataFrame({"score": [2.0]}), {})
+            publish(tmp_path, number=1.0)
+        assert Run.read(final).predictions()["score"].tolist() == [expected]
+        assert list((tmp_path / ".work").iterdir()) == []
+
+
+def test_what_is_no_whole_run_gives_way(tmp_path: Path):
+    final = publish(tmp_path, number=1.0)
+    (final / RECORD).unlink()
+    publish(tmp_path, number=2.0)
+    assert Run.read(final).predictions()["score"].tolist() == [2.0]
+
+
+def test_what_must_be_new_is_refused_where_something_is(tmp_path: Path):
+    publish(tmp_path, number=1.0)
+    with pytest.raises(EvalfmError, match="there already"):
+        publish(tmp_path, number=2.0, in_the_way=InTheWay.REFUSED)
+    assert [run.predictions()["score"].tolist() for run in find_runs(tmp_path)] == [[1.0]]
+    assert list((tmp_path / ".work").iterdir()) == []
+
+
+def test_leftovers_of_the_dead_are_removed_and_work_of_the_living_is_kept(tmp_path: Path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    dead = tmp_path / ".work" / work_name().replace(f"-{os.getpid()}-", f"-{process.pid}-")
+    dead.mkdir(parents=True)
+    (dead / RECORD).write_text("{")
+    final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
+    with publishing(tmp_path, final) as work:
+        write_run(work, make_record(), pd.DataFrame({"score": [1.0]}), {})
+        remove_leftovers(tmp_path)
+        assert [path.name for path in (tmp_path / ".work").iterdir()] == [work.name]
+    assert len(find_runs(tmp_path)) == 1
 
 
 def test_the_key_does_not_depend_on_the_order_of_its_parts():

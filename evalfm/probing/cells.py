@@ -112,6 +112,8 @@ def _make(
         results = fitted[head.name]
         table, rows = predictions_table(deal.question, deal.test, results)
         asked = {**settings.model_dump(mode="json"), "floor": cell.floor, "seed": seed, "adaptation": ADAPTATION}
+        # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
+        asked["task"] = deal.question.task.name
         asked["encoder"] = {"name": cell.opened.name, **cell.opened.asked}
         record = make_record(cell.opened, deal, head, results, table, asked, key, seconds)
         with publishing(out, folder, in_the_way) as work:
