@@ -30,6 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evalfm import cli
+from evalfm.analysis.table import task_tables
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
@@ -418,6 +419,37 @@ class TestOneClass:
         )
         assert run.metrics["dice_positive"].value is None
         assert run.metrics["dice_positive"].reason
+
+
+class TestTaskCards:
+    @pytest.mark.parametrize(
+        ("line", "named"),
+        [
+            ("target: []", "each need at least one name"),
+            ("target: [square, grade]", "a binary task has one target, not 2"),
+            ("target: [square]\nheads: []", "each need at least one name"),
+            ("target: [square]\nkind: binery", "Input should be 'binary'"),
+        ],
+    )
+    def test_that_cannot_be_asked(self, films: Films, out: Path, tmp_path: Path, line: str, named: str):
+        kind = "" if "kind" in line else "kind: binary\n"
+        (tmp_path / "task.yaml").write_text(f"name: odd\nschema: 1\n{kind}title: What?\n{line}\n")
+        refusal(films, out, "task.yaml", named, task=str(tmp_path / "task.yaml"))
+
+    def test_of_several_findings_have_a_table_by_finding(self, films: Films, out: Path, tmp_path: Path):
+        films.table["again_mask"] = films.table["square_mask"]
+        films.facts["mask_dialects"]["again"] = "file"
+        (tmp_path / "two.yaml").write_text(SEGMENTATION.replace("[square]", "[square, again]"))
+        asked: dict[str, Any] = {"heads": ["mean-mask"], "floors": "none", "out": out}
+        runs = probe("constant", str(tmp_path / "two.yaml"), data=films.save(), **asked)
+        (table,) = task_tables(runs)
+        assert table.metric_names[:2] == ("dice_positive_square", "dice_positive_again")
+
+    def test_of_metrics_that_no_run_has_show_the_runs_own(self, films: Films, out: Path, tmp_path: Path):
+        card = "name: odd\nschema: 1\nkind: binary\ntitle: What?\ntarget: [square]\nmetrics: [aurocc]\n"
+        (tmp_path / "task.yaml").write_text(card)
+        (table,) = task_tables([only_run(films, out, task=str(tmp_path / "task.yaml"))])
+        assert table.metric_names[0] == "auroc"
 
 
 class TestFewImages:

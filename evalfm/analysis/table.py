@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalfm.runs import Run
+from evalfm.runs import Record, Run
 from evalfm.statistics.estimate import Estimate
 
 SHOWN_METRICS = 3
@@ -63,7 +63,7 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
 
 def _table(runs: Sequence[Run]) -> TaskTable:
     record = runs[0].record
-    names = tuple(name for name in record.task["metrics"] if name in record.metrics)[:SHOWN_METRICS]
+    names = _shown_metrics(record)
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SUBSET))
@@ -92,6 +92,14 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
         unit_counts=counts,
     )
+
+
+def _shown_metrics(record: Record) -> tuple[str, ...]:
+    """The metrics that the task asks for, class by class where there are several; else the run's first ones."""
+    classes = record.data["class_names"]
+    asked = [name for metric in record.task["metrics"] for name in (metric, *(f"{metric}_{each}" for each in classes))]
+    found = [name for name in asked if name in record.metrics]
+    return tuple(found or record.metrics)[:SHOWN_METRICS]
 
 
 SUBSET = ("shots", "label_fraction", "folds", "where", "test_where", "limit")

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
@@ -48,6 +48,14 @@ class TaskCard(CardModel):
     heads: tuple[str, ...]
     subgroups: tuple[str, ...] = ("sex", "age", "view")
     nsd_tolerance_mm: float = 2.0
+
+    @model_validator(mode="after")
+    def _targets_fit(self) -> TaskCard:
+        if not self.target or not self.metrics or not self.heads:
+            raise ValueError("target, metrics and heads each need at least one name")
+        if len(self.target) > 1 and self.kind not in ("multilabel", "segmentation"):
+            raise ValueError(f"a {self.kind} task has one target, not {len(self.target)}; ask multilabel or one each")
+        return self
 
     @property
     def primary(self) -> str:
