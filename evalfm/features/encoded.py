@@ -160,6 +160,14 @@ class EncodedSource:
         (pooled,) = self._shelf.pooled.read(addresses)
         return Features(pooled, self._shelf.maps.read(addresses) if maps else ())
 
+    def missing(self, rows: Sequence[int], *, maps: bool = False) -> int:
+        """How many of ``rows`` are still to be encoded before ``prefetch`` has done its work."""
+        addresses = self._addresses_of(rows)
+        lacking = set(self._shelf.pooled.missing(addresses))
+        if maps and self.map_channels and self.maps_policy == "store":
+            lacking |= set(self._shelf.maps.missing(addresses))
+        return len(lacking)
+
     def prefetch(self, rows: Sequence[int], *, maps: bool = False) -> None:
         """Compute and store ahead what ``features`` of ``rows`` will need.
 

@@ -95,9 +95,9 @@ def _make(
     watch = Stopwatch()
     maps = any("maps" in head.needs for head in heads)
     used = np.unique(np.concatenate([np.concatenate([part.train, part.val, part.test]) for part in deal.parts]))
-    compute_ahead(cell.opened.source, deal.question.rows[used], maps=maps)
+    compute_ahead(cell.opened.source, deal.question.rows[used], maps=maps, progress=progress)
     if deal.test is not None and cell.opened.test is not None:
-        compute_ahead(cell.opened.test, deal.test.rows, maps=maps)
+        compute_ahead(cell.opened.test, deal.test.rows, maps=maps, progress=progress)
     fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
     for part in deal.parts:
         label = f"{cell.opened.name} × {deal.question.task.name}"

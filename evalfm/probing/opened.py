@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +21,9 @@ from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
-from evalfm.features.store import FeatureStore
+from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
+from evalfm.probing.provenance import peak_memory_bytes
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 
@@ -57,10 +59,32 @@ class Opened:
     notes: tuple[str, ...] = field(default=())
 
 
-def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool) -> None:
-    """Compute what heads will ask of ``rows`` in one sweep, where features are computed at all."""
-    if isinstance(source, EncodedSource):
-        source.prefetch(rows.tolist(), maps=maps)
+def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
+    """Compute what heads will ask of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
+    if not isinstance(source, EncodedSource):
+        return
+    wanted = rows.tolist()
+    missing = source.missing(wanted, maps=maps)
+    if missing:
+        progress.say(forecast(source, missing, maps=maps))
+    source.prefetch(wanted, maps=maps)
+
+
+def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
+    """What encoding ``images`` will take: time from one trial image, disk of the features, memory so far."""
+    encoder = source.encoder
+    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+    blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
+    encoder.encode(blank)
+    started = time.perf_counter()
+    encoder.encode(blank).pooled.cpu()
+    seconds = images * (time.perf_counter() - started)
+    stored = maps and source.maps_policy == "store"
+    gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
+    memory = peak_memory_bytes()
+    said = f"{source.name}: {images} images to encode, about {seconds:.0f} s and {gigabytes:.2f} GB of disk"
+    said += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
+    return said + ("; maps are computed anew in every pass" if maps and not stored else "")
 
 
 def check_name(encoder: str | EncoderCard | Encoder) -> None:

@@ -82,7 +82,7 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     if name in _label_columns(manifest):
-        return _card_of_column(name, manifest.table[name])
+        return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name))
     raise UnknownNameError("task or label column", name, [*list_tasks(), *_label_columns(manifest)])
 
 
@@ -284,13 +284,15 @@ def _label_columns(manifest: Manifest) -> list[str]:
     return [str(name) for name in manifest.table.columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
-def _card_of_column(name: str, column: pd.Series) -> TaskCard:
-    """A card for a plain label column: two values binary, many numbers regression, else multiclass."""
+def _card_of_column(name: str, column: pd.Series, declared: str | None) -> TaskCard:
+    """A card for a plain label column: as declared, else two values binary, many numbers regression, else multiclass."""
     levels = column.dropna().nunique()
     if levels == 0:
-        raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or ask another column.")
+        raise EvalfmError(f"Column {name!r} is unknown throughout; there is nothing to ask.")
     numeric = pd.api.types.is_numeric_dtype(column)
     kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
+    if declared == "number":
+        kind = "regression"
     content = with_defaults({"name": name, "kind": kind, "title": f"What is {name}?", "target": [name], "schema": 1})
     return TaskCard.model_validate(content)
 

@@ -282,3 +282,26 @@ def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(square
     rows = np.flatnonzero((squares.table["sex"] == "M").to_numpy())
     expected = opened.source.features(rows.tolist()).pooled
     assert opened.test.features(list(range(len(rows)))).pooled.tolist() == expected.tolist()
+
+
+def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Path, home: Path):
+    class Listening:
+        said: list[str] = []  # noqa: RUF012
+
+        def track(self, items, label, total=None):
+            self.said.append(label)
+            yield from items
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    manifest = make_squares(tmp_path / "data", patients=40)
+    listening = Listening()
+    probe("pixels", "square", data=manifest, heads=["linear"], floors="none", out=tmp_path / "runs", progress=listening)
+    told = [message for message in listening.said if "images to encode" in message]
+    assert len(told) == 1
+    assert f"{len(manifest)} images" in told[0]
+    assert "GB of disk" in told[0]
+    listening.said.clear()
+    probe("pixels", "size", data=manifest, heads=["ridge"], floors="none", out=tmp_path / "runs", progress=listening)
+    assert not any("to encode" in message for message in listening.said)
