@@ -43,6 +43,7 @@ def import_(
     stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
     mapping: Annotated[Path | None, typer.Option(help="YAML that maps columns, for the source `table`.")] = None,
     csv: Annotated[Path | None, typer.Option(help="The table, for the source `table`.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set in runs, for the source `table`.")] = None,
     image: Annotated[str | None, typer.Option(help="Column of the image path.")] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="Column of a unique id.")] = None,
     patient: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
@@ -64,7 +65,7 @@ def import_(
     from evalfm.cli.console import Bars
     from evalfm.data.importing import import_data
 
-    mapped = _mapping(mapping, csv, image, id_column, patient, split, label, attribute, mask)
+    mapped = _mapping(mapping, csv, name, image, id_column, patient, split, label, attribute, mask)
     manifest = import_data(
         source,
         root,
@@ -220,6 +221,7 @@ def _dials(items: list[str]) -> dict[str, float]:
 def _mapping(
     mapping: Path | None,
     csv: Path | None,
+    name: str | None,
     image: str | None,
     id_column: str | None,
     patient: str | None,
@@ -233,7 +235,7 @@ def _mapping(
     from evalfm.data.sources import TableMapping as Mapping
 
     content: dict[str, object] = {} if mapping is None else read_yaml(mapping)
-    given = {"csv": csv, "image": image, "id": id_column, "patient": patient, "split": split}
+    given = {"csv": csv, "name": name, "image": image, "id": id_column, "patient": patient, "split": split}
     content |= {key: value for key, value in given.items() if value is not None}
     for key, items in (("labels", labels), ("attributes", attributes), ("masks", masks)):
         if items:

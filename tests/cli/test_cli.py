@@ -34,7 +34,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films")
     generator = np.random.default_rng(0)
     lines = ["file,person,finding,sex"]
-    for number in range(60):
+    for number in range(140):
         positive = number % 2
         pixels = generator.normal(80, 10, (48, 48))
         pixels[:24, :24] += 60 * positive * generator.random()
@@ -47,11 +47,22 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def imported(films: Path) -> Path:
     out = films.parent / "imported"
-    options = ["--csv", films / "labels.csv", "--image", "file", "--patient", "person", "--label", "finding"]
+    options = [
+        "--name",
+        "mine",
+        "--csv",
+        films / "labels.csv",
+        "--image",
+        "file",
+        "--patient",
+        "person",
+        "--label",
+        "finding",
+    ]
     asked = evalfm("data", "import", "table", "--root", films, "--out", out, *options, "--attribute", "sex",
                    "--stratify", "finding")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
-    assert "60 images, 60 patients" in asked.stdout
+    assert "mine: 140 images, 140 patients" in asked.stdout
     return out
 
 
@@ -67,10 +78,10 @@ def probed(imported: Path) -> Path:
 
 def test_a_data_set_is_checked_split_shown_and_registered(imported: Path):
     assert "No fault found" in evalfm("data", "check", imported).stdout
-    assert json.loads(evalfm("data", "check", imported, "--json").stdout)["rows"] == 60
-    assert "60 images" in evalfm("data", "split", imported, "--stratify", "finding").stdout
+    assert json.loads(evalfm("data", "check", imported, "--json").stdout)["rows"] == 140
+    assert "140 images" in evalfm("data", "split", imported, "--stratify", "finding").stdout
     assert evalfm("data", "register", imported, "--name", "mine").returncode == 0
-    assert "images: 60" in evalfm("show", "data", "mine").stdout
+    assert "images: 140" in evalfm("show", "data", "mine").stdout
     assert "mine" in evalfm("ls", "data").stdout
 
 
@@ -82,7 +93,7 @@ def test_runs_are_listed_shown_and_applied(probed: Path, imported: Path):
     assert "auroc" in shown.stdout
     assert json.loads(evalfm("show", "run", run, "--json").stdout)["config"]["data"]
     applied = evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted")
-    assert "60 images" in applied.stdout, applied.stderr
+    assert "140 images" in applied.stdout, applied.stderr
     refused(evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted"), "another folder")
 
 
