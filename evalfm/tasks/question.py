@@ -285,7 +285,7 @@ def _label_columns(manifest: Manifest) -> list[str]:
 
 
 def _card_of_column(name: str, column: pd.Series, declared: str | None) -> TaskCard:
-    """A card for a plain label column: a declared number, two values binary, many numbers regression, else multiclass."""
+    """A card for a plain label column: as declared, else by its values (two, many numbers, few)."""
     levels = column.dropna().nunique()
     if levels == 0:
         raise EvalfmError(f"Column {name!r} is unknown throughout; there is nothing to ask.")
