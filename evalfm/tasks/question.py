@@ -288,7 +288,7 @@ def _card_of_column(name: str, column: pd.Series, declared: str | None) -> TaskC
     """A card for a plain label column: as declared, else by its values (two, many numbers, few)."""
     levels = column.dropna().nunique()
     if levels == 0:
-        raise EvalfmError(f"Column {name!r} is unknown throughout; there is nothing to ask.")
+        raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or ask another column.")
     numeric = pd.api.types.is_numeric_dtype(column)
     kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
     if declared == "number":
