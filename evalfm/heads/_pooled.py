@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head
 
+TIED_DECIMALS = 9
 CONSTANT = 1e-6
 """A feature whose standard deviation is below this share of its mean is float32 noise, not signal."""
 
@@ -92,3 +93,12 @@ def check_two_classes(target: NDArray[np.float64], part: str, label: str) -> Non
             "val": "enlarge val, for C and thresholds are chosen there",
         }[part]
         raise EvalfmError(f"In {part} {label!r} has one class only; {remedy}.")
+
+
+def tied(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``values`` to 9 decimals, so that films with equal features have equal scores.
+
+    Products and exponentials of one and the same row differ in their last bit with its place in the batch, by which
+    lane of the processor it went through; a rank metric would read that as an order.
+    """
+    return np.asarray(np.round(values, TIED_DECIMALS), dtype=np.float64)

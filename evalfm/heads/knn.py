@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows
+from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 
 NEIGHBOURS: tuple[int, ...] = (1, 3, 5, 9, 15, 25, 50, 100, 200)
@@ -77,7 +77,7 @@ class NeighbourHead(PooledHead):
         """Share of the votes per class, [N, K]; binary: of the positive class, [N, 1]."""
         probability = self._vote(torch.from_numpy(finite_pooled(examples, "given")), [self._chosen])[0].double()
         probability = probability / probability.sum(dim=1, keepdim=True)
-        return np.asarray(probability[:, self._first :].numpy())
+        return tied(probability[:, self._first :].numpy())
 
     def tensors(self) -> dict[str, Tensor]:
         """``bank`` [N, D] unit features, ``votes`` [N, classes], ``k``, ``first`` class that is scored."""

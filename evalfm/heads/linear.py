@@ -7,10 +7,11 @@ from typing import ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor
 
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
-from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows
+from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
@@ -43,9 +44,9 @@ class _LogisticHead(PooledHead):
         """Take back ``weight`` and ``bias``."""
         self._weight, self._bias = tensors["weight"], tensors["bias"]
 
-    def _margins(self, examples: Examples) -> Tensor:
+    def _margins(self, examples: Examples) -> NDArray[np.float64]:
         features = torch.from_numpy(finite_pooled(examples, "given")).double()
-        return features @ self._weight.T + self._bias
+        return tied((features @ self._weight.T + self._bias).numpy())
 
     def _keep(self, scaling: Standardisation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the standardisation into weights [J, kept] and bias [J]: on raw features, [J, D] and [J]."""
@@ -107,7 +108,7 @@ class LinearHead(_LogisticHead):
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each label, [N, K]; binary: K = 1."""
-        return np.asarray(torch.sigmoid(self._margins(examples)).numpy())
+        return np.asarray(special.expit(self._margins(examples)))
 
 
 class SoftmaxHead(_LogisticHead):
@@ -167,7 +168,7 @@ class SoftmaxHead(_LogisticHead):
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""
-        return np.asarray(torch.softmax(self._margins(examples), dim=1).numpy())
+        return np.asarray(special.softmax(self._margins(examples), axis=1))
 
 
 def smallest_best(losses: NDArray[np.float64]) -> int:
