@@ -33,3 +33,11 @@ def test_equal_features_tie(name: str, distinct: int, length: int):
     head.fit(given, given, Context("binary", ("finding",)))
     scores = head.predict(given)[:, 0]
     assert len(np.unique(scores)) == len(np.unique(which))
+
+
+def test_a_head_that_knows_nothing_ties_every_film_at_any_prevalence():
+    given = examples(np.zeros((125, 5)), np.zeros(125))
+    head = load_head("linear", "binary")
+    for bias in np.linspace(-4, 4, 400):
+        head.load_tensors({"weight": torch.zeros(1, 5).double(), "bias": torch.tensor([bias]).double()})
+        assert len(np.unique(head.predict(given))) == 1
