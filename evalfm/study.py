@@ -58,12 +58,13 @@ def load_study(name: str) -> Study:
 def run_study(study: Study, out: str | Path, progress: Progress = SILENT) -> list[Run]:
     """Probe every encoder on every task; what is there already is not computed again.
 
-    Floors, which are the same for every encoder of a task, come once.
+    Floors, which are the same for every encoder of a task, come once; an encoder with learnt weights is run with random
+    ones too.
     """
     runs: dict[Path, Run] = {}
     for task in study.tasks:
         for encoder in study.encoders:
-            for run in probe(encoder, task, data=study.data, out=out, progress=progress):
+            for run in probe(encoder, task, data=study.data, floors="all", out=out, progress=progress):
                 # An encoder of the grid that is also a floor (pixels) is shown as what it was asked for first.
                 runs.setdefault(run.folder, run)
     return list(runs.values())

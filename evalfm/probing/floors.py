@@ -41,7 +41,8 @@ def floor_cells(
         names = ["constant", *(["metadata"] if metadata_columns(manifest, hidden) else []), "pixels"]
         simplest = question.task.heads[:1]
         cells += [Cell(opening(name), simplest, floor=True) for name in names if name != opened.name]
-    if settings.floors == "all" and opened.weights_digest and not opened.random_weights:
+    learnt = opened.card.get("weights", {}).get("source", "none") != "none" and not opened.random_weights
+    if settings.floors == "all" and learnt:
         heads = settings.heads or question.task.heads
         cells.append(Cell(opening(encoder_settings.name, weights="random"), heads, floor=True))
     return cells
