@@ -29,6 +29,8 @@ from evalfm.progress import Progress
 
 METADATA = ("sex", "age", "view")
 """What is known of a film without looking at it."""
+TRIAL_FROM = 100
+"""Fewer images are encoded before a trial would have told how long it takes."""
 
 
 @dataclass(frozen=True)
@@ -71,20 +73,26 @@ def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, 
 
 
 def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
-    """What encoding ``images`` will take: time from one trial image, disk of the features, memory so far."""
+    """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time."""
+    stored = maps and source.maps_policy == "store"
+    gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
+    said = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
+    if images >= TRIAL_FROM:
+        said += f", about {images * _seconds_per_image(source):.0f} s"
+    memory = peak_memory_bytes()
+    said += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
+    return said + ("; maps are computed anew in every pass" if maps and not stored else "")
+
+
+def _seconds_per_image(source: EncodedSource) -> float:
+    """Of one blank image, after another has warmed the model up."""
     encoder = source.encoder
     device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
     blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
     encoder.encode(blank)
     started = time.perf_counter()
     encoder.encode(blank).pooled.cpu()
-    seconds = images * (time.perf_counter() - started)
-    stored = maps and source.maps_policy == "store"
-    gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
-    memory = peak_memory_bytes()
-    said = f"{source.name}: {images} images to encode, about {seconds:.0f} s and {gigabytes:.2f} GB of disk"
-    said += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
-    return said + ("; maps are computed anew in every pass" if maps and not stored else "")
+    return time.perf_counter() - started
 
 
 def check_name(encoder: str | EncoderCard | Encoder) -> None:
