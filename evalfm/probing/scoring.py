@@ -14,6 +14,7 @@ from torch import Tensor
 from evalfm.data.masks import encode
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
+from evalfm.heads.segmentation.trained import TrainedDenseHead, predict_dense
 from evalfm.progress import Progress
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.metrics.binary import choose_threshold
@@ -161,5 +162,11 @@ def resolution_limits(
 
 
 def _in_step(heads: list[DenseHead], examples: Examples) -> Iterator[tuple[int, list[Tensor]]]:
+    """Every head's probabilities film by film; trained heads share one reading of the maps."""
+    trained = [head for head in heads if isinstance(head, TrainedDenseHead)]
+    if len(trained) == len(heads):
+        for row, probabilities in predict_dense(trained, examples):
+            yield row, list(probabilities)
+        return
     for together in zip(*(head.predict(examples) for head in heads), strict=True):
         yield together[0][0], [probability for _, probability in together]
