@@ -22,8 +22,8 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead
 from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
-from evalfm.heads.segmentation.trained import Schedule
-from evalfm.heads.segmentation.training import fit_dense
+from evalfm.heads.trained import Schedule
+from evalfm.heads.training import fit_together
 from evalfm.probing.sides import Side
 from evalfm.tasks.card import load_task
 from evalfm.tasks.question import pose
@@ -50,7 +50,7 @@ def main() -> None:
             side = Side(question, source)
             context = Context("segmentation", question.class_names)
             started = time.perf_counter()
-            fit_dense(heads, side.examples(train), side.examples(val), context)
+            fit_together(heads, side.examples(train), side.examples(val), context)
             return time.perf_counter() - started, source.encoder_calls
 
         one: list[DenseHead] = [MultiscaleHead(schedule, RATES[1:2])]

@@ -12,8 +12,8 @@ import torch
 
 import evalfm
 from evalfm.heads import load_head
-from evalfm.heads.head import Context, DenseHead, Head, PooledHead
-from evalfm.heads.segmentation.training import fit_dense
+from evalfm.heads.head import Context, DenseHead, Fit, Head, PooledHead
+from evalfm.heads.training import fit_together, trained_together
 from evalfm.probing.opened import Opened, compute_ahead
 from evalfm.probing.parts import Part
 from evalfm.probing.pictures import draw_pictures
@@ -135,13 +135,15 @@ def _fit_and_score(
     else:
         test_side = Side(deal.test, opened.test or opened.source)
         test = test_side.examples(np.arange(len(deal.test)))
-    over_maps = [head for head in heads if isinstance(head, DenseHead) and "maps" in head.needs]
-    fits = dict(zip((head.name for head in over_maps), fit_dense(over_maps, train, val, context), strict=True))
+    fits: dict[str, Fit] = {}
+    for together in trained_together(heads):
+        found = fit_together(together, train, val, context)
+        fits |= dict(zip((head.name for head in together), found, strict=True))
     fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
     scores: dict[str, Scores] = {}
     dense = [head for head in heads if isinstance(head, DenseHead)]
     if dense:
-        found = score_dense(
+        scored = score_dense(
             dense,
             Films(val, side.question.manifest.spacing_mm),
             Films(test, test_side.question.manifest.spacing_mm),
@@ -149,7 +151,7 @@ def _fit_and_score(
             question.class_names,
             progress,
         )
-        scores |= dict(zip((head.name for head in dense), found, strict=True))
+        scores |= dict(zip((head.name for head in dense), scored, strict=True))
     for head in heads:
         if isinstance(head, PooledHead):
             scores[head.name] = score_pooled(head, val, test, question.task, question.class_names)

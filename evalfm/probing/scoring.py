@@ -14,7 +14,7 @@ from torch import Tensor
 from evalfm.data.masks import encode
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
-from evalfm.heads.segmentation.trained import TrainedDenseHead, predict_dense
+from evalfm.heads.trained import TrainedDenseHead, predict_dense
 from evalfm.progress import Progress
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.metrics.binary import choose_threshold

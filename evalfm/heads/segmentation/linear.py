@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.heads.segmentation.trained import Decoder, MapLayout, Maps, Projection, TrainedDenseHead, log_odds
+from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics
+from evalfm.heads.trained import TrainedDenseHead
 
 
-class LinearDecoder(Decoder):
+class LinearDecoder(Readout):
     """Standardised deepest map → 1×1 convolution → bilinear to the target grid."""
 
-    def __init__(self, layout: MapLayout, generator: torch.Generator) -> None:
+    def __init__(self, layout: Layout, generator: torch.Generator) -> None:
         super().__init__()
+        assert layout.grid is not None
         self.grid = layout.grid
         self.project = Projection(layout.channels[-1], layout.outputs, 0.0, generator)
 
-    def forward(self, maps: Maps) -> Tensor:
+    def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
         """[B, C, h, w] of each map to logits [B, K, *grid]."""
         logits = self.project(maps[-1])
         return functional.interpolate(logits, self.grid, mode="bilinear", align_corners=False)
 
-    def standardise(self, means: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
+    def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of the deepest map."""
-        self.project.mean.copy_(means[-1])
-        self.project.scale.copy_(scales[-1])
+        self.project.standardise(statistics.map_means[-1], statistics.map_scales[-1])
 
-    def start_at(self, fraction: Tensor) -> None:
-        """Set the bias to the log odds of ``fraction`` [K]; the weights start at zero."""
-        self.project.bias.data.copy_(log_odds(fraction))
+    def start_at(self, answer: Tensor) -> None:
+        """Set the bias; the weights start at zero."""
+        self.project.bias.data.copy_(answer)
 
 
 class LinearDenseHead(TrainedDenseHead):
@@ -41,6 +41,6 @@ class LinearDenseHead(TrainedDenseHead):
     name: ClassVar[str] = "linear"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    def decoder(self, layout: MapLayout, generator: torch.Generator) -> LinearDecoder:
+    def fresh(self, layout: Layout, generator: torch.Generator) -> LinearDecoder:
         """A fresh decoder, its weights zero."""
         return LinearDecoder(layout, generator)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -11,19 +13,19 @@ BINS = 512
 LOGIT_RANGE = 12.0
 
 
-def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
+def pixel_loss(logits: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
     """Binary cross-entropy plus soft Dice of each candidate, [L].
 
     ``logits`` is [L, B, K, h, w], ``target`` [B, K, h, w] area fractions. Dice is taken over the whole batch
     per channel, so films without a lesion neither divide by zero nor reward emptiness (Milletari et al. 2016;
-    nnU-Net's batch Dice).
+    nnU-Net's batch Dice). ``total`` adds up over processes, so that the batch is that of all of them.
     """
     truth = target.expand_as(logits)
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2, 3, 4))
     probability = torch.sigmoid(logits)
-    overlap = (probability * truth).sum((1, 3, 4))
-    total = probability.sum((1, 3, 4)) + target.sum((0, 2, 3))
-    dice = (2 * overlap + SMOOTHING) / (total + SMOOTHING)
+    overlap = total((probability * truth).sum((1, 3, 4)))
+    both = total(probability.sum((1, 3, 4)) + target.sum((0, 2, 3)))
+    dice = (2 * overlap + SMOOTHING) / (both + SMOOTHING)
     return cross_entropy + (1 - dice).mean(dim=1)
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.segmentation.trained import (
-    Decoder,
-    MapLayout,
-    Maps,
-    Projection,
-    TrainedDenseHead,
-    fan_in_deviation,
-    log_odds,
-)
+from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics, fan_in_deviation
+from evalfm.heads.trained import TrainedDenseHead
 
 WIDTH = 32
 GROUPS = 8
@@ -25,15 +17,16 @@ SHARPENING = 2
 """The decoder's grid is coarser than the target's by this; it answers with as many sub-cells a side."""
 
 
-class MultiscaleDecoder(Decoder):
+class MultiscaleDecoder(Readout):
     """Each map standardised and projected to 32 channels → sum → GroupNorm, ReLU, 3×3 → sum → answer.
 
     Maps finer than the working grid enter with their cells stacked as channels (space to depth), so nothing
     is averaged away; coarser ones are projected first, then brought up bilinearly. The image is never seen.
     """
 
-    def __init__(self, layout: MapLayout, generator: torch.Generator) -> None:
+    def __init__(self, layout: Layout, generator: torch.Generator) -> None:
         super().__init__()
+        assert layout.grid is not None
         self.grid = layout.grid
         self.working = tuple(-(-side // SHARPENING) for side in layout.grid)
         finest = 4 * SHARPENING
@@ -49,7 +42,7 @@ class MultiscaleDecoder(Decoder):
         self.answer = nn.Parameter(torch.randn(layout.outputs, SHARPENING**2, WIDTH, generator=generator) * 0.01)
         self.bias = nn.Parameter(torch.zeros(layout.outputs))
 
-    def forward(self, maps: Maps) -> Tensor:
+    def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
         """[B, C, h, w] of each map to logits [B, K, *grid]."""
         merged = self._merge(maps)
         mixed = functional.conv2d(functional.relu(self.first_norm(merged)), self.mix, padding=1)
@@ -58,16 +51,16 @@ class MultiscaleDecoder(Decoder):
         logits = functional.pixel_shuffle(logits, SHARPENING) + self.bias[:, None, None]
         return _resize(logits, self.grid)
 
-    def standardise(self, means: Sequence[Tensor], scales: Sequence[Tensor]) -> None:
+    def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of every map."""
-        for projection, fold, mean, scale in zip(self.projections, self.folds, means, scales, strict=True):
+        levels = zip(self.projections, self.folds, statistics.map_means, statistics.map_scales, strict=True)
+        for projection, fold, mean, scale in levels:
             assert isinstance(projection, Projection)
-            projection.mean.copy_(mean.repeat_interleave(fold**2))
-            projection.scale.copy_(scale.repeat_interleave(fold**2))
+            projection.standardise(mean.repeat_interleave(fold**2), scale.repeat_interleave(fold**2))
 
-    def start_at(self, fraction: Tensor) -> None:
-        """Set the last bias to the log odds of ``fraction`` [K]."""
-        self.bias.data.copy_(log_odds(fraction))
+    def start_at(self, answer: Tensor) -> None:
+        """Set the last bias to ``answer`` [K]."""
+        self.bias.data.copy_(answer)
 
     def _merge(self, maps: Maps) -> Tensor:
         """The sum of all projections on the working grid: from the coarsest up, each added to the next."""
@@ -88,7 +81,7 @@ class MultiscaleHead(TrainedDenseHead):
     name: ClassVar[str] = "multiscale"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    def decoder(self, layout: MapLayout, generator: torch.Generator) -> MultiscaleDecoder:
+    def fresh(self, layout: Layout, generator: torch.Generator) -> MultiscaleDecoder:
         """A fresh decoder."""
         return MultiscaleDecoder(layout, generator)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Examples
 from evalfm.progress import Progress
@@ -32,10 +35,13 @@ def read_targets(examples: Examples, grid: tuple[int, int], progress: Progress, 
         raise EvalfmError("A segmentation head needs masks; add a mask column to the manifest.")
     targets = []
     for row in progress.track(examples.rows.tolist(), f"masks of {label}", len(examples)):
-        mask = torch.from_numpy(examples.masks(row))
-        if bool(mask.any()):
-            fraction = examples.source.geometry(row).to_input(mask.float(), grid)
-            targets.append((fraction * 255).round().to(torch.uint8))
-        else:
-            targets.append(torch.zeros(len(mask), *grid, dtype=torch.uint8))
+        targets.append(read_target(examples.masks(row), examples.source.geometry(row), grid))
     return torch.stack(targets)
+
+
+def read_target(masks: NDArray[np.bool_], geometry: Geometry, grid: tuple[int, int]) -> Tensor:
+    """One film's ``masks`` [K, H, W] as area fractions of the cells of ``grid``: uint8 [K, h, w], 255 = full."""
+    if not masks.any():
+        return torch.zeros(len(masks), *grid, dtype=torch.uint8)
+    fraction = geometry.to_input(torch.from_numpy(masks).float(), grid)
+    return (fraction * 255).round().to(torch.uint8)

@@ -6,12 +6,13 @@ import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
+from evalfm.heads.readout import Projection
 from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.losses import PooledDice
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.segmentation.targets import read_targets
-from evalfm.heads.segmentation.trained import Projection, Schedule, predict_dense
-from evalfm.heads.segmentation.training import _batches, fit_dense
+from evalfm.heads.trained import Schedule, predict_dense
+from evalfm.heads.training import deal_batches, fit_together
 from evalfm.progress import SILENT
 
 CONTEXT = Context("segmentation", ("lesion",), seed=3)
@@ -60,7 +61,7 @@ def test_same_seed_is_bit_equal_and_global_state_is_left_alone(plant):
     runs = []
     for _ in range(2):
         heads = [LinearDenseHead(QUICK), MultiscaleHead(QUICK)]
-        fits = fit_dense(heads, train, val, CONTEXT)
+        fits = fit_together(heads, train, val, CONTEXT)
         runs.append((fits, [head.tensors() for head in heads]))
     assert runs[0][0] == runs[1][0]
     for first, second in zip(runs[0][1], runs[1][1], strict=True):
@@ -80,7 +81,7 @@ def test_maps_are_fetched_once_for_all_heads_and_rates(plant):
         [LinearDenseHead(lasting), MultiscaleHead(lasting, tuple(1e-3 * i for i in range(1, 8)))],
     ):
         source.calls.clear()
-        fit_dense(heads, train, val, CONTEXT)
+        fit_together(heads, train, val, CONTEXT)
         counts.append(list(source.calls))
     assert counts[0] == counts[1]
     # 4 batches of 8 films for the statistics, then 3 times 8 steps and 2 batches of the 16 val films.
@@ -91,7 +92,7 @@ def test_companions_change_a_head_by_rounding_only(plant):
     _, train, val = plant()
     alone, together = MultiscaleHead(QUICK), MultiscaleHead(QUICK)
     first = alone.fit(train, val, CONTEXT)
-    second = fit_dense([LinearDenseHead(QUICK), together], train, val, CONTEXT)[1]
+    second = fit_together([LinearDenseHead(QUICK), together], train, val, CONTEXT)[1]
     assert first.chosen == second.chosen
     for line, other in zip(first.path, second.path, strict=True):
         assert line["val_dice"] == pytest.approx(other["val_dice"], abs=2e-3)
@@ -104,7 +105,7 @@ def test_round_trip_and_prediction_on_the_film(plant):
     train_masks = train.masks
     train = type(train)(source, train.rows, train.target, train.patients, reader)
     val = type(val)(source, val.rows, val.target, val.patients, reader)
-    fit_dense(heads, train, val, CONTEXT)
+    fit_together(heads, train, val, CONTEXT)
     fresh = [LinearDenseHead(), MultiscaleHead()]
     for head, other in zip(heads, fresh, strict=True):
         other.load_tensors(head.tensors())
@@ -135,7 +136,8 @@ def test_one_positive_film_and_constant_channels_give_no_nan(plant):
 def test_every_batch_has_lesions_and_every_film_is_used():
     target = torch.zeros(40, 1, 2, 2, dtype=torch.uint8)
     target[:3] = 255
-    batches = _batches(target, Schedule(batch_size=8), torch.Generator().manual_seed(0))
+    positive = (target > 0).flatten(1).any(1)
+    batches = deal_batches(positive, len(target), Schedule(batch_size=8), torch.Generator().manual_seed(0))
     drawn = [next(batches) for _ in range(14)]
     assert all((batch < 3).sum() == 2 for batch in drawn)
     seen = torch.cat(drawn).tolist()
@@ -164,7 +166,7 @@ def test_refusals(plant, array_source, make_examples):
     _, _, elsewhere = plant(strides=(8, 8))
     with pytest.raises(EvalfmError, match="was trained on maps of channels"):
         next(head.predict(elsewhere))
-    assert fit_dense([], train, val, CONTEXT) == []
+    assert fit_together([], train, val, CONTEXT) == []
 
 
 def test_several_channels_keep_their_order(plant):
@@ -189,8 +191,8 @@ def test_the_best_epoch_is_kept_not_the_last(plant):
     assert fit.chosen["epoch"] < len(fit.curve)
     tally = PooledDice(1, 1)
     target = read_targets(val, (16, 16), SILENT, "val") / 255
-    maps = source.features(val.rows.tolist(), maps=True).maps
-    tally.add(torch.logit(head.probabilities(maps).double())[None], target)
+    found = source.features(val.rows.tolist(), maps=True)
+    tally.add(torch.logit(head.answers(found.maps, found.pooled).double())[None], target)
     best = max(line["val_dice"] for line in fit.curve)
     assert tally.score().item() == pytest.approx(best, abs=1e-3)
     assert abs(fit.curve[-1]["val_dice"] - best) > 2e-3
@@ -212,7 +214,7 @@ def test_decoders_get_the_statistics_of_train_and_the_share_of_foreground(plant)
     source, train, val = plant(side=16)
     sampled = Schedule(epochs=1, least_steps=1, most_steps=1, batch_size=8, warm_up=1.0)
     heads = [LinearDenseHead(sampled, (1e-12,)), MultiscaleHead(sampled, (1e-12,))]
-    fit_dense(heads, train, val, CONTEXT)
+    fit_together(heads, train, val, CONTEXT)
     deepest = source.maps[-1][train.rows].double()
     tensors = heads[0].tensors()
     assert torch.allclose(tensors["project.mean"].double(), deepest.mean((0, 2, 3)), rtol=1e-4)

@@ -1,0 +1,254 @@
+"""What every head trained by gradient is: a readout, how it is trained, and its way back to scores and films."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.errors import EvalfmError
+from evalfm.features.source import FeatureSource
+from evalfm.heads._pooled import tied
+from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
+from evalfm.heads.objectives import Objective, objective_of, restored_objective
+from evalfm.heads.readout import Layout, Maps, Readout, Statistics
+from evalfm.heads.segmentation.targets import target_grid
+
+PREDICTION_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How heads are trained on frozen features.
+
+    Attributes:
+        epochs: passes over train, each with a look at val, within the bounds on steps.
+        least_steps, most_steps: bounds on the gradient steps whatever the size of train.
+        batch_size: images a step.
+        warm_up: share of the steps in which the learning rate rises to its full value; then it falls to 0.
+        weight_decay: AdamW's, on every parameter.
+        positive_share: for masks, at least this share of each batch shows a lesion.
+        patience: a candidate stops after so many looks at val without progress.
+        statistics_images: train images that give mean and deviation of each channel.
+    """
+
+    epochs: int = 20
+    least_steps: int = 200
+    most_steps: int = 4000
+    batch_size: int = 16
+    warm_up: float = 0.1
+    weight_decay: float = 0.01
+    positive_share: float = 0.25
+    patience: int = 6
+    statistics_images: int = 64
+
+
+class Tunable(ABC):
+    """A head whose answer is a module, so that it can be trained together with its encoder."""
+
+    @property
+    @abstractmethod
+    def reads_maps(self) -> bool:
+        """Whether the readout looks at maps."""
+
+    @abstractmethod
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """What is minimised, and by what val chooses."""
+
+    @abstractmethod
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """What the readout reads of ``source`` and the shape in which it answers.
+
+        Raises:
+            EvalfmError: the source lacks what the head reads.
+        """
+
+    @abstractmethod
+    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
+        """An untrained readout; all its randomness comes from ``generator``."""
+
+    @abstractmethod
+    def fitted(self, statistics: Statistics) -> Readout:
+        """A readout that answers as the fitted head does, on features of these ``statistics``."""
+
+    @abstractmethod
+    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Predict by ``readout`` from now on."""
+
+
+class TrainedHead(Head, Tunable):
+    """A head whose readout ``fit_together`` trains; subclasses say which readout."""
+
+    deterministic: ClassVar[bool] = False
+    rates: ClassVar[tuple[float, ...]]
+    default_schedule: ClassVar[Schedule] = Schedule()
+
+    def __init__(self, schedule: Schedule | None = None, learning_rates: tuple[float, ...] | None = None) -> None:
+        self.schedule = schedule or self.default_schedule
+        self.learning_rates = tuple(sorted(learning_rates or self.rates))
+        self._layout: Layout | None = None
+        self._readout: Readout | None = None
+        self._objective: Objective | None = None
+        self._device = torch.device("cpu")
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """Learning rates, schedule and the readout's own settings."""
+        return {
+            "learning_rate": list(self.learning_rates),
+            "optimiser": "AdamW",
+            "schedule": asdict(self.schedule),
+            **self.settings(),
+        }
+
+    def settings(self) -> dict[str, object]:
+        """The readout's own settings."""
+        return {}
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the readout looks at maps."""
+        return "maps" in self.needs
+
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """That of the task's kind."""
+        return objective_of(train, context)
+
+    def fitted(self, statistics: Statistics) -> Readout:
+        """The trained readout itself, which holds its own statistics."""
+        return self._fitted()[0]
+
+    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Take the trained readout."""
+        self._readout, self._layout, self._objective = readout.to(device).eval(), layout, objective
+        self._device = device
+
+    def answers(self, maps: Maps, pooled: Tensor) -> Tensor:
+        """What the readout says of a batch, through the objective's link, on the CPU."""
+        readout, _ = self._fitted()
+        assert self._objective is not None
+        with torch.no_grad():
+            answers: Tensor = readout(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
+        return self._objective.link(answers.cpu())
+
+    def check_source(self, source: FeatureSource) -> None:
+        """Refuse features of another layout than the head was trained on.
+
+        Raises:
+            EvalfmError: there are other ones.
+        """
+        _, layout = self._fitted()
+        given = Layout.of(source, layout.outputs, layout.grid, maps=self.reads_maps)
+        if self.reads_maps and (given.channels, given.strides) != (layout.channels, layout.strides):
+            raise EvalfmError(
+                f"The head {self.name!r} was trained on maps of channels {layout.channels} and strides "
+                f"{layout.strides}, which {source.name} does not give; take the encoder of the run."
+            )
+        if given.pooled_dim != layout.pooled_dim:
+            raise EvalfmError(
+                f"The head {self.name!r} was trained on {layout.pooled_dim} features and {source.name} gives "
+                f"{given.pooled_dim}; take the encoder of the run."
+            )
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Train alone; ``fit_together`` trains several heads for one pass over the features."""
+        from evalfm.heads.training import fit_together  # which imports this module
+
+        return fit_together([self], train, val, context)[0]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from answers to scores."""
+        if self._readout is None or self._layout is None or self._objective is None:
+            return {}
+        state = {name: value.cpu().contiguous() for name, value in self._readout.state_dict().items()}
+        return state | self._layout.tensors() | self._objective.tensors()
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Rebuild the readout from ``tensors``."""
+        layout = Layout.from_tensors(tensors)
+        readout = self.fresh(layout, torch.Generator())
+        own = {name: value for name, value in tensors.items() if not name.startswith(("layout.", "link."))}
+        readout.load_state_dict(own)
+        self.keep(readout, layout, restored_objective(tensors, layout), torch.device("cpu"))
+
+    def _fitted(self) -> tuple[Readout, Layout]:
+        if self._readout is None or self._layout is None:
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
+        return self._readout, self._layout
+
+
+class TrainedDenseHead(TrainedHead, DenseHead):
+    """A trained head that answers in masks.
+
+    Logits go bilinearly onto a grid of a quarter of the input, probabilities from there onto the film.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
+    needs: ClassVar[frozenset[str]] = frozenset({"maps"})
+
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """Masks on this head's grid."""
+        return Layout.of(source, len(context.class_names), self.answer_grid(source.input_size), maps=True)
+
+    def answer_grid(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the masks that the readout gives for an input."""
+        return target_grid(input_size)
+
+    def check_source(self, source: FeatureSource) -> None:
+        """Refuse maps of another layout, or of another input size, than the head was trained on.
+
+        Raises:
+            EvalfmError: there are none or other ones.
+        """
+        super().check_source(source)
+        _, layout = self._fitted()
+        if self.answer_grid(source.input_size) != layout.grid:
+            raise EvalfmError(
+                f"The head {self.name!r} was trained to answer on a grid of {layout.grid} and the input of "
+                f"{source.name} asks for {self.answer_grid(source.input_size)}; take the input size of the run."
+            )
+
+    def predict(self, examples: Examples) -> Iterator[tuple[int, Tensor]]:
+        """For each row its probabilities [K, H, W] on the film's grid; 0 where the encoder saw nothing."""
+        for row, probabilities in predict_dense([self], examples):
+            yield row, probabilities[0]
+
+
+class TrainedPooledHead(TrainedHead, PooledHead):
+    """A trained head that gives each image one vector of scores, or one value."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
+
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """One vector an image."""
+        return Layout.of(source, len(context.class_names), maps=self.reads_maps)
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Probabilities per class (binary: K = 1), or values in the target's unit, [N, K]."""
+        self.check_source(examples.source)
+        rows = examples.rows.tolist()
+        parts = []
+        for start in range(0, len(rows), PREDICTION_BATCH):
+            features = examples.source.features(rows[start : start + PREDICTION_BATCH], maps=self.reads_maps)
+            parts.append(self.answers(features.maps, features.pooled).double())
+        return tied(torch.cat(parts).numpy())
+
+
+def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
+    """For each row the probabilities [K, H, W] of every head; maps are fetched once for all heads."""
+    for head in heads:
+        head.check_source(examples.source)
+    rows = examples.rows.tolist()
+    for start in range(0, len(rows), PREDICTION_BATCH):
+        batch = rows[start : start + PREDICTION_BATCH]
+        features = examples.source.features(batch, maps=True)
+        answers = [head.answers(features.maps, features.pooled) for head in heads]
+        for position, row in enumerate(batch):
+            geometry = examples.source.geometry(row)
+            yield row, tuple(geometry.to_source(answer[position], outside=0.0) for answer in answers)
