@@ -1,0 +1,1 @@
+"""Training encoders and heads together: augmentation, optimisation, checkpoints."""
