@@ -13,13 +13,16 @@ from torch import Tensor
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads.objectives import Objective
+from evalfm.heads.tunable import AffineTunable
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
+LEAST_LOGIT = -20.0
 TIE = 1e-9
 """Val log-losses closer than this count as equal: the smaller C is taken."""
 
 
-class _LogisticHead(PooledHead):
+class _LogisticHead(PooledHead, AffineTunable):
     """What both linear probes share: the affine map and its storage."""
 
     name: ClassVar[str] = "linear"
@@ -43,6 +46,14 @@ class _LogisticHead(PooledHead):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take back ``weight`` and ``bias``."""
         self._weight, self._bias = tensors["weight"], tensors["bias"]
+
+    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Weight and bias; a class without train images starts at a small probability, not at none."""
+        return self._weight, self._bias.clamp_min(LEAST_LOGIT)
+
+    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
+        """Take weight and bias."""
+        self._weight, self._bias = weight, bias
 
     def _margins(self, examples: Examples) -> NDArray[np.float64]:
         features = torch.from_numpy(finite_pooled(examples, "given")).double()

@@ -12,13 +12,15 @@ from torch import Tensor
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import Standardisation, check_kind, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads.objectives import Objective, ValueObjective
+from evalfm.heads.tunable import AffineTunable
 
 PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-4, 6, 31))
 TIE = 1e-9
 """Val errors within this share of the lowest count as equal: the larger penalty is taken."""
 
 
-class RidgeHead(PooledHead):
+class RidgeHead(PooledHead, AffineTunable):
     """Minimises Σ (y − w·x − b)² + α‖w‖² on standardised features, intercept unpenalised.
 
     α of 31 values by val mean squared error, ties to the larger α. Predictions are in the target's own unit.
@@ -85,6 +87,17 @@ class RidgeHead(PooledHead):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Take back ``weight`` and ``bias``."""
         self._weight, self._bias = tensors["weight"], tensors["bias"]
+
+    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """Weight and bias for the standardised target."""
+        assert isinstance(objective, ValueObjective)
+        return self._weight[None] / objective.scale, (self._bias[None] - objective.mean) / objective.scale
+
+    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
+        """Take weight and bias back into the target's unit."""
+        assert isinstance(objective, ValueObjective)
+        self._weight = weight[0] * objective.scale
+        self._bias = bias[0] * objective.scale + objective.mean
 
 
 def ridge_path(

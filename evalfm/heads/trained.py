@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -19,6 +18,7 @@ from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHea
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
 from evalfm.heads.readout import Layout, Maps, Readout, Statistics
 from evalfm.heads.segmentation.targets import target_grid
+from evalfm.heads.tunable import Tunable
 
 PREDICTION_BATCH = 16
 
@@ -47,39 +47,6 @@ class Schedule:
     positive_share: float = 0.25
     patience: int = 6
     statistics_images: int = 64
-
-
-class Tunable(ABC):
-    """A head whose answer is a module, so that it can be trained together with its encoder."""
-
-    @property
-    @abstractmethod
-    def reads_maps(self) -> bool:
-        """Whether the readout looks at maps."""
-
-    @abstractmethod
-    def objective(self, train: Examples, context: Context) -> Objective:
-        """What is minimised, and by what val chooses."""
-
-    @abstractmethod
-    def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """What the readout reads of ``source`` and the shape in which it answers.
-
-        Raises:
-            EvalfmError: the source lacks what the head reads.
-        """
-
-    @abstractmethod
-    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
-        """An untrained readout; all its randomness comes from ``generator``."""
-
-    @abstractmethod
-    def fitted(self, statistics: Statistics) -> Readout:
-        """A readout that answers as the fitted head does, on features of these ``statistics``."""
-
-    @abstractmethod
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
-        """Predict by ``readout`` from now on."""
 
 
 class TrainedHead(Head, Tunable):
@@ -120,7 +87,7 @@ class TrainedHead(Head, Tunable):
         """That of the task's kind."""
         return objective_of(train, context)
 
-    def fitted(self, statistics: Statistics) -> Readout:
+    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
         """The trained readout itself, which holds its own statistics."""
         return self._fitted()[0]
 

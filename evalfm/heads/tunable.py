@@ -1,0 +1,94 @@
+"""What a head must give so that it can be trained together with its encoder."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from evalfm.features.source import FeatureSource
+from evalfm.heads.head import Context, Examples
+from evalfm.heads.objectives import Objective, objective_of
+from evalfm.heads.readout import AffineReadout, Layout, Readout, Statistics
+
+
+class Tunable(ABC):
+    """A head whose answer is a module, so that it can be trained together with its encoder."""
+
+    @property
+    @abstractmethod
+    def reads_maps(self) -> bool:
+        """Whether the readout looks at maps."""
+
+    @abstractmethod
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """What is minimised, and by what val chooses."""
+
+    @abstractmethod
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """What the readout reads of ``source`` and the shape in which it answers.
+
+        Raises:
+            EvalfmError: the source lacks what the head reads.
+        """
+
+    @abstractmethod
+    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
+        """An untrained readout; all its randomness comes from ``generator``."""
+
+    @abstractmethod
+    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+        """A readout that answers as the fitted head does, on features of these ``statistics``."""
+
+    @abstractmethod
+    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Predict by ``readout`` from now on."""
+
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
+        """Choose on val what the readout itself does not hold, once it is kept; sentences to tell about it."""
+        return ()
+
+
+class AffineTunable(Tunable):
+    """A head that is one affine map of the pooled features: weight [K, D] and bias [K] on features as they are."""
+
+    @abstractmethod
+    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The fitted weight and bias in the objective's scale, float64."""
+
+    @abstractmethod
+    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
+        """Predict by ``weight`` and ``bias``, given in the objective's scale, float64."""
+
+    @property
+    def reads_maps(self) -> bool:
+        """Pooled features alone."""
+        return False
+
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """That of the task's kind."""
+        return objective_of(train, context)
+
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """One vector an image."""
+        return Layout.of(source, len(context.class_names))
+
+    def fresh(self, layout: Layout, generator: torch.Generator) -> AffineReadout:
+        """Zero weights."""
+        return AffineReadout(layout, generator)
+
+    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+        """The fitted map."""
+        weight, bias = self.affine(objective)
+        layout = Layout(weight.shape[1], (), (), weight.shape[0])
+        readout = AffineReadout(layout, torch.Generator())
+        readout.standardise(statistics)
+        readout.take_raw(weight, bias)
+        return readout
+
+    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Take the map back."""
+        assert isinstance(readout, AffineReadout)
+        weight, bias = readout.raw()
+        self.take_affine(weight.cpu(), bias.cpu(), objective)
