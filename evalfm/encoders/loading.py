@@ -18,7 +18,7 @@ from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 
 SEED = 0
-"""From which random weights are drawn, the same in every run."""
+"""From which random weights are drawn, the same in every run of a frozen encoder."""
 
 
 def load_encoder(
@@ -29,6 +29,7 @@ def load_encoder(
     resize: str | None = None,
     precision: str = "float32",
     device: str | torch.device = "cpu",
+    seed: int = SEED,
 ) -> Encoder:
     """An encoder in evaluation mode on ``device``.
 
@@ -40,6 +41,7 @@ def load_encoder(
         input_size, resize: override the card; recorded in ``notes`` and in ``key``.
         precision: in which the model runs; features are float32 in any case.
         device: where the model runs.
+        seed: from which random weights are drawn.
 
     Raises:
         EvalfmError: unknown name, weights that cannot be had or do not fit, or options that the encoder
@@ -69,7 +71,7 @@ def load_encoder(
     )
     # Building draws initial weights; the caller's generator must not feel it.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
+        torch.manual_seed(seed)
         encoder = builder(card.family)(card, settings, checkpoint)
     _check_size(encoder, card)
     encoder.seal()

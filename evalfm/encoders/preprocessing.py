@@ -59,6 +59,14 @@ class Preparer:
         Raises:
             EvalfmError: the image's unit, channels or values are not what the encoder takes.
         """
+        return self.finish(*self.resized(image), augment)
+
+    def resized(self, image: Image) -> tuple[Tensor, Geometry]:
+        """The film [C, h, w] resized and cropped, in its own unit and channels, before augmentation and scaling.
+
+        Raises:
+            EvalfmError: as a call.
+        """
         pixels = self._checked(image)
         if pixels.shape[0] == 3 and self.facts.channels == 1:
             pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
@@ -69,7 +77,10 @@ class Preparer:
             tensor = self._resize(across, resized).clamp(0.0, 1.0)
         else:
             tensor = self._resize(pixels, resized)
-        tensor = self._crop(tensor, top, left)
+        return self._crop(tensor, top, left), geometry
+
+    def finish(self, tensor: Tensor, geometry: Geometry, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
+        """What ``resized`` gave, augmented and brought to the model's channels, range and statistics."""
         if augment is not None:
             tensor, geometry = augment(tensor, geometry)
         return self._normalise(tensor.expand(self.facts.channels, -1, -1)), geometry
