@@ -1,0 +1,280 @@
+"""Films and masks are moved as one, hearts stay on the left, and the same draw comes anywhere."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+from torch.nn import functional
+
+from evalfm.data.geometry import Geometry
+from evalfm.data.images import Image
+from evalfm.encoders import find_card
+from evalfm.encoders.card import Preprocessing
+from evalfm.encoders.preprocessing import Preparer
+from evalfm.training.augmentation import OFF, Augmentation, augmenter
+
+MOVE = Augmentation(rotation_degrees=15, scale=(0.8, 1.2), translation=0.08, brightness=0, contrast=0, gamma=0)
+FILMS = [(300, 200), (190, 310), (256, 256)]
+POLICIES = {
+    "squash": {"resize": "squash", "resize_to": None, "input_size": (128, 128)},
+    "crop": {"resize": "shortest-edge-crop", "resize_to": 140, "input_size": (126, 126)},
+    "letterbox": {"resize": "letterbox", "resize_to": None, "input_size": (128, 128)},
+    "oblong": {"resize": "squash", "resize_to": None, "input_size": (160, 96)},
+}
+
+
+def preparer(policy: str, **facts: object) -> Preparer:
+    """Prepares as the policy says, and leaves values as they are."""
+    plain = {"channels": 1, "mean": (0.0,), "std": (1.0,), "input_range": (0.0, 1.0), "interpolation": "bilinear"}
+    return Preparer(
+        Preprocessing(**find_card("rad-dino").preprocessing.model_dump() | plain | POLICIES[policy] | facts), policy
+    )
+
+
+def image(pixels: Tensor) -> Image:
+    return Image(pixels=pixels.numpy(), unit="unit-interval", bits=16, spacing_mm=None, rule="test")
+
+
+def disc(size: tuple[int, int], y: float, x: float, radius: float) -> Tensor:
+    """A disc [1, H, W] about a continuous point of the film."""
+    rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1])[None, :] + 0.5
+    return ((rows - y) ** 2 + (columns - x) ** 2 <= radius**2).float()[None]
+
+
+def centroid(mass: Tensor) -> tuple[float, float]:
+    rows, columns = torch.arange(mass.shape[1])[:, None] + 0.5, torch.arange(mass.shape[2])[None, :] + 0.5
+    total = mass[0].double().sum()
+    return float((mass[0] * rows).sum() / total), float((mass[0] * columns).sum() / total)
+
+
+def mapped(geometry: Geometry, y: float, x: float) -> tuple[float, float]:
+    (a, b, c), (d, e, f) = geometry.matrix
+    return a * y + b * x + c, d * y + e * x + f
+
+
+def overlap(first: Tensor, second: Tensor) -> float:
+    one, other = first > 0.5, second > 0.5
+    return float((one & other).sum() / (one | other).sum())
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("size", FILMS)
+def test_a_mask_follows_its_film(policy: str, size: tuple[int, int]) -> None:
+    prepare = preparer(policy)
+    y, x, radius = size[0] * 0.53, size[1] * 0.45, min(size) * 0.2
+    mask = disc(size, y, x, radius)
+    for row in range(6):
+        shown, geometry = prepare(image(mask), augmenter(MOVE, 0, 0, row, is_unit_interval=True))
+        assert geometry != prepare.geometry_of(*size)
+        assert overlap(shown, geometry.to_input(mask)) > 0.97
+        # The centre of mass goes where the matrix says.
+        assert np.allclose(centroid(shown), mapped(geometry, y, x), atol=0.25)
+        # And the way back brings the mask onto the film.
+        assert overlap(geometry.to_source((shown > 0.5).float()), mask) > 0.95
+
+
+def test_a_mask_that_stays_behind_would_be_seen() -> None:
+    size = FILMS[0]
+    prepare = preparer("squash")
+    mask = disc(size, 160, 90, 40)
+    overlaps = []
+    for row in range(6):
+        shown, _ = prepare(image(mask), augmenter(MOVE, 0, 0, row, is_unit_interval=True))
+        overlaps.append(overlap(shown, prepare.geometry_of(*size).to_input(mask)))
+    assert min(overlaps) < 0.8
+
+
+def test_what_the_crop_cut_away_is_no_lesion_in_the_corner() -> None:
+    size = (300, 200)
+    prepare = preparer("crop")
+    everywhere = torch.ones(1, *size)
+    seen = prepare.geometry_of(*size).visible()
+    apart = []
+    for row in range(8):
+        shown, geometry = prepare(image(everywhere), augmenter(MOVE, 0, 0, row, is_unit_interval=True))
+        assert overlap(shown, geometry.to_input(everywhere * seen)) > 0.985
+        apart.append(overlap(shown, geometry.to_input(everywhere)))
+    assert min(apart) < 0.97
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_on_the_film_a_move_is_a_similarity(policy: str) -> None:
+    size = (300, 200)
+    prepare = preparer(policy)
+    plain = np.asarray(prepare.geometry_of(*size).matrix)[:, :2]
+    angles, factors = [], []
+    for row in range(200):
+        _, geometry = prepare(image(torch.zeros(1, *size)), augmenter(MOVE, 3, 1, row, is_unit_interval=True))
+        onto = np.linalg.inv(plain) @ np.asarray(geometry.matrix)[:, :2]
+        factor = math.sqrt(np.linalg.det(onto))
+        assert np.allclose(onto @ onto.T, factor**2 * np.eye(2), atol=1e-9)
+        angles.append(math.degrees(math.atan2(onto[0, 1], onto[0, 0])))
+        factors.append(factor)
+        middle = np.asarray(geometry.output) / 2
+        source = np.linalg.solve(
+            np.asarray(prepare.geometry_of(*size).matrix)[:, :2],
+            middle - np.asarray(prepare.geometry_of(*size).matrix)[:, 2],
+        )
+        shift = (np.asarray(mapped(geometry, *source)) - middle) / geometry.output
+        assert np.abs(shift).max() <= MOVE.translation + 1e-9
+    # Even draws reach near both ends, and go no further.
+    assert 13 < max(angles) <= 15
+    assert -15 <= min(angles) < -13
+    assert 1.17 < max(factors) <= 1.2
+    assert 0.8 <= min(factors) < 0.83
+
+
+def matrices(augmentation: Augmentation, count: int) -> list[np.ndarray]:
+    geometry, tensor = Geometry.identity((8, 8)), torch.zeros(1, 8, 8)
+    changes = [augmenter(augmentation, 0, 0, row, is_unit_interval=True) for row in range(count)]
+    return [np.asarray(change(tensor, geometry)[1].matrix) for change in changes]
+
+
+def test_a_heart_never_turns_to_the_right() -> None:
+    assert min(np.linalg.det(matrix[:, :2]) for matrix in matrices(Augmentation(), 1000)) > 0.7
+
+
+def test_mirroring_is_left_to_right_and_half_of_the_time() -> None:
+    flipped = [np.linalg.det(matrix[:, :2]) < 0 for matrix in matrices(Augmentation(flip=True), 1000)]
+    assert 440 < sum(flipped) < 560
+    only = OFF.model_copy(update={"flip": True})
+    ramp = torch.arange(6.0).expand(1, 4, 6) / 6 + torch.arange(4.0)[:, None] / 100
+    seen = set()
+    for row in range(20):
+        moved, geometry = augmenter(only, 0, 0, row, is_unit_interval=True)(ramp, Geometry.identity((4, 6)))
+        expected = ramp if geometry == Geometry.identity((4, 6)) else ramp.flip(2)
+        assert torch.allclose(moved, expected, atol=1e-5)
+        seen.add(geometry)
+    assert seen == {Geometry.identity((4, 6)), Geometry.identity((4, 6)).flip_horizontal()}
+
+
+def test_equal_places_are_equal_and_others_are_not() -> None:
+    film = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    geometry = Geometry.identity((32, 32))
+    loud = Augmentation(noise=0.05)
+
+    def shown(*place: int) -> Tensor:
+        return augmenter(loud, *place, is_unit_interval=True)(film.clone(), geometry)[0]
+
+    first = shown(1, 2, 3)
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002
+    sent = pickle.loads(pickle.dumps(augmenter(loud, 1, 2, 3, is_unit_interval=True)))
+    assert torch.equal(first, shown(1, 2, 3))
+    assert torch.equal(first, sent(film.clone(), geometry)[0])
+    others = [shown(1, 2, 4), shown(1, 3, 3), shown(2, 2, 3), shown(3, 2, 1), shown(1, 3, 2)]
+    assert all(not torch.allclose(one, other, atol=1e-3) for one, other in pairwise([first, *others]))
+
+
+def test_the_global_generators_are_left_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    augmenter(Augmentation(noise=0.1), 0, 0, 0, is_unit_interval=True)(
+        torch.rand(1, 8, 8, generator=torch.Generator()), Geometry.identity((8, 8))
+    )
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])  # noqa: NPY002
+
+
+def test_switching_one_change_off_leaves_the_others() -> None:
+    _, with_light = augmenter(Augmentation(), 0, 0, 5, is_unit_interval=True)(
+        torch.zeros(1, 8, 8), Geometry.identity((8, 8))
+    )
+    _, without = augmenter(Augmentation(brightness=0, noise=0.1), 0, 0, 5, is_unit_interval=True)(
+        torch.zeros(1, 8, 8), Geometry.identity((8, 8))
+    )
+    assert with_light == without
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("size", [(301, 199), (97, 193)])
+def test_off_gives_back_what_came(policy: str, size: tuple[int, int]) -> None:
+    geometry = preparer(policy).geometry_of(*size)
+    film = torch.rand(1, *geometry.output)
+    kept = film.clone()
+    for row in range(20):
+        moved, same = augmenter(OFF, 0, 0, row, is_unit_interval=True)(film, geometry)
+        assert moved is film
+        assert same is geometry
+    assert torch.equal(film, kept)
+
+
+LIGHT = OFF.model_copy(update={"brightness": 0.3, "contrast": 0.3, "gamma": 0.5, "noise": 0.1})
+
+
+def test_intensities_change_within_the_unit_interval_and_only_on_film() -> None:
+    prepare = preparer("letterbox", pad_value=0.25)
+    film = torch.rand(1, 300, 150, generator=torch.Generator().manual_seed(1))
+    plain, geometry = prepare(image(film))
+    for row in range(20):
+        change = augmenter(LIGHT, 0, 0, row, is_unit_interval=True, pad_value=0.25)
+        shown, same = prepare(image(film), change)
+        assert same == geometry
+        assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
+        assert bool((shown[:, :, :32] == 0.25).all())
+        assert bool((shown[:, :, 96:] == 0.25).all())
+        assert float((shown - plain)[:, :, 32:96].abs().mean()) > 0.02
+    # Beyond a moved film and its blended edge stands what stands beside it unmoved.
+    moved, geometry = prepare(image(film), augmenter(MOVE, 0, 0, 1, is_unit_interval=True, pad_value=0.25))
+    beyond = functional.max_pool2d(geometry.to_input(torch.ones(1, 300, 150)), 3, stride=1, padding=1) == 0
+    assert int(beyond.sum()) > 1000
+    assert torch.allclose(moved[beyond], torch.tensor(0.25))
+
+
+FORMULAS: dict[str, tuple[float, Callable[[Tensor, Tensor, Tensor], Tensor]]] = {
+    "brightness": (0.2, lambda pixel, mean, draw: pixel + 0.2 * draw),
+    "contrast": (0.4, lambda pixel, mean, draw: mean + (pixel - mean) * (1 + 0.4 * draw)),
+    "gamma": (0.5, lambda pixel, mean, draw: pixel ** torch.exp(0.5 * draw)),
+}
+
+
+@pytest.mark.parametrize("change", FORMULAS)
+def test_each_intensity_is_its_formula(change: str) -> None:
+    largest, formula = FORMULAS[change]
+    film = 0.3 + 0.4 * torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(2))
+    draws = torch.linspace(-1, 1, 4001)
+    found = []
+    for row in range(40):
+        change_it = augmenter(OFF.model_copy(update={change: largest}), 0, 0, row, is_unit_interval=True)
+        shown, _ = change_it(film, Geometry.identity((16, 16)))
+        # The draw is read off one pixel's change; the formula then holds for all.
+        draw = draws[(formula(film[0, 0, 0], film.mean(), draws) - shown[0, 0, 0]).abs().argmin()]
+        assert torch.allclose(shown, formula(film, film.mean(), draw), atol=5e-4)
+        found.append(float(draw))
+    assert -1 <= min(found) < -0.8
+    assert 0.8 < max(found) <= 1
+
+
+def test_hounsfield_units_are_moved_and_never_rescaled() -> None:
+    film = torch.full((1, 64, 64), -700.0)
+    film[:, 20:40, 20:40] = 55.0
+    everything = LIGHT.model_copy(update={"rotation_degrees": 10.0})
+    for row in range(10):
+        change = augmenter(everything, 0, 0, row, is_unit_interval=False, pad_value=-1000.0)
+        shown, geometry = change(film, Geometry.identity((64, 64)))
+        assert geometry != Geometry.identity((64, 64))
+        assert float(shown.max()) == pytest.approx(55, abs=1e-3)
+        assert {-1000.0} == {float(each) for each in shown[shown < -701]} or not bool((shown < -701).any())
+        assert float(shown[shown > -701].min()) == pytest.approx(-700, abs=1e-3)
+
+
+@pytest.mark.parametrize("place", [(-1, 0, 0), (0, -1, 0), (0, 0, -1)])
+def test_negative_places_are_refused(place: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        augmenter(OFF, *place, is_unit_interval=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"scale": (1.1, 0.9)}, {"scale": (0, 1)}, {"rotation_degrees": -5}, {"translation": 1.0}, {"shear": 1}],
+)
+def test_ranges_that_make_no_sense_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Augmentation(**wrong)  # type: ignore[arg-type]
