@@ -36,6 +36,10 @@ class Tally(Protocol):
         """Count a batch: answers [L, B, …] of every candidate, target [B, …]."""
         ...
 
+    def merge(self, total: Total, device: torch.device) -> None:
+        """Add up what all processes have counted, exchanged on ``device``."""
+        ...
+
     def score(self) -> Tensor:
         """The val score of every candidate, [L]."""
         ...
@@ -85,6 +89,15 @@ class Objective(ABC):
     def positive(self, target: Tensor) -> Tensor | None:
         """Which examples [N] every batch must hold a share of; None where batches are drawn evenly."""
         return None
+
+    def smooth(self, share: float) -> None:
+        """Give ``share`` of each label's weight in the loss to all classes alike; val is scored without.
+
+        Raises:
+            EvalfmError: there is nothing to smooth.
+        """
+        if share:
+            raise EvalfmError("Label smoothing is for labels and classes; leave label_smoothing out for this task.")
 
     def link(self, answers: Tensor) -> Tensor:
         """Answers to what ``predict`` gives."""
@@ -147,9 +160,9 @@ class LabelObjective(Objective):
     higher_is_better: ClassVar[bool] = False
     loss_name: ClassVar[str] = "binary cross-entropy"
 
-    def __init__(self, names: tuple[str, ...], smoothing: float = 0.0) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
-        self._smoothing = smoothing
+        self._smoothing = 0.0
 
     def read(self, examples: Examples, grid: tuple[int, int] | None, progress: Progress, label: str) -> Tensor:
         """Labels [N, K], NaN where unknown."""
@@ -175,6 +188,10 @@ class LabelObjective(Objective):
         """Mean log-loss over labels."""
         return _LabelTally()
 
+    def smooth(self, share: float) -> None:
+        """Smooth labels in the loss."""
+        self._smoothing = share
+
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """Log odds of each label's share in train."""
         return log_odds(target.nanmean(0))
@@ -187,9 +204,9 @@ class ClassObjective(Objective):
     higher_is_better: ClassVar[bool] = False
     loss_name: ClassVar[str] = "cross-entropy"
 
-    def __init__(self, names: tuple[str, ...], smoothing: float = 0.0) -> None:
+    def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
-        self._smoothing = smoothing
+        self._smoothing = 0.0
 
     def read(self, examples: Examples, grid: tuple[int, int] | None, progress: Progress, label: str) -> Tensor:
         """Class indices [N]."""
@@ -210,6 +227,10 @@ class ClassObjective(Objective):
     def tally(self, candidates: int) -> Tally:
         """Mean log-loss."""
         return _ClassTally()
+
+    def smooth(self, share: float) -> None:
+        """Smooth labels in the loss."""
+        self._smoothing = share
 
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """Log of each class's share in train, one image added to each."""
@@ -277,15 +298,15 @@ class ValueObjective(Objective):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
-def objective_of(train: Examples, context: Context, smoothing: float = 0.0) -> Objective:
+def objective_of(train: Examples, context: Context) -> Objective:
     """The objective of the task that ``context`` tells."""
     if context.kind == "segmentation":
         return MaskObjective(context.class_names)
     if context.kind in ("binary", "multilabel"):
-        return LabelObjective(context.class_names, smoothing)
+        return LabelObjective(context.class_names)
     if context.kind == "regression":
         return ValueObjective.of(train.target)
-    return ClassObjective(context.class_names, smoothing)
+    return ClassObjective(context.class_names)
 
 
 def restored_objective(tensors: dict[str, Tensor], layout: Layout) -> Objective:
@@ -304,6 +325,9 @@ class _MaskTally:
 
     def add(self, answers: Tensor, target: Tensor) -> None:
         self._dice.add(answers, _as_fraction(target))
+
+    def merge(self, total: Total, device: torch.device) -> None:
+        self._dice.merge(lambda counted: total(counted.to(device)).cpu())
 
     def score(self) -> Tensor:
         return self._dice.score()
@@ -326,6 +350,12 @@ class _MeanTally(ABC):
         total, count = (penalty * known).sum(1), known.double().sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._count = count if self._count is None else self._count + count
+
+    def merge(self, total: Total, device: torch.device) -> None:
+        """Add up what all processes have counted."""
+        assert self._sum is not None
+        assert self._count is not None
+        self._sum, self._count = (total(each.to(device)).cpu() for each in (self._sum, self._count))
 
     def score(self) -> Tensor:
         """The mean over labels of the mean over images, [L]."""

@@ -48,6 +48,10 @@ class PooledDice:
         self._pixels += torch.bincount(index, minlength=len(self._pixels)).double()
         self._truth += torch.bincount(index, weights=weight, minlength=len(self._truth))
 
+    def merge(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Add up what several processes have counted."""
+        self._pixels, self._truth = total(self._pixels), total(self._truth)
+
     def score(self) -> Tensor:
         """Mean over the channels that have a lesion of the best Dice, [L]; NaN where no channel has one."""
         pixels = self._pixels.reshape(*self._shape, BINS).flip(-1).cumsum(-1)

@@ -1,0 +1,187 @@
+"""From an encoder and a head to both, trained together: start, training, and the best of it taken back."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evalfm.data.manifest import Manifest
+from evalfm.encoders.adaptation.drop_path import set_drop_path
+from evalfm.encoders.adaptation.lora import add_lora, lora_state
+from evalfm.encoders.encoder import Encoder, Precision
+from evalfm.errors import EvalfmError
+from evalfm.features.source import FeatureSource
+from evalfm.heads.head import Context, Examples, Fit, Head
+from evalfm.heads.objectives import Objective
+from evalfm.heads.readout import Layout, Readout
+from evalfm.heads.trained import Schedule
+from evalfm.heads.training import read_statistics
+from evalfm.heads.tunable import Tunable
+from evalfm.progress import Progress
+from evalfm.training.checkpoint import read_best, read_state
+from evalfm.training.job import Job, Together, trained_tensors
+from evalfm.training.launch import run_job, sendable
+from evalfm.training.recipe import Recipe, Trained
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """An encoder and a head after their training.
+
+    Attributes:
+        encoder: sealed anew, in evaluation mode. tensors: what of it was trained, for encoder.safetensors.
+        fit: what val chose, and the learning curve.
+    """
+
+    encoder: Encoder
+    tensors: dict[str, Tensor]
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class Setting:
+    """With what a training runs, beside what decides its result.
+
+    Attributes:
+        folder: where checkpoints lie; the same for the same result, and kept when the process dies.
+        workers: threads that decode. processes: how many train together.
+    """
+
+    folder: Path
+    device: torch.device
+    precision: Precision
+    workers: int = 2
+    processes: int = 1
+
+
+def check_tunable(head: Head, adaptation: str) -> None:
+    """Refuse a head that cannot be trained with its encoder.
+
+    Raises:
+        EvalfmError: it cannot.
+    """
+    if not isinstance(head, Tunable):
+        raise EvalfmError(
+            f"The head {head.name!r} is not trained by gradient, so --adapt {adaptation} has nothing to train it with; "
+            "take linear or another trained head (`evalfm ls heads`)."
+        )
+
+
+def tune(
+    encoder: Encoder,
+    head: Head,
+    train: Examples,
+    val: Examples,
+    context: Context,
+    *,
+    adaptation: Trained,
+    recipe: Recipe,
+    manifest: Manifest,
+    setting: Setting,
+    source_of: Callable[[Encoder], FeatureSource],
+    progress: Progress,
+) -> Tuned:
+    """Train a copy of ``encoder`` with ``head``; the head predicts by the result from now on.
+
+    Args:
+        encoder: with the weights to start from; it is left as it is.
+        train, val: examples whose source gives the features of ``encoder``.
+        manifest: of the examples' rows.
+        source_of: makes a feature source of a trained encoder, for what the head still chooses on val.
+
+    Raises:
+        EvalfmError: the head cannot be trained so, or the training stops.
+    """
+    check_tunable(head, adaptation)
+    assert isinstance(head, Tunable)
+    chosen: dict[str, float | int | str] = {}
+    if recipe.probe_start:
+        probed = head.fit(train, val, context)
+        chosen |= {f"probe_{name}": value for name, value in probed.chosen.items()}
+    objective = head.objective(train, context)
+    objective.smooth(recipe.label_smoothing)
+    layout = head.layout(train.source, context)
+    readout = _start(head, layout, objective, train, context, recipe)
+    adapted = copy.deepcopy(encoder)
+    adapted.settings = replace(adapted.settings, precision=setting.precision)
+    notes = _adapt(adapted, adaptation, recipe, context.seed)
+    job = Job(
+        encoder=adapted,
+        readout=readout.to(setting.device),
+        layout=layout,
+        objective=objective,
+        adaptation=adaptation,
+        recipe=recipe,
+        train=train,
+        val=val,
+        context=replace(context, progress=progress),
+        load=manifest.image,
+        names=tuple(map(str, manifest.table["id"])),
+        folder=setting.folder,
+        workers=setting.workers,
+        processes=setting.processes,
+    )
+    if setting.processes > 1:
+        job = sendable(job, manifest.size)
+    notes += run_job(job, setting.device, setting.precision, progress)
+    curve, epoch = _take_best(job)
+    adapted.eval()
+    adapted.seal()
+    head.keep(readout, layout, objective, setting.device)
+    source = source_of(adapted)
+    seen = [replace(examples, source=source) for examples in (train, val)]
+    notes += head.after_training(seen[0], seen[1], context)
+    trained = lora_state(adapted) if adaptation == "lora" else adapted.state_dict()
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in trained.items()}
+    return Tuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(notes)))
+
+
+def forget(folder: Path) -> None:
+    """Remove the checkpoints of a training whose run is published."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(
+    head: Tunable, layout: Layout, objective: Objective, train: Examples, context: Context, recipe: Recipe
+) -> Readout:
+    """Where the head starts: as fitted on frozen features, or fresh."""
+    if recipe.probe_start:
+        generator = torch.Generator().manual_seed(context.seed)
+        statistics = read_statistics(train, Schedule(), generator, maps=head.reads_maps)
+        return copy.deepcopy(head.fitted(statistics, objective)).float()
+    readout = head.fresh(layout, torch.Generator().manual_seed(context.seed))
+    target = objective.read(train, layout.grid, context.progress, "train")
+    objective.check(target, "train")
+    readout.start_at(objective.start(target, recipe.positive_share))
+    return readout
+
+
+def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[str]:
+    """Make what shall be trained trainable; sentences to tell."""
+    notes: list[str] = []
+    encoder.requires_grad_(True)
+    if adaptation == "lora":
+        notes += add_lora(encoder, recipe.rank, recipe.alpha, seed).notes
+    elif not any(True for _ in encoder.parameters()):
+        raise EvalfmError(f"{encoder.card.name} has no weights, so there is nothing to train; take another encoder.")
+    if recipe.drop_path:
+        set_drop_path(encoder, recipe.drop_path)
+    return notes
+
+
+@torch.no_grad()
+def _take_best(job: Job) -> tuple[list[dict[str, float | int | str]], int]:
+    """Put what val liked best into the model; the learning curve and the epoch."""
+    state = read_state(job.folder)
+    assert state is not None
+    best = read_best(job.folder, state.best_epoch)
+    live = trained_tensors(Together(job.encoder, job.readout), job.adaptation)
+    for name, value in best.items():
+        live[name].copy_(value)
+    return state.curve, state.best_epoch
