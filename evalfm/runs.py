@@ -27,6 +27,7 @@ from evalfm.statistics.estimate import Estimate
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
 HEAD = "head.safetensors"
+ENCODER = "encoder.safetensors"
 WORK = ".work"
 
 
@@ -121,6 +122,11 @@ class Run:
         return str(self.record.head["name"])
 
     @property
+    def adaptation(self) -> str:
+        """What of the encoder was trained."""
+        return str(self.record.config["adaptation"])
+
+    @property
     def primary(self) -> str:
         """The metric that decides."""
         return str(self.record.task["metrics"][0])
@@ -142,6 +148,12 @@ class Run:
     def head_tensors(self) -> dict[str, Tensor]:
         """What the head learnt."""
         tensors: dict[str, Tensor] = load_file(self.folder / HEAD)
+        return tensors
+
+    def encoder_tensors(self) -> dict[str, Tensor]:
+        """What of the encoder was trained with the head; empty where it was frozen."""
+        path = self.folder / ENCODER
+        tensors: dict[str, Tensor] = load_file(path) if path.is_file() else {}
         return tensors
 
 
@@ -224,11 +236,20 @@ def remove_leftovers(out: Path) -> None:
     remove_stale(out / WORK)
 
 
-def write_run(folder: Path, record: Record, predictions: pd.DataFrame, tensors: dict[str, Tensor]) -> None:
-    """Write the files of a run into ``folder``; run.json last."""
+def write_run(
+    folder: Path,
+    record: Record,
+    predictions: pd.DataFrame,
+    tensors: dict[str, Tensor],
+    encoder: dict[str, Tensor] | None = None,
+) -> None:
+    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained."""
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    # Written here and not by safetensors, whose errors on a full disk are no OSError.
-    (folder / HEAD).write_bytes(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    for name, content in ((HEAD, tensors), (ENCODER, encoder)):
+        # Written here and not by safetensors, whose errors on a full disk are no OSError.
+        if content or name == HEAD:
+            plain = {key: value.detach().cpu().contiguous() for key, value in (content or {}).items()}
+            (folder / name).write_bytes(save(plain))
     text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
 

@@ -18,9 +18,10 @@ LOWER_IS_BETTER = frozenset(
 
 @dataclass(frozen=True)
 class Line:
-    """One encoder × head on one task.
+    """One encoder × head × adaptation on one task.
 
     Attributes:
+        adaptation: what of the encoder was trained.
         runs: one per seed.
         metrics: the shown metrics of the first seed.
         seed_sd: spread of the primary metric over seeds, or None for a deterministic head or a single seed.
@@ -29,6 +30,7 @@ class Line:
     task: str
     encoder: str
     head: str
+    adaptation: str
     floor: bool
     runs: tuple[Run, ...]
     metrics: dict[str, Estimate]
@@ -66,7 +68,7 @@ def _table(runs: Sequence[Run]) -> TaskTable:
     names = _shown_metrics(record)
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
-        subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SUBSET))
+        subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
         weights = run.record.provenance.weights_digest or ""
         cells.setdefault((run.encoder, run.head, subset + weights), []).append(run)
     lines = [_line(found, names) for found in cells.values()]
@@ -102,7 +104,8 @@ def _shown_metrics(record: Record) -> tuple[str, ...]:
     return tuple(found or record.metrics)[:SHOWN_METRICS]
 
 
-SUBSET = ("shots", "label_fraction", "folds", "where", "test_where", "limit")
+SAME = ("shots", "label_fraction", "folds", "where", "test_where", "limit", "adaptation", "recipe")
+"""What runs that differ in their seed alone have in common, beside encoder and head."""
 
 
 def _general(note: str) -> bool:
@@ -119,7 +122,7 @@ def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
     marked = first.record.provenance.random_weights and not first.encoder.startswith("random")
     label = first.encoder + (" (random weights)" if marked else "")
     metrics = {name: first.metrics[name] for name in names}
-    return Line(first.task, label, first.head, first.is_floor, tuple(runs), metrics, spread)
+    return Line(first.task, label, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
 
 
 def as_json(table: TaskTable) -> dict[str, Any]:
@@ -134,6 +137,7 @@ def as_json(table: TaskTable) -> dict[str, Any]:
             {
                 "encoder": line.encoder,
                 "head": line.head,
+                "adaptation": line.adaptation,
                 "floor": line.floor,
                 "seed_sd": line.seed_sd,
                 "metrics": {name: estimate.to_json() for name, estimate in line.metrics.items()},

@@ -73,13 +73,13 @@ def print_runs(runs: Iterable[Run]) -> None:
 def print_task(table: TaskTable) -> None:
     """Print one task's table: estimates with 95 % intervals, floors marked, cautions below."""
     with_seeds = any(line.seed_sd is not None for line in table.lines)
-    header = ["encoder", "head", *table.metric_names, *(["seed sd"] if with_seeds else [])]
+    header = ["encoder", "head", "adaptation", *table.metric_names, *(["seed sd"] if with_seeds else [])]
     footnotes = Footnotes()
     rows = []
     for line in table.lines:
         cells = [footnotes.cell(name, line) for name in table.metric_names]
         seeds = [] if not with_seeds else ["–" if line.seed_sd is None else f"{line.seed_sd:.3f}"]
-        rows.append([_name(line), line.head, *cells, *seeds])
+        rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
     print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
     _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
 
@@ -88,7 +88,7 @@ def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
     """Print several tasks as one table: the primary metric of every line with its 95 % interval."""
     footnotes = Footnotes()
     rows = [
-        [table.task, table.metric_names[0], _name(line), line.head, footnotes.cell(table.metric_names[0], line)]
+        [table.task, table.metric_names[0], _name(line), _head(line), footnotes.cell(table.metric_names[0], line)]
         for table in tables
         for line in table.lines
     ]
@@ -122,6 +122,10 @@ class Footnotes:
 
 def _name(line: Line) -> str:
     return line.encoder + (" (floor)" if line.floor else "")
+
+
+def _head(line: Line) -> str:
+    return line.head if line.adaptation == "frozen" else f"{line.head}, {line.adaptation}"
 
 
 def _print_lines(lines: Sequence[str]) -> None:

@@ -26,6 +26,15 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Adapt(StrEnum):
+    """What of the encoder is trained."""
+
+    frozen = "frozen"
+    lora = "lora"
+    full = "full"
+    scratch = "scratch"
+
+
 class Maps(StrEnum):
     """What becomes of feature maps."""
 
@@ -48,6 +57,13 @@ def probe(
     data: Annotated[str | None, typer.Option(help="Folder or registered name; else the phantom.")] = None,
     test_data: Annotated[str | None, typer.Option(help="Another data set, tested whole.")] = None,
     head: Annotated[list[str] | None, typer.Option(help="Head; repeat for several.")] = None,
+    adapt: Annotated[
+        Adapt | None, typer.Option(help="Train the encoder too: with LoRA, whole, or from random weights.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of LoRA; short for --recipe rank=…")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Change the recipe of --adapt, e.g. epochs=10; repeat for several.")
+    ] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
@@ -61,6 +77,11 @@ def probe(
     resize: Annotated[Resize | None, typer.Option(help="Override the card's resize policy.")] = None,
     maps: Annotated[Maps, typer.Option(help="Keep maps on disk, or run the encoder in every epoch.")] = Maps.auto,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.")] = 2,
+    processes: Annotated[int, typer.Option(help="How many processes (GPUs) train together, with --adapt.")] = 1,
+    cache_images: Annotated[
+        bool, typer.Option("--cache-images", help="Keep prepared films on disk for maps made in every epoch.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Of the encoder's forward pass.")] = Precision.auto,
     out: Annotated[Path, typer.Option(help="Where runs are written.")] = Path("runs"),
@@ -80,10 +101,15 @@ def probe(
         evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data nih --folds 5
 
         evalfm probe --encoder pixels --task sex --data build/nih --shots 16 --seeds 3
+
+        evalfm probe --encoder rad-dino --task ptx-seg --adapt lora --rank 16 --recipe epochs=10
+
+        evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
     """
     from evalfm.cli.console import Bars, emit_json, print_runs
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.probing.probe import probe as run
+    from evalfm.training.recipe import parse_changes
 
     bars = Bars()
     print_notice(data, bars)
@@ -93,6 +119,8 @@ def probe(
         data=data,
         test_data=test_data,
         heads=head or None,
+        adapt=None if adapt is None else adapt.value,
+        recipe=parse_changes([*(recipe or []), *([] if rank is None else [f"rank={rank}"])]),
         weights=weights,
         input_size=input_size,
         resize=None if resize is None else resize.value,
@@ -108,6 +136,9 @@ def probe(
         precision=precision.value,
         maps=maps.value,
         batch_size=batch_size,
+        workers=workers,
+        processes=processes,
+        cache_images=cache_images,
         out=out,
         force=force,
         progress=bars,

@@ -30,8 +30,27 @@ def remove_stale(parent: Path) -> None:
     if not parent.is_dir():
         return
     for folder in parent.glob(WRITING + "*"):
-        if _is_stale(folder):
+        if _is_stale(folder, folder.name):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def adopt(parent: Path, name: str) -> Path:
+    """A work folder for ``name`` in ``parent``: that of a process that died over it, with what it left, or a new one.
+
+    Two living processes never share one; what this process itself left there is its own.
+    """
+    own = parent / f"{name}{work_name()}"
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in sorted(parent.glob(f"{name}{WRITING}*")):
+        owner = Path(folder.name.removeprefix(name))
+        mine = owner.name.startswith(f"{WRITING}{machine()}-{os.getpid()}-")
+        if mine or _is_stale(folder, owner.name):
+            # Another process may adopt it at the same moment: one rename succeeds.
+            with contextlib.suppress(OSError):
+                folder.rename(own)
+                return own
+    own.mkdir()
+    return own
 
 
 def flush_folder(folder: Path) -> None:
@@ -89,8 +108,8 @@ def machine() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
-def _is_stale(folder: Path) -> bool:
-    origin, process = folder.name.removeprefix(WRITING).split("-")[:2]
+def _is_stale(folder: Path, owner: str) -> bool:
+    origin, process = owner.removeprefix(WRITING).split("-")[:2]
     if origin == machine() and os.name == "posix":
         try:
             os.kill(int(process), 0)

@@ -95,6 +95,19 @@ class EncodedSource:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._memory = FilmMemory(FILM_MEMORY_BYTES)
 
+    def of(self, encoder: Encoder) -> EncodedSource:
+        """The same images by another encoder, kept in the same store and way."""
+        return EncodedSource(
+            encoder,
+            self._manifest,
+            self._store,
+            maps=self._maps,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            cache_images=self._cache_images,
+            progress=self._progress,
+        )
+
     @property
     def name(self) -> str:
         """Name of the encoder."""

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import evalfm
+from evalfm.data.work_folders import adopt
 from evalfm.heads import load_head
-from evalfm.heads.head import Context, DenseHead, Fit, Head, PooledHead
-from evalfm.heads.training import fit_together, trained_together
+from evalfm.heads.head import Head
+from evalfm.probing.fitting import Training, fit_frozen, fit_trained
 from evalfm.probing.opened import Opened, compute_ahead
-from evalfm.probing.parts import Part
 from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
-from evalfm.probing.recording import Fitted, fold_tensors, make_record, predictions_table
-from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
-from evalfm.probing.settings import Settings
-from evalfm.probing.sides import Deal, Side
+from evalfm.probing.recording import Fitted, fold_encoders, fold_tensors, make_record, predictions_table
+from evalfm.probing.settings import EncoderSettings, Settings
+from evalfm.probing.sides import Deal
 from evalfm.progress import Progress
-from evalfm.runs import RECORD, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.runs import RECORD, WORK, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.training.recipe import Recipe, Trained
+from evalfm.training.tensorboard import BOARD, rename_events
+from evalfm.training.tuning import check_tunable, forget
 
-ADAPTATION = "frozen"
+FROZEN = "frozen"
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """How the encoder of a cell is trained with each head."""
+
+    name: Trained
+    recipe: Recipe
+    settings: EncoderSettings
 
 
 @dataclass(frozen=True)
@@ -36,11 +47,18 @@ class Cell:
         opened: the encoder on the question's images.
         heads: names of heads.
         floor: True for a baseline that knows nothing.
+        adapted: how the encoder is trained, each head with a copy of its own; None where it is frozen.
     """
 
     opened: Opened
     heads: tuple[str, ...]
     floor: bool = False
+    adapted: Adapted | None = None
+
+    @property
+    def adaptation(self) -> str:
+        """The word in paths and tables."""
+        return FROZEN if self.adapted is None else self.adapted.name
 
 
 def run_cell(
@@ -50,13 +68,14 @@ def run_cell(
     runs: list[Run] = []
     for seed, deal in enumerate(deals):
         heads = [load_head(name, deal.question.task.kind) for name in cell.heads]
-        wanted = [head for head in heads if seed == 0 or not head.deterministic or settings.draws_subsets]
+        varies = settings.draws_subsets or cell.adapted is not None
+        wanted = [head for head in heads if seed == 0 or not head.deterministic or varies]
         folders = {head.name: _folder(cell, head, deal, settings, seed, out) for head in wanted}
         missing = [head for head in wanted if force or not (folders[head.name][0] / RECORD).is_file()]
         if missing:
             check_writable(out)
-            in_the_way = InTheWay.REPLACED if force else InTheWay.KEPT
-            _make(cell, missing, deal, settings, seed, folders, out, in_the_way, progress)
+            making = _Making(cell, deal, settings, seed, out, InTheWay.REPLACED if force else InTheWay.KEPT, progress)
+            making.run(missing, folders)
         runs += [Run.read(folders[head.name][0]) for head in wanted]
     return runs
 
@@ -65,94 +84,108 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
     """Where the run of ``head`` stands, and its key: a hash over all that decides its result."""
     task = deal.question.task
     source = cell.opened.source
+    adaptation: object = cell.adaptation
+    if cell.adapted is not None:
+        check_tunable(head, cell.adapted.name)
+        adaptation = {"name": cell.adapted.name, "recipe": cell.adapted.recipe.model_dump()}
     content: dict[str, Any] = {
         "schema": 1,
         "evalfm": evalfm.__version__,
         "encoder": source.key,
         "task": task.model_dump(mode="json"),
         "head": {"name": head.name, "grid": head.grid},
-        "adaptation": ADAPTATION,
+        "adaptation": adaptation,
         "data": deal.key,
         "subset": settings.subset(),
         "seed": seed,
     }
     key = content_key(content)
-    return run_folder(out, cell.opened.name, task.name, head.name, ADAPTATION, key), key
+    return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
 
 
-def _make(
-    cell: Cell,
-    heads: Sequence[Head],
-    deal: Deal,
-    settings: Settings,
-    seed: int,
-    folders: dict[str, tuple[Path, str]],
-    out: Path,
-    in_the_way: InTheWay,
-    progress: Progress,
-) -> None:
-    """Fit, score and publish ``heads``; each run appears whole or not at all."""
-    watch = Stopwatch()
-    maps = any("maps" in head.needs for head in heads)
-    used = np.unique(np.concatenate([np.concatenate([part.train, part.val, part.test]) for part in deal.parts]))
-    compute_ahead(cell.opened.source, deal.question.rows[used], maps=maps, progress=progress)
-    if deal.test is not None and cell.opened.test is not None:
-        compute_ahead(cell.opened.test, deal.test.rows, maps=maps, progress=progress)
-    fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
-    for part in deal.parts:
-        label = f"{cell.opened.name} × {deal.question.task.name}"
-        if part.fold is not None:
-            label += f", fold {part.fold + 1} of {len(deal.parts)}"
-        progress.say(f"{label}: {', '.join(head.name for head in heads)}")
-        for name, result in _fit_and_score(cell.opened, heads, deal, part, seed, progress).items():
-            fitted[name].append(result)
-    seconds = watch.seconds() / len(heads)
-    for head in heads:
-        folder, key = folders[head.name]
-        results = fitted[head.name]
+@dataclass(frozen=True)
+class _Making:
+    """The making of the runs of one cell and seed; each appears whole or not at all."""
+
+    cell: Cell
+    deal: Deal
+    settings: Settings
+    seed: int
+    out: Path
+    in_the_way: InTheWay
+    progress: Progress
+
+    def run(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
+        """Fit, score and publish ``heads``: frozen ones together, trained ones one after the other."""
+        if self.cell.adapted is None:
+            self._frozen(heads, folders)
+            return
+        for head in heads:
+            self._trained(head, self.cell.adapted, *folders[head.name])
+
+    def _frozen(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
+        watch = Stopwatch()
+        self._compute_ahead(maps=any("maps" in head.needs for head in heads))
+        fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
+        for part in self.deal.parts:
+            self._announce(part.fold, ", ".join(head.name for head in heads))
+            found = fit_frozen(self.cell.opened, heads, self.deal, part, self.seed, self.progress)
+            for name, result in found.items():
+                fitted[name].append(result)
+        seconds = watch.seconds() / len(heads)
+        for head in heads:
+            self._publish(head, fitted[head.name], *folders[head.name], seconds, ())
+
+    def _trained(self, head: Head, adapted: Adapted, folder: Path, key: str) -> None:
+        watch = Stopwatch()
+        if adapted.recipe.probe_start:
+            self._compute_ahead(maps="maps" in head.needs)
+        works, results = [], []
+        for part in self.deal.parts:
+            self._announce(part.fold, f"{head.name}, {adapted.name}")
+            place = adopt(self.out / WORK, f"training-{key[:16]}-{part.fold or 0}")
+            works.append(place)
+            training = Training(
+                adapted.name, adapted.recipe, place, adapted.settings.workers, adapted.settings.processes
+            )
+            # A fresh head for every part: one that was trained once would go on from there.
+            fresh = load_head(head.name, self.deal.question.task.kind)
+            results.append(fit_trained(self.cell.opened, fresh, self.deal, part, self.seed, training, self.progress))
+        self._publish(head, results, folder, key, watch.seconds(), works)
+        for place in works:
+            forget(place)
+
+    def _compute_ahead(self, *, maps: bool) -> None:
+        deal, opened = self.deal, self.cell.opened
+        used = np.unique(np.concatenate([np.concatenate([part.train, part.val, part.test]) for part in deal.parts]))
+        compute_ahead(opened.source, deal.question.rows[used], maps=maps, progress=self.progress)
+        if deal.test is not None and opened.test is not None:
+            compute_ahead(opened.test, deal.test.rows, maps=maps, progress=self.progress)
+
+    def _announce(self, fold: int | None, what: str) -> None:
+        label = f"{self.cell.opened.name} × {self.deal.question.task.name}"
+        if fold is not None:
+            label += f", fold {fold + 1} of {len(self.deal.parts)}"
+        self.progress.say(f"{label}: {what}")
+
+    def _publish(
+        self, head: Head, results: Sequence[Fitted], folder: Path, key: str, seconds: float, works: Sequence[Path]
+    ) -> None:
+        deal, opened, settings = self.deal, self.cell.opened, self.settings
         table, rows = predictions_table(deal.question, deal.test, results)
-        asked = {**settings.model_dump(mode="json"), "floor": cell.floor, "seed": seed, "adaptation": ADAPTATION}
+        asked: dict[str, Any] = {**settings.model_dump(mode="json"), "floor": self.cell.floor, "seed": self.seed}
         # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
         asked["task"] = deal.question.task.name
-        asked["encoder"] = {"name": cell.opened.name, **cell.opened.asked}
-        record = make_record(cell.opened, deal, head, results, table, asked, key, seconds)
-        with publishing(out, folder, in_the_way) as work:
-            write_run(work, record, table, fold_tensors(results))
+        asked["encoder"] = {"name": opened.name, **opened.asked}
+        asked["adaptation"], asked["recipe"] = self.cell.adaptation, {}
+        if self.cell.adapted is not None:
+            asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")
+            asked["processes"] = self.cell.adapted.settings.processes
+        record = make_record(opened, deal, head, results, table, asked, key, seconds)
+        with publishing(self.out, folder, self.in_the_way) as work:
+            write_run(work, record, table, fold_tensors(results), fold_encoders(results))
             draw_pictures(work, record, table, deal.test or deal.question, rows)
-
-
-def _fit_and_score(
-    opened: Opened, heads: Sequence[Head], deal: Deal, part: Part, seed: int, progress: Progress
-) -> dict[str, Fitted]:
-    """Fit every head on one part, dense ones in one pass over the maps, and score val and test."""
-    question = deal.question
-    device = torch.device(opened.device)
-    context = Context(question.task.kind, question.class_names, seed, device, progress)
-    side = Side(question, opened.source)
-    train, val = side.examples(part.train), side.examples(part.val)
-    if deal.test is None:
-        test_side, test = side, side.examples(part.test)
-    else:
-        test_side = Side(deal.test, opened.test or opened.source)
-        test = test_side.examples(np.arange(len(deal.test)))
-    fits: dict[str, Fit] = {}
-    for together in trained_together(heads):
-        found = fit_together(together, train, val, context)
-        fits |= dict(zip((head.name for head in together), found, strict=True))
-    fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
-    scores: dict[str, Scores] = {}
-    dense = [head for head in heads if isinstance(head, DenseHead)]
-    if dense:
-        scored = score_dense(
-            dense,
-            Films(val, side.question.manifest.spacing_mm),
-            Films(test, test_side.question.manifest.spacing_mm),
-            question.task,
-            question.class_names,
-            progress,
-        )
-        scores |= dict(zip((head.name for head in dense), scored, strict=True))
-    for head in heads:
-        if isinstance(head, PooledHead):
-            scores[head.name] = score_pooled(head, val, test, question.task, question.class_names)
-    return {head.name: Fitted(part, fits[head.name], scores[head.name], head.tensors()) for head in heads}
+            for result, place in zip(results, works, strict=False):
+                board = work / BOARD if result.part.fold is None else work / BOARD / f"fold{result.part.fold}"
+                shutil.copytree(place / BOARD, board)
+                rename_events(board)

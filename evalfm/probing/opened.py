@@ -17,6 +17,7 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.loading import SEED
 from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
@@ -43,9 +44,10 @@ class Opened:
         card: the card, whole, as plain values.
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
-        asked: the encoder settings, without paths.
         device, precision: where and how the features are computed.
-        asked: how the encoder was asked for, without paths.
+        training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
+            the GPU has no bfloat16 and nobody asked otherwise.
+        redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         notes: what the encoder says of itself, such as colour reduced to grey.
     """
 
@@ -57,7 +59,9 @@ class Opened:
     random_weights: bool = False
     device: str = "cpu"
     precision: str = "float32"
+    training_precision: str = "float32"
     asked: dict[str, Any] = field(default_factory=dict)
+    redraw: Callable[[int], Encoder] | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -141,6 +145,7 @@ def open_encoder(
             maps=settings.maps,
             batch_size=settings.batch_size,
             workers=settings.workers,
+            cache_images=settings.cache_images,
             progress=progress,
         )
         for each in (manifest, test)
@@ -155,12 +160,16 @@ def open_encoder(
         random_weights=opened.random_weights,
         device=device,
         precision=opened.settings.precision,
+        training_precision=_training_precision(settings, device, opened.settings.precision),
         asked=_public(settings),
+        redraw=_redraw(encoder, settings, device, precision) if opened.random_weights else None,
         notes=opened.notes,
     )
 
 
-def _load(encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str) -> Encoder:
+def _load(
+    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str, seed: int = SEED
+) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
     from_code = isinstance(encoder, Encoder) or (
         isinstance(encoder, str) and (".py:" in encoder or find_plugin(encoder) is not None)
@@ -172,7 +181,19 @@ def _load(encoder: str | EncoderCard | Encoder, settings: EncoderSettings, devic
         resize=settings.resize,
         precision="float32" if from_code and settings.precision == "auto" else precision,
         device=device,
+        seed=seed,
     )
+
+
+def _redraw(
+    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str
+) -> Callable[[int], Encoder]:
+    """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
+
+    def redrawn(seed: int) -> Encoder:
+        return _load(encoder, settings, device, precision, seed)
+
+    return redrawn
 
 
 def _public(settings: EncoderSettings) -> dict[str, Any]:
@@ -191,6 +212,13 @@ def _where(settings: EncoderSettings) -> tuple[str, str]:
     fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
     precision = ("bfloat16" if fast else "float32") if settings.precision == "auto" else settings.precision
     return device, precision
+
+
+def _training_precision(settings: EncoderSettings, device: str, precision: str) -> str:
+    """As for frozen features, but float16 with loss scaling where the GPU has no bfloat16, unless asked otherwise."""
+    if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        return "float16"
+    return precision
 
 
 def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.analysis.curves import draw_learning
 from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
 from evalfm.data.masks import decode
 from evalfm.runs import Record, Run
@@ -21,14 +22,17 @@ SHOWN = 3
 
 
 def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, question: Question, rows: Rows) -> None:
-    """Draw what the kind of task calls for; films only where their pixels may be shown.
+    """Draw learning curves and what the kind of task calls for; films only where their pixels may be shown.
 
     ``question`` is the one that was tested; ``rows`` [N] gives its manifest's row of each line of ``table``.
     """
+    figures = folder / "figures"
+    figures.mkdir()
+    curves = [part["curve"] for part in record.chosen.get("folds", [record.chosen]) if part.get("curve")]
+    if curves:
+        draw_learning(figures / "learning_curve.png", curves, _caption(record))
     draw = PICTURES.get(question.task.kind)
     if draw is not None:
-        figures = folder / "figures"
-        figures.mkdir()
         tested = (table["split"] == "test").to_numpy()
         draw(figures, record, table[tested].reset_index(drop=True), question, rows[tested])
 
@@ -45,6 +49,8 @@ def cautions(record: Record) -> tuple[str, ...]:
 
 def _caption(record: Record) -> Caption:
     title = f"{record.encoder['name']} · {record.task['name']} · {record.head['name']}"
+    if record.config["adaptation"] != "frozen":
+        title += f" · {record.config['adaptation']}"
     return Caption(title, cautions(record))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
@@ -21,6 +21,7 @@ from evalfm.heads import load_head
 from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import TABLES, Opened, open_encoder
+from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
@@ -78,9 +79,16 @@ def predict(
     if not len(rows):
         raise EvalfmError(f"No image of {manifest.info.name} belongs to the cohort of {task.name} ({task.where}).")
     opened = _reopen(run, manifest, weights, encoder, device, progress)
-    examples = Examples(opened.source, rows, np.empty((len(rows), 0)), manifest.patients[rows])
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = trained_sources(run, opened, manifest, Path(scratch)) or [opened.source]
+        heads = _heads(run, task)
+        examples = [
+            Examples(source, rows, np.empty((len(rows), 0)), manifest.patients[rows])
+            for source in (sources if len(sources) == len(heads) else sources * len(heads))
+        ]
+        columns = _columns(run, task, heads, examples, manifest)
     who = public_table(manifest, rows).drop(columns="split")
-    table = pd.concat([who, _columns(run, task, examples, manifest)], axis=1)
+    table = pd.concat([who, columns], axis=1)
     notes = _notes(run, manifest, opened, len(manifest) - len(rows))
     remove_leftovers(out.parent)
     with publishing(out.parent, out, InTheWay.REFUSED) as work:
@@ -105,6 +113,9 @@ def _reopen(
         )
     asked = run.record.config["encoder"]
     source = str(weights) if weights is not None else str(asked.get("weights", "hub"))
+    if run.adaptation in ("full", "scratch"):
+        # Every tensor is in the run; what the encoder starts with is written over.
+        source = "random" if run.record.encoder.get("weights", {}).get("source") != "none" else "hub"
     if source == "file":
         raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
     precision = run.record.provenance.precision
@@ -119,6 +130,8 @@ def _reopen(
         named = EncoderCard.model_validate(run.record.encoder)
     hidden = frozenset(map(str, run.record.task["target"]))
     opened = open_encoder(named, settings, manifest, None, progress, hidden)
+    if run.adaptation in ("full", "scratch"):
+        return opened
     if opened.weights_digest != run.record.provenance.weights_digest:
         raise EvalfmError(
             f"These weights of {run.encoder} (SHA-256 {str(opened.weights_digest)[:12]}…) are not those of the run "
@@ -127,10 +140,9 @@ def _reopen(
     return opened
 
 
-def _columns(run: Run, task: TaskCard, examples: Examples, manifest: Manifest) -> pd.DataFrame:
+def _columns(run: Run, task: TaskCard, heads: list[Head], examples: list[Examples], manifest: Manifest) -> pd.DataFrame:
     """The kind's columns; a run over folds gives the mean of its heads and the median of their thresholds."""
     names = tuple(run.record.data["class_names"])
-    heads = _heads(run, task)
     chosen = run.record.chosen.get("folds", [run.record.chosen])
     thresholds = {
         name: float(np.median([each["thresholds"][name] for each in chosen]))
@@ -142,8 +154,8 @@ def _columns(run: Run, task: TaskCard, examples: Examples, manifest: Manifest) -
             [head for head in heads if isinstance(head, DenseHead)], task, examples, manifest, thresholds
         )
     pooled = [head for head in heads if isinstance(head, PooledHead)]
-    scores = np.mean([head.predict(examples) for head in pooled], axis=0)
-    unknown: NDArray[np.float64] = np.full((len(examples), len(names)), np.nan)
+    scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
+    unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
     columns = pooled_columns(scores, unknown if task.kind == "multilabel" else unknown[:, 0], task.kind, names)
     columns = columns[[name for name in columns if not str(name).startswith("target")]]
     for name, threshold in thresholds.items():
@@ -153,10 +165,11 @@ def _columns(run: Run, task: TaskCard, examples: Examples, manifest: Manifest) -
 
 
 def _dense_columns(
-    heads: list[DenseHead], task: TaskCard, examples: Examples, manifest: Manifest, thresholds: dict[str, float]
+    heads: list[DenseHead], task: TaskCard, examples: list[Examples], manifest: Manifest, thresholds: dict[str, float]
 ) -> pd.DataFrame:
     rows = []
-    for together in zip(*(head.predict(examples) for head in heads), strict=True):
+    predicted = (head.predict(each) for head, each in zip(heads, examples, strict=True))
+    for together in zip(*predicted, strict=True):
         row = together[0][0]
         probability = sum((each for _, each in together[1:]), together[0][1]) / len(together)
         rows.append(dense_row(probability, None, thresholds, manifest.spacing_mm(row), task.nsd_tolerance_mm))
@@ -165,20 +178,8 @@ def _dense_columns(
 
 def _heads(run: Run, task: TaskCard) -> list[Head]:
     """The run's head, one per fold where there are folds."""
-    tensors = run.head_tensors()
-    folds = run.record.data["folds"]
-    groups: list[dict[str, Tensor]] = [tensors]
-    if folds:
-        groups = [
-            {
-                name.removeprefix(f"fold{fold}."): value
-                for name, value in tensors.items()
-                if name.startswith(f"fold{fold}.")
-            }
-            for fold in range(folds)
-        ]
     heads = []
-    for group in groups:
+    for group in by_fold(run, run.head_tensors()):
         head = load_head(run.head, task.kind)
         head.load_tensors(group)
         heads.append(head)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalfm.data.manifest import Manifest
+from evalfm.encoders.aliases import find_alias
 from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.probing.cells import Cell, run_cell
+from evalfm.probing.cells import Adapted, Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
 from evalfm.probing.opened import check_name, open_encoder
@@ -19,6 +21,7 @@ from evalfm.probing.sides import Deal, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
 from evalfm.tasks.question import Question
+from evalfm.training.tuning import check_tunable
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,15 @@ def probe(
     test_where: str | None = None,
     limit: int | None = None,
     floors: str = "default",
+    adapt: str | None = None,
+    recipe: Mapping[str, object] | None = None,
     device: str = "auto",
     precision: str = "auto",
     maps: str = "auto",
     batch_size: int | None = None,
+    workers: int = 2,
+    processes: int = 1,
+    cache_images: bool = False,
     out: str | Path = "runs",
     force: bool = False,
     progress: Progress = SILENT,
@@ -62,6 +70,9 @@ def probe(
         task: a task card's name or path, or a label column of the data.
         data: a data set's folder, registered name or manifest; None takes the phantom.
         test_data: another data set, tested whole in place of the test split.
+        adapt: what of the encoder is trained with each head: ``frozen`` (the default), ``lora``, ``full``, or
+            ``scratch``: all of it from random weights.
+        recipe: changes of the adaptation's ``Recipe``, such as ``{"epochs": 10}``.
         out: where runs go; a run that is there already is returned as it is unless ``force``.
 
     The other arguments are those of ``Settings`` and ``EncoderSettings``.
@@ -72,6 +83,12 @@ def probe(
     Raises:
         EvalfmError: anything the caller can mend, in one sentence.
     """
+    name = encoder if isinstance(encoder, str) else encoder.card.name
+    alias = find_alias(name) if isinstance(encoder, str) else None
+    if alias is not None:
+        encoder = name = alias.encoder
+        adapt, heads = alias.applied(adapt, heads)
+    adaptation = adapt or "frozen"
     settings = Settings.checked(
         task=task,
         data=None if data is None or isinstance(data, Manifest) else str(data),
@@ -85,23 +102,34 @@ def probe(
         test_where=test_where,
         limit=limit,
         floors=floors,
+        adaptation=adaptation,
+        recipe=dict(recipe or {}),
     )
     encoder_settings = EncoderSettings.checked(
-        name=encoder if isinstance(encoder, str) else encoder.card.name,
-        weights=str(weights),
+        name=name,
+        weights=start_weights(str(weights), adaptation),
         input_size=input_size,
         resize=resize,
         device=device,
         precision=precision,
         maps=maps,
         batch_size=batch_size,
+        workers=workers,
+        processes=processes,
+        cache_images=cache_images,
     )
+    whole_recipe = settings.whole_recipe
+    if whole_recipe is None and processes > 1:
+        raise EvalfmError("A frozen encoder is not trained, so --processes would do nothing; leave it out.")
     check_name(encoder)
     remove_leftovers(Path(out))
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
-    for head in settings.heads or question.task.heads:
-        load_head(head, question.task.kind)
+    chosen_heads = settings.heads or question.task.heads
+    for head in chosen_heads:
+        loaded = load_head(head, question.task.kind)
+        if whole_recipe is not None:
+            check_tunable(loaded, adaptation)
     deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
         encoder,
@@ -111,11 +139,27 @@ def probe(
         progress,
         frozenset(question.task.target),
     )
+    adapted = None
+    if settings.adaptation != "frozen" and whole_recipe is not None:
+        adapted = Adapted(settings.adaptation, whole_recipe, encoder_settings)
     cells = [
-        Cell(opened, settings.heads or question.task.heads),
+        Cell(opened, chosen_heads, adapted=adapted),
         *floor_cells(settings, encoder_settings, question, test, opened, progress),
     ]
     return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]
+
+
+def start_weights(weights: str, adaptation: str) -> str:
+    """The weights that an adaptation starts from.
+
+    Raises:
+        EvalfmError: a training from scratch was given weights.
+    """
+    if adaptation != "scratch":
+        return weights
+    if weights not in ("hub", "random"):
+        raise EvalfmError("--adapt scratch starts from random weights; leave --weights out, or say --adapt full.")
+    return "random"
 
 
 def ask(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,15 +23,18 @@ from evalfm.runs import Provenance, Record
 from evalfm.tasks.kinds import Scored, measure
 from evalfm.tasks.question import Question
 
+FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
+
 
 @dataclass(frozen=True)
 class Fitted:
-    """One head fitted and scored on one part."""
+    """One head fitted and scored on one part; ``encoder`` holds what of the encoder was trained with it."""
 
     part: Part
     fit: Fit
     scores: Scores
     tensors: dict[str, Tensor]
+    encoder: dict[str, Tensor] = field(default_factory=dict)
 
 
 def predictions_table(
@@ -59,9 +62,22 @@ def predictions_table(
 
 def fold_tensors(results: Sequence[Fitted]) -> dict[str, Tensor]:
     """What the heads learnt, named ``fold0.weight`` where there are folds."""
+    return _by_fold(results, [result.tensors for result in results])
+
+
+def fold_encoders(results: Sequence[Fitted]) -> dict[str, Tensor]:
+    """What of the encoder was trained, named likewise; empty for a frozen one."""
+    return _by_fold(results, [result.encoder for result in results])
+
+
+def _by_fold(results: Sequence[Fitted], each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     if results[0].part.fold is None:
-        return results[0].tensors
-    return {f"fold{result.part.fold}.{name}": value for result in results for name, value in result.tensors.items()}
+        return each[0]
+    return {
+        f"fold{result.part.fold}.{name}": value
+        for result, tensors in zip(results, each, strict=True)
+        for name, value in tensors.items()
+    }
 
 
 def make_record(
@@ -76,6 +92,7 @@ def make_record(
 ) -> Record:
     """The content of run.json; metrics are computed from the test rows of ``table`` alone."""
     question, tested = deal.question, deal.test or deal.question
+    opened = as_trained(opened, config["adaptation"])
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), question.class_names, tested.manifest.patients_known
     )
@@ -106,6 +123,23 @@ def make_record(
             synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
             random_weights=opened.random_weights,
         ),
+    )
+
+
+def as_trained(opened: Opened, adaptation: str) -> Opened:
+    """What a run says of an encoder after its adaptation.
+
+    One that was trained whole from random weights has learnt something, and nothing before; LoRA leaves the random
+    weights what they are.
+    """
+    if adaptation not in ("full", "scratch") or not opened.random_weights:
+        return opened
+    return replace(
+        opened,
+        card={**opened.card, "pretraining_data": []},
+        random_weights=False,
+        weights_digest=None,
+        notes=(*(note for note in opened.notes if "random weights" not in note), FROM_RANDOM),
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, validate
+from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Floors = Literal["default", "none", "all"]
 
@@ -25,6 +26,9 @@ class Settings(CardModel):
         seeds: how many seeds of the subset, initialisation and batch order (never of the split).
         where: keeps a part of the cohort; test_where deals the patients of matching images to test.
         limit: at most so many images, drawn evenly over splits and classes.
+        adaptation: what of the encoder is trained: ``frozen``, ``lora``, ``full``, or ``scratch`` (all of it,
+            from random weights).
+        recipe: changes of the adaptation's recipe, such as ``{"epochs": 10}``.
         floors: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
     """
 
@@ -39,6 +43,8 @@ class Settings(CardModel):
     where: str | None = None
     test_where: str | None = None
     limit: int | None = Field(None, ge=1)
+    adaptation: Adaptation = "frozen"
+    recipe: dict[str, Any] = Field(default_factory=dict)
     floors: Floors = "default"
 
     @model_validator(mode="after")
@@ -47,7 +53,13 @@ class Settings(CardModel):
             raise ValueError("folds test every image once, so they do not go with test_where or test_data")
         if self.shots and self.label_fraction:
             raise ValueError("shots and label_fraction both choose the training images; give one")
+        recipe_of(self.adaptation, self.recipe)
         return self
+
+    @property
+    def whole_recipe(self) -> Recipe | None:
+        """The adaptation's recipe with the changes; None for frozen encoders."""
+        return recipe_of(self.adaptation, self.recipe)
 
     @classmethod
     def checked(cls, **values: object) -> Settings:
@@ -72,6 +84,9 @@ class EncoderSettings(CardModel):
         weights: ``hub``, ``random`` or the path of a checkpoint.
         input_size, resize: override the card, recorded and part of the feature key.
         device, precision: ``auto`` takes the GPU with bfloat16 where there is one, else the CPU with float32.
+        workers: threads that decode images.
+        processes: how many train together, where the encoder is trained.
+        cache_images: keep prepared films on disk, so that streamed maps decode each film once.
         maps: keep maps on disk (``store``), run the encoder in every epoch (``stream``), or decide by the budget.
     """
 
@@ -84,6 +99,8 @@ class EncoderSettings(CardModel):
     maps: Literal["auto", "store", "stream"] = "auto"
     batch_size: int | None = Field(None, ge=1)
     workers: int = Field(2, ge=1)
+    processes: int = Field(1, ge=1)
+    cache_images: bool = False
 
     @classmethod
     def checked(cls, **values: object) -> EncoderSettings:

@@ -137,12 +137,15 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
         )
     for name in (TOLD, FAULT, SHORT):
         (job.folder / name).unlink(missing_ok=True)
+    # Read by a worker when it loads torch; DDP would warn that every parameter is used, which some heads do not.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     configuration = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=job.processes,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        run_id=job.folder.name,
         max_restarts=0,
         start_method="spawn",
         monitor_interval=0.2,

@@ -23,7 +23,7 @@ from evalfm.training.checkpoint import Line, State, forget_best, read_state, wri
 from evalfm.training.films import Batch, FilmReader
 from evalfm.training.job import Job, Together, trained_tensors
 from evalfm.training.team import Team
-from evalfm.training.tensorboard import Board
+from evalfm.training.tensorboard import BOARD, Board
 
 
 def train(job: Job, team: Team, micro_batch: int, say: Callable[[str], None]) -> None:
@@ -54,7 +54,7 @@ class _Training:
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.tensors = trained_tensors(model, job.adaptation)
         self.average = MovingAverage(self.tensors, recipe.ema)
-        self.board = stack.enter_context(Board(job.folder / "tensorboard" if team.leads else None))
+        self.board = stack.enter_context(Board(job.folder / BOARD if team.leads else None))
         self._read_truth(stack)
         self.plan = _Plan.of(job, team)
         self.state = State(0, {}, {}, 0, {}, {}, -math.inf, 0)

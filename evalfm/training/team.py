@@ -92,7 +92,7 @@ class Team:
         """Sum over the processes, differentiably: its gradient is the sum of all processes' gradients."""
         if self.size == 1:
             return tensor
-        summed: Tensor = _Sum.apply(tensor)  # type: ignore[no-untyped-call]
+        summed: Tensor = _Sum.apply(tensor)
         return summed
 
     def wait(self) -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from evalfm.training.checkpoint import Line
 
+BOARD = "tensorboard"
+"""The folder's name in a training's work folder and in its run."""
+
 
 class Board:
     """Writes scalars live into ``folder``; without a folder nothing is written. A context manager."""
@@ -23,9 +26,7 @@ class Board:
             self._writer = SummaryWriter(str(self._folder))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._writer is not None:
             self._writer.close()
 

@@ -1,0 +1,49 @@
+"""Names of whole supervised baselines: an encoder, a head and a training from scratch in one word."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalfm.errors import EvalfmError
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What a word stands for.
+
+    Attributes:
+        name: the word. encoder, head, adapt: as they would be asked for one by one.
+    """
+
+    name: str
+    encoder: str
+    head: str
+    adapt: str
+
+    def applied(self, adapt: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+        """Adaptation and heads, where the caller said nothing else.
+
+        Raises:
+            EvalfmError: the caller asked for something else.
+        """
+        if adapt not in (None, self.adapt) or (heads and tuple(heads) != (self.head,)):
+            raise EvalfmError(
+                f"{self.name} stands for --encoder {self.encoder} --head {self.head} --adapt {self.adapt}; "
+                f"say --encoder {self.encoder} to choose another head or adaptation."
+            )
+        return self.adapt, (self.head,)
+
+
+ALIASES = {
+    alias.name: alias
+    for alias in (
+        Alias("unet-resnet34", "resnet34", "unet", "scratch"),
+        Alias("unet-efficientnet-b4", "efficientnet-b4", "unet", "scratch"),
+    )
+}
+
+
+def find_alias(name: str) -> Alias | None:
+    """What ``name`` stands for, or None where it is no alias."""
+    return ALIASES.get(name)
