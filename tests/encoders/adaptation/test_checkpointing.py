@@ -62,7 +62,6 @@ def test_blocks_run_twice_and_remember_less(
         encoder = make(name)
         if recomputed:
             activation_checkpointing(encoder)
-            activation_checkpointing(encoder)
         counts: list[int] = []
         leaf = next(
             module
@@ -145,6 +144,14 @@ def test_mixed_precision_is_repeated_too(make: Callable[[str], Encoder], draw: C
     for name, each in gradients[0].items():
         assert (each is None) == (gradients[1][name] is None)
         assert each is None or torch.equal(each, gradients[1][name])
+
+
+def test_twice_is_as_once(make: Callable[[str], Encoder]) -> None:
+    encoder = make("vit")
+    activation_checkpointing(encoder)
+    kinds = [type(each) for each in encoder.modules()]
+    assert activation_checkpointing(encoder)
+    assert [type(each) for each in encoder.modules()] == kinds
 
 
 def test_an_encoder_without_blocks_says_so(make: Callable[[str], Encoder]) -> None:

@@ -138,6 +138,22 @@ def test_register_tokens_and_a_norm_before_the_blocks_are_shallow() -> None:
     assert [key for key, _ in clip[-1]] == ["model.norm.weight", "model.norm.bias"]
 
 
+def test_what_timm_does_not_match_stands_where_it_was_built(make: Callable[[str], Encoder]) -> None:
+    encoder = make("vit")
+    matcher = {"stem": r"^patch_embed", "blocks": [(r"^blocks\.(\d+)", None)]}
+    encoder.model.group_matcher = lambda coarse: matcher
+    groups = layer_groups(encoder)
+    assert {"model.cls_token", "model.pos_embed"} <= {key for key, _ in groups[0]}
+    assert [key for key, _ in groups[-1]] == ["model.norm.weight", "model.norm.bias"]
+
+
+def test_what_lies_between_two_blocks_goes_with_the_next(make: Callable[[str], Encoder]) -> None:
+    places = {key: index for index, group in enumerate(layer_groups(make("densenet"))) for key, _ in group}
+    first = places["model.features.denseblock2.denselayer1.conv1.weight"]
+    assert places["model.features.transition1.conv.weight"] == first == 7
+    assert places["model.features.denseblock1.denselayer6.conv1.weight"] == 6
+
+
 def test_frozen_parameters_stand_nowhere(make: Callable[[str], Encoder]) -> None:
     encoder = make("vit")
     add_lora(encoder)
