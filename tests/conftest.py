@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from evalfm.data.manifest import Manifest
+
+from .squares import make_squares
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Small tensors gain nothing from several threads, and lose much on a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,3 +25,17 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home"
     monkeypatch.setenv("EVALFM_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Sixty patients, half of them with a square."""
+    return make_squares(tmp_path_factory.mktemp("squares"))
+
+
+@pytest.fixture(scope="session")
+def square_seg(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The card of a segmentation task on the squares."""
+    path = tmp_path_factory.mktemp("tasks") / "square-seg.yaml"
+    path.write_text("name: square-seg\nschema: 1\nkind: segmentation\ntitle: Where is the square?\ntarget: [square]\n")
+    return str(path)

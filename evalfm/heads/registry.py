@@ -75,6 +75,13 @@ _ENTRIES = (
         "evalfm.heads.segmentation.multiscale:MultiscaleHead",
     ),
     HeadEntry(
+        "global-local",
+        ("segmentation",),
+        ("maps", "pooled"),
+        "the multiscale decoder, its maps modulated and its mask gated by the pooled embedding",
+        "evalfm.heads.segmentation.global_local:GlobalLocalHead",
+    ),
+    HeadEntry(
         "all-empty",
         ("segmentation",),
         (),

@@ -11,6 +11,7 @@ from evalfm.encoders.aliases import find_alias
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
+from evalfm.heads.tunable import Tunable
 from evalfm.probing.cells import Adapted, Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
@@ -125,11 +126,7 @@ def probe(
     remove_leftovers(Path(out))
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
-    chosen_heads = settings.heads or question.task.heads
-    for head in chosen_heads:
-        loaded = load_head(head, question.task.kind)
-        if whole_recipe is not None:
-            check_tunable(loaded, adaptation)
+    chosen_heads = _heads(settings, question)
     deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
         encoder,
@@ -147,6 +144,23 @@ def probe(
         *floor_cells(settings, encoder_settings, question, test, opened, progress),
     ]
     return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]
+
+
+def _heads(settings: Settings, question: Question) -> tuple[str, ...]:
+    """The heads asked for, or the task's own as far as the adaptation can train them.
+
+    Raises:
+        EvalfmError: a head is unknown, does not serve the kind of task, or cannot be trained with the encoder.
+    """
+    asked = settings.heads or question.task.heads
+    loaded = {name: load_head(name, question.task.kind) for name in asked}
+    if settings.adaptation == "frozen":
+        return asked
+    if settings.heads is None:
+        return tuple(name for name, head in loaded.items() if isinstance(head, Tunable))
+    for head in loaded.values():
+        check_tunable(head, settings.adaptation)
+    return asked
 
 
 def start_weights(weights: str, adaptation: str) -> str:

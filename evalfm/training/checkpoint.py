@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -91,7 +92,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         return None
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, UnpicklingError) as error:
         raise EvalfmError(
             f"{path} is damaged ({str(error).splitlines()[0]}); remove {os.fspath(path.parent)}."
         ) from None

@@ -221,11 +221,12 @@ class _Training:
             contrast=recipe.contrast,
             flip=recipe.flip,
         )
-        grey = job.encoder.preparer.facts.input_range is not None
+        facts = job.encoder.preparer.facts
+        grey = facts.input_range is not None
 
         def change(position: int) -> Augment | None:
             row = int(job.train.rows[position])
-            return augmenter(bounds, job.context.seed, epoch, row, is_unit_interval=grey)
+            return augmenter(bounds, job.context.seed, epoch, row, is_unit_interval=grey, pad_value=facts.pad_value)
 
         return change
 

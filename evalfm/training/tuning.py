@@ -170,8 +170,8 @@ def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> 
         notes += add_lora(encoder, recipe.rank, recipe.alpha, seed).notes
     elif not any(True for _ in encoder.parameters()):
         raise EvalfmError(f"{encoder.card.name} has no weights, so there is nothing to train; take another encoder.")
-    if recipe.drop_path:
-        set_drop_path(encoder, recipe.drop_path)
+    # With 0 too, which switches off what a library puts in of itself.
+    set_drop_path(encoder, recipe.drop_path)
     return notes
 
 

@@ -16,7 +16,7 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.runs import Run, find_runs
 
-from .conftest import make_squares
+from ..squares import make_squares
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,16 @@ class MultiscaleDecoder(Readout):
 
     def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
         """[B, C, h, w] of each map to logits [B, K, *grid]."""
-        merged = self._merge(maps)
+        return self.decode(self.project(maps))
+
+    def project(self, maps: Maps) -> Maps:
+        """Every map standardised and projected, [B, 32, h, w] each, on its own grid or the working one."""
+        levels = zip(self.projections, self.folds, maps, strict=True)
+        return tuple(projection(_fold(level, fold, self.working)) for projection, fold, level in levels)
+
+    def decode(self, projected: Maps) -> Tensor:
+        """What ``project`` gave to logits [B, K, *grid]."""
+        merged = self._merge(projected)
         mixed = functional.conv2d(functional.relu(self.first_norm(merged)), self.mix, padding=1)
         mixed = functional.relu(self.second_norm(mixed + merged))
         logits = functional.conv2d(mixed, self.answer.flatten(0, 1)[:, :, None, None])
@@ -62,13 +71,12 @@ class MultiscaleDecoder(Readout):
         """Set the last bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
-    def _merge(self, maps: Maps) -> Tensor:
+    def _merge(self, projected: Maps) -> Tensor:
         """The sum of all projections on the working grid: from the coarsest up, each added to the next."""
         sums: dict[tuple[int, ...], Tensor] = {}
-        for projection, fold, level in zip(self.projections, self.folds, maps, strict=True):
-            projected = projection(_fold(level, fold, self.working))
-            place = tuple(projected.shape[-2:])
-            sums[place] = sums[place] + projected if place in sums else projected
+        for level in projected:
+            place = tuple(level.shape[-2:])
+            sums[place] = sums[place] + level if place in sums else level
         merged, *finer = (sums[place] for place in sorted(sums))
         for level in finer:
             merged = _resize(merged, tuple(level.shape[-2:])) + level
@@ -87,7 +95,12 @@ class MultiscaleHead(TrainedDenseHead):
 
     def settings(self) -> dict[str, object]:
         """Width of the decoder."""
-        return {"width": WIDTH, "groups": GROUPS, "sharpening": SHARPENING}
+        return decoder_settings()
+
+
+def decoder_settings() -> dict[str, object]:
+    """Every setting of ``MultiscaleDecoder``."""
+    return {"width": WIDTH, "groups": GROUPS, "sharpening": SHARPENING}
 
 
 def _fold(level: Tensor, fold: int, working: tuple[int, ...]) -> Tensor:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pytest
 from PIL import Image
 
 from evalfm.data.dataset_info import DatasetInfo
@@ -59,17 +58,3 @@ def make_squares(folder: Path, patients: int = 60, seed: int = 0, **info: object
     manifest = Manifest(DatasetInfo(**facts), pd.DataFrame(lines), folder)  # type: ignore[arg-type]
     manifest.write(folder)
     return Manifest.read(folder)
-
-
-@pytest.fixture(scope="session")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Sixty patients, half of them with a square."""
-    return make_squares(tmp_path_factory.mktemp("squares"))
-
-
-@pytest.fixture(scope="session")
-def square_seg(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The card of a segmentation task on the squares."""
-    path = tmp_path_factory.mktemp("tasks") / "square-seg.yaml"
-    path.write_text("name: square-seg\nschema: 1\nkind: segmentation\ntitle: Where is the square?\ntarget: [square]\n")
-    return str(path)

@@ -1,0 +1,111 @@
+"""A tiny vision transformer on films with bright squares, and everything that a training of it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalfm.data.manifest import Manifest
+from evalfm.encoders import load_encoder
+from evalfm.encoders.encoder import Encoder
+from evalfm.features.encoded import EncodedSource
+from evalfm.features.store import FeatureStore
+from evalfm.heads import load_head
+from evalfm.heads.head import Context, Examples, Head
+from evalfm.probing.parts import parts
+from evalfm.probing.settings import Settings
+from evalfm.probing.sides import Side
+from evalfm.tasks.question import pose, resolve_task
+from evalfm.training.checkpoint import read_state
+from evalfm.training.recipe import recipe_of
+from evalfm.training.tuning import Setting, Tuned, tune
+
+VIT, RESNET = "random:test_vit", "random:test_resnet"
+
+
+@dataclass
+class Bench:
+    """One question with an encoder, ready to be trained."""
+
+    manifest: Manifest
+    folder: Path
+    task: str = "square"
+    encoder_name: str = VIT
+    seed: int = 0
+    said: list[str] = field(default_factory=list)
+    rows_read: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.question = pose(resolve_task(self.task, self.manifest), self.manifest)
+        self.encoder: Encoder = load_encoder(self.encoder_name, input_size=32, seed=self.seed)
+        self.part = parts(self.question, Settings(task=self.task))[0]
+        self.context = Context(self.question.task.kind, self.question.class_names, self.seed, progress=self)
+
+    def track(self, items, label, total=None):
+        yield from items
+
+    def say(self, message: str) -> None:
+        self.said.append(message)
+
+    def source(self, encoder: Encoder | None = None, maps: str = "stream") -> EncodedSource:
+        store = FeatureStore(self.folder / "features")
+        return EncodedSource(encoder or self.encoder, self.manifest, store, maps=maps)
+
+    def examples(self, part: str, maps: str = "stream") -> Examples:
+        return Side(self.question, self.source(maps=maps)).examples(getattr(self.part, part))
+
+    def head(self, name: str = "linear") -> Head:
+        return load_head(name, self.question.task.kind)
+
+    def tune(
+        self,
+        adaptation: str,
+        head: Head | None = None,
+        *,
+        place: str = "work",
+        processes: int = 1,
+        encoder: Encoder | None = None,
+        **changes: object,
+    ) -> tuple[Tuned, Head]:
+        head = head or self.head()
+        recipe = recipe_of(adaptation, {"epochs": 2, "least_steps": 4, **changes})
+        assert recipe is not None
+        base = encoder or self.encoder
+        side = Side(self.question, self.source(base))
+        tuned = tune(
+            base,
+            head,
+            side.examples(self.part.train),
+            side.examples(self.part.val),
+            self.context,
+            adaptation=adaptation,
+            recipe=recipe,
+            manifest=self.manifest,
+            setting=Setting(self.folder / place, torch.device("cpu"), "float32", processes=processes),
+            source_of=self.source,
+            progress=self,
+        )
+        return tuned, head
+
+
+@pytest.fixture
+def bench(squares: Manifest, square_seg: str, tmp_path: Path) -> Callable[..., Bench]:
+    def build(task: str = "square", **options: object) -> Bench:
+        return Bench(squares, tmp_path, square_seg if task == "masks" else task, **options)
+
+    return build
+
+
+def curve_of(tuned: Tuned, name: str) -> list[float]:
+    return [line[name] for line in tuned.fit.curve]
+
+
+def last_tensors(bench: Bench, place: str = "work") -> dict[str, torch.Tensor]:
+    """The trained tensors after the last epoch, whatever val liked best."""
+    state = read_state(bench.folder / place)
+    assert state is not None
+    return state.tensors

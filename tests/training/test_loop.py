@@ -1,0 +1,186 @@
+"""What the steps do: resume, memory, accumulation, faults, and films with hardly any lesion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from evalfm.data.images import Image
+from evalfm.errors import EvalfmError
+from evalfm.heads.objectives import LabelObjective, MaskObjective
+from evalfm.training import loop
+from evalfm.training.checkpoint import read_state
+
+from .conftest import RESNET, curve_of, last_tensors
+
+
+class Stopped(Exception):
+    """In the place of a kill."""
+
+
+def test_a_stopped_training_goes_on_as_if_nothing_had_been(bench, monkeypatch):
+    bench = bench("masks", encoder_name=RESNET)
+    options = {"epochs": 4, "batch_norm": "batch", "drop_path": 0.0, "patience": 9}
+    whole, _ = bench.tune("full", place="whole", **options)
+    saved = loop.write_state
+
+    def stop_after_two(folder, state):
+        saved(folder, state)
+        if state.epoch == 2:
+            raise Stopped
+
+    monkeypatch.setattr(loop, "write_state", stop_after_two)
+    with pytest.raises(Stopped):
+        bench.tune("full", place="stopped", **options)
+    monkeypatch.setattr(loop, "write_state", saved)
+    bench.said.clear()
+    resumed, _ = bench.tune("full", place="stopped", **options)
+    assert any("going on after epoch 2" in line for line in bench.said)
+    assert not any("epoch 1 of" in line for line in bench.said)
+    assert resumed.fit.curve[1:] == whole.fit.curve[1:]
+    first, second = last_tensors(bench, "whole"), last_tensors(bench, "stopped")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the child kills itself with signal 9")
+def test_kill_9_in_an_epoch_and_between_two(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("child.py")), str(tmp_path)],
+        env=os.environ | {"EVALFM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # Killed three times: in a step, while a checkpoint is written, and after one; the metrics are the same.
+    assert done.stdout.split() == ["9", "9", "9", "equal"]
+
+
+def test_micro_batches_add_up_to_the_batch(bench):
+    """Without batch norm the gradient of labels is that of the whole batch, whatever fits into memory."""
+    bench = bench("square")
+    reference = None
+    for size, place in ((16, "one"), (5, "four")):
+        fitting = pytest.MonkeyPatch()
+        fitting.setattr("evalfm.training.launch.CPU_MICRO_BATCH", size)
+        bench.tune("full", place=place, epochs=1, probe_start=False)
+        fitting.undo()
+        found = last_tensors(bench, place)
+        if reference is None:
+            reference = found
+    for name, value in reference.items():
+        assert torch.allclose(value, found[name], rtol=1e-3, atol=2e-5), name
+
+
+@pytest.mark.parametrize("encoder", [RESNET, "random:test_vit"])
+def test_short_memory_recomputes_then_takes_smaller_micro_batches_and_says_so(bench, monkeypatch, encoder):
+    bench = bench("square", encoder_name=encoder)
+    loss = LabelObjective.loss
+    sizes = []
+
+    def short(self, answers, target, total):
+        sizes.append(answers.shape[1])
+        if answers.shape[1] > 4:
+            raise torch.OutOfMemoryError
+        return loss(self, answers, target, total)
+
+    monkeypatch.setattr(LabelObjective, "loss", short)
+    tuned, _ = bench.tune("full")
+    told = [note for note in tuned.fit.notes if note.startswith("Memory was short")]
+    assert "activation checkpointing" in told[0]
+    assert ["of 8" in told[1], "of 4" in told[2]] == [True, True]
+    assert all(note in bench.said for note in told)
+    assert sizes[:3] == [16, 16, 8]
+    assert max(sizes[3:]) == 4
+    monkeypatch.setattr(LabelObjective, "loss", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError))
+    with pytest.raises(EvalfmError, match="Not even one image"):
+        bench.tune("full", place="none")
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(bench, monkeypatch):
+    bench = bench("square")
+    loss = LabelObjective.loss
+    monkeypatch.setattr(LabelObjective, "loss", lambda *values: loss(*values) * float("nan"))
+    with pytest.raises(EvalfmError, match=r"epoch 1: the loss is not finite in the batch of s\d+-\d, s\d+-\d"):
+        bench.tune("full")
+    state = read_state(bench.folder / "work")
+    assert state is not None
+    assert state.epoch == 0
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(bench, monkeypatch):
+    bench = bench("square")
+    loss = LabelObjective.loss
+
+    def poisoned(self, answers, target, total):
+        return loss(self, answers, target, total) + (answers * 0).sqrt().sum() * 0
+
+    monkeypatch.setattr(LabelObjective, "loss", poisoned)
+    with pytest.raises(EvalfmError, match="the gradient is not finite"):
+        bench.tune("full")
+
+
+def test_hardly_any_lesion_gives_no_nan_and_no_empty_answer(bench, monkeypatch):
+    """Every film but one of train and one of val is empty: most batches could be."""
+    bench = bench("masks")
+    masks = type(bench.question).masks
+    lesions = [
+        next(int(row) for row in bench.question.rows[part] if masks(bench.question, int(row)).any())
+        for part in (bench.part.train, bench.part.val)
+    ]
+
+    def rare(self, row):
+        found = masks(self, row)
+        return found if row in lesions else found & False
+
+    monkeypatch.setattr(type(bench.question), "masks", rare)
+    tuned, _ = bench.tune("scratch", bench.head("multiscale"), positive_share=0.0)
+    assert all(torch.isfinite(value).all() for value in tuned.tensors.values())
+    assert all(line["val_dice"] > 0 for line in tuned.fit.curve)
+
+
+def test_one_percent_of_foreground_is_found(bench, monkeypatch):
+    bench = bench("masks", encoder_name=RESNET)
+    tuned, _ = bench.tune("scratch", bench.head("multiscale"), epochs=8, least_steps=80, patience=9)
+    assert max(curve_of(tuned, "val_dice")) > 0.5
+
+
+def test_a_batch_without_a_known_label_gives_no_gradient_and_no_nan():
+    objective = LabelObjective(("a", "b"))
+    answers = torch.zeros(1, 3, 2, requires_grad=True)
+    loss = objective.loss(answers, torch.full((3, 2), torch.nan))
+    torch.autograd.backward(loss.sum())
+    assert loss.item() == 0
+    assert not answers.grad.any()
+    half = torch.tensor([[1.0, torch.nan], [0.0, torch.nan], [1.0, torch.nan]])
+    assert objective.loss(torch.zeros(1, 3, 2), half).item() == pytest.approx(0.5 * torch.log(torch.tensor(2.0)).item())
+
+
+def test_an_all_empty_batch_has_a_finite_loss_and_gradient():
+    objective = MaskObjective(("lesion",))
+    answers = torch.zeros(1, 4, 1, 8, 8, requires_grad=True)
+    loss = objective.loss(answers, torch.zeros(4, 1, 8, 8, dtype=torch.uint8))
+    torch.autograd.backward(loss.sum())
+    assert torch.isfinite(loss).all()
+    assert torch.isfinite(answers.grad).all()
+
+
+def test_a_film_that_cannot_be_read_stops_with_its_row(bench, monkeypatch):
+    bench = bench("square")
+    read = type(bench.manifest).image
+
+    def broken(self, row) -> Image:
+        film = read(self, row)
+        return replace(film, pixels=film.pixels * 0) if row == int(bench.question.rows[bench.part.train[3]]) else film
+
+    bench.tune("lora", epochs=1)
+    monkeypatch.setattr(type(bench.manifest), "image", broken)
+    with pytest.raises(EvalfmError, match=r"Row \d+ of the manifest"):
+        bench.tune("full", place="again", probe_start=False)
