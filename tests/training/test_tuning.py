@@ -37,8 +37,8 @@ def test_lora_changes_no_other_tensor_buffers_included(bench):
     assert all(torch.equal(after[name], before[name]) for name in before)
     assert all(name.endswith(("lora_A.weight", "lora_B.weight", "lora_alpha")) for name in tuned.tensors)
     trained = [value for name, value in last_tensors(bench).items() if "lora_B" in name]
-    # timm starts the last norm of each residual branch at 0, so half of the convolutions have no gradient at first.
-    assert sum(bool(value.any()) for value in trained) >= len(trained) / 2 > 1
+    # timm starts the last norm of each residual branch at 0, so only the stem and the shortcuts have a gradient.
+    assert sum(bool(value.any()) for value in trained) >= 4
 
 
 def test_full_moves_every_weight_and_holds_batch_norm_where_asked(bench):
