@@ -1,0 +1,172 @@
+"""Runs of trained encoders: what they hold, how they are found again, and that frozen means frozen."""
+
+from __future__ import annotations
+
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from evalfm.analysis.table import task_tables
+from evalfm.encoders import load_encoder
+from evalfm.encoders.encoder import tensor_digest
+from evalfm.errors import EvalfmError
+from evalfm.probing.predict import predict
+from evalfm.probing.probe import probe
+from evalfm.runs import ENCODER, Run
+
+TINY = "random:test_vit"
+QUICK = {"epochs": 2, "least_steps": 4}
+
+
+def adapted(squares, out, adapt, task="square", head="linear", **options):
+    options = {"recipe": QUICK, "floors": "none", "input_size": 32, **options}
+    return probe(options.pop("encoder", TINY), task, data=squares, heads=[head], adapt=adapt, out=out, **options)
+
+
+def test_frozen_means_bit_identical_weights_and_buffers(squares, square_seg, tmp_path):
+    encoder = load_encoder("random:test_resnet", input_size=32)
+    before = tensor_digest(encoder.state_dict())
+    for task, heads in ((square_seg, ["linear", "multiscale"]), ("square", ["linear", "knn"])):
+        (run, *_) = probe(encoder, task, data=squares, heads=heads, floors="none", out=tmp_path / "runs")
+        assert run.adaptation == "frozen"
+        assert not (run.folder / ENCODER).exists()
+        assert run.encoder_tensors() == {}
+    assert tensor_digest(encoder.state_dict()) == before
+
+
+def test_a_dense_head_on_the_fly_equals_one_on_stored_maps(squares, square_seg, tmp_path, home):
+    found = {}
+    for maps in ("stream", "store"):
+        (run,) = adapted(squares, tmp_path / maps, None, square_seg, recipe=None, maps=maps, encoder="random:resnet18")
+        found[maps] = run.predictions()
+    for column in ("dice_square", "score_square"):
+        first, second = (found[maps][column].to_numpy(float) for maps in ("stream", "store"))
+        np.testing.assert_allclose(first, second, atol=1e-4, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("adapt", "task", "head", "folds"),
+    [
+        ("lora", "square", "linear", None),
+        ("lora", "square", "linear", 2),
+        ("full", "masks", "multiscale", None),
+        ("scratch", "size", "ridge", None),
+    ],
+)
+def test_predict_repeats_the_run(squares, square_seg, tmp_path, adapt, task, head, folds):
+    task = square_seg if task == "masks" else task
+    (run,) = adapted(squares, tmp_path / "runs", adapt, task, head, folds=folds)
+    again = predict(run, squares, out=tmp_path / "predicted").table.set_index("id")
+    own = run.predictions()
+    own = own[own["split"] == "test"].set_index("id")
+    column = next(name for name in ("score_square", "prediction") if name in again)
+    if folds:
+        # Each image was tested by one head; predict gives the mean of both.
+        assert again[column].between(0, 1).all()
+        assert again[column].std() > 0
+    else:
+        np.testing.assert_allclose(again.loc[own.index, column], own[column], atol=2e-6)
+
+
+def test_what_a_trained_run_holds(squares, tmp_path, monkeypatch):
+    monkeypatch.setattr(socket, "gethostname", lambda: "a-private-machine")
+    (run,) = adapted(squares, tmp_path / "runs", "full")
+    assert run.folder.name.startswith("linear-full-")
+    record = run.record
+    assert record.config["adaptation"] == "full"
+    assert record.config["recipe"]["epochs"] == 2
+    assert record.config["recipe"]["layer_decay"] == 0.75
+    curve = record.chosen["curve"]
+    assert [line["epoch"] for line in curve] == [0, 1, 2]
+    assert curve[0]["train_loss"] is None
+    assert (run.folder / "figures" / "learning_curve.png").stat().st_size > 5000
+    (events,) = (run.folder / "tensorboard").iterdir()
+    assert events.name == "events.out.tfevents.0.evalfm"
+    everything = b"".join(path.read_bytes() for path in run.folder.rglob("*") if path.is_file())
+    assert b"a-private-machine" not in everything
+    assert not [path for path in run.folder.rglob("*") if "a-private-machine" in path.name]
+    assert str(tmp_path).encode() not in everything
+    assert not list((tmp_path / "runs" / ".work").glob("*"))
+
+
+def test_from_random_weights_a_baseline_is_told_from_a_floor(squares, tmp_path):
+    (full,) = adapted(squares, tmp_path / "runs", "full")
+    (scratch,) = adapted(squares, tmp_path / "runs", "scratch")
+    (lora,) = adapted(squares, tmp_path / "runs", "lora")
+    for run in (full, scratch):
+        assert not run.record.provenance.random_weights
+        assert run.record.provenance.weights_digest is None
+        assert any("supervised baseline" in note for note in run.record.notes)
+        assert run.record.encoder["pretraining_data"] == []
+    assert lora.record.provenance.random_weights
+    assert any("learnt nothing" in note for note in lora.record.notes)
+
+
+def test_scratch_forgets_what_the_card_was_trained_on(squares, tmp_path):
+    (run,) = adapted(squares, tmp_path / "runs", "scratch", encoder="resnet50", recipe={"epochs": 1, "least_steps": 1})
+    assert run.encoder == "resnet50"
+    assert run.record.encoder["pretraining_data"] == []
+    assert not any("ImageNet" in note for note in run.record.notes)
+
+
+def test_seeds_draw_other_weights_and_stand_in_one_line(squares, tmp_path):
+    runs = adapted(squares, tmp_path / "runs", "scratch", seeds=2)
+    assert len({run.folder for run in runs}) == 2
+    first, second = (run.encoder_tensors() for run in runs)
+    name = next(name for name in first if name.endswith("qkv.weight"))
+    assert not torch.equal(first[name], second[name])
+    ((line,),) = [table.lines for table in task_tables(runs)]
+    assert line.adaptation == "scratch"
+    assert len(line.runs) == 2
+    frozen = adapted(squares, tmp_path / "runs", None, recipe=None)
+    (table,) = task_tables([*runs, *frozen])
+    assert [line.adaptation for line in table.lines].count("frozen") == 1
+    assert len(table.lines) == 2
+
+
+def test_a_finished_run_is_returned_and_another_recipe_is_another_run(squares, tmp_path):
+    (first,) = adapted(squares, tmp_path / "runs", "lora")
+    (again,) = adapted(squares, tmp_path / "runs", "lora")
+    (other,) = adapted(squares, tmp_path / "runs", "lora", recipe={**QUICK, "rank": 2})
+    assert first.folder == again.folder != other.folder
+    assert first.record.key != other.record.key
+
+
+def test_few_labels_go_with_training(squares, tmp_path):
+    (run,) = adapted(squares, tmp_path / "runs", "lora", shots=4)
+    assert run.record.data["parts"]["train"]["images"] == 8
+
+
+def test_without_heads_the_trainable_ones_of_the_task_run(squares, tmp_path):
+    runs = probe(
+        TINY, "square", data=squares, adapt="lora", recipe=QUICK, floors="none", input_size=32, out=tmp_path / "runs"
+    )
+    assert [run.head for run in runs] == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"adapt": "lora", "head": "knn"}, "not trained by gradient"),
+        ({"adapt": "scratch", "weights": "some.pt"}, "leave --weights out"),
+        ({"adapt": None}, "would do nothing"),
+        ({"adapt": None, "recipe": None, "processes": 2}, "--processes would do nothing"),
+        ({"adapt": "full", "encoder": "metadata", "input_size": None}, "only an encoder of images"),
+        ({"adapt": "full", "encoder": "pixels", "input_size": None}, "no weights"),
+    ],
+)
+def test_what_is_refused(squares, tmp_path, options, message):
+    with pytest.raises(EvalfmError, match=message):
+        adapted(squares, tmp_path / "runs", **{"adapt": "full", **options})
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_a_run_without_its_encoder_says_so(squares, tmp_path):
+    (run,) = adapted(squares, tmp_path / "runs", "lora")
+    (run.folder / ENCODER).unlink()
+    with pytest.raises(EvalfmError, match=r"encoder\.safetensors"):
+        predict(Run.read(run.folder), squares, out=tmp_path / "predicted")
+    assert json.loads((run.folder / "run.json").read_text())["config"]["adaptation"] == "lora"
