@@ -82,6 +82,13 @@ _ENTRIES = (
         "evalfm.heads.segmentation.global_local:GlobalLocalHead",
     ),
     HeadEntry(
+        "upernet",
+        ("segmentation",),
+        ("maps",),
+        "UPerNet of segmentation-models-pytorch on all maps, with group norm",
+        "evalfm.heads.segmentation.upernet:UPerNetHead",
+    ),
+    HeadEntry(
         "all-empty",
         ("segmentation",),
         (),
