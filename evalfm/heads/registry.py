@@ -89,6 +89,13 @@ _ENTRIES = (
         "evalfm.heads.segmentation.upernet:UPerNetHead",
     ),
     HeadEntry(
+        "unet",
+        ("segmentation",),
+        ("maps",),
+        "the U-Net decoder of segmentation-models-pytorch, for encoders whose maps fall in resolution",
+        "evalfm.heads.segmentation.unet:UNetHead",
+    ),
+    HeadEntry(
         "all-empty",
         ("segmentation",),
         (),
