@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import data, demo, doctor, ls, predict, probe, show
+from evalfm.cli import data, demo, doctor, ls, predict, probe, show, study
 
 app = typer.Typer(
     name="evalfm",
@@ -38,6 +38,7 @@ def _options(
 
 app.command("demo")(demo.demo)
 app.command("probe")(probe.probe)
+app.command("study")(study.study)
 app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
 app.add_typer(ls.app, name="ls")

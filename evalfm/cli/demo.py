@@ -24,12 +24,16 @@ def demo(
     from evalfm.analysis.figures import Caption, draw_forest
     from evalfm.analysis.table import as_json, task_tables
     from evalfm.cli.console import Bars, emit_json, print_overview
+    from evalfm.errors import EvalfmError
     from evalfm.study import load_study, run_study
 
     study = load_study("demo")
     bars = Bars()
     bars.say(f"{study.title}: {len(study.encoders)} encoders × {len(study.tasks)} tasks")
     runs = run_study(study, out, bars)
+    for outcome in runs.failed:
+        assert outcome.failure is not None
+        raise EvalfmError(f"A part of the demo failed ({outcome.cell.label}): {outcome.failure.sentence}")
     tables = task_tables(runs)
     picture = out / "demo.png"
     panels = []
@@ -49,5 +53,5 @@ def demo(
         return
     print_overview(study.title, tables)
     typer.echo("Phantom data: these figures say nothing about patients or about trained models.")
-    typer.echo(f"Wrote {len(runs)} runs under {out} and the picture {picture}")
+    typer.echo(f"Wrote {len(runs)} runs under {out}, the table {runs.results} and the picture {picture}")
     typer.echo("Next: evalfm probe --encoder hog --task cardiomegaly-cls      (or: evalfm ls encoders, evalfm --help)")

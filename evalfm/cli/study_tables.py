@@ -1,0 +1,225 @@
+"""What `evalfm study` prints: the plan, a table that grows as cells finish, the results and what failed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from evalfm.progress import Item
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.table import Table
+
+    from evalfm.runs import Run
+    from evalfm.study.cell import Cell
+    from evalfm.study.config import Subset
+    from evalfm.study.executor import Outcome
+    from evalfm.study.plan import Plan
+    from evalfm.study.running import StudyRuns
+
+SHOWN_LINES = 15
+"""Of the live table; all is printed at the end."""
+
+
+def print_plan(plan: Plan, *, on_stderr: bool) -> None:
+    """Print the cells with their cost, what is left out, warnings, assumptions and totals."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from evalfm.study.cell import subset_label
+
+    console = Console(stderr=on_stderr)
+    if not console.is_terminal:
+        console = Console(stderr=on_stderr, width=200)
+    table = Table(title=f"Plan of {plan.study.name}: {plan.study.title}", title_justify="left", header_style="bold")
+    for name in ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory"):
+        table.add_column(name, overflow="fold")
+    for each in plan.cells:
+        cell, cost = each.cell, each.estimate
+        told = ("", "unknown", "", "", "")
+        if cost is not None:
+            disk = sum(cost.disk_bytes.values())
+            told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
+        row = (cell.encoder.name, cell.task, ", ".join(cell.heads), cell.adapt, subset_label(cell.subset), *told)
+        table.add_row(*(Text(text) for text in row))
+    console.print(table)
+    lines = [totals(plan)]
+    lines += [f"left out: {each.what}: {each.reason}" for each in plan.left_out]
+    lines += [f"warning: {sentence}" for sentence in plan.warnings]
+    lines += [f"assumed: {sentence}" for sentence in plan.assumptions]
+    for line in lines:
+        console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def totals(plan: Plan) -> str:
+    """The sums of a plan in one line."""
+    disk = ", ".join(f"{name} {size(count)}" for name, count in plan.disk_bytes.items()) or "nothing"
+    return (
+        f"{len(plan.cells)} cells, {plan.study.seeds} seed(s) each: at most about {duration(plan.seconds)}; "
+        f"disk: {disk}, and {size(plan.work_bytes)} of checkpoints while training; "
+        f"memory of model and batch up to about {size(plan.memory_bytes)}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def size(count: float) -> str:
+    """Bytes as a person reads them."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
+
+
+class LiveTable:
+    """A table on standard error that grows as cells finish, with a bar for what runs; lines where no terminal is.
+
+    It is progress and watch at once; a context manager.
+    """
+
+    def __init__(self, title: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._title = title
+        self._console = Console(stderr=True)
+        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self._bars = Progress(*columns, console=self._console)
+        self._lines: list[tuple[str, ...]] = []
+        self._running = ""
+        self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> LiveTable:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        """Yield ``items`` while a bar below the table advances; without a terminal, one line at the start."""
+        if not self._console.is_terminal:
+            self.say(label if total is None else f"{label} ({total})")
+            yield from items
+            return
+        bar = self._bars.add_task(label, total=total)
+        try:
+            for item in items:
+                yield item
+                self._bars.advance(bar)
+        finally:
+            self._bars.remove_task(bar)
+
+    def say(self, message: str) -> None:
+        """Print one line above the table."""
+        self._console.print(message, style="dim", highlight=False, markup=False)
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Show what runs."""
+        self._running = f"cell {number} of {of}: {cell.label}"
+
+    def finished(self, outcome: Outcome, number: int, of: int) -> None:
+        """Add the cell's lines to the table, or print them."""
+        lines = lines_of(outcome)
+        self._lines += lines
+        self._running = ""
+        if not self._console.is_terminal:
+            for line in lines:
+                text = " · ".join(part for part in line if part)
+                self._console.print(f"{number}/{of} {text}", highlight=False, markup=False, soft_wrap=True)
+
+    def _render(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self._table(), Text(self._running, style="dim"), self._bars)
+
+    def _table(self) -> Table:
+        from rich.table import Table
+        from rich.text import Text
+
+        hidden = max(0, len(self._lines) - SHOWN_LINES)
+        title = self._title + (f" ({hidden} lines above)" if hidden else "")
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for name in ("encoder", "task", "head", "adaptation", "train on", "primary metric", "time"):
+            table.add_column(name, overflow="fold")
+        for line in self._lines[hidden:]:
+            table.add_row(*(Text(text) for text in line))
+        return table
+
+
+def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
+    """A finished cell as lines: one a head with the primary metric of its first seed; one where it failed."""
+    from evalfm.analysis.figures import describe
+    from evalfm.study.cell import subset_label
+
+    cell = outcome.cell
+    names = (cell.encoder.name, cell.task)
+    lines: list[tuple[str, ...]] = []
+    shown: set[str] = set()
+    for run in outcome.runs:
+        if run.is_floor or run.head in shown:
+            continue
+        shown.add(run.head)
+        metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
+        estimate = run.metrics[metric]
+        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate))
+        lines.append((*names, run.head, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
+    if outcome.failure is not None:
+        told = f"failed: {outcome.failure.sentence}"
+        heads = ", ".join(head for head in cell.heads if head not in shown)
+        lines.append((*names, heads, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
+    return lines
+
+
+def print_results(title: str, done: StudyRuns) -> None:
+    """Print the tables of results, subset by subset, then where they lie and what failed."""
+    from evalfm.analysis.table import task_tables
+    from evalfm.cli.console import print_overview
+    from evalfm.study.cell import subset_label
+
+    grouped = _by_subset(done)
+    for subset, runs in grouped.items():
+        told = title if len(grouped) == 1 else f"{title}: trained on {subset_label(subset)}"
+        print_overview(told, task_tables(runs))
+    if done.failed:
+        sys.stdout.write(f"{len(done.failed)} cell(s) failed, see {done.failures}:\n")
+        for outcome in done.failed:
+            assert outcome.failure is not None
+            sys.stdout.write(f"  {outcome.cell.label}: {outcome.failure.sentence}\n")
+    sys.stdout.write(f"{len(done)} runs; table: {done.results}\n")
+
+
+def results_json(done: StudyRuns) -> dict[str, Any]:
+    """Tables, failures and where the results lie, as plain values."""
+    from evalfm.analysis.table import as_json, task_tables
+
+    return {
+        "subsets": [
+            {"shots": shots, "label_fraction": fraction, "tables": [as_json(table) for table in task_tables(runs)]}
+            for (shots, fraction), runs in _by_subset(done).items()
+        ],
+        "failures": [
+            {"cell": outcome.cell.label, "error": outcome.failure.error, "sentence": outcome.failure.sentence}
+            for outcome in done.failed
+            if outcome.failure is not None
+        ],
+        "results": str(done.results),
+    }
+
+
+def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
+    grouped: dict[Subset, list[Run]] = {}
+    for run in runs:
+        config = run.record.config
+        grouped.setdefault((config["shots"], config["label_fraction"]), []).append(run)
+    return grouped

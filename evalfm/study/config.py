@@ -1,0 +1,225 @@
+"""A study as YAML: encoders × tasks × heads × adaptations × shots (and label fractions) × seeds."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.errors import UnknownNameError
+from evalfm.tasks.card import Kind
+from evalfm.training.recipe import Adaptation
+
+PHANTOM = "phantom"
+
+
+def _named(value: Any) -> Any:
+    """A bare word is a mapping with a name alone."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+class EncoderEntry(CardModel):
+    """An encoder of the grid.
+
+    Attributes:
+        name: as ``evalfm probe --encoder`` takes it.
+        weights: ``hub``, ``random`` or the path of a checkpoint.
+        input_size, resize: override the card.
+    """
+
+    name: str
+    weights: str = "hub"
+    input_size: int | None = Field(None, ge=8)
+    resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
+
+
+class TaskEntry(CardModel):
+    """A task of the grid.
+
+    Attributes:
+        name: a task card's name or path, or a label column.
+        heads: in place of the study's; None takes those.
+        data: another data set than the study's, for this task alone.
+    """
+
+    name: str
+    heads: tuple[str, ...] | None = None
+    data: str | None = None
+
+
+class AdaptationEntry(CardModel):
+    """What of the encoders is trained, with changes of its recipe."""
+
+    name: Adaptation
+    recipe: dict[str, Any] = Field(default_factory=dict)
+
+
+class Baseline(CardModel):
+    """A network that is no encoder × adaptation of the grid, such as a supervised one.
+
+    Attributes:
+        encoder: a name, or an alias such as ``unet-resnet34`` that says head and adaptation too.
+        head: None takes the alias's, else the task's first.
+        adapt: None takes the alias's, else ``scratch``.
+        recipe: changes of the adaptation's recipe.
+        tasks: for which tasks of the study; None takes all that the head serves.
+    """
+
+    encoder: str
+    head: str | None = None
+    adapt: Adaptation | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    tasks: tuple[str, ...] | None = None
+
+    @property
+    def trained(self) -> str:
+        """The adaptation, where the entry names none that of a supervised baseline."""
+        return self.adapt or "scratch"
+
+    def serving(self, tasks: tuple[str, ...]) -> Baseline:
+        """The same for these tasks alone."""
+        kept = None if self.tasks is None else tuple(name for name in self.tasks if name in tasks)
+        return self.model_copy(update={"tasks": kept})
+
+
+HeadsByKind = dict[Kind, tuple[str, ...]]
+Subset = tuple[int | None, float | None]
+"""Shots and label fraction; both None is all of train."""
+
+
+class Study(CardModel):
+    """A grid of probes.
+
+    Attributes:
+        name: part of the paths that a study writes, and a column of its results.
+        title: what it is about, printed above its table.
+        data: folder, registered name or ``phantom``; ``--data`` takes another.
+        test_data: another data set, tested whole.
+        where, test_where, folds, limit, floors: as ``evalfm probe`` takes them.
+        seeds: runs of each cell; a deterministic head on all of train has one.
+        shots: training images per class, each a column of the grid; null is all of train.
+        label_fractions: fractions of the training patients, each a column of the grid beside ``shots``.
+        encoders, tasks: the grid.
+        heads: a list, or a list for each kind of task; a head that does not serve a task is left out there. Null takes
+            each task's own.
+        adaptations: what of the encoders is trained.
+        baselines: networks beside the grid.
+        on_phantom: keys that take another value where the data are the phantom.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    title: str
+    data: str
+    test_data: str | None = None
+    where: str | None = None
+    test_where: str | None = None
+    folds: int | None = Field(None, ge=2)
+    limit: int | None = Field(None, ge=1)
+    floors: Literal["default", "none", "all"] = "all"
+    seeds: int = Field(1, ge=1)
+    shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
+    label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
+    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(_named)], ...] = ()
+    tasks: tuple[Annotated[TaskEntry, BeforeValidator(_named)], ...] = Field(min_length=1)
+    heads: tuple[str, ...] | HeadsByKind | None = None
+    adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(_named)], ...] = (AdaptationEntry(name="frozen"),)
+    baselines: tuple[Baseline, ...] = ()
+    on_phantom: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _changes_fit(self) -> Study:
+        wrong = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
+        if wrong:
+            raise ValueError(f"on_phantom changes {', '.join(wrong)}, which is no key that it could change")
+        named = {task.name for task in self.tasks}
+        for baseline in self.baselines:
+            strange = sorted(set(baseline.tasks or ()) - named)
+            if strange:
+                raise ValueError(f"the baseline {baseline.encoder} names {', '.join(strange)}, no task of the study")
+        if len(named) < len(self.tasks):
+            raise ValueError("a task stands twice under tasks")
+        if not (self.encoders and self.adaptations) and not self.baselines:
+            raise ValueError("encoders with adaptations, or baselines, need at least one entry")
+        return self
+
+    @property
+    def subsets(self) -> tuple[Subset, ...]:
+        """What of train is learnt from: every number of shots, then every label fraction, each once."""
+        few: list[Subset] = [(shots, None) for shots in self.shots]
+        few += [(None, None if fraction in (None, 1.0) else fraction) for fraction in self.label_fractions]
+        return tuple(dict.fromkeys(few)) or ((None, None),)
+
+    def changed(self, **changes: Any) -> Study:
+        """The same study with other values, checked anew.
+
+        Raises:
+            EvalfmError: a value is not valid.
+        """
+        content = self.model_dump(by_alias=True) | changes
+        return validate(Study, content, f"study {self.name}")
+
+    def on(self, data: str | None) -> Study:
+        """The study on ``data`` in place of its own, for every task; on the phantom with ``on_phantom`` applied."""
+        study = self
+        if data is not None:
+            study = study.changed(data=data, tasks=[task.model_copy(update={"data": None}) for task in study.tasks])
+        if study.data == PHANTOM and study.on_phantom:
+            study = study.changed(**study.on_phantom)
+        return study
+
+    def only(self, encoders: tuple[str, ...] = (), tasks: tuple[str, ...] = (), adapt: tuple[str, ...] = ()) -> Study:
+        """The part of the study with these names, baselines among them; nothing named keeps all.
+
+        Raises:
+            EvalfmError: a name is not in the study, or nothing is left.
+        """
+        baselines = [each.serving(tasks) if tasks else each for each in self.baselines]
+        _check_names("encoder", encoders, [each.name for each in self.encoders] + [each.encoder for each in baselines])
+        _check_names("task", tasks, [each.name for each in self.tasks])
+        _check_names(
+            "adaptation", adapt, [each.name for each in self.adaptations] + [each.trained for each in baselines]
+        )
+        return self.changed(
+            encoders=[each.model_dump() for each in self.encoders if each.name in (encoders or [each.name])],
+            tasks=[each.model_dump() for each in self.tasks if each.name in (tasks or [each.name])],
+            adaptations=[each.model_dump() for each in self.adaptations if each.name in (adapt or [each.name])],
+            baselines=[
+                each.model_dump()
+                for each in baselines
+                if each.encoder in (encoders or [each.encoder])
+                and each.trained in (adapt or [each.trained])
+                and each.tasks != ()
+            ],
+        )
+
+
+def _check_names(kind: str, asked: tuple[str, ...], known: list[str]) -> None:
+    for name in asked:
+        if name not in known:
+            raise UnknownNameError(f"{kind} of the study", name, set(known))
+
+
+def configs() -> dict[str, Path]:
+    """The studies that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
+    installed = Path(str(resources.files("evalfm"))) / "_configs"
+    folder = installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_study(name: str) -> Study:
+    """The study ``name``: one that ships with evalfm, or the path of a YAML file.
+
+    Raises:
+        EvalfmError: there is none, or it is not valid.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+    elif name in configs():
+        path = configs()[name]
+    else:
+        raise UnknownNameError("study", name, configs())
+    return validate(Study, read_yaml(path), f"study {path.name}")

@@ -1,0 +1,250 @@
+"""What a cell will cost: passes of the encoder, seconds, disk and memory, from its sizes and its encoder's facts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from evalfm.heads import load_head
+from evalfm.heads.trained import Schedule, TrainedHead
+from evalfm.study.cell import Cell, Machine
+from evalfm.study.questions import Sizes
+from evalfm.study.trial import EncoderFacts, HeadFacts
+from evalfm.training.recipe import Recipe, recipe_of
+
+FORWARD_AND_BACKWARD = 3
+"""A training step costs three forward passes: one forward, two back."""
+STATE_BYTES = 16
+"""Of a parameter that is trained, in float32: value, gradient and the two moments of AdamW."""
+LIVE = 3
+"""Outputs of the largest module that a pass without gradient holds at once."""
+SAVED_COPIES = 5
+"""Of the trained tensors on disk while training: weights, their average, the two moments, the best so far."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast a machine is.
+
+    Attributes:
+        seconds: of one forward pass of one image.
+        decode_seconds: of reading and resizing one film by one worker.
+        score_seconds: of scoring one film's mask on its own grid.
+        workers: that decode.
+        activation_bytes: of one number that a module gives: 2 in half precision, else 4.
+    """
+
+    seconds: float
+    decode_seconds: float
+    score_seconds: float
+    workers: int
+    activation_bytes: int = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What of a cell's images the feature store holds already, or what becomes of the rest.
+
+    Attributes:
+        missing: images without pooled features. missing_maps: without maps. missing_films: without a prepared film.
+        policy: ``store`` or ``stream``: what becomes of maps.
+    """
+
+    missing: int
+    missing_maps: int
+    missing_films: int
+    policy: str
+
+
+@dataclass(frozen=True)
+class CellEstimate:
+    """The cost of one cell.
+
+    Attributes:
+        images: that it uses. passes: how often the encoder sees them, in words.
+        forwards: forward passes of one image, a training step counting three. decoded, scored: films.
+        seconds: all of it.
+        disk_bytes: that stay: features, maps, films, trained encoders, by name.
+        work_bytes: of checkpoints while it trains, removed at its end.
+        memory_bytes: of model and batch, roughly.
+    """
+
+    images: int
+    passes: str
+    forwards: float
+    decoded: float
+    scored: float
+    seconds: float
+    disk_bytes: dict[str, float] = field(default_factory=dict)
+    work_bytes: float = 0.0
+    memory_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A training: images seen in steps and in looks at val."""
+
+    trained: int
+    looked: int
+
+    def __add__(self, other: Steps) -> Steps:
+        return Steps(self.trained + other.trained, self.looked + other.looked)
+
+
+def head_steps(schedule: Schedule, sizes: Sizes) -> Steps:
+    """Of heads on frozen features that make progress on val to the end; fewer where they stop early."""
+    per_pass = math.ceil(sizes.train / schedule.batch_size)
+    total = min(max(schedule.epochs * per_pass, schedule.least_steps), schedule.most_steps)
+    looks = total // (4 * math.ceil(sizes.val / schedule.batch_size))
+    epochs = max(1, min(schedule.epochs, looks))
+    return Steps(math.ceil(total / epochs) * epochs * min(schedule.batch_size, sizes.train), epochs * sizes.val)
+
+
+def encoder_steps(recipe: Recipe, sizes: Sizes) -> Steps:
+    """Of an encoder with its head that make progress on val to the end; fewer where they stop early."""
+    batch = min(recipe.batch_size, sizes.train)
+    steps = max(math.ceil(sizes.train / batch), math.ceil(recipe.least_steps / recipe.epochs))
+    return Steps(recipe.epochs * steps * batch, (recipe.epochs + 1) * sizes.val)
+
+
+def estimate_cell(
+    cell: Cell,
+    kind: str,
+    parts: Sequence[Sizes],
+    images: int,
+    facts: EncoderFacts,
+    stored: Stored,
+    rates: Rates,
+    machine: Machine,
+) -> CellEstimate:
+    """The cost of ``cell`` on ``parts`` (one training, or one per fold) with ``images`` in all."""
+    if cell.adapt == "frozen":
+        return _frozen(cell, kind, parts, images, facts, stored, rates, machine)
+    return _trained(cell, kind, parts, images, facts, stored, rates, machine)
+
+
+def _frozen(
+    cell: Cell,
+    kind: str,
+    parts: Sequence[Sizes],
+    images: int,
+    facts: EncoderFacts,
+    stored: Stored,
+    rates: Rates,
+    machine: Machine,
+) -> CellEstimate:
+    heads = {name: load_head(name, kind) for name in cell.heads}
+    reads_maps = any("maps" in head.needs for head in heads.values())
+    streamed = reads_maps and stored.policy == "stream"
+    extracted = max(stored.missing, stored.missing_maps) if reads_maps and not streamed else stored.missing
+    fits = _fits(cell, all(head.deterministic for head in heads.values()))
+    train = {name: head for name, head in heads.items() if isinstance(head, TrainedHead)}
+    steps, head_flops = Steps(0, 0), 0.0
+    for name, head in train.items():
+        of_head = _sum(head_steps(head.schedule, part) for part in parts)
+        # Heads on one schedule share their batches.
+        steps = max(steps, of_head, key=lambda each: each.trained)
+        known = facts.heads.get((name, kind), HeadFacts())
+        head_flops += known.flops * known.rates * (FORWARD_AND_BACKWARD * of_head.trained + of_head.looked) * fits
+    scored = sum(part.val + part.test for part in parts)
+    seen = (steps.trained + steps.looked + scored) * fits if streamed else 0
+    copies = 2 if cell.floors == "all" and facts.learnt and cell.encoder.weights != "random" else 1
+    forwards = float(extracted + seen) * copies
+    decoded = float(extracted + (stored.missing_films if machine.cache_images else seen)) * copies
+    dense = sum(len(cell.heads) * scored * fits for _ in [0] if kind == "segmentation") * copies
+    disk = {"features": float(stored.missing * facts.pooled_bytes) * copies}
+    if reads_maps and not streamed:
+        disk["maps"] = float(stored.missing_maps * facts.map_bytes) * copies
+    if streamed and machine.cache_images:
+        disk["films"] = float(stored.missing_films * facts.film_bytes) * copies
+    if streamed:
+        passes = f"{extracted} once, then at most {seen} in all for heads that read maps"
+    else:
+        passes = "stored already" if not extracted else f"{extracted} once"
+    if copies > 1:
+        passes += "; the same with random weights"
+    return CellEstimate(
+        images=images,
+        passes=passes,
+        forwards=forwards,
+        decoded=decoded,
+        scored=dense,
+        seconds=_seconds(forwards, decoded, dense, head_flops * copies, facts, rates),
+        disk_bytes=disk,
+        memory_bytes=facts.parameters * 4
+        + float(LIVE * facts.largest * rates.activation_bytes * (machine.batch_size or facts.batch_size)),
+    )
+
+
+def _trained(
+    cell: Cell,
+    kind: str,
+    parts: Sequence[Sizes],
+    images: int,
+    facts: EncoderFacts,
+    stored: Stored,
+    rates: Rates,
+    machine: Machine,
+) -> CellEstimate:
+    recipe = recipe_of(cell.adapt, cell.recipe)
+    assert recipe is not None
+    (name,) = cell.heads
+    head, known = load_head(name, kind), facts.heads.get((name, kind), HeadFacts())
+    steps = _sum(encoder_steps(recipe, part) for part in parts)
+    scored = sum(part.val + part.test for part in parts)
+    trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + scored
+    forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + scored) * cell.seeds)
+    head_flops = known.flops * trained * cell.seeds
+    disk: dict[str, float] = {}
+    if recipe.probe_start:
+        # The head is fitted on frozen features first.
+        reads_maps = "maps" in head.needs
+        streamed = reads_maps and stored.policy == "stream"
+        extracted = max(stored.missing, stored.missing_maps) if reads_maps and not streamed else stored.missing
+        start = Steps(0, 0)
+        if isinstance(head, TrainedHead):
+            start = _sum(head_steps(head.schedule, part) for part in parts)
+            work = FORWARD_AND_BACKWARD * start.trained + start.looked
+            head_flops += known.flops * known.rates * work * cell.seeds
+        again = (start.trained + start.looked) * cell.seeds if streamed else 0
+        forwards, decoded = forwards + extracted + again, decoded + extracted + again
+        disk["features"] = float(stored.missing * facts.pooled_bytes)
+        if reads_maps and not streamed:
+            disk["maps"] = float(stored.missing_maps * facts.map_bytes)
+    changed = facts.lora_parameters.get(recipe.rank, 0) if cell.adapt == "lora" else facts.parameters
+    disk["trained encoders"] = 4.0 * changed * cell.seeds * len(parts)
+    dense = float(scored * cell.seeds if kind == "segmentation" else 0)
+    own = facts.parameters * 4 + (changed + known.parameters) * (STATE_BYTES - 4) + known.parameters * 4
+    average = (changed + known.parameters) * 4 if recipe.ema else 0
+    # Every process has the whole model and its share of the batch; this is one of them.
+    batch = math.ceil(min(recipe.batch_size, max(part.train for part in parts)) / machine.processes)
+    return CellEstimate(
+        images=images,
+        passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs} images forward and back"
+        + (f", {cell.seeds} seeds" if cell.seeds > 1 else ""),
+        forwards=forwards,
+        decoded=decoded,
+        scored=dense,
+        seconds=_seconds(forwards / machine.processes, decoded, dense, head_flops / machine.processes, facts, rates),
+        disk_bytes=disk,
+        work_bytes=4.0 * SAVED_COPIES * (changed + known.parameters),
+        memory_bytes=own + average + float(facts.activations * rates.activation_bytes * batch),
+    )
+
+
+def _fits(cell: Cell, deterministic: bool) -> int:
+    """How often a cell is fitted: once a seed, but once in all where a seed changes nothing."""
+    return 1 if deterministic and cell.subset == (None, None) else cell.seeds
+
+
+def _seconds(
+    forwards: float, decoded: float, scored: float, head_flops: float, facts: EncoderFacts, rates: Rates
+) -> float:
+    of_heads = head_flops / facts.flops * rates.seconds if facts.flops else 0.0
+    waiting = decoded * rates.decode_seconds / rates.workers
+    return forwards * rates.seconds + waiting + scored * rates.score_seconds + of_heads
+
+
+def _sum(steps: Iterable[Steps]) -> Steps:
+    return sum(steps, Steps(0, 0))

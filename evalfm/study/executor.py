@@ -1,0 +1,107 @@
+"""Who runs the cells of a study: here one after the other; the same protocol serves processes and clusters."""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.probing.probe import probe
+from evalfm.progress import Progress
+from evalfm.runs import Run
+from evalfm.study.cell import Cell, Machine
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a cell gave no result.
+
+    Attributes:
+        error: the kind of error. sentence: its first line.
+        trace: where it happened, for what is no user's mistake; else None.
+    """
+
+    error: str
+    sentence: str
+    trace: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a cell: its runs and those of its floors, or a failure."""
+
+    cell: Cell
+    runs: tuple[Run, ...]
+    failure: Failure | None
+    seconds: float
+
+
+class Executor(Protocol):
+    """Runs cells, wherever; each is a pure function of its JSON, the data sets and the folder of the runs."""
+
+    def run(self, cells: Iterable[Cell], out: Path, machine: Machine, progress: Progress) -> Iterator[Outcome]:
+        """Yield the outcome of every cell as soon as it is there, in any order; a failing cell stops no other."""
+        ...
+
+
+@dataclass
+class SerialExecutor:
+    """One cell after the other, in this process.
+
+    Attributes:
+        manifest: from a data set's name to its manifest, so that each is read once.
+        started: called with each cell before it runs.
+    """
+
+    manifest: Callable[[str], Manifest] | None = None
+    started: Callable[[Cell], None] = field(default=lambda cell: None)
+
+    def run(self, cells: Iterable[Cell], out: Path, machine: Machine, progress: Progress) -> Iterator[Outcome]:
+        """In order; an interrupt by the keyboard goes through."""
+        for cell in cells:
+            self.started(cell)
+            yield self._one(cell, out, machine, progress)
+
+    def _one(self, cell: Cell, out: Path, machine: Machine, progress: Progress) -> Outcome:
+        started = time.monotonic()
+        runs, failure = self._attempt(cell, out, machine, progress)
+        if failure is not None and failure.trace is not None and len(cell.heads) > 1:
+            # Nothing that the user could mend, such as memory that did not suffice for all heads at once.
+            found, failures = list(runs), []
+            for head in cell.heads:
+                alone, failure = self._attempt(cell.model_copy(update={"heads": (head,)}), out, machine, progress)
+                found += alone
+                if failure is not None:
+                    failures.append(Failure(failure.error, f"{head}: {failure.sentence}", failure.trace))
+            runs, failure = tuple(found), failures[0] if failures else None
+            if len(failures) > 1:
+                failure = Failure(failures[0].error, "; ".join(each.sentence for each in failures), failures[0].trace)
+        return Outcome(cell, runs, failure, time.monotonic() - started)
+
+    def _attempt(
+        self, cell: Cell, out: Path, machine: Machine, progress: Progress
+    ) -> tuple[tuple[Run, ...], Failure | None]:
+        arguments: dict[str, Any] = {**cell.arguments(), **machine.arguments(cell)}
+        try:
+            for name in ("data", "test_data"):
+                if self.manifest is not None and name in arguments:
+                    arguments[name] = self.manifest(arguments[name])
+            return tuple(probe(**arguments, out=out, progress=progress)), None
+        except EvalfmError as error:
+            failure = Failure(type(error).__name__, str(error))
+        except Exception as error:
+            sentence = (str(error).splitlines() or [""])[0]
+            failure = Failure(type(error).__name__, sentence, "".join(traceback.format_exception(error)))
+        # What the failed cell held of the GPU is free for the next one.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return (), failure

@@ -1,0 +1,245 @@
+"""From a study to its cells: every combination that makes sense, and why the others are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalfm.encoders.aliases import find_alias
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.registry import find_card, find_plugin
+from evalfm.errors import EvalfmError
+from evalfm.heads import list_heads, load_head
+from evalfm.probing.opened import TABLES, check_name
+from evalfm.study.cell import Cell, subset_label
+from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
+from evalfm.study.questions import WITHOUT_SHOTS, Asked
+from evalfm.training.recipe import recipe_of
+from evalfm.training.tuning import check_tunable
+
+ONE_PASS = "frozen"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A combination that is not run, and why."""
+
+    what: str
+    reason: str
+
+
+@dataclass
+class Grid:
+    """The cells of a study in the order in which they run.
+
+    Attributes:
+        left_out: what makes no sense, known before anything runs.
+        faults: what the user must mend first, one sentence each.
+    """
+
+    cells: list[Cell] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def leave_out(self, what: str, reason: str) -> None:
+        """Note it once."""
+        entry = LeftOut(what, reason)
+        if entry not in self.left_out:
+            self.left_out.append(entry)
+
+    def refuse(self, error: Exception) -> None:
+        """Note the fault once."""
+        if str(error) not in self.faults:
+            self.faults.append(str(error))
+
+
+def expand(study: Study, asked: Mapping[str, Asked]) -> Grid:
+    """The cells of ``study`` for the tasks that could be posed: task by task, encoder by encoder, frozen first."""
+    grid = Grid()
+    encoders = [entry for entry in study.encoders if _no_alias(entry.name, grid) and _known(entry.name, grid)]
+    adaptations = sorted(study.adaptations, key=lambda entry: entry.name != ONE_PASS)
+    for adaptation in adaptations:
+        _check_recipe(adaptation.name, adaptation.recipe, grid)
+    baselines = [_resolved(each, grid) for each in study.baselines if _known(each.encoder, grid)]
+    cells: dict[str, Cell] = {}
+    for task in study.tasks:
+        if task.name not in asked:
+            continue
+        for subset in study.subsets:
+            if subset[0] is not None and asked[task.name].card.kind in WITHOUT_SHOTS:
+                kind = asked[task.name].card.kind
+                grid.leave_out(
+                    f"{task.name}, {subset_label(subset)}",
+                    f"shots count images per class, which {kind} has not; label_fractions serve it",
+                )
+                continue
+            row = _Row(study, task, asked[task.name], subset, grid)
+            for cell in row.cells(encoders, adaptations, baselines):
+                cells.setdefault(cell.key, cell)
+    grid.cells = list(cells.values())
+    return grid
+
+
+def card_of(name: str) -> EncoderCard | None:
+    """The card of an encoder, where one can be had without running its code; None for tables and code."""
+    if name.partition(":")[0] in TABLES or ".py:" in name or find_plugin(name) is not None:
+        return None
+    return find_card(name)
+
+
+@dataclass(frozen=True)
+class _Row:
+    """The cells of one task and subset."""
+
+    study: Study
+    task: TaskEntry
+    asked: Asked
+    subset: Subset
+    grid: Grid
+
+    def cells(
+        self, encoders: list[EncoderEntry], adaptations: list[AdaptationEntry], baselines: list[Baseline]
+    ) -> Iterator[Cell]:
+        """Frozen encoders with all their heads, trained ones head by head, then baselines."""
+        for encoder in encoders:
+            first = True
+            for adaptation in adaptations:
+                heads = self._serving(self._heads(), encoder.name, adaptation.name)
+                together = [heads] if adaptation.name == ONE_PASS else [(head,) for head in heads]
+                for names in filter(None, together):
+                    # Floors of a task are the same for all; random weights of an encoder come with its first cell.
+                    floors = self.study.floors if first or self.study.floors != "all" else "default"
+                    yield self._cell(encoder, names, adaptation, floors=floors)
+                    first = False
+        for baseline in baselines:
+            if baseline.tasks is not None and self.task.name not in baseline.tasks:
+                continue
+            entry = EncoderEntry(name=baseline.encoder)
+            assert baseline.adapt is not None
+            wanted = (baseline.head,) if baseline.head is not None else self.asked.card.heads[:1]
+            adaptation = AdaptationEntry(name=baseline.adapt, recipe=baseline.recipe)
+            floors = "default" if self.study.floors == "all" else self.study.floors
+            for head in self._serving(wanted, baseline.encoder, baseline.adapt):
+                yield self._cell(entry, (head,), adaptation, floors=floors, baseline=True)
+
+    def _cell(
+        self,
+        encoder: EncoderEntry,
+        heads: tuple[str, ...],
+        adaptation: AdaptationEntry,
+        *,
+        floors: str,
+        baseline: bool = False,
+    ) -> Cell:
+        study = self.study
+        content: dict[str, Any] = {
+            "study": study.name,
+            "encoder": encoder,
+            "task": self.task.name,
+            "heads": heads,
+            "adapt": adaptation.name,
+            "recipe": adaptation.recipe,
+            "data": self.task.data or study.data,
+            "test_data": study.test_data,
+            "where": study.where,
+            "test_where": study.test_where,
+            "folds": study.folds,
+            "limit": study.limit,
+            "shots": self.subset[0],
+            "label_fraction": self.subset[1],
+            "seeds": study.seeds,
+            "floors": floors,
+            "baseline": baseline,
+        }
+        return Cell(**content)
+
+    def _heads(self) -> tuple[str, ...]:
+        """The heads asked of this task: its entry's, the study's for its kind, else the card's."""
+        study, card = self.study, self.asked.card
+        if self.task.heads is not None:
+            return self.task.heads
+        if isinstance(study.heads, dict):
+            return study.heads.get(card.kind, card.heads)
+        return study.heads if study.heads is not None else card.heads
+
+    def _serving(self, heads: tuple[str, ...], encoder: str, adapt: str) -> tuple[str, ...]:
+        """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
+        kind = self.asked.card.kind
+        known = {entry.name for entry in list_heads()}
+        kept = []
+        for name in dict.fromkeys(heads):
+            try:
+                head = load_head(name, kind)
+            except EvalfmError as error:
+                if name not in known:
+                    self.grid.refuse(error)
+                else:
+                    self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
+                continue
+            reason = _hindrance(encoder, adapt, reads_maps="maps" in head.needs, kind=kind)
+            if reason is not None:
+                self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adapt}", reason)
+                continue
+            if adapt != ONE_PASS:
+                try:
+                    check_tunable(head, adapt)
+                except EvalfmError:
+                    self.grid.leave_out(f"{name}, {adapt}", "the head is not trained by gradient")
+                    continue
+            kept.append(name)
+        return tuple(kept)
+
+
+def _hindrance(encoder: str, adapt: str, *, reads_maps: bool, kind: str) -> str | None:
+    """Why ``encoder`` cannot go with a head or an adaptation, as far as its card tells."""
+    if encoder.partition(":")[0] in TABLES:
+        if reads_maps or kind == "segmentation":
+            return "a table of features has no maps"
+        return "a table of features cannot be trained" if adapt != ONE_PASS else None
+    card = card_of(encoder)
+    if card is None:
+        return None
+    if reads_maps and not card.map_channels:
+        return "the encoder has no maps"
+    return "the encoder has no weights to train" if adapt != ONE_PASS and card.parameters == 0 else None
+
+
+def _no_alias(name: str, grid: Grid) -> bool:
+    """Whether ``name`` is an encoder and no word for a whole baseline; else a fault is noted."""
+    if find_alias(name) is None:
+        return True
+    grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under baselines."))
+    return False
+
+
+def _known(name: str, grid: Grid) -> bool:
+    """Whether an encoder answers to ``name``; else a fault is noted."""
+    alias = find_alias(name)
+    try:
+        check_name(name if alias is None else alias.encoder)
+    except EvalfmError as error:
+        grid.refuse(error)
+        return False
+    return True
+
+
+def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> None:
+    try:
+        recipe_of(adaptation, recipe)
+    except EvalfmError as error:
+        grid.refuse(error)
+
+
+def _resolved(baseline: Baseline, grid: Grid) -> Baseline:
+    """The baseline with its alias written out and its adaptation stated."""
+    alias = find_alias(baseline.encoder)
+    changes: dict[str, Any] = {"adapt": baseline.trained}
+    if alias is not None:
+        try:
+            adapt, (head,) = alias.applied(baseline.adapt, None if baseline.head is None else [baseline.head])
+            changes = {"encoder": alias.encoder, "head": head, "adapt": adapt}
+        except EvalfmError as error:
+            grid.refuse(error)
+    _check_recipe(changes["adapt"], baseline.recipe, grid)
+    return baseline.model_copy(update=changes)

@@ -1,0 +1,180 @@
+"""The results of a study as one tidy table, and its failures beside it; both appear whole."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+from evalfm.data.atomic import write_atomically
+from evalfm.runs import Run
+from evalfm.study.executor import Outcome
+
+RESULTS = "results.parquet"
+FAILURES = "failures.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one run.
+
+    Attributes:
+        study: name of the study.
+        encoder: name of the encoder.
+        weights: ``hub``, ``random`` or ``file``; null for a table of features.
+        task: name of the task.
+        kind: of the task.
+        head: name of the head.
+        adaptation: ``frozen``, ``lora``, ``full`` or ``scratch``.
+        rank: of LoRA; null for the others.
+        shots: training images per class; null where not asked.
+        label_fraction: of the training patients; null where not asked.
+        seed: number of the seed.
+        floor: whether it is a baseline that knows nothing.
+        metric: name of the metric.
+        primary: whether it is the one that decides.
+        value: the estimate on test; null with a reason.
+        low: lower end of the 95 % interval.
+        high: upper end of the 95 % interval.
+        n: units behind it.
+        unit: ``patients`` or ``images``.
+        reason: why value or interval is absent.
+        data: name of the data set.
+        test_data: name of the data set that was tested.
+        limit: most images asked for; null is all.
+        synthetic: whether the data are synthetic.
+        random_weights: whether the encoder had learnt nothing.
+        seconds: that the run took when it was made; heads on one frozen encoder share them evenly.
+        run_key: of the run.
+        run: folder of the run, relative to the table.
+    """
+
+    study: str
+    encoder: str
+    weights: str | None
+    task: str
+    kind: str
+    head: str
+    adaptation: str
+    rank: int | None
+    shots: int | None
+    label_fraction: float | None
+    seed: int
+    floor: bool
+    metric: str
+    primary: bool
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    reason: str | None
+    data: str
+    test_data: str
+    limit: int | None
+    synthetic: bool
+    random_weights: bool
+    seconds: float
+    run_key: str
+    run: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+TYPES = {
+    "rank": "Int64",
+    "shots": "Int64",
+    "limit": "Int64",
+    "label_fraction": "Float64",
+    "value": "Float64",
+    "low": "Float64",
+    "high": "Float64",
+    "weights": "string",
+    "reason": "string",
+}
+"""Columns that may be null keep their type even where all is null."""
+
+
+def rows_of(study: str, run: Run, out: Path) -> list[Row]:
+    """One row a metric of ``run``, which lies under ``out``."""
+    record = run.record
+    config = record.config
+    recipe = config.get("recipe") or {}
+    primaries = _primaries(run)
+    return [
+        Row(
+            study=study,
+            encoder=run.encoder,
+            weights=(config.get("encoder") or {}).get("weights"),
+            task=run.task,
+            kind=str(record.task["kind"]),
+            head=run.head,
+            adaptation=run.adaptation,
+            rank=recipe.get("rank") if run.adaptation == "lora" else None,
+            shots=config["shots"],
+            label_fraction=config["label_fraction"],
+            seed=int(config["seed"]),
+            floor=run.is_floor,
+            metric=name,
+            primary=name in primaries,
+            value=estimate.value,
+            low=estimate.low,
+            high=estimate.high,
+            n=estimate.n,
+            unit=estimate.unit,
+            reason=estimate.reason,
+            data=str(record.data["name"]),
+            test_data=str(record.data["test_name"]),
+            limit=config["limit"],
+            synthetic=record.provenance.synthetic,
+            random_weights=record.provenance.random_weights,
+            seconds=record.provenance.seconds,
+            run_key=record.key,
+            run=run.folder.resolve().relative_to(out.resolve()).as_posix(),
+        )
+        for name, estimate in run.metrics.items()
+    ]
+
+
+def table_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows as a table with the columns of ``Row``, also where there are none."""
+    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(TYPES)
+
+
+def write_results(out: Path, rows: Sequence[Row]) -> Path:
+    """Publish the table of ``rows`` in ``out`` by one rename."""
+    content = io.BytesIO()
+    table_of(rows).to_parquet(content, index=False)
+    write_atomically(out / RESULTS, content.getvalue())
+    return out / RESULTS
+
+
+def write_failures(out: Path, failed: Sequence[Outcome]) -> Path:
+    """Publish what failed, each with its cell, in ``out`` by one rename; an empty list where nothing did."""
+    content = [
+        {
+            "cell": outcome.cell.key,
+            "encoder": outcome.cell.encoder.name,
+            "task": outcome.cell.task,
+            "heads": list(outcome.cell.heads),
+            "adaptation": outcome.cell.adapt,
+            "shots": outcome.cell.shots,
+            "label_fraction": outcome.cell.label_fraction,
+            "seconds": round(outcome.seconds, 3),
+            **asdict(outcome.failure),
+        }
+        for outcome in failed
+        if outcome.failure is not None
+    ]
+    write_atomically(out / FAILURES, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return out / FAILURES
+
+
+def _primaries(run: Run) -> set[str]:
+    """The metric that decides; for masks of several findings one of each."""
+    if run.primary in run.metrics:
+        return {run.primary}
+    return {f"{run.primary}_{name}" for name in run.record.data["class_names"]} & set(run.metrics)

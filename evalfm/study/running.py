@@ -1,0 +1,138 @@
+"""A study from its first cell to its last: failures are recorded and passed by, results appear after each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, overload
+
+from evalfm.progress import SILENT, Progress
+from evalfm.runs import Run, check_writable
+from evalfm.study.cell import Cell, Machine
+from evalfm.study.config import Study
+from evalfm.study.executor import Executor, Outcome, SerialExecutor
+from evalfm.study.plan import check_study
+from evalfm.study.questions import Manifests
+from evalfm.study.results import FAILURES, RESULTS, Row, rows_of, write_failures, write_results
+
+
+class Watch(Protocol):
+    """Is told how a study goes on."""
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """The cell is about to run."""
+        ...
+
+    def finished(self, outcome: Outcome, number: int, of: int) -> None:
+        """The cell has its runs, or has failed."""
+        ...
+
+
+class Sayer:
+    """Tells of failures alone, through the progress."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def started(self, cell: Cell, number: int, of: int) -> None:
+        """Say nothing; the probe itself does."""
+
+    def finished(self, outcome: Outcome, number: int, of: int) -> None:
+        """Say what failed."""
+        if outcome.failure is not None:
+            self._progress.say(f"Failed: {outcome.cell.label}: {outcome.failure.sentence}")
+
+
+@dataclass(frozen=True)
+class StudyRuns(Sequence[Run]):
+    """The runs of a study, those of its floors among them, each once; and what failed.
+
+    Attributes:
+        runs: in the order in which they came. failed: cells without a result.
+        folder: where ``results.parquet`` and ``failures.json`` lie.
+    """
+
+    runs: tuple[Run, ...]
+    failed: tuple[Outcome, ...]
+    folder: Path
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, index: int) -> Run: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Run]: ...
+
+    def __getitem__(self, index: int | slice) -> Run | Sequence[Run]:
+        return self.runs[index]
+
+    @property
+    def results(self) -> Path:
+        """The table of results."""
+        return self.folder / RESULTS
+
+    @property
+    def failures(self) -> Path:
+        """The list of what failed."""
+        return self.folder / FAILURES
+
+
+def run_study(
+    study: Study,
+    out: str | Path,
+    progress: Progress = SILENT,
+    *,
+    machine: Machine | None = None,
+    executor: Executor | None = None,
+    manifests: Manifests | None = None,
+    watch: Watch | None = None,
+) -> StudyRuns:
+    """Run every cell of ``study``; a run that is under ``out`` already is not computed again.
+
+    Each data set is read and every fault looked for before the first cell runs. A cell that fails is recorded in
+    ``failures.json`` and the rest goes on; an interrupt by the keyboard stops, and the same call goes on later.
+
+    Args:
+        study: the grid.
+        out: folder of the runs, of ``results.parquet`` and of ``failures.json``.
+        progress: where long work is shown.
+        machine: with what cells are run.
+        executor: who runs them; one after the other in this process where None.
+        manifests: data sets that were read already.
+        watch: is told of every cell; failures are said through ``progress`` where None.
+
+    Returns:
+        The runs as a sequence, with what failed in ``failed``.
+
+    Raises:
+        EvalfmError: names every fault that the user must mend before anything runs.
+    """
+    folder, machine = Path(out), machine or Machine()
+    manifests, watch = manifests or Manifests(progress), watch or Sayer(progress)
+    check_writable(folder)
+    cells = check_study(study, manifests)[0].cells
+    numbers = {cell.key: number for number, cell in enumerate(cells, 1)}
+
+    def started(cell: Cell) -> None:
+        watch.started(cell, numbers[cell.key], len(cells))
+
+    executor = executor or SerialExecutor(manifests.get, started)
+    runs: dict[Path, Run] = {}
+    rows: list[Row] = []
+    failed: list[Outcome] = []
+    write_results(folder, rows)
+    write_failures(folder, failed)
+    for number, outcome in enumerate(executor.run(cells, folder, machine, progress), 1):
+        # An encoder of the grid that is also a floor (pixels) is shown as what it was asked for first.
+        fresh = [run for run in outcome.runs if run.folder not in runs]
+        runs |= {run.folder: run for run in fresh}
+        rows += [row for run in fresh for row in rows_of(study.name, run, folder)]
+        write_results(folder, rows)
+        if outcome.failure is not None:
+            failed.append(outcome)
+            write_failures(folder, failed)
+        watch.finished(outcome, number, len(cells))
+    return StudyRuns(tuple(runs.values()), tuple(failed), folder)

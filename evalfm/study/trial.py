@@ -1,0 +1,197 @@
+"""What an encoder costs, found by one blank film: operations, seconds, parameters, bytes of what it gives."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from evalfm.encoders import load_encoder
+from evalfm.encoders.adaptation.lora import add_lora
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+from evalfm.features.extraction import automatic_batch_size, film_bytes
+from evalfm.features.source import FeatureSource
+from evalfm.features.store import estimate_bytes
+from evalfm.heads import load_head
+from evalfm.heads.head import Context
+from evalfm.heads.trained import TrainedHead
+from evalfm.heads.tunable import Tunable
+from evalfm.study.config import EncoderEntry
+
+GPU_BATCH = 8
+"""Films of a trial on a GPU, where one alone would measure the waiting."""
+
+
+@dataclass(frozen=True)
+class HeadFacts:
+    """A trained head on one encoder.
+
+    Attributes:
+        flops: operations of one answer to one image. parameters: how many it has.
+        rates: learning rates that are trained together on a frozen encoder; 0 where nothing is trained in steps.
+    """
+
+    flops: float = 0.0
+    parameters: int = 0
+    rates: int = 0
+
+
+@dataclass(frozen=True)
+class EncoderFacts:
+    """One encoder at one input size.
+
+    Attributes:
+        flops: operations (two a multiplication with addition) of one forward pass of one image.
+        seconds: of that pass on this machine.
+        parameters: how many it has. lora_parameters: how many LoRA adds, by rank.
+        batch_size: images of a call where features are extracted.
+        pooled_bytes, map_bytes, film_bytes: of one image on disk: embedding, maps, prepared film.
+        activations: numbers that its modules give for one image. largest: that the largest of them gives.
+        learnt: whether it has weights that were learnt before, so that random ones are a floor.
+        heads: by head and kind of task.
+        warning: why its weights cannot be had, or None.
+    """
+
+    flops: float
+    seconds: float
+    parameters: int
+    batch_size: int
+    pooled_bytes: int
+    map_bytes: int
+    film_bytes: int
+    activations: int
+    largest: int
+    learnt: bool
+    heads: Mapping[tuple[str, str], HeadFacts] = field(default_factory=dict)
+    lora_parameters: Mapping[int, int] = field(default_factory=dict)
+    warning: str | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An encoder for a trial: with its weights where they can be had, else with random ones and a warning."""
+
+    encoder: Encoder
+    warning: str | None = None
+
+
+def load_for_trial(entry: EncoderEntry, *, fetch: bool, device: str = "cpu", precision: str = "float32") -> Loaded:
+    """Load the encoder of ``entry``; its speed does not depend on its weights.
+
+    Args:
+        fetch: ask for the weights themselves, which may download them; else they are drawn.
+
+    Raises:
+        EvalfmError: it cannot be built even so.
+    """
+    options: dict[str, Any] = {"input_size": entry.input_size, "resize": entry.resize, "device": device}
+    if ".py:" not in entry.name:
+        options["precision"] = precision
+    warning = None
+    if fetch:
+        try:
+            return Loaded(load_encoder(entry.name, weights=entry.weights, **options))
+        except EvalfmError as error:
+            warning = str(error)
+    try:
+        return Loaded(load_encoder(entry.name, weights="random", **options), warning)
+    except EvalfmError:
+        # What takes no weights has none to be drawn.
+        return Loaded(load_encoder(entry.name, **options), warning)
+
+
+def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: Iterable[int]) -> EncoderFacts:
+    """Run one blank film through an encoder and through ``heads`` (name, kind, classes).
+
+    Raises:
+        EvalfmError: it gives other features than its card says.
+    """
+    encoder = loaded.encoder
+    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
+    blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
+    outputs = _outputs(encoder, blank)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        features = encoder.encode(blank)
+    head_facts = {}
+    for name, kind, classes in heads:
+        head_facts[name, kind] = _try_head(encoder, features.maps, features.pooled, name, kind, classes)
+    return EncoderFacts(
+        flops=float(counter.get_total_flops()),
+        seconds=_seconds(encoder, blank),
+        parameters=sum(parameter.numel() for parameter in encoder.parameters()),
+        batch_size=automatic_batch_size(encoder),
+        pooled_bytes=estimate_bytes(_as_source(encoder), 1, maps=False),
+        map_bytes=estimate_bytes(_as_source(encoder), 1) - estimate_bytes(_as_source(encoder), 1, maps=False),
+        film_bytes=film_bytes(encoder),
+        activations=sum(outputs),
+        largest=max(outputs, default=blank.numel()),
+        learnt=encoder.card.weights.source != "none",
+        heads=head_facts,
+        lora_parameters={rank: _lora_parameters(encoder, rank) for rank in ranks},
+        warning=loaded.warning,
+    )
+
+
+def _as_source(encoder: Encoder) -> FeatureSource:
+    """An encoder declares its features as a source does, which is all that is read here."""
+    return cast(FeatureSource, encoder)
+
+
+def _seconds(encoder: Encoder, blank: Tensor) -> float:
+    """Of one image; the model has run before."""
+    batch = blank.expand(GPU_BATCH, -1, -1, -1).contiguous() if blank.is_cuda else blank
+    encoder.encode(batch).pooled.cpu()
+    started = time.perf_counter()
+    encoder.encode(batch).pooled.cpu()
+    return (time.perf_counter() - started) / len(batch)
+
+
+def _outputs(encoder: Encoder, blank: Tensor) -> list[int]:
+    """Numbers that each module without children gives for one image: what a backward pass keeps, roughly."""
+    counted: list[int] = []
+
+    def count(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            counted.append(output.numel())
+
+    leaves = [module for module in encoder.modules() if not any(True for _ in module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves if module is not encoder]
+    try:
+        encoder.encode(blank)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counted
+
+
+@torch.no_grad()
+def _try_head(
+    encoder: Encoder, maps: tuple[Tensor, ...], pooled: Tensor, name: str, kind: str, classes: int
+) -> HeadFacts:
+    head = load_head(name, kind)
+    if not isinstance(head, Tunable):
+        return HeadFacts()
+    context = Context(kind, tuple(f"class{number}" for number in range(classes)), device=pooled.device)
+    layout = head.layout(_as_source(encoder), context)
+    readout = head.fresh(layout, torch.Generator()).to(pooled.device).eval()
+    counter = FlopCounterMode(display=False)
+    with counter:
+        readout(maps if head.reads_maps else (), pooled)
+    parameters = sum(parameter.numel() for parameter in readout.parameters())
+    rates = len(head.learning_rates) if isinstance(head, TrainedHead) else 0
+    return HeadFacts(float(counter.get_total_flops()), parameters, rates)
+
+
+def _lora_parameters(encoder: Encoder, rank: int) -> int:
+    """How many parameters LoRA would train."""
+    adapted = copy.deepcopy(encoder)
+    add_lora(adapted, rank)
+    return sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
