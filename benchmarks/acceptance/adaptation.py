@@ -1,0 +1,159 @@
+"""Heads and adaptations on real films (Wingspan) and on the phantom: what does training the encoder add?
+
+    python benchmarks/acceptance/adaptation.py --shared ../shared/data --out build/adaptation
+
+Writes benchmarks/acceptance/adaptation.md: every table with the command and the commit. Recipes are evalfm's
+defaults but for the number of epochs, which is the same for every adaptation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalfm.analysis.figures import describe
+from evalfm.analysis.table import task_tables
+from evalfm.data.importing import import_data
+from evalfm.data.manifest import Manifest
+from evalfm.data.phantom import make_phantom
+from evalfm.probing.probe import probe
+from evalfm.progress import Progress
+from evalfm.runs import Run
+
+TABLE = Path(__file__).with_suffix(".md")
+ENCODER = "squeezenet1-0.caffe"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """Progress as plain lines."""
+
+    def track(self, items, label, total=None):
+        """Yield ``items``."""
+        yield from items
+
+    def say(self, message: str) -> None:
+        """Print it."""
+        print(message, flush=True)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What is run on one data set."""
+
+    data: Manifest
+    weights: Path
+    out: Path
+    epochs: int
+    progress: Progress
+
+    def heads(self, task: str, heads: Sequence[str], seeds: int) -> list[Run]:
+        """Frozen features under several heads, with the floors."""
+        return probe(
+            ENCODER,
+            task,
+            weights=self.weights,
+            data=self.data,
+            heads=heads,
+            seeds=seeds,
+            out=self.out,
+            progress=self.progress,
+        )
+
+    def trained(self, task: str, head: str, adapt: str, seeds: int) -> list[Run]:
+        """The encoder trained with one head."""
+        return probe(
+            ENCODER,
+            task,
+            weights=self.weights,
+            data=self.data,
+            heads=[head],
+            adapt=adapt,
+            recipe={"epochs": self.epochs, "least_steps": 0},
+            seeds=seeds,
+            floors="none",
+            out=self.out,
+            progress=self.progress,
+        )
+
+    def unet(self, task: str, seeds: int, size: int = 256) -> list[Run]:
+        """The supervised baseline."""
+        return probe(
+            "unet-resnet34",
+            task,
+            data=self.data,
+            input_size=size,
+            resize="squash",
+            recipe={"epochs": self.epochs, "least_steps": 0},
+            seeds=seeds,
+            floors="none",
+            out=self.out,
+            progress=self.progress,
+        )
+
+
+def as_markdown(runs: list[Run]) -> list[str]:
+    """One Markdown table per task."""
+    lines: list[str] = []
+    for table in task_tables(runs):
+        lines += [f"### {table.task} on {table.data}", "", f"{table.unit_counts}.", *table.cautions, ""]
+        lines += ["| encoder | head | adaptation | " + " | ".join(table.metric_names) + " | seed sd | minutes |"]
+        lines += ["|---" * (5 + len(table.metric_names)) + "|"]
+        for line in table.lines:
+            name = line.encoder + (" (floor)" if line.floor else "")
+            cells = " | ".join(describe(line.metrics[metric]) for metric in table.metric_names)
+            spread = "–" if line.seed_sd is None else f"{line.seed_sd:.4f}"
+            minutes = sum(run.record.provenance.seconds for run in line.runs) / len(line.runs) / 60
+            lines.append(f"| {name} | {line.head} | {line.adaptation} | {cells} | {spread} | {minutes:.1f} |")
+        lines.append("")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("build/adaptation"))
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--phantom", type=int, default=160, help="films of the phantom")
+    parser.add_argument("--seeds", type=int, default=3, help="on the phantom")
+    options = parser.parse_args()
+    weights = options.shared / "weights" / "squeezenet1_0_torchvision_keys_rgb255.npz"
+    progress = Printed()
+    wingspan = import_data("wingspan-ctr", options.shared / "wingspan-ctr", options.out / "wingspan", force=True)
+    folder = options.out / "phantom"
+    if not (folder / "dataset.yaml").is_file():
+        make_phantom(folder, n=options.phantom, size=256)
+    real = Grid(wingspan, weights, options.out / "runs", options.epochs, progress)
+    made = Grid(Manifest.read(folder), weights, options.out / "runs", options.epochs, progress)
+    runs: list[Run] = []
+    runs += real.heads("heart-seg", ["linear", "multiscale", "global-local", "upernet"], 1)
+    runs += real.heads("ctr", ["ridge", "attentive", "from-mask"], 1)
+    for adapt in ("lora", "full"):
+        runs += real.trained("heart-seg", "multiscale", adapt, 1)
+    runs += real.unet("heart-seg", 1)
+    runs += made.heads("ptx-seg", ["linear", "multiscale", "global-local", "upernet"], options.seeds)
+    for adapt in ("lora", "full"):
+        runs += made.trained("ptx-seg", "multiscale", adapt, options.seeds)
+    runs += made.unet("ptx-seg", options.seeds)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    command = (
+        f"python benchmarks/acceptance/adaptation.py --epochs {options.epochs} --phantom {options.phantom} "
+        f"--seeds {options.seeds}"
+    )
+    lines = [
+        "# Heads and adaptations on real films and on the phantom",
+        "",
+        f"`{command}` at commit `{commit[:12]}`. ImageNet SqueezeNet (frozen, LoRA, trained whole) and a U-Net",
+        "with a ResNet-34 trained from random weights; every recipe is the default but for the epochs.",
+        "",
+        *as_markdown(runs),
+    ]
+    TABLE.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    print(TABLE)
+
+
+if __name__ == "__main__":
+    main()
