@@ -36,7 +36,8 @@ class WeightsFacts(CardModel):
     """Where trained tensors come from and how the authors wrapped them.
 
     Attributes:
-        source: ``hub`` (fetched), ``path`` (the user gives a file), ``none`` (the encoder has no weights).
+        source: ``hub`` (fetched), ``path`` (the user gives a file), ``none`` (there are no trained
+            tensors: the encoder has none at all, or they are always drawn).
         repository: the hub's repository id; ``file`` in it, at the pinned ``revision`` (a commit).
         sha256: digest of the file, where it is known.
         wrapper: keys that lead from the checkpoint's top to its tensors, such as ``[teacher]``.
@@ -145,7 +146,7 @@ class EncoderCard(CardModel):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
     summary: str
-    family: Literal["timm", "torchvision", "transformers", "classical", "own"]
+    family: Literal["timm", "torchvision", "transformers", "classical", "light", "own"]
     architecture: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsFacts

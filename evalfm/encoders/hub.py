@@ -24,6 +24,12 @@ def fetch(card: EncoderCard) -> Path:
             or the file is not there; the sentence says which file to place where.
     """
     facts = card.weights
+    if facts.source == "path" and facts.repository is not None:
+        raise EvalfmError(
+            f"No revision of the weights of {card.name} is pinned: fetch {facts.file} from "
+            f"https://huggingface.co/{facts.repository} and give it with --weights PATH ({WITHOUT_WEIGHTS}; "
+            "--weights random takes the architecture alone)."
+        )
     if facts.source != "hub" or facts.repository is None or facts.file is None:
         raise EvalfmError(
             f"The weights of {card.name} are on no hub: give their file with --weights PATH "

@@ -13,7 +13,7 @@ from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
-from evalfm.encoders.registry import RANDOM, find_card, find_plugin
+from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 
@@ -122,7 +122,8 @@ def _import_factory(path: Path, attribute: str) -> tuple[Callable[[], Encoder], 
 def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     """The checkpoint to load, if any, and whether random weights stay."""
     if card.weights.source == "none":
-        drawn = card.name.startswith(RANDOM)
+        # Without parameters it is a floor that nobody trains; with some, they are always drawn.
+        drawn = card.parameters > 0
         if weights not in ("hub", "random") or (weights == "random" and not drawn):
             raise EvalfmError(f"{card.name} takes no weights; leave --weights out.")
         return None, drawn

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from evalfm.data.images import Image
@@ -13,6 +14,7 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.registry import CARDS, find_card
+from evalfm.errors import EvalfmError
 
 NAMES = sorted(path.name.removesuffix(".yaml") for path in CARDS.glob("*.yaml"))
 
@@ -26,18 +28,41 @@ VIT_B14_PARAMETERS = (
     + 2 * 768  # last norm
 )
 # name: pooled, parameters, maps (channels, rows). Sources: Oquab et al. for ViT-B/14 (counted above);
-# torchvision's model table for ResNet-50 (25,557,032) and SqueezeNet 1.0 (1,248,424), timm's for ViT-S/16
-# (22,050,664), each less its classifier of 1000 classes; the floors from their own definition.
+# torchvision's model table for ResNet-50 (25,557,032), ResNet-34 (21,797,672), EfficientNet-B4 (19,341,616),
+# DenseNet-121 (7,978,856) and SqueezeNet 1.0 (1,248,424), timm's for ViT-S/16 (22,050,664), each less its classifier
+# of 1000 classes; the floors and light-cnn from their own definition.
 EXPECTED: dict[str, tuple[int, int, list[tuple[int, int]]]] = {
     "rad-dino": (768, VIT_B14_PARAMETERS, [(768, 37)] * 5),
     "dinov2-base": (768, VIT_B14_PARAMETERS, [(768, 16)] * 5),
     "resnet50": (2048, 25_557_032 - 2048 * 1000 - 1000, [(256, 56), (512, 28), (1024, 14), (2048, 7)]),
+    "resnet34": (512, 21_797_672 - 512 * 1000 - 1000, [(64, 112), (64, 56), (128, 28), (256, 14), (512, 7)]),
+    "efficientnet-b4": (
+        1792,
+        19_341_616 - 1792 * 1000 - 1000,
+        [(24, 160), (32, 80), (56, 40), (160, 20), (448, 10)],
+    ),
+    "densenet121": (1024, 7_978_856 - 1024 * 1000 - 1000, [(256, 56), (512, 28), (1024, 14), (1024, 7)]),
+    "light-cnn": (
+        256,
+        sum(9 * inputs * outputs + 2 * outputs for inputs, outputs in ((1, 32), (32, 64), (64, 128), (128, 256))),
+        [(32, 32), (64, 16), (256, 8)],
+    ),
     "vit-small": (384, 22_050_664 - 384 * 1000 - 1000, [(384, 14)] * 5),
     "squeezenet1-0.caffe": (512, 1_248_424 - 512 * 1000 - 1000, [(256, 56), (512, 28), (512, 14)]),
     "pixels": (16 * 16, 0, [(16, 16)]),
     "hog": (9 * 8 * 8, 0, [(10, 32)]),
 }
-SMALL = {"rad-dino": 70, "dinov2-base": 70, "resnet50": 64, "vit-small": 64, "squeezenet1-0.caffe": 96}
+SMALL = {
+    "rad-dino": 70,
+    "dinov2-base": 70,
+    "resnet50": 64,
+    "resnet34": 64,
+    "efficientnet-b4": 64,
+    "densenet121": 64,
+    "light-cnn": 28,
+    "vit-small": 64,
+    "squeezenet1-0.caffe": 96,
+}
 
 
 def opened(card: EncoderCard, **options: Any) -> Encoder:
@@ -151,3 +176,36 @@ def test_bfloat16_is_close_to_float32(small: Encoder) -> None:
 def test_keys_tell_encoders_apart() -> None:
     names = ["pixels", "hog", "squeezenet1-0.caffe"]
     assert len({opened(find_card(name)).key for name in names}) == 3
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "efficientnet-b4", "densenet121"])
+def test_pooled_and_maps_are_what_timm_itself_gives(name: str) -> None:
+    card = find_card(name)
+    encoder: Any = opened_small(name)
+    # timm names the module whose output each of its maps is.
+    named = [each["module"] for each in timm.create_model(card.architecture).feature_info]
+    seen: list[torch.Tensor] = []
+    for index in card.map_layers:
+        hook = lambda module, given, output: seen.append(output.clone())  # noqa: E731
+        encoder.model.get_submodule(named[index]).register_forward_hook(hook)
+    for module in encoder.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # Statistics of a drawn network would leave little of the signal at depth.
+    batch = prepared(encoder, 4)
+    with torch.no_grad():
+        encoder.model.train()(batch)
+        seen.clear()
+        expected = encoder.model.eval()(batch)
+    maps = list(seen)
+    features = encoder.encode(batch)
+    assert torch.allclose(features.pooled, expected, atol=1e-5)
+    for mine, theirs in zip(features.maps, maps, strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-4 * float(theirs.abs().max()))
+    assert float(features.pooled.std(0).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["resnet34", "efficientnet-b4", "densenet121"])
+def test_weights_that_nobody_pinned_are_asked_for_by_name(name: str) -> None:
+    repository = find_card(name).weights.repository
+    with pytest.raises(EvalfmError, match=rf"fetch model.safetensors from \S+/{repository} and give it with --weights"):
+        load_encoder(name)

@@ -21,16 +21,21 @@ IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
 # name: input size, short edge before the crop (None: squash), PIL filter, range, mean and std.
 # Sources: preprocessor_config.json of microsoft/rad-dino and facebook/dinov2-base (BitImageProcessor), timm's
-# pretrained_cfg (floor(224 / .95) = 235, floor(224 / .9) = 248), the Caffe model's mean colour; the floors
+# pretrained_cfg (floor(224 / .95) = 235, floor(224 / .9) = 248,
+# floor(320 / .875) = 365, floor(224 / .875) = 256), the Caffe model's mean colour; the floors
 # are evalfm's own.
 FACTS: dict[str, tuple[int, int | None, int, float, tuple[list[float], list[float]]]] = {
     "rad-dino": (518, 518, Pil.Resampling.BICUBIC, 1.0, ([0.5307] * 3, [0.2583] * 3)),
     "dinov2-base": (224, 256, Pil.Resampling.BICUBIC, 1.0, IMAGENET),
     "resnet50": (224, 235, Pil.Resampling.BICUBIC, 1.0, IMAGENET),
+    "resnet34": (224, 235, Pil.Resampling.BICUBIC, 1.0, IMAGENET),
+    "efficientnet-b4": (320, 365, Pil.Resampling.BICUBIC, 1.0, IMAGENET),
+    "densenet121": (224, 256, Pil.Resampling.BICUBIC, 1.0, IMAGENET),
     "vit-small": (224, 248, Pil.Resampling.BICUBIC, 1.0, HALF),
     "squeezenet1-0.caffe": (224, None, Pil.Resampling.BILINEAR, 255.0, ([123.0, 117.0, 104.0], [1.0] * 3)),
     "pixels": (256, None, Pil.Resampling.BILINEAR, 1.0, ([0.0], [1.0])),
     "hog": (256, None, Pil.Resampling.BILINEAR, 1.0, ([0.0], [1.0])),
+    "light-cnn": (64, None, Pil.Resampling.BILINEAR, 1.0, ([0.5], [0.25])),
 }
 
 
@@ -85,7 +90,7 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
     assert geometry.output == tuple(tensor.shape[1:])
 
 
-@pytest.mark.parametrize("name", [name for name in FACTS if name not in ("pixels", "hog")])
+@pytest.mark.parametrize("name", [name for name, facts in FACTS.items() if len(facts[4][0]) == 3])
 def test_colour_stays_colour(name: str) -> None:
     given = film(120, 97, channels=3)
     tensor, _ = Preparer(find_card(name).preprocessing, name)(given)

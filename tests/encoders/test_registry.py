@@ -12,7 +12,19 @@ from evalfm.encoders import registry
 from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
 
-NAMES = ["dinov2-base", "hog", "pixels", "rad-dino", "resnet50", "squeezenet1-0.caffe", "vit-small"]
+NAMES = [
+    "densenet121",
+    "dinov2-base",
+    "efficientnet-b4",
+    "hog",
+    "light-cnn",
+    "pixels",
+    "rad-dino",
+    "resnet34",
+    "resnet50",
+    "squeezenet1-0.caffe",
+    "vit-small",
+]
 
 
 def test_the_names_of_the_cards() -> None:

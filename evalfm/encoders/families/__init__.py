@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder, Settings
     from evalfm.encoders.weights import Checkpoint
 
-FAMILIES = ("classical", "timm", "torchvision", "transformers")
+FAMILIES = ("classical", "light", "timm", "torchvision", "transformers")
 
 
 class Builder(Protocol):
