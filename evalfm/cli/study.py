@@ -133,7 +133,7 @@ def _changed(
     if recipe:
         parsed = parse_changes(recipe)
         changes["adaptations"] = [
-            {"name": each.name, "recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
+            each.model_dump() | {"recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
             for each in asked.adaptations
         ]
         changes["baselines"] = [each.model_dump() | {"recipe": {**each.recipe, **parsed}} for each in asked.baselines]

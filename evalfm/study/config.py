@@ -42,19 +42,32 @@ class TaskEntry(CardModel):
     Attributes:
         name: a task card's name or path, or a label column.
         heads: in place of the study's; None takes those.
-        data: another data set than the study's, for this task alone.
+        data: another data set than the study's, for this task alone; then ``test_where`` is its own too.
     """
 
     name: str
     heads: tuple[str, ...] | None = None
     data: str | None = None
+    test_where: str | None = None
+
+    @model_validator(mode="after")
+    def _own_data(self) -> TaskEntry:
+        if self.test_where is not None and self.data is None:
+            raise ValueError("a task has a test_where of its own only with data of its own")
+        return self
 
 
 class AdaptationEntry(CardModel):
-    """What of the encoders is trained, with changes of its recipe."""
+    """What of the encoders is trained.
+
+    Attributes:
+        name: the adaptation. recipe: changes of its recipe.
+        heads: of each task's heads these alone; None takes all of them.
+    """
 
     name: Adaptation
     recipe: dict[str, Any] = Field(default_factory=dict)
+    heads: tuple[str, ...] | None = None
 
 
 class Baseline(CardModel):
@@ -153,6 +166,10 @@ class Study(CardModel):
         few += [(None, None if fraction in (None, 1.0) else fraction) for fraction in self.label_fractions]
         return tuple(dict.fromkeys(few)) or ((None, None),)
 
+    def data_of(self, task: TaskEntry) -> tuple[str, str | None]:
+        """The data set of ``task`` and which of its patients are dealt to test."""
+        return (self.data, self.test_where) if task.data is None else (task.data, task.test_where)
+
     def changed(self, **changes: Any) -> Study:
         """The same study with other values, checked anew.
 
@@ -166,7 +183,8 @@ class Study(CardModel):
         """The study on ``data`` in place of its own, for every task; on the phantom with ``on_phantom`` applied."""
         study = self
         if data is not None:
-            study = study.changed(data=data, tasks=[task.model_copy(update={"data": None}) for task in study.tasks])
+            tasks = [task.model_dump() | {"data": None, "test_where": None} for task in study.tasks]
+            study = study.changed(data=data, tasks=tasks)
         if study.data == PHANTOM and study.on_phantom:
             study = study.changed(**study.on_phantom)
         return study

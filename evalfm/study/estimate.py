@@ -29,6 +29,7 @@ class Rates:
 
     Attributes:
         seconds: of one forward pass of one image.
+        speed: operations a second of a machine that is not at hand; None takes the heads' trials.
         decode_seconds: of reading and resizing one film by one worker.
         score_seconds: of scoring one film's mask on its own grid.
         workers: that decode.
@@ -40,6 +41,11 @@ class Rates:
     score_seconds: float
     workers: int
     activation_bytes: int = 4
+    speed: float | None = None
+
+    def of_head(self, known: HeadFacts) -> float:
+        """Seconds of one answer of a head to one image."""
+        return known.seconds if self.speed is None else known.flops / self.speed
 
 
 @dataclass(frozen=True)
@@ -140,16 +146,19 @@ def _frozen(
     extracted = max(stored.missing, stored.missing_maps) if reads_maps and not streamed else stored.missing
     fits = _fits(cell, all(head.deterministic for head in heads.values()))
     train = {name: head for name, head in heads.items() if isinstance(head, TrainedHead)}
-    steps, head_flops = Steps(0, 0), 0.0
+    steps, head_seconds, head_bytes = Steps(0, 0), 0.0, 0.0
     for name, head in train.items():
         of_head = _sum(head_steps(head.schedule, part) for part in parts)
         # Heads on one schedule share their batches.
         steps = max(steps, of_head, key=lambda each: each.trained)
         known = facts.heads.get((name, kind), HeadFacts())
-        head_flops += known.flops * known.rates * (FORWARD_AND_BACKWARD * of_head.trained + of_head.looked) * fits
+        work = FORWARD_AND_BACKWARD * of_head.trained + of_head.looked
+        head_seconds += rates.of_head(known) * known.rates * work * fits
+        kept = known.activations * rates.activation_bytes * head.schedule.batch_size
+        head_bytes += float((known.parameters * STATE_BYTES + kept) * known.rates)
     scored = sum(part.val + part.test for part in parts)
     seen = (steps.trained + steps.looked + scored) * fits if streamed else 0
-    copies = 2 if cell.floors == "all" and facts.learnt and cell.encoder.weights != "random" else 1
+    copies = copies_of(cell, facts)
     forwards = float(extracted + seen) * copies
     decoded = float(extracted + (stored.missing_films if machine.cache_images else seen)) * copies
     dense = sum(len(cell.heads) * scored * fits for _ in [0] if kind == "segmentation") * copies
@@ -158,21 +167,21 @@ def _frozen(
         disk["maps"] = float(stored.missing_maps * facts.map_bytes) * copies
     if streamed and machine.cache_images:
         disk["films"] = float(stored.missing_films * facts.film_bytes) * copies
+    passes = f"{extracted:,} once" if extracted else "stored by then"
     if streamed:
-        passes = f"{extracted} once, then at most {seen} in all for heads that read maps"
-    else:
-        passes = "stored already" if not extracted else f"{extracted} once"
+        passes += f"; at most {seen:,} for heads that read maps"
     if copies > 1:
-        passes += "; the same with random weights"
+        passes += "; random weights likewise"
     return CellEstimate(
         images=images,
         passes=passes,
         forwards=forwards,
         decoded=decoded,
         scored=dense,
-        seconds=_seconds(forwards, decoded, dense, head_flops * copies, facts, rates),
+        seconds=_seconds(forwards, decoded, dense, head_seconds * copies, rates),
         disk_bytes=disk,
         memory_bytes=facts.parameters * 4
+        + head_bytes
         + float(LIVE * facts.largest * rates.activation_bytes * (machine.batch_size or facts.batch_size)),
     )
 
@@ -195,7 +204,7 @@ def _trained(
     scored = sum(part.val + part.test for part in parts)
     trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + scored
     forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + scored) * cell.seeds)
-    head_flops = known.flops * trained * cell.seeds
+    head_seconds = rates.of_head(known) * trained * cell.seeds
     disk: dict[str, float] = {}
     if recipe.probe_start:
         # The head is fitted on frozen features first.
@@ -206,7 +215,7 @@ def _trained(
         if isinstance(head, TrainedHead):
             start = _sum(head_steps(head.schedule, part) for part in parts)
             work = FORWARD_AND_BACKWARD * start.trained + start.looked
-            head_flops += known.flops * known.rates * work * cell.seeds
+            head_seconds += rates.of_head(known) * known.rates * work * cell.seeds
         again = (start.trained + start.looked) * cell.seeds if streamed else 0
         forwards, decoded = forwards + extracted + again, decoded + extracted + again
         disk["features"] = float(stored.missing * facts.pooled_bytes)
@@ -221,16 +230,21 @@ def _trained(
     batch = math.ceil(min(recipe.batch_size, max(part.train for part in parts)) / machine.processes)
     return CellEstimate(
         images=images,
-        passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs} images forward and back"
+        passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs:,} images, forward and back"
         + (f", {cell.seeds} seeds" if cell.seeds > 1 else ""),
         forwards=forwards,
         decoded=decoded,
         scored=dense,
-        seconds=_seconds(forwards / machine.processes, decoded, dense, head_flops / machine.processes, facts, rates),
+        seconds=_seconds(forwards / machine.processes, decoded, dense, head_seconds / machine.processes, rates),
         disk_bytes=disk,
         work_bytes=4.0 * SAVED_COPIES * (changed + known.parameters),
-        memory_bytes=own + average + float(facts.activations * rates.activation_bytes * batch),
+        memory_bytes=own + average + float((facts.activations + known.activations) * rates.activation_bytes * batch),
     )
+
+
+def copies_of(cell: Cell, facts: EncoderFacts) -> int:
+    """How many encoders a cell runs: with the floor of random weights two."""
+    return 2 if cell.floors == "all" and facts.learnt and cell.encoder.weights != "random" else 1
 
 
 def _fits(cell: Cell, deterministic: bool) -> int:
@@ -238,12 +252,9 @@ def _fits(cell: Cell, deterministic: bool) -> int:
     return 1 if deterministic and cell.subset == (None, None) else cell.seeds
 
 
-def _seconds(
-    forwards: float, decoded: float, scored: float, head_flops: float, facts: EncoderFacts, rates: Rates
-) -> float:
-    of_heads = head_flops / facts.flops * rates.seconds if facts.flops else 0.0
+def _seconds(forwards: float, decoded: float, scored: float, head_seconds: float, rates: Rates) -> float:
     waiting = decoded * rates.decode_seconds / rates.workers
-    return forwards * rates.seconds + waiting + scored * rates.score_seconds + of_heads
+    return forwards * rates.seconds + waiting + scored * rates.score_seconds + head_seconds
 
 
 def _sum(steps: Iterable[Steps]) -> Steps:

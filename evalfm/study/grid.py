@@ -9,7 +9,7 @@ from typing import Any
 from evalfm.encoders.aliases import find_alias
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.registry import find_card, find_plugin
-from evalfm.errors import EvalfmError
+from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
 from evalfm.probing.opened import TABLES, check_name
 from evalfm.study.cell import Cell, subset_label
@@ -61,6 +61,10 @@ def expand(study: Study, asked: Mapping[str, Asked]) -> Grid:
     adaptations = sorted(study.adaptations, key=lambda entry: entry.name != ONE_PASS)
     for adaptation in adaptations:
         _check_recipe(adaptation.name, adaptation.recipe, grid)
+        known = {entry.name for entry in list_heads()}
+        for head in adaptation.heads or ():
+            if head not in known:
+                grid.refuse(UnknownNameError("head", head, known))
     baselines = [_resolved(each, grid) for each in study.baselines if _known(each.encoder, grid)]
     cells: dict[str, Cell] = {}
     for task in study.tasks:
@@ -105,7 +109,7 @@ class _Row:
         for encoder in encoders:
             first = True
             for adaptation in adaptations:
-                heads = self._serving(self._heads(), encoder.name, adaptation.name)
+                heads = self._serving(self._heads(adaptation), encoder.name, adaptation.name)
                 together = [heads] if adaptation.name == ONE_PASS else [(head,) for head in heads]
                 for names in filter(None, together):
                     # Floors of a task are the same for all; random weights of an encoder come with its first cell.
@@ -133,6 +137,7 @@ class _Row:
         baseline: bool = False,
     ) -> Cell:
         study = self.study
+        data, test_where = study.data_of(self.task)
         content: dict[str, Any] = {
             "study": study.name,
             "encoder": encoder,
@@ -140,10 +145,10 @@ class _Row:
             "heads": heads,
             "adapt": adaptation.name,
             "recipe": adaptation.recipe,
-            "data": self.task.data or study.data,
+            "data": data,
             "test_data": study.test_data,
             "where": study.where,
-            "test_where": study.test_where,
+            "test_where": test_where,
             "folds": study.folds,
             "limit": study.limit,
             "shots": self.subset[0],
@@ -154,14 +159,16 @@ class _Row:
         }
         return Cell(**content)
 
-    def _heads(self) -> tuple[str, ...]:
-        """The heads asked of this task: its entry's, the study's for its kind, else the card's."""
+    def _heads(self, adaptation: AdaptationEntry) -> tuple[str, ...]:
+        """The heads asked of this task: its entry's, else the study's, else the card's; narrowed by the adaptation."""
         study, card = self.study, self.asked.card
         if self.task.heads is not None:
-            return self.task.heads
-        if isinstance(study.heads, dict):
-            return study.heads.get(card.kind, card.heads)
-        return study.heads if study.heads is not None else card.heads
+            heads = self.task.heads
+        elif isinstance(study.heads, dict):
+            heads = study.heads.get(card.kind, card.heads)
+        else:
+            heads = study.heads if study.heads is not None else card.heads
+        return heads if adaptation.heads is None else tuple(head for head in heads if head in adaptation.heads)
 
     def _serving(self, heads: tuple[str, ...], encoder: str, adapt: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""

@@ -19,7 +19,7 @@ from evalfm.probing.opened import TABLES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Cell, Machine
 from evalfm.study.config import EncoderEntry, Study
-from evalfm.study.estimate import CellEstimate, Rates, Stored, estimate_cell
+from evalfm.study.estimate import CellEstimate, Rates, Stored, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
 from evalfm.study.questions import Asked, Manifests, assume_all, pose_all
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
@@ -263,7 +263,14 @@ class _Planner:
             self.decode[asked.data] = self._decode_seconds(encoder, asked)
         half = speed is not None if self.machine.precision == "auto" else self.machine.precision != "float32"
         half = half or self._place()[1] != "float32"
-        return Rates(seconds, self.decode[asked.data], SCORE_SECONDS, self.machine.workers, 2 if half else 4)
+        return Rates(
+            seconds,
+            self.decode[asked.data],
+            SCORE_SECONDS,
+            self.machine.workers,
+            2 if half else 4,
+            None if speed is None else speed * 1e12,
+        )
 
     def _decode_seconds(self, encoder: Encoder, asked: Asked) -> float:
         if self.assumed.decode_seconds is not None:
@@ -288,7 +295,7 @@ class _Planner:
             whole = len(asked.manifest)
         else:
             count = whole = lacking = max(part.total for part in asked.sizes[cell.subset])
-        policy = self._policy((entry, asked.data), facts, whole) if reads_maps else "stream"
+        policy = self._policy((entry, asked.data), facts, whole * copies_of(cell, facts)) if reads_maps else "stream"
         lacking_maps = lacking if reads_maps else 0
         if reads_maps and asked.manifest is not None and facts.warning is None and policy == "store":
             stored = EncodedSource(encoder, asked.manifest, self.store, maps="store")

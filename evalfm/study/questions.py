@@ -145,7 +145,7 @@ class _SubsetFaults(Exception):
 
 
 def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
-    data = entry.data or study.data
+    data, test_where = study.data_of(entry)
     manifest = manifests.get(data)
     card = resolve_task(entry.name, manifest)
     question = limited(pose(card, manifest, study.where), study.limit)
@@ -160,7 +160,7 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
         if not _serves(subset, card):
             continue
         try:
-            sizes[subset] = _deal(study, question, test, subset, used)
+            sizes[subset] = _deal(study, test_where, question, test, subset, used)
         except EvalfmError as error:
             where = "" if subset == (None, None) else f" ({subset_label(subset)})"
             faults.append(f"{entry.name}{where}: {error}")
@@ -171,7 +171,12 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
 
 
 def _deal(
-    study: Study, question: Question, test: Question | None, subset: Subset, used: list[NDArray[np.intp]]
+    study: Study,
+    test_where: str | None,
+    question: Question,
+    test: Question | None,
+    subset: Subset,
+    used: list[NDArray[np.intp]],
 ) -> tuple[Sizes, ...]:
     """The sizes of the first seed's parts, once every seed has been dealt; their positions are added to ``used``."""
     settings = Settings.checked(
@@ -181,7 +186,7 @@ def _deal(
         folds=study.folds,
         seeds=study.seeds,
         where=study.where,
-        test_where=study.test_where,
+        test_where=test_where,
         limit=study.limit,
         test_data=study.test_data,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -27,6 +27,8 @@ from evalfm.study.config import EncoderEntry
 
 GPU_BATCH = 8
 """Films of a trial on a GPU, where one alone would measure the waiting."""
+HEAD_BATCH = 8
+"""Films of a head's trial."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,16 @@ class HeadFacts:
     """A trained head on one encoder.
 
     Attributes:
-        flops: operations of one answer to one image. parameters: how many it has.
-        rates: learning rates that are trained together on a frozen encoder; 0 where nothing is trained in steps.
+        flops: operations of one answer to one image. seconds: of that on this machine.
+        parameters: how many it has.
+        activations: numbers that its modules give for one image.
+        rates: learning rates trained together on a frozen encoder; 0 where nothing is trained in steps.
     """
 
     flops: float = 0.0
+    seconds: float = 0.0
     parameters: int = 0
+    activations: int = 0
     rates: int = 0
 
 
@@ -116,7 +122,7 @@ def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: It
     encoder = loaded.encoder
     device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
     blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
-    outputs = _outputs(encoder, blank)
+    outputs = _outputs(encoder, lambda: encoder.encode(blank))
     counter = FlopCounterMode(display=False)
     with counter:
         features = encoder.encode(blank)
@@ -148,24 +154,29 @@ def _as_source(encoder: Encoder) -> FeatureSource:
 def _seconds(encoder: Encoder, blank: Tensor) -> float:
     """Of one image; the model has run before."""
     batch = blank.expand(GPU_BATCH, -1, -1, -1).contiguous() if blank.is_cuda else blank
-    encoder.encode(batch).pooled.cpu()
+    return _timed(lambda: encoder.encode(batch).pooled) / len(batch)
+
+
+def _timed(forward: Callable[[], Tensor]) -> float:
+    """Seconds of a second pass, until its result is on the CPU."""
+    forward().cpu()
     started = time.perf_counter()
-    encoder.encode(batch).pooled.cpu()
-    return (time.perf_counter() - started) / len(batch)
+    forward().cpu()
+    return time.perf_counter() - started
 
 
-def _outputs(encoder: Encoder, blank: Tensor) -> list[int]:
-    """Numbers that each module without children gives for one image: what a backward pass keeps, roughly."""
+def _outputs(model: nn.Module, forward: Callable[[], object]) -> list[int]:
+    """Numbers that each module without children gives in a pass: what a backward pass keeps, roughly."""
     counted: list[int] = []
 
     def count(module: nn.Module, inputs: object, output: object) -> None:
         if isinstance(output, Tensor):
             counted.append(output.numel())
 
-    leaves = [module for module in encoder.modules() if not any(True for _ in module.children())]
-    hooks = [module.register_forward_hook(count) for module in leaves if module is not encoder]
+    leaves = [module for module in model.modules() if not any(True for _ in module.children())]
+    hooks = [module.register_forward_hook(count) for module in leaves]
     try:
-        encoder.encode(blank)
+        forward()
     finally:
         for hook in hooks:
             hook.remove()
@@ -182,12 +193,20 @@ def _try_head(
     context = Context(kind, tuple(f"class{number}" for number in range(classes)), device=pooled.device)
     layout = head.layout(_as_source(encoder), context)
     readout = head.fresh(layout, torch.Generator()).to(pooled.device).eval()
+    read = maps if head.reads_maps else ()
     counter = FlopCounterMode(display=False)
     with counter:
-        readout(maps if head.reads_maps else (), pooled)
-    parameters = sum(parameter.numel() for parameter in readout.parameters())
-    rates = len(head.learning_rates) if isinstance(head, TrainedHead) else 0
-    return HeadFacts(float(counter.get_total_flops()), parameters, rates)
+        readout(read, pooled)
+    activations = sum(_outputs(readout, lambda: readout(read, pooled)))
+    batch = tuple(level.expand(HEAD_BATCH, -1, -1, -1).contiguous() for level in read)
+    several = pooled.expand(HEAD_BATCH, -1).contiguous()
+    return HeadFacts(
+        flops=float(counter.get_total_flops()),
+        seconds=_timed(lambda: readout(batch, several)) / HEAD_BATCH,
+        parameters=sum(parameter.numel() for parameter in readout.parameters()),
+        activations=activations,
+        rates=len(head.learning_rates) if isinstance(head, TrainedHead) else 0,
+    )
 
 
 def _lora_parameters(encoder: Encoder, rank: int) -> int:
