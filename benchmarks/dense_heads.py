@@ -19,10 +19,10 @@ from evalfm.data.phantom import make_phantom
 from evalfm.encoders import load_encoder
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
-from evalfm.heads.head import Context, DenseHead
+from evalfm.heads.head import Context
 from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
-from evalfm.heads.trained import Schedule
+from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.heads.training import fit_together
 from evalfm.probing.sides import Side
 from evalfm.tasks.card import load_task
@@ -45,7 +45,7 @@ def main() -> None:
         rows = np.arange(len(question))
         train, val = rows[: -len(rows) // 4], rows[-len(rows) // 4 :]
 
-        def seconds(heads: list[DenseHead]) -> tuple[float, int]:
+        def seconds(heads: list[TrainedHead]) -> tuple[float, int]:
             source = EncodedSource(encoder, manifest, FeatureStore(Path(folder) / "store"), maps="stream")
             side = Side(question, source)
             context = Context("segmentation", question.class_names)
@@ -53,8 +53,8 @@ def main() -> None:
             fit_together(heads, side.examples(train), side.examples(val), context)
             return time.perf_counter() - started, source.encoder_calls
 
-        one: list[DenseHead] = [MultiscaleHead(schedule, RATES[1:2])]
-        twelve: list[DenseHead] = [LinearDenseHead(schedule, RATES), MultiscaleHead(schedule, RATES)]
+        one: list[TrainedHead] = [MultiscaleHead(schedule, RATES[1:2])]
+        twelve: list[TrainedHead] = [LinearDenseHead(schedule, RATES), MultiscaleHead(schedule, RATES)]
         seconds(one)
         alone, calls = seconds(one)
         together, calls_together = seconds(twelve)

@@ -1,0 +1,59 @@
+"""Writes the defaults of every head and adaptation into methodology.md, from the code.
+
+python docs/write_defaults.py
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalfm.heads import list_heads, load_head
+from evalfm.probing.scoring import THRESHOLD_RULE
+from evalfm.training.recipe import RECIPES
+
+PAGE = Path(__file__).with_name("methodology.md")
+BEGIN, END = "<!-- defaults -->", "<!-- end of defaults -->"
+
+
+def defaults() -> str:
+    """Three Markdown tables: heads, recipes, thresholds."""
+    lines = ["| head | kinds | settings |", "|---|---|---|"]
+    for entry in list_heads():
+        settings = flat(load_head(entry.name, entry.kinds[0]).grid)
+        cells = "; ".join(f"{name} {shown(value)}" for name, value in settings)
+        lines.append(f"| `{entry.name}` | {', '.join(entry.kinds)} | {cells} |")
+    names = list(RECIPES)
+    lines += ["", "| recipe | " + " | ".join(f"`{name}`" for name in names) + " |", "|---" * (len(names) + 1) + "|"]
+    for setting in type(RECIPES["full"]).model_fields:
+        cells = " | ".join(shown(getattr(RECIPES[name], setting)) for name in names)
+        lines.append(f"| {setting} | {cells} |")
+    lines += ["", f"Operating point of binary tasks: `{THRESHOLD_RULE}` on val."]
+    return "\n".join(lines)
+
+
+def flat(grid: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    """Settings with those inside of others named ``schedule.epochs``."""
+    found: list[tuple[str, object]] = []
+    for name, value in grid.items():
+        found += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return found
+
+
+def shown(value: object) -> str:
+    """A value as the table shows it; a long list by its ends."""
+    if isinstance(value, list) and len(value) > 4:
+        return f"{len(value)} values from {value[0]:.3g} to {value[-1]:.3g}"
+    if isinstance(value, list):
+        return ", ".join(map(shown, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def written(page: str) -> str:
+    """``page`` with the tables of today."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{defaults()}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
