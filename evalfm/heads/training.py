@@ -6,7 +6,9 @@ import copy
 import math
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -180,9 +182,8 @@ def fit_together(heads: Sequence[TrainedHead], train: Examples, val: Examples, c
         going = [bank for bank in banks if not bank.finished]
         if not going:
             break
-        for _ in range(plan.steps):
-            positions = next(batches)
-            batch = _fetch(train, positions, with_maps, context.device)
+        dealt = list(islice(batches, plan.steps))
+        for positions, batch in zip(dealt, _fetched(train, dealt, with_maps, context.device), strict=True):
             factor = rate_factor(step, total, schedule.warm_up)
             for bank in going:
                 target = truths[bank.layout.grid].train[positions].to(context.device)
@@ -295,6 +296,17 @@ def _fetch(examples: Examples, positions: Tensor, maps: bool, device: torch.devi
     )
 
 
+def _fetched(examples: Examples, dealt: Sequence[Tensor], maps: bool, device: torch.device) -> Iterator[Batch]:
+    """The features at each of ``dealt``, in order, the next ones read by a thread while these are used."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_fetch, examples, dealt[0], maps, device)
+        for positions in dealt[1:]:
+            batch = waiting.result()
+            waiting = pool.submit(_fetch, examples, positions, maps, device)
+            yield batch
+        yield waiting.result()
+
+
 @torch.no_grad()
 def _look(
     banks: Sequence[_Bank],
@@ -308,8 +320,8 @@ def _look(
     tallies = [bank.objective.tally(len(bank.candidates)) for bank in banks]
     for bank in banks:
         bank.tested()
-    for positions in torch.split(torch.arange(len(val)), schedule.batch_size):
-        batch = _fetch(val, positions, maps, device)
+    dealt = torch.split(torch.arange(len(val)), schedule.batch_size)
+    for positions, batch in zip(dealt, _fetched(val, dealt, maps, device), strict=True):
         for bank, tally in zip(banks, tallies, strict=True):
             tally.add(bank.answers(batch), truths[bank.layout.grid].val[positions].to(device))
     for bank, tally in zip(banks, tallies, strict=True):
