@@ -17,7 +17,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.training import fit_together, trained_together
-from evalfm.probing.opened import Opened
+from evalfm.probing.opened import Opened, training_forecast
 from evalfm.probing.parts import Part
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
@@ -72,6 +72,8 @@ def fit_trained(
     question = deal.question
     if opened.redraw is not None and training.adaptation != "lora" and seed:
         base = base.of(opened.redraw(seed))
+    recipe = training.recipe
+    progress.say(training_forecast(base, len(part.train), recipe.epochs, training.processes))
     side = Side(question, base)
     context = _context(opened, deal, seed, progress)
     precision = opened.training_precision
@@ -88,7 +90,7 @@ def fit_trained(
         side.examples(part.val),
         context,
         adaptation=training.adaptation,
-        recipe=training.recipe,
+        recipe=recipe,
         manifest=question.manifest,
         setting=Setting(training.folder, torch.device(opened.device), precision, training.workers, training.processes),
         source_of=source_of,

@@ -88,6 +88,16 @@ def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
     return said + ("; maps are computed anew in every pass" if maps and not stored else "")
 
 
+def training_forecast(source: EncodedSource, images: int, epochs: int, processes: int) -> str:
+    """What training the encoder on ``images`` will take: a step costs about three forward passes."""
+    weights = sum(parameter.nbytes for parameter in source.encoder.parameters())
+    seconds = 3 * images * _seconds_per_image(source) / processes
+    return (
+        f"{source.name}: up to {epochs} epochs of {images} images, about {seconds:.0f} s each; "
+        f"{5 * weights / 1e9:.2f} GB of disk for checkpoints at most"
+    )
+
+
 def _seconds_per_image(source: EncodedSource) -> float:
     """Of one blank image, after another has warmed the model up."""
     encoder = source.encoder
