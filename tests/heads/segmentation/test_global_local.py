@@ -60,9 +60,12 @@ def test_the_pooled_embedding_reaches_every_scale(level):
         projected[level] = projected[level] * factor[:, None, None, None]
         assert torch.allclose(scaled, modulated.local.decode(tuple(projected)), atol=1e-4)
         modulated.films[level].weight.zero_()
-        modulated.films[level].weight[32:] = 0.7
+        # Unequal over channels: a shift of all alike is normalised away.
+        channel = torch.linspace(-2, 2, 32)
+        modulated.films[level].weight[32:] = channel[:, None]
         projected = list(modulated.local.project(maps))
-        projected[level] = projected[level] + (factor - 1)[:, None, None, None]
+        shift = pooled.sum(1)[:, None] / 7**0.5 * channel
+        projected[level] = projected[level] + shift[:, :, None, None]
         assert torch.allclose(modulated(maps, pooled), modulated.local.decode(tuple(projected)), atol=1e-4)
 
 
