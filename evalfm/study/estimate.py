@@ -89,7 +89,7 @@ class CellEstimate:
 
 @dataclass(frozen=True)
 class Steps:
-    """A training: images seen in steps and in looks at val."""
+    """A training: images seen in steps, and without gradient: in looks at val, and for mean and deviation."""
 
     trained: int
     looked: int
@@ -104,7 +104,8 @@ def head_steps(schedule: Schedule, sizes: Sizes) -> Steps:
     total = min(max(schedule.epochs * per_pass, schedule.least_steps), schedule.most_steps)
     looks = total // (4 * math.ceil(sizes.val / schedule.batch_size))
     epochs = max(1, min(schedule.epochs, looks))
-    return Steps(math.ceil(total / epochs) * epochs * min(schedule.batch_size, sizes.train), epochs * sizes.val)
+    trained = math.ceil(total / epochs) * epochs * min(schedule.batch_size, sizes.train)
+    return Steps(trained, epochs * sizes.val + min(schedule.statistics_images, sizes.train))
 
 
 def encoder_steps(recipe: Recipe, sizes: Sizes) -> Steps:
@@ -157,7 +158,7 @@ def _frozen(
         kept = known.activations * rates.activation_bytes * head.schedule.batch_size
         head_bytes += float((known.parameters * STATE_BYTES + kept) * known.rates)
     scored = sum(part.val + part.test for part in parts)
-    seen = (steps.trained + steps.looked + scored) * fits if streamed else 0
+    seen = (steps.trained + steps.looked + _predicted(parts, kind)) * fits if streamed else 0
     copies = copies_of(cell, facts)
     forwards = float(extracted + seen) * copies
     decoded = float(extracted + (stored.missing_films if machine.cache_images else seen)) * copies
@@ -202,8 +203,9 @@ def _trained(
     head, known = load_head(name, kind), facts.heads.get((name, kind), HeadFacts())
     steps = _sum(encoder_steps(recipe, part) for part in parts)
     scored = sum(part.val + part.test for part in parts)
-    trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + scored
-    forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + scored) * cell.seeds)
+    predicted = _predicted(parts, kind)
+    trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + predicted
+    forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + predicted) * cell.seeds)
     head_seconds = rates.of_head(known) * trained * cell.seeds
     disk: dict[str, float] = {}
     if recipe.probe_start:
@@ -245,6 +247,11 @@ def _trained(
 def copies_of(cell: Cell, facts: EncoderFacts) -> int:
     """How many encoders a cell runs: with the floor of random weights two."""
     return 2 if cell.floors == "all" and facts.learnt and cell.encoder.weights != "random" else 1
+
+
+def _predicted(parts: Sequence[Sizes], kind: str) -> int:
+    """Passes when all is trained: val and test, and for masks val once before, to choose the threshold."""
+    return sum((2 if kind == "segmentation" else 1) * part.val + part.test for part in parts)
 
 
 def _fits(cell: Cell, deterministic: bool) -> int:

@@ -61,10 +61,7 @@ def expand(study: Study, asked: Mapping[str, Asked]) -> Grid:
     adaptations = sorted(study.adaptations, key=lambda entry: entry.name != ONE_PASS)
     for adaptation in adaptations:
         _check_recipe(adaptation.name, adaptation.recipe, grid)
-        known = {entry.name for entry in list_heads()}
-        for head in adaptation.heads or ():
-            if head not in known:
-                grid.refuse(UnknownNameError("head", head, known))
+    _check_heads(study, grid)
     baselines = [_resolved(each, grid) for each in study.baselines if _known(each.encoder, grid)]
     cells: dict[str, Cell] = {}
     for task in study.tasks:
@@ -175,14 +172,11 @@ class _Row:
         kind = self.asked.card.kind
         known = {entry.name for entry in list_heads()}
         kept = []
-        for name in dict.fromkeys(heads):
+        for name in (head for head in dict.fromkeys(heads) if head in known):
             try:
                 head = load_head(name, kind)
-            except EvalfmError as error:
-                if name not in known:
-                    self.grid.refuse(error)
-                else:
-                    self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
+            except EvalfmError:
+                self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
             reason = _hindrance(encoder, adapt, reads_maps="maps" in head.needs, kind=kind)
             if reason is not None:
@@ -229,6 +223,19 @@ def _known(name: str, grid: Grid) -> bool:
         grid.refuse(error)
         return False
     return True
+
+
+def _check_heads(study: Study, grid: Grid) -> None:
+    """Note every head that nobody answers to, wherever the study names it."""
+    of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
+    of_tasks = [task.heads for task in study.tasks]
+    of_adaptations = [adaptation.heads for adaptation in study.adaptations]
+    of_baselines = [(baseline.head,) if baseline.head is not None else None for baseline in study.baselines]
+    known = {entry.name for entry in list_heads()}
+    for heads in (*of_study, *of_tasks, *of_adaptations, *of_baselines):
+        for name in heads or ():
+            if name not in known:
+                grid.refuse(UnknownNameError("head", name, known))
 
 
 def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> None:

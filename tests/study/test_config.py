@@ -1,0 +1,126 @@
+"""A study's YAML: what ships is valid, short forms mean what they say, and nothing is taken that would do nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.study import Study, configs, load_study
+from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, TaskEntry
+
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
+
+
+def study(**changes: object) -> Study:
+    content = {"name": "s", "title": "S", "data": "films", "encoders": ["pixels"], "tasks": ["ptx-cls"], "schema": 1}
+    return Study.model_validate(content | changes)
+
+
+@pytest.mark.parametrize("name", configs())
+def test_studies_that_ship_are_valid(name: str):
+    assert load_study(name).name == name
+
+
+def test_the_three_studies_ship():
+    assert set(configs()) >= {"demo", "feature-quality", "vlm-radiology"}
+
+
+def test_an_unknown_study_or_key_is_refused(tmp_path: Path):
+    with pytest.raises(UnknownNameError, match="demo"):
+        load_study("demmo")
+    path = tmp_path / "mine.yaml"
+    path.write_text("schema: 1\nname: mine\ntitle: x\ndata: phantom\nencoders: [hog]\ntask: [ptx-cls]\n")
+    with pytest.raises(EvalfmError, match="task"):
+        load_study(str(path))
+
+
+def test_words_and_mappings_mean_the_same():
+    short = study(adaptations=["frozen", "lora"])
+    long = study(
+        encoders=[{"name": "pixels"}], tasks=[{"name": "ptx-cls"}], adaptations=[{"name": "frozen"}, {"name": "lora"}]
+    )
+    assert short == long
+    assert short.encoders == (EncoderEntry(name="pixels"),)
+    assert study().adaptations == (AdaptationEntry(name="frozen"),)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [(None, None)]),
+        ({"shots": [4, 16]}, [(4, None), (16, None)]),
+        ({"shots": [None, 4]}, [(None, None), (4, None)]),
+        ({"label_fractions": [0.1, 1.0]}, [(None, 0.1), (None, None)]),
+        ({"shots": [4, None], "label_fractions": [0.5, None]}, [(4, None), (None, None), (None, 0.5)]),
+    ],
+)
+def test_shots_and_fractions_stand_beside_each_other(changes: dict, expected: list):
+    assert list(study(**changes).subsets) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"tasks": ["ptx-cls", "ptx-cls"]}, "twice"),
+        ({"encoders": []}, "at least one"),
+        ({"baselines": [{"encoder": "resnet34", "tasks": ["heart-seg"]}]}, "heart-seg"),
+        ({"on_phantom": {"seed": 1}}, "seed"),
+        ({"shots": [0]}, "greater"),
+        ({"label_fractions": [1.5]}, "less"),
+        ({"adaptations": ["frosen"]}, "frozen"),
+        ({"tasks": [{"name": "ptx-cls", "test_where": "sex == 'F'"}]}, "data of its own"),
+        ({"name": "../mine"}, "pattern"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(changes: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        study(**changes)
+
+
+def test_other_data_are_for_every_task_and_the_phantom_has_its_own_values():
+    made = study(
+        tasks=["ptx-cls", {"name": "ctr", "data": "hearts", "test_where": "age > 50"}],
+        test_where="chest_tube is not None",
+        on_phantom={"test_where": None, "seeds": 1},
+        seeds=3,
+    )
+    assert [made.data_of(task) for task in made.tasks] == [
+        ("films", "chest_tube is not None"),
+        ("hearts", "age > 50"),
+    ]
+    moved = made.on("elsewhere")
+    assert {moved.data_of(task) for task in moved.tasks} == {("elsewhere", "chest_tube is not None")}
+    assert moved.seeds == 3
+    phantom = made.on("phantom")
+    assert {phantom.data_of(task) for task in phantom.tasks} == {("phantom", None)}
+    assert phantom.seeds == 1
+    assert made.on(None) == made
+
+
+def test_a_part_of_a_study_takes_its_baselines_along():
+    whole = study(
+        encoders=["pixels", "hog"],
+        tasks=["ptx-cls", "ptx-seg"],
+        adaptations=["frozen", "full"],
+        baselines=[{"encoder": "unet-resnet34", "tasks": ["ptx-seg"]}, {"encoder": "densenet121"}],
+    )
+    part = whole.only(tasks=("ptx-cls",))
+    assert (part.tasks, part.baselines) == ((TaskEntry(name="ptx-cls"),), (Baseline(encoder="densenet121"),))
+    assert whole.only(adapt=("frozen",)).baselines == ()
+    assert whole.only(encoders=("hog",)).baselines == ()
+    scratch = whole.only(adapt=("scratch",))
+    assert scratch.adaptations == ()
+    assert len(scratch.baselines) == 2
+    assert whole.only() == whole
+    with pytest.raises(UnknownNameError, match="hog"):
+        whole.only(encoders=("hogg",))
+
+
+def test_the_page_lists_every_key():
+    text = DOCS.read_text()
+    listed = set(re.findall(r"^\| `(\w+)` \|", text.split("## Keys")[1].split("\n## ")[0], re.MULTILINE))
+    keys = {field.alias or name for name, field in Study.model_fields.items()}
+    assert listed == keys

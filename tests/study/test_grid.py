@@ -1,0 +1,133 @@
+"""The cells of a study: every combination that makes sense once, the others with their reason, all faults at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from evalfm.errors import EvalfmError
+from evalfm.study import Study
+from evalfm.study.grid import Grid, expand
+from evalfm.study.plan import Assumed, make_plan
+from evalfm.study.questions import assume_all
+
+
+def grid(**changes: object) -> Grid:
+    content = {"name": "s", "title": "S", "data": "films", "encoders": ["pixels"], "tasks": ["ptx-cls"], "schema": 1}
+    study = Study.model_validate(content | changes)
+    return expand(study, assume_all(study, 100)[0])
+
+
+def told(found: Grid) -> list[tuple[str, str, tuple[str, ...], str]]:
+    return [(cell.encoder.name, cell.task, cell.heads, cell.adapt) for cell in found.cells]
+
+
+def test_frozen_heads_go_together_and_trained_ones_alone():
+    found = grid(
+        encoders=["vit-small", "hog"],
+        tasks=["ptx-cls", "ptx-seg"],
+        heads={"binary": ["linear", "knn"], "segmentation": ["linear", "multiscale"]},
+        adaptations=["lora", "frozen"],
+    )
+    assert told(found) == [
+        ("vit-small", "ptx-cls", ("linear", "knn"), "frozen"),
+        ("vit-small", "ptx-cls", ("linear",), "lora"),
+        ("hog", "ptx-cls", ("linear", "knn"), "frozen"),
+        ("vit-small", "ptx-seg", ("linear", "multiscale"), "frozen"),
+        ("vit-small", "ptx-seg", ("linear",), "lora"),
+        ("vit-small", "ptx-seg", ("multiscale",), "lora"),
+        ("hog", "ptx-seg", ("linear", "multiscale"), "frozen"),
+    ]
+    reasons = {(each.what, each.reason) for each in found.left_out}
+    assert ("knn, lora", "the head is not trained by gradient") in reasons
+    assert ("hog × ptx-cls: linear, lora", "the encoder has no weights to train") in reasons
+    assert not found.faults
+
+
+def test_subsets_multiply_and_shots_leave_values_out():
+    found = grid(tasks=["ptx-cls", "ctr"], shots=[4, None], label_fractions=[0.5])
+    assert [(cell.task, *cell.subset) for cell in found.cells] == [
+        ("ptx-cls", 4, None),
+        ("ptx-cls", None, None),
+        ("ptx-cls", None, 0.5),
+        ("ctr", None, None),
+        ("ctr", None, 0.5),
+    ]
+    assert [each.what for each in found.left_out] == ["ctr, 4 shots"]
+
+
+def test_what_has_no_maps_is_left_out_of_masks():
+    found = grid(encoders=["constant", "pixels"], tasks=["ptx-seg", "ptx-cls"], heads=["linear", "multiscale"])
+    assert told(found) == [
+        ("pixels", "ptx-seg", ("linear", "multiscale"), "frozen"),
+        ("constant", "ptx-cls", ("linear",), "frozen"),
+        ("pixels", "ptx-cls", ("linear",), "frozen"),
+    ]
+    assert any(each.reason == "a table of features has no maps" for each in found.left_out)
+    assert any(each.what == "multiscale on ptx-cls" for each in found.left_out)
+
+
+def test_random_weights_are_a_floor_once_an_encoder_and_task():
+    found = grid(encoders=["vit-small", "resnet50"], adaptations=["frozen", "full"], shots=[4, None], floors="all")
+    floors = [(cell.encoder.name, cell.adapt, cell.shots) for cell in found.cells if cell.floors == "all"]
+    assert floors == [
+        ("vit-small", "frozen", 4),
+        ("resnet50", "frozen", 4),
+        ("vit-small", "frozen", None),
+        ("resnet50", "frozen", None),
+    ]
+    assert {cell.floors for cell in found.cells} == {"all", "default"}
+    assert {cell.floors for cell in grid(adaptations=["frozen"], floors="none").cells} == {"none"}
+
+
+def test_an_adaptation_narrows_the_heads_of_a_task():
+    found = grid(
+        encoders=["vit-small"],
+        tasks=["ptx-seg", {"name": "heart-seg", "heads": ["linear"]}],
+        heads={"segmentation": ["linear", "multiscale"]},
+        adaptations=[{"name": "full", "heads": ["multiscale"], "recipe": {"epochs": 2}}],
+    )
+    assert told(found) == [("vit-small", "ptx-seg", ("multiscale",), "full")]
+    assert found.cells[0].recipe == {"epochs": 2}
+
+
+def test_baselines_stand_beside_the_grid():
+    found = grid(
+        encoders=["pixels"],
+        tasks=["ptx-cls", "ptx-seg"],
+        heads=["linear"],
+        baselines=[
+            {"encoder": "unet-resnet34", "tasks": ["ptx-seg"]},
+            {"encoder": "densenet121", "tasks": ["ptx-cls"]},
+        ],
+    )
+    beside = [cell for cell in found.cells if cell.baseline]
+    assert [(cell.encoder.name, cell.heads, cell.adapt) for cell in beside] == [
+        ("densenet121", ("linear",), "scratch"),
+        ("resnet34", ("unet",), "scratch"),
+    ]
+    assert not found.faults
+
+
+def test_equal_cells_are_one():
+    assert len(grid(encoders=["pixels", "pixels"]).cells) == 1
+    two = grid(encoders=["vit-small"], adaptations=[{"name": "lora", "recipe": {"rank": rank}} for rank in (4, 8)])
+    assert [cell.recipe for cell in two.cells] == [{"rank": 4}, {"rank": 8}]
+
+
+def test_every_fault_is_named_at_once():
+    study = Study.model_validate(
+        {
+            "name": "s",
+            "title": "S",
+            "data": "films",
+            "encoders": ["pixel", "unet-resnet34", "hog"],
+            "tasks": ["ptx-cl", "ptx-cls"],
+            "heads": ["linnear"],
+            "adaptations": [{"name": "lora", "recipe": {"ranks": 4}}],
+            "schema": 1,
+        }
+    )
+    with pytest.raises(EvalfmError) as refused:
+        make_plan(study, assumed=Assumed(images=100, speed=1.0))
+    for part in ("5 faults", "'pixel'", "baselines", "'ptx-cl'", "'linnear'", "'ranks'"):
+        assert part in str(refused.value), part
