@@ -86,7 +86,6 @@ class Grid:
             task,
             data=self.data,
             input_size=size,
-            resize="squash",
             recipe={"epochs": self.epochs, "least_steps": 0},
             seeds=seeds,
             floors="none",

@@ -21,6 +21,7 @@ def encoders(json: Json = False) -> None:
     """
     from evalfm.cli.console import emit_json, print_rows
     from evalfm.encoders import list_cards
+    from evalfm.encoders.aliases import ALIASES
 
     cards = list_cards()
     if json:
@@ -41,6 +42,8 @@ def encoders(json: Json = False) -> None:
     ]
     print_rows("Encoders", ["name", "paradigm", "domain", "dim", "input", "weights", "licence", "commercial use"], rows)
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
+    baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
+    typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")
 
 
 @app.command()

@@ -13,13 +13,15 @@ class Alias:
     """What a word stands for.
 
     Attributes:
-        name: the word. encoder, head, adapt: as they would be asked for one by one.
+        name: the word. encoder, head, adapt, resize: as they would be asked for one by one. The whole film is squashed
+            to the input, for nothing was learnt with the crop that the encoder's card has.
     """
 
     name: str
     encoder: str
     head: str
     adapt: str
+    resize: str = "squash"
 
     def applied(self, adapt: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
         """Adaptation and heads, where the caller said nothing else.

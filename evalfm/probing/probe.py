@@ -89,6 +89,7 @@ def probe(
     if alias is not None:
         encoder = name = alias.encoder
         adapt, heads = alias.applied(adapt, heads)
+        resize = resize or alias.resize
     adaptation = adapt or "frozen"
     settings = Settings.checked(
         task=task,
