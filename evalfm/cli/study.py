@@ -112,6 +112,8 @@ def _changed(
     asked: Study, weights: str | None, recipe: list[str] | None, limit: int | None, seeds: int | None
 ) -> Study:
     """The study with what the command line says of every cell."""
+    import yaml
+
     from evalfm.encoders.aliases import find_alias
     from evalfm.errors import EvalfmError
     from evalfm.study.grid import card_of
@@ -131,7 +133,7 @@ def _changed(
             for card in [cards.get(each.name)]
         ]
     if recipe:
-        parsed = parse_changes(recipe)
+        parsed = {name: yaml.safe_load(str(value)) for name, value in parse_changes(recipe).items()}
         changes["adaptations"] = [
             each.model_dump() | {"recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
             for each in asked.adaptations

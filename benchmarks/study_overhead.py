@@ -1,0 +1,74 @@
+"""What a study adds to the probes that it runs: the same probes called directly and through the study, turn by turn.
+
+    python benchmarks/study_overhead.py [--images 400] [--rounds 3]
+
+Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. Features are stored
+beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has a folder of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--images", type=int, default=400)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["EVALFM_HOME"] = folder
+        from evalfm.data.phantom import make_phantom
+        from evalfm.probing.probe import probe
+        from evalfm.study import Study, make_plan, run_study
+        from evalfm.study.plan import check_study
+        from evalfm.study.questions import Manifests
+
+        data = Path(folder) / "data"
+        make_phantom(data, n=options.images, size=128)
+        study = Study(
+            name="overhead",
+            title="Overhead",
+            data=str(data),
+            encoders=("pixels", "hog", "random:resnet18"),
+            tasks=("ptx-cls", "cardiomegaly-cls", "ctr"),
+            label_fractions=(0.5, None),
+            floors="default",
+        )
+        cells = check_study(study, Manifests())[0].cells
+
+        def directly(out: Path) -> float:
+            started = time.perf_counter()
+            for cell in cells:
+                probe(**cell.arguments(), out=out)
+            return time.perf_counter() - started
+
+        def through(out: Path) -> float:
+            started = time.perf_counter()
+            done = run_study(study, out)
+            assert not done.failed
+            return time.perf_counter() - started
+
+        directly(Path(folder) / "first")
+        times: dict[str, list[float]] = {"directly": [], "through": []}
+        for number in range(options.rounds):
+            times["directly"].append(directly(Path(folder) / f"direct{number}"))
+            times["through"].append(through(Path(folder) / f"study{number}"))
+        each = {name: statistics.median(found) / len(cells) for name, found in times.items()}
+        started = time.perf_counter()
+        make_plan(study)
+        planned = time.perf_counter() - started
+        print(
+            f"{each['through'] - each['directly']:+.2f} s a cell ({len(cells)} cells, {options.images} films, "
+            f"{options.rounds} rounds: directly {each['directly']:.2f} s, through the study {each['through']:.2f} s, "
+            f"data read and checked included); the plan before it {planned:.1f} s"
+        )
+
+
+if __name__ == "__main__":
+    main()
