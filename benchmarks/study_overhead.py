@@ -3,7 +3,7 @@
     python benchmarks/study_overhead.py [--images 400] [--rounds 3]
 
 Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. Features are stored
-beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has a folder of its own.
+beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has its own folder.
 """
 
 from __future__ import annotations
