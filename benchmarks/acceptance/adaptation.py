@@ -136,7 +136,8 @@ def main() -> None:
     runs += made.heads("ptx-seg", ["linear", "multiscale", "global-local", "upernet"], options.seeds)
     for adapt in ("lora", "full"):
         runs += made.trained("ptx-seg", "multiscale", adapt, options.seeds)
-    runs += made.unet("ptx-seg", options.seeds)
+    # A quarter of the pixels, for the time of three seeds on a CPU.
+    runs += made.unet("ptx-seg", options.seeds, size=128)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     command = (
         f"python benchmarks/acceptance/adaptation.py --epochs {options.epochs} --phantom {options.phantom} "
