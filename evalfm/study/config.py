@@ -79,9 +79,12 @@ class Baseline(CardModel):
         adapt: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
+        input_size, resize: override the card; an alias has a resize of its own.
     """
 
     encoder: str
+    input_size: int | None = Field(None, ge=8)
+    resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
     adapt: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)

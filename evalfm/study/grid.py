@@ -116,7 +116,7 @@ class _Row:
         for baseline in baselines:
             if baseline.tasks is not None and self.task.name not in baseline.tasks:
                 continue
-            entry = EncoderEntry(name=baseline.encoder)
+            entry = EncoderEntry(name=baseline.encoder, input_size=baseline.input_size, resize=baseline.resize)
             assert baseline.adapt is not None
             wanted = (baseline.head,) if baseline.head is not None else self.asked.card.heads[:1]
             adaptation = AdaptationEntry(name=baseline.adapt, recipe=baseline.recipe)
@@ -252,7 +252,8 @@ def _resolved(baseline: Baseline, grid: Grid) -> Baseline:
     if alias is not None:
         try:
             adapt, (head,) = alias.applied(baseline.adapt, None if baseline.head is None else [baseline.head])
-            changes = {"encoder": alias.encoder, "head": head, "adapt": adapt}
+            resize = baseline.resize or alias.resize
+            changes = {"encoder": alias.encoder, "head": head, "adapt": adapt, "resize": resize}
         except EvalfmError as error:
             grid.refuse(error)
     _check_recipe(changes["adapt"], baseline.recipe, grid)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from evalfm.encoders.aliases import find_alias
 from evalfm.errors import EvalfmError
 from evalfm.study import Study
 from evalfm.study.grid import Grid, expand
@@ -105,6 +106,9 @@ def test_baselines_stand_beside_the_grid():
         ("densenet121", ("linear",), "scratch"),
         ("resnet34", ("unet",), "scratch"),
     ]
+    # As `evalfm probe --encoder unet-resnet34` has it: the whole film.
+    assert [cell.encoder.resize for cell in beside] == [None, find_alias("unet-resnet34").resize]
+    assert beside[1].encoder.resize == "squash"
     assert not found.faults
 
 
