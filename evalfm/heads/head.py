@@ -28,7 +28,8 @@ class Examples:
         rows: [N] positions in the manifest.
         target: [N] float64 labels, class indices or measurements; [N, K] for multilabel; [N, 0] for masks.
         patients: [N] patient of each row.
-        masks: reads the truth of a row for segmentation, else None.
+        masks: reads the masks of a row for segmentation and for measurements on masks, else None.
+        masked: [N] whether each row has masks to read; None where all have, or none is needed.
     """
 
     source: FeatureSource
@@ -36,6 +37,7 @@ class Examples:
     target: NDArray[np.float64]
     patients: NDArray[np.object_]
     masks: MaskReader | None = None
+    masked: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,6 +59,8 @@ class Context:
         seed: fixes initialisation and batch order; all randomness comes from it.
         device: where training happens.
         progress: where long work is shown.
+        measure: how a regression's target is measured on masks, ``area-fraction`` or ``ctr``; None where it is not.
+        findings: the masks that the measure needs, in the order in which ``Examples.masks`` gives them.
     """
 
     kind: str
@@ -64,6 +68,8 @@ class Context:
     seed: int = 0
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     progress: Progress = SILENT
+    measure: str | None = None
+    findings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,27 @@ _ENTRIES = (
         "evalfm.heads.regression:RidgeHead",
     ),
     HeadEntry(
+        "from-mask",
+        ("regression",),
+        ("maps",),
+        "area or cardiothoracic ratio measured on masks that a multiscale head predicts",
+        "evalfm.heads.from_mask:FromMaskHead",
+    ),
+    HeadEntry(
+        "mlp",
+        ("binary", "multilabel", "multiclass", "ordinal", "regression"),
+        ("pooled",),
+        "one hidden layer on standardised pooled features, rate and epoch chosen on val",
+        "evalfm.heads.mlp:PerceptronHead",
+    ),
+    HeadEntry(
+        "attentive",
+        ("binary", "multilabel", "multiclass", "ordinal", "regression"),
+        ("maps",),
+        "a learnt query attends over the cells of the deepest map, rate and epoch chosen on val",
+        "evalfm.heads.attentive:AttentiveHead",
+    ),
+    HeadEntry(
         "multiscale",
         ("segmentation",),
         ("maps",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -199,12 +200,17 @@ class TrainedPooledHead(TrainedHead, PooledHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probabilities per class (binary: K = 1), or values in the target's unit, [N, K]."""
         self.check_source(examples.source)
+        assert self._objective is not None
+        # In float64, where answers to equal features agree to far more digits than are kept.
+        exact = copy.deepcopy(self._fitted()[0]).double()
         rows = examples.rows.tolist()
         parts = []
         for start in range(0, len(rows), PREDICTION_BATCH):
             features = examples.source.features(rows[start : start + PREDICTION_BATCH], maps=self.reads_maps)
-            parts.append(self.answers(features.maps, features.pooled).double())
-        return tied(torch.cat(parts).numpy())
+            maps = tuple(level.to(self._device, torch.float64) for level in features.maps)
+            with torch.no_grad():
+                parts.append(exact(maps, features.pooled.to(self._device, torch.float64)).cpu())
+        return self._objective.link(torch.from_numpy(tied(torch.cat(parts).numpy()))).numpy()
 
 
 def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iterator[tuple[int, tuple[Tensor, ...]]]:

@@ -45,6 +45,10 @@ class Tunable(ABC):
     def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Predict by ``readout`` from now on."""
 
+    def usable(self, examples: Examples) -> Examples:
+        """The examples that can be trained on or chosen by; all of them, unless some lack what the head learns from."""
+        return examples
+
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
         """Choose on val what the readout itself does not hold, once it is kept; sentences to tell about it."""
         return ()

@@ -21,7 +21,7 @@ from evalfm.probing.opened import Opened, training_forecast
 from evalfm.probing.parts import Part
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
-from evalfm.probing.sides import Deal, Side
+from evalfm.probing.sides import Deal, Side, measured_findings
 from evalfm.progress import Progress
 from evalfm.training.recipe import Recipe, Trained
 from evalfm.training.tuning import Setting, tune
@@ -103,7 +103,15 @@ def fit_trained(
 
 def _context(opened: Opened, deal: Deal, seed: int, progress: Progress) -> Context:
     question = deal.question
-    return Context(question.task.kind, question.class_names, seed, torch.device(opened.device), progress)
+    return Context(
+        question.task.kind,
+        question.class_names,
+        seed,
+        torch.device(opened.device),
+        progress,
+        question.task.measure,
+        measured_findings(question),
+    )
 
 
 def _score(

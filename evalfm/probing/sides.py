@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
-from evalfm.heads.head import Examples
+from evalfm.heads.head import Examples, MaskReader
 from evalfm.probing.parts import Part
 from evalfm.tasks.question import Question
 
@@ -29,13 +30,49 @@ class Side:
         """What a head sees of the question's rows at ``positions``."""
         question = self.question
         rows = question.rows[positions]
+        reader: MaskReader | None = None
+        if question.task.kind == "segmentation":
+            reader = question.masks
+        elif measured_findings(question):
+            reader = partial(read_measured, question)
         return Examples(
             source=self.source,
             rows=rows,
             target=question.target[positions],
             patients=question.manifest.patients[rows],
-            masks=question.masks if question.task.kind == "segmentation" else None,
+            masks=reader,
+            masked=None if reader is None or question.task.kind == "segmentation" else self._masked(rows),
         )
+
+    def _masked(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+        """Which rows have every mask that the task's measure needs."""
+        columns = [f"{finding}_mask" for finding in measured_findings(self.question)]
+        known = self.question.manifest.table[columns].notna().all(axis=1)
+        return np.asarray(known.to_numpy(dtype=bool)[rows])
+
+
+def measured_findings(question: Question) -> tuple[str, ...]:
+    """The masks on which the task's target can be measured, as far as the manifest has them; else none."""
+    columns = set(map(str, question.manifest.table.columns))
+    wanted: tuple[str, ...] = ()
+    if question.task.measure == "area-fraction":
+        wanted = question.task.target
+    elif question.task.measure == "ctr":
+        wanted = ("heart", "lungs") if "lungs_mask" in columns else ("heart", "left_lung", "right_lung")
+    return wanted if all(f"{finding}_mask" in columns for finding in wanted) else ()
+
+
+def read_measured(question: Question, row: int) -> NDArray[np.bool_]:
+    """The masks of ``row`` that the task's target is measured on, bool [K, H, W].
+
+    Raises:
+        EvalfmError: one of them is unknown.
+    """
+    found = [question.manifest.mask(row, finding) for finding in measured_findings(question)]
+    masks = [mask for mask in found if mask is not None]
+    if len(masks) < len(found):
+        raise EvalfmError(f"Row {row + 1} lacks a mask that {question.task.name} is measured on.")
+    return np.stack(masks)
 
 
 @dataclass(frozen=True)

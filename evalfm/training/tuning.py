@@ -100,6 +100,7 @@ def tune(
     """
     check_tunable(head, adaptation)
     assert isinstance(head, Tunable)
+    train, val = head.usable(train), head.usable(val)
     chosen: dict[str, float | int | str] = {}
     if recipe.probe_start:
         probed = head.fit(train, val, context)

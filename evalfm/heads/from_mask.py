@@ -1,0 +1,169 @@
+"""Measurements on predicted masks: a lesion's area or the cardiothoracic ratio, beside the direct regression."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.errors import EvalfmError
+from evalfm.features.source import FeatureSource
+from evalfm.heads._pooled import check_kind
+from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads.objectives import Objective
+from evalfm.heads.readout import Layout, Readout, Statistics
+from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.trained import TrainedDenseHead
+from evalfm.heads.tunable import Tunable
+from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio
+from evalfm.tasks.metrics.segmentation import PixelHistogram
+
+MEASURES = ("area-fraction", "ctr")
+
+
+class FromMaskHead(PooledHead, Tunable):
+    """Trains a dense head on the masks that the target is measured on, and measures what it predicts.
+
+    The pixel threshold of each mask maximises pooled-pixel Dice on val. Masks are measured on the stored film's grid.
+    A film whose predicted heart or lungs are empty has no ratio: it gets the mean of train.
+    """
+
+    name: ClassVar[str] = "from-mask"
+    kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
+    needs: ClassVar[frozenset[str]] = frozenset({"maps"})
+    deterministic: ClassVar[bool] = False
+
+    def __init__(self, inner: TrainedDenseHead | None = None) -> None:
+        self._inner = inner or MultiscaleHead()
+        self._thresholds: NDArray[np.float64] = np.empty(0)
+        self._measure = ""
+        self._otherwise = float("nan")
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """The dense head and its own grid."""
+        return {"masks": self._inner.name, "without_ratio": "mean of train", **self._inner.grid}
+
+    @property
+    def reads_maps(self) -> bool:
+        """Maps, and what else the dense head reads."""
+        return True
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Learn the masks of train, choose on those of val.
+
+        Raises:
+            EvalfmError: the target is not measured on masks, or there are none.
+        """
+        check_kind(self, context)
+        train, val = self.usable(train), self.usable(val)
+        fit = self._inner.fit(train, val, self._of_masks(context))
+        return replace(fit, notes=(*fit.notes, *self.after_training(train, val, context)))
+
+    def usable(self, examples: Examples) -> Examples:
+        """The rows that have every mask.
+
+        Raises:
+            EvalfmError: none has.
+        """
+        if examples.masks is None:
+            raise EvalfmError(
+                f"The head {self.name!r} measures masks: take a task that is measured on masks (ptx-size, ctr) "
+                "and a data set that has them, or the head ridge."
+            )
+        if examples.masked is None:
+            return examples
+        kept = np.flatnonzero(examples.masked)
+        if not len(kept):
+            raise EvalfmError(f"No image here has the masks that the head {self.name!r} learns from; take ridge.")
+        return replace(
+            examples,
+            rows=examples.rows[kept],
+            target=examples.target[kept],
+            patients=examples.patients[kept],
+            masked=None,
+        )
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """The measure of every film's predicted masks, [N, 1]."""
+        found = [value for _, value in self._measured(examples)]
+        return np.array([[self._otherwise if value is None else value] for value in found], dtype=np.float64)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The dense head's tensors under ``masks.``, thresholds, measure, and what a film without a ratio gets."""
+        own = {
+            "thresholds": torch.from_numpy(self._thresholds),
+            "measure": torch.tensor(MEASURES.index(self._measure)) if self._measure else torch.tensor(-1),
+            "otherwise": torch.tensor(self._otherwise, dtype=torch.float64),
+        }
+        return own | {f"masks.{name}": value for name, value in self._inner.tensors().items()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take them back."""
+        self._thresholds = tensors["thresholds"].numpy()
+        self._measure = MEASURES[int(tensors["measure"])]
+        self._otherwise = float(tensors["otherwise"])
+        prefix = "masks."
+        self._inner.load_tensors(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """That of masks."""
+        return self._inner.objective(train, self._of_masks(context))
+
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """The dense head's, one channel a mask."""
+        return self._inner.layout(source, self._of_masks(context))
+
+    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
+        """The dense head's."""
+        return self._inner.fresh(layout, generator)
+
+    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+        """The dense head's."""
+        return self._inner.fitted(statistics, objective)
+
+    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """The dense head's."""
+        self._inner.keep(readout, layout, objective, device)
+
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
+        """Choose the thresholds on val, and count the films of val that have no measure."""
+        train, val = self.usable(train), self.usable(val)
+        assert val.masks is not None
+        assert context.measure is not None
+        histograms = [PixelHistogram() for _ in context.findings]
+        for row, probabilities in self._inner.predict(val):
+            for histogram, probability, truth in zip(histograms, probabilities, val.masks(row), strict=True):
+                histogram.add(probability.numpy(), truth)
+        self._thresholds = np.array([histogram.best_threshold() for histogram in histograms])
+        self._measure = context.measure
+        self._otherwise = float(np.nanmean(train.target))
+        without = sum(value is None for _, value in self._measured(val))
+        if not without:
+            return ()
+        return (f"{without} of {len(val)} val films get the mean of train: their predicted heart or lungs are empty.",)
+
+    def _of_masks(self, context: Context) -> Context:
+        if context.measure not in MEASURES or not context.findings:
+            raise EvalfmError(
+                f"The head {self.name!r} measures masks, and this task or data set has none to measure; take ridge."
+            )
+        return replace(context, kind="segmentation", class_names=context.findings)
+
+    def _measured(self, examples: Examples) -> Iterator[tuple[int, float | None]]:
+        """Each row with its measure, None where there is none."""
+        if not self._measure:
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
+        for row, probabilities in self._inner.predict(examples):
+            masks = probabilities.numpy() >= self._thresholds[:, None, None]
+            if self._measure == "ctr":
+                yield row, cardiothoracic_ratio(masks[0], np.logical_or.reduce(masks[1:]))
+            else:
+                yield row, area_fraction(masks[0])

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evalfm.errors import EvalfmError
+from evalfm.heads import load_head
+from evalfm.heads.from_mask import FromMaskHead
+from evalfm.heads.head import Context
+from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.trained import Schedule
+
+QUICK = Schedule(epochs=8, least_steps=120, batch_size=8)
+
+
+def posed(plant, measure="area-fraction", **options):
+    """The planted squares, asked for their area; for ``ctr`` the square is the heart and a wide band the lungs."""
+    source, train, val = plant(side=20, prevalence=1.0, **options)
+    masks = train.masks
+
+    def read(row: int) -> np.ndarray:
+        square = masks(row)
+        if measure == "area-fraction":
+            return square
+        band = np.zeros_like(square)
+        band[:, 20:44, 2:62] = True
+        return np.concatenate([square, band])
+
+    parts = []
+    for part in (train, val):
+        values = [masks(int(row)).mean() if measure == "area-fraction" else 20 / 60 for row in part.rows]
+        parts.append(type(part)(source, part.rows, np.array(values), part.patients, read))
+    findings = ("square",) if measure == "area-fraction" else ("heart", "lungs")
+    return source, *parts, Context("regression", ("size",), seed=3, measure=measure, findings=findings)
+
+
+@pytest.mark.parametrize(("measure", "truth"), [("area-fraction", 400 / 4096), ("ctr", 20 / 60)])
+def test_measures_the_masks_it_predicts(plant, measure, truth):
+    _, train, val, context = posed(plant, measure, noise=0.3)
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    fit = head.fit(train, val, context)
+    answer = head.predict(val)
+    assert answer.shape == (len(val), 1)
+    assert np.abs(answer - truth).mean() < 0.2 * truth
+    assert "val_dice" in fit.path[0]
+    restored = load_head("from-mask", "regression")
+    restored.load_tensors(head.tensors())
+    assert np.array_equal(restored.predict(val), answer)
+
+
+def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
+    _, train, val, context = posed(plant)
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    head.fit(train, val, context)
+    (threshold,) = head.tensors()["thresholds"].tolist()
+    best = []
+    grid = np.linspace(0.05, 0.95, 19)
+    predicted = [(row, probability[0].numpy()) for row, probability in head._inner.predict(val)]
+    for value in [*grid, threshold]:
+        overlap = sum(((p >= value) & val.masks(row)[0]).sum() for row, p in predicted)
+        total = sum((p >= value).sum() + val.masks(row)[0].sum() for row, p in predicted)
+        best.append(2 * overlap / total)
+    assert best[-1] >= max(best[:-1]) - 1e-3
+    expected = [(probability >= threshold).mean() for _, probability in predicted]
+    np.testing.assert_allclose(head.predict(val)[:, 0], expected)
+
+
+def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
+    _, train, val, context = posed(plant, "ctr")
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    head.fit(train, val, context)
+    tensors = head.tensors()
+    tensors["thresholds"][:] = 1.1
+    head.load_tensors(tensors)
+    np.testing.assert_allclose(head.predict(val), train.target.mean())
+    choose = FromMaskHead.after_training
+    seen = []
+
+    def empty(self, *values):
+        notes = choose(self, *values)
+        self._thresholds[:] = 1.1
+        seen.extend(value for _, value in self._measured(values[1]))
+        return notes
+
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(FromMaskHead, "after_training", empty)
+    FromMaskHead(MultiscaleHead(QUICK)).fit(train, val, context)
+    monkeypatch.undo()
+    assert set(seen) == {None}
+
+
+def test_rows_without_masks_are_not_learnt_from_and_still_measured(plant):
+    source, train, val, context = posed(plant)
+    known = np.arange(len(train)) % 2 == 0
+    refused = set(train.rows[~known].tolist())
+
+    def read(row: int) -> np.ndarray:
+        assert row not in refused
+        return val.masks(row)
+
+    partly = type(train)(source, train.rows, train.target, train.patients, read, known)
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    head.fit(partly, val, context)
+    assert np.isfinite(head.predict(type(train)(source, train.rows, train.target, train.patients))).all()
+    none = type(train)(source, train.rows, train.target, train.patients, read, np.zeros(len(train), dtype=bool))
+    with pytest.raises(EvalfmError, match="No image here has the masks"):
+        head.fit(none, val, context)
+
+
+def test_refusals(plant):
+    source, train, val, context = posed(plant)
+    bare = type(train)(source, train.rows, train.target, train.patients)
+    with pytest.raises(EvalfmError, match="measures masks"):
+        FromMaskHead().fit(bare, val, context)
+    with pytest.raises(EvalfmError, match="none to measure"):
+        FromMaskHead().fit(train, val, Context("regression", ("size",)))
+    with pytest.raises(EvalfmError, match="serves regression tasks"):
+        FromMaskHead().fit(train, val, Context("binary", ("size",)))
+    with pytest.raises(EvalfmError, match="not been fitted"):
+        FromMaskHead().predict(val)
