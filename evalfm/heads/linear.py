@@ -70,7 +70,8 @@ class LinearHead(_LogisticHead):
     """Logistic regression on standardised pooled features, one per label.
 
     Objective C·Σ log-loss + ½‖w‖², intercept unpenalised, no class weights; C of 24 values by val log-loss,
-    ties to the smaller C. Unknown labels (NaN) are left out, label by label.
+    ties to the smaller C. Unknown labels (NaN) are left out, label by label; of several labels one that has a single
+    class in train or val gets the same score for every image, with a note.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel"})
@@ -91,6 +92,12 @@ class LinearHead(_LogisticHead):
         notes: list[str] = []
         weights, biases = [], []
         for column, label in enumerate(names):
+            if several and not (_learnable(train_target[:, column]) and _learnable(val_target[:, column])):
+                share = _share(train_target[:, column])
+                weights.append(torch.zeros(1, train_features.shape[1], dtype=torch.float64))
+                biases.append(torch.tensor([special.logit(share)], dtype=torch.float64))
+                notes.append(f"{label!r} has one class only in train or in val: its score is the same for every image.")
+                continue
             rows = known_rows(train_target[:, column], "train", label)
             val_rows = known_rows(val_target[:, column], "val", label)
             check_two_classes(train_target[rows, column], "train", label)
@@ -129,7 +136,7 @@ class SoftmaxHead(_LogisticHead):
     ties to the smaller C. A class without train images gets probability 0, with a note.
     """
 
-    kinds: ClassVar[frozenset[str]] = frozenset({"multiclass", "ordinal"})
+    kinds: ClassVar[frozenset[str]] = frozenset({"multiclass"})
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Learn the classes that train holds.
@@ -180,6 +187,17 @@ class SoftmaxHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""
         return np.asarray(special.softmax(self._margins(examples), axis=1))
+
+
+def _learnable(target: NDArray[np.float64]) -> bool:
+    """Whether the known ones of ``target`` [N] show both classes."""
+    return len(np.unique(target[~np.isnan(target)])) > 1
+
+
+def _share(target: NDArray[np.float64]) -> float:
+    """Share of the positives among the known, one of each class added."""
+    known = target[~np.isnan(target)]
+    return float((known.sum() + 1) / (len(known) + 2))
 
 
 def smallest_best(losses: NDArray[np.float64]) -> int:

@@ -170,10 +170,10 @@ class LabelObjective(Objective):
         return target[:, None] if target.ndim == 1 else target
 
     def check(self, target: Tensor, part: str) -> None:
-        """Every label must be known and have both classes."""
-        for column, name in enumerate(self._names):
-            known = target[:, column][~target[:, column].isnan()]
-            check_two_classes(known.double().numpy(), part, name)
+        """Some label must be known and have both classes."""
+        known = [target[:, column][~target[:, column].isnan()] for column in range(len(self._names))]
+        if not any(bool((values != values[:1]).any()) for values in known):
+            check_two_classes(known[0].double().numpy(), part, " / ".join(self._names))
 
     def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """A label that nobody of the batch knows gives nothing."""

@@ -41,10 +41,17 @@ _ENTRIES = (
     ),
     HeadEntry(
         "linear",
-        ("multiclass", "ordinal"),
+        ("multiclass",),
         ("pooled",),
         "softmax regression on standardised pooled features, C chosen by val log-loss",
         "evalfm.heads.linear:SoftmaxHead",
+    ),
+    HeadEntry(
+        "linear",
+        ("ordinal",),
+        ("pooled",),
+        "proportional odds on standardised pooled features, C chosen by val log-loss",
+        "evalfm.heads.ordinal:OrdinalHead",
     ),
     HeadEntry(
         "linear",

@@ -126,15 +126,27 @@ def _learnable(part: Part, question: Question) -> Part:
         if not len(getattr(part, name)):
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
     remedy = "take another split (`evalfm data split --stratify`), more data or fewer folds"
+    several = question.task.kind == "multilabel"
+    learnable = [
+        label
+        for label, values in _classes(question).items()
+        if all(_has_two_classes(values[getattr(part, name)]) for name in ("train", "val"))
+    ]
+    if several and not learnable:
+        raise EvalfmError(f"No label has both classes in train and in val{where}; {remedy}.")
     for name in ("train", "val"):
         inside = getattr(part, name)
         for label, values in _classes(question).items():
-            if len(np.unique(values[inside])) < 2:
+            if not several and not _has_two_classes(values[inside]):
                 raise EvalfmError(f"In {name}{where} {label!r} has one class only; {remedy}.")
         if question.task.kind == "segmentation" and not question.positive[inside].any():
             findings = ", ".join(question.task.target)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def _has_two_classes(values: NDArray[np.float64]) -> bool:
+    return len(np.unique(values[~np.isnan(values)])) > 1
 
 
 def _classes(question: Question) -> dict[str, NDArray[np.float64]]:

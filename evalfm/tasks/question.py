@@ -97,7 +97,11 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
         task, manifest, np.flatnonzero(inside.keep), np.empty((0, 0)), np.empty(0, dtype=bool), task.target, (), {}
     )
     truth = _truth(task, manifest, question.rows)
-    known = ~np.isnan(truth.target).any(axis=1) if truth.target.size else truth.known
+    known = truth.known
+    if truth.target.size:
+        unknown = np.isnan(truth.target)
+        # Of several labels each is learnt and measured where it is known; a row leaves when none is.
+        known = np.asarray(~(unknown.all(axis=1) if task.kind == "multilabel" else unknown.any(axis=1)))
     question = replace(
         question,
         target=truth.target,

@@ -106,7 +106,7 @@ def test_softmax_probabilities_order_and_absent_class(films):
     assert any("No train image shows never" in note for note in fit.notes)
 
 
-@pytest.mark.parametrize(("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "ordinal", 3)])
+@pytest.mark.parametrize(("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "multiclass", 3)])
 def test_tensors_round_trip(films, head, kind, classes):
     _, train, val = films(classes=classes)
     first, second = head(), head()
