@@ -89,6 +89,30 @@ def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
     assert set(seen) == {None}
 
 
+def test_stray_parts_are_left_out_where_val_is_better_off(plant):
+    """One stray pixel at the border of every film makes a full extent of the whole width."""
+    _, train, val, context = posed(plant, "ctr", noise=0.3)
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    inner = head._inner
+    predict = inner.predict
+
+    def with_strays(examples):
+        for row, probability in predict(examples):
+            probability[0, 0, [0, -1]] = 1.0
+            yield row, probability
+
+    head.fit(train, val, context)
+    inner.predict = with_strays
+    notes = head.after_training(train, val, context)
+    assert "their largest parts" in notes[0]
+    assert np.abs(head.predict(val) - 20 / 60).mean() < 0.1
+    again = FromMaskHead()
+    again.load_tensors(head.tensors())
+    assert again._without_strays
+    head._without_strays = False
+    assert np.abs(head.predict(val) - 64 / 60).mean() < 0.1
+
+
 def test_rows_without_masks_are_not_learnt_from_and_still_measured(plant):
     source, train, val, context = posed(plant)
     known = np.arange(len(train)) % 2 == 0
