@@ -10,7 +10,19 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-LIBRARIES = ("evalfm", "torch", "torchvision", "timm", "transformers", "numpy", "scipy", "pandas")
+LIBRARIES = (
+    "evalfm",
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "peft",
+    "accelerate",
+    "segmentation-models-pytorch",
+    "numpy",
+    "scipy",
+    "pandas",
+)
 """Whose versions a run records."""
 
 
