@@ -71,7 +71,7 @@ class LinearHead(_LogisticHead):
 
     Objective C·Σ log-loss + ½‖w‖², intercept unpenalised, no class weights; C of 24 values by val log-loss,
     ties to the smaller C. Unknown labels (NaN) are left out, label by label; of several labels one that has a single
-    class in train or val gets the same score for every image, with a note.
+    class in train or val gets the same score for every image, and a run gives it none.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel"})
@@ -96,7 +96,6 @@ class LinearHead(_LogisticHead):
                 share = _share(train_target[:, column])
                 weights.append(torch.zeros(1, train_features.shape[1], dtype=torch.float64))
                 biases.append(torch.tensor([special.logit(share)], dtype=torch.float64))
-                notes.append(f"{label!r} has one class only in train or in val: its score is the same for every image.")
                 continue
             rows = known_rows(train_target[:, column], "train", label)
             val_rows = known_rows(val_target[:, column], "val", label)

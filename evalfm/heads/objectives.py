@@ -194,7 +194,7 @@ class LabelObjective(Objective):
 
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """Log odds of each label's share in train."""
-        return log_odds(target.nanmean(0))
+        return log_odds(target.nanmean(0).nan_to_num(0.5))
 
 
 class ClassObjective(Objective):

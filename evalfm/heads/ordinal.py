@@ -105,10 +105,10 @@ class OrdinalHead(PooledHead, Tunable):
         check_two_classes(val.target[val_rows][scorable], "val", label)
         held_out = torch.from_numpy(scaling.apply(finite_pooled(val, "val")[val_rows][scorable]))
         truth = torch.from_numpy(np.searchsorted(seen, val.target[val_rows][scorable].astype(np.intp)))
-        solutions = solve_path(learnt, place, len(seen), self._strengths)
+        solutions, converged = solve_path(learnt, place, len(seen), self._strengths)
         losses = np.array([float(_loss(solution, held_out, truth) / len(truth)) for solution in solutions])
         best = smallest_best(losses)
-        notes = _notes(self._strengths, best, label, scaling, torch.ones(len(losses), dtype=torch.bool))
+        notes = _notes(self._strengths, best, label, scaling, torch.tensor(converged))
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
             notes.append(
@@ -194,8 +194,10 @@ def log_probabilities(score: Tensor, first: Tensor, steps: Tensor) -> Tensor:
 
 def solve_path(
     features: Tensor, place: Tensor, classes: int, strengths: tuple[float, ...]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+) -> tuple[list[tuple[Tensor, Tensor, Tensor]], list[bool]]:
     """First threshold, log steps and weight [d] for every C, each started from the one before (L-BFGS-B).
+
+    Beside them, which of them reached the tolerance.
 
     ``features`` [n, d] float64, standardised; ``place`` [n] class of each.
     """
@@ -205,7 +207,7 @@ def solve_path(
     free = classes - 1
     unbounded: tuple[float | None, float | None] = (None, None)
     bounds: Any = [unbounded] + [(SMALLEST_STEP, LARGEST_STEP)] * (free - 1) + [unbounded] * features.shape[1]
-    found = []
+    found, converged = [], []
     for strength in strengths:
 
         def value(flat: Any, strength: float = strength) -> tuple[float, Any]:
@@ -221,7 +223,8 @@ def solve_path(
         solved: Any = minimize(value, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         start = torch.from_numpy(np.asarray(solved.x))
         found.append((start[0].clone(), start[1:free].clone(), start[free:].clone()))
-    return found
+        converged.append(bool(solved.success))
+    return found, converged
 
 
 def _loss(solution: tuple[Tensor, Tensor, Tensor], features: Tensor, place: Tensor) -> Tensor:

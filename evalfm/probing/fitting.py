@@ -18,7 +18,7 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.training import fit_together, trained_together
 from evalfm.probing.opened import Opened, training_forecast
-from evalfm.probing.parts import Part
+from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
 from evalfm.probing.sides import Deal, Side, measured_findings
@@ -140,4 +140,8 @@ def _score(
     for head in heads:
         if isinstance(head, PooledHead):
             scores[head.name] = score_pooled(head, val, test, question.task, question.class_names)
+            for label in unlearnable(question, part):
+                # What no head could learn has no score, and no place in a mean over labels.
+                for table in (scores[head.name].val, scores[head.name].test):
+                    table[f"score_{label}"] = np.nan
     return scores

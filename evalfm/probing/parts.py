@@ -127,12 +127,7 @@ def _learnable(part: Part, question: Question) -> Part:
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
     remedy = "take another split (`evalfm data split --stratify`), more data or fewer folds"
     several = question.task.kind == "multilabel"
-    learnable = [
-        label
-        for label, values in _classes(question).items()
-        if all(_has_two_classes(values[getattr(part, name)]) for name in ("train", "val"))
-    ]
-    if several and not learnable:
+    if several and len(unlearnable(question, part)) == len(question.task.target):
         raise EvalfmError(f"No label has both classes in train and in val{where}; {remedy}.")
     for name in ("train", "val"):
         inside = getattr(part, name)
@@ -143,6 +138,17 @@ def _learnable(part: Part, question: Question) -> Part:
             findings = ", ".join(question.task.target)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def unlearnable(question: Question, part: Part) -> tuple[str, ...]:
+    """Labels of a multilabel task that show one class only in train or in val of ``part``; none for other kinds."""
+    if question.task.kind != "multilabel":
+        return ()
+    return tuple(
+        label
+        for label, values in _classes(question).items()
+        if not all(_has_two_classes(values[getattr(part, name)]) for name in ("train", "val"))
+    )
 
 
 def _has_two_classes(values: NDArray[np.float64]) -> bool:

@@ -15,7 +15,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.heads.head import Fit, Head
 from evalfm.probing.opened import Opened
-from evalfm.probing.parts import Part
+from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.sides import Deal
@@ -199,6 +199,9 @@ def _notes(opened: Opened, deal: Deal, results: Sequence[Fitted]) -> list[str]:
     for result in results:
         where = "" if result.part.fold is None else f"Fold {result.part.fold + 1}: "
         notes += [where + note for note in result.fit.notes]
+        lost = ", ".join(unlearnable(question, result.part))
+        if lost:
+            notes.append(f"{where}One class only in train or in val, so no score is given: {lost}.")
     return list(dict.fromkeys(notes))
 
 

@@ -69,7 +69,7 @@ def test_attention_is_that_of_the_library(array_source, make_examples):
     source, _, _ = planted(array_source, make_examples, count=6)
     readout = AttentiveReadout(Layout.of(source, 3), torch.Generator().manual_seed(0))
     readout.standardise(read_statistics(make_examples(source, range(6)), QUICK, torch.Generator(), maps=True))
-    torch.nn.init.normal_(readout.answer)
+    torch.nn.init.normal_(readout.answer, generator=torch.Generator().manual_seed(1))
     maps = source.features(range(6), maps=True).maps
     cells = maps[-1].flatten(2).transpose(1, 2)
     flat = cells.flatten(0, 1)
@@ -89,13 +89,14 @@ def test_many_rates_together_are_each_alone(array_source, make_examples):
     layout, objective = head.layout(source, context), head.objective(train, context)
     readout = head.fresh(layout, torch.Generator().manual_seed(0))
     bank = _Bank(head, layout, objective, readout, context)
+    drawn = torch.Generator().manual_seed(1)
     for candidate in bank.candidates:
-        torch.nn.init.normal_(candidate.readout.query)
-        torch.nn.init.normal_(candidate.readout.answer)
+        torch.nn.init.normal_(candidate.readout.query, generator=drawn)
+        torch.nn.init.normal_(candidate.readout.answer, generator=drawn)
     features = source.features(range(5), maps=True)
     together = bank.answers((features.maps, features.pooled))
     alone = torch.stack([each.readout(features.maps, features.pooled) for each in bank.candidates])
-    assert torch.allclose(together, alone, atol=1e-4)
+    assert torch.allclose(together, alone, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)
 
 

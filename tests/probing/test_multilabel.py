@@ -37,14 +37,24 @@ def test_each_label_is_measured_where_it_is_known(holes, tmp_path, head):
     assert 0 < known.sum() < len(test)
     expected = average_precision_score(test["target_wide"][known], test["score_wide"][known])
     assert run.metrics["auprc[wide]"].value == pytest.approx(expected)
-    each = [run.metrics[f"auprc[{name}]"].value for name in ("square", "wide", "rare")]
+    each = [run.metrics[f"auprc[{name}]"].value for name in ("square", "wide")]
     assert run.metrics["macro_auprc"].value == pytest.approx(np.mean(each))
-    # One film of test shows the rare finding: too few for an AUROC, and the reason is given.
-    assert run.metrics["auroc[rare]"].value is None
-    assert run.metrics["auroc[rare]"].reason
-    if head == "linear":
-        assert test["score_rare"].nunique() == 1
-        assert any("'rare' has one class only" in note for note in run.record.notes)
+    assert "2 of 3" in (run.metrics["macro_auprc"].note or "")
+    for metric in ("auroc[rare]", "auprc[rare]"):
+        assert run.metrics[metric].value is None
+        assert "one class only" in run.metrics[metric].reason
+    assert test["score_rare"].isna().all()
+    assert any("no score is given: rare" in note for note in run.record.notes)
+
+
+def test_a_label_unknown_throughout_train_spoils_no_other(holes, tmp_path):
+    manifest, card = holes
+    table = manifest.table.copy()
+    table.loc[table["split"] == "train", "rare"] = np.nan
+    manifest = Manifest(manifest.info, table, manifest.folder)
+    (run,) = probe("pixels", card, data=manifest, heads=["mlp"], floors="none", out=tmp_path / "runs")
+    assert run.metrics["auprc[wide]"].value is not None
+    assert run.metrics["auprc[rare]"].value is None
 
 
 def test_a_task_without_any_label_to_learn_is_refused(holes, tmp_path):

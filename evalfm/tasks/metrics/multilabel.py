@@ -32,7 +32,7 @@ def multilabel_metrics(
 
     Args:
         targets: [N, K] 0, 1 or NaN (unknown).
-        scores: [N, K].
+        scores: [N, K]; NaN where a label could not be learnt: such images do not count for it.
         class_names: [K] names of the labels.
         thresholds: per label the operating point chosen on val; None leaves out what needs it.
         patient, seed, folds, unit, resamples: as for ``binary_metrics``.
@@ -45,7 +45,9 @@ def multilabel_metrics(
         EvalfmError: rows are missing or do not fit, or a label is neither 0, 1 nor NaN.
     """
     patients = checked_patients(patient, folds)
-    values = checked_columns({"scores": scores}, len(patients.codes))["scores"]
+    given = np.asarray(scores, dtype=np.float64)
+    learnt = ~np.isnan(given)
+    values = checked_columns({"scores": np.where(learnt, given, 0.0)}, len(patients.codes))["scores"]
     labels = np.asarray(targets, dtype=np.float64)
     if values.ndim != 2 or labels.shape != values.shape or len(class_names) != values.shape[1]:
         raise EvalfmError(
@@ -57,7 +59,15 @@ def multilabel_metrics(
     per_metric: dict[str, dict[str, Measured | Estimate]] = {}
     for index, name in enumerate(class_names):
         threshold = None if thresholds is None else thresholds[name]
-        measured = _one_label(labels[:, index], values[:, index], patients, threshold, unit)
+        if not learnt[:, index].any():
+            reason = "the label has one class only in train or in val"
+            absent = Estimate.absent(reason, unit=unit)
+            measured: dict[str, Measured | Estimate] = dict.fromkeys(
+                ("auroc", "auprc", *(RATES if threshold is not None else ())), absent
+            )
+        else:
+            label = np.where(learnt[:, index], labels[:, index], np.nan)
+            measured = _one_label(label, values[:, index], patients, threshold, unit)
         for metric, item in measured.items():
             per_metric.setdefault(metric, {})[name] = item
     everything: dict[str, Measured | Estimate] = {
