@@ -11,6 +11,8 @@ from evalfm.cards import CardModel
 
 Unit = Literal["unit-interval", "HU", "raw"]
 ResizePolicy = Literal["squash", "shortest-edge-crop", "letterbox"]
+Scaling = Literal["range", "min-max-film", "min-max-input", "z-score-input"]
+Family = Literal["timm", "torchvision", "transformers", "open_clip", "ports", "classical", "light", "own"]
 
 # YAML reads a bare yes or no as a boolean.
 Answer = Annotated[
@@ -32,16 +34,27 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 """Pickled classes that only hold data; a card may allow these and no others."""
 
 
+SAID = {
+    *("summary", "licence", "commercial_use", "gated", "paradigm", "domain", "pretraining_data", "paper"),
+    *("golden", "confirmed", "unconfirmed", "weights", "text_tower"),
+}
+"""Fields of a card that describe an encoder and leave its features as they are."""
+
+
 class WeightsFacts(CardModel):
     """Where trained tensors come from and how the authors wrapped them.
 
     Attributes:
         source: ``hub`` (fetched), ``path`` (the user gives a file), ``none`` (there are no trained
             tensors: the encoder has none at all, or they are always drawn).
-        repository: the hub's repository id; ``file`` in it, at the pinned ``revision`` (a commit).
+        repository: the hub's repository id; ``file`` in it, at the pinned ``revision``: a commit, or ``main`` where
+            none is known, which ``unconfirmed`` then says.
         sha256: digest of the file, where it is known.
+        request: where the weights are asked for, if they lie on no hub: a sentence's object, such as
+            ``the authors' request form (https://...)``.
         wrapper: keys that lead from the checkpoint's top to its tensors, such as ``[teacher]``.
         strip_prefix: what the authors' wrapper put before each name, such as ``module.``.
+        rename: beginnings of names and what replaces them, after ``strip_prefix``; the first that fits counts.
         unexpected_keys: patterns (``fc.*``) of tensors in the file that the encoder does not use.
         pickle_globals: reviewed data classes that the authors' pickle holds.
     """
@@ -51,15 +64,17 @@ class WeightsFacts(CardModel):
     file: str | None = None
     revision: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    request: str | None = None
     wrapper: tuple[str, ...] = ()
     strip_prefix: str = ""
+    rename: dict[str, str] = Field(default_factory=dict)
     unexpected_keys: tuple[str, ...] = ()
     pickle_globals: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> WeightsFacts:
         if self.source == "hub" and not (self.repository and self.file and self.revision):
-            raise ValueError("a hub source needs repository, file and a pinned revision")
+            raise ValueError("a hub source needs repository, file and revision")
         foreign = sorted(set(self.pickle_globals) - REVIEWED_PICKLE_GLOBALS)
         if foreign:
             raise ValueError(f"pickle_globals {foreign} are not among the reviewed data classes")
@@ -73,27 +88,39 @@ class Preprocessing(CardModel):
         input_size: (height, width) of the tensor.
         resize: ``squash`` to the input size; ``shortest-edge-crop``: the short edge to ``resize_to``, then
             the centre; ``letterbox``: the long edge fits, the rest is ``pad_value``.
-        resize_to: length of the short edge before the crop, in pixels.
+        resize_to: length of the short edge before the crop, in pixels; with ``letterbox``, side of the padded
+            square that is then resized to the input size (None: padded to the input size itself).
+        pad: where a letterbox puts the film: in the ``centre``, or at the ``start`` (top left).
         pad_value: fill of a letterbox, on the image's own scale (0 is black in the unit interval).
         interpolation, antialias: of the resize; antialiased filters are PIL's.
         channels: what the model takes; one channel is repeated to three, three are reduced to one by luma.
         units: what images the encoder accepts.
-        input_range: what 0 and 1 of the unit interval become before ``mean`` and ``std``; None leaves HU and
-            raw alone.
+        scaling: ``range``: values become ``input_range``. By the image's own values: ``min-max-film`` brings the
+            smallest and largest pixel of the film to ``input_range``, ``min-max-input`` those of the resized input;
+            ``z-score-input`` centres the input and divides by its unbiased standard deviation (below 1e-6: centred
+            only), and leaves ``input_range`` out.
+        input_range: what 0 and 1 become before ``mean`` and ``std``; None leaves values alone.
         mean, std: one value per channel, on the scale of ``input_range``.
     """
 
     input_size: tuple[int, int]
     resize: ResizePolicy
     resize_to: int | None = None
+    pad: Literal["centre", "start"] = "centre"
     pad_value: float = 0.0
     interpolation: Literal["nearest", "bilinear", "bicubic"]
     antialias: bool
     channels: Literal[1, 3]
     units: tuple[Unit, ...]
+    scaling: Scaling = "range"
     input_range: tuple[float, float] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a resized film lies in the unit interval before its scaling."""
+        return self.units == ("unit-interval",) or self.scaling == "min-max-film"
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -105,14 +132,20 @@ class Preprocessing(CardModel):
             raise ValueError("input_size must be positive")
         if self.resize == "shortest-edge-crop" and (self.resize_to is None or self.resize_to < max(self.input_size)):
             raise ValueError("shortest-edge-crop needs resize_to, at least the longer side of input_size")
-        if self.resize != "shortest-edge-crop" and self.resize_to is not None:
-            raise ValueError(f"resize_to has no meaning with {self.resize}")
+        if self.resize == "squash" and self.resize_to is not None:
+            raise ValueError("resize_to has no meaning with squash")
+        if self.resize != "letterbox" and self.pad != "centre":
+            raise ValueError(f"pad has no meaning with {self.resize}")
         if self.interpolation == "nearest" and self.antialias:
             raise ValueError("nearest cannot be antialiased")
         if not self.units:
             raise ValueError("units must name at least one unit")
-        if (self.units == ("unit-interval",)) != (self.input_range is not None):
+        if self.scaling == "range" and (self.units == ("unit-interval",)) != (self.input_range is not None):
             raise ValueError("input_range goes with the unit interval alone; HU and raw values are passed as they are")
+        if self.scaling.startswith("min-max") and self.input_range is None:
+            raise ValueError(f"{self.scaling} needs input_range")
+        if self.scaling == "z-score-input" and self.input_range is not None:
+            raise ValueError("z-score-input takes no input_range")
         return self
 
 
@@ -121,6 +154,53 @@ class PretrainingSet(CardModel):
 
     name: str
     what: Literal["images", "labels", "text"]
+
+
+class TextFacts(CardModel):
+    """The text tower of an image-text encoder.
+
+    Attributes:
+        dim: of the space that texts and images share.
+        pooling: the image pooling in that space, one of the card's ``poolings``.
+        context_length: tokens, special ones included; longer texts are refused.
+        tokenizer: files that must lie beside the weights, or on the hub at the weights' revision; none where the
+            library brings its tokenizer with it.
+        tokenizer_repository, tokenizer_revision: where they lie instead, if not with the weights.
+        arguments: for the tower's constructor, where the family needs any.
+        present, absent: the authors' prompts for a finding, ``{}`` standing for its name.
+    """
+
+    dim: int
+    pooling: str
+    context_length: int
+    tokenizer: tuple[str, ...] = ()
+    tokenizer_repository: str | None = None
+    tokenizer_revision: str | None = None
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    present: str = "{}"
+    absent: str = "no {}"
+
+    @model_validator(mode="after")
+    def _check(self) -> TextFacts:
+        if any(prompt.count("{}") != 1 for prompt in (self.present, self.absent)):
+            raise ValueError("present and absent need {} once, where the finding's name goes")
+        return self
+
+
+class Golden(CardModel):
+    """What the true weights gave for the test film, to recognise a drifted library.
+
+    Attributes:
+        weights: SHA-256 of the encoder's tensors (``Encoder.weights_digest``).
+        pooled: the first values of the pooled embedding of the test film.
+        norm: Euclidean length of the whole embedding.
+        libraries: versions under which it was made.
+    """
+
+    weights: str = Field(pattern="^[0-9a-f]{64}$")
+    pooled: tuple[float, ...] = Field(min_length=1)
+    norm: float
+    libraries: dict[str, str] = Field(default_factory=dict)
 
 
 class EncoderCard(CardModel):
@@ -137,7 +217,10 @@ class EncoderCard(CardModel):
         map_norm: ``final`` where the model's last norm is applied to every token map, ``none`` where not.
         prefix_tokens: how many tokens (CLS, registers) precede the patches.
         size_multiple: input sizes must be multiples of this (the patch size of a ViT).
+        fixed_input_size: whether the model takes its native input size only.
         pretraining_data: for contamination flags.
+        golden: what the published weights gave for the test film, if anybody who has them wrote it down.
+        confirmed: one sentence for what was checked, and against what.
         unconfirmed: one sentence for each fact that nobody checked against the source.
     """
 
@@ -146,7 +229,7 @@ class EncoderCard(CardModel):
     schema_version: Literal[1] = Field(default=1, alias="schema")
     name: str
     summary: str
-    family: Literal["timm", "torchvision", "transformers", "classical", "light", "own"]
+    family: Family
     architecture: str
     arguments: dict[str, Any] = Field(default_factory=dict)
     weights: WeightsFacts
@@ -156,6 +239,7 @@ class EncoderCard(CardModel):
     parameters: int
     preprocessing: Preprocessing
     size_multiple: int = 1
+    fixed_input_size: bool = False
     poolings: dict[str, int]
     pooling: str
     map_layers: tuple[int, ...] = ()
@@ -163,12 +247,18 @@ class EncoderCard(CardModel):
     map_strides: tuple[int, ...] = ()
     map_norm: Literal["final", "none"] = "none"
     prefix_tokens: int = 0
-    text_tower: str | None = None
+    text_tower: TextFacts | None = None
     paradigm: Literal["image-only", "image-text", "label-supervised", "none"]
     domain: str
     pretraining_data: tuple[PretrainingSet, ...] = ()
     paper: str | None = None
+    golden: Golden | None = None
+    confirmed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
+
+    def deciding(self) -> dict[str, Any]:
+        """The facts that decide the features, as plain values; what is said about the encoder is left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude=SAID)
 
     @property
     def pooled_dim(self) -> int:
@@ -185,7 +275,37 @@ class EncoderCard(CardModel):
             raise ValueError("map_layers, map_channels and map_strides need the same length")
         if list(self.map_strides) != sorted(self.map_strides, key=int):
             raise ValueError("maps go from shallow to deep: map_strides must not fall")
+        tower = self.text_tower
+        if tower is not None and self.poolings.get(tower.pooling) != tower.dim:
+            raise ValueError(f"text_tower: images need a pooling {tower.pooling!r} of {tower.dim} dimensions too")
         wrong = [side for side in self.preprocessing.input_size if side % self.size_multiple]
         if wrong:
             raise ValueError(f"input_size {wrong[0]} is not a multiple of size_multiple {self.size_multiple}")
         return self
+
+
+class AbsentCard(CardModel):
+    """An encoder that evalfm does not load; its embeddings, made elsewhere, come in as ``precomputed:FILE``.
+
+    Attributes:
+        reason: why it is not loaded, as a sentence.
+        embeddings: where to have them made or find them, as a sentence.
+        pooled_dim: of those embeddings, where it is known.
+    """
+
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    summary: str
+    reason: str
+    embeddings: str
+    pooled_dim: int | None = None
+    licence: str
+    commercial_use: Answer
+    gated: bool = False
+    paradigm: Literal["image-only", "image-text", "label-supervised"]
+    domain: str
+    pretraining_data: tuple[PretrainingSet, ...] = ()
+    paper: str
+    unconfirmed: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, final
@@ -22,9 +22,12 @@ from evalfm.encoders.preprocessing import Augment, Preparer
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
-    from evalfm.data.images import Image
+    from pathlib import Path
 
-CONTRACT = 1
+    from evalfm.data.images import Image
+    from evalfm.encoders.text import TextTower
+
+CONTRACT = 2
 """Raised whenever evalfm's own preparation, pooling or built-in features change."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -34,7 +37,13 @@ PRECISIONS: dict[Precision, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_LIBRARIES = {"timm": ("timm",), "torchvision": ("torchvision",), "transformers": ("transformers",)}
+_LIBRARIES = {
+    "timm": ("timm",),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
+    "open_clip": ("open_clip_torch", "timm"),
+    "ports": ("timm", "torchvision"),
+}
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class Settings:
         precision: in which the model runs; features are float32 in any case.
         random_weights: nothing was learnt; the initialisation is seeded.
         weights_file: SHA-256 of the file read, if any.
+        origin: where that file lies; a tokenizer is looked for beside it. Never written to a run.
         code_digest: SHA-256 of the user's file that built the encoder, if any.
         notes: sentences that a run must repeat.
     """
@@ -82,6 +92,7 @@ class Settings:
     precision: Precision = "float32"
     random_weights: bool = False
     weights_file: str | None = None
+    origin: Path | None = None
     code_digest: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -99,6 +110,8 @@ class Encoder(nn.Module, ABC):
         self.settings = settings or Settings()
         self.preparer = Preparer(self.settings.preprocessing or card.preprocessing, card.name)
         self._digest: str | None = None
+        # In a list, so that the tower is no part of the encoder's own parameters.
+        self._towers: list[TextTower] = []
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -115,6 +128,10 @@ class Encoder(nn.Module, ABC):
     def _final_norm(self, tokens: Tensor) -> Tensor:
         """The model's last norm, applied to map tokens [B, N, C] where ``map_norm`` is ``final``."""
         raise NotImplementedError(f"{type(self).__name__} has no final norm; its card must say map_norm: none")
+
+    def _text_tower(self) -> TextTower:
+        """Build the text tower of the same weights; called once, when first asked for."""
+        raise NotImplementedError(f"{type(self).__name__} has no text tower; its card must name none")
 
     @final
     def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
@@ -166,6 +183,36 @@ class Encoder(nn.Module, ABC):
             )
         return features
 
+    @final
+    def text_tower(self) -> TextTower:
+        """The tower that reads sentences, on the encoder's device; loaded when first asked for.
+
+        Raises:
+            EvalfmError: the encoder has none, or a file of its tokenizer is missing.
+        """
+        if self.card.text_tower is None:
+            raise EvalfmError(
+                f"{self.card.name} reads no text; `evalfm ls encoders --text` lists the encoders that do."
+            )
+        if not self._towers:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self._towers.append(self._text_tower().eval().requires_grad_(False))
+        first = next(iter(self.parameters()), None)
+        return self._towers[0] if first is None else self._towers[0].to(first.device)
+
+    @final
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings [N, D] of sentences in the space of the image pooling that the card's ``text_tower`` names.
+
+        Float32, as the model gives them, not brought to length 1; similarities are cosines times
+        ``text_tower().logit_scale``.
+
+        Raises:
+            EvalfmError: as ``text_tower`` and :meth:`TextTower.encode`.
+        """
+        return self.text_tower().encode(texts)
+
     @property
     def pooled_dim(self) -> int:
         """Dimension of the pooled embedding."""
@@ -214,7 +261,7 @@ class Encoder(nn.Module, ABC):
         content = {
             "contract": CONTRACT,
             "weights": self.weights_digest,
-            "card": self.card.model_dump(mode="json", by_alias=True),
+            "card": self.card.deciding(),
             "preprocessing": self.preparer.facts.model_dump(mode="json"),
             "precision": self.settings.precision,
             "code": [self.settings.code_digest, *_foreign_code(type(self))],

@@ -24,17 +24,34 @@ def fetch(card: EncoderCard) -> Path:
             or the file is not there; the sentence says which file to place where.
     """
     facts = card.weights
-    if facts.source == "path" and facts.repository is not None:
-        raise EvalfmError(
-            f"No revision of the weights of {card.name} is pinned: fetch {facts.file} from "
-            f"https://huggingface.co/{facts.repository} and give it with --weights PATH ({WITHOUT_WEIGHTS}; "
-            "--weights random takes the architecture alone)."
-        )
     if facts.source != "hub" or facts.repository is None or facts.file is None:
+        where = f" (they are given out at {facts.request})" if facts.request else ""
         raise EvalfmError(
-            f"The weights of {card.name} are on no hub: give their file with --weights PATH "
+            f"The weights of {card.name} are on no hub{where}: give their file with --weights PATH "
             f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
         )
+    return _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
+
+
+def fetch_beside(card: EncoderCard, origin: Path | None, name: str) -> Path:
+    """A file of the tokenizer: beside the weights read from ``origin``, else from the hub or its cache.
+
+    Raises:
+        EvalfmError: it is in neither place; the sentence says which file to place where.
+    """
+    if origin is not None and (origin.parent / name).is_file():
+        return origin.parent / name
+    facts, tower = card.weights, card.text_tower
+    repository = (tower and tower.tokenizer_repository) or facts.repository
+    revision = facts.revision if tower is None or tower.tokenizer_repository is None else tower.tokenizer_revision
+    beside = "the file of weights, in one folder" if origin is None else f"{origin.name} in {origin.parent}"
+    if repository is None:
+        raise EvalfmError(f"The tokenizer of {card.name} needs {name}: place it beside {beside}.")
+    return _fetched(card, repository, name, revision, f"a place beside {beside}")
+
+
+def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None, remedy: str) -> Path:
+    """The local path of one file of a repository; ``remedy``: where else a user can put it."""
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -45,17 +62,19 @@ def fetch(card: EncoderCard) -> Path:
         RevisionNotFoundError,
     )
 
-    page = f"https://huggingface.co/{facts.repository}"
-    by_hand = f"fetch {facts.file} from {page} elsewhere and give it with --weights PATH ({WITHOUT_WEIGHTS})"
-    cached = try_to_load_from_cache(facts.repository, facts.file, revision=facts.revision)
+    page = f"https://huggingface.co/{repository}"
+    if remedy.startswith("--"):
+        by_hand = f"fetch {file} from {page} elsewhere and give it with {remedy} ({WITHOUT_WEIGHTS})"
+    else:
+        by_hand = f"fetch {file} from {page} elsewhere and give it {remedy}"
+    cached = try_to_load_from_cache(repository, file, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
     try:
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
             raise LocalEntryNotFoundError("no network")
-        found = hf_hub_download(facts.repository, facts.file, revision=facts.revision, etag_timeout=TIMEOUT_SECONDS)
-        return Path(found)
+        return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError:
         raise EvalfmError(
             f"The weights of {card.name} are gated: accept their licence ({card.licence}) at {page}, "
@@ -63,17 +82,15 @@ def fetch(card: EncoderCard) -> Path:
         ) from None
     except LocalEntryNotFoundError:
         raise EvalfmError(
-            f"The weights of {card.name} are not in the cache and the hub cannot be reached: {by_hand}."
+            f"{file} of {card.name} is not in the cache and the hub cannot be reached: {by_hand}."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise EvalfmError(
-            f"The hub has no {facts.file} at revision {facts.revision} of {facts.repository} "
+            f"The hub has no {file} at revision {revision} of {repository} "
             f"(or it needs a login): {by_hand}, and mend the card."
         ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise EvalfmError(
-            f"The weights of {card.name} could not be fetched ({type(error).__name__}): {by_hand}."
-        ) from None
+        raise EvalfmError(f"{file} of {card.name} could not be fetched ({type(error).__name__}): {by_hand}.") from None
 
 
 def _reachable(address: str) -> bool:

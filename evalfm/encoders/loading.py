@@ -67,6 +67,7 @@ def load_encoder(
         precision=precision,
         random_weights=drawn,
         weights_file=checkpoint.sha256 if checkpoint else None,
+        origin=checkpoint.path if checkpoint else None,
         notes=(*notes, *_caution(card, checkpoint, drawn)),
     )
     # Building draws initial weights; the caller's generator must not feel it.
@@ -144,6 +145,10 @@ def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> l
         notes.append(f"{card.name} has random weights: it has learnt nothing.")
     elif checkpoint is not None and card.weights.sha256 not in (None, checkpoint.sha256):
         notes.append(f"The weights of {card.name} are another file than the one its card pins.")
+    if checkpoint is not None and card.weights.revision == "main" and card.weights.sha256 is None:
+        notes.append(
+            f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
+        )
     if not drawn:
         notes += [f"Unconfirmed: {sentence}" for sentence in card.unconfirmed]
     return notes

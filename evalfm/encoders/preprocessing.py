@@ -41,7 +41,8 @@ class Preparer:
     def geometry_of(self, height: int, width: int) -> Geometry:
         """How a film [height, width] lies in the model's input."""
         resized, top, left = self._plan(height, width)
-        return Geometry.identity((height, width)).resize(resized).crop(top, left, self.facts.input_size)
+        geometry = Geometry.identity((height, width)).resize(resized).crop(top, left, self._canvas)
+        return geometry if geometry.output == self.facts.input_size else geometry.resize(self.facts.input_size)
 
     def notes(self, image: Image) -> tuple[str, ...]:
         """What a run must say of this image's preparation."""
@@ -72,12 +73,11 @@ class Preparer:
             pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
         resized, top, left = self._plan(*pixels.shape[1:])
         geometry = self.geometry_of(*pixels.shape[1:])
-        if image.unit == "unit-interval" and self.facts.interpolation == "bicubic":
-            across = self._resize(pixels, (pixels.shape[1], resized[1])).clamp(0.0, 1.0)
-            tensor = self._resize(across, resized).clamp(0.0, 1.0)
-        else:
-            tensor = self._resize(pixels, resized)
-        return self._crop(tensor, top, left), geometry
+        if self.facts.scaling == "min-max-film":
+            pixels = _min_max(pixels)
+        bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-film"
+        tensor = self._crop(self._resize(pixels, resized, bounded), top, left)
+        return self._resize(tensor, self.facts.input_size, bounded), geometry
 
     def finish(self, tensor: Tensor, geometry: Geometry, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
         """What ``resized`` gave, augmented and brought to the model's channels, range and statistics."""
@@ -104,9 +104,15 @@ class Preparer:
             )
         return pixels
 
+    @property
+    def _canvas(self) -> tuple[int, int]:
+        """Size after the crop or padding: the input's, but for a letterbox that is padded at another size."""
+        side = self.facts.resize_to
+        return (side, side) if self.facts.resize == "letterbox" and side is not None else self.facts.input_size
+
     def _plan(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
         """Size to resize to, then top and left of the crop (negative: padding)."""
-        target_h, target_w = self.facts.input_size
+        target_h, target_w = self._canvas
         if self.facts.resize == "squash":
             return (target_h, target_w), 0, 0
         if self.facts.resize == "letterbox":
@@ -115,6 +121,8 @@ class Preparer:
                 max(1, min(target_h, round(height * scale))),
                 max(1, min(target_w, round(width * scale))),
             )
+            if self.facts.pad == "start":
+                return resized, 0, 0
         else:
             short = self.facts.resize_to or max(target_h, target_w)
             # The long side is cut off to whole pixels, as torchvision and transformers do.
@@ -124,7 +132,16 @@ class Preparer:
             )
         return resized, (resized[0] - target_h) // 2, (resized[1] - target_w) // 2
 
-    def _resize(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resize(self, pixels: Tensor, size: tuple[int, int], bounded: bool) -> Tensor:
+        """Resample [C, H, W]; ``bounded`` cuts bicubic overshoot back to the unit interval."""
+        if tuple(pixels.shape[1:]) == size:
+            return pixels
+        if bounded and self.facts.interpolation == "bicubic":
+            across = self._resampled(pixels, (pixels.shape[1], size[1])).clamp(0.0, 1.0)
+            return self._resampled(across, size).clamp(0.0, 1.0)
+        return self._resampled(pixels, size)
+
+    def _resampled(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         if tuple(pixels.shape[1:]) == size:
             return pixels
         if self.facts.interpolation == "nearest":
@@ -138,16 +155,33 @@ class Preparer:
         )[0]
 
     def _crop(self, tensor: Tensor, top: int, left: int) -> Tensor:
-        height, width = self.facts.input_size
+        height, width = self._canvas
         right, bottom = left + width - tensor.shape[2], top + height - tensor.shape[1]
         # Negative padding crops.
         return functional.pad(tensor, (-left, right, -top, bottom), value=self.facts.pad_value)
 
     def _normalise(self, tensor: Tensor) -> Tensor:
+        if self.facts.scaling == "min-max-input":
+            tensor = _min_max(tensor)
+        elif self.facts.scaling == "z-score-input":
+            tensor = _z_score(tensor)
         low, high = self.facts.input_range or (0.0, 1.0)
         mean = torch.tensor(self.facts.mean)[:, None, None]
         std = torch.tensor(self.facts.std)[:, None, None]
         return ((tensor * (high - low) + low - mean) / std).contiguous()
+
+
+def _min_max(pixels: Tensor) -> Tensor:
+    """The smallest value at 0, the largest at 1; a flat image at 0."""
+    low, high = torch.aminmax(pixels)
+    return (pixels - low) / (high - low).clamp_min(1e-8)
+
+
+def _z_score(pixels: Tensor) -> Tensor:
+    """Mean 0 and unbiased standard deviation 1; a flat image is centred only."""
+    centred = pixels - pixels.mean()
+    deviation = centred.std()
+    return centred / deviation if float(deviation) >= 1e-6 else centred
 
 
 def override(
@@ -171,6 +205,10 @@ def override(
         notes.append(f"Films are resized by {resize} instead of {facts.resize}.")
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if size is not None and tuple(size) != facts.input_size:
+        if card.fixed_input_size:
+            raise EvalfmError(
+                f"{card.name} takes {facts.input_size[0]} x {facts.input_size[1]} pixels only; leave --input-size out."
+            )
         _check_multiple(card, size)
         resize_to = changes.get("resize_to", facts.resize_to)
         if isinstance(resize_to, int):

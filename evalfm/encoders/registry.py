@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from evalfm.cards import read_yaml, validate
-from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.card import AbsentCard, EncoderCard
 from evalfm.errors import EvalfmError, UnknownNameError
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
 CARDS = Path(__file__).parent / "cards"
+ABSENT = CARDS / "precomputed"
+"""Cards of encoders that are offered through precomputed embeddings only."""
+
 GROUP = "evalfm.encoders"
 RANDOM = "random:"
 
@@ -37,6 +40,18 @@ def list_cards() -> dict[str, EncoderCard]:
         if isinstance(found, EncoderCard):
             cards[name] = found
     return dict(sorted(cards.items()))
+
+
+def list_absent() -> dict[str, AbsentCard]:
+    """The encoders that evalfm does not load, by name."""
+    return {path.stem: _read_absent(path) for path in sorted(ABSENT.glob("*.yaml"))}
+
+
+def find_absent(name: str) -> AbsentCard | None:
+    """The card of an encoder that is offered through precomputed embeddings only, or None."""
+    path = ABSENT / f"{name}.yaml"
+    known = name in {each.stem for each in ABSENT.glob("*.yaml")}
+    return _read_absent(path) if known else None
 
 
 def find_card(name: str) -> EncoderCard:
@@ -89,7 +104,20 @@ def _find(name: str) -> EncoderCard:
     if name in plugins:
         found = _load_plugin(name, plugins[name])
         return found if isinstance(found, EncoderCard) else found().card
-    raise UnknownNameError("encoder", name, [*built_in, *plugins])
+    absent = find_absent(name)
+    if absent is not None:
+        raise EvalfmError(
+            f"evalfm does not load {name}: {absent.reason} {absent.embeddings} "
+            "Give them as --encoder precomputed:FILE, a table joined by image id."
+        )
+    raise UnknownNameError("encoder", name, [*built_in, *plugins, *(path.stem for path in ABSENT.glob("*.yaml"))])
+
+
+def _read_absent(path: Path) -> AbsentCard:
+    card = validate(AbsentCard, read_yaml(path), str(path))
+    if card.name != path.stem:
+        raise EvalfmError(f"{path} is the card of {card.name!r}; rename the file or the card.")
+    return card
 
 
 def _built_in() -> dict[str, Path]:

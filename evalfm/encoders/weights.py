@@ -269,11 +269,21 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> dict[str, Tenso
             f"{path} holds entries that are no tensors ({_listed(strange) if strange else 'it is empty'}); "
             "give a state dict, or name the wrapper's keys in the card's weights.wrapper."
         )
-    prefix = facts.strip_prefix
-    tensors = {str(name).removeprefix(prefix): value for name, value in content.items()}
+    tensors = {_renamed(str(name), facts): value for name, value in content.items()}
     if len(tensors) < len(content):
-        raise EvalfmError(f"{path} holds tensors with and without the prefix {prefix!r} under one name.")
+        raise EvalfmError(
+            f"{path} holds two tensors of one name once the card's strip_prefix {facts.strip_prefix!r} and rename "
+            "are applied; mend the card."
+        )
     return tensors
+
+
+def _renamed(name: str, facts: WeightsFacts) -> str:
+    name = name.removeprefix(facts.strip_prefix)
+    for beginning, replacement in facts.rename.items():
+        if name.startswith(beginning):
+            return replacement + name.removeprefix(beginning)
+    return name
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -92,6 +92,7 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         "schema": 1,
         "evalfm": evalfm.__version__,
         "encoder": source.key,
+        "seen": cell.opened.card["pretraining_data"],
         "task": task.model_dump(mode="json"),
         "head": {"name": head.name, "grid": head.grid},
         "adaptation": adaptation,

@@ -222,7 +222,7 @@ class _Training:
             flip=recipe.flip,
         )
         facts = job.encoder.preparer.facts
-        grey = facts.input_range is not None
+        grey = facts.bounded
 
         def change(position: int) -> Augment | None:
             row = int(job.train.rows[position])

@@ -46,7 +46,7 @@ def test_an_unquoted_yes_of_yaml_means_yes() -> None:
         ({"preprocessing__input_range": None}, "input_range"),
         ({"preprocessing__interpolation": "nearest"}, "nearest"),
         ({"preprocessing__input_size": [224, 220]}, "multiple"),
-        ({"weights__revision": None}, "pinned revision"),
+        ({"weights__revision": None}, "file and revision"),
         ({"weights__sha256": "abc"}, "sha256"),
         ({"weights__pickle_globals": ["os.system"]}, "reviewed"),
         ({"name": "../escape"}, "name"),

@@ -163,7 +163,7 @@ def test_lost_border_cells_are_repeated_so_that_the_map_covers_the_input() -> No
 KEY_CHANGES: dict[str, tuple[dict[str, Any], Settings]] = {
     "layers": ({"map_layers": (0, 2)}, Settings()),
     "pooling": ({"pooling": "mean"}, Settings()),
-    "licence": ({"licence": "other"}, Settings()),
+    "prefix": ({"prefix_tokens": 1}, Settings()),
     "precision": ({}, Settings(precision="bfloat16")),
     "code": ({}, Settings(code_digest="ab")),
     "size": (
@@ -184,6 +184,8 @@ def test_the_key_is_the_same_for_the_same_encoder() -> None:
     assert len(keys.pop()) == 64
     # Notes and the file's own digest change no feature.
     assert Toy(toy_card(), Settings(notes=("x",), weights_file="y")).key == Toy(toy_card()).key
+    # Nor does what the card says about the encoder.
+    assert Toy(toy_card(licence="other", unconfirmed=("A doubt.",))).key == Toy(toy_card()).key
 
 
 @pytest.mark.parametrize("what", KEY_CHANGES)

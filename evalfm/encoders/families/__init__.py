@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder, Settings
     from evalfm.encoders.weights import Checkpoint
 
-FAMILIES = ("classical", "light", "timm", "torchvision", "transformers")
+FAMILIES = ("classical", "light", "open_clip", "ports", "timm", "torchvision", "transformers")
 
 
 class Builder(Protocol):
