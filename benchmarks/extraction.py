@@ -30,7 +30,7 @@ import torch
 from evalfm.data.images import Image, read_image
 from evalfm.encoders import load_encoder
 from evalfm.features.encoded import EncodedSource
-from evalfm.features.extraction import automatic_batch_size, device_of
+from evalfm.features.forward import automatic_batch_size, device_of
 from evalfm.features.store import FeatureStore
 
 

@@ -13,18 +13,9 @@ from torch import Tensor
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.features.extraction import (
-    Decoder,
-    Item,
-    Work,
-    automatic_batch_size,
-    device_of,
-    extract,
-    extract_films,
-    film_bytes,
-    run,
-)
+from evalfm.features.extraction import Decoder, Item, Work, extract, extract_films, film_bytes
 from evalfm.features.films import FilmMemory
+from evalfm.features.forward import Forward, automatic_batch_size, device_of
 from evalfm.features.packing import pack
 from evalfm.features.store import FeatureStore, Rows, Shelf, estimate_bytes, map_grids
 from evalfm.progress import SILENT, Progress
@@ -83,6 +74,7 @@ class EncodedSource:
             raise EvalfmError(f"The batch size is {batch_size}; it must be 1 or more.")
         self.encoder = encoder
         self.encoder_calls = 0
+        self._forward = Forward(encoder)
         self.encoded_images = 0
         self._manifest = manifest
         self._store = store
@@ -287,7 +279,7 @@ class EncodedSource:
         device = device_of(self.encoder)
         parts = []
         for films in self._films(addresses, by_address):
-            parts.append(run(self.encoder, films, device))
+            parts.append(self._forward(films))
             self._count(Work(1, len(films)))
         pooled = torch.cat([part.pooled.float().cpu() for part in parts])[order]
         if not self._shelf.pooled.missing(addresses):

@@ -16,6 +16,7 @@ from torch import Tensor
 from evalfm.data.images import is_constant
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
+from evalfm.features.forward import Forward, automatic_batch_size, device_of
 from evalfm.features.packing import pack
 from evalfm.features.store import Rows, Shelf
 from evalfm.progress import SILENT, Progress
@@ -70,20 +71,6 @@ class Work:
         return Work(self.calls + other.calls, self.images + other.images)
 
 
-def automatic_batch_size(encoder: Encoder) -> int:
-    """Images per batch with about as many pixels as 32 of 224², and four times as many on a GPU."""
-    height, width = encoder.input_size
-    on_gpu = device_of(encoder).type == "cuda"
-    pixels = (128 if on_gpu else 32) * 224 * 224
-    return max(1, min(256 if on_gpu else 64, pixels // (height * width)))
-
-
-def device_of(encoder: Encoder) -> torch.device:
-    """Where the encoder's weights lie; the CPU for one without weights."""
-    first = next(itertools.chain(encoder.parameters(), encoder.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
-
-
 def extract(
     encoder: Encoder,
     items: Sequence[Item],
@@ -119,12 +106,12 @@ def extract(
     """
     batch_size = batch_size or automatic_batch_size(encoder)
     rows = chunk_rows(batch_size, map_bytes if maps else 0)
-    work = Work()
+    work, forward = Work(), Forward(encoder)
     with Decoder(encoder, load, workers) as decoder:
         batches = decoder.batches(_plan(items, rows, batch_size, shelf.maps if maps else shelf.pooled))
         shown = progress.track(batches, label, -(-len(items) // batch_size))
         for chunk, of_chunk in _by_chunk(shown, batch_size):
-            work += _write_features(encoder, chunk, of_chunk, shelf, maps)
+            work += _write_features(forward, chunk, of_chunk, shelf, maps)
     return work
 
 
@@ -183,9 +170,8 @@ def _by_chunk(pairs: Iterator[tuple[Chunk, Batch]], batch_size: int) -> Iterator
         yield chunk, itertools.chain([first], (batch for _, batch in others))
 
 
-def _write_features(encoder: Encoder, chunk: Chunk, batches: Iterable[Batch], shelf: Shelf, maps: bool) -> Work:
+def _write_features(forward: Forward, chunk: Chunk, batches: Iterable[Batch], shelf: Shelf, maps: bool) -> Work:
     """Compute one chunk; each batch is written in the background while the next is computed."""
-    device = device_of(encoder)
     lacking = shelf.pooled.missing([item.address for item in chunk])
     wanted = set(lacking)
     work = Work()
@@ -204,7 +190,7 @@ def _write_features(encoder: Encoder, chunk: Chunk, batches: Iterable[Batch], sh
 
         written: Future[None] | None = None
         for batch in batches:
-            features = run(encoder, batch.tensor, device)
+            features = forward(batch.tensor)
             work += Work(1, len(batch.items))
             if written is not None:
                 written.result()
@@ -212,25 +198,6 @@ def _write_features(encoder: Encoder, chunk: Chunk, batches: Iterable[Batch], sh
         if written is not None:
             written.result()
     return work
-
-
-def run(encoder: Encoder, batch: Tensor, device: torch.device) -> Features:
-    """Encode one prepared batch [B, C, h, w]; the features stay on ``device``.
-
-    Raises:
-        EvalfmError: the features have not the declared dimensions or are not finite, or memory is short.
-    """
-    try:
-        features = encoder.encode(batch.to(device, non_blocking=True))
-    except torch.OutOfMemoryError:
-        raise EvalfmError(
-            f"{len(batch)} images at once do not fit the memory of {device}; take a smaller --batch-size."
-        ) from None
-    declared = (encoder.pooled_dim, *encoder.map_channels)
-    found = (features.pooled.shape[1], *(each.shape[1] for each in features.maps))
-    if found != declared:
-        raise EvalfmError(f"{encoder.card.name} gives {found} channels and declares {declared}; mend its card.")
-    return features
 
 
 class Decoder:

@@ -16,7 +16,8 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import add_lora
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
-from evalfm.features.extraction import automatic_batch_size, film_bytes
+from evalfm.features.extraction import film_bytes
+from evalfm.features.forward import automatic_batch_size
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head

@@ -13,8 +13,9 @@ from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features import extraction
 from evalfm.features.encoded import EncodedSource
-from evalfm.features.extraction import automatic_batch_size, chunk_rows
+from evalfm.features.extraction import chunk_rows
 from evalfm.features.films import FilmMemory
+from evalfm.features.forward import automatic_batch_size
 from evalfm.features.packing import pack
 from evalfm.features.store import FeatureStore, estimate_bytes
 
