@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evalfm.data.images import Image
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, tensor_digest
+from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, _is_finite, tensor_digest
 from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
@@ -276,3 +276,13 @@ def test_the_code_of_a_user_is_in_the_key(tmp_path: Path) -> None:
         load_encoder(f"{tmp_path / 'one.py'}:make")
     with pytest.raises(EvalfmError, match="no file"):
         load_encoder(f"{tmp_path / 'none.py'}:build")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_among_many_is_seen(bad: float) -> None:
+    spoilt = torch.zeros(2, 3, 4)
+    spoilt[1, 2, 3] = bad
+    assert not _is_finite((torch.ones(5), spoilt))
+    # Infinities of both signs, and finite values whose sum is none.
+    assert not _is_finite((torch.tensor([float("inf"), -float("inf")]),))
+    assert _is_finite((torch.full((9,), 3e38), torch.ones(2)))
