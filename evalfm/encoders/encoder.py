@@ -152,7 +152,9 @@ class Encoder(nn.Module, ABC):
         """
         self._check_batch(batch)
         dtype = PRECISIONS[self.settings.precision]
-        with torch.autocast(batch.device.type, dtype, enabled=dtype != torch.float32):
+        # A model that is only laid out (device meta) has shapes to tell, and autocast does not know that device.
+        place = "cpu" if batch.is_meta else batch.device.type
+        with torch.autocast(place, dtype, enabled=dtype != torch.float32):
             raw = self._forward(batch)
             maps = tuple(map(self._as_map, raw.layers, self.map_strides))
             pooled = self._pool(raw)
