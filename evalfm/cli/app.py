@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import data, demo, doctor, ls, predict, probe, show, study
+from evalfm.cli import convert, data, demo, doctor, ls, predict, probe, show, study
 
 app = typer.Typer(
     name="evalfm",
@@ -41,6 +41,7 @@ app.command("probe")(probe.probe)
 app.command("study")(study.study)
 app.command("predict")(predict.predict)
 app.command("doctor")(doctor.doctor)
+app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")
 app.add_typer(show.app, name="show")
 app.add_typer(data.app, name="data")

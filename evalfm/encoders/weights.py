@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import pickletools
+import shlex
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -191,11 +192,13 @@ def _read_torch(path: Path, facts: WeightsFacts) -> object:
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         # The unpickler of a damaged stream raises whatever it trips over.
-        unsafe = _unsafe_globals(path, facts)
+        unsafe = unsafe_globals(path, facts)
         if unsafe:
+            converted = shlex.quote(f"{path.stem}.safetensors")
             raise EvalfmError(
-                f"{path} was refused: besides tensors it holds {_listed(unsafe)}, which could run code; "
-                "save its state dict with safetensors.torch.save_file where you trust it, and give that file."
+                f"{path} was refused: besides tensors it holds {_listed(unsafe)}, which could run code; if you know "
+                f"where it comes from, take its tensors out with `evalfm convert {shlex.quote(str(path))} "
+                f"--out {converted}` and give that file."
             ) from None
         raise EvalfmError(f"{path} is damaged or cut short ({_first_line(error)}); fetch it again.") from None
 
@@ -207,8 +210,14 @@ def _reviewed(name: str) -> Any:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
-    """What the pickle would import beyond torch's own data types, found by disassembly, not by running it."""
+def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
+    """What torch's file ``path`` would import beyond torch's own data types and the card's, sorted.
+
+    Found by disassembly; nothing is run.
+
+    Raises:
+        OSError, zipfile.BadZipFile: the file cannot be read.
+    """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".pkl")]
@@ -234,16 +243,24 @@ def _globals_of(stream: bytes) -> set[str]:
     offset = 0
     # A legacy file is several pickles in a row, then raw storage.
     while offset < len(stream):
-        strings: list[str] = []
+        # What was pushed last, and what was kept under a number to be pushed again; None is no text.
+        pushed: list[str | None] = []
+        kept: dict[int, str | None] = {}
         end = None
         try:
             for opcode, argument, position in pickletools.genops(stream[offset:]):
                 if opcode.name == "GLOBAL":
                     found.add(str(argument).replace(" ", "."))
                 elif opcode.name == "STACK_GLOBAL":
-                    found.add(".".join(strings[-2:]))
-                elif isinstance(argument, str):
-                    strings.append(argument)
+                    found.add(".".join(each or "?" for each in pushed[-2:]))
+                if opcode.name == "MEMOIZE":
+                    kept[len(kept)] = pushed[-1] if pushed else None
+                elif opcode.name.endswith("PUT"):
+                    kept[int(argument or 0)] = pushed[-1] if pushed else None
+                elif opcode.name.endswith("GET"):
+                    pushed.append(kept.get(int(argument or 0)))
+                elif opcode.stack_after:
+                    pushed.append(argument if isinstance(argument, str) else None)
                 end = position
         except Exception:
             # Raw storage, or a damaged stream: pickletools raises whatever it trips over.

@@ -1,0 +1,197 @@
+"""Tensors out of a pickled model without running anything that it names; run as a script, on its own.
+
+``python -I _unpickling.py SOURCE TARGET METADATA`` writes TARGET as safetensors and prints one line of JSON. Every
+class and function that the pickle asks for becomes an empty stand-in, but for those that put tensors and plain
+containers together. The process ends, and TARGET is removed, when its standard input closes: that is when its parent
+is gone.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pickle
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "_rebuild_parameter_with_state")
+CONTAINERS = (
+    "dict",
+    "list",
+    "tuple",
+    "set",
+    "frozenset",
+    "int",
+    "float",
+    "complex",
+    "bool",
+    "str",
+    "bytes",
+    "bytearray",
+)
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+PLAIN_TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
+
+
+class StandIn:
+    """What a pickled object becomes: it takes every argument, item and state, and does nothing with them."""
+
+    def __new__(cls, *arguments: Any, **keywords: Any) -> StandIn:
+        """An empty instance, whatever is given."""
+        return object.__new__(cls)
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        pass
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> StandIn:
+        """A stand-in for whatever the call would have given."""
+        return StandIn()
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update({str(name): value for name, value in state.items()})
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Drop an item of a pickled list."""
+
+    def extend(self, values: Any) -> None:
+        """Drop items of a pickled list."""
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def resolve(module: str, name: str) -> Any:
+    """What stands for ``module.name`` in the pickle."""
+    if (module, name) == ("collections", "OrderedDict"):
+        return collections.OrderedDict
+    if module in ("builtins", "__builtin__") and name in CONTAINERS:
+        return getattr(sys.modules["builtins"], name)
+    if module in ("copyreg", "copy_reg") and name == "_reconstructor":
+        return _reconstruct
+    if module == "torch._utils" and name in REBUILD:
+        return getattr(torch._utils, name)
+    if module.split(".")[0] == "torch" and name.startswith("_rebuild"):
+        raise pickle.UnpicklingError(f"it holds a tensor made by {module}.{name}")
+    if module == "torch" and name == "Size":
+        return torch.Size
+    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        return getattr(torch, name)
+    return type(name.rpartition(".")[2] or "StandIn", (StandIn,), {"__module__": module})
+
+
+def _reconstruct(kind: Any, base: Any, state: Any) -> Any:
+    """How pickles of protocol 0 and 1 begin an object."""
+    return object.__new__(kind) if isinstance(kind, type) and issubclass(kind, StandIn) else StandIn()
+
+
+class Unpickler(pickle.Unpickler):
+    """Python's, with ``resolve`` in place of its imports."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for the class or function ``module.name``."""
+        return resolve(module, name)
+
+
+def _load(file: Any, **keywords: Any) -> Any:
+    return Unpickler(file, **keywords).load()
+
+
+def read(source: str) -> Any:
+    """The content of torch's file ``source``, of either of its formats, with stand-ins."""
+    reader: Any = types.ModuleType("evalfm_unpickling")
+    reader.Unpickler, reader.load = Unpickler, _load
+    with warnings.catch_warnings(), open(source, "rb") as file:
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
+
+
+def tensors_of(
+    content: Any, left_out: list[str], prefix: str = "", within: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with its name: of a module as its ``state_dict`` has it, of a mapping by its keys.
+
+    Names of a mapping's other entries are added to ``left_out``.
+
+    Raises:
+        ValueError: a parameter or buffer is no plain tensor.
+    """
+    if isinstance(content, Tensor):
+        yield prefix, content
+    elif id(content) in within:
+        return
+    elif isinstance(content, Mapping):
+        for name, value in content.items():
+            yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)))
+    elif isinstance(content, StandIn) and isinstance(vars(content).get("_modules"), Mapping):
+        state = vars(content)
+        passing = state.get("_non_persistent_buffers_set")
+        passing = passing if isinstance(passing, set) else set()
+        own = {**_entries(state, "_parameters"), **_entries(state, "_buffers")}
+        for name, value in own.items():
+            if value is None or name in passing:
+                continue
+            if not isinstance(value, Tensor):
+                raise ValueError(f"{_joined(prefix, name)} is no plain tensor")
+            yield _joined(prefix, name), value
+        for name, value in _entries(state, "_modules").items():
+            if value is not None:
+                yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)))
+    else:
+        left_out.append(prefix)
+
+
+def _entries(state: dict[str, Any], kind: str) -> dict[Any, Any]:
+    found = state.get(kind)
+    return dict(found) if isinstance(found, Mapping) else {}
+
+
+def _joined(prefix: str, name: Any) -> str:
+    return f"{prefix}.{name}" if prefix else str(name)
+
+
+def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any]:
+    """Write the tensors of ``source`` to ``target``; what was found, or ``error`` as a sentence's end."""
+    left_out: list[str] = []
+    try:
+        every = list(tensors_of(read(source), left_out))
+    except Exception as error:
+        said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
+        return {"error": f"is damaged, cut short or no checkpoint of torch with plain tensors ({said}); fetch it again"}
+    found: dict[str, Tensor] = {}
+    for name, tensor in every:
+        if name in found:
+            return {"error": f"holds two tensors of the name {name}; save its state dict where its library is at hand"}
+        if not name or tensor.layout != torch.strided or tensor.dtype not in PLAIN_TYPES:
+            kind = f"{name or 'one'} of {tensor.layout} and {tensor.dtype}"
+            return {"error": f"holds a tensor that safetensors cannot ({kind}); save its state dict with plain tensors"}
+        # Names that share a tensor get one each: safetensors keeps no ties, and a loader asks for every name.
+        found[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if not found:
+        return {"error": "holds no tensors by name; save its state dict where its library is at hand"}
+    save_file(found, target, metadata=metadata)
+    return {"tensors": len(found), "values": sum(each.numel() for each in found.values()), "left_out": left_out}
+
+
+def _end_with_parent(target: str) -> None:
+    sys.stdin.buffer.read()
+    if os.path.exists(target):
+        os.unlink(target)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, args=(sys.argv[2],), daemon=True).start()
+    print(json.dumps(convert(sys.argv[1], sys.argv[2], json.loads(sys.argv[3]))))
