@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizer
+from transformers.utils import logging as library_logging
 
 from evalfm.encoders.card import EncoderCard, WeightsFacts
 from evalfm.encoders.encoder import Settings
@@ -48,17 +49,7 @@ class BioVilTTextTower(TextTower):
         for name, tensor in checkpoint.tensors.items():
             prefix = next(each for each in parts if name.startswith(each))
             parts[prefix][name.removeprefix(prefix)] = tensor
-        # from_pretrained knows the names that older releases of the library gave.
-        kind: Any = BertModel
-        self.bert, report = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=parts[BERT],
-            add_pooling_layer=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype="float32",
-        )
+        self.bert, report = _bert(config, parts[BERT])
         check_fit(
             missing=[BERT + name for name in report["missing_keys"]],
             unexpected=[*(BERT + name for name in report["unexpected_keys"]), *parts[""]],
@@ -82,6 +73,31 @@ class BioVilTTextTower(TextTower):
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         embedded: Tensor = self.head(self.bert(**tokens).last_hidden_state[:, 0])
         return embedded
+
+
+def _bert(config: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
+    """transformers' BERT with ``tensors``, and what fitted; ``from_pretrained`` knows the names of older releases."""
+    logging: Any = library_logging
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    # Its table and its bar tell what is checked here and said in one sentence.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    kind: Any = BertModel
+    try:
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=tensors,
+            add_pooling_layer=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype="float32",
+        )
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+    return model, report
 
 
 class _Head(nn.Module):

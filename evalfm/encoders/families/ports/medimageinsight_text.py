@@ -47,7 +47,7 @@ class MedImageInsightTextTower(TextTower):
                 name: each for name, each in checkpoint.tensors.items() if name in _OWN or name.startswith(_LANG)
             }
             load_into(self.model, tensors, card.weights.model_copy(update={"unexpected_keys": ()}), settings.origin)
-        self.logit_scale = float(self.model.logit_scale.exp())
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
         rows = [[START, *self.tokenizer.encode(text), END] for text in texts]
