@@ -47,5 +47,5 @@ def convert(
     typer.echo(f"Wrote {made.tensors} tensors ({made.values:,} values) to {made.path}")
     if made.left_out:
         shown = ", ".join(made.left_out[:8]) + (" …" if len(made.left_out) > 8 else "")
-        typer.echo(f"Left out, as they are no tensors: {shown}")
+        typer.echo(f"Left out, as they are no tensors by name: {shown}")
     typer.echo("Next: give it to --weights.")

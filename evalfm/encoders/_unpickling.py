@@ -42,8 +42,12 @@ FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PLAIN_TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
+ITEMS = "items of a pickled mapping"
+"""Under which a stand-in keeps them; no attribute can be called so."""
+
+
 class StandIn:
-    """What a pickled object becomes: it takes every argument, item and state, and does nothing with them."""
+    """What a pickled object becomes: it keeps its state and its items, and does nothing with them."""
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> StandIn:
         """An empty instance, whatever is given."""
@@ -61,7 +65,7 @@ class StandIn:
             vars(self).update({str(name): value for name, value in state.items()})
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+        vars(self).setdefault(ITEMS, {})[key] = value
 
     def append(self, value: Any) -> None:
         """Drop an item of a pickled list."""
@@ -132,8 +136,9 @@ def tensors_of(
         yield prefix, content
     elif id(content) in within:
         return
-    elif isinstance(content, Mapping):
-        for name, value in content.items():
+    elif isinstance(content, Mapping) or (isinstance(content, StandIn) and ITEMS in vars(content)):
+        items = content if isinstance(content, Mapping) else vars(content)[ITEMS]
+        for name, value in items.items():
             yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)))
     elif isinstance(content, StandIn) and isinstance(vars(content).get("_modules"), Mapping):
         state = vars(content)

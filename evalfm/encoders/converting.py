@@ -41,7 +41,7 @@ class Examined:
 
 @dataclass(frozen=True)
 class Converted:
-    """The file made, how many tensors and values it holds, and entries of the pickle that were no tensors."""
+    """The file made, how many tensors and values it holds, and entries of the pickle that were no tensors by name."""
 
     path: Path
     tensors: int
@@ -69,7 +69,7 @@ def examine(path: Path) -> Examined:
                 members = archive.namelist()
             if members and all(name.endswith(".npy") for name in members):
                 raise EvalfmError(plain)
-            if any(name.endswith("/constants.pkl") for name in members):
+            if any(name.endswith("constants.pkl") for name in members):
                 raise EvalfmError(
                     f"{path} is a TorchScript program, which evalfm does not convert; save the state dict of "
                     "torch.jit.load where you trust it."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import os
 import pickle
 import signal
@@ -187,6 +188,21 @@ def test_names_that_share_a_tensor_all_come_out(tmp_path: Path) -> None:
     assert set(read) == {f"model.{name}" for name in model.state_dict()}
     assert all(torch.equal(read[f"model.{name}"], tensor) for name, tensor in model.state_dict().items())
     assert made.left_out == ("epoch",)
+
+
+class Settings(dict):  # type: ignore[type-arg]
+    """A mapping of some library's own."""
+
+
+@pytest.mark.usefixtures("here")
+def test_mappings_of_other_classes_give_their_tensors(tmp_path: Path) -> None:
+    path, out = tmp_path / "own.pt", tmp_path / "own.safetensors"
+    inner = collections.defaultdict(Custom, {"weight": torch.arange(3.0)})
+    torch.save({"model": Settings(inner=inner, name="x"), "layers": [torch.ones(1)]}, path)
+    made = convert(examine(path), out)
+    assert torch.equal(load_file(out)["model.inner.weight"], torch.arange(3.0))
+    assert made.tensors == 1
+    assert made.left_out == ("model.name", "layers")
 
 
 def plain_files(folder: Path) -> list[Path]:
