@@ -83,6 +83,14 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
     assert geometry.output == tuple(tensor.shape[1:])
 
 
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_film_that_leaves_most_of_its_range_unused(name: str) -> None:
+    """Scaling by the film's own values shows only where these do not reach from black to white."""
+    given = image(np.asarray(film(300, 231, 16).pixels) * np.float32(0.25) + np.float32(0.4), 16)
+    tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
+    assert np.abs(tensor.numpy() - by_hand(name, given)).max() < 1e-4 * unit_of(EXPECTED[name])
+
+
 @pytest.mark.parametrize("name", [name for name, facts in EXPECTED.items() if facts.channels == 3])
 def test_colour_stays_colour(name: str) -> None:
     given = film(120, 97, channels=3)

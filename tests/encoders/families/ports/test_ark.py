@@ -14,7 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalfm.encoders import load_encoder
-from evalfm.encoders.registry import CARDS
+from evalfm.encoders.encoder import Settings
+from evalfm.encoders.families.ports.ark import ArkEncoder
+from evalfm.encoders.registry import CARDS, find_card
 from evalfm.errors import EvalfmError
 
 WIDTHS, HEADS, DEPTHS, WINDOW, SIDE = (8, 16, 32, 64), (1, 2, 4, 8), (2, 2, 2, 2), 3, 96
@@ -230,3 +232,14 @@ def test_an_embedding_of_another_dimension_is_refused(card: str, tmp_path: Path)
 def test_the_weights_are_asked_for_by_form() -> None:
     with pytest.raises(EvalfmError, match=r"request form.*--weights PATH"):
         load_encoder("ark-plus")
+
+
+def test_the_card_builds_the_authors_configuration() -> None:
+    """Windows of 12 at every stage of 768 pixels, every second block shifted by 6 cells."""
+    card = find_card("ark-plus")
+    with torch.device("meta"):
+        encoder: Any = ArkEncoder(card, Settings(preprocessing=card.preprocessing), None)
+    for stage, heads in zip(encoder.model.layers, (6, 12, 24, 48), strict=True):
+        for index, block in enumerate(stage.blocks):
+            assert (block.attn.num_heads, block.window_size) == (heads, (12, 12))
+            assert block.shift_size == ((6, 6) if index % 2 else (0, 0))

@@ -12,11 +12,14 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from timm.models.davit import ChannelAttentionV2
 from torch import Tensor
 from torch.nn import functional
 
 from evalfm.encoders import load_encoder
-from evalfm.encoders.registry import CARDS
+from evalfm.encoders.encoder import Settings
+from evalfm.encoders.families.ports.medimageinsight import MedImageInsightEncoder
+from evalfm.encoders.registry import CARDS, find_card
 from evalfm.errors import EvalfmError
 
 WIDTHS, HEADS, DEPTHS, WINDOW, SIDE = (8, 16, 32, 64), (1, 2, 4, 8), (1, 1, 2, 1), 4, 64
@@ -316,3 +319,18 @@ def test_a_file_that_changed_meanwhile_gives_no_text_tower(card: str, tmp_path: 
     save_file(published(seed=1), path)
     with pytest.raises(EvalfmError, match="has changed since the image encoder was read"):
         encoder.encode_text(SENTENCES)
+
+
+def test_the_card_builds_the_authors_configuration() -> None:
+    """What leaves every shape as it is: config.yaml's NUM_HEADS, NUM_GROUPS, WINDOW_SIZE and dynamic scale."""
+    card = find_card("medimageinsight")
+    with torch.device("meta"):
+        encoder: Any = MedImageInsightEncoder(card, Settings(preprocessing=card.preprocessing), None)
+    for stage, heads in zip(encoder.model.stages, (8, 16, 32, 64), strict=True):
+        for block in stage.blocks:
+            assert (block.spatial_block.attn.num_heads, block.spatial_block.window_size) == (heads, (12, 12))
+            assert isinstance(block.channel_block.attn, ChannelAttentionV2)
+            assert (block.channel_block.attn.groups, block.channel_block.attn.dynamic_scale) == (heads, True)
+    assert {module.eps for module in encoder.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-5}
+    assert card.text_tower is not None
+    assert card.text_tower.arguments == {"width": 1024, "heads": 16, "layers": 16}
