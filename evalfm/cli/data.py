@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalfm.cli.data_overlap import overlap
+
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
     from evalfm.data.sources import TableMapping
 
-app = typer.Typer(help="Import, check, split, make and register data sets.", no_args_is_help=True)
+app = typer.Typer(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
+app.command()(overlap)
 
 
 class Blank(StrEnum):
