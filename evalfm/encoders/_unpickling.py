@@ -73,6 +73,9 @@ class StandIn:
     def extend(self, values: Any) -> None:
         """Drop items of a pickled list."""
 
+    def add(self, value: Any) -> None:
+        """Drop an item of a pickled set."""
+
     def __hash__(self) -> int:
         return id(self)
 

@@ -194,15 +194,30 @@ class Settings(dict):  # type: ignore[type-arg]
     """A mapping of some library's own."""
 
 
+class Several(set):  # type: ignore[type-arg]
+    """A set of some library's own."""
+
+
+class Row(list):  # type: ignore[type-arg]
+    """A list of some library's own."""
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol 4")
 @pytest.mark.usefixtures("here")
 def test_mappings_of_other_classes_give_their_tensors(tmp_path: Path) -> None:
     path, out = tmp_path / "own.pt", tmp_path / "own.safetensors"
     inner = collections.defaultdict(Custom, {"weight": torch.arange(3.0)})
-    torch.save({"model": Settings(inner=inner, name="x"), "layers": [torch.ones(1)]}, path)
+    content = {
+        "model": Settings(inner=inner, name="x"),
+        "layers": [torch.ones(1)],
+        "tags": Several([1]),
+        "row": Row([2]),
+    }
+    torch.save(content, path, pickle_protocol=4)
     made = convert(examine(path), out)
     assert torch.equal(load_file(out)["model.inner.weight"], torch.arange(3.0))
     assert made.tensors == 1
-    assert made.left_out == ("model.name", "layers")
+    assert made.left_out == ("model.name", "layers", "tags", "row")
 
 
 def plain_files(folder: Path) -> list[Path]:

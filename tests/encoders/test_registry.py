@@ -12,19 +12,9 @@ from evalfm.encoders import registry
 from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
 
-NAMES = [
-    "densenet121",
-    "dinov2-base",
-    "efficientnet-b4",
-    "hog",
-    "light-cnn",
-    "pixels",
-    "rad-dino",
-    "resnet34",
-    "resnet50",
-    "squeezenet1-0.caffe",
-    "vit-small",
-]
+from .expected import EXPECTED
+
+NAMES = sorted(EXPECTED)
 
 
 def test_the_names_of_the_cards() -> None:
