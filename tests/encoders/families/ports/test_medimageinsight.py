@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +29,21 @@ WIDTH, LAYERS, TEXT_HEADS, CONTEXT, JOINT = 16, 2, 2, 77, 12
 HALVES = {"spatial_block": "window_attn", "channel_block": "channel_attn"}
 
 
-def published(seed: int = 0) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Sizes:
+    widths: tuple[int, ...] = WIDTHS
+    depths: tuple[int, ...] = DEPTHS
+    text: int = WIDTH
+    layers: int = LAYERS
+    joint: int = JOINT
+
+
+def published(seed: int = 0, sizes: Sizes = Sizes(), device: str = "cpu") -> dict[str, Tensor]:
     """Image and text towers under the names of the authors' file."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed) if device == "cpu" else None
 
     def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator) * 0.3
+        return torch.randn(*shape, generator=generator, device=device) * 0.3
 
     tensors: dict[str, Tensor] = {}
 
@@ -42,12 +53,12 @@ def published(seed: int = 0) -> dict[str, Tensor]:
     def norm(name: str, width: int) -> None:
         tensors.update({f"{name}.weight": 1 + draw(width), f"{name}.bias": draw(width)})
 
-    for stage, width in enumerate(WIDTHS):
-        before, kernel = (3, 7) if stage == 0 else (WIDTHS[stage - 1], 3)
+    for stage, width in enumerate(sizes.widths):
+        before, kernel = (3, 7) if stage == 0 else (sizes.widths[stage - 1], 3)
         own = f"image_encoder.convs.{stage}."
         tensors |= {f"{own}proj.weight": draw(width, before, kernel, kernel) / 3, f"{own}proj.bias": draw(width)}
         norm(f"{own}norm", width if stage == 0 else before)
-        for block in range(DEPTHS[stage]):
+        for block in range(sizes.depths[stage]):
             for half, attention in HALVES.items():
                 own = f"image_encoder.blocks.{stage}.{block}.{half}."
                 for conv in ("conv1", "conv2"):
@@ -59,20 +70,21 @@ def published(seed: int = 0) -> dict[str, Tensor]:
                 norm(f"{own}ffn.norm", width)
                 dense(f"{own}ffn.fn.net.fc1", 4 * width, width)
                 dense(f"{own}ffn.fn.net.fc2", width, 4 * width)
-    norm("image_encoder.norms", WIDTHS[-1])
-    tensors["image_projection"] = draw(WIDTHS[-1], JOINT)
-    tensors["lang_encoder.token_embedding.weight"] = draw(49408, WIDTH)
-    tensors["lang_encoder.positional_embedding"] = draw(CONTEXT, WIDTH)
-    for layer in range(LAYERS):
+    norm("image_encoder.norms", sizes.widths[-1])
+    tensors["image_projection"] = draw(sizes.widths[-1], sizes.joint)
+    width = sizes.text
+    tensors["lang_encoder.token_embedding.weight"] = draw(49408, width)
+    tensors["lang_encoder.positional_embedding"] = draw(CONTEXT, width)
+    for layer in range(sizes.layers):
         own = f"lang_encoder.resblocks.{layer}."
-        tensors |= {f"{own}attn.in_proj_weight": draw(3 * WIDTH, WIDTH), f"{own}attn.in_proj_bias": draw(3 * WIDTH)}
-        dense(f"{own}attn.out_proj", WIDTH, WIDTH)
-        norm(f"{own}ln_1", WIDTH)
-        norm(f"{own}ln_2", WIDTH)
-        dense(f"{own}mlp.c_fc", 4 * WIDTH, WIDTH)
-        dense(f"{own}mlp.c_proj", WIDTH, 4 * WIDTH)
-    norm("lang_encoder.ln_final", WIDTH)
-    return tensors | {"lang_projection": draw(WIDTH, JOINT), "logit_scale": torch.tensor(3.5)}
+        tensors |= {f"{own}attn.in_proj_weight": draw(3 * width, width), f"{own}attn.in_proj_bias": draw(3 * width)}
+        dense(f"{own}attn.out_proj", width, width)
+        norm(f"{own}ln_1", width)
+        norm(f"{own}ln_2", width)
+        dense(f"{own}mlp.c_fc", 4 * width, width)
+        dense(f"{own}mlp.c_proj", width, 4 * width)
+    norm("lang_encoder.ln_final", width)
+    return tensors | {"lang_projection": draw(width, sizes.joint), "logit_scale": torch.tensor(3.5)}
 
 
 def normed(tensors: dict[str, Tensor], name: str, values: Tensor, eps: float = 1e-5) -> Tensor:
@@ -334,3 +346,15 @@ def test_the_card_builds_the_authors_configuration() -> None:
     assert {module.eps for module in encoder.modules() if isinstance(module, torch.nn.LayerNorm)} == {1e-5}
     assert card.text_tower is not None
     assert card.text_tower.arguments == {"width": 1024, "heads": 16, "layers": 16}
+
+
+def test_these_names_and_shapes_make_a_file_of_the_published_size() -> None:
+    """Not a byte more or less: 2,464,060,700 by the pointer to the file in a copy of the authors' repository."""
+    sizes = Sizes((256, 512, 1024, 2048), (1, 1, 9, 1), 1024, 16, 1024)
+    header, end = {}, 0
+    for name, tensor in sorted(published(sizes=sizes, device="meta").items()):
+        begin, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    length = len(json.dumps(header, separators=(",", ":")))
+    # Safetensors: the header's length in 8 bytes, the header filled up to a multiple of 8, the values.
+    assert 8 + 8 * math.ceil(length / 8) + end == 2_464_060_700
