@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalfm.cli.data_join import join
 from evalfm.cli.data_overlap import overlap
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from evalfm.data.sources import TableMapping
 
 app = typer.Typer(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
+app.command()(join)
 app.command()(overlap)
 
 

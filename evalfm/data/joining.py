@@ -1,0 +1,286 @@
+"""A second table's columns brought into a manifest by a key, nothing changed that was known."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, read_table, with_numbers
+from evalfm.data.dataset_info import LabelKind, MaskDialect
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError, UnknownNameError
+
+IMAGE_KEYS = ("image", "image_name", "image_stem")
+"""Keys made of the locator: whole, its file name, its file name without extension."""
+
+KEY, VALUE = "key", "value"
+"""Columns of a pickled or JSON mapping once it is a table."""
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What is taken from the other table.
+
+    Attributes:
+        on: (column of the manifest or one of ``IMAGE_KEYS``, column of the other table).
+        labels: label → column; ``attributes`` and ``masks`` (finding → column) likewise.
+        label_kinds: kind of a label, ``binary`` where not named.
+        source: where the labels and masks come from, for ``label_source``.
+        dialect: how the masks are written.
+        mask_size: (height, width) of the masks, where it is not the image's.
+        replace: whether values that the manifest holds may be changed.
+        note: a sentence for dataset.yaml beside the counts.
+    """
+
+    on: tuple[str, str]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, str] = field(default_factory=dict)
+    label_kinds: Mapping[str, LabelKind] = field(default_factory=dict)
+    source: str = "unstated"
+    dialect: MaskDialect = "file"
+    mask_size: tuple[int, int] | None = None
+    replace: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Joined:
+    """The wider manifest, and how well the tables met.
+
+    Attributes:
+        matched: rows of the manifest that the other table speaks of; ``unmatched`` those it does not.
+        unused: rows of the other table that no image answers to; ``example`` is the key of one.
+        filled: per column, unknown cells that are known now; ``changed`` known cells that are others now.
+    """
+
+    manifest: Manifest
+    matched: int
+    unmatched: int
+    unused: int
+    example: str | None
+    filled: dict[str, int]
+    changed: dict[str, int]
+
+
+def read_other(path: Path) -> pd.DataFrame:
+    """A CSV, TSV or Parquet table, or a pickled mapping of ids to plain values (columns ``key`` and ``value``).
+
+    Pickles are read by an unpickler that builds containers, texts and numbers and imports nothing else.
+
+    Raises:
+        EvalfmError: absent, damaged, or a pickle that holds anything else.
+    """
+    if not path.is_file():
+        raise EvalfmError(f"There is no file {path}; check --with.")
+    with path.open("rb") as stream:
+        start = stream.read(1)
+    if start != b"\x80" and path.suffix not in (".pkl", ".pickle"):
+        return read_table(path)
+    content = _read_pickle(path)
+    if not isinstance(content, dict) or not content or any(isinstance(each, dict | list) for each in content.values()):
+        raise EvalfmError(f"{path} holds no mapping of ids to plain values; write it as a CSV of two columns.")
+    return pd.DataFrame({KEY: [str(key) for key in content], VALUE: list(content.values())})
+
+
+def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -> Joined:
+    """``manifest`` with columns of ``other``, a table called ``name`` in messages.
+
+    Unknown cells are filled. A cell that is known and would become another value, or unknown, is left alone where
+    the other table says nothing, and refused where it says otherwise, unless ``replace`` is set.
+
+    Raises:
+        EvalfmError: a column is missing or cannot be joined to, a key stands twice with different values, no row
+            matches, or labels would change.
+    """
+    mine, theirs = joining.on
+    keys = keys_of(manifest, mine)
+    if mine in IMAGE_KEYS and not keys.is_unique:
+        raise EvalfmError(
+            f"Several images have the {mine} {keys[keys.duplicated()].iloc[0]!r}; join on another column."
+        )
+    _check_columns(
+        other, [theirs, *joining.labels.values(), *joining.attributes.values(), *joining.masks.values()], name
+    )
+    wanted = _wanted(other, joining)
+    wanted.index = pd.Index(as_text(other[theirs]).map(lambda key: key.strip() if key else None))
+    wanted = wanted[wanted.index.notna()]
+    wanted = _one_row_a_key(wanted, name)
+    places = keys.map({key: place for place, key in enumerate(wanted.index)})
+    met = places.notna().to_numpy(dtype=bool)
+    if not met.any():
+        raise EvalfmError(
+            f"No row of {manifest.info.name} meets one of {name}: {mine} is like {keys.iloc[0]!r}, "
+            f"{theirs} like {str(wanted.index[0])!r}; choose other columns with --on."
+        )
+    taken = wanted.iloc[places[met].astype(int).to_numpy()]
+    table = manifest.table.copy()
+    filled, changed = {}, {}
+    for column in wanted.columns:
+        table[column], filled[column], changed[column] = _merged(table, column, met, taken[column])
+    altered = {column: count for column, count in changed.items() if count}
+    if altered and not joining.replace:
+        told = ", ".join(f"{count} of {column}" for column, count in altered.items())
+        raise EvalfmError(
+            f"{name} would change known values ({told}); take another name for the column (NEW=COLUMN), "
+            "or add --replace if the new ones are right."
+        )
+    unused = sorted(set(wanted.index) - set(keys[met]))
+    count = int(met.sum())
+    sentences = [f"{', '.join(wanted.columns)} joined from a second table for {count} of {len(manifest)} images."]
+    sentences += [joining.note] if joining.note else []
+    info = manifest.info.model_copy(
+        update={
+            "label_source": {
+                **manifest.info.label_source,
+                **dict.fromkeys([*joining.labels, *joining.masks], joining.source),
+            },
+            "label_kinds": {**manifest.info.label_kinds, **joining.label_kinds},
+            "mask_dialects": {**manifest.info.mask_dialects, **dict.fromkeys(joining.masks, joining.dialect)},
+            "mask_sizes": {
+                **manifest.info.mask_sizes,
+                **(dict.fromkeys(joining.masks, joining.mask_size) if joining.mask_size else {}),
+            },
+            "attributes": list(dict.fromkeys([*manifest.info.attributes, *joining.attributes])),
+            "notes": [*manifest.info.notes, *sentences],
+        }
+    )
+    wider = Manifest(info, table, manifest.folder)
+    return Joined(wider, count, len(manifest) - count, len(unused), str(unused[0]) if unused else None, filled, changed)
+
+
+def keys_of(manifest: Manifest, name: str) -> pd.Series:
+    """What the rows of a manifest are joined by: a column, or a part of the locator (``IMAGE_KEYS``).
+
+    Raises:
+        UnknownNameError: there is no such column.
+    """
+    if name in ("image_name", "image_stem"):
+        paths = manifest.table["image"].map(lambda locator: PurePosixPath(locator.replace("#", "/")))
+        return pd.Series([path.name if name == "image_name" else path.stem for path in paths], dtype=object)
+    if name not in manifest.table:
+        raise UnknownNameError("column to join on", name, [*map(str, manifest.table.columns), *IMAGE_KEYS[1:]])
+    return as_text(manifest.table[name])
+
+
+def _check_columns(other: pd.DataFrame, names: list[str], name: str) -> None:
+    present = [str(column) for column in other.columns]
+    for column in names:
+        if column not in present:
+            raise UnknownNameError(f"column of {name}", column, present)
+
+
+def _wanted(other: pd.DataFrame, joining: Joining) -> pd.DataFrame:
+    """The columns to take, under their new names and in their forms."""
+    columns: dict[str, pd.Series] = {}
+    for label, source in joining.labels.items():
+        if label in TEXT_COLUMNS or label.endswith(MASK_SUFFIX):
+            raise EvalfmError(f"A label cannot be named {label!r}; give it another name: NEW={source}.")
+        columns[label] = _label(other[source], label, joining.label_kinds.get(label, "binary"))
+    for finding, source in joining.masks.items():
+        columns[finding + MASK_SUFFIX] = as_text(other[source])
+    for attribute, source in joining.attributes.items():
+        if attribute not in columns:
+            columns[attribute] = with_numbers(other[source])
+    if not columns:
+        raise EvalfmError("Nothing is asked of the second table; name columns with --label, --attribute or --mask.")
+    return pd.DataFrame(columns)
+
+
+def _label(cells: pd.Series, label: str, kind: LabelKind) -> pd.Series:
+    numbers = as_numbers(cells)
+    if kind == "class":
+        return with_numbers(cells)
+    if numbers is None:
+        raise EvalfmError(f"The label {label!r} holds words, not numbers; give 0 and 1, or say its kind is class.")
+    if kind == "binary" and not set(numbers.dropna()) <= {0.0, 1.0}:
+        odd = sorted(set(numbers.dropna()) - {0.0, 1.0})
+        raise EvalfmError(f"The binary label {label!r} holds {odd[0]:g}; give 0, 1 or nothing, or say its kind.")
+    return numbers
+
+
+def _one_row_a_key(wanted: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Rows that say the same twice become one; rows that differ are refused."""
+    if wanted.index.is_unique:
+        return wanted
+    distinct = wanted.reset_index(names="\0key").drop_duplicates()
+    twice = distinct["\0key"][distinct["\0key"].duplicated()]
+    if len(twice):
+        raise EvalfmError(
+            f"{name} holds {twice.nunique()} keys with different values in several rows, such as {twice.iloc[0]!r}; "
+            "leave one row for each."
+        )
+    return distinct.set_index("\0key")
+
+
+def _merged(
+    table: pd.DataFrame, column: str, met: np.ndarray[Any, np.dtype[np.bool_]], taken: pd.Series
+) -> tuple[pd.Series, int, int]:
+    """The column after the join, how many cells were filled, and how many were changed."""
+    values = taken.to_numpy(dtype=object)
+    if column not in table:
+        before = pd.Series([None] * len(table), dtype=object)
+    else:
+        before = table[column].astype(object)
+    after = before.copy()
+    old = before.to_numpy(dtype=object)[met]
+    said, had = pd.notna(values), pd.notna(old)
+    after.iloc[np.flatnonzero(met)[said]] = values[said]
+    changed = int(sum(one != other for one, other in zip(old[said & had], values[said & had], strict=True)))
+    return after, int((said & ~had).sum()), changed
+
+
+class _ForeignError(Exception):
+    """A pickle asks for something else than plain values."""
+
+
+def _scalar(kind: np.dtype[Any], data: bytes) -> Any:
+    """A number of numpy's as a plain one."""
+    if kind.hasobject:
+        raise _ForeignError("objects in a number")
+    return np.frombuffer(data, dtype=kind)[0].item()
+
+
+def _encoded(text: str, encoding: str) -> bytes:
+    """Bytes of a number, as old protocols write them."""
+    if encoding != "latin1":
+        raise _ForeignError(f"text in {encoding}")
+    return text.encode("latin1")
+
+
+PLAIN: dict[tuple[str, str], Any] = {
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
+    ("_codecs", "encode"): _encoded,
+    ("collections", "OrderedDict"): dict,
+}
+"""What a pickle of plain values may ask for, and what it gets."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Builds containers, texts and numbers, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in PLAIN:
+            raise _ForeignError(f"{module}.{name}")
+        return PLAIN[module, name]
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with path.open("rb") as stream:
+            return _PlainUnpickler(stream).load()
+    except _ForeignError as error:
+        raise EvalfmError(
+            f"{path} was refused: besides plain values it holds {error}, which could run code; write it as CSV."
+        ) from None
+    except Exception as error:
+        # The unpickler of a damaged stream raises whatever it trips over.
+        raise EvalfmError(f"{path} is damaged or cut short ({type(error).__name__}); fetch it again.") from None
