@@ -133,7 +133,7 @@ def _size(manifest: Manifest, kept: pd.DataFrame, key: str, mine: str) -> tuple[
     found = declared[keys_of(manifest, mine).iloc[row]]
     raise EvalfmError(
         f"{len(wrong)} masks have another size than their film, such as {found[0]} x {found[1]} for row {row + 1} of "
-        f"{manifest.size(row)[0]} x {manifest.size(row)[1]}; take the masks at original resolution, or look whether Height "
+        f"{manifest.size(row)[0]} x {manifest.size(row)[1]}; take masks at original resolution, or look whether Height "
         "and Width are swapped."
     )
 
