@@ -21,9 +21,21 @@ FIXED = [name for name, facts in EXPECTED.items() if facts.scaling == "range"]
 
 def resized(plane: NDArray[np.float32], height: int, width: int, facts: Expected) -> NDArray[np.float32]:
     """PIL's mode F resizes in float; its 8-bit modes also cut at black and white, after each axis."""
+    if not facts.antialias:
+        return between(between(plane.T, width, facts).T, height, facts)
     resample = FILTERS[facts.interpolation]
     across = np.clip(np.asarray(Pil.fromarray(plane).resize((width, plane.shape[0]), resample)), 0, 1)
     return np.clip(np.asarray(Pil.fromarray(across).resize((width, height), resample)), 0, 1)
+
+
+def between(plane: NDArray[np.float32], length: int, facts: Expected) -> NDArray[np.float32]:
+    """Rows of [H, W] resampled to ``length`` without antialiasing: linearly between the two nearest centres."""
+    assert facts.interpolation == "bilinear"
+    place = np.clip((np.arange(length) + 0.5) * len(plane) / length - 0.5, 0, len(plane) - 1)
+    low = np.floor(place).astype(int)
+    share = (place - low)[:, None]
+    mixed = (1 - share) * plane[low] + share * plane[np.minimum(low + 1, len(plane) - 1)]
+    return mixed.astype(np.float32)
 
 
 def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]:

@@ -3,61 +3,172 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging as library_logging
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import Checkpoint, check_fit
 from evalfm.errors import EvalfmError
+
+DECISIVE = ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
+"""Settings of a config.json that change features and leave every tensor's shape as it is."""
 
 
 class TransformersEncoder(Encoder):
     """A model that gives ``last_hidden_state`` (after ``layernorm``) and ``hidden_states``.
 
     A checkpoint goes through ``from_pretrained``, which converts the key names of older releases; loading it
-    directly would leave tensors out.
+    directly would leave tensors out. Its keys are compared with the whole model that the authors saved, of which
+    ``_image_part`` is kept.
     """
 
     def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
         super().__init__(card, settings)
-        kind = getattr(transformers, card.architecture, None)
-        if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-            raise EvalfmError(f"transformers has no model class {card.architecture!r}; mend the card's architecture.")
-        config_kind: Any = kind.config_class
-        config = config_kind(**card.arguments)
+        config = config_of(card)
         self.model: Any
         if checkpoint is None:
-            self.model = kind(config)
+            self.model = self._drawn(config)
         else:
-            _check_config(checkpoint, card, config)
-            self.model = _load(kind, config, checkpoint, card)
+            self.model = self._image_part(load(card, config, checkpoint))
         self.model.eval()
-        trained = getattr(config, "image_size", None)
+        trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
             note = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
             self.settings = replace(self.settings, notes=(*self.settings.notes, note))
-        takes = inspect.signature(self.model.forward).parameters
-        self._options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+
+    def _drawn(self, config: Any) -> Any:
+        """The image part with random weights."""
+        return model_of(self.card, config)
+
+    def _image_part(self, model: Any) -> Any:
+        """What of the authors' model is the image encoder."""
+        return model
 
     def _forward(self, batch: Tensor) -> RawFeatures:
-        output = self.model(pixel_values=batch, output_hidden_states=True, **self._options)
+        output = _run(self.model, batch)
+        return RawFeatures(layers=self._chosen(output.hidden_states), final=output.last_hidden_state)
+
+    def _chosen(self, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         # The first hidden state is the embedding, before any block.
-        layers = tuple(output.hidden_states[index + 1] for index in self.card.map_layers)
-        return RawFeatures(layers=layers, final=output.last_hidden_state)
+        return tuple(hidden[index + 1] for index in self.card.map_layers)
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
         normed: Tensor = self.model.layernorm(tokens)
         return normed
 
 
-def _load(kind: Any, config: Any, checkpoint: Checkpoint, card: EncoderCard) -> Any:
+class SiglipEncoder(TransformersEncoder):
+    """SigLIP and SigLIP 2: no CLS token; the pooling ``map`` is the attention head's, the space shared with text."""
+
+    def _drawn(self, config: Any) -> Any:
+        return transformers.SiglipVisionModel(config.vision_config)
+
+    def _image_part(self, model: Any) -> Any:
+        return model.vision_model
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        output = _run(self.model, batch)
+        pooled = {"map": output.pooler_output}
+        return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
+
+    def _final_norm(self, tokens: Tensor) -> Tensor:
+        normed: Tensor = self.model.post_layernorm(tokens)
+        return normed
+
+    def _text_tower(self) -> TextTower:
+        from evalfm.encoders.families._transformers_text import SiglipText
+
+        return SiglipText(self.card, self.settings.origin)
+
+
+class ClipEncoder(TransformersEncoder):
+    """CLIP: ``cls`` after the last norm, ``projection`` of it into the space of texts; patches have no last norm."""
+
+    def _drawn(self, config: Any) -> Any:
+        vision = transformers.CLIPVisionModel(config.vision_config)
+        projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
+        return nn.ModuleDict({"vision": vision, "projection": projection})
+
+    def _image_part(self, model: Any) -> Any:
+        return nn.ModuleDict({"vision": model.vision_model, "projection": model.visual_projection})
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        output = _run(self.model["vision"], batch)
+        cls = output.pooler_output
+        pooled = {"cls": cls, "projection": self.model["projection"](cls)}
+        return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
+
+    def _text_tower(self) -> TextTower:
+        from evalfm.encoders.families._transformers_text import ClipText
+
+        return ClipText(self.card, self.settings.origin)
+
+
+class SwinEncoder(TransformersEncoder):
+    """Swin: maps are its stages before they are halved; ``first`` is the first cell of the last map, after its norm."""
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        stages: list[Tensor] = []
+        hooks = [
+            stage.blocks[-1].register_forward_hook(
+                lambda _module, _given, output: stages.append(output[0] if isinstance(output, tuple) else output)
+            )
+            for stage in self.model.encoder.layers
+        ]
+        try:
+            output = _run(self.model, batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        maps = tuple(self._as_cells(stages[index], batch, index) for index in self.card.map_layers)
+        return RawFeatures(maps, output.last_hidden_state, {"first": output.last_hidden_state[:, 0]})
+
+    def _as_cells(self, tokens: Tensor, batch: Tensor, stage: int) -> Tensor:
+        """Tokens [B, N, C] of a stage as a map [B, C, h, w]."""
+        stride = self.model.config.patch_size * 2**stage
+        rows, columns = (-(-side // stride) for side in batch.shape[2:])
+        return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+
+KINDS: dict[str, type[TransformersEncoder]] = {
+    "CLIPModel": ClipEncoder,
+    "SiglipModel": SiglipEncoder,
+    "SwinModel": SwinEncoder,
+}
+"""Models that are not one plain transformer over patches."""
+
+
+def config_of(card: EncoderCard) -> Any:
+    """The library's configuration of the card's model.
+
+    Raises:
+        EvalfmError: the library has no such model.
+    """
+    return _kind(card).config_class(**card.arguments)
+
+
+def model_of(card: EncoderCard, config: Any) -> Any:
+    """The card's whole model with random weights, without the poolers that no checkpoint holds."""
+    return _kind(card)(config, **_options(_kind(card)))
+
+
+def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
+    """The card's whole model with the tensors of ``checkpoint``.
+
+    Raises:
+        EvalfmError: a tensor is missing, of another shape or unknown, or the config.json beside describes another
+            model.
+    """
+    _check_config(checkpoint, card, config)
+    kind = _kind(card)
     with _quiet():
         try:
             model, report = kind.from_pretrained(
@@ -67,6 +178,7 @@ def _load(kind: Any, config: Any, checkpoint: Checkpoint, card: EncoderCard) -> 
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype="float32",
+                **_options(kind),
             )
         except RuntimeError as error:
             raise EvalfmError(
@@ -83,26 +195,46 @@ def _load(kind: Any, config: Any, checkpoint: Checkpoint, card: EncoderCard) -> 
     return model
 
 
+def _kind(card: EncoderCard) -> Any:
+    kind = getattr(transformers, card.architecture, None)
+    if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
+        raise EvalfmError(f"transformers has no model class {card.architecture!r}; mend the card's architecture.")
+    return kind
+
+
+def _options(kind: Any) -> dict[str, bool]:
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
+
+
+def _run(model: Any, batch: Tensor) -> Any:
+    takes = inspect.signature(model.forward).parameters
+    options = {"interpolate_pos_encoding": True} if "interpolate_pos_encoding" in takes else {}
+    return model(pixel_values=batch, output_hidden_states=True, **options)
+
+
 def _check_config(checkpoint: Checkpoint, card: EncoderCard, config: Any) -> None:
     """Compare the config.json beside the weights with the card: equal shapes may still mean another model."""
     if checkpoint.config is None:
         return
-    own = config.to_dict()
-    decisive = [
-        name
-        for name in own
-        if name in card.arguments or name in ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
-    ]
-    differing = [
-        f"{name} {checkpoint.config[name]!r} instead of {own[name]!r}"
-        for name in decisive
-        if name in checkpoint.config and checkpoint.config[name] != own[name]
-    ]
+    differing = list(_differences(checkpoint.config, config.to_dict(), card.arguments, ""))
     if differing:
         raise EvalfmError(
             f"The config.json beside {checkpoint.path} describes another model than the card "
             f"({', '.join(differing)}); give the weights that the card names, or write a card for these."
         )
+
+
+def _differences(
+    found: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, Any], inside: str
+) -> Iterator[str]:
+    """Settings of ``found`` that are not the model's own, where the card names them or they decide features."""
+    for name in own:
+        if name not in found or (name not in named and name not in DECISIVE):
+            continue
+        if isinstance(named.get(name), dict) and isinstance(found[name], dict):
+            yield from _differences(found[name], own[name], named[name], f"{inside}{name}.")
+        elif found[name] != own[name]:
+            yield f"{inside}{name} {found[name]!r} instead of {own[name]!r}"
 
 
 @contextmanager
@@ -122,4 +254,4 @@ def _quiet() -> Iterator[None]:
 
 def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
     """The card's transformers model, with the checkpoint's tensors or random ones."""
-    return TransformersEncoder(card, settings, checkpoint)
+    return KINDS.get(card.architecture, TransformersEncoder)(card, settings, checkpoint)
