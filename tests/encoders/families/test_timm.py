@@ -1,0 +1,204 @@
+"""Tiny checkpoints in the formats of EVA-X, SAM, MerMED-FM and DINOv3 against timm's own forwards."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from evalfm.encoders import load_encoder
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.registry import find_card
+from evalfm.errors import EvalfmError
+
+
+def drawn(architecture: str, **arguments: Any) -> Any:
+    model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments).eval()
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.1, generator=generator)
+    return model
+
+
+def tiny(name: str, model: Any, size: int, arguments: dict[str, Any], **changes: Any) -> EncoderCard:
+    """The built-in card with a model of two blocks of 48 channels; every other fact is its own."""
+    content = find_card(name).model_dump(mode="json", by_alias=True)
+    content |= {
+        "arguments": content["arguments"] | arguments,
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "map_layers": [0, 1],
+        "map_channels": [48, 48],
+        "map_strides": [16, 16],
+    }
+    content["poolings"] = {pooling: 256 if pooling == "gap" else 48 for pooling in content["poolings"]}
+    content["preprocessing"] |= {"input_size": [size, size]}
+    if content["preprocessing"]["resize_to"] is not None:
+        content["preprocessing"]["resize_to"] = size
+    content["weights"] |= {"source": "path"}
+    return EncoderCard.model_validate(content | changes)
+
+
+def batch(size: int) -> Tensor:
+    return torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool(torch.allclose(one, other, atol=1e-5, rtol=1e-5))
+
+
+SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 2}
+
+
+def eva_x() -> tuple[EncoderCard, Any, dict[str, Tensor]]:
+    """The base model, whose names differ most from timm's."""
+    arguments = {**SMALL, "patch_size": 16, "ref_feat_shape": (4, 4), "img_size": 64}
+    model = drawn("eva02_base_patch14_224", **arguments)
+    theirs = {}
+    for name, tensor in model.state_dict().items():
+        name = name.replace("attn.q_proj.bias", "attn.q_bias").replace("attn.v_proj.bias", "attn.v_bias")
+        name = name.replace("mlp.fc1_g.", "mlp.w1.").replace("mlp.fc1_x.", "mlp.w2.").replace("mlp.fc2.", "mlp.w3.")
+        name = name.replace("mlp.norm.", "mlp.ffn_ln.").replace("attn.norm.", "attn.inner_attn_ln.")
+        theirs[name.replace("fc_norm.", "norm.")] = tensor
+    theirs |= {"mask_token": torch.zeros(1, 1, 48), "lm_head.weight": torch.zeros(7, 48)}
+    card = tiny("eva-x-b", model, 64, {**arguments, "ref_feat_shape": [4, 4]})
+    return card, model, theirs
+
+
+def test_eva_x_is_read_as_its_authors_save_it(tmp_path: Path) -> None:
+    card, model, theirs = eva_x()
+    assert "blocks.0.mlp.w1.weight" in theirs
+    content = {"module": theirs, "epoch": 900, "loss": np.float64(0.3)}
+    torch.save(content, tmp_path / "eva_x_base.pt")
+    encoder = load_encoder(card, weights=tmp_path / "eva_x_base.pt")
+    loaded = encoder.state_dict()
+    assert all(torch.equal(loaded[f"model.{name}"], each) for name, each in model.state_dict().items())
+    features = encoder.encode(batch(64))
+    with torch.no_grad():
+        tokens = model.forward_features(batch(64))
+        expected = model.fc_norm(tokens[:, 1:].mean(1))
+        seen: list[Tensor] = []
+        for block in model.blocks:
+            block.register_forward_hook(lambda _module, _given, output: seen.append(output))
+        model.forward_features(batch(64))
+    assert same(features.pooled, expected)
+    assert len(seen) == 2
+    for mine, theirs_own in zip(features.maps, seen, strict=True):
+        assert same(mine.flatten(2).transpose(1, 2), theirs_own[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["blocks.1.attn.q_proj.weight", "norm.weight", "pos_embed"])
+def test_a_missing_tensor_of_eva_x_is_named(name: str, tmp_path: Path) -> None:
+    card, _, theirs = eva_x()
+    del theirs[name]
+    torch.save({"module": theirs}, tmp_path / "eva.pt")
+    wanted = name.replace("norm.weight", "fc_norm.weight") if name.startswith("norm") else name
+    with pytest.raises(EvalfmError, match=f"missing: {wanted}"):
+        load_encoder(card, weights=tmp_path / "eva.pt")
+
+
+@pytest.mark.parametrize("name", ["sam-b", "medsam"])
+def test_sam_is_its_image_encoder_and_the_neck_is_pooled(name: str, tmp_path: Path) -> None:
+    arguments = {**SMALL, "img_size": 64, "global_attn_indexes": (1,)}
+    model = drawn("samvit_base_patch16", **arguments)
+    theirs = {f"image_encoder.{key.replace('mlp.fc', 'mlp.lin')}": each for key, each in model.state_dict().items()}
+    theirs |= {
+        "prompt_encoder.no_mask_embed.weight": torch.zeros(1, 256),
+        "mask_decoder.iou_token.weight": torch.ones(1),
+    }
+    torch.save(theirs, tmp_path / "sam.pth")
+    card = tiny(name, model, 64, {**arguments, "global_attn_indexes": [1]})
+    features = load_encoder(card, weights=tmp_path / "sam.pth").encode(batch(64))
+    with torch.no_grad():
+        neck = model.forward_features(batch(64))
+        _, blocks = model.forward_intermediates(batch(64), indices=[0, 1])
+    assert neck.shape == (2, 256, 4, 4)
+    assert same(features.pooled, neck.mean((2, 3)))
+    assert all(same(*pair) for pair in zip(features.maps, blocks, strict=True))
+    del theirs["image_encoder.neck.2.weight"]
+    torch.save(theirs, tmp_path / "sam.pth")
+    with pytest.raises(EvalfmError, match=r"missing: neck\.2\.weight"):
+        load_encoder(card, weights=tmp_path / "sam.pth")
+
+
+def mermed(folder: Path, extra: object) -> tuple[EncoderCard, Any, Path]:
+    arguments = {**SMALL, "img_size": 64}
+    model = drawn("vit_base_patch16_224", **arguments)
+    teacher = {f"module.backbone.{name}": each for name, each in model.state_dict().items()}
+    teacher["module.head.mlp.0.weight"] = torch.zeros(3, 48)
+    student = {name: each + 1 for name, each in teacher.items()}
+    torch.save({"student": student, "teacher": teacher, "args": extra}, folder / "mermed.pth")
+    return tiny("mermed-fm", model, 64, arguments), model, folder / "mermed.pth"
+
+
+def test_mermed_is_its_teacher(tmp_path: Path) -> None:
+    card, model, path = mermed(tmp_path, argparse.Namespace(arch="vit_base", lr=1e-3))
+    encoder = load_encoder(card, weights=path)
+    features = encoder.encode(batch(64))
+    with torch.no_grad():
+        tokens = model.forward_features(batch(64))
+    assert same(features.pooled, tokens[:, 0])
+    assert same(features.maps[-1].flatten(2).transpose(1, 2), tokens[:, 1:])
+    assert same(
+        load_encoder(card.model_copy(update={"pooling": "mean"}), weights=path).encode(batch(64)).pooled,
+        tokens[:, 1:].mean(1),
+    )
+
+
+class Foreign:
+    """A class of the user's own, such as no card allows."""
+
+
+def test_a_pickle_with_another_class_is_refused(tmp_path: Path) -> None:
+    card, _, path = mermed(tmp_path, Foreign())
+    with pytest.raises(EvalfmError, match=r"refused.*Foreign.*evalfm convert"):
+        load_encoder(card, weights=path)
+    strict = card.model_copy(update={"weights": card.weights.model_copy(update={"pickle_globals": ()})})
+    _, _, path = mermed(tmp_path, argparse.Namespace(arch="vit_base"))
+    with pytest.raises(EvalfmError, match=r"refused.*argparse\.Namespace"):
+        load_encoder(strict, weights=path)
+
+
+def test_dinov3_is_its_cls_token_and_drops_its_registers(tmp_path: Path) -> None:
+    model = drawn("vit_small_patch16_dinov3", **SMALL, img_size=64)
+    save_file({name: each.contiguous() for name, each in model.state_dict().items()}, tmp_path / "d.safetensors")
+    card = tiny("dinov3-vits16", model, 64, {**SMALL, "img_size": 64})
+    features = load_encoder(card, weights=tmp_path / "d.safetensors").encode(batch(64))
+    with torch.no_grad():
+        tokens = model.forward_features(batch(64))
+    assert tokens.shape == (2, 5 + 16, 48)
+    assert same(features.pooled, tokens[:, 0])
+    assert same(features.maps[-1].flatten(2).transpose(1, 2), tokens[:, 5:])
+
+
+@pytest.mark.parametrize("name", ["convnext-base", "swin-base"])
+def test_hierarchical_models_give_timms_own_head_and_stages(name: str, tmp_path: Path) -> None:
+    card = find_card(name)
+    arguments: dict[str, Any] = {"depths": [1, 1, 1, 1]}
+    arguments |= {"dims": [8, 16, 24, 32]} if name == "convnext-base" else {"embed_dim": 8, "num_heads": [1, 2, 2, 4]}
+    widths = (8, 16, 24, 32) if name == "convnext-base" else (8, 16, 32, 64)
+    model = drawn(card.architecture, **arguments)
+    whole = timm.create_model(card.architecture, pretrained=False, **arguments)
+    whole.load_state_dict(model.state_dict(), strict=False)
+    save_file({key: each.contiguous() for key, each in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    card = card.model_copy(
+        update={
+            "arguments": arguments,
+            "parameters": sum(each.numel() for each in model.parameters()),
+            "map_channels": widths,
+            "poolings": {"head": widths[-1]},
+        }
+    )
+    features = load_encoder(card, weights=tmp_path / "w.safetensors").encode(batch(224))
+    with torch.no_grad():
+        expected = model(batch(224))
+        _, stages = model.forward_intermediates(batch(224), output_fmt="NCHW")
+    assert same(features.pooled, expected)
+    assert all(same(*pair) for pair in zip(features.maps, stages, strict=True))
