@@ -1,0 +1,72 @@
+"""Text towers of open_clip: CLIP's own transformer, and BERT with a projection."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.families.open_clip import bert_of, load, whole_of
+from evalfm.encoders.hub import fetch_beside
+from evalfm.encoders.text import TextTower
+from evalfm.encoders.weights import read_checkpoint
+from evalfm.errors import EvalfmError
+
+START, END = 49406, 49407
+"""Tokens before and after a text in OpenAI's vocabulary; what follows is 0."""
+
+
+class ClipText(TextTower):
+    """The end-of-text token of a causal transformer, projected; the tokenizer comes with open_clip."""
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        self.model: Any = whole_of(card) if origin is None else load(card, read_checkpoint(origin, card.weights))
+        self.model.visual = nn.Identity()
+        self.tokenizer = SimpleTokenizer(context_length=self.facts.context_length)
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
+
+    def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+        rows = [[START, *self.tokenizer.encode(text), END] for text in texts]
+        return {"text": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        embedded: Tensor = self.model.encode_text(**tokens)
+        return embedded
+
+
+class BertText(TextTower):
+    """BERT's CLS token, projected; its tokenizer is one tokenizer.json."""
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        path = fetch_beside(card, origin, self.facts.tokenizer[0])
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:
+            # The library raises plain exceptions for whatever it cannot read.
+            raise EvalfmError(f"{path} is no tokenizer ({error}); fetch it again.") from None
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        whole: Any = None if origin is None else load(card, read_checkpoint(origin, card.weights))
+        self.model: Any = bert_of(card) if whole is None else whole.text
+        if whole is not None:
+            self.logit_scale = float(whole.logit_scale.detach().exp())
+
+    def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+        rows = [self.tokenizer.encode(text).ids for text in texts]
+        return {"x": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        embedded: Tensor = self.model(**tokens)
+        return embedded
+
+
+def _filled(rows: list[list[int]], length: int) -> Tensor:
+    """Token ids [N, length]; what is short is filled with 0, what is long is cut, for the caller to refuse."""
+    return torch.tensor([(row + [0] * length)[:length] for row in rows])
