@@ -130,7 +130,7 @@ class Preparer:
                 short if height <= width else short * height // width,
                 short if width <= height else short * width // height,
             )
-        return resized, (resized[0] - target_h) // 2, (resized[1] - target_w) // 2
+        return resized, _half(resized[0] - target_h), _half(resized[1] - target_w)
 
     def _resize(self, pixels: Tensor, size: tuple[int, int], bounded: bool) -> Tensor:
         """Resample [C, H, W]; ``bounded`` cuts bicubic overshoot back to the unit interval."""
@@ -169,6 +169,11 @@ class Preparer:
         mean = torch.tensor(self.facts.mean)[:, None, None]
         std = torch.tensor(self.facts.std)[:, None, None]
         return ((tensor * (high - low) + low - mean) / std).contiguous()
+
+
+def _half(difference: int) -> int:
+    """Half of what a crop cuts off (positive) or a padding adds (negative); an odd pixel is at the end."""
+    return difference // 2 if difference >= 0 else -(-difference // 2)
 
 
 def _min_max(pixels: Tensor) -> Tensor:

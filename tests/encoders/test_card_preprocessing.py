@@ -90,7 +90,8 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
     expected = by_hand(name, given)
     assert tensor.dtype == torch.float32
     assert tensor.shape == expected.shape
-    assert np.abs(tensor.numpy() - expected).max() < 2e-5 * unit_of(EXPECTED[name])
+    # Places up to 640 are known to 4e-5 of a pixel in single precision, and the film has hard edges.
+    assert np.abs(tensor.numpy() - expected).max() < 5e-5 * unit_of(EXPECTED[name])
     assert geometry.source == (height, width)
     assert geometry.output == tuple(tensor.shape[1:])
 

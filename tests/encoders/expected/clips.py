@@ -34,6 +34,8 @@ def native(width: int, depth: int, patch: int, size: int, projection: int, conte
         },
         "poolings": {"projection": 24},
         "map_channels": (48,) * 5,
+        # At the only size that these models take, parameters are counted on loading.
+        "parameters": tower(48, depth, patch, size, 24, 2),
     }
     given: dict[str, Any] = {"resize": "crop", "resize_to": size, "statistics": CLIP, **facts}
     return Expected(
@@ -76,6 +78,7 @@ EXPECTED: dict[str, Expected] = {
                 "text_cfg": {},
             },
             "poolings": {"projection": 24, "cls": 192},
+            "parameters": tower(192, 12, 16, 224, 24, 1),
             "map_channels": (192,) * 5,
         },
         meta=True,
