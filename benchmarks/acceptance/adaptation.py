@@ -132,6 +132,7 @@ def main() -> None:
     runs += real.heads("ctr", ["ridge", "attentive", "from-mask"], 1)
     for adapt in ("lora", "full"):
         runs += real.trained("heart-seg", "multiscale", adapt, 1)
+        runs += real.trained("ctr", "from-mask", adapt, 1)
     runs += real.unet("heart-seg", 1)
     runs += made.heads("ptx-seg", ["linear", "multiscale", "global-local", "upernet"], options.seeds)
     for adapt in ("lora", "full"):

@@ -12,35 +12,61 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def encoders(json: Json = False) -> None:
+def encoders(
+    paradigm: Annotated[str | None, typer.Option(help="image-only, image-text or label-supervised.")] = None,
+    domain: Annotated[str | None, typer.Option(help="Part of the domain, such as chest.")] = None,
+    licence: Annotated[str | None, typer.Option(help="Part of the licence, such as MIT.")] = None,
+    commercial: Annotated[str | None, typer.Option(help="yes, no or ask.")] = None,
+    gated: Annotated[bool | None, typer.Option("--gated/--open", help="Behind a licence to accept, or not.")] = None,
+    text: Annotated[bool, typer.Option("--text", help="Only those that read sentences too.")] = False,
+    min_parameters: Annotated[str | None, typer.Option(help="Such as 20M.")] = None,
+    max_parameters: Annotated[str | None, typer.Option(help="Such as 100M or 1.2B.")] = None,
+    json: Json = False,
+) -> None:
     """List the encoders of the catalogue, and the floors.
 
-    Example:
+    Examples:
 
         evalfm ls encoders
+
+        evalfm ls encoders --domain chest --commercial yes --max-parameters 100M
     """
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.encoders import list_cards
     from evalfm.encoders.aliases import ALIASES
+    from evalfm.encoders.card import EncoderCard
+    from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
+    from evalfm.errors import UnknownNameError
 
-    cards = list_cards()
+    for word, value, known in (
+        ("paradigm", paradigm, ("image-only", "image-text", "label-supervised", "none")),
+        ("answer about commercial use", commercial, ("yes", "no", "ask")),
+    ):
+        if value is not None and value not in known:
+            raise UnknownNameError(word, value, known)
+    least, most = (None if bound is None else parameters_of(bound) for bound in (min_parameters, max_parameters))
+    cards = catalogue(Wanted(paradigm, domain, licence, commercial, gated, text, least, most))
     if json:
         emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
         return
-    rows = [
-        [
-            name,
-            card.paradigm,
-            card.domain,
-            str(card.pooled_dim),
-            "×".join(map(str, card.preprocessing.input_size)),
-            card.weights.source,
-            card.licence,
-            card.commercial_use,
-        ]
-        for name, card in cards.items()
-    ]
-    print_rows("Encoders", ["name", "paradigm", "domain", "dim", "input", "weights", "licence", "commercial use"], rows)
+    rows = []
+    for name, card in cards.items():
+        loaded = isinstance(card, EncoderCard)
+        rows.append(
+            [
+                name,
+                card.paradigm,
+                card.domain,
+                shown_size(card.parameters) if isinstance(card, EncoderCard) else "–",
+                str(card.pooled_dim or "–"),
+                "×".join(map(str, card.preprocessing.input_size)) if isinstance(card, EncoderCard) else "–",
+                "yes" if loaded and getattr(card, "text_tower", None) else "–",
+                weights_word(card),
+                card.licence,
+                card.commercial_use,
+            ]
+        )
+    columns = ["name", "paradigm", "domain", "size", "dim", "input", "text", "weights", "licence", "commercial use"]
+    print_rows("Encoders", columns, rows)
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
     baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")

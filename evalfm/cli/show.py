@@ -23,7 +23,15 @@ def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")],
         evalfm show encoder rad-dino
     """
     from evalfm.encoders import find_card
+    from evalfm.encoders.registry import find_absent
 
+    absent = find_absent(name)
+    if absent is not None:
+        if not json:
+            typer.echo(f"evalfm does not load {name}. {absent.reason} {absent.embeddings}")
+            typer.echo("Give them as --encoder precomputed:FILE, a table joined by image id.\n")
+        _print(absent.model_dump(mode="json", by_alias=True, exclude_none=True), json)
+        return
     _print(find_card(name).model_dump(mode="json", by_alias=True, exclude_none=True), json)
 
 

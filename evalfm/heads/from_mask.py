@@ -21,10 +21,10 @@ from evalfm.heads.readout import Layout, Readout, Statistics
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import TrainedDenseHead
 from evalfm.heads.tunable import Tunable
-from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio
+from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio, lung_fraction
 from evalfm.tasks.metrics.segmentation import PixelHistogram
 
-MEASURES = ("area-fraction", "ctr")
+MEASURES = ("area-fraction", "ctr", "lung-fraction")
 
 
 class FromMaskHead(PooledHead, Tunable):
@@ -184,10 +184,12 @@ class FromMaskHead(PooledHead, Tunable):
         for row, probabilities in self._inner.predict(examples):
             masks = probabilities.numpy() >= self._thresholds[:, None, None]
             first = self._parts(masks[0], 1)
-            if self._measure == "ctr":
-                yield row, cardiothoracic_ratio(first, self._parts(np.logical_or.reduce(masks[1:]), 2))
-            else:
+            if self._measure == "area-fraction":
                 yield row, area_fraction(first)
+                continue
+            lungs = self._parts(np.logical_or.reduce(masks[1:]), 2)
+            measured = lung_fraction if self._measure == "lung-fraction" else cardiothoracic_ratio
+            yield row, measured(first, lungs)
 
     def _parts(self, mask: NDArray[np.bool_], number: int) -> NDArray[np.bool_]:
         """``mask`` [H, W], or its ``number`` largest connected parts."""

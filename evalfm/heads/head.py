@@ -59,7 +59,7 @@ class Context:
         seed: fixes initialisation and batch order; all randomness comes from it.
         device: where training happens.
         progress: where long work is shown.
-        measure: how a regression's target is measured on masks, ``area-fraction`` or ``ctr``; None where it is not.
+        measure: how a regression's target is measured on masks: ``area-fraction``, ``lung-fraction``, ``ctr``; or None.
         findings: the masks that the measure needs, in the order in which ``Examples.masks`` gives them.
     """
 

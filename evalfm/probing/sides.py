@@ -16,6 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
 from evalfm.probing.parts import Part
+from evalfm.tasks.measures import LUNGS, parts_of
 from evalfm.tasks.question import Question
 
 
@@ -57,8 +58,10 @@ def measured_findings(question: Question) -> tuple[str, ...]:
     wanted: tuple[str, ...] = ()
     if question.task.measure == "area-fraction":
         wanted = question.task.target
+    elif question.task.measure == "lung-fraction":
+        wanted = (*question.task.target, *parts_of(LUNGS, columns))
     elif question.task.measure == "ctr":
-        wanted = ("heart", "lungs") if "lungs_mask" in columns else ("heart", "left_lung", "right_lung")
+        wanted = ("heart", *parts_of(LUNGS, columns))
     return wanted if all(f"{finding}_mask" in columns for finding in wanted) else ()
 
 

@@ -13,7 +13,7 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
 
 Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
-Measure = Literal["column", "area-fraction", "ctr"]
+Measure = Literal["column", "area-fraction", "lung-fraction", "ctr"]
 
 
 class TaskCard(CardModel):
@@ -24,8 +24,9 @@ class TaskCard(CardModel):
         version: raised whenever an answer could change.
         kind: decides heads, columns of the predictions and metrics.
         title: the question in words.
-        target: label columns, or findings whose ``<finding>_mask`` holds the truth.
-        measure: how a regression target is had: a column; the mask's area as a fraction of the image;
+        target: label columns, or findings whose ``<finding>_mask`` holds the truth; ``lungs`` are both lungs together
+            where the data have one mask of each.
+        measure: how a regression target is had: a column; the mask's area as a fraction of the image or of the lungs;
             or the cardiothoracic ratio from heart and lung masks where no column gives it.
         where: the cohort, as an expression over the manifest's columns; skipped (and said) where a column lacks.
         positives_only: keep only images whose mask is not empty.

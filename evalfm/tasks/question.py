@@ -12,7 +12,7 @@ from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, list_tasks, load_task, with_defaults
-from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio
+from evalfm.tasks.measures import LUNGS, area_fraction, cardiothoracic_ratio, lung_fraction, parts_of
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
@@ -193,11 +193,11 @@ def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _
     known = np.ones(len(rows), dtype=bool)
     positive = np.zeros(len(rows), dtype=bool)
     for finding in task.target:
-        column = _column(manifest, f"{finding}_mask").iloc[rows]
-        known &= column.notna().to_numpy()
-        for position in np.flatnonzero(column.notna().to_numpy()):
+        has_mask = _has_mask(manifest, finding, rows)
+        known &= has_mask
+        for position in np.flatnonzero(has_mask):
             positive[position] |= bool(_known_mask(manifest, int(rows[position]), finding).any())
-    sources = {name: manifest.info.label_source.get(f"{name}_mask", "mask") for name in task.target}
+    sources = {name: _mask_source(manifest, name) for name in task.target}
     return _Truth(np.empty((len(rows), 0)), positive, known, task.target, sources)
 
 
@@ -209,10 +209,19 @@ def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) 
         values = np.full(len(rows), np.nan)
         for position in np.flatnonzero(column.notna().to_numpy()):
             values[position] = area_fraction(_known_mask(manifest, int(rows[position]), name))
-        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, {name: "mask"})
+        source = {name: _mask_source(manifest, name)}
+        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
+    if task.measure == "lung-fraction":
+        values = np.full(len(rows), np.nan)
+        for position in np.flatnonzero(_has_mask(manifest, name, rows) & _has_mask(manifest, LUNGS, rows)):
+            lesion, lungs = (_known_mask(manifest, int(rows[position]), finding) for finding in (name, LUNGS))
+            fraction = lung_fraction(lesion, lungs)
+            values[position] = np.nan if fraction is None else fraction
+        source = {name: _mask_source(manifest, name, LUNGS)}
+        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
     if task.measure == "ctr" and name not in manifest.table.columns:
         values = np.array([_ratio(manifest, int(row)) for row in rows], dtype=np.float64)
-        return _Truth(values[:, None], known, known, task.target, {name: "mask"})
+        return _Truth(values[:, None], known, known, task.target, {name: _mask_source(manifest, "heart", LUNGS)})
     values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
     source = {name: manifest.info.label_source.get(name, "unstated")}
     return _Truth(values[:, None], known, known, task.target, source)
@@ -220,15 +229,9 @@ def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) 
 
 def _ratio(manifest: Manifest, row: int) -> float:
     """Cardiothoracic ratio of ``row`` from its masks; NaN where one is unknown or empty."""
-    columns = set(manifest.table.columns)
-    lungs = ["lungs"] if "lungs_mask" in columns else ["left_lung", "right_lung"]
-    for finding in ("heart", *lungs):
-        _column(manifest, f"{finding}_mask")
-    masks = [manifest.mask(row, finding) for finding in ("heart", *lungs)]
-    if any(mask is None for mask in masks):
+    if not all(_has_mask(manifest, finding, np.array([row]))[0] for finding in ("heart", LUNGS)):
         return float("nan")
-    heart, *both = [mask for mask in masks if mask is not None]
-    ratio = cardiothoracic_ratio(heart, np.logical_or.reduce(both))
+    ratio = cardiothoracic_ratio(_known_mask(manifest, row, "heart"), _known_mask(manifest, row, LUNGS))
     return float("nan") if ratio is None else ratio
 
 
@@ -241,7 +244,7 @@ def _label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArr
     values = np.full(len(rows), np.nan)
     for position in np.flatnonzero(masks.notna().to_numpy()):
         values[position] = float(_known_mask(manifest, int(rows[position]), name).any())
-    return values, "mask"
+    return values, _mask_source(manifest, name)
 
 
 def _as_binary(name: str, column: pd.Series) -> NDArray[np.float64]:
@@ -269,11 +272,29 @@ def _positive_name(task: TaskCard, manifest: Manifest) -> str:
     return f"{name}_{_plain(levels[-1])}" if levels else name
 
 
+def _mask_source(manifest: Manifest, *findings: str) -> str:
+    """Where the masks of ``findings`` come from; ``mask`` where only the label of that name says its own source."""
+    columns = manifest.table.columns
+    parts = [part for finding in findings for part in parts_of(finding, columns)]
+    named = [manifest.info.label_source.get(part, "mask") if part not in columns else "mask" for part in parts]
+    return ", ".join(dict.fromkeys(named))
+
+
+def _has_mask(manifest: Manifest, finding: str, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which of ``rows`` have a known mask of ``finding``, of all its parts."""
+    parts = parts_of(finding, manifest.table.columns)
+    known = [_column(manifest, f"{part}_mask").iloc[rows].notna().to_numpy() for part in parts]
+    return np.asarray(np.logical_and.reduce(known), dtype=bool)
+
+
 def _known_mask(manifest: Manifest, row: int, finding: str) -> NDArray[np.bool_]:
-    mask = manifest.mask(row, finding)
-    if mask is None:
-        raise EvalfmError(f"Row {row + 1} has no known {finding} mask; leave it out of the cohort.")
-    return mask
+    masks = []
+    for part in parts_of(finding, manifest.table.columns):
+        mask = manifest.mask(row, part)
+        if mask is None:
+            raise EvalfmError(f"Row {row + 1} has no known {part} mask; leave it out of the cohort.")
+        masks.append(mask)
+    return np.asarray(np.logical_or.reduce(masks))
 
 
 def _column(manifest: Manifest, name: str) -> pd.Series:

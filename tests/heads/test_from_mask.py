@@ -28,9 +28,10 @@ def posed(plant, measure="area-fraction", **options):
 
     parts = []
     for part in (train, val):
-        values = [masks(int(row)).mean() if measure == "area-fraction" else 20 / 60 for row in part.rows]
+        truth = {"ctr": lambda found: 20 / 60, "lung-fraction": lambda found: 400 / found.any(axis=0).sum()}
+        values = [truth.get(measure, np.mean)(read(int(row))) for row in part.rows]
         parts.append(type(part)(source, part.rows, np.array(values), part.patients, read))
-    findings = ("square",) if measure == "area-fraction" else ("heart", "lungs")
+    findings = ("square",) if measure == "area-fraction" else ("heart", "lungs")  # the square is the lesion too
     return source, *parts, Context("regression", ("size",), seed=3, measure=measure, findings=findings)
 
 
@@ -63,6 +64,22 @@ def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
     assert best[-1] >= max(best[:-1]) - 1e-3
     expected = [(probability >= threshold).mean() for _, probability in predicted]
     np.testing.assert_allclose(head.predict(val)[:, 0], expected)
+
+
+def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
+    _, train, val, context = posed(plant, "lung-fraction", noise=0.3)
+    head = FromMaskHead(MultiscaleHead(QUICK))
+    head.fit(train, val, context)
+    tensors = head.tensors()
+    tensors["without_strays"][...] = False
+    restored = load_head("from-mask", "regression")
+    restored.load_tensors(tensors)
+    expected = []
+    for _, (lesion, lungs) in head._inner.predict(val):
+        lesion, lungs = (lesion >= tensors["thresholds"][0]), (lungs >= tensors["thresholds"][1])
+        expected.append(float(lesion.sum() / (lesion | lungs).sum()))
+    assert 0.01 < min(expected) < max(expected) < 0.5
+    np.testing.assert_allclose(restored.predict(val)[:, 0], expected)
 
 
 def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):

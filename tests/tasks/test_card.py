@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from evalfm.data.sources.nih_cxr14 import FINDINGS
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import DEFAULTS, list_tasks, load_task, read_card
 
@@ -12,7 +13,24 @@ EXPECTED = {
     "cardiomegaly-cls": ("binary", ("cardiomegaly",), "auroc"),
     "heart-seg": ("segmentation", ("heart",), "dice_positive"),
     "ctr": ("regression", ("ctr",), "mae"),
-}
+    "ptx-size-lung": ("regression", ("pneumothorax",), "mae"),
+    "pneumonia-cls": ("binary", ("pneumonia",), "auroc"),
+    "tb-cls": ("binary", ("tuberculosis",), "auroc"),
+    "tube-cls": ("binary", ("chest_tube",), "auroc"),
+    "lung-seg": ("segmentation", ("lungs",), "dice_positive"),
+    "density": ("ordinal", ("density",), "quadratic_kappa"),
+    "nih14": ("multilabel", tuple(sorted(finding.lower() for finding in FINDINGS if finding != "No Finding")),
+              "macro_auroc"),
+    "chexpert5": (
+        "multilabel",
+        ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"),
+        "macro_auroc",
+    ),
+}  # fmt: skip
+
+
+def test_every_built_in_task_is_expected_here():
+    assert sorted(EXPECTED) == sorted(list_tasks())
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -27,7 +45,11 @@ def test_every_card_is_named_as_its_file_and_complete(name: str):
     assert card.name == name
     assert card.heads == DEFAULTS[card.kind][1]
     assert card.title.endswith("?")
-    assert card.where is not None, "chest tasks ask frontal films only"
+    if name == "density":
+        assert card.where is None, "a mammogram has no frontal view"
+    else:
+        assert card.where is not None, "chest tasks ask frontal films only"
+    assert "chest_tube" not in card.subgroups or "chest_tube" not in card.target
 
 
 def test_unknown_task_is_answered_with_the_nearest_name():

@@ -126,6 +126,78 @@ def test_ratio_is_measured_on_masks_only_where_no_column_gives_it(tmp_path: Path
     assert (question.target.tolist(), question.label_source) == ([0.55], {"ctr": "radiologist"})
 
 
+def test_size_in_the_lungs_is_of_both_lungs_and_what_the_air_took_of_them(tmp_path: Path):
+    collapsed = rectangle(tmp_path, "collapsed.png", slice(4, 8), slice(0, 3))
+    whole = rectangle(tmp_path, "whole.png", slice(0, 8), slice(0, 3))
+    other = rectangle(tmp_path, "other.png", slice(0, 8), slice(7, 10))
+    air = rectangle(tmp_path, "air.png", slice(0, 4), slice(0, 3))
+    none = rectangle(tmp_path, "none.png", slice(0), slice(0))
+    columns = {
+        "pneumothorax_mask": [air, air, none, air, air, None],
+        "right_lung_mask": [collapsed, whole, whole, none, None, whole],
+        "left_lung_mask": [other, other, other, none, other, other],
+    }
+    dialects = dict.fromkeys(("pneumothorax", "right_lung", "left_lung"), "file")
+    manifest = dataset(tmp_path, columns, mask_dialects=dialects)
+    question = pose(load_task("ptx-size-lung"), manifest)
+    # 12 pixels of air of the 48 of both lungs, whether the mask of the lung ends at the air or holds it.
+    assert (question.rows.tolist(), question.target.tolist()) == ([0, 1], [0.25, 0.25])
+    left = [(item.reason.split(" (")[0], item.images) for item in question.exclusions if item.images]
+    assert left[-2:] == [("target unknown", 3), ("no lesion", 1)]
+
+
+def test_lungs_are_both_sides_together_or_their_own_mask(tmp_path: Path):
+    right = rectangle(tmp_path, "right.png", slice(0, 8), slice(0, 3))
+    left = rectangle(tmp_path, "left.png", slice(2, 8), slice(7, 10))
+    sides = {"right_lung_mask": [right, right], "left_lung_mask": [left, None]}
+    both = dataset(tmp_path, sides, mask_dialects=dict.fromkeys(("right_lung", "left_lung"), "file"))
+    question = pose(load_task("lung-seg"), both)
+    assert question.rows.tolist() == [0]
+    assert question.class_names == ("lungs",)
+    assert question.masks(0).shape == (1, 8, 10)
+    assert question.masks(0).sum() == 24 + 18
+    own = dataset(
+        tmp_path / "own",
+        {"lungs_mask": [rectangle(tmp_path / "own", "lungs.png", slice(0, 1), slice(0, 1))] * 2},
+        mask_dialects={"lungs": "file"},
+        label_source={"lungs": "pseudo"},
+    )
+    question = pose(load_task("lung-seg"), own)
+    assert (question.masks(1).sum(), question.label_source) == (1, {"lungs": "pseudo"})
+    with pytest.raises(UnknownNameError, match="'lungs_mask'"):
+        pose(load_task("lung-seg"), dataset(tmp_path / "none", {"pneumothorax": [0]}))
+
+
+def test_masks_that_a_model_made_say_so_in_every_task_on_them(tmp_path: Path):
+    names = {side: rectangle(tmp_path, f"{side}.png", slice(0, 4), slice(0, 3)) for side in ("heart", "lungs")}
+    manifest = dataset(
+        tmp_path,
+        {f"{side}_mask": [name] * 2 for side, name in names.items()},
+        mask_dialects=dict.fromkeys(names, "file"),
+        label_source={"heart": "pseudo", "lungs": "radiologist"},
+    )
+    assert pose(load_task("heart-seg"), manifest).label_source == {"heart": "pseudo"}
+    assert pose(load_task("ctr"), manifest).label_source == {"ctr": "pseudo, radiologist"}
+
+
+def test_density_is_ordered_by_its_letters_and_asks_no_frontal_view(tmp_path: Path):
+    columns = {"density": ["B", "A", None, "D"], "view": ["CC", "L", "MLO", "CC"]}
+    manifest = dataset(tmp_path, columns, label_source={"density": "radiologist"}, label_kinds={"density": "class"})
+    question = pose(load_task("density"), manifest)
+    assert question.rows.tolist() == [0, 1, 3]
+    assert (question.class_names, question.target.tolist()) == (("A", "B", "D"), [1, 0, 2])
+
+
+def test_of_several_findings_each_is_asked_where_it_is_known(tmp_path: Path):
+    names = load_task("nih14").target
+    columns = {name: [float(number % 2), None, None] for number, name in enumerate(names)}
+    columns["hernia"] = [1.0, 1.0, None]
+    manifest = dataset(tmp_path, columns, label_source=dict.fromkeys(names, "text-mined"))
+    question = pose(load_task("nih14"), manifest)
+    assert (question.rows.tolist(), question.class_names, question.target.shape) == ([0, 1], names, (2, 14))
+    assert np.flatnonzero(~np.isnan(question.target[1])).tolist() == [names.index("hernia")]
+
+
 def test_masks_of_a_row_are_one_channel_per_finding(tmp_path: Path):
     name = rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5))
     manifest = dataset(tmp_path, {"heart_mask": [name, None]}, mask_dialects={"heart": "file"})

@@ -1,0 +1,64 @@
+"""Write docs/encoders.md from the cards: `python docs/write_encoders.py`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalfm.encoders.card import AbsentCard, EncoderCard
+from evalfm.encoders.catalogue import catalogue, pretraining, shown_size, weights_word
+
+PAGE = Path(__file__).with_name("encoders.md")
+
+COLUMNS = (
+    *("encoder", "paradigm", "domain", "parameters", "input", "embedding", "text", "weights", "licence"),
+    "commercial use",
+)
+
+HEAD = """# Encoders
+
+Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe no
+published file could be read where these cards were written: what was confirmed, and how, stands under each. Commercial
+use is what the licence is understood to say, no legal advice; `ask` means read it. `precomputed` encoders are not
+loaded: bring their embeddings.
+"""
+
+
+def as_page() -> str:
+    """The page."""
+    cards = catalogue()
+    lines = [
+        HEAD,
+        "| encoder | paradigm | domain | parameters | input | embedding | text | weights | licence | commercial |",
+    ]
+    lines.append("|---" * 10 + "|")
+    for name, card in cards.items():
+        lines.append("| " + " | ".join([f"[{name}](#{name.replace('.', '')})", *_row(card)]) + " |")
+    for name, card in cards.items():
+        lines += ["", f"## {name}", "", card.summary, *_paragraphs(card)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(card: EncoderCard | AbsentCard) -> list[str]:
+    if isinstance(card, AbsentCard):
+        size, shape, dim, text = "–", "–", str(card.pooled_dim or "–"), "–"
+    else:
+        height, width = card.preprocessing.input_size
+        size, shape, dim = shown_size(card.parameters), f"{height} × {width}", str(card.pooled_dim)
+        text = "yes" if card.text_tower else "–"
+    return [card.paradigm, card.domain, size, shape, dim, text, weights_word(card), card.licence, card.commercial_use]
+
+
+def _paragraphs(card: EncoderCard | AbsentCard) -> list[str]:
+    lines = ["", f"Pre-training: {pretraining(card.pretraining_data)}."]
+    if card.paper:
+        lines.append(f"Paper: {card.paper}.")
+    if isinstance(card, AbsentCard):
+        lines += ["", f"{card.reason} {card.embeddings} Then `--encoder precomputed:FILE`."]
+    else:
+        lines += [""] + [f"- Confirmed: {sentence}" for sentence in card.confirmed]
+    return lines + [f"- Unconfirmed: {sentence}" for sentence in card.unconfirmed]
+
+
+if __name__ == "__main__":
+    PAGE.write_text(as_page(), encoding="utf-8")
+    print(PAGE)

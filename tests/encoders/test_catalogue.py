@@ -1,0 +1,86 @@
+"""The catalogue's filters, its page, and the encoders that are not loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from evalfm.cli.app import app
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of
+from evalfm.encoders.registry import ABSENT, find_card, list_absent
+from evalfm.errors import EvalfmError
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_filters_keep_what_answers() -> None:
+    chest = catalogue(Wanted(domain="CHEST", commercial="yes", most=100_000_000))
+    assert "eva-x-b" in chest
+    assert "chexzero" in chest
+    assert {"rad-dino", "clip-l14", "ark-plus", "medclip"}.isdisjoint(chest)
+    readers = catalogue(Wanted(text=True))
+    assert {"biomedclip", "medsiglip", "clip-l14"} <= set(readers)
+    assert all(isinstance(card, EncoderCard) and card.text_tower for card in readers.values())
+    gated = catalogue(Wanted(gated=True))
+    assert {"medsiglip", "curia", "cxr-foundation"} <= set(gated)
+    assert "rad-dino" not in gated
+    assert set(catalogue(Wanted(gated=False))) | set(gated) == set(catalogue())
+    assert set(catalogue(Wanted(paradigm="label-supervised", least=80_000_000))) >= {"convnext-base", "sam-b"}
+    assert "resnet50" not in catalogue(Wanted(least=80_000_000))
+    assert set(catalogue(Wanted(licence="apache"))) >= {"dinov2-large", "resnet50"}
+    with pytest.raises(EvalfmError, match="No encoder is all of that; ask for less"):
+        catalogue(Wanted(domain="chest", licence="no such licence"))
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("90M", 90_000_000), ("1.2b", 1_200_000_000), ("500 k", 500_000), ("7", 7)]
+)
+def test_sizes_are_read(text: str, count: int) -> None:
+    assert parameters_of(text) == count
+
+
+def test_a_size_that_is_none_is_refused() -> None:
+    with pytest.raises(EvalfmError, match="write it as 90M"):
+        parameters_of("big")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in ABSENT.glob("*.yaml")])
+def test_what_is_not_loaded_says_why_and_how(name: str) -> None:
+    card = list_absent()[name]
+    assert card.reason.endswith(".")
+    assert card.embeddings.endswith(".")
+    with pytest.raises(EvalfmError, match=f"evalfm does not load {name}: .*precomputed:FILE"):
+        find_card(name)
+    said = CliRunner().invoke(app, ["show", "encoder", name])
+    assert said.exit_code == 0
+    assert card.reason in said.stdout
+
+
+def test_the_five_are_there() -> None:
+    assert set(list_absent()) == {"cxr-foundation", "radimagenet-r50", "chexagent-8b", "medclip", "bmc-clip"}
+
+
+def test_the_list_on_the_command_line() -> None:
+    shown = CliRunner().invoke(app, ["ls", "encoders", "--text", "--json"])
+    assert set(json.loads(shown.stdout)) == set(catalogue(Wanted(text=True)))
+    assert "chexzero" in CliRunner().invoke(app, ["ls", "encoders", "--domain", "chest"]).stdout
+    wrong = CliRunner().invoke(app, ["ls", "encoders", "--paradigm", "image-txt"])
+    assert wrong.exit_code != 0
+    assert "Did you mean 'image-text'" in str(wrong.exception) + wrong.output
+
+
+def test_the_page_is_what_the_cards_say() -> None:
+    specification = importlib.util.spec_from_file_location("write_encoders", DOCS / "write_encoders.py")
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    page = (DOCS / "encoders.md").read_text(encoding="utf-8")
+    assert page == module.as_page(), "run: python docs/write_encoders.py"
+    assert "## rad-dino" in page
+    assert "| 86.6M | 518 × 518 | 768 |" in page
