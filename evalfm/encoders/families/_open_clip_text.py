@@ -7,15 +7,13 @@ from typing import Any
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.families._tokenizer import tokenizer_of
 from evalfm.encoders.families.open_clip import bert_of, load, whole_of
-from evalfm.encoders.hub import fetch_beside
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import read_checkpoint
-from evalfm.errors import EvalfmError
 
 START, END = 49406, 49407
 """Tokens before and after a text in OpenAI's vocabulary; what follows is 0."""
@@ -45,14 +43,7 @@ class BertText(TextTower):
 
     def __init__(self, card: EncoderCard, origin: Path | None) -> None:
         super().__init__(card)
-        path = fetch_beside(card, origin, self.facts.tokenizer[0])
-        try:
-            self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            # The library raises plain exceptions for whatever it cannot read.
-            raise EvalfmError(f"{path} is no tokenizer ({error}); fetch it again.") from None
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = tokenizer_of(card, origin)
         whole: Any = None if origin is None else load(card, read_checkpoint(origin, card.weights))
         self.model: Any = bert_of(card) if whole is None else whole.text
         if whole is not None:

@@ -9,15 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 import transformers
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.families._tokenizer import tokenizer_of
 from evalfm.encoders.families.transformers import config_of, load
-from evalfm.encoders.hub import fetch_beside
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import read_checkpoint
-from evalfm.errors import EvalfmError
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -29,14 +27,7 @@ class _DualText(TextTower):
 
     def __init__(self, card: EncoderCard, origin: Path | None) -> None:
         super().__init__(card)
-        path = fetch_beside(card, origin, self.facts.tokenizer[0])
-        try:
-            self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            # The library raises plain exceptions for whatever it cannot read.
-            raise EvalfmError(f"{path} is no tokenizer ({error}); fetch it again.") from None
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = tokenizer_of(card, origin)
         config = config_of(card)
         if origin is None:
             self._take(self.text_class(config.text_config), config, None)

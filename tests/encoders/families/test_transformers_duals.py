@@ -211,9 +211,7 @@ def test_a_missing_tokenizer_is_named_and_the_images_go_on(tmp_path: Path) -> No
 
 def test_random_towers_are_drawn_the_same_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer(tmp_path)
-    monkeypatch.setattr(
-        "evalfm.encoders.families._transformers_text.fetch_beside", lambda *_: tmp_path / "tokenizer.json"
-    )
+    monkeypatch.setattr("evalfm.encoders.families._tokenizer.fetch_beside", lambda *_: tmp_path / "tokenizer.json")
     for card in (clip_card(), siglip_card()):
         one, other = (load_encoder(card, weights="random").encode_text(TEXTS) for _ in range(2))
         assert torch.equal(one, other)
