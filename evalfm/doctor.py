@@ -7,12 +7,20 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evalfm.data.registered import cache_folder
 from evalfm.errors import EvalfmError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evalfm.encoders import Encoder
+
 NEEDED_DISK_BYTES = 2 * 1024**3
 HUB_TIMEOUT_SECONDS = 3.0
+MOST_APART = 1e-4
+"""Largest difference, as a share of the largest value, between a film encoded alone and in a batch."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine(encoder: str | None = None, weights: str = "hub") -> Iterator[Finding]:
-    """Look at versions, device, hub, disk and cache, then send a test image through ``encoder`` if one is named."""
+def examine(encoder: str | None = None, weights: str = "hub", *, golden: bool = False) -> Iterator[Finding]:
+    """Look at versions, device, hub, disk and cache, then send a test image through ``encoder`` if one is named.
+
+    With ``golden`` its embedding is written down for later looks.
+    """
     for look in (_versions, _device, _disk, _hub):
         yield look()
     if encoder is not None:
-        yield _encoder(encoder, weights)
+        yield from _encoder(encoder, weights, golden)
 
 
 def _versions() -> Finding:
@@ -97,28 +108,96 @@ def _hub() -> Finding:
         return Finding("hub", None, f"Hugging Face cannot be reached ({error})", remedy)
 
 
-def _encoder(name: str, weights: str) -> Finding:
-    """Load ``name``, run one phantom film through it twice and compare."""
+def _encoder(name: str, weights: str, golden: bool) -> Iterator[Finding]:
+    """Load ``name``, run the test film through it alone and in company, and measure."""
     import torch
 
-    from evalfm.data.images import Image
-    from evalfm.data.phantom import render
     from evalfm.encoders import load_encoder
+    from evalfm.encoders.golden import the_film, write_golden
 
     try:
         encoder = load_encoder(name, weights=weights)
-        film = render(0, 0, 256)
-        image = Image(film.pixels[None], "unit-interval", 8, None, "phantom")
-        tensor, _ = encoder.prepare(image)
+        tensor, _ = encoder.prepare(the_film())
         first, second = (encoder.encode(tensor[None]) for _ in range(2))
+        company = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
+        written = write_golden(encoder) if golden else None
     except EvalfmError as error:
-        return Finding(f"encoder {name}", False, str(error), "See the sentence before this one.")
+        yield Finding(f"encoder {name}", False, str(error), "See the sentence before this one.")
+        return
     shapes = ", ".join("×".join(map(str, level.shape[1:])) for level in first.maps) or "none"
-    said = f"pooled {first.pooled.shape[1]}, maps {shapes}" + (", random weights" if encoder.random_weights else "")
-    if not bool(torch.isfinite(first.pooled).all()):
-        return Finding(f"encoder {name}", False, said, "Features are not finite: the weights or the card are wrong.")
+    tensors = f"{len(encoder.state_dict())} tensors"
+    said = f"pooled {first.pooled.shape[1]}, maps {shapes}, {'random weights' if encoder.random_weights else tensors}"
     if not torch.equal(first.pooled, second.pooled):
-        return Finding(
-            f"encoder {name}", False, said, "The same film gave two answers: dropout or sampling is left on."
-        )
-    return Finding(f"encoder {name}", True, said)
+        remedy = "The same film gave two answers: dropout or sampling is left on."
+        yield Finding(f"encoder {name}", False, said, remedy)
+        return
+    yield Finding(f"encoder {name}", True, said)
+    apart = float((company.pooled[1] - first.pooled[0]).abs().max() / first.pooled.abs().max().clamp_min(1e-12))
+    remedy = (
+        "" if apart < MOST_APART else "Another film in the batch changes the answer; batch norm may be in training."
+    )
+    yield Finding("batches", apart < MOST_APART, f"a film alone and in company differ by {apart:.1e} at most", remedy)
+    yield _golden(encoder)
+    if written is not None:
+        yield Finding("golden embedding written", True, f"{written}; its block can stand under `golden:` on the card")
+    if encoder.card.text_tower is not None:
+        yield _text(encoder)
+    yield _speed(encoder, tensor)
+
+
+def _golden(encoder: Encoder) -> Finding:
+    from evalfm.encoders.golden import compare, find_golden
+
+    golden = find_golden(encoder.card)
+    if golden is None:
+        return Finding("golden embedding", None, "none on the card", "With the true weights, --write-golden keeps one.")
+    found = compare(encoder, golden)
+    if found is None:
+        return Finding("golden embedding", None, "it was made with other weights, so it is not compared")
+    said = f"differs by {found.difference:.1e} of a typical value"
+    if found.same:
+        return Finding("golden embedding", True, said)
+    made = ", ".join(f"{name} {version}" for name, version in found.libraries.items())
+    return Finding("golden embedding", False, said, f"The features have drifted; it was made with {made}.")
+
+
+def _text(encoder: Encoder) -> Finding:
+    assert encoder.card.text_tower is not None
+    tower = encoder.card.text_tower
+    try:
+        texts = encoder.encode_text([tower.present.format("pneumothorax"), tower.absent.format("pneumothorax")])
+    except EvalfmError as error:
+        return Finding("text tower", None, str(error))
+    scale = encoder.text_tower().logit_scale
+    said = f"{texts.shape[1]} dimensions, reads {tower.context_length} tokens, scale {scale:.3g}"
+    return Finding("text tower", True, said)
+
+
+def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
+    """Images a second at the automatic batch size, and what one image costs."""
+    import resource
+    import time
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from evalfm.features.forward import automatic_batch_size, device_of
+
+    place = device_of(encoder)
+    with FlopCounterMode(display=False) as counter:
+        encoder.encode(tensor[None].to(place))
+    flops = counter.get_total_flops()
+    size = automatic_batch_size(encoder)
+    batch = tensor[None].to(place).repeat(size, 1, 1, 1)
+    encoder.encode(batch)
+    started = time.perf_counter()
+    encoder.encode(batch).pooled.cpu()
+    seconds = time.perf_counter() - started
+    count = sum(parameter.numel() for parameter in encoder.parameters())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    return Finding(
+        "cost",
+        True,
+        f"{size / seconds:.1f} images/s in batches of {size} on {place}, {flops / 1e9:.1f} GFLOP an image "
+        f"(a multiplication and an addition are two), {count / 1e6:.1f} million parameters, "
+        f"{memory:.1f} GiB at the process's peak",
+    )

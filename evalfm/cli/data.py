@@ -46,9 +46,19 @@ def import_(
     uncertain: Annotated[Uncertain | None, typer.Option(help="What a label of -1 means.")] = None,
     official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
     stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
-    mapping: Annotated[Path | None, typer.Option(help="YAML that maps columns, for the source `table`.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="The table, for the source `table`.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the data set in runs, for the source `table`.")] = None,
+    part: Annotated[str | None, typer.Option(help="Which of several sets in the root: its file or folder.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Table of labels, for sources whose images bring none.")] = None,
+    on: Annotated[
+        str | None, typer.Option(help="SOPInstanceUID or AccessionNumber, or one of them=COLUMN of --labels.")
+    ] = None,
+    burned_in_checked: Annotated[
+        bool, typer.Option("--burned-in-checked", help="Films that may hold names in their pixels were looked at.")
+    ] = False,
+    mapping: Annotated[
+        Path | None, typer.Option(help="YAML that maps columns, for `table`, `density`, `dicom`.")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="The table, for `table` and `density`.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the data set in runs, where a table is mapped.")] = None,
     image: Annotated[str | None, typer.Option(help="Column of the image path.")] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="Column of a unique id.")] = None,
     patient: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
@@ -66,6 +76,8 @@ def import_(
 
         evalfm data import table --root films/ --csv films/labels.csv --image file --patient patient_id
         --label pneumothorax --attribute sex --attribute age --out build/mine
+
+        evalfm data import dicom --root export/ --labels labels.csv --on AccessionNumber --out build/ours
     """
     from evalfm.cli.console import Bars
     from evalfm.data.importing import import_data
@@ -82,6 +94,10 @@ def import_(
         official=official or (),
         stratify=stratify,
         mapping=mapped,
+        part=part,
+        labels=labels,
+        on=on,
+        burned_in_checked=burned_in_checked,
         force=force,
         progress=Bars(),
     )

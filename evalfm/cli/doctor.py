@@ -10,6 +10,9 @@ import typer
 def doctor(
     encoder: Annotated[str | None, typer.Option(help="Send a test film through this encoder.")] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
+    write_golden: Annotated[
+        bool, typer.Option("--write-golden", help="Keep the embedding of a test film, to see later drifts by.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check versions, device, disk and hub, and an encoder if one is named; exit 2 if something must be mended.
@@ -24,9 +27,12 @@ def doctor(
 
     from evalfm.cli.console import emit_json
     from evalfm.doctor import examine
+    from evalfm.errors import EvalfmError
 
+    if write_golden and encoder is None:
+        raise EvalfmError("--write-golden needs an encoder; name it with --encoder.")
     findings = []
-    for finding in examine(encoder, weights):
+    for finding in examine(encoder, weights, golden=write_golden):
         findings.append(finding)
         if not json:
             mark = {True: "ok     ", None: "limited", False: "FAILED "}[finding.fine]

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from evalfm.data.columns import MASK_SUFFIX
@@ -13,7 +14,7 @@ from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, rea
 from evalfm.data.dealing import deal
 from evalfm.data.locators import file_of
 from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
-from evalfm.data.sources import ImportOptions, TableMapping, load_source
+from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
@@ -32,6 +33,10 @@ def import_data(
     official: Sequence[Path] = (),
     stratify: str | None = None,
     mapping: TableMapping | None = None,
+    part: str | None = None,
+    labels: Path | None = None,
+    on: str | None = None,
+    burned_in_checked: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
@@ -51,7 +56,11 @@ def import_data(
         uncertain: what a label of −1 means.
         official: lists of ids, see ``deal``.
         stratify: label to stratify the split by.
-        mapping: of columns, for the source ``table``.
+        mapping: of columns, for sources that read any table.
+        part: which of several sets in one root is meant.
+        labels: a table of labels that lies outside of the root.
+        on: by what rows of ``labels`` and images meet.
+        burned_in_checked: films that do not rule out names in their pixels were looked at.
         force: replace an earlier import.
         progress: where long work is shown.
 
@@ -59,17 +68,19 @@ def import_data(
         EvalfmError: something is missing or wrong; nothing was written.
     """
     read_source = load_source(source)
-    if mapping is not None and source != "table":
-        raise EvalfmError(f"A mapping of columns belongs to the source 'table', not to {source!r}; leave it out.")
+    salt = secrets.token_hex(16)
+    options = ImportOptions(seed, blank, uncertain, mapping, part, labels, on, burned_in_checked, salt, progress)
+    check_options(source, options)
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
     root, out = root.resolve(), out.absolute()
-    salt = _salt_of_earlier(out, root, force)
+    # Hashes that were there before stay as they are.
+    options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
 
-    imported = read_source(root, ImportOptions(seed, blank, uncertain, mapping, progress))
+    imported = read_source(root, options)
     info = imported.info.model_copy(update={"root": str(root)})
     if not info.names_are_public and info.salt is None:
-        info = info.model_copy(update={"salt": salt or secrets.token_hex(16)})
+        info = info.model_copy(update={"salt": options.salt})
     manifest = Manifest(info, imported.table, out)
     if official or stratify or "split" not in manifest.table:
         manifest = deal(manifest, seed=seed, official=official, stratify=stratify)

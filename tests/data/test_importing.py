@@ -143,5 +143,22 @@ def test_wrong_calls_are_refused(root: Path, tmp_path: Path) -> None:
         run(tmp_path / "absent", tmp_path / "out")
     with pytest.raises(EvalfmError, match="Did you mean 'table'"):
         import_data("tabel", root, tmp_path / "out")
-    with pytest.raises(EvalfmError, match="belongs to the source 'table'"):
+    with pytest.raises(
+        EvalfmError, match=r"'nih-cxr14' knows no option a mapping of columns, .*'table'.*leave it out\.$"
+    ):
         import_data("nih-cxr14", root, tmp_path / "out", mapping=MAPPING)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"blank": "unknown"}, {"uncertain": "zero"}, {"part": "x"}, {"labels": Path("x.csv")}, {"on": "x"},
+     {"burned_in_checked": True}],
+)  # fmt: skip
+def test_an_option_that_a_source_would_not_honour_is_refused(
+    root: Path, tmp_path: Path, option: dict[str, object]
+) -> None:
+    (name,) = option
+    with pytest.raises(EvalfmError, match=f"'wingspan-ctr' knows no option --{name.replace('_', '-')}, ") as caught:
+        import_data("wingspan-ctr", root, tmp_path / "out", **option)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -1,18 +1,20 @@
 """Public data sets in their native layout: a module per source, found by file name, loaded when asked for.
 
 A source is a module with one function ``import_source(root, options) -> Imported``; ``nih-cxr14`` lives in
-``nih_cxr14.py``. Modules that begin with an underscore are no sources.
+``nih_cxr14.py``. Its ``OPTIONS``, where it has any, name the choices of ``ImportOptions`` that it honours. Modules that
+begin with an underscore are no sources.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
+from types import ModuleType
 
-from evalfm.data.sources._contract import Imported, ImportOptions, Source, TableMapping
-from evalfm.errors import UnknownNameError
+from evalfm.data.sources._contract import CHOICES, Imported, ImportOptions, Source, TableMapping
+from evalfm.errors import EvalfmError, UnknownNameError
 
-__all__ = ["ImportOptions", "Imported", "Source", "TableMapping", "list_sources", "load_source"]
+__all__ = ["ImportOptions", "Imported", "Source", "TableMapping", "check_options", "list_sources", "load_source"]
 
 
 def list_sources() -> list[str]:
@@ -27,7 +29,29 @@ def load_source(name: str) -> Source:
     Raises:
         UnknownNameError: there is no such source; near names are proposed.
     """
+    source: Source = _module(name).import_source
+    return source
+
+
+def check_options(name: str, options: ImportOptions) -> None:
+    """Refuse what the source would not honour.
+
+    Raises:
+        UnknownNameError: there is no such source.
+        EvalfmError: an option is given that it does not know; names the sources that do.
+    """
+    for choice in CHOICES:
+        if getattr(options, choice) not in (None, False) and choice not in _honoured(name):
+            knowing = ", ".join(repr(other) for other in list_sources() if choice in _honoured(other))
+            flag = "a mapping of columns" if choice == "mapping" else f"--{choice.replace('_', '-')}"
+            raise EvalfmError(f"The source {name!r} knows no option {flag}, which belongs to {knowing}; leave it out.")
+
+
+def _honoured(name: str) -> frozenset[str]:
+    return frozenset(getattr(_module(name), "OPTIONS", ()))
+
+
+def _module(name: str) -> ModuleType:
     if name not in list_sources():
         raise UnknownNameError("data source", name, list_sources())
-    source: Source = importlib.import_module(f"{__name__}.{name.replace('-', '_')}").import_source
-    return source
+    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")

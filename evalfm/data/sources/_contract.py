@@ -70,10 +70,15 @@ class ImportOptions:
     """What the user may decide about an import.
 
     Attributes:
-        seed: of the hash that deals val where a source brings train and test only.
+        seed: of the hash that deals patients where the source deals any itself.
         blank: what an empty label cell means; None takes the source's convention.
         uncertain: what a label of −1 means; None takes the source's convention.
-        mapping: of columns, for the source ``table`` only.
+        mapping: of columns of any table.
+        part: which of several sets in one root is meant, by the name of its file or folder.
+        labels: a table of labels that does not lie in the root.
+        on: by what rows of ``labels`` and images meet, ``MINE`` or ``MINE=THEIRS``.
+        burned_in_checked: somebody has looked for names in the pixels of films that do not rule them out.
+        salt: of the hashes in a source that takes no name as it is.
         progress: where long work is shown.
     """
 
@@ -81,7 +86,16 @@ class ImportOptions:
     blank: BlankRule | None = None
     uncertain: UncertainRule | None = None
     mapping: TableMapping | None = None
+    part: str | None = None
+    labels: Path | None = None
+    on: str | None = None
+    burned_in_checked: bool = False
+    salt: str = ""
     progress: Progress = SILENT
+
+
+CHOICES = ("blank", "uncertain", "mapping", "part", "labels", "on", "burned_in_checked")
+"""Options that a source honours only where its ``OPTIONS`` names them; to any other source they are refused."""
 
 
 @dataclass(frozen=True)

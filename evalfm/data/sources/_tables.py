@@ -27,6 +27,28 @@ def expect_file(root: Path, names: Sequence[str]) -> Path:
     raise EvalfmError(f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it.")
 
 
+def choose_part(root: Path, found: Sequence[Path], part: str | None, expected: str) -> Path:
+    """The one of ``found`` under ``root``, or that which ``part`` names, with its suffix or without.
+
+    Raises:
+        EvalfmError: there is none, ``part`` is none of them, or there are several and none is named.
+    """
+    if not found:
+        raise EvalfmError(f"There is no {expected} in {root}, which {what_is_in(root)}; give the folder that holds it.")
+    names = [path.name for path in found]
+    if part is not None:
+        named = [path for path in found if part in (path.name, path.stem)]
+        if len(named) != 1:
+            raise EvalfmError(f"There is no {part} in {root}. {suggestion(part, names)}")
+        return named[0]
+    if len(found) > 1:
+        raise EvalfmError(
+            f"{root} holds {len(found)} sets ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}); "
+            f"choose one with --part {names[0]}."
+        )
+    return found[0]
+
+
 def what_is_in(folder: Path) -> str:
     """The first entries of a folder, as ``holds a, b, c``."""
     if not folder.is_dir():

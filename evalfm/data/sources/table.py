@@ -12,6 +12,7 @@ from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import binary_labels, column, expect_file
 from evalfm.errors import EvalfmError
 
+OPTIONS = frozenset({"blank", "uncertain", "mapping"})
 METADATA = "metadata.csv"
 SPLIT_WORDS = {
     "train": "train", "training": "train",

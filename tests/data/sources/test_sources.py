@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 from pathlib import Path
 
 import pytest
 
+from evalfm.data import sources
 from evalfm.data.sources import ImportOptions, list_sources, load_source
+from evalfm.data.sources._contract import CHOICES
 from evalfm.errors import EvalfmError, UnknownNameError
 
 
 def test_the_sources_are_those_with_a_module() -> None:
-    assert list_sources() == ["nih-cxr14", "table", "wingspan-ctr"]
+    modules = {path.stem for path in Path(sources.__file__).parent.glob("*.py") if not path.stem.startswith("_")}
+    assert list_sources() == sorted(module.replace("_", "-") for module in modules)
+    assert {"nih-cxr14", "table", "wingspan-ctr"} <= set(list_sources())
 
 
 @pytest.mark.parametrize("name", list_sources())
@@ -26,6 +32,13 @@ def test_a_source_is_one_function_and_refuses_a_wrong_root(name: str, tmp_path: 
         assert str(root) in str(caught.value)
         assert "\n" not in str(caught.value)
         assert ("holds readme.txt" if root == tmp_path else "is no folder") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list_sources())
+def test_the_options_that_a_source_names_are_those_that_it_reads(name: str) -> None:
+    module = importlib.import_module(f"evalfm.data.sources.{name.replace('-', '_')}")
+    read = set(re.findall(r"\boptions\.(\w+)", inspect.getsource(module)))
+    assert getattr(module, "OPTIONS", frozenset()) == read & set(CHOICES)
 
 
 @pytest.mark.parametrize("name", ["nih-cxr15", "_contract", "-tables", "nih_cxr14", "os"])

@@ -1,0 +1,182 @@
+"""MedMNIST and any 2-D set in its layout: one NPZ with images and labels of train, val and test."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._tables import SHOWN, choose_part
+from evalfm.errors import EvalfmError
+
+OPTIONS = frozenset({"part"})
+SPLITS = ("train", "val", "test")
+CITATION = (
+    "Yang et al., MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
+    "Scientific Data 2023"
+)
+ORGANS = ("bladder", "femur_left", "femur_right", "heart", "kidney_left", "kidney_right", "liver", "lung_left",
+          "lung_right", "pancreas", "spleen")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What the makers say of one of their sets, whose numbers mean nothing without it.
+
+    Attributes:
+        labels: the column, or columns of several labels.
+        classes: names of the values 0, 1, … of one column; empty where they are 0 and 1, or grades.
+        positive: the value that means the label is there; BreastMNIST has 0 for malignant.
+        derived_from: sets whose images these are.
+        licence: of the set.
+    """
+
+    labels: tuple[str, ...]
+    classes: tuple[str, ...] = ()
+    positive: Literal[0, 1] = 1
+    derived_from: tuple[str, ...] = ()
+    licence: str = "CC BY 4.0"
+
+
+KNOWN = {
+    "bloodmnist": _Known(("cell",), ("basophil", "eosinophil", "erythroblast", "immature_granulocyte", "lymphocyte",
+                                     "monocyte", "neutrophil", "platelet")),
+    "breastmnist": _Known(("malignant",), positive=0, derived_from=("busi",)),
+    "chestmnist": _Known(("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia",
+                          "pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural_thickening",
+                          "hernia"), derived_from=("nih-cxr14",)),
+    "dermamnist": _Known(("lesion",), ("actinic_keratosis", "basal_cell_carcinoma", "benign_keratosis",
+                                       "dermatofibroma", "melanoma", "melanocytic_nevus", "vascular_lesion"),
+                         derived_from=("ham10000",), licence="CC BY-NC 4.0"),
+    "octmnist": _Known(("retina",), ("choroidal_neovascularization", "diabetic_macular_edema", "drusen", "normal"),
+                       derived_from=("kermany-oct",)),
+    "organamnist": _Known(("organ",), ORGANS, derived_from=("lits",)),
+    "organcmnist": _Known(("organ",), ORGANS, derived_from=("lits",)),
+    "organsmnist": _Known(("organ",), ORGANS, derived_from=("lits",)),
+    "pathmnist": _Known(("tissue",), ("adipose", "background", "debris", "lymphocytes", "mucus", "smooth_muscle",
+                                      "normal_mucosa", "cancer_stroma", "adenocarcinoma"),
+                        derived_from=("nct-crc",)),
+    "pneumoniamnist": _Known(("pneumonia",), derived_from=("kermany-cxr",)),
+    "retinamnist": _Known(("retinopathy_grade",), derived_from=("deepdrid",)),
+    "tissuemnist": _Known(("kidney_cell",), ("collecting_duct", "distal_tubule", "glomerular_endothelium",
+                                             "interstitial_endothelium", "leukocyte", "podocyte",
+                                             "proximal_tubule", "thick_ascending_limb"), derived_from=("bbbc051",)),
+}  # fmt: skip
+"""The twelve 2-D sets of MedMNIST, by the name of their file without its size."""
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``{train,val,test}_{images,labels}`` of an NPZ in ``root``; ``part`` names it where there are several.
+
+    Images stay in the file, under locators such as ``pneumoniamnist.npz#train_images/17``. Labels [N] or [N, 1] are
+    one column, [N, K] are K labels of their own. A set that MedMNIST does not have gets ``label`` or ``label_0``,
+    ``label_1``, …. The layout knows no patients, and the official split is by image.
+
+    Raises:
+        EvalfmError: there is no such file, an array lacks or has another length than its labels, or it is 3-D.
+    """
+    file = choose_part(root, sorted(root.glob("*.npz")) if root.is_dir() else [], options.part, "pneumoniamnist.npz")
+    shapes, labels = _read(file)
+    name = re.sub(r"_\d+$", "", file.stem.lower())
+    known = KNOWN.get(name)
+    ids, images, splits = [], [], []
+    for split in SPLITS:
+        for number in range(shapes[split][0]):
+            ids.append(f"{split}_{number}")
+            images.append(f"{file.name}#{split}_images/{number}")
+            splits.append(split)
+    values = np.concatenate([labels[split] for split in SPLITS])
+    columns, kinds = _columns(values, known, file)
+    info = DatasetInfo(
+        name=file.stem,
+        title=f"MedMNIST v2: {file.stem}" if known else file.stem,
+        licence=known.licence if known else "unknown",
+        citation=CITATION if known else "",
+        label_source=dict.fromkeys(columns, "text-mined" if name == "chestmnist" else "as published"),
+        label_kinds=kinds,
+        derived_from=list(known.derived_from) if known else [],
+        redistributable_images=known is not None,
+        public_ids=known is not None,
+        split=SplitRule(rule="source", note="split of the file, by image; whose image is whose it does not say"),
+        notes=[f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels."],
+    )
+    return Imported(pd.DataFrame({"id": ids, "image": images, "split": splits, **columns}), info)
+
+
+def _read(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.float64]]]:
+    """Shapes of the images and labels [N, K] per split; the images' pixels are not read."""
+    try:
+        with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as arrays:
+            held = set(arrays.files)
+            absent = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")
+                      if f"{split}_{what}" not in held]  # fmt: skip
+            if absent:
+                raise EvalfmError(
+                    f"{file} has no array {absent[0]!r}, it holds {', '.join(sorted(held)[:SHOWN]) or 'none'}; "
+                    "give a file in the layout of MedMNIST."
+                )
+            shapes = {split: _shape(archive, f"{split}_images.npy") for split in SPLITS}
+            labels = {split: np.asarray(arrays[f"{split}_labels"]) for split in SPLITS}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise EvalfmError(f"{file} cannot be read as NPZ ({reason}); fetch it again.") from None
+    for split in SPLITS:
+        _check(file, split, shapes[split], labels[split])
+    return shapes, {split: values.reshape(len(values), -1).astype(np.float64) for split, values in labels.items()}
+
+
+def _shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
+    with archive.open(member) as stream:
+        version = np.lib.format.read_magic(stream)
+        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in reads:
+            raise ValueError(f"array header of version {version}")
+        return tuple(reads[version](stream)[0])
+
+
+def _check(file: Path, split: str, shape: tuple[int, ...], labels: NDArray[np.generic]) -> None:
+    if not (len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))):
+        raise EvalfmError(
+            f"{file} holds {split}_images of shape {list(shape)}; only 2-D images [N, H, W] or [N, H, W, 3] are read."
+        )
+    if labels.dtype.kind not in "buif" or labels.ndim not in (1, 2) or len(labels) != shape[0]:
+        raise EvalfmError(
+            f"{file} holds {shape[0]} {split} images and {split}_labels of shape {list(labels.shape)} and type "
+            f"{labels.dtype}; there must be a row of numbers for each image."
+        )
+    if (np.nan_to_num(labels.astype(np.float64)) % 1 != 0).any() or (labels.astype(np.float64) < 0).any():
+        raise EvalfmError(f"{file} holds {split}_labels that are no class numbers from 0; use the source `table`.")
+
+
+def _columns(
+    values: NDArray[np.float64], known: _Known | None, file: Path
+) -> tuple[dict[str, object], dict[str, LabelKind]]:
+    """Label columns and the kinds of those that are not binary, from values [N, K]."""
+    number = values.shape[1]
+    names = known.labels if known else ("label",) if number == 1 else tuple(f"label_{k}" for k in range(number))
+    if len(names) != number:
+        raise EvalfmError(
+            f"{file} holds {number} labels an image where {file.stem} has {len(names)}; rename the file if it is another set."
+        )
+    top = int(np.nanmax(values))
+    if known is not None and known.classes:
+        if top >= len(known.classes):
+            raise EvalfmError(
+                f"{file} holds class {top} where {file.stem} has {len(known.classes)}; rename the file if it is another set."
+            )
+        words = [None if np.isnan(value) else known.classes[int(value)] for value in values[:, 0]]
+        return {names[0]: pd.Series(words, dtype=object)}, {names[0]: "class"}
+    if number == 1 and top > 1:
+        return {names[0]: values[:, 0]}, {names[0]: "class"}
+    if top > 1:
+        raise EvalfmError(f"{file} holds {number} labels an image with values up to {top}, where 0 and 1 are asked.")
+    turned = values if known is None or known.positive == 1 else 1 - values
+    return {name: turned[:, column] for column, name in enumerate(names)}, {}
