@@ -162,16 +162,13 @@ def _columns(
     """Label columns and the kinds of those that are not binary, from values [N, K]."""
     number = values.shape[1]
     names = known.labels if known else ("label",) if number == 1 else tuple(f"label_{k}" for k in range(number))
+    other = "rename the file if it is another set"
     if len(names) != number:
-        raise EvalfmError(
-            f"{file} holds {number} labels an image where {file.stem} has {len(names)}; rename the file if it is another set."
-        )
+        raise EvalfmError(f"{file} holds {number} labels an image where {file.stem} has {len(names)}; {other}.")
     top = int(np.nanmax(values))
     if known is not None and known.classes:
         if top >= len(known.classes):
-            raise EvalfmError(
-                f"{file} holds class {top} where {file.stem} has {len(known.classes)}; rename the file if it is another set."
-            )
+            raise EvalfmError(f"{file} holds class {top} where {file.stem} has {len(known.classes)} classes; {other}.")
         words = [None if np.isnan(value) else known.classes[int(value)] for value in values[:, 0]]
         return {names[0]: pd.Series(words, dtype=object)}, {names[0]: "class"}
     if number == 1 and top > 1:
