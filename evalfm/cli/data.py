@@ -62,6 +62,7 @@ def import_(
     image: Annotated[str | None, typer.Option(help="Column of the image path.")] = None,
     id_column: Annotated[str | None, typer.Option("--id", help="Column of a unique id.")] = None,
     patient: Annotated[str | None, typer.Option(help="Column of the patient.")] = None,
+    study: Annotated[str | None, typer.Option(help="Column of the exam.")] = None,
     split: Annotated[str | None, typer.Option(help="Column of the split.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Label column, or NAME=COLUMN; repeat for several.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Attribute column, or NAME=COLUMN.")] = None,
@@ -82,7 +83,7 @@ def import_(
     from evalfm.cli.console import Bars
     from evalfm.data.importing import import_data
 
-    mapped = _mapping(mapping, csv, name, image, id_column, patient, split, label, attribute, mask)
+    mapped = _mapping(mapping, csv, name, image, id_column, patient, study, split, label, attribute, mask)
     manifest = import_data(
         source,
         root,
@@ -246,6 +247,7 @@ def _mapping(
     image: str | None,
     id_column: str | None,
     patient: str | None,
+    study: str | None,
     split: str | None,
     labels: list[str] | None,
     attributes: list[str] | None,
@@ -256,7 +258,8 @@ def _mapping(
     from evalfm.data.sources import TableMapping as Mapping
 
     content: dict[str, object] = {} if mapping is None else read_yaml(mapping)
-    given = {"csv": csv, "name": name, "image": image, "id": id_column, "patient": patient, "split": split}
+    given = {"csv": csv, "name": name, "image": image, "id": id_column, "patient": patient, "study": study}
+    given["split"] = split
     content |= {key: value for key, value in given.items() if value is not None}
     for key, items in (("labels", labels), ("attributes", attributes), ("masks", masks)):
         if items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -70,6 +70,20 @@ def column(table: pd.DataFrame, names: str | Sequence[str], file: Path) -> pd.Se
             return table[name]
     near = suggestion(candidates[0], [str(other) for other in table.columns])
     raise EvalfmError(f"{file} has no column {candidates[0]!r}. {near}")
+
+
+def only_words(cells: pd.Series, translate: Callable[[str], str | None], known: str, file: Path) -> pd.Series:
+    """Each cell in the set's own word for it, None where empty.
+
+    Raises:
+        EvalfmError: ``translate`` knows no word for a cell; names the cell and what is ``known``.
+    """
+    codes, words = pd.factorize(as_text(cells))
+    translated = [translate(str(word)) for word in words]
+    if None in translated:
+        word = words[translated.index(None)]
+        raise EvalfmError(f"{file} holds {word!r} in the column {cells.name!r}, where {known} is known; correct it.")
+    return pd.Series([None if code < 0 else translated[code] for code in codes], index=cells.index, dtype=object)
 
 
 def binary_labels(cells: pd.Series, *, blank: BlankRule, uncertain: UncertainRule) -> pd.Series:

@@ -33,7 +33,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         EvalfmError: a file or column is missing, or two columns are mapped to one name.
     """
     mapping = options.mapping or TableMapping()
-    native, file = _read(root, mapping)
+    native, file = read_mapped(root, mapping)
     blank, uncertain = options.blank or "unknown", options.uncertain or "unknown"
     columns: dict[str, pd.Series] = {"image": _relative(column(native, mapping.image, file), root)}
 
@@ -64,7 +64,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(pd.DataFrame(columns), info)
 
 
-def _read(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
+def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
+    """The table that ``mapping`` is of, and its file.
+
+    Raises:
+        EvalfmError: there is none.
+    """
     if mapping.csv is not None:
         return read_table(mapping.csv), mapping.csv
     parts = []

@@ -1,0 +1,178 @@
+"""Breast density on mammograms: VinDr-Mammo, and any table that tells side and view."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.sources import table as any_table
+from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
+from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
+from evalfm.data.splits import val_from_train
+from evalfm.errors import EvalfmError
+
+OPTIONS = frozenset({"mapping"})
+NAME = "vindr-mammo"
+TABLE = "breast-level_annotations.csv"
+IMAGES = "images"
+SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
+SIDES = {"l": "L", "left": "L", "r": "R", "right": "R"}
+GRADES = "ABCD"
+_DENSITY = re.compile(r"^(?:(?:breast )?density|acr|bi-?rads)?\s*[-_:]?\s*([a-d1-4])$", re.IGNORECASE)
+_NUMBER = re.compile(r"[1-4]$")
+_BIRADS = re.compile(r"^(?:bi-?rads)?\s*([0-6])$", re.IGNORECASE)
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read VinDr-Mammo (``breast-level_annotations.csv`` and ``images/<study>/<image>.dicom``), or a mapped table.
+
+    ``density`` is A to D, in this order. The exam stays in one split, whoever the patient is. Of VinDr-Mammo the
+    official test part is kept and val is dealt by exam from training; ``birads`` is the breast's category.
+
+    A mapped table must tell the exam or the patient; its columns of density, side and view are found by their names
+    (``density`` or ``breast_density``, ``laterality``, ``view`` or ``view_position``) or by the mapping.
+
+    Raises:
+        EvalfmError: a file or column is missing, a word is unknown, or an exam is of two patients.
+    """
+    if options.mapping is not None:
+        return _any(root, options, options.mapping)
+    file = expect_file(root, [TABLE])
+    native = read_table(file)
+    notes: list[str] = []
+    study, image_id = (as_text(column(native, name, file)) for name in ("study_id", "image_id"))
+    image = image_id.map(_images(root))
+    there = image.notna().to_numpy()
+    if not there.any():
+        first = f"{study.iloc[0]}/{image_id.iloc[0]}.dicom" if len(native) else "*/*.dicom"
+        raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
+    birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
+    table = pd.DataFrame(
+        {
+            "id": image_id,
+            "image": image,
+            "study": study,
+            "laterality": only_words(column(native, "laterality", file), _side, "L or R", file),
+            "view": as_text(column(native, "view_position", file)).map(_upper),
+            "density": _density(column(native, "breast_density", file), file, notes),
+            "birads": pd.to_numeric(birads),
+            "split": only_words(column(native, "split", file), _part, "training or test", file),
+        }
+    )[there].reset_index(drop=True)
+    dealt = val_from_train(
+        table["split"].to_numpy(dtype=object), table["study"].to_numpy(dtype=object), name=NAME, seed=options.seed
+    )
+    table["split"] = pd.Series(dealt, dtype=object)
+    return Imported(table, _info(notes, options.seed))
+
+
+def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
+    """Any table: read as one, then density, side and view brought into one form and exams held together."""
+    if mapping.patient is None and mapping.study is None:
+        raise EvalfmError(
+            "Views of one exam must stay together: say which column tells it, --study COLUMN or --patient."
+        )
+    native, file = any_table.read_mapped(root, mapping)
+    present = set(native.columns)
+
+    def found(given: str | None, *names: str) -> str:
+        return given or next((name for name in names if name in present), names[0])
+
+    mapping = mapping.model_copy(
+        update={
+            "labels": {"density": found(mapping.labels.get("density"), "density", "breast_density"), **mapping.labels},
+            "label_kinds": {**mapping.label_kinds, "density": "class"},
+            "attributes": {
+                "laterality": found(mapping.attributes.get("laterality"), "laterality"),
+                "view": found(mapping.attributes.get("view"), "view", "view_position"),
+                **mapping.attributes,
+            },
+        }
+    )
+    imported = any_table.import_source(root, replace(options, mapping=mapping))
+    notes = list(imported.info.notes)
+    table = imported.table.assign(
+        density=_density(imported.table["density"], file, notes),
+        laterality=only_words(imported.table["laterality"], _side, "L or R", file),
+        view=as_text(imported.table["view"]).map(_upper),
+    )
+    if mapping.patient is not None and mapping.study is not None:
+        pairs = table[["study", "patient"]].drop_duplicates()
+        if pairs["study"].dropna().duplicated().any():
+            raise EvalfmError(
+                f"{file} has exams of two patients ({int(pairs['study'].duplicated().sum())}), whose views could come "
+                "into two splits; correct the table, or leave --patient out."
+            )
+    return Imported(table, imported.info.model_copy(update={"notes": notes}))
+
+
+def _images(root: Path) -> dict[str, str]:
+    """Image id → locator; copies as PNG may be called ``<image>.png`` or ``<study>_<image>.png``."""
+    places: dict[str, str] = {}
+    for folder, _, files in os.walk(root / IMAGES):
+        prefix = Path(folder).relative_to(root).as_posix()
+        for file in sorted(files):
+            stem, suffix = os.path.splitext(file)
+            if suffix.lower() in SUFFIXES:
+                places.setdefault(stem.rpartition("_")[2], f"{prefix}/{file}")
+    return places
+
+
+def _density(cells: pd.Series, file: Path, notes: list[str]) -> pd.Series:
+    """A to D from ``DENSITY C``, ``c`` or the numbers 1 to 4; another count of numbers is not guessed."""
+    words = only_words(cells, _grade, "DENSITY A to D, or 1 to 4", file)
+    numbered = int(as_text(cells).map(lambda word: bool(word and _NUMBER.search(word))).sum())
+    if numbered:
+        notes.append(f"{numbered} densities are the numbers 1 to 4 in the table, which were taken for A to D.")
+    return words
+
+
+def _grade(word: str) -> str | None:
+    found = _DENSITY.match(word)
+    if found is None:
+        return None
+    grade = found[1].upper()
+    return GRADES[int(grade) - 1] if grade.isdecimal() else grade
+
+
+def _category(word: str) -> str | None:
+    found = _BIRADS.match(word)
+    return found[1] if found else None
+
+
+def _side(word: str) -> str | None:
+    return SIDES.get(word.lower())
+
+
+def _part(word: str) -> str | None:
+    return {"training": "train", "test": "test"}.get(word.lower())
+
+
+def _upper(word: str | None) -> str | None:
+    return word.upper() if word else None
+
+
+def _info(notes: list[str], seed: int) -> DatasetInfo:
+    note = "split of the data set; val is drawn by exam from training"
+    return DatasetInfo(
+        name=NAME,
+        title="VinDr-Mammo",
+        licence="PhysioNet Restricted Health Data License 1.5.0",
+        citation=(
+            "Nguyen et al., VinDr-Mammo: A large-scale benchmark dataset for computer-aided diagnosis in full-field "
+            "digital mammography, Scientific Data 2023"
+        ),
+        label_source={"density": "radiologist", "birads": "radiologist"},
+        label_kinds={"density": "class", "birads": "class"},
+        attributes=["laterality", "view"],
+        split=SplitRule(rule="official", seed=seed, note=note),
+        notes=notes,
+    )
