@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_numbers, as_text
 from evalfm.data.dataset_info import BlankRule, UncertainRule
+from evalfm.data.locators import locator_faults
 from evalfm.errors import EvalfmError, suggestion
 
 SHOWN = 5
+OLDEST = 100.0
+SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
 
 
 def expect_file(root: Path, names: Sequence[str]) -> Path:
@@ -95,3 +100,43 @@ def binary_labels(cells: pd.Series, *, blank: BlankRule, uncertain: UncertainRul
     if blank == "negative":
         numbers = numbers.fillna(0.0)
     return numbers.mask(doubtful, {"unknown": float("nan"), "zero": 0.0, "one": 1.0}[uncertain])
+
+
+def ages(cells: pd.Series, notes: list[str]) -> pd.Series:
+    """Years as float64; words and ages above 100, which are errors in every public set, become unknown and are told."""
+    text = as_text(cells)
+    years = pd.to_numeric(text, errors="coerce").astype(np.float64)
+    wrong = (years > OLDEST) | (years < 0) | (years.isna() & text.notna())
+    if wrong.any():
+        notes.append(f"{int(wrong.sum())} ages are no years from 0 to {OLDEST:.0f} and were made unknown.")
+    return years.mask(wrong)
+
+
+def sexes(cells: pd.Series, notes: list[str]) -> pd.Series:
+    """``F`` and ``M`` from their usual words; any other word becomes unknown and is told."""
+    text = as_text(cells)
+    words = [SEXES.get(word.lower()) if word else None for word in text]
+    strange = int(text.notna().sum()) - sum(word is not None for word in words)
+    if strange:
+        notes.append(f"{strange} sexes are neither female nor male in the set's words and were made unknown.")
+    return pd.Series(words, index=cells.index, dtype=object)
+
+
+def snake(words: str) -> str:
+    """A name for a column: lower case, ``_`` between words."""
+    return re.sub(r"\W+", "_", words.strip().lower()).strip("_")
+
+
+def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) -> pd.DataFrame:
+    """The rows whose ``image`` is a file under ``root``; the others are counted in ``notes``.
+
+    Raises:
+        EvalfmError: none is; names the first one, ``expected`` says what to do.
+    """
+    faults = locator_faults(rows["image"], root)
+    if len(faults) and len(faults) == rows["image"].nunique():
+        raise EvalfmError(f"There is no {rows['image'].iloc[0]} in {root}, which {what_is_in(root)}; {expected}.")
+    there = ~rows["image"].isin(list(faults))
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out.")
+    return rows[there].reset_index(drop=True)

@@ -1,0 +1,222 @@
+"""MedIMeta: nineteen sets in one layout, a folder each with images as TIFF, an array of labels per task and a table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.cards import read_yaml
+from evalfm.data.columns import as_numbers, as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._tables import ages, choose_part, column, expect_file, sexes, snake, with_files
+from evalfm.data.splits import val_from_train
+from evalfm.errors import EvalfmError
+
+OPTIONS = frozenset({"part"})
+INFO, TABLE = "info.yaml", "annotations.csv"
+SPLITS = ("train", "val", "test")
+SPLIT_FOLDERS = ("splits", "original_splits")
+BINARY, MULTICLASS = "BINARY_CLASSIFICATION", "MULTICLASS_CLASSIFICATION"
+MULTILABEL, ORDINAL = "MULTILABEL_CLASSIFICATION", "ORDINAL_REGRESSION"
+TARGETS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL)
+PATIENT = ("patient_id", "subject_id", "patient")
+CITATION = (
+    "Woerner et al., A comprehensive and easy-to-use multi-domain multi-task medical imaging meta-dataset, "
+    "Scientific Data 2025"
+)
+DERIVED = {"cxr": ["nih-cxr14"], "cxr14": ["nih-cxr14"]}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A task of ``info.yaml``: its name, its kind and the words for its classes or labels by number."""
+
+    name: str
+    target: str
+    words: dict[int, str]
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``info.yaml``, ``annotations.csv``, ``images/000000.tiff``, ``task_labels/<task>.npy`` and ``splits/``.
+
+    ``root`` is the folder of the set, or that of all sets, of which ``part`` names one. Each task is a column: 0 and
+    1 of a binary one (a note says what they mean), words of classes, numbers of ordered grades; the labels of a task
+    with several are a column each, under their own names. Where ``splits/`` lacks, ``original_splits/`` is followed.
+
+    Raises:
+        EvalfmError: a file or column is missing, labels and table are not of the same images, or a kind is unknown.
+    """
+    folder = _folder(root, options.part)
+    prefix = "" if folder == root else f"{folder.name}/"
+    content = read_yaml(folder / INFO)
+    tasks = [_task(item, folder) for item in content.get("tasks") or [None]]
+    file = expect_file(folder, [TABLE])
+    native = read_table(file)
+    notes: list[str] = []
+    paths = as_text(column(native, "filepath", file))
+    numbers = _numbers(paths, file)
+    columns: dict[str, Any] = {"id": paths.map(lambda path: PurePosixPath(path).stem), "image": prefix + paths}
+    patient = next((name for name in PATIENT if name in native), None)
+    if patient is not None:
+        columns["patient"] = as_text(native[patient])
+    kinds: dict[str, LabelKind] = {}
+    labels: list[str] = []
+    for task in tasks:
+        for name, values, kind in _columns(task, folder, native, numbers, notes):
+            name = f"{snake(task.name)}_{name}" if name in columns else name
+            columns[name] = values
+            labels.append(name)
+            if kind != "binary":
+                kinds[name] = kind
+    attributes = _attributes(native, columns, notes)
+    table = pd.DataFrame(columns)
+    table["split"], rule = _split(folder, paths, table, options.seed)
+    hint = "unpack the images" + (", which images.hdf5 holds too" if (folder / "images.hdf5").is_file() else "")
+    table = with_files(table, root, notes, hint)
+    identifier = str(content.get("id") or folder.name)
+    info = DatasetInfo(
+        name=f"medimeta-{snake(identifier)}",
+        title=f"MedIMeta: {content.get('name', identifier)}",
+        licence=str(content.get("license") or "unknown"),
+        citation=CITATION,
+        label_source=dict.fromkeys(labels, "as published"),
+        label_kinds=kinds,
+        derived_from=DERIVED.get(identifier.lower(), []),
+        attributes=attributes,
+        public_ids=True,
+        redistributable_images=str(content.get("license") or "").startswith("Creative Commons"),
+        split=rule,
+        notes=notes,
+    )
+    return Imported(table, info)
+
+
+def _folder(root: Path, part: str | None) -> Path:
+    if part is None and (root / INFO).is_file():
+        return root
+    found = sorted(path.parent for path in root.glob(f"*/{INFO}")) if root.is_dir() else []
+    return choose_part(root, found, part, INFO)
+
+
+def _task(item: Any, folder: Path) -> _Task:
+    match item:
+        case {"task_name": str(name), "task_target": str(target), "labels": dict(words)} if target in TARGETS and words:
+            return _Task(name, target, {int(number): str(word) for number, word in words.items()})
+        case {"task_name": str(name), "task_target": target}:
+            raise EvalfmError(
+                f"{folder / INFO} has the task {name!r} of kind {target!r}; known are {', '.join(TARGETS)}."
+            )
+    raise EvalfmError(f"{folder / INFO} names no tasks with task_name, task_target and labels; fetch it again.")
+
+
+def _numbers(paths: pd.Series, file: Path) -> NDArray[np.intp]:
+    """Which row of the arrays each row of the table is: the number in the name of its image."""
+    stems = [PurePosixPath(str(path)).stem for path in paths]
+    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
+        raise EvalfmError(f"{file} has a filepath that is no images/000000.tiff; fetch it again.")
+    return np.array([int(stem) for stem in stems], dtype=np.intp)
+
+
+def _columns(
+    task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.intp], notes: list[str]
+) -> list[tuple[str, Any, LabelKind]]:
+    """Name, values and kind of each label column of a task."""
+    values = _array(task, folder, native, numbers)
+    name = snake(task.name)
+    if task.target == MULTILABEL:
+        # Numbers of the words may start at 1, the columns of the array do not.
+        words = [task.words[number] for number in sorted(task.words)]
+        if values.shape[1] != len(words):
+            raise EvalfmError(
+                f"task_labels/{task.name}.npy of {folder} has {values.shape[1]} labels, not {len(words)}."
+            )
+        return [(snake(word), values[:, position], "binary") for position, word in enumerate(words)]
+    if values.shape[1] != 1:
+        raise EvalfmError(f"task_labels/{task.name}.npy of {folder} has {values.shape[1]} labels where one is asked.")
+    flat = values[:, 0]
+    stray = sorted(set(flat[~np.isnan(flat)].astype(int).tolist()) - set(task.words))
+    if stray:
+        raise EvalfmError(f"task_labels/{task.name}.npy of {folder} holds {stray[0]}, which {INFO} does not name.")
+    meaning = ", ".join(f"{number} {word}" for number, word in sorted(task.words.items()))
+    if task.target == BINARY:
+        notes.append(f"{name} is {meaning}.")
+        return [(name, flat, "binary")]
+    if task.target == ORDINAL:
+        notes.append(f"{name} is {meaning}.")
+        return [(name, flat, "class")]
+    words_of = [None if np.isnan(value) else task.words[int(value)] for value in flat]
+    return [(name, pd.Series(words_of, dtype=object), "class")]
+
+
+def _array(task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Labels [N, K] in the table's order, NaN where −1 or NaN is stored; compared with the table's own column."""
+    file = expect_file(folder, [f"task_labels/{task.name}.npy"])
+    try:
+        stored = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise EvalfmError(f"{file} cannot be read ({' '.join(str(error).split())}); fetch it again.") from None
+    if len(stored) != len(native) or stored.ndim not in (1, 2) or numbers.max(initial=-1) >= len(stored):
+        raise EvalfmError(
+            f"{file} holds labels of {len(stored)} images where {TABLE} has {len(native)}; fetch both again."
+        )
+    values = stored.reshape(len(stored), -1)[numbers]
+    values = np.where(values < 0, np.nan, values)
+    own = native.get(f"tasks/{task.name}")
+    told = None if own is None or values.shape[1] != 1 else as_numbers(own)
+    if told is not None:
+        told = told.where(told >= 0)
+        if not np.array_equal(told.to_numpy(), values[:, 0], equal_nan=True):
+            raise EvalfmError(f"{file} and the column tasks/{task.name} of {TABLE} differ; fetch both again.")
+    return values
+
+
+def _attributes(native: pd.DataFrame, columns: dict[str, Any], notes: list[str]) -> list[str]:
+    """Put sex, age and view into ``columns`` where the table has them; which there are."""
+    known = {
+        "sex": ("patient_gender_f_m", "sex", "gender"),
+        "age": ("patient_age", "age"),
+        "view": ("view_position", "view"),
+    }
+    taken = []
+    for attribute, names in known.items():
+        source = next((name for name in names if name in native), None)
+        if source is not None and attribute not in columns:
+            cells = native[source]
+            forms = {"sex": sexes, "age": ages}
+            columns[attribute] = forms[attribute](cells, notes) if attribute in forms else as_text(cells)
+            taken.append(attribute)
+    return taken
+
+
+def _split(folder: Path, paths: pd.Series, table: pd.DataFrame, seed: int) -> tuple[pd.Series, SplitRule]:
+    """Split of each row by the lists of paths in ``splits/``, else ``original_splits/`` with val dealt from train."""
+    place = next((name for name in SPLIT_FOLDERS if any((folder / name).glob("*.txt"))), None)
+    if place is None:
+        expect_file(folder, ["splits/train.txt"])
+    split_of: dict[str, str] = {}
+    for part in SPLITS:
+        file = folder / str(place) / f"{part}.txt"
+        for line in file.read_text(encoding="utf-8").split() if file.is_file() else []:
+            stem = PurePosixPath(line).stem
+            if split_of.setdefault(stem, part) != part:
+                raise EvalfmError(
+                    f"{line} is in {part}.txt and {split_of[stem]}.txt of {folder / str(place)}; keep it in one."
+                )
+    split = paths.map(lambda path: split_of.get(PurePosixPath(path).stem))
+    if split.isna().any():
+        raise EvalfmError(
+            f"{int(split.isna().sum())} images are in no list of {folder / str(place)}; fetch the lists again."
+        )
+    dealt = split.to_numpy(dtype=object)
+    if "val" in dealt:
+        return pd.Series(dealt, dtype=object), SplitRule(rule="official", note=f"lists of {place}/")
+    patients = (table["patient"] if "patient" in table else table["id"]).to_numpy(dtype=object)
+    dealt = val_from_train(dealt, patients, name=folder.name, seed=seed)
+    note = f"lists of {place}/; val is drawn by patient from train"
+    return pd.Series(dealt, dtype=object), SplitRule(rule="official", seed=seed, note=note)

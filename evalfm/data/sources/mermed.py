@@ -1,0 +1,116 @@
+"""Evaluation tables of MerMED-FM: a CSV with ``image_path`` and ``label``, as its fine-tuning code reads them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._tables import ages, choose_part, column, only_words, sexes, with_files
+from evalfm.errors import EvalfmError
+
+OPTIONS = frozenset({"part", "labels"})
+IMAGE = "image_path"
+LABEL, MULTIHOT = "label", "label_multihot"
+SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+PATIENT = ("patient_id", "patient")
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read the CSV in ``root`` (``part`` names one of several), or ``labels`` that lie elsewhere; paths are under root.
+
+    ``label`` is one class per image, a word or a number; ``[0, 1, …]`` in it or in ``label_multihot`` are labels
+    ``label_0``, ``label_1``, … in the list's order, whose names the table does not hold. ``split`` is followed where
+    it stands; otherwise patients (``patient_id``, else images) are dealt by hash, not as the authors do, whose split
+    is drawn at random by image. ``age`` and ``gender`` or ``sex`` become attributes.
+
+    Raises:
+        EvalfmError: a file or column is missing, or a list is none of 0 and 1 or has another length than the first.
+    """
+    found = [options.labels] if options.labels is not None else sorted(root.glob("*.csv")) if root.is_dir() else []
+    file = choose_part(root, found, options.part, "*.csv with image_path and label")
+    native = read_table(file)
+    notes: list[str] = []
+    native["image"] = _relative(column(native, IMAGE, file), root, file)
+    native = with_files(native, root, notes, f"give the folder that the {IMAGE} of {file.name} start in")
+    labels, kinds = _labels(native, file)
+    columns: dict[str, Any] = {"id": native["image"], "image": native["image"]}
+    patient = next((name for name in PATIENT if name in native), None)
+    if patient is not None:
+        columns["patient"] = as_text(native[patient])
+    if "split" in native:
+        columns["split"] = only_words(
+            native["split"], lambda word: SPLIT_WORDS.get(word.lower()), "train, val or test", file
+        )
+    columns |= labels
+    attributes = []
+    if "age" in native:
+        columns["age"] = ages(native["age"], notes)
+        attributes.append("age")
+    sex = next((name for name in ("sex", "gender") if name in native), None)
+    if sex is not None:
+        columns["sex"] = sexes(native[sex], notes)
+        attributes.append("sex")
+    info = DatasetInfo(
+        name=file.stem,
+        title=f"{file.stem}, in the tables of MerMED-FM",
+        licence="that of the original set",
+        label_source=dict.fromkeys(labels, "as published"),
+        label_kinds=kinds,
+        attributes=attributes,
+        split=SplitRule(rule="source", note=f"the column split of {file.name}") if "split" in columns else None,
+        notes=notes,
+    )
+    return Imported(pd.DataFrame(columns), info)
+
+
+def _relative(cells: pd.Series, root: Path, file: Path) -> pd.Series:
+    text = as_text(cells)
+    if text.isna().any():
+        raise EvalfmError(f"{file} has {int(text.isna().sum())} rows without {IMAGE}; take them out.")
+    prefix = f"{root.as_posix().rstrip('/')}/"
+    return text.map(lambda path: path.replace("\\", "/").removeprefix(prefix).removeprefix("./"))
+
+
+def _labels(native: pd.DataFrame, file: Path) -> tuple[dict[str, Any], dict[str, LabelKind]]:
+    """Label columns, and the kinds of those that are not binary."""
+    if MULTIHOT in native:
+        return _multihot(native[MULTIHOT], file), {}
+    cells = as_text(column(native, LABEL, file))
+    first = cells.dropna()
+    if len(first) and "[" in str(first.iloc[0]):
+        return _multihot(cells, file), {}
+    numbers = pd.to_numeric(cells, errors="coerce")
+    if (numbers.notna() == cells.notna()).all():
+        binary = bool(numbers.dropna().isin([0, 1]).all())
+        return {LABEL: numbers.astype(np.float64)}, {} if binary else {LABEL: "class"}
+    return {LABEL: cells}, {LABEL: "class"}
+
+
+def _multihot(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
+    codes, lists = pd.factorize(as_text(cells))
+    parsed = [_zeros_and_ones(str(text), file) for text in lists]
+    lengths = sorted({len(values) for values in parsed})
+    if len(lengths) > 1:
+        raise EvalfmError(f"{file} holds lists of {lengths[0]} and of {lengths[-1]} labels; each must have as many.")
+    width = lengths[0] if lengths else 0
+    # The last row answers for the code −1 of an empty cell.
+    values = np.array([*parsed, [np.nan] * width], dtype=np.float64).reshape(-1, width)[codes]
+    return {f"{LABEL}_{number}": values[:, number] for number in range(width)}
+
+
+def _zeros_and_ones(text: str, file: Path) -> list[float]:
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not values or any(value not in (0, 1) for value in values):
+        raise EvalfmError(f"{file} holds {text[:60]!r} where a list of 0 and 1 is expected; correct it.")
+    return [float(value) for value in values]
