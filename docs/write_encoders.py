@@ -9,11 +9,6 @@ from evalfm.encoders.catalogue import catalogue, pretraining, shown_size, weight
 
 PAGE = Path(__file__).with_name("encoders.md")
 
-COLUMNS = (
-    *("encoder", "paradigm", "domain", "parameters", "input", "embedding", "text", "weights", "licence"),
-    "commercial use",
-)
-
 HEAD = """# Encoders
 
 Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe no

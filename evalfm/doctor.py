@@ -7,7 +7,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalfm.data.registered import cache_folder
 from evalfm.errors import EvalfmError
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 NEEDED_DISK_BYTES = 2 * 1024**3
 HUB_TIMEOUT_SECONDS = 3.0
-MOST_APART = 1e-4
-"""Largest difference, as a share of the largest value, between a film encoded alone and in a batch."""
+MOST_APART = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
+"""Largest difference, as a share of the largest value, between a film encoded alone and in a batch, by precision."""
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Finding:
     remedy: str = ""
 
 
-def examine(encoder: str | None = None, weights: str = "hub", *, golden: bool = False) -> Iterator[Finding]:
+def examine(encoder: str | None = None, *, golden: bool = False, **how: Any) -> Iterator[Finding]:
     """Look at versions, device, hub, disk and cache, then send a test image through ``encoder`` if one is named.
 
-    With ``golden`` its embedding is written down for later looks.
+    With ``golden`` its embedding is written down for later looks; ``how`` are arguments of ``load_encoder``.
     """
     for look in (_versions, _device, _disk, _hub):
         yield look()
     if encoder is not None:
-        yield from _encoder(encoder, weights, golden)
+        yield from _encoder(encoder, golden, how)
 
 
 def _versions() -> Finding:
@@ -108,16 +108,17 @@ def _hub() -> Finding:
         return Finding("hub", None, f"Hugging Face cannot be reached ({error})", remedy)
 
 
-def _encoder(name: str, weights: str, golden: bool) -> Iterator[Finding]:
+def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
     """Load ``name``, run the test film through it alone and in company, and measure."""
     import torch
 
     from evalfm.encoders import load_encoder
     from evalfm.encoders.golden import the_film, write_golden
+    from evalfm.features.forward import device_of
 
     try:
-        encoder = load_encoder(name, weights=weights)
-        tensor, _ = encoder.prepare(the_film())
+        encoder = load_encoder(name, **how)
+        tensor = encoder.prepare(the_film())[0].to(device_of(encoder))
         first, second = (encoder.encode(tensor[None]) for _ in range(2))
         company = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
         written = write_golden(encoder) if golden else None
@@ -133,10 +134,9 @@ def _encoder(name: str, weights: str, golden: bool) -> Iterator[Finding]:
         return
     yield Finding(f"encoder {name}", True, said)
     apart = float((company.pooled[1] - first.pooled[0]).abs().max() / first.pooled.abs().max().clamp_min(1e-12))
-    remedy = (
-        "" if apart < MOST_APART else "Another film in the batch changes the answer; batch norm may be in training."
-    )
-    yield Finding("batches", apart < MOST_APART, f"a film alone and in company differ by {apart:.1e} at most", remedy)
+    fine = apart < MOST_APART[encoder.settings.precision]
+    remedy = "" if fine else "Another film in the batch changes the answer; batch norm may be in training."
+    yield Finding("batches", fine, f"a film alone and in company differ by {apart:.1e} at most", remedy)
     yield _golden(encoder)
     if written is not None:
         yield Finding("golden embedding written", True, f"{written}; its block can stand under `golden:` on the card")
@@ -151,6 +151,9 @@ def _golden(encoder: Encoder) -> Finding:
     golden = find_golden(encoder.card)
     if golden is None:
         return Finding("golden embedding", None, "none on the card", "With the true weights, --write-golden keeps one.")
+    if encoder.preparer.facts != encoder.card.preprocessing or encoder.settings.precision != "float32":
+        said = "not compared: it was made at the card's own input size, in float32"
+        return Finding("golden embedding", None, said, "Leave --input-size and --precision out.")
     found = compare(encoder, golden)
     if found is None:
         return Finding("golden embedding", None, "it was made with other weights, so it is not compared")
@@ -184,10 +187,10 @@ def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
 
     place = device_of(encoder)
     with FlopCounterMode(display=False) as counter:
-        encoder.encode(tensor[None].to(place))
+        encoder.encode(tensor[None])
     flops = counter.get_total_flops()
     size = automatic_batch_size(encoder)
-    batch = tensor[None].to(place).repeat(size, 1, 1, 1)
+    batch = tensor[None].repeat(size, 1, 1, 1)
     encoder.encode(batch)
     started = time.perf_counter()
     encoder.encode(batch).pooled.cpu()

@@ -10,6 +10,9 @@ import typer
 def doctor(
     encoder: Annotated[str | None, typer.Option(help="Send a test film through this encoder.")] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
+    input_size: Annotated[int | None, typer.Option(help="Another side of the input than the card's.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto takes a GPU if there is one.")] = "auto",
     write_golden: Annotated[
         bool, typer.Option("--write-golden", help="Keep the embedding of a test film, to see later drifts by.")
     ] = False,
@@ -31,8 +34,9 @@ def doctor(
 
     if write_golden and encoder is None:
         raise EvalfmError("--write-golden needs an encoder; name it with --encoder.")
+    how = {"weights": weights, "input_size": input_size, "precision": precision, "device": device}
     findings = []
-    for finding in examine(encoder, weights, golden=write_golden):
+    for finding in examine(encoder, golden=write_golden, **how):
         findings.append(finding)
         if not json:
             mark = {True: "ok     ", None: "limited", False: "FAILED "}[finding.fine]

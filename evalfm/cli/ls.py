@@ -35,6 +35,7 @@ def encoders(
     from evalfm.encoders.aliases import ALIASES
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
+    from evalfm.encoders.registry import list_factories
     from evalfm.errors import UnknownNameError
 
     for word, value, known in (
@@ -67,6 +68,9 @@ def encoders(
         )
     columns = ["name", "paradigm", "domain", "size", "dim", "input", "text", "weights", "licence", "commercial use"]
     print_rows("Encoders", columns, rows)
+    factories = [f"{name} ({place})" for name, place in list_factories().items()]
+    if factories:
+        typer.echo(f"Plugged in as code: {', '.join(factories)}.")
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
     baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")

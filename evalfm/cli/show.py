@@ -23,16 +23,15 @@ def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")],
         evalfm show encoder rad-dino
     """
     from evalfm.encoders import find_card
+    from evalfm.encoders.describing import described
     from evalfm.encoders.registry import find_absent
 
-    absent = find_absent(name)
-    if absent is not None:
-        if not json:
-            typer.echo(f"evalfm does not load {name}. {absent.reason} {absent.embeddings}")
-            typer.echo("Give them as --encoder precomputed:FILE, a table joined by image id.\n")
-        _print(absent.model_dump(mode="json", by_alias=True, exclude_none=True), json)
+    card = find_absent(name) or find_card(name)
+    if json:
+        _print(card.model_dump(mode="json", by_alias=True, exclude_none=True), json)
         return
-    _print(find_card(name).model_dump(mode="json", by_alias=True, exclude_none=True), json)
+    for title, lines in described(card):
+        typer.echo("\n".join([title, *(f"  {line}" for line in lines)] if title else lines))
 
 
 @app.command()

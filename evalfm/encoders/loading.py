@@ -40,7 +40,7 @@ def load_encoder(
             checkpoint.
         input_size, resize: override the card; recorded in ``notes`` and in ``key``.
         precision: in which the model runs; features are float32 in any case.
-        device: where the model runs.
+        device: where the model runs; ``auto`` takes a GPU if there is one.
         seed: from which random weights are drawn.
 
     Raises:
@@ -166,6 +166,8 @@ def _check_size(encoder: Encoder, card: EncoderCard) -> None:
 
 
 def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
     except RuntimeError:

@@ -42,6 +42,13 @@ def list_cards() -> dict[str, EncoderCard]:
     return dict(sorted(cards.items()))
 
 
+def list_factories() -> dict[str, str]:
+    """The plugged-in encoders that come as code: name → where it is; none is built."""
+    plugins = _plugins()
+    made = {name: plugin for name, plugin in plugins.items() if not isinstance(_load_plugin(name, plugin), EncoderCard)}
+    return {name: plugin.value for name, plugin in sorted(made.items())}
+
+
 def list_absent() -> dict[str, AbsentCard]:
     """The encoders that evalfm does not load, by name."""
     return {path.stem: _read_absent(path) for path in sorted(ABSENT.glob("*.yaml"))}

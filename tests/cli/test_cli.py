@@ -109,7 +109,9 @@ def test_lists_are_tables_and_json(what: str):
 
 
 def test_cards_are_shown():
-    assert "poolings:" in evalfm("show", "encoder", "rad-dino").stdout
+    shown = evalfm("show", "encoder", "rad-dino").stdout
+    assert "518 × 518, shortest edge to 518, then the centre" in shown
+    assert "take it as rad-dino@mean" in shown
     assert json.loads(evalfm("show", "encoder", "rad-dino", "--json").stdout)["name"] == "rad-dino"
     assert "pneumothorax" in evalfm("show", "task", "ptx-seg").stdout
 
@@ -120,6 +122,9 @@ def test_doctor_looks_at_the_machine_and_an_encoder():
     assert found["versions"] is True
     assert found["encoder hog"] is True
     assert asked.returncode == 0
+    rough = evalfm("doctor", "--encoder", "hog", "--precision", "bfloat16", "--input-size", "64", "--device", "cpu")
+    assert "pooled 576, maps 10×8×8" in rough.stdout
+    assert "no precision 'float8'" in evalfm("doctor", "--encoder", "hog", "--precision", "float8").stdout
     broken = evalfm("doctor", "--encoder", "rad-dino")
     assert broken.returncode == 2
     assert "--weights" in broken.stdout

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from evalfm.cli.app import app
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of
+from evalfm.encoders.describing import described
 from evalfm.encoders.registry import ABSENT, find_card, list_absent
 from evalfm.errors import EvalfmError
 
@@ -84,3 +85,38 @@ def test_the_page_is_what_the_cards_say() -> None:
     assert page == module.as_page(), "run: python docs/write_encoders.py"
     assert "## rad-dino" in page
     assert "| 86.6M | 518 × 518 | 768 |" in page
+
+
+@pytest.mark.parametrize("name", sorted(catalogue()))
+def test_every_card_can_be_read_by_a_person(name: str) -> None:
+    card = catalogue()[name]
+    sections = dict(described(card))
+    lines = [line for each in sections.values() for line in each]
+    assert sections[""] == [f"{name}: {card.summary}"]
+    assert card.licence in sections["Licence"][0]
+    assert not any("None" in line or "[" in line for line in lines if line not in (*card.unconfirmed, card.summary))
+    assert set(card.unconfirmed) <= set(lines)
+    if isinstance(card, EncoderCard):
+        height, width = card.preprocessing.input_size
+        assert sections["Input"][0].startswith(f"{height} × {width}, ")
+        assert len(sections["Embedding"]) == len(card.poolings)
+        assert sections["Embedding"][0].startswith(f"{card.pooling}: {card.pooled_dim} ")
+        assert ("Text" in sections) == (card.text_tower is not None)
+    else:
+        assert card.reason in sections["evalfm does not load it"]
+
+
+def test_scaling_and_resizing_are_told_in_words() -> None:
+    def told(name: str) -> str:
+        return " | ".join(dict(described(find_card(name)))["Input"])
+
+    assert "black and white become 0 and 255; then mean 123, 117, 104, standard deviation 1" in told(
+        "squeezenet1-0.caffe"
+    )
+    assert "the film's smallest and largest value become 0 and 1" in told("biovil-t")
+    assert "no other size" in told("biomedclip")
+    assert "multiples of 14" in told("rad-dino")
+    assert dict(described(find_card("rad-dino@mean")))["Embedding"] == [
+        "mean: 768 dimensions",
+        "cls: 768 dimensions; take it as rad-dino@cls",
+    ]

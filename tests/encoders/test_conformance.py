@@ -129,6 +129,42 @@ def test_gradients_reach_the_input(small: Encoder) -> None:
     assert float(batch.grad.abs().max()) > 0
 
 
+def test_encoding_leaves_the_encoder_as_it_was(small: Encoder) -> None:
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    batch = prepared(small, 2).requires_grad_()
+    small.zero_grad()
+    small.train()
+    features = small.encode(batch)
+    # Even where training is on, batch norms keep their statistics and nothing can be learnt through encode.
+    assert all(module.training for module in small.modules())
+    small.eval()
+    after = small.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert not any(each.requires_grad for each in (features.pooled, *features.maps))
+    assert all(parameter.grad is None for parameter in small.parameters())
+
+
+def test_gradients_reach_the_weights_unless_they_are_frozen(small: Encoder) -> None:
+    parameters = list(small.parameters())
+    batch = prepared(small, 1).requires_grad_()
+    try:
+        features = small(batch)
+        (features.pooled.sum() + sum(each.sum() for each in features.maps)).backward()
+        reached = [parameter for parameter in parameters if parameter.grad is not None]
+        # An encoder may hold tensors that only other poolings use.
+        assert len(reached) >= 0.9 * len(parameters)
+        for parameter in parameters:
+            parameter.grad = None
+            parameter.requires_grad_(False)
+        small(batch).pooled.sum().backward()
+        assert all(parameter.grad is None for parameter in parameters)
+    finally:
+        for parameter in parameters:
+            parameter.grad = None
+            parameter.requires_grad_()
+
+
 def test_bfloat16_is_close_to_float32(small: Encoder) -> None:
     precise = small.encode(prepared(small, 2)).pooled
     rough = opened_small(small.card.name, precision="bfloat16")

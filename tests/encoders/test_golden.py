@@ -65,7 +65,7 @@ def test_random_weights_and_other_sizes_make_none(trained: tuple[Encoder, Path])
 
 
 def test_the_doctor_tells_cost_company_and_drift(trained: tuple[Encoder, Path], monkeypatch: Any) -> None:
-    findings = {each.name: each for each in examine("squeezenet1-0.caffe", str(trained[1]), golden=True)}
+    findings = {each.name: each for each in examine("squeezenet1-0.caffe", weights=str(trained[1]), golden=True)}
     assert findings["encoder squeezenet1-0.caffe"].said.startswith("pooled 512, maps 256×56×56")
     assert findings["batches"].fine
     assert "golden embedding written" in findings
@@ -79,7 +79,7 @@ def test_the_doctor_tells_cost_company_and_drift(trained: tuple[Encoder, Path], 
         return true(self, batch + torch.rand(()) if len(batch) > 1 else batch)
 
     monkeypatch.setattr(Encoder, "encode", drifting)
-    spoilt = {each.name: each for each in examine("squeezenet1-0.caffe", str(trained[1]))}
+    spoilt = {each.name: each for each in examine("squeezenet1-0.caffe", weights=str(trained[1]))}
     assert spoilt["batches"].fine is False
 
 
