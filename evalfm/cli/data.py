@@ -109,34 +109,59 @@ def import_(
 @app.command()
 def check(
     folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
+    html: Annotated[Path | None, typer.Option(help="Also write the set on one page here.")] = None,
+    with_images: Annotated[
+        bool, typer.Option("--with-images", help="Show films on the page though the set does not say they may be.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at every row, file, mask and pixel; name all faults at once; exit 2 if there are any.
 
+    The page holds Table 1, what was left out, which attributes go with which labels, sizes, and films where they
+    may be shown.
+
     Example:
 
-        evalfm data check build/nih
+        evalfm data check build/nih --html nih.html
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from evalfm.cli.console import Bars, emit_json
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
+    from evalfm.data.table_one import associations
+    from evalfm.errors import EvalfmError
 
+    if with_images and html is None:
+        raise EvalfmError("--with-images is about the page; say where it goes with --html.")
     manifest = Table.read(find_folder(folder), validate=False)
     report = look(manifest, Bars())
+    if html is not None:
+        from evalfm.analysis.data_page import data_page
+        from evalfm.data.atomic import write_atomically
+
+        if html.is_dir() or not html.absolute().parent.is_dir():
+            raise EvalfmError(f"{html} is no file that can be written; give a file in a folder that is there.")
+        write_atomically(html, data_page(manifest, report, with_images=with_images).encode())
     if json:
-        emit_json(asdict(report))
+        sizes = [[*size, count] for size, count in report.sizes.items()]
+        pairs = [asdict(pair) for pair in associations(manifest)]
+        emit_json({**asdict(replace(report, sizes={})), "sizes": sizes, "associations": pairs})
     else:
         _summarise(manifest)
         for label, counts in report.labels.items():
-            typer.echo(f"  {label}: {counts.positive} positive, {counts.negative} negative, {counts.unknown} unknown")
+            said = f"{counts.positive} positive, {counts.negative} negative"
+            if manifest.info.label_kind(label) != "binary":
+                said = f"{counts.positive + counts.negative} known"
+            typer.echo(f"  {label}: {said}, {counts.unknown} unknown")
         for remark in report.remarks:
             typer.echo(f"  {remark}")
         for fault in report.faults:
             typer.echo(f"  FAULT {fault}")
         typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: mend them and check again.")
+        if html is not None:
+            typer.echo(f"Wrote {html}")
     if not report.passed:
         raise typer.Exit(2)
 

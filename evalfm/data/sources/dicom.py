@@ -1,0 +1,263 @@
+"""A hospital's folder of DICOM films, with a table of labels that lies beside it or elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pydicom
+
+from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo, LabelKind
+from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
+from evalfm.data.digests import WORKERS
+from evalfm.data.privacy import public_names
+from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
+from evalfm.data.sources._tables import binary_labels, column, snake, what_is_in
+from evalfm.data.stored import kind_of
+from evalfm.errors import EvalfmError, UnknownNameError
+
+OPTIONS = frozenset({"labels", "on", "burned_in_checked", "blank", "uncertain", "mapping"})
+KEYS = ("SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID")
+FRONTAL = ("PA", "AP")
+VIEW = "view"
+_TAGS = [*KEYS, "Modality", "PresentationIntentType", "BurnedInAnnotation", "Rows", "NumberOfFrames"]
+
+
+@dataclass(frozen=True)
+class _Film:
+    """What is read of one file; the keys stay here and leave as salted hashes."""
+
+    locator: str
+    keys: dict[str, str | None]
+    modality: str
+    intent: str
+    burned_in: str
+    frames: int
+    facts: DicomAttributes
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read every DICOM file below ``root``, whatever its name, and the ``labels`` that meet it ``on`` a tag.
+
+    Frontal films for presentation (CR, DX; view PA or AP) enter; what is left out is counted by reason. A column
+    ``view`` of the labels speaks where a header says no view. ``on`` is one of SOPInstanceUID, AccessionNumber,
+    StudyInstanceUID and PatientID, or ``TAG=COLUMN``; every film of an accession gets its labels. Labels are the
+    columns of 0, 1, −1 and blanks, or those that the mapping names; nothing else of the table enters. Ids and
+    patients are salted hashes in the manifest already; sex, age, view and manufacturer come from the headers.
+
+    Raises:
+        EvalfmError: no film is found, pixels may hold names and nobody looked, labels do not meet the films or
+            contradict one another.
+    """
+    counts: Counter[str] = Counter()
+    films = [film for film in _films(root, options, counts) if film is not None]
+    if not films:
+        raise EvalfmError(f"There is no *.dcm with pixels in {root}, which {what_is_in(root)}; give the DICOM folder.")
+    mapping = options.mapping or TableMapping()
+    labels, told = _labels(films, options, mapping)
+    kept, views = _frontal(films, labels, counts)
+    if not kept:
+        raise EvalfmError(f"{root} holds no frontal film for presentation ({_told(counts)}); check the export.")
+    notes = [told] if told else []
+    if counts:
+        notes.append(f"Left out: {_told(counts)}.")
+    _look_for_names([films[position] for position in kept], options, notes)
+    info = DatasetInfo(
+        name=mapping.name or "dicom",
+        title=mapping.title,
+        licence=mapping.licence,
+        citation=mapping.citation,
+        derived_from=mapping.derived_from,
+        salt=options.salt or None,
+        attributes=["sex", "age", VIEW, "manufacturer"],
+        blank=options.blank or "unknown",
+        uncertain=options.uncertain or "unknown",
+        notes=notes,
+    )
+    table = _table([films[position] for position in kept], views, info)
+    if labels is None:
+        return Imported(table, info)
+    rows = labels.iloc[kept].reset_index(drop=True)
+    return _with_labels(table, rows, info, mapping, options)
+
+
+def _films(root: Path, options: ImportOptions, counts: Counter[str]) -> Iterator[_Film | None]:
+    """Every DICOM file with pixels, each instance once, in the order of their paths."""
+    files = sorted(
+        (Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names
+    )
+    with ThreadPoolExecutor(WORKERS) as pool:
+        read = pool.map(lambda locator: _read(root, locator), files)
+        seen: set[str] = set()
+        for film in options.progress.track(read, "DICOM headers", len(files)):
+            if isinstance(film, str):
+                counts[film] += 1
+                continue
+            name = film.keys["SOPInstanceUID"]
+            if name is None:
+                counts["no SOPInstanceUID"] += 1
+            elif name in seen:
+                counts["copies of a film"] += 1
+            else:
+                seen.add(name)
+                yield film
+
+
+def _read(root: Path, locator: str) -> _Film | str:
+    """The film, or why the file is none."""
+    path = root / locator
+    try:
+        if kind_of(path) != "dicom":
+            return "not DICOM"
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        if "Rows" not in header:
+            return "no pixels"
+        words = {tag: str(header.get(tag) or "").strip() for tag in _TAGS}
+        return _Film(
+            locator,
+            {tag: words[tag] or None for tag in KEYS},
+            words["Modality"],
+            words["PresentationIntentType"].upper(),
+            words["BurnedInAnnotation"].upper(),
+            int(words["NumberOfFrames"] or 1),
+            dicom_attributes(path),
+        )
+    except Exception:  # damaged headers fail in many ways
+        return "damaged"
+
+
+def _frontal(films: list[_Film], labels: pd.DataFrame | None, counts: Counter[str]) -> tuple[list[int], list[str]]:
+    """Positions of the films that enter, and their views."""
+    told = None if labels is None or VIEW not in labels else as_text(labels[VIEW])
+    kept, views = [], []
+    for position, film in enumerate(films):
+        view = (film.facts["view"] or (told.iloc[position] if told is not None else None) or "").upper()
+        if film.modality not in FILM_MODALITIES:
+            counts[f"modality {film.modality or 'unknown'}"] += 1
+        elif film.intent not in ("", "FOR PRESENTATION"):
+            counts["not for presentation"] += 1
+        elif film.frames > 1:
+            counts["several frames"] += 1
+        elif not view:
+            counts["view unknown (a column `view` of the labels may tell it)"] += 1
+        elif view not in FRONTAL:
+            counts["not frontal"] += 1
+        else:
+            kept.append(position)
+            views.append(view)
+    return kept, views
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items())) or "nothing left out"
+
+
+def _look_for_names(films: list[_Film], options: ImportOptions, notes: list[str]) -> None:
+    doubtful = sum(film.burned_in != "NO" for film in films)
+    if not doubtful:
+        return
+    what = f"{doubtful} of {len(films)} films do not rule out names in their pixels (BurnedInAnnotation is not NO)"
+    if not options.burned_in_checked:
+        raise EvalfmError(f"{what}; look at them, then add --burned-in-checked.")
+    notes.append(f"{what}; they were said to have been looked at.")
+
+
+def _table(films: list[_Film], views: list[str], info: DatasetInfo) -> pd.DataFrame:
+    patients = [film.keys["PatientID"] for film in films]
+    columns: dict[str, Any] = {
+        "id": public_names([str(film.keys["SOPInstanceUID"]) for film in films], info),
+        "image": [film.locator for film in films],
+    }
+    if all(patients):
+        columns["patient"] = public_names([str(name) for name in patients], info)
+    elif any(patients):
+        raise EvalfmError(
+            f"{sum(name is None for name in patients)} of {len(films)} films have no PatientID, so that their patients "
+            "could stand in two splits; fill it in or take these films out."
+        )
+    columns |= {
+        "sex": [film.facts["sex"] for film in films],
+        "age": pd.Series([film.facts["age"] for film in films], dtype="float64"),
+        VIEW: views,
+        "manufacturer": [film.facts["manufacturer"] for film in films],
+    }
+    return pd.DataFrame(columns)
+
+
+def _labels(films: list[_Film], options: ImportOptions, mapping: TableMapping) -> tuple[pd.DataFrame | None, str]:
+    """A row of the labels for each film, empty where there is none, and what was found, in a sentence."""
+    path = options.labels or mapping.csv
+    if path is None:
+        if options.on is not None or mapping.labels:
+            raise EvalfmError("Labels need their table: --labels CSV.")
+        return None, ""
+    tag, _, theirs = (options.on or "SOPInstanceUID").partition("=")
+    if tag not in KEYS:
+        raise UnknownNameError("tag to meet on", tag, KEYS)
+    table = read_table(path)
+    key = as_text(column(table, theirs or tag, path))
+    table = table[key.notna()].drop(columns=[theirs or tag]).assign(_key=key[key.notna()])
+    table = table.drop_duplicates()
+    twice = table["_key"].duplicated()
+    if twice.any():
+        raise EvalfmError(
+            f"{path} has several different rows for {int(table['_key'][twice].nunique())} values of {theirs or tag}, "
+            f"the first in line {int(table.index[twice][0]) + 2}; keep one row each."
+        )
+    wanted = [film.keys[tag] for film in films]
+    met = sum(name in set(table["_key"]) for name in wanted)
+    if met == 0:
+        raise EvalfmError(f"No {tag} of {len(films)} films is in {path}; check --on, such as --on {tag}=COLUMN.")
+    unused = len(set(table["_key"]) - set(wanted))
+    said = f"{met} of {len(films)} films have a row in {path.name}; {unused} of its {len(table)} rows have no film."
+    return table.set_index("_key").reindex(wanted).reset_index(drop=True), said
+
+
+def _with_labels(
+    table: pd.DataFrame, rows: pd.DataFrame, info: DatasetInfo, mapping: TableMapping, options: ImportOptions
+) -> Imported:
+    """The table with labels, masks and further attributes of ``rows``."""
+    blank, uncertain = options.blank or "unknown", options.uncertain or "unknown"
+    masks = {f"{finding}{MASK_SUFFIX}": name for finding, name in mapping.masks.items()}
+    named = mapping.labels or _binary_columns(rows, {VIEW, *mapping.masks.values(), *mapping.attributes.values()})
+    taken = {**named, **mapping.attributes, **masks}
+    clash = sorted(set(taken) & set(table) - set(mapping.attributes))
+    if clash:
+        raise EvalfmError(f"The labels hold a column {clash[0]!r}, which the headers give; name it otherwise.")
+    columns = {name: column(rows, source, Path("the labels")) for name, source in taken.items()}
+    kinds: dict[str, LabelKind] = {}
+    for name in named:
+        kind = mapping.label_kinds.get(name, "binary")
+        if kind == "binary":
+            columns[name] = binary_labels(columns[name], blank=blank, uncertain=uncertain)
+        else:
+            kinds[name] = kind
+    left = {str(name) for name in rows} - set(taken.values()) - {VIEW}
+    notes = [*info.notes, *([f"{len(left)} columns of the labels did not enter."] if left else [])]
+    update = {
+        "label_source": {name: mapping.label_source.get(name, "unstated") for name in named},
+        "label_kinds": kinds,
+        "mask_dialects": {finding: mapping.mask_dialects.get(finding, "file") for finding in mapping.masks},
+        "attributes": list(dict.fromkeys([*info.attributes, *mapping.attributes])),
+        "notes": notes,
+    }
+    return Imported(table.assign(**columns), info.model_copy(update=update))
+
+
+def _binary_columns(rows: pd.DataFrame, others: set[str]) -> dict[str, str]:
+    """Columns of 0, 1, −1 and blanks alone, by a plain name."""
+    found = {}
+    for name in rows.columns.difference(sorted(others), sort=False):
+        numbers = as_numbers(rows[name])
+        if numbers is not None and numbers.notna().any() and numbers.dropna().isin([0, 1, -1]).all():
+            found[snake(str(name))] = str(name)
+    if not found:
+        raise EvalfmError("The labels hold no column of 0 and 1; name the columns with --label.")
+    return found

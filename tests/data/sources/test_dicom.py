@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from evalfm.data.importing import import_data
+from evalfm.data.manifest import Manifest
+from evalfm.data.sources import ImportOptions
+from evalfm.data.sources.dicom import import_source
+from evalfm.errors import EvalfmError
+
+
+def write(path: Path, **tags: Any) -> str:
+    """A film of 8 x 6 pixels; gives its SOPInstanceUID."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    uid = str(tags.pop("SOPInstanceUID", generate_uid(entropy_srcs=[path.name])))
+    meta.MediaStorageSOPInstanceUID = uid
+    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    facts: dict[str, Any] = {
+        "SOPInstanceUID": uid,
+        "AccessionNumber": "A1",
+        "PatientID": "P1",
+        "PatientName": "Smith^Jane",
+        "StudyDate": "20200102",
+        "PatientSex": "F",
+        "PatientAge": "093Y",
+        "Modality": "DX",
+        "PresentationIntentType": "FOR PRESENTATION",
+        "ViewPosition": "PA",
+        "BurnedInAnnotation": "NO",
+        "Manufacturer": "Acme",
+        "Rows": 6,
+        "Columns": 8,
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "PixelData": np.arange(48, dtype="<u2").tobytes(),
+        **tags,
+    }
+    for name, value in facts.items():
+        if value is not None:
+            setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path)
+    return uid
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "export"
+    write(folder / "a/IM0001")
+    write(folder / "a/IM0002", AccessionNumber="A2", ViewPosition="AP", Modality="CR", PresentationIntentType=None)
+    write(folder / "b/IM0001.dcm", AccessionNumber="A3", PatientID="P2", PatientSex="M", PatientAge="018M")
+    write(folder / "b/side", ViewPosition="LL")
+    write(folder / "b/raw", PresentationIntentType="FOR PROCESSING")
+    write(folder / "b/ct", Modality="CT")
+    (folder / "notes.txt").write_text("Dear colleague")
+    return folder
+
+
+def read(root: Path, **options: Any) -> Manifest:
+    imported = import_source(root, ImportOptions(salt="pepper", **options))
+    return Manifest(imported.info.model_copy(update={"root": str(root)}), imported.table, root)
+
+
+def labels(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "labels.csv").write_text(text)
+    return tmp_path / "labels.csv"
+
+
+def test_frontal_films_enter_and_the_rest_is_counted(root: Path) -> None:
+    data = read(root)
+    data.validate(deep=True)
+    assert data.table["image"].tolist() == ["a/IM0001", "a/IM0002", "b/IM0001.dcm"]
+    assert data.table["view"].tolist() == ["PA", "AP", "PA"]
+    assert data.table["sex"].tolist() == ["F", "F", "M"]
+    assert data.table["age"].tolist() == [90.0, 90.0, 1.5]
+    assert data.info.notes == ["Left out: 1 modality CT, 1 not DICOM, 1 not for presentation, 1 not frontal."]
+    assert float(data.image(0).pixels.max()) == pytest.approx(1.0)
+
+
+def test_patients_are_kept_apart_and_nobody_is_named(root: Path) -> None:
+    data = read(root)
+    assert data.patients[0] == data.patients[1] != data.patients[2]
+    said = data.table.to_csv() + repr(data.info)
+    assert not any(word in said for word in ("Smith", "P1", "P2", "A1", "2020", "1.2.826"))
+    assert len(set(data.table["id"])) == 3
+    assert all(len(name) == 16 for name in data.table["id"])
+
+
+def test_an_import_again_gives_the_same_hashes(root: Path, tmp_path: Path) -> None:
+    first = import_data("dicom", root, tmp_path / "out")
+    again = import_data("dicom", root, tmp_path / "out", force=True)
+    assert again.table["id"].tolist() == first.table["id"].tolist()
+    other = import_data("dicom", root, tmp_path / "other")
+    assert set(other.table["id"]).isdisjoint(first.table["id"])
+
+
+def test_labels_meet_by_accession_and_only_zeros_and_ones_enter(root: Path, tmp_path: Path) -> None:
+    path = labels(tmp_path, "acc,Pneumothorax,MRN,report\nA1,1,77,Jane Smith\nA3,-1,78,x\nA9,0,79,y\n")
+    data = read(root, labels=path, on="AccessionNumber=acc")
+    assert np.array_equal(data.label("pneumothorax"), [1, np.nan, np.nan], equal_nan=True)
+    assert "Jane" not in data.table.to_csv()
+    assert list(data.table.columns) == ["id", "image", "patient", "sex", "age", "view", "manufacturer", "pneumothorax"]
+    assert "2 of 3 films" not in data.info.notes[0]
+    assert data.info.notes[0].startswith("5 of 6 films have a row in labels.csv; 1 of its 3 rows have no film.")
+    assert data.info.notes[-1] == "2 columns of the labels did not enter."
+    zero = read(root, labels=path, on="AccessionNumber=acc", uncertain="zero", blank="negative")
+    assert zero.label("pneumothorax").tolist() == [1, 0, 0]
+
+
+def test_a_view_may_come_from_the_labels(root: Path, tmp_path: Path) -> None:
+    write(root / "c/unknown", ViewPosition=None, AccessionNumber="A4", PatientID="P4")
+    write(root / "c/side2", ViewPosition=None, AccessionNumber="A5", PatientID="P5")
+    assert "2 view unknown" in read(root).info.notes[0]
+    path = labels(tmp_path, "AccessionNumber,view,ptx\nA4,ap,1\nA5,LATERAL,0\n")
+    data = read(root, labels=path, on="AccessionNumber")
+    assert data.table["image"].tolist()[-1] == "c/unknown"
+    assert data.table["view"].tolist()[-1] == "AP"
+    assert data.label("ptx")[-1] == 1
+
+
+def test_names_in_the_pixels_must_be_ruled_out(root: Path) -> None:
+    write(root / "a/IM0003", BurnedInAnnotation=None)
+    with pytest.raises(EvalfmError, match="1 of 4 films do not rule out names in their pixels"):
+        read(root)
+    data = read(root, burned_in_checked=True)
+    assert len(data) == 4
+    assert "said to have been looked at" in data.info.notes[-1]
+
+
+def test_copies_and_damage_are_counted(root: Path) -> None:
+    uid = write(root / "a/IM0009")
+    write(root / "z/again", SOPInstanceUID=uid)
+    (root / "z/broken").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL\x04")
+    note = read(root).info.notes[0]
+    assert "1 copies of a film" in note
+    assert "1 damaged" in note or "1 no pixels" in note
+
+
+def test_labels_that_contradict_or_meet_nothing_are_refused(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(EvalfmError, match="several different rows for 1 values of acc, the first in line 3"):
+        read(root, labels=labels(tmp_path, "acc,ptx\nA1,1\nA1,0\n"), on="AccessionNumber=acc")
+    with pytest.raises(EvalfmError, match="No AccessionNumber of 6 films"):
+        read(root, labels=labels(tmp_path, "acc,ptx\nB1,1\n"), on="AccessionNumber=acc")
+    with pytest.raises(EvalfmError, match="'AccessionNumber'"):
+        read(root, labels=labels(tmp_path, "acc,ptx\nA1,1\n"), on="Accession=acc")
+    with pytest.raises(EvalfmError, match="no column of 0 and 1"):
+        read(root, labels=labels(tmp_path, "acc,ptx\nA1,yes\n"), on="AccessionNumber=acc")
+    with pytest.raises(EvalfmError, match="Labels need their table"):
+        read(root, on="AccessionNumber")
+
+
+def test_a_film_without_a_patient_is_refused_where_others_have_one(root: Path) -> None:
+    write(root / "a/IM0004", PatientID=None)
+    with pytest.raises(EvalfmError, match="1 of 4 films have no PatientID"):
+        read(root)
+
+
+def test_a_wrong_root_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "film.png").write_bytes(b"no")
+    with pytest.raises(EvalfmError, match=r"no \*\.dcm with pixels in .*, which holds film\.png"):
+        read(tmp_path)
