@@ -17,9 +17,9 @@ from evalfm.analysis.figures import describe
 from evalfm.analysis.table import task_tables
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
+from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.probing.probe import probe
 from evalfm.runs import Run
-from evalfm.tasks.measures import cardiothoracic_ratio
 
 TABLE = Path(__file__).with_suffix(".md")
 

@@ -50,7 +50,7 @@ def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) 
         report=report,
         columns=columns,
         rows=rows,
-        sources=sorted(info.label_source.items()),
+        sources=_by_source(info.label_source),
         associations=[_told(pair) for pair in pairs[:MOST_PAIRS]],
         compared=sum(pair.p is not None for pair in pairs),
         hidden=max(0, len(pairs) - MOST_PAIRS),
@@ -60,6 +60,12 @@ def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) 
         sheets=sheets,
         no_films=why,
     )
+
+
+def _by_source(label_source: dict[str, str]) -> list[tuple[str, str]]:
+    """Sources and the labels of each."""
+    sources = dict.fromkeys(label_source.values())
+    return [(each, ", ".join(name for name, source in label_source.items() if source == each)) for each in sources]
 
 
 def _told(pair: Association) -> dict[str, str]:

@@ -131,7 +131,12 @@ def dicom_attributes(path: Path) -> DicomAttributes:
 
 
 def age_in_years(text: str | None) -> float | None:
-    """Years of an age string such as ``045Y`` or ``018M``, 90 at most; None where it is none."""
+    """Years of an age string such as ``045Y`` or ``018M``, 90 at most; None where it is none.
+
+    A bare number of two or three digits is years, as SIIM-ACR's headers have it.
+    """
+    if text is not None and text.isascii() and text.isdecimal() and len(text) in (2, 3):
+        text = f"{text}Y"
     if text is None or len(text) < 2 or not (text.isascii() and text[:-1].isdecimal()):
         return None
     per_year = _PER_YEAR.get(text[-1].upper())

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.data import raw_films
 from evalfm.data.arrays import array_size, item, read_array
 from evalfm.data.dicom import dicom_attributes, film_size, plausible_spacing, read_film
 from evalfm.data.raster import raster_size, read_raster
+from evalfm.data.raw_films import is_raw_film, read_raw_film
 from evalfm.data.stored import Stored, kind_of
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -56,6 +58,8 @@ class Image:
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
     """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, told apart by content.
+
+    A file called ``.img`` of 2048 × 2048 two-byte numbers is a film of JSRT.
 
     Whole numbers are divided by 2^bits − 1. DICOM films take modality LUT, then VOI LUT, else the first
     window, else the .5 to 99.5 percentile; CT and MR keep their rescaled values. Opacity is dropped, three
@@ -111,6 +115,8 @@ def image_size(locator: str, root: Path) -> tuple[int, int]:
         return film_size(path, member, locator)
     if kind in ("zip", "npy"):
         return array_size(path, member)
+    if is_raw_film(path):
+        return raw_films.SIDE, raw_films.SIDE
     return raster_size(path, member, locator)
 
 
@@ -203,6 +209,8 @@ def needs_bits(max_value: int, stored_bits: int) -> bool:
 def _read_file(path: Path, member: str | None, locator: str) -> Stored:
     if kind_of(path) in ("zip", "npy"):
         return read_array(path, member)
+    if is_raw_film(path):
+        return read_raw_film(path, locator)
     return read_raster(path, member, locator)
 
 

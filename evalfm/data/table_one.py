@@ -113,8 +113,11 @@ def _levels(column: pd.Series) -> list[tuple[str, NDArray[np.float64]]]:
     levels = sorted(column.dropna().unique().tolist(), key=str)
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
         return []
-    # Of two levels one says all; the second, so that 1 stands for 0 and 1.
-    wanted = levels[1:] if len(levels) == 2 else levels
+    # Of two levels one says all: the 1 of 0 and 1, else the rarer one.
+    if len(levels) == 2:
+        numeric = pd.api.types.is_numeric_dtype(column.dtype)
+        levels = levels[1:] if numeric else [min(levels, key=lambda level: int((column == level).sum()))]
+    wanted = levels
     return [(_word(level), np.where(unknown, np.nan, (column == level).to_numpy(dtype=np.float64))) for level in wanted]
 
 

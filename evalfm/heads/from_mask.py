@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import check_kind
@@ -21,7 +22,7 @@ from evalfm.heads.readout import Layout, Readout, Statistics
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import TrainedDenseHead
 from evalfm.heads.tunable import Tunable
-from evalfm.tasks.measures import area_fraction, cardiothoracic_ratio, lung_fraction
+from evalfm.tasks.measures import area_fraction, lung_fraction
 from evalfm.tasks.metrics.segmentation import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")

@@ -1,4 +1,4 @@
-"""What is measured on masks: a lesion's area, in the image or in the lungs, and the cardiothoracic ratio."""
+"""What is measured on masks: a lesion's area, in the image or in the lungs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,3 @@ def lung_fraction(lesion: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float 
     The field is lungs and lesion together: some masks of the lungs end where a pneumothorax begins, others hold it.
     """
     return float(lesion.sum() / (lungs | lesion).sum()) if lungs.any() else None
-
-
-def horizontal_extent(mask: NDArray[np.bool_]) -> int:
-    """Columns from the first to the last that ``mask`` [H, W] touches; 0 for an empty mask."""
-    columns = np.flatnonzero(mask.any(axis=0))
-    return int(columns[-1] - columns[0] + 1) if columns.size else 0
-
-
-def cardiothoracic_ratio(heart: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float | None:
-    """Full horizontal extent of the heart over that of both lungs together, or None where one is empty.
-
-    The widths are those a reader draws: leftmost to rightmost border over the whole mask, not row by row
-    (row-wise widths differ from the published ratios by .011 where the extents agree within .002).
-    """
-    thorax = horizontal_extent(lungs)
-    width = horizontal_extent(heart)
-    return width / thorax if thorax and width else None

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
+from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, list_tasks, load_task, with_defaults
-from evalfm.tasks.measures import LUNGS, area_fraction, cardiothoracic_ratio, lung_fraction, parts_of
+from evalfm.tasks.measures import LUNGS, area_fraction, lung_fraction, parts_of
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""

@@ -8,7 +8,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image as Pillow
 
-from evalfm.data.masks import decode, decode_union, encode, read_mask_file
+from evalfm.data.masks import cardiothoracic_ratio, decode, decode_union, encode, horizontal_extent, read_mask_file
 from evalfm.errors import EvalfmError
 
 TRUTH = np.zeros((6, 9), dtype=bool)
@@ -140,3 +140,24 @@ def test_dialects_are_reached_from_here() -> None:
     text = encode("absolute", TRUTH)
     np.testing.assert_array_equal(decode("absolute", text, TRUTH.shape), TRUTH)
     np.testing.assert_array_equal(decode_union("absolute", [text, "-1"], TRUTH.shape), TRUTH)
+
+
+def test_extent_counts_both_borders_and_ignores_gaps() -> None:
+    mask = np.zeros((5, 12), dtype=bool)
+    mask[0, 2] = mask[4, 9] = True
+    assert horizontal_extent(mask) == 8
+    assert horizontal_extent(np.zeros((3, 3), dtype=bool)) == 0
+
+
+def test_ratio_takes_full_extents_not_the_widest_row() -> None:
+    heart = np.zeros((6, 20), dtype=bool)
+    heart[1, 4:8] = heart[4, 8:12] = True  # no row is wider than 4, the extent is 8
+    lungs = np.zeros((6, 20), dtype=bool)
+    lungs[:, 2:5] = lungs[:, 15:18] = True  # extent 16
+    assert cardiothoracic_ratio(heart, lungs) == pytest.approx(8 / 16)
+
+
+def test_ratio_is_absent_without_heart_or_lungs() -> None:
+    full, empty = np.ones((4, 4), dtype=bool), np.zeros((4, 4), dtype=bool)
+    assert cardiothoracic_ratio(empty, full) is None
+    assert cardiothoracic_ratio(full, empty) is None

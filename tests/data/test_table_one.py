@@ -66,9 +66,9 @@ def test_unknown_patients_are_said() -> None:
 def test_pairs_are_counted_on_rows_where_both_are_known() -> None:
     pairs = {(each.label, each.attribute, each.level): each for each in associations(manifest())}
     # Of two levels the second stands for both; grades are no yes or no, and have no odds.
-    assert set(pairs) == {("ptx", "view", "PA"), ("ptx", "age", "> 39"), ("ptx", "tube", "1")}
-    view = pairs["ptx", "view", "PA"]
-    assert (view.share_with, view.share_without) == (2 / 30, 8 / 8)
+    assert set(pairs) == {("ptx", "view", "AP"), ("ptx", "age", "> 39"), ("ptx", "tube", "1")}
+    view = pairs["ptx", "view", "AP"]
+    assert (view.share_with, view.share_without) == (8 / 8, 2 / 30)
     assert view.odds.note is not None
     tube = pairs["ptx", "tube", "1"]
     assert (tube.share_with, tube.share_without) == (1.0, 4 / 32)

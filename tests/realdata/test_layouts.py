@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from evalfm.data.importing import import_data
+from evalfm.data.report import check
+from evalfm.data.table_one import associations
+from evalfm.errors import EvalfmError
 from evalfm.tasks.card import load_task
 from evalfm.tasks.question import pose
 
@@ -40,3 +43,49 @@ def test_ratios_from_masks_agree_with_those_of_the_set(tmp_path: Path) -> None:
     errors = np.abs(by_row - given)[~np.isnan(given)]
     assert (len(errors), np.isnan(errors).sum()) == (221, 0)
     assert errors.mean() <= 0.003
+
+
+def test_nih_and_the_shortcut_that_its_views_offer(tmp_path: Path) -> None:
+    data = import_data("nih-cxr14", SHARED / "nih-cxr14-starter", tmp_path / "nih")
+    assert len(data) == 621
+    counts = {name: int(data.label(name).sum()) for name in ("pneumothorax", "cardiomegaly", "pneumonia")}
+    assert counts == {"pneumothorax": 44, "cardiomegaly": 56, "pneumonia": 32}
+    assert data.table["sex"].value_counts().to_dict() == {"M": 326, "F": 295}
+    assert data.table["view"].value_counts().to_dict() == {"PA": 518, "AP": 103}
+    view = next(each for each in associations(data) if (each.label, each.attribute) == ("pneumothorax", "view"))
+    assert (view.level, view.share_with, view.share_without) == ("AP", 16 / 103, 28 / 518)
+    # By hand: (16 x 490) / (87 x 28), and Woolf's interval of its logarithm.
+    assert view.odds.value == pytest.approx(16 * 490 / (87 * 28))
+    assert view.odds.low == pytest.approx(1.671, abs=1e-3)
+    assert view.p is not None
+    assert view.p < 0.05
+    report = check(data)
+    assert report.passed
+    assert len(report.negatives) == 5
+
+
+def test_wingspan_has_its_masks_and_ratios(tmp_path: Path) -> None:
+    data = import_data("wingspan-ctr", SHARED / "wingspan-ctr", tmp_path / "ctr")
+    assert len(data) == 259
+    assert all(data.table[f"{finding}_mask"].notna().all() for finding in ("heart", "left_lung", "right_lung"))
+    ratios = data.label("ctr")
+    assert (int(np.isfinite(ratios).sum()), int((ratios > 0.5).sum())) == (221, 152)
+
+
+def test_a_hospitals_film_has_dark_air_and_must_be_looked_at_first(tmp_path: Path) -> None:
+    with pytest.raises(EvalfmError, match="view unknown|do not rule out names"):
+        import_data("dicom", SHARED / "dicom", tmp_path / "films")
+    (tmp_path / "labels.csv").write_text("Modality,view\nx,PA\n")
+    import pydicom
+
+    name = str(pydicom.dcmread(SHARED / "dicom/RG1_J2KI.dcm", stop_before_pixels=True).SOPInstanceUID)
+    (tmp_path / "labels.csv").write_text(f"SOPInstanceUID,view,pneumothorax\n{name},PA,0\n")
+    data = import_data(
+        "dicom", SHARED / "dicom", tmp_path / "films", labels=tmp_path / "labels.csv", burned_in_checked=True
+    )
+    assert len(data) == 1
+    film = data.image(0)
+    assert film.pixels.shape == (1, 1955, 1841)
+    corners = np.concatenate([film.pixels[0, :40, :40].ravel(), film.pixels[0, :40, -40:].ravel()])
+    assert float(np.median(corners)) < float(np.median(film.pixels))
+    assert name not in data.table.to_csv()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pydicom
+from pydicom.config import disable_value_validation
 
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
@@ -93,7 +94,7 @@ def _films(root: Path, options: ImportOptions, counts: Counter[str]) -> Iterator
     files = sorted(
         (Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names
     )
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
         read = pool.map(lambda locator: _read(root, locator), files)
         seen: set[str] = set()
         for film in options.progress.track(read, "DICOM headers", len(files)):

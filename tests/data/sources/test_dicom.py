@@ -5,53 +5,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
-from evalfm.data.sources.dicom import import_source
 from evalfm.errors import EvalfmError
+
+from .films import imported, write_dicom
 
 
 def write(path: Path, **tags: Any) -> str:
-    """A film of 8 x 6 pixels; gives its SOPInstanceUID."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    uid = str(tags.pop("SOPInstanceUID", generate_uid(entropy_srcs=[path.name])))
-    meta.MediaStorageSOPInstanceUID = uid
-    dataset = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    facts: dict[str, Any] = {
-        "SOPInstanceUID": uid,
+    """A film of a hospital, with all that may name somebody."""
+    facts = {
         "AccessionNumber": "A1",
         "PatientID": "P1",
-        "PatientName": "Smith^Jane",
-        "StudyDate": "20200102",
-        "PatientSex": "F",
-        "PatientAge": "093Y",
-        "Modality": "DX",
         "PresentationIntentType": "FOR PRESENTATION",
-        "ViewPosition": "PA",
         "BurnedInAnnotation": "NO",
         "Manufacturer": "Acme",
-        "Rows": 6,
-        "Columns": 8,
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "PixelData": np.arange(48, dtype="<u2").tobytes(),
-        **tags,
     }
-    for name, value in facts.items():
-        if value is not None:
-            setattr(dataset, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path)
-    return uid
+    return write_dicom(path, **{**facts, **tags})
 
 
 @pytest.fixture
@@ -68,8 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> Manifest:
-    imported = import_source(root, ImportOptions(salt="pepper", **options))
-    return Manifest(imported.info.model_copy(update={"root": str(root)}), imported.table, root)
+    return imported("dicom", root, **options)
 
 
 def labels(tmp_path: Path, text: str) -> Path:

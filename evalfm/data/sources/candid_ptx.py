@@ -1,0 +1,101 @@
+"""CANDID-PTX: 19,237 films as DICOM with pneumothorax and chest tubes outlined; the only public set with both."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.rle import EMPTY
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._headers import ATTRIBUTES, header_columns
+from evalfm.data.sources._regions import united
+from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.errors import EvalfmError
+
+TABLE, TUBES = "Pneumothorax_reports.csv", "chest_tube.csv"
+FOLDER = "dataset"
+SIZE = (1024, 1024)
+_PATIENT = re.compile(r"^P?0*(\d+)$", re.IGNORECASE)
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``Pneumothorax_reports.csv``, ``chest_tube.csv`` and ``dataset/<SOPInstanceUID>[.dcm]``; one row per film.
+
+    The patient is the number that ``filename`` begins with. Films that belong to two patients are left out. A film
+    that ``chest_tube.csv`` does not mark has no tube; a row of it that holds ``-1`` marks nothing. Reports do not
+    enter.
+
+    Raises:
+        EvalfmError: a file or column is missing, or a film is said to be empty and marked.
+    """
+    file, tube_file = expect_file(root, (TABLE,)), expect_file(root, (TUBES,))
+    native, tubes = read_table(file), read_table(tube_file)
+    notes: list[str] = []
+    names = as_text(column(native, "SOPInstanceUID", file))
+    patients = as_text(column(native, "filename", file)).map(_patient)
+    regions = united(names, column(native, "EncodedPixels", file), SIZE, file, notes)
+    tube_names = as_text(column(tubes, ("anon_SOPUID", "anon_SOPInstanceUID", "SOPInstanceUID"), tube_file))
+    tube_cells = as_text(column(tubes, "mask_rle", tube_file))
+    marks = united(tube_names[tube_cells != EMPTY], tube_cells[tube_cells != EMPTY], SIZE, tube_file, notes)
+
+    owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
+    shared = set(owners["name"][owners["name"].duplicated()])
+    if shared:
+        notes.append(f"{len(shared)} films belong to two patients or to none in some row, and were left out.")
+    owners = owners[~owners["name"].isin(shared) & owners["patient"].notna()]
+    image = owners["name"].map(_images(root))
+    there = image.notna()
+    if not there.any():
+        first = owners["name"].iloc[0] if len(owners) else "*"
+        raise EvalfmError(
+            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
+        )
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(owners)} films of the table have no file and were left out.")
+    owners, image = owners[there].reset_index(drop=True), image[there].reset_index(drop=True)
+    pneumothorax = owners["name"].map(regions)
+    tube = owners["name"].map(marks).fillna(EMPTY)
+    table = pd.DataFrame(
+        {
+            "id": owners["name"],
+            "image": image,
+            "patient": owners["patient"],
+            "pneumothorax": np.where(pneumothorax.isna(), np.nan, pneumothorax != EMPTY),
+            "chest_tube": (tube != EMPTY).to_numpy(dtype=float),
+            "pneumothorax_mask": pneumothorax.astype(object).where(pneumothorax.notna(), None),
+            "chest_tube_mask": tube.astype(object),
+            **header_columns(image, root, options.progress, notes),
+        }
+    )
+    info = DatasetInfo(
+        name="candid-ptx",
+        title="CANDID-PTX",
+        licence="by agreement with the authors, for research",
+        citation="Feng et al., Curation of the CANDID-PTX dataset with free-text reports, Radiology: AI 2021",
+        mask_dialects={"pneumothorax": "relative", "chest_tube": "relative"},
+        mask_sizes={"pneumothorax": SIZE, "chest_tube": SIZE},
+        label_source={"pneumothorax": "radiologist", "chest_tube": "radiologist"},
+        attributes=[*ATTRIBUTES, "chest_tube"],
+        notes=[*notes, f"A film without a row in {TUBES} counts as one without a tube."],
+    )
+    return Imported(table, info)
+
+
+def _patient(filename: str | None) -> str | None:
+    """The number before the first ``_``, without ``P`` and leading zeros."""
+    found = _PATIENT.match((filename or "").split("_")[0].strip())
+    return found[1] if found else None
+
+
+def _images(root: Path) -> dict[str, str]:
+    """SOPInstanceUID → locator; a UID is full of dots, so only ``.dcm`` counts as a suffix."""
+    folder = root / FOLDER
+    if not folder.is_dir():
+        return {}
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    return {name.removesuffix(".dcm"): f"{FOLDER}/{name}" for name in files}

@@ -1,0 +1,122 @@
+"""JSRT: 247 radiographs, 154 with a lung nodule, and the outlines of heart and lungs that SCR adds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
+from evalfm.data.raw_films import SUFFIX
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._tables import ages, column, sexes, what_is_in
+from evalfm.errors import EvalfmError
+
+MASKS = {"heart": "heart", "left_lung": "left lung", "right_lung": "right lung"}
+MASK_SIZE = (1024, 1024)
+PIXEL_MM = 0.175
+ENLARGED = 0.5
+_NAME = re.compile(r"JPC(L|N)N\d{3}")
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``*.IMG`` and SCR's ``heart/``, ``left lung/`` and ``right lung/`` wherever they lie below ``root``.
+
+    ``nodule`` is in the film's name (JPCLN with, JPCNN without). With all three outlines ``ctr`` is measured, and
+    ``cardiomegaly`` is a ratio above .5. Sex and age come from a table with ``Img, Age, Sex``, if there is one.
+    Outlines have half of the films' size. SCR's two folds are odd and even numbers; the split is dealt by hash.
+
+    Raises:
+        EvalfmError: no film is there, or an outline cannot be read.
+    """
+    films = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() == SUFFIX}
+    films = {name: path for name, path in films.items() if _NAME.fullmatch(name)}
+    if not films:
+        raise EvalfmError(
+            f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}; unpack it there."
+        )
+    notes: list[str] = []
+    names = list(films)
+    columns: dict[str, object] = {
+        "id": names,
+        "image": [films[name].relative_to(root).as_posix() for name in names],
+        "nodule": [float(name.startswith("JPCLN")) for name in names],
+        "spacing_row_mm": PIXEL_MM,
+        "spacing_column_mm": PIXEL_MM,
+    }
+    outlines = {finding: _outlines(root, folder, names) for finding, folder in MASKS.items()}
+    there = [finding for finding, masks in outlines.items() if any(masks)]
+    for finding in there:
+        columns[f"{finding}_mask"] = pd.Series(outlines[finding], dtype=object)
+        lacking = outlines[finding].count(None)
+        if lacking:
+            notes.append(f"{lacking} of {len(names)} films have no {finding} outline.")
+    source = dict.fromkeys(there, "SCR, observer 1")
+    kinds: dict[str, str] = {}
+    if len(there) == len(MASKS):
+        ratio = _ratios(root, outlines)
+        columns |= {"ctr": ratio, "cardiomegaly": np.where(np.isnan(ratio), np.nan, ratio > ENLARGED)}
+        source |= {"ctr": "masks of SCR", "cardiomegaly": "ctr>0.5"}
+        kinds = {"ctr": "number"}
+    else:
+        notes.append("There are no outlines of heart and both lungs, so no cardiothoracic ratio.")
+    attributes = _attributes(root, names, columns, notes)
+    info = DatasetInfo(
+        name="jsrt",
+        title="JSRT with the outlines of SCR",
+        licence="research use (JSRT); SCR: research use",
+        citation="Shiraishi et al., AJR 2000; van Ginneken et al., Medical Image Analysis 2006",
+        mask_dialects=dict.fromkeys(there, "file"),
+        mask_sizes=dict.fromkeys(there, MASK_SIZE),
+        label_source={"nodule": "CT"} | source,
+        label_kinds=kinds,
+        attributes=attributes,
+        public_ids=True,
+        bits=12,
+        spacing_note="0.175 mm, as published",
+        notes=notes,
+    )
+    return Imported(pd.DataFrame(columns), info)
+
+
+def _outlines(root: Path, folder: str, names: list[str]) -> list[str | None]:
+    """Locator of each film's outline in any folder called ``folder`` below ``root``."""
+    found = {
+        path.stem: path.relative_to(root).as_posix()
+        for place in sorted(root.rglob(folder))
+        if place.is_dir()
+        for path in sorted(place.glob("*.gif"))
+    }
+    return [found.get(name) for name in names]
+
+
+def _ratios(root: Path, outlines: dict[str, list[str | None]]) -> NDArray[np.float64]:
+    """Extent of the heart over that of both lungs together, NaN where an outline lacks or is empty."""
+    ratios = []
+    for heart, left, right in zip(*(outlines[finding] for finding in MASKS), strict=True):
+        if heart is None or left is None or right is None:
+            ratios.append(np.nan)
+            continue
+        lungs = read_mask_file(left, root) | read_mask_file(right, root)
+        ratio = cardiothoracic_ratio(read_mask_file(heart, root), lungs)
+        ratios.append(np.nan if ratio is None else ratio)
+    return np.array(ratios, dtype=np.float64)
+
+
+def _attributes(root: Path, names: list[str], columns: dict[str, object], notes: list[str]) -> list[str]:
+    """Put sex and age into ``columns`` where a table of ``root`` tells them; which there are."""
+    for file in sorted(root.rglob("*.csv")):
+        native = read_table(file)
+        if {"Img", "Age", "Sex"} <= set(native):
+            film = as_text(column(native, "Img", file)).str.split(".").str[0]
+            if film.duplicated().any():
+                raise EvalfmError(f"{file} names {film[film.duplicated()].iloc[0]} twice; keep one row.")
+            rows = native.set_axis(film).reindex(names)
+            columns |= {"sex": sexes(rows["Sex"], notes).to_numpy(), "age": ages(rows["Age"], notes).to_numpy()}
+            return ["sex", "age"]
+    return []

@@ -1,0 +1,74 @@
+"""SIIM-ACR Pneumothorax: 12,047 films of NIH ChestX-ray14 as DICOM, with the pneumothorax outlined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.rle import EMPTY
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._headers import ATTRIBUTES, files_by_stem, header_columns
+from evalfm.data.sources._regions import united
+from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.errors import EvalfmError
+
+TABLES = ("train-rle.csv", "stage_2_train.csv")
+FOLDERS = ("dicom-images-train", "stage_2_images")
+SIZE = (1024, 1024)
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``train-rle.csv`` and ``dicom-images-train/*/*/<ImageId>.dcm``; one row per film.
+
+    The regions of a film in several rows are united; ``-1`` is a film without pneumothorax. Films without a row are
+    left out. No patient is told: PatientID is another for every film, and the films are NIH's.
+
+    Raises:
+        EvalfmError: a file or column is missing, or a film is said to be empty and marked.
+    """
+    file = expect_file(root, TABLES)
+    native = read_table(file)
+    places = files_by_stem(root, FOLDERS, (".dcm",))
+    names = as_text(column(native, "ImageId", file))
+    if not set(places) & set(names):
+        first = names.iloc[0] if len(names) else "*"
+        raise EvalfmError(
+            f"There is no {FOLDERS[0]}/*/*/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
+        )
+    notes: list[str] = []
+    regions = united(names, column(native, "EncodedPixels", file), SIZE, file, notes)
+    there = regions.index.isin(places)
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(regions)} films of the table have no file and were left out.")
+    unlabelled = len(set(places) - set(regions.index))
+    if unlabelled:
+        notes.append(f"{unlabelled} films have no row in {file.name} and were left out.")
+    regions = regions[there]
+    image = pd.Series([places[name] for name in regions.index], dtype=object)
+    table = pd.DataFrame(
+        {
+            "id": list(regions.index),
+            "image": image,
+            "pneumothorax": (regions != EMPTY).to_numpy(dtype=float),
+            "pneumothorax_mask": regions.to_numpy(dtype=object),
+            **header_columns(image, root, options.progress, notes),
+        }
+    )
+    info = DatasetInfo(
+        name="siim-acr",
+        title="SIIM-ACR Pneumothorax Segmentation",
+        licence="terms of the SIIM-ACR challenge; the films are NIH's",
+        citation="Society for Imaging Informatics in Medicine and American College of Radiology, 2019",
+        mask_dialects={"pneumothorax": "relative"},
+        mask_sizes={"pneumothorax": SIZE},
+        label_source={"pneumothorax": "radiologist"},
+        derived_from=["nih-cxr14"],
+        attributes=list(ATTRIBUTES),
+        public_ids=True,
+        spacing_note="of the headers, which keep that of the films before they were made 1024 × 1024",
+        notes=[*notes, "The films are NIH's: use `evalfm data overlap` before this set and NIH's stand in one study."],
+    )
+    return Imported(table, info)

@@ -1,0 +1,102 @@
+"""VinDr-CXR: 18,000 radiographs as DICOM, boxes of three radiologists for training and of their consensus for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evalfm.data.columns import as_text, read_table
+from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources._headers import files_by_stem, header_columns
+from evalfm.data.sources._tables import column, expect_file, snake, what_is_in
+from evalfm.data.splits import val_from_train
+from evalfm.errors import EvalfmError
+
+NAME = "vindr-cxr"
+TRAIN = ("annotations/annotations_train.csv", "annotations_train.csv", "train.csv")
+TEST = ("annotations/annotations_test.csv", "annotations_test.csv")
+SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
+
+
+def import_source(root: Path, options: ImportOptions) -> Imported:
+    """Read ``annotations_{train,test}.csv`` (or Kaggle's ``train.csv``) and ``{train,test}/<image_id>.dicom``.
+
+    The tables have a row per reader and box. A finding is there in a training film if more than half of its readers
+    boxed it; the test table is the readers' consensus. ``no_finding`` is where no class is there. Boxes do not enter.
+    With the test table its part stands and val is drawn from train; else a split is dealt. Patients are unknown.
+
+    Raises:
+        EvalfmError: a file or column is missing, or no film is there.
+    """
+    train = expect_file(root, TRAIN)
+    test = next((root / name for name in TEST if (root / name).is_file()), None)
+    tables = {"train": read_table(train)} | ({} if test is None else {"test": read_table(test)})
+    classes = sorted(
+        {
+            str(word)
+            for native in tables.values()
+            for word in as_text(column(native, "class_name", train)).dropna().unique()
+        }
+        - {"No finding"}
+    )
+    parts = [_films(native, part, classes, train) for part, native in tables.items()]
+    table = pd.concat(parts, ignore_index=True)
+    notes: list[str] = []
+    image = table["id"].map(files_by_stem(root, ("train", "test"), SUFFIXES))
+    there = image.notna()
+    if not there.any():
+        first = table["id"].iloc[0] if len(table) else "*"
+        raise EvalfmError(
+            f"There is no train/{first}.dicom in {root}, which {what_is_in(root)}; unpack the films there."
+        )
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(table)} films of the tables have no file and were left out.")
+    table, image = table[there].reset_index(drop=True), image[there].reset_index(drop=True)
+    facts = header_columns(image, root, options.progress, []) if image.str.endswith((".dicom", ".dcm")).any() else {}
+    # The films are frontal, and their headers say no view.
+    facts.pop("view", None)
+    table = table.assign(image=image, **facts)
+    labels = [snake(name) for name in classes]
+    rule = None
+    if test is None:
+        table = table.drop(columns="split")
+    else:
+        dealt = val_from_train(
+            table["split"].to_numpy(dtype=object), table["id"].to_numpy(dtype=object), name=NAME, seed=options.seed
+        )
+        table["split"] = pd.Series(dealt, dtype=object)
+        rule = SplitRule(rule="official", seed=options.seed, note="test/ is kept; val is drawn from train/")
+    source = "radiologists, majority of three in train, consensus in test"
+    info = DatasetInfo(
+        name=NAME,
+        title="VinDr-CXR",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        citation="Nguyen et al., VinDr-CXR: An open dataset of chest X-rays with radiologist's annotations, 2022",
+        label_source=dict.fromkeys([*labels, "no_finding"], source),
+        attributes=[name for name in ("sex", "age") if name in facts],
+        public_ids=True,
+        split=rule,
+        notes=notes,
+    )
+    return Imported(table, info)
+
+
+def _films(native: pd.DataFrame, part: str, classes: list[str], file: Path) -> pd.DataFrame:
+    """A row per film: each class by the share of its readers, in the order of first appearance."""
+    film = as_text(column(native, "image_id", file))
+    word = as_text(column(native, "class_name", file))
+    reader = as_text(native["rad_id"]) if "rad_id" in native else pd.Series("consensus", index=native.index)
+    names = list(dict.fromkeys(film.dropna()))
+    votes = pd.DataFrame({"film": film, "word": word, "reader": reader}).drop_duplicates()
+    readers = votes.groupby("film")["reader"].nunique().reindex(names).to_numpy()
+    columns: dict[str, object] = {"id": names, "split": part}
+    found = np.zeros(len(names), dtype=bool)
+    for name in classes:
+        count = votes[votes["word"] == name].groupby("film")["reader"].nunique().reindex(names).fillna(0).to_numpy()
+        there = 2 * count > readers
+        found |= there
+        columns[snake(name)] = there.astype(float)
+    return pd.DataFrame({**columns, "no_finding": (~found).astype(float)})

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+
+from .films import imported, write_picture
+
+HEADER = (
+    "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
+    "Edema,Consolidation,Pneumonia,Atelectasis,Pneumothorax,Pleural Effusion,Pleural Other,Fracture,Support Devices\n"
+)
+BASE = "CheXpert-v1.0-small"
+
+
+def row(path: str, side: str = "Frontal", view: str = "AP", labels: str = "," * 13, sex: str = "Female") -> str:
+    return f"{BASE}/{path},{sex},68,{side},{view},{labels}\n"
+
+
+def folder(tmp_path: Path) -> Path:
+    place = tmp_path / BASE
+    place.mkdir()
+    films = [f"train/patient{number:05}/study1/view1_frontal.jpg" for number in range(1, 41)]
+    more = ["train/patient00001/study2/view1_frontal.jpg", "valid/patient64541/study1/view1_frontal.jpg"]
+    for number, name in enumerate(films + more):
+        write_picture(place / name, seed=number)
+    # Pneumothorax 1, cardiomegaly -1, pneumonia 0, the rest blank.
+    special = ",,-1.0,,,,,0.0,,1.0,,,,"
+    text = row(films[0], labels=special) + row(films[0].replace("view1_frontal", "view2_lateral"), "Lateral", "")
+    text += row(more[0], view="PA") + "".join(row(name, sex="Male") for name in films[1:])
+    text += row("train/patient09999/study1/view1_frontal.jpg", sex="Unknown")
+    (place / "train.csv").write_text(HEADER + text)
+    (place / "valid.csv").write_text(HEADER + row(more[1], labels="0,0,1,0,0,0,0,0,0,0,0,0,0,0"))
+    return place
+
+
+def read(root: Path, **options: Any) -> Manifest:
+    return imported("chexpert", root, **options)
+
+
+def test_labels_follow_the_conventions_and_the_options(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    data = read(place)
+    data.validate()
+    first = data.table.iloc[0]
+    assert first["id"] == "train/patient00001/study1/view1_frontal"
+    assert (first["pneumothorax"], first["pneumonia"], first["edema"]) == (1, 0, 0)
+    assert np.isnan(first["cardiomegaly"])
+    assert (data.info.blank, data.info.uncertain) == ("negative", "unknown")
+    other = read(place, blank="unknown", uncertain="one").table.iloc[0]
+    assert other["cardiomegaly"] == 1
+    assert np.isnan(other["edema"])
+    assert read(place, uncertain="zero").table.iloc[0]["cardiomegaly"] == 0
+    assert "chest_tube" not in data.table
+    assert (first["sex"], first["age"], first["view"]) == ("F", 68, "AP")
+
+
+def test_side_views_and_absent_films_are_counted(tmp_path: Path) -> None:
+    notes = read(folder(tmp_path)).info.notes
+    assert "1 of 44 films are not frontal and were left out." in notes
+    assert "1 of 43 rows have no image file and were left out." in notes
+
+
+def test_patients_stay_together_and_valid_is_the_test_part(tmp_path: Path) -> None:
+    data = read(folder(tmp_path))
+    assert set(data.splits) == {"train", "val", "test"}
+    assert data.patients[data.splits == "test"].tolist() == ["patient64541"]
+    first = data.splits[data.patients == "patient00001"]
+    assert len(first) == 2
+    assert len(set(first)) == 1
+    assert data.table["study"].tolist()[:2] == ["patient00001/study1", "patient00001/study2"]
+
+
+def test_with_test_csv_the_official_parts_stand(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    write_picture(place / "test/patient70000/study1/view1_frontal.jpg", seed=99)
+    (place / "test.csv").write_text(
+        HEADER + row("test/patient70000/study1/view1_frontal.jpg", labels=",".join("0" * 14))
+    )
+    data = read(place)
+    assert data.patients[data.splits == "test"].tolist() == ["patient70000"]
+    assert data.patients[data.splits == "val"].tolist() == ["patient64541"]
+    assert (data.splits == "train").sum() == 41
+
+
+def test_the_folder_above_will_do_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    data = read(tmp_path)
+    data.validate()
+    assert data.table["image"].iloc[0] == f"{BASE}/train/patient00001/study1/view1_frontal.jpg"
+    assert data.table["id"].iloc[0] == "train/patient00001/study1/view1_frontal"
+    with pytest.raises(EvalfmError, match=r"no train\.csv in .*, which holds patient00001"):
+        read(place / "train")
+    (place / "train.csv").write_text(HEADER.replace("Pneumothorax", "PTX") + row("train/p/x.jpg"))
+    with pytest.raises(EvalfmError, match="names no patient and study"):
+        read(place)
+    (place / "train.csv").write_text(HEADER.replace("Pneumothorax", "PTX") + row("train/patient1/study1/x.jpg"))
+    with pytest.raises(EvalfmError, match="no column 'Pneumothorax'"):
+        read(place)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalfm.data.images import image_size, read_image
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+
+from .films import imported
+
+
+def write_film(path: Path, top: int = 4095) -> None:
+    """Rows from dark (a large number, as JSRT has it) to bright."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.repeat(np.linspace(top, 0, 2048).round().astype(">u2")[:, None], 2048, axis=1)
+    values.tofile(path)
+
+
+def outline(path: Path, left: int, right: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mask = np.zeros((1024, 1024), np.uint8)
+    mask[400:600, left:right] = 255
+    Image.fromarray(mask).convert("P").save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_film(tmp_path / "All247images/JPCLN001.IMG")
+    write_film(tmp_path / "All247images/JPCNN001.IMG")
+    for fold, name, heart in (("fold1", "JPCLN001", (400, 700)), ("fold2", "JPCNN001", (450, 600))):
+        outline(tmp_path / f"scr/{fold}/masks/heart/{name}.gif", *heart)
+        outline(tmp_path / f"scr/{fold}/masks/left lung/{name}.gif", 550, 800)
+        outline(tmp_path / f"scr/{fold}/masks/right lung/{name}.gif", 300, 500)
+    (tmp_path / "jsrt_metadata.csv").write_text("Img,Age,Sex\nJPCNN001.IMG,61,Female\nJPCLN001.IMG,?,Male\n")
+    return tmp_path
+
+
+def read(root: Path) -> Manifest:
+    return imported("jsrt", root)
+
+
+def test_films_are_read_with_air_dark(root: Path) -> None:
+    film = read_image("All247images/JPCLN001.IMG", root)
+    assert image_size("All247images/JPCLN001.IMG", root) == (2048, 2048)
+    assert film.pixels.shape == (1, 2048, 2048)
+    assert film.bits == 12
+    # 4095 is stored where the film is black.
+    assert film.pixels[0, 0, 0] == 0
+    assert film.pixels[0, -1, 0] == 1
+    assert film.pixels[0, 1024, 5] == pytest.approx(1024 / 2047, abs=1e-3)
+
+
+def test_another_file_of_that_name_is_refused(root: Path) -> None:
+    write_film(root / "All247images/JPCLN001.IMG", top=60000)
+    with pytest.raises(EvalfmError, match="values up to 60000, where JSRT's films have 12 bits"):
+        read_image("All247images/JPCLN001.IMG", root)
+
+
+def test_labels_outlines_and_ratio(root: Path) -> None:
+    data = read(root)
+    data.validate(deep=True)
+    assert data.table["id"].tolist() == ["JPCLN001", "JPCNN001"]
+    assert data.label("nodule").tolist() == [1, 0]
+    # Both lungs reach from column 300 to 800; the heart is 300 and 150 wide.
+    assert data.label("ctr").tolist() == [pytest.approx(0.6), pytest.approx(0.3)]
+    assert data.label("cardiomegaly").tolist() == [1, 0]
+    heart = data.mask(0, "heart")
+    assert heart is not None
+    assert heart.shape == (2048, 2048)
+    assert np.flatnonzero(heart.any(axis=0))[[0, -1]].tolist() == [800, 1399]
+    assert data.spacing_mm(0) == (0.175, 0.175)
+    assert data.table["sex"].tolist() == ["M", "F"]
+    assert np.array_equal(data.table["age"], [np.nan, 61], equal_nan=True)
+    assert data.info.notes == ["1 ages are no years from 0 to 100 and were made unknown."]
+
+
+def test_without_outlines_there_is_no_ratio(root: Path) -> None:
+    for path in list(root.rglob("*.gif")):
+        path.unlink()
+    data = read(root)
+    assert "ctr" not in data.table
+    assert data.findings == []
+    assert "no cardiothoracic ratio" in data.info.notes[0]
+
+
+def test_a_wrong_root_is_named(root: Path) -> None:
+    with pytest.raises(EvalfmError, match=r"no All247images/JPCLN001\.IMG in .*scr, which holds fold1, fold2"):
+        read(root / "scr")
