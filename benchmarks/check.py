@@ -65,8 +65,8 @@ def main() -> None:
         many = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert report.passed, report.faults[:3]
     print(
-        f"{bare / ours:.2f} of the bare rate ({options.images / ours:,.0f} against {options.images / bare:,.0f} images/s); "
-        f"memory {many:.0f} MB, of a tenth {few:.0f} MB"
+        f"{bare / ours:.2f} of the bare rate ({options.images / ours:,.0f} against "
+        f"{options.images / bare:,.0f} images/s); memory {many:.0f} MB, of a tenth {few:.0f} MB"
     )
 
 

@@ -1,4 +1,4 @@
-"""Import of all 112,120 rows of NIH ChestX-ray14: seconds, and the share that reading image headers takes.
+"""Import of all 112,120 rows of NIH ChestX-ray14, in seconds.
 
     python benchmarks/import_nih.py [--rows 112120]
 

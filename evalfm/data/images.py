@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -227,7 +228,7 @@ def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
                 f"{locator} stores {values.dtype} numbers, which does not say how many bits are significant; "
                 "state them with --bits (8 for values up to 255)."
             )
-        pixels = (values / np.float64(2**depth - 1)).astype(np.float32)
+        pixels = _divided(values, depth)
         rule = f"divided by 2^{depth} − 1"
     lowest, highest = float(pixels.min()), float(pixels.max())
     # NaN and infinity are reported by the caller, as what they are.
@@ -238,6 +239,15 @@ def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
             f"{'0 to 1' if is_float and bits is None else f'{depth} bits'}; {remedy}, or the unit."
         )
     return Image(pixels, unit, depth, None, f"{stored.rule}, {rule}")
+
+
+def _divided(values: NDArray[Any], depth: int) -> NDArray[np.float32]:
+    """``values`` / (2^depth − 1) to the last bit; up to 16 bits float32 alone does that, at a fraction of the cost."""
+    if values.dtype.kind in "ui" and values.dtype.itemsize <= 2 and depth <= 16:
+        pixels = values.astype(np.float32)
+        pixels /= np.float32(2**depth - 1)
+        return pixels
+    return (values / np.float64(2**depth - 1)).astype(np.float32)
 
 
 def _without_equal_channels(image: Image) -> Image:

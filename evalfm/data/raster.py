@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,10 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
         EvalfmError: the header cannot be read, or claims more pixels than any film has.
     """
     try:
-        if kind_of(path) == "tiff":
+        size = _png_size(path) if member is None else None
+        if size is not None:
+            height, width = size
+        elif kind_of(path) == "tiff":
             with tifffile.TiffFile(path) as opened:
                 page = _page(opened, member, locator)
                 height, width = int(page.imagelength), int(page.imagewidth)
@@ -59,6 +63,16 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
     except Exception as error:  # as above
         raise _unreadable(locator, error) from None
     check_pixels(height, width, locator)
+    return height, width
+
+
+def _png_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) from the first chunk of a PNG, a tenth of the cost of Pillow; None for another file."""
+    with path.open("rb") as stream:
+        head = stream.read(24)
+    if len(head) < 24 or not head.startswith(_PNG_SIGNATURE) or head[12:16] != b"IHDR":
+        return None
+    width, height = struct.unpack(">II", head[16:24])
     return height, width
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.checks import Fault, deep_faults, file_faults, quick_faults
-from evalfm.data.digests import WORKERS
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
@@ -113,7 +113,8 @@ def _looks(manifest: Manifest, progress: Progress) -> list[_Look]:
         inverted = frontal and looks_inverted(image.pixels[0])
         return _Look(image.pixels.shape[1:], inverted, lowest, highest, image.bits, image.unit)
 
-    with ThreadPoolExecutor(WORKERS) as pool:
+    # Decoding is work for processors; more threads than these only wait for one another.
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(progress.track(pool.map(look, range(len(manifest))), "images", len(manifest)))
 
 

@@ -21,6 +21,7 @@ from PIL import Image as Pillow
 from evalfm.data import arrays
 from evalfm.data.images import (
     Image,
+    _divided,
     image_digest,
     image_size,
     is_constant,
@@ -578,3 +579,11 @@ def test_a_16_bit_set_within_half_its_range_needs_its_bits() -> None:
     assert needs_bits(32767, 16)
     assert not needs_bits(32768, 16)
     assert not needs_bits(100, 8)
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_dividing_in_float32_is_exact_for_every_value(bits: int) -> None:
+    values = np.arange(2**bits, dtype=np.uint16)
+    expected = (values.astype(np.float64) / (2**bits - 1)).astype(np.float32)
+    assert np.array_equal(_divided(values, bits), expected)
+    assert _divided(values, bits).dtype == np.float32

@@ -73,7 +73,7 @@ def test_wingspan_has_its_masks_and_ratios(tmp_path: Path) -> None:
 
 
 def test_a_hospitals_film_has_dark_air_and_must_be_looked_at_first(tmp_path: Path) -> None:
-    with pytest.raises(EvalfmError, match="view unknown|do not rule out names"):
+    with pytest.raises(EvalfmError, match=r"view unknown|do not rule out names"):
         import_data("dicom", SHARED / "dicom", tmp_path / "films")
     (tmp_path / "labels.csv").write_text("Modality,view\nx,PA\n")
     import pydicom
