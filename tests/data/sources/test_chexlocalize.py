@@ -37,7 +37,11 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / "CheXlocalize").mkdir()
     nothing = np.zeros(SIDE, dtype=bool)
     outlines = {
-        "patient64541_study1_view1_frontal": {"Pneumothorax": coco(square()), "Airspace Opacity": coco(nothing)},
+        "patient64541_study1_view1_frontal": {
+            "Pneumothorax": coco(square()),
+            "Airspace Opacity": coco(square()),
+            "Consolidation": coco(nothing),
+        },
         "patient64541_study1_view2_lateral": {"Pneumothorax": coco(square())},
         "patient64542_study1_view1_frontal": {"Edema": coco(square())},
     }
@@ -45,7 +49,7 @@ def root(tmp_path: Path) -> Path:
     for number, name in enumerate(["patient64541", "patient64542", "patient64543"]):
         write_picture(tmp_path / f"CheXpert/test/{name}/study1/view1_frontal.jpg", SIDE, seed=number)
     labels = "Path,Pathologies," + FINDINGS + "\n"
-    labels += "test/patient64541/study1/view1_frontal.jpg,,0,1,0,0,0,0,0,1,0,0\n"
+    labels += "test/patient64541/study1/view1_frontal.jpg,,0,1,0,1,0,0,0,1,0,0\n"
     labels += "test/patient64542/study1/view1_frontal.jpg,,0,0,0,0,0,0,0,0,0,0\n"
     labels += "test/patient64543/study1/view1_frontal.jpg,,0,0,0,0,0,0,0,0,0,0\n"
     (tmp_path / "CheXpert/test_labels.csv").write_text(labels)
@@ -69,7 +73,11 @@ def test_outlines_labels_and_what_neither_says(root: Path) -> None:
     assert data.label("cardiomegaly")[0] == 1
     assert data.mask(0, "cardiomegaly") is None
     # Airspace opacity is lung opacity, and an outline of nothing is none.
-    assert data.table["lung_opacity_mask"].tolist() == ["-1", "-1", "-1"]
+    opacity = data.mask(0, "lung_opacity")
+    assert opacity is not None
+    assert np.array_equal(opacity, square())
+    assert data.label("lung_opacity").tolist() == [1, 0, 0]
+    assert data.table["consolidation_mask"].tolist() == ["-1", "-1", "-1"]
     # An outline counts against the label.
     assert data.label("edema").tolist() == [0, 1, 0]
     assert any("1 test films have Edema outlined though labelled negative" in note for note in data.info.notes)

@@ -202,3 +202,13 @@ def test_hierarchical_models_give_timms_own_head_and_stages(name: str, tmp_path:
         _, stages = model.forward_intermediates(batch(224), output_fmt="NCHW")
     assert same(features.pooled, expected)
     assert all(same(*pair) for pair in zip(features.maps, stages, strict=True))
+
+
+@pytest.mark.parametrize(("side", "said"), [(224, False), (128, True)])
+def test_positions_of_another_grid_are_interpolated_and_told(side: int, said: bool, tmp_path: Path) -> None:
+    model = drawn("vit_base_patch16_224", img_size=side, **SMALL)
+    card = tiny("vit-base", drawn("vit_base_patch16_224", **SMALL), 224, SMALL, map_norm="final")
+    save_file(model.state_dict(), tmp_path / "vit.safetensors")
+    encoder = load_encoder(card, weights=tmp_path / "vit.safetensors")
+    assert any("interpolates the positions in vit-base's file" in note for note in encoder.notes) == said
+    assert encoder.encode(batch(224)).maps[0].shape == (2, 48, 14, 14)
