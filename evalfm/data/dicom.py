@@ -23,6 +23,8 @@ ADULT_HEIGHT_MM = 250.0
 ADULT_YEARS = 18.0
 OLDEST_AGE = 90.0
 """Older patients are 90: few are, so that their age would name them."""
+LONGEST_LIFE = 120.0
+"""A header that says more is wrong, such as 413 in SIIM-ACR."""
 MODALITY_UNITS = {"CT": "HU", "MR": "raw", "PT": "raw", "NM": "raw"}
 """Modalities whose values mean something of themselves; all others are films and pictures."""
 FILM_MODALITIES = ("CR", "DX")
@@ -131,16 +133,17 @@ def dicom_attributes(path: Path) -> DicomAttributes:
 
 
 def age_in_years(text: str | None) -> float | None:
-    """Years of an age string such as ``045Y`` or ``018M``, 90 at most; None where it is none.
+    """Years of an age string such as ``045Y`` or ``018M``, 90 at most; None where it is none or above 120.
 
-    A bare number of two or three digits is years, as SIIM-ACR's headers have it.
+    A bare number of up to three digits is years, as SIIM-ACR's headers have it.
     """
-    if text is not None and text.isascii() and text.isdecimal() and len(text) in (2, 3):
+    if text is not None and text.isascii() and text.isdecimal() and len(text) <= 3:
         text = f"{text}Y"
     if text is None or len(text) < 2 or not (text.isascii() and text[:-1].isdecimal()):
         return None
     per_year = _PER_YEAR.get(text[-1].upper())
-    return None if per_year is None else min(int(text[:-1]) / per_year, OLDEST_AGE)
+    years = None if per_year is None else int(text[:-1]) / per_year
+    return None if years is None or years > LONGEST_LIFE else min(years, OLDEST_AGE)
 
 
 def plausible_spacing(spacing: Spacing | None, height: int, *, age: float | None = None) -> Spacing | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from pydicom.config import disable_value_validation
 
-from evalfm.data.dicom import dicom_attributes
+from evalfm.data.dicom import LONGEST_LIFE, dicom_attributes
 from evalfm.data.digests import WORKERS
 from evalfm.errors import EvalfmError
 from evalfm.progress import Progress
@@ -34,6 +34,10 @@ def header_columns(locators: pd.Series, root: Path, progress: Progress, notes: l
         notes.append(f"{damaged} of {len(found)} headers cannot be read; sex, age and view are unknown there.")
     columns: dict[str, Any] = {name: [facts.get(name) for facts in found] for name in ATTRIBUTES}
     columns["age"] = pd.Series(columns["age"], dtype="float64")
+    ageless = int(columns["age"].isna().sum()) - damaged
+    if ageless:
+        beyond = f"or one beyond {LONGEST_LIFE:.0f} years"
+        notes.append(f"{ageless} of {len(found)} films have no age in their header, {beyond}.")
     return {name: pd.Series(values, dtype=object) if name != "age" else values for name, values in columns.items()}
 
 

@@ -14,16 +14,23 @@ from evalfm.data.sources._contract import Imported
 from evalfm.data.sources._tables import OLDEST, what_is_in
 from evalfm.errors import EvalfmError
 
+Masks = dict[str, tuple[tuple[str, ...], str]]
+"""Per finding the folders that may hold its files, and their ending."""
+
 IMAGES, READINGS = "CXR_png", "ClinicalReadings"
-_SEX = re.compile(r"(?<![a-z])(female|male|f|m)(?![a-z])", re.IGNORECASE)
-_AGE = re.compile(r"(\d{1,3})\s*(y(?:ears?|rs?)?|m(?:onths?|os?)?|d(?:ays?)?)(?![a-z])", re.IGNORECASE)
+# One reading of Shenzhen has `femal`; `female24yrs` has no space.
+_SEX = re.compile(r"(?<![a-z\d])(female?|male|f|m)(?![a-z])", re.IGNORECASE)
+_AGE = re.compile(
+    r"(?<![\d.])(\d{1,3}(?:\.\d+)?)[\s-]*(y(?:ears?|rs?)?|m(?:onths?|os?)?|d(?:ays?)?)(?![a-z])", re.IGNORECASE
+)
+_NAMED = re.compile(r"^(?:patient'?s\s+)?(?:sex|age)\s*:", re.IGNORECASE)
 _PER_YEAR = {"y": 1.0, "m": 12.0, "d": 365.25}
 
 
-def read_films(root: Path, prefix: str, masks: dict[str, tuple[str, str]], facts: dict[str, Any]) -> Imported:
+def read_films(root: Path, prefix: str, masks: Masks, facts: dict[str, Any]) -> Imported:
     """A row per ``CXR_png/<prefix>_NNNN_{0,1}.png``; the last digit is 1 for tuberculosis.
 
-    ``masks`` gives, per finding, the folder and the ending of its files. Of the readings only sex and age enter.
+    Of the readings only sex and age enter.
 
     Raises:
         EvalfmError: no film is there, or a name ends in another digit.
@@ -38,9 +45,9 @@ def read_films(root: Path, prefix: str, masks: dict[str, tuple[str, str]], facts
         raise EvalfmError(f"{strange[0]}.png is not named {prefix}_NNNN_0 or _1; take the set's own files.")
     notes: list[str] = []
     told = [_reading(root / READINGS / f"{name}.txt") for name in names]
-    silent = sum(sex is None and age is None for sex, age in told)
-    if silent:
-        notes.append(f"{silent} of {len(names)} films have no reading with sex or age.")
+    sexless, ageless = (sum(fact is None for fact in column) for column in zip(*told, strict=True))
+    if sexless or ageless:
+        notes.append(f"{sexless} of {len(names)} films have no sex in their reading, {ageless} no age.")
     columns: dict[str, Any] = {
         "id": names,
         "image": [f"{IMAGES}/{path.name}" for path in films],
@@ -49,10 +56,8 @@ def read_films(root: Path, prefix: str, masks: dict[str, tuple[str, str]], facts
         "age": pd.Series([age for _, age in told], dtype="float64"),
     }
     found = []
-    for finding, (folder, ending) in masks.items():
-        cells = [
-            f"{folder}/{name}{ending}" if (root / folder / f"{name}{ending}").is_file() else None for name in names
-        ]
+    for finding, (folders, ending) in masks.items():
+        cells = [_first_file(root, [f"{folder}/{name}{ending}" for folder in folders]) for name in names]
         if any(cells):
             found.append(finding)
             columns[f"{finding}_mask"] = pd.Series(cells, dtype=object)
@@ -73,14 +78,24 @@ def read_films(root: Path, prefix: str, masks: dict[str, tuple[str, str]], facts
     return Imported(pd.DataFrame(columns), info)
 
 
+def _first_file(root: Path, locators: list[str]) -> str | None:
+    return next((locator for locator in locators if (root / locator).is_file()), None)
+
+
 def _reading(file: Path) -> tuple[str | None, float | None]:
-    """Sex and age of a reading, such as ``Patient's Sex: F`` and ``Patient's Age: 027Y``, or ``male 45yrs``."""
+    """Sex and age (years) of a reading: of lines such as ``Patient's Sex: F``, or of a first line ``male 45yrs``.
+
+    What follows is a report, whose ages and sexes may be of anything.
+    """
     if not file.is_file():
         return None, None
-    text = file.read_text(encoding="utf-8", errors="replace").replace("Patient's", "")
-    sex = _SEX.search(text)
-    age = _AGE.search(text)
-    years = None if age is None else int(age[1]) / _PER_YEAR[age[2][0].lower()]
+    lines = [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    head = [_NAMED.sub("", line).strip() for line in lines if _NAMED.match(line)] or lines[:1]
+    if len(head) == 1 and len(lines) > 1 and _AGE.fullmatch(lines[1]):
+        head.append(lines[1])
+    sex = next(filter(None, map(_SEX.search, head)), None)
+    age = next(filter(None, map(_AGE.search, head)), None)
+    years = None if age is None else float(age[1]) / _PER_YEAR[age[2][0].lower()]
     if years is not None and years > OLDEST:
         years = None
     return (None if sex is None else sex[1][0].upper()), years

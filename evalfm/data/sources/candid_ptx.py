@@ -27,8 +27,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``Pneumothorax_reports.csv``, ``chest_tube.csv`` and ``dataset/<SOPInstanceUID>[.dcm]``; one row per film.
 
     The patient is the number that ``filename`` begins with. Films that belong to two patients are left out. A film
-    that ``chest_tube.csv`` does not mark has no tube; a row of it that holds ``-1`` marks nothing. Reports do not
-    enter.
+    that ``chest_tube.csv`` does not name has no tube; a row of it that holds ``-1`` marks nothing, and with a blank one
+    alone it is unknown. Reports do not enter.
 
     Raises:
         EvalfmError: a file or column is missing, or a film is said to be empty and marked.
@@ -42,12 +42,23 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     tube_names = as_text(column(tubes, ("anon_SOPUID", "anon_SOPInstanceUID", "SOPInstanceUID"), tube_file))
     tube_cells = as_text(column(tubes, "mask_rle", tube_file))
     marks = united(tube_names[tube_cells != EMPTY], tube_cells[tube_cells != EMPTY], SIZE, tube_file, notes)
+    undrawn = set(tube_names[tube_cells.isna()].dropna()) - set(marks.index)
+    strange = set(tube_names.dropna()) - set(names)
+    if strange:
+        notes.append(f"{len(strange)} films of {TUBES} have no row in {TABLE} and were left out.")
+    if undrawn - strange:
+        told = "whether they show a tube is unknown"
+        notes.append(f"{len(undrawn - strange)} films have a row in {TUBES} without runs; {told}.")
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
     if shared:
         notes.append(f"{len(shared)} films belong to two patients or to none in some row, and were left out.")
-    owners = owners[~owners["name"].isin(shared) & owners["patient"].notna()]
+    owners = owners[~owners["name"].isin(shared)]
+    nameless = int(owners["patient"].isna().sum())
+    if nameless:
+        notes.append(f"{nameless} films have no patient in their filename and were left out.")
+    owners = owners[owners["patient"].notna()]
     image = owners["name"].map(_images(root))
     there = image.notna()
     if not there.any():
@@ -59,16 +70,17 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         notes.append(f"{int((~there).sum())} of {len(owners)} films of the table have no file and were left out.")
     owners, image = owners[there].reset_index(drop=True), image[there].reset_index(drop=True)
     pneumothorax = owners["name"].map(regions)
-    tube = owners["name"].map(marks).fillna(EMPTY)
+    tube = owners["name"].map(marks).astype(object)
+    tube = tube.where(tube.notna() | owners["name"].isin(undrawn), EMPTY)
     table = pd.DataFrame(
         {
             "id": owners["name"],
             "image": image,
             "patient": owners["patient"],
             "pneumothorax": np.where(pneumothorax.isna(), np.nan, pneumothorax != EMPTY),
-            "chest_tube": (tube != EMPTY).to_numpy(dtype=float),
+            "chest_tube": np.where(tube.isna(), np.nan, tube != EMPTY),
             "pneumothorax_mask": pneumothorax.astype(object).where(pneumothorax.notna(), None),
-            "chest_tube_mask": tube.astype(object),
+            "chest_tube_mask": tube.where(tube.notna(), None),
             **header_columns(image, root, options.progress, notes),
         }
     )

@@ -66,6 +66,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     else:
         notes.append("There are no outlines of heart and both lungs, so no cardiothoracic ratio.")
     attributes = _attributes(root, names, columns, notes)
+    notes.append("SCR's two folds are the films of odd and of even numbers; the split here is another.")
     info = DatasetInfo(
         name="jsrt",
         title="JSRT with the outlines of SCR",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tuberculosis import read_films
+from evalfm.data.sources._tuberculosis import Masks, read_films
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
@@ -16,7 +16,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: no film is there, or a name is another.
     """
-    masks = {"left_lung": ("ManualMask/leftMask", ".png"), "right_lung": ("ManualMask/rightMask", ".png")}
+    masks: Masks = {"left_lung": (("ManualMask/leftMask",), ".png"), "right_lung": (("ManualMask/rightMask",), ".png")}
     facts = {
         "name": "montgomery",
         "title": "Montgomery County chest X-ray set",

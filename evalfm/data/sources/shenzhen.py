@@ -11,7 +11,7 @@ from evalfm.data.sources._tuberculosis import read_films
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``CXR_png/CHNCXR_NNNN_{0,1}.png``, ``ClinicalReadings/*.txt`` and ``mask/*_mask.png`` (both lungs in one).
 
-    The last digit of a name is 1 for tuberculosis. The set names no patients.
+    Masks may lie in ``masks/`` too. The last digit of a name is 1 for tuberculosis. The set names no patients.
 
     Raises:
         EvalfmError: no film is there, or a name is another.
@@ -22,4 +22,4 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         "licence": "National Library of Medicine, research use with attribution",
         "redistributable_images": True,
     }
-    return read_films(root, "CHNCXR", {"lungs": ("mask", "_mask.png")}, facts)
+    return read_films(root, "CHNCXR", {"lungs": (("mask", "masks"), "_mask.png")}, facts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
@@ -24,7 +25,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``train-rle.csv`` and ``dicom-images-train/*/*/<ImageId>.dcm``; one row per film.
 
     The regions of a film in several rows are united; ``-1`` is a film without pneumothorax. Films without a row are
-    left out. No patient is told: PatientID is another for every film, and the films are NIH's.
+    left out. No patient is told: PatientID is another for every film, and the films are NIH's. The headers keep the
+    pixel spacing of the films before they were made 1024 × 1024, so that of these is unknown.
 
     Raises:
         EvalfmError: a file or column is missing, or a film is said to be empty and marked.
@@ -55,6 +57,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "pneumothorax": (regions != EMPTY).to_numpy(dtype=float),
             "pneumothorax_mask": regions.to_numpy(dtype=object),
             **header_columns(image, root, options.progress, notes),
+            "spacing_row_mm": np.nan,
+            "spacing_column_mm": np.nan,
         }
     )
     info = DatasetInfo(
@@ -68,7 +72,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         derived_from=["nih-cxr14"],
         attributes=list(ATTRIBUTES),
         public_ids=True,
-        spacing_note="of the headers, which keep that of the films before they were made 1024 × 1024",
+        spacing_note="unknown: the headers keep that of the films before they were made 1024 × 1024",
         notes=[*notes, "The films are NIH's: use `evalfm data overlap` before this set and NIH's stand in one study."],
     )
     return Imported(table, info)

@@ -69,6 +69,21 @@ def test_what_is_left_out_is_counted(root: Path) -> None:
     assert "1 of 4 films of the table have no file and were left out." in notes
 
 
+def test_a_film_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
+    with (root / "Pneumothorax_reports.csv").open("a") as table:
+        table.write("1.2.6,9.6,-1,normal,Pxx_1.dcm\n")
+    write_dicom(root / "dataset/1.2.6.dcm", side=(1024, 1024))
+    (root / "chest_tube.csv").write_text(TUBES + "1.2.3,9.3,\n1.2.999,9.9,5 2\n")
+    data = read(root)
+    assert data.table["id"].tolist() == ["1.2.1", "1.2.2", "1.2.3"]
+    # A tube that was listed and not drawn is neither there nor absent.
+    assert np.array_equal(data.label("chest_tube"), [1, 0, np.nan], equal_nan=True)
+    assert data.mask(2, "chest_tube") is None
+    assert "1 films have no patient in their filename and were left out." in data.info.notes
+    assert "1 films of chest_tube.csv have no row in Pneumothorax_reports.csv and were left out." in data.info.notes
+    assert "1 films have a row in chest_tube.csv without runs; whether they show a tube is unknown." in data.info.notes
+
+
 def test_what_is_missing_is_named(root: Path) -> None:
     (root / "chest_tube.csv").unlink()
     with pytest.raises(EvalfmError, match=r"no chest_tube\.csv"):

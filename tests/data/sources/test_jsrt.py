@@ -72,10 +72,17 @@ def test_labels_outlines_and_ratio(root: Path) -> None:
     assert heart is not None
     assert heart.shape == (2048, 2048)
     assert np.flatnonzero(heart.any(axis=0))[[0, -1]].tolist() == [800, 1399]
+    left = data.mask(0, "left_lung")
+    assert left is not None
+    # The left lung is the patient's, on the right of the film.
+    assert np.flatnonzero(left.any(axis=0))[[0, -1]].tolist() == [1100, 1599]
     assert data.spacing_mm(0) == (0.175, 0.175)
     assert data.table["sex"].tolist() == ["M", "F"]
     assert np.array_equal(data.table["age"], [np.nan, 61], equal_nan=True)
-    assert data.info.notes == ["1 ages are no years from 0 to 100 and were made unknown."]
+    assert data.info.notes == [
+        "1 ages are no years from 0 to 100 and were made unknown.",
+        "SCR's two folds are the films of odd and of even numbers; the split here is another.",
+    ]
 
 
 def test_without_outlines_there_is_no_ratio(root: Path) -> None:

@@ -56,6 +56,21 @@ def test_rows_labels_and_headers(root: Path) -> None:
     assert not data.info.redistributable_images
 
 
+def test_ages_beyond_any_life_are_unknown_and_a_child_keeps_no_spacing(root: Path) -> None:
+    folder = root / "dicom-images-train/more/series"
+    # As in the set: 148 and 413, and spacings of the film of some 2500 pixels that became 1024.
+    for name, age in (("a", "413"), ("b", "148"), ("c", "5"), ("d", "12")):
+        write_dicom(folder / f"9.9.{name}.dcm", side=SIDE, PatientAge=age, PixelSpacing=[0.143, 0.143])
+    with (root / "train-rle.csv").open("a") as table:
+        table.write("".join(f"9.9.{name}, -1\n" for name in "abcd"))
+    data = read(root)
+    assert np.array_equal(data.table["age"][3:], [np.nan, np.nan, 5, 12], equal_nan=True)
+    # 12 years and .143 mm would be a film 146 mm high.
+    assert [data.spacing_mm(row) for row in range(3, 7)] == [None] * 4
+    assert data.image(6).spacing_mm is None
+    assert "2 of 7 films have no age in their header, or one beyond 120 years." in data.info.notes
+
+
 def test_masks_run_down_the_columns_and_regions_are_united(root: Path) -> None:
     data = read(root)
     first = data.mask(0, "pneumothorax")

@@ -44,7 +44,7 @@ def test_montgomery(tmp_path: Path) -> None:
     assert left[:, :4].all()
     assert not left[:, 4:].any()
     assert data.mask(2, "right_lung") is None
-    assert "1 of 3 films have no reading with sex or age." in data.info.notes
+    assert "1 of 3 films have no sex in their reading, 1 no age." in data.info.notes
     assert "infiltrate" not in data.table.to_csv()
 
 
@@ -63,6 +63,53 @@ def test_shenzhen(tmp_path: Path) -> None:
     assert data.mask(0, "lungs") is not None
     assert data.mask(1, "lungs") is None
     assert "1 films are of patients under 18." in data.info.notes
+
+
+@pytest.mark.parametrize(
+    ("text", "sex", "age"),
+    [
+        ("femal 32yrs\nnormal", "F", 32),
+        ("Female, 0.5yrs\nnormal", "F", 0.5),
+        ("male 5-month", "M", 5 / 12),
+        ("female 64days\n", "F", 64 / 365.25),
+        ("\nmale\n24yrs\nnormal", "M", 24),
+        # What a report says further down is of something else.
+        ("Patient's Sex: O\nPatient's Age: 033Y\nfollows a male of 20 yrs", None, 33),
+        ("Patient's Sex: M\nPatient's Age: \ncough for 6 months", "M", None),
+        ("normal\nfemale 20 yrs", None, None),
+        ("male 245yrs", "M", None),
+        ("male 1045yrs", "M", None),
+        ("Patient's Sex: \nPatient's Age: 018M", None, 1.5),
+    ],
+)
+def test_sex_and_age_are_read_where_the_set_writes_them(
+    tmp_path: Path, text: str, sex: str | None, age: float | None
+) -> None:
+    write_picture(tmp_path / "CXR_png/CHNCXR_0001_0.png")
+    reading(tmp_path, "CHNCXR_0001_0", text)
+    row = imported("shenzhen", tmp_path).table.iloc[0]
+    assert row["sex"] == sex
+    assert np.isnan(row["age"]) if age is None else row["age"] == pytest.approx(age)
+
+
+def test_a_palette_of_greys_is_one_channel(tmp_path: Path) -> None:
+    path = tmp_path / "CXR_png/CHNCXR_0001_0.png"
+    path.parent.mkdir()
+    film = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8))
+    film.putpalette([level for grey in (200, 100, 0, 255) for level in (grey, grey, grey)])
+    film.save(path)
+    assert Image.open(path).mode == "P"
+    pixels = imported("shenzhen", tmp_path).image(0).pixels
+    assert np.allclose(pixels, np.array([[[200, 100], [0, 255]]]) / 255)
+
+
+def test_masks_of_shenzhen_may_lie_in_a_folder_of_either_name(tmp_path: Path) -> None:
+    write_picture(tmp_path / "CXR_png/CHNCXR_0001_0.png")
+    half(tmp_path / "masks/CHNCXR_0001_0_mask.png", left=True)
+    mask = imported("shenzhen", tmp_path).mask(0, "lungs")
+    assert mask is not None
+    assert mask[:, :4].all()
+    assert not mask[:, 4:].any()
 
 
 @pytest.mark.parametrize(("source", "first"), [("montgomery", "MCUCXR"), ("shenzhen", "CHNCXR")])
