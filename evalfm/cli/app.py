@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import convert, data, demo, doctor, ls, predict, probe, show, study
+from evalfm.cli import bias, compare, convert, data, demo, doctor, ls, predict, probe, show, study
 
 app = typer.Typer(
     name="evalfm",
@@ -40,6 +40,8 @@ app.command("demo")(demo.demo)
 app.command("probe")(probe.probe)
 app.command("study")(study.study)
 app.command("predict")(predict.predict)
+app.command("compare")(compare.compare)
+app.command("bias")(bias.bias)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")

@@ -56,21 +56,37 @@ def compare_auroc(
         ValueError: fewer than two positive or two negative patients.
     """
     scores = np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)], axis=1)
-    found = auroc_covariance(target, scores, patient, folds)
-    contrast = np.array([1.0, -1.0])
-    variance = float(contrast @ found.covariance @ contrast)
-    # Below rounding of the covariance itself the two scores rank every pair alike.
-    negligible = variance <= 1e-14 * float(np.trace(found.covariance))
-    n = len(scores) if patient is None else int(np.unique(np.asarray(patient).astype(str)).size)
+    return contrast_aurocs(target, scores, [[1.0, -1.0]], patient, folds=folds, level=level)[0]
+
+
+def contrast_aurocs(
+    target: ArrayLike,
+    scores: ArrayLike,
+    contrasts: ArrayLike,
+    patient: ArrayLike | None = None,
+    *,
+    folds: ArrayLike | None = None,
+    level: float = 0.95,
+) -> list[Difference]:
+    """Weighted sums of the AUROCs of ``scores`` [N, K], one per row of ``contrasts`` [M, K], by one covariance.
+
+    A mean over seeds minus another is ``[½, ½, −½, −½]``. The covariance is computed once, in O(K N log N).
+
+    Raises:
+        ValueError: as for ``compare_auroc``.
+    """
+    columns = np.asarray(scores, dtype=np.float64)
+    found = auroc_covariance(target, columns, patient, folds)
+    n = len(columns) if patient is None else int(np.unique(np.asarray(patient).astype(str)).size)
     name = "clustered DeLong (Obuchowski)" if patient is not None else "DeLong"
-    return _difference(
-        float(contrast @ found.auroc),
-        0.0 if negligible else variance**0.5,
-        None,
-        n,
-        f"paired {name}, z",
-        level,
-    )
+    differences = []
+    for contrast in np.asarray(contrasts, dtype=np.float64):
+        variance = float(contrast @ found.covariance @ contrast)
+        # Below rounding of the covariance itself the scores rank every pair alike.
+        negligible = variance <= 1e-14 * float(np.trace(found.covariance))
+        error = 0.0 if negligible else variance**0.5
+        differences.append(_difference(float(contrast @ found.auroc), error, None, n, f"paired {name}, z", level))
+    return differences
 
 
 def compare_means(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Difference:
@@ -120,6 +136,23 @@ def holm(p_values: ArrayLike) -> Values:
 def benjamini_hochberg(p_values: ArrayLike) -> Values:
     """Benjamini and Hochberg's (1995) adjusted p values; NaN stays NaN and is not counted in the family."""
     return _adjusted(p_values, lambda p: np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1])
+
+
+def non_inferiority(difference: Difference, margin: float, *, lower_is_better: bool = False) -> float | None:
+    """One-sided p of "first is worse than second by ``margin`` or more"; None where there is no standard error.
+
+    Below .025 the lower 97.5 % bound of first − second lies above −margin (for errors: the upper below +margin).
+
+    Raises:
+        ValueError: the margin is not positive.
+    """
+    if margin <= 0:
+        raise ValueError("a margin of non-inferiority is positive")
+    if difference.standard_error == 0.0:
+        return None
+    better = -difference.value if lower_is_better else difference.value
+    law = stats.norm() if difference.degrees_of_freedom is None else stats.t(difference.degrees_of_freedom)
+    return float(law.sf((better + margin) / difference.standard_error))
 
 
 def minimal_detectable_difference(

@@ -195,6 +195,28 @@ class Average(Statistic):
         return f"undefined in {undefined} of {len(self.parts)} {self.names}, which are left out"
 
 
+class Contrast(Statistic):
+    """A weighted sum of statistics of the same patients; undefined where one of them is.
+
+    Args:
+        parts: the statistics.
+        factors: one per part.
+    """
+
+    def __init__(self, parts: Sequence[Statistic], factors: Sequence[float]) -> None:
+        self.parts = tuple(parts)
+        self.factors = np.asarray(factors, dtype=np.float64)
+        self.patients = parts[0].patients
+
+    def values(self, weights: Values) -> Values:
+        """The sum at each weighting."""
+        return np.asarray(self.factors @ np.stack([part.values(weights) for part in self.parts]), dtype=np.float64)
+
+    def without_each(self) -> Values:
+        """The sum with each patient left out, by the parts' own ways."""
+        return np.asarray(self.factors @ np.stack([part.without_each() for part in self.parts]), dtype=np.float64)
+
+
 def mean_of_defined(parts: Values) -> Values:
     """Mean over the first axis of what is not NaN; NaN where nothing is defined."""
     defined = ~np.isnan(parts)

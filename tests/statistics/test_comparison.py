@@ -12,8 +12,10 @@ from evalfm.statistics.comparison import (
     benjamini_hochberg,
     compare_auroc,
     compare_means,
+    contrast_aurocs,
     holm,
     minimal_detectable_difference,
+    non_inferiority,
     patient_means,
     wilcoxon,
 )
@@ -134,3 +136,30 @@ def test_folds_compare_within_folds_only():
     shifted = compare_auroc(target, first + 100 * folds, second, patient, folds=folds)
     assert found.value == pytest.approx(shifted.value, abs=1e-12)
     assert found.value == pytest.approx(auroc(target, first, folds) - auroc(target, second, folds), abs=1e-12)
+
+
+def test_contrasts_of_several_aurocs_come_from_one_covariance():
+    target, first, second, patient = two_scores()
+    third = first[::-1].copy()
+    contrasts = [[1, -1, 0], [0.5, 0.5, -1]]
+    found = contrast_aurocs(target, np.c_[first, second, third], contrasts, patient)
+    assert found[0].value == pytest.approx(compare_auroc(target, first, second, patient).value)
+    assert found[0].p == pytest.approx(compare_auroc(target, first, second, patient).p)
+    covariance = auroc_covariance(target, np.c_[first, second, third], patient).covariance
+    weights = np.array(contrasts[1])
+    assert found[1].standard_error == pytest.approx((weights @ covariance @ weights) ** 0.5)
+    expected = (auroc(target, first) + auroc(target, second)) / 2 - auroc(target, third)
+    assert found[1].value == pytest.approx(expected)
+
+
+def test_non_inferiority_is_the_lower_bound_above_the_margin():
+    target, first, second, patient = two_scores()
+    found = compare_auroc(target, second, first, patient)
+    lower = found.value - stats.norm.ppf(0.975) * found.standard_error
+    assert non_inferiority(found, -lower) == pytest.approx(0.025, rel=1e-6)
+    assert non_inferiority(found, 1.01 * -lower) < 0.025 < non_inferiority(found, 0.99 * -lower)
+    errors = compare_means(np.abs(first), np.abs(second), patient)
+    upper = errors.value + stats.t(errors.degrees_of_freedom).ppf(0.975) * errors.standard_error
+    assert non_inferiority(errors, upper, lower_is_better=True) == pytest.approx(0.025, rel=1e-6)
+    with pytest.raises(ValueError, match="positive"):
+        non_inferiority(found, 0.0)

@@ -1,0 +1,127 @@
+"""Attributes as subgroups: levels of words, numbers cut where it is said, intersections of several."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.errors import EvalfmError, UnknownNameError
+
+MOST_LEVELS = 12
+_PART = re.compile(r"^(?P<name>[^:]+?)(?::(?P<cuts>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One way to part the rows.
+
+    Attributes:
+        name: as it was asked for, such as ``chest_tube`` or ``age:65``.
+        levels: words for the levels, in order.
+        codes: [N] level of each row, −1 where unknown.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    codes: NDArray[np.intp]
+
+
+def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
+    """Each of ``by``: a column, ``column:cut`` or ``column:cut/cut`` for a number, or ``one*other`` for both at once.
+
+    Raises:
+        EvalfmError: a column is not there, is a number without cuts, has one level only or too many.
+    """
+    return [_attribute(table, each.strip()) for each in by]
+
+
+def covariates(table: pd.DataFrame, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+    """Columns as numbers for an adjustment: words as 0 and 1 per level but the first, NaN where unknown.
+
+    Raises:
+        EvalfmError: a column is not there or has too many levels.
+    """
+    found: dict[str, NDArray[np.float64]] = {}
+    for name in names:
+        column = _column(table, name)
+        if pd.api.types.is_numeric_dtype(column.dtype):
+            found[name] = column.to_numpy(dtype=np.float64)
+            continue
+        levels = sorted({str(value) for value in column.dropna()})
+        if len(levels) > MOST_LEVELS:
+            raise EvalfmError(f"{name!r} has {len(levels)} levels, too many to adjust for; leave it out of --adjust.")
+        unknown = column.isna().to_numpy()
+        for level in levels[1:]:
+            found[f"{name}={level}"] = np.where(
+                unknown, np.nan, (column.astype(str) == level).to_numpy(dtype=np.float64)
+            )
+    return found
+
+
+def _attribute(table: pd.DataFrame, asked: str) -> Attribute:
+    parts = [_single(table, part.strip()) for part in asked.split("*")]
+    if len(parts) == 1:
+        return parts[0]
+    codes = parts[0].codes.copy()
+    levels = list(parts[0].levels)
+    for part in parts[1:]:
+        unknown = (codes < 0) | (part.codes < 0)
+        codes = np.where(unknown, -1, codes * len(part.levels) + part.codes)
+        levels = [f"{one}, {other}" for one in levels for other in part.levels]
+    return Attribute(asked, *_present(levels, codes))
+
+
+def _single(table: pd.DataFrame, asked: str) -> Attribute:
+    found = _PART.match(asked)
+    if found is None:
+        raise EvalfmError(f"{asked!r} is no attribute; write a column, or column:cut for a number, such as age:65.")
+    name = found["name"]
+    column = _column(table, name)
+    numeric = pd.api.types.is_numeric_dtype(column.dtype)
+    if found["cuts"]:
+        if not numeric:
+            raise EvalfmError(f"{name!r} holds words and cannot be cut; ask for --by {name}.")
+        cuts = sorted(float(cut) for cut in found["cuts"].split("/"))
+        values = column.to_numpy(dtype=np.float64)
+        codes = np.where(np.isnan(values), -1, np.digitize(values, cuts))
+        middle = [f"{low:g}–<{high:g}" for low, high in pairwise(cuts)]
+        return Attribute(asked, *_present([f"<{cuts[0]:g}", *middle, f"≥{cuts[-1]:g}"], codes))
+    words = [None if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]
+    levels = sorted({word for word in words if word is not None})
+    if numeric and len(levels) > 2:
+        raise EvalfmError(f"{name!r} is a number; say where to cut it, such as --by {name}:{_middle(column):g}.")
+    if len(levels) > MOST_LEVELS:
+        raise EvalfmError(f"{name!r} has {len(levels)} levels; an attribute has at most {MOST_LEVELS}.")
+    if len(levels) < 2:
+        what = f"only the level {levels[0]!r}" if levels else "no known value"
+        raise EvalfmError(f"{name!r} has {what} among the test images, so there is nothing to compare.")
+    place = {level: number for number, level in enumerate(levels)}
+    return Attribute(asked, tuple(levels), np.array([-1 if word is None else place[word] for word in words]))
+
+
+def _present(levels: list[str], codes: NDArray[np.intp]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """Levels that occur, and codes among these."""
+    there = [number for number in range(len(levels)) if (codes == number).any()]
+    if len(there) < 2:
+        raise EvalfmError("Every known test image lies in one part; cut elsewhere.")
+    place = np.full(len(levels) + 1, -1)
+    place[there] = np.arange(len(there))
+    return tuple(levels[number] for number in there), place[codes]
+
+
+def _middle(column: pd.Series) -> float:
+    return float(column.median())
+
+
+def _column(table: pd.DataFrame, name: str) -> pd.Series:
+    if name not in table:
+        hidden = {"id", "patient", "split", "fold", "target", "threshold"}
+        known = [str(each) for each in table.columns if each not in hidden and not str(each).startswith("score_")]
+        raise UnknownNameError("attribute in the predictions", name, known)
+    return table[name]

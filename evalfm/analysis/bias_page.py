@@ -1,0 +1,122 @@
+"""The subgroup report as tables of words: one page, or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from evalfm.analysis.bias import Bias, Contrast, Stratum
+from evalfm.analysis.pages import render
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.subgroups import Effect
+
+TITLE = "Subgroups and shortcuts"
+
+
+def bias_page(reports: Sequence[Bias]) -> str:
+    """One HTML page for several models."""
+    return render(
+        "bias.html",
+        title=TITLE,
+        cautions=sorted({caution for report in reports for caution in report.cautions}),
+        adjusted=", ".join(reports[0].adjusted_for),
+        summary=[{"name": name, "cells": cells} for name, cells in summary(reports)],
+        reports=[_report(report) for report in reports],
+    )
+
+
+def summary(reports: Sequence[Bias]) -> list[tuple[str, list[str]]]:
+    """Per attribute and level, each model's effect among negatives in words."""
+    rows: dict[str, list[str]] = {}
+    for number, report in enumerate(reports):
+        for part in report.parts:
+            for contrast in part.contrasts:
+                cells = rows.setdefault(f"{part.attribute} = {contrast.level}", ["–"] * len(reports))
+                cells[number] = effect_words(contrast.fixed[0].effect, contrast.corrected)
+    return list(rows.items())
+
+
+def effect_words(effect: Effect, corrected: float | None) -> str:
+    """An effect in standard deviations with its corrected p."""
+    if effect.standardised is None:
+        return "–"
+    return f"{effect.standardised:+.2f}, p {_p(corrected)}"
+
+
+def bias_markdown(reports: Sequence[Bias]) -> str:
+    """The summary and the verdicts, for a pull request or a notebook."""
+    lines = [f"# {TITLE}", ""]
+    lines += [f"> {caution}" for caution in sorted({caution for report in reports for caution in report.cautions})]
+    lines += [
+        "",
+        "| attribute | " + " | ".join(report.model for report in reports) + " |",
+        "|---" * (1 + len(reports)) + "|",
+    ]
+    lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in summary(reports)]
+    lines += [
+        "",
+        "Difference of the score's logit among images without the finding, in standard deviations; p after Benjamini",
+    ]
+    lines += ["and Hochberg over all levels. Associations only.", ""]
+    for report in reports:
+        lines += [f"## {report.model}", ""]
+        lines += [f"- {contrast.verdict}" for part in report.parts for contrast in part.contrasts]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _report(report: Bias) -> dict[str, Any]:
+    parts = [
+        {
+            "attribute": part.attribute,
+            "unknown": part.unknown,
+            "contrasts": part.contrasts,
+            "strata": [_stratum(each) for each in part.strata],
+            "tests": [_tests(each) for each in part.contrasts],
+            "descriptive": [_descriptive(each) for each in part.contrasts],
+        }
+        for part in report.parts
+    ]
+    return {
+        "model": report.model,
+        "images": report.images,
+        "patients": report.patients,
+        "unit": report.unit,
+        "parts": parts,
+    }
+
+
+def _stratum(each: Stratum) -> list[str]:
+    cells = [each.level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
+    cells += [words(each.metrics[name]) for name in ("auroc", "auprc", "sensitivity", "specificity")]
+    return [*cells, "–" if each.calibration_in_the_large is None else f"{each.calibration_in_the_large:+.3f}"]
+
+
+def _tests(each: Contrast) -> list[str]:
+    without, with_it = each.fixed[0], each.fixed[1]
+    effect = without.effect
+    told = effect.reason or "–"
+    if effect.standardised is not None:
+        told = f"{effect.standardised:+.2f}"
+    detectable = "–" if effect.detectable is None else f"{effect.detectable:.2f}"
+    areas = [words(without.auroc), _p(without.p), words(with_it.auroc), _p(with_it.p)]
+    return [each.level, *areas, told, _p(each.corrected), detectable]
+
+
+def _descriptive(each: Contrast) -> list[str]:
+    cross = [words(each.cross[name]) for name in ("bpsn", "bnsp", "gap")]
+    balanced = ["–" if value is None else f"{value:.3f}" for value in (each.balanced, each.drop)]
+    return [each.level, *cross, *balanced]
+
+
+def words(estimate: Estimate) -> str:
+    """An estimate with its interval, or why there is none."""
+    if estimate.value is None:
+        return f"– ({estimate.reason})"
+    if estimate.low is None:
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,242 @@
+"""Is encoder A really better than B: paired differences to the best, corrected, with ranks and what could be found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from evalfm.analysis.pairing import Paired, pair
+from evalfm.analysis.table import Line, TaskTable, task_tables
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.runs import Run
+from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import Measured, estimates
+from evalfm.statistics.resampling import bootstrap
+
+ALPHA = 0.05
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison.
+
+    Attributes:
+        encoder, head, adaptation, floor, seeds, seed_sd: as in the table of the task.
+        estimate: the metric averaged over seeds, with its interval.
+        difference: this line minus the best one; None for the best itself.
+        p: of that difference, after Holm over every pair of lines that are no floors; None for floors and the best.
+        rank: 95 % interval of the rank among lines that are no floors, over resampled patients.
+        in_best_set: not significantly worse than the best; None for floors.
+        detectable: the true difference to the best that would have been found with 80 % power at the corrected level.
+        non_inferior: whether it is worse than the reference by less than the margin, after Holm; None if not asked.
+    """
+
+    encoder: str
+    head: str
+    adaptation: str
+    floor: bool
+    seeds: int
+    seed_sd: float | None
+    estimate: Estimate
+    difference: Difference | None
+    p: float | None
+    rank: tuple[float, float] | None
+    in_best_set: bool | None
+    detectable: float | None
+    non_inferior: bool | None
+
+    @property
+    def name(self) -> str:
+        """Encoder, head and adaptation."""
+        return f"{self.encoder} · {self.head} · {self.adaptation}"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All lines of one task on the same patients, best first, floors last.
+
+    Attributes:
+        pairs: how many were corrected for.
+        method: the test of record.
+        reference: to what non-inferiority refers; ``post_hoc`` where it is the best one observed.
+    """
+
+    task: str
+    data: str
+    metric: str
+    counts: str
+    cautions: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    pairs: int
+    method: str
+    margin: float | None
+    reference: str | None
+    post_hoc: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def compare(
+    runs: Iterable[Run], *, task: str | None = None, margin: float | None = None, reference: str | None = None
+) -> list[Comparison]:
+    """Compare runs, task by task.
+
+    Args:
+        runs: of any tasks; each task's must stand on the same test patients and labels.
+        task: this one only.
+        margin: of non-inferiority, on the scale of the metric.
+        reference: the encoder that non-inferiority refers to; by default the best one observed, which is said.
+
+    Raises:
+        EvalfmError: there is nothing to compare, or runs cannot be paired.
+    """
+    tables = task_tables(runs)
+    if task is not None:
+        if task not in {table.task for table in tables}:
+            raise UnknownNameError("task among these runs", task, sorted({table.task for table in tables}))
+        tables = [table for table in tables if table.task == task]
+    if reference is not None and margin is None:
+        raise EvalfmError("--reference is what --margin refers to; give both.")
+    if margin is not None and margin <= 0:
+        raise EvalfmError(f"--margin must be positive, not {margin:g}.")
+    if not tables:
+        raise EvalfmError("There is no run to compare; name folders of runs.")
+    return [_compare(table, margin, reference) for table in tables]
+
+
+def _compare(table: TaskTable, margin: float | None, reference: str | None) -> Comparison:
+    paired = pair(table.lines)
+    measured = {
+        str(place): Measured(paired.statistic(place), paired.patients.count, "one class is missing")
+        for place in range(len(table.lines))
+    }
+    found = [estimates(measured, paired.patients)[str(place)] for place in range(len(table.lines))]
+    contenders = [place for place, line in enumerate(table.lines) if not line.floor]
+    if not contenders:
+        raise EvalfmError(f"{table.task}: there are floors only; compare at least one encoder.")
+    absent = [place for place in contenders if found[place].value is None]
+    if absent:
+        raise EvalfmError(
+            f"{table.task}: {table.lines[absent[0]].encoder} has no {paired.metric}: {found[absent[0]].reason}."
+        )
+    best = _best(found, contenders, paired.lower_is_better)
+    every = list(combinations(contenders, 2))
+    differences = dict(zip(every, paired.differences(every), strict=True)) if every else {}
+    adjusted = dict(zip(every, holm([_p(differences[each]) for each in every]).tolist(), strict=True)) if every else {}
+    to_best = _to_best(paired, differences, best, len(table.lines))
+    ranks = _ranks(paired, contenders)
+    told = None if margin is None else _non_inferior(table, paired, contenders, best, margin, reference)
+    entries = []
+    for place, line in enumerate(table.lines):
+        difference = to_best.get(place)
+        corrected = adjusted.get((min(place, best), max(place, best)))
+        floor = line.floor
+        entries.append(
+            Entry(
+                line.encoder,
+                line.head,
+                line.adaptation,
+                floor,
+                len(line.runs),
+                line.seed_sd,
+                found[place],
+                difference,
+                None if corrected is None or np.isnan(corrected) else float(corrected),
+                None if floor else ranks[place],
+                None if floor else place == best or corrected is None or not corrected < ALPHA,
+                None
+                if difference is None or floor
+                else minimal_detectable_difference(difference.standard_error, comparisons=max(1, len(every))),
+                None if told is None or floor else told[1].get(place),
+            )
+        )
+    order = sorted(range(len(entries)), key=lambda place: _order(entries[place], paired.lower_is_better))
+    return Comparison(
+        table.task,
+        table.data,
+        paired.metric,
+        table.unit_counts,
+        table.cautions,
+        tuple(entries[place] for place in order),
+        len(every),
+        next((each.method for each in to_best.values()), "one encoder: nothing to compare"),
+        margin,
+        None if told is None else told[0],
+        told is not None and reference is None,
+    )
+
+
+def _best(found: Sequence[Estimate], among: Sequence[int], lower: bool) -> int:
+    values = [float(found[place].value or 0.0) for place in among]
+    return among[int(np.argmin(values) if lower else np.argmax(values))]
+
+
+def _order(entry: Entry, lower: bool) -> tuple[bool, float]:
+    value = entry.estimate.value
+    return entry.floor, float("inf") if value is None else value if lower else -value
+
+
+def _p(difference: Difference) -> float:
+    return float("nan") if difference.p is None else difference.p
+
+
+def _to_best(
+    paired: Paired, differences: dict[tuple[int, int], Difference], best: int, count: int
+) -> dict[int, Difference]:
+    """Each line minus the best one, floors too."""
+    wanted = [(place, best) for place in range(count) if place != best]
+    missing = [each for each in wanted if each not in differences]
+    known = dict(zip(missing, paired.differences(missing), strict=True)) if missing else {}
+    return {place: known.get((place, best)) or differences[place, best] for place, _ in wanted}
+
+
+def _ranks(paired: Paired, contenders: Sequence[int]) -> dict[int, tuple[float, float]]:
+    """95 % interval of each rank (1 is best; ties share) over patient-clustered resamples."""
+    statistics = {str(place): paired.statistic(place) for place in contenders}
+    resampled = bootstrap(statistics, paired.patients, resamples=RESAMPLES)
+    values = np.stack([resampled[str(place)] for place in contenders], axis=1)
+    values = values[np.isfinite(values).all(axis=1)]
+    if not len(values):
+        return dict.fromkeys(contenders, (1.0, float(len(contenders))))
+    ranks: NDArray[np.float64] = rankdata(values if paired.lower_is_better else -values, axis=1)
+    low, high = np.quantile(ranks, [0.025, 0.975], axis=0)
+    return {place: (float(low[column]), float(high[column])) for column, place in enumerate(contenders)}
+
+
+def _non_inferior(
+    table: TaskTable, paired: Paired, contenders: Sequence[int], best: int, margin: float, reference: str | None
+) -> tuple[str, dict[int, bool]]:
+    """The reference's name, and for every other line whether it is non-inferior to it."""
+    place = best if reference is None else _named(table.lines, contenders, reference)
+    others = [other for other in contenders if other != place]
+    differences = paired.differences([(other, place) for other in others])
+    raw = [non_inferiority(each, margin, lower_is_better=paired.lower_is_better) for each in differences]
+    adjusted = holm([float("nan") if p is None else p for p in raw]) if raw else np.array([])
+    sign = -1 if paired.lower_is_better else 1
+    told = {}
+    for other, difference, p in zip(others, differences, adjusted, strict=True):
+        # Without a standard error the difference is the same in every patient and speaks for itself.
+        told[other] = bool(sign * difference.value > -margin) if np.isnan(p) else bool(p < ALPHA / 2)
+    return table.lines[place].encoder, told
+
+
+def _named(lines: Sequence[Line], contenders: Sequence[int], reference: str) -> int:
+    found = [place for place in contenders if lines[place].encoder == reference]
+    if not found:
+        raise UnknownNameError("encoder among these runs", reference, [lines[place].encoder for place in contenders])
+    if len(found) > 1:
+        heads = ", ".join(f"{lines[place].head}-{lines[place].adaptation}" for place in found)
+        raise EvalfmError(
+            f"{reference} stands in {len(found)} lines ({heads}); compare one head at a time with --head."
+        )
+    return found[0]

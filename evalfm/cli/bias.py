@@ -1,0 +1,101 @@
+"""`evalfm bias`: does the score depend on the chest tube, the sex, the view?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evalfm.analysis.bias import Scores
+
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+
+
+def bias(
+    models: Annotated[list[Path], typer.Argument(help="Runs, folders that hold some, or a table of predictions.")],
+    by: Annotated[str, typer.Option(help="Attributes: chest_tube,sex,age:65,view; sex*view for both at once.")],
+    adjust: Annotated[str, typer.Option(help="Columns to adjust the test for, such as age,sex,view.")] = "",
+    task: Annotated[str | None, typer.Option(help="Runs of this task only.")] = None,
+    target: Annotated[str, typer.Option(help="Of a table: column of the label, 0 or 1.")] = "target",
+    score: Annotated[str, typer.Option(help="Of a table: column of the score.")] = "score",
+    patient: Annotated[str, typer.Option(help="Of a table: column of the patient.")] = "patient",
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of a table: at and above it a score is positive; it must not come from these rows."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report on one page here.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the summary as Markdown here.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Report each attribute's strata and whether the score depends on it at fixed label.
+
+    The test is among images without the finding. Runs of yes-or-no tasks, and predictions of any outside model.
+
+    Examples:
+
+        evalfm bias runs --task ptx-cls --by chest_tube,sex,view --html bias.html
+
+        evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
+    """
+    from evalfm.analysis.bias import bias as report_on
+    from evalfm.analysis.bias_page import bias_markdown, bias_page, summary
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.data.atomic import write_atomically
+    from evalfm.errors import EvalfmError
+
+    for out in (html, markdown):
+        if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+            raise EvalfmError(f"{out} is no file that can be written; give a file in a folder that is there.")
+    asked, held = _listed(by), _listed(adjust)
+    found = [each for path in models for each in _scores(path, task, target, score, patient, threshold)]
+    reports = [report_on(each, asked, adjust=held) for each in found]
+    if html is not None:
+        write_atomically(html, bias_page(reports).encode())
+    if markdown is not None:
+        write_atomically(markdown, bias_markdown(reports).encode())
+    if json:
+        emit_json([report.to_json() for report in reports])
+        return
+    rows = [[name, *cells] for name, cells in summary(reports)]
+    title = "Among images without the finding: score's difference in standard deviations, corrected p"
+    print_rows(title, ["attribute", *(report.model for report in reports)], rows)
+    for report in reports:
+        typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
+        for part in report.parts:
+            for contrast in part.contrasts:
+                typer.echo(f"  {contrast.verdict}")
+    for caution in sorted({caution for report in reports for caution in report.cautions}):
+        typer.echo(f"  {caution}")
+    for out in (html, markdown):
+        if out is not None:
+            typer.echo(f"Wrote {out}")
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _scores(
+    path: Path, task: str | None, target: str, score: str, patient: str, threshold: float | None
+) -> list[Scores]:
+    """What a path gives: the one model of a table, or every run of a yes-or-no task below a folder, floors left out."""
+    from evalfm.analysis.bias import scores_of_run, scores_of_table
+    from evalfm.errors import EvalfmError
+    from evalfm.runs import find_runs
+
+    if path.suffix.lower() in TABLES:
+        return [scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)]
+    if not path.is_dir():
+        raise EvalfmError(f"There is no run or table {path}; name a run's folder, or a CSV or Parquet of predictions.")
+    if threshold is not None:
+        raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
+    runs = [run for run in find_runs(path) if task in (None, run.task)]
+    if len(runs) > 1:
+        runs = [run for run in runs if not run.is_floor and run.record.task["kind"] == "binary"]
+    if not runs:
+        raise EvalfmError(
+            f"There is no run of a yes-or-no task in {path}; make one with `evalfm probe --task ptx-cls`."
+        )
+    return [scores_of_run(run) for run in runs]

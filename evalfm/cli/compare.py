@@ -1,0 +1,109 @@
+"""`evalfm compare`: encoders side by side on the same patients, with corrected paired tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from evalfm.analysis.compare import Comparison, Entry
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
+    task: Annotated[str | None, typer.Option(help="This task only.")] = None,
+    head: Annotated[str | None, typer.Option(help="Runs of this head only; floors stay.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Non-inferiority margin, on the metric's scale.")] = None,
+    reference: Annotated[str | None, typer.Option(help="The encoder that --margin refers to.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say which encoders are really better: paired differences to the best, corrected for every pair.
+
+    All runs of a task must stand on the same test patients and labels.
+
+    Examples:
+
+        evalfm compare runs
+
+        evalfm compare runs --task ptx-cls --margin 0.02 --reference rad-dino
+    """
+    from evalfm.analysis.compare import compare as comparisons
+    from evalfm.cli.console import emit_json
+    from evalfm.errors import EvalfmError, UnknownNameError
+    from evalfm.runs import find_runs
+
+    for folder in runs:
+        if not folder.is_dir():
+            raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
+    found = list({run.folder.resolve(): run for folder in runs for run in find_runs(folder)}.values())
+    if not found:
+        raise EvalfmError(f"There is no run in {', '.join(map(str, runs))}; make some with `evalfm probe`.")
+    if head is not None:
+        heads = sorted({run.head for run in found})
+        if head not in heads:
+            raise UnknownNameError("head among these runs", head, heads)
+        found = [run for run in found if run.head == head or run.is_floor]
+    tables = comparisons(found, task=task, margin=margin, reference=reference)
+    if json:
+        emit_json([table.to_json() for table in tables])
+        return
+    for table in tables:
+        _show(table)
+
+
+def _show(table: Comparison) -> None:
+    from evalfm.analysis.figures import describe
+    from evalfm.cli.console import print_rows
+
+    header = [
+        "encoder",
+        "head",
+        "adaptation",
+        table.metric,
+        "seed sd",
+        "minus the best",
+        "p",
+        "rank",
+        "detectable",
+        "set",
+    ]
+    if table.margin is not None:
+        header.append("non-inferior")
+    rows = []
+    for entry in table.entries:
+        row = [entry.encoder, entry.head, entry.adaptation, describe(entry.estimate)]
+        row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), _p(entry.p)]
+        row += ["–" if entry.rank is None else f"{entry.rank[0]:g}–{entry.rank[1]:g}"]
+        row += ["–" if entry.detectable is None else f"{entry.detectable:.3f}"]
+        row += ["floor" if entry.floor else "best" if entry.in_best_set else ""]
+        if table.margin is not None:
+            row.append({True: "yes", False: "no", None: "–"}[entry.non_inferior])
+        rows.append(row)
+    print_rows(f"{table.task} on {table.data}", header, rows)
+    typer.echo(f"  {table.counts}")
+    typer.echo(
+        f"  p: {table.method}, Holm over {table.pairs} pairs. best: not significantly below the highest estimate."
+    )
+    typer.echo("  detectable: the true difference that would have been found with 80 % power; no difference found is")
+    typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
+    if table.margin is not None:
+        chosen = " (the best one observed: chosen after the fact)" if table.post_hoc else ""
+        typer.echo(
+            f"  non-inferior: worse than {table.reference}{chosen} by less than {table.margin:g}, Holm-corrected."
+        )
+    for caution in table.cautions:
+        typer.echo(f"  {caution}")
+
+
+def _difference(entry: Entry) -> str:
+    if entry.difference is None:
+        return "–"
+    if entry.difference.low is None:
+        return f"{entry.difference.value:+.3f}"
+    return f"{entry.difference.value:+.3f} [{entry.difference.low:+.3f}, {entry.difference.high:+.3f}]"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"

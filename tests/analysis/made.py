@@ -1,0 +1,106 @@
+"""Runs on disk with predictions of the test's choosing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from evalfm.runs import Provenance, Record, Run, publishing, run_folder, write_run
+from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.kinds import Scored, measure
+
+METRICS = {"binary": "auroc", "segmentation": "dice_positive", "regression": "mae"}
+
+
+def provenance(**changes: Any) -> Provenance:
+    facts: dict[str, Any] = {
+        "versions": {},
+        "git_commit": None,
+        "device": "cpu",
+        "precision": "float32",
+        "seconds": 1.0,
+        "peak_memory_bytes": 1,
+        "weights_digest": None,
+        "feature_key": "k",
+        "split_hash": "s",
+        "synthetic": False,
+        "random_weights": False,
+    }
+    return Provenance(**{**facts, **changes})
+
+
+def make_run(
+    out: Path,
+    table: pd.DataFrame,
+    *,
+    encoder: str = "one",
+    kind: str = "binary",
+    task: str | None = None,
+    seed: int = 0,
+    floor: bool = False,
+    head: str = "linear",
+    card: dict[str, Any] | None = None,
+    **data: Any,
+) -> Run:
+    """A run of ``encoder`` whose test predictions are ``table``."""
+    table = table.assign(split="test")
+    classes = () if kind == "regression" else ("ptx",)
+    found = measure(kind, Scored(table, classes, True)) if kind != "segmentation" else {"dice_positive": Estimate(0.5)}
+    name = task or {"binary": "ptx-cls", "segmentation": "ptx-seg", "regression": "ctr"}[kind]
+    key = hashlib.sha256(f"{encoder}{name}{head}{seed}{floor}".encode()).hexdigest()
+    part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": 1}
+    record = Record(
+        schema=1,
+        key=key,
+        config={"floor": floor, "adaptation": "frozen", "seed": seed},
+        encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
+        task={"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind},
+        head={"name": head},
+        data={
+            "name": "toy",
+            "test_name": "toy",
+            "licence": "MIT",
+            "citation": "",
+            "derived_from": [],
+            "label_source": {"ptx": "radiologist"},
+            "class_names": list(classes),
+            "patients_known": True,
+            "folds": int(table["fold"].nunique()) if "fold" in table else None,
+            "parts": {"train": part, "val": part, "test": part},
+            "redistributable_images": False,
+            **data,
+        },
+        metrics={name: estimate.to_json() for name, estimate in found.items()},
+        chosen={},
+        exclusions=[],
+        notes=[],
+        provenance=provenance(weights_digest=encoder),
+    )
+    folder = run_folder(out, encoder, name, head, "frozen", key)
+    with publishing(out, folder) as work:
+        write_run(work, record, table, {"weight": torch.zeros(1)})
+    return Run.read(folder)
+
+
+def binary_table(scores: np.ndarray, target: np.ndarray, patient: np.ndarray | None = None) -> pd.DataFrame:
+    rows = range(len(target))
+    return pd.DataFrame(
+        {
+            "id": [f"i{row:05}" for row in rows],
+            "patient": [f"p{row:05}" for row in rows] if patient is None else patient,
+            "target": target.astype(float),
+            "score_ptx": scores,
+            "threshold": 0.5,
+        }
+    )
+
+
+def signal(target: np.ndarray, strength: float, seed: int) -> np.ndarray:
+    """A score in (0, 1) that is higher for positives by ``strength`` standard deviations."""
+    noise = np.random.default_rng(seed).normal(size=len(target))
+    return np.asarray(1 / (1 + np.exp(-(noise + strength * target))))

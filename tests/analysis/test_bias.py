@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from evalfm.analysis.bias import bias, scores_of_run, scores_of_table
+from evalfm.analysis.bias_page import bias_markdown, bias_page
+from evalfm.cli.app import app
+from evalfm.errors import EvalfmError
+from evalfm.statistics.auroc import auroc
+from evalfm.statistics.comparison import benjamini_hochberg
+from evalfm.statistics.subgroups import at_fixed_label, cross_aurocs
+
+from .made import make_run
+
+
+def predictions(n: int = 600, *, effect: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Tubes go with the label; the score sees the label, and the tube by ``effect``."""
+    generator = np.random.default_rng(seed)
+    y = generator.random(n) < 0.4
+    tube = generator.random(n) < np.where(y, 0.7, 0.2)
+    score = 1 / (1 + np.exp(-(1.5 * y + effect * tube + generator.normal(size=n) - 1)))
+    return pd.DataFrame(
+        {
+            "id": [f"i{row:05}" for row in range(n)],
+            "patient": [f"p{row // 2:05}" for row in range(n)],
+            "target": y.astype(float),
+            "score_ptx": score,
+            "threshold": 0.4,
+            "chest_tube": tube.astype(float),
+            "sex": np.where(generator.random(n) < 0.5, "F", "M"),
+            "age": generator.integers(18, 90, n).astype(float),
+        }
+    )
+
+
+def test_a_planted_shortcut_is_found_and_a_tie_alone_is_not(tmp_path: Path) -> None:
+    table = predictions(effect=1.0)
+    report = bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube", "sex"])
+    tube, sex = report.parts
+    assert tube.contrasts[0].verdict.startswith(
+        "Among negatives the score is higher with chest_tube = 1: an association"
+    )
+    assert sex.contrasts[0].verdict.startswith(
+        "No association with sex = M was detected among negatives; an effect of 0."
+    )
+    innocent = bias(scores_of_run(make_run(tmp_path, predictions(seed=4), encoder="two")), ["chest_tube"])
+    contrast = innocent.parts[0].contrasts[0]
+    assert contrast.verdict.startswith("No association")
+    # Label and tube go together, so that the descriptive pairs differ all the same? They need not: the score is blind.
+    assert contrast.drop is not None
+
+
+def test_every_figure_is_that_of_the_statistics(tmp_path: Path) -> None:
+    table = predictions(effect=0.5)
+    report = bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube", "sex"], adjust=["age"])
+    part = report.parts[0]
+    y, s, a = table["target"].to_numpy(), table["score_ptx"].to_numpy(), table["chest_tube"].to_numpy() == 1
+    patient = table["patient"].to_numpy(dtype=object)
+    cross, fixed = cross_aurocs(y, s, a, patient), at_fixed_label(y, s, a, patient, {"age": table["age"].to_numpy()})
+    assert part.contrasts[0].cross == cross
+    assert part.contrasts[0].fixed == fixed
+    with_tube = next(each for each in part.strata if each.level == "1")
+    assert (with_tube.images, with_tube.events) == (int(a.sum()), int(y[a].sum()))
+    assert with_tube.metrics["auroc"].value == pytest.approx(auroc(y[a], s[a]))
+    assert with_tube.metrics["sensitivity"].value == pytest.approx((s[a & (y == 1)] >= 0.4).mean())
+    assert with_tube.calibration_in_the_large == pytest.approx(s[a].mean() - y[a].mean())
+    raw = [contrast.fixed[0].effect.p for each in report.parts for contrast in each.contrasts]
+    assert [contrast.corrected for each in report.parts for contrast in each.contrasts] == pytest.approx(
+        benjamini_hochberg(raw).tolist()
+    )
+
+
+def test_an_outside_table_gives_the_same_and_has_no_threshold_of_its_own(tmp_path: Path) -> None:
+    table = predictions()
+    run = bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube"])
+    outside = table.rename(columns={"target": "truth", "score_ptx": "prob", "patient": "who"}).drop(columns="threshold")
+    outside.to_csv(tmp_path / "theirs.csv", index=False)
+    scores = scores_of_table(tmp_path / "theirs.csv", target="truth", score="prob", patient="who")
+    theirs = bias(scores, ["chest_tube"])
+    ours, other = run.parts[0].contrasts[0].fixed[0], theirs.parts[0].contrasts[0].fixed[0]
+    assert other.auroc.value == pytest.approx(ours.auroc.value)
+    assert other.effect.p == pytest.approx(ours.effect.p)
+    metrics = theirs.parts[0].strata[0].metrics
+    assert metrics["sensitivity"].value is None
+    assert metrics["sensitivity"].reason == "no threshold was given"
+    held = scores_of_table(tmp_path / "theirs.csv", target="truth", score="prob", patient="who", threshold=0.4)
+    assert bias(held, ["chest_tube"]).parts[0].strata[0].metrics["sensitivity"].value is not None
+
+
+def test_tables_that_mean_nothing_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+
+    def written(text: str) -> Path:
+        path.write_text(text)
+        return path
+
+    with pytest.raises(EvalfmError, match="must hold 0, 1 or nothing"):
+        scores_of_table(written("target,score\n2,.5\n"))
+    with pytest.raises(EvalfmError, match="1 cells that are no number"):
+        scores_of_table(written("target,score\n1,.5\n0,high\n"))
+    with pytest.raises(EvalfmError, match="'score'"):
+        scores_of_table(written("target,scor\n1,.5\n"))
+    kept = scores_of_table(written("target,score,sex\n1,.5,F\n,.4,M\n0,.1,M\n"))
+    assert len(kept.target) == 2
+    assert kept.cautions[0].startswith("1 rows without a label")
+    assert "Patients unknown" in kept.cautions[1]
+
+
+def test_few_patients_constant_scores_and_missing_attributes_are_told(tmp_path: Path) -> None:
+    small = predictions(40)
+    report = bias(scores_of_run(make_run(tmp_path, small)), ["chest_tube"])
+    assert report.parts[0].contrasts[0].verdict.startswith("Cannot be said for chest_tube = 1: needs 10 patients")
+    constant = predictions().assign(score_ptx=0.3)
+    verdict = bias(scores_of_run(make_run(tmp_path, constant, encoder="c")), ["sex"]).parts[0].contrasts[0].verdict
+    assert verdict == "Cannot be said for sex = M: the score is constant."
+    gaps = predictions()
+    gaps.loc[:99, "sex"] = None
+    part = bias(scores_of_run(make_run(tmp_path, gaps, encoder="g")), ["sex"]).parts[0]
+    assert part.unknown == 100
+    assert sum(stratum.images for stratum in part.strata) == 500
+    logits = predictions().assign(score_ptx=lambda table: np.log(table["score_ptx"] / (1 - table["score_ptx"])))
+    stratum = bias(scores_of_run(make_run(tmp_path, logits, encoder="l")), ["sex"]).parts[0].strata[0]
+    assert stratum.calibration_in_the_large is None
+
+
+def test_scores_of_different_heads_are_never_ranked_together(tmp_path: Path) -> None:
+    table = predictions(effect=0.6)
+    fold = np.arange(len(table)) // 2 % 3
+    # Another head for each fold: the same order within, another scale.
+    shifted = table.assign(fold=fold, score_ptx=(table["score_ptx"] + fold) / 3)
+    found = bias(scores_of_run(make_run(tmp_path, shifted)), ["chest_tube"]).parts[0].contrasts[0]
+    parts = [bias(scores_of_run(make_run(tmp_path, table[fold == each], encoder=f"f{each}")), ["chest_tube"])
+             for each in range(3)]  # fmt: skip
+    means = np.mean([part.parts[0].contrasts[0].fixed[0].auroc.value for part in parts])
+    assert found.fixed[0].auroc.value == pytest.approx(means)
+    assert found.cross["subgroup"].value == pytest.approx(
+        np.mean([part.parts[0].contrasts[0].cross["subgroup"].value for part in parts])
+    )
+
+
+def test_pages_tell_the_same_and_escape(tmp_path: Path) -> None:
+    table = predictions(effect=1.0).assign(ward=lambda each: np.where(each["sex"] == "F", "<b>1</b>", "2"))
+    reports = [bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube", "ward", "sex*age:65"])]
+    page, text = bias_page(reports), bias_markdown(reports)
+    assert "&lt;b&gt;1&lt;/b&gt;" in page
+    assert "<b>1" not in page
+    effect = reports[0].parts[0].contrasts[0].fixed[0].effect
+    assert effect.standardised is not None
+    assert f"{effect.standardised:+.2f}, p &lt; .001" in page
+    assert f"| chest_tube = 1 | {effect.standardised:+.2f}, p < .001 |" in text
+    assert "F, ≥65" in page
+
+
+def test_the_verb(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "runs", predictions(effect=1.0))
+    make_run(tmp_path / "runs", predictions(), encoder="two")
+    make_run(tmp_path / "runs", predictions().assign(score_ptx=0.5), encoder="constant", floor=True)
+
+    def asked(*arguments: object) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["bias", *map(str, arguments)], env={"COLUMNS": "200"})
+        return done.exit_code, done.output + (str(done.exception) if done.exception else "")
+
+    code, said = asked(
+        tmp_path / "runs", "--by", "chest_tube, sex", "--html", tmp_path / "b.html", "--markdown", tmp_path / "b.md"
+    )
+    assert code == 0, said
+    assert "two · linear · frozen" in said
+    assert "constant" not in said
+    assert (tmp_path / "b.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "b.md").read_text().startswith("# Subgroups")
+    code, said = asked(run.folder, "--by", "chest_tube", "--json")
+    assert code == 0
+    assert json.loads(said)[0]["parts"][0]["attribute"] == "chest_tube"
+    assert "no run or table" in asked(tmp_path / "none", "--by", "sex")[1]
+    assert "'chest_tube'" in asked(run.folder, "--by", "chest_tub")[1]
+    assert "--by chest_tube" in asked(run.folder, "--by", " ")[1]
+    assert "a run brings its own" in asked(run.folder, "--by", "sex", "--threshold", "0.5")[1]
+    seg = make_run(tmp_path / "seg", predictions().assign(prediction=0.1), kind="regression")
+    assert "binary tasks so far" in asked(seg.folder, "--by", "sex")[1]

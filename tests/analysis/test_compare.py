@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from evalfm.analysis.compare import compare
+from evalfm.cli.app import app
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+from evalfm.statistics.auroc import auroc
+from evalfm.statistics.comparison import compare_auroc, compare_means, holm, minimal_detectable_difference
+
+from .made import binary_table, make_run, signal
+
+TARGET = np.random.default_rng(0).random(300) < 0.4
+STRENGTHS = {"good": 2.0, "same": 1.95, "poor": 0.6}
+
+
+def scores() -> dict[str, np.ndarray]:
+    return {name: signal(TARGET, strength, seed) for seed, (name, strength) in enumerate(STRENGTHS.items())}
+
+
+def runs(out: Path) -> list[Run]:
+    made = [make_run(out, binary_table(score, TARGET), encoder=name) for name, score in scores().items()]
+    return [*made, make_run(out, binary_table(np.full(300, 0.4), TARGET), encoder="constant", floor=True)]
+
+
+def test_differences_ps_and_sets_are_those_of_the_statistics(tmp_path: Path) -> None:
+    (table,) = compare(runs(tmp_path))
+    assert [entry.encoder for entry in table.entries][-1] == "constant"
+    by_name = {entry.encoder: entry for entry in table.entries}
+    found = scores()
+    patient = binary_table(found["good"], TARGET)["patient"].to_numpy()
+    values = {name: auroc(TARGET, score) for name, score in found.items()}
+    best = max(values, key=lambda name: values[name])
+    names = sorted(values)
+    every = list(combinations(names, 2))
+    adjusted = dict(
+        zip(every, holm([compare_auroc(TARGET, found[a], found[b], patient).p for a, b in every]), strict=True)
+    )
+    for name in names:
+        entry = by_name[name]
+        assert entry.estimate.value == pytest.approx(values[name])
+        if name == best:
+            assert entry.difference is None
+            assert entry.in_best_set
+            continue
+        expected = compare_auroc(TARGET, found[name], found[best], patient)
+        assert entry.difference is not None
+        assert entry.difference.value == pytest.approx(expected.value)
+        assert entry.difference.p == pytest.approx(expected.p)
+        key = (name, best) if (name, best) in adjusted else (best, name)
+        assert entry.p == pytest.approx(adjusted[key])
+        assert entry.in_best_set == (adjusted[key] >= 0.05)
+        assert entry.detectable == pytest.approx(minimal_detectable_difference(expected.standard_error, comparisons=3))
+    assert not by_name["poor"].in_best_set
+    assert by_name["same"].in_best_set or by_name["good"].in_best_set
+    assert table.pairs == 3
+
+
+def test_floors_are_shown_and_never_in_the_family(tmp_path: Path) -> None:
+    (table,) = compare(runs(tmp_path))
+    floor = table.entries[-1]
+    assert (floor.p, floor.rank, floor.in_best_set, floor.non_inferior) == (None, None, None, None)
+    assert floor.difference is not None
+    assert floor.difference.value < 0
+    (without,) = compare([run for run in runs(tmp_path / "again") if not run.is_floor])
+    assert [entry.p for entry in without.entries] == [entry.p for entry in table.entries[:-1]]
+
+
+def test_ranks_tell_the_poor_one_apart(tmp_path: Path) -> None:
+    (table,) = compare(runs(tmp_path))
+    ranks = {entry.encoder: entry.rank for entry in table.entries}
+    assert ranks["poor"] == (3, 3)
+    assert ranks["good"] is not None
+    assert ranks["good"][1] <= 2
+
+
+def test_seeds_are_averaged_as_metrics_not_as_scores(tmp_path: Path) -> None:
+    first, second = signal(TARGET, 1.0, 5), signal(TARGET, 1.0, 6)
+    made = [make_run(tmp_path, binary_table(score, TARGET), seed=seed) for seed, score in enumerate((first, second))]
+    made.append(make_run(tmp_path, binary_table(signal(TARGET, 0.5, 7), TARGET), encoder="two"))
+    (table,) = compare(made)
+    entry = next(each for each in table.entries if each.encoder == "one")
+    assert entry.seeds == 2
+    assert entry.seed_sd is not None
+    assert entry.estimate.value == pytest.approx((auroc(TARGET, first) + auroc(TARGET, second)) / 2)
+    assert entry.estimate.value != pytest.approx(auroc(TARGET, (first + second) / 2), abs=1e-3)
+
+
+def test_means_go_by_the_paired_t_test_and_errors_are_better_small(tmp_path: Path) -> None:
+    generator = np.random.default_rng(1)
+    target = generator.normal(size=60)
+    tables = {}
+    for name, spread in (("near", 0.1), ("far", 1.0)):
+        tables[name] = pd.DataFrame(
+            {
+                "id": [f"i{row:03}" for row in range(60)],
+                "patient": [f"p{row // 2:03}" for row in range(60)],
+                "target": target,
+                "prediction": target + spread * np.random.default_rng(len(name)).normal(size=60),
+            }
+        )
+    made = [make_run(tmp_path, table, encoder=name, kind="regression") for name, table in tables.items()]
+    (table,) = compare(made, margin=0.05)
+    best, other = table.entries
+    assert best.encoder == "near"
+    errors = {name: np.abs(each["prediction"] - each["target"]).to_numpy() for name, each in tables.items()}
+    expected = compare_means(errors["far"], errors["near"], tables["near"]["patient"].to_numpy())
+    assert other.difference is not None
+    assert other.difference.value == pytest.approx(expected.value)
+    assert other.p == pytest.approx(expected.p)
+    assert other.non_inferior is False
+
+
+def test_dice_is_compared_on_films_with_a_lesion(tmp_path: Path) -> None:
+    generator = np.random.default_rng(3)
+    made = []
+    for name, shift in (("one", 0.0), ("two", 0.1)):
+        area = np.array([10.0, 0.0] * 20)
+        dice = np.clip(generator.random(40) * 0.5 + shift, 0, 1)
+        table = pd.DataFrame(
+            {"id": [f"{row:03}" for row in range(40)], "patient": [f"{row:03}" for row in range(40)], "dice_ptx": dice}
+        ).assign(area_true_ptx=area)
+        made.append((make_run(tmp_path, table, encoder=name, kind="segmentation"), dice[area > 0]))
+    (table,) = compare([run for run, _ in made])
+    values = {entry.encoder: entry.estimate.value for entry in table.entries}
+    assert values == {run.encoder: pytest.approx(dice.mean()) for run, dice in made}
+    assert table.entries[0].estimate.n == 20
+
+
+def test_runs_that_cannot_be_paired_say_what_differs(tmp_path: Path) -> None:
+    score = signal(TARGET, 1.0, 0)
+    one = make_run(tmp_path, binary_table(score, TARGET))
+    fewer = make_run(tmp_path, binary_table(score[:200], TARGET[:200]), encoder="fewer")
+    with pytest.raises(EvalfmError, match="tested on 200 and 300 images, 200 of them the same"):
+        compare([one, fewer])
+    mined = make_run(tmp_path, binary_table(score, TARGET), encoder="mined", label_source={"ptx": "text-mined"})
+    with pytest.raises(
+        EvalfmError, match=r"labels come from ptx (radiologist and ptx text-mined|text-mined and ptx radiologist)"
+    ):
+        compare([one, mined])
+    flipped = make_run(tmp_path, binary_table(score, ~TARGET), encoder="flipped")
+    with pytest.raises(EvalfmError, match="'target' of their predictions differs"):
+        compare([one, flipped])
+    swapped = binary_table(score, TARGET, patient=np.array([f"q{row:05}" for row in range(300)]))
+    with pytest.raises(EvalfmError, match="'patient' of their predictions differs"):
+        compare([one, make_run(tmp_path, swapped, encoder="swapped")])
+
+
+def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
+    made = runs(tmp_path / "a")
+    shuffled = [make_run(tmp_path / "b", binary_table(score, TARGET).sample(frac=1, random_state=3), encoder=name)
+                for name, score in scores().items()]  # fmt: skip
+    (one,) = compare([run for run in made if not run.is_floor])
+    (other,) = compare(shuffled)
+    assert [(e.encoder, e.estimate.value, e.p) for e in one.entries] == [
+        (e.encoder, e.estimate.value, e.p) for e in other.entries
+    ]
+
+
+def test_non_inferiority_refers_to_what_is_named(tmp_path: Path) -> None:
+    made = runs(tmp_path)
+    (wide,) = compare(made, margin=0.5, reference="good")
+    assert wide.reference == "good"
+    assert not wide.post_hoc
+    assert {entry.encoder: entry.non_inferior for entry in wide.entries} == {
+        "good": None, "same": True, "poor": True, "constant": None,
+    }  # fmt: skip
+    (narrow,) = compare(made, margin=0.001)
+    assert narrow.post_hoc
+    assert not any(entry.non_inferior for entry in narrow.entries)
+    with pytest.raises(EvalfmError, match="good"):
+        compare(made, margin=0.1, reference="goood")
+    with pytest.raises(EvalfmError, match="must be positive"):
+        compare(made, margin=-0.1)
+    with pytest.raises(EvalfmError, match="give both"):
+        compare(made, reference="good")
+
+
+def test_the_verb(tmp_path: Path) -> None:
+    runs(tmp_path)
+
+    def asked(*arguments: object) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["compare", *map(str, arguments)], env={"COLUMNS": "200"})
+        return done.exit_code, done.output + (str(done.exception) if done.exception else "")
+
+    code, said = asked(tmp_path, "--margin", "0.02")
+    assert code == 0, said
+    assert "Holm over 3 pairs" in said
+    assert "floor" in said
+    assert "chosen after the fact" in said
+    code, said = asked(tmp_path, "--json", "--task", "ptx-cls")
+    assert code == 0
+    assert json.loads(said)[0]["entries"][0]["in_best_set"] is True
+    assert "no folder" in asked(tmp_path / "none")[1]
+    assert "ptx-cls" in asked(tmp_path, "--task", "ptx-clz")[1]
+    assert "'linear'" in asked(tmp_path, "--head", "liner")[1]
+    (tmp_path / "empty").mkdir()
+    assert "no run in" in asked(tmp_path / "empty")[1]

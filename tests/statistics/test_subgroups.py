@@ -1,0 +1,156 @@
+"""Subgroup estimators against brute force and statsmodels, with nulls that must stay null."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+import statsmodels.formula.api as smf
+from sklearn.metrics import roc_auc_score
+
+from evalfm.statistics.subgroups import as_logit, at_fixed_label, balanced_auroc, cross_aurocs
+
+
+def study(
+    n: int = 600, *, effect: float = 0.0, tie: float = 0.8, per_patient: int = 1, seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Scores that know the label; the attribute goes with the label, and moves the score by ``effect``."""
+    generator = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(n // per_patient), per_patient)
+    y = (generator.random(n // per_patient) < 0.4)[patient]
+    a = generator.random(n) < np.where(y, tie, 1 - tie)
+    own = generator.normal(size=n // per_patient)[patient]
+    s = 1 / (1 + np.exp(-(1.5 * y + effect * a + own * (per_patient > 1) + generator.normal(size=n) - 1)))
+    return {"target": y.astype(float), "score": s, "member": a, "patient": patient.astype(str)}
+
+
+def brute(data: dict[str, np.ndarray], positives: np.ndarray, negatives: np.ndarray) -> float:
+    rows = positives | negatives
+    return float(roc_auc_score(positives[rows], data["score"][rows]))
+
+
+def test_the_four_aurocs_pair_what_they_say() -> None:
+    data = study()
+    y, a = data["target"] == 1, data["member"]
+    found = cross_aurocs(**data)
+    expected = {
+        "subgroup": brute(data, y & a, ~y & a),
+        "background": brute(data, y & ~a, ~y & ~a),
+        "bpsn": brute(data, y & ~a, ~y & a),
+        "bnsp": brute(data, y & a, ~y & ~a),
+    }
+    assert {name: found[name].value for name in expected} == {
+        name: pytest.approx(value) for name, value in expected.items()
+    }
+    assert found["gap"].value == pytest.approx(expected["bnsp"] - expected["bpsn"])
+    assert found["gap"].low < found["gap"].value < found["gap"].high
+
+
+def test_too_few_patients_give_a_reason_and_no_number() -> None:
+    data = study(60)
+    data["member"] = np.arange(60) < 3
+    found = cross_aurocs(**data)
+    assert found["subgroup"].value is None
+    assert "needs 10 patients" in str(found["subgroup"].reason)
+    assert found["gap"].value is None
+    fixed = at_fixed_label(**data)
+    assert all(each.auroc.value is None and each.effect.value is None and each.effect.reason for each in fixed.values())
+
+
+def test_balanced_weights_undo_the_tie_between_label_and_attribute() -> None:
+    data = study(4000, effect=1.0)
+    y, a = data["target"] == 1, data["member"]
+    weights = np.zeros(len(y))
+    for level in (False, True):
+        for truth in (False, True):
+            cell = (a == level) & (y == truth)
+            weights[cell] = (a == level).mean() * (y == truth).sum() / cell.sum()
+    expected = roc_auc_score(y, data["score"], sample_weight=weights)
+    assert balanced_auroc(data["target"], data["score"], a) == pytest.approx(expected)
+    assert expected < roc_auc_score(y, data["score"])
+    assert np.isnan(balanced_auroc([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]))
+
+
+def test_the_effect_is_that_of_gee_with_bias_reduced_covariance() -> None:
+    data = study(400, effect=0.7, per_patient=2, seed=3)
+    age = np.random.default_rng(5).normal(60, 10, 400)
+    found = at_fixed_label(**data, covariates={"age": age})
+    frame = pd.DataFrame(
+        {
+            "s": as_logit(data["score"]),
+            "y": data["target"],
+            "a": data["member"].astype(float),
+            "age": age,
+            "g": data["patient"],
+        }
+    )
+    fitted = smf.gee("s ~ y + a + y:a + age", "g", frame, cov_struct=sm.cov_struct.Independence()).fit(
+        cov_type="bias_reduced"
+    )
+    assert found[0].effect.value == pytest.approx(fitted.params["a"], rel=1e-6)
+    assert found[1].effect.value == pytest.approx(fitted.params["a"] + fitted.params["y:a"], rel=1e-6)
+    assert found[0].effect.degrees_of_freedom is not None
+    half = (found[0].effect.high - found[0].effect.low) / 2
+    from scipy.stats import t
+
+    assert half == pytest.approx(t.ppf(0.975, found[0].effect.degrees_of_freedom) * fitted.bse["a"], rel=1e-5)
+    spread = frame["s"][frame["y"] == 0].std()
+    assert found[0].effect.standardised == pytest.approx(fitted.params["a"] / spread, rel=1e-6)
+
+
+def test_a_tie_between_label_and_attribute_alone_is_no_association() -> None:
+    """Size: 200 null studies at the 5 % level; 3 to 21 rejections lie within the binomial bounds at p < 1e-4."""
+    rejected = {"effect": 0, "auroc": 0}
+    for seed in range(200):
+        fixed = at_fixed_label(**study(300, seed=seed, per_patient=3))[0]
+        rejected["effect"] += bool(fixed.effect.p is not None and fixed.effect.p < 0.05)
+        rejected["auroc"] += bool(fixed.p is not None and fixed.p < 0.05)
+    assert all(1 <= count <= 23 for count in rejected.values()), rejected
+
+
+def test_a_planted_effect_among_negatives_is_found() -> None:
+    fixed = at_fixed_label(**study(800, effect=0.8, seed=1))
+    assert fixed[0].effect.p is not None
+    assert fixed[0].effect.p < 0.001
+    assert fixed[0].auroc.low > 0.5
+    negatives = study(800, effect=0.8, seed=1)
+    rows = negatives["target"] == 0
+    assert fixed[0].auroc.value == pytest.approx(roc_auc_score(negatives["member"][rows], negatives["score"][rows]))
+
+
+def test_severity_among_positives_leaves_the_negatives_alone() -> None:
+    generator = np.random.default_rng(11)
+    y = generator.random(2000) < 0.4
+    size = np.where(y, generator.random(2000), 0)
+    # Tubes go with large pneumothoraces; the score follows size and never sees a tube.
+    a = generator.random(2000) < np.where(y, 0.2 + 0.7 * size, 0.2)
+    s = 1 / (1 + np.exp(-(3 * size + generator.normal(size=2000))))
+    patient = np.arange(2000).astype(str)
+    found, fixed = cross_aurocs(y, s, a, patient), at_fixed_label(y, s, a, patient)
+    assert found["gap"].low > 0
+    assert fixed[0].p is not None
+    assert fixed[0].p > 0.05
+    assert fixed[1].p is not None
+    assert fixed[1].p < 0.05
+
+
+def test_logits_of_probabilities_and_scores_that_are_none() -> None:
+    assert as_logit([0.5, 0.0, 1.0]) == pytest.approx([0, -13.815510, 13.815510], abs=1e-5)
+    assert as_logit([-2.0, 3.0]).tolist() == [-2.0, 3.0]
+
+
+def test_a_constant_score_has_no_effect_to_tell() -> None:
+    data = study(400)
+    data["score"] = np.full(400, 0.3)
+    fixed = at_fixed_label(**data)[0]
+    assert fixed.effect.value is None
+    assert fixed.effect.reason == "the score is constant"
+    assert fixed.auroc.value == 0.5
+    assert fixed.p is None
+
+
+def test_a_covariate_that_is_the_attribute_is_refused_with_the_reason() -> None:
+    data = study(400)
+    fixed = at_fixed_label(**data, covariates={"same": data["member"].astype(float)})
+    assert fixed[0].effect.reason == "attribute and covariates say the same"
