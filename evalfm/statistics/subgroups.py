@@ -149,15 +149,17 @@ def at_fixed_label(
 
     The effect is that of GEE with independence on the logit of the score, s ~ y + a + y:a + covariates, with the
     covariance of Mancl and DeRouen and t with (patients in the smaller group of the attribute − 1) degrees of freedom.
-    Rows with an unknown covariate are left out of it. With ``folds`` pairs count within a fold, and each fold has a
-    mean of its own, since its scores come from a head of its own.
+    Rows with an unknown covariate are left out of it. With ``folds`` pairs count within a fold, and each fold's logits
+    are first brought to the mean 0 and standard deviation 1 of its negatives, since its scores come from a head of its
+    own, with a scale of its own.
     """
     label, inside = np.asarray(target).astype(bool), np.asarray(member).astype(bool)
     names = np.asarray(patient).astype(str)
     values = np.asarray(score, dtype=np.float64)
     fold = None if folds is None else np.asarray(folds)
     own = {} if fold is None else {f"fold {each}": fold == each for each in np.unique(fold)[1:]}
-    effects = _effects(label, as_logit(values), inside, names, {**(covariates or {}), **own}, level)
+    logits = as_logit(values) if fold is None else _on_one_scale(as_logit(values), label, fold)
+    effects = _effects(label, logits, inside, names, {**(covariates or {}), **own}, level)
     found = {}
     for truth in (0, 1):
         rows = label == bool(truth)
@@ -165,6 +167,18 @@ def at_fixed_label(
         area, p = _attribute_auroc(inside[rows], values[rows], names[rows], among, level)
         found[truth] = FixedLabel(area, p, effects[truth])
     return found
+
+
+def _on_one_scale(score: Values, label: Mask, folds: NDArray[np.generic]) -> Values:
+    """Scores less the mean of their fold's negatives, over their standard deviation; a fold of one value becomes 0."""
+    scaled = np.zeros_like(score)
+    for fold in np.unique(folds):
+        rows = folds == fold
+        among = score[rows & ~label]
+        spread = float(among.std(ddof=1)) if len(among) > 1 else 0.0
+        if spread > 0:
+            scaled[rows] = (score[rows] - among.mean()) / spread
+    return scaled
 
 
 def _attribute_auroc(

@@ -154,3 +154,19 @@ def test_a_covariate_that_is_the_attribute_is_refused_with_the_reason() -> None:
     data = study(400)
     fixed = at_fixed_label(**data, covariates={"same": data["member"].astype(float)})
     assert fixed[0].effect.reason == "attribute and covariates say the same"
+
+
+def test_heads_of_folds_may_have_scales_of_their_own() -> None:
+    data = study(600, effect=0.6, seed=2)
+    fold = np.arange(600) % 3
+    plain = at_fixed_label(**data, folds=fold)
+    logit = as_logit(data["score"])
+    # A head that was regularised hard gives a fold a hundredth of the spread.
+    other = 1 / (1 + np.exp(-(logit * np.array([1.0, 0.01, 3.0])[fold] + np.array([0.0, -2.0, 1.0])[fold])))
+    moved = at_fixed_label(**{**data, "score": other}, folds=fold)
+    for truth in (0, 1):
+        assert moved[truth].effect.p == pytest.approx(plain[truth].effect.p, rel=1e-6)
+        assert moved[truth].effect.standardised == pytest.approx(plain[truth].effect.standardised, rel=1e-6)
+        assert moved[truth].auroc.value == pytest.approx(plain[truth].auroc.value)
+    assert plain[0].effect.p is not None
+    assert plain[0].effect.p < 0.01
