@@ -41,13 +41,11 @@ def bias(
     """
     from evalfm.analysis.bias import bias as report_on
     from evalfm.analysis.bias_page import bias_markdown, bias_page, summary
-    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
-    from evalfm.errors import EvalfmError
 
-    for out in (html, markdown):
-        if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-            raise EvalfmError(f"{out} is no file that can be written; give a file in a folder that is there.")
+    refuse_folder(html)
+    refuse_folder(markdown)
     asked, held = _listed(by), _listed(adjust)
     found = [each for path in models for each in _scores(path, task, target, score, patient, threshold)]
     reports = [report_on(each, asked, adjust=held) for each in found]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from evalfm.progress import Item
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.runs import Run
 
@@ -37,6 +39,18 @@ class Bars:
     def say(self, message: str) -> None:
         """Print one line above the bars."""
         self._console.print(message, style="dim", highlight=False, markup=False)
+
+
+def refuse_folder(out: Path | None) -> None:
+    """Ask before any work whether a file can be written to ``out``.
+
+    Raises:
+        EvalfmError: it is a folder, or its folder is not there.
+    """
+    from evalfm.errors import EvalfmError
+
+    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise EvalfmError(f"{out} is no file that can be written; give a file in a folder that is there.")
 
 
 def emit_json(content: Any) -> None:

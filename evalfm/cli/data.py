@@ -126,7 +126,7 @@ def check(
     """
     from dataclasses import asdict, replace
 
-    from evalfm.cli.console import Bars, emit_json
+    from evalfm.cli.console import Bars, emit_json, refuse_folder
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
@@ -135,14 +135,13 @@ def check(
 
     if with_images and html is None:
         raise EvalfmError("--with-images is about the page; say where it goes with --html.")
+    refuse_folder(html)
     manifest = Table.read(find_folder(folder), validate=False)
     report = look(manifest, Bars())
     if html is not None:
         from evalfm.analysis.data_page import data_page
         from evalfm.data.atomic import write_atomically
 
-        if html.is_dir() or not html.absolute().parent.is_dir():
-            raise EvalfmError(f"{html} is no file that can be written; give a file in a folder that is there.")
         write_atomically(html, data_page(manifest, report, with_images=with_images).encode())
     if json:
         sizes = [[*size, count] for size, count in report.sizes.items()]
