@@ -119,7 +119,7 @@ def scores_of_run(run: Run) -> Scores:
     """
     kind = run.record.task["kind"]
     if kind != "binary":
-        raise EvalfmError(f"{run.folder} answers a {kind} task; the subgroup report is of binary tasks so far.")
+        raise EvalfmError(f"{run.folder} answers a {kind} task, which has no score of one yes-or-no question.")
     table = run.predictions()
     table = table[table["split"] == "test"].reset_index(drop=True)
     known = bool(run.record.data["patients_known"])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from evalfm.analysis.bias import Bias, Contrast, Stratum
+from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.pages import render
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.subgroups import Effect
@@ -13,16 +14,23 @@ from evalfm.statistics.subgroups import Effect
 TITLE = "Subgroups and shortcuts"
 
 
-def bias_page(reports: Sequence[Bias]) -> str:
-    """One HTML page for several models."""
+def bias_page(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> str:
+    """One HTML page for several models, those of scores and those of masks and measurements."""
     return render(
         "bias.html",
         title=TITLE,
-        cautions=sorted({caution for report in reports for caution in report.cautions}),
-        adjusted=", ".join(reports[0].adjusted_for),
+        cautions=cautions_of(reports, values),
+        adjusted=", ".join(reports[0].adjusted_for if reports else ()),
         summary=[{"name": name, "cells": cells} for name, cells in summary(reports)],
         reports=[_report(report) for report in reports],
+        values=[_values(report) for report in values],
     )
+
+
+def cautions_of(reports: Sequence[Bias], values: Sequence[ValueBias]) -> list[str]:
+    """What must stand beside the figures, each once."""
+    every: list[Bias | ValueBias] = [*reports, *values]
+    return sorted({caution for report in every for caution in report.cautions})
 
 
 def summary(reports: Sequence[Bias]) -> list[tuple[str, list[str]]]:
@@ -43,26 +51,64 @@ def effect_words(effect: Effect, corrected: float | None) -> str:
     return f"{effect.standardised:+.2f}, p {_p(corrected)}"
 
 
-def bias_markdown(reports: Sequence[Bias]) -> str:
+def bias_markdown(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> str:
     """The summary and the verdicts, for a pull request or a notebook."""
     lines = [f"# {TITLE}", ""]
-    lines += [f"> {caution}" for caution in sorted({caution for report in reports for caution in report.cautions})]
-    lines += [
-        "",
-        "| attribute | " + " | ".join(report.model for report in reports) + " |",
-        "|---" * (1 + len(reports)) + "|",
-    ]
-    lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in summary(reports)]
-    lines += [
-        "",
-        "Difference of the score's logit among images without the finding, in standard deviations; p after Benjamini",
-    ]
-    lines += ["and Hochberg over all levels. Associations only.", ""]
+    lines += [f"> {caution}" for caution in cautions_of(reports, values)]
+    if reports:
+        lines += ["", "| attribute | " + " | ".join(report.model for report in reports) + " |"]
+        lines += ["|---" * (1 + len(reports)) + "|"]
+        lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in summary(reports)]
+        lines += [
+            "",
+            "Difference of the score's logit among images without the finding, in standard deviations; p after",
+        ]
+        lines += ["Benjamini and Hochberg over all levels. Associations only."]
+    lines.append("")
     for report in reports:
         lines += [f"## {report.model}", ""]
         lines += [f"- {contrast.verdict}" for part in report.parts for contrast in part.contrasts]
         lines.append("")
+    for told in values:
+        lines += [f"## {told.model}", ""]
+        lines += [f"- {gap.verdict}" for each in told.outcomes for gap in each.gaps]
+        lines.append("")
     return "\n".join(lines)
+
+
+def _values(report: ValueBias) -> dict[str, Any]:
+    outcomes = [
+        {
+            "name": f"{each.name}, by {each.attribute}",
+            "held": ", ".join(each.held),
+            "unknown": each.unknown,
+            "levels": [
+                [level.level, str(level.images), str(level.patients), words(level.mean)] for level in each.levels
+            ],
+            "gaps": [_gap(gap) for gap in each.gaps],
+        }
+        for each in report.outcomes
+    ]
+    verdicts = [gap.verdict for each in report.outcomes for gap in each.gaps]
+    return {
+        "model": report.model,
+        "images": report.images,
+        "unit": report.unit,
+        "outcomes": outcomes,
+        "verdicts": verdicts,
+    }
+
+
+def _gap(gap: Gap) -> list[str]:
+    found = gap.difference
+    if found.value is None:
+        return [gap.level, f"– ({found.reason})", "–", "–"]
+    return [
+        gap.level,
+        f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]",
+        _p(gap.corrected),
+        f"{found.detectable:.3g}",
+    ]
 
 
 def _report(report: Bias) -> dict[str, Any]:

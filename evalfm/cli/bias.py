@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evalfm.analysis.bias import Scores
+    from evalfm.runs import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
@@ -31,7 +31,8 @@ def bias(
 ) -> None:
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
-    The test is among images without the finding. Runs of yes-or-no tasks, and predictions of any outside model.
+    Scores are tested among images without the finding; Dice, false alarms and errors by their means. Runs, and the
+    predictions of any outside model for a yes-or-no question.
 
     Examples:
 
@@ -40,31 +41,44 @@ def bias(
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
     from evalfm.analysis.bias import bias as report_on
-    from evalfm.analysis.bias_page import bias_markdown, bias_page, summary
+    from evalfm.analysis.bias import scores_of_run, scores_of_table
+    from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, summary
+    from evalfm.analysis.bias_values import bias_of_values
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
 
     refuse_folder(html)
     refuse_folder(markdown)
     asked, held = _listed(by), _listed(adjust)
-    found = [each for path in models for each in _scores(path, task, target, score, patient, threshold)]
-    reports = [report_on(each, asked, adjust=held) for each in found]
+    runs, tables = _found(models, task, threshold)
+    scores = [scores_of_run(run) for run in runs if run.record.task["kind"] == "binary"]
+    scores += [
+        scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold) for path in tables
+    ]
+    reports = [report_on(each, asked, adjust=held) for each in scores]
+    values = [bias_of_values(run, asked, adjust=held) for run in runs if run.record.task["kind"] != "binary"]
     if html is not None:
-        write_atomically(html, bias_page(reports).encode())
+        write_atomically(html, bias_page(reports, values).encode())
     if markdown is not None:
-        write_atomically(markdown, bias_markdown(reports).encode())
+        write_atomically(markdown, bias_markdown(reports, values).encode())
     if json:
-        emit_json([report.to_json() for report in reports])
+        emit_json([*(report.to_json() for report in reports), *(told.to_json() for told in values)])
         return
-    rows = [[name, *cells] for name, cells in summary(reports)]
-    title = "Among images without the finding: score's difference in standard deviations, corrected p"
-    print_rows(title, ["attribute", *(report.model for report in reports)], rows)
+    if reports:
+        rows = [[name, *cells] for name, cells in summary(reports)]
+        title = "Among images without the finding: score's difference in standard deviations, corrected p"
+        print_rows(title, ["attribute", *(report.model for report in reports)], rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
         for part in report.parts:
             for contrast in part.contrasts:
                 typer.echo(f"  {contrast.verdict}")
-    for caution in sorted({caution for report in reports for caution in report.cautions}):
+    for told in values:
+        typer.echo(f"{told.model}: {told.images} images")
+        for outcome in told.outcomes:
+            for gap in outcome.gaps:
+                typer.echo(f"  {gap.verdict}")
+    for caution in cautions_of(reports, values):
         typer.echo(f"  {caution}")
     for out in (html, markdown):
         if out is not None:
@@ -75,25 +89,26 @@ def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _scores(
-    path: Path, task: str | None, target: str, score: str, patient: str, threshold: float | None
-) -> list[Scores]:
-    """What a path gives: the one model of a table, or every run of a yes-or-no task below a folder, floors left out."""
-    from evalfm.analysis.bias import scores_of_run, scores_of_table
+def _found(models: list[Path], task: str | None, threshold: float | None) -> tuple[list[Run], list[Path]]:
+    """Runs and tables: every run below a folder but floors, or the one that a folder is."""
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
 
-    if path.suffix.lower() in TABLES:
-        return [scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)]
-    if not path.is_dir():
-        raise EvalfmError(f"There is no run or table {path}; name a run's folder, or a CSV or Parquet of predictions.")
-    if threshold is not None:
+    runs: list[Run] = []
+    tables = [path for path in models if path.suffix.lower() in TABLES and path.is_file()]
+    for path in models:
+        if path in tables:
+            continue
+        if not path.is_dir():
+            raise EvalfmError(
+                f"There is no run or table {path}; name a run's folder, or a CSV or Parquet of predictions."
+            )
+        found = [run for run in find_runs(path) if task in (None, run.task)]
+        if len(found) > 1:
+            found = [run for run in found if not run.is_floor]
+        if not found:
+            raise EvalfmError(f"There is no run in {path} to report on; make one with `evalfm probe --task ptx-cls`.")
+        runs += found
+    if threshold is not None and not tables:
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
-    runs = [run for run in find_runs(path) if task in (None, run.task)]
-    if len(runs) > 1:
-        runs = [run for run in runs if not run.is_floor and run.record.task["kind"] == "binary"]
-    if not runs:
-        raise EvalfmError(
-            f"There is no run of a yes-or-no task in {path}; make one with `evalfm probe --task ptx-cls`."
-        )
-    return [scores_of_run(run) for run in runs]
+    return runs, tables

@@ -181,5 +181,5 @@ def test_the_verb(tmp_path: Path) -> None:
     assert "'chest_tube'" in asked(run.folder, "--by", "chest_tub")[1]
     assert "--by chest_tube" in asked(run.folder, "--by", " ")[1]
     assert "a run brings its own" in asked(run.folder, "--by", "sex", "--threshold", "0.5")[1]
-    seg = make_run(tmp_path / "seg", predictions().assign(prediction=0.1), kind="regression")
-    assert "binary tasks so far" in asked(seg.folder, "--by", "sex")[1]
+    with pytest.raises(EvalfmError, match="no score of one yes-or-no question"):
+        scores_of_run(make_run(tmp_path / "ctr", predictions().assign(prediction=0.1), kind="regression"))

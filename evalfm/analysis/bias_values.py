@@ -1,0 +1,221 @@
+"""The subgroup report of masks and measurements: Dice, false alarms and errors by attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.analysis.attributes import Attribute, attributes, covariates
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+from evalfm.statistics.comparison import benjamini_hochberg
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import Measured, estimates
+from evalfm.statistics.resampling import identify, mean_over_folds
+from evalfm.statistics.subgroup_means import MeanDifference, mean_difference
+
+ALPHA = 0.05
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level: its size and the mean of the value."""
+
+    level: str
+    images: int
+    patients: int
+    mean: Estimate
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One level against all others that are known; ``corrected`` is p after Benjamini and Hochberg over the report."""
+
+    level: str
+    difference: MeanDifference
+    corrected: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One value by one attribute.
+
+    Attributes:
+        name: what is measured, and on which images.
+        held: what the gaps are adjusted for.
+    """
+
+    name: str
+    attribute: str
+    held: tuple[str, ...]
+    unknown: int
+    levels: tuple[Level, ...]
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True)
+class ValueBias:
+    """The subgroup report of one model of masks or measurements."""
+
+    model: str
+    images: int
+    unit: str
+    outcomes: tuple[Outcome, ...]
+    cautions: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """A value per image [N], the images it is of, and what it goes with by its nature."""
+
+    name: str
+    values: Values
+    rows: NDArray[np.bool_]
+    held: dict[str, Values]
+
+
+def bias_of_values(run: Run, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> ValueBias:
+    """The report of a segmentation or regression run by each attribute.
+
+    Dice is of films with the finding, adjusted for the logarithm of the lesion's area; the predicted area is of films
+    without it. Errors of measurements are adjusted for the truth.
+
+    Raises:
+        EvalfmError: the run is of another kind, or an attribute cannot be used.
+    """
+    if not by:
+        raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
+    table = run.predictions()
+    table = table[table["split"] == "test"].reset_index(drop=True)
+    kind = str(run.record.task["kind"])
+    if kind == "segmentation":
+        measures = [each for name in run.record.data["class_names"] for each in _masks(table, str(name))]
+    elif kind == "regression":
+        measures = _errors(table)
+    else:
+        raise EvalfmError(
+            f"{run.folder} answers a {kind} task; the subgroup report is of binary, mask and value tasks."
+        )
+    unit = "patients" if run.record.data["patients_known"] else "images"
+    patient = table["patient"].to_numpy(dtype=object)
+    outcomes = []
+    for attribute in attributes(table, by):
+        own = {part.split(":")[0].strip() for part in attribute.name.split("*")}
+        extra = covariates(table, [name for name in adjust if name not in own])
+        outcomes += [_outcome(each, attribute, patient, extra, unit, seed) for each in measures]
+    return ValueBias(
+        f"{run.encoder} · {run.head} · {run.adaptation}",
+        len(table),
+        unit,
+        tuple(_corrected(outcomes)),
+        tuple(note for note in run.record.notes if note.startswith(("Synthetic", "Random", "Patients unknown"))),
+    )
+
+
+def _masks(table: Any, name: str) -> list[_Measure]:
+    area = table[f"area_true_{name}"].to_numpy(np.float64)
+    there = area > 0
+    logarithm = np.log(np.where(there, area, 1.0))
+    return [
+        _Measure(
+            f"Dice of {name} where it is there",
+            table[f"dice_{name}"].to_numpy(np.float64),
+            there,
+            {"log area": logarithm},
+        ),
+        _Measure(
+            f"predicted area of {name} where it is not",
+            table[f"area_predicted_{name}"].to_numpy(np.float64),
+            area == 0,
+            {},
+        ),
+    ]
+
+
+def _errors(table: Any) -> list[_Measure]:
+    truth = table["target"].to_numpy(np.float64)
+    error: Values = table["prediction"].to_numpy(np.float64) - truth
+    every = np.isfinite(truth)
+    return [
+        _Measure("absolute error", np.abs(error), every, {"truth": truth}),
+        _Measure("prediction − truth", error, every, {"truth": truth}),
+    ]
+
+
+def _outcome(
+    measure: _Measure,
+    attribute: Attribute,
+    patient: NDArray[np.object_],
+    extra: dict[str, Values],
+    unit: str,
+    seed: int,
+) -> Outcome:
+    asked = measure.rows & np.isfinite(measure.values)
+    known = asked & (attribute.codes >= 0)
+    levels = tuple(
+        _level(name, measure.values, known & (attribute.codes == number), patient, unit, seed)
+        for number, name in enumerate(attribute.levels)
+    )
+    held = {**measure.held, **extra}
+    chosen = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
+    gaps = []
+    for number in chosen:
+        difference = mean_difference(
+            measure.values[known],
+            attribute.codes[known] == number,
+            patient[known],
+            {name: column[known] for name, column in held.items()},
+        )
+        gaps.append(Gap(attribute.levels[number], difference, None, ""))
+    unknown = int((asked & (attribute.codes < 0)).sum())
+    return Outcome(measure.name, attribute.name, tuple(held), unknown, levels, tuple(gaps))
+
+
+def _level(
+    name: str, values: Values, rows: NDArray[np.bool_], patient: NDArray[np.object_], unit: str, seed: int
+) -> Level:
+    count = int(rows.sum())
+    if count == 0:
+        return Level(name, 0, 0, Estimate.absent("no such image", unit=unit))
+    patients = identify(patient[rows])
+    measured = {"mean": Measured(mean_over_folds(values[rows], patients), patients.count, "no such image")}
+    return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
+
+
+def _corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    raw = [np.nan if gap.difference.p is None else gap.difference.p for each in outcomes for gap in each.gaps]
+    adjusted = iter(benjamini_hochberg(raw).tolist())
+    made = []
+    for outcome in outcomes:
+        gaps = []
+        for gap in outcome.gaps:
+            p = next(adjusted)
+            corrected = None if np.isnan(p) else float(p)
+            gaps.append(replace(gap, corrected=corrected, verdict=_verdict(outcome, gap, corrected)))
+        made.append(replace(outcome, gaps=tuple(gaps)))
+    return made
+
+
+def _verdict(outcome: Outcome, gap: Gap, p: float | None) -> str:
+    """Associational words; nothing is ever called free of bias."""
+    what = f"{outcome.attribute} = {gap.level}"
+    found = gap.difference
+    if p is None or found.value is None or found.low is None or found.high is None:
+        return f"{outcome.name}: cannot be said for {what} ({found.reason or 'it has no spread'})."
+    if p < ALPHA:
+        way = "higher" if found.value > 0 else "lower"
+        near, far = sorted((abs(found.low), abs(found.high)))
+        return f"{outcome.name} is {way} with {what} by {abs(found.value):.3g} [{near:.3g}, {far:.3g}]: an association."
+    could = f"one of {found.detectable:.3g} could have been detected with 80 % power"
+    return f"{outcome.name}: no difference with {what} was detected; {could}."
