@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import bias, compare, convert, data, demo, doctor, ls, predict, probe, show, study
+from evalfm.cli import bias, choose, compare, convert, data, demo, doctor, ls, predict, probe, show, study
 
 app = typer.Typer(
     name="evalfm",
@@ -42,6 +42,7 @@ app.command("study")(study.study)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)
+app.command("choose")(choose.choose)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evalfm.analysis.compare import Comparison, Entry
+    from evalfm.runs import Run
 
 
 def compare(
@@ -31,15 +34,9 @@ def compare(
     """
     from evalfm.analysis.compare import compare as comparisons
     from evalfm.cli.console import emit_json
-    from evalfm.errors import EvalfmError, UnknownNameError
-    from evalfm.runs import find_runs
+    from evalfm.errors import UnknownNameError
 
-    for folder in runs:
-        if not folder.is_dir():
-            raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
-    found = list({run.folder.resolve(): run for folder in runs for run in find_runs(folder)}.values())
-    if not found:
-        raise EvalfmError(f"There is no run in {', '.join(map(str, runs))}; make some with `evalfm probe`.")
+    found = runs_in(runs)
     if head is not None:
         heads = sorted({run.head for run in found})
         if head not in heads:
@@ -51,6 +48,24 @@ def compare(
         return
     for table in tables:
         _show(table)
+
+
+def runs_in(folders: Sequence[Path]) -> list[Run]:
+    """Every run below ``folders``, each once.
+
+    Raises:
+        EvalfmError: a folder is not there, or there is no run.
+    """
+    from evalfm.errors import EvalfmError
+    from evalfm.runs import find_runs
+
+    for folder in folders:
+        if not folder.is_dir():
+            raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
+    found = list({run.folder.resolve(): run for folder in folders for run in find_runs(folder)}.values())
+    if not found:
+        raise EvalfmError(f"There is no run in {', '.join(map(str, folders))}; make some with `evalfm probe`.")
+    return found
 
 
 def _show(table: Comparison) -> None:

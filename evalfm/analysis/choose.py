@@ -1,0 +1,209 @@
+"""Which encoder to take for one task: what is excluded and why, the best set by cost, and a paragraph that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evalfm.analysis.attributes import attributes
+from evalfm.analysis.bias import scores_of_run
+from evalfm.analysis.compare import Comparison, Entry, compare
+from evalfm.analysis.figures import describe
+from evalfm.analysis.table import Line, task_tables
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.runs import Run
+from evalfm.statistics.auroc import auroc, class_patients
+
+FEWEST = 10
+"""Patients of either class that a stratum must have to be called the worst."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an encoder must keep to; None asks for nothing.
+
+    Attributes:
+        most_parameters: of the encoder.
+        commercial: its licence must be known to allow commercial use.
+        most_labels: runs that were trained on at most so many images only.
+    """
+
+    most_parameters: int | None = None
+    commercial: bool = False
+    most_labels: int | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One encoder of the best set.
+
+    Attributes:
+        estimate: in words, with its interval.
+        worst: the worst stratum in words; None where there are no attributes or they are too small.
+        flags: what speaks against it all the same: contamination, random weights, licence to read.
+    """
+
+    encoder: str
+    head: str
+    adaptation: str
+    estimate: str
+    parameters: int
+    dimensions: int | None
+    licence: str
+    worst: str | None
+    flags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The answer: candidates by cost, the cheapest first; what was left out; and the comparison behind it."""
+
+    task: str
+    candidates: tuple[Candidate, ...]
+    excluded: tuple[tuple[str, str], ...]
+    paragraph: str
+    comparison: Comparison
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choice:
+    """The best set among the encoders that keep to ``limits``, by parameters, then by dimensions.
+
+    Floors are compared with it and never chosen.
+
+    Raises:
+        EvalfmError: no run answers the task, every encoder is excluded, or runs cannot be paired.
+    """
+    every = list(runs)
+    tasks = sorted({run.task for run in every})
+    if task not in tasks:
+        raise UnknownNameError("task among these runs", task, tasks)
+    mine = [run for run in every if run.task == task]
+    asked = limits or Limits()
+    reasons = {id(run): _excluded(run, asked) for run in mine}
+    kept = [run for run in mine if reasons[id(run)] is None]
+    excluded = {_name(run): str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
+    if all(run.is_floor for run in kept):
+        told = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are floors only"
+        raise EvalfmError(f"No encoder is left for {task} ({told}); loosen a limit or make more runs.")
+    (comparison,) = compare(kept, task=task)
+    (table,) = task_tables(kept)
+    lines = {(line.encoder, line.head, line.adaptation): line for line in table.lines}
+    best = [entry for entry in comparison.entries if entry.in_best_set]
+    candidates = sorted(
+        (_candidate(entry, lines[entry.encoder, entry.head, entry.adaptation]) for entry in best),
+        key=lambda each: (each.parameters, each.dimensions or 0),
+    )
+    for entry in comparison.entries:
+        if entry.in_best_set is False:
+            excluded[entry.name] = f"significantly below the best (p {_p(entry.p)} after Holm)"
+    return Choice(task, tuple(candidates), tuple(excluded.items()), _paragraph(comparison, candidates), comparison)
+
+
+def _excluded(run: Run, limits: Limits) -> str | None:
+    """Why a run is not asked, or None."""
+    if run.is_floor:
+        return None
+    card = run.record.encoder
+    parameters = int(card.get("parameters") or 0)
+    if limits.most_parameters is not None and parameters > limits.most_parameters:
+        return f"{parameters:,} parameters, more than {limits.most_parameters:,}"
+    if limits.commercial and card.get("commercial_use") != "yes":
+        return f"commercial use is {card.get('commercial_use') or 'unknown'!r}"
+    labels = int(run.record.data["parts"]["train"]["images"])
+    if limits.most_labels is not None and labels > limits.most_labels:
+        return f"trained on {labels} images, more than {limits.most_labels}"
+    return None
+
+
+def _candidate(entry: Entry, line: Line) -> Candidate:
+    run = line.runs[0]
+    card = run.record.encoder
+    pooling = card.get("pooling")
+    poolings = card.get("poolings") or {}
+    flags = [note for note in run.record.notes if note.startswith(("Contamination", "Random weights", "Synthetic"))]
+    if card.get("commercial_use") == "ask":
+        flags.append("Read the licence before commercial use.")
+    if card.get("gated"):
+        flags.append("Its weights are behind a form or a licence to accept.")
+    return Candidate(
+        entry.encoder,
+        entry.head,
+        entry.adaptation,
+        describe(entry.estimate),
+        int(card.get("parameters") or 0),
+        poolings.get(pooling),
+        str(card.get("licence", "unknown")),
+        _worst(run),
+        tuple(flags),
+    )
+
+
+def _worst(run: Run) -> str | None:
+    """The stratum with the lowest AUROC among all declared attributes, in words."""
+    if run.record.task["kind"] != "binary":
+        return None
+    scores = scores_of_run(run)
+    found: list[tuple[float, str]] = []
+    hidden = {"id", "patient", "split", "fold", "target", "threshold"}
+    for name in [
+        str(each) for each in scores.table.columns if each not in hidden and not str(each).startswith("score_")
+    ]:
+        try:
+            (attribute,) = attributes(scores.table, [name])
+        except EvalfmError:
+            # Numbers that nobody cut, and columns of one level, part nothing.
+            continue
+        for number, level in enumerate(attribute.levels):
+            rows = attribute.codes == number
+            if min(class_patients(scores.target[rows], scores.patient[rows])) >= FEWEST:
+                folds = None if scores.folds is None else scores.folds[rows]
+                area = auroc(scores.target[rows], scores.score[rows], folds)
+                found.append((area, f"{name} = {level}: AUROC {area:.3f} on {int(rows.sum())} images"))
+    return min(found)[1] if found else None
+
+
+def _paragraph(comparison: Comparison, candidates: Sequence[Candidate]) -> str:
+    first = candidates[0]
+    names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
+    sentences = []
+    if sum(not entry.floor for entry in comparison.entries) == 1:
+        sentences.append(f"For {comparison.task}, {names} is the only encoder that was asked: nothing was compared.")
+    elif len(candidates) == 1:
+        sentences.append(f"For {comparison.task}, {names} is better than every other encoder that was asked.")
+    else:
+        sentences.append(
+            f"For {comparison.task}, {len(candidates)} cannot be told apart on {comparison.metric}: {names}; "
+            f"{first.encoder} is the smallest of them, with {first.parameters:,} parameters."
+        )
+        found = [entry.detectable for entry in comparison.entries if entry.in_best_set and entry.detectable]
+        if found:
+            sentences.append(
+                f"A true difference of {max(found):.3f} or more would have been found with 80 % power; "
+                "smaller ones may be there."
+            )
+    sentences.append(f"It reaches {first.estimate}.")
+    floors = [entry for entry in comparison.entries if entry.floor and entry.estimate.value is not None]
+    if floors:
+        best = floors[0]
+        sentences.append(f"The best floor, {best.encoder}, reaches {describe(best.estimate)}.")
+        leading = next(entry for entry in comparison.entries if not entry.floor)
+        difference = best.difference
+        if difference is not None and difference.p is not None and difference.p >= 0.05:
+            sentences.append(f"{leading.encoder} is not shown to be better than that floor (p {_p(difference.p)}).")
+    if first.worst:
+        sentences.append(f"Its worst stratum is {first.worst}.")
+    sentences += first.flags
+    return " ".join(sentences)
+
+
+def _name(run: Run) -> str:
+    return f"{run.encoder} · {run.head} · {run.adaptation}"
+
+
+def _p(p: float | None) -> str:
+    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,65 @@
+"""`evalfm choose`: which encoder to take for a task, under limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def choose(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
+    task: Annotated[str, typer.Option(help="The task to choose for.")],
+    max_params: Annotated[str | None, typer.Option(help="Most parameters, such as 90M.")] = None,
+    licence: Annotated[str | None, typer.Option(help="commercial: only encoders known to allow it.")] = None,
+    labels: Annotated[int | None, typer.Option(help="Only runs trained on at most so many images.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Rank the encoders that are not significantly below the best by their cost, and say why others are out.
+
+    Example:
+
+        evalfm choose runs --task ptx-cls --max-params 100M --licence commercial
+    """
+    from evalfm.analysis.choose import Limits
+    from evalfm.analysis.choose import choose as answer
+    from evalfm.cli.compare import runs_in
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.encoders.catalogue import parameters_of
+    from evalfm.errors import UnknownNameError
+
+    if licence not in (None, "commercial"):
+        raise UnknownNameError("demand on the licence", str(licence), ["commercial"])
+    most = None if max_params is None else parameters_of(max_params)
+    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels))
+    if json:
+        emit_json(found.to_json())
+        return
+    header = [
+        "encoder",
+        "head",
+        "adaptation",
+        found.comparison.metric,
+        "parameters",
+        "dimensions",
+        "licence",
+        "worst stratum",
+    ]
+    rows = [
+        [
+            each.encoder,
+            each.head,
+            each.adaptation,
+            each.estimate,
+            f"{each.parameters:,}",
+            str(each.dimensions or "–"),
+            each.licence,
+            each.worst or "–",
+        ]
+        for each in found.candidates
+    ]
+    print_rows(f"{found.task}: not significantly below the best, the smallest first", header, rows)
+    typer.echo(found.paragraph)
+    for name, reason in found.excluded:
+        typer.echo(f"  out: {name}: {reason}")
