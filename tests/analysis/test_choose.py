@@ -74,12 +74,8 @@ def test_the_worst_stratum_and_doubts_are_told(tmp_path: Path) -> None:
     areas = {view: auroc(part["target"], part["score_ptx"]) for view, part in table.groupby("view")}
     worst = min(areas, key=lambda view: areas[view])
     assert first.worst == f"view = {worst}: AUROC {areas[worst]:.3f} on {(table['view'] == worst).sum()} images"
-    flagged = (
-        next(each for each in found.candidates if each.encoder == "asked")
-        if any(each.encoder == "asked" for each in found.candidates)
-        else None
-    )
-    assert flagged is None or flagged.flags == ("Read the licence before commercial use.",)
+    asked = next(each for each in found.candidates if each.encoder == "asked")
+    assert asked.flags == ("Read the licence before commercial use.",)
 
 
 def test_an_encoder_that_is_no_better_than_a_floor_is_said_so(tmp_path: Path) -> None:
@@ -90,6 +86,7 @@ def test_an_encoder_that_is_no_better_than_a_floor_is_said_so(tmp_path: Path) ->
     ]
     found = choose(made, "ptx-cls")
     assert "noise is not shown to be better than that floor" in found.paragraph
+    assert "noise (linear, frozen) is the only encoder that was asked: nothing was compared" in found.paragraph
 
 
 def test_the_verb(tmp_path: Path) -> None:
