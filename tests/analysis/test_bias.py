@@ -183,3 +183,11 @@ def test_the_verb(tmp_path: Path) -> None:
     assert "a run brings its own" in asked(run.folder, "--by", "sex", "--threshold", "0.5")[1]
     with pytest.raises(EvalfmError, match="no score of one yes-or-no question"):
         scores_of_run(make_run(tmp_path / "ctr", predictions().assign(prediction=0.1), kind="regression"))
+
+
+def test_an_attribute_is_never_adjusted_for_itself(tmp_path: Path) -> None:
+    scores = scores_of_run(make_run(tmp_path, predictions(effect=0.4)))
+    both = bias(scores, ["sex", "age:65"], adjust=["sex", "age"])
+    sex, age = (part.contrasts[0].fixed[0].effect for part in both.parts)
+    assert sex == bias(scores, ["sex"], adjust=["age"]).parts[0].contrasts[0].fixed[0].effect
+    assert age == bias(scores, ["age:65"], adjust=["sex"]).parts[0].contrasts[0].fixed[0].effect

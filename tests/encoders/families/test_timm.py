@@ -212,3 +212,31 @@ def test_positions_of_another_grid_are_interpolated_and_told(side: int, said: bo
     encoder = load_encoder(card, weights=tmp_path / "vit.safetensors")
     assert any("interpolates the positions in vit-base's file" in note for note in encoder.notes) == said
     assert encoder.encode(batch(224)).maps[0].shape == (2, 48, 14, 14)
+
+
+def test_a_patch_embedding_of_another_size_is_refused_not_resampled(tmp_path: Path) -> None:
+    card = tiny("vit-base", drawn("vit_base_patch16_224", **SMALL), 224, SMALL, map_norm="final")
+    save_file(drawn("vit_base_patch32_224", **SMALL).state_dict(), tmp_path / "vit.safetensors")
+    with pytest.raises(EvalfmError, match=r"patch_embed\.proj\.weight \[48, 3, 32, 32\] instead of \[48, 3, 16, 16\]"):
+        load_encoder(card, weights=tmp_path / "vit.safetensors")
+
+
+def test_the_mean_over_cells_of_a_model_with_channels_last(tmp_path: Path) -> None:
+    small = {"embed_dim": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
+    model = drawn("swin_tiny_patch4_window7_224", **small)
+    content = find_card("swin-base").model_dump(mode="json", by_alias=True)
+    content |= {
+        "architecture": "swin_tiny_patch4_window7_224",
+        "arguments": small,
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "poolings": {"gap": 96},
+        "pooling": "gap",
+        "map_channels": [12, 24, 48, 96],
+    }
+    content["weights"] |= {"source": "path"}
+    save_file(model.state_dict(), tmp_path / "swin.safetensors")
+    encoder = load_encoder(EncoderCard.model_validate(content), weights=tmp_path / "swin.safetensors")
+    with torch.no_grad():
+        expected = model.forward_features(batch(224))
+    assert expected.shape == (2, 7, 7, 96)
+    assert same(encoder.encode(batch(224)).pooled, expected.mean((1, 2)))
