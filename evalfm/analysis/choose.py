@@ -171,8 +171,11 @@ def _paragraph(comparison: Comparison, candidates: Sequence[Candidate]) -> str:
     first = candidates[0]
     names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
     sentences = []
+    asked = {entry.encoder for entry in comparison.entries if not entry.floor}
     if sum(not entry.floor for entry in comparison.entries) == 1:
         sentences.append(f"For {comparison.task}, {names} is the only encoder that was asked: nothing was compared.")
+    elif len(asked) == 1 and len(candidates) == 1:
+        sentences.append(f"For {comparison.task}, {names} is better than the other heads of this one encoder.")
     elif len(candidates) == 1:
         sentences.append(f"For {comparison.task}, {names} is better than every other encoder that was asked.")
     else:

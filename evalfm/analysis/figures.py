@@ -69,13 +69,13 @@ def draw_roc(
     codes = np.unique(patient, return_inverse=True)[1]
     for _ in range(BAND_RESAMPLES):
         weight = np.bincount(generator.integers(0, codes.max() + 1, codes.max() + 1), minlength=codes.max() + 1)[codes]
-        curve = _mean_roc(target, score, weight.astype(float), folds, grid)
+        curve = mean_roc(target, score, weight.astype(float), folds, grid)
         if curve is not None:
             bands.append(curve)
     if bands:
         low, high = np.percentile(np.array(bands), [2.5, 97.5], axis=0)
         axes.fill_between(grid, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band")
-    curve = _mean_roc(target, score, np.ones(len(target)), folds, grid)
+    curve = mean_roc(target, score, np.ones(len(target)), folds, grid)
     if curve is not None:
         axes.plot(
             grid, curve, color=BLUE, label="AUROC not given" if auroc.value is None else f"AUROC {describe(auroc)}"
@@ -174,7 +174,7 @@ def describe(estimate: Estimate) -> str:
     return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 
-def _mean_roc(
+def mean_roc(
     target: NDArray[np.float64],
     score: NDArray[np.float64],
     weight: NDArray[np.float64],

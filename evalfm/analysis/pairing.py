@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from evalfm.analysis.table import LOWER_IS_BETTER, Line
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
-from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.auroc import Auroc, class_patients
 from evalfm.statistics.comparison import Difference, compare_means, contrast_aurocs
 from evalfm.statistics.resampling import Average, Patients, Statistic, identify, mean_over_folds, over_folds
+from evalfm.tasks.metrics.binary import FEWEST_PATIENTS
 
 PAIRED = {"binary": "auroc", "segmentation": "dice_positive", "regression": "mae"}
 """Kinds that can be paired, and the metric by which."""
@@ -104,6 +105,13 @@ def pair(lines: Sequence[Line]) -> Paired:
         rows = start[f"area_true_{names}"].to_numpy(np.float64) > 0
         if not rows.any():
             raise EvalfmError(f"No test film of {first.task} has the finding, so there is no Dice to compare.")
+    if kind == "binary":
+        counts = class_patients(start["target"].to_numpy(np.float64), start["patient"].to_numpy(dtype=object))
+        if min(counts) < FEWEST_PATIENTS:
+            raise EvalfmError(
+                f"{first.task} was tested on {counts[0]} patients with the finding and {counts[1]} without; an AUROC "
+                f"needs {FEWEST_PATIENTS} of either. Test on more data, or with --folds."
+            )
     folds = start["fold"].to_numpy(np.intp)[rows] if "fold" in start else None
     patient = start["patient"].to_numpy(dtype=object)[rows]
     return Paired(

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import bias, choose, compare, convert, data, demo, doctor, ls, predict, probe, show, study
+from evalfm.cli import bias, choose, compare, convert, data, demo, doctor, ls, predict, probe, report, show, study
 
 app = typer.Typer(
     name="evalfm",
@@ -43,6 +43,7 @@ app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)
 app.command("choose")(choose.choose)
+app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")

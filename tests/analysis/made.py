@@ -45,6 +45,8 @@ def make_run(
     floor: bool = False,
     head: str = "linear",
     card: dict[str, Any] | None = None,
+    task_card: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
     **data: Any,
 ) -> Run:
     """A run of ``encoder`` whose test predictions are ``table``."""
@@ -57,9 +59,9 @@ def make_run(
     record = Record(
         schema=1,
         key=key,
-        config={"floor": floor, "adaptation": "frozen", "seed": seed},
+        config={"floor": floor, "adaptation": "frozen", "seed": seed, **(settings or {})},
         encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
-        task={"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind},
+        task={"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, **(task_card or {})},
         head={"name": head},
         data={
             "name": "toy",

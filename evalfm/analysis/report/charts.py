@@ -1,0 +1,160 @@
+"""What is drawn of a task's runs: forest plot, ROC, calibration, Dice, errors, and what more labels bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from evalfm.analysis.figures import describe, mean_roc
+from evalfm.analysis.report.svg import COLOURS, DASHES, GREY, Axis, Chart, spanning
+from evalfm.analysis.table import Line
+from evalfm.runs import Run
+from evalfm.statistics.calibration import equal_mass_bins
+from evalfm.statistics.estimate import Estimate
+
+MOST_CURVES = len(COLOURS)
+"""Lines of one chart that an eye can follow."""
+_GRID = np.linspace(0, 1, 101)
+
+Values = NDArray[np.float64]
+Frame = pd.DataFrame
+
+
+def name_of(line: Line) -> str:
+    """Encoder, head and, unless frozen, adaptation."""
+    return " · ".join([line.encoder, line.head, *([line.adaptation] if line.adaptation != "frozen" else [])])
+
+
+def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup | None:
+    """Every line's estimate with its interval; floors (the third) hollow and grey. None where nothing has a value."""
+    shown = [entry for entry in entries if entry[1].value is not None]
+    if not shown:
+        return None
+    ends = [each for _, one, _ in shown for each in (one.value, one.low, one.high) if each is not None]
+    names = [name for name, _, _ in shown]
+    chart = Chart(
+        spanning(metric, ends),
+        Axis("", -0.6, len(shown) - 0.4),
+        f"{metric} with 95 % intervals",
+        width=760,
+        height=70 + 24 * len(shown),
+        rows=names,
+    )
+    for place, (name, estimate, floor) in enumerate(shown):
+        at, colour, hover = len(shown) - 1 - place, GREY if floor else COLOURS[0], f"{name}: {describe(estimate)}"
+        if estimate.low is not None and estimate.high is not None:
+            chart.whisker(estimate.low, estimate.high, at, colour, hover)
+        chart.dot(float(estimate.value or 0.0), at, colour, hover, hollow=floor)
+    return chart.drawn()
+
+
+def roc(lines: Sequence[Line]) -> Markup:
+    """ROC curves of each line's first seed, the mean over folds where there are any."""
+    chart = Chart(Axis("1 − specificity", 0, 1), Axis("sensitivity", 0, 1), "ROC curves", width=470, height=430)
+    chart.line([(0, 0), (1, 1)], GREY, "chance", dash="1 3", legend=False)
+    for line, colour, dash in zip(lines, COLOURS, DASHES, strict=False):
+        target, score, folds = _scores(line.runs[0])
+        curve = mean_roc(target, score, np.ones(len(target)), folds, _GRID)
+        if curve is None:
+            continue
+        area = line.runs[0].metrics["auroc"]
+        points = [(0.0, 0.0), *zip(_GRID.tolist(), curve.tolist(), strict=True)]
+        chart.line(points, colour, f"{name_of(line)}: {describe(area)}", dash=dash)
+    return chart.drawn()
+
+
+def calibration(lines: Sequence[Line]) -> Markup | None:
+    """Observed share against mean probability in ten equally filled bins; None where no line has probabilities."""
+    found = [(line, *_scores(line.runs[0])[:2]) for line in lines]
+    shown = [each for each in found if each[2].min() >= 0 and each[2].max() <= 1]
+    if not shown:
+        return None
+    drawn = []
+    for (line, target, score), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
+        bins = equal_mass_bins(score)
+        count = np.bincount(bins)
+        mean, share = np.bincount(bins, score) / count, np.bincount(bins, target) / count
+        drawn.append((name_of(line), mean, share, count, colour, dash))
+    # Rare findings keep every bin in a corner: the axes end where the bins do.
+    end = min(1.0, 1.1 * max(float(max(mean.max(), share.max())) for _, mean, share, *_ in drawn))
+    axes = Axis("mean probability", 0, end), Axis("share with the finding", 0, end)
+    chart = Chart(*axes, "Calibration", width=470, height=430)
+    chart.line([(0, 0), (end, end)], GREY, "perfect", dash="1 3", legend=False)
+    for name, mean, share, count, colour, dash in drawn:
+        points = list(zip(mean.tolist(), share.tolist(), strict=True))
+        chart.line(points, colour, name, dash=dash)
+        for (x, y), images in zip(points, count.tolist(), strict=True):
+            chart.dot(x, y, colour, f"{name}: probability {x:.3f}, observed {y:.3f}, {images} images")
+    return chart.drawn()
+
+
+def spread(label: str, rows: Sequence[tuple[str, Values]]) -> Markup | None:
+    """Per row the 5th to 95th percentile, the quartiles and the median; None where no row has a value."""
+    shown = [(name, values[np.isfinite(values)]) for name, values in rows]
+    shown = [(name, values) for name, values in shown if len(values)]
+    if not shown:
+        return None
+    every = np.concatenate([values for _, values in shown])
+    axis = Axis(label, 0, 1) if every.min() >= 0 and every.max() <= 1 else spanning(label, every.tolist())
+    chart = Chart(
+        axis,
+        Axis("", -0.6, len(shown) - 0.4),
+        f"Distribution of {label}",
+        width=760,
+        height=70 + 26 * len(shown),
+        rows=[name for name, _ in shown],
+    )
+    for place, (name, values) in enumerate(shown):
+        at = len(shown) - 1 - place
+        low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95]).tolist()
+        told = f"{name}: median {middle:.3f}, quartiles {first:.3f} to {third:.3f}, 5–95 % {low:.3f} to {high:.3f}, "
+        told += f"{len(values)} images"
+        chart.whisker(low, high, at, COLOURS[0], told)
+        chart.box(first, third, at, COLOURS[0], told)
+        chart.dot(middle, at, COLOURS[1], told)
+    return chart.drawn()
+
+
+def more_labels(metric: str, curves: Sequence[tuple[str, Sequence[tuple[int, Estimate]]]]) -> Markup | None:
+    """The metric against the number of training images, per line; None where nothing has a value."""
+    shown = [(name, [point for point in points if point[1].value is not None]) for name, points in curves]
+    shown = [(name, points) for name, points in shown if points][:MOST_CURVES]
+    if not shown:
+        return None
+    counts = [float(images) for _, points in shown for images, _ in points]
+    ends = [
+        end
+        for _, points in shown
+        for _, estimate in points
+        for end in (estimate.value, estimate.low, estimate.high)
+        if end is not None
+    ]
+    chart = Chart(
+        spanning("training images", counts, logarithmic=True),
+        spanning(metric, ends),
+        "Few labels",
+        width=560,
+        height=360,
+    )
+    for (name, points), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
+        ordered = sorted(points, key=lambda point: point[0])
+        chart.line([(images, float(one.value or 0.0)) for images, one in ordered], colour, name, dash=dash)
+        for images, estimate in ordered:
+            hover = f"{name}, {images:,} images: {describe(estimate)}"
+            if estimate.low is not None and estimate.high is not None:
+                chart.whisker(estimate.low, estimate.high, images, colour, hover, upright=True)
+            chart.dot(images, float(estimate.value or 0.0), colour, hover)
+    return chart.drawn()
+
+
+def _scores(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
+    """Labels, scores and folds of the test images of a binary run."""
+    table = run.predictions()
+    table = table[table["split"] == "test"]
+    score = table[f"score_{run.record.data['class_names'][0]}"].to_numpy(np.float64)
+    folds = table["fold"].to_numpy(np.intp) if "fold" in table else None
+    return table["target"].to_numpy(np.float64), score, folds

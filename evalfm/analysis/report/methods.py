@@ -1,0 +1,85 @@
+"""A methods paragraph that can go into a paper, from what the runs recorded, and the checklist items that it covers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from evalfm.runs import Run
+
+CHECKLISTS = (
+    ("Source of the data and their licence", "CLAIM 2024, Data: sources · TRIPOD+AI 5a"),
+    ("Images left out, with the reason", "CLAIM 2024, Data: inclusion and exclusion · TRIPOD+AI 6b, 20a"),
+    ("Where the labels come from", "CLAIM 2024, Reference standard · TRIPOD+AI 8a"),
+    ("Partitions, and at which level they are disjoint", "CLAIM 2024, Data partitions · TRIPOD+AI 12a"),
+    ("Encoder, weights, head and software", "CLAIM 2024, Model and Training · TRIPOD+AI 12c, 18f"),
+    ("Metrics, intervals and corrections", "CLAIM 2024, Evaluation · TRIPOD+AI 12e, 23a"),
+    ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b"),
+)
+"""What the report covers, and under which heading or item of either checklist."""
+LEFT_TO_AUTHORS = (
+    "Not covered, because no run knows it: ethics approval, dates and places of acquisition, scanners and protocols, "
+    "how readers were trained, the intended sample size, interpretation and limitations."
+)
+
+
+def methods_paragraph(runs: Sequence[Run]) -> str:
+    """How the figures came about, in plain sentences; only what the records say."""
+    records = [run.record for run in runs]
+    encoders = sorted({run.encoder for run in runs if not run.is_floor})
+    floors = sorted({run.encoder for run in runs if run.is_floor})
+    data = sorted({f"{each.data['test_name']} (licence: {each.data['licence']})" for each in records})
+    sentences = [f"Features of {_listed(encoders) or 'no encoder'} were evaluated on {_listed(data)}."]
+    if any(record.provenance.synthetic for record in records):
+        sentences.append("At least one data set is synthetic: its figures say nothing about patients.")
+    if any(record.provenance.random_weights for record in records):
+        sentences.append(
+            "At least one encoder had random weights: its figures say nothing about the published encoder."
+        )
+    sources = sorted(
+        {f"{label}: {source}" for each in records for label, source in dict(each.data["label_source"]).items()}
+    )
+    if sources:
+        sentences.append(f"Labels came from these sources: {_listed(sources)}.")
+    if all(record.data["patients_known"] for record in records):
+        sentences.append("Train, val and test share no patient; patients were the unit of resampling.")
+    else:
+        sentences.append("Patients were not known everywhere; there images were split and resampled as if independent.")
+    folds = sorted({int(each.data["folds"]) for each in records if each.data["folds"]})
+    if folds:
+        sentences.append(
+            f"Scores are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
+        )
+    heads = sorted({f"{run.head} ({run.adaptation})" for run in runs if not run.is_floor})
+    sentences.append(
+        f"Heads and what of the encoder was trained: {_listed(heads)}; hyper-parameters, epochs and thresholds were "
+        "chosen on val alone."
+    )
+    seeds = sorted({int(record.config["seed"]) for record in records})
+    if len(seeds) > 1:
+        sentences.append(f"There were up to {len(seeds)} seeds; they vary initialisation and order, never the split.")
+    if floors:
+        sentences.append(f"Floors, which know nothing of the encoders, are {_listed(floors)}.")
+    methods = sorted({one.method for run in runs for one in run.metrics.values() if one.low is not None and one.method})
+    if methods:
+        sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")
+    sentences.append(
+        "Encoders were compared in pairs on the same patients (DeLong with the covariance of Obuchowski for AUROC, "
+        "paired patient means otherwise) with Holm's correction over all pairs of a task."
+    )
+    sentences.append(_software(runs))
+    return " ".join(sentences)
+
+
+def _software(runs: Sequence[Run]) -> str:
+    versions: dict[str, set[str]] = {}
+    for run in runs:
+        for name, version in run.record.provenance.versions.items():
+            versions.setdefault(name, set()).add(version)
+    told = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
+    devices = sorted({f"{each.record.provenance.device}, {each.record.provenance.precision}" for each in runs})
+    return f"Software: {_listed(told) or 'not recorded'}; run on {_listed(devices)}."
+
+
+def _listed(words: Iterable[str]) -> str:
+    every = list(words)
+    return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}" if every else ""

@@ -1,0 +1,78 @@
+"""The whole report as one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evalfm.analysis.pages import render
+from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, methods_paragraph
+from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.analysis.report.task import sections
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+
+FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
+
+
+def report_page(runs: Sequence[Run], title: str = "Encoders compared") -> str:
+    """HTML of everything that ``runs`` say; it opens offline and prints.
+
+    Raises:
+        EvalfmError: there is no run.
+    """
+    if not runs:
+        raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
+    cautions = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
+    told = sections(runs)
+    return render(
+        "report.html",
+        title=title,
+        cautions=cautions,
+        sections=told,
+        provenance=_provenance(runs),
+        notes=_notes(runs),
+        methods=methods_paragraph(runs),
+        checklists=CHECKLISTS,
+        left_to_authors=LEFT_TO_AUTHORS,
+        citations=sorted({str(run.record.data["citation"]) for run in runs if run.record.data.get("citation")}),
+    )
+
+
+def _provenance(runs: Sequence[Run]) -> Table:
+    header = ["encoder", "task", "head", "adaptation", "seed", "run", "weights", "features", "split", "commit"]
+    header += ["device", "precision", "seconds"]
+    rows: list[list[Value]] = []
+    for run in runs:
+        made = run.record.provenance
+        row: list[Value] = [run.encoder, run.task, run.head, run.adaptation, int(run.record.config["seed"])]
+        row += [_short(each) for each in (run.record.key, made.weights_digest, made.feature_key, made.split_hash)]
+        rows.append([*row, _short(made.git_commit), made.device, made.precision, made.seconds])
+    return table("provenance", header, rows, "First eight characters of each hash; run.json holds them whole.")
+
+
+def _notes(runs: Sequence[Run]) -> Table:
+    """What single runs noted, beside what stands at the top."""
+    rows: dict[tuple[str, str, str], list[Value]] = {}
+    for run in runs:
+        for note in run.record.notes:
+            if not note.startswith(FLAGS):
+                rows[run.encoder, run.task, note] = [run.encoder, run.task, run.head, note]
+    return table("notes", ["encoder", "task", "head", "note"], list(rows.values()) or [["–", "–", "–", "none"]])
+
+
+def _short(digest: str | None) -> str | None:
+    return None if digest is None else digest[:8]
+
+
+def write_tables(page_runs: Sequence[Run], folder: Path) -> list[Path]:
+    """Every table of the report as a CSV file in ``folder``; the paths written."""
+    from evalfm.data.atomic import write_atomically
+
+    found = [(each.name, each) for section in sections(page_runs) for _, each in section.tables]
+    paths = []
+    for name, each in [*found, ("provenance", _provenance(page_runs)), ("notes", _notes(page_runs))]:
+        path = folder / f"{name}.csv"
+        write_atomically(path, each.csv.encode())
+        paths.append(path)
+    return paths

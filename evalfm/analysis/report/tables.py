@@ -1,0 +1,127 @@
+"""Tables of a page that sort, with the same figures as CSV beside them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalfm.analysis.figures import describe
+from evalfm.statistics.estimate import Estimate
+
+SHORT = 26
+"""Letters that are never broken over two lines."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A difference with its interval, shown with its sign."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+Value = str | int | float | None | Estimate | Signed
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a reader sees, and by what the column is sorted."""
+
+    text: str
+    order: str
+
+    @property
+    def short(self) -> bool:
+        """Whether it can stand on one line."""
+        return len(self.text) <= SHORT
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows.
+
+    Attributes:
+        name: of the file that it is saved as.
+        header: a name per column.
+        rows: a value per column; an estimate becomes three columns of the CSV.
+        caption: what a reader must know of it.
+    """
+
+    name: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+    caption: str = ""
+
+    @property
+    def cells(self) -> list[list[Cell]]:
+        """The rows as they are shown."""
+        return [[Cell(_text(value), _order(value)) for value in row] for row in self.rows]
+
+    @property
+    def words(self) -> list[bool]:
+        """Which columns hold words only; those begin at the left."""
+        return [all(isinstance(row[place], str) for row in self.rows) for place in range(len(self.header))]
+
+    @property
+    def csv(self) -> str:
+        """The table with every digit; estimates as ``name``, ``name_low`` and ``name_high``."""
+        wide = {place for row in self.rows for place, value in enumerate(row) if isinstance(value, (Estimate, Signed))}
+        stream = io.StringIO()
+        writer = csv.writer(stream, lineterminator="\n")
+        names: list[str] = []
+        for place, name in enumerate(self.header):
+            names += [name, f"{name}_low", f"{name}_high"] if place in wide else [name]
+        writer.writerow(names)
+        for row in self.rows:
+            line: list[object] = []
+            for place, value in enumerate(row):
+                if isinstance(value, (Estimate, Signed)):
+                    line += [value.value, value.low, value.high]
+                else:
+                    line += [_harmless(value), None, None] if place in wide else [_harmless(value)]
+            writer.writerow(line)
+        return stream.getvalue()
+
+    @property
+    def uri(self) -> str:
+        """The CSV as text that a link can hold."""
+        return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.csv.encode()).decode()}"
+
+
+def table(name: str, header: Sequence[str], rows: Sequence[Sequence[Value]], caption: str = "") -> Table:
+    """A table from plain sequences."""
+    return Table(name, tuple(header), tuple(tuple(row) for row in rows), caption)
+
+
+def p_words(p: float | None) -> str:
+    """A p value as a reader wants it."""
+    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
+
+
+def _text(value: Value) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, Estimate):
+        return describe(value)
+    if isinstance(value, Signed):
+        reach = "" if value.low is None or value.high is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
+        return f"{value.value:+.3f}{reach}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _order(value: Value) -> str:
+    """Numbers as they are, words as they are, what is absent as nothing (which sorts last)."""
+    if isinstance(value, (Estimate, Signed)):
+        return "" if value.value is None else repr(value.value)
+    return "" if value is None else repr(value) if isinstance(value, (int, float)) else value
+
+
+def _harmless(value: Value) -> object:
+    """A word that a spreadsheet would run as a formula gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") and len(value) > 1 else value

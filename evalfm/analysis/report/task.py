@@ -1,0 +1,317 @@
+"""The section of one task: who is best, on whom, by how much, and what the pictures show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from markupsafe import Markup
+
+from evalfm.analysis.attributes import attributes
+from evalfm.analysis.bias import bias, scores_of_run
+from evalfm.analysis.bias_page import effect_words
+from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.choose import choose
+from evalfm.analysis.compare import Comparison
+from evalfm.analysis.pages import picture_uri
+from evalfm.analysis.report import charts
+from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.table import Line, TaskTable, task_tables
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+from evalfm.statistics.comparison import Difference
+from evalfm.statistics.estimate import Estimate
+
+AGE_CUT = 65
+"""Where the report cuts ages; `evalfm bias` cuts them anywhere."""
+MOST_MODELS = 4
+"""Of the subgroup section: the best ones."""
+SMALLER = ("shots", "label_fraction")
+
+
+@dataclass
+class Section:
+    """What the page shows of one task.
+
+    Attributes:
+        anchor: unique on the page.
+        words: the answer in a paragraph.
+        cautions: to stand at the top.
+        tables, drawings: in order, each with its heading.
+        pictures: PNG as URIs, with what they show.
+        verdicts: of the subgroups, per model.
+        absent: what could not be shown, and why.
+    """
+
+    anchor: str
+    title: str
+    counts: str
+    words: str
+    cautions: list[str]
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+    drawings: list[tuple[str, Markup]] = field(default_factory=list)
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+
+def sections(runs: Sequence[Run]) -> list[Section]:
+    """A section per task and test set, in the order of their names."""
+    grouped: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        grouped.setdefault((run.task, str(run.record.data["test_name"])), []).append(run)
+    return [_section(number, grouped[key]) for number, key in enumerate(sorted(grouped))]
+
+
+def _section(number: int, runs: Sequence[Run]) -> Section:
+    whole = _on_all_labels(runs)
+    (summary,) = task_tables(whole)
+    made = Section(
+        f"task-{number}",
+        f"{summary.task} on {summary.data}",
+        f"{summary.title} {summary.unit_counts}.",
+        "",
+        list(summary.cautions),
+    )
+    try:
+        choice = choose(whole, summary.task)
+    except EvalfmError as error:
+        made.words = f"The encoders were not compared in pairs: {error}"
+        best = list(summary.lines)
+    else:
+        made.words = choice.paragraph
+        best = _in_order(summary, choice.comparison)
+        made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
+    made.tables.append(("Every metric shown of this task", _metrics(f"{made.anchor}-metrics", summary)))
+    metric = summary.metric_names[0]
+    drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.floor) for each in best])
+    _add(made, f"{metric} of every line, floors hollow", drawing)
+    _add_by_kind(made, best)
+    _add_pictures(made, best)
+    _add_curves(made, runs, metric)
+    _add_subgroups(made, best)
+    made.tables.append(("Who was trained on and tested", _parts(f"{made.anchor}-parts", whole[0])))
+    made.tables.append(("Who was left out", _exclusions(f"{made.anchor}-left-out", whole)))
+    return made
+
+
+def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
+    """Runs on all training labels; where there are none, those on the largest subset."""
+    whole = [run for run in runs if all(run.record.config.get(key) is None for key in SMALLER)]
+    if any(not run.is_floor for run in whole):
+        return whole
+    most = max(_labels(run) for run in runs if not run.is_floor or not any(not each.is_floor for each in runs))
+    return [run for run in runs if run in whole or _labels(run) == most]
+
+
+def _labels(run: Run) -> int:
+    return int(run.record.data["parts"]["train"]["images"])
+
+
+def _in_order(summary: TaskTable, comparison: Comparison) -> list[Line]:
+    """The lines as the comparison ranks them."""
+    place = {(each.encoder, each.head, each.adaptation): number for number, each in enumerate(comparison.entries)}
+    return sorted(summary.lines, key=lambda line: place[line.encoder, line.head, line.adaptation])
+
+
+def _compared(name: str, found: Comparison) -> Table:
+    header = ["encoder", "head", "adaptation", found.metric, "seeds", "seed sd", "minus the best", "p", "rank"]
+    header += ["detectable", "set"]
+    rows: list[list[Value]] = []
+    for each in found.entries:
+        rank = None if each.rank is None else f"{each.rank[0]:g}–{each.rank[1]:g}"
+        told = "floor" if each.floor else "best" if each.in_best_set else ""
+        row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
+        rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, told])
+    caption = (
+        f"Paired differences to the best on the same patients ({found.method}); p after Holm over {found.pairs} pairs. "
+        "rank: 95 % interval over resampled patients. detectable: the true difference that would have been found with "
+        "80 % power; no difference found is no proof of equality. set: not significantly below the best."
+    )
+    return table(name, header, rows, caption)
+
+
+def _difference(found: Difference | None) -> Signed | None:
+    return None if found is None else Signed(found.value, found.low, found.high)
+
+
+def _metrics(name: str, summary: TaskTable) -> Table:
+    header = ["encoder", "head", "adaptation", *summary.metric_names]
+    rows: list[list[Value]] = [
+        [line.encoder, line.head, line.adaptation, *(line.metrics[each] for each in summary.metric_names)]
+        for line in summary.lines
+    ]
+    return table(name, header, rows, "Of the first seed, with 95 % intervals.")
+
+
+def _add(made: Section, heading: str, drawing: Markup | None) -> None:
+    if drawing is not None:
+        made.drawings.append((heading, drawing))
+
+
+def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
+    """What the kind of task calls for, of the best lines and the best floor."""
+    floors = [line for line in best if line.floor][:1]
+    shown = [*[line for line in best if not line.floor][: charts.MOST_CURVES - len(floors)], *floors]
+    kind = str(best[0].runs[0].record.task["kind"])
+    if kind == "binary":
+        _add(made, "ROC curves", charts.roc(shown))
+        calibrated = charts.calibration(shown)
+        if calibrated is None:
+            made.absent.append("Calibration: no model gives probabilities.")
+        _add(made, "Calibration in ten equally filled bins", calibrated)
+    if kind == "segmentation":
+        for each in best[0].runs[0].record.data["class_names"]:
+            rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
+            heading = f"Dice on films with {each}: 5–95 %, quartiles and median"
+            _add(made, heading, charts.spread(f"Dice of {each}", rows))
+    if kind == "regression":
+        rows = [(charts.name_of(line), _errors(line.runs[0])) for line in shown]
+        _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
+
+
+def _tested(run: Run) -> charts.Frame:
+    found = run.predictions()
+    return found[found["split"] == "test"].reset_index(drop=True)
+
+
+def _dice(run: Run, name: str) -> charts.Values:
+    found = _tested(run)
+    found = found[found[f"area_true_{name}"] > 0]
+    values: charts.Values = found[f"dice_{name}"].to_numpy(np.float64)
+    return values
+
+
+def _errors(run: Run) -> charts.Values:
+    found = _tested(run)
+    values: charts.Values = found["prediction"].to_numpy(np.float64) - found["target"].to_numpy(np.float64)
+    return values
+
+
+def _add_pictures(made: Section, best: Sequence[Line]) -> None:
+    """The films and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
+    line = next((line for line in best if not line.floor), best[0])
+    run = line.runs[0]
+    kind = str(run.record.task["kind"])
+    paths = sorted((run.folder / "figures").glob("overlays_*.png" if kind == "segmentation" else "agreement.png"))
+    for path in paths if kind in ("segmentation", "regression") else []:
+        made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
+    if kind == "segmentation" and not paths:
+        why = "its licence does not let its pixels be shown" if not run.record.data["redistributable_images"] else ""
+        made.absent.append(f"Films with outlines: {why or 'the run drew none'}.")
+
+
+def _shows(path: Path) -> str:
+    return "best, median and worst films" if path.stem.startswith("overlays") else "agreement with the truth"
+
+
+def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
+    """The metric against training images, of lines that were trained on several subsets."""
+    points: dict[tuple[str, str, str], dict[int, list[Run]]] = {}
+    for run in runs:
+        if not run.is_floor:
+            points.setdefault((run.encoder, run.head, run.adaptation), {}).setdefault(_labels(run), []).append(run)
+    curves = [
+        (" · ".join(key), [(images, _mean(found, metric)) for images, found in by_labels.items()])
+        for key, by_labels in points.items()
+        if len(by_labels) > 1
+    ]
+    if not curves:
+        return
+    _add(made, f"{metric} against the number of training images", charts.more_labels(metric, curves))
+    rows: list[list[Value]] = [
+        [name, images, one] for name, line in curves for images, one in sorted(line, key=lambda point: point[0])
+    ]
+    caption = "Mean over seeds; intervals are of the single seed, and absent where there are several."
+    made.tables.append(("Few labels", table(f"{made.anchor}-few", ["line", "train images", metric], rows, caption)))
+
+
+def _mean(runs: Sequence[Run], metric: str) -> Estimate:
+    if len(runs) == 1:
+        return runs[0].metrics[metric]
+    values = [value for run in runs if (value := run.metrics[metric].value) is not None]
+    return Estimate(sum(values) / len(values)) if values else runs[0].metrics[metric]
+
+
+def _add_subgroups(made: Section, best: Sequence[Line]) -> None:
+    """Strata of the best line and what the best ones lean on, by the attributes that the task's card names."""
+    lines = [line for line in best if not line.floor][:MOST_MODELS]
+    if not lines:
+        return
+    kind = str(lines[0].runs[0].record.task["kind"])
+    if kind not in ("binary", "segmentation", "regression"):
+        made.absent.append(f"Subgroups: the report has none for {kind} tasks.")
+        return
+    asked = _attributes(made, lines[0].runs[0])
+    if not asked:
+        return
+    if kind != "binary":
+        for line in lines:
+            values = bias_of_values(line.runs[0], asked)
+            told = [gap.verdict for outcome in values.outcomes for gap in outcome.gaps]
+            made.verdicts.append((charts.name_of(line), told))
+        return
+    reports = [bias(scores_of_run(line.runs[0]), asked) for line in lines]
+    rows: list[list[Value]] = []
+    for part in reports[0].parts:
+        for stratum in part.strata:
+            cells = [stratum.metrics[each] for each in ("auroc", "sensitivity", "specificity")]
+            rows.append([part.attribute, stratum.level, stratum.images, stratum.patients, stratum.events, *cells])
+    header = ["attribute", "level", "images", reports[0].unit, "positive", "auroc", "sensitivity", "specificity"]
+    caption = "At the one threshold of the run."
+    heading = f"Subgroups of {charts.name_of(lines[0])}"
+    made.tables.append((heading, table(f"{made.anchor}-strata", header, rows, caption)))
+    leaning: list[list[Value]] = []
+    for report in reports:
+        for part in report.parts:
+            for each in part.contrasts:
+                words = effect_words(each.fixed[0].effect, each.corrected)
+                leaning.append([f"{part.attribute} = {each.level}", report.model, words, each.fixed[0].auroc])
+        told = [each.verdict for part in report.parts for each in part.contrasts]
+        made.verdicts.append((report.model, told))
+    header = ["attribute", "model", "difference in standard deviations", "AUROC for the attribute"]
+    caption = "Among images without the finding; p after Benjamini and Hochberg within a model. Associations only."
+    made.tables.append(("What a score leans on", table(f"{made.anchor}-leaning", header, leaning, caption)))
+
+
+def _attributes(made: Section, run: Run) -> list[str]:
+    """Those of the card that the test images can be parted by; the others are said with the reason."""
+    found, test = [], _tested(run)
+    for name in run.record.task.get("subgroups", ()):
+        asked = f"{name}:{AGE_CUT}" if name == "age" else str(name)
+        try:
+            attributes(test, [asked])
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups by {name}: {error}")
+        else:
+            found.append(asked)
+    return found
+
+
+def _parts(name: str, run: Run) -> Table:
+    parts = run.record.data["parts"]
+    header = ["part", "images", "patients", "images with the finding"]
+    with_finding = run.record.task["kind"] != "regression"
+    known = run.record.data["patients_known"]
+    rows: list[list[Value]] = [
+        [
+            part,
+            int(of["images"]),
+            int(of["patients"]) if known else None,
+            int(of["positive_images"]) if with_finding else None,
+        ]
+        for part, of in parts.items()
+    ]
+    caption = "Over all folds; an image is tested in one fold and trains in others." if run.record.data["folds"] else ""
+    return table(name, header, rows, caption)
+
+
+def _exclusions(name: str, runs: Sequence[Run]) -> Table:
+    every: dict[str, int] = {}
+    for run in runs:
+        for each in run.record.exclusions:
+            every[str(each["reason"])] = max(every.get(str(each["reason"]), 0), int(each["images"]))
+    rows: list[list[Value]] = [[reason, images] for reason, images in every.items()]
+    return table(name, ["reason", "images"], rows or [["nobody", 0]])

@@ -1,0 +1,45 @@
+"""`evalfm report`: everything that runs say, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some, such as a study's.")],
+    out: Annotated[Path, typer.Option(help="Where to write the page.")] = Path("report.html"),
+    task: Annotated[str | None, typer.Option(help="Runs of this task only.")] = None,
+    title: Annotated[str, typer.Option(help="What stands at its top.")] = "Encoders compared",
+    csv: Annotated[Path | None, typer.Option(help="Write every table as CSV into this folder too.")] = None,
+) -> None:
+    """Write one HTML file that opens offline: tables, intervals, curves, films, subgroups, methods and provenance.
+
+    Examples:
+
+        evalfm report runs --out report.html
+
+        evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
+    """
+    from evalfm.analysis.report.page import report_page, write_tables
+    from evalfm.cli.compare import runs_in
+    from evalfm.cli.console import refuse_folder
+    from evalfm.data.atomic import write_atomically
+    from evalfm.errors import EvalfmError, UnknownNameError
+
+    refuse_folder(out)
+    if csv is not None and csv.exists() and not csv.is_dir():
+        raise EvalfmError(f"{csv} is a file; name a folder with --csv.")
+    found = runs_in(runs)
+    if task is not None:
+        tasks = sorted({run.task for run in found})
+        if task not in tasks:
+            raise UnknownNameError("task among these runs", task, tasks)
+        found = [run for run in found if run.task == task]
+    content = report_page(found, title).encode()
+    write_atomically(out, content)
+    typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(found)} runs)")
+    if csv is not None:
+        typer.echo(f"Wrote {len(write_tables(found, csv))} tables into {csv}")

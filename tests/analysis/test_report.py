@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from evalfm.analysis.report.methods import methods_paragraph
+from evalfm.analysis.report.page import report_page
+from evalfm.analysis.report.svg import Axis, Chart, spanning
+from evalfm.analysis.report.tables import Signed, table
+from evalfm.analysis.report.task import sections
+from evalfm.cli.app import app
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+from evalfm.statistics.calibration import equal_mass_bins
+from evalfm.statistics.estimate import Estimate
+
+from .browser import needs_browser, shown
+from .made import binary_table, make_run, signal
+
+TARGET = np.random.default_rng(0).random(300) < 0.4
+SUBGROUPS = {"subgroups": ["view", "age", "chest_tube"]}
+
+
+def runs(out: Path, **data: object) -> list[Run]:
+    made = []
+    for seed, (name, strength) in enumerate({"strong": 2.0, "weak": 0.5}.items()):
+        frame = binary_table(signal(TARGET, strength, seed), TARGET)
+        frame["view"] = np.where(np.arange(300) % 3 == 0, "AP", "PA")
+        frame["age"] = np.random.default_rng(5).integers(20, 90, 300).astype(float)
+        made.append(make_run(out, frame, encoder=name, task_card=SUBGROUPS, **data))
+    made.append(make_run(out, binary_table(np.full(300, 0.5), TARGET), encoder="constant", floor=True, **data))
+    return made
+
+
+def masks(out: Path, *, shown: bool, dice: float = 0.8) -> Run:
+    rows = 40
+    frame = pd.DataFrame(
+        {
+            "id": [f"i{row}" for row in range(rows)],
+            "patient": [f"p{row}" for row in range(rows)],
+            "dice_ptx": np.clip(np.random.default_rng(0).normal(dice, 0.05, rows), 0, 1),
+            "area_true_ptx": np.where(np.arange(rows) < 30, 50.0, 0.0),
+            "area_predicted_ptx": 40.0,
+        }
+    )
+    run = make_run(out, frame, encoder=f"masks{dice}", kind="segmentation", redistributable_images=shown)
+    if shown:
+        (run.folder / "figures").mkdir()
+        Image.new("RGB", (8, 8), "white").save(run.folder / "figures" / "overlays_ptx.png")
+    return run
+
+
+class Reader(HTMLParser):
+    """Every element, its attributes, and the text of the page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def test_the_page_says_what_the_runs_say(tmp_path: Path) -> None:
+    made = runs(tmp_path)
+    page = Reader(report_page(made, "Site A"))
+    assert "For ptx-cls, strong (linear, frozen) is better than every other encoder" in page.text
+    area = made[0].metrics["auroc"]
+    assert f"{area.value:.3f} [{area.low:.3f}, {area.high:.3f}]" in page.text
+    assert "Train, val and test share no patient" in page.text
+    assert "ptx: radiologist" in page.text
+    # Every figure has an interval or says why not; every chart has a name for those who cannot see it.
+    charts = [given["aria-label"] for tag, given in page.elements if tag == "svg"]
+    assert charts == ["auroc with 95 % intervals", "ROC curves", "Calibration"]
+
+
+def test_nothing_is_fetched_from_anywhere(tmp_path: Path) -> None:
+    page = report_page([*runs(tmp_path / "one"), masks(tmp_path / "two", shown=True)])
+    for tag, given in Reader(page).elements:
+        for name in ("src", "href", "data", "action"):
+            value = given.get(name) or "#"
+            assert value.startswith(("#", "data:image/png;base64,", "data:text/csv;")), (tag, value[:60])
+    assert "@import" not in page
+    assert "url(" not in page
+
+
+def test_words_of_runs_never_become_elements(tmp_path: Path) -> None:
+    run = make_run(tmp_path, binary_table(signal(TARGET, 1, 0), TARGET), encoder="<script>alert(1)</script>")
+    page = report_page([run], title="<b>bold</b>")
+    scripts = [tag for tag, _ in Reader(page).elements if tag == "script"]
+    assert len(scripts) == 1
+    assert "<b>bold" not in page
+    assert "&lt;script&gt;alert" in page
+
+
+def test_films_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_path: Path) -> None:
+    (open_set,) = sections([masks(tmp_path / "open", shown=True)])
+    assert len(open_set.pictures) == 1
+    (closed,) = sections([masks(tmp_path / "closed", shown=False)])
+    assert not closed.pictures
+    assert closed.absent[0] == "Films with outlines: its licence does not let its pixels be shown."
+
+
+def test_the_spread_of_dice_is_of_films_with_the_finding(tmp_path: Path) -> None:
+    run = masks(tmp_path, shown=False)
+    drawing = next(str(drawing) for heading, drawing in sections([run])[0].drawings if heading.startswith("Dice"))
+    frame = run.predictions()
+    values = frame.loc[frame["area_true_ptx"] > 0, "dice_ptx"]
+    low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95])
+    told = f"median {middle:.3f}, quartiles {first:.3f} to {third:.3f}, 5–95 % {low:.3f} to {high:.3f}, 30 images"
+    assert told in drawing
+
+
+def test_calibration_dots_are_the_means_of_equally_filled_bins(tmp_path: Path) -> None:
+    run = runs(tmp_path)[0]
+    drawing = next(str(drawing) for heading, drawing in sections([run])[0].drawings if heading.startswith("Calib"))
+    frame = run.predictions()
+    score, target = frame["score_ptx"].to_numpy(), frame["target"].to_numpy()
+    bins = equal_mass_bins(score)
+    for each in range(bins.max() + 1):
+        inside = bins == each
+        told = f"probability {score[inside].mean():.3f}, observed {target[inside].mean():.3f}, {inside.sum()} images"
+        assert told in drawing
+
+
+def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Path) -> None:
+    made = runs(tmp_path)
+    few = {"images": 20, "patients": 20, "positive_images": 8}
+    every = {"images": 300, "patients": 300, "positive_images": 120}
+    poor = make_run(
+        tmp_path,
+        binary_table(signal(TARGET, 0.2, 9), TARGET),
+        encoder="strong",
+        seed=1,
+        settings={"shots": 10},
+        parts={"train": few, "val": few, "test": every},
+    )
+    (found,) = sections([*made, poor])
+    tables = dict(found.tables)
+    assert [row[0] for row in tables["Encoders"].rows] == ["strong", "weak", "constant"]
+    assert tables["Encoders"].rows[0][3].value == pytest.approx(made[0].metrics["auroc"].value)
+    labels = [(row[1], row[2].value) for row in tables["Few labels"].rows]
+    assert labels == [(20, poor.metrics["auroc"].value), (300, made[0].metrics["auroc"].value)]
+
+
+def test_subgroups_are_those_of_the_card_and_what_cannot_be_asked_is_said(tmp_path: Path) -> None:
+    (found,) = sections(runs(tmp_path))
+    strata = next(each for heading, each in found.tables if heading == "Subgroups of strong · linear")
+    assert [row[:2] for row in strata.rows] == [("view", "AP"), ("view", "PA"), ("age:65", "<65"), ("age:65", "≥65")]
+    assert sum(row[2] for row in strata.rows[:2]) == 300
+    assert found.absent == [
+        "Subgroups by chest_tube: There is no attribute in the predictions 'chest_tube'. Known: age, view."
+    ]
+
+
+def test_runs_that_cannot_be_paired_are_shown_with_the_reason(tmp_path: Path) -> None:
+    one = make_run(tmp_path, binary_table(signal(TARGET, 1, 0), TARGET), encoder="one")
+    other = make_run(tmp_path, binary_table(signal(TARGET[:200], 1, 1), TARGET[:200]), encoder="other")
+    (found,) = sections([one, other])
+    assert "not compared in pairs" in found.words
+    assert "tested on 200 and 300 images, 200 of them the same" in found.words
+    assert found.tables[0][0] == "Every metric shown of this task"
+
+
+def test_the_methods_say_what_was_random_and_synthetic(tmp_path: Path) -> None:
+    made = runs(tmp_path, patients_known=False)
+    text = methods_paragraph(made)
+    assert "strong and weak" in text
+    assert "synthetic" not in text
+    assert "Patients were not known everywhere" in text
+    assert "Floors, which know nothing of the encoders, are constant." in text
+
+
+def test_a_table_as_csv_has_every_digit_and_no_formula() -> None:
+    rows = [["=cmd()", Estimate(0.123456789, 0.1, 0.2), Signed(-0.25, -0.5, None)], ["b", None, None]]
+    made = table("t", ["name", "auroc", "gap"], rows)
+    lines = list(csv.reader(io.StringIO(made.csv)))
+    assert lines[0] == ["name", "auroc", "auroc_low", "auroc_high", "gap", "gap_low", "gap_high"]
+    assert lines[1] == ["'=cmd()", "0.123456789", "0.1", "0.2", "-0.25", "-0.5", ""]
+    assert lines[2] == ["b", "", "", "", "", "", ""]
+    assert [cell.text for cell in made.cells[0]] == ["=cmd()", "0.123 [0.100, 0.200]", "-0.250"]
+
+
+def test_a_chart_puts_values_where_its_axes_say() -> None:
+    chart = Chart(Axis("x", 0, 10), Axis("y", 0, 1), "t", width=400, height=320)
+    chart.dot(0, 0, "red", "start")
+    chart.dot(10, 1, "red", "end")
+    places = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', str(chart.drawn()))
+    assert places == [("52.0", "278.0"), ("386.0", "12.0")]
+    assert Axis("n", 10, 1000, logarithmic=True).share(100) == pytest.approx(0.5)
+    assert Axis("n", 10, 1000, logarithmic=True).ticks() == [10, 20, 50, 100, 200, 500, 1000]
+    assert spanning("x", [3.0, 3.0]).low < 3 < spanning("x", [3.0, 3.0]).high
+
+
+def test_the_verb_writes_the_page_and_its_tables(tmp_path: Path) -> None:
+    runs(tmp_path / "runs")
+    out, tables = tmp_path / "report.html", tmp_path / "tables"
+    told = CliRunner().invoke(app, ["report", str(tmp_path / "runs"), "--out", str(out), "--csv", str(tables)])
+    assert told.exit_code == 0, told.output
+    assert out.read_text().startswith("<!doctype html>")
+    found = pd.read_csv(tables / "task-0-encoders.csv")
+    assert found["encoder"].tolist() == ["strong", "weak", "constant"]
+    assert {"auroc", "auroc_low", "auroc_high"} <= set(found.columns)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere"], "There is no folder nowhere"),
+        (["runs", "--task", "ptx-csl"], "Did you mean 'ptx-cls'"),
+        (["runs", "--out", "runs"], "is no file that can be written"),
+        (["runs", "--csv", "taken"], "taken is a file"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs(tmp_path / "runs")
+    (tmp_path / "taken").write_text("x")
+    told = CliRunner().invoke(app, ["report", *arguments])
+    assert isinstance(told.exception, EvalfmError), told.output
+    assert sentence in str(told.exception)
+
+
+def test_no_run_is_no_report() -> None:
+    with pytest.raises(EvalfmError, match="no run to report on"):
+        report_page([])
+
+
+SORT = """
+const table = document.getElementById("task-0-encoders");
+const column = () => Array.from(table.tBodies[0].rows).map((row) => row.cells[3].dataset.order);
+const heads = Array.from(table.tHead.rows[0].cells);
+const asked = heads[3].firstElementChild;
+asked.click(); const rising = column();
+asked.click(); const falling = column();
+heads[6].firstElementChild.click();
+const last = table.tBodies[0].rows[table.tBodies[0].rows.length - 1].cells[6].dataset.order;
+const broken = Array.from(document.images).filter((each) => !each.naturalWidth).length;
+const drawings = Array.from(document.querySelectorAll("svg"));
+const flat = drawings.filter((each) => each.getBoundingClientRect().height < 20).length;
+const links = Array.from(document.querySelectorAll("a[download]")).length;
+const wide = document.documentElement.scrollWidth > window.innerWidth;
+const result = document.createElement("pre");
+result.id = "result";
+result.textContent = JSON.stringify({rising, falling, last, broken, flat, links, wide, sorted: heads[3].ariaSort});
+document.body.append(result);
+"""
+
+
+@needs_browser
+def test_a_browser_without_network_draws_all_and_sorts(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(report_page([*runs(tmp_path / "one"), masks(tmp_path / "two", shown=True)]))
+    elements, console = shown(page, SORT)
+    assert console == []
+    found = re.search(r'<pre id="result">(.*?)</pre>', elements)
+    assert found is not None
+    told = json.loads(found[1])
+    values = [float(each) for each in told["rising"]]
+    assert len(values) == 3
+    assert values == sorted(values)
+    assert [float(each) for each in told["falling"]] == values[::-1]
+    # What is absent stands last, whichever way.
+    assert told["last"] == ""
+    assert told["broken"] == 0
+    assert told["flat"] == 0
+    assert told["links"] >= 10
+    assert told["wide"] is False
+
+
+@needs_browser
+def test_the_browser_would_have_told_of_an_error(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<!doctype html><html><body><script>nothing.at.all</script></body></html>")
+    assert "nothing is not defined" in " ".join(shown(page)[1])
