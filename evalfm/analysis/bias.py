@@ -214,7 +214,7 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
         balanced = balanced_auroc(target, score, member, folds)
         plain = auroc(target, score, folds)
         held = {name: column[known] for name, column in extra.items()}
-        fixed = at_fixed_label(target, score, member, patient, held, folds=folds)
+        fixed = at_fixed_label(target, score, member, patient, held, folds=folds, seed=seed)
         contrasts.append(
             Contrast(
                 attribute.levels[number],

@@ -13,6 +13,7 @@ from evalfm.statistics.auroc import Auroc, auroc, auroc_covariance, class_patien
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.linear_gee import linear_gee
+from evalfm.statistics.permutation import PERMUTATIONS, attribute_permutation, constant_in_patients
 from evalfm.statistics.resampling import (
     Contrast,
     Patients,
@@ -60,12 +61,15 @@ class FixedLabel:
     Attributes:
         auroc: with its interval (clustered by patient, normal).
         p: of .5, or None.
+        method: of p: permutations where the attribute is the same in all rows of a patient, else the clustered
+            statistic with t.
         effect: the adjusted difference.
     """
 
     auroc: Estimate
     p: float | None
     effect: Effect
+    method: str = ""
 
 
 def as_logit(score: ArrayLike) -> Values:
@@ -144,6 +148,8 @@ def at_fixed_label(
     *,
     folds: ArrayLike | None = None,
     level: float = 0.95,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
 ) -> dict[int, FixedLabel]:
     """Association of the score with the attribute among negatives (0) and among positives (1).
 
@@ -152,6 +158,10 @@ def at_fixed_label(
     Rows with an unknown covariate are left out of it. With ``folds`` pairs count within a fold, and each fold's logits
     are first brought to the mean 0 and standard deviation 1 of its negatives, since its scores come from a head of its
     own, with a scale of its own.
+
+    The AUROC is tested by exchanging the attribute among patients (of a fold) with as many negatives and as many
+    positives, where it is the same in all rows of a patient; else by the clustered statistic, t with (patients in the
+    smaller group − 1) degrees of freedom.
     """
     label, inside = np.asarray(target).astype(bool), np.asarray(member).astype(bool)
     names = np.asarray(patient).astype(str)
@@ -160,12 +170,20 @@ def at_fixed_label(
     own = {} if fold is None else {f"fold {each}": fold == each for each in np.unique(fold)[1:]}
     logits = as_logit(values) if fold is None else _on_one_scale(as_logit(values), label, fold)
     effects = _effects(label, logits, inside, names, {**(covariates or {}), **own}, level)
+    codes = np.unique(names, return_inverse=True)[1]
+    alike = np.stack([np.bincount(codes, weights=label == truth)[codes] for truth in (False, True)], axis=1)
+    exchange = constant_in_patients(inside, codes)
     found = {}
     for truth in (0, 1):
         rows = label == bool(truth)
         among = None if fold is None else fold[rows]
         area, p = _attribute_auroc(inside[rows], values[rows], names[rows], among, level)
-        found[truth] = FixedLabel(area, p, effects[truth])
+        method = "clustered, t"
+        if p is not None and exchange:
+            asked = inside[rows], values[rows], codes[rows], alike[rows]
+            p = attribute_permutation(*asked, folds=among, permutations=permutations, seed=seed)
+            method = f"{permutations} permutations of patients within the label"
+        found[truth] = FixedLabel(area, p, effects[truth], method if p is not None else "")
     return found
 
 
@@ -200,7 +218,7 @@ def _attribute_auroc(
     error = variance**0.5
     reach = float(norm.isf((1 - level) / 2)) * error
     estimate = Estimate(area, max(0.0, area - reach), min(1.0, area + reach), method="clustered, normal", n=n)
-    return estimate, float(2 * norm.sf(abs(area - 0.5) / error))
+    return estimate, float(2 * t(min(with_it, without) - 1).sf(abs(area - 0.5) / error))
 
 
 def _effects(

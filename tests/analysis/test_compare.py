@@ -204,3 +204,10 @@ def test_the_verb(tmp_path: Path) -> None:
     assert "'linear'" in asked(tmp_path, "--head", "liner")[1]
     (tmp_path / "empty").mkdir()
     assert "no run in" in asked(tmp_path / "empty")[1]
+
+
+def test_an_auroc_of_too_few_patients_is_not_compared(tmp_path: Path) -> None:
+    target = np.arange(60) < 9
+    runs = [make_run(tmp_path, binary_table(signal(target, 1, seed), target), encoder=f"e{seed}") for seed in (0, 1)]
+    with pytest.raises(EvalfmError, match="9 patients with the finding and 51 without"):
+        compare(runs)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from evalfm.statistics import permutation
+from evalfm.statistics.auroc import auroc_covariance
+from evalfm.statistics.permutation import attribute_permutation, constant_in_patients
+from evalfm.statistics.subgroups import at_fixed_label
+
+GENERATOR = np.random.default_rng
+
+
+def statistic(member: np.ndarray, score: np.ndarray, patient: np.ndarray, folds: np.ndarray | None = None) -> float:
+    found = auroc_covariance(member, score, patient, folds)
+    return float((found.auroc[0] - 0.5) / found.covariance[0, 0] ** 0.5)
+
+
+@pytest.mark.parametrize("rows_a_patient", [1, 3])
+@pytest.mark.parametrize("folds", [False, True])
+def test_the_statistic_is_the_clustered_one_with_ties(rows_a_patient: int, folds: bool) -> None:
+    generator = GENERATOR(0)
+    patient = np.repeat(np.arange(40), rows_a_patient)
+    member = (np.arange(40) % 3 == 0)[patient]
+    score = generator.integers(0, 9, len(patient)).astype(float)
+    fold = patient % 2 if folds else np.zeros(len(patient), dtype=np.intp)
+    (found,) = permutation._studentised(member[None], score, patient, fold)
+    assert found == pytest.approx(statistic(member, score, patient, fold if folds else None), rel=1e-10)
+
+
+def test_p_is_the_share_of_all_arrangements_that_are_as_extreme() -> None:
+    generator = GENERATOR(1)
+    score = generator.normal(size=10)
+    member = np.zeros(10, dtype=bool)
+    member[np.argsort(score)[[3, 6, 8, 9]]] = True
+    patient = np.arange(10)
+    observed = abs(statistic(member, score, patient))
+    every = []
+    for chosen in combinations(range(10), 4):
+        inside = np.isin(np.arange(10), chosen)
+        (found,) = permutation._studentised(inside[None], score, patient, np.zeros(10, dtype=np.intp))
+        every.append(abs(found) >= observed * (1 - 1e-12))
+    exact = np.mean(every)
+    p = attribute_permutation(member, score, patient, np.zeros(10), permutations=20_000)
+    assert abs(p - exact) < 4 * (exact * (1 - exact) / 20_000) ** 0.5 + 1e-4
+    assert 0.02 < exact < 0.5
+
+
+def test_only_patients_of_one_kind_exchange() -> None:
+    # All that differs lies between the kinds: within each, every exchange leaves the statistic as it is.
+    kind = np.repeat([0, 1], 20)
+    member = kind.astype(bool)
+    score = kind + GENERATOR(0).normal(size=40)
+    assert attribute_permutation(member, score, np.arange(40), kind, permutations=200) == 1.0
+    assert attribute_permutation(member, score, np.arange(40), np.zeros(40), permutations=200) < 0.05
+
+
+def test_an_attribute_that_varies_in_a_patient_is_not_exchanged() -> None:
+    patient = np.repeat(np.arange(30), 2)
+    varying = np.arange(60) % 2 == 0
+    assert not constant_in_patients(varying, patient)
+    assert constant_in_patients(patient % 2 == 0, patient)
+    with pytest.raises(ValueError, match="varies within a patient"):
+        attribute_permutation(varying, np.arange(60.0), patient, np.zeros(60))
+    told = at_fixed_label(np.zeros(60), GENERATOR(0).random(60), varying, patient)[0]
+    assert told.method == "clustered, t"
+    told = at_fixed_label(np.zeros(60), GENERATOR(0).random(60), patient % 2 == 0, patient)[0]
+    assert told.method == "2000 permutations of patients within the label"
+
+
+def test_the_same_seed_gives_the_same_p() -> None:
+    generator = GENERATOR(3)
+    member, score = generator.random(50) < 0.4, generator.random(50)
+    asked = member, score, np.arange(50), np.zeros(50)
+    assert attribute_permutation(*asked, seed=1) == attribute_permutation(*asked, seed=1)
+    assert attribute_permutation(*asked, seed=1) != attribute_permutation(*asked, seed=2)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = GENERATOR(4)
+    asked = generator.random(50) < 0.4, generator.random(50), np.arange(50), np.zeros(50)
+    whole = attribute_permutation(*asked, permutations=100)
+    monkeypatch.setattr(permutation, "_CELLS", 50 * 7)
+    assert attribute_permutation(*asked, permutations=100) == whole
+
+
+def test_the_level_holds_where_spreads_and_group_sizes_differ() -> None:
+    # Equal chance to beat, unequal spreads, unequal groups: what an unstudentised permutation gets wrong.
+    rejected, studies = 0, 400
+    for seed in range(studies):
+        generator = GENERATOR(seed)
+        member = np.arange(80) < 20
+        score = generator.normal(size=80) * np.where(member, 4.0, 1.0)
+        rejected += attribute_permutation(member, score, np.arange(80), np.zeros(80), permutations=199) <= 0.05
+    assert binom.sf(rejected - 1, studies, 0.07) > 1e-4
+
+
+def test_whole_patients_exchange_so_that_the_level_holds_with_several_images_each() -> None:
+    rejected, studies = 0, 400
+    patient = np.repeat(np.arange(40), 4)
+    for seed in range(studies):
+        generator = GENERATOR(seed)
+        member = (generator.permutation(40) < 15)[patient]
+        score = generator.normal(size=40)[patient] + generator.normal(size=160)
+        rejected += attribute_permutation(member, score, patient, np.zeros(160), permutations=199) <= 0.05
+    assert binom.sf(rejected - 1, studies, 0.05) > 1e-4
+
+
+def test_p_is_never_zero() -> None:
+    member = np.arange(60) < 30
+    assert attribute_permutation(member, member + 0.0, np.arange(60), np.zeros(60), permutations=99) == 0.01
+
+
+def test_a_constant_score_tells_nothing() -> None:
+    member = np.arange(40) < 15
+    assert attribute_permutation(member, np.ones(40), np.arange(40), np.zeros(40), permutations=99) == 1.0
