@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 import evalfm
-from evalfm.cli import bias, choose, compare, convert, data, demo, doctor, ls, predict, probe, report, show, study
+from evalfm.cli import (
+    bias,
+    choose,
+    compare,
+    convert,
+    data,
+    demo,
+    doctor,
+    features,
+    ls,
+    predict,
+    probe,
+    report,
+    show,
+    study,
+)
 
 app = typer.Typer(
     name="evalfm",
@@ -44,6 +59,7 @@ app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)
 app.command("choose")(choose.choose)
 app.command("report")(report.report)
+app.command("features")(features.features)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")

@@ -17,6 +17,8 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, films, subgroups, methods and provenance.
 
+    A features.json in a named folder (see evalfm features) becomes a section.
+
     Examples:
 
         evalfm report runs --out report.html
@@ -24,6 +26,7 @@ def report(
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
     from evalfm.analysis.report.page import report_page, write_tables
+    from evalfm.analysis.report.quality import FEATURES, read_features
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
@@ -38,8 +41,9 @@ def report(
         if task not in tasks:
             raise UnknownNameError("task among these runs", task, tasks)
         found = [run for run in found if run.task == task]
-    content = report_page(found, title).encode()
+    features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
+    content = report_page(found, title, features).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(found)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(found, csv))} tables into {csv}")
+        typer.echo(f"Wrote {len(write_tables(found, csv, features))} tables into {csv}")

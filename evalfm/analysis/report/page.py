@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evalfm.analysis.pages import render
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, methods_paragraph
+from evalfm.analysis.report.quality import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import sections
+from evalfm.data.atomic import write_atomically
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 
 FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
 
 
-def report_page(runs: Sequence[Run], title: str = "Encoders compared") -> str:
+def report_page(
+    runs: Sequence[Run], title: str = "Encoders compared", features: Sequence[Mapping[str, Any]] = ()
+) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
+
+    ``features`` holds the contents of ``features.json`` files, each a section.
 
     Raises:
         EvalfmError: there is no run.
@@ -30,6 +37,7 @@ def report_page(runs: Sequence[Run], title: str = "Encoders compared") -> str:
         title=title,
         cautions=cautions,
         sections=told,
+        qualities=[quality_tables(number, each) for number, each in enumerate(features)],
         provenance=_provenance(runs),
         notes=_notes(runs),
         methods=methods_paragraph(runs),
@@ -65,14 +73,13 @@ def _short(digest: str | None) -> str | None:
     return None if digest is None else digest[:8]
 
 
-def write_tables(page_runs: Sequence[Run], folder: Path) -> list[Path]:
+def write_tables(runs: Sequence[Run], folder: Path, features: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
-    from evalfm.data.atomic import write_atomically
-
-    found = [(each.name, each) for section in sections(page_runs) for _, each in section.tables]
+    found = [each for section in sections(runs) for _, each in section.tables]
+    found += [each for number, content in enumerate(features) for _, each in quality_tables(number, content).tables]
     paths = []
-    for name, each in [*found, ("provenance", _provenance(page_runs)), ("notes", _notes(page_runs))]:
-        path = folder / f"{name}.csv"
+    for each in [*found, _provenance(runs), _notes(runs)]:
+        path = folder / f"{each.name}.csv"
         write_atomically(path, each.csv.encode())
         paths.append(path)
     return paths

@@ -1,0 +1,71 @@
+"""Feature quality as a section: what `evalfm features` found, in words and tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.errors import EvalfmError
+from evalfm.statistics.estimate import Estimate
+
+FEATURES = "features.json"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Title, cautions, a paragraph and tables with their headings."""
+
+    title: str
+    cautions: list[str]
+    words: str
+    tables: list[tuple[str, Table]]
+
+
+def read_features(path: Path) -> dict[str, Any]:
+    """The content of a ``features.json``.
+
+    Raises:
+        EvalfmError: it is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != 1:
+            raise ValueError
+        quality_tables(0, content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise EvalfmError(f"{path} is no features.json of schema 1; write it again with `evalfm features`.") from None
+    return dict(content)
+
+
+def quality_tables(number: int, content: Mapping[str, Any]) -> Quality:
+    """The section of one ``features.json``."""
+    cautions = ["Synthetic data: these figures say nothing about patients."] if content["synthetic"] else []
+    cautions += [
+        f"Random weights: {each['encoder']} has learnt nothing."
+        for each in content["encoders"]
+        if each["random_weights"]
+    ]
+    ranks: list[list[Value]] = [
+        [each["encoder"], each["dimensions"], Estimate.from_json(each["rank_me"])] for each in content["encoders"]
+    ]
+    pairs: list[list[Value]] = [
+        [each["one"], each["other"], Estimate.from_json(each["cka"]), Estimate.from_json(each["neighbours"])]
+        for each in content["pairs"]
+    ]
+    counted = f"{content['patients']} {content['unit']}, " if content["unit"] == "patients" else "patients unknown, "
+    words = (
+        f"{counted}{content['images']} images, no labels. RankMe is the effective rank of the features, at most their "
+        "number of dimensions. CKA is 1 where two encoders' features are a rotation of each other and about 0 where "
+        f"they are unrelated (unbiased HSIC). Neighbours: the share of an image's {content['neighbours']} nearest images of "
+        f"other patients that both agree on; {content['by_chance']:.3f} by chance. None of these says that an encoder "
+        "sees a disease."
+    )
+    tables = [("Effective rank", table(f"features-{number}-rank", ["encoder", "dimensions", "RankMe"], ranks))]
+    if pairs:
+        header = ["one", "other", "CKA", "shared neighbours"]
+        tables.append(("How alike two encoders see", table(f"features-{number}-pairs", header, pairs)))
+    return Quality(f"Feature quality on {content['data']}", cautions, words, tables)
