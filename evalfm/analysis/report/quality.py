@@ -60,9 +60,9 @@ def quality_tables(number: int, content: Mapping[str, Any]) -> Quality:
     words = (
         f"{counted}{content['images']} images, no labels. RankMe is the effective rank of the features, at most their "
         "number of dimensions. CKA is 1 where two encoders' features are a rotation of each other and about 0 where "
-        f"they are unrelated (unbiased HSIC). Neighbours: the share of an image's {content['neighbours']} nearest images of "
-        f"other patients that both agree on; {content['by_chance']:.3f} by chance. None of these says that an encoder "
-        "sees a disease."
+        "they are unrelated (unbiased HSIC). Neighbours: the share of an image's "
+        f"{content['neighbours']} nearest images of other patients that both agree on; {content['by_chance']:.3f} by "
+        "chance. None of these says that an encoder sees a disease."
     )
     tables = [("Effective rank", table(f"features-{number}-rank", ["encoder", "dimensions", "RankMe"], ranks))]
     if pairs:
