@@ -83,6 +83,11 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
     if task not in tasks:
         raise UnknownNameError("task among these runs", task, tasks)
     mine = [run for run in every if run.task == task]
+    sets = sorted({str(run.record.data["test_name"]) for run in mine})
+    if len(sets) > 1:
+        raise EvalfmError(
+            f"Runs of {task} were tested on {len(sets)} data sets ({', '.join(sets)}); name the folders of one of them."
+        )
     asked = limits or Limits()
     reasons = {id(run): _excluded(run, asked) for run in mine}
     kept = [run for run in mine if reasons[id(run)] is None]

@@ -12,6 +12,7 @@ from evalfm.cli import (
     choose,
     compare,
     convert,
+    counterfactual,
     data,
     demo,
     doctor,
@@ -57,6 +58,7 @@ app.command("study")(study.study)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)
+app.command("counterfactual")(counterfactual.counterfactual)
 app.command("choose")(choose.choose)
 app.command("report")(report.report)
 app.command("features")(features.features)

@@ -38,13 +38,15 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     table = Table(title=f"Plan of {plan.study.name}: {plan.study.title}", title_justify="left", header_style="bold")
     for name in ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory"):
         table.add_column(name, overflow="fold")
+    several = len({each.cell.data for each in plan.cells}) > 1
     for each in plan.cells:
         cell, cost = each.cell, each.estimate
         told = ("", "unknown", "", "", "")
         if cost is not None:
             disk = sum(cost.disk_bytes.values())
             told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
-        row = (cell.encoder.name, cell.task, ", ".join(cell.heads), cell.adapt, subset_label(cell.subset), *told)
+        task = f"{cell.task} on {cell.data}" if several else cell.task
+        row = (cell.encoder.name, task, ", ".join(cell.heads), cell.adapt, subset_label(cell.subset), *told)
         table.add_row(*(Text(text) for text in row))
     console.print(table)
     lines = [totals(plan)]

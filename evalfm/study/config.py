@@ -156,8 +156,8 @@ class Study(CardModel):
             strange = sorted(set(baseline.tasks or ()) - named)
             if strange:
                 raise ValueError(f"the baseline {baseline.encoder} names {', '.join(strange)}, no task of the study")
-        if len(named) < len(self.tasks):
-            raise ValueError("a task stands twice under tasks")
+        if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
+            raise ValueError("a task stands twice under tasks, with the same data")
         if not (self.encoders and self.adaptations) and not self.baselines:
             raise ValueError("encoders with adaptations, or baselines, need at least one entry")
         return self
@@ -183,11 +183,11 @@ class Study(CardModel):
         return validate(Study, content, f"study {self.name}")
 
     def on(self, data: str | None) -> Study:
-        """The study on ``data`` in place of its own, for every task; on the phantom with ``on_phantom`` applied."""
+        """The study on ``data`` alone, every task once; on the phantom with ``on_phantom`` applied."""
         study = self
         if data is not None:
-            tasks = [task.model_dump() | {"data": None, "test_where": None} for task in study.tasks]
-            study = study.changed(data=data, tasks=tasks)
+            tasks = {task.name: task.model_dump() | {"data": None, "test_where": None} for task in study.tasks}
+            study = study.changed(data=data, tasks=list(tasks.values()))
         if study.data == PHANTOM and study.on_phantom:
             study = study.changed(**study.on_phantom)
         return study

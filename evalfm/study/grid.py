@@ -14,7 +14,7 @@ from evalfm.heads import list_heads, load_head
 from evalfm.probing.opened import TABLES, check_name
 from evalfm.study.cell import Cell, subset_label
 from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
-from evalfm.study.questions import WITHOUT_SHOTS, Asked
+from evalfm.study.questions import WITHOUT_SHOTS, Asked, Posed
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import check_tunable
 
@@ -54,7 +54,7 @@ class Grid:
             self.faults.append(str(error))
 
 
-def expand(study: Study, asked: Mapping[str, Asked]) -> Grid:
+def expand(study: Study, asked: Posed) -> Grid:
     """The cells of ``study`` for the tasks that could be posed: task by task, encoder by encoder, frozen first."""
     grid = Grid()
     encoders = [entry for entry in study.encoders if _no_alias(entry.name, grid) and _known(entry.name, grid)]
@@ -65,17 +65,18 @@ def expand(study: Study, asked: Mapping[str, Asked]) -> Grid:
     baselines = [_resolved(each, grid) for each in study.baselines if _known(each.encoder, grid)]
     cells: dict[str, Cell] = {}
     for task in study.tasks:
-        if task.name not in asked:
+        posed = asked.get((task.name, study.data_of(task)[0]))
+        if posed is None:
             continue
         for subset in study.subsets:
-            if subset[0] is not None and asked[task.name].card.kind in WITHOUT_SHOTS:
-                kind = asked[task.name].card.kind
+            if subset[0] is not None and posed.card.kind in WITHOUT_SHOTS:
+                kind = posed.card.kind
                 grid.leave_out(
                     f"{task.name}, {subset_label(subset)}",
                     f"shots count images per class, which {kind} has not; label_fractions serve it",
                 )
                 continue
-            row = _Row(study, task, asked[task.name], subset, grid)
+            row = _Row(study, task, posed, subset, grid)
             for cell in row.cells(encoders, adaptations, baselines):
                 cells.setdefault(cell.key, cell)
     grid.cells = list(cells.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +20,7 @@ from evalfm.study.cell import Cell, Machine
 from evalfm.study.config import EncoderEntry, Study
 from evalfm.study.estimate import CellEstimate, Rates, Stored, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
-from evalfm.study.questions import Asked, Manifests, assume_all, pose_all
+from evalfm.study.questions import Asked, Manifests, Posed, assume_all, pose_all
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
 from evalfm.training.recipe import recipe_of
 
@@ -124,7 +123,7 @@ class Plan:
         }
 
 
-def check_study(study: Study, manifests: Manifests) -> tuple[Grid, dict[str, Asked]]:
+def check_study(study: Study, manifests: Manifests) -> tuple[Grid, Posed]:
     """The cells of ``study``, after every fault of all of them has been looked for.
 
     Raises:
@@ -134,7 +133,7 @@ def check_study(study: Study, manifests: Manifests) -> tuple[Grid, dict[str, Ask
     return _checked(study, asked, faults), asked
 
 
-def _checked(study: Study, asked: Mapping[str, Asked], faults: list[str]) -> Grid:
+def _checked(study: Study, asked: Posed, faults: list[str]) -> Grid:
     grid = expand(study, asked)
     faults = list(dict.fromkeys([*faults, *grid.faults]))
     if len(faults) == 1:
@@ -176,7 +175,7 @@ class _Planner:
     study: Study
     machine: Machine
     assumed: Assumed
-    asked: Mapping[str, Asked]
+    asked: Posed
     progress: Progress
     warnings: list[str] = field(default_factory=list)
     decode: dict[str, float] = field(default_factory=dict)
@@ -221,9 +220,9 @@ class _Planner:
         try:
             loaded = load_for_trial(entry, fetch=self.assumed.speed is None, device=device, precision=precision)
             heads = {
-                (head, card.kind, self.asked[cell.task].classes)
+                (head, card.kind, self.asked[cell.task, cell.data].classes)
                 for cell in cells
-                for card in [self.asked[cell.task].card]
+                for card in [self.asked[cell.task, cell.data].card]
                 for head in cell.heads
             }
             recipes = [recipe_of(cell.adapt, cell.recipe) for cell in cells if cell.adapt == "lora"]
@@ -235,7 +234,7 @@ class _Planner:
             self.warnings.append(facts.warning)
         found: dict[str, CellEstimate | None] = {}
         for cell in cells:
-            asked = self.asked[cell.task]
+            asked = self.asked[cell.task, cell.data]
             rates = self._rates(loaded.encoder, facts, asked)
             stored = self._stored(loaded.encoder, facts, asked, cell)
             parts = asked.sizes[cell.subset]

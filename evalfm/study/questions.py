@@ -85,13 +85,17 @@ class Manifests:
         return self._read[name]
 
 
-def pose_all(study: Study, manifests: Manifests) -> tuple[dict[str, Asked], list[str]]:
-    """Every task of ``study`` with its images, by name; beside them one sentence a fault."""
-    asked: dict[str, Asked] = {}
+Posed = dict[tuple[str, str], Asked]
+"""By the name of the task and of its data."""
+
+
+def pose_all(study: Study, manifests: Manifests) -> tuple[Posed, list[str]]:
+    """Every task of ``study`` with its images; beside them one sentence a fault."""
+    asked: Posed = {}
     faults: list[str] = []
     for entry in study.tasks:
         try:
-            asked[entry.name] = _pose(study, entry, manifests)
+            asked[entry.name, study.data_of(entry)[0]] = _pose(study, entry, manifests)
         except _SubsetFaults as found:
             faults += found.sentences
         except EvalfmError as error:
@@ -101,9 +105,9 @@ def pose_all(study: Study, manifests: Manifests) -> tuple[dict[str, Asked], list
     return asked, list(dict.fromkeys(faults))
 
 
-def assume_all(study: Study, images: int) -> tuple[dict[str, Asked], list[str]]:
+def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
     """Every task of ``study`` as if it had ``images`` images, dealt as by default; beside them the faults."""
-    asked: dict[str, Asked] = {}
+    asked: Posed = {}
     faults: list[str] = []
     for entry in study.tasks:
         try:
@@ -112,7 +116,8 @@ def assume_all(study: Study, images: int) -> tuple[dict[str, Asked], list[str]]:
             faults.append(str(error))
             continue
         sizes = {subset: _assumed(images, subset, study.folds) for subset in study.subsets if _serves(subset, card)}
-        asked[entry.name] = Asked(card, entry.data or study.data, sizes, classes=len(card.target))
+        data = study.data_of(entry)[0]
+        asked[entry.name, data] = Asked(card, data, sizes, classes=len(card.target))
     return asked, list(dict.fromkeys(faults))
 
 

@@ -104,3 +104,10 @@ def test_the_verb(tmp_path: Path) -> None:
     assert json.loads(said)["candidates"][0]["encoder"] == "small"
     assert "'commercial'" in asked("--task", "ptx-cls", "--licence", "comercial")[1]
     assert "'ptx-cls'" in asked("--task", "ptx-clz")[1]
+
+
+def test_runs_on_several_data_sets_are_no_choice(tmp_path: Path) -> None:
+    made = runs(tmp_path / "one")
+    other = make_run(tmp_path / "two", binary_table(signal(TARGET, 1, 0), TARGET), encoder="large", test_name="else")
+    with pytest.raises(EvalfmError, match=r"tested on 2 data sets \(else, toy\)"):
+        choose([*made, other], "ptx-cls")

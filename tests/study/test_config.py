@@ -124,3 +124,12 @@ def test_the_page_lists_every_key():
     listed = set(re.findall(r"^\| `(\w+)` \|", text.split("## Keys")[1].split("\n## ")[0], re.MULTILINE))
     keys = {field.alias or name for name, field in Study.model_fields.items()}
     assert listed == keys
+
+
+def test_a_task_may_stand_on_several_data_sets_and_once_on_each():
+    tasks = [{"name": "ptx-cls", "data": "one"}, {"name": "ptx-cls", "data": "two"}]
+    made = study(tasks=tasks)
+    assert [made.data_of(task)[0] for task in made.tasks] == ["one", "two"]
+    assert [task.name for task in made.on("phantom").tasks] == ["ptx-cls"]
+    with pytest.raises(ValueError, match="stands twice under tasks, with the same data"):
+        study(tasks=[tasks[0], tasks[0]])

@@ -135,3 +135,12 @@ def test_every_fault_is_named_at_once():
         make_plan(study, assumed=Assumed(images=100, speed=1.0))
     for part in ("5 faults", "'pixel'", "baselines", "'ptx-cl'", "'linnear'", "'ranks'"):
         assert part in str(refused.value), part
+
+
+def test_a_task_on_two_data_sets_has_cells_for_both():
+    tasks = [{"name": "ptx-cls", "data": "one"}, {"name": "ptx-cls", "data": "two"}]
+    content = {"name": "s", "title": "S", "data": "films", "encoders": ["pixels"], "tasks": tasks, "schema": 1}
+    study = Study.model_validate(content)
+    cells = expand(study, assume_all(study, 100)[0]).cells
+    assert [(cell.task, cell.data) for cell in cells] == [("ptx-cls", "one"), ("ptx-cls", "two")]
+    assert len({cell.key for cell in cells}) == 2
