@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.statistics.stratum_gap import stratum_gap
 from evalfm.statistics.subgroups import at_fixed_label
 
 Study = tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.bool_], NDArray[np.str_]]
@@ -71,13 +72,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--studies", type=int, default=2000)
     options = parser.parse_args()
-    print("| studies | AUROC(a given y = 0) | AUROC(a given y = 1) | effect at y = 0 | effect at y = 1 |")
-    print("|---|---|---|---|---|")
+    print("| studies | AUROC(a given y = 0) | AUROC(a given y = 1) | effect at y = 0 | effect at y = 1 | stratum gap |")
+    print("|---|---|---|---|---|---|")
     for name, made in STUDIES.items():
-        rejected = np.zeros(4)
+        rejected = np.zeros(5)
         for seed in range(options.studies):
-            found = at_fixed_label(*made(np.random.default_rng(seed)))
-            ps = [found[0].p, found[1].p, found[0].effect.p, found[1].effect.p]
+            study = made(np.random.default_rng(seed))
+            found = at_fixed_label(*study)
+            ps = [found[0].p, found[1].p, found[0].effect.p, found[1].effect.p, stratum_gap(*study).p]
             rejected += [p is not None and p < 0.05 for p in ps]
         print(f"| {name} | " + " | ".join(f"{count / options.studies:.3f}" for count in rejected) + " |")
 

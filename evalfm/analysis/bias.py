@@ -19,6 +19,7 @@ from evalfm.runs import Run
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.stratum_gap import StratumGap, stratum_gap
 from evalfm.statistics.subgroups import FixedLabel, at_fixed_label, balanced_auroc, cross_aurocs
 from evalfm.tasks.metrics.binary import binary_metrics
 
@@ -71,6 +72,7 @@ class Contrast:
         cross: AUROCs within and across (descriptive).
         balanced: AUROC with label and attribute made independent, and ``drop`` to it from the plain one (descriptive).
         fixed: the tests, at label 0 and 1.
+        gap: AUROC at the level minus AUROC elsewhere, with its p (uncorrected; severity alone moves it too).
         corrected: p of the adjusted effect among negatives after Benjamini and Hochberg over all levels asked about.
         verdict: in words.
     """
@@ -80,6 +82,7 @@ class Contrast:
     balanced: float | None
     drop: float | None
     fixed: dict[int, FixedLabel]
+    gap: StratumGap
     corrected: float | None
     verdict: str
 
@@ -222,6 +225,7 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
                 None if np.isnan(balanced) else balanced,
                 None if np.isnan(balanced) else plain - balanced,
                 fixed,
+                stratum_gap(target, score, member, patient, folds=folds),
                 None,
                 "",
             )
@@ -235,7 +239,9 @@ def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> 
     missing = Estimate.absent("no threshold was given", unit=scores.unit)
     threshold = None if scores.threshold is None else scores.threshold[rows]
     folds = None if scores.folds is None else scores.folds[rows]
-    found = binary_metrics(target, score, patient, threshold=threshold, seed=seed, folds=folds, unit=scores.unit)
+    found = binary_metrics(
+        target, score, patient, threshold=threshold, seed=seed, folds=folds, unit=scores.unit, only=SHOWN
+    )
     metrics = {
         name: missing if scores.threshold is None and name in ("sensitivity", "specificity") else found[name]
         for name in SHOWN

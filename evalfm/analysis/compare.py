@@ -120,7 +120,8 @@ def _compare(table: TaskTable, margin: float | None, reference: str | None) -> C
         str(place): Measured(paired.statistic(place), paired.patients.count, "one class is missing")
         for place in range(len(table.lines))
     }
-    found = [estimates(measured, paired.patients)[str(place)] for place in range(len(table.lines))]
+    estimated = estimates(measured, paired.patients)
+    found = [estimated[str(place)] for place in range(len(table.lines))]
     contenders = [place for place, line in enumerate(table.lines) if not line.floor]
     if not contenders:
         raise EvalfmError(f"{table.task}: there are floors only; compare at least one encoder.")

@@ -150,6 +150,13 @@ def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, kind
             f"{between}they were tested on {len(own)} and {len(theirs)} images, {shared} of them the same; "
             "run both on one split."
         )
+    images = [run.record.data.get("test_digest") for run in (first, other)]
+    if None not in images and images[0] != images[1]:
+        name = first.record.data["test_name"]
+        raise EvalfmError(
+            f"{between}images of the same ids differ, so these are two data sets named {name!r}; "
+            "compare the runs of one at a time."
+        )
     columns = ["patient", *(["target"] if kind != "segmentation" else []), *(["fold"] if "fold" in own else [])]
     for column in columns:
         if column not in theirs or own[column].tolist() != theirs[column].tolist():

@@ -69,8 +69,9 @@ def _table(runs: Sequence[Run]) -> TaskTable:
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
-        weights = run.record.provenance.weights_digest or ""
-        cells.setdefault((run.encoder, run.head, subset + weights), []).append(run)
+        # Other weights, and other images under the same name, are no other seeds of one line.
+        own = (run.record.provenance.weights_digest or "") + str(run.record.data.get("test_digest", ""))
+        cells.setdefault((run.encoder, run.head, subset + own), []).append(run)
     lines = [_line(found, names) for found in cells.values()]
     sign = 1 if names[0] in LOWER_IS_BETTER else -1
 

@@ -219,7 +219,14 @@ def make(
     if what != "phantom":
         raise UnknownNameError("thing to make", what, ["phantom"])
     manifest = make_phantom(
-        out, n=images, size=size, seed=seed, dials=Dials(**_dials(dial or [])), progress=Bars(), workers=workers
+        out,
+        n=images,
+        size=size,
+        seed=seed,
+        dials=Dials(**_dials(dial or [])),
+        progress=Bars(),
+        workers=workers,
+        name=f"phantom-{out.resolve().name}",
     )
     _summarise(manifest)
     typer.echo(f"Wrote {out}. Next: evalfm probe --encoder hog --task ptx-cls --data {out}")

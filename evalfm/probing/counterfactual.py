@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ FEWEST = 10
 """Patients below which no difference is given."""
 SEED = 9001
 """Of the films, so that none is one of a phantom that a run has seen (those have small seeds)."""
-ANSWERS = ("score_", "prediction", "area_predicted_", "decision_")
+ANSWERS = re.compile(r"score_.*|prediction|area_predicted_.*|decision_.*")
 """Columns of predictions that may change."""
 
 
@@ -116,7 +117,7 @@ _ALWAYS = Dials(tube_given_pneumothorax=1, tube_given_none=1)
 
 def _changes(without: pd.DataFrame, with_tube: pd.DataFrame, truth: NDArray[np.float64]) -> Iterator[Change]:
     patient = without["patient"].to_numpy(dtype=object)
-    for column in [str(each) for each in without.columns if str(each).startswith(ANSWERS)]:
+    for column in [str(each) for each in without.columns if ANSWERS.fullmatch(str(each))]:
         before, after = (each[column].to_numpy(dtype=np.float64) for each in (without, with_tube))
         for among, rows in (("without pneumothorax", truth == 0), ("with pneumothorax", truth == 1)):
             patients = len(set(patient[rows].tolist()))

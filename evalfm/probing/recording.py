@@ -18,7 +18,7 @@ from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
-from evalfm.probing.sides import Deal
+from evalfm.probing.sides import Deal, images_digest
 from evalfm.runs import Provenance, Record
 from evalfm.tasks.kinds import Scored, measure
 from evalfm.tasks.question import Question
@@ -163,6 +163,7 @@ def _data(deal: Deal) -> dict[str, Any]:
         "licence": info.licence,
         "citation": info.citation,
         "test_name": tested.manifest.info.name,
+        "test_digest": images_digest(tested, np.unique(np.concatenate(in_test))),
         "derived_from": list(info.derived_from),
         "label_source": question.label_source,
         "class_names": list(question.class_names),

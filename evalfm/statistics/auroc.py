@@ -204,17 +204,24 @@ def _clustered(label: NDArray[np.bool_], columns: Values, codes: Positions) -> A
     area = np.empty(columns.shape[1])
     by_positive, by_negative = (np.empty((columns.shape[1], len(clusters))) for _ in range(2))
     for index, score in enumerate(columns.T):
-        wins, losses = _placements(score[label], score[~label])
-        area[index] = wins.mean()
-        by_positive[index] = np.bincount(codes[label], weights=wins - area[index], minlength=len(clusters))
-        by_negative[index] = np.bincount(codes[~label], weights=losses - area[index], minlength=len(clusters))
-    positives, negatives = int(label.sum()), int((~label).sum())
+        area[index], by_positive[index], by_negative[index] = patient_contributions(label, score, codes, len(clusters))
     total = len(clusters)
-    of_positives = with_positive / (with_positive - 1) * by_positive @ by_positive.T / positives**2
-    of_negatives = with_negative / (with_negative - 1) * by_negative @ by_negative.T / negatives**2
-    crossed = total / (total - 1) * by_positive @ by_negative.T / (positives * negatives)
+    of_positives = with_positive / (with_positive - 1) * by_positive @ by_positive.T
+    of_negatives = with_negative / (with_negative - 1) * by_negative @ by_negative.T
+    crossed = total / (total - 1) * by_positive @ by_negative.T
     covariance = of_positives + of_negatives + crossed + crossed.T
     return AurocCovariance(area, covariance, with_positive, with_negative)
+
+
+def patient_contributions(
+    label: NDArray[np.bool_], score: Values, codes: Positions, patients: int
+) -> tuple[float, Values, Values]:
+    """AUROC, and what each of ``patients`` adds to it by its positive and by its negative rows [patients] (sums 0)."""
+    wins, losses = _placements(score[label], score[~label])
+    area = float(wins.mean())
+    by_positive = np.bincount(codes[label], weights=wins - area, minlength=patients) / len(wins)
+    by_negative = np.bincount(codes[~label], weights=losses - area, minlength=patients) / len(losses)
+    return area, by_positive, by_negative
 
 
 def _placements(positive: Values, negative: Values) -> tuple[Values, Values]:

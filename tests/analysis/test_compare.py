@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.compare import compare
+from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
@@ -210,4 +211,16 @@ def test_an_auroc_of_too_few_patients_is_not_compared(tmp_path: Path) -> None:
     target = np.arange(60) < 9
     runs = [make_run(tmp_path, binary_table(signal(target, 1, seed), target), encoder=f"e{seed}") for seed in (0, 1)]
     with pytest.raises(EvalfmError, match="9 patients with the finding and 51 without"):
+        compare(runs)
+
+
+def test_other_images_of_the_same_ids_are_neither_paired_nor_seeds(tmp_path: Path) -> None:
+    target = np.arange(60) < 30
+    runs = [
+        make_run(tmp_path, binary_table(signal(target, 1, seed), target), encoder="one", seed=seed, test_digest=digest)
+        for seed, digest in ((0, "a"), (1, "b"))
+    ]
+    (table,) = task_tables(runs)
+    assert [len(line.runs) for line in table.lines] == [1, 1]
+    with pytest.raises(EvalfmError, match="two data sets named 'toy'"):
         compare(runs)

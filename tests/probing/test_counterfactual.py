@@ -63,6 +63,14 @@ def test_the_figures_are_those_of_predict_on_both_sets(runs: dict[str, Run], tmp
     assert change.images == int(rows.sum())
 
 
+def test_masks_change_in_area(tmp_path: Path) -> None:
+    data = make_phantom(tmp_path / "data", n=120, size=64, seed=1)
+    (run,) = evalfm.probe("hog", "ptx-seg", data=data, heads=["linear"], floors="none", out=tmp_path / "runs")
+    found = counterfactual(run, images=20, size=64)
+    assert {each.answer for each in found.changes} >= {"area_predicted_pneumothorax"}
+    assert not any("rle" in each.answer for each in found.changes)
+
+
 def test_few_films_are_counted_and_not_tested(runs: dict[str, Run]) -> None:
     found = counterfactual(runs["chest_tube"], images=12, size=96)
     few = [each for each in found.changes if each.patients < 10]

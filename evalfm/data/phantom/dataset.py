@@ -38,6 +38,7 @@ def make_phantom(
     dials: Dials | None = None,
     progress: Progress = SILENT,
     workers: int = 1,
+    name: str = "phantom",
 ) -> Manifest:
     """Draw ``n`` films into ``folder``: images/*.png (8 bit), manifest.parquet and dataset.yaml.
 
@@ -52,6 +53,7 @@ def make_phantom(
         dials: how often findings and devices occur.
         progress: where the work is shown.
         workers: processes that draw.
+        name: of the data set, in tables and reports.
 
     Raises:
         EvalfmError: the folder is taken, or a number is out of range; nothing was written.
@@ -68,7 +70,7 @@ def make_phantom(
         job = _Job(work, size, seed, dials)
         rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
         table = pd.DataFrame(rows)
-        manifest = deal(Manifest(_info(n, size, seed, dials), table, work), seed=0)
+        manifest = deal(Manifest(_info(name, n, size, seed, dials), table, work), seed=0)
         manifest.write(work)
         if out.exists():
             out.rmdir()
@@ -141,10 +143,10 @@ def _draw(job: _Job, index: int) -> dict[str, object]:
     }
 
 
-def _info(n: int, size: int, seed: int, dials: Dials) -> DatasetInfo:
-    settings = ", ".join(f"{name} {value:g}" for name, value in asdict(dials).items())
+def _info(name: str, n: int, size: int, seed: int, dials: Dials) -> DatasetInfo:
+    settings = ", ".join(f"{dial} {value:g}" for dial, value in asdict(dials).items())
     return DatasetInfo(
-        name="phantom",
+        name=name,
         title="Synthetic frontal chest radiographs",
         licence="Apache-2.0",
         synthetic=True,

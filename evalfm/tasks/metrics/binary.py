@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,6 +47,7 @@ def binary_metrics(
     folds: ArrayLike | None = None,
     unit: str = "patients",
     resamples: int = RESAMPLES,
+    only: Collection[str] | None = None,
 ) -> dict[str, Estimate]:
     """Every metric of a binary task with its interval.
 
@@ -60,6 +61,7 @@ def binary_metrics(
         folds: [N] for out-of-fold scores: every metric is computed per fold and averaged.
         unit: ``"images"`` where patients are unknown and each image is its own.
         resamples: how many.
+        only: these metrics alone, with the same values; None gives all.
 
     Returns:
         ``auroc, auprc, sensitivity, specificity, ppv, f1, balanced_accuracy, brier, ece, calibration_slope,
@@ -82,7 +84,8 @@ def binary_metrics(
         **measured_rates(label, value, patients, threshold, unit=unit),
         **measured_calibration(label, value, patients, unit=unit),
     }
-    return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
+    wanted = {name: item for name, item in measured.items() if only is None or name in only}
+    return estimates(wanted, patients, seed=seed, unit=unit, resamples=resamples)
 
 
 def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") -> float:

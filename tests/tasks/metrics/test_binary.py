@@ -48,6 +48,13 @@ def test_every_metric_has_value_interval_and_counts():
     assert found["ppv"].n == len(np.unique(patient[called]))
 
 
+def test_some_metrics_alone_are_those_of_all():
+    target, score, patient = study()
+    every = binary_metrics(target, score, patient, threshold=0.5)
+    some = binary_metrics(target, score, patient, threshold=0.5, only=("auroc", "sensitivity"))
+    assert some == {name: every[name] for name in ("auroc", "sensitivity")}
+
+
 def test_order_of_rows_changes_nothing():
     target, score, patient = study(100)
     order = np.random.default_rng(1).permutation(100)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom, t
+
+from evalfm.statistics.auroc import auroc, auroc_covariance
+from evalfm.statistics.stratum_gap import stratum_gap
+
+
+def drawn(seed: int, patients: int, rows: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rows)
+    target = generator.random(len(patient)) < 0.4
+    score = target + generator.normal(size=patients)[patient] + generator.normal(size=len(patient))
+    return target, score, patient
+
+
+def test_of_different_patients_the_variances_add() -> None:
+    target, score, patient = drawn(0, 200, 2)
+    member = patient % 3 == 0
+    found = stratum_gap(target, score, member, patient)
+    parts = [auroc_covariance(target[rows], score[rows], patient[rows]) for rows in (member, ~member)]
+    assert found.value == pytest.approx(parts[0].auroc[0] - parts[1].auroc[0])
+    error = (parts[0].covariance[0, 0] + parts[1].covariance[0, 0]) ** 0.5
+    freedom = np.unique(patient[member]).size - 1
+    assert found.p == pytest.approx(2 * t(freedom).sf(abs(found.value) / error), rel=1e-10)
+    assert (found.high - found.low) / 2 == pytest.approx(t(freedom).isf(0.025) * error, rel=1e-10)
+
+
+def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
+    target, score, patient = drawn(1, 60)
+    both = [np.concatenate([each, each]) for each in (target, score, patient)]
+    found = stratum_gap(*both[:2], np.arange(120) < 60, both[2])
+    assert found.value == 0
+    assert found.high == pytest.approx(0, abs=1e-6)
+
+
+def test_patients_in_both_levels_are_not_counted_twice() -> None:
+    rejected = apart = 0
+    studies = 400
+    for seed in range(studies):
+        target, score, patient = drawn(seed, 60, 4)
+        member = np.tile([True, True, False, False], 60)
+        rejected += stratum_gap(target, score, member, patient).p < 0.05
+        # As if each patient were two: what the covariance is for.
+        apart += stratum_gap(target, score, member, np.where(member, patient, patient + 1000)).p < 0.05
+    assert binom.sf(rejected - 1, studies, 0.05) > 1e-4
+    assert binom.cdf(rejected, studies, 0.05) > 1e-4
+    assert apart != rejected
+
+
+def test_a_true_gap_is_found_and_folds_are_averaged() -> None:
+    generator = np.random.default_rng(3)
+    target = generator.random(600) < 0.5
+    member = np.arange(600) % 2 == 0
+    score = generator.normal(size=600) + target * np.where(member, 2.0, 0.3)
+    folds = np.arange(600) % 5
+    found = stratum_gap(target, score, member, np.arange(600), folds=folds)
+    expected = np.mean(
+        [
+            auroc(target[rows & member], score[rows & member]) - auroc(target[rows & ~member], score[rows & ~member])
+            for rows in (folds == fold for fold in range(5))
+        ]
+    )
+    assert found.value == pytest.approx(expected)
+    assert found.p < 1e-6
+
+
+def test_too_few_patients_and_constant_scores_give_no_p() -> None:
+    target, score, patient = drawn(4, 120)
+    few = stratum_gap(target, score, patient < 12, patient)
+    assert few.value is None
+    assert "needs 10 patients of either class" in str(few.reason)
+    flat = stratum_gap(target, np.ones(120), patient < 60, patient)
+    assert flat.value == 0
+    assert flat.p is None
