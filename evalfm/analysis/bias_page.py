@@ -8,13 +8,20 @@ from typing import Any
 from evalfm.analysis.bias import Bias, Contrast, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.pages import render
+from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
+from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.subgroups import Effect
 
 TITLE = "Subgroups and shortcuts"
 
 
-def bias_page(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> str:
+def bias_page(
+    reports: Sequence[Bias],
+    values: Sequence[ValueBias] = (),
+    decoded: Sequence[Decoded] = (),
+    curves: Sequence[Curve] = (),
+) -> str:
     """One HTML page for several models, those of scores and those of masks and measurements."""
     return render(
         "bias.html",
@@ -24,6 +31,9 @@ def bias_page(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> str:
         summary=[{"name": name, "cells": cells} for name, cells in summary(reports)],
         reports=[_report(report) for report in reports],
         values=[_values(report) for report in values],
+        decoded=decodability_table("decoded", decoded) if decoded else None,
+        curves=curves_table("curves", curves) if curves else None,
+        drawings=curve_drawings(curves),
     )
 
 
@@ -51,7 +61,12 @@ def effect_words(effect: Effect, corrected: float | None) -> str:
     return f"{effect.standardised:+.2f}, p {_p(corrected)}"
 
 
-def bias_markdown(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> str:
+def bias_markdown(
+    reports: Sequence[Bias],
+    values: Sequence[ValueBias] = (),
+    decoded: Sequence[Decoded] = (),
+    curves: Sequence[Curve] = (),
+) -> str:
     """The summary and the verdicts, for a pull request or a notebook."""
     lines = [f"# {TITLE}", ""]
     lines += [f"> {caution}" for caution in cautions_of(reports, values)]
@@ -73,7 +88,34 @@ def bias_markdown(reports: Sequence[Bias], values: Sequence[ValueBias] = ()) -> 
         lines += [f"## {told.model}", ""]
         lines += [f"- {gap.verdict}" for each in told.outcomes for gap in each.gaps]
         lines.append("")
+    sentences = shortcut_words(decoded, curves)
+    if sentences:
+        lines += ["## Decodability and shortcut curve", "", *(f"- {each}" for each in sentences), ""]
     return "\n".join(lines)
+
+
+def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[str]:
+    """A sentence per probe for an attribute and per shortcut curve."""
+    told = []
+    for each in decoded:
+        floor = "" if each.floor is None else f"; on random weights {words(each.floor)}"
+        told.append(
+            f"{each.encoder} · {each.head} on {each.data}: {each.attribute} can be told among images without "
+            f"{each.finding} with AUROC {words(each.auroc)}{floor}."
+        )
+    for curve in curves:
+        points = ", ".join(f"{words(point.estimate)} at {point.strength:g}" for point in curve.points)
+        slope = curve.slope
+        found = (
+            f"no slope ({curve.reason})"
+            if slope is None or slope.low is None or slope.high is None
+            else (f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {_p(slope.p)}")
+        )
+        told.append(
+            f"{curve.model}, {curve.task} on {curve.data}: with {curve.attribute} tied to the label in train the "
+            f"{curve.metric} is {points}; {found}."
+        )
+    return told
 
 
 def _values(report: ValueBias) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from evalfm.analysis.attributes import attributes
 from evalfm.analysis.bias import scores_of_run
 from evalfm.analysis.compare import Comparison, Entry, compare
 from evalfm.analysis.figures import describe
-from evalfm.analysis.table import Line, task_tables
+from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
 from evalfm.statistics.auroc import auroc, class_patients
@@ -78,7 +78,7 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
     Raises:
         EvalfmError: no run answers the task, every encoder is excluded, or runs cannot be paired.
     """
-    every = list(runs)
+    every = plain_runs(runs)
     tasks = sorted({run.task for run in every})
     if task not in tasks:
         raise UnknownNameError("task among these runs", task, tasks)

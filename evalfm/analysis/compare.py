@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from evalfm.analysis.pairing import Paired, pair
-from evalfm.analysis.table import Line, TaskTable, task_tables
+from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
@@ -100,7 +100,7 @@ def compare(
     Raises:
         EvalfmError: there is nothing to compare, or runs cannot be paired.
     """
-    tables = task_tables(runs)
+    tables = task_tables(plain_runs(runs))
     if task is not None:
         if task not in {table.task for table in tables}:
             raise UnknownNameError("task among these runs", task, sorted({table.task for table in tables}))

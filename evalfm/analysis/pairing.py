@@ -58,17 +58,27 @@ class Paired:
         Raises:
             EvalfmError: there are too few patients.
         """
+        weights = np.zeros((len(pairs), len(self.values)))
+        for row, (one, other) in enumerate(pairs):
+            weights[row, one], weights[row, other] = 1, -1
+        return self.contrasts(weights)
+
+    def contrasts(self, weights: Values) -> list[Difference]:
+        """Weighted sums of the metric over lines, one per row of ``weights`` [M, lines], seeds averaged.
+
+        Raises:
+            EvalfmError: there are too few patients.
+        """
         try:
             if self.target is None:
-                means = [values.mean(axis=1) for values in self.values]
-                return [compare_means(means[one], means[other], self.names) for one, other in pairs]
-            place = np.cumsum([0, *(values.shape[1] for values in self.values)])
-            contrasts = np.zeros((len(pairs), place[-1]))
-            for row, (one, other) in enumerate(pairs):
-                contrasts[row, place[one] : place[one + 1]] += 1 / self.values[one].shape[1]
-                contrasts[row, place[other] : place[other + 1]] -= 1 / self.values[other].shape[1]
+                means = np.stack([values.mean(axis=1) for values in self.values], axis=1)
+                return [compare_means(means @ row, np.zeros(len(means)), self.names) for row in weights]
+            seeds = [values.shape[1] for values in self.values]
+            spread = np.concatenate(
+                [np.repeat(weights[:, [line]] / n, n, axis=1) for line, n in enumerate(seeds)], axis=1
+            )
             return contrast_aurocs(
-                self.target, np.concatenate(self.values, axis=1), contrasts, self.names, folds=self.folds
+                self.target, np.concatenate(self.values, axis=1), spread, self.names, folds=self.folds
             )
         except ValueError as error:
             raise EvalfmError(f"The runs cannot be compared: {error}.") from None

@@ -63,6 +63,22 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
     return [_table(found) for found in grouped.values()]
 
 
+def plain_runs(runs: Iterable[Run]) -> list[Run]:
+    """Without those whose training images were tied to an attribute, which belong to a shortcut curve.
+
+    Where a task has no others, those of its weakest tie stay.
+    """
+    every = list(runs)
+    ties: dict[tuple[str, str], list[str]] = {}
+    for run in every:
+        ties.setdefault((run.task, str(run.record.data["test_name"])), []).append(_tie(run))
+    return [run for run in every if _tie(run) == min(ties[run.task, str(run.record.data["test_name"])])]
+
+
+def _tie(run: Run) -> str:
+    return str(run.record.config.get("associate") or "")
+
+
 def _table(runs: Sequence[Run]) -> TaskTable:
     record = runs[0].record
     names = _shown_metrics(record)
@@ -105,7 +121,7 @@ def _shown_metrics(record: Record) -> tuple[str, ...]:
     return tuple(found or record.metrics)[:SHOWN_METRICS]
 
 
-SAME = ("shots", "label_fraction", "folds", "where", "test_where", "limit", "adaptation", "recipe")
+SAME = ("shots", "label_fraction", "associate", "folds", "where", "test_where", "limit", "adaptation", "recipe")
 """What runs that differ in their seed alone have in common, beside encoder and head."""
 
 

@@ -25,6 +25,14 @@ def bias(
         float | None,
         typer.Option(help="Of a table: at and above it a score is positive; it must not come from these rows."),
     ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="Probe the features for each attribute among images without the finding.")
+    ] = False,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Train the heads with each attribute tied to the label, more and more.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Where --decode and --curve write their runs.")] = Path("runs/shortcuts"),
+    device: Annotated[str, typer.Option(help="Of --decode and --curve: auto, cpu, cuda or cuda:1.")] = "auto",
     html: Annotated[Path | None, typer.Option(help="Write the report on one page here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the summary as Markdown here.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -32,25 +40,35 @@ def bias(
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
     Scores are tested among images without the finding; Dice, false alarms and errors by their means. Runs, and the
-    predictions of any outside model for a yes-or-no question.
+    predictions of any outside model for a yes-or-no question. --decode and --curve make runs, as a study does; those
+    that are among the named folders already are shown without them.
 
     Examples:
 
         evalfm bias runs --task ptx-cls --by chest_tube,sex,view --html bias.html
 
+        evalfm bias runs --task ptx-cls --by chest_tube --decode --curve --html bias.html
+
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
     from evalfm.analysis.bias import bias as report_on
     from evalfm.analysis.bias import scores_of_run, scores_of_table
-    from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, summary
+    from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, shortcut_words, summary
     from evalfm.analysis.bias_values import bias_of_values
+    from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
+    from evalfm.errors import EvalfmError
 
     refuse_folder(html)
     refuse_folder(markdown)
     asked, held = _listed(by), _listed(adjust)
-    runs, tables = _found(models, task, threshold)
+    runs, every, tables = _found(models, task, threshold, asked)
+    if decode or curve:
+        if not runs:
+            raise EvalfmError("--decode and --curve need runs; a table of predictions has no features to ask.")
+        every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
+    decoded, curves = decodability(every), shortcut_curves(every)
     scores = [scores_of_run(run) for run in runs if run.record.task["kind"] == "binary"]
     scores += [
         scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold) for path in tables
@@ -58,11 +76,18 @@ def bias(
     reports = [report_on(each, asked, adjust=held) for each in scores]
     values = [bias_of_values(run, asked, adjust=held) for run in runs if run.record.task["kind"] != "binary"]
     if html is not None:
-        write_atomically(html, bias_page(reports, values).encode())
+        write_atomically(html, bias_page(reports, values, decoded, curves).encode())
     if markdown is not None:
-        write_atomically(markdown, bias_markdown(reports, values).encode())
+        write_atomically(markdown, bias_markdown(reports, values, decoded, curves).encode())
     if json:
-        emit_json([*(report.to_json() for report in reports), *(told.to_json() for told in values)])
+        models_told = [*(report.to_json() for report in reports), *(told.to_json() for told in values)]
+        emit_json(
+            {
+                "models": models_told,
+                "decodability": [each.to_json() for each in decoded],
+                "curves": [each.to_json() for each in curves],
+            }
+        )
         return
     if reports:
         rows = [[name, *cells] for name, cells in summary(reports)]
@@ -78,23 +103,53 @@ def bias(
         for outcome in told.outcomes:
             for gap in outcome.gaps:
                 typer.echo(f"  {gap.verdict}")
+    for sentence in shortcut_words(decoded, curves):
+        typer.echo(sentence)
     for caution in cautions_of(reports, values):
         typer.echo(f"  {caution}")
-    for out in (html, markdown):
-        if out is not None:
-            typer.echo(f"Wrote {out}")
+    for written in (html, markdown):
+        if written is not None:
+            typer.echo(f"Wrote {written}")
 
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _found(models: list[Path], task: str | None, threshold: float | None) -> tuple[list[Run], list[Path]]:
-    """Runs and tables: every run below a folder but floors, or the one that a folder is."""
+def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Path, device: str) -> list[Run]:
+    """The runs of the studies that --decode and --curve ask for; those that are there already are read."""
+    from evalfm.cli.console import Bars
+    from evalfm.errors import EvalfmError
+    from evalfm.study import Machine, run_study
+    from evalfm.study.questions import Manifests
+    from evalfm.study.shortcuts import curve_studies, decode_studies
+
+    plain = [each for each in by if not set(each) & {":", "*"}]
+    if not plain:
+        raise EvalfmError("--decode and --curve take columns with two levels, neither cut nor crossed.")
+    bars = Bars()
+    manifests = Manifests(bars)
+    makers = [maker for maker, wanted in ((decode_studies, decode), (curve_studies, curve)) if wanted]
+    found: list[Run] = []
+    for study in [study for maker in makers for each in plain for study in maker(runs, each, manifests)]:
+        done = run_study(study, out / study.name, bars, machine=Machine(device=device), manifests=manifests)
+        found += done.runs
+        for failed in done.failed:
+            assert failed.failure is not None
+            typer.echo(f"Not made: {failed.cell.label}: {failed.failure.sentence}", err=True)
+    return found
+
+
+def _found(
+    models: list[Path], task: str | None, threshold: float | None, by: list[str]
+) -> tuple[list[Run], list[Run], list[Path]]:
+    """Runs to report on, all runs beside them, and tables: every run below a folder but floors, or the one it is."""
+    from evalfm.analysis.table import plain_runs
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
 
     runs: list[Run] = []
+    beside: list[Run] = []
     tables = [path for path in models if path.suffix.lower() in TABLES and path.is_file()]
     for path in models:
         if path in tables:
@@ -103,7 +158,10 @@ def _found(models: list[Path], task: str | None, threshold: float | None) -> tup
             raise EvalfmError(
                 f"There is no run or table {path}; name a run's folder, or a CSV or Parquet of predictions."
             )
-        found = [run for run in find_runs(path) if task in (None, run.task)]
+        every = find_runs(path)
+        beside += every
+        # What asks for an attribute itself, as --decode does, is no answer that could lean on it.
+        found = [run for run in plain_runs(every) if task in (None, run.task) and not set(_targets(run)) & set(by)]
         if len(found) > 1:
             found = [run for run in found if not run.is_floor]
         if not found:
@@ -111,4 +169,8 @@ def _found(models: list[Path], task: str | None, threshold: float | None) -> tup
         runs += found
     if threshold is not None and not tables:
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
-    return runs, tables
+    return runs, beside, tables
+
+
+def _targets(run: Run) -> list[str]:
+    return [str(each) for each in run.record.task.get("target", ())]

@@ -67,6 +67,10 @@ def probe(
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
+    associate: Annotated[
+        str | None,
+        typer.Option(help="Tie a column to the label in train, e.g. chest_tube=0.5; test has them independent."),
+    ] = None,
     folds: Annotated[int | None, typer.Option(help="Out-of-fold predictions by patient.")] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of subsets and initialisation, never of the split.")] = 1,
     where: Annotated[str | None, typer.Option(help="Keep a part of the cohort, e.g. \"view == 'PA'\".")] = None,
@@ -126,6 +130,7 @@ def probe(
         resize=None if resize is None else resize.value,
         shots=shots,
         label_fraction=label_fraction,
+        associate=associate,
         folds=folds,
         seeds=seeds,
         where=where,

@@ -207,8 +207,8 @@ def results_json(done: StudyRuns) -> dict[str, Any]:
 
     return {
         "subsets": [
-            {"shots": shots, "label_fraction": fraction, "tables": [as_json(table) for table in task_tables(runs)]}
-            for (shots, fraction), runs in _by_subset(done).items()
+            {**subset._asdict(), "tables": [as_json(table) for table in task_tables(runs)]}
+            for subset, runs in _by_subset(done).items()
         ],
         "failures": [
             {"cell": outcome.cell.label, "error": outcome.failure.error, "sentence": outcome.failure.sentence}
@@ -220,8 +220,11 @@ def results_json(done: StudyRuns) -> dict[str, Any]:
 
 
 def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
+    from evalfm.study.config import Subset
+
     grouped: dict[Subset, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        grouped.setdefault((config["shots"], config["label_fraction"]), []).append(run)
+        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"))
+        grouped.setdefault(subset, []).append(run)
     return grouped

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evalfm.data import splits
 from evalfm.errors import EvalfmError
+from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
 from evalfm.tasks.question import Question
 
@@ -20,12 +21,14 @@ class Part:
 
     Attributes:
         fold: which fold it is, or None where there is one split.
+        notes: what must be said of how it was dealt.
     """
 
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     test: NDArray[np.intp]
     fold: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 def parts(question: Question, settings: Settings, split_seed: int = 0, subset_seed: int = 0) -> list[Part]:
@@ -34,14 +37,17 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
     ``split_seed`` decides folds; ``subset_seed`` only which training images a small subset takes.
 
     Raises:
-        EvalfmError: train, val or test is empty, train or val holds one class only, or there are fewer images than
-            shots.
+        EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
+            shots, or an association cannot be made.
     """
     patients = question.manifest.patients[question.rows]
     if settings.folds:
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
         dealt = [_by_split(question, patients, settings)]
+    if settings.associate:
+        tie = Association.parse(settings.associate)
+        dealt = [associated(part, question, tie, subset_seed) for part in dealt]
     return [_learnable(_few(part, question, patients, settings, subset_seed), question) for part in dealt]
 
 

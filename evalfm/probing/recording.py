@@ -199,7 +199,7 @@ def _notes(opened: Opened, deal: Deal, results: Sequence[Fitted]) -> list[str]:
     notes += [*question.notes, *opened.notes]
     for result in results:
         where = "" if result.part.fold is None else f"Fold {result.part.fold + 1}: "
-        notes += [where + note for note in result.fit.notes]
+        notes += [where + note for note in (*result.part.notes, *result.fit.notes)]
         lost = ", ".join(unlearnable(question, result.part))
         if lost:
             notes.append(f"{where}One class only in train or in val, so no score is given: {lost}.")

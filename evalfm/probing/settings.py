@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, validate
+from evalfm.probing.associating import Association
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Floors = Literal["default", "none", "all"]
@@ -22,6 +23,8 @@ class Settings(CardModel):
         heads: names of heads; None takes the task's linear and stronger head.
         shots: training images per class, from nested subsets.
         label_fraction: fraction of the training patients, from nested subsets.
+        associate: training images in which an attribute goes with the label, ``chest_tube=0.5``, tested where it
+            does not.
         folds: out-of-fold predictions by patient, each image tested once.
         seeds: how many seeds of the subset, initialisation and batch order (never of the split).
         where: keeps a part of the cohort; test_where deals the patients of matching images to test.
@@ -38,6 +41,7 @@ class Settings(CardModel):
     heads: tuple[str, ...] | None = None
     shots: int | None = Field(None, ge=1)
     label_fraction: float | None = Field(None, gt=0, le=1)
+    associate: str | None = None
     folds: int | None = Field(None, ge=2)
     seeds: int = Field(1, ge=1)
     where: str | None = None
@@ -53,6 +57,12 @@ class Settings(CardModel):
             raise ValueError("folds test every image once, so they do not go with test_where or test_data")
         if self.shots and self.label_fraction:
             raise ValueError("shots and label_fraction both choose the training images; give one")
+        if self.associate is not None:
+            if self.shots or self.label_fraction:
+                raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
+            if self.test_data:
+                raise ValueError("associate tests on images of the same data; leave test_data out")
+            Association.parse(self.associate)
         recipe_of(self.adaptation, self.recipe)
         return self
 
@@ -69,11 +79,12 @@ class Settings(CardModel):
     @property
     def draws_subsets(self) -> bool:
         """True where a seed draws other training images, so that even a deterministic head differs."""
-        return self.shots is not None or self.label_fraction is not None
+        return any(each is not None for each in (self.shots, self.label_fraction, self.associate))
 
     def subset(self) -> dict[str, object]:
         """What decides which rows are trained on and tested, for the run key."""
-        return self.model_dump(include={"shots", "label_fraction", "folds", "where", "test_where", "limit"})
+        named = {"shots", "label_fraction", "folds", "where", "test_where", "limit"}
+        return self.model_dump(include=named | ({"associate"} if self.associate else set()))
 
 
 class EncoderSettings(CardModel):

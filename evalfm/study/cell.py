@@ -40,6 +40,7 @@ class Cell(CardModel):
     limit: int | None = None
     shots: int | None = None
     label_fraction: float | None = None
+    associate: str | None = None
     seeds: int = 1
     floors: Literal["default", "none", "all"] = "default"
     baseline: bool = False
@@ -51,15 +52,15 @@ class Cell(CardModel):
 
     @property
     def subset(self) -> Subset:
-        """Shots and label fraction."""
-        return self.shots, self.label_fraction
+        """What of train is learnt from."""
+        return Subset(self.shots, self.label_fraction, self.associate)
 
     @property
     def label(self) -> str:
         """What a person calls it."""
         heads = ", ".join(self.heads)
         told = f"{self.encoder.name} × {self.task}: {heads}, {self.adapt}"
-        return told if self.subset == (None, None) else f"{told}, {subset_label(self.subset)}"
+        return told if self.subset == Subset() else f"{told}, {subset_label(self.subset)}"
 
     def arguments(self) -> dict[str, Any]:
         """Keyword arguments of ``probe``, as far as they differ from its defaults."""
@@ -80,6 +81,7 @@ class Cell(CardModel):
             "resize": encoder.resize,
             "shots": self.shots,
             "label_fraction": self.label_fraction,
+            "associate": self.associate,
             "folds": self.folds,
             "seeds": self.seeds if self.seeds > 1 else None,
             "where": self.where,
@@ -114,7 +116,9 @@ class Machine(CardModel):
 
 def subset_label(subset: Subset) -> str:
     """What of train is learnt from, in words."""
-    shots, fraction = subset
+    shots, fraction, associate = subset
     if shots is not None:
         return f"{shots} shots"
+    if associate is not None:
+        return f"images with {associate}"
     return "all of train" if fraction is None else f"{fraction:g} of the patients"

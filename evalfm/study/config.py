@@ -1,10 +1,10 @@
-"""A study as YAML: encoders × tasks × heads × adaptations × shots (and label fractions) × seeds."""
+"""A study as YAML: encoders × tasks × heads × adaptations × shots (label fractions, associations) × seeds."""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -102,8 +102,19 @@ class Baseline(CardModel):
 
 
 HeadsByKind = dict[Kind, tuple[str, ...]]
-Subset = tuple[int | None, float | None]
-"""Shots and label fraction; both None is all of train."""
+
+
+class Subset(NamedTuple):
+    """What of train is learnt from; all of it where nothing is asked.
+
+    Attributes:
+        shots: images per class. label_fraction: of the patients.
+        associate: an attribute tied to the label, ``chest_tube=0.5``.
+    """
+
+    shots: int | None = None
+    label_fraction: float | None = None
+    associate: str | None = None
 
 
 class Study(CardModel):
@@ -118,6 +129,8 @@ class Study(CardModel):
         seeds: runs of each cell; a deterministic head on all of train has one.
         shots: training images per class, each a column of the grid; null is all of train.
         label_fractions: fractions of the training patients, each a column of the grid beside ``shots``.
+        associate: strengths at which a column is tied to the label in train, such as ``chest_tube=0.5``, each a column
+            of the grid.
         encoders, tasks: the grid.
         heads: a list, or a list for each kind of task; a head that does not serve a task is left out there. Null takes
             each task's own.
@@ -139,6 +152,7 @@ class Study(CardModel):
     seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
+    associate: tuple[str, ...] = ()
     encoders: tuple[Annotated[EncoderEntry, BeforeValidator(_named)], ...] = ()
     tasks: tuple[Annotated[TaskEntry, BeforeValidator(_named)], ...] = Field(min_length=1)
     heads: tuple[str, ...] | HeadsByKind | None = None
@@ -164,10 +178,11 @@ class Study(CardModel):
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
-        """What of train is learnt from: every number of shots, then every label fraction, each once."""
-        few: list[Subset] = [(shots, None) for shots in self.shots]
-        few += [(None, None if fraction in (None, 1.0) else fraction) for fraction in self.label_fractions]
-        return tuple(dict.fromkeys(few)) or ((None, None),)
+        """What of train is learnt from: every number of shots, every label fraction, every association, each once."""
+        few = [Subset(shots=shots) for shots in self.shots]
+        few += [Subset(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
+        few += [Subset(associate=each) for each in self.associate]
+        return tuple(dict.fromkeys(few)) or (Subset(),)
 
     def data_of(self, task: TaskEntry) -> tuple[str, str | None]:
         """The data set of ``task`` and which of its patients are dealt to test."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from evalfm.heads import load_head
 from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.config import Subset
 from evalfm.study.questions import Sizes
 from evalfm.study.trial import EncoderFacts, HeadFacts
 from evalfm.training.recipe import Recipe, recipe_of
@@ -256,7 +257,7 @@ def _predicted(parts: Sequence[Sizes], kind: str) -> int:
 
 def _fits(cell: Cell, deterministic: bool) -> int:
     """How often a cell is fitted: once a seed, but once in all where a seed changes nothing."""
-    return 1 if deterministic and cell.subset == (None, None) else cell.seeds
+    return 1 if deterministic and cell.subset == Subset() else cell.seeds
 
 
 def _seconds(forwards: float, decoded: float, scored: float, head_seconds: float, rates: Rates) -> float:

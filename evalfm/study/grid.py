@@ -69,7 +69,7 @@ def expand(study: Study, asked: Posed) -> Grid:
         if posed is None:
             continue
         for subset in study.subsets:
-            if subset[0] is not None and posed.card.kind in WITHOUT_SHOTS:
+            if subset.shots is not None and posed.card.kind in WITHOUT_SHOTS:
                 kind = posed.card.kind
                 grid.leave_out(
                     f"{task.name}, {subset_label(subset)}",
@@ -149,8 +149,7 @@ class _Row:
             "test_where": test_where,
             "folds": study.folds,
             "limit": study.limit,
-            "shots": self.subset[0],
-            "label_fraction": self.subset[1],
+            **self.subset._asdict(),
             "seeds": study.seeds,
             "floors": floors,
             "baseline": baseline,

@@ -122,7 +122,7 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
 
 
 def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...]:
-    shots, fraction = subset
+    shots, fraction, _ = subset
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
     if folds:
         # A fold is test, an eighth of the rest val, as with the default split.
@@ -138,7 +138,7 @@ def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...
 
 
 def _serves(subset: Subset, card: TaskCard) -> bool:
-    return subset[0] is None or card.kind not in WITHOUT_SHOTS
+    return subset.shots is None or card.kind not in WITHOUT_SHOTS
 
 
 class _SubsetFaults(Exception):
@@ -167,7 +167,7 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
         try:
             sizes[subset] = _deal(study, test_where, question, test, subset, used)
         except EvalfmError as error:
-            where = "" if subset == (None, None) else f" ({subset_label(subset)})"
+            where = "" if subset == Subset() else f" ({subset_label(subset)})"
             faults.append(f"{entry.name}{where}: {error}")
     if faults:
         raise _SubsetFaults(faults)
@@ -186,8 +186,7 @@ def _deal(
     """The sizes of the first seed's parts, once every seed has been dealt; their positions are added to ``used``."""
     settings = Settings.checked(
         task=question.task.name,
-        shots=subset[0],
-        label_fraction=subset[1],
+        **subset._asdict(),
         folds=study.folds,
         seeds=study.seeds,
         where=study.where,

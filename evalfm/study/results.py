@@ -33,6 +33,7 @@ class Row:
         rank: of LoRA; null for the others.
         shots: training images per class; null where not asked.
         label_fraction: of the training patients; null where not asked.
+        associate: the attribute tied to the label in train, and how strongly; null where not asked.
         seed: number of the seed.
         floor: whether it is a baseline that knows nothing.
         metric: name of the metric.
@@ -63,6 +64,7 @@ class Row:
     rank: int | None
     shots: int | None
     label_fraction: float | None
+    associate: str | None
     seed: int
     floor: bool
     metric: str
@@ -89,6 +91,7 @@ TYPES = {
     "shots": "Int64",
     "limit": "Int64",
     "label_fraction": "Float64",
+    "associate": "string",
     "value": "Float64",
     "low": "Float64",
     "high": "Float64",
@@ -116,6 +119,7 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             rank=recipe.get("rank") if run.adaptation == "lora" else None,
             shots=config["shots"],
             label_fraction=config["label_fraction"],
+            associate=config.get("associate"),
             seed=int(config["seed"]),
             floor=run.is_floor,
             metric=name,

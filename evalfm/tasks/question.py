@@ -173,7 +173,7 @@ def _truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth
     if task.kind == "regression":
         return _measured_truth(task, manifest, rows)
     if task.kind in ("binary", "multilabel"):
-        columns = [_label(manifest, name, rows) for name in task.target]
+        columns = [binary_label(manifest, name, rows) for name in task.target]
         target = np.stack([column for column, _ in columns], axis=1)
         sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
         known = np.ones(len(rows), dtype=bool)
@@ -236,8 +236,12 @@ def _ratio(manifest: Manifest, row: int) -> float:
     return float("nan") if ratio is None else ratio
 
 
-def _label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
-    """A 0/1 label [N] with its source: the column, else whether the mask of that name holds anything."""
+def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
+    """A 0/1 label [N] with its source: the column, else whether the mask of that name holds anything; NaN is unknown.
+
+    Raises:
+        EvalfmError: there is neither, or the column holds something else.
+    """
     if name in manifest.table.columns or f"{name}_mask" not in manifest.table.columns:
         column = _column(manifest, name).iloc[rows]
         return _as_binary(name, column), manifest.info.label_source.get(name, "unstated")

@@ -176,7 +176,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert (tmp_path / "b.md").read_text().startswith("# Subgroups")
     code, said = asked(run.folder, "--by", "chest_tube", "--json")
     assert code == 0
-    assert json.loads(said)[0]["parts"][0]["attribute"] == "chest_tube"
+    assert json.loads(said)["models"][0]["parts"][0]["attribute"] == "chest_tube"
     assert "no run or table" in asked(tmp_path / "none", "--by", "sex")[1]
     assert "'chest_tube'" in asked(run.folder, "--by", "chest_tub")[1]
     assert "--by chest_tube" in asked(run.folder, "--by", " ")[1]

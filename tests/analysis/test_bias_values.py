@@ -100,7 +100,7 @@ def test_the_verb_takes_scores_and_masks_at_once(tmp_path: Path) -> None:
     assert "adjusted for log area" in page
     assert "without the finding" not in page
     told = CliRunner().invoke(app, ["bias", str(tmp_path / "runs"), "--by", "chest_tube", "--json"])
-    assert json.loads(told.stdout)[0]["outcomes"][0]["name"] == "Dice of ptx where it is there"
+    assert json.loads(told.stdout)["models"][0]["outcomes"][0]["name"] == "Dice of ptx where it is there"
 
 
 def test_pages_of_values_alone_and_refusals(tmp_path: Path) -> None:

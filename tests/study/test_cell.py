@@ -10,7 +10,7 @@ import pytest
 
 from evalfm.probing.probe import probe
 from evalfm.study.cell import Cell, Machine, subset_label
-from evalfm.study.config import EncoderEntry
+from evalfm.study.config import EncoderEntry, Subset
 
 FULL = {
     "study": "s",
@@ -42,6 +42,7 @@ OTHERS = {
     "baseline": False,
     "seeds": 1,
     "data": "x",
+    "associate": "chest_tube=0.5",
 }
 
 
@@ -102,5 +103,8 @@ def test_from_scratch_no_weights_are_asked_and_a_frozen_encoder_has_no_processes
 
 
 def test_subsets_in_words():
-    labels = [subset_label(each) for each in [(None, None), (4, None), (None, 0.1)]]
-    assert labels == ["all of train", "4 shots", "0.1 of the patients"]
+    labels = [
+        subset_label(each)
+        for each in [Subset(), Subset(shots=4), Subset(label_fraction=0.1), Subset(associate="chest_tube=0.5")]
+    ]
+    assert labels == ["all of train", "4 shots", "0.1 of the patients", "images with chest_tube=0.5"]

@@ -9,7 +9,7 @@ import pytest
 
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.study import Study, configs, load_study
-from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, TaskEntry
+from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Subset, TaskEntry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
 
@@ -50,11 +50,12 @@ def test_words_and_mappings_mean_the_same():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [(None, None)]),
-        ({"shots": [4, 16]}, [(4, None), (16, None)]),
-        ({"shots": [None, 4]}, [(None, None), (4, None)]),
-        ({"label_fractions": [0.1, 1.0]}, [(None, 0.1), (None, None)]),
-        ({"shots": [4, None], "label_fractions": [0.5, None]}, [(4, None), (None, None), (None, 0.5)]),
+        ({}, [Subset()]),
+        ({"shots": [4, 16]}, [Subset(4), Subset(16)]),
+        ({"shots": [None, 4]}, [Subset(), Subset(4)]),
+        ({"label_fractions": [0.1, 1.0]}, [Subset(None, 0.1), Subset()]),
+        ({"associate": ["sex=0", "sex=0.5"]}, [Subset(associate="sex=0"), Subset(associate="sex=0.5")]),
+        ({"shots": [4, None], "label_fractions": [0.5, None]}, [Subset(4), Subset(), Subset(None, 0.5)]),
     ],
 )
 def test_shots_and_fractions_stand_beside_each_other(changes: dict, expected: list):

@@ -46,7 +46,7 @@ def test_frozen_heads_go_together_and_trained_ones_alone():
 
 def test_subsets_multiply_and_shots_leave_values_out():
     found = grid(tasks=["ptx-cls", "ctr"], shots=[4, None], label_fractions=[0.5])
-    assert [(cell.task, *cell.subset) for cell in found.cells] == [
+    assert [(cell.task, cell.shots, cell.label_fraction) for cell in found.cells] == [
         ("ptx-cls", 4, None),
         ("ptx-cls", None, None),
         ("ptx-cls", None, 0.5),

@@ -119,13 +119,27 @@ def spread(label: str, rows: Sequence[tuple[str, Values]]) -> Markup | None:
     return chart.drawn()
 
 
-def more_labels(metric: str, curves: Sequence[tuple[str, Sequence[tuple[int, Estimate]]]]) -> Markup | None:
+Points = Sequence[tuple[float, Estimate]]
+
+
+def more_labels(metric: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
     """The metric against the number of training images, per line; None where nothing has a value."""
+    return _lines("Few labels", "training images", "{:,.0f} images", metric, curves, logarithmic=True)
+
+
+def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
+    """The metric against how strongly an attribute was tied to the label in train; None where nothing has a value."""
+    label = f"phi of label and {attribute} in train"
+    return _lines("Shortcut curve", label, "phi {:g}", metric, curves, logarithmic=False)
+
+
+def _lines(
+    title: str, label: str, told: str, metric: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
+) -> Markup | None:
     shown = [(name, [point for point in points if point[1].value is not None]) for name, points in curves]
     shown = [(name, points) for name, points in shown if points][:MOST_CURVES]
     if not shown:
         return None
-    counts = [float(images) for _, points in shown for images, _ in points]
     ends = [
         end
         for _, points in shown
@@ -133,21 +147,17 @@ def more_labels(metric: str, curves: Sequence[tuple[str, Sequence[tuple[int, Est
         for end in (estimate.value, estimate.low, estimate.high)
         if end is not None
     ]
-    chart = Chart(
-        spanning("training images", counts, logarithmic=True),
-        spanning(metric, ends),
-        "Few labels",
-        width=560,
-        height=360,
-    )
+    across = [float(at) for _, points in shown for at, _ in points]
+    axis = spanning(label, across, logarithmic=logarithmic)
+    chart = Chart(axis, spanning(metric, ends), title, width=560, height=360)
     for (name, points), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
         ordered = sorted(points, key=lambda point: point[0])
-        chart.line([(images, float(one.value or 0.0)) for images, one in ordered], colour, name, dash=dash)
-        for images, estimate in ordered:
-            hover = f"{name}, {images:,} images: {describe(estimate)}"
+        chart.line([(at, float(one.value or 0.0)) for at, one in ordered], colour, name, dash=dash)
+        for at, estimate in ordered:
+            hover = f"{name}, {told.format(at)}: {describe(estimate)}"
             if estimate.low is not None and estimate.high is not None:
-                chart.whisker(estimate.low, estimate.high, images, colour, hover, upright=True)
-            chart.dot(images, float(estimate.value or 0.0), colour, hover)
+                chart.whisker(estimate.low, estimate.high, at, colour, hover, upright=True)
+            chart.dot(at, float(estimate.value or 0.0), colour, hover)
     return chart.drawn()
 
 

@@ -17,8 +17,10 @@ from evalfm.analysis.choose import choose
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.report import charts
+from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
-from evalfm.analysis.table import Line, TaskTable, task_tables
+from evalfm.analysis.shortcuts import decodability, shortcut_curves
+from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
@@ -66,7 +68,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
 
 
 def _section(number: int, runs: Sequence[Run]) -> Section:
-    whole = _on_all_labels(runs)
+    whole = _on_all_labels(plain_runs(runs))
     (summary,) = task_tables(whole)
     made = Section(
         f"task-{number}",
@@ -90,7 +92,8 @@ def _section(number: int, runs: Sequence[Run]) -> Section:
     _add(made, f"{metric} of every line, floors hollow", drawing)
     _add_by_kind(made, best)
     _add_pictures(made, best)
-    _add_curves(made, runs, metric)
+    _add_curves(made, plain_runs(runs), metric)
+    _add_shortcuts(made, runs)
     _add_subgroups(made, best)
     made.tables.append(("Who was trained on and tested", _parts(f"{made.anchor}-parts", whole[0])))
     made.tables.append(("Who was left out", _exclusions(f"{made.anchor}-left-out", whole)))
@@ -233,6 +236,17 @@ def _mean(runs: Sequence[Run], metric: str) -> Estimate:
         return runs[0].metrics[metric]
     values = [value for run in runs if (value := run.metrics[metric].value) is not None]
     return Estimate(sum(values) / len(values)) if values else runs[0].metrics[metric]
+
+
+def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
+    """Shortcut curves, and how well an attribute can be told among negatives, where such runs are."""
+    curves = shortcut_curves(runs)
+    made.drawings += curve_drawings(curves)
+    if curves:
+        made.tables.append(("Shortcut curves", curves_table(f"{made.anchor}-shortcut", curves)))
+    told = decodability(runs)
+    if told:
+        made.tables.append(("Can the features tell it", decodability_table(f"{made.anchor}-decoded", told)))
 
 
 def _add_subgroups(made: Section, best: Sequence[Line]) -> None:

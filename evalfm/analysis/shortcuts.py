@@ -1,0 +1,174 @@
+"""What was made to look for a shortcut: can the features tell an attribute, what does a tie in train cost."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from evalfm.analysis.pairing import pair
+from evalfm.analysis.table import Line, task_tables
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+from evalfm.statistics.comparison import Difference
+from evalfm.statistics.estimate import Estimate
+
+NEGATIVES = re.compile(r"(?P<finding>\w+) == 0$")
+"""How the cohort of a decodability run ends."""
+FEWEST_POINTS = 2
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """How well a probe on the features tells an attribute among images without a finding.
+
+    Attributes:
+        auroc: for the attribute, .5 where the features do not hold it.
+        floor: of the same probe on random weights of the same architecture; None where there is no such run.
+        difference: AUROC minus the floor's, paired; None with the ``reason``.
+    """
+
+    finding: str
+    attribute: str
+    data: str
+    encoder: str
+    head: str
+    auroc: Estimate
+    floor: Estimate | None
+    difference: Difference | None
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strength of the tie between label and attribute in train, with the metric on untied test images."""
+
+    strength: float
+    images: int
+    estimate: Estimate
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric against the strength of the tie in train.
+
+    Attributes:
+        points: by strength; of several seeds the mean, without an interval.
+        slope: of the straight line through all points, per unit of phi, paired over the same test images; below 0 where
+            a tie in train harms. None with the ``reason``.
+    """
+
+    task: str
+    data: str
+    attribute: str
+    model: str
+    metric: str
+    points: tuple[Point, ...]
+    slope: Difference | None
+    reason: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def decodability(runs: Iterable[Run]) -> list[Decoded]:
+    """Of every run that asked for an attribute among negatives (``--where "pneumothorax == 0"``), with its floor."""
+    asked = [run for run in runs if _finding(run) is not None]
+    found = []
+    for table in task_tables(asked):
+        for line in (each for each in table.lines if not each.floor):
+            run = line.runs[0]
+            matching = [
+                each
+                for each in table.lines
+                if each.floor
+                and each.encoder == f"random:{run.encoder}"
+                and each.head == line.head
+                and _alike(each, line)
+            ]
+            difference, reason = None, "no run on random weights of the same architecture (--floors all)"
+            if matching:
+                try:
+                    (difference,) = pair([line, matching[0]]).differences([(0, 1)])
+                    reason = ""
+                except EvalfmError as error:
+                    reason = str(error)
+            found.append(
+                Decoded(
+                    str(_finding(run)),
+                    str(run.record.task["target"][0]),
+                    table.data,
+                    line.encoder,
+                    line.head,
+                    run.metrics["auroc"],
+                    matching[0].runs[0].metrics["auroc"] if matching else None,
+                    difference,
+                    reason or None,
+                )
+            )
+    return found
+
+
+def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
+    """Of every line that was trained with an attribute tied to the label at several strengths."""
+    tied = [run for run in runs if run.record.config.get("associate") and not run.is_floor]
+    grouped: dict[tuple[str, ...], list[Line]] = {}
+    for table in task_tables(tied):
+        for line in table.lines:
+            model = f"{line.encoder} · {line.head} · {line.adaptation}"
+            key = (table.task, table.data, _tie(line.runs[0])[0], model, table.metric_names[0])
+            grouped.setdefault(key, []).append(line)
+    return [_curve(key, lines) for key, lines in grouped.items()]
+
+
+def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
+    ordered = sorted(lines, key=lambda line: _tie(line.runs[0])[1])
+    strengths = np.array([_tie(line.runs[0])[1] for line in ordered])
+    points = tuple(
+        Point(float(strength), int(line.runs[0].record.data["parts"]["train"]["images"]), _over_seeds(line, key[4]))
+        for strength, line in zip(strengths, ordered, strict=True)
+    )
+    slope, reason = None, None
+    if len(set(strengths.tolist())) < max(len(ordered), FEWEST_POINTS):
+        reason = "a slope needs several strengths, each made once on the same data and settings"
+    else:
+        centred = strengths - strengths.mean()
+        try:
+            (slope,) = pair(ordered).contrasts((centred / (centred @ centred))[None, :])
+        except EvalfmError as error:
+            reason = str(error)
+    task, data, attribute, model, metric = key
+    return Curve(task, data, attribute, model, metric, points, slope, reason)
+
+
+def _over_seeds(line: Line, metric: str) -> Estimate:
+    first = line.runs[0].metrics[metric]
+    values = [value for run in line.runs if (value := run.metrics[metric].value) is not None]
+    if len(line.runs) == 1 or not values:
+        return first
+    return Estimate(sum(values) / len(values), n=first.n, unit=first.unit, reason="mean over seeds")
+
+
+def _tie(run: Run) -> tuple[str, float]:
+    attribute, _, strength = str(run.record.config["associate"]).partition("=")
+    return attribute.strip(), float(strength)
+
+
+def _finding(run: Run) -> str | None:
+    found = NEGATIVES.search(str(run.record.config.get("where") or ""))
+    return found["finding"] if found and run.record.task["kind"] == "binary" else None
+
+
+def _alike(one: Line, other: Line) -> bool:
+    """Whether two lines were asked of the same cohort in the same way."""
+    same = ("where", "folds", "shots", "label_fraction", "test_where", "limit")
+    configs = (one.runs[0].record.config, other.runs[0].record.config)
+    return all(configs[0].get(name) == configs[1].get(name) for name in same)

@@ -1,0 +1,147 @@
+"""Training images in which an attribute goes with the label exactly as strongly as it was asked."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from evalfm.analysis.shortcuts import decodability, shortcut_curves
+from evalfm.cli.app import app
+from evalfm.data.manifest import Manifest
+from evalfm.data.phantom import Dials, make_phantom
+from evalfm.data.registered import register
+from evalfm.errors import EvalfmError
+from evalfm.probing.associating import CURVE, Association
+from evalfm.probing.parts import Part, parts
+from evalfm.probing.probe import probe
+from evalfm.probing.settings import Settings
+from evalfm.runs import find_runs
+from evalfm.statistics.auroc import auroc
+from evalfm.tasks.question import Question, pose, resolve_task
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    dials = Dials(tube_given_pneumothorax=0.5, tube_given_none=0.3)
+    return make_phantom(tmp_path_factory.mktemp("phantom") / "tied", n=400, size=64, seed=3, dials=dials)
+
+
+@pytest.fixture(scope="module")
+def question(tied: Manifest) -> Question:
+    return pose(resolve_task("ptx-cls", tied), tied)
+
+
+def dealt(question: Question, strength: float, **changes: object) -> list[Part]:
+    return parts(question, Settings(task="ptx-cls", associate=f"chest_tube={strength}", **changes))
+
+
+def pairs(question: Question, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tube = question.manifest.table["chest_tube"].to_numpy(float)[question.rows[positions]]
+    return question.target[positions], tube
+
+
+@pytest.mark.parametrize("strength", CURVE)
+def test_phi_is_what_was_asked_at_the_same_number_of_images(question: Question, strength: float):
+    (part,) = dealt(question, strength)
+    (loosest,) = dealt(question, 0)
+    for name in ("train", "val"):
+        label, tube = pairs(question, getattr(part, name))
+        assert label.mean() == tube.mean() == 0.5
+        assert np.corrcoef(label, tube)[0, 1] == pytest.approx(strength, abs=2 / len(label) + 1e-9), (
+            "as near as whole images allow"
+        )
+        assert len(label) == len(getattr(loosest, name))
+    label, tube = pairs(question, part.test)
+    assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
+    assert part.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
+    assert f"train {len(part.train)} images, phi" in part.notes[-1]
+
+
+def test_images_stay_on_their_side_and_cells_are_nested(question: Question):
+    (plain,) = parts(question, Settings(task="ptx-cls"))
+    inside = [dealt(question, strength)[0] for strength in CURVE]
+    for part in inside:
+        for name in ("train", "val", "test"):
+            assert set(getattr(part, name)) <= set(getattr(plain, name))
+    for weaker, stronger in pairwise(inside):
+        label, tube = pairs(question, weaker.train)
+        assert set(weaker.train[label == tube]) <= set(stronger.train)
+
+
+def test_a_seed_draws_other_training_images_and_the_same_test(question: Question):
+    settings = Settings(task="ptx-cls", associate="chest_tube=0.5")
+    first, second = (parts(question, settings, subset_seed=seed)[0] for seed in (0, 1))
+    assert set(first.train) != set(second.train)
+    assert first.test.tolist() == second.test.tolist()
+
+
+def test_every_fold_is_tied_and_tested_untied(question: Question):
+    for part in dealt(question, 0.5, folds=3):
+        label, tube = pairs(question, part.test)
+        assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
+        label, tube = pairs(question, part.train)
+        assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0.5, abs=2 / len(label) + 1e-9)
+
+
+@pytest.mark.parametrize("text", ["chest_tube", "chest_tube=1", "chest_tube=-0.5", "=0.5", "chest_tube=much"])
+def test_what_is_no_association_is_refused(text: str):
+    with pytest.raises(EvalfmError, match="strength"):
+        Association.parse(text)
+
+
+def test_what_cannot_be_tied_is_refused(question: Question, tied: Manifest):
+    alone = question.keep(tied.table["chest_tube"].to_numpy() == 0, "tube")
+    with pytest.raises(EvalfmError, match="no image has label"):
+        dealt(alone, 0.5)
+    asked = pose(resolve_task("ctr", tied), tied)
+    with pytest.raises(EvalfmError, match="regression"):
+        parts(asked, Settings(task="ctr", associate="chest_tube=0.5"))
+    with pytest.raises(EvalfmError, match="give one"):
+        Settings.checked(task="ptx-cls", associate="chest_tube=0.5", shots=4)
+
+
+def test_the_key_of_a_plain_run_knows_nothing_of_it():
+    assert "associate" not in Settings(task="ptx-cls").subset()
+    assert Settings(task="ptx-cls", associate="chest_tube=0.5").subset()["associate"] == "chest_tube=0.5"
+
+
+def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
+    register("tube-tied", tied.root)
+    probe("hog", "ptx-cls", data="tube-tied", heads=["linear"], folds=3, out=tmp_path / "runs")
+    asked = ["bias", str(tmp_path / "runs"), "--by", "chest_tube", "--decode", "--curve", "--json"]
+    asked += ["--out", str(tmp_path / "made"), "--html", str(tmp_path / "bias.html")]
+    told = CliRunner().invoke(app, asked)
+    assert told.exit_code == 0, told.output
+    found = json.loads(told.stdout)
+    (decoded,) = found["decodability"]
+    assert (decoded["finding"], decoded["attribute"], decoded["encoder"]) == ("pneumothorax", "chest_tube", "hog")
+    (curve,) = found["curves"]
+    assert [point["strength"] for point in curve["points"]] == list(CURVE)
+    made = find_runs(tmp_path / "made")
+    strengths, areas = [], []
+    for run in made:
+        if run.record.config["associate"]:
+            table = run.predictions().query("split == 'test'")
+            strengths.append(float(run.record.config["associate"].partition("=")[2]))
+            areas.append(auroc(table["target"], table["score_pneumothorax"], table["fold"]))
+    assert len(strengths) == len(CURVE)
+    assert curve["slope"]["value"] == pytest.approx(np.polyfit(strengths, areas, 1)[0], abs=1e-10)
+    page = (tmp_path / "bias.html").read_text()
+    assert "Shortcut curve" in page
+    assert "Can the features tell it" in page
+    assert page.count("<svg") == 1
+    assert (
+        decodability(made)[0].auroc
+        == next(run for run in made if run.task == "chest_tube" and not run.is_floor).metrics["auroc"]
+    )
+    assert len(shortcut_curves(made)) == 1
+    again = CliRunner().invoke(app, ["bias", str(tmp_path / "made"), "--by", "chest_tube", "--task", "ptx-cls"])
+    assert again.exit_code == 0, "a folder of ties alone is read at its weakest one"
+    refused = CliRunner().invoke(app, ["bias", str(tmp_path / "runs"), "--by", "sex*view", "--decode"])
+    assert refused.exit_code == 2
