@@ -120,9 +120,13 @@ def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> s
 
 def images_digest(question: Question, positions: NDArray[np.intp]) -> str:
     """Hash of which images stand at ``positions``, by id and bytes, in hex; their order does not matter."""
-    rows = question.rows[positions]
-    ids = question.manifest.table["id"].to_numpy(dtype=object)[rows]
-    images = question.manifest.digests(rows.tolist())
+    return rows_digest(question.manifest, question.rows[positions])
+
+
+def rows_digest(manifest: Manifest, rows: NDArray[np.intp]) -> str:
+    """The same of rows of a manifest."""
+    ids = manifest.table["id"].to_numpy(dtype=object)[rows]
+    images = manifest.digests(rows.tolist())
     each = sorted(f"{name}\x1f{image}" for name, image in zip(ids, images, strict=True))
     return hashlib.sha256("\x1e".join(each).encode()).hexdigest()
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
+
+from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
+from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import CURVE, KINDS
+from evalfm.probing.sides import rows_digest
 from evalfm.runs import Run
-from evalfm.study.config import Study
+from evalfm.study.config import PHANTOM, Study
 from evalfm.study.questions import Manifests
 
 FOLDS = 5
@@ -28,9 +34,9 @@ def decode_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) ->
         first = group[0]
         config = first.record.config
         finding = str(first.record.task["target"][0])
-        manifest = manifests.get(str(config["data"]))
+        name, manifest = _data_of(first, manifests)
         _check_column(manifest, attribute)
-        content = _content(group, f"decode-{attribute}", f"Can the features tell {attribute} without {finding}?")
+        content = _content(group, name, f"decode-{attribute}", f"Can the features tell {attribute} without {finding}?")
         inside = f"{finding} == 0"
         content["where"] = f"({config['where']}) and {inside}" if config["where"] else inside
         content["tasks"] = [{"name": attribute, "heads": ["linear"]}]
@@ -51,9 +57,11 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
     studies = []
     for group in _grouped(runs).values():
         first = group[0]
-        manifest = manifests.get(str(first.record.config["data"]))
+        name, manifest = _data_of(first, manifests)
         _check_column(manifest, attribute)
-        content = _content(group, f"curve-{attribute}", f"{first.task} with {attribute} tied to the label in train")
+        content = _content(
+            group, name, f"curve-{attribute}", f"{first.task} with {attribute} tied to the label in train"
+        )
         content["where"] = first.record.config["where"]
         content["tasks"] = [{"name": first.task, "heads": sorted({run.head for run in group})}]
         content["associate"] = [f"{attribute}={strength:g}" for strength in CURVE]
@@ -88,14 +96,15 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
             reasons.append(f"{run.encoder} · {run.head} {reason}")
             continue
         asked = tuple(str(config.get(name)) for name in ("data", "where", "folds", "test_where", "limit"))
-        grouped.setdefault((run.task, *asked), []).append(run)
+        # Two data sets of one name are told apart by the images.
+        grouped.setdefault((run.task, str(run.record.data.get("test_digest")), *asked), []).append(run)
     if not grouped:
         told = "; ".join(dict.fromkeys(reasons)) or "there is no run"
         raise EvalfmError(f"--decode and --curve find no run to ask again: {told}.")
     return grouped
 
 
-def _content(group: Sequence[Run], name: str, title: str) -> dict[str, object]:
+def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str, object]:
     config = group[0].record.config
     encoders = {
         run.encoder: {"name": run.record.config["encoder"]["name"]}
@@ -103,8 +112,40 @@ def _content(group: Sequence[Run], name: str, title: str) -> dict[str, object]:
         | {"weights": run.record.config["encoder"].get("weights") or "hub"}
         for run in group
     }
-    shared = {key: config.get(key) for key in ("data", "folds", "test_where", "limit")}
-    return {"schema": 1, "name": name, "title": title, "encoders": list(encoders.values()), **shared}
+    shared = {key: config.get(key) for key in ("folds", "test_where", "limit")}
+    return {"schema": 1, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
+
+
+def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
+    """The data set that ``run`` was made on, and by which name it is found here.
+
+    Raises:
+        EvalfmError: none of that name holds the images that were tested.
+    """
+    name = str(run.record.config["data"])
+    known = [each for each, folder in registered().items() if each == name or _calls_itself(folder, name)]
+    candidates = [*known, *([PHANTOM] if name.startswith(PHANTOM) and PHANTOM not in known else [])]
+    tested = run.predictions().query("split == 'test'")["id"].tolist()
+    for each in candidates:
+        manifest = manifests.get(each)
+        place = {str(one): row for row, one in enumerate(manifest.table["id"])}
+        rows = [place[one] for one in dict.fromkeys(map(str, tested)) if one in place]
+        if len(rows) == len(set(tested)) and rows_digest(manifest, np.array(rows)) == run.record.data.get(
+            "test_digest"
+        ):
+            return each, manifest
+    raise EvalfmError(
+        f"No data set here holds the images that {run.encoder} · {run.head} was tested on (it is named {name!r}); "
+        "register it with `evalfm data register DIR --name NAME`, or make the run anew."
+    )
+
+
+def _calls_itself(folder: Path, name: str) -> bool:
+    try:
+        return read_dataset_info(folder / DATASET_FILE).name == name
+    except EvalfmError:
+        # Gone or damaged: not the one that is looked for.
+        return False
 
 
 def _check_column(manifest: Manifest, attribute: str) -> None:

@@ -22,6 +22,8 @@ from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
 from evalfm.runs import find_runs
 from evalfm.statistics.auroc import auroc
+from evalfm.study.questions import Manifests
+from evalfm.study.shortcuts import curve_studies, decode_studies
 from evalfm.tasks.question import Question, pose, resolve_task
 
 
@@ -145,3 +147,22 @@ def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path:
     assert again.exit_code == 0, "a folder of ties alone is read at its weakest one"
     refused = CliRunner().invoke(app, ["bias", str(tmp_path / "runs"), "--by", "sex*view", "--decode"])
     assert isinstance(refused.exception, EvalfmError), "exit code 2 at the shell"
+
+
+def test_other_images_of_the_same_name_are_never_asked_instead(
+    tied: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
+    other = make_phantom(tmp_path / "other", n=60, size=64, seed=4)
+    (run,) = probe("hog", "ptx-cls", data=tied, heads=["linear"], floors="none", out=tmp_path / "runs")
+    register(tied.info.name, other.root)
+    with pytest.raises(EvalfmError, match="No data set here holds the images"):
+        decode_studies([run], "chest_tube", Manifests())
+    register("another-name", tied.root)
+    (study,) = decode_studies([run], "chest_tube", Manifests())
+    assert study.data == "another-name"
+    assert study.where == "pneumothorax == 0"
+    assert study.floors == "all"
+    (study,) = curve_studies([run], "chest_tube", Manifests())
+    assert study.data == "another-name"
+    assert study.associate == tuple(f"chest_tube={strength:g}" for strength in CURVE)
