@@ -94,7 +94,10 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
                 and each.head == line.head
                 and _alike(each, line)
             ]
-            difference, reason = None, "no run on random weights of the same architecture (--floors all)"
+            difference, reason = (
+                None,
+                "no run on random weights of the same architecture (--floors all; what has no weights has none)",
+            )
             if matching:
                 try:
                     (difference,) = pair([line, matching[0]]).differences([(0, 1)])
@@ -124,7 +127,9 @@ def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     for table in task_tables(tied):
         for line in table.lines:
             model = f"{line.encoder} · {line.head} · {line.adaptation}"
-            key = (table.task, table.data, _tie(line.runs[0])[0], model, table.metric_names[0])
+            # Two data sets of one name are two curves; the test images of one curve are the same.
+            images = str(line.runs[0].record.data.get("test_digest"))
+            key = (table.task, table.data, _tie(line.runs[0])[0], model, table.metric_names[0], images)
             grouped.setdefault(key, []).append(line)
     return [_curve(key, lines) for key, lines in grouped.items()]
 
@@ -145,7 +150,7 @@ def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
             (slope,) = pair(ordered).contrasts((centred / (centred @ centred))[None, :])
         except EvalfmError as error:
             reason = str(error)
-    task, data, attribute, model, metric = key
+    task, data, attribute, model, metric, _ = key
     return Curve(task, data, attribute, model, metric, points, slope, reason)
 
 

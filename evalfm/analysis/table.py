@@ -63,6 +63,19 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
     return [_table(found) for found in grouped.values()]
 
 
+def model_names(runs: Sequence[Run]) -> list[str]:
+    """Encoder, head and adaptation of each run; where two are alike the data set too, and where that is, the key."""
+    plain = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
+    with_data = [
+        f"{name} · {run.record.data['test_name']}" if plain.count(name) > 1 else name
+        for name, run in zip(plain, runs, strict=True)
+    ]
+    return [
+        f"{name} ({run.record.key[:8]})" if with_data.count(name) > 1 else name
+        for name, run in zip(with_data, runs, strict=True)
+    ]
+
+
 def plain_runs(runs: Iterable[Run]) -> list[Run]:
     """Without those whose training images were tied to an attribute, which belong to a shortcut curve.
 

@@ -51,11 +51,14 @@ def bias(
 
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
+    from dataclasses import replace
+
     from evalfm.analysis.bias import bias as report_on
     from evalfm.analysis.bias import scores_of_run, scores_of_table
     from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, shortcut_words, summary
     from evalfm.analysis.bias_values import bias_of_values
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
+    from evalfm.analysis.table import model_names
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
     from evalfm.errors import EvalfmError
@@ -69,12 +72,17 @@ def bias(
             raise EvalfmError("--decode and --curve need runs; a table of predictions has no features to ask.")
         every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
     decoded, curves = decodability(every), shortcut_curves(every)
-    scores = [scores_of_run(run) for run in runs if run.record.task["kind"] == "binary"]
+    named = list(zip(model_names(runs), runs, strict=True))
+    scores = [replace(scores_of_run(run), name=name) for name, run in named if run.record.task["kind"] == "binary"]
     scores += [
         scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold) for path in tables
     ]
     reports = [report_on(each, asked, adjust=held) for each in scores]
-    values = [bias_of_values(run, asked, adjust=held) for run in runs if run.record.task["kind"] != "binary"]
+    values = [
+        replace(bias_of_values(run, asked, adjust=held), model=name)
+        for name, run in named
+        if run.record.task["kind"] != "binary"
+    ]
     if html is not None:
         write_atomically(html, bias_page(reports, values, decoded, curves).encode())
     if markdown is not None:

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from evalfm.analysis.bias import bias, scores_of_run, scores_of_table
 from evalfm.analysis.bias_page import bias_markdown, bias_page
+from evalfm.analysis.table import model_names
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
@@ -191,3 +192,14 @@ def test_an_attribute_is_never_adjusted_for_itself(tmp_path: Path) -> None:
     sex, age = (part.contrasts[0].fixed[0].effect for part in both.parts)
     assert sex == bias(scores, ["sex"], adjust=["age"]).parts[0].contrasts[0].fixed[0].effect
     assert age == bias(scores, ["age:65"], adjust=["sex"]).parts[0].contrasts[0].fixed[0].effect
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    one = make_run(tmp_path / "a", predictions())
+    other = make_run(tmp_path / "b", predictions(effect=1.0), name="site-b", test_name="site-b")
+    assert model_names([one, other]) == ["one · linear · frozen · toy", "one · linear · frozen · site-b"]
+    same = make_run(tmp_path / "c", predictions(effect=1.0), seed=1)
+    assert len(set(model_names([one, same]))) == 2
+    assert model_names([one]) == ["one · linear · frozen"]
+    told = CliRunner().invoke(app, ["bias", str(one.folder), str(other.folder), "--by", "chest_tube", "--json"])
+    assert [each["model"] for each in json.loads(told.stdout)["models"]] == model_names([one, other])

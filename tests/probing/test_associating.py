@@ -166,3 +166,26 @@ def test_other_images_of_the_same_name_are_never_asked_instead(
     (study,) = curve_studies([run], "chest_tube", Manifests())
     assert study.data == "another-name"
     assert study.associate == tuple(f"chest_tube={strength:g}" for strength in CURVE)
+
+
+def test_two_data_sets_of_one_name_are_two_curves(tied: Manifest, tmp_path: Path):
+    other = make_phantom(tmp_path / "other" / tied.root.name, n=400, size=64, seed=5)
+    assert other.info.name == tied.info.name
+    runs = [
+        run
+        for data in (tied, other)
+        for strength in (0, 0.5)
+        for run in probe(
+            "hog",
+            "ptx-cls",
+            data=data,
+            heads=["linear"],
+            folds=3,
+            associate=f"chest_tube={strength}",
+            floors="none",
+            out=tmp_path / "runs",
+        )
+    ]
+    curves = shortcut_curves(runs)
+    assert [[point.strength for point in curve.points] for curve in curves] == [[0, 0.5], [0, 0.5]]
+    assert all(curve.slope is not None for curve in curves)
