@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.analysis.attributes import attributes
 from evalfm.analysis.curves import draw_learning
 from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
 from evalfm.data.masks import decode
+from evalfm.errors import EvalfmError
 from evalfm.runs import Record, Run
 from evalfm.tasks.question import Question
 
@@ -76,6 +78,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Quest
             continue
         middle = max(0, (len(shown) - SHOWN) // 2)
         picks = [("best", shown[:SHOWN]), ("median", shown[middle : middle + SHOWN]), ("worst", shown[-SHOWN:])]
+        picks += worst_by_stratum(shown, [str(each) for each in record.task.get("subgroups", ())])
         overlays = []
         for label, group in picks:
             for line, content in group.iterrows():
@@ -90,6 +93,22 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Quest
                     )
                 )
         draw_overlays(figures / f"overlays_{name}.png", overlays, _caption(record))
+
+
+def worst_by_stratum(shown: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """The last film of ``shown`` (sorted, best first) at each level of the attributes ``names``, with what it is called.
+
+    An attribute that parts no films (absent, of one level, a number that nobody cut) is passed over.
+    """
+    picks = []
+    for name in names:
+        try:
+            (attribute,) = attributes(shown, [name])
+        except EvalfmError:
+            continue
+        for number, level in enumerate(attribute.levels):
+            picks.append((f"worst, {name} = {level}", shown[attribute.codes == number][-1:]))
+    return picks
 
 
 PICTURES: dict[str, Callable[[Path, Record, pd.DataFrame, Question, Rows], None]] = {

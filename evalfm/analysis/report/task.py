@@ -207,7 +207,11 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
 
 
 def _shows(path: Path) -> str:
-    return "best, median and worst films" if path.stem.startswith("overlays") else "agreement with the truth"
+    return (
+        "best, median and worst films, and the worst of each stratum"
+        if path.stem.startswith("overlays")
+        else "agreement with the truth"
+    )
 
 
 def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
