@@ -96,7 +96,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Quest
 
 
 def worst_by_stratum(shown: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """The last film of ``shown`` (sorted, best first) at each level of the attributes ``names``, with what it is called.
+    """The last film of ``shown`` (sorted, best first) at each level of the attributes ``names``, with its title.
 
     An attribute that parts no films (absent, of one level, a number that nobody cut) is passed over.
     """
