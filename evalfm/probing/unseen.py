@@ -60,7 +60,7 @@ def unseen(run: Run, manifest: Manifest, trained_on: str | Path | Manifest | Non
     if dealt is not None:
         groups = tuple((part.fold, part.test) for part in dealt)
         tested = sum(len(part.test) for part in dealt)
-        return Unseen(asked, groups, _counted(asked, ("of the run's train or val, or unused", len(asked) - tested)))
+        return Unseen(asked, groups, _counted(asked, ("in the run's train or val, or unused", len(asked) - tested)))
     if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
         return Unseen(asked, ((None, np.arange(len(asked))),), asked.exclusions)
     seen, rows = _training(run, settings, task, manifest, trained_on, progress)
