@@ -20,8 +20,11 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders import Encoder, EncoderCard
 from evalfm.encoders.encoder import RawFeatures, Settings
 from evalfm.errors import EvalfmError
-from evalfm.probing.erasing import Erased, Erasure, PaintedOver, erase
+from evalfm.probing.erasing import Erased, Erasure, PaintedOver, _places, erase
+from evalfm.probing.unseen import Unseen
+from evalfm.progress import SILENT
 from evalfm.runs import Run
+from evalfm.tasks.question import pose, resolve_task
 
 SIDE = 48
 TUBE = (slice(8, 40), slice(8, 11))
@@ -270,6 +273,30 @@ def test_masks_measurements_and_films_without_a_place(tmp_path: Path) -> None:
     contrast = rows["score_chest_tube"].contrast
     assert contrast is not None
     assert contrast.value < 0
+
+
+def test_the_control_keeps_off_the_lesion_where_that_is_known(films: Manifest) -> None:
+    table, finding = films.table, np.zeros((SIDE, SIDE), dtype=bool)
+    finding[MIRRORED] = True
+    Image.fromarray(finding.astype(np.uint8) * 255).save(films.root / "finding.png")
+    masks = np.where(table["finding"] == 1, "finding.png", "-1").astype(object)
+    known = np.flatnonzero((table["finding"] == 1) & (table["chest_tube"] == 1))
+    masks[known[0]] = None
+    info = films.info.model_copy(update={"mask_dialects": {"chest_tube": "file", "finding": "file"}})
+    marked = Manifest(info, table.assign(finding_mask=masks), films.folder)
+    question = pose(resolve_task("finding", marked), marked)
+    places = _places(Unseen(question, ((None, np.arange(len(question))),), ()), "chest_tube", SILENT)
+    assert places.lesion_unknown == 1
+    moved = 0
+    for row, control in places.control.items():
+        tube = places.device[row].mask((SIDE, SIDE))
+        place = control.mask((SIDE, SIDE))
+        assert place.sum() == tube.sum()
+        assert not (place & tube).any()
+        on_it = bool((place & finding).any())
+        assert on_it == (masks[row] != "finding.png")
+        moved += not on_it
+    assert moved == len(known) - 1
 
 
 def test_nothing_stays_of_painted_films(
