@@ -12,7 +12,10 @@ from evalfm.statistics.estimate import Estimate
 SHOWN_METRICS = 3
 """How many of a task's metrics a table shows, the primary first."""
 LOWER_IS_BETTER = frozenset(
-    {"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"}
+    {
+        *("mae", "rmse", "brier", "ece", "log_loss", "brier_calibrated", "ece_calibrated", "log_loss_calibrated"),
+        *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"),
+    }
 )
 
 

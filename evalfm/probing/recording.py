@@ -177,7 +177,12 @@ def _data(deal: Deal) -> dict[str, Any]:
 def _chosen(results: Sequence[Fitted]) -> dict[str, Any]:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
-        {"head": dict(result.fit.chosen), "thresholds": result.scores.thresholds, "path": list(result.fit.path)}
+        {
+            "head": dict(result.fit.chosen),
+            "thresholds": result.scores.operating.thresholds,
+            "temperatures": result.scores.operating.temperatures,
+            "path": list(result.fit.path),
+        }
         | ({"curve": list(result.fit.curve)} if result.fit.curve else {})
         for result in results
     ]

@@ -8,9 +8,12 @@ from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, validate
 from evalfm.probing.associating import Association
+from evalfm.statistics.classification import choose_threshold
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Floors = Literal["default", "none", "all"]
+THRESHOLD_RULE = "youden"
+"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
 
 
 class Settings(CardModel):
@@ -33,6 +36,9 @@ class Settings(CardModel):
             from random weights).
         recipe: changes of the adaptation's recipe, such as ``{"epochs": 10}``.
         floors: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
+        threshold: how val chooses the operating point of a yes-or-no label: ``youden``, ``f1``, ``sensitivity=.9`` or
+            ``specificity=.9``.
+        prompts: a file of sentences for text heads, in place of the task's own.
     """
 
     task: str
@@ -50,6 +56,8 @@ class Settings(CardModel):
     adaptation: Adaptation = "frozen"
     recipe: dict[str, Any] = Field(default_factory=dict)
     floors: Floors = "default"
+    threshold: str = THRESHOLD_RULE
+    prompts: str | None = None
 
     @model_validator(mode="after")
     def _compatible(self) -> Settings:
@@ -64,6 +72,7 @@ class Settings(CardModel):
                 raise ValueError("associate tests on images of the same data; leave test_data out")
             Association.parse(self.associate)
         recipe_of(self.adaptation, self.recipe)
+        choose_threshold([0, 1], [0, 1], self.threshold)
         return self
 
     @property
@@ -84,7 +93,10 @@ class Settings(CardModel):
     def subset(self) -> dict[str, object]:
         """What decides which rows are trained on and tested, for the run key."""
         named = {"shots", "label_fraction", "folds", "where", "test_where", "limit"}
-        return self.model_dump(include=named | ({"associate"} if self.associate else set()))
+        named |= {"associate"} if self.associate else set()
+        # Only where it is asked, so that the keys of older runs stay.
+        named |= {"threshold"} if self.threshold != THRESHOLD_RULE else set()
+        return self.model_dump(include=named)
 
 
 class EncoderSettings(CardModel):
