@@ -66,6 +66,9 @@ def probe(
     ] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
+    val_shots: Annotated[
+        int | None, typer.Option(help="With --shots, at most so many val images per class, never more than shots.")
+    ] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
     associate: Annotated[
         str | None,
@@ -137,6 +140,7 @@ def probe(
         input_size=input_size,
         resize=None if resize is None else resize.value,
         shots=shots,
+        val_shots=val_shots,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,

@@ -190,7 +190,8 @@ class _Making:
         if self.cell.adapted is not None:
             asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")
             asked["processes"] = self.cell.adapted.settings.processes
-        record = make_record(opened, deal, head, results, table, asked, key, seconds)
+        text = self.cell.text if reads_text(head) else None
+        record = make_record(opened, deal, head, results, table, asked, key, seconds, text)
         with publishing(self.out, folder, self.in_the_way) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
             draw_pictures(work, record, table, deal.test or deal.question, rows)

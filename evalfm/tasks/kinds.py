@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,12 +60,15 @@ class Scored:
         return self.table[[f"score_{name}" for name in self.class_names]].to_numpy(np.float64)
 
 
-def measure(kind: str, scored: Scored) -> dict[str, Estimate]:
-    """Every metric of ``kind`` on the test predictions."""
-    return MEASURES[kind](scored)
+def measure(kind: str, scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
+    """Every metric of ``kind`` on the test predictions, or ``only`` some, with the same values."""
+    if kind == "binary":
+        return _binary(scored, only)
+    found = MEASURES[kind](scored)
+    return {name: estimate for name, estimate in found.items() if only is None or name in only}
 
 
-def _binary(scored: Scored) -> dict[str, Estimate]:
+def _binary(scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
     calibrated = scored.of_classes("calibrated")
     return binary_metrics(
         scored.table["target"].to_numpy(np.float64),
@@ -76,6 +79,7 @@ def _binary(scored: Scored) -> dict[str, Estimate]:
         folds=scored.folds,
         unit=scored.unit,
         calibrated=None if calibrated is None else calibrated[:, 0],
+        only=only,
     )
 
 
