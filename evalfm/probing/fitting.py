@@ -127,6 +127,8 @@ def _context(opened: Opened, deal: Deal, asked: Fitting, progress: Progress) -> 
         question.task.measure,
         measured_findings(question),
         asked.text,
+        question.manifest.info.name,
+        question.task.name,
     )
 
 
