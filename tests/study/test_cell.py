@@ -43,6 +43,9 @@ OTHERS = {
     "seeds": 1,
     "data": "x",
     "associate": "chest_tube=0.5",
+    "val_shots": 4,
+    "threshold": "f1",
+    "prompts": "said.json",
 }
 
 
