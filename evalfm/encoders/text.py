@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalfm.encoders.card import TextFacts
-from evalfm.encoders.encoder import tensor_digest
+from evalfm.encoders.encoder import foreign_code, tensor_digest
 from evalfm.encoders.prompted import Prompted
 from evalfm.errors import EvalfmError
 
@@ -30,8 +30,9 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch")
 
 
 class TextTower(nn.Module, ABC):
-    """Turns sentences into vectors. A subclass implements the hooks ``_tokenize``, ``_words``, ``_forward`` and
-    ``_vocabulary``.
+    """Turns sentences into vectors. A subclass implements ``_tokenize`` and ``_forward``.
+
+    ``_words`` lets a context be learnt, and ``_vocabulary`` tells what the tokenizer is.
 
     Attributes:
         facts: the card's ``text_tower``.
@@ -61,28 +62,31 @@ class TextTower(nn.Module, ABC):
         """
 
     @abstractmethod
-    def _words(self) -> nn.Module:
-        """The module that turns token ids [N, L] into vectors [N, L, W], positions not yet added."""
-
-    @abstractmethod
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """The model's own text embeddings [N, D]."""
 
-    @abstractmethod
+    def _words(self) -> nn.Module:
+        """The module that turns token ids [N, L] into vectors [N, L, W], positions not yet added."""
+        raise EvalfmError(
+            f"The text tower of {self.name} takes no learnt words; take a head that only reads, such as zeroshot."
+        )
+
     def _vocabulary(self) -> str:
-        """Everything that decides how the tokenizer reads, as text."""
+        """Everything beside code that decides how the tokenizer reads, as text."""
+        return ""
 
     @property
     def key(self) -> str:
         """SHA-256 of everything that decides text embeddings, as it was when first asked for.
 
-        Made of the tensors, the tokenizer, the card's ``text_tower``, scale and bias, and the libraries.
+        Made of the tensors, the tokenizer, the card's ``text_tower``, scale and bias, the user's code, the libraries.
         """
         if self._key is None:
             content = {
                 "contract": CONTRACT,
                 "tower": type(self).__qualname__,
                 "weights": tensor_digest(self.state_dict()),
+                "code": foreign_code(type(self)),
                 "vocabulary": hashlib.sha256(self._vocabulary().encode()).hexdigest(),
                 "facts": self.facts.model_dump(mode="json", exclude={"present", "absent"}),
                 "logits": [self.logit_scale, self.logit_bias],

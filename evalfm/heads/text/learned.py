@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import zlib
 from abc import abstractmethod
 from dataclasses import asdict
@@ -121,7 +122,8 @@ class LearnedContextHead(TextHead):
             "logit_scale": scale,
         }
         if self.reads_sentences:
-            chosen |= {"weights_of": whose, "sentences": len(sentences)} | _said(weights)
+            chosen |= _said(weights)
+            chosen |= {"weights_of": whose, "sentences": len(sentences)}
         return Fit(chosen, curve=curve, notes=tuple(self._notes(text.prompts, sentences, learnt)))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -186,7 +188,7 @@ class LearnedContextHead(TextHead):
         most = max(len(row.sentences) for row in prompts.rows)
         if self.reads_sentences and most > len(sentences):
             notes.append(
-                f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} are read."
+                f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
             )
         present = set(train.target.tolist())
         unseen = [row.name for number, row in enumerate(prompts.rows) if number not in present]
@@ -262,5 +264,8 @@ def _labelled(examples: Examples, part: str, label: str, tower: TextTower) -> La
 
 
 def _said(weights: Weights) -> dict[str, float | int | str]:
-    said = {"consistency": weights.consistency, "distillation": weights.distillation, "tau": weights.tau}
-    return {name: value for name, value in said.items() if np.isfinite(value)}
+    said: dict[str, float | int | str] = {
+        "consistency": weights.consistency,
+        "distillation": weights.distillation,
+    }
+    return said | ({"tau": weights.tau} if math.isfinite(weights.tau) else {})
