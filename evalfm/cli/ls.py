@@ -71,6 +71,9 @@ def encoders(
     factories = [f"{name} ({place})" for name, place in list_factories().items()]
     if factories:
         typer.echo(f"Plugged in as code: {', '.join(factories)}.")
+    variants = [f"{name}@{each}" for name, card in cards.items() for each in getattr(card, "variants", {})]
+    if variants:
+        typer.echo(f"Variants of the forward pass: {', '.join(variants)}.")
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
     baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")

@@ -21,6 +21,7 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
 from evalfm.probing.opened import TABLES, Opened, open_encoder
+from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.settings import EncoderSettings
@@ -52,8 +53,9 @@ class Ready:
         """Open the run's encoder on ``manifest``, with the same weights and preprocessing as in the run.
 
         Raises:
-            EvalfmError: the encoder reads no images, or the weights are others than the run's.
+            EvalfmError: the run is none to apply, or the weights are others than its own.
         """
+        check_applicable(run)
         task = TaskCard.model_validate(run.record.task)
         opened = _reopen(run, manifest, weights, encoder, device, progress)
         return cls(run, task, manifest, opened, tuple(_heads(run, task)))
@@ -69,7 +71,6 @@ class Ready:
             films: the same rows with other pixels; their features are forgotten afterwards.
         """
         manifest = films or self.manifest
-        chosen = self.run.record.chosen.get("folds", [self.run.record.chosen])
         with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
             own = self.opened.source
             if films is not None and isinstance(own, EncodedSource):
@@ -81,31 +82,25 @@ class Ready:
                 Examples(sources[each], rows, np.empty((len(rows), 0)), manifest.patients[rows]) for each in taken
             ]
             heads = [self.heads[each] for each in taken]
-            return self._columns(heads, examples, self._thresholds([chosen[each] for each in taken]))
+            return self._columns(heads, examples, self._operating(fold))
 
-    def _thresholds(self, chosen: Sequence[dict[str, dict[str, float]]]) -> dict[str, float]:
-        names = self.run.record.data["class_names"]
-        return {
-            name: float(np.median([each["thresholds"][name] for each in chosen]))
-            for name in names
-            if name in chosen[0]["thresholds"]
-        }
+    def _operating(self, fold: int | None) -> Operating:
+        chosen = self.run.record.chosen
+        return Operating.recorded(chosen if fold is None else chosen["folds"][fold])
 
-    def _columns(
-        self, heads: Sequence[Head], examples: Sequence[Examples], thresholds: dict[str, float]
-    ) -> pd.DataFrame:
+    def _columns(self, heads: Sequence[Head], examples: Sequence[Examples], operating: Operating) -> pd.DataFrame:
         if isinstance(heads[0], DenseHead):
-            return self._dense_columns([head for head in heads if isinstance(head, DenseHead)], examples, thresholds)
+            dense = [head for head in heads if isinstance(head, DenseHead)]
+            return self._dense_columns(dense, examples, operating.thresholds)
         names, kind = tuple(self.run.record.data["class_names"]), self.task.kind
         pooled = [head for head in heads if isinstance(head, PooledHead)]
         scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
         unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
         columns = pooled_columns(scores, unknown if kind == "multilabel" else unknown[:, 0], kind, names)
         columns = columns[[name for name in columns if not str(name).startswith("target")]]
-        for name, threshold in thresholds.items():
+        for name, threshold in operating.thresholds.items():
             columns[f"decision_{name}"] = (columns[f"score_{name}"] >= threshold).astype(int)
-            columns["threshold"] = threshold
-        return columns
+        return columns.assign(**operating.columns(kind, names, scores))
 
     def _dense_columns(
         self, heads: Sequence[DenseHead], examples: Sequence[Examples], thresholds: dict[str, float]
@@ -118,6 +113,16 @@ class Ready:
             spacing = self.manifest.spacing_mm(row)
             rows.append(dense_row(probability, None, thresholds, spacing, self.task.nsd_tolerance_mm))
         return pd.DataFrame(rows)
+
+
+def check_applicable(run: Run) -> None:
+    """Refuse a run that left no head for new images.
+
+    Raises:
+        EvalfmError: its classes were tried in halves.
+    """
+    if run.record.config.get("base_to_novel"):
+        raise EvalfmError(f"{run.folder} was tried class by class in halves, which is no head for new images.")
 
 
 def _reopen(

@@ -12,6 +12,7 @@ from evalfm.data import splits
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
+from evalfm.tasks.metrics.base_to_novel import base_classes
 from evalfm.tasks.question import Question
 
 
@@ -45,6 +46,9 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
         dealt = [_by_split(question, patients, settings)]
+    if settings.base_to_novel:
+        base = base_classes(question.class_names)
+        dealt = [_on_base(part, question, base) for part in dealt]
     if settings.associate:
         tie = Association.parse(settings.associate)
         dealt = [associated(part, question, tie, subset_seed) for part in dealt]
@@ -119,10 +123,30 @@ def _few(part: Part, question: Question, patients: NDArray[np.object_], settings
             raise EvalfmError(
                 f"--shots counts images per class, which {question.task.kind} has not; ask --label-fraction."
             )
-        return replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
+        few = replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
+        return few if settings.val_shots is None else _few_val(few, question, patients, settings, seed)
     if settings.label_fraction:
         return replace(part, train=part.train[splits.label_fraction(inside, settings.label_fraction, seed)])
     return part
+
+
+def _on_base(part: Part, question: Question, base: int) -> Part:
+    """Train and val cut down to images of the first ``base`` classes; test stays whole."""
+    learnt = question.target < base
+    return replace(part, train=part.train[learnt[part.train]], val=part.val[learnt[part.val]])
+
+
+def _few_val(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:
+    """Keep as many val images of each class as there are shots, at most ``val_shots``."""
+    assert settings.shots is not None
+    assert settings.val_shots is not None
+    labels = question.positive if question.task.kind == "segmentation" else question.target
+    number = min(settings.shots, settings.val_shots)
+    try:
+        kept = splits.nested_shots(labels[part.val].astype(np.intp), patients[part.val], number, seed)
+    except EvalfmError as error:
+        raise EvalfmError(f"In val {error}") from None
+    return replace(part, val=part.val[kept])
 
 
 def _learnable(part: Part, question: Question) -> Part:

@@ -14,7 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
-from evalfm.probing.applying import Ready
+from evalfm.probing.applying import Ready, check_applicable
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import Opened
 from evalfm.progress import SILENT, Progress
@@ -61,6 +61,7 @@ def predict(
         EvalfmError: the weights are others than the run's, or ``out`` is there already.
     """
     run = run if isinstance(run, Run) else Run.read(run)
+    check_applicable(run)
     out = Path(out)
     if out.exists():
         raise EvalfmError(f"{out} is there already; name another folder with --out.")

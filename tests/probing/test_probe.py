@@ -84,7 +84,8 @@ def test_the_threshold_comes_from_val_alone(labelled: list[Run]):
 
 def test_predictions_hold_val_and_test_with_declared_attributes_only(labelled: list[Run]):
     table = labelled[0].predictions()
-    assert list(table.columns) == ["id", "patient", "split", "sex", "age", "target", "score_square", "threshold"]
+    kept = ["id", "patient", "split", "sex", "age"]
+    assert list(table.columns) == [*kept, "target", "score_square", "threshold", "calibrated_square"]
     assert set(table["split"]) == {"val", "test"}
     assert table["age"].max() <= 90
 
