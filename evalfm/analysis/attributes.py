@@ -15,6 +15,7 @@ from evalfm.errors import EvalfmError, UnknownNameError
 
 MOST_LEVELS = 12
 _PART = re.compile(r"^(?P<name>[^:]+?)(?::(?P<cuts>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
+_ANSWER = re.compile(r"id|patient|split|fold|target|threshold|(score|calibrated)_.*")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Attribute:
     name: str
     levels: tuple[str, ...]
     codes: NDArray[np.intp]
+
+
+def attribute_columns(table: pd.DataFrame) -> list[str]:
+    """Columns of predictions that are neither whose they are nor what a model or its reader said."""
+    return [str(name) for name in table.columns if not _ANSWER.fullmatch(str(name))]
 
 
 def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
@@ -121,7 +127,5 @@ def _middle(column: pd.Series) -> float:
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     if name not in table:
-        hidden = {"id", "patient", "split", "fold", "target", "threshold"}
-        known = [str(each) for each in table.columns if each not in hidden and not str(each).startswith("score_")]
-        raise UnknownNameError("attribute in the predictions", name, known)
+        raise UnknownNameError("attribute in the predictions", name, attribute_columns(table))
     return table[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -89,12 +89,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Part:
-    """All that is said of one attribute."""
+    """All that is said of one attribute; ``worst`` is the level of the lowest AUROC where two have one."""
 
     attribute: str
     unknown: int
     strata: tuple[Stratum, ...]
     contrasts: tuple[Contrast, ...]
+    worst: str | None
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,12 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
                 "",
             )
         )
-    return Part(attribute.name, int((~known).sum()), strata, tuple(contrasts))
+    return Part(attribute.name, int((~known).sum()), strata, tuple(contrasts), _worst(strata))
+
+
+def _worst(strata: Sequence[Stratum]) -> str | None:
+    areas = [(area.value, each.level) for each in strata if (area := each.metrics["auroc"]).value is not None]
+    return min(areas)[1] if len(areas) > 1 else None
 
 
 def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> Stratum:
@@ -268,16 +274,9 @@ def _corrected(parts: Sequence[Part]) -> list[Part]:
         for contrast in part.contrasts:
             p = next(adjusted)
             corrected = None if np.isnan(p) else float(p)
-            contrasts.append(
-                Contrast(
-                    **{
-                        **vars(contrast),
-                        "corrected": corrected,
-                        "verdict": _verdict(part.attribute, contrast, corrected),
-                    }
-                )
-            )
-        made.append(Part(part.attribute, part.unknown, part.strata, tuple(contrasts)))
+            verdict = _verdict(part.attribute, contrast, corrected)
+            contrasts.append(replace(contrast, corrected=corrected, verdict=verdict))
+        made.append(replace(part, contrasts=tuple(contrasts)))
     return made
 
 

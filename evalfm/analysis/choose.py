@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalfm.analysis.attributes import attributes
+from evalfm.analysis.attributes import attribute_columns, attributes
 from evalfm.analysis.bias import scores_of_run
 from evalfm.analysis.compare import Comparison, Entry, compare
 from evalfm.analysis.figures import describe
@@ -154,10 +154,7 @@ def _worst(run: Run) -> str | None:
         return None
     scores = scores_of_run(run)
     found: list[tuple[float, str]] = []
-    hidden = {"id", "patient", "split", "fold", "target", "threshold"}
-    for name in [
-        str(each) for each in scores.table.columns if each not in hidden and not str(each).startswith("score_")
-    ]:
+    for name in attribute_columns(scores.table):
         try:
             (attribute,) = attributes(scores.table, [name])
         except EvalfmError:

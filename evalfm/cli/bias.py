@@ -55,7 +55,16 @@ def bias(
 
     from evalfm.analysis.bias import bias as report_on
     from evalfm.analysis.bias import scores_of_run, scores_of_table
-    from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, shortcut_words, summary
+    from evalfm.analysis.bias_page import (
+        adjusted_words,
+        bias_markdown,
+        bias_page,
+        cautions_of,
+        sentences,
+        shortcut_words,
+        summary,
+        value_summary,
+    )
     from evalfm.analysis.bias_values import bias_of_values
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.analysis.table import model_names
@@ -99,16 +108,20 @@ def bias(
         return
     if reports:
         rows = [[name, *cells] for name, cells in summary(reports)]
-        title = "Among images without the finding: score's difference in standard deviations, corrected p"
+        told = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
+        title = f"Among images without the finding: {told}"
         print_rows(title, ["attribute", *(report.model for report in reports)], rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
-        for part in report.parts:
-            for contrast in part.contrasts:
-                typer.echo(f"  {contrast.verdict}")
-    for told in values:
-        typer.echo(f"{told.model}: {told.images} images")
-        for outcome in told.outcomes:
+        for sentence in sentences(report):
+            typer.echo(f"  {sentence}")
+    if values:
+        rows = [[name, *cells] for name, cells in value_summary(values)]
+        title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
+        print_rows(title, ["value and attribute", *(told.model for told in values)], rows)
+    for each in values:
+        typer.echo(f"{each.model}: {each.images} images")
+        for outcome in each.outcomes:
             for gap in outcome.gaps:
                 typer.echo(f"  {gap.verdict}")
     for sentence in shortcut_words(decoded, curves):

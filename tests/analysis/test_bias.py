@@ -158,6 +158,27 @@ def test_pages_tell_the_same_and_escape(tmp_path: Path) -> None:
     assert "F, ≥65" in page
 
 
+def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_path: Path) -> None:
+    table = predictions(effect=1.0)
+    noise = np.random.default_rng(5).random(len(table))
+    report = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=noise))), ["sex"], adjust=["age"])
+    (part,) = report.parts
+    gap = part.contrasts[0].gap
+    areas = {each.level: each.metrics["auroc"].value for each in part.strata}
+    assert part.worst == min(areas, key=lambda level: areas[level])
+    assert gap.value == pytest.approx(areas["M"] - areas["F"])
+    assert f"not detected; one of {gap.detectable:.3f} could have been detected" in bias_markdown([report])
+    assert f"The lowest AUROC by sex is that of {part.worst}." in bias_page([report])
+    assert "standard deviations, adjusted for age;" in bias_markdown([report])
+    # Constant scores: every stratum lies at .5, and nothing has a width of zero.
+    flat = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=0.3), encoder="c")), ["sex"])
+    assert (flat.parts[0].contrasts[0].gap.low, flat.parts[0].contrasts[0].gap.high) == (None, None)
+    assert "+0.000 [no interval]" in bias_page([flat])
+    assert "[0.500, 0.500]" not in bias_page([flat])
+    few = predictions(120)
+    assert "] ~</td>" in bias_page([bias(scores_of_run(make_run(tmp_path, few, encoder="few")), ["sex"])])
+
+
 def test_the_verb(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", predictions(effect=1.0))
     make_run(tmp_path / "runs", predictions(), encoder="two")

@@ -26,6 +26,9 @@ def test_of_different_patients_the_variances_add() -> None:
     freedom = np.unique(patient[member]).size - 1
     assert found.p == pytest.approx(2 * t(freedom).sf(abs(found.value) / error), rel=1e-10)
     assert (found.high - found.low) / 2 == pytest.approx(t(freedom).isf(0.025) * error, rel=1e-10)
+    # What a test at 5 % finds in four of five studies.
+    law = t(freedom, loc=found.detectable / error)
+    assert law.sf(t(freedom).isf(0.025)) == pytest.approx(0.8, abs=1e-6)
 
 
 def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
@@ -33,7 +36,8 @@ def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
     both = [np.concatenate([each, each]) for each in (target, score, patient)]
     found = stratum_gap(*both[:2], np.arange(120) < 60, both[2])
     assert found.value == 0
-    assert found.high == pytest.approx(0, abs=1e-6)
+    assert (found.low, found.high, found.p) == (None, None, None)
+    assert found.reason == "no patient moves it: no interval"
 
 
 def test_patients_in_both_levels_are_not_counted_twice() -> None:
@@ -74,4 +78,6 @@ def test_too_few_patients_and_constant_scores_give_no_p() -> None:
     assert "needs 10 patients of either class" in str(few.reason)
     flat = stratum_gap(target, np.ones(120), patient < 60, patient)
     assert flat.value == 0
-    assert flat.p is None
+    # Never a width of zero.
+    assert (flat.low, flat.high, flat.p, flat.detectable) == (None, None, None, None)
+    assert flat.reason == "no patient moves it: no interval"
