@@ -186,7 +186,7 @@ def _report(report: Bias) -> dict[str, Any]:
         {
             "attribute": part.attribute,
             "unknown": part.unknown,
-            "strata": [_stratum(each) for each in part.strata],
+            "strata": [_stratum(each, part.worst) for each in part.strata],
             "tests": [_tests(each) for each in part.contrasts],
             "descriptive": [_descriptive(each) for each in part.contrasts],
         }
@@ -202,8 +202,9 @@ def _report(report: Bias) -> dict[str, Any]:
     }
 
 
-def _stratum(each: Stratum) -> list[str]:
-    cells = [each.level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
+def _stratum(each: Stratum, worst: str | None) -> list[str]:
+    level = f"{each.level} (lowest AUROC)" if each.level == worst else each.level
+    cells = [level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
     cells += [words(each.metrics[name]) for name in ("auroc", "auprc", "sensitivity", "specificity")]
     return [*cells, "–" if each.calibration_in_the_large is None else f"{each.calibration_in_the_large:+.3f}"]
 
@@ -256,7 +257,8 @@ def sentences(report: Bias) -> list[str]:
     for part in report.parts:
         every += [contrast.verdict for contrast in part.contrasts]
         every += gap_words(part)
-        if part.worst is not None:
+        # Of two levels the difference says which.
+        if part.worst is not None and len(part.strata) > 2:
             every.append(f"The lowest AUROC by {part.attribute} is that of {part.worst}.")
     return every
 

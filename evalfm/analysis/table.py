@@ -67,16 +67,19 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
 
 
 def model_names(runs: Sequence[Run]) -> list[str]:
-    """Encoder, head and adaptation of each run; where two are alike the data set too, and where that is, the key."""
-    plain = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
-    with_data = [
-        f"{name} · {run.record.data['test_name']}" if plain.count(name) > 1 else name
-        for name, run in zip(plain, runs, strict=True)
-    ]
-    return [
-        f"{name} ({run.record.key[:8]})" if with_data.count(name) > 1 else name
-        for name, run in zip(with_data, runs, strict=True)
-    ]
+    """Encoder, head and adaptation of each run; where two are alike what differs too: task, data set, else the key."""
+    names = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
+    names = _told_apart(names, [f" · {run.task}" for run in runs])
+    names = _told_apart(names, [f" · {run.record.data['test_name']}" for run in runs])
+    return _told_apart(names, [f" ({run.record.key[:8]})" for run in runs])
+
+
+def _told_apart(names: Sequence[str], more: Sequence[str]) -> list[str]:
+    """``names`` with ``more`` behind those that are alike and differ in it."""
+    behind: dict[str, set[str]] = {}
+    for name, each in zip(names, more, strict=True):
+        behind.setdefault(name, set()).add(each)
+    return [name + each if len(behind[name]) > 1 else name for name, each in zip(names, more, strict=True)]
 
 
 def plain_runs(runs: Iterable[Run]) -> list[Run]:

@@ -168,7 +168,9 @@ def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_p
     assert part.worst == min(areas, key=lambda level: areas[level])
     assert gap.value == pytest.approx(areas["M"] - areas["F"])
     assert f"not detected; one of {gap.detectable:.3f} could have been detected" in bias_markdown([report])
-    assert f"The lowest AUROC by sex is that of {part.worst}." in bias_page([report])
+    assert f"<td>{part.worst} (lowest AUROC)</td>" in bias_page([report])
+    crossed = bias(scores_of_run(make_run(tmp_path, table, encoder="x")), ["sex*age:50"])
+    assert f"The lowest AUROC by sex*age:50 is that of {crossed.parts[0].worst}." in bias_markdown([crossed])
     assert "standard deviations, adjusted for age;" in bias_markdown([report])
     # Constant scores: every stratum lies at .5, and nothing has a width of zero.
     flat = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=0.3), encoder="c")), ["sex"])
@@ -221,6 +223,13 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert model_names([one, other]) == ["one · linear · frozen · toy", "one · linear · frozen · site-b"]
     same = make_run(tmp_path / "c", predictions(effect=1.0), seed=1)
     assert len(set(model_names([one, same]))) == 2
+    # What they have in common is not said.
+    assert not any("toy" in name for name in model_names([one, same]))
+    third = make_run(tmp_path / "d", predictions(), task="tube-cls")
+    assert model_names([one, third, other])[:2] == [
+        "one · linear · frozen · ptx-cls · toy",
+        "one · linear · frozen · tube-cls",
+    ]
     assert model_names([one]) == ["one · linear · frozen"]
     told = CliRunner().invoke(app, ["bias", str(one.folder), str(other.folder), "--by", "chest_tube", "--json"])
     assert [each["model"] for each in json.loads(told.stdout)["models"]] == model_names([one, other])
