@@ -53,9 +53,9 @@ def unsettled(reports: list[Bias]) -> str:
     detectable = [gap.detectable for gap in gaps if gap.detectable is not None]
     smallest, largest = min(detectable), max(detectable)
     return (
-        "Among the 577 films without a pneumothorax there is enough to ask whether the score follows view and sex; within\n"
-        "a level there are 14 to 30 cases, so whether the score is worse for one of them stays open: only differences of\n"
-        f"AUROC of {smallest:.2f} to {largest:.2f} could have been detected with 80 % power."
+        "Among the 577 films without a pneumothorax there is enough to ask whether the score follows view and sex;\n"
+        "within a level there are 14 to 30 cases, so whether the score is worse for one of them stays open: only\n"
+        f"differences of AUROC of {smallest:.2f} to {largest:.2f} could have been detected with 80 % power."
     )
 
 
@@ -76,8 +76,8 @@ def main() -> None:
     lines = [
         "# View and sex on real films",
         "",
-        f"`python benchmarks/acceptance/nih_bias.py` at commit `{commit[:12]}`: what `evalfm bias --by view,sex` says of",
-        "the five-fold pneumothorax runs on 621 NIH films, one a patient. 44 cases, text-mined labels.",
+        f"`python benchmarks/acceptance/nih_bias.py` at commit `{commit[:12]}`: what `evalfm bias --by view,sex`",
+        "says of the five-fold pneumothorax runs on 621 NIH films, one a patient. 44 cases, text-mined labels.",
         "",
         unsettled(reports),
         *bias_markdown(reports).replace("## ", "### ").splitlines()[2:],
