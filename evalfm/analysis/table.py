@@ -139,7 +139,7 @@ def _shown_metrics(record: Record) -> tuple[str, ...]:
 
 
 SAME = (
-    *("shots", "val_shots", "label_fraction", "associate", "folds", "where", "test_where", "limit"),
+    *("shots", "val_shots", "base_to_novel", "label_fraction", "associate", "folds", "where", "test_where", "limit"),
     *("adaptation", "recipe", "threshold"),
 )
 """What runs that differ in their seed alone have in common, beside encoder and head."""

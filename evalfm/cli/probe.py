@@ -69,6 +69,9 @@ def probe(
     val_shots: Annotated[
         int | None, typer.Option(help="With --shots, at most so many val images per class, never more than shots.")
     ] = None,
+    base_to_novel: Annotated[
+        bool, typer.Option("--base-to-novel", help="Text heads: learn on half of the classes, try on both halves.")
+    ] = False,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
     associate: Annotated[
         str | None,
@@ -141,6 +144,7 @@ def probe(
         resize=None if resize is None else resize.value,
         shots=shots,
         val_shots=val_shots,
+        base_to_novel=base_to_novel,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,

@@ -69,6 +69,8 @@ def predict(
         EvalfmError: the weights are others than the run's, or ``out`` is there already.
     """
     run = run if isinstance(run, Run) else Run.read(run)
+    if run.record.config.get("base_to_novel"):
+        raise EvalfmError(f"{run.folder} was tried class by class in halves, which is no head for new images.")
     out = Path(out)
     if out.exists():
         raise EvalfmError(f"{out} is there already; name another folder with --out.")

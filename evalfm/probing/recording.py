@@ -21,7 +21,7 @@ from evalfm.probing.scoring import Scores
 from evalfm.probing.sides import Deal, images_digest
 from evalfm.runs import Provenance, Record
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.kinds import Scored, measure
+from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, measure
 from evalfm.tasks.question import Question
 
 FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
@@ -98,7 +98,7 @@ def make_record(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), question.class_names, tested.manifest.patients_known
     )
-    metrics = measure(question.task.kind, scored)
+    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else question.task.kind, scored)
     info = question.manifest.info
     return Record(
         schema=1,

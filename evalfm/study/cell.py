@@ -43,6 +43,7 @@ class Cell(CardModel):
     label_fraction: float | None = None
     associate: str | None = None
     val_shots: int | None = None
+    base_to_novel: bool = False
     threshold: str = THRESHOLD_RULE
     prompts: str | None = None
     seeds: int = 1
@@ -87,6 +88,7 @@ class Cell(CardModel):
             "label_fraction": self.label_fraction,
             "associate": self.associate,
             "val_shots": self.val_shots if self.shots is not None else None,
+            "base_to_novel": self.base_to_novel or None,
             "threshold": self.threshold if self.threshold != THRESHOLD_RULE else None,
             "prompts": self.prompts,
             "folds": self.folds,

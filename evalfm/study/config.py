@@ -129,6 +129,7 @@ class Study(CardModel):
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         test_data: another data set, tested whole.
         where, test_where, folds, limit, floors, threshold: as ``evalfm probe`` takes them.
+        base_to_novel: text heads learn on half of the classes and are tried on both halves.
         val_shots: at most so many val images of each class where there are shots, and never more than those.
         seeds: runs of each cell; a deterministic head on all of train has one.
         shots: training images per class, each a column of the grid; null is all of train.
@@ -155,6 +156,7 @@ class Study(CardModel):
     floors: Literal["default", "none", "all"] = "all"
     threshold: str = THRESHOLD_RULE
     val_shots: int | None = Field(None, ge=1)
+    base_to_novel: bool = False
     seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()

@@ -154,6 +154,7 @@ class _Row:
             "limit": study.limit,
             **self.subset._asdict(),
             "val_shots": study.val_shots,
+            "base_to_novel": study.base_to_novel,
             "threshold": study.threshold if self.asked.card.kind in LABELS else THRESHOLD_RULE,
             "prompts": self.task.prompts if any(map(self._reads_text, heads)) else None,
             "seeds": study.seeds,

@@ -19,6 +19,7 @@ from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.report.texts import operating_table, templates_table
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError
@@ -87,6 +88,11 @@ def _section(number: int, runs: Sequence[Run]) -> Section:
         best = _in_order(summary, choice.comparison)
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
     made.tables.append(("Every metric shown of this task", _metrics(f"{made.anchor}-metrics", summary)))
+    texts = {
+        "Default and calibrated": operating_table(f"{made.anchor}-thresholds", summary),
+        "Each template alone": templates_table(f"{made.anchor}-templates", summary),
+    }
+    made.tables += [(title, found) for title, found in texts.items() if found is not None]
     metric = summary.metric_names[0]
     drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.floor) for each in best])
     _add(made, f"{metric} of every line, floors hollow", drawing)

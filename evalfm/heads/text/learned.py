@@ -137,6 +137,10 @@ class LearnedContextHead(TextHead):
         super().load_tensors(tensors)
         self._context, self._wording = tensors["context"], Wording.from_tensor(tensors["wording"])
 
+    def for_base(self) -> LearnedContextHead:
+        """With the authors' weights and epochs for base-to-novel."""
+        return type(self)("base-to-novel")
+
     def for_classes(self, text: Text) -> LearnedContextHead:
         """A head with the learnt context and other classes, those of ``text``: base-to-novel.
 
