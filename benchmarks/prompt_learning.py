@@ -2,9 +2,9 @@
 
     python benchmarks/prompt_learning.py [--images 48] [--epochs 2] [--steps 3]
 
-ViT-B/16, BERT-base with 256 positions. Prints the CPU seconds of a training step (forward and backward of the prompts) with
-filling cut and with all 256 tokens, their ratio, and how often the image tower saw an image while three heads learnt
-from it, beside what a tower inside the loop would see. There are no words here, so the tokenizer is a list of words.
+ViT-B/16, BERT-base with 256 positions. Prints the CPU seconds of a training step (forward and backward of the prompts)
+with filling cut and with all 256 tokens, their ratio, and how often the image tower saw an image while three heads
+learnt from it, beside what a tower inside the loop would see. There are no words here, so the tokenizer is a list.
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def main() -> None:
             whole, other = step_seconds(tower, asked, options.steps, cut=False)
             apart = float((gradient - other).abs().max() / other.abs().max())
             print(
-                f"{count} prompts: {short:.3f} CPU s a step cut, {whole:.3f} s with 256 tokens, ratio {whole / short:.1f}; "
-                f"gradients differ by {apart:.1e} of the largest"
+                f"{count} prompts: {short:.3f} CPU s a step cut, {whole:.3f} with 256 tokens, "
+                f"ratio {whole / short:.1f}; gradients differ by {apart:.1e} of the largest"
             )
         learn(encoder, Text(prompts, tower), options, Path(folder))
 
@@ -116,7 +116,8 @@ def learn(encoder: Encoder, text: Text, options: argparse.Namespace, folder: Pat
         taken = time.process_time() - started
         own_steps = options.epochs * (len(train) // 4)
         steps += own_steps
-        print(f"{kind.name}: {taken:.1f} CPU s, {taken / own_steps:.3f} CPU s a step of 4 images (sentences and val included)")
+        each = taken / own_steps
+        print(f"{kind.name}: {taken:.1f} CPU s, {each:.3f} a step of 4 images (sentences and val included)")
     hook.remove()
     inside = steps * 4 + 3 * options.epochs * len(val)
     print(f"image tower: {sum(seen)} images seen, {inside} with the tower in the loop, ratio {inside / sum(seen):.1f}")
