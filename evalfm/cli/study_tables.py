@@ -225,6 +225,7 @@ def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
     grouped: dict[Subset, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"))
+        halves = bool(config.get("base_to_novel"))
+        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"), halves)
         grouped.setdefault(subset, []).append(run)
     return grouped

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
@@ -122,7 +123,7 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
 
 
 def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...]:
-    shots, fraction, _ = subset
+    shots, fraction = subset.shots, subset.label_fraction
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
     if folds:
         # A fold is test, an eighth of the rest val, as with the default split.
@@ -138,6 +139,8 @@ def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...
 
 
 def _serves(subset: Subset, card: TaskCard) -> bool:
+    if subset.base_to_novel:
+        return card.kind in HALVED
     return subset.shots is None or card.kind not in WITHOUT_SHOTS
 
 
@@ -187,6 +190,7 @@ def _deal(
     settings = Settings.checked(
         task=question.task.name,
         **subset._asdict(),
+        val_shots=study.val_shots if subset.shots is not None else None,
         folds=study.folds,
         seeds=study.seeds,
         where=study.where,
