@@ -11,7 +11,6 @@ folds. A fifth of the labels of a multilabel task is unknown. The last row is po
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +29,8 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Design:
+    """How a study is drawn; ``weaker`` is what the second model sees less of the classes."""
+
     patients: int = 150
     clustered: bool = False
     constant: bool = False

@@ -47,14 +47,15 @@ def influence(target: Positions, called: Positions, classes: int, metric: str, c
 
 def _accuracy(confusion: Values) -> Values:
     """Gradient [K, K] at a confusion matrix [K, K], true class first; likewise below."""
-    return (np.eye(len(confusion)) - np.trace(confusion) / confusion.sum()) / confusion.sum()
+    total = confusion.sum()
+    return np.asarray((np.eye(len(confusion)) - np.trace(confusion) / total) / total, dtype=np.float64)
 
 
 def _balanced_accuracy(confusion: Values) -> Values:
     support = confusion.sum(axis=1)
     recall = ratio(np.diagonal(confusion), support)
     gradient = ratio(np.eye(len(confusion)) - recall[:, None], support[:, None])
-    return np.nan_to_num(gradient) / (support > 0).sum()
+    return np.asarray(np.nan_to_num(gradient) / (support > 0).sum(), dtype=np.float64)
 
 
 def _class_f1(confusion: Values) -> tuple[Values, Values]:

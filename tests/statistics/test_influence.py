@@ -39,7 +39,8 @@ def test_influences_are_the_derivative_and_sum_to_nothing(metric, missing):
     columns = confusion_columns(target, called[:, 0], K)
     sums = np.stack([columns[codes == code].sum(axis=0) for code in range(codes.max() + 1)])
     formula, step = METRICS[metric][0], 1e-6
-    numeric = [(formula(sums.sum(axis=0) + step * own) - formula(sums.sum(axis=0) - step * own)) / (2 * step) for own in sums]  # fmt: skip
+    whole = sums.sum(axis=0)
+    numeric = [(formula(whole + step * own) - formula(whole - step * own)) / (2 * step) for own in sums]
     np.testing.assert_allclose(found.of_patient, numeric, atol=1e-9)
     assert found.value == pytest.approx(float(formula(sums.sum(axis=0))), abs=1e-14)
     assert found.of_patient.sum() == pytest.approx(0, abs=1e-14)
