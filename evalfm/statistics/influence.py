@@ -42,7 +42,7 @@ def influence(target: Positions, called: Positions, classes: int, metric: str, c
     if not np.isfinite(value):
         raise ValueError(f"{metric} is undefined where all images are, and are called, one class")
     at = gradient(sums.reshape(classes, classes)).ravel()
-    return Influence(value, np.bincount(codes, weights=at[cell]))
+    return Influence(value, np.bincount(codes, weights=at[cell]).astype(np.float64))
 
 
 def _accuracy(confusion: Values) -> Values:
