@@ -22,6 +22,7 @@ from torch import Tensor
 from evalfm.cards import CardModel
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import Cost
 from evalfm.statistics.estimate import Estimate
 
 RECORD = "run.json"
@@ -31,31 +32,12 @@ ENCODER = "encoder.safetensors"
 WORK = ".work"
 
 
-class Cost(CardModel):
-    """What one image costs the encoder that a run was made with.
-
-    Attributes:
-        milliseconds: of a forward pass of a batch of one at the run's input size, the median of several.
-        gigaflops: of that pass; a multiplication and an addition are two.
-        batch: images of the pass.
-        input_size: height and width.
-        device: of the measurement, by name and with the threads of a CPU: figures of two devices do not compare.
-        precision: of the weights.
-    """
-
-    milliseconds: float
-    gigaflops: float
-    batch: int
-    input_size: tuple[int, int]
-    device: str
-    precision: str
-
-
 class Provenance(CardModel):
     """Where, when and with what a run was made; no host name, user or path.
 
     Attributes:
-        cost: None where no encoder ran, as for tables of features, and in runs of older versions.
+        cost: of one image, of the encoder before any training; None where no encoder ran, as for tables of features,
+            and in runs of older versions.
     """
 
     versions: dict[str, str]

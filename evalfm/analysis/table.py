@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalfm.runs import Record, Run
@@ -21,6 +21,7 @@ class Line:
     """One encoder × head × adaptation on one task.
 
     Attributes:
+        encoder: its name, with what tells two lines apart that are alike else.
         adaptation: what of the encoder was trained.
         runs: one per seed.
         metrics: the shown metrics of the first seed.
@@ -98,10 +99,10 @@ def _table(runs: Sequence[Run]) -> TaskTable:
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
-        # Other weights, and other images under the same name, are no other seeds of one line.
+        # Other weights or inputs, and other images under the same name, are no other seeds of one line.
         own = (run.record.provenance.weights_digest or "") + str(run.record.data.get("test_digest", ""))
-        cells.setdefault((run.encoder, run.head, subset + own), []).append(run)
-    lines = [_line(found, names) for found in cells.values()]
+        cells.setdefault((run.encoder, run.head, subset + own + _variant(run)), []).append(run)
+    lines = _told_apart([_line(found, names) for found in cells.values()])
     sign = 1 if names[0] in LOWER_IS_BETTER else -1
 
     def order(line: Line) -> tuple[bool, float]:
@@ -124,6 +125,28 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
         unit_counts=counts,
     )
+
+
+def _variant(run: Run) -> str:
+    """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
+    asked = run.record.config.get("encoder") or {}
+    size, resize = asked.get("input_size"), asked.get("resize")
+    return ", ".join([*([f"{size} px"] if size else []), *([str(resize)] if resize else [])])
+
+
+def _told_apart(lines: Sequence[Line]) -> list[Line]:
+    """``lines`` with other names where two are alike: by training images, and where these are alike by the key."""
+    for suffix in (_trained_on, lambda line: line.runs[0].record.key[:8]):
+        names = [(line.encoder, line.head, line.adaptation) for line in lines]
+        lines = [
+            replace(line, encoder=f"{line.encoder} ({suffix(line)})") if names.count(name) > 1 else line
+            for line, name in zip(lines, names, strict=True)
+        ]
+    return list(lines)
+
+
+def _trained_on(line: Line) -> str:
+    return f"{int(line.runs[0].record.data['parts']['train']['images'])} train images"
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
@@ -150,7 +173,8 @@ def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
         mean = sum(values) / len(values)
         spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
     marked = first.record.provenance.random_weights and not first.encoder.startswith("random")
-    label = first.encoder + (" (random weights)" if marked else "")
+    doubts = [*(["random weights"] if marked else []), *filter(None, [_variant(first)])]
+    label = first.encoder + (f" ({', '.join(doubts)})" if doubts else "")
     metrics = {name: first.metrics[name] for name in names}
     return Line(first.task, label, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from evalfm.runs import Cost, Provenance, Record, Run, publishing, run_folder, write_run
+from evalfm.features.cost import Cost
+from evalfm.runs import Provenance, Record, Run, publishing, run_folder, write_run
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import Scored, measure
 
