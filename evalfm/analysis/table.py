@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -65,16 +65,16 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
 
 
 def model_names(runs: Sequence[Run]) -> list[str]:
-    """Encoder, head and adaptation of each run; where two are alike the data set too, and where that is, the key."""
-    plain = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
-    with_data = [
-        f"{name} · {run.record.data['test_name']}" if plain.count(name) > 1 else name
-        for name, run in zip(plain, runs, strict=True)
-    ]
-    return [
-        f"{name} ({run.record.key[:8]})" if with_data.count(name) > 1 else name
-        for name, run in zip(with_data, runs, strict=True)
-    ]
+    """Encoder, head and adaptation of each run; where these are alike what tells them apart: task, data set, key."""
+    names = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
+    for more in (lambda run: f" · {run.task}", lambda run: f" · {run.record.data['test_name']}", _short_key):
+        alike = {name: {more(run) for run, own in zip(runs, names, strict=True) if own == name} for name in names}
+        names = [f"{name}{more(run)}" if len(alike[name]) > 1 else name for name, run in zip(names, runs, strict=True)]
+    return names
+
+
+def _short_key(run: Run) -> str:
+    return f" ({run.record.key[:8]})"
 
 
 def plain_runs(runs: Iterable[Run]) -> list[Run]:
@@ -136,7 +136,8 @@ def _variant(run: Run) -> str:
 
 def _told_apart(lines: Sequence[Line]) -> list[Line]:
     """``lines`` with other names where two are alike: by training images, and where these are alike by the key."""
-    for suffix in (_trained_on, lambda line: line.runs[0].record.key[:8]):
+    suffixes: tuple[Callable[[Line], str], ...] = (_trained_on, lambda line: line.runs[0].record.key[:8])
+    for suffix in suffixes:
         names = [(line.encoder, line.head, line.adaptation) for line in lines]
         lines = [
             replace(line, encoder=f"{line.encoder} ({suffix(line)})") if names.count(name) > 1 else line

@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.bias import bias, scores_of_run
+from evalfm.analysis.bias import bias
 from evalfm.analysis.bias_page import effect_words
 from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.choose import choose
@@ -19,6 +19,7 @@ from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.scores import scores_of_run
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError
