@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -58,6 +58,20 @@ class Contrast:
     gap: StratumGap
     corrected: float | None
     verdict: str
+
+    @property
+    def told(self) -> bool:
+        """Whether anything can be said: there is a corrected p, and an interval of the AUROC among negatives."""
+        area = self.fixed[0].auroc
+        return self.corrected is not None and area.low is not None and area.high is not None
+
+    @property
+    def associated(self) -> bool:
+        """The stated rule: p below .05 after correction, and an AUROC among negatives whose interval excludes .5."""
+        area, p = self.fixed[0].auroc, self.corrected
+        if p is None or area.low is None or area.high is None:
+            return False
+        return p < ALPHA and (area.low > 0.5 or area.high < 0.5)
 
 
 @dataclass(frozen=True)
@@ -184,29 +198,20 @@ def _corrected(parts: Sequence[Part]) -> list[Part]:
         contrasts = []
         for contrast in part.contrasts:
             p = next(adjusted)
-            corrected = None if np.isnan(p) else float(p)
-            contrasts.append(
-                Contrast(
-                    **{
-                        **vars(contrast),
-                        "corrected": corrected,
-                        "verdict": _verdict(part.attribute, contrast, corrected),
-                    }
-                )
-            )
+            known = replace(contrast, corrected=None if np.isnan(p) else float(p))
+            contrasts.append(replace(known, verdict=_verdict(part.attribute, known)))
         made.append(Part(part.attribute, part.unknown, part.strata, tuple(contrasts)))
     return made
 
 
-def _verdict(attribute: str, contrast: Contrast, p: float | None) -> str:
+def _verdict(attribute: str, contrast: Contrast) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]
-    if p is None or negatives.auroc.low is None or negatives.auroc.high is None:
+    if not contrast.told:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
-    excludes = negatives.auroc.low > 0.5 or negatives.auroc.high < 0.5
-    if p < ALPHA and excludes:
+    if contrast.associated:
         way = "higher" if (negatives.effect.value or 0.0) > 0 else "lower"
         return (
             f"Among negatives the score is {way} with {what}: an association that missed findings or other disease "

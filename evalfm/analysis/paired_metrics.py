@@ -196,13 +196,18 @@ def paired_metric(kind: str, asked: str | None, primary: str, tables: Tables, na
         EvalfmError: the metric cannot be paired, or there are too few patients for it.
     """
     able = PAIRED[kind]
-    metric = asked or (primary if primary in able else next(iter(able)))
+    metric = asked or usual_metric(kind, primary)
     single = {f"auroc[{name}]": name for name in names if "macro_auroc" in able}
     if metric in single:
         return metric, _macro(kind, tables, names, (single[metric],))
     if metric not in able:
         raise UnknownNameError(f"metric of {kind} runs that can be compared in pairs", metric, [*able, *single])
     return metric, able[metric](tables, names, kind)
+
+
+def usual_metric(kind: str, primary: str) -> str:
+    """The task's ``primary`` metric where it can be paired, else the first that can."""
+    return primary if primary in PAIRED[kind] else next(iter(PAIRED[kind]))
 
 
 def _binary(tables: Tables, names: Names, kind: str) -> PairedMetric:

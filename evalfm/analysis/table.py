@@ -15,6 +15,13 @@ LOWER_IS_BETTER = frozenset(
     {"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"}
 )
 
+WITH_FINDING = {
+    "binary": "with the finding",
+    "segmentation": "with the finding",
+    "multilabel": "with at least one of the findings",
+}
+"""What the positive images of a kind of task have; the other kinds have none."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -111,9 +118,9 @@ def _table(runs: Sequence[Run]) -> TaskTable:
 
     part = record.data["parts"]["test"]
     unit = f"{part['patients']} patients, " if record.data["patients_known"] else "patients unknown, "
-    counts = f"test: {unit}{part['images']} images, {part['positive_images']} with the finding"
-    if record.task["kind"] == "regression":
-        counts = f"test: {unit}{part['images']} images"
+    counts = f"test: {unit}{part['images']} images"
+    if record.task["kind"] in WITH_FINDING:
+        counts += f", {part['positive_images']} {WITH_FINDING[record.task['kind']]}"
     if record.data["folds"]:
         counts += f", {record.data['folds']} folds (intervals exclude training variance)"
     return TaskTable(
