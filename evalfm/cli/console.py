@@ -93,7 +93,9 @@ def print_task(table: TaskTable) -> None:
     footnotes = Footnotes()
     rows = []
     for line in table.lines:
-        cells = [footnotes.cell(name, line) for name in table.metric_names]
+        cells = [
+            footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}") for name in table.metric_names
+        ]
         seeds = [] if not with_seeds else ["–" if line.seed_sd is None else f"{line.seed_sd:.3f}"]
         rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
     print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
@@ -128,11 +130,12 @@ def print_operating_points(table: TaskTable) -> None:
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
     """Print several tasks as one table: the primary metric of every line with its 95 % interval."""
     footnotes = Footnotes()
-    rows = [
-        [table.task, table.metric_names[0], _name(line), _head(line), footnotes.cell(table.metric_names[0], line)]
-        for table in tables
-        for line in table.lines
-    ]
+    rows = []
+    for table in tables:
+        metric = table.metric_names[0]
+        for line in table.lines:
+            cell = footnotes.cell(line.metrics[metric], f"{line.encoder}/{line.head} {metric}")
+            rows.append([table.task, metric, _name(line), _head(line), cell])
     print_rows(title, ["task", "metric", "encoder", "head", "estimate [95 % interval]"], rows)
     counts = [f"{table.task}: {table.unit_counts}" for table in tables]
     _print_lines([*counts, *dict.fromkeys(note for table in tables for note in table.cautions), *footnotes.lines()])
@@ -144,13 +147,12 @@ class Footnotes:
     def __init__(self) -> None:
         self._cells: dict[str, list[str]] = {}
 
-    def cell(self, metric: str, line: Line) -> str:
-        """An estimate as it stands in the table; ``~`` marks an approximate interval, ``–`` an absent number."""
+    def cell(self, estimate: Estimate, place: str) -> str:
+        """An estimate as it stands at ``place``; ``~`` marks an approximate interval, ``–`` an absent number."""
         from evalfm.analysis.figures import describe
 
-        estimate = line.metrics[metric]
         if estimate.reason:
-            self._cells.setdefault(estimate.reason, []).append(f"{line.encoder}/{line.head} {metric}")
+            self._cells.setdefault(estimate.reason, []).append(place)
         if estimate.note:
             self._cells.setdefault(f"~ {estimate.note}", [])
         text = "–" if estimate.value is None else describe(estimate)

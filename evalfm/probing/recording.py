@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
+from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
@@ -125,6 +126,7 @@ def make_record(
             split_hash=deal.key,
             synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
             random_weights=opened.random_weights,
+            cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
         ),
     )
 
