@@ -155,7 +155,7 @@ class OrdinalHead(PooledHead, Tunable):
         return Layout.of(source, len(context.class_names))
 
     def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
-        """Zero weights; the classes of the train examples that the objective was asked for, all where there were none."""
+        """Zero weights; of the classes that the objective saw in train, of all before it was asked."""
         seen = self._seen if len(self._seen) else torch.ones(layout.outputs, dtype=torch.bool)
         return OrdinalReadout(layout.pooled_dim, seen)
 

@@ -1,4 +1,4 @@
-"""The studies that repeat published ones, rehearsed whole on small films with a made-up encoder in the place of theirs."""
+"""The studies that repeat published ones, rehearsed on small films with a made-up encoder in place of theirs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_bigger_against_light(films: Manifest, tmp_path: Path):
 
 
 def test_density_by_sentences_by_a_probe_and_by_fine_tuning(films: Manifest, tmp_path: Path):
-    study, runs = rehearsed("breast-density", films, tmp_path)
+    _, runs = rehearsed("breast-density", films, tmp_path)
     assert lines(runs) == {
         ("density", "reader", "zeroshot", "frozen"),
         ("density", "reader", "linear", "frozen"),
