@@ -77,6 +77,14 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     console.print(table)
 
 
+def table_json(table: TaskTable) -> dict[str, Any]:
+    """What ``print_runs`` shows of one table, as plain values."""
+    from evalfm.analysis import operating_points
+    from evalfm.analysis.table import as_json
+
+    return as_json(table) | {"operating_points": operating_points.as_json(table)}
+
+
 def print_runs(runs: Iterable[Run]) -> None:
     """Print the tables of ``runs``, with their cautions under them."""
     from evalfm.analysis.table import task_tables
@@ -105,9 +113,9 @@ def print_task(table: TaskTable) -> None:
 def print_operating_points(table: TaskTable) -> None:
     """Print default and chosen thresholds side by side, where a head reads text or the rule was asked for."""
     from evalfm.analysis.figures import describe
-    from evalfm.analysis.operating_points import HEADER, operating_points, wanted
+    from evalfm.analysis.operating_points import HEADER, shown_points
 
-    points = operating_points(table) if wanted([run for line in table.lines for run in line.runs]) else []
+    points = shown_points(table)
     if not points:
         return
 

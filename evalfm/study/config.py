@@ -82,16 +82,24 @@ class Baseline(CardModel):
         adapt: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
+        weights: what training starts from, unless it is from scratch; as those of an encoder.
         input_size, resize: override the card; an alias has a resize of its own.
     """
 
     encoder: str
+    weights: str = "hub"
     input_size: int | None = Field(None, ge=8)
     resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
     adapt: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> Baseline:
+        if self.trained == "scratch" and self.weights != "hub":
+            raise ValueError(f"{self.encoder} is trained from scratch, so its weights would do nothing; leave them out")
+        return self
 
     @property
     def trained(self) -> str:

@@ -124,7 +124,8 @@ class _Row:
         for baseline in baselines:
             if baseline.tasks is not None and self.task.name not in baseline.tasks:
                 continue
-            entry = EncoderEntry(name=baseline.encoder, input_size=baseline.input_size, resize=baseline.resize)
+            shape = {"input_size": baseline.input_size, "resize": baseline.resize}
+            entry = EncoderEntry.model_validate({"name": baseline.encoder, "weights": baseline.weights, **shape})
             assert baseline.adapt is not None
             wanted = (baseline.head,) if baseline.head is not None else self.asked.card.heads[:1]
             adaptation = AdaptationEntry(name=baseline.adapt, recipe=baseline.recipe)

@@ -18,9 +18,11 @@ from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task
+from evalfm.tasks.prompts import EXCLUSIVE
 from evalfm.tasks.question import Question, pose, resolve_task
 
 WITHOUT_SHOTS = ("multilabel", "regression")
+MIN_CLASSES = 2
 SHARES = (0.7, 0.1, 0.2)
 """Train, val and test of a data set that is not at hand: evalfm's default split."""
 
@@ -118,7 +120,9 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
             continue
         sizes = {subset: _assumed(images, subset, study.folds) for subset in study.subsets if _serves(subset, card)}
         data = study.data_of(entry)[0]
-        asked[entry.name, data] = Asked(card, data, sizes, classes=len(card.target))
+        # How many classes one column holds only the data tell; there are two at least.
+        classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
+        asked[entry.name, data] = Asked(card, data, sizes, classes=classes)
     return asked, list(dict.fromkeys(faults))
 
 
