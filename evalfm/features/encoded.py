@@ -95,10 +95,17 @@ class EncodedSource:
 
     def of(self, encoder: Encoder) -> EncodedSource:
         """The same images by another encoder, kept in the same store and way."""
+        return self._like(encoder, self._manifest, self._store)
+
+    def over(self, manifest: Manifest, store: FeatureStore) -> EncodedSource:
+        """Other images by the same encoder, kept in another store in the same way."""
+        return self._like(self.encoder, manifest, store)
+
+    def _like(self, encoder: Encoder, manifest: Manifest, store: FeatureStore) -> EncodedSource:
         return EncodedSource(
             encoder,
-            self._manifest,
-            self._store,
+            manifest,
+            store,
             maps=self._maps,
             batch_size=self._batch_size,
             workers=self._workers,

@@ -242,7 +242,7 @@ def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[s
     found = []
     for entry in card.get("pretraining_data", []):
         for name in sorted(held):
-            if _same(str(entry["name"]), name):
+            if same_name(str(entry["name"]), name):
                 found.append(
                     f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]})."
                 )
@@ -254,7 +254,7 @@ def lineage(manifest: Manifest) -> list[str]:
     return [manifest.info.name, *manifest.info.derived_from]
 
 
-def _same(one: str, other: str) -> bool:
+def same_name(one: str, other: str) -> bool:
     """Whether two names mean one data set, whatever their hyphens and capitals."""
     plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in (one, other)]
     return plain[0] == plain[1]
