@@ -7,10 +7,6 @@ from collections.abc import Sequence
 
 from evalfm.errors import EvalfmError
 
-SHOTS = 16
-"""Images of each base class that the authors learn on."""
-
-
 def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The first ceil(C / 2) classes, and the rest.
 
@@ -24,8 +20,3 @@ def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
         raise EvalfmError("Base-to-novel needs two classes or more; take a task of several classes.")
     half = math.ceil(len(names) / 2)
     return names[:half], names[half:]
-
-
-def harmonic_mean(base: float, novel: float) -> float:
-    """2bn / (b + n) of two accuracies, 0 where either is."""
-    return 0.0 if base == 0 or novel == 0 else 2 * base * novel / (base + novel)

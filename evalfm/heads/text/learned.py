@@ -76,7 +76,7 @@ class LearnedContextHead(TextHead):
             "optimiser": "SGD",
             "schedule": asdict(self.schedule),
             "epoch": "last",
-            "context": "first tokens of the template, one for each word before the class; shared by all classes",
+            "context": "first tokens of the template, one for each word before the class, shared by all classes",
             "published": table_digest(self.name, self._setting)[:16],
         }
 
