@@ -285,11 +285,10 @@ def _verdict(attribute: str, contrast: Contrast, p: float | None) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]
-    if p is None or negatives.auroc.low is None or negatives.auroc.high is None:
+    if p is None or negatives.auroc.low is None:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
-    excludes = negatives.auroc.low > 0.5 or negatives.auroc.high < 0.5
-    if p < ALPHA and excludes:
+    if p < ALPHA and negatives.excludes_chance:
         way = "higher" if (negatives.effect.value or 0.0) > 0 else "lower"
         return (
             f"Among negatives the score is {way} with {what}: an association that missed findings or other disease "

@@ -71,6 +71,12 @@ class FixedLabel:
     effect: Effect
     method: str = ""
 
+    @property
+    def excludes_chance(self) -> bool:
+        """Whether the interval of the AUROC lies on one side of .5."""
+        low, high = self.auroc.low, self.auroc.high
+        return low is not None and high is not None and (low > 0.5 or high < 0.5)
+
 
 def as_logit(score: ArrayLike) -> Values:
     """The logit of probabilities, held inside [1e-6, 1 − 1e-6]; scores outside [0, 1] stay as they are."""
