@@ -25,6 +25,10 @@ from evalfm.tasks.metrics.binary import binary_metrics
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
+OWN = ("id", "patient", "split", "fold", "target", "threshold")
+"""Columns of a run's predictions that are no attributes, beside its scores."""
+UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL")
+"""What other programs write into a cell that they mean to be empty."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +130,10 @@ def scores_of_run(run: Run) -> Scores:
     table = run.predictions()
     table = table[table["split"] == "test"].reset_index(drop=True)
     known = bool(run.record.data["patients_known"])
+    own = [name for name in table if name in OWN or str(name).startswith("score_")]
     return Scores(
         f"{run.encoder} · {run.head} · {run.adaptation}",
-        table,
+        table.drop(columns=own),
         table["target"].to_numpy(np.float64),
         table[f"score_{run.record.data['class_names'][0]}"].to_numpy(np.float64),
         table["threshold"].to_numpy(np.float64),
@@ -149,26 +154,40 @@ def scores_of_table(
 ) -> Scores:
     """A table of any model's predictions, CSV or Parquet; rows without a label are left out, which is said.
 
+    Cells that say NA, NaN or null are unknown, as R and others write them. Label, score and patient are no attributes.
+
     Raises:
-        EvalfmError: a column is missing, labels are not 0 and 1, or a score is no number.
+        EvalfmError: a column is missing, labels are not 0 and 1, a score is no number, some rows have no patient, or
+            the threshold is none.
     """
     native = read_table(path)
-    for name in (target, score):
+    wanted = [target, score] + [patient] * (patient not in (None, "patient"))
+    for name in wanted:
         if name not in native:
             raise UnknownNameError(f"column of {path.name}", name, [str(each) for each in native.columns])
+    cautions = _unknown_words(native)
     labels = pd.to_numeric(native[target], errors="coerce")
     if (labels.isna() & native[target].notna()).any() or not labels.dropna().isin([0, 1]).all():
         raise EvalfmError(
             f"The column {target!r} of {path.name} must hold 0, 1 or nothing; name another with --target."
         )
     kept = labels.notna().to_numpy()
+    if not kept.any():
+        raise EvalfmError(f"No row of {path.name} has a label in {target!r}; name another column with --target.")
     native, labels = native[kept].reset_index(drop=True), labels[kept]
     numbers = pd.to_numeric(native[score], errors="coerce").to_numpy(np.float64)
-    if not len(native) or not np.isfinite(numbers).all():
+    if not np.isfinite(numbers).all():
         wrong = int((~np.isfinite(numbers)).sum())
         raise EvalfmError(f"The column {score!r} of {path.name} has {wrong} cells that are no number; mend them.")
-    cautions = [f"{int((~kept).sum())} rows without a label were left out."] if not kept.all() else []
-    known = patient is not None and patient in native and bool(native[patient].notna().all())
+    _check_threshold(threshold, numbers)
+    if not kept.all():
+        cautions.append(f"{int((~kept).sum())} rows without a label were left out.")
+    known = patient is not None and patient in native and bool(native[patient].notna().any())
+    if known and native[patient].isna().any():
+        raise EvalfmError(
+            f"The column {patient!r} of {path.name} is empty in {int(native[patient].isna().sum())} rows; "
+            "fill it, or leave those rows out."
+        )
     if not known:
         cautions.append("Patients unknown: every row counts as a patient of its own.")
     names = (
@@ -176,6 +195,7 @@ def scores_of_table(
         if known
         else np.arange(len(native)).astype(str).astype(object)
     )
+    native = native.drop(columns=[target, score, *([patient] if known else [])])
     for name in native.columns:
         told = pd.to_numeric(native[name], errors="coerce")
         if native[name].notna().any() and (told.notna() == native[name].notna()).all():
@@ -186,6 +206,30 @@ def scores_of_table(
     return Scores(path.name, native, truth, numbers, thresholds, names, None, unit, tuple(cautions))
 
 
+def _unknown_words(table: pd.DataFrame) -> list[str]:
+    """Empty, in place, the cells that say in words that they are empty; the caution that says where."""
+    found = []
+    for name in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[name].dtype):
+            says = np.array([isinstance(cell, str) and cell in UNKNOWN for cell in table[name]], dtype=bool)
+            if says.any():
+                table[name] = table[name].mask(says)
+                found.append(f"{int(says.sum())} in {name}")
+    return [f"Cells that say NA or the like count as unknown: {', '.join(found)}."] if found else []
+
+
+def _check_threshold(threshold: float | None, scores: NDArray[np.float64]) -> None:
+    """Refuse what can be no threshold of these scores."""
+    if threshold is None:
+        return
+    probabilities = bool(scores.min() >= 0 and scores.max() <= 1)
+    if not np.isfinite(threshold) or (probabilities and not 0 <= threshold <= 1):
+        raise EvalfmError(
+            f"{threshold:g} is no threshold of these scores, which lie between {scores.min():.3g} and "
+            f"{scores.max():.3g}; give one on their scale with --threshold."
+        )
+
+
 def bias(scores: Scores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
     """The report of ``scores`` by each attribute, adjusted for ``adjust`` (never for the attribute itself).
 
@@ -194,7 +238,7 @@ def bias(scores: Scores, by: Sequence[str], *, adjust: Sequence[str] = (), seed:
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    parts = [_part(scores, each, adjust, seed) for each in attributes(scores.table, by)]
+    parts = [_part(scores, each, adjust, seed) for each in attributes(scores.table, dict.fromkeys(by))]
     parts = _corrected(parts)
     n = len(set(scores.patient.tolist()))
     return Bias(scores.name, len(scores.target), n, scores.unit, tuple(adjust), tuple(parts), scores.cautions)
@@ -285,6 +329,12 @@ def _verdict(attribute: str, contrast: Contrast, p: float | None) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]
+    if negatives.separated and negatives.auroc.value is not None:
+        way = "higher" if negatives.auroc.value > 0.5 else "lower"
+        return (
+            f"Among negatives every score with {what} is {way} than every other: an association that missed findings "
+            "or other disease may also produce."
+        )
     if p is None or negatives.auroc.low is None:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
