@@ -39,8 +39,10 @@ def main() -> None:
     print("|---" * (2 + len(SHOWN)) + "|")
     curves = {}
     for name, design in DESIGNS.items():
-        curves[name] = [power(replace(design, effect=effect), options.studies) for effect in DIAL]
-        for effect, shares in zip(DIAL, curves[name], strict=True):
+        curves[name] = []
+        for effect in DIAL:
+            shares = power(replace(design, effect=effect), options.studies)
+            curves[name].append(shares)
             cells = " | ".join(f"{shares[test]:.3f}" for test in SHOWN)
             print(f"| {name} | {effect:g} | {cells} |", flush=True)
     if options.figure is not None:

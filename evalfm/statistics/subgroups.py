@@ -290,7 +290,7 @@ def _effects(
         value = float(contrast @ fitted.coefficients)
         error = max(0.0, float(contrast @ fitted.covariance @ contrast)) ** 0.5
         if error <= NO_ERROR * whole:
-            results[truth] = Effect(None, reason=f"at label {truth} the score has no spread but by the attribute")
+            results[truth] = Effect(None, reason=f"at label {truth} the score has no spread beside the attribute's")
         else:
             results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
     return results
