@@ -3,9 +3,9 @@
     python benchmarks/phantom_power.py [--studies 500]
 
 A linear head on the `hog` embedding of 1,000 phantom films (C by the log-loss of 300 others), in which the tube goes
-with pneumothorax by a dial: 0 is 30 % of either kind of film, 1 is 80 % and 5 %, the two sets of docs/shortcuts.md. Each
-study asks the head's scores of 300 further films, in which three in ten have a tube whatever the label. Every film is
-drawn with and without its tube, so that what the tube does to the logit is known. Seeds are 0, 1, 2, …
+with pneumothorax by a dial: 0 is 30 % of either kind of film, 1 is 80 % and 5 %, the two sets of docs/shortcuts.md.
+Each study asks the head's scores of 300 further films, in which three in ten have a tube whatever the label. Every film
+is drawn with and without its tube, so that what the tube does to the logit is known. Seeds are 0, 1, 2, …
 """
 
 from __future__ import annotations
