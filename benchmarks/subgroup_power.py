@@ -17,7 +17,7 @@ import numpy as np
 from evalfm.statistics.simulation import Design, draw_study, p_values
 
 PERMUTATIONS = 499
-"""A quarter of the report's: more would not change what is found, but take four times as long."""
+"""A quarter of the report's, to save time."""
 DIAL = [step / 10 for step in range(11)]
 DESIGNS = {
     "300 patients, 1 image each": Design("label"),
