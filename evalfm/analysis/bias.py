@@ -161,8 +161,9 @@ def scores_of_table(
             the threshold is none.
     """
     native = read_table(path)
-    wanted = [target, score] + [patient] * (patient not in (None, "patient"))
-    for name in wanted:
+    # A patient column that was named must be there; the usual one need not.
+    named = [] if patient in (None, "patient") else [str(patient)]
+    for name in [target, score, *named]:
         if name not in native:
             raise UnknownNameError(f"column of {path.name}", name, [str(each) for each in native.columns])
     cautions = _unknown_words(native)
