@@ -116,7 +116,9 @@ def learn(encoder: Encoder, text: Text, options: argparse.Namespace, folder: Pat
         taken = time.process_time() - started
         own_steps = options.epochs * (len(train) // 4)
         steps += own_steps
-        print(f"{kind.name}: {taken:.1f} CPU s, {taken / own_steps:.3f} CPU s a step of 4 images (sentences and val included)")
+        print(
+            f"{kind.name}: {taken:.1f} CPU s, {taken / own_steps:.3f} CPU s a step of 4 images (sentences and val included)"
+        )
     hook.remove()
     inside = steps * 4 + 3 * options.epochs * len(val)
     print(f"image tower: {sum(seen)} images seen, {inside} with the tower in the loop, ratio {inside / sum(seen):.1f}")

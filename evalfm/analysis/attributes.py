@@ -115,7 +115,7 @@ def _single(table: pd.DataFrame, asked: str) -> Attribute:
             raise EvalfmError(f"{name!r} holds words and cannot be cut; ask for --by {name}.")
         cuts = sorted(float(cut) for cut in found["cuts"].split("/"))
         values = column.to_numpy(dtype=np.float64)
-        codes = np.where(np.isnan(values), -1, np.digitize(values, cuts))
+        codes = np.where(np.isfinite(values), np.digitize(values, cuts), -1)
         middle = [f"{low:g}–<{high:g}" for low, high in pairwise(cuts)]
         return Attribute(asked, *_present([f"<{cuts[0]:g}", *middle, f"≥{cuts[-1]:g}"], codes))
     words = [None if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]

@@ -68,10 +68,7 @@ class Contrast:
     @property
     def associated(self) -> bool:
         """The stated rule: p below .05 after correction, and an AUROC among negatives whose interval excludes .5."""
-        area, p = self.fixed[0].auroc, self.corrected
-        if p is None or area.low is None or area.high is None:
-            return False
-        return p < ALPHA and (area.low > 0.5 or area.high < 0.5)
+        return self.corrected is not None and self.corrected < ALPHA and self.fixed[0].excludes_chance
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,10 @@ def bias_of_questions(
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    every = [[_part(each, attribute, adjust, seed) for attribute in attributes(each.table, by)] for each in questions]
+    wanted = dict.fromkeys(by)
+    every = [
+        [_part(each, attribute, adjust, seed) for attribute in attributes(each.table, wanted)] for each in questions
+    ]
     corrected = iter(_corrected(list(chain.from_iterable(every))))
     reports = []
     for scores, parts in zip(questions, every, strict=True):
@@ -208,6 +208,12 @@ def _verdict(attribute: str, contrast: Contrast) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]
+    if negatives.separated and negatives.auroc.value is not None:
+        way = "higher" if negatives.auroc.value > 0.5 else "lower"
+        return (
+            f"Among negatives every score with {what} is {way} than every other: an association that missed findings "
+            "or other disease may also produce."
+        )
     if not contrast.told:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."

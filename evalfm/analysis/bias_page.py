@@ -204,8 +204,8 @@ def _descriptive(each: Contrast) -> list[str]:
     cross = [words(each.cross[name]) for name in ("bpsn", "bnsp", "gap")]
     balanced = ["–" if value is None else f"{value:.3f}" for value in (each.balanced, each.drop)]
     found = each.gap
-    gap = f"– ({found.reason})"
-    if found.value is not None:
+    gap = f"– ({found.reason})" if found.value is None else f"{found.value:+.3f} ({found.reason})"
+    if found.low is not None:
         gap = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
     return [each.level, gap, _p(found.p), *cross, *balanced]
 

@@ -17,6 +17,13 @@ QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""
 
 
+OWN = ("id", "patient", "split", "fold", "target", "threshold")
+OWN_BY_CLASS = ("target_", "score_", "threshold_", "calibrated_")
+"""Columns of a run's predictions that are no attributes."""
+UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL")
+"""What other programs write into a cell that they mean to be empty."""
+
+
 @dataclass(frozen=True)
 class Scores:
     """Scores of one model on test images, with the attributes that may be asked about.
@@ -82,7 +89,7 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
     model = model or f"{run.encoder} · {run.head} · {run.adaptation}"
     return Scores(
         model if kind == "binary" else f"{model} · {asked}",
-        table,
+        table.drop(columns=[name for name in table if name in OWN or str(name).startswith(OWN_BY_CLASS)]),
         target,
         table[f"score_{asked}"].to_numpy(np.float64),
         table["threshold"].to_numpy(np.float64) if "threshold" in table else None,
@@ -123,26 +130,41 @@ def scores_of_table(
 ) -> Scores:
     """A table of any model's predictions, CSV or Parquet; rows without a label are left out, which is said.
 
+    Cells that say NA, NaN or null are unknown, as R and others write them. Label, score and patient are no attributes.
+
     Raises:
-        EvalfmError: a column is missing, labels are not 0 and 1, or a score is no number.
+        EvalfmError: a column is missing, labels are not 0 and 1, a score is no number, some rows have no patient, or
+            the threshold is none.
     """
     native = read_table(path)
-    for name in (target, score):
+    # A patient column that was named must be there; the usual one need not.
+    named = [] if patient in (None, "patient") else [str(patient)]
+    for name in [target, score, *named]:
         if name not in native:
             raise UnknownNameError(f"column of {path.name}", name, [str(each) for each in native.columns])
+    cautions = _unknown_words(native)
     labels = pd.to_numeric(native[target], errors="coerce")
     if (labels.isna() & native[target].notna()).any() or not labels.dropna().isin([0, 1]).all():
         raise EvalfmError(
             f"The column {target!r} of {path.name} must hold 0, 1 or nothing; name another with --target."
         )
     kept = labels.notna().to_numpy()
+    if not kept.any():
+        raise EvalfmError(f"No row of {path.name} has a label in {target!r}; name another column with --target.")
     native, labels = native[kept].reset_index(drop=True), labels[kept]
     numbers = pd.to_numeric(native[score], errors="coerce").to_numpy(np.float64)
-    if not len(native) or not np.isfinite(numbers).all():
+    if not np.isfinite(numbers).all():
         wrong = int((~np.isfinite(numbers)).sum())
         raise EvalfmError(f"The column {score!r} of {path.name} has {wrong} cells that are no number; mend them.")
-    cautions = [f"{int((~kept).sum())} rows without a label were left out."] if not kept.all() else []
-    known = patient is not None and patient in native and bool(native[patient].notna().all())
+    _check_threshold(threshold, numbers)
+    if not kept.all():
+        cautions.append(f"{int((~kept).sum())} rows without a label were left out.")
+    known = patient is not None and patient in native and bool(native[patient].notna().any())
+    if known and native[patient].isna().any():
+        raise EvalfmError(
+            f"The column {patient!r} of {path.name} is empty in {int(native[patient].isna().sum())} rows; "
+            "fill it, or leave those rows out."
+        )
     if not known:
         cautions.append("Patients unknown: every row counts as a patient of its own.")
     names = (
@@ -150,6 +172,7 @@ def scores_of_table(
         if known
         else np.arange(len(native)).astype(str).astype(object)
     )
+    native = native.drop(columns=[target, score, *([patient] if known else [])])
     for name in native.columns:
         told = pd.to_numeric(native[name], errors="coerce")
         if native[name].notna().any() and (told.notna() == native[name].notna()).all():
@@ -158,3 +181,27 @@ def scores_of_table(
     unit = "patients" if known else "images"
     truth = labels.to_numpy(np.float64)
     return Scores(path.name, native, truth, numbers, thresholds, names, None, unit, tuple(cautions))
+
+
+def _unknown_words(table: pd.DataFrame) -> list[str]:
+    """Empty, in place, the cells that say in words that they are empty; the caution that says where."""
+    found = []
+    for name in table.columns:
+        if not pd.api.types.is_numeric_dtype(table[name].dtype):
+            says = np.array([isinstance(cell, str) and cell in UNKNOWN for cell in table[name]], dtype=bool)
+            if says.any():
+                table[name] = table[name].mask(says)
+                found.append(f"{int(says.sum())} in {name}")
+    return [f"Cells that say NA or the like count as unknown: {', '.join(found)}."] if found else []
+
+
+def _check_threshold(threshold: float | None, scores: NDArray[np.float64]) -> None:
+    """Refuse what can be no threshold of these scores."""
+    if threshold is None:
+        return
+    probabilities = bool(scores.min() >= 0 and scores.max() <= 1)
+    if not np.isfinite(threshold) or (probabilities and not 0 <= threshold <= 1):
+        raise EvalfmError(
+            f"{threshold:g} is no threshold of these scores, which lie between {scores.min():.3g} and "
+            f"{scores.max():.3g}; give one on their scale with --threshold."
+        )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from evalfm.errors import EvalfmError
 
+
 def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The first ceil(C / 2) classes, and the rest.
 
