@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
+from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
@@ -125,6 +126,7 @@ def make_record(
             split_hash=deal.key,
             synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
             random_weights=opened.random_weights,
+            cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
         ),
     )
 
@@ -240,7 +242,7 @@ def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[s
     found = []
     for entry in card.get("pretraining_data", []):
         for name in sorted(held):
-            if _same(str(entry["name"]), name):
+            if same_name(str(entry["name"]), name):
                 found.append(
                     f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]})."
                 )
@@ -252,7 +254,7 @@ def lineage(manifest: Manifest) -> list[str]:
     return [manifest.info.name, *manifest.info.derived_from]
 
 
-def _same(one: str, other: str) -> bool:
+def same_name(one: str, other: str) -> bool:
     """Whether two names mean one data set, whatever their hyphens and capitals."""
     plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in (one, other)]
     return plain[0] == plain[1]

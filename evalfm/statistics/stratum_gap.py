@@ -17,7 +17,7 @@ FEWEST = 10
 
 @dataclass(frozen=True)
 class StratumGap:
-    """The gap with its interval and the two-sided p of 0; ``reason`` says why there is none."""
+    """The gap with its interval and the two-sided p of 0; ``reason`` says why there is no gap, or no interval."""
 
     value: float | None
     low: float | None = None
@@ -59,8 +59,9 @@ def stratum_gap(
         variances.append(one.variance + other.variance - 2 * between)
     gap, error = float(np.mean(gaps)), max(0.0, float(np.sum(variances))) ** 0.5 / len(gaps)
     smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    if error == 0:
-        return StratumGap(gap, gap, gap, None)
+    # Two AUROCs that no resample could move, or that move together, leave only rounding.
+    if error <= 1e-9:
+        return StratumGap(gap, reason="it has no standard error: no interval")
     law = t(int(smaller) - 1)
     reach = float(law.isf((1 - level) / 2)) * error
     return StratumGap(gap, gap - reach, gap + reach, float(2 * law.sf(abs(gap) / error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,11 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 @pytest.fixture(scope="module")
 def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
-    seen: list[int] = []
+    seen: Counter[bytes] = Counter()
     plain = OpenClipEncoder._forward
 
     def counted(encoder: OpenClipEncoder, batch: Tensor) -> RawFeatures:
-        seen.append(len(batch))
+        seen.update(film.numpy().tobytes() for film in batch)
         return plain(encoder, batch)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -81,9 +82,10 @@ def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.Te
             floors="none",
             out=tmp_path_factory.mktemp("runs"),
         )
-    # 100 epochs of three heads: each image went through the tower once, beside two to try it.
+    # 100 epochs of three heads, and each image went through the tower once; noise on which its time is taken, often.
+    assert len([film for film, times in seen.items() if times > 1]) <= 1
     asked = 2 * 8 + len(made[0].predictions())
-    assert asked <= sum(seen) <= asked + 2
+    assert asked <= len(seen) <= asked + 1
     return made
 
 
