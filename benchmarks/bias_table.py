@@ -29,8 +29,11 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run(command, check=True)
         seconds = time.perf_counter() - started
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"{seconds:.0f} s for {options.rows:,} rows by {options.by}, {memory:,.0f} MB at the peak")
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(
+        f"{seconds:.0f} s ({used.ru_utime + used.ru_stime:.0f} s of processor time) for {options.rows:,} rows by "
+        f"{options.by}, {used.ru_maxrss / 1024:,.0f} MB at the peak"
+    )
 
 
 def predictions(rows: int) -> pd.DataFrame:
