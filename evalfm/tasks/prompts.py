@@ -52,6 +52,7 @@ class PromptCard(CardModel):
         name: the task's name.
         source: where the sentences come from, in words.
         templates: sentences with ``{}`` where a name goes; none takes the encoder's own.
+        context: the template whose first words learners of a context start from; None takes that of their authors.
         classes: per class; of a yes-or-no label the finding itself.
         absent: per yes-or-no label what is said where it is not there; None says "no" before each of its names.
     """
@@ -60,6 +61,7 @@ class PromptCard(CardModel):
     name: str
     source: str = "evalfm's choice"
     templates: tuple[str, ...] = ()
+    context: str | None = None
     classes: dict[str, Phrases]
     absent: dict[str, Phrases] = Field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class PromptCard(CardModel):
         for template in self.templates:
             if template.count(SLOT) != 1:
                 raise ValueError(f"the template {template!r} needs {SLOT} once, where the class's name goes")
+        if self.context is not None and (self.context.count(SLOT) != 1 or not self.context.partition(SLOT)[0].strip()):
+            raise ValueError(f"the context {self.context!r} needs words and then {SLOT}, once")
         if len(set(self.templates)) < len(self.templates):
             raise ValueError("a template stands twice; each stands once")
         strange = sorted(set(self.absent) - set(self.classes))
@@ -105,6 +109,7 @@ class PromptSet:
         source: where names and sentences come from.
         only_sentences: a file gave whole sentences and nothing else, so that who reads names and templates has nothing
             of it.
+        context: the template that learners of a context start from, if the card names one.
     """
 
     kind: str
@@ -112,6 +117,7 @@ class PromptSet:
     rows: tuple[Row, ...]
     source: str
     only_sentences: bool = False
+    context: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -127,6 +133,7 @@ class PromptSet:
         return {
             "source": self.source,
             "templates": list(self.templates),
+            "context": self.context,
             "rows": [
                 {
                     "label": row.label,
@@ -177,7 +184,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     rows = tuple(_rows(card, kind, class_names, own))
     _refuse_repeats(rows)
     templates = card.templates or (own.present,)
-    return PromptSet(kind, templates, rows, card.source, only_sentences)
+    return PromptSet(kind, templates, rows, card.source, only_sentences, card.context)
 
 
 def list_prompts() -> dict[str, PromptCard]:

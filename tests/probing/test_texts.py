@@ -14,6 +14,7 @@ from evalfm.analysis.operating_points import ALL_POSITIVE, as_json, operating_po
 from evalfm.analysis.table import task_tables
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import MOST_PASSES
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.runs import Run
@@ -119,7 +120,8 @@ def test_the_image_tower_sees_each_image_once(squares: Manifest, prompts: Path, 
     for head in (["zeroshot"], ["linear"]):
         given = prompts if head == ["zeroshot"] else None
         probe(seer, "square", data=squares, heads=head, prompts=given, floors="none", out=tmp_path)
-    assert seer.forwards <= len(squares) + 2
+    # Beside a trial and what is timed on noise, once: far from twice.
+    assert len(squares) <= seer.forwards <= len(squares) + 2 + 2 * (MOST_PASSES + 1) < 2 * len(squares)
 
 
 def test_points_stand_side_by_side_with_the_constant_answer(zeroshot: Run, squares: Manifest):

@@ -91,7 +91,7 @@ class LearnedContextHead(TextHead):
         rows = text.prompts.rows
         names = (context.data, context.task)
         tower, scale = text.tower, text.tower.logit_scale
-        wording = Wording(template_of(self.name, names), names_of(rows))
+        wording = Wording(text.prompts.context or template_of(self.name, names), names_of(rows))
         sentences = self._sentences(text)
         label = " / ".join(context.class_names)
         known = _labelled(train, "train", label, tower), _labelled(val, "val", label, tower)

@@ -51,8 +51,8 @@ def test_without_weights_nothing_is_added_and_all_is_kept() -> None:
 
 
 def test_the_data_set_goes_before_the_task_and_both_before_the_default() -> None:
-    assert template_of("biomed-dpt", ["busi", "ptx-cls"]) == "a ultrasound photo of a {} in the breast."
-    assert template_of("biomed-dpt", ["phantom", "ptx-cls"]) == "a chest X-ray photo of a {}."
+    assert template_of("biomed-dpt", ["busi", "ptx-cls"]) == "an ultrasound image of a breast with {}."
+    assert template_of("biomed-dpt", ["phantom", "ptx-cls"]) == "a chest X-ray image with {}."
     assert template_of("biomed-dpt", ["mine", "other"]) == "a photo of a {}."
     assert {template_of(head, ["busi", "ptx-cls"]) for head in ("coop", "biomedcoop")} == {"a photo of a {}."}
 
