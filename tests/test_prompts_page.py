@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
+from evalfm.probing import opened
 from evalfm.runs import find_runs
 from evalfm.tasks.prompts import Own, PromptCard, prompt_set
 
@@ -20,6 +22,9 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
+    once = functools.cache(opened.load_encoder)
+    # Drawing 240 million random numbers three times is not what is tested.
+    monkeypatch.setattr(opened, "load_encoder", once)
     commands = 0
     for language, text in BLOCK.findall(PAGE.read_text()):
         if language == "yaml":
