@@ -87,6 +87,9 @@ def expand(study: Study, asked: Posed) -> Grid:
             for cell in row.cells(encoders, adaptations, baselines):
                 cells.setdefault(cell.key, cell)
     grid.cells = list(cells.values())
+    for task in (task for task in study.tasks if task.prompts is not None):
+        if not any(cell.prompts for cell in grid.cells if cell.task == task.name):
+            grid.refuse(EvalfmError(f"The prompts of {task.name} are read by text heads alone, and no cell has one."))
     return grid
 
 

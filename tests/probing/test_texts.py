@@ -18,7 +18,8 @@ from evalfm.features.cost import MOST_PASSES
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.runs import Run
-from evalfm.statistics.classification import f1
+from evalfm.statistics.classification import choose_threshold, f1
+from evalfm.statistics.temperature import fit_temperature, with_temperature
 
 from ..readers import Seer, reader_card
 
@@ -71,6 +72,25 @@ def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     expected = f1_score(test["target"], test["score_square"] >= threshold)
     assert zeroshot.metrics["f1"].value == pytest.approx(expected)
     assert zeroshot.metrics["f1_default"].value == pytest.approx(f1_score(test["target"], test["score_square"] >= 0.5))
+
+
+def assert_chosen_on(part: pd.DataFrame, other: pd.DataFrame, chosen: dict, name: str, target: str, rule: str) -> None:
+    """Threshold and temperature of ``name`` are those of ``part``, and ``other`` would have given others."""
+    threshold, temperature = chosen["thresholds"][name], chosen["temperatures"][name]
+    of_part, of_other = (
+        (
+            choose_threshold(rows[target], rows[f"score_{name}"], rule),
+            fit_temperature(rows[target], rows[f"score_{name}"]),
+        )
+        for rows in (part, other)
+    )
+    assert (threshold, temperature) == pytest.approx(of_part)
+    assert threshold != pytest.approx(of_other[0])
+    assert temperature != pytest.approx(of_other[1])
+
+
+def test_threshold_and_temperature_are_those_of_val_and_not_of_test(zeroshot: Run):
+    assert_chosen_on(rows(zeroshot, "val"), rows(zeroshot, "test"), zeroshot.record.chosen, "square", "target", "f1")
 
 
 def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
@@ -158,19 +178,31 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
         fold: part["thresholds"]["square"] for fold, part in enumerate(parts)
     }
+    val = rows(run, "val")
+    for fold, part in enumerate(parts):
+        assert_chosen_on(val[val["fold"] == fold], test[test["fold"] == fold], part, "square", "target", "youden")
     assert run.record.prompts is not None
-    assert len(run.record.prompts["by_template"]) == 2
+    # Both see what is plain to see, fold by fold.
+    assert [each["value"] > 0.9 for each in run.record.prompts["by_template"]] == [True, True]
 
 
 def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path: Path):
-    table = squares.table.assign(bright=squares.table["square"], male=(squares.table["sex"] == "M").astype(int))
+    square, number = squares.table["square"], np.arange(len(squares))
+    table = squares.table.assign(bright=square, often=square.mask(number % 5 == 0, 1 - square))
     manifest = Manifest(squares.info, table, squares.root)
     card = tmp_path / "both.yaml"
-    card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [bright, male]\n")
-    (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], threshold="f1", floors="none", out=tmp_path)
+    card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [bright, often]\n")
+    said = {"classes": {"bright": {}, "often": {"names": ["grey"]}}}
+    said["absent"] = {"bright": {"names": ["dark"]}, "often": {"names": ["dark night"]}}
+    (tmp_path / "said.json").write_text(json.dumps(said), encoding="utf-8")
+    asked = {"data": manifest, "prompts": tmp_path / "said.json", "threshold": "f1", "floors": "none", "out": tmp_path}
+    (run,) = probe(Seer(), str(card), heads=["zeroshot"], **asked)
     test = rows(run, "test")
-    for name in ("bright", "male"):
+    for name in ("bright", "often"):
         assert (test[f"threshold_{name}"] == run.record.chosen["thresholds"][name]).all()
+        assert_chosen_on(rows(run, "val"), test, run.record.chosen, name, f"target_{name}", "f1")
+        calibrated = with_temperature(test[f"score_{name}"], run.record.chosen["temperatures"][name])
+        assert test[f"calibrated_{name}"].tolist() == pytest.approx(calibrated.tolist())
         expected = f1_score(test[f"target_{name}"], test[f"score_{name}"] >= test[f"threshold_{name}"])
         assert run.metrics[f"f1[{name}]"].value == pytest.approx(expected)
 

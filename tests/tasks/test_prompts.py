@@ -29,6 +29,15 @@ def test_every_classification_task_has_sentences_of_its_own(name: str):
     assert all(len(row.prompts) == len(prompts.templates) for row in prompts.rows)
 
 
+@pytest.mark.parametrize("name", [name for name, card in list_prompts().items() if card.absent])
+def test_what_is_said_of_absence_denies_what_is_said_of_presence(name: str):
+    card = list_prompts()[name]
+    for label, denied in card.absent.items():
+        present = card.classes[label].names[0].removeprefix("a ")
+        assert denied.names[0] == f"no {present}"
+        assert not set(denied.names + denied.sentences) & set(card.classes[label].names + card.classes[label].sentences)
+
+
 def test_density_is_told_in_the_words_of_bi_rads():
     prompts = prompt_set("density", "ordinal", tuple("ABCD"), OWN)
     assert prompts.rows[0].prompts == (("The breast is almost entirely fatty.",),)
