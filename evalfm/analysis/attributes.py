@@ -20,6 +20,7 @@ OF_CLASSES = (
     "score_",
     "target_",
     "threshold_",
+    "calibrated_",
     "dice_",
     "iou_",
     "hd95_",

@@ -73,12 +73,13 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Part:
-    """All that is said of one attribute."""
+    """All that is said of one attribute; ``worst`` is the level of the lowest AUROC where two have one."""
 
     attribute: str
     unknown: int
     strata: tuple[Stratum, ...]
     contrasts: tuple[Contrast, ...]
+    worst: str | None
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,12 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
                 "",
             )
         )
-    return Part(attribute.name, int((~known).sum()), strata, tuple(contrasts))
+    return Part(attribute.name, int((~known).sum()), strata, tuple(contrasts), _worst(strata))
+
+
+def _worst(strata: Sequence[Stratum]) -> str | None:
+    areas = [(area.value, each.level) for each in strata if (area := each.metrics["auroc"]).value is not None]
+    return min(areas)[1] if len(areas) > 1 else None
 
 
 def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> Stratum:
@@ -200,7 +206,7 @@ def _corrected(parts: Sequence[Part]) -> list[Part]:
             p = next(adjusted)
             known = replace(contrast, corrected=None if np.isnan(p) else float(p))
             contrasts.append(replace(known, verdict=_verdict(part.attribute, known)))
-        made.append(Part(part.attribute, part.unknown, part.strata, tuple(contrasts)))
+        made.append(replace(part, contrasts=tuple(contrasts)))
     return made
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evalfm.analysis.bias import Bias, Contrast, Stratum
+from evalfm.analysis.bias import ALPHA, Bias, Contrast, Part, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
+from evalfm.analysis.figures import describe
 from evalfm.analysis.pages import render
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.stratum_gap import StratumGap
 from evalfm.statistics.subgroups import Effect
 
 TITLE = "Subgroups and shortcuts"
@@ -29,8 +31,9 @@ def bias_page(
         "bias.html",
         title=TITLE,
         cautions=cautions_of(reports, values),
-        adjusted=", ".join(reports[0].adjusted_for if reports else ()),
+        adjusted=adjusted_words(reports),
         summary=summary(reports),
+        value_summary=[{"name": name, "cells": cells} for name, cells in value_summary(values)],
         reports=[_report(report) for report in reports],
         values=[_values(report) for report in values],
         decoded=decodability_table("decoded", decoded) if decoded else None,
@@ -63,6 +66,25 @@ def summary(reports: Sequence[Bias]) -> tuple[list[str], list[list[str]]]:
     return ["model", *rows], turned
 
 
+def adjusted_words(reports: Sequence[Bias]) -> str:
+    """What the tests of scores are adjusted for, to be put behind them; nothing where that is nothing."""
+    named = ", ".join(reports[0].adjusted_for if reports else ())
+    return f", adjusted for {named}" if named else ""
+
+
+def value_summary(values: Sequence[ValueBias]) -> list[tuple[str, list[str]]]:
+    """Per value, attribute and level, each model's difference in words."""
+    rows: dict[str, list[str]] = {}
+    for number, report in enumerate(values):
+        for outcome in report.outcomes:
+            for gap in outcome.gaps:
+                name = f"{outcome.name}, {outcome.attribute} = {gap.level}"
+                cells = rows.setdefault(name, ["–"] * len(values))
+                _, difference, p, _ = _gap(gap)
+                cells[number] = difference if gap.corrected is None else f"{difference}, p {p}"
+    return list(rows.items())
+
+
 def effect_words(effect: Effect, corrected: float | None) -> str:
     """An effect in standard deviations with its corrected p."""
     if effect.standardised is None:
@@ -85,21 +107,27 @@ def bias_markdown(
         lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += [
             "",
-            "Difference of the score's logit among images without the finding, in standard deviations; p after",
+            "Difference of the score's logit among images without the finding, in standard deviations"
+            f"{adjusted_words(reports)};",
+            "p after Benjamini and Hochberg over all levels. Associations only.",
         ]
-        lines += ["Benjamini and Hochberg over all levels. Associations only."]
+    if values:
+        lines += ["", "| value, attribute | " + " | ".join(told.model for told in values) + " |"]
+        lines += ["|---" * (1 + len(values)) + "|"]
+        lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in value_summary(values)]
+        lines += ["", "Mean at the level minus elsewhere, adjusted as the report says; p after Benjamini and Hochberg."]
     lines.append("")
     for report in reports:
         lines += [f"## {report.model}", ""]
-        lines += [f"- {contrast.verdict}" for part in report.parts for contrast in part.contrasts]
+        lines += [f"- {sentence}" for sentence in sentences(report)]
         lines.append("")
     for told in values:
         lines += [f"## {told.model}", ""]
         lines += [f"- {gap.verdict}" for each in told.outcomes for gap in each.gaps]
         lines.append("")
-    sentences = shortcut_words(decoded, curves)
-    if sentences:
-        lines += ["## Decodability and shortcut curve", "", *(f"- {each}" for each in sentences), ""]
+    told_of_shortcuts = shortcut_words(decoded, curves)
+    if told_of_shortcuts:
+        lines += ["## Decodability and shortcut curve", "", *(f"- {each}" for each in told_of_shortcuts), ""]
     return "\n".join(lines)
 
 
@@ -167,8 +195,7 @@ def _report(report: Bias) -> dict[str, Any]:
         {
             "attribute": part.attribute,
             "unknown": part.unknown,
-            "contrasts": part.contrasts,
-            "strata": [_stratum(each) for each in part.strata],
+            "strata": [_stratum(each, part.worst) for each in part.strata],
             "tests": [_tests(each) for each in part.contrasts],
             "descriptive": [_descriptive(each) for each in part.contrasts],
         }
@@ -179,12 +206,14 @@ def _report(report: Bias) -> dict[str, Any]:
         "images": report.images,
         "patients": report.patients,
         "unit": report.unit,
+        "sentences": sentences(report),
         "parts": parts,
     }
 
 
-def _stratum(each: Stratum) -> list[str]:
-    cells = [each.level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
+def _stratum(each: Stratum, worst: str | None) -> list[str]:
+    level = f"{each.level} (lowest AUROC)" if each.level == worst else each.level
+    cells = [level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
     cells += [words(each.metrics[name]) for name in ("auroc", "auprc", "sensitivity", "specificity")]
     return [*cells, "–" if each.calibration_in_the_large is None else f"{each.calibration_in_the_large:+.3f}"]
 
@@ -204,19 +233,48 @@ def _descriptive(each: Contrast) -> list[str]:
     cross = [words(each.cross[name]) for name in ("bpsn", "bnsp", "gap")]
     balanced = ["–" if value is None else f"{value:.3f}" for value in (each.balanced, each.drop)]
     found = each.gap
-    gap = f"– ({found.reason})" if found.value is None else f"{found.value:+.3f} ({found.reason})"
-    if found.low is not None:
-        gap = f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
-    return [each.level, gap, _p(found.p), *cross, *balanced]
+    detectable = "–" if found.detectable is None else f"{found.detectable:.3f}"
+    return [each.level, _gap_value(found), _p(found.p), detectable, *cross, *balanced]
+
+
+def _gap_value(found: StratumGap) -> str:
+    if found.value is None:
+        return f"– ({found.reason})"
+    if found.low is None:
+        return f"{found.value:+.3f} [no interval]"
+    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
+
+
+def gap_words(part: Part) -> list[str]:
+    """Per level how its AUROC differs from that elsewhere, and what difference the test set could have shown."""
+    told = []
+    for each in part.contrasts:
+        found = each.gap
+        if found.p is None:
+            continue
+        could = f"one of {found.detectable:.3f} could have been detected with 80 % power"
+        ending = (
+            f"not detected; {could}" if found.p >= ALPHA else f"p {_p(found.p)}, uncorrected; severity alone does that"
+        )
+        told.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
+    return told
+
+
+def sentences(report: Bias) -> list[str]:
+    """The verdicts of a report, and what its strata differ by."""
+    every = []
+    for part in report.parts:
+        every += [contrast.verdict for contrast in part.contrasts]
+        every += gap_words(part)
+        # Of two levels the difference says which.
+        if part.worst is not None and len(part.strata) > 2:
+            every.append(f"The lowest AUROC by {part.attribute} is that of {part.worst}.")
+    return every
 
 
 def words(estimate: Estimate) -> str:
-    """An estimate with its interval, or why there is none."""
-    if estimate.value is None:
-        return f"– ({estimate.reason})"
-    if estimate.low is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+    """An estimate with its interval, ``~`` where that is approximate, or why there is none."""
+    return describe(estimate) + (" ~" if estimate.note else "")
 
 
 def _p(p: float | None) -> str:

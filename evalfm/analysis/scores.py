@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.analysis.attributes import declared
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
@@ -17,9 +18,6 @@ QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""
 
 
-OWN = ("id", "patient", "split", "fold", "target", "threshold")
-OWN_BY_CLASS = ("target_", "score_", "threshold_", "calibrated_")
-"""Columns of a run's predictions that are no attributes."""
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL")
 """What other programs write into a cell that they mean to be empty."""
 
@@ -89,7 +87,7 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
     model = model or f"{run.encoder} · {run.head} · {run.adaptation}"
     return Scores(
         model if kind == "binary" else f"{model} · {asked}",
-        table.drop(columns=[name for name in table if name in OWN or str(name).startswith(OWN_BY_CLASS)]),
+        table[declared(table, names)],
         target,
         table[f"score_{asked}"].to_numpy(np.float64),
         table["threshold"].to_numpy(np.float64) if "threshold" in table else None,

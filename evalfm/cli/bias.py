@@ -62,7 +62,16 @@ def bias(
     from dataclasses import replace
 
     from evalfm.analysis.bias import bias_of_questions
-    from evalfm.analysis.bias_page import bias_markdown, bias_page, cautions_of, shortcut_words, summary
+    from evalfm.analysis.bias_page import (
+        adjusted_words,
+        bias_markdown,
+        bias_page,
+        cautions_of,
+        sentences,
+        shortcut_words,
+        summary,
+        value_summary,
+    )
     from evalfm.analysis.bias_values import bias_of_values
     from evalfm.analysis.scores import asks_questions, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
@@ -107,16 +116,19 @@ def bias(
         return
     if reports:
         header, rows = summary(reports)
-        title = "Among images without the finding: score's difference in standard deviations, corrected p"
-        print_rows(title, header, rows)
+        told = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
+        print_rows(f"Among images without the finding: {told}", header, rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
-        for part in report.parts:
-            for contrast in part.contrasts:
-                typer.echo(f"  {contrast.verdict}")
-    for told in values:
-        typer.echo(f"{told.model}: {told.images} images")
-        for outcome in told.outcomes:
+        for sentence in sentences(report):
+            typer.echo(f"  {sentence}")
+    if values:
+        rows = [[name, *cells] for name, cells in value_summary(values)]
+        title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
+        print_rows(title, ["value and attribute", *(told.model for told in values)], rows)
+    for each in values:
+        typer.echo(f"{each.model}: {each.images} images")
+        for outcome in each.outcomes:
             for gap in outcome.gaps:
                 typer.echo(f"  {gap.verdict}")
     for sentence in shortcut_words(decoded, curves):

@@ -13,16 +13,23 @@ from evalfm.statistics.resampling import Positions, Values
 
 FEWEST = 10
 """Patients of either class at either level below which no gap is given."""
+POWER = 0.8
 
 
 @dataclass(frozen=True)
 class StratumGap:
-    """The gap with its interval and the two-sided p of 0; ``reason`` says why there is no gap, or no interval."""
+    """The gap with its interval and the two-sided p of 0.
+
+    Attributes:
+        detectable: the gap that would have been found with 80 % power at the 5 % level.
+        reason: why there is no gap, or no interval of it.
+    """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     p: float | None = None
+    detectable: float | None = None
     reason: str | None = None
 
 
@@ -56,15 +63,18 @@ def stratum_gap(
         one, other = parts[0], parts[1]
         gaps.append(one.area - other.area)
         between = _summed(one.contributions, other.contributions, class_patients(label[rows], codes), codes)
-        variances.append(one.variance + other.variance - 2 * between)
-    gap, error = float(np.mean(gaps)), max(0.0, float(np.sum(variances))) ** 0.5 / len(gaps)
+        apart = one.variance + other.variance
+        # Below rounding of the variances themselves the levels move as one.
+        variances.append(apart - 2 * between if apart - 2 * between > 1e-12 * apart else 0.0)
+    gap, error = float(np.mean(gaps)), float(np.sum(variances)) ** 0.5 / len(gaps)
     smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
     # Two AUROCs that no resample could move, or that move together, leave only rounding.
     if error <= 1e-9:
         return StratumGap(gap, reason="it has no standard error: no interval")
     law = t(int(smaller) - 1)
     reach = float(law.isf((1 - level) / 2)) * error
-    return StratumGap(gap, gap - reach, gap + reach, float(2 * law.sf(abs(gap) / error)))
+    detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
+    return StratumGap(gap, gap - reach, gap + reach, float(2 * law.sf(abs(gap) / error)), detectable)
 
 
 @dataclass(frozen=True)

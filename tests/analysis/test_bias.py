@@ -159,6 +159,29 @@ def test_pages_tell_the_same_and_escape(tmp_path: Path) -> None:
     assert "F, ≥65" in page
 
 
+def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_path: Path) -> None:
+    table = predictions(effect=1.0)
+    noise = np.random.default_rng(5).random(len(table))
+    report = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=noise))), ["sex"], adjust=["age"])
+    (part,) = report.parts
+    gap = part.contrasts[0].gap
+    areas = {each.level: each.metrics["auroc"].value for each in part.strata}
+    assert part.worst == min(areas, key=lambda level: areas[level])
+    assert gap.value == pytest.approx(areas["M"] - areas["F"])
+    assert f"not detected; one of {gap.detectable:.3f} could have been detected" in bias_markdown([report])
+    assert f"<td>{part.worst} (lowest AUROC)</td>" in bias_page([report])
+    crossed = bias(scores_of_run(make_run(tmp_path, table, encoder="x")), ["sex*age:50"])
+    assert f"The lowest AUROC by sex*age:50 is that of {crossed.parts[0].worst}." in bias_markdown([crossed])
+    assert "standard deviations, adjusted for age;" in bias_markdown([report])
+    # Constant scores: every stratum lies at .5, and nothing has a width of zero.
+    flat = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=0.3), encoder="c")), ["sex"])
+    assert (flat.parts[0].contrasts[0].gap.low, flat.parts[0].contrasts[0].gap.high) == (None, None)
+    assert "+0.000 [no interval]" in bias_page([flat])
+    assert "[0.500, 0.500]" not in bias_page([flat])
+    few = predictions(120)
+    assert "] ~</td>" in bias_page([bias(scores_of_run(make_run(tmp_path, few, encoder="few")), ["sex"])])
+
+
 def test_the_verb(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", predictions(effect=1.0))
     make_run(tmp_path / "runs", predictions(), encoder="two")
@@ -201,6 +224,13 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert model_names([one, other]) == ["one · linear · frozen · toy", "one · linear · frozen · site-b"]
     same = make_run(tmp_path / "c", predictions(effect=1.0), seed=1)
     assert len(set(model_names([one, same]))) == 2
+    # What they have in common is not said.
+    assert not any("toy" in name for name in model_names([one, same]))
+    third = make_run(tmp_path / "d", predictions(), task="tube-cls")
+    assert model_names([one, third, other])[:2] == [
+        "one · linear · frozen · ptx-cls · toy",
+        "one · linear · frozen · tube-cls",
+    ]
     assert model_names([one]) == ["one · linear · frozen"]
     told = CliRunner().invoke(app, ["bias", str(one.folder), str(other.folder), "--by", "chest_tube", "--json"])
     assert [each["model"] for each in json.loads(told.stdout)["models"]] == model_names([one, other])

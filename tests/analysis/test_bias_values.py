@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias_page import bias_markdown, bias_page
+from evalfm.analysis.bias_page import bias_markdown, bias_page, value_summary
 from evalfm.analysis.bias_values import bias_of_values
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
@@ -66,6 +66,21 @@ def test_a_planted_loss_and_false_alarms_are_found(tmp_path: Path) -> None:
     assert area.gaps[0].verdict.startswith("predicted area of ptx where it is not is higher with chest_tube = 1")
     assert dice.gaps[0].corrected is not None
     assert dice.gaps[0].corrected >= dice.gaps[0].difference.p
+
+
+def test_several_models_stand_side_by_side(tmp_path: Path) -> None:
+    reports = [
+        bias_of_values(make_run(tmp_path, masks(drop=drop), kind="segmentation", encoder=name), ["chest_tube"])
+        for name, drop in (("one", 0.0), ("two", 0.15))
+    ]
+    rows = dict(value_summary(reports))
+    cells = rows["Dice of ptx where it is there, chest_tube = 1"]
+    for cell, report in zip(cells, reports, strict=True):
+        found = report.outcomes[0].gaps[0]
+        assert cell.startswith(f"{found.difference.value:+.3g} [")
+    assert cells[1].endswith("p < .001")
+    assert " | ".join(cells) in bias_markdown([], reports)
+    assert bias_page([], reports).count(f"<td>{cells[0]}</td>") == 1
 
 
 def test_errors_of_measurements(tmp_path: Path) -> None:
