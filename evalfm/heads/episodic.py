@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +17,7 @@ from evalfm.heads.knn import TEMPERATURE
 STRENGTH = 1.0
 """C of the linear probe."""
 NEIGHBOURS = 5
+BLOCK_BYTES = 30_000_000
 TOLERANCE = 1e-7
 """Of the preconditioned gradient, relative to the weights."""
 FORCING = 0.05
@@ -94,6 +98,53 @@ def neighbours(batch: Batch, k: int = NEIGHBOURS) -> Answers:
     weight = ((similarity[..., :k] - similarity[..., :1]) / TEMPERATURE).exp()
     votes = (weight[..., None] * batch.one_hot[index[..., :k]]).sum(dim=-2)
     return Answers(_tied((votes + 1 / batch.classes) / (weight.sum(dim=-1, keepdim=True) + 1)), _all(batch))
+
+
+METHODS: dict[str, Callable[[Batch, float], Answers]] = {
+    "linear": linear,
+    "prototypes": lambda batch, strength: prototypes(batch),
+    "knn": lambda batch, strength: neighbours(batch),
+}
+"""By the name on the command line; each is given C too."""
+
+
+def settings_of(method: str, strength: float) -> dict[str, object]:
+    """What decides the answer of ``method``, as plain values: part of the key of its results."""
+    own: dict[str, dict[str, object]] = {
+        "linear": {"C": strength},
+        "prototypes": {"temperature": TEMPERATURE},
+        "knn": {"k": NEIGHBOURS, "temperature": TEMPERATURE, "prior_vote": 1},
+    }
+    return {"features": "divided by their length", **own[method]}
+
+
+def solve(
+    method: str,
+    features: Tensor,
+    support: NDArray[np.intp],
+    query: NDArray[np.intp],
+    strength: float = STRENGTH,
+) -> Answers:
+    """Answers of ``method`` to all queries of all episodes, fitted and scored in blocks of bounded memory.
+
+    Args:
+        features: [M, D] of ``normalised``.
+        support: [E, C, n] rows of ``features``, of each class n.
+        query: [E, C, q].
+        strength: C of the linear probe.
+
+    Returns:
+        Scores [E, C·q, C].
+    """
+    episodes, classes = support.shape[:2]
+    learnt, asked = (torch.from_numpy(each.reshape(episodes, -1)) for each in (support, query))
+    images = learnt.shape[1] + asked.shape[1]
+    size = max(1, BLOCK_BYTES // (8 * images * max(features.shape[1], images)))
+    found = []
+    for start in range(0, episodes, size):
+        block = slice(start, start + size)
+        found.append(METHODS[method](Batch(features[learnt[block]], features[asked[block]], classes), strength))
+    return Answers(torch.cat([each.scores for each in found]), torch.cat([each.converged for each in found]))
 
 
 def against_rest(margins: Tensor) -> Tensor:
