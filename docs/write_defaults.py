@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalfm.heads import list_heads, load_head
-from evalfm.probing.scoring import THRESHOLD_RULE
+from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.training.recipe import RECIPES
 
 PAGE = Path(__file__).with_name("methodology.md")
@@ -27,7 +27,7 @@ def defaults() -> str:
     for setting in type(RECIPES["full"]).model_fields:
         cells = " | ".join(shown(getattr(RECIPES[name], setting)) for name in names)
         lines.append(f"| {setting} | {cells} |")
-    lines += ["", f"Operating point of binary tasks: `{THRESHOLD_RULE}` on val."]
+    lines += ["", f"Operating point of yes-or-no labels: `{THRESHOLD_RULE}` on val."]
     return "\n".join(lines)
 
 

@@ -59,6 +59,7 @@ class Record(CardModel):
         metrics: per metric the estimate on test with interval, n and unit.
         chosen: what val decided: hyper-parameters and thresholds, per fold where there are folds.
         exclusions: how many images were not asked, by reason.
+        prompts: of a head that reads text its sentences, and of zero-shot the primary metric by each template alone.
         notes: cautions to print with the result.
     """
 
@@ -72,6 +73,7 @@ class Record(CardModel):
     metrics: dict[str, dict[str, Any]]
     chosen: dict[str, Any]
     exclusions: list[dict[str, Any]]
+    prompts: dict[str, Any] | None = None
     notes: list[str]
     provenance: Provenance
 

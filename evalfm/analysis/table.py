@@ -12,7 +12,10 @@ from evalfm.statistics.estimate import Estimate
 SHOWN_METRICS = 3
 """How many of a task's metrics a table shows, the primary first."""
 LOWER_IS_BETTER = frozenset(
-    {"mae", "rmse", "brier", "ece", "fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"}
+    {
+        *("mae", "rmse", "brier", "ece", "log_loss", "brier_calibrated", "ece_calibrated", "log_loss_calibrated"),
+        *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"),
+    }
 )
 
 
@@ -98,8 +101,9 @@ def _table(runs: Sequence[Run]) -> TaskTable:
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
-        # Other weights, and other images under the same name, are no other seeds of one line.
+        # Other weights, sentences, and images under the same name are no other seeds of one line.
         own = (run.record.provenance.weights_digest or "") + str(run.record.data.get("test_digest", ""))
+        own += str((run.record.prompts or {}).get("rows", ""))
         cells.setdefault((run.encoder, run.head, subset + own), []).append(run)
     lines = [_line(found, names) for found in cells.values()]
     sign = 1 if names[0] in LOWER_IS_BETTER else -1
@@ -134,7 +138,10 @@ def _shown_metrics(record: Record) -> tuple[str, ...]:
     return tuple(found or record.metrics)[:SHOWN_METRICS]
 
 
-SAME = ("shots", "label_fraction", "associate", "folds", "where", "test_where", "limit", "adaptation", "recipe")
+SAME = (
+    *("shots", "val_shots", "label_fraction", "associate", "folds", "where", "test_where", "limit"),
+    *("adaptation", "recipe", "threshold"),
+)
 """What runs that differ in their seed alone have in common, beside encoder and head."""
 
 

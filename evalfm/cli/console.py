@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.runs import Run
+    from evalfm.statistics.estimate import Estimate
 
 
 class Bars:
@@ -82,6 +83,7 @@ def print_runs(runs: Iterable[Run]) -> None:
 
     for table in task_tables(runs):
         print_task(table)
+        print_operating_points(table)
 
 
 def print_task(table: TaskTable) -> None:
@@ -96,6 +98,31 @@ def print_task(table: TaskTable) -> None:
         rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
     print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
     _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
+
+
+def print_operating_points(table: TaskTable) -> None:
+    """Print default and chosen thresholds side by side, where a head reads text or the rule was asked for."""
+    from evalfm.analysis.figures import describe
+    from evalfm.analysis.operating_points import HEADER, operating_points, wanted
+
+    points = operating_points(table) if wanted([run for line in table.lines for run in line.runs]) else []
+    if not points:
+        return
+
+    def cell(estimate: Estimate | None) -> str:
+        return "–" if estimate is None or estimate.value is None else describe(estimate)
+
+    rows = [[each.encoder, each.head, each.threshold, *map(cell, each.estimates)] for each in points]
+    print_rows(f"{table.task}: default and calibrated", HEADER, rows)
+    _print_lines(
+        ["Brier score and ECE are before temperature scaling above and after it below; AUROC is moved by neither."]
+    )
+    for run in [line.runs[0] for line in table.lines if line.runs[0].record.prompts]:
+        spread = (run.record.prompts or {}).get("spread")
+        if spread is not None:
+            told = f"{spread['least']:.3f} to {spread['most']:.3f}, sd {spread['sd']:.3f}"
+            metric = (run.record.prompts or {})["metric"]
+            _print_lines([f"{run.encoder}, {run.head}: {metric} by each template alone {told}"])
 
 
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:

@@ -66,6 +66,9 @@ def probe(
     ] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
+    val_shots: Annotated[
+        int | None, typer.Option(help="With --shots, at most so many val images per class, never more than shots.")
+    ] = None,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
     associate: Annotated[
         str | None,
@@ -77,6 +80,12 @@ def probe(
     test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
     floors: Annotated[Floors, typer.Option(help="Baselines beside the encoder.")] = Floors.default,
+    threshold: Annotated[
+        str, typer.Option(help="How val cuts yes-or-no scores: youden, f1, sensitivity=.9 or specificity=.9.")
+    ] = "youden",
+    prompts: Annotated[
+        Path | None, typer.Option(help="YAML or JSON of sentences for text heads, in place of the task's own.")
+    ] = None,
     input_size: Annotated[int | None, typer.Option(help="Override the card's input size, in pixels.")] = None,
     resize: Annotated[Resize | None, typer.Option(help="Override the card's resize policy.")] = None,
     maps: Annotated[Maps, typer.Option(help="Keep maps on disk, or run the encoder in every epoch.")] = Maps.auto,
@@ -108,6 +117,8 @@ def probe(
 
         evalfm probe --encoder rad-dino --task ptx-seg --adapt lora --rank 16 --recipe epochs=10
 
+        evalfm probe --encoder biomedclip --task ptx-cls --head zeroshot --threshold f1
+
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
     """
     from evalfm.cli.console import Bars, emit_json, print_runs
@@ -129,6 +140,7 @@ def probe(
         input_size=input_size,
         resize=None if resize is None else resize.value,
         shots=shots,
+        val_shots=val_shots,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,
@@ -137,6 +149,8 @@ def probe(
         test_where=test_where,
         limit=limit,
         floors=floors.value,
+        threshold=threshold,
+        prompts=prompts,
         device=device,
         precision=precision.value,
         maps=maps.value,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +39,16 @@ class TextTower(nn.Module, ABC):
             raise EvalfmError(f"{card.name} has no text tower; choose an image-text encoder.")
         self.name = card.name
         self.facts: TextFacts = card.text_tower
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that decides the embeddings: tensors, tokenizer, scale and facts."""
+        from evalfm.encoders.encoder import tensor_digest  # which names this module
+
+        tokenizer: Any = getattr(self, "tokenizer", None)
+        words = tokenizer.to_str() if hasattr(tokenizer, "to_str") else type(tokenizer).__name__
+        said = [tensor_digest(self.state_dict()), words, self.logit_scale, self.logit_bias, self.facts.model_dump()]
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
     @abstractmethod
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:

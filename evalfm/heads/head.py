@@ -12,8 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.encoders.text import TextTower
 from evalfm.features.source import FeatureSource
 from evalfm.progress import SILENT, Progress
+from evalfm.tasks.prompts import PromptSet
 
 MaskReader = Callable[[int], NDArray[np.bool_]]
 """From a row of the manifest to its masks, bool [K, H, W], on the stored film's grid."""
@@ -49,6 +51,14 @@ class Examples:
 
 
 @dataclass(frozen=True)
+class Text:
+    """What a head that reads text is given: sentences for the task's classes, and the tower that reads them."""
+
+    prompts: PromptSet
+    tower: TextTower
+
+
+@dataclass(frozen=True)
 class Context:
     """What a head may know beside its examples.
 
@@ -61,6 +71,7 @@ class Context:
         progress: where long work is shown.
         measure: how a regression's target is measured on masks: ``area-fraction``, ``lung-fraction``, ``ctr``; or None.
         findings: the masks that the measure needs, in the order in which ``Examples.masks`` gives them.
+        text: sentences and text tower, for heads that need ``text``.
     """
 
     kind: str
@@ -70,6 +81,7 @@ class Context:
     progress: Progress = SILENT
     measure: str | None = None
     findings: tuple[str, ...] = ()
+    text: Text | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class HeadEntry:
     Attributes:
         name: the word on the command line.
         kinds: the task kinds it serves.
-        needs: what it reads of the features: ``pooled`` or ``maps``.
+        needs: what it reads: ``pooled``, ``maps`` or ``text``.
         summary: what it is, in one line.
         location: ``module:Class``.
     """
@@ -94,6 +94,13 @@ _ENTRIES = (
         ("maps",),
         "a learnt query attends over the cells of the deepest map, rate and epoch chosen on val",
         "evalfm.heads.attentive:AttentiveHead",
+    ),
+    HeadEntry(
+        "zeroshot",
+        ("binary", "multilabel", "multiclass", "ordinal"),
+        ("pooled", "text"),
+        "nearest sentence of an image-text encoder, averaged over names and templates; nothing is learnt",
+        "evalfm.heads.text.zeroshot:ZeroShotHead",
     ),
     HeadEntry(
         "multiscale",

@@ -13,14 +13,15 @@ import numpy as np
 import evalfm
 from evalfm.data.work_folders import adopt
 from evalfm.heads import load_head
-from evalfm.heads.head import Head
-from evalfm.probing.fitting import Training, fit_frozen, fit_trained
+from evalfm.heads.head import Head, Text
+from evalfm.probing.fitting import Fitting, Training, fit_frozen, fit_trained
 from evalfm.probing.opened import Opened, compute_ahead
 from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import Fitted, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.sides import Deal
+from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
 from evalfm.runs import RECORD, WORK, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.training.recipe import Recipe, Trained
@@ -48,12 +49,14 @@ class Cell:
         heads: names of heads.
         floor: True for a baseline that knows nothing.
         adapted: how the encoder is trained, each head with a copy of its own; None where it is frozen.
+        text: sentences and tower, where a head reads text.
     """
 
     opened: Opened
     heads: tuple[str, ...]
     floor: bool = False
     adapted: Adapted | None = None
+    text: Text | None = None
 
     @property
     def adaptation(self) -> str:
@@ -100,6 +103,8 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         "subset": settings.subset(),
         "seed": seed,
     }
+    if cell.text is not None and reads_text(head):
+        content["text"] = text_key(cell.text)
     key = content_key(content)
     return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
 
@@ -130,7 +135,8 @@ class _Making:
         fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
         for part in self.deal.parts:
             self._announce(part.fold, ", ".join(head.name for head in heads))
-            found = fit_frozen(self.cell.opened, heads, self.deal, part, self.seed, self.progress)
+            asked = Fitting(self.seed, self.settings.threshold, self.cell.text)
+            found = fit_frozen(self.cell.opened, heads, self.deal, part, asked, self.progress)
             for name, result in found.items():
                 fitted[name].append(result)
         seconds = watch.seconds() / len(heads)
@@ -151,7 +157,8 @@ class _Making:
             )
             # A fresh head for every part: one that was trained once would go on from there.
             fresh = load_head(head.name, self.deal.question.task.kind)
-            results.append(fit_trained(self.cell.opened, fresh, self.deal, part, self.seed, training, self.progress))
+            asked = Fitting(self.seed, self.settings.threshold)
+            results.append(fit_trained(self.cell.opened, fresh, self.deal, part, asked, training, self.progress))
         self._publish(head, results, folder, key, watch.seconds(), works)
         for place in works:
             forget(place)
@@ -177,12 +184,14 @@ class _Making:
         asked: dict[str, Any] = {**settings.model_dump(mode="json"), "floor": self.cell.floor, "seed": self.seed}
         # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
         asked["task"] = deal.question.task.name
+        asked["prompts"] = None if settings.prompts is None else "file"
         asked["encoder"] = {"name": opened.name, **opened.asked}
         asked["adaptation"], asked["recipe"] = self.cell.adaptation, {}
         if self.cell.adapted is not None:
             asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")
             asked["processes"] = self.cell.adapted.settings.processes
-        record = make_record(opened, deal, head, results, table, asked, key, seconds)
+        text = self.cell.text if reads_text(head) else None
+        record = make_record(opened, deal, head, results, table, asked, key, seconds, text)
         with publishing(self.out, folder, self.in_the_way) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
             draw_pictures(work, record, table, deal.test or deal.question, rows)

@@ -15,7 +15,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
-from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
+from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead, Text
 from evalfm.heads.training import fit_together, trained_together
 from evalfm.probing.opened import Opened, training_forecast
 from evalfm.probing.parts import Part, unlearnable
@@ -42,11 +42,26 @@ class Training:
     processes: int = 1
 
 
+@dataclass(frozen=True)
+class Fitting:
+    """What the fitting of any head is asked.
+
+    Attributes:
+        seed: of initialisation and batch order.
+        threshold: how val chooses the operating point.
+        text: sentences and tower for heads that read text.
+    """
+
+    seed: int
+    threshold: str
+    text: Text | None = None
+
+
 def fit_frozen(
-    opened: Opened, heads: Sequence[Head], deal: Deal, part: Part, seed: int, progress: Progress
+    opened: Opened, heads: Sequence[Head], deal: Deal, part: Part, asked: Fitting, progress: Progress
 ) -> dict[str, Fitted]:
     """Fit every head on frozen features, trained ones in one pass over them, and score val and test."""
-    context = _context(opened, deal, seed, progress)
+    context = _context(opened, deal, asked, progress)
     side = Side(deal.question, opened.source)
     train, val = side.examples(part.train), side.examples(part.val)
     fits: dict[str, Fit] = {}
@@ -54,12 +69,12 @@ def fit_frozen(
         found = fit_together(together, train, val, context)
         fits |= dict(zip((head.name for head in together), found, strict=True))
     fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
-    scores = _score(heads, deal, part, opened.source, opened.test, progress)
+    scores = _score(heads, deal, part, opened.source, opened.test, asked.threshold, progress)
     return {head.name: Fitted(part, fits[head.name], scores[head.name], head.tensors()) for head in heads}
 
 
 def fit_trained(
-    opened: Opened, head: Head, deal: Deal, part: Part, seed: int, training: Training, progress: Progress
+    opened: Opened, head: Head, deal: Deal, part: Part, asked: Fitting, training: Training, progress: Progress
 ) -> Fitted:
     """Train a copy of the encoder with ``head`` and score val and test by both.
 
@@ -70,12 +85,12 @@ def fit_trained(
     if not isinstance(base, EncodedSource):
         raise EvalfmError(f"{opened.name} is a table of features; only an encoder of images can be trained.")
     question = deal.question
-    if opened.redraw is not None and training.adaptation != "lora" and seed:
-        base = base.of(opened.redraw(seed))
+    if opened.redraw is not None and training.adaptation != "lora" and asked.seed:
+        base = base.of(opened.redraw(asked.seed))
     recipe = training.recipe
     progress.say(training_forecast(base, len(part.train), recipe.epochs, training.processes))
     side = Side(question, base)
-    context = _context(opened, deal, seed, progress)
+    context = _context(opened, deal, asked, progress)
     precision = opened.training_precision
     assert is_precision(precision)
     features = FeatureStore(training.folder / "features")
@@ -97,20 +112,21 @@ def fit_trained(
         progress=progress,
     )
     test = None if deal.test is None else source_of(tuned.encoder, deal.test.manifest)
-    scores = _score([head], deal, part, source_of(tuned.encoder), test, progress)
+    scores = _score([head], deal, part, source_of(tuned.encoder), test, asked.threshold, progress)
     return Fitted(part, tuned.fit, scores[head.name], head.tensors(), tuned.tensors)
 
 
-def _context(opened: Opened, deal: Deal, seed: int, progress: Progress) -> Context:
+def _context(opened: Opened, deal: Deal, asked: Fitting, progress: Progress) -> Context:
     question = deal.question
     return Context(
         question.task.kind,
         question.class_names,
-        seed,
+        asked.seed,
         torch.device(opened.device),
         progress,
         question.task.measure,
         measured_findings(question),
+        asked.text,
     )
 
 
@@ -120,6 +136,7 @@ def _score(
     part: Part,
     source: FeatureSource,
     test_source: FeatureSource | None,
+    threshold: str,
     progress: Progress,
 ) -> dict[str, Scores]:
     """Val and test predictions of every fitted head."""
@@ -139,7 +156,7 @@ def _score(
         scores |= dict(zip((head.name for head in dense), scored, strict=True))
     for head in heads:
         if isinstance(head, PooledHead):
-            scores[head.name] = score_pooled(head, val, test, question.task, question.class_names)
+            scores[head.name] = score_pooled(head, val, test, question.task, question.class_names, threshold)
             for label in unlearnable(question, part):
                 # What no head could learn has no score, and no place in a mean over labels.
                 for table in (scores[head.name].val, scores[head.name].test):

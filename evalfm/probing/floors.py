@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from evalfm.heads import load_head
 from evalfm.probing.cells import Cell
 from evalfm.probing.opened import Opened, metadata_columns, open_encoder
 from evalfm.probing.settings import EncoderSettings, Settings
+from evalfm.probing.texts import reads_text
 from evalfm.progress import Progress
 from evalfm.tasks.question import Question
 
@@ -42,7 +44,9 @@ def floor_cells(
         simplest = question.task.heads[:1]
         cells += [Cell(opening(name), simplest, floor=True) for name in names if name != opened.name]
     learnt = opened.card.get("weights", {}).get("source", "none") != "none" and not opened.random_weights
-    if settings.floors == "all" and learnt:
-        heads = settings.heads or question.task.heads
+    named = settings.heads or question.task.heads
+    # Random sentences place images by chance: this floor is for heads that learn on the features.
+    heads = tuple(name for name in named if not reads_text(load_head(name, question.task.kind)))
+    if settings.floors == "all" and learnt and heads:
         cells.append(Cell(opening(encoder_settings.name, weights="random"), heads, floor=True))
     return cells

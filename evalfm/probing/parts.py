@@ -119,10 +119,24 @@ def _few(part: Part, question: Question, patients: NDArray[np.object_], settings
             raise EvalfmError(
                 f"--shots counts images per class, which {question.task.kind} has not; ask --label-fraction."
             )
-        return replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
+        few = replace(part, train=part.train[splits.nested_shots(labels, inside, settings.shots, seed)])
+        return few if settings.val_shots is None else _few_val(few, question, patients, settings, seed)
     if settings.label_fraction:
         return replace(part, train=part.train[splits.label_fraction(inside, settings.label_fraction, seed)])
     return part
+
+
+def _few_val(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:
+    """Keep as many val images of each class as there are shots, at most ``val_shots``."""
+    assert settings.shots is not None
+    assert settings.val_shots is not None
+    labels = question.positive if question.task.kind == "segmentation" else question.target
+    number = min(settings.shots, settings.val_shots)
+    try:
+        kept = splits.nested_shots(labels[part.val].astype(np.intp), patients[part.val], number, seed)
+    except EvalfmError as error:
+        raise EvalfmError(f"In val {error}") from None
+    return replace(part, val=part.val[kept])
 
 
 def _learnable(part: Part, question: Question) -> Part:

@@ -21,6 +21,7 @@ from evalfm.heads import load_head
 from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import TABLES, Opened, open_encoder
+from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.settings import EncoderSettings
@@ -143,25 +144,19 @@ def _reopen(
 def _columns(run: Run, task: TaskCard, heads: list[Head], examples: list[Examples], manifest: Manifest) -> pd.DataFrame:
     """The kind's columns; a run over folds gives the mean of its heads and the median of their thresholds."""
     names = tuple(run.record.data["class_names"])
-    chosen = run.record.chosen.get("folds", [run.record.chosen])
-    thresholds = {
-        name: float(np.median([each["thresholds"][name] for each in chosen]))
-        for name in names
-        if name in chosen[0]["thresholds"]
-    }
+    operating = Operating.recorded(run.record.chosen)
     if isinstance(heads[0], DenseHead):
         return _dense_columns(
-            [head for head in heads if isinstance(head, DenseHead)], task, examples, manifest, thresholds
+            [head for head in heads if isinstance(head, DenseHead)], task, examples, manifest, operating.thresholds
         )
     pooled = [head for head in heads if isinstance(head, PooledHead)]
     scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
     unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
     columns = pooled_columns(scores, unknown if task.kind == "multilabel" else unknown[:, 0], task.kind, names)
     columns = columns[[name for name in columns if not str(name).startswith("target")]]
-    for name, threshold in thresholds.items():
+    for name, threshold in operating.thresholds.items():
         columns[f"decision_{name}"] = (columns[f"score_{name}"] >= threshold).astype(int)
-        columns["threshold"] = threshold
-    return columns
+    return columns.assign(**operating.columns(task.kind, names, scores))
 
 
 def _dense_columns(

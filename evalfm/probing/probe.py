@@ -16,9 +16,11 @@ from evalfm.probing.cells import Adapted, Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
 from evalfm.probing.opened import check_name, open_encoder
+from evalfm.probing.operating import LABELS
 from evalfm.probing.parts import parts
-from evalfm.probing.settings import EncoderSettings, Settings
+from evalfm.probing.settings import THRESHOLD_RULE, EncoderSettings, Settings
 from evalfm.probing.sides import Deal, refuse_shared_images
+from evalfm.probing.texts import text_for
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
 from evalfm.tasks.question import Question
@@ -44,6 +46,7 @@ def probe(
     input_size: int | None = None,
     resize: str | None = None,
     shots: int | None = None,
+    val_shots: int | None = None,
     label_fraction: float | None = None,
     associate: str | None = None,
     folds: int | None = None,
@@ -52,6 +55,8 @@ def probe(
     test_where: str | None = None,
     limit: int | None = None,
     floors: str = "default",
+    threshold: str = THRESHOLD_RULE,
+    prompts: str | Path | None = None,
     adapt: str | None = None,
     recipe: Mapping[str, object] | None = None,
     device: str = "auto",
@@ -98,6 +103,7 @@ def probe(
         test_data=None if test_data is None or isinstance(test_data, Manifest) else str(test_data),
         heads=None if heads is None else tuple(heads),
         shots=shots,
+        val_shots=val_shots,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,
@@ -106,6 +112,8 @@ def probe(
         test_where=test_where,
         limit=limit,
         floors=floors,
+        threshold=threshold,
+        prompts=None if prompts is None else str(prompts),
         adaptation=adaptation,
         recipe=dict(recipe or {}),
     )
@@ -130,6 +138,8 @@ def probe(
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
     chosen_heads = _heads(settings, question)
+    if threshold != THRESHOLD_RULE and question.task.kind not in LABELS:
+        raise EvalfmError(f"--threshold is for yes-or-no labels; {question.task.name} is {question.task.kind}.")
     deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
         encoder,
@@ -142,8 +152,10 @@ def probe(
     adapted = None
     if settings.adaptation != "frozen" and whole_recipe is not None:
         adapted = Adapted(settings.adaptation, whole_recipe, encoder_settings)
+    loaded = [load_head(name, question.task.kind) for name in chosen_heads]
+    text = text_for(loaded, opened, question, settings.prompts)
     cells = [
-        Cell(opened, chosen_heads, adapted=adapted),
+        Cell(opened, chosen_heads, adapted=adapted, text=text),
         *floor_cells(settings, encoder_settings, question, test, opened, progress),
     ]
     return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]

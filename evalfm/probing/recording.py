@@ -13,13 +13,14 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
-from evalfm.heads.head import Fit, Head
+from evalfm.heads.head import Fit, Head, Text
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.sides import Deal, images_digest
 from evalfm.runs import Provenance, Record
+from evalfm.tasks.card import TaskCard
 from evalfm.tasks.kinds import Scored, measure
 from evalfm.tasks.question import Question
 
@@ -89,6 +90,7 @@ def make_record(
     config: dict[str, Any],
     key: str,
     seconds: float,
+    text: Text | None = None,
 ) -> Record:
     """The content of run.json; metrics are computed from the test rows of ``table`` alone."""
     question, tested = deal.question, deal.test or deal.question
@@ -109,6 +111,7 @@ def make_record(
         metrics={name: finite(estimate.to_json()) for name, estimate in metrics.items()},
         chosen=_chosen(results),
         exclusions=[asdict(item) for item in question.exclusions],
+        prompts=None if text is None else {**text.prompts.plain(), **_by_template(question.task, scored, results)},
         notes=_notes(opened, deal, results),
         provenance=Provenance(
             versions=versions(),
@@ -124,6 +127,26 @@ def make_record(
             random_weights=opened.random_weights,
         ),
     )
+
+
+def _by_template(task: TaskCard, scored: Scored, results: Sequence[Fitted]) -> dict[str, Any]:
+    """The primary metric on test by each template alone, and how far the templates lie apart; empty without any."""
+    columns = [f"score_{name}" for name in scored.class_names]
+    found = {}
+    for template in results[0].scores.by_template:
+        scores = np.concatenate([result.scores.by_template[template] for result in results])
+        alone = replace(scored, table=scored.table.assign(**dict(zip(columns, scores.T, strict=True))))
+        found[template] = measure(task.kind, alone, only=(task.primary,)).get(task.primary)
+    told = {template: estimate for template, estimate in found.items() if estimate is not None}
+    values = [estimate.value for estimate in told.values() if estimate.value is not None]
+    if not told:
+        return {}
+    spread = {"least": min(values), "most": max(values), "sd": float(np.std(values, ddof=1))} if values[1:] else None
+    return {
+        "metric": task.primary,
+        "by_template": [{"template": each, **finite(estimate.to_json())} for each, estimate in told.items()],
+        "spread": spread,
+    }
 
 
 def as_trained(opened: Opened, adaptation: str) -> Opened:
@@ -177,7 +200,12 @@ def _data(deal: Deal) -> dict[str, Any]:
 def _chosen(results: Sequence[Fitted]) -> dict[str, Any]:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
-        {"head": dict(result.fit.chosen), "thresholds": result.scores.thresholds, "path": list(result.fit.path)}
+        {
+            "head": dict(result.fit.chosen),
+            "thresholds": result.scores.operating.thresholds,
+            "temperatures": result.scores.operating.temperatures,
+            "path": list(result.fit.path),
+        }
         | ({"curve": list(result.fit.curve)} if result.fit.curve else {})
         for result in results
     ]

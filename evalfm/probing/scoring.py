@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -14,14 +14,12 @@ from torch import Tensor
 from evalfm.data.masks import encode
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
+from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.heads.trained import TrainedDenseHead, predict_dense
+from evalfm.probing.operating import Operating
 from evalfm.progress import Progress
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.metrics.binary import choose_threshold
 from evalfm.tasks.metrics.segmentation import PixelHistogram, image_scores
-
-THRESHOLD_RULE = "youden"
-"""How the operating point of a binary task is chosen on val."""
 
 
 @dataclass(frozen=True)
@@ -30,24 +28,28 @@ class Scores:
 
     Attributes:
         val, test: one row per image with the kind's columns, in the order of the examples.
-        thresholds: per class what val chose; empty where a kind has none.
+        operating: thresholds and temperatures that val chose; of masks the pixel threshold of each class.
+        by_template: of a zero-shot head the scores of the test images by each template alone, [N, K].
     """
 
     val: pd.DataFrame
     test: pd.DataFrame
-    thresholds: dict[str, float]
+    operating: Operating
+    by_template: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
 
-def score_pooled(head: PooledHead, val: Examples, test: Examples, task: TaskCard, names: tuple[str, ...]) -> Scores:
-    """Score every val and test image; the operating point of a binary task comes from val alone."""
-    on_val, on_test = (pooled_columns(head.predict(part), part.target, task.kind, names) for part in (val, test))
-    if task.kind != "binary":
-        return Scores(on_val, on_test, {})
-    score = on_val[f"score_{names[0]}"].to_numpy(np.float64)
-    threshold = choose_threshold(val.target, score, THRESHOLD_RULE)
-    for table in (on_val, on_test):
-        table["threshold"] = threshold
-    return Scores(on_val, on_test, {names[0]: threshold})
+def score_pooled(
+    head: PooledHead, val: Examples, test: Examples, task: TaskCard, names: tuple[str, ...], rule: str
+) -> Scores:
+    """Score every val and test image; operating points (by ``rule``) and temperatures come from val alone."""
+    scores = head.predict(val), head.predict(test)
+    operating = Operating.chosen(task.kind, names, val.target, scores[0], rule)
+    on_val, on_test = (
+        pooled_columns(found, part.target, task.kind, names).assign(**operating.columns(task.kind, names, found))
+        for found, part in zip(scores, (val, test), strict=True)
+    )
+    by_template = head.by_template(test) if isinstance(head, ZeroShotHead) else {}
+    return Scores(on_val, on_test, operating, by_template)
 
 
 def pooled_columns(
@@ -114,7 +116,7 @@ def score_dense(
                 found[-1].update(limits)
         for table, found in zip(tables, rows, strict=True):
             table.append(pd.DataFrame(found))
-    return [Scores(table[0], table[1], chosen) for table, chosen in zip(tables, thresholds, strict=True)]
+    return [Scores(table[0], table[1], Operating(chosen)) for table, chosen in zip(tables, thresholds, strict=True)]
 
 
 def dense_row(

@@ -8,9 +8,12 @@ from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, validate
 from evalfm.probing.associating import Association
+from evalfm.statistics.classification import choose_threshold
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Floors = Literal["default", "none", "all"]
+THRESHOLD_RULE = "youden"
+"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
 
 
 class Settings(CardModel):
@@ -22,6 +25,7 @@ class Settings(CardModel):
         test_data: another data set whose every image is a test image.
         heads: names of heads; None takes the task's linear and stronger head.
         shots: training images per class, from nested subsets.
+        val_shots: with shots, at most so many val images of each class, never more than shots; None keeps val whole.
         label_fraction: fraction of the training patients, from nested subsets.
         associate: training images in which an attribute goes with the label, ``chest_tube=0.5``, tested where it
             does not.
@@ -33,6 +37,9 @@ class Settings(CardModel):
             from random weights).
         recipe: changes of the adaptation's recipe, such as ``{"epochs": 10}``.
         floors: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
+        threshold: how val chooses the operating point of a yes-or-no label: ``youden``, ``f1``, ``sensitivity=.9`` or
+            ``specificity=.9``.
+        prompts: a file of sentences for text heads, in place of the task's own.
     """
 
     task: str
@@ -40,6 +47,7 @@ class Settings(CardModel):
     test_data: str | None = None
     heads: tuple[str, ...] | None = None
     shots: int | None = Field(None, ge=1)
+    val_shots: int | None = Field(None, ge=1)
     label_fraction: float | None = Field(None, gt=0, le=1)
     associate: str | None = None
     folds: int | None = Field(None, ge=2)
@@ -50,6 +58,8 @@ class Settings(CardModel):
     adaptation: Adaptation = "frozen"
     recipe: dict[str, Any] = Field(default_factory=dict)
     floors: Floors = "default"
+    threshold: str = THRESHOLD_RULE
+    prompts: str | None = None
 
     @model_validator(mode="after")
     def _compatible(self) -> Settings:
@@ -57,6 +67,8 @@ class Settings(CardModel):
             raise ValueError("folds test every image once, so they do not go with test_where or test_data")
         if self.shots and self.label_fraction:
             raise ValueError("shots and label_fraction both choose the training images; give one")
+        if self.val_shots and not self.shots:
+            raise ValueError("val_shots goes with shots; without them val stays whole")
         if self.associate is not None:
             if self.shots or self.label_fraction:
                 raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
@@ -64,6 +76,7 @@ class Settings(CardModel):
                 raise ValueError("associate tests on images of the same data; leave test_data out")
             Association.parse(self.associate)
         recipe_of(self.adaptation, self.recipe)
+        choose_threshold([0, 1], [0, 1], self.threshold)
         return self
 
     @property
@@ -84,7 +97,10 @@ class Settings(CardModel):
     def subset(self) -> dict[str, object]:
         """What decides which rows are trained on and tested, for the run key."""
         named = {"shots", "label_fraction", "folds", "where", "test_where", "limit"}
-        return self.model_dump(include=named | ({"associate"} if self.associate else set()))
+        named |= {name for name in ("associate", "val_shots") if getattr(self, name)}
+        # Only where it is asked, so that the keys of older runs stay.
+        named |= {"threshold"} if self.threshold != THRESHOLD_RULE else set()
+        return self.model_dump(include=named)
 
 
 class EncoderSettings(CardModel):

@@ -41,6 +41,11 @@ def f1(counts: Values) -> Values:
     return ratio(twice, twice + counts[..., FALSE_POSITIVE] + counts[..., FALSE_NEGATIVE])
 
 
+def call_accuracy(counts: Values) -> Values:
+    """Share of right calls, from counts [..., 4]."""
+    return ratio(counts[..., TRUE_POSITIVE] + counts[..., TRUE_NEGATIVE], counts.sum(axis=-1))
+
+
 def balanced_accuracy(counts: Values) -> Values:
     """Mean of sensitivity and specificity, from counts [..., 4]."""
     return (sensitivity(counts) + specificity(counts)) / 2

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evalfm.cards import CardModel
+from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.runs import content_key
 from evalfm.study.config import EncoderEntry, Subset
 from evalfm.training.recipe import Adaptation
@@ -41,6 +42,9 @@ class Cell(CardModel):
     shots: int | None = None
     label_fraction: float | None = None
     associate: str | None = None
+    val_shots: int | None = None
+    threshold: str = THRESHOLD_RULE
+    prompts: str | None = None
     seeds: int = 1
     floors: Literal["default", "none", "all"] = "default"
     baseline: bool = False
@@ -82,6 +86,9 @@ class Cell(CardModel):
             "shots": self.shots,
             "label_fraction": self.label_fraction,
             "associate": self.associate,
+            "val_shots": self.val_shots if self.shots is not None else None,
+            "threshold": self.threshold if self.threshold != THRESHOLD_RULE else None,
+            "prompts": self.prompts,
             "folds": self.folds,
             "seeds": self.seeds if self.seeds > 1 else None,
             "where": self.where,

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import UnknownNameError
+from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.tasks.card import Kind
 from evalfm.training.recipe import Adaptation
 
@@ -43,12 +44,14 @@ class TaskEntry(CardModel):
         name: a task card's name or path, or a label column.
         heads: in place of the study's; None takes those.
         data: another data set than the study's, for this task alone; then ``test_where`` is its own too.
+        prompts: a file of sentences for text heads, in place of the task's own.
     """
 
     name: str
     heads: tuple[str, ...] | None = None
     data: str | None = None
     test_where: str | None = None
+    prompts: str | None = None
 
     @model_validator(mode="after")
     def _own_data(self) -> TaskEntry:
@@ -125,7 +128,8 @@ class Study(CardModel):
         title: what it is about, printed above its table.
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         test_data: another data set, tested whole.
-        where, test_where, folds, limit, floors: as ``evalfm probe`` takes them.
+        where, test_where, folds, limit, floors, threshold: as ``evalfm probe`` takes them.
+        val_shots: at most so many val images of each class where there are shots, and never more than those.
         seeds: runs of each cell; a deterministic head on all of train has one.
         shots: training images per class, each a column of the grid; null is all of train.
         label_fractions: fractions of the training patients, each a column of the grid beside ``shots``.
@@ -149,6 +153,8 @@ class Study(CardModel):
     folds: int | None = Field(None, ge=2)
     limit: int | None = Field(None, ge=1)
     floors: Literal["default", "none", "all"] = "all"
+    threshold: str = THRESHOLD_RULE
+    val_shots: int | None = Field(None, ge=1)
     seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()

@@ -12,6 +12,9 @@ from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
 from evalfm.probing.opened import TABLES, check_name
+from evalfm.probing.operating import LABELS
+from evalfm.probing.settings import THRESHOLD_RULE
+from evalfm.probing.texts import TEXT, reads_text
 from evalfm.study.cell import Cell, subset_label
 from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
 from evalfm.study.questions import WITHOUT_SHOTS, Asked, Posed
@@ -150,11 +153,17 @@ class _Row:
             "folds": study.folds,
             "limit": study.limit,
             **self.subset._asdict(),
+            "val_shots": study.val_shots,
+            "threshold": study.threshold if self.asked.card.kind in LABELS else THRESHOLD_RULE,
+            "prompts": self.task.prompts if any(map(self._reads_text, heads)) else None,
             "seeds": study.seeds,
             "floors": floors,
             "baseline": baseline,
         }
         return Cell(**content)
+
+    def _reads_text(self, head: str) -> bool:
+        return reads_text(load_head(head, self.asked.card.kind))
 
     def _heads(self, adaptation: AdaptationEntry) -> tuple[str, ...]:
         """The heads asked of this task: its entry's, else the study's, else the card's; narrowed by the adaptation."""
@@ -178,7 +187,7 @@ class _Row:
             except EvalfmError:
                 self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
-            reason = _hindrance(encoder, adapt, reads_maps="maps" in head.needs, kind=kind)
+            reason = _hindrance(encoder, adapt, needs=head.needs, kind=kind)
             if reason is not None:
                 self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adapt}", reason)
                 continue
@@ -192,17 +201,22 @@ class _Row:
         return tuple(kept)
 
 
-def _hindrance(encoder: str, adapt: str, *, reads_maps: bool, kind: str) -> str | None:
-    """Why ``encoder`` cannot go with a head or an adaptation, as far as its card tells."""
+def _hindrance(encoder: str, adapt: str, *, needs: frozenset[str], kind: str) -> str | None:
+    """Why ``encoder`` cannot go with a head that ``needs`` this or an adaptation, as far as its card tells."""
+    reads_maps = "maps" in needs
     if encoder.partition(":")[0] in TABLES:
         if reads_maps or kind == "segmentation":
             return "a table of features has no maps"
+        if TEXT in needs:
+            return "a table of features reads no text"
         return "a table of features cannot be trained" if adapt != ONE_PASS else None
     card = card_of(encoder)
     if card is None:
         return None
     if reads_maps and not card.map_channels:
         return "the encoder has no maps"
+    if TEXT in needs and card.text_tower is None:
+        return "the encoder reads no text"
     return "the encoder has no weights to train" if adapt != ONE_PASS and card.parameters == 0 else None
 
 

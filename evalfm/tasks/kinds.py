@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +48,28 @@ class Scored:
         """[N] fold of each row, or None where there was one split."""
         return self.table["fold"].to_numpy(np.intp) if "fold" in self.table else None
 
+    def of_classes(self, what: str) -> NDArray[np.float64] | None:
+        """[N, K] columns ``<what>_<class>``, or None where the table lacks them."""
+        columns = [f"{what}_{name}" for name in self.class_names]
+        if not set(columns) <= set(self.table.columns):
+            return None
+        return self.table[columns].to_numpy(np.float64)
+
     def scores(self) -> NDArray[np.float64]:
         """[N, K] score columns."""
         return self.table[[f"score_{name}" for name in self.class_names]].to_numpy(np.float64)
 
 
-def measure(kind: str, scored: Scored) -> dict[str, Estimate]:
-    """Every metric of ``kind`` on the test predictions."""
-    return MEASURES[kind](scored)
+def measure(kind: str, scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
+    """Every metric of ``kind`` on the test predictions, or ``only`` some, with the same values."""
+    if kind == "binary":
+        return _binary(scored, only)
+    found = MEASURES[kind](scored)
+    return {name: estimate for name, estimate in found.items() if only is None or name in only}
 
 
-def _binary(scored: Scored) -> dict[str, Estimate]:
+def _binary(scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
+    calibrated = scored.of_classes("calibrated")
     return binary_metrics(
         scored.table["target"].to_numpy(np.float64),
         scored.scores()[:, 0],
@@ -67,6 +78,8 @@ def _binary(scored: Scored) -> dict[str, Estimate]:
         seed=scored.seed,
         folds=scored.folds,
         unit=scored.unit,
+        calibrated=None if calibrated is None else calibrated[:, 0],
+        only=only,
     )
 
 
@@ -80,11 +93,13 @@ def _multiclass(scored: Scored, ordinal: bool = False) -> dict[str, Estimate]:
         folds=scored.folds,
         unit=scored.unit,
         class_names=scored.class_names,
+        calibrated=scored.of_classes("calibrated"),
     )
 
 
 def _multilabel(scored: Scored) -> dict[str, Estimate]:
     targets = scored.table[[f"target_{name}" for name in scored.class_names]].to_numpy(np.float64)
+    thresholds = scored.of_classes("threshold")
     return multilabel_metrics(
         targets,
         scored.scores(),
@@ -93,6 +108,7 @@ def _multilabel(scored: Scored) -> dict[str, Estimate]:
         folds=scored.folds,
         unit=scored.unit,
         class_names=scored.class_names,
+        thresholds=None if thresholds is None else dict(zip(scored.class_names, thresholds.T, strict=True)),
     )
 
 

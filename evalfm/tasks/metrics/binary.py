@@ -32,9 +32,13 @@ RATES: dict[str, Callable[[Values], Values]] = {
     "specificity": classification.specificity,
     "ppv": classification.positive_predictive_value,
     "f1": classification.f1,
+    "accuracy": classification.call_accuracy,
     "balanced_accuracy": classification.balanced_accuracy,
 }
 """What is counted at the threshold."""
+
+DEFAULT_THRESHOLD = 0.5
+"""Where probabilities are cut that nobody has looked at on val."""
 
 
 def binary_metrics(
@@ -48,6 +52,7 @@ def binary_metrics(
     unit: str = "patients",
     resamples: int = RESAMPLES,
     only: Collection[str] | None = None,
+    calibrated: ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Every metric of a binary task with its interval.
 
@@ -62,10 +67,12 @@ def binary_metrics(
         unit: ``"images"`` where patients are unknown and each image is its own.
         resamples: how many.
         only: these metrics alone, with the same values; None gives all.
+        calibrated: [N] the scores at the temperature that val chose; None leaves out what needs it.
 
     Returns:
-        ``auroc, auprc, sensitivity, specificity, ppv, f1, balanced_accuracy, brier, ece, calibration_slope,
-        calibration_intercept``.
+        ``auroc, auprc, sensitivity, specificity, ppv, f1, accuracy, balanced_accuracy, brier, ece, calibration_slope,
+        calibration_intercept``; what is counted at the threshold also at .5 (``f1_default`` …), F1 where every image
+        is called positive (``f1_all_positive``), and with ``calibrated`` ``brier_calibrated`` and ``ece_calibrated``.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0 nor 1.
@@ -83,7 +90,13 @@ def binary_metrics(
         "auprc": measured_average_precision(label, value, patients),
         **measured_rates(label, value, patients, threshold, unit=unit),
         **measured_calibration(label, value, patients, unit=unit),
+        **_at_default(label, value, patients, unit=unit),
+        "f1_all_positive": measured_rates(label, value, patients, -np.inf, unit=unit)["f1"],
     }
+    if calibrated is not None:
+        mended = checked_columns({"calibrated": calibrated}, len(patients.codes))["calibrated"]
+        found = measured_calibration(label, mended, patients, unit=unit)
+        measured |= {f"{name}_calibrated": found[name] for name in ("brier", "ece")}
     wanted = {name: item for name, item in measured.items() if only is None or name in only}
     return estimates(wanted, patients, seed=seed, unit=unit, resamples=resamples)
 
@@ -156,6 +169,7 @@ def measured_rates(
         "specificity": (negative, "no image is negative"),
         "ppv": (called, "no image is called positive at the threshold"),
         "f1": (everybody, "no image is positive or called positive"),
+        "accuracy": (everybody, "no image"),
         "balanced_accuracy": (everybody, "one class is missing"),
     }
     both = min(patients.behind(positive), patients.behind(negative))
@@ -168,6 +182,16 @@ def measured_rates(
         )
         for name, (rows, undefined) in basis.items()
     }
+
+
+def _at_default(label: Values, value: Values, patients: Patients, *, unit: str) -> dict[str, Measured | Estimate]:
+    """The rates at .5, which means something for probabilities alone."""
+    probable = value.min() >= 0 and value.max() <= 1
+    found = measured_rates(label, value, patients, DEFAULT_THRESHOLD if probable else None, unit=unit)
+    if not probable:
+        reason = "scores outside [0, 1] are no probabilities"
+        found = {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in found}
+    return {f"{name}_default": item for name, item in found.items()}
 
 
 def measured_calibration(

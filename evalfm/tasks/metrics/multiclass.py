@@ -9,9 +9,19 @@ from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics import classification
+from evalfm.statistics.calibration import CLIP, calibration_error_statistic
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
-from evalfm.statistics.resampling import Average, Values, sums_over_folds
+from evalfm.statistics.resampling import (
+    Average,
+    FromSums,
+    Patients,
+    Positions,
+    Values,
+    mean_over_folds,
+    over_folds,
+    sums_over_folds,
+)
 from evalfm.tasks.metrics.binary import measured_auroc
 from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
 
@@ -34,6 +44,7 @@ def multiclass_metrics(
     unit: str = "patients",
     class_names: Sequence[str] | None = None,
     resamples: int = RESAMPLES,
+    calibrated: ArrayLike | None = None,
 ) -> dict[str, Estimate]:
     """Every metric of a multiclass or ordinal task with its interval.
 
@@ -43,10 +54,12 @@ def multiclass_metrics(
         patient, seed, folds, unit, resamples: as for ``binary_metrics``.
         ordinal: the classes are ordered: quadratic kappa as well.
         class_names: [K] for the per-class keys; the class numbers if None.
+        calibrated: [N, K] the scores at the temperature that val chose; None leaves out what needs it.
 
     Returns:
         ``macro_auroc`` (one class against the rest, mean over classes), ``auroc[name]`` per class,
-        ``accuracy, balanced_accuracy, macro_f1, weighted_f1`` and, if ordinal, ``quadratic_kappa``.
+        ``accuracy, balanced_accuracy, macro_f1, weighted_f1``, ``log_loss`` and ``ece`` (of the class that is the
+        answer), with ``calibrated`` ``log_loss_calibrated`` and ``ece_calibrated``; if ordinal, ``quadratic_kappa``.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is no class number.
@@ -80,9 +93,33 @@ def multiclass_metrics(
             )
             for name, formula in formulas.items()
         },
+        **measured_certainty(label, values, patients, unit=unit),
         **{f"auroc[{name}]": item for name, item in per_class.items()},
     }
+    if calibrated is not None:
+        mended = checked_columns({"calibrated": calibrated}, len(patients.codes))["calibrated"]
+        found = measured_certainty(label, mended, patients, unit=unit)
+        measured |= {f"{name}_calibrated": item for name, item in found.items()}
     return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
+
+
+def measured_certainty(
+    label: Positions, values: Values, patients: Patients, *, unit: str
+) -> dict[str, Measured | Estimate]:
+    """Log-loss, and ECE of the class that is the answer; absent where scores are no probabilities."""
+    if values.min() < 0 or values.max() > 1:
+        absent = Estimate.absent("scores outside [0, 1] are no probabilities", n=patients.count, unit=unit)
+        return {"log_loss": absent, "ece": absent}
+    true = np.clip(values[np.arange(len(label)), label], CLIP, 1)
+    right, sure = (values.argmax(axis=1) == label).astype(np.float64), values.max(axis=1)
+
+    def gap(rows: Positions) -> FromSums:
+        return calibration_error_statistic(right[rows], sure[rows], patients.codes[rows], patients.count)
+
+    return {
+        "log_loss": Measured(mean_over_folds(-np.log(true), patients), n=patients.count, undefined="no image"),
+        "ece": Measured(over_folds(patients, gap), n=patients.count, undefined="no image"),
+    }
 
 
 def macro(parts: Mapping[str, Measured | Estimate], *, n: int, unit: str, names: str) -> Measured | Estimate:

@@ -22,7 +22,7 @@ def multilabel_metrics(
     patient: ArrayLike,
     *,
     class_names: Sequence[str],
-    thresholds: Mapping[str, float] | None = None,
+    thresholds: Mapping[str, float | Values] | None = None,
     seed: int = 0,
     folds: ArrayLike | None = None,
     unit: str = "patients",
@@ -34,12 +34,12 @@ def multilabel_metrics(
         targets: [N, K] 0, 1 or NaN (unknown).
         scores: [N, K]; NaN where a label could not be learnt: such images do not count for it.
         class_names: [K] names of the labels.
-        thresholds: per label the operating point chosen on val; None leaves out what needs it.
+        thresholds: per label the operating point chosen on val, one or one per row; None leaves out what needs it.
         patient, seed, folds, unit, resamples: as for ``binary_metrics``.
 
     Returns:
         ``macro_auroc, macro_auprc`` and, per label, ``auroc[name], auprc[name]``, with thresholds also
-        ``sensitivity, specificity, ppv, f1, balanced_accuracy``, both macro and per label.
+        ``sensitivity, specificity, ppv, f1, accuracy, balanced_accuracy``, both macro and per label.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0, 1 nor NaN.
@@ -80,7 +80,7 @@ def multilabel_metrics(
 
 
 def _one_label(
-    label: Values, value: Values, patients: Patients, threshold: float | None, unit: str
+    label: Values, value: Values, patients: Patients, threshold: float | Values | None, unit: str
 ) -> dict[str, Measured | Estimate]:
     known = ~np.isnan(label)
     rates = {} if threshold is None else RATES
@@ -88,6 +88,8 @@ def _one_label(
         absent = Estimate.absent("the label is unknown on every image", unit=unit)
         return dict.fromkeys(("auroc", "auprc", *rates), absent)
     label, value, patients = label[known], value[known], patients.among(known)
+    if isinstance(threshold, np.ndarray):
+        threshold = threshold[known]
     found: dict[str, Measured | Estimate] = {
         "auroc": measured_auroc(label, value, patients, unit=unit),
         "auprc": measured_average_precision(label, value, patients),

@@ -1,0 +1,74 @@
+"""A yes-or-no task at the threshold nobody looked at and at the one that val chose, beside calling all positive."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from evalfm.analysis.table import TaskTable
+from evalfm.runs import Run
+from evalfm.statistics.estimate import Estimate
+
+RATES = ("f1", "sensitivity", "specificity", "accuracy")
+CERTAINTY = ("brier", "ece")
+HEADER = ("encoder", "head", "threshold", *RATES, *CERTAINTY, "auroc")
+DEFAULT, ALL_POSITIVE = "default, .5", "every image called positive"
+"""What stands under ``threshold`` where val chose none."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """One run at one threshold.
+
+    Attributes:
+        threshold: in words.
+        estimates: in the order of ``HEADER`` after the words; None where it does not apply.
+    """
+
+    encoder: str
+    head: str
+    threshold: str
+    estimates: tuple[Estimate | None, ...]
+
+
+def operating_points(table: TaskTable) -> list[OperatingPoint]:
+    """Two lines for each line of ``table`` that is no floor, and one for the constant answer; none for other kinds.
+
+    Brier score and ECE stand before temperature scaling in the default line and after it in the other; neither
+    threshold nor temperature moves AUROC.
+    """
+    found: list[OperatingPoint] = []
+    lines = [line for line in table.lines if not line.floor and "f1_all_positive" in line.runs[0].metrics]
+    for line in lines:
+        run = line.runs[0]
+        plain = [run.metrics.get(f"{name}_default") for name in RATES] + [run.metrics.get(name) for name in CERTAINTY]
+        chosen = [run.metrics.get(name) for name in RATES]
+        chosen += [run.metrics.get(f"{name}_calibrated") for name in CERTAINTY]
+        auroc = run.metrics.get("auroc")
+        found.append(OperatingPoint(line.encoder, line.head, DEFAULT, (*plain, auroc)))
+        found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(run), (*chosen, auroc)))
+    if lines:
+        constant = lines[0].runs[0].metrics["f1_all_positive"]
+        found.append(OperatingPoint("constant", "–", ALL_POSITIVE, (constant, *[None] * (len(HEADER) - 4))))
+    return found
+
+
+def wanted(runs: Sequence[Run]) -> bool:
+    """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
+    return any("text" in run.record.head["needs"] or run.record.config.get("threshold") != "youden" for run in runs)
+
+
+def chosen_in_words(run: Run) -> str:
+    """The rule and what it chose on val: one value, or the range over folds."""
+    parts = run.record.chosen.get("folds", [run.record.chosen])
+    values = sorted(value for part in parts for value in part["thresholds"].values())
+    temperatures = sorted(value for part in parts for value in part.get("temperatures", {}).values())
+    told = f"{run.record.config.get('threshold', 'youden')} on val, {_range(values)}"
+    return f"{told}; temperature {_range(temperatures)}" if temperatures else told
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    low, high = values[0], values[-1]
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"

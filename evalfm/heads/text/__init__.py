@@ -1,0 +1,1 @@
+"""Heads that read text: classes are sentences, and an image goes to the sentence that is nearest."""

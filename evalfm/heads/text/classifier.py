@@ -1,0 +1,94 @@
+"""What every head that reads text ends in: one normalised text embedding a row, compared with the image's."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from evalfm.errors import EvalfmError
+from evalfm.heads._pooled import check_kind, finite_pooled, tied
+from evalfm.heads.head import Context, Examples, Head, PooledHead, Text
+from evalfm.tasks.prompts import LABELS
+
+
+class TextHead(PooledHead):
+    """Scores an image by cosines to text embeddings, times the tower's scale; a subclass makes the embeddings.
+
+    Of exclusive classes softmax over the rows; of a yes-or-no label softmax over its two rows, which is
+    sigmoid(scale · (cos present − cos absent)).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"pooled", "text"})
+
+    def __init__(self) -> None:
+        self._rows = torch.empty(0)
+        self._scale = 1.0
+        self._paired = False
+
+    def keep(self, rows: Tensor, scale: float, kind: str) -> None:
+        """Take text embeddings [R, D] (brought to length 1) and the scale of their cosines."""
+        self._rows = normalised(rows)
+        self._scale, self._paired = float(scale), kind in LABELS
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``rows`` [R, D] of length 1, ``scale`` of the cosines, and whether two rows are one label (``paired``)."""
+        if not len(self._rows):
+            return {}
+        return {
+            "rows": self._rows,
+            "scale": torch.tensor(self._scale, dtype=torch.float64),
+            "paired": torch.tensor(self._paired),
+        }
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave; sentences are not read again."""
+        self._rows = tensors["rows"]
+        self._scale, self._paired = float(tensors["scale"]), bool(tensors["paired"])
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Probabilities [N, K]: of each class, or of each label being there."""
+        return self.scores(examples, self._rows)
+
+    def scores(self, examples: Examples, rows: Tensor) -> NDArray[np.float64]:
+        """The same for other text embeddings ``rows`` [R, D] of length 1.
+
+        Raises:
+            EvalfmError: there are none, or the images' features have another dimension.
+        """
+        if not len(rows):
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
+        pooled = torch.from_numpy(finite_pooled(examples, "given"))
+        if pooled.shape[1] != rows.shape[1]:
+            raise EvalfmError(
+                f"The head {self.name!r} compares images with texts of {rows.shape[1]} dimensions and "
+                f"{examples.source.name} gives {pooled.shape[1]}; take the encoder of the run."
+            )
+        logits = torch.from_numpy(tied((self._scale * (normalised(pooled) @ rows.T)).numpy()))
+        if self._paired:
+            return torch.softmax(logits.reshape(len(logits), -1, 2), dim=-1)[..., 1].numpy()
+        return torch.softmax(logits, dim=-1).numpy()
+
+
+def normalised(vectors: Tensor) -> Tensor:
+    """``vectors`` [N, D] of length 1, float64."""
+    return functional.normalize(vectors.double(), dim=-1)
+
+
+def text_of(head: Head, context: Context) -> Text:
+    """The text that ``head`` needs.
+
+    Raises:
+        EvalfmError: the task's kind is not served, or there is no text.
+    """
+    check_kind(head, context)
+    if context.text is None:
+        raise EvalfmError(
+            f"The head {head.name!r} reads sentences, and its encoder has no text tower; `evalfm ls encoders --text` "
+            "lists the encoders that do."
+        )
+    return context.text

@@ -1,0 +1,81 @@
+"""What val decides about finished scores: where they are cut, and how sure they may be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.statistics.temperature import fit_temperature, with_temperature
+from evalfm.tasks.metrics.binary import choose_threshold
+
+LABELS = ("binary", "multilabel")
+ALL = "all"
+"""Under which the temperature of exclusive classes stands, which is one for all of them."""
+
+
+@dataclass(frozen=True)
+class Operating:
+    """Thresholds and temperatures that val chose.
+
+    Attributes:
+        thresholds: per yes-or-no label; a label that has one class only in val has none.
+        temperatures: likewise, or under ``all`` of exclusive classes; empty where scores are no probabilities.
+    """
+
+    thresholds: dict[str, float] = field(default_factory=dict)
+    temperatures: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def chosen(
+        cls, kind: str, names: tuple[str, ...], target: NDArray[np.float64], scores: NDArray[np.float64], rule: str
+    ) -> Operating:
+        """From the val images' ``target`` [N] (of several labels [N, K]) and ``scores`` [N, K], thresholds by ``rule``.
+
+        Raises:
+            EvalfmError: the rule is unknown, or val of a binary task holds one class.
+        """
+        if kind == "regression":
+            return cls()
+        probable = bool(scores.size and scores.min() >= 0 and scores.max() <= 1)
+        if kind not in LABELS:
+            return cls({}, {ALL: fit_temperature(target, scores)} if probable else {})
+        thresholds: dict[str, float] = {}
+        temperatures: dict[str, float] = {}
+        for name, label, score in zip(names, target.reshape(len(target), -1).T, scores.T, strict=True):
+            known = np.isfinite(label)
+            if kind == "multilabel" and len(np.unique(label[known])) < 2:
+                continue
+            thresholds[name] = choose_threshold(label[known], score[known], rule)
+            if probable:
+                temperatures[name] = fit_temperature(label, score)
+        return cls(thresholds, temperatures)
+
+    @classmethod
+    def recorded(cls, chosen: Mapping[str, Any]) -> Operating:
+        """What a run's ``chosen`` tells; of folds the median over those that have a value."""
+        parts = chosen.get("folds", [chosen])
+
+        def median(what: str) -> dict[str, float]:
+            names = dict.fromkeys(name for part in parts for name in part.get(what, {}))
+            return {name: float(np.median([p[what][name] for p in parts if name in p[what]])) for name in names}
+
+        return cls(median("thresholds"), median("temperatures"))
+
+    def columns(self, kind: str, names: tuple[str, ...], scores: NDArray[np.float64]) -> dict[str, Any]:
+        """What predictions say beside ``scores`` [N, K]: ``threshold`` (of several labels each) and ``calibrated``."""
+        found: dict[str, Any] = {}
+        if kind == "binary":
+            found["threshold"] = self.thresholds[names[0]]
+        elif kind == "multilabel":
+            found |= {f"threshold_{name}": self.thresholds.get(name, np.nan) for name in names}
+        if ALL in self.temperatures:
+            mended = with_temperature(scores, self.temperatures[ALL])
+            found |= {f"calibrated_{name}": mended[:, index] for index, name in enumerate(names)}
+        for index, name in enumerate(names):
+            if name in self.temperatures:
+                found[f"calibrated_{name}"] = with_temperature(scores[:, index], self.temperatures[name])
+        return found

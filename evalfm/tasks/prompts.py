@@ -1,0 +1,262 @@
+"""What is said of a task's classes to a text tower: prompt cards, and the sentences that come of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.errors import EvalfmError
+
+SLOT = "{}"
+LABELS = ("binary", "multilabel")
+"""Kinds whose labels are there or not: each is told to the tower in two rows, absent and present."""
+EXCLUSIVE = ("multiclass", "ordinal")
+
+
+class Phrases(CardModel):
+    """How one class is called.
+
+    Attributes:
+        names: what goes into the templates, the first one for learners of a context.
+        sentences: whole sentences about it, the ensemble that BiomedCoOp and Biomed-DPT learn towards.
+    """
+
+    names: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    @field_validator("names", "sentences")
+    @classmethod
+    def _said(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if any(not text.strip() for text in texts):
+            raise ValueError("a name or sentence is empty; fill it in or take it out")
+        repeated = sorted({text for text in texts if texts.count(text) > 1})
+        if repeated:
+            raise ValueError(f"{repeated[0]!r} stands twice; each name and sentence stands once")
+        return texts
+
+
+class PromptCard(CardModel):
+    """Sentences for the classes of one task.
+
+    Attributes:
+        name: the task's name.
+        source: where the sentences come from, in words.
+        templates: sentences with ``{}`` where a name goes; none takes the encoder's own.
+        classes: per class; of a yes-or-no label the finding itself.
+        absent: per yes-or-no label what is said where it is not there; None says "no" before each of its names.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    name: str
+    source: str = "evalfm's choice"
+    templates: tuple[str, ...] = ()
+    classes: dict[str, Phrases]
+    absent: dict[str, Phrases] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> PromptCard:
+        for template in self.templates:
+            if template.count(SLOT) != 1:
+                raise ValueError(f"the template {template!r} needs {SLOT} once, where the class's name goes")
+        if len(set(self.templates)) < len(self.templates):
+            raise ValueError("a template stands twice; each stands once")
+        strange = sorted(set(self.absent) - set(self.classes))
+        if strange:
+            raise ValueError(f"absent speaks of {', '.join(strange)}, which classes does not name")
+        return self
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a text classifier: a class, or a label that is there or not.
+
+    Attributes:
+        label: the class; ``present``: False for the row that says it is not there.
+        name: its first name, for learners of a context.
+        prompts: per template one sentence for each name.
+        sentences: the ensemble of whole sentences, possibly empty.
+    """
+
+    label: str
+    present: bool
+    name: str
+    prompts: tuple[tuple[str, ...], ...]
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """All that a text head says of a task.
+
+    Attributes:
+        kind: of the task.
+        templates: as they are shown; each row has its prompts in this order.
+        rows: of exclusive classes one each, in order; of yes-or-no labels two each, absent before present.
+        source: where names and sentences come from.
+    """
+
+    kind: str
+    templates: tuple[str, ...]
+    rows: tuple[Row, ...]
+    source: str
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Each class or label once, in order."""
+        return tuple(dict.fromkeys(row.label for row in self.rows))
+
+    def of(self, names: Sequence[str]) -> PromptSet:
+        """The rows of these classes alone, in their order."""
+        return replace(self, rows=tuple(row for name in names for row in self.rows if row.label == name))
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values: part of the run key, and shown in run.json."""
+        return {
+            "source": self.source,
+            "templates": list(self.templates),
+            "rows": [
+                {
+                    "label": row.label,
+                    "present": row.present,
+                    "name": row.name,
+                    "prompts": [list(each) for each in row.prompts],
+                    "sentences": list(row.sentences),
+                }
+                for row in self.rows
+            ],
+        }
+
+
+@dataclass(frozen=True)
+class Own:
+    """The encoder's own prompts: templates for a finding that is there, and for one that is not."""
+
+    present: str = SLOT
+    absent: str = f"no {SLOT}"
+
+
+def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file: str | Path | None = None) -> PromptSet:
+    """The sentences for ``class_names``: from ``file``, else the task's prompt card, else the bare names.
+
+    A file is a prompt card, or a mapping of each class to a list of sentences (YAML or JSON, as the authors of
+    BiomedCoOp keep theirs), which are added to the task's own names.
+
+    Raises:
+        EvalfmError: the kind has no classes, the file is not valid, or a class is missing or called like another.
+    """
+    if kind not in (*LABELS, *EXCLUSIVE):
+        raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
+    card = _built_in().get(task) or _bare(task, class_names)
+    if file is not None:
+        card = _from_file(Path(file), card)
+    missing = [name for name in class_names if name not in card.classes]
+    if missing:
+        known = ", ".join(card.classes)
+        raise EvalfmError(
+            f"The prompts of {card.name} name {known} and lack {', '.join(missing)}; add them, or give others with "
+            "--prompts FILE."
+        )
+    rows = tuple(_rows(card, kind, class_names, own))
+    _refuse_repeats(rows)
+    templates = card.templates or (own.present,)
+    return PromptSet(kind, templates, rows, card.source)
+
+
+def list_prompts() -> dict[str, PromptCard]:
+    """The built-in prompt cards by the name of their task."""
+    return dict(_built_in())
+
+
+def _rows(card: PromptCard, kind: str, class_names: Sequence[str], own: Own) -> Iterator[Row]:
+    templates = card.templates or (own.present,)
+    for name in class_names:
+        present = _named(name, card.classes[name])
+        if kind in LABELS:
+            # The encoder's own sentence for absence says "no" itself.
+            told = card.absent.get(name)
+            if told is not None:
+                yield _row(name, False, _named(f"no {name}", told), templates)
+            elif card.templates:
+                yield _row(name, False, Phrases(names=tuple(f"no {each}" for each in present.names)), templates)
+            else:
+                denied = _row(name, False, present, (own.absent,))
+                yield replace(denied, name=f"no {denied.name}")
+        yield _row(name, True, present, templates)
+
+
+def _named(label: str, phrases: Phrases) -> Phrases:
+    """A class without a name is called by its label, with spaces."""
+    return phrases if phrases.names else phrases.model_copy(update={"names": (label.replace("_", " "),)})
+
+
+def _row(label: str, present: bool, phrases: Phrases, templates: Sequence[str]) -> Row:
+    prompts = tuple(tuple(template.replace(SLOT, name) for name in phrases.names) for template in templates)
+    return Row(label, present, phrases.names[0], prompts, phrases.sentences)
+
+
+def _refuse_repeats(rows: Sequence[Row]) -> None:
+    """Two rows that say the same cannot be told apart, whatever the image shows.
+
+    Raises:
+        EvalfmError: two rows have a name, or all their prompts, in common.
+    """
+    seen: dict[object, Row] = {}
+    for row in rows:
+        for said in (row.name.casefold(), row.prompts):
+            other = seen.setdefault(said, row)
+            if other is not row:
+                raise EvalfmError(
+                    f"The classes {other.label!r} and {row.label!r} are both called {row.name!r}; give each a name of "
+                    "its own with --prompts FILE."
+                )
+
+
+def _bare(task: str, class_names: Sequence[str]) -> PromptCard:
+    return PromptCard(name=task, source="the classes' own names", classes={name: Phrases() for name in class_names})
+
+
+@cache
+def _built_in() -> dict[str, PromptCard]:
+    folder = Path(str(resources.files("evalfm.tasks"))) / "prompts"
+    cards = [
+        validate(PromptCard, read_yaml(path), f"prompt card {path.name}") for path in sorted(folder.glob("*.yaml"))
+    ]
+    return {card.name: card for card in cards}
+
+
+def _from_file(path: Path, card: PromptCard) -> PromptCard:
+    """The card in ``path``, or ``card`` with the sentences in it."""
+    content = _read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
+    if "classes" in content:
+        return validate(PromptCard, {"name": card.name, "source": f"the file {path.name}", **content}, str(path))
+    if not all(isinstance(said, list) and said for said in content.values()):
+        raise EvalfmError(f"{path} must map each class to a list of sentences, or be a prompt card with classes.")
+    classes, absent = dict(card.classes), dict(card.absent)
+    for label, sentences in content.items():
+        kept, name = (absent, str(label).removeprefix("no ")) if str(label).startswith("no ") else (classes, str(label))
+        if name not in card.classes:
+            raise EvalfmError(f"{path} speaks of {label!r}; the task has {', '.join(card.classes)}.")
+        old = kept.get(name, Phrases())
+        found = validate(Phrases, {"names": old.names, "sentences": sentences}, f"{path}, {label}")
+        kept[name] = found
+    return card.model_copy(update={"classes": classes, "absent": absent, "source": f"the file {path.name}"})
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise EvalfmError(f"There is no file {path}; check the path.") from None
+    except (OSError, ValueError) as error:
+        raise EvalfmError(f"{path} is not JSON ({error}); mend the file.") from None
+    if not isinstance(content, dict):
+        raise EvalfmError(f"{path} must hold a JSON object of classes and their sentences.")
+    return content
