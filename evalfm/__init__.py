@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import read_data
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
-    from evalfm.probing.episodes import run_episodes as run_episodes
+    from evalfm.probing.few_shot.episodes import run_episodes as run_episodes
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
     from evalfm.runs import Run as Run
@@ -41,7 +41,7 @@ _PUBLIC = {
     "load_task": ("evalfm.tasks.card", "load_task"),
     "predict": ("evalfm.probing.predict", "predict"),
     "probe": ("evalfm.probing.probe", "probe"),
-    "run_episodes": ("evalfm.probing.episodes", "run_episodes"),
+    "run_episodes": ("evalfm.probing.few_shot.episodes", "run_episodes"),
     "run_study": ("evalfm.study", "run_study"),
 }
 

@@ -164,6 +164,6 @@ def _check_rest(
         if found < shots:
             raise EvalfmError(
                 f"In episode {episode + 1} class {class_names[code]} has {found} images of patients who are not among "
-                f"the {queries} queries a class, fewer than {shots} shots; take fewer shots or queries, or deal a split "
-                "with `evalfm data split`."
+                f"the {queries} queries a class, fewer than {shots} shots; take fewer shots or queries, or deal a "
+                "split with `evalfm data split`."
             )

@@ -83,7 +83,7 @@ def linear(batch: Batch, strength: float = STRENGTH) -> Answers:
 
 def prototypes(batch: Batch) -> Answers:
     """Cosine to the mean support feature of each class, softmax at the temperature of ``knn``."""
-    mean = batch.support.unflatten(1, (batch.classes, batch.shots)).mean(dim=2)
+    mean = batch.support.reshape(len(batch.support), batch.classes, batch.shots, -1).mean(dim=2)
     cosine = functional.normalize(batch.query, dim=-1) @ functional.normalize(mean, dim=-1).mT
     return Answers(_tied(against_rest(cosine / TEMPERATURE)), _all(batch))
 
@@ -279,7 +279,7 @@ def _shortened(
 
 
 def _norm(values: Tensor) -> Tensor:
-    return values.flatten(1).norm(dim=1)
+    return torch.linalg.vector_norm(values, dim=(1, 2))
 
 
 def _tied(values: Tensor) -> Tensor:

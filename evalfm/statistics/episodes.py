@@ -36,7 +36,7 @@ def episode_auroc(scores: ArrayLike) -> Values:
             mine = positive[:, query, None]
             below += (negative < mine).mean(axis=1) + (negative == mine).mean(axis=1) / 2
         area += below / queries
-    return area / classes
+    return np.asarray(area / classes)
 
 
 def over_episodes(values: ArrayLike) -> tuple[Estimate, float | None]:

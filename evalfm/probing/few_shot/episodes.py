@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import evalfm
-from evalfm.data.episodes import QUERY, SUPPORT, Episodes, draw_episodes
+from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.data.work_folders import adopt
 from evalfm.encoders.encoder import Encoder
 from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episodes
-from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
-from evalfm.probing.episode_settings import (
+from evalfm.heads.head import Text
+from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.probing.few_shot.frozen import Frozen, Scores
+from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
+from evalfm.probing.few_shot.settings import (
     DEFAULT_METHODS,
     DEFAULT_SHOTS,
     EPISODES,
     FINE_TUNE,
     FINE_TUNED_EPISODES,
     QUERIES,
+    ZERO_SHOT,
     EpisodeSettings,
     Method,
 )
-from evalfm.probing.episode_tuning import FineTuning, check_trainable
-from evalfm.probing.loading import load_question
-from evalfm.probing.opened import Opened, check_name, compute_ahead, open_encoder
+from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
+from evalfm.probing.opened import Opened, check_name, open_encoder
 from evalfm.probing.provenance import Stopwatch, git_commit, peak_memory_bytes, versions
 from evalfm.probing.recording import as_trained, contamination
-from evalfm.probing.settings import EncoderSettings, Settings
-from evalfm.probing.sides import data_key
+from evalfm.probing.settings import EncoderSettings
+from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import (
     WORK,
@@ -52,14 +52,12 @@ from evalfm.runs import (
     run_folder,
 )
 from evalfm.statistics.episodes import episode_auroc, over_episodes
-from evalfm.tasks.question import Question
 from evalfm.training.tuning import forget
 
 OVERLAP = (
     "Episodes draw from one pool of images and overlap: sd is the spread over episodes, the interval is of their mean "
     "and narrows with their number; neither says how it would be on other patients."
 )
-KINDS = ("binary", "multiclass", "ordinal")
 
 
 def run_episodes(
@@ -74,6 +72,7 @@ def run_episodes(
     fine_tune_episodes: int = FINE_TUNED_EPISODES,
     recipe: Mapping[str, object] | None = None,
     strength: float = episodic.STRENGTH,
+    prompts: str | Path | None = None,
     where: str | None = None,
     seed: int = 0,
     weights: str | Path = "hub",
@@ -93,7 +92,7 @@ def run_episodes(
         encoder: as ``probe`` takes it.
         task: a binary, multiclass or ordinal one; ordered classes are classes like any other here.
         data: a data set's folder, registered name or manifest; None takes the phantom.
-        methods: of ``linear``, ``prototypes``, ``knn``, ``fine-tune``.
+        methods: of ``linear``, ``prototypes``, ``knn``, ``zeroshot``, ``fine-tune``.
         out: where results go; one that is there already is returned as it is unless ``force``.
 
     The other arguments are those of ``EpisodeSettings`` and ``EncoderSettings``.
@@ -113,6 +112,7 @@ def run_episodes(
         fine_tune_episodes=fine_tune_episodes,
         recipe=dict(recipe or {}),
         strength=strength,
+        prompts=None if prompts is None else str(prompts),
         where=where,
         seed=seed,
     )
@@ -134,63 +134,15 @@ def run_episodes(
     opened = open_encoder(encoder, encoder_settings, asked.question.manifest, None, progress, hidden)
     if FINE_TUNE in settings.methods:
         check_trainable(opened)
-    making = _Making(opened, asked, settings, encoder_settings, folder, force, progress)
+    text = None
+    if ZERO_SHOT in settings.methods:
+        text = text_for([ZeroShotHead()], opened, asked.question, settings.prompts)
+    frozen = Frozen(opened, asked, progress)
+    making = _Making(opened, asked, settings, encoder_settings, folder, force, progress, text, frozen)
     return [making.result(method) for method in settings.methods]
 
 
-@dataclass(frozen=True)
-class AskedEpisodes:
-    """A question with its episodes.
-
-    Attributes:
-        class_names: of all classes; a binary task's two.
-        split: whether support and queries come from the parts of a split.
-        key: hash of the images, their truth and the draw.
-    """
-
-    question: Question
-    drawn: Episodes
-    class_names: tuple[str, ...]
-    split: bool
-    key: str
-
-
-def pose_episodes(
-    settings: EpisodeSettings, data: str | Path | Manifest | None, progress: Progress = SILENT
-) -> AskedEpisodes:
-    """Read the data, pose the task and draw the episodes, before anything is computed.
-
-    Raises:
-        EvalfmError: the data have faults, the task has no classes, or a class has too few images.
-    """
-    question = load_question(Settings.checked(task=settings.task, where=settings.where), data, progress)
-    task, manifest = question.task, question.manifest
-    if task.kind not in KINDS:
-        remedy = "ask one of its labels, as --task LABEL" if task.kind == "multilabel" else "ask a task of classes"
-        raise EvalfmError(
-            f"Episodes take n images of each class, and an image of the {task.kind} task {task.name} is of no one "
-            f"class; {remedy}."
-        )
-    names = question.class_names
-    if task.kind == "binary":
-        names = (f"no {names[0]}", names[0])
-    if len(names) < 2:
-        raise EvalfmError(f"{task.name} has one class only, {names[0]}; take data with two or more.")
-    has_split = "split" in manifest.table.columns
-    drawn = draw_episodes(
-        question.target.astype(np.intp),
-        manifest.patients[question.rows],
-        [str(each) for each in manifest.table["id"].to_numpy()[question.rows]],
-        names,
-        shots=max(settings.shots),
-        queries=settings.queries,
-        episodes=settings.episodes,
-        name=manifest.info.name,
-        seed=settings.seed,
-        split=manifest.splits[question.rows] if has_split else None,
-    )
-    dealt = [("support", drawn.support.ravel()), ("query", drawn.query.ravel())]
-    return AskedEpisodes(question, drawn, names, has_split, data_key(question, dealt))
+Answer = tuple[int, Scores, list[str]]
 
 
 @dataclass(frozen=True)
@@ -204,6 +156,8 @@ class _Making:
     out: Path
     force: bool
     progress: Progress
+    text: Text | None
+    frozen: Frozen
 
     def result(self, method: Method) -> EpisodeRun:
         """That of ``method``, from disk where it is there."""
@@ -213,24 +167,23 @@ class _Making:
         check_writable(self.out)
         watch = Stopwatch()
         self.progress.say(f"{self.opened.name} × {self.asked.question.task.name}: {method}")
-        works: list[Path] = []
-        scorer = self._fine_tuned(key, works) if method == FINE_TUNE else self._batched(method)
+        # What fine-tuning has finished stays there when the process dies, and is taken over by the next one.
+        work = adopt(self.out / WORK, f"episodes-{key[:16]}") if method == FINE_TUNE else None
         aurocs, notes = {}, []
-        for shots in self.settings.shots:
-            scores, told = scorer(shots)
+        for shots, scores, told in self._frozen(method) if work is None else self._fine_tuned(work):
             aurocs[shots] = episode_auroc(scores)
             notes += told
         record = self._record(method, key, aurocs, notes, watch.seconds())
-        with publishing(self.out, folder, InTheWay.REPLACED if self.force else InTheWay.KEPT) as work:
-            write_episodes(work, record, self._table(aurocs))
-        for place in works:
-            forget(place)
+        with publishing(self.out, folder, InTheWay.REPLACED if self.force else InTheWay.KEPT) as place:
+            write_episodes(place, record, self._table(aurocs))
+        if work is not None:
+            forget(work)
         return EpisodeRun.read(folder)
 
     def _place(self, method: Method) -> tuple[Path, str]:
         """Where the result of ``method`` stands, and its key: a hash over all that decides it."""
         task = self.asked.question.task
-        content = {
+        content: dict[str, Any] = {
             "schema": 1,
             "evalfm": evalfm.__version__,
             "encoder": self.opened.source.key,
@@ -238,54 +191,32 @@ class _Making:
             "task": task.model_dump(mode="json"),
             "method": {"name": method, **self.settings.of_method(method)},
             "data": self.asked.key,
-            "shots": self.settings.shots,
+            "shots": self.settings.shots_of(method),
             "episodes": self.settings.episodes_of(method),
             "seed": self.settings.seed,
         }
+        if method == ZERO_SHOT and self.text is not None:
+            content["text"] = text_key(self.text)
         key = content_key(content)
         return run_folder(self.out, self.opened.name, task.name, method, "episodes", key), key
 
-    def _batched(self, method: Method) -> Callable[[int], tuple[NDArray[np.float64], list[str]]]:
-        used, drawn = self.asked.drawn.used, self.asked.drawn
-        query = np.searchsorted(used, drawn.query)
+    def _frozen(self, method: Method) -> Iterator[Answer]:
+        """Number of shots, scores, and what must be said of them."""
+        for shots in self.settings.shots_of(method):
+            if method == ZERO_SHOT:
+                assert self.text is not None
+                yield shots, self.frozen.told(self.text), []
+            else:
+                yield shots, *self.frozen.learnt(method, shots, self.settings.strength)
 
-        def scorer(shots: int) -> tuple[NDArray[np.float64], list[str]]:
-            support = np.searchsorted(used, drawn.support[:, :, :shots])
-            found = episodic.solve(method, self._features, support, query, self.settings.strength)
-            late = int((~found.converged).sum())
-            notes = [f"The solver stopped before its tolerance in {late} episodes of {shots} shots."] if late else []
-            shape = (*query.shape, query.shape[1])
-            return found.scores.reshape(shape).numpy(), notes
-
-        return scorer
-
-    def _fine_tuned(self, key: str, works: list[Path]) -> Callable[[int], tuple[NDArray[np.float64], list[str]]]:
-        works.append(adopt(self.out / WORK, f"episodes-{key[:16]}"))
+    def _fine_tuned(self, work: Path) -> Iterator[Answer]:
+        """The same of trained copies of the encoder."""
+        settings, workers = self.settings, self.encoder_settings.workers
         tuning = FineTuning(
-            self.opened,
-            self.asked.question,
-            self.settings.whole_recipe,
-            works[0],
-            self.settings.seed,
-            self.encoder_settings.workers,
-            self.progress,
+            self.opened, self.asked.question, settings.whole_recipe, work, settings.seed, workers, self.progress
         )
-        episodes = self.settings.episodes_of(FINE_TUNE)
-        return lambda shots: (tuning.scores(self.asked.drawn, shots, episodes), [])
-
-    @cached_property
-    def _features(self) -> Tensor:
-        """Features of every image that stands in an episode, each divided by its length, [M, D] float64."""
-        rows = self.asked.question.rows[self.asked.drawn.used]
-        compute_ahead(self.opened.source, rows, maps=False, progress=self.progress)
-        pooled = self.opened.source.features(rows.tolist()).pooled
-        broken = int((~torch.isfinite(pooled).all(dim=1)).sum())
-        if broken:
-            raise EvalfmError(
-                f"{self.opened.name} gives {broken} images features that are not finite; take out these images, or "
-                "compute the features with --precision float32."
-            )
-        return episodic.normalised(pooled)
+        for shots in settings.shots:
+            yield shots, tuning.scores(self.asked.drawn, shots, settings.episodes_of(FINE_TUNE)), []
 
     def _table(self, aurocs: Mapping[int, NDArray[np.float64]]) -> pd.DataFrame:
         question, drawn = self.asked.question, self.asked.drawn
@@ -317,6 +248,8 @@ class _Making:
             # The task's name and not the path of its card, which may name a person or a place.
             "task": question.task.name,
             "methods": [method],
+            "shots": list(settings.shots_of(method)),
+            "prompts": None if settings.prompts is None else "file",
             "episodes": settings.episodes_of(method),
             "data": info.name,
             "encoder": {"name": opened.name, **opened.asked},
@@ -328,7 +261,7 @@ class _Making:
             config=config,
             encoder=opened.card,
             task=question.task.model_dump(mode="json", by_alias=True),
-            method={"name": method, **settings.of_method(method)},
+            method=self._method(method),
             data={
                 "name": info.name,
                 "licence": info.licence,
@@ -356,6 +289,10 @@ class _Making:
                 random_weights=opened.random_weights,
             ),
         )
+
+    def _method(self, method: Method) -> dict[str, Any]:
+        told: dict[str, Any] = {"name": method, **self.settings.of_method(method)}
+        return told | ({"text": text_key(self.text)} if method == ZERO_SHOT and self.text is not None else {})
 
     def _notes(self, opened: Opened, told: list[str]) -> list[str]:
         """Every caution that belongs beside the figures, each once."""

@@ -14,9 +14,11 @@ from evalfm.data.episodes import Episodes
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads import load_head
-from evalfm.probing.fitting import Training, fit_trained
+from evalfm.probing.few_shot.frozen import Scores, of_all_classes
+from evalfm.probing.fitting import Fitting, Training, fit_trained
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part
+from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.probing.sides import Deal
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.question import Question
@@ -54,17 +56,14 @@ class FineTuning:
     workers: int
     progress: Progress
 
-    def scores(self, drawn: Episodes, shots: int, episodes: int) -> NDArray[np.float64]:
-        """Scores [E, C, q, C] of the first ``episodes`` at ``shots``; those that are finished are not trained again.
+    def scores(self, drawn: Episodes, shots: int, episodes: int) -> Scores:
+        """Of the first ``episodes`` at ``shots``; those that are finished are not trained again.
 
         There is no val in an episode: the best epoch is the one with the lowest loss on the support itself.
         """
         label = f"{self.opened.name}: fine-tuning on {shots} shots"
         return np.stack(
-            [
-                self._finished(drawn, shots, episode)
-                for episode in self.progress.track(range(episodes), label, episodes)
-            ]
+            [self._finished(drawn, shots, episode) for episode in self.progress.track(range(episodes), label, episodes)]
         )
 
     def _finished(self, drawn: Episodes, shots: int, episode: int) -> NDArray[np.float64]:
@@ -90,11 +89,9 @@ class FineTuning:
             load_head("linear", kind),
             Deal(question, None, (part,), ""),
             part,
-            self.seed,
+            Fitting(self.seed, THRESHOLD_RULE),
             Training("full", self.recipe, place, self.workers),
             SILENT,
         )
         table = fitted.scores.test[[f"score_{each}" for each in question.class_names]].to_numpy(np.float64)
-        if kind == "binary":
-            table = np.concatenate([1 - table, table], axis=1)
-        return table.reshape(classes, queries, classes)
+        return of_all_classes(table).reshape(classes, queries, classes)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, validate
 from evalfm.heads import episodic
+from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.training.recipe import Recipe, recipe_of
 
-Method = Literal["linear", "prototypes", "knn", "fine-tune"]
+Method = Literal["linear", "prototypes", "knn", "zeroshot", "fine-tune"]
+METHODS: tuple[Method, ...] = get_args(Method)
+ZERO_SHOT: Method = "zeroshot"
 FINE_TUNE: Method = "fine-tune"
 DEFAULT_METHODS: tuple[Method, ...] = ("linear", "prototypes", "knn")
 DEFAULT_SHOTS = (1, 2, 5, 10)
@@ -30,6 +33,7 @@ class EpisodeSettings(CardModel):
         episodes: how many; ``fine_tune_episodes`` of them, the first, are fine-tuned.
         recipe: changes of the fine-tuning's recipe.
         strength: C of the linear probe.
+        prompts: a file of sentences for ``zeroshot``, in place of the task's own.
         where: keeps a part of the cohort.
         seed: of the draw, and of the batches of fine-tuning.
     """
@@ -42,6 +46,7 @@ class EpisodeSettings(CardModel):
     fine_tune_episodes: int = Field(FINE_TUNED_EPISODES, ge=1)
     recipe: dict[str, Any] = Field(default_factory=dict)
     strength: float = Field(episodic.STRENGTH, gt=0)
+    prompts: str | None = None
     where: str | None = None
     seed: int = Field(0, ge=0)
 
@@ -57,6 +62,8 @@ class EpisodeSettings(CardModel):
             raise ValueError("recipe and fine_tune_episodes are for the method fine-tune, which is not asked")
         if "linear" not in self.methods and self.strength != episodic.STRENGTH:
             raise ValueError("strength is the C of the method linear, which is not asked")
+        if ZERO_SHOT not in self.methods and self.prompts is not None:
+            raise ValueError("prompts are read by the method zeroshot, which is not asked")
         _ = self.whole_recipe
         return self
 
@@ -71,10 +78,16 @@ class EpisodeSettings(CardModel):
         """How many episodes ``method`` answers."""
         return min(self.episodes, self.fine_tune_episodes) if method == FINE_TUNE else self.episodes
 
+    def shots_of(self, method: Method) -> tuple[int, ...]:
+        """The numbers of shots that ``method`` is asked for; what learns nothing has one answer."""
+        return (0,) if method == ZERO_SHOT else self.shots
+
     def of_method(self, method: Method) -> dict[str, Any]:
         """What decides the answer of ``method``, as plain values."""
         if method == FINE_TUNE:
             return {"head": "linear", "recipe": self.whole_recipe.model_dump(mode="json"), "chosen_on": "support"}
+        if method == ZERO_SHOT:
+            return dict(ZeroShotHead().grid)
         return episodic.settings_of(method, self.strength)
 
     @classmethod
