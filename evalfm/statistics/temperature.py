@@ -7,9 +7,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
-from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.resampling import Values
 
+CERTAIN = 1e-12
 COLDEST, HOTTEST = 0.01, 100.0
 """Between which the temperature is looked for; val that is ranked without a fault asks for the coldest."""
 
@@ -21,14 +21,14 @@ def fit_temperature(target: ArrayLike, probability: ArrayLike) -> float:
 
     Args:
         target: [N] 0 or 1 with ``probability`` [N] of the finding; or class numbers [N] with [N, K] over classes.
-        probability: in [0, 1], clipped to [1e-6, 1 − 1e-6].
+        probability: in [0, 1]; certainty counts as 1e-12, so that a certain mistake costs much and not all.
 
     Raises:
         ValueError: no label is known, or a probability is outside [0, 1].
     """
     label = np.asarray(target, dtype=np.float64)
     known = np.isfinite(label)
-    given = np.clip(_checked(probability)[known], CLIP, 1 - CLIP)
+    given = np.clip(_checked(probability)[known], CERTAIN, 1 - CERTAIN)
     if not known.any():
         raise ValueError("no label is known")
     label = label[known]

@@ -16,6 +16,8 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError
 
 SLOT = "{}"
+FROM_FILE = "a file of the caller's own"
+"""In place of its name, which may name a person or a place."""
 LABELS = ("binary", "multilabel")
 """Kinds whose labels are there or not: each is told to the tower in two rows, absent and present."""
 EXCLUSIVE = ("multiclass", "ordinal")
@@ -236,7 +238,7 @@ def _from_file(path: Path, card: PromptCard) -> PromptCard:
     """The card in ``path``, or ``card`` with the sentences in it."""
     content = _read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     if "classes" in content:
-        return validate(PromptCard, {"name": card.name, "source": f"the file {path.name}", **content}, str(path))
+        return validate(PromptCard, {"name": card.name, "source": FROM_FILE, **content}, str(path))
     if not all(isinstance(said, list) and said for said in content.values()):
         raise EvalfmError(f"{path} must map each class to a list of sentences, or be a prompt card with classes.")
     classes, absent = dict(card.classes), dict(card.absent)
@@ -247,7 +249,7 @@ def _from_file(path: Path, card: PromptCard) -> PromptCard:
         old = kept.get(name, Phrases())
         found = validate(Phrases, {"names": old.names, "sentences": sentences}, f"{path}, {label}")
         kept[name] = found
-    return card.model_copy(update={"classes": classes, "absent": absent, "source": f"the file {path.name}"})
+    return card.model_copy(update={"classes": classes, "absent": absent, "source": FROM_FILE})
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from evalfm.errors import EvalfmError
 from evalfm.tasks.metrics.binary import binary_metrics, choose_threshold
 
 KEYS = {
-    "auroc", "auprc", "sensitivity", "specificity", "ppv", "f1", "balanced_accuracy",
-    "brier", "ece", "calibration_slope", "calibration_intercept",
+    "auroc", "auprc", "sensitivity", "specificity", "ppv", "f1", "accuracy", "balanced_accuracy",
+    "brier", "ece", "calibration_slope", "calibration_intercept", "f1_all_positive",
+    "sensitivity_default", "specificity_default", "ppv_default", "f1_default", "accuracy_default",
+    "balanced_accuracy_default",
 }  # fmt: skip
 
 
@@ -34,8 +36,10 @@ def test_every_metric_has_value_interval_and_counts():
         "specificity": metrics.recall_score(target, called, pos_label=0),
         "ppv": metrics.precision_score(target, called),
         "f1": metrics.f1_score(target, called),
+        "accuracy": metrics.accuracy_score(target, called),
         "balanced_accuracy": metrics.balanced_accuracy_score(target, called),
         "brier": metrics.brier_score_loss(target, score),
+        "f1_all_positive": metrics.f1_score(target, np.ones(len(target))),
     }
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
@@ -46,6 +50,31 @@ def test_every_metric_has_value_interval_and_counts():
     assert found["auroc"].n == len(np.unique(patient))
     assert found["sensitivity"].n == len(np.unique(patient[target == 1]))
     assert found["ppv"].n == len(np.unique(patient[called]))
+
+
+def test_the_default_threshold_stands_beside_the_chosen_one():
+    target, score, patient = study()
+    found = binary_metrics(target, score, patient, threshold=0.3, resamples=50)
+    assert found["f1"].value == pytest.approx(metrics.f1_score(target, score >= 0.3))
+    assert found["f1_default"].value == pytest.approx(metrics.f1_score(target, score >= 0.5))
+    assert found["accuracy_default"].value == pytest.approx(metrics.accuracy_score(target, score >= 0.5))
+    # What answers yes to everything: 2p / (1 + p).
+    share = target.mean()
+    assert found["f1_all_positive"].value == pytest.approx(2 * share / (1 + share))
+    far = binary_metrics(target, score * 10, patient, threshold=3.0, resamples=50)
+    assert far["f1"].value == pytest.approx(found["f1"].value)
+    assert far["f1_default"].value is None
+    assert "no probabilities" in far["f1_default"].reason
+
+
+def test_calibration_at_a_temperature_is_that_of_the_given_scores():
+    target, score, patient = study()
+    mended = np.clip(score * 0.5 + 0.2, 0, 1)
+    found = binary_metrics(target, score, patient, threshold=0.5, calibrated=mended, resamples=50)
+    assert found["brier_calibrated"].value == pytest.approx(metrics.brier_score_loss(target, mended))
+    assert found["brier"].value == pytest.approx(metrics.brier_score_loss(target, score))
+    alone = binary_metrics(target, mended, patient, threshold=0.5, resamples=50)
+    assert found["ece_calibrated"].value == alone["ece"].value
 
 
 def test_some_metrics_alone_are_those_of_all():

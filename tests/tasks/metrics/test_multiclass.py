@@ -29,11 +29,28 @@ def test_values_equal_sklearn():
         "weighted_f1": metrics.f1_score(target, predicted, average="weighted"),
         "quadratic_kappa": metrics.cohen_kappa_score(target, predicted, weights="quadratic"),
         "auroc[b]": metrics.roc_auc_score(target == 1, scores[:, 1]),
+        "log_loss": metrics.log_loss(target, scores),
     }
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
         assert found[name].low < value < found[name].high
     assert "quadratic_kappa" not in multiclass_metrics(target, scores, patient, resamples=20)
+
+
+def test_certainty_before_and_after_a_temperature():
+    target, scores, patient = study()
+    flat = np.full_like(scores, 0.25)
+    found = multiclass_metrics(target, scores, patient, calibrated=flat, resamples=50)
+    assert found["log_loss_calibrated"].value == pytest.approx(np.log(4))
+    assert found["ece_calibrated"].value == pytest.approx(abs((target == 0).mean() - 0.25))
+    order = np.argsort(scores.max(axis=1), kind="stable")
+    right = (scores.argmax(axis=1) == target)[order]
+    sure = np.sort(scores.max(axis=1))
+    gaps = np.abs(right.reshape(15, -1).mean(axis=1) - sure.reshape(15, -1).mean(axis=1))
+    assert found["ece"].value == pytest.approx(gaps.mean())
+    wild = multiclass_metrics(target, scores * 9, patient, resamples=50)
+    assert wild["log_loss"].value is None
+    assert "no probabilities" in wild["ece"].reason
 
 
 def test_rare_classes_leave_the_macro_and_are_named():

@@ -35,6 +35,17 @@ def test_macro_is_the_mean_over_labels():
     assert found["macro_auroc"].high - found["macro_auroc"].low < min(widths)
 
 
+def test_a_threshold_may_differ_from_row_to_row_and_follows_the_known_rows():
+    targets, scores, patient = study()
+    targets[:50, 1] = np.nan
+    rows = np.where(np.arange(200) < 120, 0.4, 0.7)
+    found = multilabel_metrics(targets, scores, patient, class_names=NAMES, thresholds=dict.fromkeys(NAMES, rows))
+    for column, name in enumerate(NAMES):
+        known = ~np.isnan(targets[:, column])
+        called = (scores[:, column] >= rows)[known]
+        assert found[f"f1[{name}]"].value == pytest.approx(metrics.f1_score(targets[known, column], called))
+
+
 def test_unknown_labels_leave_that_label_alone():
     targets, scores, patient = study()
     targets[:50, 1] = np.nan

@@ -1,0 +1,207 @@
+"""A text head through the whole path: sentences, key, thresholds, records, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, roc_auc_score
+
+from evalfm.analysis.operating_points import ALL_POSITIVE, operating_points, wanted
+from evalfm.analysis.table import task_tables
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.probing.predict import predict
+from evalfm.probing.probe import probe
+from evalfm.runs import Run
+from evalfm.statistics.classification import f1
+
+from ..readers import Seer, reader_card
+
+SAID = {
+    "templates": ["{}", "grey {}"],
+    "classes": {"square": {"names": ["bright"]}},
+    "absent": {"square": {"names": ["dark"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "of-doctor-who.json"
+    path.write_text(json.dumps(SAID), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def zeroshot(squares: Manifest, prompts: Path, out: Path) -> Run:
+    made = probe(Seer(), "square", data=squares, heads=["zeroshot", "linear"], prompts=prompts, threshold="f1", out=out)
+    assert [run.head for run in made[:2]] == ["zeroshot", "linear"]
+    return made[0]
+
+
+def rows(run: Run, split: str) -> pd.DataFrame:
+    table = run.predictions()
+    return table[table["split"] == split]
+
+
+def test_sentences_find_what_is_plain_to_see(zeroshot: Run):
+    test = rows(zeroshot, "test")
+    assert zeroshot.metrics["auroc"].value == pytest.approx(roc_auc_score(test["target"], test["score_square"]))
+    assert (zeroshot.metrics["auroc"].value or 0) > 0.9
+
+
+def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
+    val, test = rows(zeroshot, "val"), rows(zeroshot, "test")
+    threshold = zeroshot.record.chosen["thresholds"]["square"]
+    called = val["score_square"] >= threshold
+    assert f1_score(val["target"], called) >= f1_score(val["target"], val["score_square"] >= 0.5)
+    assert f1_score(val["target"], called) == max(
+        f1_score(val["target"], val["score_square"] >= each) for each in np.unique(val["score_square"])
+    )
+    assert (test["threshold"] == threshold).all()
+    expected = f1_score(test["target"], test["score_square"] >= threshold)
+    assert zeroshot.metrics["f1"].value == pytest.approx(expected)
+    assert zeroshot.metrics["f1_default"].value == pytest.approx(f1_score(test["target"], test["score_square"] >= 0.5))
+
+
+def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
+    test = rows(zeroshot, "test")
+    assert zeroshot.record.chosen["temperatures"]["square"] > 0
+    calibrated = roc_auc_score(test["target"], test["calibrated_square"])
+    assert calibrated == pytest.approx(zeroshot.metrics["auroc"].value)
+    assert zeroshot.metrics["brier_calibrated"].value == pytest.approx(
+        ((test["calibrated_square"] - test["target"]) ** 2).mean()
+    )
+
+
+def test_the_record_holds_the_sentences_and_each_template_alone(zeroshot: Run, prompts: Path):
+    told = zeroshot.record.prompts
+    assert told is not None
+    assert told["templates"] == ["{}", "grey {}"]
+    assert told["rows"][0]["prompts"] == [["dark"], ["grey dark"]]
+    alone = {each["template"]: each["value"] for each in told["by_template"]}
+    assert list(alone) == ["{}", "grey {}"]
+    assert told["spread"]["least"] == min(alone.values())
+    assert told["spread"]["sd"] == pytest.approx(np.std(list(alone.values()), ddof=1))
+    assert all(each["low"] is not None or each["reason"] for each in told["by_template"])
+    assert prompts.name not in (zeroshot.folder / "run.json").read_text()
+
+
+def test_other_sentences_are_another_run_and_other_thresholds_too(squares: Manifest, prompts: Path, out: Path):
+    def made(**asked: object) -> Run:
+        return probe(Seer(), "square", data=squares, heads=["zeroshot"], floors="none", out=out, **asked)[0]  # type: ignore[arg-type]
+
+    runs = [made(prompts=prompts, threshold="f1"), made(prompts=prompts), made()]
+    assert len({run.folder for run in runs}) == 3
+    assert len({run.record.key for run in runs}) == 3
+    tables = task_tables(runs)
+    assert [len(line.runs) for line in tables[0].lines] == [1, 1, 1]
+
+
+def test_heads_that_read_no_text_keep_their_keys(squares: Manifest, prompts: Path, out: Path):
+    beside = probe(
+        Seer(), "square", data=squares, heads=["zeroshot", "linear"], prompts=prompts, floors="none", out=out
+    )
+    alone = probe(Seer(), "square", data=squares, heads=["linear"], floors="none", out=out)
+    assert beside[1].folder == alone[0].folder
+
+
+def test_the_image_tower_sees_each_image_once(squares: Manifest, prompts: Path, tmp_path: Path, home: Path):
+    seer = Seer()
+    for head in (["zeroshot"], ["linear"]):
+        given = prompts if head == ["zeroshot"] else None
+        probe(seer, "square", data=squares, heads=head, prompts=given, floors="none", out=tmp_path)
+    assert seer.forwards <= len(squares) + 2
+
+
+def test_points_stand_side_by_side_with_the_constant_answer(zeroshot: Run, squares: Manifest):
+    table = task_tables([zeroshot])[0]
+    default, chosen, constant = operating_points(table)
+    assert wanted([zeroshot])
+    assert default.threshold == "default, .5"
+    assert chosen.threshold.startswith("f1 on val, ")
+    assert default.estimates[-1] == chosen.estimates[-1] == zeroshot.metrics["auroc"]
+    assert default.estimates[0] == zeroshot.metrics["f1_default"]
+    assert chosen.estimates[0] == zeroshot.metrics["f1"]
+    assert constant.threshold == ALL_POSITIVE
+    share = rows(zeroshot, "test")["target"].mean()
+    assert constant.estimates[0] is not None
+    assert constant.estimates[0].value == pytest.approx(2 * share / (1 + share))
+    assert float(f1(np.array([share, 1 - share, 0, 0]))) == pytest.approx(2 * share / (1 + share))
+
+
+def test_a_finished_run_predicts_without_its_sentences(zeroshot: Run, squares: Manifest, tmp_path: Path):
+    found = predict(zeroshot, squares, encoder=Seer(), out=tmp_path / "predicted").table
+    test = rows(zeroshot, "test").set_index("id")
+    again = found.set_index("id").loc[test.index]
+    assert again["score_square"].tolist() == test["score_square"].tolist()
+    assert again["calibrated_square"].tolist() == pytest.approx(test["calibrated_square"].tolist())
+    expected = (test["score_square"] >= test["threshold"]).astype(int)
+    assert again["decision_square"].tolist() == expected.tolist()
+
+
+def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, out: Path):
+    (run,) = probe(Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, floors="none", out=out)
+    parts = run.record.chosen["folds"]
+    assert len(parts) == 3
+    test = rows(run, "test")
+    assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
+        fold: part["thresholds"]["square"] for fold, part in enumerate(parts)
+    }
+    assert run.record.prompts is not None
+    assert len(run.record.prompts["by_template"]) == 2
+
+
+def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path: Path):
+    table = squares.table.assign(bright=squares.table["square"], male=(squares.table["sex"] == "M").astype(int))
+    manifest = Manifest(squares.info, table, squares.root)
+    card = tmp_path / "both.yaml"
+    card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [bright, male]\n")
+    (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], threshold="f1", floors="none", out=tmp_path)
+    test = rows(run, "test")
+    for name in ("bright", "male"):
+        assert (test[f"threshold_{name}"] == run.record.chosen["thresholds"][name]).all()
+        expected = f1_score(test[f"target_{name}"], test[f"score_{name}"] >= test[f"threshold_{name}"])
+        assert run.metrics[f"f1[{name}]"].value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"encoder": "pixels", "heads": ["zeroshot"]}, "pixels has no text tower"),
+        ({"encoder": Seer(reader_card(pooling="mean")), "heads": ["zeroshot"]}, "ask --encoder reader@shared"),
+        ({"encoder": "metadata", "heads": ["zeroshot"]}, "metadata has no text tower"),
+        ({"encoder": "pixels", "heads": ["linear"], "prompts": "x.json"}, "read by text heads alone"),
+        ({"encoder": Seer(), "heads": ["zeroshot"], "threshold": "best"}, "unknown threshold rule 'best'"),
+        ({"encoder": Seer(), "heads": ["zeroshot"], "threshold": "sensitivity=2"}, "needs a level"),
+        ({"encoder": "pixels", "task": "size", "threshold": "f1"}, "--threshold is for yes-or-no labels"),
+        ({"encoder": Seer(), "heads": ["zeroshot"], "adapt": "full"}, "zeroshot"),
+        ({"encoder": "pixels", "val_shots": 2}, "val_shots goes with shots"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_any_computing(
+    squares: Manifest, tmp_path: Path, asked: dict, sentence: str
+):
+    with pytest.raises(EvalfmError, match=sentence):
+        probe(**{"task": "square", "data": squares, "out": tmp_path / "runs", **asked})
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_few_val_images_where_asked(squares: Manifest, out: Path):
+    (run,) = probe("pixels", "square", data=squares, heads=["linear"], shots=4, val_shots=2, floors="none", out=out)
+    counts = rows(run, "val")["target"].value_counts().to_dict()
+    assert counts == {0.0: 2, 1.0: 2}
+    (fewer,) = probe("pixels", "square", data=squares, heads=["linear"], shots=1, val_shots=4, floors="none", out=out)
+    assert rows(fewer, "val")["target"].value_counts().to_dict() == {0.0: 1, 1.0: 1}
+    with pytest.raises(EvalfmError, match="In val 8 shots of class"):
+        probe(
+            "pixels", "square", data=squares, heads=["linear"], shots=8, val_shots=8, test_where="sex == 'F'", out=out
+        )
