@@ -20,6 +20,8 @@ NEIGHBOURS = 5
 BLOCK_BYTES = 30_000_000
 TOLERANCE = 1e-7
 """Of the preconditioned gradient, relative to the weights."""
+ROUNDING = 1e-14
+"""A step below this is none: features that are all alike have no gradient but rounding."""
 FORCING = 0.05
 MAX_NEWTON_STEPS = 50
 MAX_INNER_STEPS = 200
@@ -201,7 +203,9 @@ def _newton(features: Tensor, one_hot: Tensor, strength: float) -> tuple[Tensor,
     for _ in range(MAX_NEWTON_STEPS):
         probability = torch.softmax(design @ found[active], dim=2)
         gradient = strength * (design.mT @ (probability - one_hot)) + penalty * found[active]
-        near = _norm(inverse * gradient) <= TOLERANCE * _norm(found[active])
+        # The softmax does not see what is common to all classes; of it there is rounding alone.
+        gradient = gradient - gradient.mean(dim=2, keepdim=True)
+        near = _norm(inverse * gradient) <= TOLERANCE * _norm(found[active]) + ROUNDING
         converged[active[near]] = True
         if bool(near.all()):
             break
@@ -279,7 +283,7 @@ def _shortened(
 
 
 def _norm(values: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(values, dim=(1, 2))
+    return values.square().sum(dim=(1, 2)).sqrt()
 
 
 def _tied(values: Tensor) -> Tensor:

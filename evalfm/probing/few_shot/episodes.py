@@ -127,9 +127,26 @@ def run_episodes(
         workers=workers,
     )
     check_name(encoder)
-    folder = Path(out)
-    remove_leftovers(folder)
     asked = pose_episodes(settings, data, progress)
+    return answer_episodes(encoder, encoder_settings, asked, settings, Path(out), force=force, progress=progress)
+
+
+def answer_episodes(
+    encoder: str | Encoder,
+    encoder_settings: EncoderSettings,
+    asked: AskedEpisodes,
+    settings: EpisodeSettings,
+    out: Path,
+    *,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> list[EpisodeRun]:
+    """The results of ``encoder`` on episodes that were posed with ``settings`` (its methods may be fewer).
+
+    Raises:
+        EvalfmError: the encoder cannot be had, or cannot answer by one of the methods.
+    """
+    remove_leftovers(out)
     hidden = frozenset(asked.question.task.target)
     opened = open_encoder(encoder, encoder_settings, asked.question.manifest, None, progress, hidden)
     if FINE_TUNE in settings.methods:
@@ -138,7 +155,7 @@ def run_episodes(
     if ZERO_SHOT in settings.methods:
         text = text_for([ZeroShotHead()], opened, asked.question, settings.prompts)
     frozen = Frozen(opened, asked, progress)
-    making = _Making(opened, asked, settings, encoder_settings, folder, force, progress, text, frozen)
+    making = _Making(opened, asked, settings, encoder_settings, out, force, progress, text, frozen)
     return [making.result(method) for method in settings.methods]
 
 
