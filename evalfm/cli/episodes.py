@@ -88,7 +88,6 @@ def episodes(
         "shots": None if shots is None else _numbers(shots),
         "queries": queries,
         "episodes": number,
-        "methods": [each.value for each in method] if method else None,
         "fine_tune_episodes": fine_tune_episodes,
         "recipe": _recipe(recipe) if recipe else None,
         "strength": strength,
@@ -96,6 +95,7 @@ def episodes(
         "seed": seed,
     }
     study = _asked(config, encoder or [], task or [], data, weights, prompts)
+    study = study.by([each.value for each in method]) if method else study
     study = study.changed(**{name: value for name, value in changes.items() if value is not None})
     bars = Bars()
     print_notice(study.data, bars)

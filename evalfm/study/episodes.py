@@ -116,6 +116,13 @@ class EpisodeStudy(CardModel):
             found = found.changed(data=data, tasks=list(tasks.values()))
         return found.changed(**found.on_phantom) if found.data == PHANTOM and found.on_phantom else found
 
+    def by(self, methods: Sequence[str]) -> EpisodeStudy:
+        """The same by these methods; what was set for others alone goes back to its default."""
+        idle = {FINE_TUNE: ("recipe", "fine_tune_episodes"), "linear": ("strength",)}
+        dropped = {name for method, names in idle.items() if method not in methods for name in names}
+        content = {name: value for name, value in self.model_dump(by_alias=True).items() if name not in dropped}
+        return validate(EpisodeStudy, {**content, "on_phantom": {}, "methods": methods}, f"episodes {self.name}")
+
     def only(self, encoders: Sequence[str] = (), tasks: Sequence[str] = ()) -> EpisodeStudy:
         """The part with these names; nothing named keeps all.
 
@@ -146,8 +153,14 @@ def load_episodes(name: str) -> EpisodeStudy:
     return validate(EpisodeStudy, read_yaml(path), f"episodes {path.name}")
 
 
+def trainable(encoder: str) -> bool:
+    """Whether an encoder has something to train, as far as its name tells: no table and no classical descriptor."""
+    card = card_of(encoder)
+    return encoder.partition(":")[0] not in TABLES and (card is None or card.family != "classical")
+
+
 def takes_weights(encoder: str) -> bool:
-    """Whether an encoder has weights, as far as its name tells: neither a table nor a classical descriptor."""
+    """Whether an encoder can be given weights, as far as its name tells."""
     card = card_of(encoder)
     return encoder.partition(":")[0] not in TABLES and (card is None or card.weights.source != "none")
 
@@ -176,7 +189,7 @@ def cells(study: EpisodeStudy) -> list[EpisodeCell]:
     for entry in study.encoders:
         card = card_of(entry.name)
         reasons: dict[Method, str] = {}
-        if not takes_weights(entry.name):
+        if not trainable(entry.name):
             reasons[FINE_TUNE] = f"{entry.name} by fine-tune: it has no weights to train"
         if entry.name.partition(":")[0] in TABLES or (card is not None and card.text_tower is None):
             reasons[ZERO_SHOT] = f"{entry.name} by zeroshot: it reads no text"
