@@ -50,6 +50,8 @@ def _paragraphs(card: EncoderCard | AbsentCard) -> list[str]:
     if isinstance(card, AbsentCard):
         lines += ["", f"{card.reason} {card.embeddings} Then `--encoder precomputed:FILE`."]
     else:
+        if card.variants:
+            lines += [""] + [f"- As `{card.name}@{name}`: {each.summary}" for name, each in card.variants.items()]
         lines += [""] + [f"- Confirmed: {sentence}" for sentence in card.confirmed]
     return lines + [f"- Unconfirmed: {sentence}" for sentence in card.unconfirmed]
 

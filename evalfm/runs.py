@@ -22,6 +22,7 @@ from torch import Tensor
 from evalfm.cards import CardModel
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import Cost
 from evalfm.statistics.estimate import Estimate
 
 RECORD = "run.json"
@@ -32,7 +33,12 @@ WORK = ".work"
 
 
 class Provenance(CardModel):
-    """Where, when and with what a run was made; no host name, user or path."""
+    """Where, when and with what a run was made; no host name, user or path.
+
+    Attributes:
+        cost: of one image, of the encoder before any training; None where no encoder ran, as for tables of features,
+            and in runs of older versions.
+    """
 
     versions: dict[str, str]
     git_commit: str | None
@@ -45,6 +51,7 @@ class Provenance(CardModel):
     split_hash: str
     synthetic: bool
     random_weights: bool
+    cost: Cost | None = None
 
 
 class Record(CardModel):

@@ -47,8 +47,14 @@ class Reader(TextTower):
         loud = torch.tensor([2.0 if text.endswith("!") else 1.0 for text in texts])
         return {"sum": torch.stack([torch.tensor(row).sum(0) for row in rows]) * loud[:, None]}, list(map(len, rows))
 
+    def _words(self) -> torch.nn.Module:
+        return torch.nn.Identity()
+
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         return tokens["sum"]
+
+    def _vocabulary(self) -> str:
+        return repr(WORDS)
 
 
 class Seer(Encoder):
@@ -67,3 +73,9 @@ class Seer(Encoder):
 
     def _text_tower(self) -> TextTower:
         return Reader(self.card)
+
+
+def build() -> Encoder:
+    """For ``tests/readers.py:build``: one that reads the longer sentences of the built-in prompt cards."""
+    facts = {**reader_card().model_dump(mode="json")["text_tower"], "context_length": 40}
+    return Seer(reader_card(text_tower=facts))

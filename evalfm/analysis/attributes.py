@@ -14,6 +14,22 @@ from numpy.typing import NDArray
 from evalfm.errors import EvalfmError, UnknownNameError
 
 MOST_LEVELS = 12
+OWN = {"id", "patient", "split", "fold", "target", "threshold", "prediction", "height", "width"}
+"""Columns of predictions that are no attributes."""
+OF_CLASSES = (
+    "score_",
+    "target_",
+    "threshold_",
+    "dice_",
+    "iou_",
+    "hd95_",
+    "nsd_",
+    "area_",
+    "prediction_rle_",
+    "visible_lesion_fraction_",
+    "oracle_dice_",
+)
+"""How columns begin that a class or a mask has of its own; they end in its name."""
 _PART = re.compile(r"^(?P<name>[^:]+?)(?::(?P<cuts>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
 
 
@@ -39,6 +55,16 @@ def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
         EvalfmError: a column is not there, is a number without cuts, has one level only or too many.
     """
     return [_attribute(table, each.strip()) for each in by]
+
+
+def declared(table: pd.DataFrame, classes: Iterable[str]) -> list[str]:
+    """The attributes among the columns of predictions, whose other columns are the run's own or of its ``classes``."""
+    ends = tuple(f"_{name}" for name in classes)
+    return [
+        str(name)
+        for name in table.columns
+        if name not in OWN and not (str(name).startswith(OF_CLASSES) and str(name).endswith(ends))
+    ]
 
 
 def covariates(table: pd.DataFrame, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
@@ -121,7 +147,6 @@ def _middle(column: pd.Series) -> float:
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     if name not in table:
-        hidden = {"id", "patient", "split", "fold", "target", "threshold"}
-        known = [str(each) for each in table.columns if each not in hidden and not str(each).startswith("score_")]
+        known = [str(each) for each in table.columns if each not in OWN and not str(each).startswith(OF_CLASSES)]
         raise UnknownNameError("attribute in the predictions", name, known)
     return table[name]

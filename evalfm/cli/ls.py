@@ -71,6 +71,9 @@ def encoders(
     factories = [f"{name} ({place})" for name, place in list_factories().items()]
     if factories:
         typer.echo(f"Plugged in as code: {', '.join(factories)}.")
+    variants = [f"{name}@{each}" for name, card in cards.items() for each in getattr(card, "variants", {})]
+    if variants:
+        typer.echo(f"Variants of the forward pass: {', '.join(variants)}.")
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
     baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")
@@ -151,8 +154,8 @@ def runs(
 
         evalfm ls runs runs/
     """
-    from evalfm.analysis.table import as_json, task_tables
-    from evalfm.cli.console import emit_json, print_runs
+    from evalfm.analysis.table import task_tables
+    from evalfm.cli.console import emit_json, print_runs, table_json
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
 
@@ -160,6 +163,6 @@ def runs(
     if not found:
         raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
     if json:
-        emit_json([as_json(table) for table in task_tables(found)])
+        emit_json([table_json(table) for table in task_tables(found)])
     else:
         print_runs(found)

@@ -69,6 +69,9 @@ def probe(
     val_shots: Annotated[
         int | None, typer.Option(help="With --shots, at most so many val images per class, never more than shots.")
     ] = None,
+    base_to_novel: Annotated[
+        bool, typer.Option("--base-to-novel", help="Text heads: learn on half of the classes, try on both halves.")
+    ] = False,
     label_fraction: Annotated[float | None, typer.Option(help="Fraction of the training patients.")] = None,
     associate: Annotated[
         str | None,
@@ -121,7 +124,7 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
     """
-    from evalfm.cli.console import Bars, emit_json, print_runs
+    from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.probing.probe import probe as run
     from evalfm.training.recipe import parse_changes
@@ -141,6 +144,7 @@ def probe(
         resize=None if resize is None else resize.value,
         shots=shots,
         val_shots=val_shots,
+        base_to_novel=base_to_novel,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,
@@ -163,9 +167,9 @@ def probe(
         progress=bars,
     )
     if json:
-        from evalfm.analysis.table import as_json, task_tables
+        from evalfm.analysis.table import task_tables
 
-        emit_json([as_json(table) for table in task_tables(runs)])
+        emit_json([table_json(table) for table in task_tables(runs)])
     else:
         print_runs(runs)
         for made in runs:

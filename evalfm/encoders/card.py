@@ -36,7 +36,7 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 
 SAID = {
     *("summary", "licence", "commercial_use", "gated", "paradigm", "domain", "pretraining_data", "paper"),
-    *("golden", "confirmed", "unconfirmed", "weights", "text_tower"),
+    *("golden", "confirmed", "unconfirmed", "weights", "text_tower", "variants", "variant"),
 }
 """Fields of a card that describe an encoder and leave its features as they are."""
 
@@ -187,6 +187,18 @@ class TextFacts(CardModel):
         return self
 
 
+class Variant(CardModel):
+    """A change of a vision transformer's forward pass, taken as ``card@variant``.
+
+    Attributes:
+        summary: what it is and whose, as a sentence.
+        zero_tokens: so many tokens after the prefix are overwritten with zeros before every block.
+    """
+
+    summary: str
+    zero_tokens: int = Field(ge=1)
+
+
 class Golden(CardModel):
     """What the true weights gave for the test film, to recognise a drifted library.
 
@@ -216,6 +228,7 @@ class EncoderCard(CardModel):
         map_channels, map_strides: one per map; a map has ceil(h / stride) rows.
         map_norm: ``final`` where the model's last norm is applied to every token map, ``none`` where not.
         prefix_tokens: how many tokens (CLS, registers) precede the patches.
+        variants: changes of the forward pass by name; ``variant`` is the one taken, if any.
         size_multiple: input sizes must be multiples of this (the patch size of a ViT).
         fixed_input_size: whether the model takes its native input size only.
         pretraining_data: for contamination flags.
@@ -247,6 +260,8 @@ class EncoderCard(CardModel):
     map_strides: tuple[int, ...] = ()
     map_norm: Literal["final", "none"] = "none"
     prefix_tokens: int = 0
+    variants: dict[str, Variant] = Field(default_factory=dict)
+    variant: str | None = None
     text_tower: TextFacts | None = None
     paradigm: Literal["image-only", "image-text", "label-supervised", "none"]
     domain: str
@@ -258,7 +273,13 @@ class EncoderCard(CardModel):
 
     def deciding(self) -> dict[str, Any]:
         """The facts that decide the features, as plain values; what is said about the encoder is left out."""
-        return self.model_dump(mode="json", by_alias=True, exclude=SAID)
+        facts = self.model_dump(mode="json", by_alias=True, exclude=SAID)
+        # A card with variants is another encoder only where one is taken.
+        return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}
+
+    def taken(self, variant: str) -> Variant:
+        """The facts of one of the variants."""
+        return self.variants[variant]
 
     @property
     def pooled_dim(self) -> int:
@@ -275,6 +296,10 @@ class EncoderCard(CardModel):
             raise ValueError("map_layers, map_channels and map_strides need the same length")
         if list(self.map_strides) != sorted(self.map_strides, key=int):
             raise ValueError("maps go from shallow to deep: map_strides must not fall")
+        if self.variant not in (None, *self.variants):
+            raise ValueError(f"variant {self.variant!r} is not among variants {sorted(self.variants)}")
+        if set(self.variants) & set(self.poolings):
+            raise ValueError("a pooling and a variant have the same name")
         tower = self.text_tower
         if tower is not None and self.poolings.get(tower.pooling) != tower.dim:
             raise ValueError(f"text_tower: images need a pooling {tower.pooling!r} of {tower.dim} dimensions too")

@@ -44,9 +44,18 @@ def _loadable(card: EncoderCard) -> list[tuple[str, list[str]]]:
         ("Model", model),
         ("Input", _input(card)),
         ("Embedding", poolings),
+        ("Variants", _variants(card)),
         ("Maps", _maps(card)),
         ("Text", _text(card)),
         ("Weights", _weights(card.weights)),
+    ]
+
+
+def _variants(card: EncoderCard) -> list[str]:
+    own = card.name.partition("@")[0]
+    return [
+        f"{name}: {variant.summary}" + (" (taken)" if name == card.variant else f" Take it as {own}@{name}.")
+        for name, variant in card.variants.items()
     ]
 
 

@@ -266,7 +266,7 @@ class Encoder(nn.Module, ABC):
             "card": self.card.deciding(),
             "preprocessing": self.preparer.facts.model_dump(mode="json"),
             "precision": self.settings.precision,
-            "code": [self.settings.code_digest, *_foreign_code(type(self))],
+            "code": [self.settings.code_digest, *foreign_code(type(self))],
             "libraries": {name: version(name) for name in ("torch", *_LIBRARIES.get(self.card.family, ()))},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -349,7 +349,7 @@ def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _foreign_code(kind: type) -> list[str]:
+def foreign_code(kind: type) -> list[str]:
     """SHA-256 of the files that define the classes of ``kind`` that are the user's own."""
     digests = []
     for each in kind.__mro__:

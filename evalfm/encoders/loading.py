@@ -14,6 +14,7 @@ from evalfm.encoders.families import builder
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
 from evalfm.encoders.registry import find_card, find_plugin
+from evalfm.encoders.variants import apply_variant
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 
@@ -34,8 +35,9 @@ def load_encoder(
     """An encoder in evaluation mode on ``device``.
 
     Args:
-        name: a card's name (``rad-dino``, ``rad-dino@mean``), ``random:<timm model>``, a path of a card,
-            ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that makes one.
+        name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), ``random:<timm model>``, a
+            path of a card, ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that
+            makes one.
         weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
             checkpoint.
         input_size, resize: override the card; recorded in ``notes`` and in ``key``.
@@ -75,6 +77,7 @@ def load_encoder(
         torch.manual_seed(seed)
         encoder = builder(card.family)(card, settings, checkpoint)
     _check_size(encoder, card)
+    apply_variant(encoder)
     encoder.seal()
     return encoder.eval().to(place)
 

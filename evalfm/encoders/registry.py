@@ -62,18 +62,31 @@ def find_absent(name: str) -> AbsentCard | None:
 
 
 def find_card(name: str) -> EncoderCard:
-    """The card that ``name`` stands for: ``card``, ``card@pooling``, ``random:<timm model>`` or a path.
+    """The card that ``name`` stands for: ``card``, ``random:<timm model>`` or a path, each ``@pooling``, ``@variant``.
 
     Raises:
-        EvalfmError: unknown name or pooling, or a card that is not valid.
+        EvalfmError: unknown name, pooling or variant, or a card that is not valid.
     """
-    base, _, pooling = name.partition("@")
+    base, *asked = name.split("@")
     card = _find(base)
-    if not pooling or pooling == card.pooling:
+    for word in filter(None, asked):
+        card = _with(card, word)
+    return card
+
+
+def _with(card: EncoderCard, word: str) -> EncoderCard:
+    """The card with another pooling or a variant, named by it."""
+    if word in (card.pooling, card.variant):
         return card
-    if pooling not in card.poolings:
-        raise UnknownNameError(f"pooling of {card.name}", pooling, card.poolings)
-    return card.model_copy(update={"pooling": pooling, "name": f"{card.name}@{pooling}"})
+    if word in card.variants:
+        change = {"variant": word}
+    elif word in card.poolings:
+        change = {"pooling": word}
+    else:
+        kinds = "pooling or variant" if card.variants else "pooling"
+        raise UnknownNameError(f"{kinds} of {card.name}", word, [*card.poolings, *card.variants])
+    # A golden embedding is of the card as it is published.
+    return card.model_copy(update={**change, "golden": None, "name": f"{card.name}@{word}"})
 
 
 def find_plugin(name: str) -> Callable[[], Encoder] | None:

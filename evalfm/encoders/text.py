@@ -6,12 +6,15 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, final
+from importlib.metadata import version
+from typing import TYPE_CHECKING, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from evalfm.encoders.card import TextFacts
+from evalfm.encoders.encoder import foreign_code, tensor_digest
+from evalfm.encoders.prompted import Prompted
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
@@ -20,18 +23,28 @@ if TYPE_CHECKING:
 BATCH = 64
 """Sentences per forward pass."""
 
+CONTRACT = 1
+"""Raised whenever evalfm's own reading of sentences changes."""
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch")
+
 
 class TextTower(nn.Module, ABC):
     """Turns sentences into vectors. A subclass implements ``_tokenize`` and ``_forward``.
+
+    ``_words`` lets a context be learnt, and ``_vocabulary`` tells what the tokenizer is.
 
     Attributes:
         facts: the card's ``text_tower``.
         logit_scale: what cosine similarities are multiplied by before softmax or sigmoid (already exponentiated).
         logit_bias: added after it; 0 where the model has none.
+        filling_unseen: whether the model looks at nothing after the last token of a sentence, by a causal or an
+            attention mask; then sentences are cut to the longest of their batch.
     """
 
     logit_scale: float = 1.0
     logit_bias: float = 0.0
+    filling_unseen: ClassVar[bool] = False
 
     def __init__(self, card: EncoderCard) -> None:
         super().__init__()
@@ -39,24 +52,48 @@ class TextTower(nn.Module, ABC):
             raise EvalfmError(f"{card.name} has no text tower; choose an image-text encoder.")
         self.name = card.name
         self.facts: TextFacts = card.text_tower
-
-    @property
-    def key(self) -> str:
-        """SHA-256 of all that decides the embeddings: tensors, tokenizer, scale and facts."""
-        from evalfm.encoders.encoder import tensor_digest  # which names this module
-
-        tokenizer: Any = getattr(self, "tokenizer", None)
-        words = tokenizer.to_str() if hasattr(tokenizer, "to_str") else type(tokenizer).__name__
-        said = [tensor_digest(self.state_dict()), words, self.logit_scale, self.logit_bias, self.facts.model_dump()]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        self._key: str | None = None
 
     @abstractmethod
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
-        """The model's input [N, context] by name, and how many tokens each sentence has before any cut."""
+        """The model's input by name, token ids [N, context] first, and each sentence's count of tokens before a cut.
+
+        An empty sentence must give the tokens that every sentence has.
+        """
 
     @abstractmethod
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         """The model's own text embeddings [N, D]."""
+
+    def _words(self) -> nn.Module:
+        """The module that turns token ids [N, L] into vectors [N, L, W], positions not yet added."""
+        raise EvalfmError(
+            f"The text tower of {self.name} takes no learnt words; take a head that only reads, such as zeroshot."
+        )
+
+    def _vocabulary(self) -> str:
+        """Everything beside code that decides how the tokenizer reads, as text."""
+        return ""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of everything that decides text embeddings, as it was when first asked for.
+
+        Made of the tensors, the tokenizer, the card's ``text_tower``, scale and bias, the user's code, the libraries.
+        """
+        if self._key is None:
+            content = {
+                "contract": CONTRACT,
+                "tower": type(self).__qualname__,
+                "weights": tensor_digest(self.state_dict()),
+                "code": foreign_code(type(self)),
+                "vocabulary": hashlib.sha256(self._vocabulary().encode()).hexdigest(),
+                "facts": self.facts.model_dump(mode="json", exclude={"present", "absent"}),
+                "logits": [self.logit_scale, self.logit_bias],
+                "libraries": {name: version(name) for name in LIBRARIES},
+            }
+            self._key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return self._key
 
     @final
     @torch.no_grad()
@@ -67,6 +104,49 @@ class TextTower(nn.Module, ABC):
             EvalfmError: no sentence, one that is empty or longer than the tower reads, or another dimension than the
                 card says.
         """
+        tokens, lengths = self._read(texts)
+        embeddings = torch.cat([self._embed(part) for part in self._batches(tokens, lengths)])
+        if not bool(torch.isfinite(embeddings).all()):
+            raise EvalfmError(f"The text tower of {self.name} gives NaN or infinite values; check the weights.")
+        return embeddings
+
+    @final
+    @torch.no_grad()
+    def prompted(self, texts: Sequence[str], phrase: str, count: int | None = None) -> Prompted:
+        """Sentences that all begin with ``phrase``, its first ``count`` tokens (None: all) open to be learnt.
+
+        Raises:
+            EvalfmError: as :meth:`encode`; or a sentence does not begin with the phrase, the tokenizer joins the
+                phrase to what follows it, or the phrase has fewer than ``count`` tokens.
+        """
+        tokens, lengths = self._read(texts)
+        (phrase_ids, empty_ids), (phrase_length, empty_length) = self._ids_of([phrase, ""])
+        ids = next(iter(tokens.values()))
+        before = 0
+        while before < empty_length and bool((ids[:, before] == empty_ids[before]).all()):
+            before += 1
+        learnable = phrase_length - empty_length
+        wanted = learnable if count is None else count
+        if not 1 <= wanted <= learnable:
+            raise EvalfmError(
+                f"The phrase {phrase!r} has {learnable} tokens for {self.name} and {wanted} are to be learnt; "
+                "write a longer phrase, or learn from 1 token up to all of them."
+            )
+        whole = before + learnable
+        for text, row in zip([texts] if isinstance(texts, str) else texts, ids, strict=True):
+            if not torch.equal(row[:whole], phrase_ids[:whole]):
+                raise EvalfmError(
+                    f"For {self.name} the tokens of {text!r} do not begin with those of the phrase {phrase!r}; "
+                    "begin each sentence with the phrase, a space after it."
+                )
+        return Prompted(self, list(self._batches(tokens, lengths)), before, wanted)
+
+    def _ids_of(self, texts: list[str]) -> tuple[Tensor, list[int]]:
+        tokens, lengths = self._tokenize(texts)
+        return next(iter(tokens.values())), lengths
+
+    def _read(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], list[int]]:
+        """Tokens of checked sentences."""
         given = [texts] if isinstance(texts, str) else list(texts)
         if not given or any(not text.strip() for text in given):
             raise EvalfmError(f"{self.name} needs at least one sentence, and none that is empty.")
@@ -77,18 +157,28 @@ class TextTower(nn.Module, ABC):
                     f"{self.name} reads {self.facts.context_length} tokens and the text that begins with "
                     f"{text[:40]!r} has {length}; shorten it."
                 )
-        place = next(self.parameters()).device
-        self.eval()
+        return tokens, lengths
+
+    def _batches(self, tokens: dict[str, Tensor], lengths: list[int]) -> list[dict[str, Tensor]]:
+        """The model's inputs in parts of ``BATCH``, without filling that no sentence of the part can see."""
         parts = []
-        for first in range(0, len(given), BATCH):
-            part = {name: each[first : first + BATCH].to(place) for name, each in tokens.items()}
-            parts.append(self._forward(part).float())
-        embeddings = torch.cat(parts)
-        if tuple(embeddings.shape) != (len(given), self.facts.dim):
+        place = next(self.parameters()).device
+        for first in range(0, len(lengths), BATCH):
+            part = {name: each[first : first + BATCH] for name, each in tokens.items()}
+            if self.filling_unseen:
+                longest = max(lengths[first : first + BATCH])
+                part = {name: each[:, :longest] if each.ndim == 2 else each for name, each in part.items()}
+            parts.append({name: each.to(place) for name, each in part.items()})
+        return parts
+
+    def _embed(self, tokens: dict[str, Tensor]) -> Tensor:
+        """Embeddings [N, D] of one part, float32, in evaluation mode."""
+        self.eval()
+        embeddings = self._forward(tokens).float()
+        count = len(next(iter(tokens.values())))
+        if tuple(embeddings.shape) != (count, self.facts.dim):
             raise EvalfmError(
                 f"The text tower of {self.name} gives {list(embeddings.shape)}, its card promises "
-                f"[{len(given)}, {self.facts.dim}]; mend the card, or install the library version it was written for."
+                f"[{count}, {self.facts.dim}]; mend the card, or install the library version it was written for."
             )
-        if not bool(torch.isfinite(embeddings).all()):
-            raise EvalfmError(f"The text tower of {self.name} gives NaN or infinite values; check the weights.")
         return embeddings

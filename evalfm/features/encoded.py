@@ -13,6 +13,7 @@ from torch import Tensor
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction import Decoder, Item, Work, extract, extract_films, film_bytes
 from evalfm.features.films import FilmMemory
 from evalfm.features.forward import Forward, automatic_batch_size, device_of
@@ -87,12 +88,24 @@ class EncodedSource:
         self._sizes: dict[int, tuple[int, int]] = {}
         self._memory = FilmMemory(FILM_MEMORY_BYTES)
 
+    @cached_property
+    def cost(self) -> Cost:
+        """What one image costs the encoder, measured once."""
+        return measure_cost(self.encoder)
+
     def of(self, encoder: Encoder) -> EncodedSource:
         """The same images by another encoder, kept in the same store and way."""
+        return self._like(encoder, self._manifest, self._store)
+
+    def over(self, manifest: Manifest, store: FeatureStore) -> EncodedSource:
+        """Other images by the same encoder, kept in another store in the same way."""
+        return self._like(self.encoder, manifest, store)
+
+    def _like(self, encoder: Encoder, manifest: Manifest, store: FeatureStore) -> EncodedSource:
         return EncodedSource(
             encoder,
-            self._manifest,
-            self._store,
+            manifest,
+            store,
             maps=self._maps,
             batch_size=self._batch_size,
             workers=self._workers,

@@ -72,6 +72,7 @@ class Context:
         measure: how a regression's target is measured on masks: ``area-fraction``, ``lung-fraction``, ``ctr``; or None.
         findings: the masks that the measure needs, in the order in which ``Examples.masks`` gives them.
         text: sentences and text tower, for heads that need ``text``.
+        data, task: names of the data set and the task, by which heads look up what their authors set for each.
     """
 
     kind: str
@@ -82,6 +83,8 @@ class Context:
     measure: str | None = None
     findings: tuple[str, ...] = ()
     text: Text | None = None
+    data: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,27 @@ _ENTRIES = (
         "evalfm.heads.text.zeroshot:ZeroShotHead",
     ),
     HeadEntry(
+        "coop",
+        ("binary", "multiclass", "ordinal"),
+        ("pooled", "text"),
+        "a learnt context before the class's name, cross-entropy alone (CoOp)",
+        "evalfm.heads.text.learned:CoOpHead",
+    ),
+    HeadEntry(
+        "biomedcoop",
+        ("binary", "multiclass", "ordinal"),
+        ("pooled", "text"),
+        "a learnt context held to an ensemble of sentences, of which each batch chooses (BiomedCoOp)",
+        "evalfm.heads.text.learned:BiomedCoOpHead",
+    ),
+    HeadEntry(
+        "biomed-dpt",
+        ("binary", "multiclass", "ordinal"),
+        ("pooled", "text"),
+        "a learnt context in a clinical template, held to sentences; for biomedclip@zero-prompt (Biomed-DPT)",
+        "evalfm.heads.text.learned:BiomedDPTHead",
+    ),
+    HeadEntry(
         "multiscale",
         ("segmentation",),
         ("maps",),

@@ -14,6 +14,7 @@ import evalfm
 from evalfm.data.work_folders import adopt
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
+from evalfm.heads.text.classifier import TextHead
 from evalfm.probing.fitting import Fitting, Training, fit_frozen, fit_trained
 from evalfm.probing.opened import Opened, compute_ahead
 from evalfm.probing.pictures import draw_pictures
@@ -71,6 +72,8 @@ def run_cell(
     runs: list[Run] = []
     for seed, deal in enumerate(deals):
         heads = [load_head(name, deal.question.task.kind) for name in cell.heads]
+        if settings.base_to_novel:
+            heads = [head.for_base() for head in heads if isinstance(head, TextHead)]
         varies = settings.draws_subsets or cell.adapted is not None
         wanted = [head for head in heads if seed == 0 or not head.deterministic or varies]
         folders = {head.name: _folder(cell, head, deal, settings, seed, out) for head in wanted}
@@ -104,7 +107,7 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         "seed": seed,
     }
     if cell.text is not None and reads_text(head):
-        content["text"] = text_key(cell.text)
+        content["text"] = text_key(cell.text, deal.question)
     key = content_key(content)
     return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
 
@@ -135,7 +138,7 @@ class _Making:
         fitted: dict[str, list[Fitted]] = {head.name: [] for head in heads}
         for part in self.deal.parts:
             self._announce(part.fold, ", ".join(head.name for head in heads))
-            asked = Fitting(self.seed, self.settings.threshold, self.cell.text)
+            asked = Fitting(self.seed, self.settings.threshold, self.cell.text, self.settings.base_to_novel)
             found = fit_frozen(self.cell.opened, heads, self.deal, part, asked, self.progress)
             for name, result in found.items():
                 fitted[name].append(result)

@@ -22,6 +22,7 @@ from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference, compare_means
 
 IMAGES = 200
+SIZE = 256
 FEWEST = 10
 """Patients below which no difference is given."""
 SEED = 9001
@@ -37,7 +38,7 @@ class Change:
     Attributes:
         answer: the column of the predictions.
         among: which films.
-        without, with_tube: its mean.
+        without, with_tube: its mean, None where it has none.
         difference: with minus without, paired by film, or None with the ``reason``.
     """
 
@@ -45,8 +46,8 @@ class Change:
     among: str
     images: int
     patients: int
-    without: float
-    with_tube: float
+    without: float | None
+    with_tube: float | None
     difference: Difference | None
     reason: str | None = None
 
@@ -69,7 +70,7 @@ def counterfactual(
     run: str | Path | Run,
     *,
     images: int = IMAGES,
-    size: int = 256,
+    size: int = SIZE,
     seed: int = SEED,
     weights: str | Path | None = None,
     encoder: str | Encoder | None = None,
@@ -117,12 +118,27 @@ _ALWAYS = Dials(tube_given_pneumothorax=1, tube_given_none=1)
 
 def _changes(without: pd.DataFrame, with_tube: pd.DataFrame, truth: NDArray[np.float64]) -> Iterator[Change]:
     patient = without["patient"].to_numpy(dtype=object)
-    for column in [str(each) for each in without.columns if ANSWERS.fullmatch(str(each))]:
+    for column in answers_of(without):
         before, after = (each[column].to_numpy(dtype=np.float64) for each in (without, with_tube))
         for among, rows in (("without pneumothorax", truth == 0), ("with pneumothorax", truth == 1)):
-            patients = len(set(patient[rows].tolist()))
-            sizes = int(rows.sum()), patients, float(before[rows].mean()), float(after[rows].mean())
-            if patients < FEWEST:
-                yield Change(column, among, *sizes, None, f"needs {FEWEST} patients, there are {patients}")
-                continue
-            yield Change(column, among, *sizes, compare_means(after[rows], before[rows], patient[rows]))
+            sizes = int(rows.sum()), len(set(patient[rows].tolist())), mean(before[rows]), mean(after[rows])
+            reason = too_little(before[rows], after[rows], patients=sizes[1])
+            found = None if reason else compare_means(after[rows], before[rows], patient[rows])
+            yield Change(column, among, *sizes, found, reason)
+
+
+def answers_of(table: pd.DataFrame) -> list[str]:
+    """The columns of predictions that may change."""
+    return [str(name) for name in table.columns if ANSWERS.fullmatch(str(name))]
+
+
+def mean(values: NDArray[np.float64]) -> float | None:
+    """The mean, or None where there is nothing, or a value is missing."""
+    return float(values.mean()) if len(values) and np.isfinite(values).all() else None
+
+
+def too_little(*answers: NDArray[np.float64], patients: int) -> str | None:
+    """Why no difference of ``answers`` can be given, or None where one can."""
+    if patients < FEWEST:
+        return f"needs {FEWEST} patients, there are {patients}"
+    return None if all(np.isfinite(each).all() for each in answers) else "the run gives no score"

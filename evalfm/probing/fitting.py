@@ -16,7 +16,9 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead, Text
+from evalfm.heads.text.classifier import TextHead
 from evalfm.heads.training import fit_together, trained_together
+from evalfm.probing.base_to_novel import PROTOCOL, fit_halves
 from evalfm.probing.opened import Opened, training_forecast
 from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.recording import Fitted
@@ -50,11 +52,13 @@ class Fitting:
         seed: of initialisation and batch order.
         threshold: how val chooses the operating point.
         text: sentences and tower for heads that read text.
+        halves: whether heads learn on half of the classes and are tried on both.
     """
 
     seed: int
     threshold: str
     text: Text | None = None
+    halves: bool = False
 
 
 def fit_frozen(
@@ -64,6 +68,9 @@ def fit_frozen(
     context = _context(opened, deal, asked, progress)
     side = Side(deal.question, opened.source)
     train, val = side.examples(part.train), side.examples(part.val)
+    if asked.halves:
+        test = side.examples(part.test)
+        return {h.name: fit_halves(h, part, train, val, test, context) for h in heads if isinstance(h, TextHead)}
     fits: dict[str, Fit] = {}
     for together in trained_together(heads):
         found = fit_together(together, train, val, context)
@@ -127,6 +134,8 @@ def _context(opened: Opened, deal: Deal, asked: Fitting, progress: Progress) -> 
         question.task.measure,
         measured_findings(question),
         asked.text,
+        question.manifest.info.name,
+        question.task.name.removesuffix(f"-{PROTOCOL}"),
     )
 
 
@@ -161,4 +170,6 @@ def _score(
                 # What no head could learn has no score, and no place in a mean over labels.
                 for table in (scores[head.name].val, scores[head.name].test):
                     table[f"score_{label}"] = np.nan
+                for alone in scores[head.name].by_template.values():
+                    alone[:, question.class_names.index(label)] = np.nan
     return scores

@@ -12,6 +12,7 @@ from evalfm.data import splits
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
+from evalfm.tasks.metrics.base_to_novel import base_classes
 from evalfm.tasks.question import Question
 
 
@@ -45,6 +46,9 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
         dealt = [_by_split(question, patients, settings)]
+    if settings.base_to_novel:
+        base = base_classes(question.class_names)
+        dealt = [_on_base(part, question, base) for part in dealt]
     if settings.associate:
         tie = Association.parse(settings.associate)
         dealt = [associated(part, question, tie, subset_seed) for part in dealt]
@@ -124,6 +128,12 @@ def _few(part: Part, question: Question, patients: NDArray[np.object_], settings
     if settings.label_fraction:
         return replace(part, train=part.train[splits.label_fraction(inside, settings.label_fraction, seed)])
     return part
+
+
+def _on_base(part: Part, question: Question, base: int) -> Part:
+    """Train and val cut down to images of the first ``base`` classes; test stays whole."""
+    learnt = question.target < base
+    return replace(part, train=part.train[learnt[part.train]], val=part.val[learnt[part.val]])
 
 
 def _few_val(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:

@@ -12,6 +12,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.tunable import Tunable
+from evalfm.probing.base_to_novel import as_base_to_novel
 from evalfm.probing.cells import Adapted, Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
@@ -47,6 +48,7 @@ def probe(
     resize: str | None = None,
     shots: int | None = None,
     val_shots: int | None = None,
+    base_to_novel: bool = False,
     label_fraction: float | None = None,
     associate: str | None = None,
     folds: int | None = None,
@@ -104,6 +106,7 @@ def probe(
         heads=None if heads is None else tuple(heads),
         shots=shots,
         val_shots=val_shots,
+        base_to_novel=base_to_novel,
         label_fraction=label_fraction,
         associate=associate,
         folds=folds,
@@ -140,7 +143,9 @@ def probe(
     chosen_heads = _heads(settings, question)
     if threshold != THRESHOLD_RULE and question.task.kind not in LABELS:
         raise EvalfmError(f"--threshold is for yes-or-no labels; {question.task.name} is {question.task.kind}.")
-    deals = [Deal.of(question, test, parts(question, settings, subset_seed=seed)) for seed in range(settings.seeds)]
+    loaded = [load_head(name, question.task.kind) for name in chosen_heads]
+    posed = as_base_to_novel(question, loaded) if settings.base_to_novel else question
+    deals = [Deal.of(posed, test, parts(posed, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
         encoder,
         encoder_settings,
@@ -152,12 +157,11 @@ def probe(
     adapted = None
     if settings.adaptation != "frozen" and whole_recipe is not None:
         adapted = Adapted(settings.adaptation, whole_recipe, encoder_settings)
-    loaded = [load_head(name, question.task.kind) for name in chosen_heads]
     text = text_for(loaded, opened, question, settings.prompts)
-    cells = [
-        Cell(opened, chosen_heads, adapted=adapted, text=text),
-        *floor_cells(settings, encoder_settings, question, test, opened, progress),
-    ]
+    cells = [Cell(opened, chosen_heads, adapted=adapted, text=text)]
+    if not settings.base_to_novel:
+        # There the constant answer is a metric of each run: no floor can name a class that it has not seen.
+        cells += floor_cells(settings, encoder_settings, question, test, opened, progress)
     return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]
 
 

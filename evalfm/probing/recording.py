@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
+from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
@@ -21,7 +22,7 @@ from evalfm.probing.scoring import Scores
 from evalfm.probing.sides import Deal, images_digest
 from evalfm.runs import Provenance, Record
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.kinds import Scored, measure
+from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, measure
 from evalfm.tasks.question import Question
 
 FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
@@ -98,7 +99,7 @@ def make_record(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), question.class_names, tested.manifest.patients_known
     )
-    metrics = measure(question.task.kind, scored)
+    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else question.task.kind, scored)
     info = question.manifest.info
     return Record(
         schema=1,
@@ -125,6 +126,7 @@ def make_record(
             split_hash=deal.key,
             synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
             random_weights=opened.random_weights,
+            cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
         ),
     )
 
@@ -240,7 +242,7 @@ def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[s
     found = []
     for entry in card.get("pretraining_data", []):
         for name in sorted(held):
-            if _same(str(entry["name"]), name):
+            if same_name(str(entry["name"]), name):
                 found.append(
                     f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]})."
                 )
@@ -252,7 +254,7 @@ def lineage(manifest: Manifest) -> list[str]:
     return [manifest.info.name, *manifest.info.derived_from]
 
 
-def _same(one: str, other: str) -> bool:
+def same_name(one: str, other: str) -> bool:
     """Whether two names mean one data set, whatever their hyphens and capitals."""
     plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in (one, other)]
     return plain[0] == plain[1]

@@ -26,6 +26,7 @@ class Settings(CardModel):
         heads: names of heads; None takes the task's linear and stronger head.
         shots: training images per class, from nested subsets.
         val_shots: with shots, at most so many val images of each class, never more than shots; None keeps val whole.
+        base_to_novel: text heads learn on the first half of the classes and are tried on both halves.
         label_fraction: fraction of the training patients, from nested subsets.
         associate: training images in which an attribute goes with the label, ``chest_tube=0.5``, tested where it
             does not.
@@ -48,6 +49,7 @@ class Settings(CardModel):
     heads: tuple[str, ...] | None = None
     shots: int | None = Field(None, ge=1)
     val_shots: int | None = Field(None, ge=1)
+    base_to_novel: bool = False
     label_fraction: float | None = Field(None, gt=0, le=1)
     associate: str | None = None
     folds: int | None = Field(None, ge=2)
@@ -67,6 +69,10 @@ class Settings(CardModel):
             raise ValueError("folds test every image once, so they do not go with test_where or test_data")
         if self.shots and self.label_fraction:
             raise ValueError("shots and label_fraction both choose the training images; give one")
+        if self.base_to_novel and (self.folds or self.test_data or self.associate or self.adaptation != "frozen"):
+            raise ValueError(
+                "base_to_novel goes with a frozen encoder and one split, without folds, test_data and associate"
+            )
         if self.val_shots and not self.shots:
             raise ValueError("val_shots goes with shots; without them val stays whole")
         if self.associate is not None:
@@ -97,7 +103,7 @@ class Settings(CardModel):
     def subset(self) -> dict[str, object]:
         """What decides which rows are trained on and tested, for the run key."""
         named = {"shots", "label_fraction", "folds", "where", "test_where", "limit"}
-        named |= {name for name in ("associate", "val_shots") if getattr(self, name)}
+        named |= {name for name in ("associate", "val_shots", "base_to_novel") if getattr(self, name)}
         # Only where it is asked, so that the keys of older runs stay.
         named |= {"threshold"} if self.threshold != THRESHOLD_RULE else set()
         return self.model_dump(include=named)

@@ -84,16 +84,24 @@ class Baseline(CardModel):
         adapt: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
+        weights: what training starts from, unless it is from scratch; as those of an encoder.
         input_size, resize: override the card; an alias has a resize of its own.
     """
 
     encoder: str
+    weights: str = "hub"
     input_size: int | None = Field(None, ge=8)
     resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
     adapt: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> Baseline:
+        if self.trained == "scratch" and self.weights != "hub":
+            raise ValueError(f"{self.encoder} is trained from scratch, so its weights would do nothing; leave them out")
+        return self
 
     @property
     def trained(self) -> str:
@@ -115,11 +123,13 @@ class Subset(NamedTuple):
     Attributes:
         shots: images per class. label_fraction: of the patients.
         associate: an attribute tied to the label, ``chest_tube=0.5``.
+        base_to_novel: whether the first half of the classes alone is learnt from, and both halves are tested.
     """
 
     shots: int | None = None
     label_fraction: float | None = None
     associate: str | None = None
+    base_to_novel: bool = False
 
 
 class Study(CardModel):
@@ -131,6 +141,8 @@ class Study(CardModel):
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         test_data: another data set, tested whole.
         where, test_where, folds, limit, floors, threshold: as ``evalfm probe`` takes them.
+        base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
+            are tried on both halves.
         val_shots: at most so many val images of each class where there are shots, and never more than those.
         seeds: runs of each cell; a deterministic head on all of train has one.
         shots: training images per class, each a column of the grid; null is all of train.
@@ -157,6 +169,7 @@ class Study(CardModel):
     floors: Literal["default", "none", "all"] = "all"
     threshold: str = THRESHOLD_RULE
     val_shots: int | None = Field(None, ge=1)
+    base_to_novel: int | None = Field(None, ge=1)
     seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
@@ -186,10 +199,11 @@ class Study(CardModel):
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
-        """What of train is learnt from: every number of shots, every label fraction, every association, each once."""
+        """What of train is learnt from: shots, label fractions, associations and base-to-novel, each once."""
         few = [Subset(shots=shots) for shots in self.shots]
         few += [Subset(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
         few += [Subset(associate=each) for each in self.associate]
+        few += [] if self.base_to_novel is None else [Subset(shots=self.base_to_novel, base_to_novel=True)]
         return tuple(dict.fromkeys(few)) or (Subset(),)
 
     def data_of(self, task: TaskEntry) -> tuple[str, str | None]:

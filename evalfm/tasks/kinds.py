@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.metrics.base_to_novel import base_classes, base_to_novel_metrics
 from evalfm.tasks.metrics.binary import binary_metrics
 from evalfm.tasks.metrics.multiclass import multiclass_metrics
 from evalfm.tasks.metrics.multilabel import multilabel_metrics
@@ -134,6 +135,20 @@ def _segmentation(scored: Scored) -> dict[str, Estimate]:
     return results
 
 
+def _base_to_novel(scored: Scored) -> dict[str, Estimate]:
+    return base_to_novel_metrics(
+        scored.table["target"].to_numpy(np.intp),
+        scored.scores(),
+        scored.patient,
+        base=base_classes(scored.class_names),
+        seed=scored.seed,
+        unit=scored.unit,
+    )
+
+
+BASE_TO_NOVEL = "base-to-novel"
+"""No kind of task, but another way to look at exclusive classes."""
+
 MEASURES: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
     "binary": _binary,
     "multilabel": _multilabel,
@@ -141,4 +156,5 @@ MEASURES: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
     "ordinal": lambda scored: _multiclass(scored, ordinal=True),
     "regression": _regression,
     "segmentation": _segmentation,
+    BASE_TO_NOVEL: _base_to_novel,
 }

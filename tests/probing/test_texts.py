@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from evalfm.analysis.operating_points import ALL_POSITIVE, operating_points, wanted
+from evalfm.analysis.operating_points import ALL_POSITIVE, as_json, operating_points, wanted
 from evalfm.analysis.table import task_tables
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
@@ -193,6 +193,39 @@ def test_what_makes_no_sense_is_refused_before_any_computing(
     with pytest.raises(EvalfmError, match=sentence):
         probe(**{"task": "square", "data": squares, "out": tmp_path / "runs", **asked})
     assert not list(tmp_path.rglob("run.json"))
+
+
+def test_whole_sentences_are_not_taken_where_nobody_reads_them(squares: Manifest, tmp_path: Path):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps({"square": ["A bright square."], "no square": ["A dark film."]}), encoding="utf-8")
+    with pytest.raises(EvalfmError, match="zeroshot reads names and templates"):
+        probe(Seer(), "square", data=squares, heads=["zeroshot"], prompts=path, out=tmp_path / "runs")
+
+
+def test_a_label_without_a_score_has_none_by_any_template(squares: Manifest, tmp_path: Path):
+    """Of one class in train: left out of the mean over labels, by all templates and by each alone."""
+    rare = np.where(squares.table["split"] == "train", 0, squares.table["sex"] == "M").astype(int)
+    manifest = Manifest(squares.info, squares.table.assign(bright=squares.table["square"], rare=rare), squares.root)
+    card = tmp_path / "both.yaml"
+    card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [bright, rare]\n")
+    (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], floors="none", out=tmp_path)
+    assert rows(run, "test")["score_rare"].isna().all()
+    assert run.record.prompts is not None
+    (alone,) = run.record.prompts["by_template"]
+    assert alone["value"] == run.metrics["macro_auroc"].value == run.metrics["auroc[bright]"].value
+
+
+def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(
+    zeroshot: Run, prompts: Path, out: Path, squares: Manifest
+):
+    asked = {"data": squares, "heads": ["zeroshot"], "prompts": prompts, "floors": "none", "out": out}
+    (women,) = probe(Seer(), "square", where="sex == 'F'", **asked)  # type: ignore[arg-type]
+    told = [point for point in operating_points(task_tables([zeroshot, women])[0]) if point.threshold == ALL_POSITIVE]
+    assert [each.estimates[0] for each in told] == [run.metrics["f1_all_positive"] for run in (zeroshot, women)]
+    plain = as_json(task_tables([zeroshot])[0])
+    assert [each["threshold"] for each in plain] == ["default, .5", plain[1]["threshold"], ALL_POSITIVE]
+    assert plain[1]["f1"] == zeroshot.metrics["f1"].to_json()
+    assert plain[2]["sensitivity"] is None
 
 
 def test_few_val_images_where_asked(squares: Manifest, out: Path):

@@ -43,6 +43,10 @@ OTHERS = {
     "seeds": 1,
     "data": "x",
     "associate": "chest_tube=0.5",
+    "val_shots": 4,
+    "base_to_novel": True,
+    "threshold": "f1",
+    "prompts": "said.json",
 }
 
 

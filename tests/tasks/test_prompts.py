@@ -104,6 +104,27 @@ def test_two_classes_of_one_name_cannot_be_told_apart(tmp_path: Path):
         prompt_set("x", "multiclass", ("a", "b"), OWN, written(tmp_path / "mine.json", content))
 
 
+def test_a_class_may_be_called_no_finding_and_labels_may_share_what_is_said_of_absence(tmp_path: Path):
+    content = {"no finding": ["Nothing is seen."], "mass": ["A round shadow."]}
+    rows = prompt_set("x", "multiclass", ("no finding", "mass"), OWN, written(tmp_path / "a.json", content)).rows
+    assert [row.sentences for row in rows] == [("Nothing is seen.",), ("A round shadow.",)]
+    clear = {"names": ["clear lungs"]}
+    content = {"classes": {"edema": {}, "consolidation": {}}, "absent": {"edema": clear, "consolidation": clear}}
+    shared = written(tmp_path / "b.json", content)
+    rows = prompt_set("x", "multilabel", ("edema", "consolidation"), OWN, shared).rows
+    assert [row.name for row in rows] == ["clear lungs", "edema", "clear lungs", "consolidation"]
+    with pytest.raises(EvalfmError, match="is always there; leave that out"):
+        prompt_set("x", "multiclass", ("edema", "consolidation"), OWN, shared)
+
+
+def test_whole_sentences_alone_are_told_from_a_card(tmp_path: Path):
+    mapping = written(tmp_path / "a.json", {"pneumothorax": ["Air."]})
+    assert prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN, mapping).only_sentences
+    card = written(tmp_path / "b.json", {"classes": {"pneumothorax": {"names": ["air"]}}})
+    assert not prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN, card).only_sentences
+    assert not prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN).only_sentences
+
+
 def test_a_file_that_is_not_there_or_not_json_is_told(tmp_path: Path):
     with pytest.raises(EvalfmError, match="There is no file"):
         prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN, tmp_path / "none.json")

@@ -10,7 +10,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.families._tokenizer import tokenizer_of
+from evalfm.encoders.families._tokenizer import spelled, tokenizer_of
 from evalfm.encoders.families.open_clip import bert_of, load, whole_of
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import read_checkpoint
@@ -33,13 +33,22 @@ class ClipText(TextTower):
         rows = [[START, *self.tokenizer.encode(text), END] for text in texts]
         return {"text": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
 
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.token_embedding
+        return words
+
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         embedded: Tensor = self.model.encode_text(**tokens)
         return embedded
 
+    def _vocabulary(self) -> str:
+        return spelled(self.tokenizer)
+
 
 class BertText(TextTower):
-    """BERT's CLS token, projected; its tokenizer is one tokenizer.json."""
+    """BERT's CLS token, projected; its tokenizer is one tokenizer.json. Its attention is masked where ids are 0."""
+
+    filling_unseen = True
 
     def __init__(self, card: EncoderCard, origin: Path | None) -> None:
         super().__init__(card)
@@ -53,9 +62,17 @@ class BertText(TextTower):
         rows = [self.tokenizer.encode(text).ids for text in texts]
         return {"x": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
 
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.transformer.get_input_embeddings()
+        return words
+
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         embedded: Tensor = self.model(**tokens)
         return embedded
+
+    def _vocabulary(self) -> str:
+        written: str = self.tokenizer.to_str()
+        return written
 
 
 def _filled(rows: list[list[int]], length: int) -> Tensor:

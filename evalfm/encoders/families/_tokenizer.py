@@ -1,14 +1,19 @@
-"""A tokenizer from one tokenizer.json, which neither pads nor cuts."""
+"""A tokenizer from one tokenizer.json, which neither pads nor cuts, and open_clip's own spelled out."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.hub import fetch_beside
 from evalfm.errors import EvalfmError
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
 
 
 def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
@@ -27,3 +32,9 @@ def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
+
+
+def spelled(tokenizer: SimpleTokenizer) -> str:
+    """Words and merges of the tokenizer that comes with open_clip, as text."""
+    merges = [list(pair) for pair in tokenizer.bpe_ranks]
+    return json.dumps({"words": tokenizer.encoder, "merges": merges, "pattern": tokenizer.pat.pattern})

@@ -24,6 +24,7 @@ class _DualText(TextTower):
     """Reads the whole model again and keeps its text part; without ``origin`` the weights are drawn."""
 
     text_class: ClassVar[Any]
+    model: Any
 
     def __init__(self, card: EncoderCard, origin: Path | None) -> None:
         super().__init__(card)
@@ -52,11 +53,20 @@ class _DualText(TextTower):
         ids = torch.tensor([(each + [pad] * length)[:length] for each in found])
         return {"input_ids": ids}, [len(each) for each in found]
 
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.get_input_embeddings()
+        return words
+
+    def _vocabulary(self) -> str:
+        written: str = self.tokenizer.to_str()
+        return written
+
 
 class ClipText(_DualText):
     """CLIP: the end-of-text token of a causal transformer, projected. What pads comes after it and is not seen."""
 
     text_class = transformers.CLIPTextModel
+    filling_unseen = True
 
     def _take(self, text: Any, config: Any, whole: Any) -> None:
         self.model = text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import ClassVar
 
 import numpy as np
@@ -29,6 +30,18 @@ class TextHead(PooledHead):
         self._rows = torch.empty(0)
         self._scale = 1.0
         self._paired = False
+
+    @abstractmethod
+    def for_base(self) -> TextHead:
+        """A fresh head with the settings of base-to-novel."""
+
+    @abstractmethod
+    def for_classes(self, text: Text) -> TextHead:
+        """The fitted head with other classes, those of ``text``.
+
+        Raises:
+            EvalfmError: the head has not been fitted, or the classes do not fit.
+        """
 
     def keep(self, rows: Tensor, scale: float, kind: str) -> None:
         """Take text embeddings [R, D] (brought to length 1) and the scale of their cosines."""

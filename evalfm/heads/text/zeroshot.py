@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalfm.encoders.text import TextTower
-from evalfm.heads.head import Context, Examples, Fit
+from evalfm.heads.head import Context, Examples, Fit, Text
 from evalfm.heads.text.classifier import TextHead, normalised, text_of
 from evalfm.tasks.prompts import PromptSet
 
@@ -46,6 +46,17 @@ class ZeroShotHead(TextHead):
         self._templates = text.prompts.templates
         self.keep(self._by_template.mean(0), text.tower.logit_scale, text.prompts.kind)
         return Fit({"templates": len(self._templates), "logit_scale": self._scale})
+
+    def for_base(self) -> ZeroShotHead:
+        """As it is: nothing is learnt."""
+        return ZeroShotHead()
+
+    def for_classes(self, text: Text) -> ZeroShotHead:
+        """A head for the sentences of ``text``."""
+        other = ZeroShotHead()
+        rows = template_embeddings(text.prompts, text.tower).mean(0)
+        other.keep(rows, text.tower.logit_scale, text.prompts.kind)
+        return other
 
     def by_template(self, examples: Examples) -> dict[str, NDArray[np.float64]]:
         """Probabilities [N, K] by each template alone, right after ``fit``."""

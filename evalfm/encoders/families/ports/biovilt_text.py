@@ -34,6 +34,8 @@ class BioVilTTextTower(TextTower):
         EvalfmError: the vocabulary or the text weights are missing, or do not fit.
     """
 
+    filling_unseen = True
+
     def __init__(self, card: EncoderCard, settings: Settings) -> None:
         super().__init__(card)
         config: Any = BertConfig(**self.facts.arguments.get("bert", {}))
@@ -69,6 +71,14 @@ class BioVilTTextTower(TextTower):
         padded = [(row + [filling] * (longest - len(row)))[:longest] for row in rows]
         mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
         return {"input_ids": torch.tensor(padded), "attention_mask": mask.long()}, lengths
+
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.bert.get_input_embeddings()
+        return words
+
+    def _vocabulary(self) -> str:
+        written: str = self.tokenizer.backend_tokenizer.to_str()
+        return written
 
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         embedded: Tensor = self.head(self.bert(**tokens).last_hidden_state[:, 0])

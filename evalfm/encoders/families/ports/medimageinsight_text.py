@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Settings
+from evalfm.encoders.families._tokenizer import spelled
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import load_into, read_checkpoint
 from evalfm.errors import EvalfmError
@@ -31,6 +32,8 @@ class MedImageInsightTextTower(TextTower):
     Raises:
         EvalfmError: the file has changed since the image encoder was read, or does not fit.
     """
+
+    filling_unseen = True
 
     def __init__(self, card: EncoderCard, settings: Settings) -> None:
         super().__init__(card)
@@ -57,6 +60,12 @@ class MedImageInsightTextTower(TextTower):
             tokens[index, : min(len(row), length)] = torch.tensor(row[:length])
         lengths = [len(row) for row in rows]
         return {"tokens": tokens, "lengths": torch.tensor(lengths)}, lengths
+
+    def _words(self) -> nn.Module:
+        return self.model.lang_encoder.token_embedding
+
+    def _vocabulary(self) -> str:
+        return spelled(self.tokenizer)
 
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
         embedded: Tensor = self.model(tokens["tokens"], tokens["lengths"])
@@ -95,7 +104,7 @@ class _Transformer(nn.Module):
             nn.init.trunc_normal_(each, std=0.02)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding
+        hidden: Tensor = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         filling = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
         for block in self.resblocks:
             hidden = block(hidden, filling)

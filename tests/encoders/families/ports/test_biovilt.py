@@ -169,8 +169,7 @@ def sentence_by_hand(tensors: dict[str, Tensor], row: list[int]) -> Tensor:
     return linear(f"{head}dense_to_output", norm(f"{head}LayerNorm", inner))
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> str:
+def tiny_card(folder: Path) -> str:
     content: dict[str, Any] = yaml.safe_load((CARDS / "biovil-t.yaml").read_text())
     aside = ("encoder.vit_pooler", "encoder.encoder.fc")
     buffers = ("running_mean", "running_var", "num_batches_tracked")
@@ -185,9 +184,14 @@ def card(tmp_path: Path) -> str:
     }
     content["text_tower"] |= {"context_length": 32, "arguments": {"weights": "pytorch_model.bin", "bert": BERT}}
     content["preprocessing"] |= {"input_size": [SIDE, SIDE], "resize_to": 72}
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return str(path)
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> str:
+    return tiny_card(tmp_path)
 
 
 def save(tensors: dict[str, Tensor], folder: Path, texts: dict[str, Tensor] | None = None) -> Path:

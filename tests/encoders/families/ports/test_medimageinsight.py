@@ -180,8 +180,7 @@ def texts_by_hand(tensors: dict[str, Tensor], rows: list[list[int]]) -> Tensor:
     return torch.stack(embedded)
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> str:
+def tiny_card(folder: Path) -> str:
     content: dict[str, Any] = yaml.safe_load((CARDS / "medimageinsight.yaml").read_text())
     content |= {
         "name": "tiny-davit",
@@ -199,9 +198,14 @@ def card(tmp_path: Path) -> str:
     }
     content["text_tower"] |= {"dim": JOINT, "arguments": {"width": WIDTH, "heads": TEXT_HEADS, "layers": LAYERS}}
     content["preprocessing"]["input_size"] = [SIDE, SIDE]
-    path = tmp_path / "tiny.yaml"
+    path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(content))
     return str(path)
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> str:
+    return tiny_card(tmp_path)
 
 
 def save(tensors: dict[str, Tensor], folder: Path) -> Path:

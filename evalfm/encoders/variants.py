@@ -1,0 +1,49 @@
+"""Changes of a vision transformer's forward pass that a card offers as ``card@variant``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from evalfm.encoders.adaptation.blocks import blocks
+from evalfm.encoders.card import Variant
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+
+
+def apply_variant(encoder: Encoder) -> None:
+    """Change the forward pass as the card's ``variant`` says; nothing where it takes none.
+
+    Raises:
+        EvalfmError: the model has no blocks, or these pass no tokens on.
+    """
+    card = encoder.card
+    if card.variant is None:
+        return
+    change = ZeroTokens(card.name, card.taken(card.variant), card.prefix_tokens)
+    found = blocks(encoder)
+    if not found:
+        raise EvalfmError(f"{card.name} has no blocks of a transformer; its card cannot offer {card.variant!r}.")
+    for _, block in found:
+        block.register_forward_pre_hook(change)
+
+
+class ZeroTokens:
+    """Overwrites the first tokens after the prefix with zeros on their way into a block.
+
+    Biomed-DPT's vision prompt (Peng et al., arXiv 2505.05189): the number of tokens stays, and what the first patches
+    show reaches no other token. An object and not a closure, so that a copy of the model keeps it.
+    """
+
+    def __init__(self, name: str, variant: Variant, prefix: int) -> None:
+        self._name, self._first, self._last = name, prefix, prefix + variant.zero_tokens
+
+    def __call__(self, _block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The block's inputs, of which the first are tokens [B, N, C], with zeros."""
+        tokens, rest = (given[0], given[1:]) if given else (None, ())
+        if not isinstance(tokens, Tensor) or tokens.ndim != 3 or tokens.shape[1] <= self._last:
+            raise EvalfmError(f"The blocks of {self._name} pass no {self._last} tokens on; its card is wrong.")
+        tokens = tokens.clone()
+        tokens[:, self._first : self._last] = 0
+        return (tokens, *rest)

@@ -1,0 +1,271 @@
+"""Heads that learn the first words of a sentence: CoOp, BiomedCoOp and Biomed-DPT."""
+
+from __future__ import annotations
+
+import copy
+import math
+import zlib
+from abc import abstractmethod
+from dataclasses import asdict
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evalfm.encoders.text import TextTower
+from evalfm.errors import EvalfmError
+from evalfm.heads._pooled import check_two_classes, finite_pooled, known_rows
+from evalfm.heads.head import Context, Examples, Fit, Text
+from evalfm.heads.text.classifier import TextHead, normalised, text_of
+from evalfm.heads.text.losses import (
+    absolute_difference,
+    best_logits,
+    centre,
+    distillation,
+    selected,
+    squared_difference,
+)
+from evalfm.heads.text.published import Setting, Weights, table_digest, template_of, weights_of
+from evalfm.heads.text.training import ContextSchedule, Labelled, Penalty, learn_context
+from evalfm.heads.text.wording import Wording, names_of
+from evalfm.tasks.prompts import LABELS, PromptSet
+
+EPOCHS: dict[Setting, int] = {"few-shot": 100, "base-to-novel": 50}
+
+
+class LearnedContextHead(TextHead):
+    """A context of a few token vectors, one for all classes, learnt on stored image features; nothing else trains.
+
+    It starts from the words of a template, so that the seed changes the order of batches (and the shots) alone.
+
+    Args:
+        setting: whose weights and number of epochs are taken.
+        schedule: in place of the authors'.
+    """
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
+    deterministic: ClassVar[bool] = False
+    rate: ClassVar[float] = 2.5e-3
+    reads_sentences: ClassVar[bool] = True
+
+    def __init__(self, setting: Setting = "few-shot", schedule: ContextSchedule | None = None) -> None:
+        super().__init__()
+        self._setting: Setting = setting
+        self.schedule = schedule or ContextSchedule(EPOCHS[setting], self.rate)
+        self._context = torch.empty(0)
+        self._wording: Wording | None = None
+
+    @abstractmethod
+    def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
+        """What is added to the cross-entropy.
+
+        Args:
+            images: of train, [N, D], of length 1.
+            sentences: embeddings [n, C, D] of length 1, empty where the head reads none.
+            scale: the tower's logit scale.
+            weights: of the terms.
+        """
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """Setting, schedule, and a digest of the authors' weights and templates."""
+        return {
+            "setting": self._setting,
+            "optimiser": "SGD",
+            "schedule": asdict(self.schedule),
+            "epoch": "last",
+            "context": "first tokens of the template, one for each word before the class; shared by all classes",
+            "published": table_digest(self.name, self._setting)[:16],
+        }
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Learn the context on train; val is looked at and decides nothing.
+
+        Raises:
+            EvalfmError: the kind is not served; the encoder reads no text, or pools images in another space; a class
+                has no sentence where the head learns towards sentences; train has one class only.
+        """
+        text = text_of(self, context)
+        rows = text.prompts.rows
+        names = (context.data, context.task)
+        tower, scale = text.tower, text.tower.logit_scale
+        wording = Wording(template_of(self.name, names), names_of(rows))
+        sentences = self._sentences(text)
+        label = " / ".join(context.class_names)
+        known = _labelled(train, "train", label, tower), _labelled(val, "val", label, tower)
+        check_two_classes(known[0].target.double().numpy(), "train", label)
+        prompted = wording.prompted(tower, wording.names)
+        place = prompted.initial.device
+        learnt, shown = (each.to(place) for each in known)
+        whose, weights = weights_of(self.name, self._setting, names)
+        found, curve = learn_context(
+            prompted,
+            learnt,
+            shown,
+            scale,
+            self.penalty(learnt.images, sentences.to(place), scale, weights),
+            self.schedule,
+            torch.Generator().manual_seed(context.seed * 2**20 + zlib.crc32(self.name.encode()) % 2**20),
+            context.progress,
+            f"learning a context, {self.name}",
+        )
+        self._context, self._wording = found.cpu(), wording
+        with torch.no_grad():
+            self.keep(prompted.encode(found).cpu(), scale, text.prompts.kind)
+        chosen: dict[str, float | int | str] = {
+            "epoch": self.schedule.epochs,
+            "template": wording.template,
+            "context_tokens": wording.learnt,
+            "parameters": found.numel(),
+            "logit_scale": scale,
+        }
+        if self.reads_sentences:
+            chosen |= _said(weights)
+            chosen |= {"weights_of": whose, "sentences": len(sentences)}
+        return Fit(chosen, curve=curve, notes=tuple(self._notes(text.prompts, sentences, learnt)))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Those of a text head, ``context`` [n, W] and its ``wording``."""
+        if self._wording is None:
+            return {}
+        return super().tensors() | {"context": self._context, "wording": self._wording.as_tensor()}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+        super().load_tensors(tensors)
+        self._context, self._wording = tensors["context"], Wording.from_tensor(tensors["wording"])
+
+    def for_base(self) -> LearnedContextHead:
+        """With the authors' weights and epochs for base-to-novel."""
+        return type(self)("base-to-novel")
+
+    def for_classes(self, text: Text) -> LearnedContextHead:
+        """A head with the learnt context and other classes, those of ``text``: base-to-novel.
+
+        Raises:
+            EvalfmError: the head has not been fitted, a class is among those that the context was learnt on, classes
+                are no rows of their own (a yes-or-no label), or the tower does not take the context.
+        """
+        if self._wording is None:
+            raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
+        if text.prompts.kind in LABELS or self._paired:
+            raise EvalfmError("A yes-or-no label has no novel classes; take a task of several classes.")
+        names = names_of(text.prompts.rows)
+        seen = {name.casefold() for name in self._wording.names}
+        both = [name for name in names if name.casefold() in seen]
+        if both:
+            raise EvalfmError(
+                f"The context was learnt on {', '.join(map(repr, both))}, so that this is no novel class; give classes "
+                "that it has not seen."
+            )
+        other = copy.copy(self)
+        with torch.no_grad():
+            prompted = self._wording.prompted(text.tower, names)
+            rows = prompted.encode(self._context.to(prompted.initial.device)).cpu()
+        other.keep(rows, self._scale, text.prompts.kind)
+        return other
+
+    def _sentences(self, text: Text) -> Tensor:
+        """Embeddings [n, C, D] of length 1, float32, of the first n sentences of each row; n is what all have."""
+        if not self.reads_sentences:
+            return torch.empty(0)
+        rows = text.prompts.rows
+        silent = [row.name for row in rows if not row.sentences]
+        if silent:
+            raise EvalfmError(
+                f"The head {self.name!r} learns towards sentences and there is none for {', '.join(silent)}; give some "
+                "with --prompts FILE, a YAML or JSON mapping of each class to its sentences."
+            )
+        count = min(len(row.sentences) for row in rows)
+        place = {said: None for number in range(count) for row in rows for said in [row.sentences[number]]}
+        embedded = dict(zip(place, normalised(text.tower.encode(list(place)).cpu()).float(), strict=True))
+        return torch.stack([torch.stack([embedded[row.sentences[number]] for row in rows]) for number in range(count)])
+
+    def _notes(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[str]:
+        notes = []
+        most = max(len(row.sentences) for row in prompts.rows)
+        if self.reads_sentences and most > len(sentences):
+            notes.append(
+                f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
+            )
+        present = set(train.target.tolist())
+        unseen = [row.name for number, row in enumerate(prompts.rows) if number not in present]
+        if unseen:
+            notes.append(f"No train image shows {', '.join(unseen)}; the context was learnt on the others.")
+        return notes
+
+
+class CoOpHead(LearnedContextHead):
+    """CoOp (Zhou et al., IJCV 2022): the cross-entropy alone."""
+
+    name: ClassVar[str] = "coop"
+    rate: ClassVar[float] = 2e-3
+    reads_sentences: ClassVar[bool] = False
+
+    def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
+        """Nothing."""
+        nothing = images.new_zeros(())
+        return lambda texts, logits, positions: nothing
+
+
+class BiomedCoOpHead(LearnedContextHead):
+    """BiomedCoOp (Koleilat et al., CVPR 2025): closeness to the mean sentence, distillation from chosen ones."""
+
+    name: ClassVar[str] = "biomedcoop"
+
+    def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
+        """λ1 · SCCM + λ2 · KDSP; the sentences of a batch are chosen by its images."""
+        middle, best = centre(sentences), best_logits(images, sentences, scale)
+
+        def added(texts: Tensor, logits: Tensor, positions: Tensor) -> Tensor:
+            kept = selected(best[positions].mean(0), weights.tau)
+            teacher = scale * images[positions] @ centre(sentences[kept]).T
+            return weights.consistency * squared_difference(texts, middle) + weights.distillation * distillation(
+                teacher, logits
+            )
+
+        return added
+
+
+class BiomedDPTHead(LearnedContextHead):
+    """Biomed-DPT (Peng et al., arXiv 2505.05189): closeness to the mean sentence, distillation from it.
+
+    Its vision prompt is the encoder's: ``--encoder biomedclip@zero-prompt``.
+    """
+
+    name: ClassVar[str] = "biomed-dpt"
+
+    def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
+        """λ1 · mean |t − e| + λ2 · KL."""
+        middle = centre(sentences)
+        teacher = scale * images @ middle.T
+
+        def added(texts: Tensor, logits: Tensor, positions: Tensor) -> Tensor:
+            return weights.consistency * absolute_difference(texts, middle) + weights.distillation * distillation(
+                teacher[positions], logits
+            )
+
+        return added
+
+
+def _labelled(examples: Examples, part: str, label: str, tower: TextTower) -> Labelled:
+    """Known images of ``part`` with the row of texts that each belongs to: the class, or absent 0 and present 1."""
+    rows: NDArray[np.intp] = known_rows(examples.target, part, label)
+    features = finite_pooled(examples, part)
+    if features.shape[1] != tower.facts.dim:
+        raise EvalfmError(
+            f"The images of {examples.source.name} have {features.shape[1]} features and sentences {tower.facts.dim}; "
+            f"ask the pooling in which they meet: @{tower.facts.pooling}."
+        )
+    images = normalised(torch.from_numpy(features[rows])).float()
+    return Labelled(images, torch.from_numpy(examples.target[rows].astype(np.int64)))
+
+
+def _said(weights: Weights) -> dict[str, float | int | str]:
+    said: dict[str, float | int | str] = {
+        "consistency": weights.consistency,
+        "distillation": weights.distillation,
+    }
+    return said | ({"tau": weights.tau} if math.isfinite(weights.tau) else {})

@@ -1,0 +1,176 @@
+"""A finished run made ready to answer on other images: its encoder, heads and thresholds."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.manifest import Manifest
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+from evalfm.features.encoded import EncodedSource
+from evalfm.features.source import FeatureSource
+from evalfm.features.store import FeatureStore
+from evalfm.heads import load_head
+from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
+from evalfm.probing.opened import TABLES, Opened, open_encoder
+from evalfm.probing.operating import Operating
+from evalfm.probing.restoring import by_fold, trained_sources
+from evalfm.probing.scoring import dense_row, pooled_columns
+from evalfm.probing.settings import EncoderSettings
+from evalfm.progress import Progress
+from evalfm.runs import Run
+from evalfm.tasks.card import TaskCard
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A finished run with its encoder opened on ``manifest`` and its heads, one per fold where there are folds."""
+
+    run: Run
+    task: TaskCard
+    manifest: Manifest
+    opened: Opened
+    heads: tuple[Head, ...]
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        manifest: Manifest,
+        weights: str | Path | None,
+        encoder: str | Encoder | None,
+        device: str,
+        progress: Progress,
+    ) -> Ready:
+        """Open the run's encoder on ``manifest``, with the same weights and preprocessing as in the run.
+
+        Raises:
+            EvalfmError: the run is none to apply, or the weights are others than its own.
+        """
+        check_applicable(run)
+        task = TaskCard.model_validate(run.record.task)
+        opened = _reopen(run, manifest, weights, encoder, device, progress)
+        return cls(run, task, manifest, opened, tuple(_heads(run, task)))
+
+    def answers(
+        self, rows: NDArray[np.intp], *, fold: int | None = None, films: Manifest | None = None
+    ) -> pd.DataFrame:
+        """The kind's columns for ``rows``, with the decision at the run's threshold.
+
+        Args:
+            rows: of the manifest.
+            fold: whose head and threshold answer; None takes the mean of all heads and the median of their thresholds.
+            films: the same rows with other pixels; their features are forgotten afterwards.
+        """
+        manifest = films or self.manifest
+        with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
+            own = self.opened.source
+            if films is not None and isinstance(own, EncodedSource):
+                own = own.over(films, FeatureStore(Path(scratch)))
+            sources: Sequence[FeatureSource] = trained_sources(self.run, self.opened, manifest, Path(scratch))
+            sources = sources or [own] * len(self.heads)
+            taken = range(len(self.heads)) if fold is None else [fold]
+            examples = [
+                Examples(sources[each], rows, np.empty((len(rows), 0)), manifest.patients[rows]) for each in taken
+            ]
+            heads = [self.heads[each] for each in taken]
+            return self._columns(heads, examples, self._operating(fold))
+
+    def _operating(self, fold: int | None) -> Operating:
+        chosen = self.run.record.chosen
+        return Operating.recorded(chosen if fold is None else chosen["folds"][fold])
+
+    def _columns(self, heads: Sequence[Head], examples: Sequence[Examples], operating: Operating) -> pd.DataFrame:
+        if isinstance(heads[0], DenseHead):
+            dense = [head for head in heads if isinstance(head, DenseHead)]
+            return self._dense_columns(dense, examples, operating.thresholds)
+        names, kind = tuple(self.run.record.data["class_names"]), self.task.kind
+        pooled = [head for head in heads if isinstance(head, PooledHead)]
+        scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
+        unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
+        columns = pooled_columns(scores, unknown if kind == "multilabel" else unknown[:, 0], kind, names)
+        columns = columns[[name for name in columns if not str(name).startswith("target")]]
+        for name, threshold in operating.thresholds.items():
+            columns[f"decision_{name}"] = (columns[f"score_{name}"] >= threshold).astype(int)
+        return columns.assign(**operating.columns(kind, names, scores))
+
+    def _dense_columns(
+        self, heads: Sequence[DenseHead], examples: Sequence[Examples], thresholds: dict[str, float]
+    ) -> pd.DataFrame:
+        rows = []
+        predicted = (head.predict(each) for head, each in zip(heads, examples, strict=True))
+        for together in zip(*predicted, strict=True):
+            row = together[0][0]
+            probability = sum((each for _, each in together[1:]), together[0][1]) / len(together)
+            spacing = self.manifest.spacing_mm(row)
+            rows.append(dense_row(probability, None, thresholds, spacing, self.task.nsd_tolerance_mm))
+        return pd.DataFrame(rows)
+
+
+def check_applicable(run: Run) -> None:
+    """Refuse a run that left no head for new images.
+
+    Raises:
+        EvalfmError: its classes were tried in halves.
+    """
+    if run.record.config.get("base_to_novel"):
+        raise EvalfmError(f"{run.folder} was tried class by class in halves, which is no head for new images.")
+
+
+def _reopen(
+    run: Run,
+    manifest: Manifest,
+    weights: str | Path | None,
+    encoder: str | Encoder | None,
+    device: str,
+    progress: Progress,
+) -> Opened:
+    if run.encoder in TABLES and run.encoder != "constant":
+        raise EvalfmError(
+            f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
+        )
+    asked = run.record.config["encoder"]
+    source = str(weights) if weights is not None else str(asked.get("weights", "hub"))
+    if run.adaptation in ("full", "scratch"):
+        # Every tensor is in the run; what the encoder starts with is written over.
+        source = "random" if run.record.encoder.get("weights", {}).get("source") != "none" else "hub"
+    if source == "file":
+        raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
+    precision = run.record.provenance.precision
+    shape = {key: asked[key] for key in ("input_size", "resize") if key in asked}
+    settings = EncoderSettings.checked(
+        name=run.encoder, weights=source, device=device, precision=precision, maps="stream", **shape
+    )
+    named: str | EncoderCard | Encoder = run.encoder
+    if encoder is not None:
+        named = encoder
+    elif run.encoder not in TABLES:
+        named = EncoderCard.model_validate(run.record.encoder)
+    hidden = frozenset(map(str, run.record.task["target"]))
+    opened = open_encoder(named, settings, manifest, None, progress, hidden)
+    if run.adaptation in ("full", "scratch"):
+        return opened
+    if opened.weights_digest != run.record.provenance.weights_digest:
+        raise EvalfmError(
+            f"These weights of {run.encoder} (SHA-256 {str(opened.weights_digest)[:12]}…) are not those of the run "
+            f"({str(run.record.provenance.weights_digest)[:12]}…); name the run's checkpoint with --weights."
+        )
+    return opened
+
+
+def _heads(run: Run, task: TaskCard) -> list[Head]:
+    """The run's head, one per fold where there are folds."""
+    heads = []
+    for group in by_fold(run, run.head_tensors()):
+        head = load_head(run.head, task.kind)
+        head.load_tensors(group)
+        heads.append(head)
+    return heads

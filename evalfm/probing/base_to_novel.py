@@ -1,0 +1,71 @@
+"""Base-to-novel: text heads learn on the first half of the classes, and are tried on that and on the other half."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.errors import EvalfmError
+from evalfm.heads.head import Context, Examples, Head, Text
+from evalfm.heads.text.base_to_novel import base_and_novel
+from evalfm.heads.text.classifier import TextHead
+from evalfm.probing.operating import Operating
+from evalfm.probing.parts import Part
+from evalfm.probing.recording import Fitted
+from evalfm.probing.scoring import Scores, pooled_columns
+from evalfm.tasks.metrics.base_to_novel import METRICS
+from evalfm.tasks.question import Question
+
+PROTOCOL = "base-to-novel"
+KINDS = ("multiclass", "ordinal")
+
+
+def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
+    """The question under a name of its own, with the metrics of this protocol.
+
+    Raises:
+        EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learnt.
+    """
+    if question.task.kind not in KINDS:
+        raise EvalfmError(f"--base-to-novel needs several classes; {question.task.name} is {question.task.kind}.")
+    base_and_novel(question.class_names)
+    deaf = [head.name for head in heads if not isinstance(head, TextHead)]
+    if deaf:
+        raise EvalfmError(
+            f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
+            "take --head zeroshot, coop, biomedcoop or biomed-dpt."
+        )
+    card = question.task.model_copy(update={"name": f"{question.task.name}-{PROTOCOL}", "metrics": METRICS})
+    return replace(question, task=card)
+
+
+def fit_halves(head: TextHead, part: Part, train: Examples, val: Examples, test: Examples, context: Context) -> Fitted:
+    """Fit ``head`` on base classes, and score test images of either half among the classes of their half."""
+    assert context.text is not None
+    base, novel = base_and_novel(context.class_names)
+    texts = [Text(context.text.prompts.of(names), context.text.tower) for names in (base, novel)]
+    fit = head.fit(train, val, replace(context, class_names=base, text=texts[0]))
+    heads = head, head.for_classes(texts[1])
+    on_val, on_test = (
+        pooled_columns(_scores(heads, part_of, len(base)), part_of.target, context.kind, context.class_names)
+        for part_of in (val, test)
+    )
+    on_test["novel"] = test.target >= len(base)
+    note = (
+        f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
+        "themselves; harmonic mean 2bn / (b + n) of the two accuracies."
+    )
+    told = replace(fit, notes=(note, *fit.notes))
+    return Fitted(part, told, Scores(on_val, pd.DataFrame(on_test), Operating()), head.tensors())
+
+
+def _scores(heads: tuple[TextHead, TextHead], examples: Examples, base: int) -> NDArray[np.float64]:
+    """[N, C]: probabilities over the classes of the image's own half, NaN over the other."""
+    of_base, of_novel = (head.predict(examples) for head in heads)
+    scores = np.concatenate([of_base, of_novel], axis=1)
+    own = (np.arange(scores.shape[1]) < base) == (examples.target < base)[:, None]
+    return np.where(own, scores, np.nan)

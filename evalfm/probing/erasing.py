@@ -1,0 +1,274 @@
+"""A device painted out of real films, against a region of the same shape: what a run's answer changes by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
+from evalfm.data.manifest import Manifest
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+from evalfm.probing.applying import Ready
+from evalfm.probing.counterfactual import answers_of, mean, too_little
+from evalfm.probing.loading import load_manifest
+from evalfm.probing.unseen import Unseen, unseen
+from evalfm.progress import SILENT, Progress
+from evalfm.runs import Run
+from evalfm.statistics.comparison import Difference, compare_means
+from evalfm.tasks.question import Exclusion, Question
+
+if TYPE_CHECKING:
+    from evalfm.data.images import Image
+
+DEVICE = "chest_tube"
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """One column among films of one truth.
+
+    Attributes:
+        answer: the column of the predictions.
+        among: which films.
+        as_it_is: its mean on the untouched films, None where it has none.
+        device: without the device minus as it is, paired by film; None with the ``reason``.
+        control: with the control region painted over minus as it is.
+        contrast: device minus control: what the device does beyond painting.
+    """
+
+    answer: str
+    among: str
+    images: int
+    patients: int
+    as_it_is: float | None
+    device: Difference | None
+    control: Difference | None
+    contrast: Difference | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What painting a device out changes, and which films it was done on.
+
+    Attributes:
+        films: how many; ``left_out`` tells of the others.
+    """
+
+    model: str
+    task: str
+    data: str
+    mask: str
+    films: int
+    erasures: tuple[Erasure, ...]
+    left_out: tuple[Exclusion, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class PaintedOver(Manifest):
+    """A manifest whose films come with a region painted over, in memory alone."""
+
+    regions: Mapping[int, Region]
+
+    def image(self, row: int) -> Image:
+        """The film of ``row`` with its region filled in."""
+        film = super().image(row)
+        return replace(film, pixels=inpainted(film.pixels, self.regions[row]))
+
+    def digest(self, row: int) -> str:
+        """Of the stored bytes and of what is painted over."""
+        return self._painted(super().digest(row), row)
+
+    def digests(self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT) -> NDArray[np.object_]:
+        """As ``digest``, of ``rows``."""
+        wanted = range(len(self)) if rows is None else rows
+        found = super().digests(rows, progress=progress)
+        return np.array([self._painted(each, row) for each, row in zip(found, wanted, strict=True)], dtype=object)
+
+    def _painted(self, digest: str, row: int) -> str:
+        region = self.regions[row]
+        place = f"{digest} {region.top} {region.left} {region.shape.shape}"
+        return hashlib.sha256(place.encode() + np.packbits(region.shape).tobytes()).hexdigest()
+
+
+def erase(
+    run: str | Path | Run,
+    data: str | Path | Manifest,
+    *,
+    mask: str = DEVICE,
+    trained_on: str | Path | Manifest | None = None,
+    weights: str | Path | None = None,
+    encoder: str | Encoder | None = None,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> Erased:
+    """Apply ``run`` to films with a device: as they are, with it painted out, and with a control region painted over.
+
+    Only films that the run has not seen are used. Nothing of their pixels or features is kept.
+
+    Args:
+        run: a finished run.
+        data: a data set with ``<mask>_mask``: the run's own (its test films are used) or another.
+        mask: the device.
+        trained_on: the run's own data, where ``data`` are others and it is not found by its name.
+        weights, encoder, device: as for ``predict``.
+
+    Raises:
+        EvalfmError: there are no such masks, no film is left, or the run cannot be applied.
+    """
+    run = run if isinstance(run, Run) else Run.read(run)
+    manifest = load_manifest(data, run.task, progress)
+    if mask not in manifest.findings:
+        held = f"has masks of {', '.join(manifest.findings)}" if manifest.findings else "has no masks"
+        raise EvalfmError(
+            f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
+            "of chest tubes, another device with --mask, or leave --data out for phantom films."
+        )
+    manifest.validate(deep=True, progress=progress)
+    films = unseen(run, manifest, trained_on, progress)
+    places = _places(films, mask, progress)
+    ready = Ready.of(run, manifest, weights, encoder, device, progress)
+    erasures = tuple(_erasures(films.question, *_answers(ready, films, places)))
+    name = f"{run.encoder} · {run.head} · {run.adaptation}"
+    left_out = (*films.left_out, *places.left_out)
+    notes = tuple(_notes(run, films.question, mask, places))
+    return Erased(name, run.task, manifest.info.name, mask, len(places.device), erasures, left_out, notes)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Per row of the manifest what is painted over: the device, and its control."""
+
+    device: dict[int, Region]
+    control: dict[int, Region]
+    left_out: tuple[Exclusion, ...]
+    lesion_unknown: int
+
+    @property
+    def both(self) -> tuple[dict[int, Region], dict[int, Region]]:
+        """Device and control."""
+        return self.device, self.control
+
+
+def _places(films: Unseen, mask: str, progress: Progress) -> _Places:
+    """Where the device and its control lie on each film; films without one are counted.
+
+    Raises:
+        EvalfmError: no film has both.
+    """
+    question = films.question
+    manifest = question.manifest
+    findings = [name for name in question.task.target if name != mask and name in manifest.findings]
+    device, control = {}, {}
+    reasons: Counter[str] = Counter()
+    lesion_unknown = 0
+    rows = np.concatenate([question.rows[positions] for _, positions in films.groups]).tolist()
+    for row in progress.track(rows, f"places of {mask}", len(rows)):
+        drawn = manifest.mask(row, mask)
+        if drawn is None or not drawn.any():
+            reasons[f"whose {mask} mask is unknown" if drawn is None else f"without {mask}"] += 1
+            continue
+        wide = widened(drawn, widening(drawn.shape[0]))
+        lesions = [manifest.mask(row, name) for name in findings]
+        keep_off = np.logical_or.reduce([wide, *(each for each in lesions if each is not None)])
+        region = Region.of(wide)
+        place = control_region(region, keep_off, _blank(manifest.image(row).pixels))
+        if place is None:
+            reasons["without a place for the control region"] += 1
+            continue
+        device[row], control[row] = region, place
+        lesion_unknown += any(each is None for each in lesions)
+    left_out = tuple(Exclusion(reason, images) for reason, images in reasons.items())
+    if not device:
+        told = "; ".join(f"{item.images} {item.reason}" for item in (*films.left_out, *left_out))
+        raise EvalfmError(
+            f"No film of {manifest.info.name} is left to paint a {mask} out of ({told}); name other data or "
+            "another --mask."
+        )
+    return _Places(device, control, left_out, lesion_unknown)
+
+
+def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Where a film [C, H, W] shows nothing: its lowest or its highest value, as of padding and bare detector."""
+    flat = pixels.mean(axis=0)
+    return np.asarray((flat == flat.min()) | (flat == flat.max()))
+
+
+def _answers(ready: Ready, films: Unseen, places: _Places) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
+    """Positions into the question's rows, and for each the answers: as it is, device, control."""
+    question = films.question
+    manifest = question.manifest
+    shown = [None, *(PaintedOver(manifest.info, manifest.table, manifest.folder, each) for each in places.both)]
+    used: list[NDArray[np.intp]] = []
+    tables: list[list[pd.DataFrame]] = [[] for _ in shown]
+    for fold, positions in films.groups:
+        kept = positions[[row in places.device for row in question.rows[positions].tolist()]]
+        if not len(kept):
+            continue
+        used.append(kept)
+        for table, painted in zip(tables, shown, strict=True):
+            table.append(ready.answers(question.rows[kept], fold=fold, films=painted))
+    return np.concatenate(used), [pd.concat(each, ignore_index=True) for each in tables]
+
+
+def _erasures(question: Question, positions: NDArray[np.intp], tables: Sequence[pd.DataFrame]) -> Iterator[Erasure]:
+    patients = question.manifest.patients[question.rows[positions]]
+    for answer in answers_of(tables[0]):
+        as_it_is, device, control = (each[answer].to_numpy(dtype=np.float64) for each in tables)
+        for among, rows in _groups(question, positions, answer):
+            whose, number = patients[rows], len(set(patients[rows].tolist()))
+            sizes = int(rows.sum()), number, mean(as_it_is[rows])
+            reason = too_little(as_it_is[rows], device[rows], control[rows], patients=number)
+            if reason:
+                yield Erasure(answer, among, *sizes, None, None, None, reason)
+                continue
+            alone, painting, beyond = (
+                compare_means(one[rows], other[rows], whose)
+                for one, other in ((device, as_it_is), (control, as_it_is), (device, control))
+            )
+            yield Erasure(answer, among, *sizes, alone, painting, beyond)
+
+
+def _groups(question: Question, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """The films that ``answer`` is told of apart: without and with its finding, where the task asks for findings."""
+    kind = question.task.kind
+    truths: dict[str, NDArray[np.float64]] = {}
+    if kind == "multilabel":
+        truths = {name: question.target[positions, index] for index, name in enumerate(question.class_names)}
+    elif kind in ("binary", "segmentation") and len(question.task.target) == 1:
+        truths = {question.class_names[0]: question.positive[positions].astype(np.float64)}
+    for name, truth in truths.items():
+        if answer.endswith(f"_{name}"):
+            yield f"without {name}", truth == 0
+            yield f"with {name}", truth == 1
+            return
+    yield "all films", np.ones(len(positions), dtype=bool)
+
+
+def _notes(run: Run, question: Question, mask: str, places: _Places) -> Iterator[str]:
+    info = question.manifest.info
+    if info.synthetic or run.record.provenance.synthetic:
+        yield "Synthetic data: these figures say nothing about patients."
+    yield from (note for note in run.record.notes if note.startswith(("Random weights", "Contamination")))
+    if not question.manifest.patients_known:
+        yield "Patients unknown: intervals are over images."
+    if places.lesion_unknown:
+        yield f"On {places.lesion_unknown} films the finding's outline is unknown; the control may lie on it."
+    yield (
+        f"Painted over by biharmonic inpainting, which is seen too: that is what the control is for. What goes with a "
+        f"{mask} on the same film (a re-expanded lung, other devices) stays."
+    )

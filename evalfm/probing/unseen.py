@@ -1,0 +1,145 @@
+"""Which films of a data set a finished run has neither learnt from nor chosen on, strictly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.data.manifest import Manifest
+from evalfm.data.overlap import find_overlap
+from evalfm.errors import EvalfmError
+from evalfm.probing.loading import load_manifest
+from evalfm.probing.parts import Part, limited, parts
+from evalfm.probing.recording import lineage, same_name
+from evalfm.probing.settings import Settings
+from evalfm.probing.sides import data_key
+from evalfm.progress import Progress
+from evalfm.runs import Run
+from evalfm.tasks.card import TaskCard
+from evalfm.tasks.question import Exclusion, Question, pose
+
+KEY = 64
+"""Hex digits of the key of one data set in ``split_hash``; that of separate test data stands behind."""
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """Films that a run has not seen.
+
+    Attributes:
+        question: the run's task, posed to the data set.
+        groups: positions into ``question.rows``, each with the fold whose head has not seen them; None where one head,
+            or every head, has not.
+        left_out: why the other films are not there.
+    """
+
+    question: Question
+    groups: tuple[tuple[int | None, NDArray[np.intp]], ...]
+    left_out: tuple[Exclusion, ...]
+
+
+def unseen(run: Run, manifest: Manifest, trained_on: str | Path | Manifest | None, progress: Progress) -> Unseen:
+    """The films of ``manifest`` that ``run`` has not seen.
+
+    Of the data that the run was made from those are its test films, fold by fold where it has folds; its separate test
+    data are unseen whole. Any other data set leaves out what it shares with the run's train and val: the same bytes,
+    and where one set is made of the other, near copies and films of the same patients (these among phantoms too).
+    Which data are the run's is told by the hash of ids, bytes, truth and split that the run holds, not by a name.
+
+    Raises:
+        EvalfmError: it is another data set, and the run's own cannot be found to compare with, or nothing is left.
+    """
+    settings = _settings(run)
+    task = TaskCard.model_validate(run.record.task)
+    question = pose(task, manifest, settings.where)
+    asked = limited(question, settings.limit)
+    dealt = _dealt(run, asked, settings)
+    if dealt is not None:
+        groups = tuple((part.fold, part.test) for part in dealt)
+        tested = sum(len(part.test) for part in dealt)
+        return Unseen(asked, groups, _counted(asked, ("in the run's train or val, or unused", len(asked) - tested)))
+    if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
+        return Unseen(asked, ((None, np.arange(len(asked))),), asked.exclusions)
+    seen, rows = _training(run, settings, task, manifest, trained_on, progress)
+    shared, reasons = _shared(question, seen, rows, progress)
+    keep = np.flatnonzero(~shared)
+    if not len(keep):
+        raise EvalfmError(
+            f"The run was trained or chosen on every film of {manifest.info.name} that its task asks; name other data."
+        )
+    return Unseen(question, ((None, keep),), _counted(question, *reasons))
+
+
+def _settings(run: Run) -> Settings:
+    """What the run was asked, as far as it decides which rows went where."""
+    config = run.record.config
+    return Settings.checked(**{name: config[name] for name in Settings.model_fields if name in config})
+
+
+def _dealt(run: Run, question: Question, settings: Settings) -> list[Part] | None:
+    """The parts of ``question`` where it is the one that ``run`` learnt from; else None."""
+    try:
+        dealt = parts(question, settings, subset_seed=int(run.record.config["seed"]))
+    except EvalfmError:
+        return None
+    named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
+    return dealt if data_key(question, named) == run.record.provenance.split_hash[:KEY] else None
+
+
+def _training(
+    run: Run,
+    settings: Settings,
+    task: TaskCard,
+    manifest: Manifest,
+    trained_on: str | Path | Manifest | None,
+    progress: Progress,
+) -> tuple[Question, NDArray[np.intp]]:
+    """The question that the run learnt from, and the manifest's rows of its train and val."""
+    name = str(run.record.data["name"])
+    remedy = (
+        f"{manifest.info.name} is not what this run was made from (ids, images, truth or split differ). Name the run's "
+        f"own data, {name}, with --trained-on DIR, so that no film it has seen is used"
+    )
+    try:
+        own = load_manifest(trained_on or name, task.name, progress)
+        question = limited(pose(task, own, settings.where), settings.limit)
+    except EvalfmError as error:
+        if trained_on is not None:
+            raise
+        raise EvalfmError(f"{remedy} ({error})") from None
+    dealt = _dealt(run, question, settings)
+    if dealt is None:
+        raise EvalfmError(
+            f"{remedy}; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either."
+        )
+    used = np.unique(np.concatenate([np.concatenate([part.train, part.val]) for part in dealt]))
+    return question, question.rows[used]
+
+
+def _shared(
+    question: Question, seen: Question, rows: NDArray[np.intp], progress: Progress
+) -> tuple[NDArray[np.bool_], list[tuple[str, int]]]:
+    """Which films of ``question`` the run has seen [N], and how many by each reason."""
+    here, there = question.manifest, seen.manifest.select(rows)
+    bytes_seen = set(there.digests(progress=progress).tolist())
+    same = np.isin(here.digests(question.rows.tolist(), progress=progress), list(bytes_seen))
+    reasons = [("of the run's train or val", int(same.sum()))]
+    akin = any(same_name(one, other) for one in lineage(here) for other in lineage(there))
+    asked, gone = here.select(question.rows), same
+    if akin:
+        copies = np.zeros(len(question), dtype=bool)
+        copies[[pair.one for pair in find_overlap(asked, there, progress).pairs]] = True
+        reasons.append(("near copies of films of the run's train or val", int((copies & ~gone).sum())))
+        gone = gone | copies
+    if akin or (here.info.synthetic and there.info.synthetic):
+        patients = np.isin(asked.patients.astype(str), there.patients.astype(str))
+        reasons.append(("of patients of the run's train or val", int((patients & ~gone).sum())))
+        gone = gone | patients
+    return gone, reasons
+
+
+def _counted(question: Question, *more: tuple[str, int]) -> tuple[Exclusion, ...]:
+    return (*question.exclusions, *(Exclusion(reason, images) for reason, images in more if images))

@@ -1,0 +1,105 @@
+"""The authors' weights and templates by data set, and the base-to-novel split."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from evalfm.errors import EvalfmError
+from evalfm.heads.text.base_to_novel import base_and_novel, harmonic_mean
+from evalfm.heads.text.published import Published, Setting, Weights, published, table_digest, template_of, weights_of
+from evalfm.tasks.card import list_tasks
+
+SETS = {
+    *("btmri", "busi", "chmnist", "covid_19", "ctkidney", "dermamnist"),
+    *("kneexray", "kvasir", "lungcolon", "octmnist", "retina"),
+}
+
+
+def test_every_set_of_the_paper_has_its_weights() -> None:
+    weights = published().weights
+    for head in ("biomedcoop", "biomed-dpt"):
+        assert set(weights[head]["few-shot"]) == SETS | {"default"}
+        assert set(weights[head]["base-to-novel"]) == SETS - {"busi"} | {"default"}
+    assert set(published().templates["biomed-dpt"]) > SETS
+
+
+@pytest.mark.parametrize(
+    ("head", "setting", "names", "whose", "expected"),
+    [
+        ("biomedcoop", "few-shot", ["DermaMNIST", "label"], "dermamnist", (5, 20, 1.5)),
+        ("biomedcoop", "few-shot", ["KneeXray"], "kneexray", (5, 20, 1.75)),
+        ("biomedcoop", "base-to-novel", ["retina"], "retina", (5, 1, 2)),
+        ("biomedcoop", "base-to-novel", ["busi"], "default", (1, 1, 1.5)),
+        ("biomedcoop", "few-shot", ["mine", "ptx-cls"], "default", (1, 1, 1.5)),
+        ("biomed-dpt", "few-shot", ["COVID_19"], "covid_19", (65, 2.5, math.inf)),
+        ("biomed-dpt", "few-shot", [], "default", (1, 1, math.inf)),
+        ("coop", "few-shot", ["busi"], "default", (0, 0, math.inf)),
+    ],
+)
+def test_the_data_set_decides_the_weights(
+    head: str, setting: Setting, names: list[str], whose: str, expected: tuple[float, float, float]
+) -> None:
+    found, weights = weights_of(head, setting, names)
+    assert (found, (weights.consistency, weights.distillation, weights.tau)) == (whose, expected)
+
+
+def test_without_weights_nothing_is_added_and_all_is_kept() -> None:
+    assert Weights() == Weights(consistency=0, distillation=0, tau=math.inf)
+
+
+def test_the_data_set_goes_before_the_task_and_both_before_the_default() -> None:
+    assert template_of("biomed-dpt", ["busi", "ptx-cls"]) == "a ultrasound photo of a {} in the breast."
+    assert template_of("biomed-dpt", ["phantom", "ptx-cls"]) == "a chest X-ray photo of a {}."
+    assert template_of("biomed-dpt", ["mine", "other"]) == "a photo of a {}."
+    assert {template_of(head, ["busi", "ptx-cls"]) for head in ("coop", "biomedcoop")} == {"a photo of a {}."}
+
+
+def test_templates_of_tasks_are_of_tasks_that_there_are() -> None:
+    named = {name for table in published().templates.values() for name in table}
+    assert named - SETS - {"default", "pneumoniamnist"} <= set(list_tasks())
+
+
+def test_each_head_and_setting_has_a_table_of_its_own() -> None:
+    made = {
+        table_digest(head, setting)
+        for head in ("coop", "biomedcoop", "biomed-dpt")
+        for setting in ("few-shot", "base-to-novel")
+    }
+    assert len(made) == 5
+
+
+def test_a_table_that_cannot_be_used_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Weights(tau=0.5)
+    content = published().model_dump(by_alias=True)
+    with pytest.raises(ValidationError, match="every table needs 'default'"):
+        Published.model_validate(content | {"templates": {"coop": {"busi": "a {}."}}})
+    for template in ("{} here.", "a photo.", "a {} and {}.", "a{}."):
+        with pytest.raises(ValidationError, match="needs words before"):
+            Published.model_validate(content | {"templates": {"coop": {"default": template}}})
+
+
+@pytest.mark.parametrize(("count", "base"), [(2, 1), (3, 2), (4, 2), (7, 4), (8, 4)])
+def test_base_is_the_first_half_rounded_up(count: int, base: int) -> None:
+    names = tuple(f"c{number}" for number in range(count))
+    first, rest = base_and_novel(names)
+    assert first + rest == names
+    assert len(first) == base
+    assert not set(first) & set(rest)
+
+
+def test_classes_that_cannot_be_halved_are_refused() -> None:
+    with pytest.raises(EvalfmError, match="two classes or more"):
+        base_and_novel(["one"])
+    with pytest.raises(EvalfmError, match="called the same"):
+        base_and_novel(["one", "One", "two"])
+
+
+def test_the_harmonic_mean_of_the_papers_accuracies() -> None:
+    # BiomedCoOp's table: base 76.26, novel 73.92.
+    assert harmonic_mean(76.26, 73.92) == pytest.approx(75.07, abs=0.005)
+    assert harmonic_mean(0.6, 0.6) == pytest.approx(0.6)
+    assert harmonic_mean(0.9, 0.0) == harmonic_mean(0.0, 0.0) == 0.0
