@@ -1,4 +1,4 @@
-"""Episodes as YAML: what ships is valid and no study, combinations that make no sense are left out, the rest goes on."""
+"""Episodes as YAML: what ships is valid and no study, what makes no sense is left out, and the rest goes on."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_methods_that_an_encoder_cannot_answer_by_are_left_out():
         "hog by fine-tune: it has no weights to train",
         "hog by zeroshot: it reads no text",
     )
-    with pytest.raises(EvalfmError, match="constant by zeroshot: it reads no text. Ask other methods"):
+    with pytest.raises(EvalfmError, match=r"constant by zeroshot: it reads no text\. Ask other methods"):
         cells(asked(encoders=["constant"], methods=["zeroshot"]))
 
 

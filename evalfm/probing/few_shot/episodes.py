@@ -213,7 +213,7 @@ class _Making:
             "seed": self.settings.seed,
         }
         if method == ZERO_SHOT and self.text is not None:
-            content["text"] = text_key(self.text)
+            content["text"] = text_key(self.text, self.asked.question)
         key = content_key(content)
         return run_folder(self.out, self.opened.name, task.name, method, "episodes", key), key
 
@@ -309,7 +309,9 @@ class _Making:
 
     def _method(self, method: Method) -> dict[str, Any]:
         told: dict[str, Any] = {"name": method, **self.settings.of_method(method)}
-        return told | ({"text": text_key(self.text)} if method == ZERO_SHOT and self.text is not None else {})
+        return told | (
+            {"text": text_key(self.text, self.asked.question)} if method == ZERO_SHOT and self.text is not None else {}
+        )
 
     def _notes(self, opened: Opened, told: list[str]) -> list[str]:
         """Every caution that belongs beside the figures, each once."""
