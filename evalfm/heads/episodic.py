@@ -180,7 +180,8 @@ def _principal(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
     mean = own.mean(dim=2, keepdim=True)
     squared_length = own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
     own = own - mean - mean.mT + mean.mean(dim=1, keepdim=True)
-    cross = cross - cross.mean(dim=2, keepdim=True) - mean.mT + mean.mean(dim=1, keepdim=True)
+    # Of these rows the mean need not be taken: every axis sums to zero.
+    cross = cross - mean.mT
     variance, axis = torch.linalg.eigh(own)
     kept = variance > NEGLIGIBLE * squared_length
     length = torch.where(kept, variance, 1.0).sqrt()[:, None, :]
