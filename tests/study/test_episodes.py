@@ -111,7 +111,7 @@ def test_every_fault_of_the_tasks_is_said_before_anything_runs(squares: Manifest
         pose_tasks(study, Manifests())
 
 
-def test_the_plan_counts_images_once_and_every_training(squares: Manifest):
+def test_the_plan_counts_images_once_and_every_training(squares: Manifest, home: Path):
     study = asked(encoders=[TINY, "constant"], data=str(squares.folder), methods=["linear", "knn", "fine-tune"])
     study = study.changed(recipe={"epochs": 2, "least_steps": 4}, fine_tune_episodes=2)
     posed = pose_tasks(study, Manifests())

@@ -36,15 +36,14 @@ from evalfm.probing.few_shot.settings import (
 )
 from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
 from evalfm.probing.opened import Opened, check_name, open_encoder
-from evalfm.probing.provenance import Stopwatch, git_commit, peak_memory_bytes, versions
-from evalfm.probing.recording import as_trained, contamination
+from evalfm.probing.provenance import Stopwatch
+from evalfm.probing.recording import as_trained, contamination, provenance
 from evalfm.probing.settings import EncoderSettings
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import (
     WORK,
     InTheWay,
-    Provenance,
     check_writable,
     content_key,
     publishing,
@@ -200,22 +199,23 @@ class _Making:
     def _place(self, method: Method) -> tuple[Path, str]:
         """Where the result of ``method`` stands, and its key: a hash over all that decides it."""
         task = self.asked.question.task
-        content: dict[str, Any] = {
+        content = {
             "schema": 1,
             "evalfm": evalfm.__version__,
             "encoder": self.opened.source.key,
             "seen": self.opened.card["pretraining_data"],
             "task": task.model_dump(mode="json"),
-            "method": {"name": method, **self.settings.of_method(method)},
-            "data": self.asked.key,
+            "method": self._method(method),
+            "data": self._images_key(method),
             "shots": self.settings.shots_of(method),
             "episodes": self.settings.episodes_of(method),
             "seed": self.settings.seed,
         }
-        if method == ZERO_SHOT and self.text is not None:
-            content["text"] = text_key(self.text, self.asked.question)
         key = content_key(content)
         return run_folder(self.out, self.opened.name, task.name, method, "episodes", key), key
+
+    def _images_key(self, method: Method) -> str:
+        return self.asked.key(self.settings.episodes_of(method))
 
     def _frozen(self, method: Method) -> Iterator[Answer]:
         """Number of shots, scores, and what must be said of them."""
@@ -292,26 +292,15 @@ class _Making:
             },
             results=results,
             notes=self._notes(opened, notes),
-            provenance=Provenance(
-                versions=versions(),
-                git_commit=git_commit(),
-                device=opened.device,
-                precision=opened.precision,
-                seconds=round(seconds, 3),
-                peak_memory_bytes=peak_memory_bytes(),
-                weights_digest=opened.weights_digest,
-                feature_key=opened.source.key,
-                split_hash=self.asked.key,
-                synthetic=bool(info.synthetic),
-                random_weights=opened.random_weights,
-            ),
+            provenance=provenance(opened, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
         )
 
     def _method(self, method: Method) -> dict[str, Any]:
+        """Its name and what decides its answer."""
         told: dict[str, Any] = {"name": method, **self.settings.of_method(method)}
-        return told | (
-            {"text": text_key(self.text, self.asked.question)} if method == ZERO_SHOT and self.text is not None else {}
-        )
+        if method == ZERO_SHOT and self.text is not None:
+            told["text"] = text_key(self.text, self.asked.question)
+        return told
 
     def _notes(self, opened: Opened, told: list[str]) -> list[str]:
         """Every caution that belongs beside the figures, each once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,14 +29,21 @@ class AskedEpisodes:
         drawn: positions into the question's rows.
         class_names: of all classes; a binary task's two.
         split: whether support and queries come from the parts of a split.
-        key: hash of the images, their truth and the draw.
+        images: hash of the cohort's images and their truth.
     """
 
     question: Question
     drawn: Episodes
     class_names: tuple[str, ...]
     split: bool
-    key: str
+    images: str
+
+    def key(self, episodes: int) -> str:
+        """Hash of the images, their truth and which of them stand in the first ``episodes``, in hex."""
+        digest = hashlib.sha256(self.images.encode())
+        for dealt in (self.drawn.support[:episodes], self.drawn.query[:episodes]):
+            digest.update(f"{dealt.shape}{dealt.tolist()}".encode())
+        return digest.hexdigest()
 
 
 def pose_episodes(
@@ -72,5 +80,4 @@ def pose_episodes(
         seed=settings.seed,
         split=manifest.splits[question.rows] if has_split else None,
     )
-    dealt = [("support", drawn.support.ravel()), ("query", drawn.query.ravel())]
-    return AskedEpisodes(question, drawn, names, has_split, data_key(question, dealt))
+    return AskedEpisodes(question, drawn, names, has_split, data_key(question, []))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,6 @@ from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.training.recipe import Recipe, recipe_of
 
 Method = Literal["linear", "prototypes", "knn", "zeroshot", "fine-tune"]
-METHODS: tuple[Method, ...] = get_args(Method)
 ZERO_SHOT: Method = "zeroshot"
 FINE_TUNE: Method = "fine-tune"
 DEFAULT_METHODS: tuple[Method, ...] = ("linear", "prototypes", "knn")

@@ -55,6 +55,9 @@ def test_the_first_episodes_are_trained_each_from_the_encoder_as_it_is(
     assert made.record.method["recipe"]["epochs"] == 1
     assert made.record.method["chosen_on"] == "support"
     assert list((tmp_path / ".work").iterdir()) == []
+    # More episodes are drawn for other methods, and the first ones stay what they are.
+    assert run(squares, tmp_path, encoder, episodes=20).folder == made.folder
+    assert len(seen) == 2
 
 
 def test_after_a_kill_only_the_rest_is_trained_and_the_result_is_the_same(
