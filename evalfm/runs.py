@@ -181,13 +181,18 @@ def find_runs(out: str | Path) -> list[Run]:
     root = Path(out)
     if (root / RECORD).is_file():
         return [Run.read(root)]
+    return [Run.read(folder) for folder in folders_with(RECORD, root)]
+
+
+def folders_with(record: str, root: Path) -> list[Path]:
+    """Folders from ``root`` down that hold a file called ``record``, sorted; work in progress is left out."""
     found = []
     for folder, inside, files in os.walk(root):
         # Not entered at all: what another process writes there comes and goes.
         inside[:] = [name for name in inside if name != WORK]
-        if RECORD in files:
+        if record in files:
             found.append(Path(folder))
-    return [Run.read(folder) for folder in sorted(found)]
+    return sorted(found)
 
 
 def check_writable(out: Path) -> None:

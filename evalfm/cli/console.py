@@ -59,8 +59,8 @@ def emit_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print one table on standard output."""
+def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False) -> None:
+    """Print one table on standard output, or on standard error beside one that is to come."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -71,9 +71,9 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     for row in rows:
         # Text, not markup: an interval in brackets is no style.
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+    console = Console(stderr=on_stderr)
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(stderr=on_stderr, width=160)
     console.print(table)
 
 

@@ -114,19 +114,8 @@ def make_record(
         exclusions=[asdict(item) for item in question.exclusions],
         prompts=None if text is None else {**text.prompts.plain(), **_by_template(question.task, scored, results)},
         notes=_notes(opened, deal, results),
-        provenance=Provenance(
-            versions=versions(),
-            git_commit=git_commit(),
-            device=opened.device,
-            precision=opened.precision,
-            seconds=round(seconds, 3),
-            peak_memory_bytes=peak_memory_bytes(),
-            weights_digest=opened.weights_digest,
-            feature_key=opened.source.key,
-            split_hash=deal.key,
-            synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
-            random_weights=opened.random_weights,
-            cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
+        provenance=provenance(
+            opened, deal.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
     )
 
@@ -149,6 +138,24 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[Fitted]) -> d
         "by_template": [{"template": each, **finite(estimate.to_json())} for each, estimate in told.items()],
         "spread": spread,
     }
+
+
+def provenance(opened: Opened, split_hash: str, seconds: float, *, synthetic: bool) -> Provenance:
+    """With what, on which images and in what time a result of ``opened`` was made."""
+    return Provenance(
+        versions=versions(),
+        git_commit=git_commit(),
+        device=opened.device,
+        precision=opened.precision,
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_memory_bytes(),
+        weights_digest=opened.weights_digest,
+        feature_key=opened.source.key,
+        split_hash=split_hash,
+        synthetic=synthetic,
+        random_weights=opened.random_weights,
+        cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
+    )
 
 
 def as_trained(opened: Opened, adaptation: str) -> Opened:

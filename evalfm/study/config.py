@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
-from evalfm.errors import UnknownNameError
+from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.tasks.card import Kind
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
+STUDY, EPISODES = "study", "episodes"
+"""What a YAML file asks for: a grid of probes, or few-shot episodes, which say ``protocol: episodes``."""
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
     """A bare word is a mapping with a name alone."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -172,10 +174,10 @@ class Study(CardModel):
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
     associate: tuple[str, ...] = ()
-    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(_named)], ...] = ()
-    tasks: tuple[Annotated[TaskEntry, BeforeValidator(_named)], ...] = Field(min_length=1)
+    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(named)], ...] = ()
+    tasks: tuple[Annotated[TaskEntry, BeforeValidator(named)], ...] = Field(min_length=1)
     heads: tuple[str, ...] | HeadsByKind | None = None
-    adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(_named)], ...] = (AdaptationEntry(name="frozen"),)
+    adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(named)], ...] = (AdaptationEntry(name="frozen"),)
     baselines: tuple[Baseline, ...] = ()
     on_phantom: dict[str, Any] = Field(default_factory=dict)
 
@@ -260,10 +262,17 @@ def _check_names(kind: str, asked: tuple[str, ...], known: list[str]) -> None:
 
 
 def configs() -> dict[str, Path]:
-    """The studies that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
+    """The studies that ship with evalfm, by name."""
+    return shipped(STUDY)
+
+
+def shipped(protocol: str) -> dict[str, Path]:
+    """The YAML files of ``protocol`` that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
     installed = Path(str(resources.files("evalfm"))) / "_configs"
     folder = installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {
+        path.stem: path for path in sorted(folder.glob("*.yaml")) if read_yaml(path).get("protocol", STUDY) == protocol
+    }
 
 
 def load_study(name: str) -> Study:
@@ -276,6 +285,8 @@ def load_study(name: str) -> Study:
         path = Path(name)
     elif name in configs():
         path = configs()[name]
+    elif name in shipped(EPISODES):
+        raise EvalfmError(f"{name} asks for few-shot episodes and is no study; run `evalfm episodes {name}`.")
     else:
         raise UnknownNameError("study", name, configs())
     return validate(Study, read_yaml(path), f"study {path.name}")
