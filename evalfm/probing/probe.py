@@ -18,7 +18,7 @@ from evalfm.probing.loading import load_question
 from evalfm.probing.opened import check_name, open_encoder
 from evalfm.probing.parts import parts
 from evalfm.probing.settings import EncoderSettings, Settings
-from evalfm.probing.sides import Deal, refuse_shared_images
+from evalfm.probing.sides import Deal, as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
 from evalfm.tasks.question import Question
@@ -192,4 +192,4 @@ def ask(
         return Asked(question)
     test = load_question(settings, outside, progress)
     refuse_shared_images(question, test)
-    return Asked(question, test)
+    return Asked(question, as_learnt(question, test))
