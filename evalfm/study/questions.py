@@ -13,7 +13,7 @@ from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import refuse_shared_images
+from evalfm.probing.sides import as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry
@@ -165,6 +165,7 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     if study.test_data is not None:
         test = limited(pose(card, manifests.get(study.test_data), study.where), study.limit)
         refuse_shared_images(question, test)
+        test = as_learnt(question, test)
     sizes: dict[Subset, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []

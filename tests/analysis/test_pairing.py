@@ -249,3 +249,37 @@ def test_where_patients_are_unknown_images_are_the_unit(tmp_path: Path) -> None:
     runs = of_classes(tmp_path, "multiclass", patients_known=False)
     (table,) = compare(runs)
     assert table.entries[0].estimate.unit == "images"
+
+
+def test_a_label_that_no_run_could_learn_is_left_out(tmp_path: Path) -> None:
+    frame = label_table(LABELLED, label_scores(1.0, 0), IMAGES).assign(score_mass=np.nan)
+    runs = [make_run(tmp_path, frame, encoder=name, kind="multilabel", classes=LABELS) for name in STRENGTHS]
+    (table,) = compare(runs)
+    assert "macro_auroc over 2 of 3 classes, without mass." in table.cautions
+    assert table.entries[0].estimate.value == pytest.approx(runs[0].metrics["macro_auroc"].value)
+
+
+@pytest.mark.parametrize("metric", ["macro_auroc", "quadratic_kappa", "accuracy"])
+def test_the_p_of_several_seeds_is_of_the_mean_of_their_metrics(tmp_path: Path, metric: str) -> None:
+    scores = {"good": [class_scores(TARGET, 1.2, seed) for seed in (0, 1, 2)], "poor": [class_scores(TARGET, 0.9, 3)]}
+    made = [
+        make_run(tmp_path, class_table(TARGET, each, IMAGES), encoder=name, kind="ordinal", classes=GRADES, seed=seed)
+        for name, every in scores.items()
+        for seed, each in enumerate(every)
+    ]
+    (table,) = compare(made, metric=metric)
+    best, other = table.entries
+    stacked = np.stack([*scores["good"], *scores["poor"]], axis=2)
+    contrast = np.array([[-1 / 3, -1 / 3, -1 / 3, 1.0]]) * (1 if best.encoder == "good" else -1)
+    called = stacked.argmax(axis=1)
+    if metric == "macro_auroc":
+        expected = contrast_macro_aurocs(np.eye(4)[TARGET], stacked, contrast, PATIENT)[0]
+    elif metric == "accuracy":
+        right = (called == TARGET[:, None]).astype(float)
+        expected = compare_means(right @ contrast[0], np.zeros(N), PATIENT)
+    else:
+        expected = contrast_confusions(TARGET, called, 4, metric, contrast, PATIENT)[0]
+    assert other.difference is not None
+    assert other.difference.value == pytest.approx(expected.value)
+    assert other.difference.value == pytest.approx((other.estimate.value or 0) - (best.estimate.value or 0))
+    assert other.p == pytest.approx(expected.p, rel=1e-9, abs=0)
