@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,16 @@ from evalfm.analysis.table import task_tables
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import MOST_PASSES
+from evalfm.heads.head import Text
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
+from evalfm.probing.texts import text_key
 from evalfm.runs import Run
 from evalfm.statistics.classification import choose_threshold, f1
 from evalfm.statistics.temperature import fit_temperature, with_temperature
+from evalfm.tasks.prompts import PromptSet, Row
 
-from ..readers import Seer, reader_card
+from ..readers import Reader, Seer, reader_card
 
 SAID = {
     "templates": ["{}", "grey {}"],
@@ -91,6 +95,26 @@ def assert_chosen_on(part: pd.DataFrame, other: pd.DataFrame, chosen: dict, name
 
 def test_threshold_and_temperature_are_those_of_val_and_not_of_test(zeroshot: Run):
     assert_chosen_on(rows(zeroshot, "val"), rows(zeroshot, "test"), zeroshot.record.chosen, "square", "target", "f1")
+
+
+@pytest.mark.parametrize("rule", ["sensitivity=.5", "specificity=.5"])
+def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Path, rule: str):
+    (run,) = probe("pixels", "square", data=squares, heads=["linear"], threshold=rule, floors="none", out=out)
+    val = rows(run, "val")
+    asked, other = (choose_threshold(val["target"], val["score_square"], each) for each in (rule, "youden"))
+    assert run.record.chosen["thresholds"]["square"] == pytest.approx(asked)
+    assert asked != pytest.approx(other)
+
+
+def test_other_words_another_tower_or_another_scale_are_another_key():
+    rows = (Row("square", False, "dark", (("dark",),)), Row("square", True, "bright", (("bright",),)))
+    text = Text(PromptSet("binary", ("{}",), rows, "test"), Reader(reader_card()))
+    moved, louder = Reader(reader_card()), Reader(reader_card())
+    moved.anchor.data += 1
+    louder.logit_scale = 10.0
+    others = [replace(text, tower=moved), replace(text, tower=louder)]
+    others.append(replace(text, prompts=replace(text.prompts, rows=rows[::-1])))
+    assert len({json.dumps(text_key(each)) for each in (text, *others)}) == 4
 
 
 def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
