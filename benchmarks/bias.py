@@ -14,7 +14,8 @@ import time
 import numpy as np
 import pandas as pd
 
-from evalfm.analysis.bias import Scores, bias
+from evalfm.analysis.bias import bias
+from evalfm.analysis.scores import Scores
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `predict`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`, `find_runs`, `Run`, `Study`,
-`EvalfmError`.
+`probe`, `predict`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`, `find_runs`,
+`Run`, `Study`, `EvalfmError`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import read_data
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
+    from evalfm.probing.few_shot.episodes import run_episodes as run_episodes
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
     from evalfm.runs import Run as Run
@@ -40,6 +41,7 @@ _PUBLIC = {
     "load_task": ("evalfm.tasks.card", "load_task"),
     "predict": ("evalfm.probing.predict", "predict"),
     "probe": ("evalfm.probing.probe", "probe"),
+    "run_episodes": ("evalfm.probing.few_shot.episodes", "run_episodes"),
     "run_study": ("evalfm.study", "run_study"),
 }
 

@@ -181,14 +181,10 @@ def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
     import resource
     import time
 
-    from torch.utils.flop_counter import FlopCounterMode
+    from evalfm.features.cost import measure_cost
+    from evalfm.features.forward import automatic_batch_size
 
-    from evalfm.features.forward import automatic_batch_size, device_of
-
-    place = device_of(encoder)
-    with FlopCounterMode(display=False) as counter:
-        encoder.encode(tensor[None])
-    flops = counter.get_total_flops()
+    cost = measure_cost(encoder)
     size = automatic_batch_size(encoder)
     batch = tensor[None].repeat(size, 1, 1, 1)
     encoder.encode(batch)
@@ -200,7 +196,7 @@ def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
     return Finding(
         "cost",
         True,
-        f"{size / seconds:.1f} images/s in batches of {size} on {place}, {flops / 1e9:.1f} GFLOP an image "
-        f"(a multiplication and an addition are two), {count / 1e6:.1f} million parameters, "
-        f"{memory:.1f} GiB at the process's peak",
+        f"{cost.milliseconds:.1f} ms for one image, {size / seconds:.1f} images/s in batches of {size} on "
+        f"{cost.device}, {cost.gigaflops:.1f} GFLOP an image (a multiplication and an addition are two), "
+        f"{count / 1e6:.1f} million parameters, {memory:.1f} GiB at the process's peak",
     )

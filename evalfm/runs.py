@@ -22,6 +22,7 @@ from torch import Tensor
 from evalfm.cards import CardModel
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import Cost
 from evalfm.statistics.estimate import Estimate
 
 RECORD = "run.json"
@@ -32,7 +33,12 @@ WORK = ".work"
 
 
 class Provenance(CardModel):
-    """Where, when and with what a run was made; no host name, user or path."""
+    """Where, when and with what a run was made; no host name, user or path.
+
+    Attributes:
+        cost: of one image, of the encoder before any training; None where no encoder ran, as for tables of features,
+            and in runs of older versions.
+    """
 
     versions: dict[str, str]
     git_commit: str | None
@@ -45,6 +51,7 @@ class Provenance(CardModel):
     split_hash: str
     synthetic: bool
     random_weights: bool
+    cost: Cost | None = None
 
 
 class Record(CardModel):
@@ -174,13 +181,18 @@ def find_runs(out: str | Path) -> list[Run]:
     root = Path(out)
     if (root / RECORD).is_file():
         return [Run.read(root)]
+    return [Run.read(folder) for folder in folders_with(RECORD, root)]
+
+
+def folders_with(record: str, root: Path) -> list[Path]:
+    """Folders from ``root`` down that hold a file called ``record``, sorted; work in progress is left out."""
     found = []
     for folder, inside, files in os.walk(root):
         # Not entered at all: what another process writes there comes and goes.
         inside[:] = [name for name in inside if name != WORK]
-        if RECORD in files:
+        if record in files:
             found.append(Path(folder))
-    return [Run.read(folder) for folder in sorted(found)]
+    return sorted(found)
 
 
 def check_writable(out: Path) -> None:

@@ -73,3 +73,9 @@ class Seer(Encoder):
 
     def _text_tower(self) -> TextTower:
         return Reader(self.card)
+
+
+def build() -> Encoder:
+    """For ``tests/readers.py:build``: one that reads the longer sentences of the built-in prompt cards."""
+    facts = {**reader_card().model_dump(mode="json")["text_tower"], "context_length": 40}
+    return Seer(reader_card(text_tower=facts))

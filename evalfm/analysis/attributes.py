@@ -14,8 +14,24 @@ from numpy.typing import NDArray
 from evalfm.errors import EvalfmError, UnknownNameError
 
 MOST_LEVELS = 12
+OWN = {"id", "patient", "split", "fold", "target", "threshold", "prediction", "height", "width"}
+"""Columns of predictions that are no attributes."""
+OF_CLASSES = (
+    "score_",
+    "target_",
+    "threshold_",
+    "calibrated_",
+    "dice_",
+    "iou_",
+    "hd95_",
+    "nsd_",
+    "area_",
+    "prediction_rle_",
+    "visible_lesion_fraction_",
+    "oracle_dice_",
+)
+"""How columns begin that a class or a mask has of its own; they end in its name."""
 _PART = re.compile(r"^(?P<name>[^:]+?)(?::(?P<cuts>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
-_ANSWER = re.compile(r"id|patient|split|fold|target|threshold|(score|calibrated)_.*")
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,6 @@ class Attribute:
     codes: NDArray[np.intp]
 
 
-def attribute_columns(table: pd.DataFrame) -> list[str]:
-    """Columns of predictions that are neither whose they are nor what a model or its reader said."""
-    return [str(name) for name in table.columns if not _ANSWER.fullmatch(str(name))]
-
-
 def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
     """Each of ``by``: a column, ``column:cut`` or ``column:cut/cut`` for a number, or ``one*other`` for both at once.
 
@@ -45,6 +56,16 @@ def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
         EvalfmError: a column is not there, is a number without cuts, has one level only or too many.
     """
     return [_attribute(table, each.strip()) for each in by]
+
+
+def declared(table: pd.DataFrame, classes: Iterable[str]) -> list[str]:
+    """The attributes among the columns of predictions, whose other columns are the run's own or of its ``classes``."""
+    ends = tuple(f"_{name}" for name in classes)
+    return [
+        str(name)
+        for name in table.columns
+        if name not in OWN and not (str(name).startswith(OF_CLASSES) and str(name).endswith(ends))
+    ]
 
 
 def covariates(table: pd.DataFrame, names: Iterable[str]) -> dict[str, NDArray[np.float64]]:
@@ -95,7 +116,7 @@ def _single(table: pd.DataFrame, asked: str) -> Attribute:
             raise EvalfmError(f"{name!r} holds words and cannot be cut; ask for --by {name}.")
         cuts = sorted(float(cut) for cut in found["cuts"].split("/"))
         values = column.to_numpy(dtype=np.float64)
-        codes = np.where(np.isnan(values), -1, np.digitize(values, cuts))
+        codes = np.where(np.isfinite(values), np.digitize(values, cuts), -1)
         middle = [f"{low:g}–<{high:g}" for low, high in pairwise(cuts)]
         return Attribute(asked, *_present([f"<{cuts[0]:g}", *middle, f"≥{cuts[-1]:g}"], codes))
     words = [None if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]
@@ -127,5 +148,6 @@ def _middle(column: pd.Series) -> float:
 
 def _column(table: pd.DataFrame, name: str) -> pd.Series:
     if name not in table:
-        raise UnknownNameError("attribute in the predictions", name, attribute_columns(table))
+        known = [str(each) for each in table.columns if each not in OWN and not str(each).startswith(OF_CLASSES)]
+        raise UnknownNameError("attribute in the predictions", name, known)
     return table[name]

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import Attribute, attributes, covariates
-from evalfm.data.columns import read_table
-from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.analysis.scores import Scores
+from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
@@ -25,30 +22,6 @@ from evalfm.tasks.metrics.binary import binary_metrics
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Scores of one model on test images, with the attributes that may be asked about.
-
-    Attributes:
-        name: of the model.
-        table: attributes by column, a row per image.
-        target, score: [N]; ``threshold`` [N] or None where none was chosen.
-        folds: [N], or None where one head gave all scores.
-        patient: [N]; ``unit`` says whether these are patients or images.
-        cautions: to print with every figure.
-    """
-
-    name: str
-    table: pd.DataFrame
-    target: NDArray[np.float64]
-    score: NDArray[np.float64]
-    threshold: NDArray[np.float64] | None
-    patient: NDArray[np.object_]
-    folds: NDArray[np.intp] | None
-    unit: str
-    cautions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -86,6 +59,17 @@ class Contrast:
     corrected: float | None
     verdict: str
 
+    @property
+    def told(self) -> bool:
+        """Whether anything can be said: there is a corrected p, and an interval of the AUROC among negatives."""
+        area = self.fixed[0].auroc
+        return self.corrected is not None and area.low is not None and area.high is not None
+
+    @property
+    def associated(self) -> bool:
+        """The stated rule: p below .05 after correction, and an AUROC among negatives whose interval excludes .5."""
+        return self.corrected is not None and self.corrected < ALPHA and self.fixed[0].excludes_chance
+
 
 @dataclass(frozen=True)
 class Part:
@@ -115,90 +99,37 @@ class Bias:
         return asdict(self)
 
 
-def scores_of_run(run: Run) -> Scores:
-    """The test predictions of a run of one yes-or-no question.
-
-    Raises:
-        EvalfmError: the run is of another kind.
-    """
-    kind = run.record.task["kind"]
-    if kind != "binary":
-        raise EvalfmError(f"{run.folder} answers a {kind} task, which has no score of one yes-or-no question.")
-    table = run.predictions()
-    table = table[table["split"] == "test"].reset_index(drop=True)
-    known = bool(run.record.data["patients_known"])
-    return Scores(
-        f"{run.encoder} · {run.head} · {run.adaptation}",
-        table,
-        table["target"].to_numpy(np.float64),
-        table[f"score_{run.record.data['class_names'][0]}"].to_numpy(np.float64),
-        table["threshold"].to_numpy(np.float64),
-        table["patient"].to_numpy(dtype=object),
-        table["fold"].to_numpy(np.intp) if "fold" in table else None,
-        "patients" if known else "images",
-        tuple(note for note in run.record.notes if note.startswith(("Synthetic", "Random", "Patients unknown"))),
-    )
-
-
-def scores_of_table(
-    path: Path,
-    *,
-    target: str = "target",
-    score: str = "score",
-    patient: str | None = "patient",
-    threshold: float | None = None,
-) -> Scores:
-    """A table of any model's predictions, CSV or Parquet; rows without a label are left out, which is said.
-
-    Raises:
-        EvalfmError: a column is missing, labels are not 0 and 1, or a score is no number.
-    """
-    native = read_table(path)
-    for name in (target, score):
-        if name not in native:
-            raise UnknownNameError(f"column of {path.name}", name, [str(each) for each in native.columns])
-    labels = pd.to_numeric(native[target], errors="coerce")
-    if (labels.isna() & native[target].notna()).any() or not labels.dropna().isin([0, 1]).all():
-        raise EvalfmError(
-            f"The column {target!r} of {path.name} must hold 0, 1 or nothing; name another with --target."
-        )
-    kept = labels.notna().to_numpy()
-    native, labels = native[kept].reset_index(drop=True), labels[kept]
-    numbers = pd.to_numeric(native[score], errors="coerce").to_numpy(np.float64)
-    if not len(native) or not np.isfinite(numbers).all():
-        wrong = int((~np.isfinite(numbers)).sum())
-        raise EvalfmError(f"The column {score!r} of {path.name} has {wrong} cells that are no number; mend them.")
-    cautions = [f"{int((~kept).sum())} rows without a label were left out."] if not kept.all() else []
-    known = patient is not None and patient in native and bool(native[patient].notna().all())
-    if not known:
-        cautions.append("Patients unknown: every row counts as a patient of its own.")
-    names = (
-        native[patient].astype(str).to_numpy(dtype=object)
-        if known
-        else np.arange(len(native)).astype(str).astype(object)
-    )
-    for name in native.columns:
-        told = pd.to_numeric(native[name], errors="coerce")
-        if native[name].notna().any() and (told.notna() == native[name].notna()).all():
-            native[name] = told
-    thresholds = None if threshold is None else np.full(len(native), threshold)
-    unit = "patients" if known else "images"
-    truth = labels.to_numpy(np.float64)
-    return Scores(path.name, native, truth, numbers, thresholds, names, None, unit, tuple(cautions))
-
-
 def bias(scores: Scores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
     """The report of ``scores`` by each attribute, adjusted for ``adjust`` (never for the attribute itself).
 
     Raises:
         EvalfmError: there is nothing to ask about, or an attribute cannot be used.
     """
+    (report,) = bias_of_questions([scores], by, adjust=adjust, seed=seed)
+    return report
+
+
+def bias_of_questions(
+    questions: Sequence[Scores], by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0
+) -> list[Bias]:
+    """A report per question of one model, such as its labels; p is corrected over the levels of all of them.
+
+    Raises:
+        EvalfmError: as for ``bias``.
+    """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    parts = [_part(scores, each, adjust, seed) for each in attributes(scores.table, by)]
-    parts = _corrected(parts)
-    n = len(set(scores.patient.tolist()))
-    return Bias(scores.name, len(scores.target), n, scores.unit, tuple(adjust), tuple(parts), scores.cautions)
+    wanted = dict.fromkeys(by)
+    every = [
+        [_part(each, attribute, adjust, seed) for attribute in attributes(each.table, wanted)] for each in questions
+    ]
+    corrected = iter(_corrected(list(chain.from_iterable(every))))
+    reports = []
+    for scores, parts in zip(questions, every, strict=True):
+        n = len(set(scores.patient.tolist()))
+        mine = tuple(next(corrected) for _ in parts)
+        reports.append(Bias(scores.name, len(scores.target), n, scores.unit, tuple(adjust), mine, scores.cautions))
+    return reports
 
 
 def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int) -> Part:
@@ -273,22 +204,26 @@ def _corrected(parts: Sequence[Part]) -> list[Part]:
         contrasts = []
         for contrast in part.contrasts:
             p = next(adjusted)
-            corrected = None if np.isnan(p) else float(p)
-            verdict = _verdict(part.attribute, contrast, corrected)
-            contrasts.append(replace(contrast, corrected=corrected, verdict=verdict))
+            known = replace(contrast, corrected=None if np.isnan(p) else float(p))
+            contrasts.append(replace(known, verdict=_verdict(part.attribute, known)))
         made.append(replace(part, contrasts=tuple(contrasts)))
     return made
 
 
-def _verdict(attribute: str, contrast: Contrast, p: float | None) -> str:
+def _verdict(attribute: str, contrast: Contrast) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]
-    if p is None or negatives.auroc.low is None or negatives.auroc.high is None:
+    if negatives.separated and negatives.auroc.value is not None:
+        way = "higher" if negatives.auroc.value > 0.5 else "lower"
+        return (
+            f"Among negatives every score with {what} is {way} than every other: an association that missed findings "
+            "or other disease may also produce."
+        )
+    if not contrast.told:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
-    excludes = negatives.auroc.low > 0.5 or negatives.auroc.high < 0.5
-    if p < ALPHA and excludes:
+    if contrast.associated:
         way = "higher" if (negatives.effect.value or 0.0) > 0 else "lower"
         return (
             f"Among negatives the score is {way} with {what}: an association that missed findings or other disease "

@@ -16,6 +16,8 @@ from evalfm.statistics.stratum_gap import StratumGap
 from evalfm.statistics.subgroups import Effect
 
 TITLE = "Subgroups and shortcuts"
+MOST_COLUMNS = 4
+"""Models side by side."""
 
 
 def bias_page(
@@ -30,7 +32,7 @@ def bias_page(
         title=TITLE,
         cautions=cautions_of(reports, values),
         adjusted=adjusted_words(reports),
-        summary=[{"name": name, "cells": cells} for name, cells in summary(reports)],
+        summary=summary(reports),
         value_summary=[{"name": name, "cells": cells} for name, cells in value_summary(values)],
         reports=[_report(report) for report in reports],
         values=[_values(report) for report in values],
@@ -46,15 +48,22 @@ def cautions_of(reports: Sequence[Bias], values: Sequence[ValueBias]) -> list[st
     return sorted({caution for report in every for caution in report.cautions})
 
 
-def summary(reports: Sequence[Bias]) -> list[tuple[str, list[str]]]:
-    """Per attribute and level, each model's effect among negatives in words."""
+def summary(reports: Sequence[Bias]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: each model's effect among negatives in words, by attribute and level.
+
+    A column per model; of many models, or of one with many labels, a row.
+    """
     rows: dict[str, list[str]] = {}
     for number, report in enumerate(reports):
         for part in report.parts:
             for contrast in part.contrasts:
                 cells = rows.setdefault(f"{part.attribute} = {contrast.level}", ["–"] * len(reports))
                 cells[number] = effect_words(contrast.fixed[0].effect, contrast.corrected)
-    return list(rows.items())
+    models = [report.model for report in reports]
+    if len(reports) <= MOST_COLUMNS:
+        return ["attribute", *models], [[name, *cells] for name, cells in rows.items()]
+    turned = [[model, *(cells[place] for cells in rows.values())] for place, model in enumerate(models)]
+    return ["model", *rows], turned
 
 
 def adjusted_words(reports: Sequence[Bias]) -> str:
@@ -93,9 +102,9 @@ def bias_markdown(
     lines = [f"# {TITLE}", ""]
     lines += [f"> {caution}" for caution in cautions_of(reports, values)]
     if reports:
-        lines += ["", "| attribute | " + " | ".join(report.model for report in reports) + " |"]
-        lines += ["|---" * (1 + len(reports)) + "|"]
-        lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in summary(reports)]
+        header, rows = summary(reports)
+        lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += [
             "",
             "Difference of the score's logit among images without the finding, in standard deviations"

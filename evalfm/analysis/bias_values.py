@@ -19,6 +19,8 @@ from evalfm.statistics.resampling import identify, mean_over_folds
 from evalfm.statistics.subgroup_means import MeanDifference, mean_difference
 
 ALPHA = 0.05
+SUMS_TO_ONE = 1e-4
+"""How far probabilities of float32 may be from that."""
 
 Values = NDArray[np.float64]
 
@@ -85,14 +87,17 @@ class _Measure:
     held: dict[str, Values]
 
 
-def bias_of_values(run: Run, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> ValueBias:
-    """The report of a segmentation or regression run by each attribute.
+def bias_of_values(
+    run: Run, by: Sequence[str], *, label: str | None = None, adjust: Sequence[str] = (), seed: int = 0
+) -> ValueBias:
+    """The report of a segmentation, regression or ordinal run by each attribute.
 
     Dice is of films with the finding, adjusted for the logarithm of the lesion's area; the predicted area is of films
-    without it. Errors of measurements are adjusted for the truth.
+    without it. Errors of measurements are adjusted for the truth. A grade is measured by its expected number, the sum
+    of the classes' numbers times their probabilities. ``label`` keeps one of several masks.
 
     Raises:
-        EvalfmError: the run is of another kind, or an attribute cannot be used.
+        EvalfmError: the run is of another kind, its scores are no probabilities, or an attribute cannot be used.
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
@@ -100,13 +105,21 @@ def bias_of_values(run: Run, by: Sequence[str], *, adjust: Sequence[str] = (), s
     table = table[table["split"] == "test"].reset_index(drop=True)
     kind = str(run.record.task["kind"])
     if kind == "segmentation":
-        measures = [each for name in run.record.data["class_names"] for each in _masks(table, str(name))]
+        names = [str(name) for name in run.record.data["class_names"] if label in (None, name)]
+        measures = [each for name in names for each in _masks(table, name)]
     elif kind == "regression":
-        measures = _errors(table)
+        measures = _errors(table["target"], table["prediction"], "absolute error", "prediction − truth")
+    elif kind == "ordinal":
+        scores = table[[f"score_{name}" for name in run.record.data["class_names"]]].to_numpy(np.float64)
+        if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUMS_TO_ONE:
+            raise EvalfmError(
+                f"The scores of {run.folder} are no probabilities, so there is no expected grade; ask a class with "
+                "--label."
+            )
+        expected = scores @ np.arange(scores.shape[1])
+        measures = _errors(table["target"], expected, "absolute error in grades", "expected − true grade")
     else:
-        raise EvalfmError(
-            f"{run.folder} answers a {kind} task; the subgroup report is of binary, mask and value tasks."
-        )
+        raise EvalfmError(f"{run.folder} answers a {kind} task, which is asked by its labels and has no errors.")
     unit = "patients" if run.record.data["patients_known"] else "images"
     patient = table["patient"].to_numpy(dtype=object)
     outcomes = []
@@ -143,14 +156,11 @@ def _masks(table: Any, name: str) -> list[_Measure]:
     ]
 
 
-def _errors(table: Any) -> list[_Measure]:
-    truth = table["target"].to_numpy(np.float64)
-    error: Values = table["prediction"].to_numpy(np.float64) - truth
+def _errors(target: Any, prediction: Any, size: str, signed: str) -> list[_Measure]:
+    truth = np.asarray(target, dtype=np.float64)
+    error: Values = np.asarray(prediction, dtype=np.float64) - truth
     every = np.isfinite(truth)
-    return [
-        _Measure("absolute error", np.abs(error), every, {"truth": truth}),
-        _Measure("prediction − truth", error, every, {"truth": truth}),
-    ]
+    return [_Measure(size, np.abs(error), every, {"truth": truth}), _Measure(signed, error, every, {"truth": truth})]
 
 
 def _outcome(

@@ -6,17 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalfm.analysis.attributes import attribute_columns, attributes
-from evalfm.analysis.bias import scores_of_run
 from evalfm.analysis.compare import Comparison, Entry, compare
 from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line, plain_runs, task_tables
+from evalfm.analysis.times import Times
+from evalfm.analysis.worst import worst_stratum
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
-from evalfm.statistics.auroc import auroc, class_patients
-
-FEWEST = 10
-"""Patients of either class that a stratum must have to be called the worst."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +23,13 @@ class Limits:
         most_parameters: of the encoder.
         commercial: its licence must be known to allow commercial use.
         most_labels: runs that were trained on at most so many images only.
+        most_milliseconds: of a forward pass of one image, as the runs measured it, all on one device.
     """
 
     most_parameters: int | None = None
     commercial: bool = False
     most_labels: int | None = None
+    most_milliseconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,8 @@ class Candidate:
 
     Attributes:
         estimate: in words, with its interval.
+        milliseconds, gigaflops: of a forward pass of one image; None where it was not measured.
+        timed: on what, in words.
         worst: the worst stratum in words; None where there are no attributes or they are too small.
         flags: what speaks against it all the same: contamination, random weights, licence to read.
     """
@@ -49,6 +49,9 @@ class Candidate:
     adaptation: str
     estimate: str
     parameters: int
+    gigaflops: float | None
+    milliseconds: float | None
+    timed: str
     dimensions: int | None
     licence: str
     worst: str | None
@@ -71,7 +74,7 @@ class Choice:
 
 
 def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choice:
-    """The best set among the encoders that keep to ``limits``, by parameters, then by dimensions.
+    """The best set among the encoders that keep to ``limits``, by parameters, then operations, then dimensions.
 
     Floors are compared with it and never chosen.
 
@@ -89,7 +92,10 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
             f"Runs of {task} were tested on {len(sets)} data sets ({', '.join(sets)}); name the folders of one of them."
         )
     asked = limits or Limits()
-    reasons = {id(run): _excluded(run, asked) for run in mine}
+    times = Times.of(mine)
+    if asked.most_milliseconds is not None:
+        times.refuse_mixed(asked.most_milliseconds)
+    reasons = {id(run): _excluded(run, asked, times) for run in mine}
     kept = [run for run in mine if reasons[id(run)] is None]
     excluded = {_name(run): str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
     if all(run.is_floor for run in kept):
@@ -100,16 +106,17 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
     lines = {(line.encoder, line.head, line.adaptation): line for line in table.lines}
     best = [entry for entry in comparison.entries if entry.in_best_set]
     candidates = sorted(
-        (_candidate(entry, lines[entry.encoder, entry.head, entry.adaptation]) for entry in best),
-        key=lambda each: (each.parameters, each.dimensions or 0),
+        (_candidate(entry, lines[entry.encoder, entry.head, entry.adaptation], comparison, times) for entry in best),
+        key=lambda each: (each.parameters, each.gigaflops or 0.0, each.dimensions or 0),
     )
     for entry in comparison.entries:
         if entry.in_best_set is False:
             excluded[entry.name] = f"significantly below the best (p {_p(entry.p)} after Holm)"
-    return Choice(task, tuple(candidates), tuple(excluded.items()), _paragraph(comparison, candidates), comparison)
+    paragraph = _paragraph(comparison, candidates, times)
+    return Choice(task, tuple(candidates), tuple(excluded.items()), paragraph, comparison)
 
 
-def _excluded(run: Run, limits: Limits) -> str | None:
+def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     """Why a run is not asked, or None."""
     if run.is_floor:
         return None
@@ -122,11 +129,19 @@ def _excluded(run: Run, limits: Limits) -> str | None:
     labels = int(run.record.data["parts"]["train"]["images"])
     if limits.most_labels is not None and labels > limits.most_labels:
         return f"trained on {labels} images, more than {limits.most_labels}"
+    if limits.most_milliseconds is None:
+        return None
+    milliseconds, timed = times.milliseconds(run), times.words(run)
+    if milliseconds is None:
+        return f"its time is not known ({timed})"
+    if milliseconds > limits.most_milliseconds:
+        return f"{milliseconds:.3g} ms an image ({timed}), more than {limits.most_milliseconds:g}"
     return None
 
 
-def _candidate(entry: Entry, line: Line) -> Candidate:
+def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -> Candidate:
     run = line.runs[0]
+    cost = run.record.provenance.cost
     card = run.record.encoder
     pooling = card.get("pooling")
     poolings = card.get("poolings") or {}
@@ -141,35 +156,17 @@ def _candidate(entry: Entry, line: Line) -> Candidate:
         entry.adaptation,
         describe(entry.estimate),
         int(card.get("parameters") or 0),
+        None if cost is None else cost.gigaflops,
+        times.milliseconds(run),
+        times.words(run),
         poolings.get(pooling),
         str(card.get("licence", "unknown")),
-        _worst(run),
+        worst_stratum(run, comparison.metric),
         tuple(flags),
     )
 
 
-def _worst(run: Run) -> str | None:
-    """The stratum with the lowest AUROC among all declared attributes, in words."""
-    if run.record.task["kind"] != "binary":
-        return None
-    scores = scores_of_run(run)
-    found: list[tuple[float, str]] = []
-    for name in attribute_columns(scores.table):
-        try:
-            (attribute,) = attributes(scores.table, [name])
-        except EvalfmError:
-            # Numbers that nobody cut, and columns of one level, part nothing.
-            continue
-        for number, level in enumerate(attribute.levels):
-            rows = attribute.codes == number
-            if min(class_patients(scores.target[rows], scores.patient[rows])) >= FEWEST:
-                folds = None if scores.folds is None else scores.folds[rows]
-                area = auroc(scores.target[rows], scores.score[rows], folds)
-                found.append((area, f"{name} = {level}: AUROC {area:.3f} on {int(rows.sum())} images"))
-    return min(found)[1] if found else None
-
-
-def _paragraph(comparison: Comparison, candidates: Sequence[Candidate]) -> str:
+def _paragraph(comparison: Comparison, candidates: Sequence[Candidate], times: Times) -> str:
     first = candidates[0]
     names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
     sentences = []
@@ -192,6 +189,10 @@ def _paragraph(comparison: Comparison, candidates: Sequence[Candidate]) -> str:
                 "smaller ones may be there."
             )
     sentences.append(f"It reaches {first.estimate}.")
+    if first.milliseconds is not None:
+        sentences.append(f"A forward pass of one image takes it {first.milliseconds:.3g} ms ({first.timed}).")
+    if len(times.devices) > 1:
+        sentences.append(f"Times are of {len(times.devices)} devices and do not compare: {'; '.join(times.devices)}.")
     floors = [entry for entry in comparison.entries if entry.floor and entry.estimate.value is not None]
     if floors:
         best = floors[0]

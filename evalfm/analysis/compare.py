@@ -17,7 +17,7 @@ from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import Measured, estimates
+from evalfm.statistics.intervals import estimates
 from evalfm.statistics.resampling import bootstrap
 
 ALPHA = 0.05
@@ -29,7 +29,8 @@ class Entry:
     """One line of a comparison.
 
     Attributes:
-        encoder, head, adaptation, floor, seeds, seed_sd: as in the table of the task.
+        encoder, head, adaptation, floor, seeds: as in the table of the task.
+        seed_sd: spread of the metric over seeds; None for a single one.
         estimate: the metric averaged over seeds, with its interval.
         difference: this line minus the best one; None for the best itself.
         p: of that difference, after Holm over every pair of lines that are no floors; None for floors and the best.
@@ -87,13 +88,19 @@ class Comparison:
 
 
 def compare(
-    runs: Iterable[Run], *, task: str | None = None, margin: float | None = None, reference: str | None = None
+    runs: Iterable[Run],
+    *,
+    task: str | None = None,
+    metric: str | None = None,
+    margin: float | None = None,
+    reference: str | None = None,
 ) -> list[Comparison]:
     """Compare runs, task by task.
 
     Args:
         runs: of any tasks; each task's must stand on the same test patients and labels.
         task: this one only.
+        metric: by which; by default the task's primary one where it can be paired, else the usual one of its kind.
         margin: of non-inferiority, on the scale of the metric.
         reference: the encoder that non-inferiority refers to; by default the best one observed, which is said.
 
@@ -111,16 +118,13 @@ def compare(
         raise EvalfmError(f"--margin must be positive, not {margin:g}.")
     if not tables:
         raise EvalfmError("There is no run to compare; name folders of runs.")
-    return [_compare(table, margin, reference) for table in tables]
+    return [_compare(table, metric, margin, reference) for table in tables]
 
 
-def _compare(table: TaskTable, margin: float | None, reference: str | None) -> Comparison:
-    paired = pair(table.lines)
-    measured = {
-        str(place): Measured(paired.statistic(place), paired.patients.count, "one class is missing")
-        for place in range(len(table.lines))
-    }
-    estimated = estimates(measured, paired.patients)
+def _compare(table: TaskTable, metric: str | None, margin: float | None, reference: str | None) -> Comparison:
+    paired = pair(table.lines, metric)
+    measured = {str(place): paired.measured(place) for place in range(len(table.lines))}
+    estimated = estimates(measured, paired.patients, unit=paired.unit)
     found = [estimated[str(place)] for place in range(len(table.lines))]
     contenders = [place for place, line in enumerate(table.lines) if not line.floor]
     if not contenders:
@@ -149,7 +153,7 @@ def _compare(table: TaskTable, margin: float | None, reference: str | None) -> C
                 line.adaptation,
                 floor,
                 len(line.runs),
-                line.seed_sd,
+                paired.seed_sd(place),
                 found[place],
                 difference,
                 None if corrected is None or np.isnan(corrected) else float(corrected),
@@ -167,7 +171,7 @@ def _compare(table: TaskTable, margin: float | None, reference: str | None) -> C
         table.data,
         paired.metric,
         table.unit_counts,
-        table.cautions,
+        (*table.cautions, *([] if paired.of_runs.note is None else [f"{paired.metric} {paired.of_runs.note}."])),
         tuple(entries[place] for place in order),
         len(every),
         next((each.method for each in to_best.values()), "one encoder: nothing to compare"),

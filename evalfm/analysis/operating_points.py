@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evalfm.analysis.table import TaskTable
 from evalfm.runs import Run
@@ -34,10 +35,11 @@ class OperatingPoint:
 def operating_points(table: TaskTable) -> list[OperatingPoint]:
     """Two lines for each line of ``table`` that is no floor, and one for the constant answer; none for other kinds.
 
-    Brier score and ECE stand before temperature scaling in the default line and after it in the other; neither
-    threshold nor temperature moves AUROC.
+    Lines on other test images have a constant answer of their own. Brier score and ECE stand before temperature scaling
+    in the default line and after it in the other; neither threshold nor temperature moves AUROC.
     """
     found: list[OperatingPoint] = []
+    constants: dict[float | None, Estimate] = {}
     lines = [line for line in table.lines if not line.floor and "f1_all_positive" in line.runs[0].metrics]
     for line in lines:
         run = line.runs[0]
@@ -47,10 +49,26 @@ def operating_points(table: TaskTable) -> list[OperatingPoint]:
         auroc = run.metrics.get("auroc")
         found.append(OperatingPoint(line.encoder, line.head, DEFAULT, (*plain, auroc)))
         found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(run), (*chosen, auroc)))
-    if lines:
-        constant = lines[0].runs[0].metrics["f1_all_positive"]
-        found.append(OperatingPoint("constant", "–", ALL_POSITIVE, (constant, *[None] * (len(HEADER) - 4))))
-    return found
+        constants.setdefault(run.metrics["f1_all_positive"].value, run.metrics["f1_all_positive"])
+    blank = [None] * (len(HEADER) - 4)
+    return found + [OperatingPoint("constant", "–", ALL_POSITIVE, (each, *blank)) for each in constants.values()]
+
+
+def shown_points(table: TaskTable) -> list[OperatingPoint]:
+    """The points of ``table`` where they are wanted, else none."""
+    return operating_points(table) if wanted([run for line in table.lines for run in line.runs]) else []
+
+
+def as_json(table: TaskTable) -> list[dict[str, Any]]:
+    """What is shown of the points, as plain values; a number that does not apply is None."""
+    return [
+        {"encoder": point.encoder, "head": point.head, "threshold": point.threshold}
+        | {
+            name: None if estimate is None else estimate.to_json()
+            for name, estimate in zip(HEADER[3:], point.estimates, strict=True)
+        }
+        for point in shown_points(table)
+    ]
 
 
 def wanted(runs: Sequence[Run]) -> bool:

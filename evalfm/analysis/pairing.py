@@ -9,16 +9,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.analysis.paired_metrics import PAIRED, PairedMetric, paired_metric
 from evalfm.analysis.table import LOWER_IS_BETTER, Line
-from evalfm.errors import EvalfmError
+from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
-from evalfm.statistics.auroc import Auroc, class_patients
-from evalfm.statistics.comparison import Difference, compare_means, contrast_aurocs
-from evalfm.statistics.resampling import Average, Patients, Statistic, identify, mean_over_folds, over_folds
-from evalfm.tasks.metrics.binary import FEWEST_PATIENTS
-
-PAIRED = {"binary": "auroc", "segmentation": "dice_positive", "regression": "mae"}
-"""Kinds that can be paired, and the metric by which."""
+from evalfm.statistics.comparison import Difference
+from evalfm.statistics.intervals import Measured
+from evalfm.statistics.resampling import Average, Patients, Statistic
 
 Values = NDArray[np.float64]
 
@@ -28,29 +25,42 @@ class Paired:
     """Several lines on the same test rows.
 
     Attributes:
-        metric: by which they are compared.
-        patients: of the rows.
-        names: patient of each row [N].
-        target: [N] labels of a binary task, else None.
-        folds: [N], or None.
-        values: per line [N, seeds]: scores of a binary task, else Dice or absolute errors.
+        metric: name of that by which they are compared.
+        of_runs: the metric of every run of every line, line by line.
+        seeds: runs of each line.
+        unit: what counts as a patient.
     """
 
     metric: str
-    patients: Patients
-    names: NDArray[np.object_]
-    target: Values | None
-    folds: NDArray[np.intp] | None
-    values: tuple[Values, ...]
+    of_runs: PairedMetric
+    seeds: tuple[int, ...]
+    unit: str
 
     @property
     def lower_is_better(self) -> bool:
         """Whether the metric is an error."""
         return self.metric in LOWER_IS_BETTER
 
+    @property
+    def patients(self) -> Patients:
+        """Of the rows."""
+        return self.of_runs.rows.patients
+
     def statistic(self, line: int) -> Statistic:
         """The metric of a line, averaged over its seeds, as a function of patient weights."""
-        return Average([self._of(column) for column in self.values[line].T])
+        first = sum(self.seeds[:line])
+        return Average([self.of_runs.statistic(first + seed) for seed in range(self.seeds[line])], "seeds")
+
+    def seed_sd(self, line: int) -> float | None:
+        """Spread of the metric over the seeds of a line; None for a single one."""
+        first = sum(self.seeds[:line])
+        values = [self.of_runs.statistic(first + seed).on_the_data() for seed in range(self.seeds[line])]
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    def measured(self, line: int) -> Measured:
+        """The same with what its estimate must tell."""
+        of = self.of_runs
+        return Measured(self.statistic(line), self.patients.count, "one class is missing", of.fewest, of.note)
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
         """First minus second of each pair of lines, seeds averaged.
@@ -58,7 +68,7 @@ class Paired:
         Raises:
             EvalfmError: there are too few patients.
         """
-        weights = np.zeros((len(pairs), len(self.values)))
+        weights = np.zeros((len(pairs), len(self.seeds)))
         for row, (one, other) in enumerate(pairs):
             weights[row, one], weights[row, other] = 1, -1
         return self.contrasts(weights)
@@ -69,69 +79,43 @@ class Paired:
         Raises:
             EvalfmError: there are too few patients.
         """
+        of_run = np.repeat(np.asarray(weights) / self.seeds, self.seeds, axis=1)
         try:
-            if self.target is None:
-                means = np.stack([values.mean(axis=1) for values in self.values], axis=1)
-                return [compare_means(means @ row, np.zeros(len(means)), self.names) for row in weights]
-            seeds = [values.shape[1] for values in self.values]
-            spread = np.concatenate(
-                [np.repeat(weights[:, [line]] / n, n, axis=1) for line, n in enumerate(seeds)], axis=1
-            )
-            return contrast_aurocs(
-                self.target, np.concatenate(self.values, axis=1), spread, self.names, folds=self.folds
-            )
+            return self.of_runs.contrasts(of_run)
         except ValueError as error:
             raise EvalfmError(f"The runs cannot be compared: {error}.") from None
 
-    def _of(self, column: Values) -> Statistic:
-        if self.target is None:
-            return mean_over_folds(column, self.patients)
-        target, codes, count = self.target, self.patients.codes, self.patients.count
-        return over_folds(self.patients, lambda rows: Auroc(target[rows], column[rows], codes[rows], count))
 
-
-def pair(lines: Sequence[Line]) -> Paired:
+def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
     """``lines`` of one task on the test rows that they share, which must be all of them.
 
+    Args:
+        lines: at least one.
+        metric: by which; by default the task's primary one where it can be paired, else the usual one of its kind.
+
     Raises:
-        EvalfmError: test patients, truths, folds or label sources differ (says between which), or the kind of task
-            cannot be paired.
+        EvalfmError: test patients, truths, folds, classes or label sources differ (says between which), or there are
+            too few patients.
     """
     first = lines[0].runs[0]
     kind = str(first.record.task["kind"])
     if kind not in PAIRED:
         raise EvalfmError(f"{first.task} is {kind}; compare pairs tasks of kind {', '.join(PAIRED)}.")
-    if kind == "segmentation" and len(first.record.data["class_names"]) > 1:
-        raise EvalfmError(f"{first.task} has several masks per image; compare tasks of one mask.")
-    tables = [[_tested(run) for run in line.runs] for line in lines]
-    for line, found in zip(lines, tables, strict=True):
-        for run, table in zip(line.runs, found, strict=True):
-            _check(first, tables[0][0], run, table, kind)
-    names = str(first.record.data["class_names"][0]) if kind != "regression" else ""
-    start = tables[0][0]
-    rows = np.ones(len(start), dtype=bool)
-    if kind == "segmentation":
-        # Dice of the primary metric is that of films with a lesion.
-        rows = start[f"area_true_{names}"].to_numpy(np.float64) > 0
-        if not rows.any():
-            raise EvalfmError(f"No test film of {first.task} has the finding, so there is no Dice to compare.")
-    if kind == "binary":
-        counts = class_patients(start["target"].to_numpy(np.float64), start["patient"].to_numpy(dtype=object))
-        if min(counts) < FEWEST_PATIENTS:
-            raise EvalfmError(
-                f"{first.task} was tested on {counts[0]} patients with the finding and {counts[1]} without; an AUROC "
-                f"needs {FEWEST_PATIENTS} of either. Test on more data, or with --folds."
-            )
-    folds = start["fold"].to_numpy(np.intp)[rows] if "fold" in start else None
-    patient = start["patient"].to_numpy(dtype=object)[rows]
-    return Paired(
-        PAIRED[kind],
-        identify(patient, folds),
-        patient,
-        start["target"].to_numpy(np.float64) if kind == "binary" else None,
-        folds,
-        tuple(np.stack([_values(table, kind, names)[rows] for table in found], axis=1) for found in tables),
-    )
+    names = tuple(str(name) for name in first.record.data["class_names"])
+    start = _tested(first)
+    truth = _truth(kind, names)
+    tables = []
+    for run in (run for line in lines for run in line.runs):
+        tables.append(_tested(run))
+        _check(first, start, run, tables[-1], truth)
+    try:
+        name, of_runs = paired_metric(kind, metric, first.primary, tables, names)
+    except UnknownNameError:
+        raise
+    except EvalfmError as error:
+        raise EvalfmError(f"{first.task} cannot be compared: {error}") from None
+    unit = "patients" if first.record.data["patients_known"] else "images"
+    return Paired(name, of_runs, tuple(len(line.runs) for line in lines), unit)
 
 
 def _tested(run: Run) -> pd.DataFrame:
@@ -140,20 +124,22 @@ def _tested(run: Run) -> pd.DataFrame:
     return table[table["split"] == "test"].sort_values("id", kind="stable").reset_index(drop=True)
 
 
-def _values(table: pd.DataFrame, kind: str, name: str) -> Values:
-    if kind == "binary":
-        return table[f"score_{name}"].to_numpy(np.float64)
-    if kind == "segmentation":
-        return table[f"dice_{name}"].to_numpy(np.float64)
-    error: Values = table["prediction"].to_numpy(np.float64) - table["target"].to_numpy(np.float64)
-    return np.abs(error)
+def _truth(kind: str, names: Sequence[str]) -> list[str]:
+    """Columns of the predictions that hold what is true of an image."""
+    if kind in ("multilabel", "segmentation"):
+        return [f"{'target' if kind == 'multilabel' else 'area_true'}_{name}" for name in names]
+    return ["target"]
 
 
-def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, kind: str) -> None:
+def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, truth: Sequence[str]) -> None:
     between = f"{_name(first)} and {_name(other)} cannot be paired: "
-    if first.record.data["label_source"] != other.record.data["label_source"]:
-        sources = (first.record.data["label_source"], other.record.data["label_source"])
-        raise EvalfmError(f"{between}their labels come from {_words(sources[0])} and {_words(sources[1])}.")
+    mine, its = first.record.data, other.record.data
+    if mine["label_source"] != its["label_source"]:
+        told = f"{_words(mine['label_source'])} and {_words(its['label_source'])}"
+        raise EvalfmError(f"{between}their labels come from {told}.")
+    if mine["class_names"] != its["class_names"]:
+        told = f"{', '.join(mine['class_names'])} and {', '.join(its['class_names'])}"
+        raise EvalfmError(f"{between}their classes are {told}.")
     if own["id"].tolist() != theirs["id"].tolist():
         shared = len(set(own["id"]) & set(theirs["id"]))
         raise EvalfmError(
@@ -162,14 +148,15 @@ def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, kind
         )
     images = [run.record.data.get("test_digest") for run in (first, other)]
     if None not in images and images[0] != images[1]:
-        name = first.record.data["test_name"]
         raise EvalfmError(
-            f"{between}images of the same ids differ, so these are two data sets named {name!r}; "
+            f"{between}images of the same ids differ, so these are two data sets named {mine['test_name']!r}; "
             "compare the runs of one at a time."
         )
-    columns = ["patient", *(["target"] if kind != "segmentation" else []), *(["fold"] if "fold" in own else [])]
-    for column in columns:
-        if column not in theirs or own[column].tolist() != theirs[column].tolist():
+    if ("fold" in own) != ("fold" in theirs):
+        raise EvalfmError(f"{between}only one of them has folds; run both in the same way.")
+    for column in ["patient", *truth, *(["fold"] if "fold" in own else [])]:
+        # An unknown label is as equal to another unknown one as any other value.
+        if column not in theirs or not own[column].equals(theirs[column].astype(own[column].dtype)):
             raise EvalfmError(f"{between}the column {column!r} of their predictions differs on the same images.")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evalfm.runs import Record, Run
@@ -18,12 +18,20 @@ LOWER_IS_BETTER = frozenset(
     }
 )
 
+WITH_FINDING = {
+    "binary": "with the finding",
+    "segmentation": "with the finding",
+    "multilabel": "with at least one of the findings",
+}
+"""What the positive images of a kind of task have; the other kinds have none."""
+
 
 @dataclass(frozen=True)
 class Line:
     """One encoder × head × adaptation on one task.
 
     Attributes:
+        encoder: its name, with what tells two lines apart that are alike else.
         adaptation: what of the encoder was trained.
         runs: one per seed.
         metrics: the shown metrics of the first seed.
@@ -67,19 +75,16 @@ def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
 
 
 def model_names(runs: Sequence[Run]) -> list[str]:
-    """Encoder, head and adaptation of each run; where two are alike what differs too: task, data set, else the key."""
+    """Encoder, head and adaptation of each run; where these are alike what tells them apart: task, data set, key."""
     names = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
-    names = _told_apart(names, [f" · {run.task}" for run in runs])
-    names = _told_apart(names, [f" · {run.record.data['test_name']}" for run in runs])
-    return _told_apart(names, [f" ({run.record.key[:8]})" for run in runs])
+    for more in (lambda run: f" · {run.task}", lambda run: f" · {run.record.data['test_name']}", _short_key):
+        alike = {name: {more(run) for run, own in zip(runs, names, strict=True) if own == name} for name in names}
+        names = [f"{name}{more(run)}" if len(alike[name]) > 1 else name for name, run in zip(names, runs, strict=True)]
+    return names
 
 
-def _told_apart(names: Sequence[str], more: Sequence[str]) -> list[str]:
-    """``names`` with ``more`` behind those that are alike and differ in it."""
-    behind: dict[str, set[str]] = {}
-    for name, each in zip(names, more, strict=True):
-        behind.setdefault(name, set()).add(each)
-    return [name + each if len(behind[name]) > 1 else name for name, each in zip(names, more, strict=True)]
+def _short_key(run: Run) -> str:
+    return f" ({run.record.key[:8]})"
 
 
 def plain_runs(runs: Iterable[Run]) -> list[Run]:
@@ -104,11 +109,11 @@ def _table(runs: Sequence[Run]) -> TaskTable:
     cells: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
-        # Other weights, sentences, and images under the same name are no other seeds of one line.
+        # Other weights, inputs, sentences, and images under the same name are no other seeds of one line.
         own = (run.record.provenance.weights_digest or "") + str(run.record.data.get("test_digest", ""))
         own += str((run.record.prompts or {}).get("rows", ""))
-        cells.setdefault((run.encoder, run.head, subset + own), []).append(run)
-    lines = [_line(found, names) for found in cells.values()]
+        cells.setdefault((run.encoder, run.head, subset + own + _variant(run)), []).append(run)
+    lines = _told_apart([_line(found, names) for found in cells.values()])
     sign = 1 if names[0] in LOWER_IS_BETTER else -1
 
     def order(line: Line) -> tuple[bool, float]:
@@ -117,9 +122,9 @@ def _table(runs: Sequence[Run]) -> TaskTable:
 
     part = record.data["parts"]["test"]
     unit = f"{part['patients']} patients, " if record.data["patients_known"] else "patients unknown, "
-    counts = f"test: {unit}{part['images']} images, {part['positive_images']} with the finding"
-    if record.task["kind"] == "regression":
-        counts = f"test: {unit}{part['images']} images"
+    counts = f"test: {unit}{part['images']} images"
+    if record.task["kind"] in WITH_FINDING:
+        counts += f", {part['positive_images']} {WITH_FINDING[record.task['kind']]}"
     if record.data["folds"]:
         counts += f", {record.data['folds']} folds (intervals exclude training variance)"
     return TaskTable(
@@ -131,6 +136,29 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
         unit_counts=counts,
     )
+
+
+def _variant(run: Run) -> str:
+    """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
+    asked = run.record.config.get("encoder") or {}
+    size, resize = asked.get("input_size"), asked.get("resize")
+    return ", ".join([*([f"{size} px"] if size else []), *([str(resize)] if resize else [])])
+
+
+def _told_apart(lines: Sequence[Line]) -> list[Line]:
+    """``lines`` with other names where two are alike: by training images, and where these are alike by the key."""
+    suffixes: tuple[Callable[[Line], str], ...] = (_trained_on, lambda line: line.runs[0].record.key[:8])
+    for suffix in suffixes:
+        names = [(line.encoder, line.head, line.adaptation) for line in lines]
+        lines = [
+            replace(line, encoder=f"{line.encoder} ({suffix(line)})") if names.count(name) > 1 else line
+            for line, name in zip(lines, names, strict=True)
+        ]
+    return list(lines)
+
+
+def _trained_on(line: Line) -> str:
+    return f"{int(line.runs[0].record.data['parts']['train']['images'])} train images"
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
@@ -160,7 +188,8 @@ def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
         mean = sum(values) / len(values)
         spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
     marked = first.record.provenance.random_weights and not first.encoder.startswith("random")
-    label = first.encoder + (" (random weights)" if marked else "")
+    doubts = [*(["random weights"] if marked else []), *filter(None, [_variant(first)])]
+    label = first.encoder + (f" ({', '.join(doubts)})" if doubts else "")
     metrics = {name: first.metrics[name] for name in names}
     return Line(first.task, label, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
 

@@ -16,6 +16,7 @@ from evalfm.cli import (
     data,
     demo,
     doctor,
+    episodes,
     features,
     ls,
     predict,
@@ -55,6 +56,7 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("probe")(probe.probe)
 app.command("study")(study.study)
+app.command("episodes")(episodes.episodes)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)

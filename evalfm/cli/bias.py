@@ -18,6 +18,10 @@ def bias(
     by: Annotated[str, typer.Option(help="Attributes: chest_tube,sex,age:65,view; sex*view for both at once.")],
     adjust: Annotated[str, typer.Option(help="Columns to adjust the test for, such as age,sex,view.")] = "",
     task: Annotated[str | None, typer.Option(help="Runs of this task only.")] = None,
+    label: Annotated[
+        str | None,
+        typer.Option(help="Of runs of several labels, classes or masks: this one alone."),
+    ] = None,
     target: Annotated[str, typer.Option(help="Of a table: column of the label, 0 or 1.")] = "target",
     score: Annotated[str, typer.Option(help="Of a table: column of the score.")] = "score",
     patient: Annotated[str, typer.Option(help="Of a table: column of the patient.")] = "patient",
@@ -40,8 +44,10 @@ def bias(
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
     Scores are tested among images without the finding; Dice, false alarms and errors by their means. Runs, and the
-    predictions of any outside model for a yes-or-no question. --decode and --curve make runs, as a study does; those
-    that are among the named folders already are shown without them.
+    predictions of any outside model for a yes-or-no question. Each of several labels is a question of its own, and so
+    is each class against the rest; grades are asked by the error of the expected grade, or one of them by --label.
+    --decode and --curve make runs, as a study does; those that are among the named folders already are shown without
+    them.
 
     Examples:
 
@@ -49,12 +55,13 @@ def bias(
 
         evalfm bias runs --task ptx-cls --by chest_tube --decode --curve --html bias.html
 
+        evalfm bias runs --task density --by age:50,view --label D
+
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
     from dataclasses import replace
 
-    from evalfm.analysis.bias import bias as report_on
-    from evalfm.analysis.bias import scores_of_run, scores_of_table
+    from evalfm.analysis.bias import bias_of_questions
     from evalfm.analysis.bias_page import (
         adjusted_words,
         bias_markdown,
@@ -66,6 +73,7 @@ def bias(
         value_summary,
     )
     from evalfm.analysis.bias_values import bias_of_values
+    from evalfm.analysis.scores import asks_questions, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.analysis.table import model_names
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
@@ -75,22 +83,22 @@ def bias(
     refuse_folder(html)
     refuse_folder(markdown)
     asked, held = _listed(by), _listed(adjust)
-    runs, every, tables = _found(models, task, threshold, asked)
+    runs, every, tables = _found(models, task, label, threshold, asked)
     if decode or curve:
         if not runs:
             raise EvalfmError("--decode and --curve need runs; a table of predictions has no features to ask.")
         every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
     decoded, curves = decodability(every), shortcut_curves(every)
     named = list(zip(model_names(runs), runs, strict=True))
-    scores = [replace(scores_of_run(run), name=name) for name, run in named if run.record.task["kind"] == "binary"]
-    scores += [
-        scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold) for path in tables
+    models_asked = [questions_of_run(run, label, model=name) for name, run in named if asks_questions(run, label)]
+    models_asked += [
+        [scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)] for path in tables
     ]
-    reports = [report_on(each, asked, adjust=held) for each in scores]
+    reports = [report for each in models_asked for report in bias_of_questions(each, asked, adjust=held)]
     values = [
-        replace(bias_of_values(run, asked, adjust=held), model=name)
+        replace(bias_of_values(run, asked, label=label, adjust=held), model=name)
         for name, run in named
-        if run.record.task["kind"] != "binary"
+        if not asks_questions(run, label)
     ]
     if html is not None:
         write_atomically(html, bias_page(reports, values, decoded, curves).encode())
@@ -107,10 +115,9 @@ def bias(
         )
         return
     if reports:
-        rows = [[name, *cells] for name, cells in summary(reports)]
+        header, rows = summary(reports)
         told = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
-        title = f"Among images without the finding: {told}"
-        print_rows(title, ["attribute", *(report.model for report in reports)], rows)
+        print_rows(f"Among images without the finding: {told}", header, rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
         for sentence in sentences(report):
@@ -162,11 +169,11 @@ def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Pat
 
 
 def _found(
-    models: list[Path], task: str | None, threshold: float | None, by: list[str]
+    models: list[Path], task: str | None, label: str | None, threshold: float | None, by: list[str]
 ) -> tuple[list[Run], list[Run], list[Path]]:
     """Runs to report on, all runs beside them, and tables: every run below a folder but floors, or the one it is."""
     from evalfm.analysis.table import plain_runs
-    from evalfm.errors import EvalfmError
+    from evalfm.errors import EvalfmError, UnknownNameError
     from evalfm.runs import find_runs
 
     runs: list[Run] = []
@@ -190,7 +197,15 @@ def _found(
         runs += found
     if threshold is not None and not tables:
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
-    return runs, beside, tables
+    if label is None:
+        return runs, beside, tables
+    if tables:
+        raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
+    having = [run for run in runs if label in run.record.data["class_names"]]
+    if not having:
+        names = {str(name) for run in runs for name in run.record.data["class_names"]}
+        raise UnknownNameError("label, class or mask in these runs", label, names)
+    return having, beside, tables
 
 
 def _targets(run: Run) -> list[str]:

@@ -13,14 +13,22 @@ def choose(
     task: Annotated[str, typer.Option(help="The task to choose for.")],
     max_params: Annotated[str | None, typer.Option(help="Most parameters, such as 90M.")] = None,
     licence: Annotated[str | None, typer.Option(help="commercial: only encoders known to allow it.")] = None,
+    max_ms: Annotated[
+        float | None, typer.Option(help="Longest forward pass of one image, in ms, as the runs measured it.")
+    ] = None,
     labels: Annotated[int | None, typer.Option(help="Only runs trained on at most so many images.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank the encoders that are not significantly below the best by their cost, and say why others are out.
 
-    Example:
+    Every run holds the time of a forward pass of one image on the device that it was made on; --max-ms takes runs of
+    one device.
+
+    Examples:
 
         evalfm choose runs --task ptx-cls --max-params 100M --licence commercial
+
+        evalfm choose runs --task ptx-seg --max-ms 50 --labels 100
     """
     from evalfm.analysis.choose import Limits
     from evalfm.analysis.choose import choose as answer
@@ -32,7 +40,7 @@ def choose(
     if licence not in (None, "commercial"):
         raise UnknownNameError("demand on the licence", str(licence), ["commercial"])
     most = None if max_params is None else parameters_of(max_params)
-    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels))
+    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms))
     if json:
         emit_json(found.to_json())
         return
@@ -42,6 +50,9 @@ def choose(
         "adaptation",
         found.comparison.metric,
         "parameters",
+        "GFLOP",
+        "ms",
+        "measured on",
         "dimensions",
         "licence",
         "worst stratum",
@@ -53,6 +64,9 @@ def choose(
             each.adaptation,
             each.estimate,
             f"{each.parameters:,}",
+            "–" if each.gigaflops is None else f"{each.gigaflops:.3g}",
+            "–" if each.milliseconds is None else f"{each.milliseconds:.3g}",
+            "–" if each.milliseconds is None else each.timed,
             str(each.dimensions or "–"),
             each.licence,
             each.worst or "–",

@@ -18,6 +18,10 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
     task: Annotated[str | None, typer.Option(help="This task only.")] = None,
     head: Annotated[str | None, typer.Option(help="Runs of this head only; floors stay.")] = None,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="Compare by this one, such as accuracy or auroc[effusion]; else the task's first."),
+    ] = None,
     margin: Annotated[float | None, typer.Option(help="Non-inferiority margin, on the metric's scale.")] = None,
     reference: Annotated[str | None, typer.Option(help="The encoder that --margin refers to.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -31,6 +35,8 @@ def compare(
         evalfm compare runs
 
         evalfm compare runs --task ptx-cls --margin 0.02 --reference rad-dino
+
+        evalfm compare runs --task density --metric accuracy
     """
     from evalfm.analysis.compare import compare as comparisons
     from evalfm.cli.console import emit_json
@@ -42,7 +48,7 @@ def compare(
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
         found = [run for run in found if run.head == head or run.is_floor]
-    tables = comparisons(found, task=task, margin=margin, reference=reference)
+    tables = comparisons(found, task=task, metric=metric, margin=margin, reference=reference)
     if json:
         emit_json([table.to_json() for table in tables])
         return
@@ -69,8 +75,7 @@ def runs_in(folders: Sequence[Path]) -> list[Run]:
 
 
 def _show(table: Comparison) -> None:
-    from evalfm.analysis.figures import describe
-    from evalfm.cli.console import print_rows
+    from evalfm.cli.console import Footnotes, print_rows
 
     header = [
         "encoder",
@@ -86,9 +91,10 @@ def _show(table: Comparison) -> None:
     ]
     if table.margin is not None:
         header.append("non-inferior")
-    rows = []
+    rows, footnotes = [], Footnotes()
     for entry in table.entries:
-        row = [entry.encoder, entry.head, entry.adaptation, describe(entry.estimate)]
+        estimate = footnotes.cell(entry.estimate, f"{entry.encoder}/{entry.head}")
+        row = [entry.encoder, entry.head, entry.adaptation, estimate]
         row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), _p(entry.p)]
         row += ["–" if entry.rank is None else f"{entry.rank[0]:g}–{entry.rank[1]:g}"]
         row += ["–" if entry.detectable is None else f"{entry.detectable:.3f}"]
@@ -98,9 +104,8 @@ def _show(table: Comparison) -> None:
         rows.append(row)
     print_rows(f"{table.task} on {table.data}", header, rows)
     typer.echo(f"  {table.counts}")
-    typer.echo(
-        f"  p: {table.method}, Holm over {table.pairs} pairs. best: not significantly below the highest estimate."
-    )
+    pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"
+    typer.echo(f"  p: {table.method}, Holm over {pairs}. best: not significantly below the highest estimate.")
     typer.echo("  detectable: the true difference that would have been found with 80 % power; no difference found is")
     typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
     if table.margin is not None:
@@ -108,7 +113,7 @@ def _show(table: Comparison) -> None:
         typer.echo(
             f"  non-inferior: worse than {table.reference}{chosen} by less than {table.margin:g}, Holm-corrected."
         )
-    for caution in table.cautions:
+    for caution in (*table.cautions, *footnotes.lines()):
         typer.echo(f"  {caution}")
 
 

@@ -59,8 +59,8 @@ def emit_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print one table on standard output."""
+def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False) -> None:
+    """Print one table on standard output, or on standard error beside one that is to come."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -71,10 +71,18 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]])
     for row in rows:
         # Text, not markup: an interval in brackets is no style.
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+    console = Console(stderr=on_stderr)
     if not console.is_terminal:
-        console = Console(width=160)
+        console = Console(stderr=on_stderr, width=160)
     console.print(table)
+
+
+def table_json(table: TaskTable) -> dict[str, Any]:
+    """What ``print_runs`` shows of one table, as plain values."""
+    from evalfm.analysis import operating_points
+    from evalfm.analysis.table import as_json
+
+    return as_json(table) | {"operating_points": operating_points.as_json(table)}
 
 
 def print_runs(runs: Iterable[Run]) -> None:
@@ -93,7 +101,9 @@ def print_task(table: TaskTable) -> None:
     footnotes = Footnotes()
     rows = []
     for line in table.lines:
-        cells = [footnotes.cell(name, line) for name in table.metric_names]
+        cells = [
+            footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}") for name in table.metric_names
+        ]
         seeds = [] if not with_seeds else ["–" if line.seed_sd is None else f"{line.seed_sd:.3f}"]
         rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
     print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
@@ -103,9 +113,9 @@ def print_task(table: TaskTable) -> None:
 def print_operating_points(table: TaskTable) -> None:
     """Print default and chosen thresholds side by side, where a head reads text or the rule was asked for."""
     from evalfm.analysis.figures import describe
-    from evalfm.analysis.operating_points import HEADER, operating_points, wanted
+    from evalfm.analysis.operating_points import HEADER, shown_points
 
-    points = operating_points(table) if wanted([run for line in table.lines for run in line.runs]) else []
+    points = shown_points(table)
     if not points:
         return
 
@@ -128,11 +138,12 @@ def print_operating_points(table: TaskTable) -> None:
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
     """Print several tasks as one table: the primary metric of every line with its 95 % interval."""
     footnotes = Footnotes()
-    rows = [
-        [table.task, table.metric_names[0], _name(line), _head(line), footnotes.cell(table.metric_names[0], line)]
-        for table in tables
-        for line in table.lines
-    ]
+    rows = []
+    for table in tables:
+        metric = table.metric_names[0]
+        for line in table.lines:
+            cell = footnotes.cell(line.metrics[metric], f"{line.encoder}/{line.head} {metric}")
+            rows.append([table.task, metric, _name(line), _head(line), cell])
     print_rows(title, ["task", "metric", "encoder", "head", "estimate [95 % interval]"], rows)
     counts = [f"{table.task}: {table.unit_counts}" for table in tables]
     _print_lines([*counts, *dict.fromkeys(note for table in tables for note in table.cautions), *footnotes.lines()])
@@ -144,13 +155,12 @@ class Footnotes:
     def __init__(self) -> None:
         self._cells: dict[str, list[str]] = {}
 
-    def cell(self, metric: str, line: Line) -> str:
-        """An estimate as it stands in the table; ``~`` marks an approximate interval, ``–`` an absent number."""
+    def cell(self, estimate: Estimate, place: str) -> str:
+        """An estimate as it stands at ``place``; ``~`` marks an approximate interval, ``–`` an absent number."""
         from evalfm.analysis.figures import describe
 
-        estimate = line.metrics[metric]
         if estimate.reason:
-            self._cells.setdefault(estimate.reason, []).append(f"{line.encoder}/{line.head} {metric}")
+            self._cells.setdefault(estimate.reason, []).append(place)
         if estimate.note:
             self._cells.setdefault(f"~ {estimate.note}", [])
         text = "–" if estimate.value is None else describe(estimate)

@@ -154,8 +154,8 @@ def runs(
 
         evalfm ls runs runs/
     """
-    from evalfm.analysis.table import as_json, task_tables
-    from evalfm.cli.console import emit_json, print_runs
+    from evalfm.analysis.table import task_tables
+    from evalfm.cli.console import emit_json, print_runs, table_json
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
 
@@ -163,6 +163,6 @@ def runs(
     if not found:
         raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
     if json:
-        emit_json([as_json(table) for table in task_tables(found)])
+        emit_json([table_json(table) for table in task_tables(found)])
     else:
         print_runs(found)

@@ -124,7 +124,7 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
     """
-    from evalfm.cli.console import Bars, emit_json, print_runs
+    from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.probing.probe import probe as run
     from evalfm.training.recipe import parse_changes
@@ -167,9 +167,9 @@ def probe(
         progress=bars,
     )
     if json:
-        from evalfm.analysis.table import as_json, task_tables
+        from evalfm.analysis.table import task_tables
 
-        emit_json([as_json(table) for table in task_tables(runs)])
+        emit_json([table_json(table) for table in task_tables(runs)])
     else:
         print_runs(runs)
         for made in runs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -119,11 +119,12 @@ def _changed(
     from evalfm.study.grid import card_of
     from evalfm.training.recipe import parse_changes
 
-    changes: dict[str, object] = {}
+    changes: dict[str, Any] = {}
     if weights not in (None, "random", "hub"):
         raise EvalfmError(
             "--weights of a study is random or hub; the file of one encoder's weights stands in its YAML."
         )
+    baselines = [each.model_dump() for each in asked.baselines]
     if weights is not None:
         cards = {each.name: card_of(each.name) for each in asked.encoders if find_alias(each.name) is None}
         changes["encoders"] = [
@@ -132,15 +133,20 @@ def _changed(
             for each in asked.encoders
             for card in [cards.get(each.name)]
         ]
+        for plain, each in zip(baselines, asked.baselines, strict=True):
+            # From scratch every weight is drawn already.
+            plain |= {"weights": weights} if each.trained != "scratch" else {}
     if recipe:
         parsed = {name: yaml.safe_load(str(value)) for name, value in parse_changes(recipe).items()}
         changes["adaptations"] = [
             each.model_dump() | {"recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
             for each in asked.adaptations
         ]
-        changes["baselines"] = [each.model_dump() | {"recipe": {**each.recipe, **parsed}} for each in asked.baselines]
+        for plain in baselines:
+            plain["recipe"] = {**plain["recipe"], **parsed}
+    changes["baselines"] = baselines
     if limit is not None:
         changes["limit"] = limit
     if seeds is not None:
         changes["seeds"] = seeds
-    return asked.changed(**changes) if changes else asked
+    return asked.changed(**changes)

@@ -186,13 +186,16 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
 def print_results(title: str, done: StudyRuns) -> None:
     """Print the tables of results, subset by subset, then where they lie and what failed."""
     from evalfm.analysis.table import task_tables
-    from evalfm.cli.console import print_overview
+    from evalfm.cli.console import print_operating_points, print_overview
     from evalfm.study.cell import subset_label
 
     grouped = _by_subset(done)
     for subset, runs in grouped.items():
         told = title if len(grouped) == 1 else f"{title}: trained on {subset_label(subset)}"
-        print_overview(told, task_tables(runs))
+        tables = task_tables(runs)
+        print_overview(told, tables)
+        for table in tables:
+            print_operating_points(table)
     if done.failed:
         sys.stdout.write(f"{len(done.failed)} cell(s) failed, see {done.failures}:\n")
         for outcome in done.failed:
@@ -203,11 +206,12 @@ def print_results(title: str, done: StudyRuns) -> None:
 
 def results_json(done: StudyRuns) -> dict[str, Any]:
     """Tables, failures and where the results lie, as plain values."""
-    from evalfm.analysis.table import as_json, task_tables
+    from evalfm.analysis.table import task_tables
+    from evalfm.cli.console import table_json
 
     return {
         "subsets": [
-            {**subset._asdict(), "tables": [as_json(table) for table in task_tables(runs)]}
+            {**subset._asdict(), "tables": [table_json(table) for table in task_tables(runs)]}
             for subset, runs in _by_subset(done).items()
         ],
         "failures": [
@@ -225,6 +229,7 @@ def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
     grouped: dict[Subset, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"))
+        halves = bool(config.get("base_to_novel"))
+        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"), halves)
         grouped.setdefault(subset, []).append(run)
     return grouped

@@ -34,15 +34,24 @@ def read_table(path: Path) -> pd.DataFrame:
             table = pd.read_csv(
                 path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig"
             )
+            # pandas renames the second of two columns of one name; the first line says what was written.
+            first = pd.read_csv(
+                path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig"
+            )
+            _refuse_twice(path, [str(name).strip() for name in first.iloc[0]])
     except (ValueError, OSError) as error:
         kind = "Parquet" if path.suffix.lower() in {".parquet", ".pq"} else "CSV"
         reason = " ".join(str(error).split())
         raise EvalfmError(f"{path} cannot be read as {kind} ({reason}); check the file.") from None
     table.columns = pd.Index([str(name).strip() for name in table.columns], dtype=object)
-    twice = sorted(set(table.columns[table.columns.duplicated()]))
+    _refuse_twice(path, table.columns.tolist())
+    return table
+
+
+def _refuse_twice(path: Path, names: list[str]) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
     if twice:
         raise EvalfmError(f"{path} has the column {', '.join(twice)} twice; remove one.")
-    return table
 
 
 def as_text(column: pd.Series) -> pd.Series:

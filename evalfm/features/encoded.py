@@ -13,6 +13,7 @@ from torch import Tensor
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction import Decoder, Item, Work, extract, extract_films, film_bytes
 from evalfm.features.films import FilmMemory
 from evalfm.features.forward import Forward, automatic_batch_size, device_of
@@ -86,6 +87,11 @@ class EncodedSource:
         self._addresses: dict[int, str] = {}
         self._sizes: dict[int, tuple[int, int]] = {}
         self._memory = FilmMemory(FILM_MEMORY_BYTES)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What one image costs the encoder, measured once."""
+        return measure_cost(self.encoder)
 
     def of(self, encoder: Encoder) -> EncodedSource:
         """The same images by another encoder, kept in the same store and way."""

@@ -155,8 +155,9 @@ class OrdinalHead(PooledHead, Tunable):
         return Layout.of(source, len(context.class_names))
 
     def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
-        """Zero weights; the classes of the train examples that the objective was asked for."""
-        return OrdinalReadout(layout.pooled_dim, self._seen)
+        """Zero weights; of the classes that the objective saw in train, of all before it was asked."""
+        seen = self._seen if len(self._seen) else torch.ones(layout.outputs, dtype=torch.bool)
+        return OrdinalReadout(layout.pooled_dim, seen)
 
     def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
         """The fitted score and thresholds."""

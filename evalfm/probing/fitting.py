@@ -170,4 +170,6 @@ def _score(
                 # What no head could learn has no score, and no place in a mean over labels.
                 for table in (scores[head.name].val, scores[head.name].test):
                     table[f"score_{label}"] = np.nan
+                for alone in scores[head.name].by_template.values():
+                    alone[:, question.class_names.index(label)] = np.nan
     return scores

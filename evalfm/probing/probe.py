@@ -20,7 +20,7 @@ from evalfm.probing.opened import check_name, open_encoder
 from evalfm.probing.operating import LABELS
 from evalfm.probing.parts import parts
 from evalfm.probing.settings import THRESHOLD_RULE, EncoderSettings, Settings
-from evalfm.probing.sides import Deal, refuse_shared_images
+from evalfm.probing.sides import Deal, as_learnt, refuse_shared_images
 from evalfm.probing.texts import text_for
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
@@ -208,4 +208,4 @@ def ask(
         return Asked(question)
     test = load_question(settings, outside, progress)
     refuse_shared_images(question, test)
-    return Asked(question, test)
+    return Asked(question, as_learnt(question, test))

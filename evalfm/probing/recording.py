@@ -13,6 +13,7 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
+from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part, unlearnable
@@ -113,18 +114,8 @@ def make_record(
         exclusions=[asdict(item) for item in question.exclusions],
         prompts=None if text is None else {**text.prompts.plain(), **_by_template(question.task, scored, results)},
         notes=_notes(opened, deal, results),
-        provenance=Provenance(
-            versions=versions(),
-            git_commit=git_commit(),
-            device=opened.device,
-            precision=opened.precision,
-            seconds=round(seconds, 3),
-            peak_memory_bytes=peak_memory_bytes(),
-            weights_digest=opened.weights_digest,
-            feature_key=opened.source.key,
-            split_hash=deal.key,
-            synthetic=bool(info.synthetic or tested.manifest.info.synthetic),
-            random_weights=opened.random_weights,
+        provenance=provenance(
+            opened, deal.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
     )
 
@@ -147,6 +138,24 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[Fitted]) -> d
         "by_template": [{"template": each, **finite(estimate.to_json())} for each, estimate in told.items()],
         "spread": spread,
     }
+
+
+def provenance(opened: Opened, split_hash: str, seconds: float, *, synthetic: bool) -> Provenance:
+    """With what, on which images and in what time a result of ``opened`` was made."""
+    return Provenance(
+        versions=versions(),
+        git_commit=git_commit(),
+        device=opened.device,
+        precision=opened.precision,
+        seconds=round(seconds, 3),
+        peak_memory_bytes=peak_memory_bytes(),
+        weights_digest=opened.weights_digest,
+        feature_key=opened.source.key,
+        split_hash=split_hash,
+        synthetic=synthetic,
+        random_weights=opened.random_weights,
+        cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
+    )
 
 
 def as_trained(opened: Opened, adaptation: str) -> Opened:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -129,6 +129,35 @@ def rows_digest(manifest: Manifest, rows: NDArray[np.intp]) -> str:
     images = manifest.digests(rows.tolist())
     each = sorted(f"{name}\x1f{image}" for name, image in zip(ids, images, strict=True))
     return hashlib.sha256("\x1e".join(each).encode()).hexdigest()
+
+
+def as_learnt(train: Question, test: Question) -> Question:
+    """``test`` with its classes numbered as ``train`` numbers them, which lacks none of them.
+
+    Each data set numbers the levels that it has: where the test data lack a class, the others would stand one lower.
+
+    Raises:
+        EvalfmError: the test data ask something else, or hold a class that cannot be learnt.
+    """
+    data = (test.manifest.info.name, train.manifest.info.name)
+    if test.task.kind != train.task.kind:
+        raise EvalfmError(
+            f"{train.task.name} is {test.task.kind} on the test data {data[0]} and {train.task.kind} on {data[1]}; "
+            "write a task card that says its kind."
+        )
+    names = train.class_names
+    if test.class_names == names:
+        return test
+    if train.task.kind == "binary" and train.task.target[0] in (*test.class_names, *names):
+        # 0 and 1 on one side, words on the other.
+        return replace(test, class_names=names)
+    if test.task.kind not in ("multiclass", "ordinal") or not set(test.class_names) <= set(names):
+        raise EvalfmError(
+            f"The test data {data[0]} hold {', '.join(test.class_names)} and {data[1]} {', '.join(names)}; give both "
+            "the same levels."
+        )
+    number = np.array([names.index(name) for name in test.class_names], dtype=np.float64)
+    return replace(test, target=number[test.target.astype(np.intp)], class_names=names)
 
 
 def refuse_shared_images(train: Question, test: Question) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Head, Text
+from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.probing.opened import Opened
 from evalfm.tasks.prompts import Own, prompt_set
 from evalfm.tasks.question import Question
@@ -30,8 +31,8 @@ def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: st
         file: prompts in place of the task's own.
 
     Raises:
-        EvalfmError: prompts were given that no head reads, the encoder reads no text or pools its images in another
-            space, or the sentences do not fit the classes.
+        EvalfmError: prompts were given of which no head reads anything, the encoder reads no text or pools its images
+            in another space, or the sentences do not fit the classes.
     """
     readers = [head for head in heads if reads_text(head)]
     if not readers:
@@ -53,9 +54,14 @@ def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: st
         )
     own = Own(facts.present, facts.absent)
     prompts = prompt_set(question.task.name, question.task.kind, question.class_names, own, file)
+    if prompts.only_sentences and all(isinstance(head, ZeroShotHead) for head in readers):
+        raise EvalfmError(
+            f"{file} maps classes to whole sentences, which are for prompt learners; zeroshot reads names and "
+            "templates: write them as a prompt card (docs/prompts.md)."
+        )
     return Text(prompts, source.encoder.text_tower())
 
 
-def text_key(text: Text, question: Question) -> dict[str, Any]:
+def text_key(text: Text, data: str) -> dict[str, Any]:
     """What of the text decides a run, as plain values; learners have weights by the data set's name."""
-    return {"prompts": text.prompts.plain(), "tower": text.tower.key, "data": question.manifest.info.name}
+    return {"prompts": text.prompts.plain(), "tower": text.tower.key, "data": data}

@@ -146,9 +146,10 @@ class AurocCovariance:
     """AUROCs of several scores on the same rows with their covariance.
 
     Attributes:
-        auroc: [K] on the data.
-        covariance: [K, K].
-        positive_patients, negative_patients: patients with at least one positive, one negative row.
+        auroc: [C] on the data, the mean over questions where there are several.
+        covariance: [C, C].
+        positive_patients, negative_patients: patients with at least one positive, one negative row; of the question
+            that has the fewest.
     """
 
     auroc: Values
@@ -160,7 +161,7 @@ class AurocCovariance:
 def auroc_covariance(
     target: ArrayLike, scores: ArrayLike, patient: ArrayLike | None = None, folds: ArrayLike | None = None
 ) -> AurocCovariance:
-    """AUROC of each column of ``scores`` [N, K] (or [N]) and their covariance in O(N log N).
+    """AUROC of each column of ``scores`` [N, C] (or [N]) and their covariance in O(N log N).
 
     Rows of one patient are a cluster (Obuchowski 1997, equations 3–6); at one row per patient, or with
     ``patient=None``, this is DeLong (1988). With ``folds`` the mean over folds, whose patients are disjoint.
@@ -170,15 +171,40 @@ def auroc_covariance(
     """
     label = _labels(target)
     columns = np.asarray(scores, dtype=np.float64).reshape(len(label), -1)
-    names = np.arange(len(label)).astype(str) if patient is None else np.asarray(patient).astype(str)
+    return macro_auroc_covariance(label.astype(np.float64)[:, None], columns[:, None, :], patient, folds)
+
+
+def macro_auroc_covariance(
+    targets: ArrayLike, scores: ArrayLike, patient: ArrayLike | None = None, folds: ArrayLike | None = None
+) -> AurocCovariance:
+    """Mean AUROC over K yes-or-no questions of each of C models, and the models' joint covariance.
+
+    The questions are the labels of a multilabel task or one class against the rest. A patient's structural components
+    are summed over the questions, so that what one patient does to several of them is in the variance. Obuchowski's
+    factors for few patients are those of each question; between questions, the geometric mean of both (evalfm's
+    choice: with one question nothing but Obuchowski is left).
+
+    Args:
+        targets: [N, K] 0, 1 or NaN; a row is in a question where it is known.
+        scores: [N, K, C].
+        patient, folds: as for ``auroc_covariance``.
+
+    Raises:
+        ValueError: a question has fewer than two positive or two negative patients (in a fold).
+    """
+    labels, columns = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if not np.isin(labels[~np.isnan(labels)], (0, 1)).all():
+        raise ValueError("labels must be 0 or 1, or NaN where unknown")
+    names = np.arange(len(labels)).astype(str) if patient is None else np.asarray(patient).astype(str)
     codes = np.unique(names, return_inverse=True)[1]
-    fold = np.zeros(len(label)) if folds is None else np.asarray(folds)
-    parts = [_clustered(label[rows], columns[rows], codes[rows]) for rows in (fold == f for f in np.unique(fold))]
+    fold = np.zeros(len(labels)) if folds is None else np.asarray(folds)
+    parts = [_clustered(labels[rows], columns[rows], codes[rows]) for rows in (fold == f for f in np.unique(fold))]
+    counts = np.sum([part.counts for part in parts], axis=0).min(axis=1)
     return AurocCovariance(
         np.mean([part.auroc for part in parts], axis=0),
         np.sum([part.covariance for part in parts], axis=0) / len(parts) ** 2,
-        sum(part.positive_patients for part in parts),
-        sum(part.negative_patients for part in parts),
+        int(counts[0]),
+        int(counts[1]),
     )
 
 
@@ -191,26 +217,40 @@ def class_patients(target: ArrayLike, patient: ArrayLike) -> tuple[int, int]:
     return int(np.unique(names[label]).size), int(np.unique(names[~label]).size)
 
 
-def _clustered(label: NDArray[np.bool_], columns: Values, codes: Positions) -> AurocCovariance:
+@dataclass(frozen=True)
+class _Clustered:
+    """Mean AUROC [C], covariance [C, C] and patients with a positive and with a negative row per question [2, K]."""
+
+    auroc: Values
+    covariance: Values
+    counts: Positions
+
+
+def _clustered(labels: Values, scores: Values, codes: Positions) -> _Clustered:
     clusters, codes = np.unique(codes, return_inverse=True)
-    positive_count = np.bincount(codes[label], minlength=len(clusters))
-    negative_count = np.bincount(codes[~label], minlength=len(clusters))
-    with_positive, with_negative = int((positive_count > 0).sum()), int((negative_count > 0).sum())
-    if min(with_positive, with_negative) < 2:
-        raise ValueError(
-            "the variance of AUROC needs two positive and two negative patients; "
-            f"there are {with_positive} and {with_negative}"
-        )
-    area = np.empty(columns.shape[1])
-    by_positive, by_negative = (np.empty((columns.shape[1], len(clusters))) for _ in range(2))
-    for index, score in enumerate(columns.T):
-        area[index], by_positive[index], by_negative[index] = patient_contributions(label, score, codes, len(clusters))
-    total = len(clusters)
-    of_positives = with_positive / (with_positive - 1) * by_positive @ by_positive.T
-    of_negatives = with_negative / (with_negative - 1) * by_negative @ by_negative.T
-    crossed = total / (total - 1) * by_positive @ by_negative.T
-    covariance = of_positives + of_negatives + crossed + crossed.T
-    return AurocCovariance(area, covariance, with_positive, with_negative)
+    questions, models = scores.shape[1:]
+    areas = np.zeros(models)
+    # By positives and by negatives, each as it goes with its own kind and as it goes with the other.
+    own, crossed = np.zeros((2, models, len(clusters))), np.zeros((2, models, len(clusters)))
+    counts = np.zeros((2, questions), dtype=np.intp)
+    for question in range(questions):
+        known = ~np.isnan(labels[:, question])
+        label, patients = labels[known, question] == 1, codes[known]
+        there = np.array([np.unique(patients[label]).size, np.unique(patients[~label]).size])
+        if there.min() < 2:
+            raise ValueError(
+                "the variance of AUROC needs two positive and two negative patients; "
+                f"there are {there[0]} and {there[1]}"
+            )
+        counts[:, question], everybody = there, np.unique(patients).size
+        for model in range(models):
+            area, *by = patient_contributions(label, scores[known, question, model], patients, len(clusters))
+            areas[model] += area
+            own[:, model] += np.sqrt(there / (there - 1))[:, None] * np.stack(by)
+            crossed[:, model] += (everybody / (everybody - 1)) ** 0.5 * np.stack(by)
+    between = crossed[0] @ crossed[1].T
+    covariance = own[0] @ own[0].T + own[1] @ own[1].T + between + between.T
+    return _Clustered(areas / questions, covariance / questions**2, counts)
 
 
 def patient_contributions(

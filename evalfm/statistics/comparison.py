@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evalfm.statistics.auroc import auroc_covariance
+from evalfm.statistics.auroc import macro_auroc_covariance
+from evalfm.statistics.influence import influence
 from evalfm.statistics.resampling import Values
 
 
@@ -68,25 +69,97 @@ def contrast_aurocs(
     folds: ArrayLike | None = None,
     level: float = 0.95,
 ) -> list[Difference]:
-    """Weighted sums of the AUROCs of ``scores`` [N, K], one per row of ``contrasts`` [M, K], by one covariance.
+    """Weighted sums of the AUROCs of ``scores`` [N, C], one per row of ``contrasts`` [M, C], by one covariance.
 
-    A mean over seeds minus another is ``[½, ½, −½, −½]``. The covariance is computed once, in O(K N log N).
+    A mean over seeds minus another is ``[½, ½, −½, −½]``. The covariance is computed once, in O(C N log N).
 
     Raises:
         ValueError: as for ``compare_auroc``.
     """
     columns = np.asarray(scores, dtype=np.float64)
-    found = auroc_covariance(target, columns, patient, folds)
-    n = len(columns) if patient is None else int(np.unique(np.asarray(patient).astype(str)).size)
+    target = np.asarray(target, dtype=np.float64)[:, None]
+    return contrast_macro_aurocs(target, columns[:, None, :], contrasts, patient, folds=folds, level=level)
+
+
+def contrast_macro_aurocs(
+    targets: ArrayLike,
+    scores: ArrayLike,
+    contrasts: ArrayLike,
+    patient: ArrayLike | None = None,
+    *,
+    folds: ArrayLike | None = None,
+    level: float = 0.95,
+) -> list[Difference]:
+    """``contrast_aurocs`` of AUROCs averaged over K questions; arguments as for ``macro_auroc_covariance``.
+
+    Raises:
+        ValueError: a question has fewer than two positive or two negative patients.
+    """
+    found = macro_auroc_covariance(targets, scores, patient, folds)
+    rows, questions = np.asarray(targets).shape
+    n = rows if patient is None else int(np.unique(np.asarray(patient).astype(str)).size)
     name = "clustered DeLong (Obuchowski)" if patient is not None else "DeLong"
+    over = f", joint over {questions} classes" if questions > 1 else ""
     differences = []
     for contrast in np.asarray(contrasts, dtype=np.float64):
         variance = float(contrast @ found.covariance @ contrast)
         # Below rounding of the covariance itself the scores rank every pair alike.
         negligible = variance <= 1e-14 * float(np.trace(found.covariance))
         error = 0.0 if negligible else variance**0.5
-        differences.append(_difference(float(contrast @ found.auroc), error, None, n, f"paired {name}, z", level))
+        value = float(contrast @ found.auroc)
+        differences.append(_difference(value, error, None, n, f"paired {name}{over}, z", level))
     return differences
+
+
+def contrast_confusions(
+    target: ArrayLike,
+    called: ArrayLike,
+    classes: int,
+    metric: str,
+    contrasts: ArrayLike,
+    patient: ArrayLike,
+    *,
+    folds: ArrayLike | None = None,
+    level: float = 0.95,
+) -> list[Difference]:
+    """Weighted sums of a metric of the confusion matrix, one per row of ``contrasts`` [M, C].
+
+    The standard error is that of the patients' influence values (delta method; t with patients − 1 degrees of
+    freedom, less one for every further fold). With ``folds`` the mean over folds, whose patients are disjoint.
+
+    Args:
+        target: [N] class numbers.
+        called: [N, C] class numbers that each of C models answers.
+        classes: K.
+        metric: one of ``influence.METRICS``.
+        contrasts, patient: as for ``contrast_aurocs``.
+
+    Raises:
+        ValueError: the metric is undefined (in a fold), or there are fewer than two patients (in a fold).
+    """
+    truth, answers = np.asarray(target), np.asarray(called)
+    weights = np.asarray(contrasts, dtype=np.float64)
+    names = np.asarray(patient).astype(str)
+    fold = np.zeros(len(truth)) if folds is None else np.asarray(folds)
+    values, variances, patients, parts = np.zeros(len(weights)), np.zeros(len(weights)), 0, np.unique(fold)
+    for rows in (fold == each for each in parts):
+        codes = np.unique(names[rows], return_inverse=True)[1]
+        count = int(codes.max()) + 1
+        if count < 2:
+            raise ValueError("a standard error needs at least two patients")
+        found = [influence(truth[rows], answer, classes, metric, codes) for answer in answers[rows].T]
+        values += weights @ np.array([each.value for each in found]) / len(parts)
+        summed = weights @ np.stack([each.of_patient for each in found]) / len(parts)
+        spread = np.abs(weights) @ np.stack([np.abs(each.of_patient).sum() for each in found]) / len(parts)
+        summed[np.abs(summed) <= 1e-14 * spread[:, None]] = 0.0
+        variances += count / (count - 1) * (summed**2).sum(axis=1)
+        patients += count
+    freedom = patients - len(parts)
+    method = f"paired influence values of {metric} by patient, t"
+    return [
+        _difference(float(value), float(variance) ** 0.5, freedom, patients, method, level)
+        for value, variance in zip(values, variances, strict=True)
+    ]
 
 
 def compare_means(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Difference:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evalfm.statistics.resampling import Positions, Values
 
 PERMUTATIONS = 2000
-_CELLS = 4_000_000
-"""Rows times permutations held at once."""
+_CELLS = 1 << 18
+"""Rows times permutations held at once: few enough for the cache."""
 
 
 def constant_in_patients(member: ArrayLike, patient: ArrayLike) -> bool:
@@ -53,13 +55,13 @@ def attribute_permutation(
     first = np.unique(codes, return_index=True)[1]
     own = inside[first]
     kinds = _codes(np.stack([fold[first], _codes(alike)[first]], axis=1))
-    observed = _studentised(own[None, codes], values, codes, fold)[0]
+    parts = _ranked(values, codes, fold)
+    observed = _studentised(own[None], parts)[0]
     generator = np.random.default_rng(seed)
     extreme, done, width = 0, 0, max(1, _CELLS // len(values))
     while done < permutations:
         count = min(width, permutations - done)
-        drawn = _exchanged(own, kinds, count, generator)
-        found = np.abs(_studentised(drawn[:, codes], values, codes, fold))
+        found = np.abs(_studentised(_exchanged(own, kinds, count, generator), parts))
         # A draw that is the data itself must count whatever rounding does to it.
         extreme += int((found >= abs(observed) * (1 - 1e-12)).sum())
         done += count
@@ -83,48 +85,78 @@ def _exchanged(
     return drawn
 
 
-def _studentised(inside: NDArray[np.bool_], score: Values, codes: Positions, fold: Positions) -> Values:
-    """(AUROC − .5) over its clustered standard error, per row of ``inside`` [B, N]; means over folds."""
-    area, variance = np.zeros(len(inside)), np.zeros(len(inside))
-    count = int(fold.max()) + 1
-    for each in range(count):
-        rows = fold == each
-        one, own = _area_and_variance(inside[:, rows], score[rows], _codes(codes[rows]))
-        area += one / count
-        variance += own / count**2
+@dataclass(frozen=True)
+class _Ranked:
+    """The rows of a fold by ascending score, once for all permutations.
+
+    Attributes:
+        patient: [n] of each row; ``patients`` [p] those of the fold, in order.
+        low, high: [n] how many rows score lower, lower or the same.
+        tied: whether any two do.
+        place, starts: rows by patient, and where each patient's begin.
+        sizes: [p] rows of each patient.
+    """
+
+    patient: Positions
+    patients: Positions
+    low: Positions
+    high: Positions
+    tied: bool
+    place: Positions
+    starts: Positions
+    sizes: Positions
+
+
+def _ranked(score: Values, codes: Positions, fold: Positions) -> list[_Ranked]:
+    """Every fold's rows ``score`` [N] of the patients ``codes`` [N]."""
+    parts = []
+    for each in range(int(fold.max()) + 1):
+        rows = np.flatnonzero(fold == each)
+        rows = rows[np.argsort(score[rows], kind="stable")]
+        ranked = score[rows]
+        low, high = np.searchsorted(ranked, ranked, "left"), np.searchsorted(ranked, ranked, "right")
+        patients, sizes = np.unique(codes[rows], return_counts=True)
+        place = np.argsort(codes[rows], kind="stable")
+        starts = np.cumsum(sizes) - sizes
+        parts.append(_Ranked(codes[rows], patients, low, high, bool((high - low > 1).any()), place, starts, sizes))
+    return parts
+
+
+def _studentised(own: NDArray[np.bool_], parts: list[_Ranked]) -> Values:
+    """(AUROC − .5) over its clustered standard error, per row of ``own`` [B, patients]; means over folds."""
+    area, variance = np.zeros(len(own)), np.zeros(len(own))
+    for part in parts:
+        one, error = _area_and_variance(own, part)
+        area += one / len(parts)
+        variance += error / len(parts) ** 2
     # Without any spread there is no statistic: 0 where there is no difference, else as far out as can be.
     extreme = np.copysign(np.where(np.abs(area - 0.5) < 1e-15, 0.0, np.inf), area - 0.5)
     return np.divide(area - 0.5, np.sqrt(np.maximum(variance, 0)), out=extreme, where=variance > 0)
 
 
-def _area_and_variance(inside: NDArray[np.bool_], score: Values, codes: Positions) -> tuple[Values, Values]:
-    """AUROC [B] and its variance by Obuchowski's clusters [B], for members ``inside`` [B, N] of the same rows."""
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    low, high = np.searchsorted(ranked, ranked, "left"), np.searchsorted(ranked, ranked, "right")
-    member = inside[:, order].astype(np.float64)
+def _area_and_variance(own: NDArray[np.bool_], part: _Ranked) -> tuple[Values, Values]:
+    """AUROC [B] and its variance by Obuchowski's clusters [B], for the members ``own`` [B, patients]."""
+    member = own[:, part.patient]
     totals = np.zeros((len(member), member.shape[1] + 1))
     np.cumsum(member, axis=1, out=totals[:, 1:])
-    members = totals[:, -1:]
+    members = totals[:, -1:].copy()
     others = member.shape[1] - members
     # Members below each row, ties half; the others below it are the rest of the rows below.
-    below = (totals[:, low] + totals[:, high]) / 2
-    wins = ((low + high) / 2 - below) / others
-    beaten = 1 - below / members
-    area = (wins * member).sum(axis=1, keepdims=True) / members
-    by_member = member * (wins - area) / members
-    by_other = (1 - member) * (beaten - area) / others
-    have = member
-    if int(codes.max()) + 1 < member.shape[1]:
-        place = np.argsort(codes[order], kind="stable")
-        starts = np.concatenate([[0], np.cumsum(np.bincount(codes))[:-1]])
-        by_member, by_other, have = (
-            np.add.reduceat(each[:, place], starts, axis=1) for each in (by_member, by_other, member)
-        )
-    with_member = (have > 0).sum(axis=1)
-    with_other = have.shape[1] - with_member
+    below = (totals[:, part.low] + totals[:, part.high]) / 2 if part.tied else (totals[:, :-1] + totals[:, 1:]) / 2
+    # What each row adds: a member the share of others that it beats, another the share of members that beat it.
+    share = np.where(member, ((part.low + part.high) / 2 - below) / others, 1 - below / members)
+    area = (share * member).sum(axis=1, keepdims=True) / members
     # A patient is a member in all rows or in none, so that nobody stands on both sides.
+    if len(part.patients) < member.shape[1]:
+        share = np.add.reduceat(share[:, part.place], part.starts, axis=1)
+    else:
+        share = share[:, part.place]
+    squares = (share - part.sizes * area) ** 2
+    inside = own[:, part.patients]
+    of_members = (squares * inside).sum(axis=1) / members[:, 0] ** 2
+    of_others = (squares * ~inside).sum(axis=1) / others[:, 0] ** 2
+    with_member = inside.sum(axis=1)
+    with_other = inside.shape[1] - with_member
     with np.errstate(divide="ignore", invalid="ignore"):
-        of_members = with_member / (with_member - 1) * (by_member**2).sum(axis=1)
-        of_others = with_other / (with_other - 1) * (by_other**2).sum(axis=1)
-    return area[:, 0], of_members + of_others
+        variance = with_member / (with_member - 1) * of_members + with_other / (with_other - 1) * of_others
+    return area[:, 0], variance

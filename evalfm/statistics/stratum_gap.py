@@ -68,8 +68,9 @@ def stratum_gap(
         variances.append(apart - 2 * between if apart - 2 * between > 1e-12 * apart else 0.0)
     gap, error = float(np.mean(gaps)), float(np.sum(variances)) ** 0.5 / len(gaps)
     smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    if error == 0:
-        return StratumGap(gap, reason="no patient moves it: no interval")
+    # Two AUROCs that no resample could move, or that move together, leave only rounding.
+    if error <= 1e-9:
+        return StratumGap(gap, reason="it has no standard error: no interval")
     law = t(int(smaller) - 1)
     reach = float(law.isf((1 - level) / 2)) * error
     detectable = float(law.isf(0.025) + law.ppf(POWER)) * error

@@ -63,9 +63,12 @@ def mean_difference(
     if np.ptp(outcome) == 0:
         return MeanDifference(None, reason="the value is the same everywhere")
     fitted = linear_gee(design, outcome, names)
-    value, error = float(fitted.coefficients[1]), float(fitted.covariance[1, 1]) ** 0.5
+    value, error = float(fitted.coefficients[1]), max(0.0, float(fitted.covariance[1, 1])) ** 0.5
+    # Below this share of the values' own range an error is rounding.
+    if error <= 1e-9 * float(np.ptp(outcome)):
+        return MeanDifference(None, reason="attribute and covariates say all of it: there is no standard error")
     freedom = min(counts) - 1
     law = t(freedom)
     reach = float(law.isf((1 - level) / 2)) * error
-    p = float(2 * law.sf(abs(value) / error)) if error > 0 else None
+    p = float(2 * law.sf(abs(value) / error))
     return MeanDifference(value, value - reach, value + reach, float(law.isf(0.025) + law.ppf(0.8)) * error, p, freedom)

@@ -29,6 +29,8 @@ FEWEST = 10
 """Patients of either class (for an association: of either level) below which no figure is given."""
 CLIP = 1e-6
 POWER = 0.8
+NO_ERROR = 1e-9
+"""Standard errors below this share of the range of what is measured are rounding: there is none to speak of."""
 
 Mask = NDArray[np.bool_]
 
@@ -64,12 +66,21 @@ class FixedLabel:
         method: of p: permutations where the attribute is the same in all rows of a patient, else the clustered
             statistic with t.
         effect: the adjusted difference.
+        separated: every row with the attribute scores higher than every row without, or lower: with the patients that
+            a figure needs that is no chance, though it has no standard error.
     """
 
     auroc: Estimate
     p: float | None
     effect: Effect
     method: str = ""
+    separated: bool = False
+
+    @property
+    def excludes_chance(self) -> bool:
+        """Whether the interval of the AUROC lies on one side of .5, or the levels are wholly apart."""
+        low, high = self.auroc.low, self.auroc.high
+        return self.separated or (low is not None and high is not None and (low > 0.5 or high < 0.5))
 
 
 def as_logit(score: ArrayLike) -> Values:
@@ -178,12 +189,13 @@ def at_fixed_label(
         rows = label == bool(truth)
         among = None if fold is None else fold[rows]
         area, p = _attribute_auroc(inside[rows], values[rows], names[rows], among, level)
+        separated = area.value is not None and abs(area.value - 0.5) > 0.5 - NO_ERROR
         method = "clustered, t"
-        if p is not None and exchange:
+        if (p is not None or separated) and exchange:
             asked = inside[rows], values[rows], codes[rows], alike[rows]
             p = attribute_permutation(*asked, folds=among, permutations=permutations, seed=seed)
             method = f"{permutations} permutations of patients within the label"
-        found[truth] = FixedLabel(area, p, effects[truth], method if p is not None else "")
+        found[truth] = FixedLabel(area, p, effects[truth], method if p is not None else "", separated)
     return found
 
 
@@ -193,10 +205,15 @@ def _on_one_scale(score: Values, label: Mask, folds: NDArray[np.generic]) -> Val
     for fold in np.unique(folds):
         rows = folds == fold
         among = score[rows & ~label]
-        spread = float(among.std(ddof=1)) if len(among) > 1 else 0.0
+        spread = _spread(among)
         if spread > 0:
             scaled[rows] = (score[rows] - among.mean()) / spread
     return scaled
+
+
+def _spread(values: Values) -> float:
+    """Standard deviation; exactly 0 where all are the same, which rounding would make a tiny number."""
+    return float(values.std(ddof=1)) if len(values) > 1 and np.ptp(values) > 0 else 0.0
 
 
 def _attribute_auroc(
@@ -213,8 +230,10 @@ def _attribute_auroc(
         variance = float(auroc_covariance(inside, score, names, folds).covariance[0, 0])
     except ValueError as failure:
         return Estimate.absent(f"in some fold {failure}", n=n), None
-    if variance <= 0:
-        return Estimate(area, n=n, reason="the score has no spread: no interval"), None
+    if variance <= NO_ERROR**2:
+        apart = abs(area - 0.5) > 0.5 - NO_ERROR
+        why = "the scores of the two levels lie wholly apart" if apart else "the score has no spread"
+        return Estimate(area, n=n, reason=f"{why}: no interval"), None
     error = variance**0.5
     reach = float(norm.isf((1 - level) / 2)) * error
     estimate = Estimate(area, max(0.0, area - reach), min(1.0, area + reach), method="clustered, normal", n=n)
@@ -265,12 +284,15 @@ def _effects(
         reason = "the score is constant" if np.ptp(score[rows]) == 0 else "attribute and covariates say the same"
         return {truth: results.get(truth, Effect(None, reason=reason)) for truth in (0, 1)}
     fitted = linear_gee(matrix, score[rows], names[rows])
-    spread = float(score[~label].std(ddof=1)) if (~label).sum() > 1 else float("nan")
+    spread, whole = _spread(score[~label]), float(np.ptp(score[rows]))
     for truth, places in contrasts.items():
         contrast = np.isin(np.arange(matrix.shape[1]), places).astype(np.float64)
         value = float(contrast @ fitted.coefficients)
-        error = float(contrast @ fitted.covariance @ contrast) ** 0.5
-        results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
+        error = max(0.0, float(contrast @ fitted.covariance @ contrast)) ** 0.5
+        if error <= NO_ERROR * whole:
+            results[truth] = Effect(None, reason=f"at label {truth} the score has no spread beside the attribute's")
+        else:
+            results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
     return results
 
 
@@ -278,14 +300,14 @@ def _effect(value: float, error: float, freedom: int, spread: float, level: floa
     law = t(freedom)
     reach = float(law.isf((1 - level) / 2)) * error
     found = float(law.isf(0.025) + law.ppf(POWER)) * error
-    scaled = np.isfinite(spread) and spread > 0
+    scaled = spread > 0
     return Effect(
         value,
         value - reach,
         value + reach,
         value / spread if scaled else None,
         found / spread if scaled else None,
-        float(2 * law.sf(abs(value) / error)) if error > 0 else None,
+        float(2 * law.sf(abs(value) / error)),
         freedom,
     )
 

@@ -11,7 +11,7 @@ from evalfm.statistics.resampling import Values
 
 CERTAIN = 1e-12
 COLDEST, HOTTEST = 0.01, 100.0
-"""Between which the temperature is looked for; val that is ranked without a fault asks for the coldest."""
+"""Between which the temperature is looked for; val whose every image is on its side of .5 asks for the coldest."""
 
 
 def fit_temperature(target: ArrayLike, probability: ArrayLike) -> float:

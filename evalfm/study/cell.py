@@ -58,7 +58,7 @@ class Cell(CardModel):
     @property
     def subset(self) -> Subset:
         """What of train is learnt from."""
-        return Subset(self.shots, self.label_fraction, self.associate)
+        return Subset(self.shots, self.label_fraction, self.associate, self.base_to_novel)
 
     @property
     def label(self) -> str:
@@ -125,9 +125,9 @@ class Machine(CardModel):
 
 def subset_label(subset: Subset) -> str:
     """What of train is learnt from, in words."""
-    shots, fraction, associate = subset
+    shots, fraction, associate, halves = subset
     if shots is not None:
-        return f"{shots} shots"
+        return f"{shots} shots of base classes" if halves else f"{shots} shots"
     if associate is not None:
         return f"images with {associate}"
     return "all of train" if fraction is None else f"{fraction:g} of the patients"

@@ -9,15 +9,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
-from evalfm.errors import UnknownNameError
+from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.tasks.card import Kind
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
+STUDY, EPISODES = "study", "episodes"
+"""What a YAML file asks for: a grid of probes, or few-shot episodes, which say ``protocol: episodes``."""
 
 
-def _named(value: Any) -> Any:
+def named(value: Any) -> Any:
     """A bare word is a mapping with a name alone."""
     return {"name": value} if isinstance(value, str) else value
 
@@ -82,16 +84,24 @@ class Baseline(CardModel):
         adapt: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
+        weights: what training starts from, unless it is from scratch; as those of an encoder.
         input_size, resize: override the card; an alias has a resize of its own.
     """
 
     encoder: str
+    weights: str = "hub"
     input_size: int | None = Field(None, ge=8)
     resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
     adapt: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_used(self) -> Baseline:
+        if self.trained == "scratch" and self.weights != "hub":
+            raise ValueError(f"{self.encoder} is trained from scratch, so its weights would do nothing; leave them out")
+        return self
 
     @property
     def trained(self) -> str:
@@ -113,11 +123,13 @@ class Subset(NamedTuple):
     Attributes:
         shots: images per class. label_fraction: of the patients.
         associate: an attribute tied to the label, ``chest_tube=0.5``.
+        base_to_novel: whether the first half of the classes alone is learnt from, and both halves are tested.
     """
 
     shots: int | None = None
     label_fraction: float | None = None
     associate: str | None = None
+    base_to_novel: bool = False
 
 
 class Study(CardModel):
@@ -129,7 +141,8 @@ class Study(CardModel):
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         test_data: another data set, tested whole.
         where, test_where, folds, limit, floors, threshold: as ``evalfm probe`` takes them.
-        base_to_novel: text heads learn on half of the classes and are tried on both halves.
+        base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
+            are tried on both halves.
         val_shots: at most so many val images of each class where there are shots, and never more than those.
         seeds: runs of each cell; a deterministic head on all of train has one.
         shots: training images per class, each a column of the grid; null is all of train.
@@ -156,15 +169,15 @@ class Study(CardModel):
     floors: Literal["default", "none", "all"] = "all"
     threshold: str = THRESHOLD_RULE
     val_shots: int | None = Field(None, ge=1)
-    base_to_novel: bool = False
+    base_to_novel: int | None = Field(None, ge=1)
     seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
     associate: tuple[str, ...] = ()
-    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(_named)], ...] = ()
-    tasks: tuple[Annotated[TaskEntry, BeforeValidator(_named)], ...] = Field(min_length=1)
+    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(named)], ...] = ()
+    tasks: tuple[Annotated[TaskEntry, BeforeValidator(named)], ...] = Field(min_length=1)
     heads: tuple[str, ...] | HeadsByKind | None = None
-    adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(_named)], ...] = (AdaptationEntry(name="frozen"),)
+    adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(named)], ...] = (AdaptationEntry(name="frozen"),)
     baselines: tuple[Baseline, ...] = ()
     on_phantom: dict[str, Any] = Field(default_factory=dict)
 
@@ -186,10 +199,11 @@ class Study(CardModel):
 
     @property
     def subsets(self) -> tuple[Subset, ...]:
-        """What of train is learnt from: every number of shots, every label fraction, every association, each once."""
+        """What of train is learnt from: shots, label fractions, associations and base-to-novel, each once."""
         few = [Subset(shots=shots) for shots in self.shots]
         few += [Subset(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
         few += [Subset(associate=each) for each in self.associate]
+        few += [] if self.base_to_novel is None else [Subset(shots=self.base_to_novel, base_to_novel=True)]
         return tuple(dict.fromkeys(few)) or (Subset(),)
 
     def data_of(self, task: TaskEntry) -> tuple[str, str | None]:
@@ -248,10 +262,17 @@ def _check_names(kind: str, asked: tuple[str, ...], known: list[str]) -> None:
 
 
 def configs() -> dict[str, Path]:
-    """The studies that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
+    """The studies that ship with evalfm, by name."""
+    return shipped(STUDY)
+
+
+def shipped(protocol: str) -> dict[str, Path]:
+    """The YAML files of ``protocol`` that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
     installed = Path(str(resources.files("evalfm"))) / "_configs"
     folder = installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    return {
+        path.stem: path for path in sorted(folder.glob("*.yaml")) if read_yaml(path).get("protocol", STUDY) == protocol
+    }
 
 
 def load_study(name: str) -> Study:
@@ -264,6 +285,8 @@ def load_study(name: str) -> Study:
         path = Path(name)
     elif name in configs():
         path = configs()[name]
+    elif name in shipped(EPISODES):
+        raise EvalfmError(f"{name} asks for few-shot episodes and is no study; run `evalfm episodes {name}`.")
     else:
         raise UnknownNameError("study", name, configs())
     return validate(Study, read_yaml(path), f"study {path.name}")

@@ -11,6 +11,7 @@ from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
+from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.opened import TABLES, check_name
 from evalfm.probing.operating import LABELS
 from evalfm.probing.settings import THRESHOLD_RULE
@@ -72,6 +73,9 @@ def expand(study: Study, asked: Posed) -> Grid:
         if posed is None:
             continue
         for subset in study.subsets:
+            if subset.base_to_novel and posed.card.kind not in HALVED:
+                grid.leave_out(f"{task.name}, {subset_label(subset)}", f"{posed.card.kind} has no classes to halve")
+                continue
             if subset.shots is not None and posed.card.kind in WITHOUT_SHOTS:
                 kind = posed.card.kind
                 grid.leave_out(
@@ -83,6 +87,9 @@ def expand(study: Study, asked: Posed) -> Grid:
             for cell in row.cells(encoders, adaptations, baselines):
                 cells.setdefault(cell.key, cell)
     grid.cells = list(cells.values())
+    for task in (task for task in study.tasks if task.prompts is not None):
+        if not any(cell.prompts for cell in grid.cells if cell.task == task.name):
+            grid.refuse(EvalfmError(f"The prompts of {task.name} are read by text heads alone, and no cell has one."))
     return grid
 
 
@@ -120,7 +127,8 @@ class _Row:
         for baseline in baselines:
             if baseline.tasks is not None and self.task.name not in baseline.tasks:
                 continue
-            entry = EncoderEntry(name=baseline.encoder, input_size=baseline.input_size, resize=baseline.resize)
+            shape = {"input_size": baseline.input_size, "resize": baseline.resize}
+            entry = EncoderEntry.model_validate({"name": baseline.encoder, "weights": baseline.weights, **shape})
             assert baseline.adapt is not None
             wanted = (baseline.head,) if baseline.head is not None else self.asked.card.heads[:1]
             adaptation = AdaptationEntry(name=baseline.adapt, recipe=baseline.recipe)
@@ -154,7 +162,6 @@ class _Row:
             "limit": study.limit,
             **self.subset._asdict(),
             "val_shots": study.val_shots,
-            "base_to_novel": study.base_to_novel,
             "threshold": study.threshold if self.asked.card.kind in LABELS else THRESHOLD_RULE,
             "prompts": self.task.prompts if any(map(self._reads_text, heads)) else None,
             "seeds": study.seeds,
@@ -189,6 +196,8 @@ class _Row:
                 self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
             reason = _hindrance(encoder, adapt, needs=head.needs, kind=kind)
+            if reason is None and self.subset.base_to_novel and not (adapt == ONE_PASS and TEXT in head.needs):
+                reason = "base-to-novel asks for classes that were never seen, which only a frozen text head can name"
             if reason is not None:
                 self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adapt}", reason)
                 continue

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
@@ -247,12 +249,7 @@ class _Planner:
         """Device and precision of the trial; assumed machines need no GPU here."""
         if self.assumed.speed is not None:
             return "cpu", "float32"
-        on_gpu = torch.cuda.is_available() if self.machine.device == "auto" else self.machine.device != "cpu"
-        device = "cuda" if on_gpu and self.machine.device == "auto" else self.machine.device
-        device = "cpu" if device == "auto" else device
-        fast = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        auto = "bfloat16" if fast else "float32"
-        return device, auto if self.machine.precision == "auto" else self.machine.precision
+        return place(self.machine)
 
     def _rates(self, encoder: Encoder, facts: EncoderFacts, asked: Asked) -> Rates:
         speed = self.assumed.speed
@@ -276,11 +273,7 @@ class _Planner:
             return self.assumed.decode_seconds
         if asked.manifest is None or not len(asked.rows):
             return DECODE_SECONDS
-        rows = asked.rows[:TRIED_FILMS].tolist()
-        started = time.perf_counter()
-        for row in rows:
-            encoder.prepare(asked.manifest.image(row))
-        return (time.perf_counter() - started) / len(rows)
+        return decode_seconds(encoder, asked.manifest, asked.rows[:TRIED_FILMS].tolist())
 
     def _stored(self, encoder: Encoder, facts: EncoderFacts, asked: Asked, cell: Cell) -> Stored:
         """What is missing for ``cell`` after all cells before it."""
@@ -325,6 +318,24 @@ class _Planner:
         before = self.seen.get(key, 0)
         self.seen[key] = max(before, count)
         return max(0, count - before)
+
+
+def place(machine: Machine) -> tuple[str, str]:
+    """The device and precision that ``machine`` stands for here."""
+    on_gpu = torch.cuda.is_available() if machine.device == "auto" else machine.device != "cpu"
+    device = "cuda" if on_gpu and machine.device == "auto" else machine.device
+    device = "cpu" if device == "auto" else device
+    fast = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    auto = "bfloat16" if fast else "float32"
+    return device, auto if machine.precision == "auto" else machine.precision
+
+
+def decode_seconds(encoder: Encoder, manifest: Manifest, rows: Sequence[int]) -> float:
+    """Of reading and preparing one film, by trying ``rows``."""
+    started = time.perf_counter()
+    for row in rows:
+        encoder.prepare(manifest.image(row))
+    return (time.perf_counter() - started) / len(rows)
 
 
 def _start(cell: Cell) -> EncoderEntry:

@@ -9,17 +9,20 @@ from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import refuse_shared_images
+from evalfm.probing.sides import as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task
+from evalfm.tasks.prompts import EXCLUSIVE
 from evalfm.tasks.question import Question, pose, resolve_task
 
 WITHOUT_SHOTS = ("multilabel", "regression")
+MIN_CLASSES = 2
 SHARES = (0.7, 0.1, 0.2)
 """Train, val and test of a data set that is not at hand: evalfm's default split."""
 
@@ -117,12 +120,14 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
             continue
         sizes = {subset: _assumed(images, subset, study.folds) for subset in study.subsets if _serves(subset, card)}
         data = study.data_of(entry)[0]
-        asked[entry.name, data] = Asked(card, data, sizes, classes=len(card.target))
+        # How many classes one column holds only the data tell; there are two at least.
+        classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
+        asked[entry.name, data] = Asked(card, data, sizes, classes=classes)
     return asked, list(dict.fromkeys(faults))
 
 
 def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...]:
-    shots, fraction, _ = subset
+    shots, fraction = subset.shots, subset.label_fraction
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
     if folds:
         # A fold is test, an eighth of the rest val, as with the default split.
@@ -138,6 +143,8 @@ def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...
 
 
 def _serves(subset: Subset, card: TaskCard) -> bool:
+    if subset.base_to_novel:
+        return card.kind in HALVED
     return subset.shots is None or card.kind not in WITHOUT_SHOTS
 
 
@@ -158,6 +165,7 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     if study.test_data is not None:
         test = limited(pose(card, manifests.get(study.test_data), study.where), study.limit)
         refuse_shared_images(question, test)
+        test = as_learnt(question, test)
     sizes: dict[Subset, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
@@ -187,6 +195,7 @@ def _deal(
     settings = Settings.checked(
         task=question.task.name,
         **subset._asdict(),
+        val_shots=study.val_shots if subset.shots is not None else None,
         folds=study.folds,
         seeds=study.seeds,
         where=study.where,

@@ -34,6 +34,7 @@ class Row:
         shots: training images per class; null where not asked.
         label_fraction: of the training patients; null where not asked.
         associate: the attribute tied to the label in train, and how strongly; null where not asked.
+        base_to_novel: whether the first half of the classes alone was learnt from.
         seed: number of the seed.
         floor: whether it is a baseline that knows nothing.
         metric: name of the metric.
@@ -65,6 +66,7 @@ class Row:
     shots: int | None
     label_fraction: float | None
     associate: str | None
+    base_to_novel: bool
     seed: int
     floor: bool
     metric: str
@@ -120,6 +122,7 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             shots=config["shots"],
             label_fraction=config["label_fraction"],
             associate=config.get("associate"),
+            base_to_novel=bool(config.get("base_to_novel")),
             seed=int(config["seed"]),
             floor=run.is_floor,
             metric=name,

@@ -52,6 +52,7 @@ class PromptCard(CardModel):
         name: the task's name.
         source: where the sentences come from, in words.
         templates: sentences with ``{}`` where a name goes; none takes the encoder's own.
+        context: the template whose first words learners of a context start from; None takes that of their authors.
         classes: per class; of a yes-or-no label the finding itself.
         absent: per yes-or-no label what is said where it is not there; None says "no" before each of its names.
     """
@@ -60,6 +61,7 @@ class PromptCard(CardModel):
     name: str
     source: str = "evalfm's choice"
     templates: tuple[str, ...] = ()
+    context: str | None = None
     classes: dict[str, Phrases]
     absent: dict[str, Phrases] = Field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class PromptCard(CardModel):
         for template in self.templates:
             if template.count(SLOT) != 1:
                 raise ValueError(f"the template {template!r} needs {SLOT} once, where the class's name goes")
+        if self.context is not None and (self.context.count(SLOT) != 1 or not self.context.partition(SLOT)[0].strip()):
+            raise ValueError(f"the context {self.context!r} needs words and then {SLOT}, once")
         if len(set(self.templates)) < len(self.templates):
             raise ValueError("a template stands twice; each stands once")
         strange = sorted(set(self.absent) - set(self.classes))
@@ -103,12 +107,17 @@ class PromptSet:
         templates: as they are shown; each row has its prompts in this order.
         rows: of exclusive classes one each, in order; of yes-or-no labels two each, absent before present.
         source: where names and sentences come from.
+        only_sentences: a file gave whole sentences and nothing else, so that who reads names and templates has nothing
+            of it.
+        context: the template that learners of a context start from, if the card names one.
     """
 
     kind: str
     templates: tuple[str, ...]
     rows: tuple[Row, ...]
     source: str
+    only_sentences: bool = False
+    context: str | None = None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,6 +133,7 @@ class PromptSet:
         return {
             "source": self.source,
             "templates": list(self.templates),
+            "context": self.context,
             "rows": [
                 {
                     "label": row.label,
@@ -156,9 +166,14 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     """
     if kind not in (*LABELS, *EXCLUSIVE):
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
-    card = _built_in().get(task) or _bare(task, class_names)
+    card, only_sentences = _built_in().get(task) or _bare(task, class_names), False
     if file is not None:
-        card = _from_file(Path(file), card)
+        card, only_sentences = _from_file(Path(file), card)
+    if kind in EXCLUSIVE and card.absent:
+        raise EvalfmError(
+            f"The prompts of {card.name} say what is seen where {', '.join(card.absent)} is absent, and one of the "
+            f"classes of a {kind} task is always there; leave that out."
+        )
     missing = [name for name in class_names if name not in card.classes]
     if missing:
         known = ", ".join(card.classes)
@@ -169,7 +184,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     rows = tuple(_rows(card, kind, class_names, own))
     _refuse_repeats(rows)
     templates = card.templates or (own.present,)
-    return PromptSet(kind, templates, rows, card.source)
+    return PromptSet(kind, templates, rows, card.source, only_sentences, card.context)
 
 
 def list_prompts() -> dict[str, PromptCard]:
@@ -207,6 +222,8 @@ def _row(label: str, present: bool, phrases: Phrases, templates: Sequence[str]) 
 def _refuse_repeats(rows: Sequence[Row]) -> None:
     """Two rows that say the same cannot be told apart, whatever the image shows.
 
+    The absence of one label is never weighed against another label, so that several may share ``clear lungs``.
+
     Raises:
         EvalfmError: two rows have a name, or all their prompts, in common.
     """
@@ -214,7 +231,7 @@ def _refuse_repeats(rows: Sequence[Row]) -> None:
     for row in rows:
         for said in (row.name.casefold(), row.prompts):
             other = seen.setdefault(said, row)
-            if other is not row:
+            if other is not row and (other.label == row.label or (other.present and row.present)):
                 raise EvalfmError(
                     f"The classes {other.label!r} and {row.label!r} are both called {row.name!r}; give each a name of "
                     "its own with --prompts FILE."
@@ -234,22 +251,25 @@ def _built_in() -> dict[str, PromptCard]:
     return {card.name: card for card in cards}
 
 
-def _from_file(path: Path, card: PromptCard) -> PromptCard:
-    """The card in ``path``, or ``card`` with the sentences in it."""
+def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
+    """The card in ``path``, or ``card`` with the sentences in it; and whether sentences are all that it gave."""
     content = _read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     if "classes" in content:
-        return validate(PromptCard, {"name": card.name, "source": FROM_FILE, **content}, str(path))
+        return validate(PromptCard, {"name": card.name, "source": FROM_FILE, **content}, str(path)), False
     if not all(isinstance(said, list) and said for said in content.values()):
         raise EvalfmError(f"{path} must map each class to a list of sentences, or be a prompt card with classes.")
     classes, absent = dict(card.classes), dict(card.absent)
     for label, sentences in content.items():
-        kept, name = (absent, str(label).removeprefix("no ")) if str(label).startswith("no ") else (classes, str(label))
+        kept, name = classes, str(label)
+        # A class may itself be called "no finding".
+        if name not in card.classes and name.startswith("no "):
+            kept, name = absent, name.removeprefix("no ")
         if name not in card.classes:
             raise EvalfmError(f"{path} speaks of {label!r}; the task has {', '.join(card.classes)}.")
         old = kept.get(name, Phrases())
         found = validate(Phrases, {"names": old.names, "sentences": sentences}, f"{path}, {label}")
         kept[name] = found
-    return card.model_copy(update={"classes": classes, "absent": absent, "source": FROM_FILE})
+    return card.model_copy(update={"classes": classes, "absent": absent, "source": FROM_FILE}), True
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,11 +10,27 @@ import numpy as np
 import pandas as pd
 import torch
 
+from evalfm.features.cost import Cost
 from evalfm.runs import Provenance, Record, Run, publishing, run_folder, write_run
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import Scored, measure
 
-METRICS = {"binary": "auroc", "segmentation": "dice_positive", "regression": "mae"}
+METRICS = {
+    "binary": "auroc",
+    "segmentation": "dice_positive",
+    "regression": "mae",
+    "multiclass": "macro_auroc",
+    "ordinal": "quadratic_kappa",
+    "multilabel": "macro_auroc",
+}
+TASKS = {
+    "binary": "ptx-cls",
+    "segmentation": "ptx-seg",
+    "regression": "ctr",
+    "multiclass": "kind",
+    "ordinal": "density",
+    "multilabel": "chexpert5",
+}
 
 
 def provenance(**changes: Any) -> Provenance:
@@ -47,13 +63,16 @@ def make_run(
     card: dict[str, Any] | None = None,
     task_card: dict[str, Any] | None = None,
     settings: dict[str, Any] | None = None,
+    classes: tuple[str, ...] | None = None,
+    cost: Cost | None = None,
     **data: Any,
 ) -> Run:
     """A run of ``encoder`` whose test predictions are ``table``."""
     table = table.assign(split="test")
-    classes = () if kind == "regression" else ("ptx",)
+    if classes is None:
+        classes = () if kind == "regression" else ("ptx",)
     found = measure(kind, Scored(table, classes, True)) if kind != "segmentation" else {"dice_positive": Estimate(0.5)}
-    name = task or {"binary": "ptx-cls", "segmentation": "ptx-seg", "regression": "ctr"}[kind]
+    name = task or TASKS[kind]
     key = hashlib.sha256(f"{encoder}{name}{head}{seed}{floor}".encode()).hexdigest()
     part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": 1}
     record = Record(
@@ -81,7 +100,7 @@ def make_run(
         chosen={},
         exclusions=[],
         notes=[],
-        provenance=provenance(weights_digest=encoder),
+        provenance=provenance(weights_digest=encoder, cost=cost),
     )
     folder = run_folder(out, encoder, name, head, "frozen", key)
     with publishing(out, folder) as work:
@@ -106,3 +125,32 @@ def signal(target: np.ndarray, strength: float, seed: int) -> np.ndarray:
     """A score in (0, 1) that is higher for positives by ``strength`` standard deviations."""
     noise = np.random.default_rng(seed).normal(size=len(target))
     return np.asarray(1 / (1 + np.exp(-(noise + strength * target))))
+
+
+GRADES = ("A", "B", "C", "D")
+LABELS = ("edema", "effusion", "mass")
+
+
+def class_table(
+    target: np.ndarray, scores: np.ndarray, images: int = 1, names: tuple[str, ...] = GRADES
+) -> pd.DataFrame:
+    """Class numbers [N] and scores [N, K], ``images`` of a patient after one another."""
+    rows = range(len(target))
+    identity = {"id": [f"i{row:05}" for row in rows], "patient": [f"p{row // images:05}" for row in rows]}
+    columns = {f"score_{name}": scores[:, place] for place, name in enumerate(names)}
+    return pd.DataFrame({**identity, "target": target.astype(float), **columns})
+
+
+def class_scores(target: np.ndarray, strength: float, seed: int, classes: int = len(GRADES)) -> np.ndarray:
+    """Probabilities [N, K], higher for the true class and its neighbours by ``strength``."""
+    noise = np.random.default_rng(seed).normal(size=(len(target), classes))
+    raw = np.exp(noise - strength * np.abs(target[:, None] - np.arange(classes)))
+    return np.asarray(raw / raw.sum(axis=1, keepdims=True))
+
+
+def label_table(targets: np.ndarray, scores: np.ndarray, images: int = 1) -> pd.DataFrame:
+    """Labels [N, K] with NaN where unknown, and scores [N, K]."""
+    rows = range(len(targets))
+    identity = {"id": [f"i{row:05}" for row in rows], "patient": [f"p{row // images:05}" for row in rows]}
+    truth = {f"target_{name}": targets[:, place] for place, name in enumerate(LABELS)}
+    return pd.DataFrame({**identity, **truth, **{f"score_{name}": scores[:, k] for k, name in enumerate(LABELS)}})

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evalfm.analysis.attributes import attribute_columns, attributes, covariates
+from evalfm.analysis.attributes import attributes, covariates, declared
 from evalfm.errors import EvalfmError
 
 TABLE = pd.DataFrame(
@@ -62,6 +62,6 @@ def test_covariates_are_numbers_with_unknown_kept() -> None:
 
 
 def test_what_a_model_said_is_no_attribute() -> None:
-    told = ["id", "patient", "split", "fold", "target", "threshold", "score_ptx", "calibrated_ptx"]
-    table = pd.DataFrame({name: [0.0, 1.0] for name in [*told, "sex", "scores"]})
-    assert attribute_columns(table) == ["sex", "scores"]
+    told = ["id", "patient", "split", "fold", "target", "threshold", "score_ptx", "calibrated_ptx", "threshold_ptx"]
+    table = pd.DataFrame({name: [0.0, 1.0] for name in [*told, "sex", "scores", "area_code"]})
+    assert declared(table, ["ptx"]) == ["sex", "scores", "area_code"]

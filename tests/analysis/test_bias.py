@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import bias, scores_of_run, scores_of_table
-from evalfm.analysis.bias_page import bias_markdown, bias_page
+from evalfm.analysis.bias import bias, bias_of_questions
+from evalfm.analysis.bias_page import bias_markdown, bias_page, summary
+from evalfm.analysis.scores import questions_of_run, scores_of_run, scores_of_table
 from evalfm.analysis.table import model_names
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
@@ -17,7 +18,7 @@ from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.subgroups import at_fixed_label, cross_aurocs
 
-from .made import make_run
+from .made import GRADES, LABELS, class_scores, class_table, label_table, make_run
 
 
 def predictions(n: int = 600, *, effect: float = 0.0, seed: int = 0) -> pd.DataFrame:
@@ -233,3 +234,100 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert model_names([one]) == ["one · linear · frozen"]
     told = CliRunner().invoke(app, ["bias", str(one.folder), str(other.folder), "--by", "chest_tube", "--json"])
     assert [each["model"] for each in json.loads(told.stdout)["models"]] == model_names([one, other])
+
+
+def labelled(n: int = 900, images: int = 1) -> pd.DataFrame:
+    """Three labels, a fifth unknown; the score of ``mass`` leans on the tube."""
+    generator = np.random.default_rng(7)
+    truth = (generator.random((n, 3)) < 0.4).astype(float)
+    tube = generator.random(n) < 0.4
+    raw = 1.5 * truth + generator.normal(size=(n, 3)) - 1
+    raw[:, 2] += 1.0 * tube
+    targets = np.where(generator.random((n, 3)) < 0.2, np.nan, truth)
+    return label_table(targets, 1 / (1 + np.exp(-raw)), images).assign(chest_tube=tube.astype(float))
+
+
+def test_every_label_is_a_question_over_the_images_where_it_is_known(tmp_path: Path) -> None:
+    table = labelled()
+    run = make_run(tmp_path, table, kind="multilabel", classes=LABELS)
+    reports = bias_of_questions(questions_of_run(run), ["chest_tube"])
+    assert [report.model for report in reports] == [f"one · linear · frozen · {name}" for name in LABELS]
+    for report, name in zip(reports, LABELS, strict=True):
+        known = table[table[f"target_{name}"].notna()]
+        assert report.images == len(known)
+        contrast = report.parts[0].contrasts[0]
+        member = known["chest_tube"].to_numpy() == 1
+        expected = at_fixed_label(known[f"target_{name}"], known[f"score_{name}"], member, known["patient"])
+        assert contrast.fixed[0].effect.p == pytest.approx(expected[0].effect.p, rel=1e-9)
+        assert ("the score is higher with chest_tube = 1" in contrast.verdict) == (name == "mass")
+    # p is corrected over the levels of all labels, not label by label.
+    contrasts = [report.parts[0].contrasts[0] for report in reports]
+    raw = [each.fixed[0].effect.p for each in contrasts]
+    assert [report.parts[0].contrasts[0].corrected for report in reports] == pytest.approx(
+        benjamini_hochberg(raw).tolist()
+    )
+    (alone,) = bias_of_questions(questions_of_run(run, "mass"), ["chest_tube"])
+    assert alone.model.endswith("mass")
+    assert alone.parts[0].contrasts[0].corrected == pytest.approx(raw[2])
+    with pytest.raises(EvalfmError, match="Did you mean 'mass'"):
+        questions_of_run(run, "mas")
+    with pytest.raises(EvalfmError, match="answers a multilabel task, which has no score of one yes-or-no question"):
+        scores_of_run(run)
+
+
+def test_a_label_without_scores_is_said_and_the_others_are_told(tmp_path: Path) -> None:
+    table = labelled().assign(score_edema=np.nan)
+    run = make_run(tmp_path, table, kind="multilabel", classes=LABELS)
+    found = questions_of_run(run)
+    assert [each.name.split(" · ")[-1] for each in found] == ["effusion", "mass"]
+    assert any("'edema' has no score" in caution for caution in found[0].cautions)
+    with pytest.raises(EvalfmError, match="'edema' has no score"):
+        questions_of_run(run, "edema")
+
+
+def test_a_class_is_asked_against_the_rest(tmp_path: Path) -> None:
+    target = np.random.default_rng(0).integers(0, 4, 400)
+    scores = class_scores(target, 1.0, 1)
+    table = class_table(target, scores).assign(view=np.where(np.arange(400) % 2, "CC", "MLO"))
+    for kind in ("multiclass", "ordinal"):
+        run = make_run(tmp_path / kind, table, kind=kind, classes=GRADES)
+        (found,) = questions_of_run(run, "C")
+        np.testing.assert_array_equal(found.target, target == 2)
+        np.testing.assert_array_equal(found.score, scores[:, 2])
+        assert found.threshold is None
+        assert [each.name[-1] for each in questions_of_run(run)] == list(GRADES)
+        (report,) = bias_of_questions([found], ["view"])
+        stratum = report.parts[0].strata[0]
+        assert stratum.events == int((target[1::2] == 2).sum())
+        assert stratum.metrics["sensitivity"].value is None
+
+
+def test_the_verb_asks_one_label_or_all(tmp_path: Path) -> None:
+    make_run(tmp_path / "a", labelled(400), kind="multilabel", classes=LABELS)
+    make_run(tmp_path / "b", predictions(400))
+    (tmp_path / "table.csv").write_text(predictions(100).to_csv())
+
+    def asked(*arguments: object) -> str:
+        done = CliRunner().invoke(app, ["bias", *map(str, arguments)], env={"COLUMNS": "220"})
+        return done.output + (str(done.exception) if done.exception else "")
+
+    every = json.loads(asked(tmp_path / "a", "--by", "chest_tube", "--json"))["models"]
+    assert [each["model"].split(" · ")[-1] for each in every] == list(LABELS)
+    (one,) = json.loads(asked(tmp_path, "--by", "chest_tube", "--label", "mass", "--json"))["models"]
+    assert one["model"].endswith("mass")
+    assert "Did you mean 'mass'" in asked(tmp_path, "--by", "chest_tube", "--label", "mas")
+    assert "--label is of runs" in asked(tmp_path / "a", tmp_path / "table.csv", "--by", "sex", "--label", "mass")
+    page = tmp_path / "bias.html"
+    assert "Wrote" in asked(tmp_path, "--by", "chest_tube", "--html", page)
+    assert "one · linear · frozen · chexpert5 · effusion" in page.read_text()
+
+
+def test_many_models_stand_below_one_another(tmp_path: Path) -> None:
+    run = make_run(tmp_path, labelled(400), kind="multilabel", classes=LABELS)
+    reports = bias_of_questions(questions_of_run(run), ["chest_tube"])
+    header, rows = summary(reports)
+    assert header == ["attribute", *(report.model for report in reports)]
+    turned_header, turned = summary([*reports, *reports])
+    assert turned_header == ["model", "chest_tube = 1"]
+    assert [row[1] for row in turned[:3]] == rows[0][1:]
+    assert [row[0] for row in turned[:3]] == header[1:]

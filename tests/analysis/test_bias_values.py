@@ -14,7 +14,7 @@ from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.statistics.subgroup_means import mean_difference
 
-from .made import make_run
+from .made import GRADES, class_scores, class_table, make_run
 
 
 def masks(n: int = 300, *, drop: float = 0.0, alarm: float = 0.0) -> pd.DataFrame:
@@ -126,3 +126,38 @@ def test_pages_of_values_alone_and_refusals(tmp_path: Path) -> None:
     assert bias_page([], [report]).count("<h3>") == 2
     with pytest.raises(EvalfmError, match="--by chest_tube"):
         bias_of_values(run, [])
+
+
+def test_grades_are_asked_by_the_error_of_the_expected_grade(tmp_path: Path) -> None:
+    target = np.random.default_rng(0).integers(0, 4, 400)
+    scores = class_scores(target, 1.5, 1)
+    old = np.arange(400) % 2 == 0
+    # Older breasts are graded half a class too high, at the same truth.
+    scores[old] = 0.5 * scores[old] + 0.5 * np.eye(4)[np.minimum(target[old] + 1, 3)]
+    table = class_table(target, scores).assign(old=old.astype(float))
+    run = make_run(tmp_path, table, kind="ordinal", classes=GRADES)
+    size, signed = bias_of_values(run, ["old"]).outcomes
+    assert (size.name, signed.name) == ("absolute error in grades", "expected − true grade")
+    error = scores @ np.arange(4) - target
+    expected = mean_difference(error, old, table["patient"], {"truth": target.astype(float)})
+    assert signed.gaps[0].difference.value == pytest.approx(expected.value)
+    assert signed.gaps[0].difference.p == pytest.approx(expected.p)
+    assert "is higher with old = 1" in signed.gaps[0].verdict
+    assert [level.mean.value for level in size.levels] == pytest.approx(
+        [np.abs(error)[old == side].mean() for side in (False, True)]
+    )
+    raw = class_table(target, np.log(scores)).assign(old=old.astype(float))
+    with pytest.raises(EvalfmError, match="no probabilities, so there is no expected grade; ask a class with --label"):
+        bias_of_values(make_run(tmp_path / "raw", raw, kind="ordinal", classes=GRADES), ["old"])
+
+
+def test_one_of_several_masks_can_be_asked_alone(tmp_path: Path) -> None:
+    table = masks()
+    for column in ("dice", "area_true", "area_predicted"):
+        table[f"{column}_mass"] = table[f"{column}_ptx"]
+    run = make_run(tmp_path, table, kind="segmentation", classes=("ptx", "mass"))
+    assert len(bias_of_values(run, ["chest_tube"]).outcomes) == 4
+    assert [each.name for each in bias_of_values(run, ["chest_tube"], label="mass").outcomes] == [
+        "Dice of mass where it is there",
+        "predicted area of mass where it is not",
+    ]

@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.choose import Limits, choose
+from evalfm.analysis.worst import worst_stratum
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import Cost
 from evalfm.runs import Run
 from evalfm.statistics.auroc import auroc
 
-from .made import binary_table, make_run, signal
+from .made import GRADES, binary_table, class_scores, class_table, make_run, signal
 
 TARGET = np.random.default_rng(0).random(400) < 0.4
 CARDS = {
@@ -73,7 +76,7 @@ def test_the_worst_stratum_and_doubts_are_told(tmp_path: Path) -> None:
     table = run.predictions()
     areas = {view: auroc(part["target"], part["score_ptx"]) for view, part in table.groupby("view")}
     worst = min(areas, key=lambda view: areas[view])
-    assert first.worst == f"view = {worst}: AUROC {areas[worst]:.3f} on {(table['view'] == worst).sum()} images"
+    assert first.worst == f"view = {worst}: auroc {areas[worst]:.3f} on {(table['view'] == worst).sum()} images"
     asked = next(each for each in found.candidates if each.encoder == "asked")
     assert asked.flags == ("Read the licence before commercial use.",)
 
@@ -102,6 +105,16 @@ def test_the_verb(tmp_path: Path) -> None:
     code, said = asked("--task", "ptx-cls", "--licence", "commercial", "--json")
     assert code == 0
     assert json.loads(said)["candidates"][0]["encoder"] == "small"
+    assert "trained on 400 images, more than 100" in asked("--task", "ptx-cls", "--labels", "100")[1]
+    assert "its time is not known" in asked("--task", "ptx-cls", "--max-ms", "50")[1]
+    made = timed(tmp_path / "timed", {name: cost(20.0 + place) for place, name in enumerate(CARDS)})
+    shown = CliRunner().invoke(
+        app, ["choose", str(tmp_path / "timed"), "--task", "ptx-cls", "--max-ms", "20.5", "--json"]
+    )
+    assert [each["encoder"] for each in json.loads(shown.output)["candidates"]] == ["large"]
+    table = CliRunner().invoke(app, ["choose", str(made[1].folder), "--task", "ptx-cls"], env={"COLUMNS": "220"}).output
+    assert "measured on" in table
+    assert "21" in table
     assert "'commercial'" in asked("--task", "ptx-cls", "--licence", "comercial")[1]
     assert "'ptx-cls'" in asked("--task", "ptx-clz")[1]
 
@@ -111,3 +124,93 @@ def test_runs_on_several_data_sets_are_no_choice(tmp_path: Path) -> None:
     other = make_run(tmp_path / "two", binary_table(signal(TARGET, 1, 0), TARGET), encoder="large", test_name="else")
     with pytest.raises(EvalfmError, match=r"tested on 2 data sets \(else, toy\)"):
         choose([*made, other], "ptx-cls")
+
+
+def cost(milliseconds: float, device: str = "AMD EPYC, 2 threads") -> Cost:
+    return Cost(
+        milliseconds=milliseconds,
+        gigaflops=milliseconds / 10,
+        batch=1,
+        input_size=(224, 224),
+        device=device,
+        precision="float32",
+    )
+
+
+def timed(out: Path, times: dict[str, Cost | None]) -> list[Run]:
+    made = []
+    for seed, (name, strength) in enumerate(STRENGTHS.items()):
+        table = binary_table(signal(TARGET, strength, seed), TARGET)
+        made.append(make_run(out, table, encoder=name, card=CARDS[name], cost=times.get(name)))
+    return made
+
+
+def test_a_limit_on_time_excludes_the_slow_and_the_untimed(tmp_path: Path) -> None:
+    made = timed(tmp_path, {"large": cost(80.0), "small": cost(20.0), "poor": cost(5.0)})
+    found = choose(made, "ptx-cls", Limits(most_milliseconds=50))
+    assert [each.encoder for each in found.candidates] == ["small"]
+    (small,) = found.candidates
+    assert (small.milliseconds, small.gigaflops) == (20.0, 2.0)
+    assert small.timed == "AMD EPYC, 2 threads, batch of 1, 224 × 224, float32"
+    reasons = dict(found.excluded)
+    assert reasons["large · linear · frozen"] == f"80 ms an image ({small.timed}), more than 50"
+    assert reasons["asked · linear · frozen"].startswith("its time is not known (a table of features, or a run of an")
+    assert reasons["poor · linear · frozen"].startswith("significantly below the best")
+    assert "A forward pass of one image takes it 20 ms (AMD EPYC, 2 threads" in found.paragraph
+    assert {each.encoder for each in choose(made, "ptx-cls", Limits(most_milliseconds=80)).candidates} == {
+        "large", "small",
+    }  # fmt: skip
+    with pytest.raises(EvalfmError, match="must be positive"):
+        choose(made, "ptx-cls", Limits(most_milliseconds=0))
+
+
+def test_times_of_two_devices_are_never_held_to_one_limit(tmp_path: Path) -> None:
+    made = timed(tmp_path, {"large": cost(80.0), "small": cost(2.0, "NVIDIA H100")})
+    with pytest.raises(EvalfmError, match=r"timed on 2 devices \(AMD EPYC, 2 threads; NVIDIA H100\)"):
+        choose(made, "ptx-cls", Limits(most_milliseconds=50))
+    found = choose(made, "ptx-cls")
+    assert "Times are of 2 devices and do not compare: AMD EPYC, 2 threads; NVIDIA H100." in found.paragraph
+
+
+def test_seeds_of_one_encoder_keep_to_a_limit_together(tmp_path: Path) -> None:
+    made = [
+        make_run(tmp_path, binary_table(signal(TARGET, 1.5, seed), TARGET), seed=seed, cost=cost(milliseconds))
+        for seed, milliseconds in enumerate((9.0, 9.5, 10.5))
+    ]
+    found = choose(made, "ptx-cls", Limits(most_milliseconds=10))
+    assert found.comparison.entries[0].seeds == 3
+    assert found.candidates[0].milliseconds == 9.5
+
+
+def test_the_worst_stratum_of_grades_and_errors(tmp_path: Path) -> None:
+    generator = np.random.default_rng(2)
+    target = generator.integers(0, 4, 300)
+    scores = class_scores(target, 1.5, 0)
+    table = class_table(target, scores).assign(view=np.where(np.arange(300) % 3 == 0, "CC", "MLO"))
+    table.loc[table["view"] == "CC", [f"score_{name}" for name in GRADES]] = 0.25
+    run = make_run(tmp_path, table, kind="ordinal", classes=GRADES)
+    assert worst_stratum(run, "quadratic_kappa") == "view = CC: quadratic_kappa 0.000 on 100 images"
+    assert str(worst_stratum(run, "macro_auroc")).startswith("view = CC: macro_auroc 0.500")
+    # A stratum without a class has another macro AUROC, which does not compare.
+    fewer = table[(table["view"] == "MLO") | (table["target"] != 3)]
+    assert str(
+        worst_stratum(make_run(tmp_path / "b", fewer, kind="ordinal", classes=GRADES), "macro_auroc")
+    ).startswith("view = MLO")
+    error = np.where(np.arange(60) % 2, 0.5, 0.1)
+    values = pd.DataFrame({"id": [f"{row:03}" for row in range(60)], "patient": [f"{row:03}" for row in range(60)]})
+    values = values.assign(target=0.0, prediction=error, sex=np.where(np.arange(60) % 2, "F", "M"))
+    assert (
+        worst_stratum(make_run(tmp_path / "c", values, kind="regression"), "mae") == "sex = F: mae 0.500 on 30 images"
+    )
+
+
+def test_grades_are_chosen_by_kappa(tmp_path: Path) -> None:
+    target = np.random.default_rng(2).integers(0, 4, 200)
+    made = [
+        make_run(tmp_path, class_table(target, class_scores(target, strength, seed)), encoder=name, kind="ordinal",
+                 classes=GRADES, card=CARDS[name])
+        for seed, (name, strength) in enumerate({"large": 1.5, "poor": 0.1}.items())
+    ]  # fmt: skip
+    found = choose(made, "density")
+    assert [each.encoder for each in found.candidates] == ["large"]
+    assert found.comparison.metric == "quadratic_kappa"

@@ -224,3 +224,36 @@ def test_other_images_of_the_same_ids_are_neither_paired_nor_seeds(tmp_path: Pat
     assert [len(line.runs) for line in table.lines] == [1, 1]
     with pytest.raises(EvalfmError, match="two data sets named 'toy'"):
         compare(runs)
+
+
+def test_inputs_of_another_size_are_another_line_and_no_seed(tmp_path: Path) -> None:
+    made = [
+        make_run(
+            tmp_path / str(size),
+            binary_table(signal(TARGET, 1.0, number), TARGET),
+            settings={"encoder": {"input_size": size, "resize": None}},
+        )
+        for number, size in enumerate((None, 112))
+    ]
+    (table,) = compare(made)
+    assert sorted(entry.encoder for entry in table.entries) == ["one", "one (112 px)"]
+    assert [entry.seeds for entry in table.entries] == [1, 1]
+
+
+def test_lines_on_fewer_labels_are_told_apart(tmp_path: Path) -> None:
+    made = []
+    for number, shots in enumerate((None, 10)):
+        images = {"images": 300 if shots is None else 20, "patients": 20, "positive_images": 10}
+        parts = {"train": images, "val": images, "test": images}
+        table = binary_table(signal(TARGET, 1.0, number), TARGET)
+        made.append(make_run(tmp_path / str(shots), table, settings={"shots": shots}, parts=parts))
+    (table,) = compare(made)
+    assert sorted(entry.encoder for entry in table.entries) == ["one (20 train images)", "one (300 train images)"]
+
+
+def test_a_small_class_marks_the_interval_and_unknown_patients_the_unit(tmp_path: Path) -> None:
+    target = np.arange(200) < 15
+    made = [make_run(tmp_path, binary_table(signal(target, 1, 0), target), patients_known=False)]
+    (table,) = compare(made)
+    assert table.entries[0].estimate.note == "interval approximate"
+    assert table.entries[0].estimate.unit == "images"

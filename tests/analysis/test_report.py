@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from evalfm.analysis.report.methods import methods_paragraph
@@ -20,12 +21,13 @@ from evalfm.analysis.report.tables import Signed, table
 from evalfm.analysis.report.task import sections
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
+from evalfm.features.cost import Cost
 from evalfm.runs import Run
 from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.estimate import Estimate
 
 from .browser import needs_browser, shown
-from .made import binary_table, make_run, signal
+from .made import GRADES, LABELS, binary_table, class_scores, class_table, label_table, make_run, signal
 
 TARGET = np.random.default_rng(0).random(300) < 0.4
 SUBGROUPS = {"subgroups": ["view", "age", "chest_tube"]}
@@ -295,3 +297,76 @@ def test_the_browser_would_have_told_of_an_error(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<!doctype html><html><body><script>nothing.at.all</script></body></html>")
     assert "nothing is not defined" in " ".join(shown(page)[1])
+
+
+def several(out: Path, kind: str) -> list[Run]:
+    """Two lines and a floor of a task of several labels or classes, the labels' scores leaning on the view."""
+    generator = np.random.default_rng(0)
+    target = generator.integers(0, 4, 300)
+    labels = (generator.random((300, 3)) < [0.4, 0.3, 0.02]).astype(float)
+    view = np.where(generator.random(300) < 0.5, "AP", "PA")
+    made = []
+    for seed, (name, strength) in enumerate({"strong": 1.5, "weak": 0.5, "constant": 0.0}.items()):
+        if kind == "multilabel":
+            raw = strength * labels + np.random.default_rng(seed).normal(size=labels.shape) * (strength > 0)
+            raw[:, 1] += (strength > 0) * 1.5 * (view == "AP")
+            frame = label_table(labels, 1 / (1 + np.exp(-raw)))
+        else:
+            scores = class_scores(target, strength, seed) if strength else np.full((300, 4), 0.25)
+            frame = class_table(target, scores)
+        classes = LABELS if kind == "multilabel" else GRADES
+        frame, card = frame.assign(view=view), {"subgroups": ["view"]}
+        made.append(make_run(out, frame, encoder=name, kind=kind, classes=classes, floor=strength == 0, task_card=card))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["multilabel", "multiclass", "ordinal"])
+def test_tasks_of_several_classes_are_compared_and_told_by_class(tmp_path: Path, kind: str) -> None:
+    made = several(tmp_path, kind)
+    (section,) = sections(made)
+    assert "strong (linear, frozen) is better than every other encoder" in section.words
+    tables = dict(section.tables)
+    assert [row[0] for row in tables["Encoders"].rows] == ["strong", "weak", "constant"]
+    of_class = next(each for heading, each in section.tables if heading.startswith("AUROC of each"))
+    classes = LABELS if kind == "multilabel" else GRADES
+    assert [row[0] for row in of_class.rows] == list(classes)
+    assert of_class.rows[0][1] == made[0].metrics[f"auroc[{classes[0]}]"]
+    assert any(heading.startswith("AUROC of each") for heading, _ in section.drawings)
+    assert ("with the finding" in section.counts) is False
+    if kind == "multilabel":
+        ((model, verdicts),) = section.verdicts
+        assert model == "strong · linear"
+        assert [each.split(":")[0] for each in verdicts[:-1]] == ["effusion"]
+        assert verdicts[-1].startswith("Of 3 questions, a class by a level each, 3 could be tested and 1 found")
+        assert {row[0] for row in tables["Subgroups of strong · linear"].rows} == set(LABELS)
+        assert "~ over 2 of 3 labels, without mass" in tables["Every metric shown of this task"].notes
+        return
+    answers = tables["What strong · linear answers"]
+    test = made[0].predictions()
+    called = test[[f"score_{name}" for name in GRADES]].to_numpy().argmax(axis=1)
+    expected = confusion_matrix(test["target"], called)
+    assert [list(row[2:6]) for row in answers.rows] == expected.tolist()
+    assert [row[1] for row in answers.rows] == expected.sum(axis=1).tolist()
+    assert [row[6] for row in answers.rows] == pytest.approx(np.diag(expected) / expected.sum(axis=1))
+    assert len(section.verdicts) == (1 if kind == "multiclass" else 2)
+
+
+def test_the_methods_name_the_tests_that_were_made(tmp_path: Path) -> None:
+    told = methods_paragraph(several(tmp_path, "ordinal"))
+    assert "(influence values of patients for quadratic kappa)" in told
+    assert "DeLong" not in told
+    told = methods_paragraph([*several(tmp_path / "b", "multilabel"), *runs(tmp_path / "c")])
+    assert (
+        "(DeLong with the covariance of Obuchowski for AUROC; the same joint over the classes for macro AUROC)" in told
+    )
+
+
+def test_the_cost_of_an_encoder_stands_with_its_device(tmp_path: Path) -> None:
+    cost = Cost(milliseconds=30.0, gigaflops=3.6, batch=1, input_size=(224, 224), device="a GPU", precision="bfloat16")
+    frame = binary_table(signal(TARGET, 2.0, 0), TARGET)
+    made = [make_run(tmp_path, frame, encoder="one", cost=cost), make_run(tmp_path, frame, encoder="two")]
+    (section,) = sections(made)
+    table = dict(section.tables)["What an image costs the encoders"]
+    by_name = {row[0]: row for row in table.rows}
+    assert by_name["one"][2:5] == (3.6, 30.0, "a GPU, batch of 1, 224 × 224, bfloat16")
+    assert by_name["two"][2:4] == (None, None)

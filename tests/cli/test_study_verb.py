@@ -150,3 +150,19 @@ def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.Mo
     assert {cell["encoder"]["weights"] for cell in cells} == {"random"}
     assert {cell["recipe"].get("epochs") for cell in cells if cell["adapt"] != "frozen"} == {1}
     assert {(cell["data"], cell["test_where"], cell["limit"]) for cell in cells} == {("phantom", None, 60)}
+
+
+def test_random_weights_are_for_fine_tuned_baselines_too(monkeypatch: pytest.MonkeyPatch):
+    from evalfm.study import plan
+    from evalfm.study.config import EncoderEntry
+
+    small = plan.load_for_trial(EncoderEntry(name="light-cnn"), fetch=False)
+    monkeypatch.setattr(plan, "load_for_trial", lambda *_, **__: small)
+    options = ["--data", "phantom", "--weights", "random", "--recipe", "epochs=2"]
+    cells = json.loads(evalfm("breast-density", "--plan", "--json", *ASSUMED, *options).stdout)["cells"]
+    told = {(cell["encoder"]["name"], cell["encoder"]["weights"], cell["recipe"].get("epochs")) for cell in cells}
+    assert told == {("chexzero", "random", None), ("convnext-base", "random", 2)}
+    (tuned,) = [cell for cell in cells if cell["baseline"]]
+    assert tuned["recipe"]["learning_rate"] == 1e-4
+    cells = json.loads(evalfm("does-bigger-mean-better", "--plan", "--json", *ASSUMED, *options).stdout)["cells"]
+    assert [cell["encoder"]["weights"] for cell in cells if cell["baseline"]] == ["hub"]

@@ -52,6 +52,11 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "twice.csv").write_text("id,x, x\n1,2,3\n")
     with pytest.raises(EvalfmError, match="has the column x twice"):
         read_table(tmp_path / "twice.csv")
+    (tmp_path / "alike.csv").write_text("id,x,x\n1,2,3\n")
+    with pytest.raises(EvalfmError, match="has the column x twice"):
+        read_table(tmp_path / "alike.csv")
+    (tmp_path / "nameless.csv").write_text("id,,\n1,2,3\n")
+    assert read_table(tmp_path / "nameless.csv")["id"].tolist() == ["1"]
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(EvalfmError, match="cannot be read as CSV"):
         read_table(tmp_path / "empty.csv")

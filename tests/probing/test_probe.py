@@ -269,6 +269,13 @@ def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
     assert record["metrics"]["auroc"]["n"] == 21
     assert record["metrics"]["auroc"]["unit"] == "patients"
     assert (labelled[0].folder / "figures" / "roc.png").stat().st_size > 1000
+    costs = {run.encoder: run.record.provenance.cost for run in labelled}
+    first = costs[labelled[0].encoder]
+    assert first is not None
+    assert first.milliseconds > 0
+    assert first.device
+    # A table of features has no forward pass.
+    assert costs["constant"] is None
 
 
 def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(squares: Manifest, tmp_path: Path):

@@ -11,8 +11,9 @@ import pytest
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import encode
-from evalfm.probing.sides import measured_findings, read_measured
-from evalfm.tasks.card import load_task
+from evalfm.errors import EvalfmError
+from evalfm.probing.sides import as_learnt, measured_findings, read_measured
+from evalfm.tasks.card import TaskCard, load_task, with_defaults
 from evalfm.tasks.question import pose
 
 CELLS = {"pneumothorax": slice(0, 1), "heart": slice(1, 3), "left_lung": slice(3, 6), "right_lung": slice(6, 10)}
@@ -46,3 +47,43 @@ def test_the_masks_of_a_measure_come_first_to_last(manifest: Manifest, task: str
     assert [np.flatnonzero(mask[0]).tolist() for mask in masks] == [
         list(range(CELLS[finding].start, CELLS[finding].stop)) for finding in findings
     ]
+
+
+def labelled(tmp_path: Path, name: str, values: list[object]) -> Manifest:
+    np.save(tmp_path / "film.npy", np.zeros((4, 10), dtype=np.uint8))
+    rows = [f"{name}{number}" for number in range(len(values))]
+    table = pd.DataFrame({"id": rows, "image": "film.npy", "split": "train", "density": values})
+    return Manifest(DatasetInfo(name=name, public_ids=True), table, tmp_path)
+
+
+def graded(kind: str) -> TaskCard:
+    content = {"schema": 1, "name": "grade", "kind": kind, "title": "?", "target": ["density"]}
+    return TaskCard.model_validate(with_defaults(content))
+
+
+def test_classes_of_test_data_keep_the_numbers_that_were_learnt(tmp_path: Path) -> None:
+    train = pose(graded("ordinal"), labelled(tmp_path, "one", ["A", "B", "C", "D"]))
+    test = pose(graded("ordinal"), labelled(tmp_path, "two", ["D", "B", "C"]))
+    # By its own levels B would be 0, which is A where it was learnt.
+    assert test.target.ravel().tolist() == [2, 0, 1]
+    found = as_learnt(train, test)
+    assert found.target.ravel().tolist() == [3, 1, 2]
+    assert found.class_names == ("A", "B", "C", "D")
+    assert as_learnt(train, train) is train
+    more = pose(graded("ordinal"), labelled(tmp_path, "three", ["A", "E"]))
+    with pytest.raises(
+        EvalfmError, match="The test data three hold A, E and one A, B, C, D; give both the same levels"
+    ):
+        as_learnt(train, more)
+    with pytest.raises(EvalfmError, match="grade is multiclass on the test data two and ordinal on one"):
+        as_learnt(train, pose(graded("multiclass"), labelled(tmp_path, "two", ["D", "B", "C"])))
+
+
+def test_words_and_numbers_of_a_binary_label_go_together_but_other_words_do_not(tmp_path: Path) -> None:
+    words = pose(graded("binary"), labelled(tmp_path, "words", ["fatty", "dense", "fatty"]))
+    numbers = pose(graded("binary"), labelled(tmp_path, "numbers", [0, 1, 0]))
+    assert as_learnt(words, numbers).class_names == words.class_names
+    assert as_learnt(words, numbers).target.ravel().tolist() == [0, 1, 0]
+    assert as_learnt(numbers, words).class_names == numbers.class_names
+    with pytest.raises(EvalfmError, match="give both the same levels"):
+        as_learnt(words, pose(graded("binary"), labelled(tmp_path, "one-sided", ["dense", "dense"])))

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalfm.analysis.bias import bias, scores_of_run
+from evalfm.analysis.bias import bias
+from evalfm.analysis.scores import scores_of_run
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import cardiothoracic_ratio

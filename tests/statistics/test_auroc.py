@@ -141,6 +141,24 @@ def test_clustered_covariance_equals_obuchowski_written_out():
     assert np.all(np.linalg.eigvalsh(found.covariance) > 0)
 
 
+@pytest.mark.parametrize("n", [4, 5, 7, 12])
+def test_tiny_samples_with_ties_have_the_direct_covariance(n):
+    for seed in range(20):
+        generator = np.random.default_rng(seed)
+        target = np.r_[1, 1, 0, 0, generator.integers(0, 2, n - 4)].astype(float)
+        score = generator.integers(0, 3, (n, 2)).astype(float)
+        label = target == 1
+        pairs = np.stack([kernel(s[label], s[~label]) for s in score.T])
+        direct = np.cov(pairs.mean(axis=2)) / label.sum() + np.cov(pairs.mean(axis=1)) / (~label).sum()
+        np.testing.assert_allclose(auroc_covariance(target, score).covariance, direct, atol=1e-14)
+        patient = np.r_[0, 1, 2, 3, generator.integers(0, 4, n - 4)]
+        np.testing.assert_allclose(
+            auroc_covariance(target, score, patient).covariance,
+            direct_obuchowski(target, score, patient)[1],
+            atol=1e-14,
+        )
+
+
 def test_repeating_every_image_of_a_patient_changes_neither_area_nor_clustered_variance():
     target, score, _ = tied_data(60, scores=1)
     once = auroc_covariance(target, score, np.arange(60))

@@ -37,7 +37,7 @@ def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
     found = stratum_gap(*both[:2], np.arange(120) < 60, both[2])
     assert found.value == 0
     assert (found.low, found.high, found.p) == (None, None, None)
-    assert found.reason == "no patient moves it: no interval"
+    assert found.reason == "it has no standard error: no interval"
 
 
 def test_patients_in_both_levels_are_not_counted_twice() -> None:
@@ -80,4 +80,35 @@ def test_too_few_patients_and_constant_scores_give_no_p() -> None:
     assert flat.value == 0
     # Never a width of zero.
     assert (flat.low, flat.high, flat.p, flat.detectable) == (None, None, None, None)
-    assert flat.reason == "no patient moves it: no interval"
+    assert flat.reason == "it has no standard error: no interval"
+    right = stratum_gap(target, target + 0.0, patient < 60, patient)
+    assert (right.value, right.low, right.p) == (0, None, None)
+
+
+def test_patients_in_both_levels_have_the_error_that_leaving_each_out_gives() -> None:
+    generator = np.random.default_rng(5)
+    patient = np.repeat(np.arange(300), 4)
+    target = (generator.random(300) < 0.4)[patient]
+    score = target + 2 * generator.normal(size=300)[patient] + generator.normal(size=1200)
+    member = generator.random(1200) < 0.4
+    score = np.round(score, 1)
+    found = stratum_gap(target, score, member, patient)
+    left = np.array(
+        [
+            auroc(target[kept & member], score[kept & member]) - auroc(target[kept & ~member], score[kept & ~member])
+            for kept in (patient != each for each in range(300))
+        ]
+    )
+    jackknife = (299 / 300 * ((left - left.mean()) ** 2).sum()) ** 0.5
+    freedom = min(np.unique(patient[rows]).size for rows in (member, ~member)) - 1
+    error = (found.high - found.low) / 2 / t(freedom).isf(0.025)
+    assert error == pytest.approx(jackknife, rel=0.02)
+    # What forgetting that a patient stands in both would give.
+    parts = [auroc_covariance(target[rows], score[rows], patient[rows]).covariance[0, 0] for rows in (member, ~member)]
+    assert sum(parts) ** 0.5 > 1.1 * jackknife
+
+
+def test_a_level_without_a_class_has_no_gap() -> None:
+    target, score, patient = drawn(7, 200)
+    member = (patient % 2 == 0) & ~target
+    assert stratum_gap(target, score, member, patient).value is None

@@ -60,6 +60,15 @@ def test_what_cannot_be_told_has_its_reason() -> None:
     assert same.reason == "attribute and covariates say the same"
 
 
+def test_a_value_that_is_the_attribute_has_no_error_that_rounding_made() -> None:
+    frame = values()
+    found = mean_difference(0.1 + 0.2 * frame["a"], frame["a"], frame["g"])
+    assert (found.value, found.low, found.p) == (None, None, None)
+    assert found.reason == "attribute and covariates say all of it: there is no standard error"
+    held = mean_difference(0.3 * frame["area"], frame["a"], frame["g"], {"area": frame["area"]})
+    assert held.p is None
+
+
 def test_unknown_values_and_covariates_are_left_out() -> None:
     frame = values()
     area = frame["area"].where(np.arange(240) > 30)

@@ -7,8 +7,10 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 import statsmodels.formula.api as smf
+from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
+from evalfm.statistics.auroc import auroc_covariance
 from evalfm.statistics.subgroups import as_logit, at_fixed_label, balanced_auroc, cross_aurocs
 
 
@@ -92,8 +94,6 @@ def test_the_effect_is_that_of_gee_with_bias_reduced_covariance() -> None:
     assert found[1].effect.value == pytest.approx(fitted.params["a"] + fitted.params["y:a"], rel=1e-6)
     assert found[0].effect.degrees_of_freedom is not None
     half = (found[0].effect.high - found[0].effect.low) / 2
-    from scipy.stats import t
-
     assert half == pytest.approx(t.ppf(0.975, found[0].effect.degrees_of_freedom) * fitted.bse["a"], rel=1e-5)
     spread = frame["s"][frame["y"] == 0].std()
     assert found[0].effect.standardised == pytest.approx(fitted.params["a"] / spread, rel=1e-6)
@@ -138,6 +138,67 @@ def test_severity_among_positives_leaves_the_negatives_alone() -> None:
 def test_logits_of_probabilities_and_scores_that_are_none() -> None:
     assert as_logit([0.5, 0.0, 1.0]) == pytest.approx([0, -13.815510, 13.815510], abs=1e-5)
     assert as_logit([-2.0, 3.0]).tolist() == [-2.0, 3.0]
+
+
+def test_ties_count_half_in_every_pair() -> None:
+    data = study()
+    data["score"] = np.round(data["score"], 1)
+    y, a = data["target"] == 1, data["member"]
+    found = cross_aurocs(**data)
+    assert found["bpsn"].value == pytest.approx(brute(data, y & ~a, ~y & a), abs=1e-12)
+    assert found["bnsp"].value == pytest.approx(brute(data, y & a, ~y & ~a), abs=1e-12)
+    for truth in (0, 1):
+        rows = data["target"] == truth
+        expected = roc_auc_score(a[rows], data["score"][rows])
+        assert at_fixed_label(**data)[truth].auroc.value == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_area_at_fixed_label_has_the_clustered_error() -> None:
+    data = study(600, effect=0.3, per_patient=3, seed=4)
+    rows = data["target"] == 0
+    member, names = data["member"][rows], data["patient"][rows]
+    found = at_fixed_label(**data)[0]
+    error = auroc_covariance(member, data["score"][rows], names).covariance[0, 0] ** 0.5
+    freedom = min(np.unique(names[member]).size, np.unique(names[~member]).size) - 1
+    assert (found.auroc.high - found.auroc.low) / 2 == pytest.approx(norm.isf(0.025) * error, rel=1e-10)
+    assert found.method == "clustered, t"
+    assert found.p == pytest.approx(2 * t.sf(abs(found.auroc.value - 0.5) / error, freedom), rel=1e-10)
+
+
+def test_a_score_that_is_the_same_among_negatives_has_no_effect_there_and_no_garbage() -> None:
+    data = study(400, effect=0.5)
+    # .1 + .2 thirty times over has a mean that is not itself: a standard deviation of rounding.
+    data["score"] = np.where(data["target"] == 1, data["score"], 0.1 + 0.2)
+    fixed = at_fixed_label(**data)
+    assert fixed[0].effect.value is None
+    assert fixed[0].effect.reason == "at label 0 the score has no spread beside the attribute's"
+    assert (fixed[0].auroc.value, fixed[0].auroc.low, fixed[0].p) == (0.5, None, None)
+    assert not fixed[0].excludes_chance
+    assert fixed[1].effect.p is not None
+    assert fixed[1].effect.standardised is None
+    folds = np.arange(400) % 2
+    # There is no scale to bring the folds to.
+    assert {each.effect.reason for each in at_fixed_label(**data, folds=folds).values()} == {"the score is constant"}
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_levels_wholly_apart_exclude_chance_without_a_standard_error(constant: bool) -> None:
+    data = study(300, per_patient=1 if constant else 3)
+    spread = np.random.default_rng(0).random(300) / 10
+    data["score"] = np.where(data["member"], 0.8, 0.2) + spread
+    found = at_fixed_label(**data)[0]
+    assert (found.auroc.value, found.auroc.low) == (1.0, None)
+    assert found.auroc.reason == "the scores of the two levels lie wholly apart: no interval"
+    assert found.separated
+    assert found.excludes_chance
+    assert found.effect.p is not None
+    assert found.effect.p < 1e-6
+    # Where patients may be exchanged the permutations still have a p.
+    assert found.p == (pytest.approx(1 / 2001) if constant else None)
+    data["score"] = np.where(data["member"], 0.8, 0.2)
+    assert at_fixed_label(**data)[0].effect.p is None
+    data["score"] = np.where(data["member"], 0.2, 0.8) + spread
+    assert at_fixed_label(**data)[0].separated
 
 
 def test_a_constant_score_has_no_effect_to_tell() -> None:

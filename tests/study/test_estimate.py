@@ -163,3 +163,9 @@ def test_weights_that_cannot_be_had_are_a_warning():
     assert loaded.warning is not None
     assert "nowhere.safetensors" in loaded.warning
     assert load_for_trial(EncoderEntry(name="resnet50"), fetch=False).warning is None
+
+
+def test_ordered_classes_can_be_planned_before_any_was_seen():
+    facts = try_encoder(load_for_trial(EncoderEntry(name="light-cnn"), fetch=True), [("linear", "ordinal", 4)], [])
+    # A score of 256 features with its bias, the first threshold and two steps.
+    assert facts.heads["linear", "ordinal"].parameters == 256 + 1 + 1 + 2

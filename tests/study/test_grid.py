@@ -144,3 +144,26 @@ def test_a_task_on_two_data_sets_has_cells_for_both():
     cells = expand(study, assume_all(study, 100)[0]).cells
     assert [(cell.task, cell.data) for cell in cells] == [("ptx-cls", "one"), ("ptx-cls", "two")]
     assert len({cell.key for cell in cells}) == 2
+
+
+def test_text_heads_need_a_tower_and_they_alone_take_the_sentences():
+    asked = {"name": "ptx-cls", "prompts": "mine.yaml", "heads": ["zeroshot", "linear"]}
+    found = grid(encoders=["chexzero", "resnet50"], tasks=[asked, "ptx-size"], threshold="f1")
+    assert [(cell.encoder.name, cell.heads, cell.prompts, cell.threshold) for cell in found.cells] == [
+        ("chexzero", ("zeroshot", "linear"), "mine.yaml", "f1"),
+        ("resnet50", ("linear",), None, "f1"),
+        ("chexzero", ("ridge",), None, "youden"),
+        ("resnet50", ("ridge",), None, "youden"),
+    ]
+    assert any("zeroshot" in each.what and each.reason == "the encoder reads no text" for each in found.left_out)
+    assert not found.faults
+    (fault,) = grid(encoders=["resnet50"], tasks=[asked]).faults
+    assert "prompts of ptx-cls are read by text heads alone" in fault
+
+
+def test_a_baseline_starts_from_weights_of_its_own():
+    tuned = {"encoder": "resnet50", "adapt": "full", "weights": "mine.safetensors"}
+    (cell,) = grid(encoders=[], baselines=[tuned]).cells
+    assert (cell.encoder.weights, cell.adapt) == ("mine.safetensors", "full")
+    with pytest.raises(ValueError, match="trained from scratch, so its weights would do nothing"):
+        grid(encoders=[], baselines=[{**tuned, "adapt": "scratch"}])

@@ -29,6 +29,15 @@ def test_every_classification_task_has_sentences_of_its_own(name: str):
     assert all(len(row.prompts) == len(prompts.templates) for row in prompts.rows)
 
 
+@pytest.mark.parametrize("name", [name for name, card in list_prompts().items() if card.absent])
+def test_what_is_said_of_absence_denies_what_is_said_of_presence(name: str):
+    card = list_prompts()[name]
+    for label, denied in card.absent.items():
+        present = card.classes[label].names[0].removeprefix("a ")
+        assert denied.names[0] == f"no {present}"
+        assert not set(denied.names + denied.sentences) & set(card.classes[label].names + card.classes[label].sentences)
+
+
 def test_density_is_told_in_the_words_of_bi_rads():
     prompts = prompt_set("density", "ordinal", tuple("ABCD"), OWN)
     assert prompts.rows[0].prompts == (("The breast is almost entirely fatty.",),)
@@ -102,6 +111,27 @@ def test_two_classes_of_one_name_cannot_be_told_apart(tmp_path: Path):
     content = {"name": "x", "classes": {"a": {"names": ["lung"]}, "b": {"names": ["Lung", "chest"]}}}
     with pytest.raises(EvalfmError, match="'a' and 'b' are both called 'Lung'"):
         prompt_set("x", "multiclass", ("a", "b"), OWN, written(tmp_path / "mine.json", content))
+
+
+def test_a_class_may_be_called_no_finding_and_labels_may_share_what_is_said_of_absence(tmp_path: Path):
+    content = {"no finding": ["Nothing is seen."], "mass": ["A round shadow."]}
+    rows = prompt_set("x", "multiclass", ("no finding", "mass"), OWN, written(tmp_path / "a.json", content)).rows
+    assert [row.sentences for row in rows] == [("Nothing is seen.",), ("A round shadow.",)]
+    clear = {"names": ["clear lungs"]}
+    content = {"classes": {"edema": {}, "consolidation": {}}, "absent": {"edema": clear, "consolidation": clear}}
+    shared = written(tmp_path / "b.json", content)
+    rows = prompt_set("x", "multilabel", ("edema", "consolidation"), OWN, shared).rows
+    assert [row.name for row in rows] == ["clear lungs", "edema", "clear lungs", "consolidation"]
+    with pytest.raises(EvalfmError, match="is always there; leave that out"):
+        prompt_set("x", "multiclass", ("edema", "consolidation"), OWN, shared)
+
+
+def test_whole_sentences_alone_are_told_from_a_card(tmp_path: Path):
+    mapping = written(tmp_path / "a.json", {"pneumothorax": ["Air."]})
+    assert prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN, mapping).only_sentences
+    card = written(tmp_path / "b.json", {"classes": {"pneumothorax": {"names": ["air"]}}})
+    assert not prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN, card).only_sentences
+    assert not prompt_set("ptx-cls", "binary", ("pneumothorax",), OWN).only_sentences
 
 
 def test_a_file_that_is_not_there_or_not_json_is_told(tmp_path: Path):

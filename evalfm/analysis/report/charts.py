@@ -92,6 +92,43 @@ def calibration(lines: Sequence[Line]) -> Markup | None:
     return chart.drawn()
 
 
+def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Sequence[Estimate]]]) -> Markup | None:
+    """Per class the estimate of each line with its interval, one below the other, floors hollow and grey.
+
+    None where nothing has a value.
+    """
+    lines = lines[:MOST_CURVES]
+    ends = [
+        end
+        for _, estimates in lines
+        for one in estimates
+        for end in (one.value, one.low, one.high)
+        if one.value is not None and end is not None
+    ]
+    if not ends:
+        return None
+    chart = Chart(
+        spanning(metric, ends),
+        Axis("", -0.6, len(classes) - 0.4),
+        f"{metric} by class",
+        width=760,
+        height=70 + (16 + 9 * len(lines)) * len(classes),
+        rows=classes,
+    )
+    for number, ((line, estimates), own) in enumerate(zip(lines, COLOURS, strict=False)):
+        name, colour = name_of(line), GREY if line.floor else own
+        chart.legend.append((name, colour, ""))
+        shift = 0.7 * ((len(lines) - 1) / 2 - number) / max(len(lines), 1)
+        for place, (each, one) in enumerate(zip(classes, estimates, strict=True)):
+            if one.value is None:
+                continue
+            at, hover = len(classes) - 1 - place + shift, f"{each}, {name}: {describe(one)}"
+            if one.low is not None and one.high is not None:
+                chart.whisker(one.low, one.high, at, colour, hover)
+            chart.dot(one.value, at, colour, hover, hollow=line.floor)
+    return chart.drawn()
+
+
 def spread(label: str, rows: Sequence[tuple[str, Values]]) -> Markup | None:
     """Per row the 5th to 95th percentile, the quartiles and the median; None where no row has a value."""
     shown = [(name, values[np.isfinite(values)]) for name, values in rows]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from evalfm.analysis.paired_metrics import usual_metric
 from evalfm.runs import Run
+from evalfm.statistics.influence import METRICS
 
 CHECKLISTS = (
     ("Source of the data and their licence", "CLAIM 2024, Data: sources · TRIPOD+AI 5a"),
@@ -63,11 +65,29 @@ def methods_paragraph(runs: Sequence[Run]) -> str:
     if methods:
         sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")
     sentences.append(
-        "Encoders were compared in pairs on the same patients (DeLong with the covariance of Obuchowski for AUROC, "
-        "paired patient means otherwise) with Holm's correction over all pairs of a task."
+        f"Encoders were compared in pairs on the same patients ({'; '.join(_tests(runs))}) with Holm's correction over "
+        "all pairs of a task."
     )
     sentences.append(_software(runs))
     return " ".join(sentences)
+
+
+def _tests(runs: Sequence[Run]) -> list[str]:
+    """The paired tests of the metrics that the tasks are compared by."""
+    metrics = {usual_metric(str(run.record.task["kind"]), run.primary) for run in runs}
+    told = {
+        "auroc": "DeLong with the covariance of Obuchowski for AUROC",
+        "macro_auroc": "the same joint over the classes for macro AUROC",
+    }
+    tests = [words for metric, words in told.items() if metric in metrics]
+    if len(tests) == 1 and "macro_auroc" in metrics:
+        tests = ["DeLong with the covariance of Obuchowski, joint over the classes, for macro AUROC"]
+    influences = sorted(metrics & (METRICS.keys() - {"accuracy"}))
+    if influences:
+        tests.append(f"influence values of patients for {_listed(each.replace('_', ' ') for each in influences)}")
+    means = {"dice_positive": "Dice", "mae": "absolute errors", "accuracy": "accuracy"}
+    found = [words for metric, words in means.items() if metric in metrics]
+    return tests + ([f"the paired t test on patient means for {_listed(found)}"] if found else [])
 
 
 def _software(runs: Sequence[Run]) -> str:

@@ -62,6 +62,12 @@ class Table:
         return [[Cell(_text(value), _order(value)) for value in row] for row in self.rows]
 
     @property
+    def notes(self) -> list[str]:
+        """Cautions of its estimates, which are marked with ``~``."""
+        every = [value.note for row in self.rows for value in row if isinstance(value, Estimate) and value.note]
+        return [f"~ {note}" for note in dict.fromkeys(every)]
+
+    @property
     def words(self) -> list[bool]:
         """Which columns hold words only; those begin at the left."""
         return [all(isinstance(row[place], str) for row in self.rows) for place in range(len(self.header))]
@@ -106,7 +112,7 @@ def _text(value: Value) -> str:
     if value is None:
         return "–"
     if isinstance(value, Estimate):
-        return describe(value)
+        return f"{describe(value)} ~" if value.note else describe(value)
     if isinstance(value, Signed):
         reach = "" if value.low is None or value.high is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
         return f"{value.value:+.3f}{reach}"

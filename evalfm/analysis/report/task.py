@@ -9,28 +9,23 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from evalfm.analysis.attributes import attributes
-from evalfm.analysis.bias import bias, scores_of_run
-from evalfm.analysis.bias_page import effect_words
-from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.choose import choose
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.report import charts
+from evalfm.analysis.report.classes import answers, by_class
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
+from evalfm.analysis.report.subgroups import subgroups
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
 from evalfm.analysis.report.texts import operating_table, templates_table
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
-from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
+from evalfm.analysis.table import WITH_FINDING, Line, TaskTable, plain_runs, task_tables
+from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 
-AGE_CUT = 65
-"""Where the report cuts ages; `evalfm bias` cuts them anywhere."""
-MOST_MODELS = 4
-"""Of the subgroup section: the best ones."""
 SMALLER = ("shots", "label_fraction")
 
 
@@ -100,7 +95,11 @@ def _section(number: int, runs: Sequence[Run]) -> Section:
     _add_pictures(made, best)
     _add_curves(made, plain_runs(runs), metric)
     _add_shortcuts(made, runs)
-    _add_subgroups(made, best)
+    told = subgroups(made.anchor, best)
+    made.tables += told.tables
+    made.verdicts += told.verdicts
+    made.absent += told.absent
+    made.tables.append(("What an image costs the encoders", _costs(f"{made.anchor}-costs", best)))
     made.tables.append(("Who was trained on and tested", _parts(f"{made.anchor}-parts", whole[0])))
     made.tables.append(("Who was left out", _exclusions(f"{made.anchor}-left-out", whole)))
     return made
@@ -179,6 +178,20 @@ def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
     if kind == "regression":
         rows = [(charts.name_of(line), _errors(line.runs[0])) for line in shown]
         _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
+    if kind in ("multilabel", "multiclass", "ordinal"):
+        heading = "AUROC of each label" if kind == "multilabel" else "AUROC of each class against the others"
+        _add(made, heading, charts.by_class("AUROC", *by_class(shown)))
+        made.tables.append((heading, _by_class(f"{made.anchor}-classes", shown)))
+    if kind in ("multiclass", "ordinal"):
+        heading = f"What {charts.name_of(shown[0])} answers"
+        made.tables.append((heading, answers(f"{made.anchor}-answers", shown[0].runs[0])))
+
+
+def _by_class(name: str, lines: Sequence[Line]) -> Table:
+    classes, areas = by_class(lines)
+    rows: list[list[Value]] = [[each, *(line[place] for _, line in areas)] for place, each in enumerate(classes)]
+    caption = "Of the first seed, over the images where the label is known, with 95 % intervals."
+    return table(name, ["class", *(charts.name_of(line) for line, _ in areas)], rows, caption)
 
 
 def _tested(run: Run) -> charts.Frame:
@@ -259,77 +272,40 @@ def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
         made.tables.append(("Can the features tell it", decodability_table(f"{made.anchor}-decoded", told)))
 
 
-def _add_subgroups(made: Section, best: Sequence[Line]) -> None:
-    """Strata of the best line and what the best ones lean on, by the attributes that the task's card names."""
-    lines = [line for line in best if not line.floor][:MOST_MODELS]
-    if not lines:
-        return
-    kind = str(lines[0].runs[0].record.task["kind"])
-    if kind not in ("binary", "segmentation", "regression"):
-        made.absent.append(f"Subgroups: the report has none for {kind} tasks.")
-        return
-    asked = _attributes(made, lines[0].runs[0])
-    if not asked:
-        return
-    if kind != "binary":
-        for line in lines:
-            values = bias_of_values(line.runs[0], asked)
-            told = [gap.verdict for outcome in values.outcomes for gap in outcome.gaps]
-            made.verdicts.append((charts.name_of(line), told))
-        return
-    reports = [bias(scores_of_run(line.runs[0]), asked) for line in lines]
-    rows: list[list[Value]] = []
-    for part in reports[0].parts:
-        for stratum in part.strata:
-            cells = [stratum.metrics[each] for each in ("auroc", "sensitivity", "specificity")]
-            rows.append([part.attribute, stratum.level, stratum.images, stratum.patients, stratum.events, *cells])
-    header = ["attribute", "level", "images", reports[0].unit, "positive", "auroc", "sensitivity", "specificity"]
-    caption = "At the one threshold of the run."
-    heading = f"Subgroups of {charts.name_of(lines[0])}"
-    made.tables.append((heading, table(f"{made.anchor}-strata", header, rows, caption)))
-    leaning: list[list[Value]] = []
-    for report in reports:
-        for part in report.parts:
-            for each in part.contrasts:
-                words = effect_words(each.fixed[0].effect, each.corrected)
-                leaning.append([f"{part.attribute} = {each.level}", report.model, words, each.fixed[0].auroc])
-        told = [each.verdict for part in report.parts for each in part.contrasts]
-        made.verdicts.append((report.model, told))
-    header = ["attribute", "model", "difference in standard deviations", "AUROC for the attribute"]
-    caption = "Among images without the finding; p after Benjamini and Hochberg within a model. Associations only."
-    made.tables.append(("What a score leans on", table(f"{made.anchor}-leaning", header, leaning, caption)))
-
-
-def _attributes(made: Section, run: Run) -> list[str]:
-    """Those of the card that the test images can be parted by; the others are said with the reason."""
-    found, test = [], _tested(run)
-    for name in run.record.task.get("subgroups", ()):
-        asked = f"{name}:{AGE_CUT}" if name == "age" else str(name)
-        try:
-            attributes(test, [asked])
-        except EvalfmError as error:
-            made.absent.append(f"Subgroups by {name}: {error}")
-        else:
-            found.append(asked)
-    return found
-
-
 def _parts(name: str, run: Run) -> Table:
     parts = run.record.data["parts"]
-    header = ["part", "images", "patients", "images with the finding"]
-    with_finding = run.record.task["kind"] != "regression"
+    kind = str(run.record.task["kind"])
+    header = ["part", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
     known = run.record.data["patients_known"]
     rows: list[list[Value]] = [
         [
             part,
             int(of["images"]),
             int(of["patients"]) if known else None,
-            int(of["positive_images"]) if with_finding else None,
+            *([int(of["positive_images"])] if kind in WITH_FINDING else []),
         ]
         for part, of in parts.items()
     ]
     caption = "Over all folds; an image is tested in one fold and trains in others." if run.record.data["folds"] else ""
     return table(name, header, rows, caption)
+
+
+def _costs(name: str, lines: Sequence[Line]) -> Table:
+    """Parameters, operations and time of every encoder; floors are none."""
+    header = ["encoder", "parameters", "GFLOP", "ms", "measured on", "dimensions", "licence"]
+    times = Times.of([run for line in lines for run in line.runs])
+    rows: dict[str, list[Value]] = {}
+    for line in (line for line in lines if not line.floor):
+        card, cost = line.runs[0].record.encoder, line.runs[0].record.provenance.cost
+        milliseconds, on = times.milliseconds(line.runs[0]), times.words(line.runs[0])
+        dimensions = (card.get("poolings") or {}).get(card.get("pooling"))
+        first: list[Value] = [line.encoder, int(card.get("parameters") or 0), None if cost is None else cost.gigaflops]
+        rows[line.encoder] = [*first, milliseconds, on, dimensions, str(card.get("licence", "unknown"))]
+    caption = (
+        "GFLOP and ms: of a forward pass of one image, a multiplication and an addition being two operations; times on "
+        "two devices do not compare."
+    )
+    return table(name, header, list(rows.values()), caption)
 
 
 def _exclusions(name: str, runs: Sequence[Run]) -> Table:

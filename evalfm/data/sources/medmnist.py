@@ -13,12 +13,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
+from evalfm.data.digests import image_digests
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import SHOWN, choose_part
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
 SPLITS = ("train", "val", "test")
+PRECEDENCE = ("test", "train", "val")
 CITATION = (
     "Yang et al., MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
     "Scientific Data 2023"
@@ -78,7 +80,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
     Images stay in the file, under locators such as ``pneumoniamnist.npz#train_images/17``. Labels [N] or [N, 1] are
     one column, [N, K] are K labels of their own. A set that MedMNIST does not have gets ``label`` or ``label_0``,
-    ``label_1``, …. The layout knows no patients, and the official split is by image.
+    ``label_1``, …. The layout knows no patients, and the official split is by image. An image that the file has in two
+    parts stays in one, test before train before val, so that nobody chooses on what was trained on.
 
     Raises:
         EvalfmError: there is no such file, an array lacks or has another length than its labels, or it is 3-D.
@@ -95,6 +98,10 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             splits.append(split)
     values = np.concatenate([labels[split] for split in SPLITS])
     columns, kinds = _columns(values, known, file)
+    table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
+    kept = _in_one_part(table, root, options)
+    lost = table.loc[~kept, "split"].value_counts()
+    told = ", ".join(f"{count} of {part}" for part, count in lost.items())
     info = DatasetInfo(
         name=file.stem,
         title=f"MedMNIST v2: {file.stem}" if known else file.stem,
@@ -106,9 +113,21 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         redistributable_images=known is not None,
         public_ids=known is not None,
         split=SplitRule(rule="source", note="split of the file, by image; whose image is whose it does not say"),
-        notes=[f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels."],
+        notes=[
+            f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels.",
+            *([f"The file has images in two parts with identical bytes; left out: {told}."] if told else []),
+        ],
     )
-    return Imported(pd.DataFrame({"id": ids, "image": images, "split": splits, **columns}), info)
+    return Imported(table[kept].reset_index(drop=True), info)
+
+
+def _in_one_part(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.bool_]:
+    """[N] False for images whose bytes stand in a part that goes before theirs: test, then train, then val."""
+    found = image_digests(table["image"].tolist(), root, progress=options.progress).found
+    place = table["split"].map({part: number for number, part in enumerate(PRECEDENCE)})
+    # What cannot be read has no digest; the check of the manifest names it.
+    alike = table["image"].map(found).fillna(table["id"])
+    return np.asarray(place == place.groupby(alike).transform("min"), dtype=bool)
 
 
 def _read(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.float64]]]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from evalfm.errors import EvalfmError
-
-SHOTS = 16
-"""Images of each base class that the authors learn on."""
+from evalfm.tasks.metrics.base_to_novel import base_classes
 
 
 def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -22,10 +19,5 @@ def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
         raise EvalfmError(f"Two of the classes {', '.join(names)} are called the same; give each a name of its own.")
     if len(names) < 2:
         raise EvalfmError("Base-to-novel needs two classes or more; take a task of several classes.")
-    half = math.ceil(len(names) / 2)
+    half = base_classes(names)
     return names[:half], names[half:]
-
-
-def harmonic_mean(base: float, novel: float) -> float:
-    """2bn / (b + n) of two accuracies, 0 where either is."""
-    return 0.0 if base == 0 or novel == 0 else 2 * base * novel / (base + novel)

@@ -76,7 +76,7 @@ class LearnedContextHead(TextHead):
             "optimiser": "SGD",
             "schedule": asdict(self.schedule),
             "epoch": "last",
-            "context": "first tokens of the template, one for each word before the class; shared by all classes",
+            "context": "first tokens of the template, one for each word before the class, shared by all classes",
             "published": table_digest(self.name, self._setting)[:16],
         }
 
@@ -91,7 +91,7 @@ class LearnedContextHead(TextHead):
         rows = text.prompts.rows
         names = (context.data, context.task)
         tower, scale = text.tower, text.tower.logit_scale
-        wording = Wording(template_of(self.name, names), names_of(rows))
+        wording = Wording(text.prompts.context or template_of(self.name, names), names_of(rows))
         sentences = self._sentences(text)
         label = " / ".join(context.class_names)
         known = _labelled(train, "train", label, tower), _labelled(val, "val", label, tower)

@@ -54,6 +54,21 @@ def test_every_image_keeps_its_label_and_split(tmp_path: Path) -> None:
     assert (data.info.licence, data.info.derived_from) == ("CC BY 4.0", ["kermany-cxr"])
 
 
+def test_an_image_in_two_parts_stays_in_one(tmp_path: Path) -> None:
+    arrays: dict[str, object] = {}
+    for split, values in {"train": [1, 2, 2, 3], "val": [2, 4], "test": [3, 5, 4]}.items():
+        arrays[f"{split}_images"] = np.array(values, np.uint8)[:, None, None] * np.ones((5, 6), np.uint8)
+        arrays[f"{split}_labels"] = BINARY[split]
+    np.savez(tmp_path / "pneumoniamnist.npz", **arrays)  # type: ignore[arg-type]
+    data = read(tmp_path)
+    data.validate(deep=True)
+    # Test is whole; twins inside one part stay, and labels go with their images.
+    assert data.table["id"].tolist() == ["train_0", "train_1", "train_2", "test_0", "test_1", "test_2"]
+    assert data.label("pneumonia").tolist() == [1, 0, 0, 1, 1, 0]
+    told = "The file has images in two parts with identical bytes; left out: 2 of val, 1 of train."
+    assert data.info.notes[1] == told
+
+
 def test_malignant_is_zero_in_breastmnist_and_one_here(tmp_path: Path) -> None:
     write(tmp_path / "breastmnist_64.npz", BINARY)
     data = read(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -78,8 +79,8 @@ def test_the_context_is_that_of_a_plain_loop(kind: type[LearnedContextHead], mon
     head = kind(schedule=SHORT)
     fit = head.fit(train, images(6, seed=1), context(seed=3, data="dermamnist"))
     v = torch.nn.functional.normalize(torch.from_numpy(train.pooled()), dim=-1)
-    template = {"biomed-dpt": "a dermatoscopy photo of a {} in the skin."}.get(kind.name, "a photo of a {}.")
-    count = 5 if kind is BiomedDPTHead else 4
+    template = {"biomed-dpt": "a dermoscopy image of {}."}.get(kind.name, "a photo of a {}.")
+    count = len(template.partition("{}")[0].split())
     learnt = torch.stack([tower.words.weight[number] for number in ids(template)[1 : 1 + count]]).requires_grad_()
     generator = torch.Generator().manual_seed(3 * 2**20 + zlib.crc32(kind.name.encode()) % 2**20)
     speed, losses = torch.zeros_like(learnt), []
@@ -206,8 +207,8 @@ def test_a_run_s_tensors_predict_and_speak_of_other_classes(kind: type[LearnedCo
     assert novel is not None
     one, two = (each.for_classes(novel).predict(images(8, seed=2)) for each in (head, other))
     assert one.tolist() == two.tolist()
-    template = "a ultrasound photo of a {} in the breast." if kind is BiomedDPTHead else "a photo of a {}."
-    learnt, count = head.tensors()["context"], 5 if kind is BiomedDPTHead else 4
+    template = "an ultrasound image of a breast with {}." if kind is BiomedDPTHead else "a photo of a {}."
+    learnt, count = head.tensors()["context"], len(template.partition("{}")[0].split())
     tower = Speller()
     rows = []
     for name in ("fish", "no dog"):
@@ -294,3 +295,14 @@ def test_defaults_are_the_authors_and_in_the_grid() -> None:
     novel = BiomedCoOpHead("base-to-novel").grid
     assert novel["schedule"]["epochs"] == 50  # type: ignore[index]
     assert novel["published"] != heads["biomedcoop"]["published"]
+
+
+def test_a_prompt_cards_context_goes_before_the_authors_template() -> None:
+    asked = context(data="dermamnist")
+    assert asked.text is not None
+    own = replace(asked, text=replace(asked.text, prompts=replace(asked.text.prompts, context="a cat {}.")))
+    for given, template in ((asked, "a dermoscopy image of {}."), (own, "a cat {}.")):
+        fit = BiomedDPTHead(schedule=SHORT).fit(images(), images(6, seed=1), given)
+        assert fit.chosen["template"] == template
+    assert own.text is not None
+    assert own.text.prompts.plain()["context"] == "a cat {}."

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from evalfm.errors import EvalfmError
-from evalfm.heads.text.base_to_novel import base_and_novel, harmonic_mean
+from evalfm.heads.text.base_to_novel import base_and_novel
 from evalfm.heads.text.published import Published, Setting, Weights, published, table_digest, template_of, weights_of
 from evalfm.tasks.card import list_tasks
 
@@ -51,8 +51,8 @@ def test_without_weights_nothing_is_added_and_all_is_kept() -> None:
 
 
 def test_the_data_set_goes_before_the_task_and_both_before_the_default() -> None:
-    assert template_of("biomed-dpt", ["busi", "ptx-cls"]) == "a ultrasound photo of a {} in the breast."
-    assert template_of("biomed-dpt", ["phantom", "ptx-cls"]) == "a chest X-ray photo of a {}."
+    assert template_of("biomed-dpt", ["busi", "ptx-cls"]) == "an ultrasound image of a breast with {}."
+    assert template_of("biomed-dpt", ["phantom", "ptx-cls"]) == "a chest X-ray image with {}."
     assert template_of("biomed-dpt", ["mine", "other"]) == "a photo of a {}."
     assert {template_of(head, ["busi", "ptx-cls"]) for head in ("coop", "biomedcoop")} == {"a photo of a {}."}
 
@@ -96,10 +96,3 @@ def test_classes_that_cannot_be_halved_are_refused() -> None:
         base_and_novel(["one"])
     with pytest.raises(EvalfmError, match="called the same"):
         base_and_novel(["one", "One", "two"])
-
-
-def test_the_harmonic_mean_of_the_papers_accuracies() -> None:
-    # BiomedCoOp's table: base 76.26, novel 73.92.
-    assert harmonic_mean(76.26, 73.92) == pytest.approx(75.07, abs=0.005)
-    assert harmonic_mean(0.6, 0.6) == pytest.approx(0.6)
-    assert harmonic_mean(0.9, 0.0) == harmonic_mean(0.0, 0.0) == 0.0

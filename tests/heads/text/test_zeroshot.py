@@ -81,6 +81,16 @@ def test_sentences_are_averaged_as_directions_whatever_their_length():
     assert quiet == pytest.approx(expected, abs=1e-8)
 
 
+def test_every_template_weighs_the_same_however_far_its_names_lie_apart():
+    spread = row("a", ("bright", "dark"), ("bright", "bright!"))
+    _, scores = fitted("multiclass", (spread, row("b", ("dark", "dark"), ("dark", "dark"))), ("a", "b"))
+    mean = np.array([1.0, 1.0]) / np.sqrt(2) + np.array([1.0, 0])
+    v = POOLED.double().numpy()
+    near = v[:, :2] @ mean / np.linalg.norm(mean) / np.linalg.norm(v, axis=1)
+    expected = softmax(SCALE * np.stack([near, cosines("dark")], axis=1), axis=1)
+    assert scores == pytest.approx(expected, abs=1e-8)
+
+
 def test_the_length_of_an_images_features_does_not_matter():
     rows = (row("finding", ("dark",), present=False), row("finding", ("bright",)))
     head, scores = fitted("binary", rows, ("finding",))

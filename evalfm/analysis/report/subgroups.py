@@ -1,0 +1,135 @@
+"""The subgroup section of one task: strata of the best line, and what the best ones lean on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from evalfm.analysis.attributes import attributes
+from evalfm.analysis.bias import Bias, bias_of_questions
+from evalfm.analysis.bias_page import effect_words
+from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.report import charts
+from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.analysis.scores import Scores, asks_questions, questions_of_run
+from evalfm.analysis.table import Line
+from evalfm.errors import EvalfmError
+from evalfm.runs import Run
+
+AGE_CUT = 65
+"""Where the report cuts ages; `evalfm bias` cuts them anywhere."""
+MOST_MODELS = 4
+"""The best ones; of a task of many labels or classes the best one alone, all of its labels."""
+
+
+@dataclass
+class Subgroups:
+    """Tables with their headings, verdicts per model, and what could not be shown and why."""
+
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+    verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+
+
+def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
+    """By the attributes that the task's card names; ``anchor`` begins the tables' names."""
+    made = Subgroups()
+    lines = [line for line in best if not line.floor][:MOST_MODELS]
+    asked = _attributes(made, lines[0].runs[0]) if lines else []
+    if not asked:
+        return made
+    if not asks_questions(lines[0].runs[0]):
+        for line in lines:
+            _add_values(made, line, asked)
+        return made
+    if lines[0].runs[0].record.task["kind"] != "binary":
+        lines = lines[:1]
+    models: list[tuple[Line, list[Scores]]] = []
+    for line in lines:
+        try:
+            models.append((line, questions_of_run(line.runs[0], model=charts.name_of(line))))
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
+    told = [(line, bias_of_questions(questions, asked)) for line, questions in models]
+    if told:
+        made.tables.append(_strata(f"{anchor}-strata", *told[0]))
+        made.tables.append(_leaning(f"{anchor}-leaning", [report for _, reports in told for report in reports]))
+    made.verdicts += [(charts.name_of(line), _verdicts(reports)) for line, reports in told]
+    return made
+
+
+def _attributes(made: Subgroups, run: Run) -> list[str]:
+    """Those of the card that the test images can be parted by; the others are said with the reason."""
+    test = run.predictions()
+    test = test[test["split"] == "test"].reset_index(drop=True)
+    found = []
+    for name in run.record.task.get("subgroups", ()):
+        asked = f"{name}:{AGE_CUT}" if name == "age" else str(name)
+        try:
+            attributes(test, [asked])
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups by {name}: {error}")
+        else:
+            found.append(asked)
+    return found
+
+
+def _add_values(made: Subgroups, line: Line, asked: Sequence[str]) -> None:
+    try:
+        values = bias_of_values(line.runs[0], asked)
+    except EvalfmError as error:
+        made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
+        return
+    told = [gap.verdict for outcome in values.outcomes for gap in outcome.gaps]
+    made.verdicts.append((charts.name_of(line), told))
+
+
+def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
+    several, thresholds = len(reports) > 1, line.runs[0].record.task["kind"] == "binary"
+    metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
+    rows: list[list[Value]] = []
+    for report in reports:
+        for part in report.parts:
+            for stratum in part.strata:
+                label: list[Value] = [_class_of(report)] if several else []
+                counts: list[Value] = [stratum.images, stratum.patients, stratum.events]
+                cells = [stratum.metrics[each] for each in metrics]
+                rows.append([*label, part.attribute, stratum.level, *counts, *cells])
+    header = [*(["class"] if several else []), "attribute", "level", "images", reports[0].unit, "positive", *metrics]
+    caption = "At the one threshold of the run." if thresholds else "Each class or label against all else."
+    return f"Subgroups of {charts.name_of(line)}", table(name, header, rows, caption)
+
+
+def _leaning(name: str, reports: Sequence[Bias]) -> tuple[str, Table]:
+    rows: list[list[Value]] = []
+    for report in reports:
+        for part in report.parts:
+            for each in part.contrasts:
+                effect = each.fixed[0].effect
+                first: list[Value] = [f"{part.attribute} = {each.level}", report.model]
+                words = effect_words(effect, each.corrected)
+                rows.append([*first, words, effect.detectable, each.fixed[0].auroc])
+    header = ["attribute", "model", "difference in standard deviations", "detectable", "AUROC for the attribute"]
+    caption = (
+        "Among images without the finding; p after Benjamini and Hochberg within a model. detectable: the difference "
+        "that would have been found with 80 % power. Associations only."
+    )
+    return "What a score leans on", table(name, header, rows, caption)
+
+
+def _verdicts(reports: Sequence[Bias]) -> list[str]:
+    """Of one question all; of many labels or classes those that found something, and how many did not."""
+    every = [(report, each) for report in reports for part in report.parts for each in part.contrasts]
+    if len(reports) == 1:
+        return [each.verdict for _, each in every]
+    found = [f"{_class_of(report)}: {each.verdict}" for report, each in every if each.associated]
+    tested = sum(each.told for _, each in every)
+    others = [
+        f"Of {len(every)} questions, a class by a level each, {tested} could be tested and {len(found)} found an "
+        "association; what could have been detected stands in the table."
+    ]
+    return found + others
+
+
+def _class_of(report: Bias) -> str:
+    return report.model.rpartition(" · ")[2]

@@ -1,0 +1,219 @@
+"""`evalfm episodes`: few-shot episodes, many small trainings solved at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evalfm.cli.probe import Precision
+
+if TYPE_CHECKING:
+    from evalfm.episodes import EpisodeRun
+    from evalfm.study.episode_plan import EpisodePlan
+    from evalfm.study.episodes import EpisodeStudy
+
+SOME_FAILED = 1
+"""Exit status where an encoder failed: what did not fail is on disk."""
+
+
+class Method(StrEnum):
+    """How an episode is answered."""
+
+    linear = "linear"
+    prototypes = "prototypes"
+    knn = "knn"
+    zeroshot = "zeroshot"
+    fine_tune = "fine-tune"
+
+
+def episodes(
+    config: Annotated[str | None, typer.Argument(help="Episodes that ship with evalfm, or episodes.yaml.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="As for probe; repeat for several. With CONFIG: only these.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="As for probe; repeat for several. With CONFIG: only these.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or registered name; else CONFIG's, or the phantom.")] = None,
+    shots: Annotated[str | None, typer.Option(help="Images of each class to learn from, such as 1,2,5.")] = None,
+    queries: Annotated[int | None, typer.Option(help="Images of each class to ask.")] = None,
+    number: Annotated[int | None, typer.Option("--episodes", help="How many episodes.")] = None,
+    method: Annotated[list[Method] | None, typer.Option(help="Repeat for several.")] = None,
+    fine_tune_episodes: Annotated[int | None, typer.Option(help="How many of them are fine-tuned.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Change the recipe of fine-tune, e.g. epochs=5; repeat for several.")
+    ] = None,
+    strength: Annotated[float | None, typer.Option(help="C of the linear probe.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Sentences for zeroshot, in place of the task's own.")] = None,
+    where: Annotated[str | None, typer.Option(help="Keep a part of the cohort, e.g. \"view == 'PA'\".")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draw.")] = None,
+    weights: Annotated[str | None, typer.Option(help="hub, random, or the path of a checkpoint.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what it will cost and stop.")] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
+    workers: Annotated[int, typer.Option(help="Threads that decode images.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="Of the encoder's forward pass.")] = Precision.auto,
+    out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("episodes"),
+    force: Annotated[bool, typer.Option("--force", help="Compute again what is there already.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the plan or the results as JSON.")] = False,
+) -> None:
+    """Answer a task from a few images of each class, many times over: macro AUROC, mean ± sd over episodes.
+
+    An episode draws its support from train and its queries from test; the draw is fixed by the seed and stored with
+    the result. Methods: linear, prototypes and knn on stored features (all three by default), zeroshot by sentences,
+    fine-tune of the whole encoder (5 episodes by default; its cost is printed first).
+
+    Examples:
+
+        evalfm episodes --encoder hog --task ptx-cls
+
+        evalfm episodes --encoder rad-dino --encoder biomedclip --task tb-cls --data shenzhen --shots 1,5,20
+
+        evalfm episodes --encoder biomedclip --task ptx-cls --method zeroshot --method linear --method fine-tune --plan
+
+        evalfm episodes data-scarcity --data phantom --encoder hog
+    """
+    from evalfm.cli.console import Bars, emit_json
+    from evalfm.cli.phantom_notice import print_notice
+    from evalfm.study.cell import Machine
+    from evalfm.study.episode_plan import plan_episodes
+    from evalfm.study.episodes import pose_tasks, run_episode_study
+    from evalfm.study.questions import Manifests
+
+    changes = {
+        "shots": None if shots is None else _numbers(shots),
+        "queries": queries,
+        "episodes": number,
+        "fine_tune_episodes": fine_tune_episodes,
+        "recipe": _recipe(recipe) if recipe else None,
+        "strength": strength,
+        "where": where,
+        "seed": seed,
+    }
+    study = _asked(config, encoder or [], task or [], data, weights, prompts)
+    study = study.by([each.value for each in method]) if method else study
+    study = study.changed(**{name: value for name, value in changes.items() if value is not None})
+    bars = Bars()
+    print_notice(study.data, bars)
+    machine = Machine(device=device, precision=precision.value, batch_size=batch_size, workers=workers)
+    posed = pose_tasks(study, Manifests(bars), bars)
+    if plan or "fine-tune" in study.methods:
+        planned = plan_episodes(study, posed, machine, bars)
+        if plan and json:
+            emit_json(planned.to_json())
+        else:
+            _print_plan(planned, on_stderr=not plan)
+    if plan:
+        return
+    runs: list[EpisodeRun] = []
+    failed = []
+    for outcome in run_episode_study(study, out, bars, machine=machine, posed=posed, force=force):
+        runs += outcome.runs
+        for reason in outcome.cell.left_out:
+            bars.say(f"left out: {reason}")
+        if outcome.failure is not None:
+            failed.append(f"{outcome.cell.encoder.name} × {outcome.cell.task.name}: {outcome.failure}")
+    if json:
+        emit_json({"results": [_plain(run) for run in runs], "failures": failed})
+    else:
+        _print_results(runs)
+        for run in runs:
+            typer.echo(str(run.folder))
+        for sentence in failed:
+            typer.echo(f"Failed: {sentence}")
+    print_notice(study.data, bars)
+    if failed:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _asked(
+    config: str | None,
+    encoders: Sequence[str],
+    tasks: Sequence[str],
+    data: str | None,
+    weights: str | None,
+    prompts: str | None,
+) -> EpisodeStudy:
+    """What the command line asks: a part of a configuration, or a small one of its own."""
+    from evalfm.cards import validate
+    from evalfm.errors import EvalfmError
+    from evalfm.study.episodes import EpisodeStudy, load_episodes, takes_weights
+
+    if config is not None:
+        asked = load_episodes(config).on(data).only(encoders, tasks)
+    elif not encoders or not tasks:
+        raise EvalfmError("Name --encoder and --task, or a configuration such as data-scarcity.")
+    else:
+        content: dict[str, Any] = {"name": "asked", "title": "Few-shot episodes", "data": data or "phantom"}
+        asked = validate(EpisodeStudy, content | {"schema": 1, "encoders": encoders, "tasks": tasks}, "The call")
+    if weights is not None:
+        if weights not in ("hub", "random") and len(asked.encoders) > 1:
+            raise EvalfmError("--weights PATH is of one encoder; name one with --encoder.")
+        takes = {each.name: takes_weights(each.name) for each in asked.encoders}
+        if not any(takes.values()):
+            raise EvalfmError(f"{', '.join(takes)} takes no weights; leave --weights out.")
+        asked = asked.changed(
+            encoders=[each.model_dump() | ({"weights": weights} if takes[each.name] else {}) for each in asked.encoders]
+        )
+    if prompts is not None:
+        if len(asked.tasks) > 1:
+            raise EvalfmError("--prompts is of one task; name one with --task.")
+        asked = asked.changed(tasks=[each.model_dump() | {"prompts": prompts} for each in asked.tasks])
+    return asked
+
+
+def _numbers(text: str) -> list[int]:
+    from evalfm.errors import EvalfmError
+
+    try:
+        return [int(each) for each in text.split(",")]
+    except ValueError:
+        raise EvalfmError(f"--shots takes whole numbers with commas between, such as 1,2,5, not {text!r}.") from None
+
+
+def _recipe(pairs: list[str]) -> dict[str, object]:
+    import yaml
+
+    from evalfm.training.recipe import parse_changes
+
+    return {name: yaml.safe_load(str(value)) for name, value in parse_changes(pairs).items()}
+
+
+def _print_plan(plan: EpisodePlan, *, on_stderr: bool) -> None:
+    from evalfm.cli.console import print_rows
+    from evalfm.cli.study_tables import duration, size
+
+    rows = []
+    for each in plan.costs:
+        cost = each.estimate
+        told = ["–"] * 3 if cost is None else [cost.passes, duration(cost.seconds), size(cost.memory_bytes)]
+        shots = "all" if each.shots is None else str(each.shots)
+        rows.append([each.encoder, each.task, each.data, each.method, shots, str(each.episodes), *told])
+    header = ["encoder", "task", "data", "method", "shots", "episodes", "passes of the encoder", "time", "memory"]
+    print_rows(f"Plan: {plan.study.title}", header, rows, on_stderr=on_stderr)
+    lines = [f"about {duration(plan.seconds)} in all"]
+    lines += [f"left out: {reason}" for reason in plan.left_out]
+    lines += [f"warning: {sentence}" for sentence in plan.warnings]
+    lines += [f"assumed: {sentence}" for sentence in plan.assumptions]
+    for line in lines:
+        typer.echo(f"  {line}", err=on_stderr)
+
+
+def _print_results(runs: Sequence[EpisodeRun]) -> None:
+    """One table for each task and data set: a row for each encoder and method, a column for each number of shots."""
+    from evalfm.analysis.few_shot import few_shot_tables
+    from evalfm.cli.console import print_rows
+
+    for table in few_shot_tables(runs):
+        print_rows(table.title, table.header, table.rows)
+        for line in table.cautions:
+            typer.echo(f"  {line}")
+        typer.echo()
+
+
+def _plain(run: EpisodeRun) -> dict[str, Any]:
+    return {"folder": str(run.folder)} | run.record.model_dump(mode="json", by_alias=True)

@@ -1,0 +1,79 @@
+"""What one image costs an encoder: milliseconds and operations of a forward pass on the device at hand."""
+
+from __future__ import annotations
+
+import platform
+import re
+import time
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from evalfm.cards import CardModel
+from evalfm.encoders.encoder import Encoder
+from evalfm.features.forward import device_of
+
+BATCH = 1
+"""Images of the pass that is timed: what one film waits for, not what a full batch gets through."""
+FEWEST_PASSES, MOST_PASSES, ENOUGH_SECONDS = 3, 20, 1.0
+CPU_FACTS = Path("/proc/cpuinfo")
+
+
+class Cost(CardModel):
+    """What one image costs an encoder.
+
+    Attributes:
+        milliseconds: of a forward pass, the median of several.
+        gigaflops: of a forward pass; a multiplication and an addition are two.
+        batch: images of the pass.
+        input_size: height and width.
+        device: by name, with the threads of a CPU: times on two devices do not compare.
+        precision: of the weights.
+    """
+
+    milliseconds: float
+    gigaflops: float
+    batch: int
+    input_size: tuple[int, int]
+    device: str
+    precision: str
+
+
+def measure_cost(encoder: Encoder) -> Cost:
+    """Time ``encoder``, without its preprocessing, on noise of its input size; the first pass only warms up.
+
+    At least three passes are timed, more until a second has gone by, at most twenty.
+    """
+    device = device_of(encoder)
+    shape = (BATCH, encoder.preparer.facts.channels, *encoder.input_size)
+    film = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with FlopCounterMode(display=False) as counter:
+        encoder.encode(film).pooled.cpu()
+    seconds: list[float] = []
+    while len(seconds) < FEWEST_PASSES or (len(seconds) < MOST_PASSES and sum(seconds) < ENOUGH_SECONDS):
+        started = time.perf_counter()
+        # The result is waited for: a GPU returns before it has computed.
+        encoder.encode(film).pooled.cpu()
+        seconds.append(time.perf_counter() - started)
+    return Cost(
+        milliseconds=1000 * median(seconds) / BATCH,
+        gigaflops=counter.get_total_flops() / BATCH / 1e9,
+        batch=BATCH,
+        input_size=encoder.input_size,
+        device=device_words(device),
+        precision=encoder.settings.precision,
+    )
+
+
+def device_words(device: torch.device) -> str:
+    """The device by name: the GPU's, or the processor's with how many threads torch uses of it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return device.type
+    found = re.search(r"^model name\s*:\s*(.+)$", CPU_FACTS.read_text(), re.M) if CPU_FACTS.is_file() else None
+    name = found[1].strip() if found else platform.processor() or platform.machine() or "CPU"
+    threads = torch.get_num_threads()
+    return f"{name}, {threads} thread{'' if threads == 1 else 's'}"

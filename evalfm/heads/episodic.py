@@ -1,0 +1,296 @@
+"""Few-shot classifiers on stored features, all episodes solved in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from evalfm.heads._pooled import TIED_DECIMALS
+from evalfm.heads.knn import TEMPERATURE
+
+STRENGTH = 1.0
+"""C of the linear probe."""
+NEIGHBOURS = 5
+BLOCK_BYTES = 30_000_000
+TOLERANCE = 1e-7
+"""Of the preconditioned gradient, relative to the weights."""
+ROUNDING = 1e-14
+"""A step below this is none: features that are all alike have no gradient but rounding."""
+FORCING = 0.05
+MAX_NEWTON_STEPS = 50
+MAX_INNER_STEPS = 200
+MAX_HALVINGS = 30
+SUFFICIENT_DECREASE = 1e-4
+NEGLIGIBLE = 1e-13
+"""Axes with less than this share of the features' mean squared length are rounding, and are left out."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Features of E episodes of C classes.
+
+    Attributes:
+        support: [E, C·n, D] float64, class after class.
+        query: [E, Q, D] float64.
+        classes: C.
+    """
+
+    support: Tensor
+    query: Tensor
+    classes: int
+
+    @property
+    def shots(self) -> int:
+        """Images of each class in a support."""
+        return self.support.shape[1] // self.classes
+
+    @property
+    def one_hot(self) -> Tensor:
+        """[C·n, C], the same for every episode."""
+        return torch.eye(self.classes, dtype=self.support.dtype).repeat_interleave(self.shots, dim=0)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Scores of the queries.
+
+    Attributes:
+        scores: [E, Q, C], larger where the class is likelier; equal features have equal scores.
+        converged: [E] whether the solver met its tolerance.
+    """
+
+    scores: Tensor
+    converged: Tensor
+
+
+def normalised(features: Tensor) -> Tensor:
+    """Each of [N, D] divided by its length, in float64; zero stays zero."""
+    return functional.normalize(features.double(), dim=-1)
+
+
+def linear(batch: Batch, strength: float = STRENGTH) -> Answers:
+    """Logistic regression: scikit-learn's objective C·Σ log-loss + ½‖W‖², intercepts unpenalised.
+
+    With two classes it is the binomial form, which has one vector of weights: a softmax at C/2 is the same problem.
+    """
+    margins, converged = softmax_margins(batch, strength / 2 if batch.classes == 2 else strength)
+    return Answers(_tied(against_rest(margins)), converged)
+
+
+def prototypes(batch: Batch) -> Answers:
+    """Cosine to the mean support feature of each class, softmax at the temperature of ``knn``."""
+    mean = batch.support.reshape(len(batch.support), batch.classes, batch.shots, -1).mean(dim=2)
+    cosine = functional.normalize(batch.query, dim=-1) @ functional.normalize(mean, dim=-1).mT
+    return Answers(_tied(against_rest(cosine / TEMPERATURE)), _all(batch))
+
+
+def neighbours(batch: Batch, k: int = NEIGHBOURS) -> Answers:
+    """Votes of the k nearest by cosine as the head ``knn`` counts them, or of all where there are fewer."""
+    query, bank = functional.normalize(batch.query, dim=-1), functional.normalize(batch.support, dim=-1)
+    # Rounded, and the sort stable: which of two equal neighbours comes first is not left to the last bit.
+    cosine = _tied(query @ bank.mT)
+    similarity, index = torch.sort(cosine, dim=-1, descending=True, stable=True)
+    k = min(k, bank.shape[1])
+    weight = ((similarity[..., :k] - similarity[..., :1]) / TEMPERATURE).exp()
+    votes = (weight[..., None] * batch.one_hot[index[..., :k]]).sum(dim=-2)
+    return Answers(_tied((votes + 1 / batch.classes) / (weight.sum(dim=-1, keepdim=True) + 1)), _all(batch))
+
+
+METHODS: dict[str, Callable[[Batch, float], Answers]] = {
+    "linear": linear,
+    "prototypes": lambda batch, strength: prototypes(batch),
+    "knn": lambda batch, strength: neighbours(batch),
+}
+"""By the name on the command line; each is given C too."""
+
+
+def settings_of(method: str, strength: float) -> dict[str, object]:
+    """What decides the answer of ``method``, as plain values: part of the key of its results."""
+    own: dict[str, dict[str, object]] = {
+        "linear": {"C": strength},
+        "prototypes": {"temperature": TEMPERATURE},
+        "knn": {"k": NEIGHBOURS, "temperature": TEMPERATURE, "prior_vote": 1},
+    }
+    return {"features": "divided by their length", **own[method]}
+
+
+def solve(
+    method: str,
+    features: Tensor,
+    support: NDArray[np.intp],
+    query: NDArray[np.intp],
+    strength: float = STRENGTH,
+) -> Answers:
+    """Answers of ``method`` to all queries of all episodes, fitted and scored in blocks of bounded memory.
+
+    Args:
+        features: [M, D] of ``normalised``.
+        support: [E, C, n] rows of ``features``, of each class n.
+        query: [E, C, q].
+        strength: C of the linear probe.
+
+    Returns:
+        Scores [E, C·q, C].
+    """
+    episodes, classes = support.shape[:2]
+    learnt, asked = (torch.from_numpy(each.reshape(episodes, -1)) for each in (support, query))
+    images = learnt.shape[1] + asked.shape[1]
+    size = max(1, BLOCK_BYTES // (8 * images * max(features.shape[1], images)))
+    found = []
+    for start in range(0, episodes, size):
+        block = slice(start, start + size)
+        found.append(METHODS[method](Batch(features[learnt[block]], features[asked[block]], classes), strength))
+    return Answers(torch.cat([each.scores for each in found]), torch.cat([each.converged for each in found]))
+
+
+def against_rest(margins: Tensor) -> Tensor:
+    """Log odds of each class against all others by a softmax over ``margins`` [..., C]: its order is that of the
+    probability, without the ties of a probability that has come to 0 or 1."""
+    own = torch.eye(margins.shape[-1], dtype=torch.bool)
+    others = margins[..., None, :].masked_fill(own, -torch.inf)
+    return margins - torch.logsumexp(others, dim=-1)
+
+
+def softmax_margins(batch: Batch, strength: float) -> tuple[Tensor, Tensor]:
+    """Margins [E, Q, C] of softmax regression, and whether each episode converged [E].
+
+    The weights lie in the span of the centred support, whose principal axes make the Hessian with equal example weights
+    diagonal: that is the preconditioner of a Newton iteration by conjugate gradients, for all episodes at once.
+    """
+    axes, query = _principal(batch.support, batch.query)
+    weight, bias, converged = _newton(axes, batch.one_hot, strength)
+    return query @ weight + bias, converged
+
+
+def _principal(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates of support [E, N, r] and query [E, Q, r] on the principal axes of the centred support."""
+    if support.shape[1] > support.shape[2]:
+        centre = support.mean(dim=1, keepdim=True)
+        support, query = support - centre, query - centre
+        _, basis = torch.linalg.eigh(support.mT @ support)
+        return support @ basis, query @ basis
+    # More features than images: by inner products alone, centred afterwards, which copies no features.
+    own, cross = support @ support.mT, query @ support.mT
+    mean = own.mean(dim=2, keepdim=True)
+    squared_length = own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
+    own = own - mean - mean.mT + mean.mean(dim=1, keepdim=True)
+    # Of these rows the mean need not be taken: every axis sums to zero.
+    cross = cross - mean.mT
+    variance, axis = torch.linalg.eigh(own)
+    kept = variance > NEGLIGIBLE * squared_length
+    length = torch.where(kept, variance, 1.0).sqrt()[:, None, :]
+    axis = axis * kept[:, None, :]
+    return axis * length, cross @ (axis / length)
+
+
+def _newton(features: Tensor, one_hot: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [E, r, C] and intercepts [E, 1, C] of every episode, and whether each converged."""
+    episodes, examples, rank = features.shape
+    classes = one_hot.shape[1]
+    inverse = _flat_inverse(features, strength / classes)
+    found = features.new_zeros(episodes, rank + 1, classes)
+    # A last column of ones carries the intercept; the penalty leaves it out.
+    design = torch.cat([features, features.new_ones(episodes, examples, 1)], dim=2)
+    penalty = torch.ones_like(found[:1])
+    penalty[:, -1] = 0
+    active = torch.arange(episodes)
+    converged = torch.zeros(episodes, dtype=torch.bool)
+    for _ in range(MAX_NEWTON_STEPS):
+        probability = torch.softmax(design @ found[active], dim=2)
+        gradient = strength * (design.mT @ (probability - one_hot)) + penalty * found[active]
+        # The softmax does not see what is common to all classes; of it there is rounding alone.
+        gradient = gradient - gradient.mean(dim=2, keepdim=True)
+        near = _norm(inverse * gradient) <= TOLERANCE * _norm(found[active]) + ROUNDING
+        converged[active[near]] = True
+        if bool(near.all()):
+            break
+        if bool(near.any()):
+            keep = ~near
+            active, design, inverse = active[keep], design[keep], inverse[keep]
+            probability, gradient = probability[keep], gradient[keep]
+        step = _conjugate(design, probability, gradient, inverse, penalty, strength)
+        found[active] = _shortened(found[active], step, gradient, design, one_hot, penalty, strength)
+    return found[:, :-1], found[:, -1:], converged
+
+
+def _flat_inverse(features: Tensor, weight: float) -> Tensor:
+    """Inverse of the Hessian where every example has the same ``weight``, [E, r + 1, 1]: diagonal on principal axes."""
+    episodes, examples, _ = features.shape
+    variance = features.square().sum(dim=1)
+    count = features.new_full((episodes, 1), float(examples))
+    return torch.cat([1 / (weight * variance + 1), 1 / (weight * count)], dim=1)[..., None]
+
+
+def _conjugate(
+    design: Tensor, probability: Tensor, gradient: Tensor, inverse: Tensor, penalty: Tensor, strength: float
+) -> Tensor:
+    """Newton's step for every episode to a relative residual of ``FORCING``, by conjugate gradients."""
+    step = torch.zeros_like(gradient)
+    remaining = -gradient
+    direction = inverse * remaining
+    product = (remaining * direction).sum(dim=(1, 2), keepdim=True)
+    goal = FORCING**2 * product
+    for _ in range(MAX_INNER_STEPS):
+        moved = probability * (design @ direction)
+        moved = moved - probability * moved.sum(dim=2, keepdim=True)
+        curved = strength * (design.mT @ moved) + penalty * direction
+        # An episode that is done goes on with steps of length 0.
+        going = product > goal
+        length = torch.where(going, product / (direction * curved).sum(dim=(1, 2), keepdim=True).clamp_min(1e-300), 0.0)
+        step = step + length * direction
+        remaining = remaining - length * curved
+        toward = inverse * remaining
+        following = (remaining * toward).sum(dim=(1, 2), keepdim=True)
+        if not bool((following > goal).any()):
+            break
+        direction = torch.where(going, toward + following / product.clamp_min(1e-300) * direction, direction)
+        product = torch.where(going, following, product)
+    return step
+
+
+def _shortened(
+    found: Tensor,
+    step: Tensor,
+    gradient: Tensor,
+    design: Tensor,
+    one_hot: Tensor,
+    penalty: Tensor,
+    strength: float,
+) -> Tensor:
+    """Where each step leads, halved until the objective falls enough (Armijo)."""
+
+    def objective(point: Tensor) -> Tensor:
+        margins = design @ point
+        loss = torch.logsumexp(margins, dim=2).sum(dim=1) - (margins * one_hot).sum(dim=(1, 2))
+        return strength * loss + (penalty * point.square()).sum(dim=(1, 2)) / 2
+
+    start = objective(found)
+    slope = (gradient * step).sum(dim=(1, 2))
+    length = torch.ones_like(slope)
+    for _ in range(MAX_HALVINGS):
+        ahead = found + length[:, None, None] * step
+        # Near the minimum the objective cannot fall by more than its own rounding.
+        failed = objective(ahead) > start + SUFFICIENT_DECREASE * length * slope + 1e-13 * start.abs()
+        if not bool(failed.any()):
+            break
+        length = torch.where(failed, length / 2, length)
+    return ahead
+
+
+def _norm(values: Tensor) -> Tensor:
+    return values.square().sum(dim=(1, 2)).sqrt()
+
+
+def _tied(values: Tensor) -> Tensor:
+    """To nine decimals, so that equal features have equal scores (see ``_pooled.tied``)."""
+    return values.round(decimals=TIED_DECIMALS)
+
+
+def _all(batch: Batch) -> Tensor:
+    return torch.ones(len(batch.support), dtype=torch.bool)

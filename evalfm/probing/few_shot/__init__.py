@@ -1,0 +1,1 @@
+"""Few-shot episodes on one encoder: posed, answered by several methods, published."""

@@ -1,0 +1,83 @@
+"""A task posed in episodes: its classes, and which images each episode shows and asks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evalfm.data.episodes import Episodes, draw_episodes
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.probing.few_shot.settings import EpisodeSettings
+from evalfm.probing.loading import load_question
+from evalfm.probing.settings import Settings
+from evalfm.probing.sides import data_key
+from evalfm.progress import SILENT, Progress
+from evalfm.tasks.question import Question
+
+KINDS = ("binary", "multiclass", "ordinal")
+
+
+@dataclass(frozen=True)
+class AskedEpisodes:
+    """A question with its episodes.
+
+    Attributes:
+        drawn: positions into the question's rows.
+        class_names: of all classes; a binary task's two.
+        split: whether support and queries come from the parts of a split.
+        images: hash of the cohort's images and their truth.
+    """
+
+    question: Question
+    drawn: Episodes
+    class_names: tuple[str, ...]
+    split: bool
+    images: str
+
+    def key(self, episodes: int) -> str:
+        """Hash of the images, their truth and which of them stand in the first ``episodes``, in hex."""
+        digest = hashlib.sha256(self.images.encode())
+        for dealt in (self.drawn.support[:episodes], self.drawn.query[:episodes]):
+            digest.update(f"{dealt.shape}{dealt.tolist()}".encode())
+        return digest.hexdigest()
+
+
+def pose_episodes(
+    settings: EpisodeSettings, data: str | Path | Manifest | None, progress: Progress = SILENT
+) -> AskedEpisodes:
+    """Read the data, pose the task and draw the episodes, before anything is computed.
+
+    Raises:
+        EvalfmError: the data have faults, the task has no classes, or a class has too few images.
+    """
+    question = load_question(Settings.checked(task=settings.task, where=settings.where), data, progress)
+    task, manifest = question.task, question.manifest
+    if task.kind not in KINDS:
+        remedy = "ask one of its labels, as --task LABEL" if task.kind == "multilabel" else "ask a task of classes"
+        raise EvalfmError(
+            f"Episodes take n images of each class, and an image of the {task.kind} task {task.name} is of no one "
+            f"class; {remedy}."
+        )
+    names = question.class_names
+    if task.kind == "binary":
+        names = (f"no {names[0]}", names[0])
+    if len(names) < 2:
+        raise EvalfmError(f"{task.name} has one class only, {names[0]}; take data with two or more.")
+    has_split = "split" in manifest.table.columns
+    drawn = draw_episodes(
+        question.target.astype(np.intp),
+        manifest.patients[question.rows],
+        [str(each) for each in manifest.table["id"].to_numpy()[question.rows]],
+        names,
+        shots=max(settings.shots),
+        queries=settings.queries,
+        episodes=settings.episodes,
+        name=manifest.info.name,
+        seed=settings.seed,
+        split=manifest.splits[question.rows] if has_split else None,
+    )
+    return AskedEpisodes(question, drawn, names, has_split, data_key(question, []))

@@ -1,0 +1,274 @@
+"""Few-shot episodes as YAML: encoders × tasks × methods × shots, run one encoder and task after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.episodes import EpisodeRun
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.heads import episodic
+from evalfm.probing.few_shot.episodes import answer_episodes
+from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
+from evalfm.probing.few_shot.settings import (
+    DEFAULT_METHODS,
+    DEFAULT_SHOTS,
+    EPISODES,
+    FINE_TUNE,
+    FINE_TUNED_EPISODES,
+    QUERIES,
+    ZERO_SHOT,
+    EpisodeSettings,
+    Method,
+)
+from evalfm.probing.opened import TABLES
+from evalfm.probing.settings import EncoderSettings
+from evalfm.progress import SILENT, Progress
+from evalfm.study.cell import Machine
+from evalfm.study.config import EPISODES as PROTOCOL
+from evalfm.study.config import PHANTOM, STUDY, EncoderEntry, named, shipped
+from evalfm.study.grid import card_of
+from evalfm.study.questions import Manifests
+
+
+class EpisodeTask(CardModel):
+    """A task of the grid.
+
+    Attributes:
+        name: a task card's name or path, or a label column.
+        data: another data set than the grid's, for this task alone.
+        prompts: a file of sentences for ``zeroshot``, in place of the task's own.
+    """
+
+    name: str
+    data: str | None = None
+    prompts: str | None = None
+
+
+class EpisodeStudy(CardModel):
+    """Episodes of every encoder on every task.
+
+    Attributes:
+        protocol: ``episodes``, which tells this file from a study of probes.
+        name: a word. title: what it is about, printed above its tables.
+        data: folder, registered name or ``phantom``; ``--data`` takes another for every task.
+        on_phantom: keys that take another value with ``--data phantom``.
+
+    The other attributes are those of ``EpisodeSettings``, the same for all.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    protocol: Literal["episodes"] = "episodes"
+    name: str = Field(pattern=r"^[\w.-]+$")
+    title: str
+    data: str
+    encoders: tuple[Annotated[EncoderEntry, BeforeValidator(named)], ...] = Field(min_length=1)
+    tasks: tuple[Annotated[EpisodeTask, BeforeValidator(named)], ...] = Field(min_length=1)
+    methods: tuple[Method, ...] = DEFAULT_METHODS
+    shots: tuple[int, ...] = DEFAULT_SHOTS
+    queries: int = QUERIES
+    episodes: int = EPISODES
+    fine_tune_episodes: int = FINE_TUNED_EPISODES
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    strength: float = episodic.STRENGTH
+    where: str | None = None
+    seed: int = 0
+    on_phantom: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _sensible(self) -> EpisodeStudy:
+        wrong = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
+        if wrong:
+            raise ValueError(f"on_phantom changes {', '.join(wrong)}, which is no key that it could change")
+        if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
+            raise ValueError("a task stands twice under tasks, with the same data")
+        for task in self.tasks:
+            self.settings(task)
+        return self
+
+    def settings(self, task: EpisodeTask) -> EpisodeSettings:
+        """What ``task`` is asked of every encoder."""
+        shared = {name: getattr(self, name) for name in set(EpisodeSettings.model_fields) - {"task", "prompts"}}
+        return EpisodeSettings(task=task.name, prompts=task.prompts, **shared)
+
+    def data_of(self, task: EpisodeTask) -> str:
+        """The data set of ``task``."""
+        return task.data or self.data
+
+    def changed(self, **changes: Any) -> EpisodeStudy:
+        """The same with other values, checked anew.
+
+        Raises:
+            EvalfmError: a value is not valid.
+        """
+        return validate(EpisodeStudy, self.model_dump(by_alias=True) | changes, f"episodes {self.name}")
+
+    def on(self, data: str | None) -> EpisodeStudy:
+        """The same on ``data`` alone, every task once; on the phantom with ``on_phantom`` applied."""
+        found = self
+        if data is not None:
+            tasks = {task.name: task.model_dump() | {"data": None} for task in found.tasks}
+            found = found.changed(data=data, tasks=list(tasks.values()))
+        return found.changed(**found.on_phantom) if found.data == PHANTOM and found.on_phantom else found
+
+    def by(self, methods: Sequence[str]) -> EpisodeStudy:
+        """The same by these methods; what was set for others alone goes back to its default."""
+        idle = {FINE_TUNE: ("recipe", "fine_tune_episodes"), "linear": ("strength",)}
+        dropped = {name for method, names in idle.items() if method not in methods for name in names}
+        content = {name: value for name, value in self.model_dump(by_alias=True).items() if name not in dropped}
+        return validate(EpisodeStudy, {**content, "on_phantom": {}, "methods": methods}, f"episodes {self.name}")
+
+    def only(self, encoders: Sequence[str] = (), tasks: Sequence[str] = ()) -> EpisodeStudy:
+        """The part with these names; nothing named keeps all.
+
+        Raises:
+            UnknownNameError: a name is not among them.
+        """
+        for kind, asked, known in (("encoder", encoders, self.encoders), ("task", tasks, self.tasks)):
+            for name in asked:
+                if name not in {each.name for each in known}:
+                    raise UnknownNameError(f"{kind} of {self.name}", name, {each.name for each in known})
+        return self.changed(
+            encoders=[each.model_dump() for each in self.encoders if each.name in (encoders or [each.name])],
+            tasks=[each.model_dump() for each in self.tasks if each.name in (tasks or [each.name])],
+        )
+
+
+def load_episodes(name: str) -> EpisodeStudy:
+    """The episodes ``name``: those that ship with evalfm, or the path of a YAML file.
+
+    Raises:
+        EvalfmError: there are none, they are not valid, or it is a study of probes.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped(PROTOCOL).get(name)
+    if path is None:
+        if name in shipped(STUDY):
+            raise EvalfmError(f"{name} is a study of probes and not of episodes; run `evalfm study {name}`.")
+        raise UnknownNameError("configuration of episodes", name, shipped(PROTOCOL))
+    return validate(EpisodeStudy, read_yaml(path), f"episodes {path.name}")
+
+
+def trainable(encoder: str) -> bool:
+    """Whether an encoder has something to train, as far as its name tells: no table and no classical descriptor."""
+    card = card_of(encoder)
+    return encoder.partition(":")[0] not in TABLES and (card is None or card.family != "classical")
+
+
+def takes_weights(encoder: str) -> bool:
+    """Whether an encoder can be given weights, as far as its name tells."""
+    card = card_of(encoder)
+    return encoder.partition(":")[0] not in TABLES and (card is None or card.weights.source != "none")
+
+
+@dataclass(frozen=True)
+class EpisodeCell:
+    """One encoder on one task, with the methods that it can answer by.
+
+    Attributes:
+        left_out: those it cannot, each with the reason.
+    """
+
+    encoder: EncoderEntry
+    task: EpisodeTask
+    methods: tuple[Method, ...]
+    left_out: tuple[str, ...]
+
+
+def cells(study: EpisodeStudy) -> list[EpisodeCell]:
+    """Every encoder on every task; a method that an encoder cannot answer by is left out, with the reason.
+
+    Raises:
+        EvalfmError: an encoder is not known, or one is left without any method.
+    """
+    found = []
+    for entry in study.encoders:
+        card = card_of(entry.name)
+        reasons: dict[Method, str] = {}
+        if not trainable(entry.name):
+            reasons[FINE_TUNE] = f"{entry.name} by fine-tune: it has no weights to train"
+        if entry.name.partition(":")[0] in TABLES or (card is not None and card.text_tower is None):
+            reasons[ZERO_SHOT] = f"{entry.name} by zeroshot: it reads no text"
+        methods = tuple(each for each in study.methods if each not in reasons)
+        left_out = tuple(reason for method, reason in reasons.items() if method in study.methods)
+        if not methods:
+            raise EvalfmError(f"{'; '.join(left_out)}. Ask other methods, such as --method linear.")
+        found += [EpisodeCell(entry, task, methods, left_out) for task in study.tasks]
+    return found
+
+
+@dataclass(frozen=True)
+class EpisodeOutcome:
+    """The results of one cell, or why there are none."""
+
+    cell: EpisodeCell
+    runs: tuple[EpisodeRun, ...]
+    failure: str | None = None
+
+
+def pose_tasks(study: EpisodeStudy, manifests: Manifests, progress: Progress = SILENT) -> dict[EpisodeTask, PosedTask]:
+    """The episodes of every task, drawn once for all encoders.
+
+    Raises:
+        EvalfmError: names every fault that the user must mend before anything runs.
+    """
+    posed: dict[EpisodeTask, PosedTask] = {}
+    faults: list[str] = []
+    for task in study.tasks:
+        try:
+            settings = study.settings(task)
+            posed[task] = PosedTask(settings, pose_episodes(settings, manifests.get(study.data_of(task)), progress))
+        except EvalfmError as error:
+            faults.append(f"{task.name}: {error}" if len(study.tasks) > 1 else str(error))
+    if len(faults) > 1:
+        faults = [f"{study.name} has {len(faults)} faults:\n" + "\n".join(f"- {each}" for each in faults)]
+    if faults:
+        raise EvalfmError(faults[0])
+    return posed
+
+
+def run_episode_study(
+    study: EpisodeStudy,
+    out: str | Path,
+    progress: Progress = SILENT,
+    *,
+    machine: Machine | None = None,
+    posed: Mapping[EpisodeTask, PosedTask] | None = None,
+    force: bool = False,
+) -> Iterator[EpisodeOutcome]:
+    """Run the cells one after the other; what is under ``out`` already is not computed again.
+
+    A cell that fails by something that its user can mend, such as weights that are not here, is told and the rest goes
+    on; where there is one cell alone its error is raised.
+
+    Raises:
+        EvalfmError: of a single cell, or a fault of the tasks or names that must be mended first.
+    """
+    grid = cells(study)
+    posed = posed or pose_tasks(study, Manifests(progress), progress)
+    options = (machine or Machine()).model_dump(include={"device", "precision", "batch_size", "workers"})
+    for cell in grid:
+        settings = posed[cell.task].settings.model_copy(update={"methods": cell.methods})
+        encoder = EncoderSettings.checked(**cell.encoder.model_dump(), **options)
+        try:
+            runs = answer_episodes(
+                cell.encoder.name, encoder, posed[cell.task].asked, settings, Path(out), force=force, progress=progress
+            )
+        except EvalfmError as error:
+            if len(grid) == 1:
+                raise
+            yield EpisodeOutcome(cell, (), str(error))
+            continue
+        yield EpisodeOutcome(cell, tuple(runs))
+
+
+@dataclass(frozen=True)
+class PosedTask:
+    """A task's settings with its episodes."""
+
+    settings: EpisodeSettings
+    asked: AskedEpisodes
