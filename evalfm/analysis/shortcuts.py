@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.pairing import pair
+from evalfm.analysis.seeds import over_seeds
 from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
@@ -60,7 +61,7 @@ class Curve:
     """A metric against the strength of the tie in train.
 
     Attributes:
-        points: by strength; of several seeds the mean, without an interval.
+        points: by strength, averaged over seeds.
         slope: of the straight line through all points, per unit of phi, paired over the same test images; below 0 where
             a tie in train harms. None with the ``reason``.
     """
@@ -138,7 +139,7 @@ def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
     ordered = sorted(lines, key=lambda line: _tie(line.runs[0])[1])
     strengths = np.array([_tie(line.runs[0])[1] for line in ordered])
     points = tuple(
-        Point(float(strength), int(line.runs[0].record.data["parts"]["train"]["images"]), _over_seeds(line, key[4]))
+        Point(float(strength), int(line.runs[0].record.data["parts"]["train"]["images"]), over_seeds(line, key[4]))
         for strength, line in zip(strengths, ordered, strict=True)
     )
     slope, reason = None, None
@@ -152,14 +153,6 @@ def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
             reason = str(error)
     task, data, attribute, model, metric, _ = key
     return Curve(task, data, attribute, model, metric, points, slope, reason)
-
-
-def _over_seeds(line: Line, metric: str) -> Estimate:
-    first = line.runs[0].metrics[metric]
-    values = [value for run in line.runs if (value := run.metrics[metric].value) is not None]
-    if len(line.runs) == 1 or not values:
-        return first
-    return Estimate(sum(values) / len(values), n=first.n, unit=first.unit, reason="mean over seeds")
 
 
 def _tie(run: Run) -> tuple[str, float]:

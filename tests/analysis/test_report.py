@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
+from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.svg import Axis, Chart, spanning
@@ -162,6 +163,56 @@ def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Pa
     assert tables["Encoders"].rows[0][3].value == pytest.approx(made[0].metrics["auroc"].value)
     labels = [(row[1], row[2].value) for row in tables["Few labels"].rows]
     assert labels == [(20, poor.metrics["auroc"].value), (300, made[0].metrics["auroc"].value)]
+
+
+def test_several_seeds_of_few_labels_have_one_interval_of_their_mean(tmp_path: Path) -> None:
+    every = {"images": 300, "patients": 300, "positive_images": 120}
+    few = {"images": 20, "patients": 20, "positive_images": 8}
+    seeds = [
+        make_run(
+            tmp_path,
+            binary_table(signal(TARGET, 0.5, seed), TARGET),
+            seed=seed,
+            settings={"shots": 10},
+            parts={"train": few, "val": few, "test": every},
+        )
+        for seed in range(3)
+    ]
+    whole = make_run(tmp_path, binary_table(signal(TARGET, 1, 9), TARGET))
+    (found,) = sections([whole, *seeds])
+    (mean,) = [row[2] for row in dict(found.tables)["Few labels"].rows if row[1] == 20]
+    each = [run.metrics["auroc"] for run in seeds]
+    assert mean.value == pytest.approx(np.mean([one.value for one in each]))
+    assert mean.low < mean.value < mean.high
+    # The mean of three heads on the same patients is known better than one of them alone.
+    assert mean.high - mean.low < max(one.high - one.low for one in each)
+
+
+def test_masks_have_strata_and_differences_as_tables(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    area = np.where(np.arange(120) % 2, rng.uniform(0.01, 0.05, 120), 0.0)
+    table = pd.DataFrame(
+        {
+            "id": [f"{row:03}" for row in range(120)],
+            "patient": [f"{row:03}" for row in range(120)],
+            "dice_ptx": np.where(area > 0, rng.uniform(0.3, 0.8, 120), 0.0),
+            "area_true_ptx": area,
+            "area_predicted_ptx": rng.uniform(0, 0.004, 120),
+            "sex": np.where(rng.random(120) < 0.5, "F", "M"),
+        }
+    )
+    run = make_run(tmp_path, table, kind="segmentation", task_card={"subgroups": ["sex"]})
+    (found,) = sections([run])
+    tables = dict(found.tables)
+    outcomes = bias_of_values(run, ["sex"]).outcomes
+    strata = tables["Subgroups of one · linear"].rows
+    assert [(row[0], row[2], row[5].value) for row in strata] == [
+        (each.name, level.level, level.mean.value) for each in outcomes for level in each.levels
+    ]
+    gaps = tables["Whose masks or measurements differ"]
+    assert [row[3].value for row in gaps.rows] == [each.gaps[0].difference.value for each in outcomes]
+    # A small area keeps its digits.
+    assert f"{outcomes[1].gaps[0].difference.value:+.4f} [" in gaps.cells[1][3].text
 
 
 def test_subgroups_are_those_of_the_card_and_what_cannot_be_asked_is_said(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from evalfm.analysis.attributes import attributes
 from evalfm.analysis.bias import Bias, bias_of_questions
 from evalfm.analysis.bias_page import effect_words
-from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.bias_values import ValueBias, bias_of_values
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
 from evalfm.analysis.scores import Scores, asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
@@ -39,8 +39,7 @@ def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
     if not asked:
         return made
     if not asks_questions(lines[0].runs[0]):
-        for line in lines:
-            _add_values(made, line, asked)
+        _add_values(made, anchor, lines, asked)
         return made
     if lines[0].runs[0].record.task["kind"] != "binary":
         lines = lines[:1]
@@ -74,14 +73,45 @@ def _attributes(made: Subgroups, run: Run) -> list[str]:
     return found
 
 
-def _add_values(made: Subgroups, line: Line, asked: Sequence[str]) -> None:
-    try:
-        values = bias_of_values(line.runs[0], asked)
-    except EvalfmError as error:
-        made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-        return
-    told = [gap.verdict for outcome in values.outcomes for gap in outcome.gaps]
-    made.verdicts.append((charts.name_of(line), told))
+def _add_values(made: Subgroups, anchor: str, lines: Sequence[Line], asked: Sequence[str]) -> None:
+    told: list[ValueBias] = []
+    for line in lines:
+        name = charts.name_of(line)
+        try:
+            told.append(replace(bias_of_values(line.runs[0], asked), model=name))
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups of {name}: {error}")
+    if told:
+        made.tables.append(_levels(f"{anchor}-strata", told[0]))
+        made.tables.append(_gaps(f"{anchor}-differences", told))
+    made.verdicts += [(each.model, [gap.verdict for of in each.outcomes for gap in of.gaps]) for each in told]
+
+
+def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
+    rows: list[list[Value]] = [
+        [each.name, each.attribute, level.level, level.images, level.patients, level.mean]
+        for each in values.outcomes
+        for level in each.levels
+    ]
+    header = ["value", "attribute", "level", "images", values.unit, "mean"]
+    return f"Subgroups of {values.model}", table(name, header, rows)
+
+
+def _gaps(name: str, told: Sequence[ValueBias]) -> tuple[str, Table]:
+    rows: list[list[Value]] = []
+    for values in told:
+        for each in values.outcomes:
+            for gap in each.gaps:
+                found = gap.difference
+                shown: Value = found.reason if found.value is None else Signed(found.value, found.low, found.high)
+                first: list[Value] = [each.name, f"{each.attribute} = {gap.level}", values.model]
+                rows.append([*first, shown, p_words(gap.corrected), found.detectable])
+    header = ["value", "attribute", "model", "difference", "p", "detectable"]
+    caption = (
+        "Mean at the level minus mean elsewhere: Dice adjusted for the logarithm of the lesion's area, errors for the "
+        "truth. p after Benjamini and Hochberg within a model. detectable: with 80 % power. Associations only."
+    )
+    return "Whose masks or measurements differ", table(name, header, rows, caption)
 
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:

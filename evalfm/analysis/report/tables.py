@@ -114,11 +114,18 @@ def _text(value: Value) -> str:
     if isinstance(value, Estimate):
         return f"{describe(value)} ~" if value.note else describe(value)
     if isinstance(value, Signed):
-        reach = "" if value.low is None or value.high is None else f" [{value.low:+.3f}, {value.high:+.3f}]"
-        return f"{value.value:+.3f}{reach}"
+        ends = [end for end in (value.low, value.high) if end is not None]
+        digits = _digits(max(map(abs, [value.value, *ends])))
+        reach = f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]" if len(ends) == 2 else ""
+        return f"{value.value:+.{digits}f}{reach}"
     if isinstance(value, float):
-        return f"{value:.3f}"
+        return f"{value:.{_digits(abs(value))}f}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def _digits(size: float) -> int:
+    """Three decimals; four where all is below .1, so that a small error or area keeps its digits."""
+    return 3 if size >= 0.1 or size == 0 else 4
 
 
 def _order(value: Value) -> str:

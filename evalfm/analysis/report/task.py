@@ -18,13 +18,13 @@ from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decod
 from evalfm.analysis.report.subgroups import subgroups
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
 from evalfm.analysis.report.texts import operating_table, templates_table
+from evalfm.analysis.seeds import over_seeds
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import WITH_FINDING, Line, TaskTable, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
-from evalfm.statistics.estimate import Estimate
 
 SMALLER = ("shots", "label_fraction")
 
@@ -240,7 +240,7 @@ def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
         if not run.is_floor:
             points.setdefault((run.encoder, run.head, run.adaptation), {}).setdefault(_labels(run), []).append(run)
     curves = [
-        (" · ".join(key), [(images, _mean(found, metric)) for images, found in by_labels.items()])
+        (" · ".join(key), [(images, over_seeds(_one_line(found), metric)) for images, found in by_labels.items()])
         for key, by_labels in points.items()
         if len(by_labels) > 1
     ]
@@ -250,15 +250,14 @@ def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
     rows: list[list[Value]] = [
         [name, images, one] for name, line in curves for images, one in sorted(line, key=lambda point: point[0])
     ]
-    caption = "Mean over seeds; intervals are of the single seed, and absent where there are several."
+    caption = "Averaged over seeds, inside every resample of patients too; seeds draw the training images."
     made.tables.append(("Few labels", table(f"{made.anchor}-few", ["line", "train images", metric], rows, caption)))
 
 
-def _mean(runs: Sequence[Run], metric: str) -> Estimate:
-    if len(runs) == 1:
-        return runs[0].metrics[metric]
-    values = [value for run in runs if (value := run.metrics[metric].value) is not None]
-    return Estimate(sum(values) / len(values)) if values else runs[0].metrics[metric]
+def _one_line(runs: Sequence[Run]) -> Line:
+    """Runs on as many training images, whatever drew these."""
+    first = runs[0]
+    return Line(first.task, first.encoder, first.head, first.adaptation, False, tuple(runs), first.metrics, None)
 
 
 def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
