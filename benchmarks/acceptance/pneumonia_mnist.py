@@ -69,7 +69,7 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
     seeds = [run for run in runs if not run.is_floor]
     floors = [run for run in runs if run.is_floor]
     val = [on_val(run) for run in seeds]
-    size = best(tried)
+    size, sharper = best(tried), min(tried, key=lambda each: tried[each]["log_loss"])
     part = seeds[0].record.data["parts"]
     share = part["test"]["positive_images"] / part["test"]["images"]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
@@ -85,7 +85,9 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
         + "; ".join(
             f"{each} px log-loss {told['log_loss']:.3f}, AUROC {told['auroc']:.4f}" for each, told in tried.items()
         )
-        + f". Taken: {size}. Everything else is the default recipe of `--adapt scratch`.",
+        + f". Taken: {size}, by AUROC, the task's primary metric"
+        + (f" (log-loss alone would take {sharper})" if sharper != size else "")
+        + ". Everything else is the default recipe of `--adapt scratch`.",
         "",
         "| seed | epoch | threshold | " + " | ".join(FIGURES) + " | F1 on val at .5 | F1 on val |",
         "|---" * (5 + len(FIGURES)) + "|",
