@@ -78,8 +78,9 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
     lines = [
         "# The light CNN on PneumoniaMNIST",
         "",
-        f"`{command}` at commit `{commit[:12]}`; trained at commit {made}. Train {part['train']['images']}, val {part['val']['images']}, test",
-        f"{part['test']['images']} images (the official test split; eight of the official val images stand in train as",
+        f"`{command}` at commit `{commit[:12]}`; trained at commit {made}.",
+        f"Train {part['train']['images']}, val {part['val']['images']}, test {part['test']['images']} images "
+        "(the official test split; eight of the official val images stand in train as",
         "well and are left out). Patients unknown: intervals are over images.",
         "",
         f"Input size by val, {SHORT} epochs each: "
