@@ -107,7 +107,7 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         "seed": seed,
     }
     if cell.text is not None and reads_text(head):
-        content["text"] = text_key(cell.text, deal.question)
+        content["text"] = text_key(cell.text, deal.question.manifest.info.name)
     key = content_key(content)
     return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
 

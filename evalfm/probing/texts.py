@@ -62,6 +62,6 @@ def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: st
     return Text(prompts, source.encoder.text_tower())
 
 
-def text_key(text: Text, question: Question) -> dict[str, Any]:
+def text_key(text: Text, data: str) -> dict[str, Any]:
     """What of the text decides a run, as plain values; learners have weights by the data set's name."""
-    return {"prompts": text.prompts.plain(), "tower": text.tower.key, "data": question.manifest.info.name}
+    return {"prompts": text.prompts.plain(), "tower": text.tower.key, "data": data}

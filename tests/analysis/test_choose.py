@@ -105,6 +105,7 @@ def test_the_verb(tmp_path: Path) -> None:
     code, said = asked("--task", "ptx-cls", "--licence", "commercial", "--json")
     assert code == 0
     assert json.loads(said)["candidates"][0]["encoder"] == "small"
+    assert "trained on 400 images, more than 100" in asked("--task", "ptx-cls", "--labels", "100")[1]
     assert "its time is not known" in asked("--task", "ptx-cls", "--max-ms", "50")[1]
     made = timed(tmp_path / "timed", {name: cost(20.0 + place) for place, name in enumerate(CARDS)})
     shown = CliRunner().invoke(

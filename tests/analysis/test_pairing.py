@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, f1_score, roc_auc_score
+from typer.testing import CliRunner
 
 from evalfm.analysis.compare import Comparison, compare
 from evalfm.analysis.paired_metrics import PAIRED
+from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import compare_means, contrast_confusions, contrast_macro_aurocs
@@ -283,3 +287,29 @@ def test_the_p_of_several_seeds_is_of_the_mean_of_their_metrics(tmp_path: Path, 
     assert other.difference.value == pytest.approx(expected.value)
     assert other.difference.value == pytest.approx((other.estimate.value or 0) - (best.estimate.value or 0))
     assert other.p == pytest.approx(expected.p, rel=1e-9, abs=0)
+
+
+def test_every_option_of_compare_does_something(tmp_path: Path) -> None:
+    of_classes(tmp_path, "ordinal")
+    make_run(tmp_path, class_table(TARGET, SCORES["poor"], IMAGES), kind="ordinal", classes=GRADES, head="knn")
+    make_run(tmp_path, label_table(LABELLED, label_scores(1.0, 0), IMAGES), kind="multilabel", classes=LABELS)
+
+    def asked(*options: str) -> list[dict[str, Any]]:
+        done = CliRunner().invoke(app, ["compare", str(tmp_path), "--json", *options])
+        assert done.exit_code == 0, done.output
+        found: list[dict[str, Any]] = json.loads(done.output)
+        return found
+
+    assert {table["task"] for table in asked()} == {"density", "chexpert5"}
+    (plain,) = asked("--task", "density")
+    assert {entry["head"] for entry in plain["entries"]} == {"linear", "knn"}
+    assert plain["metric"] == "quadratic_kappa"
+    (headed,) = asked("--task", "density", "--head", "knn")
+    # Floors stay whatever their head.
+    assert {(entry["head"], entry["floor"]) for entry in headed["entries"]} == {("knn", False), ("linear", True)}
+    (by_accuracy,) = asked("--task", "density", "--metric", "accuracy")
+    assert by_accuracy["metric"] == "accuracy"
+    assert by_accuracy["entries"][0]["estimate"]["value"] == pytest.approx(accuracy_score(TARGET, CALLED[0]))
+    (held,) = asked("--task", "density", "--margin", "0.9", "--reference", "poor")
+    assert (held["reference"], held["post_hoc"], held["margin"]) == ("poor", False, 0.9)
+    assert {entry["encoder"]: entry["non_inferior"] for entry in held["entries"]}["good"] is True

@@ -299,7 +299,7 @@ class _Making:
         """Its name and what decides its answer."""
         told: dict[str, Any] = {"name": method, **self.settings.of_method(method)}
         if method == ZERO_SHOT and self.text is not None:
-            told["text"] = text_key(self.text, self.asked.question)
+            told["text"] = text_key(self.text, self.asked.question.manifest.info.name)
         return told
 
     def _notes(self, opened: Opened, told: list[str]) -> list[str]:
