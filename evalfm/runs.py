@@ -24,6 +24,7 @@ from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_n
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 RECORD = "run.json"
 PREDICTIONS = "predictions.parquet"
@@ -134,6 +135,11 @@ class Run:
     def adaptation(self) -> str:
         """What of the encoder was trained."""
         return str(self.record.config["adaptation"])
+
+    @property
+    def kind(self) -> str:
+        """The kind of its task, or ``base-to-novel`` where classes were tried in halves."""
+        return BASE_TO_NOVEL if self.record.config.get("base_to_novel") else str(self.record.task["kind"])
 
     @property
     def primary(self) -> str:

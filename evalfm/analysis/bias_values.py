@@ -17,6 +17,7 @@ from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
 from evalfm.statistics.subgroup_means import MeanDifference, mean_difference
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 ALPHA = 0.05
 SUMS_TO_ONE = 1e-4
@@ -103,7 +104,7 @@ def bias_of_values(
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
     table = run.predictions()
     table = table[table["split"] == "test"].reset_index(drop=True)
-    kind = str(run.record.task["kind"])
+    kind = run.kind
     if kind == "segmentation":
         names = [str(name) for name in run.record.data["class_names"] if label in (None, name)]
         measures = [each for name in names for each in _masks(table, name)]
@@ -118,6 +119,8 @@ def bias_of_values(
             )
         expected = scores @ np.arange(scores.shape[1])
         measures = _errors(table["target"], expected, "absolute error in grades", "expected − true grade")
+    elif kind == BASE_TO_NOVEL:
+        raise EvalfmError(f"{run.folder} tried its classes in halves, which has no score to ask by attribute.")
     else:
         raise EvalfmError(f"{run.folder} answers a {kind} task, which is asked by its labels and has no errors.")
     unit = "patients" if run.record.data["patients_known"] else "images"

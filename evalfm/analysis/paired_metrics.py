@@ -26,6 +26,8 @@ from evalfm.statistics.resampling import (
     over_folds,
     sums_over_folds,
 )
+from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.metrics.base_to_novel import FORMULAS
 from evalfm.tasks.metrics.binary import FEWEST_PATIENTS
 
 Values = NDArray[np.float64]
@@ -292,7 +294,8 @@ def _accuracy(tables: Tables, names: Names, kind: str) -> PairedMetric:
 def _called(tables: Tables, names: Names) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """True [N] and answered [N, C] class numbers: the class of the largest score, of equal ones the first."""
     columns = [f"score_{name}" for name in names]
-    answers = [table[columns].to_numpy(np.float64).argmax(axis=1) for table in tables]
+    # Base-to-novel gives no score of the classes of the other half.
+    answers = [np.nan_to_num(table[columns].to_numpy(np.float64), nan=-np.inf).argmax(axis=1) for table in tables]
     return tables[0]["target"].to_numpy(np.intp), np.stack(answers, axis=1)
 
 
@@ -323,6 +326,7 @@ PAIRED: Mapping[str, Mapping[str, Make]] = {
     "multilabel": {"macro_auroc": _macro_auroc},
     "multiclass": _OF_CLASSES,
     "ordinal": {"quadratic_kappa": _confusion("quadratic_kappa"), **_OF_CLASSES},
+    BASE_TO_NOVEL: {name: _confusion(name) for name in FORMULAS},
     "segmentation": {"dice_positive": _dice},
     "regression": {"mae": _absolute_error},
 }

@@ -98,7 +98,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
             too few patients.
     """
     first = lines[0].runs[0]
-    kind = str(first.record.task["kind"])
+    kind = first.kind
     if kind not in PAIRED:
         raise EvalfmError(f"{first.task} is {kind}; compare pairs tasks of kind {', '.join(PAIRED)}.")
     names = tuple(str(name) for name in first.record.data["class_names"])

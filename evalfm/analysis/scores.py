@@ -51,7 +51,7 @@ def asks_questions(run: Run, label: str | None = None) -> bool:
 
     A single grade, ``label``, is a question all the same.
     """
-    kind = run.record.task["kind"]
+    kind = run.kind
     return kind in QUESTIONS and (kind != "ordinal" or label is not None)
 
 
@@ -64,7 +64,7 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
     Raises:
         EvalfmError: the run is of another kind, there is no such label, or it has no score.
     """
-    kind, names = str(run.record.task["kind"]), [str(name) for name in run.record.data["class_names"]]
+    kind, names = run.kind, [str(name) for name in run.record.data["class_names"]]
     if kind not in QUESTIONS or (label is None and kind != "binary"):
         raise EvalfmError(f"{run.folder} answers a {kind} task, which has no score of one yes-or-no question.")
     if label is not None and label not in names:
@@ -84,13 +84,15 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
         target = table["target"].to_numpy(np.float64)
         if kind != "binary":
             target = (target == names.index(asked)).astype(np.float64)
+    # Of several labels each has its own.
+    cut = next((name for name in (f"threshold_{asked}", "threshold") if name in table), None)
     model = model or f"{run.encoder} · {run.head} · {run.adaptation}"
     return Scores(
         model if kind == "binary" else f"{model} · {asked}",
         table[declared(table, names)],
         target,
         table[f"score_{asked}"].to_numpy(np.float64),
-        table["threshold"].to_numpy(np.float64) if "threshold" in table else None,
+        None if cut is None else table[cut].to_numpy(np.float64),
         table["patient"].to_numpy(dtype=object),
         table["fold"].to_numpy(np.intp) if "fold" in table else None,
         "patients" if run.record.data["patients_known"] else "images",
@@ -104,7 +106,7 @@ def questions_of_run(run: Run, label: str | None = None, *, model: str | None = 
     Raises:
         EvalfmError: as for ``scores_of_run``.
     """
-    kind = str(run.record.task["kind"])
+    kind = run.kind
     if label is not None or kind not in QUESTIONS or kind == "binary":
         return [scores_of_run(run, label, model=model)]
     found, without = [], []

@@ -19,7 +19,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
     """
     table = run.predictions()
     table = table[table["split"] == "test"].reset_index(drop=True)
-    kind, names = str(run.record.task["kind"]), tuple(str(each) for each in run.record.data["class_names"])
+    kind, names = run.kind, tuple(str(each) for each in run.record.data["class_names"])
     whole = paired_metric(kind, metric, metric, [table], names)[1]
     found: list[tuple[float, str]] = []
     for name in declared(table, names):

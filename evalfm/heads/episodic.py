@@ -18,6 +18,9 @@ STRENGTH = 1.0
 """C of the linear probe."""
 NEIGHBOURS = 5
 BLOCK_BYTES = 30_000_000
+"""Of inner products that are solved at once."""
+CACHE_BYTES = 2_500_000
+"""Of features that are multiplied at once."""
 TOLERANCE = 1e-7
 """Of the preconditioned gradient, relative to the weights."""
 ROUNDING = 1e-14
@@ -33,27 +36,39 @@ NEGLIGIBLE = 1e-13
 
 @dataclass(frozen=True)
 class Batch:
-    """Features of E episodes of C classes.
+    """E episodes of C classes as inner products of their features, which are all that any method here needs.
 
     Attributes:
-        support: [E, C·n, D] float64, class after class.
-        query: [E, Q, D] float64.
+        own: [E, C·n, C·n] float64, of the support with itself, class after class.
+        cross: [E, Q, C·n], of the queries with the support.
         classes: C.
     """
 
-    support: Tensor
-    query: Tensor
+    own: Tensor
+    cross: Tensor
     classes: int
+
+    @classmethod
+    def of(cls, support: Tensor, query: Tensor, classes: int) -> Batch:
+        """From features [E, C·n, D] and [E, Q, D]."""
+        return cls(support @ support.mT, query @ support.mT, classes)
+
+    def __len__(self) -> int:
+        return len(self.own)
+
+    def __getitem__(self, part: slice) -> Batch:
+        """Some of the episodes."""
+        return Batch(self.own[part], self.cross[part], self.classes)
 
     @property
     def shots(self) -> int:
         """Images of each class in a support."""
-        return self.support.shape[1] // self.classes
+        return self.own.shape[1] // self.classes
 
     @property
     def one_hot(self) -> Tensor:
         """[C·n, C], the same for every episode."""
-        return torch.eye(self.classes, dtype=self.support.dtype).repeat_interleave(self.shots, dim=0)
+        return torch.eye(self.classes, dtype=self.own.dtype).repeat_interleave(self.shots, dim=0)
 
 
 @dataclass(frozen=True)
@@ -84,19 +99,19 @@ def linear(batch: Batch, strength: float = STRENGTH) -> Answers:
 
 
 def prototypes(batch: Batch) -> Answers:
-    """Cosine to the mean support feature of each class, softmax at the temperature of ``knn``."""
-    mean = batch.support.reshape(len(batch.support), batch.classes, batch.shots, -1).mean(dim=2)
-    cosine = functional.normalize(batch.query, dim=-1) @ functional.normalize(mean, dim=-1).mT
+    """Cosine to the mean support feature of each class, softmax at the temperature of ``knn``; features of length 1."""
+    share = batch.one_hot / batch.shots
+    length = (share.mT @ batch.own @ share).diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
+    cosine = (batch.cross @ share) / length[:, None, :].clamp_min(torch.finfo(length.dtype).tiny)
     return Answers(_tied(against_rest(cosine / TEMPERATURE)), _all(batch))
 
 
 def neighbours(batch: Batch, k: int = NEIGHBOURS) -> Answers:
-    """Votes of the k nearest by cosine as the head ``knn`` counts them, or of all where there are fewer."""
-    query, bank = functional.normalize(batch.query, dim=-1), functional.normalize(batch.support, dim=-1)
+    """Votes of the k nearest by cosine as the head ``knn`` counts them, or of all where there are fewer; features of
+    length 1."""
     # Rounded, and the sort stable: which of two equal neighbours comes first is not left to the last bit.
-    cosine = _tied(query @ bank.mT)
-    similarity, index = torch.sort(cosine, dim=-1, descending=True, stable=True)
-    k = min(k, bank.shape[1])
+    similarity, index = torch.sort(_tied(batch.cross), dim=-1, descending=True, stable=True)
+    k = min(k, batch.cross.shape[-1])
     weight = ((similarity[..., :k] - similarity[..., :1]) / TEMPERATURE).exp()
     votes = (weight[..., None] * batch.one_hot[index[..., :k]]).sum(dim=-2)
     return Answers(_tied((votes + 1 / batch.classes) / (weight.sum(dim=-1, keepdim=True) + 1)), _all(batch))
@@ -138,15 +153,25 @@ def solve(
     Returns:
         Scores [E, C·q, C].
     """
+    batch = _products(features, support, query)
+    size = max(1, BLOCK_BYTES // (batch.own[0].nbytes + batch.cross[0].nbytes))
+    found = [METHODS[method](batch[start : start + size], strength) for start in range(0, len(batch), size)]
+    return Answers(torch.cat([each.scores for each in found]), torch.cat([each.converged for each in found]))
+
+
+def _products(features: Tensor, support: NDArray[np.intp], query: NDArray[np.intp]) -> Batch:
+    """Inner products of all episodes, a few at a time: so many that their features stay in the processor's cache."""
     episodes, classes = support.shape[:2]
-    learnt, asked = (torch.from_numpy(each.reshape(episodes, -1)) for each in (support, query))
-    images = learnt.shape[1] + asked.shape[1]
-    size = max(1, BLOCK_BYTES // (8 * images * max(features.shape[1], images)))
+    images = torch.from_numpy(np.concatenate([each.reshape(episodes, -1) for each in (support, query)], axis=1))
+    learnt, width = support[0].size, features.shape[1]
+    size = max(1, CACHE_BYTES // (8 * images.shape[1] * width))
     found = []
     for start in range(0, episodes, size):
-        block = slice(start, start + size)
-        found.append(METHODS[method](Batch(features[learnt[block]], features[asked[block]], classes), strength))
-    return Answers(torch.cat([each.scores for each in found]), torch.cat([each.converged for each in found]))
+        part = images[start : start + size]
+        drawn = features.index_select(0, part.reshape(-1)).reshape(*part.shape, width)
+        found.append(drawn @ drawn[:, :learnt].mT)
+    whole = torch.cat(found)
+    return Batch(whole[:, :learnt], whole[:, learnt:], classes)
 
 
 def against_rest(margins: Tensor) -> Tensor:
@@ -163,30 +188,21 @@ def softmax_margins(batch: Batch, strength: float) -> tuple[Tensor, Tensor]:
     The weights lie in the span of the centred support, whose principal axes make the Hessian with equal example weights
     diagonal: that is the preconditioner of a Newton iteration by conjugate gradients, for all episodes at once.
     """
-    axes, query = _principal(batch.support, batch.query)
+    axes, query = _principal(batch.own, batch.cross)
     weight, bias, converged = _newton(axes, batch.one_hot, strength)
     return query @ weight + bias, converged
 
 
-def _principal(support: Tensor, query: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates of support [E, N, r] and query [E, Q, r] on the principal axes of the centred support."""
-    if support.shape[1] > support.shape[2]:
-        centre = support.mean(dim=1, keepdim=True)
-        support, query = support - centre, query - centre
-        _, basis = torch.linalg.eigh(support.mT @ support)
-        return support @ basis, query @ basis
-    # More features than images: by inner products alone, centred afterwards, which copies no features.
-    own, cross = support @ support.mT, query @ support.mT
+def _principal(own: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Coordinates of support [E, N, N] and queries [E, Q, N] on the principal axes of the centred support."""
     mean = own.mean(dim=2, keepdim=True)
     squared_length = own.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
-    own = own - mean - mean.mT + mean.mean(dim=1, keepdim=True)
-    # Of these rows the mean need not be taken: every axis sums to zero.
-    cross = cross - mean.mT
-    variance, axis = torch.linalg.eigh(own)
+    variance, axis = torch.linalg.eigh(own - mean - mean.mT + mean.mean(dim=1, keepdim=True))
     kept = variance > NEGLIGIBLE * squared_length
     length = torch.where(kept, variance, 1.0).sqrt()[:, None, :]
     axis = axis * kept[:, None, :]
-    return axis * length, cross @ (axis / length)
+    # Of the queries' own rows the mean need not be taken: every axis sums to zero.
+    return axis * length, (cross - mean.mT) @ (axis / length)
 
 
 def _newton(features: Tensor, one_hot: Tensor, strength: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -293,4 +309,4 @@ def _tied(values: Tensor) -> Tensor:
 
 
 def _all(batch: Batch) -> Tensor:
-    return torch.ones(len(batch.support), dtype=torch.bool)
+    return torch.ones(len(batch), dtype=torch.bool)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError
@@ -17,7 +16,7 @@ from evalfm.probing.operating import Operating
 from evalfm.probing.parts import Part
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Scores, pooled_columns
-from evalfm.tasks.metrics.base_to_novel import METRICS
+from evalfm.tasks.metrics.base_to_novel import FORMULAS
 from evalfm.tasks.question import Question
 
 PROTOCOL = "base-to-novel"
@@ -39,7 +38,7 @@ def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
             f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
-    card = question.task.model_copy(update={"name": f"{question.task.name}-{PROTOCOL}", "metrics": METRICS})
+    card = question.task.model_copy(update={"name": f"{question.task.name}-{PROTOCOL}", "metrics": tuple(FORMULAS)})
     return replace(question, task=card)
 
 
@@ -54,13 +53,12 @@ def fit_halves(head: TextHead, part: Part, train: Examples, val: Examples, test:
         pooled_columns(_scores(heads, part_of, len(base)), part_of.target, context.kind, context.class_names)
         for part_of in (val, test)
     )
-    on_test["novel"] = test.target >= len(base)
     note = (
         f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
         "themselves; harmonic mean 2bn / (b + n) of the two accuracies."
     )
     told = replace(fit, notes=(note, *fit.notes))
-    return Fitted(part, told, Scores(on_val, pd.DataFrame(on_test), Operating()), head.tensors())
+    return Fitted(part, told, Scores(on_val, on_test, Operating()), head.tensors())
 
 
 def _scores(heads: tuple[TextHead, TextHead], examples: Examples, base: int) -> NDArray[np.float64]:

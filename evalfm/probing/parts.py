@@ -12,7 +12,7 @@ from evalfm.data import splits
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
-from evalfm.tasks.metrics.base_to_novel import base_classes
+from evalfm.statistics.classification import base_classes
 from evalfm.tasks.question import Question
 
 
@@ -47,7 +47,7 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
     else:
         dealt = [_by_split(question, patients, settings)]
     if settings.base_to_novel:
-        base = base_classes(question.class_names)
+        base = base_classes(len(question.class_names))
         dealt = [_on_base(part, question, base) for part in dealt]
     if settings.associate:
         tie = Association.parse(settings.associate)

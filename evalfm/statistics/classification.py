@@ -155,6 +155,34 @@ def quadratic_kappa(confusion: Values) -> Values:
     return 1 - ratio(total * (square * cost).sum(axis=(-2, -1)), chance)
 
 
+def base_accuracy(confusion: Values) -> Values:
+    """Share of right calls on images of base classes, the first ceil(K / 2), from confusion sums [..., K²]."""
+    return _accuracy_of(confusion, slice(None, base_classes(_square(confusion).shape[-1])))
+
+
+def novel_accuracy(confusion: Values) -> Values:
+    """Share of right calls on images of the other classes, from confusion sums [..., K²]."""
+    return _accuracy_of(confusion, slice(base_classes(_square(confusion).shape[-1]), None))
+
+
+def harmonic_mean(confusion: Values) -> Values:
+    """2·b·n / (b + n) of base and novel accuracy, 0 where either is (Xian et al., CVPR 2017), from sums [..., K²]."""
+    base, novel = base_accuracy(confusion), novel_accuracy(confusion)
+    mean = ratio(2 * base * novel, base + novel)
+    # NaN where there is no image of a half.
+    return np.where((base == 0) & (novel == 0), 0.0, mean)
+
+
+def base_classes(classes: int) -> int:
+    """How many of so many classes are base classes: the first ceil(K / 2)."""
+    return -(-classes // 2)
+
+
+def _accuracy_of(confusion: Values, half: slice) -> Values:
+    square = _square(confusion)
+    return ratio(_diagonal(square)[..., half].sum(axis=-1), square[..., half, :].sum(axis=(-2, -1)))
+
+
 def _square(confusion: Values) -> Values:
     classes = round(confusion.shape[-1] ** 0.5)
     return confusion.reshape(*confusion.shape[:-1], classes, classes)

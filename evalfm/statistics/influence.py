@@ -89,11 +89,29 @@ def _quadratic_kappa(confusion: Values) -> Values:
     return np.asarray(-(observed + total * cost - total * observed * by_margins / chance) / chance, dtype=np.float64)
 
 
+def _half(confusion: Values, base: bool) -> tuple[float, Values]:
+    """Accuracy on images of base classes, or of the others, with its gradient."""
+    inside = (np.arange(len(confusion)) < classification.base_classes(len(confusion))) == base
+    total = confusion[inside].sum()
+    accuracy = np.diagonal(confusion)[inside].sum() / total
+    return float(accuracy), np.where(inside[:, None], (np.eye(len(confusion)) - accuracy) / total, 0.0)
+
+
+def _harmonic_mean(confusion: Values) -> Values:
+    (base, by_base), (novel, by_novel) = _half(confusion, True), _half(confusion, False)
+    if base == novel == 0:
+        return np.zeros_like(confusion)
+    return np.asarray(2 * (novel**2 * by_base + base**2 * by_novel) / (base + novel) ** 2, dtype=np.float64)
+
+
 METRICS: dict[str, tuple[Callable[[Values], Values], Callable[[Values], Values]]] = {
     "accuracy": (classification.accuracy, _accuracy),
     "balanced_accuracy": (classification.mean_recall, _balanced_accuracy),
     "macro_f1": (classification.macro_f1, _macro_f1),
     "weighted_f1": (classification.weighted_f1, _weighted_f1),
     "quadratic_kappa": (classification.quadratic_kappa, _quadratic_kappa),
+    "harmonic_mean": (classification.harmonic_mean, _harmonic_mean),
+    "accuracy_base": (classification.base_accuracy, lambda confusion: _half(confusion, True)[1]),
+    "accuracy_novel": (classification.novel_accuracy, lambda confusion: _half(confusion, False)[1]),
 }
 """Per metric its formula from confusion sums [..., K²], and the gradient of that at one matrix."""

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.base_to_novel import base_classes, base_to_novel_metrics
+from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
 from evalfm.tasks.metrics.binary import binary_metrics
 from evalfm.tasks.metrics.multiclass import multiclass_metrics
 from evalfm.tasks.metrics.multilabel import multilabel_metrics
@@ -140,7 +140,6 @@ def _base_to_novel(scored: Scored) -> dict[str, Estimate]:
         scored.table["target"].to_numpy(np.intp),
         scored.scores(),
         scored.patient,
-        base=base_classes(scored.class_names),
         seed=scored.seed,
         unit=scored.unit,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -29,26 +30,43 @@ from evalfm.statistics.episodes import episode_auroc
 QUERIES = 6
 
 
-def batch(
+@dataclass(frozen=True)
+class Drawn:
+    """Features of episodes: support [E, C · n, D], query [E, Q, D]."""
+
+    support: torch.Tensor
+    query: torch.Tensor
+    classes: int
+
+    @property
+    def shots(self) -> int:
+        return self.support.shape[1] // self.classes
+
+    @property
+    def batch(self) -> Batch:
+        return Batch.of(self.support, self.query, self.classes)
+
+
+def drawn(
     classes: int = 5, shots: int = 5, dimensions: int = 64, episodes: int = 7, seed: int = 0, raw: bool = False
-) -> Batch:
+) -> Drawn:
     """Features with a falling spectrum and a common mean, classes that overlap."""
     generator = np.random.default_rng(seed)
     centre = generator.normal(size=(episodes, classes, 1, dimensions)) * 0.12
 
-    def drawn(number: int) -> torch.Tensor:
+    def features(number: int) -> torch.Tensor:
         noise = generator.normal(size=(episodes, classes, number, dimensions)) * np.arange(1, dimensions + 1) ** -0.3
-        features = torch.from_numpy((1 + centre + noise).reshape(episodes, classes * number, dimensions))
-        return features if raw else normalised(features)
+        made = torch.from_numpy((1 + centre + noise).reshape(episodes, classes * number, dimensions))
+        return made if raw else normalised(made)
 
-    return Batch(drawn(shots), drawn(QUERIES), classes)
+    return Drawn(features(shots), features(QUERIES), classes)
 
 
-def labels(of: Batch, number: int) -> NDArray[np.intp]:
+def labels(of: Drawn, number: int) -> NDArray[np.intp]:
     return np.repeat(np.arange(of.classes), number)
 
 
-def fitted(of: Batch, episode: int, strength: float) -> LogisticRegression:
+def fitted(of: Drawn, episode: int, strength: float) -> LogisticRegression:
     model = LogisticRegression(C=strength, solver="newton-cg", tol=1e-12, max_iter=2000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -72,8 +90,8 @@ def fitted(of: Batch, episode: int, strength: float) -> LogisticRegression:
     ],
 )
 def test_the_linear_probe_is_scikit_learns(classes: int, shots: int, dimensions: int, strength: float, raw: bool):
-    made = batch(classes, shots, dimensions, raw=raw)
-    answers = linear(made, strength)
+    made = drawn(classes, shots, dimensions, raw=raw)
+    answers = linear(made.batch, strength)
     assert answers.converged.all()
     for episode in range(len(made.support)):
         reference = fitted(made, episode, strength).predict_proba(made.query[episode].numpy())
@@ -83,9 +101,9 @@ def test_the_linear_probe_is_scikit_learns(classes: int, shots: int, dimensions:
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_coefficients_and_intercepts_are_scikit_learns(classes: int):
-    made = batch(classes, 4, 16, raw=True)
+    made = drawn(classes, 4, 16, raw=True)
     axes = torch.cat([torch.zeros(1, 16), torch.eye(16)]).double().expand(len(made.support), -1, -1)
-    margins, _ = softmax_margins(Batch(made.support, axes, classes), 0.5 if classes == 2 else 1.0)
+    margins, _ = softmax_margins(Batch.of(made.support, axes, classes), 0.5 if classes == 2 else 1.0)
     for episode in range(len(made.support)):
         model = fitted(made, episode, 1.0)
         bias, weight = margins[episode, 0].numpy(), (margins[episode, 1:] - margins[episode, :1]).numpy().T
@@ -98,8 +116,8 @@ def test_coefficients_and_intercepts_are_scikit_learns(classes: int):
 
 
 def test_auroc_of_each_episode_is_scikit_learns():
-    made = batch(episodes=20)
-    ours = episode_auroc(linear(made).scores.reshape(20, 5, QUERIES, 5).numpy())
+    made = drawn(episodes=20)
+    ours = episode_auroc(linear(made.batch).scores.reshape(20, 5, QUERIES, 5).numpy())
     truth = labels(made, QUERIES)
     for episode in range(20):
         probability = fitted(made, episode, 1.0).predict_proba(made.query[episode].numpy())
@@ -108,20 +126,20 @@ def test_auroc_of_each_episode_is_scikit_learns():
 
 
 def test_an_episode_does_not_depend_on_its_companions():
-    made = batch(episodes=9, raw=True)
+    made = drawn(episodes=9, raw=True)
     # One that converges slowly beside those that do not.
     made.support[3] *= 40
-    together = linear(made, 10.0).scores
+    together = linear(made.batch, 10.0).scores
     for episode in (0, 3, 8):
-        alone = linear(Batch(made.support[episode : episode + 1], made.query[episode : episode + 1], 5), 10.0)
+        alone = linear(Batch.of(made.support[episode : episode + 1], made.query[episode : episode + 1], 5), 10.0)
         assert alone.scores[0].numpy() == pytest.approx(together[episode].numpy(), rel=1e-4, abs=1e-4)
 
 
 def test_an_unfinished_solution_is_said(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(episodic, "MAX_NEWTON_STEPS", 2)
-    assert not linear(batch(raw=True), 100.0).converged.all()
+    assert not linear(drawn(raw=True).batch, 100.0).converged.all()
     monkeypatch.setattr(episodic, "TOLERANCE", 1.0)
-    assert linear(batch(raw=True), 100.0).converged.all()
+    assert linear(drawn(raw=True).batch, 100.0).converged.all()
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
@@ -130,6 +148,7 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch):
     support, query = generator.integers(60, size=(11, 3, 4)), generator.integers(60, size=(11, 3, 5))
     whole = {name: solve(name, features, support, query).scores for name in episodic.METHODS}
     monkeypatch.setattr(episodic, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(episodic, "CACHE_BYTES", 1)
     for name, scores in whole.items():
         assert solve(name, features, support, query).scores.numpy() == pytest.approx(scores.numpy(), abs=1e-6)
 
@@ -138,7 +157,7 @@ def test_rows_of_the_features_are_those_asked():
     generator = np.random.default_rng(1)
     features = normalised(torch.from_numpy(generator.normal(size=(30, 8))))
     support, query = np.array([[[3, 4], [20, 21]]]), np.array([[[5], [22]]])
-    by_hand = Batch(features[[3, 4, 20, 21]][None], features[[5, 22]][None], 2)
+    by_hand = Batch.of(features[[3, 4, 20, 21]][None], features[[5, 22]][None], 2)
     for name, method in episodic.METHODS.items():
         assert torch.equal(solve(name, features, support, query).scores, method(by_hand, 1.0).scores)
 
@@ -148,7 +167,7 @@ def test_rows_of_the_features_are_those_asked():
 def test_features_that_know_nothing_are_at_chance_exactly(method: str, classes: int):
     alike = torch.full((3, classes * 4, 8), 0.37, dtype=torch.float64)
     asked = torch.full((3, classes * QUERIES, 8), 0.37, dtype=torch.float64)
-    answers = episodic.METHODS[method](Batch(normalised(alike), normalised(asked), classes), 1.0)
+    answers = episodic.METHODS[method](Batch.of(normalised(alike), normalised(asked), classes), 1.0)
     assert answers.converged.all()
     assert episode_auroc(answers.scores.reshape(3, classes, QUERIES, classes).numpy()).tolist() == [0.5] * 3
 
@@ -156,15 +175,15 @@ def test_features_that_know_nothing_are_at_chance_exactly(method: str, classes: 
 @pytest.mark.parametrize("method", list(episodic.METHODS))
 def test_equal_queries_have_equal_scores(method: str):
     # A number and a length at which products of one and the same row differ in their last bit from place to place.
-    made = batch(raw=True, dimensions=17)
+    made = drawn(raw=True, dimensions=17)
     asked = made.query[:, :1].expand(-1, 13, -1).contiguous()
-    scores = episodic.METHODS[method](Batch(made.support, asked, 5), 1.0).scores
+    scores = episodic.METHODS[method](Batch.of(made.support, asked, 5), 1.0).scores
     assert torch.equal(scores, scores[:, :1].expand_as(scores))
 
 
 def test_prototypes_are_the_nearest_means():
-    made = batch(3, 4)
-    scores = prototypes(made).scores
+    made = drawn(3, 4)
+    scores = prototypes(made.batch).scores
     for episode in range(len(made.support)):
         support, query = made.support[episode].numpy(), made.query[episode].numpy()
         means = np.stack([support[labels(made, 4) == code].mean(axis=0) for code in range(3)])
@@ -179,9 +198,9 @@ def test_neighbours_are_those_of_the_head(classes: int, shots: int, array_source
     def examples(features: torch.Tensor, target: NDArray[np.intp]) -> Examples:
         return make_examples(array_source(features.float()), range(len(features)), target)
 
-    made = batch(classes, shots, episodes=3)
+    made = drawn(classes, shots, episodes=3)
     k = min(episodic.NEIGHBOURS, classes * shots)
-    scores = neighbours(made).scores
+    scores = neighbours(made.batch).scores
     for episode in range(3):
         head = NeighbourHead((k,))
         kind = "binary" if classes == 2 else "multiclass"
@@ -194,9 +213,9 @@ def test_neighbours_are_those_of_the_head(classes: int, shots: int, array_source
 
 
 def test_with_one_image_of_each_of_two_classes_all_methods_rank_alike():
-    made = batch(2, 1, 128, episodes=40)
+    made = drawn(2, 1, 128, episodes=40)
     areas = [
-        episode_auroc(episodic.METHODS[name](made, 1.0).scores.reshape(40, 2, QUERIES, 2).numpy())
+        episode_auroc(episodic.METHODS[name](made.batch, 1.0).scores.reshape(40, 2, QUERIES, 2).numpy())
         for name in episodic.METHODS
     ]
     assert areas[0] == pytest.approx(areas[1])

@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
+from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.compare import compare
+from evalfm.analysis.report.page import report_page
+from evalfm.analysis.scores import asks_questions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.base_to_novel import as_base_to_novel
@@ -18,9 +22,11 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
 from evalfm.runs import Run
+from evalfm.statistics.classification import base_classes
+from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
 from evalfm.tasks.question import pose, resolve_task
 
-from ..readers import Seer
+from ..readers import Seer, reader_card
 
 CLASSES = {"a": "bright", "b": "dark", "c": "grey bright", "d": "grey dark"}
 
@@ -56,8 +62,6 @@ def test_an_image_is_placed_among_the_classes_of_its_own_half(run: Run):
     assert novel[["score_a", "score_b"]].isna().all().all()
     assert np.allclose(base[["score_a", "score_b"]].sum(axis=1), 1)
     assert np.allclose(novel[["score_c", "score_d"]].sum(axis=1), 1)
-    assert (novel["novel"]).all()
-    assert not base["novel"].any()
     # Bright films are of class a, or of class c among the novel ones: so the sentences are read right.
     assert roc_auc_score(base["target"] == 0, base["score_a"]) > 0.9
     assert roc_auc_score(novel["target"] == 2, novel["score_c"]) > 0.9
@@ -105,23 +109,49 @@ def test_what_the_protocol_cannot_ask_is_refused(graded: Manifest, run: Run, tmp
 
 
 def test_the_metrics_alone():
-    from evalfm.tasks.metrics.base_to_novel import base_classes, base_to_novel_metrics
-
     generator = np.random.default_rng(0)
     target = generator.integers(0, 5, 200)
     scores = pd.DataFrame(generator.random((200, 5))).to_numpy()
     patient = generator.integers(0, 120, 200)
-    found = base_to_novel_metrics(target, scores, patient, base=3, resamples=400)
+    found = base_to_novel_metrics(target, scores, patient, resamples=400)
     own = np.where((np.arange(5) < 3) == (target < 3)[:, None], scores, -1)
     b, n = ((own.argmax(1) == target)[half].mean() for half in (target < 3, target >= 3))
     assert found["harmonic_mean"].value == pytest.approx(2 / (1 / b + 1 / n))
     assert found["harmonic_mean"].low < found["harmonic_mean"].value < found["harmonic_mean"].high
     wrong = np.eye(5)[np.where(target < 3, (target + 1) % 3, 7 - target)]
-    never = base_to_novel_metrics(target, wrong, patient, base=3, resamples=50)
+    never = base_to_novel_metrics(target, wrong, patient, resamples=50)
     assert never["accuracy_base"].value == 0
     assert never["harmonic_mean"].value == 0
-    only = base_to_novel_metrics(target[target < 3], scores[target < 3], patient[target < 3], base=3, resamples=50)
+    only = base_to_novel_metrics(target[target < 3], scores[target < 3], patient[target < 3], resamples=50)
     assert only["harmonic_mean"].value is None
-    assert [base_classes("x" * count) for count in (2, 3, 4, 7)] == [1, 2, 2, 4]
-    with pytest.raises(EvalfmError, match="some of base and some of novel"):
-        base_to_novel_metrics(target, scores, patient, base=5)
+    assert [base_classes(count) for count in (2, 3, 4, 7)] == [1, 2, 2, 4]
+    with pytest.raises(EvalfmError, match="two classes or more"):
+        base_to_novel_metrics(target, scores[:, :1], patient)
+
+
+def test_runs_are_compared_by_the_harmonic_mean_and_reported(run: Run, graded: Manifest, tmp_path: Path):
+    (tmp_path / "said.json").write_text(json.dumps({"classes": {name: {"names": [name * 3]} for name in CLASSES}}))
+    (other,) = probe(
+        Seer(reader_card(name="other")),
+        "grade",
+        data=graded,
+        heads=["zeroshot"],
+        prompts=tmp_path / "said.json",
+        base_to_novel=True,
+        out=tmp_path,
+    )
+    table = compare([run, other])[0]
+    assert table.metric == "harmonic_mean"
+    by_name = {entry.encoder: entry for entry in table.entries}
+    values = {each.encoder: each.metrics["harmonic_mean"].value or 0.0 for each in (run, other)}
+    assert {name: entry.estimate.value for name, entry in by_name.items()} == pytest.approx(values)
+    worse = min(values, key=lambda name: values[name])
+    difference = by_name[worse].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(min(values.values()) - max(values.values()))
+    page = report_page([run, other])
+    assert "harmonic_mean" in page
+    assert "grade-base-to-novel" in page
+    with pytest.raises(EvalfmError, match="tried its classes in halves"):
+        bias_of_values(run, ["sex"])
+    assert not asks_questions(run)

@@ -196,7 +196,7 @@ def test_a_finished_run_predicts_without_its_sentences(zeroshot: Run, squares: M
     assert again["decision_square"].tolist() == expected.tolist()
 
 
-def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, out: Path):
+def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, out: Path, tmp_path: Path):
     (run,) = probe(Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, floors="none", out=out)
     parts = run.record.chosen["folds"]
     assert len(parts) == 3
@@ -210,6 +210,13 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     assert run.record.prompts is not None
     # Both see what is plain to see, fold by fold.
     assert [each["value"] > 0.9 for each in run.record.prompts["by_template"]] == [True, True]
+    # Applied to other films it is cut at their median.
+    found = predict(run, squares, encoder=Seer(), out=tmp_path / "predicted").table
+    thresholds, temperatures = ([part[what]["square"] for part in parts] for what in ("thresholds", "temperatures"))
+    assert found["threshold"].unique().tolist() == [np.median(thresholds)]
+    assert np.median(thresholds) not in (thresholds[0], np.mean(thresholds))
+    expected = with_temperature(found["score_square"], float(np.median(temperatures)))
+    assert found["calibrated_square"].tolist() == pytest.approx(expected.tolist())
 
 
 def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path: Path):

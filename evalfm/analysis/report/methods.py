@@ -74,7 +74,7 @@ def methods_paragraph(runs: Sequence[Run]) -> str:
 
 def _tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
-    metrics = {usual_metric(str(run.record.task["kind"]), run.primary) for run in runs}
+    metrics = {usual_metric(run.kind, run.primary) for run in runs}
     told = {
         "auroc": "DeLong with the covariance of Obuchowski for AUROC",
         "macro_auroc": "the same joint over the classes for macro AUROC",

@@ -163,7 +163,7 @@ def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
     """What the kind of task calls for, of the best lines and the best floor."""
     floors = [line for line in best if line.floor][:1]
     shown = [*[line for line in best if not line.floor][: charts.MOST_CURVES - len(floors)], *floors]
-    kind = str(best[0].runs[0].record.task["kind"])
+    kind = best[0].runs[0].kind
     if kind == "binary":
         _add(made, "ROC curves", charts.roc(shown))
         calibrated = charts.calibration(shown)
@@ -216,7 +216,7 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     """The films and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
     line = next((line for line in best if not line.floor), best[0])
     run = line.runs[0]
-    kind = str(run.record.task["kind"])
+    kind = run.kind
     paths = sorted((run.folder / "figures").glob("overlays_*.png" if kind == "segmentation" else "agreement.png"))
     for path in paths if kind in ("segmentation", "regression") else []:
         made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
@@ -273,7 +273,7 @@ def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
 
 def _parts(name: str, run: Run) -> Table:
     parts = run.record.data["parts"]
-    kind = str(run.record.task["kind"])
+    kind = run.kind
     header = ["part", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
     known = run.record.data["patients_known"]
     rows: list[list[Value]] = [

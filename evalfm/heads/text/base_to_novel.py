@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.metrics.base_to_novel import base_classes
+from evalfm.statistics.classification import base_classes
 
 
 def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -19,5 +19,5 @@ def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
         raise EvalfmError(f"Two of the classes {', '.join(names)} are called the same; give each a name of its own.")
     if len(names) < 2:
         raise EvalfmError("Base-to-novel needs two classes or more; take a task of several classes.")
-    half = base_classes(names)
+    half = base_classes(len(names))
     return names[:half], names[half:]

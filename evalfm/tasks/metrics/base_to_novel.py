@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,10 +11,14 @@ from evalfm.errors import EvalfmError
 from evalfm.statistics import classification
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
-from evalfm.statistics.resampling import Positions, Values, ratio, sums_over_folds
+from evalfm.statistics.resampling import Positions, Values, sums_over_folds
 from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
 
-METRICS = ("harmonic_mean", "accuracy_base", "accuracy_novel")
+FORMULAS: dict[str, Callable[[Values], Values]] = {
+    "harmonic_mean": classification.harmonic_mean,
+    "accuracy_base": classification.base_accuracy,
+    "accuracy_novel": classification.novel_accuracy,
+}
 
 
 def base_to_novel_metrics(
@@ -22,7 +26,6 @@ def base_to_novel_metrics(
     scores: ArrayLike,
     patient: ArrayLike,
     *,
-    base: int,
     seed: int = 0,
     unit: str = "patients",
     resamples: int = RESAMPLES,
@@ -32,10 +35,9 @@ def base_to_novel_metrics(
     The harmonic mean is 2·b·n / (b + n) of the two accuracies, 0 where either is (Xian et al., CVPR 2017).
 
     Args:
-        target: [N] class numbers 0 … K − 1, of which the first ``base`` were learnt on.
+        target: [N] class numbers 0 … K − 1, of which the first ceil(K / 2) were learnt on.
         scores: [N, K]; of an image only the columns of its own half are read, the others may be NaN.
         patient, seed, unit, resamples: as for ``binary_metrics``.
-        base: number of base classes.
 
     Returns:
         ``harmonic_mean, accuracy_base, accuracy_novel``, and each with ``_constant``: of answering with the class that
@@ -46,28 +48,29 @@ def base_to_novel_metrics(
     """
     patients = checked_patients(patient, None)
     given = np.asarray(scores, dtype=np.float64)
-    if given.ndim != 2 or not 0 < base < given.shape[1]:
-        raise EvalfmError("Base-to-novel needs one score column per class, some of base and some of novel classes.")
+    if given.ndim != 2 or given.shape[1] < 2:
+        raise EvalfmError("Base-to-novel needs one score column per class, and two classes or more.")
+    classes = given.shape[1]
+    base = classification.base_classes(classes)
     labels = checked_columns({"target": target}, len(patients.codes))["target"]
     try:
-        label = classification.class_indices(labels, given.shape[1])
+        label = classification.class_indices(labels, classes)
     except ValueError as error:
         raise EvalfmError(f"Metrics cannot be computed: {error}; recode the target column.") from None
     learnt = label < base
-    own = np.where((np.arange(given.shape[1]) < base) == learnt[:, None], given, -np.inf)
+    own = np.where((np.arange(classes) < base) == learnt[:, None], given, -np.inf)
     checked_columns({"scores": own.max(axis=1)}, len(label))
-    found = {"": own.argmax(axis=1), "_constant": _most_frequent(label, learnt)}
-    measured: dict[str, Measured | Estimate] = {}
-    for suffix, answer in found.items():
-        right = answer == label
-        columns = np.stack([right & learnt, learnt, right & ~learnt, ~learnt], axis=1).astype(np.float64)
-        for name, formula in FORMULAS.items():
-            measured[f"{name}{suffix}"] = Measured(
-                sums_over_folds(columns, patients, formula),
-                n=patients.count,
-                undefined="no image of a base class, or none of a novel one",
-                fewest=min(patients.behind(learnt), patients.behind(~learnt)),
-            )
+    answers = {"": own.argmax(axis=1), "_constant": _most_frequent(label, learnt)}
+    measured: dict[str, Measured | Estimate] = {
+        f"{name}{suffix}": Measured(
+            sums_over_folds(classification.confusion_columns(label, answer, classes), patients, formula),
+            n=patients.count,
+            undefined="no image of a base class, or none of a novel one",
+            fewest=min(patients.behind(learnt), patients.behind(~learnt)),
+        )
+        for suffix, answer in answers.items()
+        for name, formula in FORMULAS.items()
+    }
     return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
 
 
@@ -78,25 +81,3 @@ def _most_frequent(label: Positions, learnt: NDArray[np.bool_]) -> Positions:
         if half.any():
             answer[half] = np.bincount(label[half]).argmax()
     return answer
-
-
-def _base(sums: Values) -> Values:
-    return ratio(sums[..., 0], sums[..., 1])
-
-
-def _novel(sums: Values) -> Values:
-    return ratio(sums[..., 2], sums[..., 3])
-
-
-def _harmonic(sums: Values) -> Values:
-    base, novel = _base(sums), _novel(sums)
-    mean = ratio(2 * base * novel, base + novel)
-    return np.where((base == 0) | (novel == 0), 0.0, mean) + 0 * (base + novel)
-
-
-FORMULAS: dict[str, Callable[[Values], Values]] = dict(zip(METRICS, (_harmonic, _base, _novel), strict=True))
-
-
-def base_classes(class_names: Sequence[str]) -> int:
-    """How many of the classes are learnt on: ceil(C / 2), the first ones."""
-    return -(-len(class_names) // 2)
