@@ -73,7 +73,9 @@ def as_json(table: TaskTable) -> list[dict[str, Any]]:
 
 def wanted(runs: Sequence[Run]) -> bool:
     """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
-    return any("text" in run.record.head["needs"] or run.record.config.get("threshold") != "youden" for run in runs)
+    return any(
+        "text" in run.record.head["needs"] or run.record.config.get("threshold", "youden") != "youden" for run in runs
+    )
 
 
 def chosen_in_words(run: Run) -> str:
