@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
+from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.parts import Part, limited, parts
@@ -99,24 +101,39 @@ def _training(
 ) -> tuple[Question, NDArray[np.intp]]:
     """The question that the run learnt from, and the manifest's rows of its train and val."""
     name = str(run.record.data["name"])
-    remedy = (
+    told = ""
+    candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
+    for candidate in candidates if trained_on is None else [trained_on]:
+        try:
+            own = load_manifest(candidate, task.name, progress)
+            question = limited(pose(task, own, settings.where), settings.limit)
+        except EvalfmError as error:
+            if trained_on is not None:
+                raise
+            told = told or f" ({error})"
+            continue
+        dealt = _dealt(run, question, settings)
+        if dealt is not None:
+            used = np.unique(np.concatenate([np.concatenate([part.train, part.val]) for part in dealt]))
+            return question, question.rows[used]
+        told = f"; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either"
+    raise EvalfmError(
         f"{manifest.info.name} is not what this run was made from (ids, images, truth or split differ). Name the run's "
-        f"own data, {name}, with --trained-on DIR, so that no film it has seen is used"
+        f"own data, {name}, with --trained-on DIR, so that no film it has seen is used{told}."
     )
-    try:
-        own = load_manifest(trained_on or name, task.name, progress)
-        question = limited(pose(task, own, settings.where), settings.limit)
-    except EvalfmError as error:
-        if trained_on is not None:
-            raise
-        raise EvalfmError(f"{remedy} ({error})") from None
-    dealt = _dealt(run, question, settings)
-    if dealt is None:
-        raise EvalfmError(
-            f"{remedy}; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either."
-        )
-    used = np.unique(np.concatenate([np.concatenate([part.train, part.val]) for part in dealt]))
-    return question, question.rows[used]
+
+
+def _registered_as(name: str) -> list[Path]:
+    """Folders of registered data sets that call themselves ``name``, whatever they are registered as."""
+    found = []
+    for folder in registered().values():
+        try:
+            if read_dataset_info(folder / DATASET_FILE).name == name:
+                found.append(folder)
+        except EvalfmError:
+            # A data set that is gone or damaged is not it.
+            continue
+    return found
 
 
 def _shared(

@@ -17,6 +17,7 @@ from evalfm.cli.app import app
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.inpainting import Region
 from evalfm.data.manifest import Manifest
+from evalfm.data.registered import register
 from evalfm.encoders import Encoder, EncoderCard
 from evalfm.encoders.encoder import RawFeatures, Settings
 from evalfm.errors import EvalfmError
@@ -206,7 +207,7 @@ def test_over_folds_each_film_is_answered_by_the_head_that_has_not_seen_it(
 
 
 def test_other_data_are_used_without_what_the_run_has_seen(
-    runs: dict[str, Run], films: Manifest, tmp_path: Path
+    runs: dict[str, Run], films: Manifest, tmp_path: Path, home: Path
 ) -> None:
     others = make_films(tmp_path / "others", range(200, 230), "others", seed=7)
     # Ten films of train and four of test stand in the other set too, under other names.
@@ -222,6 +223,8 @@ def test_other_data_are_used_without_what_the_run_has_seen(
     assert found.films == len(with_tube(others)) + int((copied["chest_tube"].iloc[10:] == 1).sum())
     with pytest.raises(EvalfmError, match=r"own data, own, with --trained-on DIR"):
         erase(runs["tube"], mixed, encoder=READERS["tube"])
+    register("any-word", films.folder)
+    assert erase(runs["tube"], mixed, encoder=READERS["tube"]).films == found.films
     with pytest.raises(EvalfmError, match="is not it either"):
         erase(runs["tube"], mixed, trained_on=others, encoder=READERS["tube"])
     seen = films.select(films.splits == "train").with_split(["test"] * int((films.splits == "train").sum()))
