@@ -273,7 +273,12 @@ def test_every_label_is_a_question_over_the_images_where_it_is_known(tmp_path: P
         questions_of_run(run, "mas")
     assert scores_of_run(run, "mass").threshold is None
     cuts = {name: number / 10 for number, name in enumerate(LABELS, 3)}
-    cut = make_run(tmp_path / "cut", table.assign(**{f"threshold_{name}": cuts[name] for name in LABELS}), kind="multilabel", classes=LABELS)
+    cut = make_run(
+        tmp_path / "cut",
+        table.assign(**{f"threshold_{name}": cuts[name] for name in LABELS}),
+        kind="multilabel",
+        classes=LABELS,
+    )
     for name in LABELS:
         own = scores_of_run(cut, name)
         assert own.threshold is not None
