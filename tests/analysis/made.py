@@ -81,7 +81,7 @@ def make_run(
         config={"floor": floor, "adaptation": "frozen", "seed": seed, **(settings or {})},
         encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
         task={"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, **(task_card or {})},
-        head={"name": head},
+        head={"name": head, "needs": ["pooled"]},
         data={
             "name": "toy",
             "test_name": "toy",

@@ -176,7 +176,7 @@ def test_several_seeds_of_few_labels_have_one_interval_of_their_mean(tmp_path: P
             settings={"shots": 10},
             parts={"train": few, "val": few, "test": every},
         )
-        for seed in range(3)
+        for seed in range(1, 4)
     ]
     whole = make_run(tmp_path, binary_table(signal(TARGET, 1, 9), TARGET))
     (found,) = sections([whole, *seeds])

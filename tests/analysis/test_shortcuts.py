@@ -74,4 +74,9 @@ def test_the_slope_of_seeds_is_that_of_their_mean(tmp_path: Path) -> None:
     means = [point.estimate.value for point in curve.points]
     assert curve.slope is not None
     assert curve.slope.value == pytest.approx(np.polyfit([0, 0.5, 0.95], means, 1)[0])
-    assert curve.points[0].estimate.low is None, "a mean over seeds has no interval of one seed"
+    for point, pair in zip(curve.points, zip(runs[::2], runs[1::2], strict=True), strict=True):
+        each = [run.metrics["auroc"] for run in pair]
+        assert point.estimate.value == pytest.approx(np.mean([one.value for one in each]))
+        # Its interval is of the mean, not of either seed.
+        assert point.estimate.low < point.estimate.value < point.estimate.high
+        assert point.estimate.low not in [one.low for one in each]
