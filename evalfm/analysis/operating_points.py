@@ -13,6 +13,8 @@ from evalfm.statistics.estimate import Estimate
 RATES = ("f1", "sensitivity", "specificity", "accuracy")
 CERTAINTY = ("brier", "ece")
 HEADER = ("encoder", "head", "threshold", *RATES, *CERTAINTY, "auroc")
+USUAL = "youden"
+"""The rule that is taken where nobody asks for one."""
 DEFAULT, ALL_POSITIVE = "default, .5", "every image called positive"
 """What stands under ``threshold`` where val chose none."""
 
@@ -73,9 +75,7 @@ def as_json(table: TaskTable) -> list[dict[str, Any]]:
 
 def wanted(runs: Sequence[Run]) -> bool:
     """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
-    return any(
-        "text" in run.record.head["needs"] or run.record.config.get("threshold", "youden") != "youden" for run in runs
-    )
+    return any(run.record.prompts or run.record.config.get("threshold", USUAL) != USUAL for run in runs)
 
 
 def chosen_in_words(run: Run) -> str:
@@ -83,7 +83,7 @@ def chosen_in_words(run: Run) -> str:
     parts = run.record.chosen.get("folds", [run.record.chosen])
     values = sorted(value for part in parts for value in part["thresholds"].values())
     temperatures = sorted(value for part in parts for value in part.get("temperatures", {}).values())
-    told = f"{run.record.config.get('threshold', 'youden')} on val, {_range(values)}"
+    told = f"{run.record.config.get('threshold', USUAL)} on val, {_range(values)}"
     return f"{told}; temperature {_range(temperatures)}" if temperatures else told
 
 

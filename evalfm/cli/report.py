@@ -17,11 +17,13 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, films, subgroups, methods and provenance.
 
-    A features.json in a named folder (see evalfm features) becomes a section.
+    A features.json in a named folder (see evalfm features) and few-shot episodes below one become sections.
 
     Examples:
 
         evalfm report runs --out report.html
+
+        evalfm report runs episodes --out report.html
 
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
@@ -30,6 +32,7 @@ def report(
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
+    from evalfm.episodes import find_episodes
     from evalfm.errors import EvalfmError, UnknownNameError
 
     refuse_folder(out)
@@ -42,8 +45,9 @@ def report(
             raise UnknownNameError("task among these runs", task, tasks)
         found = [run for run in found if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
-    content = report_page(found, title, features).encode()
+    episodes = [each for folder in runs for each in find_episodes(folder) if task in (None, each.task)]
+    content = report_page(found, title, features, episodes).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(found)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(found, csv, features))} tables into {csv}")
+        typer.echo(f"Wrote {len(write_tables(found, csv, features, episodes))} tables into {csv}")

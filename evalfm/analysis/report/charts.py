@@ -164,6 +164,11 @@ def more_labels(metric: str, curves: Sequence[tuple[str, Points]]) -> Markup | N
     return _lines("Few labels", "training images", "{:,.0f} images", metric, curves, logarithmic=True)
 
 
+def more_shots(metric: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
+    """The metric against the shots of each class, per line; None where nothing has a value."""
+    return _lines("Few shots", "shots of each class", "{:g} shots", metric, curves, logarithmic=True)
+
+
 def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
     """The metric against how strongly an attribute was tied to the label in train; None where nothing has a value."""
     label = f"phi of label and {attribute} in train"

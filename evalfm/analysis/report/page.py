@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import render
+from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import sections
 from evalfm.data.atomic import write_atomically
+from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 
@@ -19,11 +22,14 @@ FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
 
 
 def report_page(
-    runs: Sequence[Run], title: str = "Encoders compared", features: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[Run],
+    title: str = "Encoders compared",
+    features: Sequence[Mapping[str, Any]] = (),
+    episodes: Sequence[EpisodeRun] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files, each a section.
+    ``features`` holds the contents of ``features.json`` files, each a section; ``episodes`` few-shot results.
 
     Raises:
         EvalfmError: there is no run.
@@ -37,7 +43,7 @@ def report_page(
         title=title,
         cautions=cautions,
         sections=told,
-        qualities=[quality_tables(number, each) for number, each in enumerate(features)],
+        asides=_asides(features, episodes),
         provenance=_provenance(runs),
         notes=_notes(runs),
         methods=methods_paragraph(runs),
@@ -45,6 +51,10 @@ def report_page(
         left_to_authors=LEFT_TO_AUTHORS,
         citations=sorted({str(run.record.data["citation"]) for run in runs if run.record.data.get("citation")}),
     )
+
+
+def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[Aside]:
+    return [*few_shot_sections(episodes), *(quality_tables(number, each) for number, each in enumerate(features))]
 
 
 def _provenance(runs: Sequence[Run]) -> Table:
@@ -73,10 +83,15 @@ def _short(digest: str | None) -> str | None:
     return None if digest is None else digest[:8]
 
 
-def write_tables(runs: Sequence[Run], folder: Path, features: Sequence[Mapping[str, Any]] = ()) -> list[Path]:
+def write_tables(
+    runs: Sequence[Run],
+    folder: Path,
+    features: Sequence[Mapping[str, Any]] = (),
+    episodes: Sequence[EpisodeRun] = (),
+) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     found = [each for section in sections(runs) for _, each in section.tables]
-    found += [each for number, content in enumerate(features) for _, each in quality_tables(number, content).tables]
+    found += [each for aside in _asides(features, episodes) for _, each in aside.tables]
     paths = []
     for each in [*found, _provenance(runs), _notes(runs)]:
         path = folder / f"{each.name}.csv"

@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.tables import Value, table
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
 FEATURES = "features.json"
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Title, cautions, a paragraph and tables with their headings."""
-
-    title: str
-    cautions: list[str]
-    words: str
-    tables: list[tuple[str, Table]]
 
 
 def read_features(path: Path) -> dict[str, Any]:
@@ -41,7 +31,7 @@ def read_features(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def quality_tables(number: int, content: Mapping[str, Any]) -> Quality:
+def quality_tables(number: int, content: Mapping[str, Any]) -> Aside:
     """The section of one ``features.json``."""
     cautions = ["Synthetic data: these figures say nothing about patients."] if content["synthetic"] else []
     cautions += [
@@ -68,4 +58,4 @@ def quality_tables(number: int, content: Mapping[str, Any]) -> Quality:
     if pairs:
         header = ["one", "other", "CKA", "shared neighbours"]
         tables.append(("How alike two encoders see", table(f"features-{number}-pairs", header, pairs)))
-    return Quality(f"Feature quality on {content['data']}", cautions, words, tables)
+    return Aside(f"Feature quality on {content['data']}", cautions, words, tables)

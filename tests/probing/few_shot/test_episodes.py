@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import evalfm
+from evalfm.analysis.report.few_shot import few_shot_sections
+from evalfm.analysis.report.page import report_page, write_tables
 from evalfm.data.manifest import Manifest
 from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
 from evalfm.errors import EvalfmError
@@ -230,3 +232,19 @@ def test_settings_are_checked_whole():
     assert [settings.episodes_of(each) for each in settings.methods] == [3, 3]
     assert settings.whole_recipe.probe_start is False
     assert EpisodeSettings.checked(task="x").methods == ("linear", "prototypes", "knn")
+
+
+def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
+    made = run(squares, tmp_path / "episodes", methods=["linear", "knn"])
+    (aside,) = few_shot_sections(made)
+    assert aside.title == "Few-shot episodes: square on squares"
+    (rows,) = [table.rows for heading, table in aside.tables if heading == "Mean over episodes"]
+    told = {(row[1], row[2]): (row[4], row[5]) for row in rows}
+    expected = {(each.method, at.shots): (at.estimate, at.sd) for each in made for at in each.record.results}
+    assert told == expected
+    probed = probe("hog", "square", data=squares, heads=["linear"], floors="none", out=tmp_path / "runs")
+    page = report_page(probed, episodes=made)
+    assert "Few-shot episodes: square on squares" in page
+    assert "shots of each class" in page
+    written = write_tables(probed, tmp_path / "tables", episodes=made)
+    assert "episodes-0.csv" in {path.name for path in written}

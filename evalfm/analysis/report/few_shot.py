@@ -1,0 +1,49 @@
+"""Few-shot episodes as a section: the mean over episodes against the number of shots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evalfm.analysis.report import charts
+from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.tables import Value, table
+from evalfm.episodes import CHANCE, EpisodeRun
+
+METRIC = "macro AUROC"
+FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
+
+
+def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Aside]:
+    """A section for each task and data set among ``runs``, in their order."""
+    grouped: dict[tuple[str, str], list[EpisodeRun]] = {}
+    for run in runs:
+        grouped.setdefault((run.task, run.data), []).append(run)
+    return [_section(number, task, data, mine) for number, ((task, data), mine) in enumerate(grouped.items())]
+
+
+def _section(number: int, task: str, data: str, runs: Sequence[EpisodeRun]) -> Aside:
+    notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.notes))
+    flags = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
+    rows: list[list[Value]] = [
+        [run.encoder, run.method, each.shots, each.estimate.n, each.estimate, each.sd]
+        for run in runs
+        for each in run.record.results
+    ]
+    header = ["encoder", "method", "shots of each class", "episodes", METRIC, "sd over episodes"]
+    words = (
+        f"{METRIC}, the mean over episodes; {CHANCE:g} is chance. Each episode draws so many images of each class to "
+        f"learn from and {runs[0].record.config['queries']} of each to ask. The interval is that of the mean over "
+        "episodes; episodes share images, so it says nothing about other patients."
+    )
+    curves = [
+        (f"{run.encoder} · {run.method}", [(each.shots, each.estimate) for each in run.record.results])
+        for run in runs
+        if len(run.record.results) > 1
+    ]
+    drawing = charts.more_shots(METRIC, curves) if curves else None
+    rest: list[list[Value]] = [[note] for note in notes if note.partition(": ")[2] not in flags]
+    tables = [("Mean over episodes", table(f"episodes-{number}", header, rows))]
+    if rest:
+        tables.append(("Notes of the episodes", table(f"episodes-{number}-notes", ["note"], rest)))
+    drawings = [] if drawing is None else [(f"{METRIC} against the shots of each class", drawing)]
+    return Aside(f"Few-shot episodes: {task} on {data}", flags, words, tables, drawings)
