@@ -119,12 +119,19 @@ def _erasure(each: Erasure) -> list[str]:
 
 
 def _mean(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None else f"{value:.{_digits(value)}f}"
 
 
 def _difference(found: Difference) -> str:
-    reach = "" if found.low is None else f" [{found.low:+.3f}, {found.high:+.3f}]"
-    return f"{found.value:+.3f}{reach}"
+    ends = [] if found.low is None or found.high is None else [found.low, found.high]
+    digits = _digits(found.value, *ends)
+    reach = f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]" if ends else ""
+    return f"{found.value:+.{digits}f}{reach}"
+
+
+def _digits(*values: float) -> int:
+    """Three decimals; four where all is below .1, so that a small area keeps its digits."""
+    return 3 if max(map(abs, values)) >= 0.1 else 4
 
 
 def _p(found: Difference) -> str:
