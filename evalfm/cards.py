@@ -52,7 +52,12 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(str(part) for part in fault['loc']) or 'card'}: {fault['msg']}" for fault in error.errors()
-        )
+        faults = "; ".join(_in_words(fault["loc"], fault["msg"]) for fault in error.errors())
         raise EvalfmError(f"{source} is not valid: {faults}.") from None
+
+
+def _in_words(place: tuple[int | str, ...], message: str) -> str:
+    """A fault with the key it stands at; one of the whole stands alone."""
+    where = ".".join(map(str, place))
+    told = message.removeprefix("Value error, ")
+    return f"{where}: {told}" if where else told

@@ -26,7 +26,7 @@ from evalfm.probing.few_shot.settings import (
     EpisodeSettings,
     Method,
 )
-from evalfm.probing.opened import TABLES
+from evalfm.probing.opened import TABLES, check_name
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Machine
@@ -218,6 +218,14 @@ def pose_tasks(study: EpisodeStudy, manifests: Manifests, progress: Progress = S
     """
     posed: dict[EpisodeTask, PosedTask] = {}
     faults: list[str] = []
+    for entry in study.encoders:
+        try:
+            check_name(entry.name)
+        except EvalfmError as error:
+            faults.append(str(error))
+    if faults:
+        # Before data are read or made.
+        raise EvalfmError(" ".join(dict.fromkeys(faults)))
     for task in study.tasks:
         try:
             settings = study.settings(task)
