@@ -26,6 +26,7 @@ EXPECTED = {
         ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion"),
         "macro_auroc",
     ),
+    "coop-classes": ("multiclass", ("label",), "accuracy"),
 }  # fmt: skip
 
 
@@ -45,8 +46,8 @@ def test_every_card_is_named_as_its_file_and_complete(name: str):
     assert card.name == name
     assert card.heads == DEFAULTS[card.kind][1]
     assert card.title.endswith("?")
-    if name == "density":
-        assert card.where is None, "a mammogram has no frontal view"
+    if name in ("density", "coop-classes"):
+        assert card.where is None, "what is no chest radiograph has no frontal view"
     else:
         assert card.where is not None, "chest tasks ask frontal films only"
     assert "chest_tube" not in card.subgroups or "chest_tube" not in card.target
