@@ -171,7 +171,7 @@ class TestNames:
 
     def test_head_before_weights_are_fetched(self, films: Films, out: Path):
         refusal(films, out, "no head 'liner'", "Did you mean 'linear'?", heads=["liner"], encoder="rad-dino")
-        refusal(films, out, "'ridge' does not serve binary", "take 'attentive' or 'knn' or 'linear'", heads=["ridge"])
+        refusal(films, out, "'ridge' does not serve binary", "take 'attentive' or 'biomed-dpt'", heads=["ridge"])
 
     def test_columns_of_conditions(self, films: Films, out: Path):
         refusal(films, out, "no column 'gradde'", "Did you mean 'grade'?", where="gradde == 1")

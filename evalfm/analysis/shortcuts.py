@@ -11,7 +11,7 @@ import numpy as np
 
 from evalfm.analysis.pairing import pair
 from evalfm.analysis.seeds import over_seeds
-from evalfm.analysis.table import Line, task_tables
+from evalfm.analysis.table import Line, encoder_label, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
@@ -127,7 +127,8 @@ def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     grouped: dict[tuple[str, ...], list[Line]] = {}
     for table in task_tables(tied):
         for line in table.lines:
-            model = f"{line.encoder} · {line.head} · {line.adaptation}"
+            # The plain name: a table tells the strengths of one curve apart.
+            model = f"{encoder_label(line.runs[0])} · {line.head} · {line.adaptation}"
             # Two data sets of one name are two curves; the test images of one curve are the same.
             images = str(line.runs[0].record.data.get("test_digest"))
             key = (table.task, table.data, _tie(line.runs[0])[0], model, table.metric_names[0], images)

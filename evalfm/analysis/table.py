@@ -187,11 +187,17 @@ def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
     if len(values) > 1:
         mean = sum(values) / len(values)
         spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    marked = first.record.provenance.random_weights and not first.encoder.startswith("random")
-    doubts = [*(["random weights"] if marked else []), *filter(None, [_variant(first)])]
-    label = first.encoder + (f" ({', '.join(doubts)})" if doubts else "")
     metrics = {name: first.metrics[name] for name in names}
-    return Line(first.task, label, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
+    return Line(
+        first.task, encoder_label(first), first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread
+    )
+
+
+def encoder_label(run: Run) -> str:
+    """The encoder's name, with random weights and an input other than its card's in brackets."""
+    marked = run.record.provenance.random_weights and not run.encoder.startswith("random")
+    doubts = [*(["random weights"] if marked else []), *filter(None, [_variant(run)])]
+    return run.encoder + (f" ({', '.join(doubts)})" if doubts else "")
 
 
 def as_json(table: TaskTable) -> dict[str, Any]:
