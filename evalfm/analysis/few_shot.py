@@ -25,10 +25,15 @@ class FewShotTable:
 
 def few_shot_tables(runs: Sequence[EpisodeRun]) -> list[FewShotTable]:
     """A table for each task and data set among ``runs``, in their order."""
+    return [_table(task, data, mine) for (task, data), mine in by_task(runs).items()]
+
+
+def by_task(runs: Sequence[EpisodeRun]) -> dict[tuple[str, str], list[EpisodeRun]]:
+    """``runs`` by task and data set, in their order."""
     grouped: dict[tuple[str, str], list[EpisodeRun]] = {}
     for run in runs:
         grouped.setdefault((run.task, run.data), []).append(run)
-    return [_table(task, data, mine) for (task, data), mine in grouped.items()]
+    return grouped
 
 
 def _table(task: str, data: str, runs: Sequence[EpisodeRun]) -> FewShotTable:

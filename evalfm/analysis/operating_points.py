@@ -9,12 +9,11 @@ from typing import Any
 from evalfm.analysis.table import TaskTable
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 
 RATES = ("f1", "sensitivity", "specificity", "accuracy")
 CERTAINTY = ("brier", "ece")
 HEADER = ("encoder", "head", "threshold", *RATES, *CERTAINTY, "auroc")
-USUAL = "youden"
-"""The rule that is taken where nobody asks for one."""
 DEFAULT, ALL_POSITIVE = "default, .5", "every image called positive"
 """What stands under ``threshold`` where val chose none."""
 
@@ -75,7 +74,11 @@ def as_json(table: TaskTable) -> list[dict[str, Any]]:
 
 def wanted(runs: Sequence[Run]) -> bool:
     """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
-    return any(run.record.prompts or run.record.config.get("threshold", USUAL) != USUAL for run in runs)
+    return any(run.record.prompts or _rule(run) != THRESHOLD_RULE for run in runs)
+
+
+def _rule(run: Run) -> str:
+    return str(run.record.config.get("threshold", THRESHOLD_RULE))
 
 
 def chosen_in_words(run: Run) -> str:
@@ -83,7 +86,7 @@ def chosen_in_words(run: Run) -> str:
     parts = run.record.chosen.get("folds", [run.record.chosen])
     values = sorted(value for part in parts for value in part["thresholds"].values())
     temperatures = sorted(value for part in parts for value in part.get("temperatures", {}).values())
-    told = f"{run.record.config.get('threshold', USUAL)} on val, {_range(values)}"
+    told = f"{_rule(run)} on val, {_range(values)}"
     return f"{told}; temperature {_range(temperatures)}" if temperatures else told
 
 

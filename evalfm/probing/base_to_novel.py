@@ -16,11 +16,10 @@ from evalfm.probing.operating import Operating
 from evalfm.probing.parts import Part
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Scores, pooled_columns
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.tasks.metrics.base_to_novel import FORMULAS
+from evalfm.tasks.prompts import EXCLUSIVE
 from evalfm.tasks.question import Question
-
-PROTOCOL = "base-to-novel"
-KINDS = ("multiclass", "ordinal")
 
 
 def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
@@ -29,7 +28,7 @@ def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
     Raises:
         EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learnt.
     """
-    if question.task.kind not in KINDS:
+    if question.task.kind not in EXCLUSIVE:
         raise EvalfmError(f"--base-to-novel needs several classes; {question.task.name} is {question.task.kind}.")
     base_and_novel(question.class_names)
     deaf = [head.name for head in heads if not isinstance(head, TextHead)]
@@ -38,8 +37,8 @@ def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
             f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
-    card = question.task.model_copy(update={"name": f"{question.task.name}-{PROTOCOL}", "metrics": tuple(FORMULAS)})
-    return replace(question, task=card)
+    name = f"{question.task.name}-{BASE_TO_NOVEL}"
+    return replace(question, task=question.task.model_copy(update={"name": name, "metrics": tuple(FORMULAS)}))
 
 
 def fit_halves(head: TextHead, part: Part, train: Examples, val: Examples, test: Examples, context: Context) -> Fitted:

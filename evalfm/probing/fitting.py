@@ -18,13 +18,14 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead, Text
 from evalfm.heads.text.classifier import TextHead
 from evalfm.heads.training import fit_together, trained_together
-from evalfm.probing.base_to_novel import PROTOCOL, fit_halves
+from evalfm.probing.base_to_novel import fit_halves
 from evalfm.probing.opened import Opened, training_forecast
 from evalfm.probing.parts import Part, unlearnable
 from evalfm.probing.recording import Fitted
 from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
 from evalfm.probing.sides import Deal, Side, measured_findings
 from evalfm.progress import Progress
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.training.recipe import Recipe, Trained
 from evalfm.training.tuning import Setting, tune
 
@@ -135,7 +136,7 @@ def _context(opened: Opened, deal: Deal, asked: Fitting, progress: Progress) -> 
         measured_findings(question),
         asked.text,
         question.manifest.info.name,
-        question.task.name.removesuffix(f"-{PROTOCOL}"),
+        question.task.name.removesuffix(f"-{BASE_TO_NOVEL}"),
     )
 
 

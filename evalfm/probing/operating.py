@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from evalfm.statistics.temperature import fit_temperature, with_temperature
 from evalfm.tasks.metrics.binary import choose_threshold
+from evalfm.tasks.prompts import LABELS
 
-LABELS = ("binary", "multilabel")
 ALL = "all"
 """Under which the temperature of exclusive classes stands, which is one for all of them."""
 

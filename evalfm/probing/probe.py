@@ -17,13 +17,14 @@ from evalfm.probing.cells import Adapted, Cell, run_cell
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
 from evalfm.probing.opened import check_name, open_encoder
-from evalfm.probing.operating import LABELS
 from evalfm.probing.parts import parts
-from evalfm.probing.settings import THRESHOLD_RULE, EncoderSettings, Settings
+from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.sides import Deal, as_learnt, refuse_shared_images
 from evalfm.probing.texts import text_for
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
+from evalfm.tasks.prompts import LABELS
 from evalfm.tasks.question import Question
 from evalfm.training.tuning import check_tunable
 

@@ -9,11 +9,10 @@ from pydantic import Field, model_validator
 from evalfm.cards import CardModel, validate
 from evalfm.probing.associating import Association
 from evalfm.statistics.classification import choose_threshold
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Floors = Literal["default", "none", "all"]
-THRESHOLD_RULE = "youden"
-"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
 
 
 class Settings(CardModel):

@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.tasks.card import Kind
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"

@@ -11,14 +11,13 @@ from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
-from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.opened import TABLES, check_name
-from evalfm.probing.operating import LABELS
-from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.study.cell import Cell, subset_label
 from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
 from evalfm.study.questions import WITHOUT_SHOTS, Asked, Posed
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
+from evalfm.tasks.prompts import EXCLUSIVE, LABELS
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import check_tunable
 
@@ -73,7 +72,7 @@ def expand(study: Study, asked: Posed) -> Grid:
         if posed is None:
             continue
         for subset in study.subsets:
-            if subset.base_to_novel and posed.card.kind not in HALVED:
+            if subset.base_to_novel and posed.card.kind not in EXCLUSIVE:
                 grid.leave_out(f"{task.name}, {subset_label(subset)}", f"{posed.card.kind} has no classes to halve")
                 continue
             if subset.shots is not None and posed.card.kind in WITHOUT_SHOTS:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.probing.base_to_novel import KINDS as HALVED
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
@@ -144,7 +143,7 @@ def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...
 
 def _serves(subset: Subset, card: TaskCard) -> bool:
     if subset.base_to_novel:
-        return card.kind in HALVED
+        return card.kind in EXCLUSIVE
     return subset.shots is None or card.kind not in WITHOUT_SHOTS
 
 

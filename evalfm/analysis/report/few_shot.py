@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evalfm.analysis.few_shot import by_task
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.aside import FLAGS, Aside
 from evalfm.analysis.report.tables import Value, table
 from evalfm.episodes import CHANCE, EpisodeRun
 
 METRIC = "macro AUROC"
-FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
 
 
 def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Aside]:
     """A section for each task and data set among ``runs``, in their order."""
-    grouped: dict[tuple[str, str], list[EpisodeRun]] = {}
-    for run in runs:
-        grouped.setdefault((run.task, run.data), []).append(run)
-    return [_section(number, task, data, mine) for number, ((task, data), mine) in enumerate(grouped.items())]
+    return [_section(number, *key, mine) for number, (key, mine) in enumerate(by_task(runs).items())]
 
 
 def _section(number: int, task: str, data: str, runs: Sequence[EpisodeRun]) -> Aside:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import render
-from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.aside import FLAGS, Aside
 from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
@@ -17,8 +17,6 @@ from evalfm.data.atomic import write_atomically
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
-
-FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
 
 
 def report_page(

@@ -18,9 +18,9 @@ from evalfm.probing.few_shot.frozen import Scores, of_all_classes
 from evalfm.probing.fitting import Fitting, Training, fit_trained
 from evalfm.probing.opened import Opened
 from evalfm.probing.parts import Part
-from evalfm.probing.settings import THRESHOLD_RULE
 from evalfm.probing.sides import Deal
 from evalfm.progress import SILENT, Progress
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.tasks.question import Question
 from evalfm.training.recipe import Recipe
 from evalfm.training.tuning import forget

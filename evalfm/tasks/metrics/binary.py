@@ -37,6 +37,9 @@ RATES: dict[str, Callable[[Values], Values]] = {
 }
 """What is counted at the threshold."""
 
+THRESHOLD_RULE = "youden"
+"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
+
 DEFAULT_THRESHOLD = 0.5
 """Where probabilities are cut that nobody has looked at on val."""
 
