@@ -1,0 +1,24 @@
+"""A short run of the fuzzer: no traceback, no hang, no flood of memory, whatever comes in."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from .running import TARGETS, fuzz
+
+CASES = {"runs": 40, "options": 40}
+"""Of a target whose cases run a whole verb; 150 of the others. ``python -m tests.fuzz.running`` runs thousands."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of time and memory are set as Linux knows them")
+@pytest.mark.parametrize("target", TARGETS)
+def test_spoilt_input_is_told_or_read(target: str):
+    assert [str(fault) for fault in fuzz(target, 0, 0, CASES.get(target, 150))] == []
+
+
+def test_every_target_is_run():
+    from .targets import TARGETS as doors
+
+    assert tuple(doors) == TARGETS
