@@ -244,12 +244,33 @@ class Radiographs(Target):
 
     name = "dicom"
 
-    TAGS = (
-        "Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel NumberOfFrames "
-        "PhotometricInterpretation PlanarConfiguration WindowCenter WindowWidth RescaleSlope RescaleIntercept "
-        "PixelSpacing ImagerPixelSpacing Modality PatientAge PatientSex PixelPaddingValue VOILUTFunction "
-        "SmallestImagePixelValue PresentationLUTShape ViewPosition BurnedInAnnotation"
-    ).split()
+    TAGS = [
+        "Rows",
+        "Columns",
+        "BitsAllocated",
+        "BitsStored",
+        "HighBit",
+        "PixelRepresentation",
+        "SamplesPerPixel",
+        "NumberOfFrames",
+        "PhotometricInterpretation",
+        "PlanarConfiguration",
+        "WindowCenter",
+        "WindowWidth",
+        "RescaleSlope",
+        "RescaleIntercept",
+        "PixelSpacing",
+        "ImagerPixelSpacing",
+        "Modality",
+        "PatientAge",
+        "PatientSex",
+        "PixelPaddingValue",
+        "VOILUTFunction",
+        "SmallestImagePixelValue",
+        "PresentationLUTShape",
+        "ViewPosition",
+        "BurnedInAnnotation",
+    ]
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)
@@ -334,7 +355,9 @@ def evil_pickle(draw: random.Random) -> bytes:
                 b"\x82\x01.",
             )
         )
-    return b"\x80\x04" + bytes(draw.choice(b"(.0123FIJKLMNPQRSTUV]abcdeghijloprstu}\x85\x86\x87\x88\x89\x94") for _ in range(60))
+    return b"\x80\x04" + bytes(
+        draw.choice(b"(.0123FIJKLMNPQRSTUV]abcdeghijloprstu}\x85\x86\x87\x88\x89\x94") for _ in range(60)
+    )
 
 
 class Joined(Target):
@@ -345,7 +368,12 @@ class Joined(Target):
     def __init__(self, base: Path) -> None:
         super().__init__(base)
         self.data = make_squares(base / "squares", patients=8)
-        self.table = pd.DataFrame({"key": self.data.table["id"], "value": [0, 1] * (len(self.data.table) // 2) + [0] * (len(self.data.table) % 2)})
+        self.table = pd.DataFrame(
+            {
+                "key": self.data.table["id"],
+                "value": [0, 1] * (len(self.data.table) // 2) + [0] * (len(self.data.table) % 2),
+            }
+        )
 
     def run(self, case: Path, draw: random.Random) -> None:
         kind = draw.randrange(4)
