@@ -244,33 +244,14 @@ class Radiographs(Target):
 
     name = "dicom"
 
-    TAGS = [
-        "Rows",
-        "Columns",
-        "BitsAllocated",
-        "BitsStored",
-        "HighBit",
-        "PixelRepresentation",
-        "SamplesPerPixel",
-        "NumberOfFrames",
-        "PhotometricInterpretation",
-        "PlanarConfiguration",
-        "WindowCenter",
-        "WindowWidth",
-        "RescaleSlope",
-        "RescaleIntercept",
-        "PixelSpacing",
-        "ImagerPixelSpacing",
-        "Modality",
-        "PatientAge",
-        "PatientSex",
-        "PixelPaddingValue",
-        "VOILUTFunction",
-        "SmallestImagePixelValue",
-        "PresentationLUTShape",
-        "ViewPosition",
-        "BurnedInAnnotation",
-    ]
+    TAGS = (
+        *("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+        *("SamplesPerPixel", "NumberOfFrames", "PhotometricInterpretation", "PlanarConfiguration"),
+        *("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept", "PixelSpacing"),
+        *("ImagerPixelSpacing", "Modality", "PatientAge", "PatientSex", "PixelPaddingValue"),
+        *("VOILUTFunction", "SmallestImagePixelValue", "PresentationLUTShape", "ViewPosition"),
+        *("BurnedInAnnotation"),
+    )
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)
