@@ -35,6 +35,11 @@ def positive_predictive_value(counts: Values) -> Values:
     return ratio(counts[..., TRUE_POSITIVE], counts[..., TRUE_POSITIVE] + counts[..., FALSE_POSITIVE])
 
 
+def negative_predictive_value(counts: Values) -> Values:
+    """Share of negative calls that are right, from counts [..., 4]; NaN without a negative call."""
+    return ratio(counts[..., TRUE_NEGATIVE], counts[..., TRUE_NEGATIVE] + counts[..., FALSE_NEGATIVE])
+
+
 def f1(counts: Values) -> Values:
     """2 TP / (2 TP + FP + FN), from counts [..., 4]; NaN without a positive and without a positive call."""
     twice = 2 * counts[..., TRUE_POSITIVE]
