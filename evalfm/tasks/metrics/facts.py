@@ -86,8 +86,12 @@ def _at_threshold(name: str, beside: str = "") -> dict[str, Metric]:
     }
 
 
+def _masks(names: str, unit: str = SHARE, better: Better = "higher", beside: str = "") -> dict[str, Metric]:
+    """Of masks: plain where a run has one class, else of each."""
+    return _of("segmentation", names, unit, better, beside, of_class="segmentation")
+
+
 _CLASSES = "multiclass ordinal"
-_MASKS: dict[str, str] = {"kinds": "segmentation", "of_class": "segmentation"}
 FACTS: dict[str, Metric] = {
     **_of("binary", "auroc", of_class=f"multilabel {_CLASSES}"),
     **_of("binary", "auprc", of_class="multilabel"),
@@ -118,16 +122,16 @@ FACTS: dict[str, Metric] = {
     **_of("regression", "bias", OF_TARGET, 0.0, "limits_low limits_high"),
     **_of("regression", "limits_low", OF_TARGET, 0.0, "bias limits_high"),
     **_of("regression", "limits_high", OF_TARGET, 0.0, "bias limits_low"),
-    **_of(**_MASKS, names="dice_positive iou_positive image_auroc nsd nsd_mm nsd_pixels"),
+    **_masks("dice_positive iou_positive image_auroc nsd nsd_mm nsd_pixels"),
     # An empty mask is right on every image without the finding, a full one misses no lesion.
-    **_of(**_MASKS, names="dice_all", beside="dice_positive"),
-    **_of(**_MASKS, names="fraction_missed", better="lower", beside="false_positive_area"),
-    **_of(**_MASKS, names="false_positive_area", unit="share of the image", better="lower", beside="fraction_missed"),
-    **_of(**_MASKS, names="hd95_mm", unit="mm", better="lower"),
-    **_of(**_MASKS, names="hd95_pixels", unit="pixels", better="lower"),
-    **_of(**_MASKS, names="empty_predictions", unit=IMAGES, better="lower", beside="empty_truths both_empty"),
-    **_of(**_MASKS, names="empty_truths", unit=IMAGES, better="lower", beside="empty_predictions both_empty"),
-    **_of(**_MASKS, names="both_empty", unit=IMAGES, better=None, beside="empty_predictions empty_truths"),
+    **_masks("dice_all", beside="dice_positive"),
+    **_masks("fraction_missed", better="lower", beside="false_positive_area"),
+    **_masks("false_positive_area", unit="share of the image", better="lower", beside="fraction_missed"),
+    **_masks("hd95_mm", unit="mm", better="lower"),
+    **_masks("hd95_pixels", unit="pixels", better="lower"),
+    **_masks("empty_predictions", unit=IMAGES, better="lower", beside="empty_truths both_empty"),
+    **_masks("empty_truths", unit=IMAGES, better="lower", beside="empty_predictions both_empty"),
+    **_masks("both_empty", unit=IMAGES, better=None, beside="empty_predictions empty_truths"),
     **_of("base-to-novel", "harmonic_mean harmonic_mean_constant"),
     **_of("base-to-novel", "accuracy_base", beside="accuracy_novel"),
     **_of("base-to-novel", "accuracy_novel", beside="accuracy_base"),
