@@ -149,7 +149,7 @@ def fold_split(
     return dealt[codes]
 
 
-def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArray[np.intp]:
+def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer: bool = False) -> NDArray[np.intp]:
     """Positions of ``k`` images of each class, ascending; a choice holds that of every smaller ``k``.
 
     Images of unknown label are left out. A patient gives a second image only when the class has no new
@@ -160,6 +160,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
         patients: [N].
         k: images per class.
         seed: of the hash.
+        fewer: a class with fewer than ``k`` images gives all that it has.
 
     Raises:
         EvalfmError: a class has fewer than ``k`` images.
@@ -172,7 +173,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
     queues: list[list[int]] = []
     for code, label in enumerate(names):
         members = np.flatnonzero(classes == code)
-        if len(members) < k:
+        if len(members) < k and not fewer:
             raise EvalfmError(
                 f"{k} shots of class {label} were asked for, but it has {len(members)} images; take fewer."
             )
@@ -185,8 +186,8 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
     put_off: list[list[int]] = [[] for _ in queues]
     used: set[int] = set()
     chosen: list[int] = []
-    for _ in range(k):
-        for code in range(len(queues)):
+    for turn in range(k):
+        for code in (code for code, queue in enumerate(queues) if turn < len(queue)):
             row = _next_unused(fresh[code], patient_codes, used, put_off[code])
             if row is None:
                 row = put_off[code].pop(0)

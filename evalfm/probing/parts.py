@@ -137,16 +137,23 @@ def _on_base(part: Part, question: Question, base: int) -> Part:
 
 
 def _few_val(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:
-    """Keep as many val images of each class as there are shots, at most ``val_shots``."""
+    """Keep as many val images of each class as there are shots, at most ``val_shots``, or all where there are fewer.
+
+    So do the papers' own programs (Dassl): a class with three images gives these three.
+    """
     assert settings.shots is not None
     assert settings.val_shots is not None
-    labels = question.positive if question.task.kind == "segmentation" else question.target
+    labels = (question.positive if question.task.kind == "segmentation" else question.target)[part.val].astype(np.intp)
     number = min(settings.shots, settings.val_shots)
-    try:
-        kept = splits.nested_shots(labels[part.val].astype(np.intp), patients[part.val], number, seed)
-    except EvalfmError as error:
-        raise EvalfmError(f"In val {error}") from None
-    return replace(part, val=part.val[kept])
+    kept = splits.nested_shots(labels, patients[part.val], number, seed, fewer=True)
+    exclusive = question.task.kind in ("multiclass", "ordinal")
+    scarce = [
+        f"{count} of {question.class_names[label] if exclusive else f'{question.class_names[0]} = {label}'}"
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
+        if count < number
+    ]
+    told = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
+    return replace(part, val=part.val[kept], notes=(*part.notes, *([told] if scarce else [])))
 
 
 def _learnable(part: Part, question: Question) -> Part:

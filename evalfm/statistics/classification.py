@@ -178,6 +178,10 @@ def harmonic_mean(confusion: Values) -> Values:
     return np.where((base == 0) & (novel == 0), 0.0, mean)
 
 
+FEWEST_TO_HALVE = 4
+"""Classes below which a half would hold one class alone, on which every answer is right."""
+
+
 def base_classes(classes: int) -> int:
     """How many of so many classes are base classes: the first ceil(K / 2)."""
     return -(-classes // 2)
