@@ -170,6 +170,9 @@ def test_one_encoder_has_one_time_whatever_its_heads_and_training_sets(tmp_path:
     (section,) = sections(made)
     (row,) = dict(section.tables)["What an image costs the encoders"].rows
     assert (row[0], row[3]) == ("dino", 11.0)
+    candidates = choose(made, "ptx-cls").candidates
+    assert [each.milliseconds for each in candidates] == [11.0] * len(candidates)
+    assert len(candidates) > 1
 
 
 def test_a_plain_column_is_asked_in_words_that_fit_it() -> None:
