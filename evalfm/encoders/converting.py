@@ -15,7 +15,8 @@ from typing import Any
 from safetensors import safe_open
 
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.weights import file_digest, unsafe_globals
+from evalfm.encoders.weight_files import unsafe_globals
+from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
 
 READER = Path(__file__).with_name("_unpickling.py")

@@ -18,8 +18,11 @@ from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import Checkpoint, check_fit
 from evalfm.errors import EvalfmError
 
-DECISIVE = ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
+DECISIVE = ("layer_norm_eps", "hidden_act", "use_swiglu_ffn")
 """Settings of a config.json that change features and leave every tensor's shape as it is."""
+
+INITIAL = ("layerscale_value", "layer_scale_init_value", "initializer_range", "initializer_factor")
+"""Settings that only say how tensors were drawn before training."""
 
 
 class TransformersEncoder(Encoder):
@@ -229,7 +232,7 @@ def _differences(
 ) -> Iterator[str]:
     """Settings of ``found`` that are not the model's own, where the card names them or they decide features."""
     for name in own:
-        if name not in found or (name not in named and name not in DECISIVE):
+        if name not in found or name in INITIAL or (name not in named and name not in DECISIVE):
             continue
         if isinstance(named.get(name), dict) and isinstance(found[name], dict):
             yield from _differences(found[name], own[name], named[name], f"{inside}{name}.")
