@@ -80,11 +80,19 @@ def test_plain_values_are_read_as_they_stand(text: str, value: dict[str, Any]) -
 
 
 def test_what_is_no_file_of_yaml_is_said(tmp_path: Path) -> None:
-    for path, said in ((tmp_path, "no file"), (tmp_path / "absent", "There is no file"), (Path("/dev/zero"), "no file")):
+    for path, said in (
+        (tmp_path, "no file"),
+        (tmp_path / "absent", "There is no file"),
+        (Path("/dev/zero"), "no file"),
+    ):
         with pytest.raises(EvalfmError, match=said):
             read_yaml(path)
     path = tmp_path / "c.yaml"
-    for content, said in ((b"a: \xff", "as text"), (b"- a", "mapping"), (b"#" * 2_000_001, "longer than the 2,000,000")):
+    for content, said in (
+        (b"a: \xff", "as text"),
+        (b"- a", "mapping"),
+        (b"#" * 2_000_001, "longer than the 2,000,000"),
+    ):
         path.write_bytes(content)
         with pytest.raises(EvalfmError, match=said):
             read_yaml(path)
@@ -144,5 +152,5 @@ class Card(CardModel):
 
 @pytest.mark.parametrize("value", [".inf", ".nan", "-.inf"])
 def test_a_number_that_is_not_finite_is_no_fact(value: str) -> None:
-    with pytest.raises(EvalfmError, match="std.*finite"):
+    with pytest.raises(EvalfmError, match=r"std.*finite"):
         validate(Card, parse_yaml(f"std: {value}", "c.yaml"), "c.yaml")

@@ -102,8 +102,7 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         # The client lets through the errors of its HTTP library, which changes between releases.
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise EvalfmError(
-            f"{file} of {card.name} could not be fetched whole ({reason}): run again, or "
-            f"{by_hand}."
+            f"{file} of {card.name} could not be fetched whole ({reason}): run again, or {by_hand}."
         ) from None
 
 

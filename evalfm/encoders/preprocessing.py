@@ -79,7 +79,9 @@ class Preparer:
         bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-film"
         first = self.facts.first_interpolation or self.facts.interpolation
         last = self._canvas == self.facts.input_size
-        tensor = self._crop(self._resize(pixels, resized, first, bounded and (self.facts.cut_overshoot or not last)), top, left)
+        tensor = self._crop(
+            self._resize(pixels, resized, first, bounded and (self.facts.cut_overshoot or not last)), top, left
+        )
         cut = bounded and self.facts.cut_overshoot
         return self._resize(tensor, self.facts.input_size, self.facts.interpolation, cut), geometry
 
@@ -160,7 +162,9 @@ class Preparer:
             return functional.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
         if filter_ == "lanczos":
             # torch has this filter in late releases only.
-            planes = [Pil.fromarray(plane).resize((size[1], size[0]), Pil.Resampling.LANCZOS) for plane in pixels.numpy()]
+            planes = [
+                Pil.fromarray(plane).resize((size[1], size[0]), Pil.Resampling.LANCZOS) for plane in pixels.numpy()
+            ]
             return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
         return functional.interpolate(
             pixels[None], size=size, mode=filter_, antialias=self.facts.antialias, align_corners=False

@@ -22,7 +22,8 @@ SHOWN = 8
 """How many tensor names an error lists."""
 
 REBUILD = frozenset(
-    f"torch._utils._rebuild_{kind}" for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state")
+    f"torch._utils._rebuild_{kind}"
+    for kind in ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state")
 )
 """How plain tensors are put together; sparse, quantised and foreign ones are not read."""
 
@@ -41,7 +42,7 @@ STORAGES = {
 """Classes of raw numbers, and bytes per value."""
 
 MAGIC_LENGTH, AFTER_MAGIC = 30, 4
-"""A file in torch's older format begins with a short pickle, its magic number; version, machine, content, keys follow."""
+"""A file in torch's older format begins with a short pickle, its magic number; four more follow."""
 
 
 class Unread:

@@ -60,7 +60,9 @@ def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]
     target = (int(height * ratio + half), int(width * ratio + half))
     canvas = np.zeros((side, side), dtype=np.float32)
     top, left = ((side - target[0]) // 2, (side - target[1]) // 2) if facts.pad == "centre" else (0, 0)
-    canvas[top : top + target[0], left : left + target[1]] = resized(plane, *target, replace(facts, interpolation=facts.first or facts.interpolation, cut_overshoot=True))
+    canvas[top : top + target[0], left : left + target[1]] = resized(
+        plane, *target, replace(facts, interpolation=facts.first or facts.interpolation, cut_overshoot=True)
+    )
     return canvas if side == size else resized(canvas, size, size, facts)
 
 
@@ -130,7 +132,9 @@ def test_two_neighbouring_levels_of_16_bits_stay_apart(name: str) -> None:
     assert np.abs(middle.numpy() / expected - 1).max() < 0.2
 
 
-@pytest.mark.parametrize("name", [name for name in FIXED if EXPECTED[name].interpolation == "bicubic" and EXPECTED[name].cut_overshoot])
+@pytest.mark.parametrize(
+    "name", [name for name in FIXED if EXPECTED[name].interpolation == "bicubic" and EXPECTED[name].cut_overshoot]
+)
 def test_bicubic_overshoot_is_cut_as_the_8_bit_libraries_do(name: str) -> None:
     facts = EXPECTED[name]
     given = film(200, 200)

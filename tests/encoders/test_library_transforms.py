@@ -136,7 +136,12 @@ def test_every_crop_begins_where_its_library_begins_it(card: EncoderCard) -> Non
 def test_a_crop_rounds_as_its_family_does_unless_the_card_says_otherwise() -> None:
     content = find_card("resnet18").model_dump(mode="json", by_alias=True)
     del content["preprocessing"]["crop_rounding"]
-    for family, rounding in (("timm", "even"), ("torchvision", "even"), ("open_clip", "even"), ("transformers", "down")):
+    for family, rounding in (
+        ("timm", "even"),
+        ("torchvision", "even"),
+        ("open_clip", "even"),
+        ("transformers", "down"),
+    ):
         assert EncoderCard(**{**content, "family": family}).preprocessing.crop_rounding == rounding
     content["preprocessing"]["crop_rounding"] = "even"
     assert EncoderCard(**{**content, "family": "transformers"}).preprocessing.crop_rounding == "even"

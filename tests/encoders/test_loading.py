@@ -295,9 +295,7 @@ class Cutting(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_cut_download_is_one_sentence_and_can_be_taken_up(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cutting)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -311,7 +309,9 @@ def test_a_cut_download_is_one_sentence_and_can_be_taken_up(
     card = card.model_copy(update={"weights": card.weights.model_copy(update={"revision": "2" * 40})})
     try:
         # The client itself tries a few times, each a part further.
-        with pytest.raises(EvalfmError, match=r"model\.safetensors of rad-dino could not be fetched whole .* run again"):
+        with pytest.raises(
+            EvalfmError, match=r"model\.safetensors of rad-dino could not be fetched whole .* run again"
+        ):
             hub.fetch(card)
         Cutting.whole = True
         assert hub.fetch(card).read_bytes() == Cutting.content

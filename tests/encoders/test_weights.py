@@ -222,7 +222,9 @@ def whole(number: int) -> bytes:
 def rebuilt(count: int, size: tuple[int, ...], stride: tuple[int, ...], kind: bytes = b"FloatStorage") -> bytes:
     """The pickle of ``{"weight": tensor}`` over storage 0 of ``count`` values, with any size and stride."""
     shape, steps = (b"(" + b"".join(map(whole, each)) + b"t" for each in (size, stride))
-    storage = b"(X\x07\x00\x00\x00storagectorch\n" + kind + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + whole(count) + b"tQ"
+    storage = (
+        b"(X\x07\x00\x00\x00storagectorch\n" + kind + b"\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpu" + whole(count) + b"tQ"
+    )
     inside = storage + whole(0) + shape + steps + b"\x89ccollections\nOrderedDict\n)R"
     return b"\x80\x02}X\x06\x00\x00\x00weightctorch._utils\n_rebuild_tensor_v2\n(" + inside + b"tRs."
 
@@ -392,7 +394,10 @@ def test_counters_of_batch_norms_may_be_missing(tmp_path: Path) -> None:
             lambda inner: {"model": {"state_dict": {f"module._orig_mod.{name}": each for name, each in inner.items()}}},
             "under model / state_dict in",
         ),
-        (lambda inner: {"state_dict": {f"module.module.{name}": each for name, each in inner.items()}}, "bear module[.]"),
+        (
+            lambda inner: {"state_dict": {f"module.module.{name}": each for name, each in inner.items()}},
+            "bear module[.]",
+        ),
     ],
 )
 def test_usual_wrappers_come_off_without_a_card_and_are_told(tmp_path: Path, wrap: Any, said: str) -> None:
@@ -464,7 +469,9 @@ def test_a_missing_shard_and_one_that_repeats_are_said(tmp_path: Path) -> None:
     assert "holds weight, as another shard does" in refusal_of(index)
 
 
-@pytest.mark.parametrize("name", ["../w.safetensors", "/etc/passwd", "a/w.safetensors", "..", "", "a\\w", "c:w", "a\0b"])
+@pytest.mark.parametrize(
+    "name", ["../w.safetensors", "/etc/passwd", "a/w.safetensors", "..", "", "a\\w", "c:w", "a\0b"]
+)
 def test_an_index_that_leads_out_of_its_folder_is_refused(tmp_path: Path, name: str) -> None:
     save_as("safetensors", tmp_path / "w.safetensors")
     folder = tmp_path / "folder"

@@ -15,6 +15,8 @@ from evalfm.errors import EvalfmError
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
+WHOLE = "tokenizer.json"
+
 UNIGRAM, CONTROL, USER_DEFINED = 1, 3, 4
 """SentencePiece's numbers of a kind of model and of kinds of pieces."""
 
@@ -22,13 +24,16 @@ UNIGRAM, CONTROL, USER_DEFINED = 1, 3, 4
 def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
     """The tokenizer of the card's text tower, from beside the weights at ``origin`` or from the hub.
 
-    Its file is a ``tokenizer.json``, BERT's ``vocab.txt``, or SentencePiece's ``spiece.model``.
+    Its file is a ``tokenizer.json``, BERT's ``vocab.txt``, or SentencePiece's ``spiece.model``; beside the weights a
+    ``tokenizer.json`` serves whatever the card names.
 
     Raises:
         EvalfmError: the file is in neither place, or is no tokenizer.
     """
     assert card.text_tower is not None
-    path = fetch_beside(card, origin, card.text_tower.tokenizer[0])
+    published = card.text_tower.tokenizer[0]
+    own = origin is not None and not (origin.parent / published).is_file() and (origin.parent / WHOLE).is_file()
+    path = fetch_beside(card, origin, WHOLE if own else published)
     readers = {".txt": from_vocabulary, ".model": from_sentencepiece}
     try:
         tokenizer = readers.get(path.suffix, from_json)(path)

@@ -128,7 +128,9 @@ class SwinEncoder(TransformersEncoder):
         behind: dict[str, Tensor] = {}
         if dim is not None and checkpoint is not None:
             every = checkpoint.tensors
-            behind = {name.removeprefix(PROJECTION): each for name, each in every.items() if name.startswith(PROJECTION)}
+            behind = {
+                name.removeprefix(PROJECTION): each for name, each in every.items() if name.startswith(PROJECTION)
+            }
             swin = {name: each for name, each in every.items() if not name.startswith(PROJECTION)}
             checkpoint = replace(checkpoint, tensors=swin)
         super().__init__(card, settings, checkpoint)

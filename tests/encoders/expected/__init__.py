@@ -25,7 +25,7 @@ class Expected:
             letterbox (to ``resize_to``, None: to ``size``).
         statistics: mean and std per channel on the scale of ``value_range``, to which 0 and 1 of the film go.
         crop: how the start of a centre crop is rounded: torchvision's ``even``, transformers' ``down``.
-        first: filter of a letterbox before it is padded, its sides cut to whole pixels; None: ``interpolation``, rounded.
+        first: filter of a letterbox before it is padded, sides cut to whole pixels; None: ``interpolation``, rounded.
         cut_overshoot: whether the last resize stays within the film's range.
         scaling: of the values, as on the card.
         prefix_tokens: before the patches.
