@@ -164,7 +164,7 @@ def test_initial_values_in_a_config_are_no_facts_of_a_trained_model(card: str, t
         expected = model(pixel_values=batch()).pooler_output
     assert torch.allclose(encoder.encode(batch()).pooled, expected, atol=1e-6)
     path.write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
-    with pytest.raises(EvalfmError, match="layer_norm_eps 0.001 instead of"):
+    with pytest.raises(EvalfmError, match=r"layer_norm_eps 0[.]001 instead of"):
         load_encoder(card, weights=tmp_path / "model")
 
 
