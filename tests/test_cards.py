@@ -56,10 +56,10 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     ],
 )
 def test_what_is_not_plain_or_out_of_bounds_is_said_at_once(text: str, said: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(EvalfmError, match=f"c[.]yaml is not plain YAML.*({said})"):
         parse_yaml(text, "c.yaml")
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ class Survey:
     storages: list[Storage] = field(default_factory=list)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Value:
     """What stands for an object: a scalar or a global's name, or a container and how much it holds."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import warnings
 import zipfile
 from collections.abc import Iterable
 from math import prod
@@ -168,7 +169,8 @@ def _read_torch(path: Path, facts: WeightsFacts) -> object:
         )
     allowed: list[Any] = [(Unread, name) for name in facts.pickle_globals]
     # An open file: given a path, torch trusts the extension.
-    with torch.serialization.safe_globals(allowed), path.open("rb") as file:
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings(), path.open("rb") as file:
+        warnings.simplefilter("ignore")
         return torch.load(file, map_location="cpu", weights_only=True)
 
 
