@@ -153,6 +153,9 @@ def _find(location: Path, facts: WeightsFacts) -> Path:
     return candidates[0]
 
 
+DEEPEST = 4
+"""How many mappings deep tensors are looked for."""
+
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "network", "net")
 """Entries under which training programs keep the tensors; of a teacher and a student the teacher is published."""
 
@@ -163,7 +166,9 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str,
         raise EvalfmError(f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict.")
     steps = list(facts.wrapper)
     taken: list[str] = []
-    while not _is_flat(content):
+    step: str | None
+    # A mapping may hold itself.
+    while not _is_flat(content) and len(taken) < DEEPEST:
         if steps and steps[0] in content:
             step = steps.pop(0)
         else:
@@ -210,10 +215,17 @@ def _well_known(content: Mapping[Any, Any], path: Path) -> str | None:
     return found[0] if found else None
 
 
-def _holds_tensors(value: object, levels: int = 4) -> bool:
-    if not isinstance(value, Mapping) or levels == 0:
-        return False
-    return any(isinstance(each, Tensor) or _holds_tensors(each, levels - 1) for each in value.values())
+def _holds_tensors(value: object) -> bool:
+    """Whether a mapping has a tensor in it or in one of its mappings; each is looked into once."""
+    level, seen = [value], {id(value)}
+    for _ in range(DEEPEST):
+        mappings = [each for each in level if isinstance(each, Mapping)]
+        level = [each for mapping in mappings for each in mapping.values() if id(each) not in seen]
+        if any(isinstance(each, Tensor) for each in level):
+            return True
+        seen |= {id(each) for each in level}
+        level = list({id(each): each for each in level}.values())
+    return False
 
 
 def _renamed(tensors: dict[str, Tensor], facts: WeightsFacts) -> tuple[dict[str, Tensor], list[str]]:

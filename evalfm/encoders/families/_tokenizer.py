@@ -63,9 +63,10 @@ def from_vocabulary(path: Path) -> Tokenizer:
 
 def from_sentencepiece(path: Path) -> Tokenizer:
     """SentencePiece's unigram model with its own normalisation, the end of a text added, as T5 and SigLIP read it."""
-    from transformers.convert_slow_tokenizer import import_protobuf
+    from transformers import convert_slow_tokenizer
 
-    proto: Any = import_protobuf().ModelProto()
+    library: Any = convert_slow_tokenizer
+    proto = library.import_protobuf().ModelProto()
     proto.ParseFromString(path.read_bytes())
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
     if trainer.model_type != UNIGRAM:
