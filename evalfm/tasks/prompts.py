@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.cards import CardModel, read_json, read_yaml, validate
 from evalfm.errors import EvalfmError
 
 SLOT = "{}"
@@ -273,12 +272,7 @@ def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EvalfmError(f"There is no file {path}; check the path.") from None
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{path} is not JSON ({error}); mend the file.") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise EvalfmError(f"{path} must hold a JSON object of classes and their sentences.")
     return content
