@@ -11,7 +11,7 @@ from pathlib import Path
 
 from evalfm.data.columns import MASK_SUFFIX
 from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, read_dataset_info
-from evalfm.data.dealing import deal
+from evalfm.data.dealing import deal, with_val_from_train
 from evalfm.data.locators import file_of
 from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
 from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
@@ -32,6 +32,7 @@ def import_data(
     uncertain: UncertainRule | None = None,
     official: Sequence[Path] = (),
     stratify: str | None = None,
+    val_from_train: bool = False,
     mapping: TableMapping | None = None,
     part: str | None = None,
     labels: Path | None = None,
@@ -56,6 +57,7 @@ def import_data(
         uncertain: what a label of −1 means.
         official: lists of ids, see ``deal``.
         stratify: label to stratify the split by.
+        val_from_train: draw val by patient from train, where the source's own split has none.
         mapping: of columns, for sources that read any table.
         part: which of several sets in one root is meant.
         labels: a table of labels that lies outside of the root.
@@ -82,8 +84,13 @@ def import_data(
     if not info.names_are_public and info.salt is None:
         info = info.model_copy(update={"salt": options.salt})
     manifest = Manifest(info, imported.table, out)
+    if val_from_train and (stratify or (not official and "split" not in manifest.table)):
+        raise EvalfmError("A split that is dealt here has a val part; leave --val-from-train out.")
     if official or stratify or "split" not in manifest.table:
-        manifest = deal(manifest, seed=seed, official=official, stratify=stratify)
+        manifest = deal(manifest, seed=seed, official=official, stratify=stratify, progress=progress)
+    elif val_from_train or imported.val_from_train:
+        manifest = with_val_from_train(manifest, seed=seed, progress=progress)
+    info = manifest.info
     manifest.validate()
     for note in info.notes:
         progress.say(note)

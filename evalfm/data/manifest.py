@@ -19,7 +19,7 @@ from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import MASK_SUFFIX, canonical, read_table
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
-from evalfm.data.privacy import public_names
+from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.progress import SILENT, Progress
@@ -254,6 +254,17 @@ class Manifest:
         """Patient of each row, [N] str; the exam or else the image itself where no patient is known."""
         column = self.table[self.patient_column]
         return column.where(column.notna(), self.table["id"]).to_numpy(dtype=object)
+
+    @property
+    def split_keys(self) -> NDArray[np.object_]:
+        """What hashes of the split are made of, [N] str: patients, or a hash of their names where they are salted.
+
+        A salted name would give another split with every salt.
+        """
+        if SPLIT_KEY not in self.table or not self.info.salt:
+            return self.patients
+        masked = self.table[SPLIT_KEY].fillna("")
+        return mask_split_keys(masked, self.patients, self.info.salt)
 
     @property
     def splits(self) -> NDArray[np.object_]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 TOP_CODED_AGE = 90.0
-NEVER_ATTRIBUTES = frozenset({"id", "image", "patient", "study", "group", "split"})
+SPLIT_KEY = "split_key"
+"""Column of salted manifests: what the split is hashed from, masked by the salt."""
+NEVER_ATTRIBUTES = frozenset({"id", "image", "patient", "study", "group", "split", SPLIT_KEY})
 MOST_LEVELS = 100
 
 
@@ -37,6 +39,27 @@ def public_names(values: Iterable[str], info: DatasetInfo) -> NDArray[np.object_
         )
     salt = hashlib.sha256(info.salt.encode())
     return _objects([_hashed(salt, value) for value in values])
+
+
+def split_keys(names: Iterable[str]) -> NDArray[np.object_]:
+    """What a split is hashed from where ``names`` are hidden: 16 hex digits of sha256, the same under any salt."""
+    return _objects([_hashed(hashlib.sha256(), name) for name in names])
+
+
+def mask_split_keys(keys: Iterable[str], salted: Iterable[str], salt: str) -> NDArray[np.object_]:
+    """Hide ``keys`` (16 hex digits), or unmask what was hidden: each exclusive-or the hash of its ``salted`` name.
+
+    Without the salt a masked key tells nothing, while a plain hash of a number could be tried out. What is no key is
+    returned as its salted name.
+    """
+    start = hashlib.sha256(f"split\x1f{salt}\x1f".encode())
+    masked: list[str] = []
+    for key, name in zip(keys, salted, strict=True):
+        try:
+            masked.append(f"{int(key, 16) ^ int(_hashed(start, name), 16):016x}")
+        except ValueError:
+            masked.append(name)
+    return _objects(masked)
 
 
 def _hashed(salt: hashlib._Hash, value: str) -> str:

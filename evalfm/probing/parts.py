@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.data import splits
+from evalfm.data.dealing import split_units
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
@@ -41,7 +42,7 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
             shots, or an association cannot be made.
     """
-    patients = question.manifest.patients[question.rows]
+    patients = _units(question, settings)
     if settings.folds:
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
@@ -53,6 +54,13 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         tie = Association.parse(settings.associate)
         dealt = [associated(part, question, tie, subset_seed) for part in dealt]
     return [_learnable(_few(part, question, patients, settings, subset_seed), question) for part in dealt]
+
+
+def _units(question: Question, settings: Settings) -> NDArray[np.object_]:
+    """What stays together in each row: the patient, and whoever has the same image where anything is drawn here."""
+    if settings.folds or settings.test_where or settings.shots or settings.label_fraction:
+        return split_units(question.manifest, question.rows)
+    return question.manifest.patients[question.rows]
 
 
 def limited(question: Question, limit: int | None) -> Question:
@@ -96,7 +104,7 @@ def _strata(question: Question) -> NDArray[np.intp] | None:
 def _by_split(question: Question, patients: NDArray[np.object_], settings: Settings) -> Part:
     if settings.test_where:
         moved = question.manifest.where(settings.test_where)[question.rows]
-        names = splits.test_where(patients, moved, name=question.manifest.info.name, seed=0)
+        names = splits.test_where(patients, moved, seed=0)
     else:
         names = _split_names(question)
     train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))

@@ -40,7 +40,7 @@ def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path
     assert data.root == root
     again = read_data(data.folder)
     assert again.table.equals(data.table)
-    assert again.splits.tolist() == splits.assign(again.patients, name="mine", seed=4).tolist()
+    assert again.splits.tolist() == splits.assign(again.patients, seed=4).tolist()
     assert again.info.split is not None
     assert (again.info.split.rule, again.info.split.seed) == ("hash", 4)
     assert "report" not in again.table

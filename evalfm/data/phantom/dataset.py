@@ -70,7 +70,9 @@ def make_phantom(
         job = _Job(work, size, seed, dials)
         rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
         table = pd.DataFrame(rows)
-        manifest = deal(Manifest(_info(name, n, size, seed, dials), table, work), seed=0)
+        drawn = Manifest(_info(name, n, size, seed, dials), table, work)
+        # No two films are alike, so that none needs to be read again.
+        manifest = deal(drawn, seed=0, units=drawn.patients)
         manifest.write(work)
         if out.exists():
             out.rmdir()

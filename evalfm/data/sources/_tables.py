@@ -133,10 +133,14 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
     Raises:
         EvalfmError: none is; names the first one, ``expected`` says what to do.
     """
+    rows = rows.assign(image=rows["image"].fillna(""))
     faults = locator_faults(rows["image"], root)
     if len(faults) and len(faults) == rows["image"].nunique():
         raise EvalfmError(f"There is no {rows['image'].iloc[0]} in {root}, which {what_is_in(root)}; {expected}.")
     there = ~rows["image"].isin(list(faults))
     if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out.")
+        # A part that is gone altogether is more than some missing files.
+        parts = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
+        gone = f", all of {' and '.join(parts)} among them" if parts else ""
+        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out{gone}.")
     return rows[there].reset_index(drop=True)

@@ -14,7 +14,6 @@ from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.sources import table as any_table
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
-from evalfm.data.splits import val_from_train
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"mapping"})
@@ -54,6 +53,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
+    # What is told below is of the images that are there.
+    native, study, image_id, image = (rows[there].reset_index(drop=True) for rows in (native, study, image_id, image))
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
     table = pd.DataFrame(
         {
@@ -66,12 +67,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "birads": pd.to_numeric(birads),
             "split": only_words(column(native, "split", file), _part, "training or test", file),
         }
-    )[there].reset_index(drop=True)
-    dealt = val_from_train(
-        table["split"].to_numpy(dtype=object), table["study"].to_numpy(dtype=object), name=NAME, seed=options.seed
     )
-    table["split"] = pd.Series(dealt, dtype=object)
-    return Imported(table, _info(notes, options.seed))
+    return Imported(table, _info(notes), val_from_train=True)
 
 
 def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
@@ -160,8 +157,7 @@ def _upper(word: str | None) -> str | None:
     return word.upper() if word else None
 
 
-def _info(notes: list[str], seed: int) -> DatasetInfo:
-    note = "split of the data set; val is drawn by exam from training"
+def _info(notes: list[str]) -> DatasetInfo:
     return DatasetInfo(
         name=NAME,
         title="VinDr-Mammo",
@@ -173,6 +169,6 @@ def _info(notes: list[str], seed: int) -> DatasetInfo:
         label_source={"density": "radiologist", "birads": "radiologist"},
         label_kinds={"density": "class", "birads": "class"},
         attributes=["laterality", "view"],
-        split=SplitRule(rule="official", seed=seed, note=note),
+        split=SplitRule(rule="official", note="split of the data set"),
         notes=notes,
     )

@@ -35,12 +35,15 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         EvalfmError: no film is there, or an outline cannot be read.
     """
     films = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() == SUFFIX}
+    others = [name for name in films if not _NAME.fullmatch(name)]
     films = {name: path for name, path in films.items() if _NAME.fullmatch(name)}
     if not films:
         raise EvalfmError(
             f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}; unpack it there."
         )
     notes: list[str] = []
+    if others:
+        notes.append(f"{len(others)} files {SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
     names = list(films)
     columns: dict[str, object] = {
         "id": names,

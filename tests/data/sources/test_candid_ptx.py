@@ -66,7 +66,7 @@ def test_what_is_left_out_is_counted(root: Path) -> None:
     notes = read(root).info.notes
     assert "1 rows of Pneumothorax_reports.csv have no name or no runs and say nothing." in notes
     assert "1 films belong to two patients or to none in some row, and were left out." in notes
-    assert "1 of 4 films of the table have no file and were left out." in notes
+    assert "1 of 5 films of the table have no file and were left out." in notes
 
 
 def test_a_film_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
