@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from evalfm.data.dealing import deal, with_val_from_train
 from evalfm.data.locators import file_of
 from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
 from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
+from evalfm.data.work_folders import put, recover, remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
@@ -76,6 +76,10 @@ def import_data(
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
     root, out = root.resolve(), out.absolute()
+    # A link that was given as out stays a link.
+    out = out.resolve() if out.is_symlink() else out
+    recover(out, out.parent)
+    remove_stale(out.parent)
     # Hashes that were there before stay as they are.
     options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
 
@@ -95,15 +99,17 @@ def import_data(
     for note in info.notes:
         progress.say(note)
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    work = out.parent / work_name()
     try:
-        # mkdtemp makes private folders; the result is an ordinary one.
-        work.chmod(0o755)
+        work.mkdir(parents=True)
         if copy:
             manifest = _with_copies(manifest, work, progress)
         manifest.write(work)
-        _publish(work, out)
+        put(work, out)
+    except OSError as error:
+        raise EvalfmError(
+            f"{out} cannot be written ({error.strerror or error}); free disk or give another out."
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Manifest.read(out, validate=False)
@@ -137,19 +143,3 @@ def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.root / file, target)
     return Manifest(manifest.info.model_copy(update={"root": COPIES}), manifest.table, work)
-
-
-def _publish(work: Path, out: Path) -> None:
-    """Put ``work`` in the place of ``out`` by renaming; what lay there goes last."""
-    if not out.exists():
-        work.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
-    earlier = out.rename(aside / "earlier")
-    try:
-        work.rename(out)
-    except OSError:
-        earlier.rename(out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

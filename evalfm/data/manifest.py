@@ -21,6 +21,7 @@ from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, re
 from evalfm.data.expressions import evaluate
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
+from evalfm.data.work_folders import recover
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.progress import SILENT, Progress
 
@@ -350,6 +351,9 @@ def _is_path(given: str | Path, path: Path) -> bool:
 def _table_file(path: Path) -> Path:
     if path.is_file():
         return path if path.name != DATASET_FILE else _table_file(path.parent)
+    if not path.is_dir():
+        # An import that was killed while it replaced an earlier one.
+        recover(path, path.parent)
     if not path.is_dir():
         raise EvalfmError(f"There is no folder or manifest {path}; check the path.")
     tables = [path / name for name in (PARQUET_FILE, CSV_FILE) if (path / name).is_file()]

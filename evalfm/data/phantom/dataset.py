@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from evalfm.data.dealing import deal
 from evalfm.data.manifest import EMPTY_MASK, Manifest
 from evalfm.data.phantom.dials import Dials
 from evalfm.data.phantom.film import FINDINGS, LARGEST, SMALLEST, render
+from evalfm.data.work_folders import remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
@@ -62,10 +62,10 @@ def make_phantom(
     _check(out, n, size, seed, workers)
     dials = dials or Dials()
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    remove_stale(out.parent)
+    work = out.parent / work_name()
+    work.mkdir()
     try:
-        # mkdtemp makes private folders; the result is an ordinary one.
-        work.chmod(0o755)
         (work / "images").mkdir()
         job = _Job(work, size, seed, dials)
         rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
