@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -112,8 +113,10 @@ def _rows(job: _Job, n: int, workers: int) -> Iterator[dict[str, object]]:
         return
     # A forked process would inherit the threads' locks of whatever the caller has loaded.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, n), mp_context=context) as pool:
-        yield from pool.map(partial(_draw, job), range(n), chunksize=max(1, min(32, n // workers)))
+    # Ctrl-C is the caller's to answer.
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(min(workers, n), mp_context=context, initializer=ignore) as pool:
+        yield from pool.map(partial(_draw, job), range(n), chunksize=max(1, min(4, n // workers)))
 
 
 def _draw(job: _Job, index: int) -> dict[str, object]:
