@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evalfm.data.atomic import write_atomically
+from evalfm.data.checks import file_faults, raise_faults
 from evalfm.data.columns import MASK_SUFFIX
-from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, read_dataset_info
+from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, dataset_yaml, read_dataset_info
 from evalfm.data.dealing import deal, with_val_from_train
-from evalfm.data.locators import file_of
+from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
 from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
 from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
 from evalfm.data.work_folders import put, recover, remove_stale, work_name
@@ -38,6 +40,7 @@ def import_data(
     labels: Path | None = None,
     on: str | None = None,
     burned_in_checked: bool = False,
+    follow_links: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
@@ -63,6 +66,7 @@ def import_data(
         labels: a table of labels that lies outside of the root.
         on: by what rows of ``labels`` and images meet.
         burned_in_checked: films that do not rule out names in their pixels were looked at.
+        follow_links: links under ``root`` are trusted, wherever they lead; kept in dataset.yaml.
         force: replace an earlier import.
         progress: where long work is shown.
 
@@ -73,9 +77,10 @@ def import_data(
     salt = secrets.token_hex(16)
     options = ImportOptions(seed, blank, uncertain, mapping, part, labels, on, burned_in_checked, salt, progress)
     check_options(source, options)
+    given, root, out = str(root), expand_root(str(root)), out.absolute()
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
-    root, out = root.resolve(), out.absolute()
+    root = LinkedRoot(root.resolve()) if follow_links else root.resolve()
     # A link that was given as out stays a link.
     out = out.resolve() if out.is_symlink() else out
     recover(out, out.parent)
@@ -84,7 +89,7 @@ def import_data(
     options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
 
     imported = read_source(root, options)
-    info = imported.info.model_copy(update={"root": str(root)})
+    info = imported.info.model_copy(update={"root": root_from(given, out), "follow_links": follow_links})
     if not info.names_are_public and info.salt is None:
         info = info.model_copy(update={"salt": options.salt})
     manifest = Manifest(info, imported.table, out)
@@ -98,6 +103,8 @@ def import_data(
     manifest.validate()
     for note in info.notes:
         progress.say(note)
+    if set(manifest.splits) == {"train", "test"}:
+        progress.say("The split has no val part, on which heads choose; --val-from-train draws it by patient.")
 
     work = out.parent / work_name()
     try:
@@ -113,6 +120,19 @@ def import_data(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Manifest.read(out, validate=False)
+
+
+def relocate(manifest: Manifest, root: str, *, follow_links: bool = False) -> Manifest:
+    """Write another ``root`` into dataset.yaml; a relative one is told from here, ``${VARIABLE}`` stays as it is.
+
+    Raises:
+        EvalfmError: a file of the table is not there; nothing was written.
+    """
+    update = {"root": root_from(root, manifest.folder), "follow_links": follow_links or manifest.info.follow_links}
+    moved = Manifest(manifest.info.model_copy(update=update), manifest.table, manifest.folder)
+    raise_faults(list(file_faults(moved)), moved)
+    write_atomically(manifest.folder / DATASET_FILE, dataset_yaml(moved.info).encode())
+    return moved
 
 
 def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
@@ -142,4 +162,4 @@ def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest
         target = work / COPIES / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.root / file, target)
-    return Manifest(manifest.info.model_copy(update={"root": COPIES}), manifest.table, work)
+    return Manifest(manifest.info.model_copy(update={"root": COPIES, "follow_links": False}), manifest.table, work)

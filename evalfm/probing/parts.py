@@ -160,6 +160,11 @@ def _few_val(part: Part, question: Question, patients: NDArray[np.object_], sett
 def _learnable(part: Part, question: Question) -> Part:
     """Refuse before any computing what no head could learn from, or choose on."""
     where = "" if part.fold is None else f" of fold {part.fold + 1}"
+    if not len(part.val) and len(part.train) and part.fold is None and _has_no_val(question):
+        raise EvalfmError(
+            f"{question.manifest.info.name} has no val part, on which heads choose; draw it by patient from train: "
+            f"`evalfm data split {question.manifest.folder} --val-from-train`."
+        )
     for name in ("train", "val", "test"):
         if not len(getattr(part, name)):
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
@@ -176,6 +181,11 @@ def _learnable(part: Part, question: Question) -> Part:
             findings = ", ".join(question.task.target)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def _has_no_val(question: Question) -> bool:
+    table = question.manifest.table
+    return "split" in table and "train" in set(table["split"]) and "val" not in set(table["split"])
 
 
 def unlearnable(question: Question, part: Part) -> tuple[str, ...]:

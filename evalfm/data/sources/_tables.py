@@ -12,7 +12,7 @@ import pandas as pd
 
 from evalfm.data.columns import as_numbers, as_text
 from evalfm.data.dataset_info import BlankRule, UncertainRule
-from evalfm.data.locators import locator_faults
+from evalfm.data.locators import OUTSIDE, locator_faults
 from evalfm.errors import EvalfmError, suggestion
 
 SHOWN = 5
@@ -135,6 +135,12 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
     """
     rows = rows.assign(image=rows["image"].fillna(""))
     faults = locator_faults(rows["image"], root)
+    outside = [locator for locator, reason in faults.items() if reason == OUTSIDE]
+    if outside:
+        raise EvalfmError(
+            f"{len(outside)} images are behind links that lead out of {root}, such as {outside[0]}; add --follow-links "
+            "if you trust where they lead."
+        )
     if len(faults) and len(faults) == rows["image"].nunique():
         raise EvalfmError(f"There is no {rows['image'].iloc[0]} in {root}, which {what_is_in(root)}; {expected}.")
     there = ~rows["image"].isin(list(faults))

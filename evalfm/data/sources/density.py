@@ -11,6 +11,7 @@ import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.locators import files_below
 from evalfm.data.sources import table as any_table
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
@@ -114,12 +115,10 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
 def _images(root: Path) -> dict[str, str]:
     """Image id → locator; copies as PNG may be called ``<image>.png`` or ``<study>_<image>.png``."""
     places: dict[str, str] = {}
-    for folder, _, files in os.walk(root / IMAGES):
-        prefix = Path(folder).relative_to(root).as_posix()
-        for file in sorted(files):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in SUFFIXES:
-                places.setdefault(stem.rpartition("_")[2], f"{prefix}/{file}")
+    for locator in files_below(root, IMAGES):
+        stem, suffix = os.path.splitext(locator.rpartition("/")[2])
+        if suffix.lower() in SUFFIXES:
+            places.setdefault(stem.rpartition("_")[2], locator)
     return places
 
 

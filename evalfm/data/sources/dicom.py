@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
 from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
 from evalfm.data.digests import WORKERS
+from evalfm.data.locators import files_below
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names, split_keys
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import binary_labels, column, snake, what_is_in
@@ -91,9 +91,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _films(root: Path, options: ImportOptions, counts: Counter[str]) -> Iterator[_Film | None]:
     """Every DICOM file with pixels, each instance once, in the order of their paths."""
-    files = sorted(
-        (Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names
-    )
+    files = files_below(root)
     with disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
         read = pool.map(lambda locator: _read(root, locator), files)
         seen: set[str] = set()
