@@ -211,7 +211,10 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
 def file_faults(manifest: Manifest) -> Iterable[Fault]:
     """Files of images and masks that are not under the root."""
     if not manifest.root.is_dir():
-        yield Fault(f"the root {manifest.root} is not there; correct `root` in dataset.yaml or mount the disk")
+        remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
+        yield Fault(
+            f"the root {manifest.root} is not there; mount the disk, or tell where the images lie now: {remedy}"
+        )
         return
     from evalfm.data.manifest import EMPTY_MASK
 
