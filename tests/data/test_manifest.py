@@ -269,7 +269,7 @@ def test_declarations_and_columns_must_agree(toy: Manifest) -> None:
 
 def test_no_rows_and_no_root_are_faults(toy: Manifest) -> None:
     assert "no rows" in faults_of(toy.select([]))
-    assert "is not there; correct `root`" in faults_of(replaced(toy, {"root": "elsewhere"}))
+    assert "is not there; mount the disk" in faults_of(replaced(toy, {"root": "elsewhere"}))
 
 
 def test_words_in_number_columns_are_named(toy: Manifest) -> None:
