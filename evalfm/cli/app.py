@@ -33,7 +33,7 @@ from evalfm.cli import (
 class _Verbs(TyperGroup):
     """Answers Ctrl-C itself: typer would exit without a word."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

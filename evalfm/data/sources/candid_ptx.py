@@ -36,46 +36,44 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     file, tube_file = expect_file(root, (TABLE,)), expect_file(root, (TUBES,))
     native, tubes = read_table(file), read_table(tube_file)
     notes: list[str] = []
-    images = _images(root)
-    listed = as_text(column(native, "SOPInstanceUID", file))
-    if not listed.isin(images).any():
-        first = listed.iloc[0] if len(listed) else "*"
-        raise EvalfmError(
-            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
-        )
-    there = listed.isin(images) | listed.isna()
-    if not there.all():
-        lost = listed[~there].nunique()
-        notes.append(f"{lost} of {listed.nunique()} films of the table have no file and were left out.")
-    # What is told below is of the films that are there.
-    native = native[there].reset_index(drop=True)
     names = as_text(column(native, "SOPInstanceUID", file))
     patients = as_text(column(native, "filename", file)).map(_patient)
-    regions = united(names, column(native, "EncodedPixels", file), SIZE, file, notes)
+    # What is told below is of the films that are there.
+    images = _images(root)
+    here = names.isin(images) | names.isna()
+    regions = united(names[here], column(native, "EncodedPixels", file)[here], SIZE, file, notes)
     tube_names = as_text(column(tubes, ("anon_SOPUID", "anon_SOPInstanceUID", "SOPInstanceUID"), tube_file))
     tube_cells = as_text(column(tubes, "mask_rle", tube_file))
-    drawn = (tube_cells != EMPTY) & (tube_names.isin(names) | tube_names.isna())
+    drawn = (tube_cells != EMPTY) & (tube_names.isin(images) | tube_names.isna())
     marks = united(tube_names[drawn], tube_cells[drawn], SIZE, tube_file, notes)
     undrawn = set(tube_names[tube_cells.isna()].dropna()) - set(marks.index)
-    strange = set(tube_names.dropna()) - set(listed)
-    undrawn &= set(names)
+    strange = set(tube_names.dropna()) - set(names)
     if strange:
         notes.append(f"{len(strange)} films of {TUBES} have no row in {TABLE} and were left out.")
-    if undrawn:
+    unclear = (undrawn - strange) & set(images)
+    if unclear:
         told = "whether they show a tube is unknown"
-        notes.append(f"{len(undrawn)} films have a row in {TUBES} without runs; {told}.")
+        notes.append(f"{len(unclear)} films have a row in {TUBES} without runs; {told}.")
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
-    if shared:
-        notes.append(f"{len(shared)} films belong to two patients or to none in some row, and were left out.")
+    if shared & set(images):
+        notes.append(f"{len(shared & set(images))} films belong to two patients or to none in some row, and were left out.")
     owners = owners[~owners["name"].isin(shared)]
-    nameless = int(owners["patient"].isna().sum())
+    nameless = int((owners["patient"].isna() & owners["name"].isin(images)).sum())
     if nameless:
         notes.append(f"{nameless} films have no patient in their filename and were left out.")
     owners = owners[owners["patient"].notna()]
-    owners = owners.reset_index(drop=True)
     image = owners["name"].map(images)
+    there = image.notna()
+    if not there.any():
+        first = owners["name"].iloc[0] if len(owners) else "*"
+        raise EvalfmError(
+            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
+        )
+    if not there.all():
+        notes.append(f"{int((~there).sum())} of {len(owners)} films of the table have no file and were left out.")
+    owners, image = owners[there].reset_index(drop=True), image[there].reset_index(drop=True)
     pneumothorax = owners["name"].map(regions)
     tube = owners["name"].map(marks).astype(object)
     tube = tube.where(tube.notna() | owners["name"].isin(undrawn), EMPTY)

@@ -55,7 +55,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
     # What is told below is of the images that are there.
-    native, study, image_id, image = (rows[there].reset_index(drop=True) for rows in (native, study, image_id, image))
+    native = native[there].reset_index(drop=True)
+    study, image_id, image = (cells[there].reset_index(drop=True) for cells in (study, image_id, image))
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
     table = pd.DataFrame(
         {
