@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import evalfm
 from evalfm.cli import (
+    INTERRUPTED,
     bias,
     choose,
     compare,
@@ -24,9 +26,23 @@ from evalfm.cli import (
     report,
     show,
     study,
+    tell_interrupt,
 )
 
+
+class _Verbs(TyperGroup):
+    """Answers Ctrl-C itself: typer would exit without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            tell_interrupt()
+            raise SystemExit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=_Verbs,
     name="evalfm",
     no_args_is_help=True,
     add_completion=False,

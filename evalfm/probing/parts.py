@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.data import splits
+from evalfm.data.dealing import split_units
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
@@ -41,7 +42,7 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
             shots, or an association cannot be made.
     """
-    patients = question.manifest.patients[question.rows]
+    patients = _units(question, settings)
     if settings.folds:
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
@@ -53,6 +54,13 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         tie = Association.parse(settings.associate)
         dealt = [associated(part, question, tie, subset_seed) for part in dealt]
     return [_learnable(_few(part, question, patients, settings, subset_seed), question) for part in dealt]
+
+
+def _units(question: Question, settings: Settings) -> NDArray[np.object_]:
+    """What stays together in each row: the patient, and whoever has the same image where anything is drawn here."""
+    if settings.folds or settings.test_where or settings.shots or settings.label_fraction:
+        return split_units(question.manifest, question.rows)
+    return question.manifest.patients[question.rows]
 
 
 def limited(question: Question, limit: int | None) -> Question:
@@ -96,7 +104,7 @@ def _strata(question: Question) -> NDArray[np.intp] | None:
 def _by_split(question: Question, patients: NDArray[np.object_], settings: Settings) -> Part:
     if settings.test_where:
         moved = question.manifest.where(settings.test_where)[question.rows]
-        names = splits.test_where(patients, moved, name=question.manifest.info.name, seed=0)
+        names = splits.test_where(patients, moved, seed=0)
     else:
         names = _split_names(question)
     train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
@@ -159,6 +167,11 @@ def _few_val(part: Part, question: Question, patients: NDArray[np.object_], sett
 def _learnable(part: Part, question: Question) -> Part:
     """Refuse before any computing what no head could learn from, or choose on."""
     where = "" if part.fold is None else f" of fold {part.fold + 1}"
+    if not len(part.val) and len(part.train) and part.fold is None and _has_no_val(question):
+        raise EvalfmError(
+            f"{question.manifest.info.name} has no val part, on which heads choose; draw it by patient from train: "
+            f"`evalfm data split {question.manifest.folder} --val-from-train`."
+        )
     for name in ("train", "val", "test"):
         if not len(getattr(part, name)):
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
@@ -175,6 +188,11 @@ def _learnable(part: Part, question: Question) -> Part:
             findings = ", ".join(question.task.target)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def _has_no_val(question: Question) -> bool:
+    table = question.manifest.table
+    return "split" in table and "train" in set(table["split"]) and "val" not in set(table["split"])
 
 
 def unlearnable(question: Question, part: Part) -> tuple[str, ...]:

@@ -67,6 +67,11 @@ class Manifests:
         self._progress = progress
         self._read: dict[str, Manifest] = {}
 
+    @property
+    def known(self) -> tuple[Manifest, ...]:
+        """Those that were read so far."""
+        return tuple(self._read.values())
+
     def get(self, name: str) -> Manifest:
         """The data set called ``name``.
 
