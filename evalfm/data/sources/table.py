@@ -97,11 +97,13 @@ def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
 
 def _relative(cells: pd.Series, root: Path) -> pd.Series:
     """Locators under ``root``: absolute paths in it become relative, others stay for the checks to refuse."""
-    text = as_text(cells)
     prefixes = {f"{folder.as_posix().rstrip('/')}/" for folder in (root.absolute(), root.resolve())}
-    for prefix in prefixes:
-        text = text.map(lambda name, prefix=prefix: name.removeprefix(prefix) if name else name)
-    return pd.Series([name.removeprefix("./") if name else None for name in text], index=text.index, dtype=object)
+    names = []
+    for name in as_text(cells):
+        for prefix in prefixes if name else ():
+            name = name.removeprefix(prefix)
+        names.append(name.removeprefix("./") if name else None)
+    return pd.Series(names, index=cells.index, dtype=object)
 
 
 def _split(cells: pd.Series) -> pd.Series:
