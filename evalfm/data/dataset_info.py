@@ -51,6 +51,8 @@ class DatasetInfo(CardModel):
             ``${VARIABLE}``; locators never leave it.
         follow_links: links under the root are trusted, wherever they lead.
         mask_dialects: per finding, how the cells of ``<finding>_mask`` are written.
+        mask_values: per finding whose files are maps of several labels, the values that are the finding; all others are
+            not. A palette counts by its indices.
         mask_sizes: per finding, (height, width) of masks that were stored at another size than the image;
             they are brought onto the image's grid by nearest neighbour.
         label_source: per label column or mask finding where it comes from: text-mined, radiologist, mask,
@@ -83,6 +85,7 @@ class DatasetInfo(CardModel):
     root: str = "."
     follow_links: bool = False
     mask_dialects: dict[str, MaskDialect] = Field(default_factory=dict)
+    mask_values: dict[str, list[int]] = Field(default_factory=dict)
     mask_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
     label_source: dict[str, str] = Field(default_factory=dict)
     label_kinds: dict[str, LabelKind] = Field(default_factory=dict)
@@ -108,6 +111,11 @@ class DatasetInfo(CardModel):
             raise ValueError(f"label_kinds names {', '.join(stray)}, which label_source does not")
         for name, levels in self.levels.items():
             check_levels(name, levels, self.label_kinds.get(name))
+        for name, values in self.mask_values.items():
+            if self.mask_dialects.get(name) != "file":
+                raise ValueError(f"mask_values names {name}, whose masks are no files")
+            if not values or min(values) < 0:
+                raise ValueError(f"mask_values of {name} must be whole numbers from 0")
         stray = sorted(set(self.mask_sizes) - set(self.mask_dialects))
         if stray:
             raise ValueError(f"mask_sizes names {', '.join(stray)}, which mask_dialects does not")

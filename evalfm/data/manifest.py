@@ -187,7 +187,8 @@ class Manifest:
             return np.zeros(size, dtype=bool)
         stored = self.info.mask_sizes.get(finding)
         if dialect == "file":
-            mask = read_mask_file(str(cell), self.root)
+            named = [value for values in self.info.mask_values.values() for value in values]
+            mask = read_mask_file(str(cell), self.root, self.info.mask_values.get(finding), named)
         else:
             mask = decode(dialect, str(cell), stored or size)
         if mask.shape not in (size, stored):
