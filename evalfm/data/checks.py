@@ -208,7 +208,10 @@ def _labels(manifest: Manifest) -> Iterable[Fault]:
         numeric = pd.api.types.is_numeric_dtype(column.dtype)
         if kind == "binary":
             wrong = column.notna() & ~column.isin([0.0, 1.0])
-            remedy = f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number)"
+            remedy = (
+                f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number; at the import "
+                f"`--label-kind {name}=class`, `--levels {name}=LOW,HIGH` for words in an order)"
+            )
             yield from _rows(manifest, wrong, name, remedy)
         elif kind == "number":
             yield from _rows(manifest, _not_finite(column), name, "write a finite number or nothing")

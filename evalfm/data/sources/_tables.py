@@ -100,6 +100,11 @@ def binary_labels(cells: pd.Series, *, blank: BlankRule, uncertain: UncertainRul
     return numbers.mask(doubtful, {"unknown": float("nan"), "zero": 0.0, "one": 1.0}[uncertain])
 
 
+def two_words(cells: pd.Series, levels: Sequence[str] | None) -> pd.Series:
+    """Cells with 0 and 1 in place of the two ``levels`` of a binary label; as they are where it has none."""
+    return cells if levels is None else as_text(cells).replace({levels[0]: "0", levels[1]: "1"})
+
+
 def ages(cells: pd.Series, notes: list[str]) -> pd.Series:
     """Years as float64; words and ages above 100, which are errors in every public set, become unknown and are told."""
     text = as_text(cells)
