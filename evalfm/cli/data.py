@@ -109,7 +109,14 @@ def import_(
     from evalfm.cli.console import Bars
     from evalfm.data.importing import import_data
 
-    given = {"csv": csv, "name": name, "image": image, "id": id_column, "patient": patient, "study": study}
+    given: dict[str, object] = {
+        "csv": csv,
+        "name": name,
+        "image": image,
+        "id": id_column,
+        "patient": patient,
+        "study": study,
+    }
     given |= {"split": split, "unknown_words": unknown, "class_folders": class_folders}
     given |= {"skip_missing": skip_missing or None, "levels": _lists("--levels", levels, "LABEL=LOW,…,HIGH")}
     given |= {"label_kinds": _named("--label-kind", label_kind, "LABEL=class")}

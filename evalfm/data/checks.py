@@ -240,7 +240,7 @@ def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
 def _not_finite(column: pd.Series) -> NDArray[np.bool_]:
     """Cells that hold something else than a finite number."""
     if pd.api.types.is_numeric_dtype(column.dtype):
-        return np.isinf(column.to_numpy(np.float64))
+        return np.asarray(np.isinf(column.to_numpy(np.float64)), dtype=bool)
     return np.array([isinstance(cell, str) or (isinstance(cell, float) and np.isinf(cell)) for cell in column], bool)
 
 

@@ -61,7 +61,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     for position in range(table.shape[1]):
         column = table.iloc[:, position]
         if any(isinstance(cell, bytes) for cell in column[:1000]):
-            table.isetitem(position, pd.Series([_decoded(cell) for cell in column], index=column.index, dtype=object))
+            table.isetitem(position, [_decoded(cell) for cell in column])
     return table
 
 

@@ -164,8 +164,8 @@ class PrecomputedSource(TableSource):
             faults.append(f"lacks {len(missing)} of {len(wanted)} images ({few(missing)})")
         used = [name for name in wanted if name in position]
         values = found.values[[position[name] for name in used]]
-        finite = np.isfinite(values).all(axis=1)
-        if bad := [name for name, sound in zip(used, finite, strict=True) if not sound]:
+        finite = np.isfinite(values)
+        if bad := [name for name, row in zip(used, finite, strict=True) if not row.all()]:
             rows = ", ".join(str(position[name] + 1) for name in bad[:5])
             faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({few(bad)}), row {rows}")
         if faults:
