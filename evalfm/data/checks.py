@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -120,7 +121,7 @@ def _remedy(column: str, value: object, remedy: str) -> str:
     """``remedy``, or how to say that a word such as NA means unknown."""
     if column == "split" or not _means_missing(value):
         return remedy
-    said = f"`--unknown {value}` at the import, or `unknown_words: [{value}]` in dataset.yaml"
+    said = f"`--unknown {shlex.quote(str(value))}` at the import, or `unknown_words: [{value!r}]` in dataset.yaml"
     return f"leave the cell empty, or say that the word means unknown ({said})"
 
 

@@ -219,7 +219,8 @@ def test_the_same_fault_of_many_rows_is_one_line(toy: Manifest) -> None:
 
 
 BAD = (
-    "leave the cell empty, or say that the word means unknown (`--unknown {0}` at the import, or `unknown_words: [{0}]`"
+    "leave the cell empty, or say that the word means unknown "
+    "(`--unknown {0}` at the import, or `unknown_words: ['{0}']`"
 )
 
 

@@ -24,6 +24,8 @@ def without_unjudged(
         EvalfmError: no file holds a value that is said to be a finding, or a file is no map of labels.
     """
     findings = list(dict.fromkeys([*mapping.mask_values, *mapping.mask_unknown]))
+    if not findings:
+        return
     cells = [cell for finding in findings for cell in columns[finding + MASK_SUFFIX].dropna() if cell != EMPTY_MASK]
     absent = locator_faults(cells, root)
     files = [cell for cell in dict.fromkeys(cells) if cell not in absent]
