@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _REDUCED_COPY = 1
 _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
+_LOSSY = (6, 7, 33003, 33004, 33005, 34712, 34892)
+"""Compressions of TIFF that change values: JPEG, JPEG 2000 and their kin."""
 
 
 def read_raster(path: Path, member: str | None, locator: str) -> Stored:
@@ -92,7 +95,7 @@ def _read_picture(path: Path, member: str | None, locator: str) -> Stored:
         if number:
             opened.seek(number)
         opened.load()
-        return _from_pillow(opened, locator)
+        return replace(_from_pillow(opened, locator), lossy=opened.format in ("JPEG", "MPO"))
 
 
 def _refuse_deep_colour(path: Path, locator: str) -> None:
@@ -154,15 +157,17 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
         check_pixels(int(page.imagelength), int(page.imagewidth), locator)
         photometric = int(page.photometric)
         depths = {int(bits) for bits in np.atleast_1d(page.bitspersample)}
+        is_white_zero, is_lossy = photometric == _MINISWHITE, int(page.compression) in _LOSSY
         if photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
-            return _tiff_by_pillow(path, page.index, depths, locator)
+            return replace(_tiff_by_pillow(path, page.index, depths, locator), lossy=is_lossy)
         try:
             values, axes = np.asarray(page.asarray()), str(page.axes)
         except ValueError as error:
             # tifffile leaves some compressions to an optional library; Pillow reads the common ones itself.
             if "imagecodecs" not in str(error):
                 raise
-            return _tiff_by_pillow(path, page.index, depths, locator)
+            pillow = _tiff_by_pillow(path, page.index, depths, locator)
+            return replace(pillow, white_is_zero=is_white_zero, lossy=is_lossy)
     if axes not in ("YX", "YXS", "SYX") or len(depths) != 1:
         raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no film; save it as grey TIFF.")
     shown = values[None] if axes == "YX" else values if axes == "SYX" else np.moveaxis(values, 2, 0)
@@ -172,12 +177,12 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     opacity = shown[colours:]
     bits, rule = depths.pop(), "TIFF" + (", opacity dropped" if len(opacity) else "")
     film = native(np.ascontiguousarray(shown[:colours]))
-    if photometric == _MINISWHITE:
+    if is_white_zero:
         if film.dtype.kind != "u":
             raise EvalfmError(f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero.")
         film, rule = (2**bits - 1 - film).astype(film.dtype), f"{rule}, white is zero"
     varies = bool(len(opacity)) and _varies(opacity)
-    return Stored(film, bits, rule, opacity_varies=varies)
+    return Stored(film, bits, rule, opacity_varies=varies, white_is_zero=is_white_zero, lossy=is_lossy)
 
 
 def _tiff_by_pillow(path: Path, index: int, depths: set[int], locator: str) -> Stored:

@@ -36,6 +36,8 @@ class Stored:
         rule: which reading was done, for the record.
         palette_indices: [H, W] of a file with a palette, whose colours are ``values``.
         opacity_varies: whether an opacity channel was dropped that was not the same everywhere.
+        white_is_zero: whether the file says so; ``values`` are turned about already.
+        lossy: whether its compression changes values.
     """
 
     values: NDArray[Any]
@@ -43,6 +45,8 @@ class Stored:
     rule: str
     palette_indices: NDArray[Any] | None = None
     opacity_varies: bool = False
+    white_is_zero: bool = False
+    lossy: bool = False
 
 
 def kind_of(path: Path) -> Kind:
