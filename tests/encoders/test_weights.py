@@ -422,7 +422,7 @@ def test_a_mapping_that_holds_itself_or_much_of_one_other_is_looked_into_once(tm
     inner: dict[str, Any] = {}
     every = [inner]
     for _ in range(3):
-        every.append({str(number): every[-1] for number in range(250)})
+        every.append({str(number): every[-1] for number in range(200)})
     torch.save({"epoch": 3, "model": every[-1], "state_dict": tensors()}, path)
     assert set(read_checkpoint(path, PLAIN).tensors) == {"weight", "bias"}
 
