@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 
 from evalfm.data.dicom_frames import decoded_frame, items_of, read_dicom
 from evalfm.data.dicom_intensity import is_inverted, modality_values, padding_of, to_unit_interval
-from evalfm.data.dicom_luts import through_palette
+from evalfm.data.dicom_luts import palette
 from evalfm.data.stored import check_pixels, decoding, frame_number, kind_of, reason
 from evalfm.errors import EvalfmError
 
@@ -201,17 +201,21 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
 
 def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
     photometric = str(dataset.PhotometricInterpretation)
-    bits = int(dataset.BitsStored)
+    bits, luts = int(dataset.BitsStored), []
     if photometric == "PALETTE COLOR":
         try:
-            stored, bits = through_palette(stored, dataset)
+            luts = palette(dataset)
         except EvalfmError as error:
             raise EvalfmError(f"{locator} cannot be read: {error}; export it again.") from None
+        bits = max(lut.bits for lut in luts)
     elif photometric not in _COLOURS:
         raise EvalfmError(f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB.")
-    pixels = np.moveaxis(stored, 2, 0) / np.float64(2**bits - 1)
+    pixels = np.empty((3, *stored.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        values = luts[channel].through(stored) if luts else stored[..., channel]
+        pixels[channel] = values / np.float64(2**bits - 1)
     spacing, measured = _spacing(dataset)
-    return Film(pixels.astype(np.float32), "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
+    return Film(pixels, "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
 
 
 def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:

@@ -83,8 +83,8 @@ def voi_lut(item: Dataset, dataset: Dataset, rescaled: Range | None) -> Lut:
     return _lut(item, dataset, signed)
 
 
-def through_palette(stored: NDArray[Any], dataset: Dataset) -> tuple[NDArray[np.float64], int]:
-    """Colours [H, W, 3] of ``stored`` [H, W], and the bits of a colour.
+def palette(dataset: Dataset) -> list[Lut]:
+    """The tables of red, green and blue.
 
     Raises:
         EvalfmError: as for ``modality_lut``, or the palette is absent or not to be expanded.
@@ -97,7 +97,7 @@ def through_palette(stored: NDArray[Any], dataset: Dataset) -> tuple[NDArray[np.
             raise EvalfmError("it has no palette for its colours")
         data = plain if plain in dataset else segmented
         luts.append(_lut(dataset, dataset, lambda first: is_signed(dataset), f"{name}Descriptor", data))
-    return np.stack([lut.through(stored) for lut in luts], axis=-1), max(lut.bits for lut in luts)
+    return luts
 
 
 def _lut(

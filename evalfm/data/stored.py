@@ -15,8 +15,10 @@ from evalfm.errors import EvalfmError
 
 Kind = Literal["dicom", "zip", "npy", "tiff", "picture"]
 
-MOST_PIXELS = 2**26
-"""An image that claims more numbers (pixels times channels) is refused before its memory is asked for."""
+MOST_PIXELS = 40_000_000
+"""An image that claims more is refused before its memory is asked for; digitised mammograms have up to 38 million."""
+MOST_CHANNELS = 4
+MOST_BYTES = 2**29
 LONGEST_SIDE = 2**16
 MOST_FRAMES = 10_000
 """Pages or frames of one file that are counted; a small file may claim or chain any number."""
@@ -69,20 +71,24 @@ def kind_of(path: Path) -> Kind:
     return next((kind for start, kind in _STARTS.items() if head.startswith(start)), "picture")
 
 
-def check_pixels(height: int, width: int, name: str, channels: int = 1) -> None:
-    """Refuse an image that is empty or claims more pixels than any radiograph has.
+def check_pixels(height: int, width: int, name: str, channels: int = 1, itemsize: int = 1) -> None:
+    """Refuse an image that is empty or claims more than any radiograph has; ``itemsize`` in bytes per number.
 
     Raises:
-        EvalfmError: ``name`` has no pixels, more than ``MOST_PIXELS`` numbers or a side above ``LONGEST_SIDE``.
+        EvalfmError: ``name`` has no pixels, more than ``MOST_PIXELS``, ``MOST_CHANNELS`` or ``MOST_BYTES``, or a side
+            above ``LONGEST_SIDE``.
     """
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or channels < 1:
         raise EvalfmError(f"{name} has no pixels; take it out of the table.")
-    if height * width * max(channels, 1) > MOST_PIXELS or max(height, width) > LONGEST_SIDE:
+    too_many = height * width > MOST_PIXELS or max(height, width) > LONGEST_SIDE
+    if too_many or height * width * channels * itemsize > MOST_BYTES:
         shown = f"{height} × {width}" + (f" × {channels}" if channels > 1 else "")
         raise EvalfmError(
             f"{name} claims {shown} pixels, more than any film has; "
             "take it out of the table, or cut it into smaller images."
         )
+    if channels > MOST_CHANNELS:
+        raise EvalfmError(f"{name} is an image of {channels} channels; save it with one or three.")
 
 
 @contextmanager

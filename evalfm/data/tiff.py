@@ -121,7 +121,8 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     samples = page.number(_SAMPLES, 1)
     if page.number(_DEPTH, 1) > 1:
         raise EvalfmError(f"{locator} is a TIFF with depth, which is no film; save it as grey TIFF.")
-    check_pixels(height, width, locator, samples)
+    depth = max(page.tags.get(_BITS, (0, (1,)))[1])
+    check_pixels(height, width, locator, samples, -(-depth // 8))
     compression = page.number(_COMPRESSION, 1)
     if compression not in _COMPRESSIONS:
         raise EvalfmError(
@@ -136,7 +137,7 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     if rows < 1 or columns < 1:
         raise _damaged(locator, "its strips or tiles have no size")
     down, across = ceil(height / rows), ceil(width / columns)
-    check_pixels(down * rows, across * columns, locator, samples)
+    check_pixels(down * rows, across * columns, locator, samples, -(-depth // 8))
     wanted = down * across * (samples if page.number(_PLANAR, 1) == 2 else 1)
     offsets = page.tags[offsets_tag][1]
     whole = path.stat().st_size
@@ -155,7 +156,7 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     if sum(length for _, length in places) > whole:
         raise _damaged(locator, "its strips or tiles overlap")
     # Zstandard and LZW are bounded where they are decoded, these two not by every library.
-    most = rows * columns * samples * max(page.tags.get(_BITS, (0, (1,)))[1]) // 8 + columns * samples + 1
+    most = rows * columns * samples * depth // 8 + columns * samples + 1
     segments = []
     with path.open("rb") as stream:
         for start, length in places:
