@@ -220,8 +220,15 @@ class _Opened:
         if self._member.name is None:
             self._stream: IO[bytes] = self._member.path.open("rb")
         else:
+            info = _info(self._member)
+            # The other methods unpack without bound, however little is asked for.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise EvalfmError(
+                    f"Array {self._member.name} of {self._member.path.name} is packed in a way that NumPy does not "
+                    "use; save it with numpy.savez_compressed."
+                )
             self._archive = zipfile.ZipFile(self._member.path)
-            self._stream = self._archive.open(_info(self._member))
+            self._stream = self._archive.open(info)
         return self._stream
 
     def __exit__(self, *_: object) -> None:
@@ -291,11 +298,6 @@ def _inflated(member: _Member) -> NDArray[Any]:
 def _check_claim(header: _Header, member: _Member) -> None:
     """Refuse an array that claims more than its archive holds, before room for it is asked for."""
     info = _info(member)
-    if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise EvalfmError(
-            f"Array {member.name} of {member.path.name} is packed in a way that NumPy does not use; "
-            "save it with numpy.savez_compressed."
-        )
     if header.bytes > info.file_size:
         raise _another_length(member)
     packed = min(info.compress_size, member.size)

@@ -156,25 +156,22 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     if sum(length for _, length in places) > whole:
         raise _damaged(locator, "its strips or tiles overlap")
     # Zstandard and LZW are bounded where they are decoded, these two not by every library.
-    most = rows * columns * samples * depth // 8 + columns * samples + 1
+    most = rows * columns * samples * depth // 8 + columns * samples
     segments = []
     with path.open("rb") as stream:
         for start, length in places:
             stream.seek(start)
-            segments.append(_unpacked(stream.read(length), compression, most, locator))
+            segments.append(_unpacked(stream.read(length), compression, most))
     tags = page.tags | ({_COMPRESSION: (3, (1,))} if compression in (*_DEFLATE, _LZMA) else {})
     return _written(tags, page, (offsets_tag, lengths_tag), segments)
 
 
-def _unpacked(segment: bytes, compression: int, most: int, locator: str) -> bytes:
+def _unpacked(segment: bytes, compression: int, most: int) -> bytes:
     """Deflated bytes and those of LZMA as they were, ``most`` at most; others as they are."""
     if compression not in (*_DEFLATE, _LZMA):
         return segment
     unpacking = lzma.LZMADecompressor() if compression == _LZMA else zlib.decompressobj()
-    made = unpacking.decompress(segment, most)
-    if len(made) == most:
-        raise _damaged(locator, "a strip or tile is longer than its size says")
-    return made
+    return unpacking.decompress(segment, most)
 
 
 def _damaged(locator: str, why: str) -> EvalfmError:
