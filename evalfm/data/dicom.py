@@ -121,15 +121,17 @@ def dicom_attributes(path: Path) -> DicomAttributes:
     def text(tag: str) -> str | None:
         return str(dataset.get(tag, "") or "").strip() or None
 
-    sex = (text("PatientSex") or "").upper()
-    return {
-        "sex": sex if sex in ("F", "M", "O") else None,
-        "age": age_in_years(text("PatientAge")),
-        "view": text("ViewPosition"),
-        "manufacturer": text("Manufacturer"),
-        "modality": text("Modality"),
-        "spacing": _spacing(dataset)[0],
-    }
+    # A damaged value shows when it is asked for.
+    with decoding(lambda error: _damaged(path.name, error)):
+        sex = (text("PatientSex") or "").upper()
+        return {
+            "sex": sex if sex in ("F", "M", "O") else None,
+            "age": age_in_years(text("PatientAge")),
+            "view": text("ViewPosition"),
+            "manufacturer": text("Manufacturer"),
+            "modality": text("Modality"),
+            "spacing": _spacing(dataset)[0],
+        }
 
 
 def age_in_years(text: str | None) -> float | None:

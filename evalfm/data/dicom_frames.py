@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ DECODER_DEPENDENCIES = {RLELossless: ()}
 """What pydicom wants of a module with a decoder."""
 _ITEM_MARKS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
 _RUNS = "evalfm"
+_MOST_PADDING = 8
+
+# Its warnings quote values of the header, which must not reach a log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"pydicom\.")
 
 
 class _Deflated(Exception):
@@ -159,12 +164,23 @@ def decode_runs(frame: bytes, runner: DecodeRunner) -> bytearray:
 
 
 def _unpacked(segment: bytes, length: int) -> NDArray[np.uint8]:
-    """The bytes of a segment, which must be ``length``: Pillow refuses one more, and what it cannot fill."""
-    try:
-        Pillow.frombytes("L", (length + 1, 1), segment, "packbits", "L")
-    except ValueError:
-        return np.asarray(Pillow.frombytes("L", (length, 1), segment, "packbits", "L"))[0]
+    """The ``length`` bytes of a segment, which may not hold one more but for zeros that pad it."""
+    for padding in range(_MOST_PADDING):
+        if padding and segment[-padding]:
+            break
+        kept = segment[: len(segment) - padding]
+        if not _holds(kept, length + 1):
+            return np.asarray(Pillow.frombytes("L", (length, 1), kept, "packbits", "L"))[0]
     raise ValueError("a segment of run lengths is longer than the image")
+
+
+def _holds(segment: bytes, length: int) -> bool:
+    """Whether a segment unpacks to ``length`` bytes or more; Pillow refuses what it cannot fill."""
+    try:
+        Pillow.frombytes("L", (length, 1), segment, "packbits", "L")
+    except ValueError:
+        return False
+    return True
 
 
 if _RUNS not in RLELosslessDecoder.available_plugins:

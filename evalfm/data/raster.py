@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +20,8 @@ from evalfm.errors import EvalfmError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")
 """What Pillow may open: formats of pixels alone, none that runs a program."""
+# What it has to say of a damaged page is said once, by the sentence that refuses it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _MOST_DRAWN = 2**28
 _GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
@@ -71,7 +74,8 @@ def _png_size(path: Path) -> tuple[int, int] | None:
 
 def _unreadable(locator: str, error: BaseException) -> EvalfmError:
     known = "not a PNG, JPEG, GIF, BMP, TIFF, DICOM, NPZ or NPY file"
-    why = known if isinstance(error, UnidentifiedImageError) else reason(error)
+    cut = isinstance(error, struct.error | EOFError | IndexError)
+    why = known if isinstance(error, UnidentifiedImageError) else "it is cut short" if cut else reason(error)
     return EvalfmError(f"{locator} cannot be read as an image ({why}); export it again or take it out of the table.")
 
 
@@ -183,6 +187,8 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
             return _tiff_by_pillow(alone, depths, locator)
     if axes not in ("YX", "YXS", "SYX") or len(depths) != 1:
         raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no film; save it as grey TIFF.")
+    if values.dtype.kind not in "buif":
+        raise EvalfmError(f"{locator} is a TIFF of {values.dtype}, which is no film; save plain numbers.")
     shown = values[None] if axes == "YX" else values if axes == "SYX" else np.moveaxis(values, 2, 0)
     colours = 3 if photometric == _RGB else 1
     if len(shown) < colours or len(shown) > colours + 1:

@@ -155,23 +155,25 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
         raise _damaged(locator, "it is cut short")
     if sum(length for _, length in places) > whole:
         raise _damaged(locator, "its strips or tiles overlap")
-    # Zstandard and LZW are bounded where they are decoded, these two not by every library.
-    most = rows * columns * samples * depth // 8 + columns * samples
+    # Zstandard and LZW are bounded where they are decoded, deflate and LZMA not by every library.
+    planes = 1 if page.number(_PLANAR, 1) == 2 else samples
+    row = -(-columns * planes * depth // 8)
     segments = []
     with path.open("rb") as stream:
-        for start, length in places:
+        for index, (start, length) in enumerate(places):
+            last = height - index % down * rows if not tiled else rows
             stream.seek(start)
-            segments.append(_unpacked(stream.read(length), compression, most))
-    tags = page.tags | ({_COMPRESSION: (3, (1,))} if compression in (*_DEFLATE, _LZMA) else {})
+            segments.append(_bounded(stream.read(length), compression, row * min(rows, last)))
+    tags = page.tags | ({_COMPRESSION: (3, _DEFLATE[:1])} if compression in (*_DEFLATE, _LZMA) else {})
     return _written(tags, page, (offsets_tag, lengths_tag), segments)
 
 
-def _unpacked(segment: bytes, compression: int, most: int) -> bytes:
-    """Deflated bytes and those of LZMA as they were, ``most`` at most; others as they are."""
+def _bounded(segment: bytes, compression: int, most: int) -> bytes:
+    """Deflated bytes, and those of LZMA, deflated anew (but stored) with ``most`` bytes at most; others as they are."""
     if compression not in (*_DEFLATE, _LZMA):
         return segment
     unpacking = lzma.LZMADecompressor() if compression == _LZMA else zlib.decompressobj()
-    return unpacking.decompress(segment, most)
+    return zlib.compress(unpacking.decompress(segment, most), 0)
 
 
 def _damaged(locator: str, why: str) -> EvalfmError:
