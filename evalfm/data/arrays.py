@@ -158,7 +158,7 @@ def _index(text: str, path: Path, member: str) -> int:
 
 
 def _listed(names: dict[str, zipfile.ZipInfo]) -> str:
-    shown = sorted(names)
+    shown = ["".join(sign if sign.isprintable() else "?" for sign in name[:80]) for name in sorted(names)]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") or "none"
 
 

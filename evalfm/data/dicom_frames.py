@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from struct import unpack_from
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pydicom
@@ -17,10 +17,9 @@ from PIL import Image as Pillow
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
-from pydicom.pixels.decoders import RLELosslessDecoder
-from pydicom.pixels.decoders.base import DecodeRunner
+from pydicom.pixels.decoders.base import DecodeRunner, RLELosslessDecoder
 from pydicom.pixels.utils import pixel_array
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, RLELossless
 
 from evalfm.data.codestreams import check_stream
@@ -82,9 +81,9 @@ def read_dicom(path: Path, tags: list[str] | None = None) -> Dataset:
             inflated = inflating.decompress(rest.args[0], MOST_INFLATED)
     if not inflating.eof:
         raise ValueError("it is cut short, or unpacks to more than half a gigabyte")
-    wanted = None if tags is None else [Tag(tag) for tag in tags]
+    wanted: list[BaseTag | int] | None = None if tags is None else [Tag(tag) for tag in tags]
     dataset = read_dataset(
-        _Bounded(io.BytesIO(inflated)),
+        cast(BinaryIO, _Bounded(io.BytesIO(inflated))),
         False,
         True,
         stop_when=None if tags is None else lambda tag, vr, length: int(tag) >= 0x7FE00008,
@@ -170,7 +169,7 @@ def _unpacked(segment: bytes, length: int) -> NDArray[np.uint8]:
             break
         kept = segment[: len(segment) - padding]
         if not _holds(kept, length + 1):
-            return np.asarray(Pillow.frombytes("L", (length, 1), kept, "packbits", "L"))[0]
+            return np.asarray(Pillow.frombytes("L", (length, 1), kept, "packbits", "L")).reshape(length)
     raise ValueError("a segment of run lengths is longer than the image")
 
 

@@ -37,7 +37,7 @@ class Lut:
         """The entries that ``values`` stand for."""
         # Far beyond its ends a value cannot be counted in 64 bits, nor need it.
         near = np.clip(values, self.first, self.first + len(self.entries) - 1)
-        return self.entries[np.rint(near).astype(np.int64) - self.first].astype(np.float64)
+        return np.asarray(self.entries[np.rint(near).astype(np.int64) - self.first], dtype=np.float64)
 
 
 def is_signed(dataset: Dataset) -> bool:
@@ -150,8 +150,8 @@ def _numbers(value: Any, bits: int, big: bool) -> list[int]:
     if not isinstance(value, bytes):
         value, big = (np.atleast_1d(np.asarray(value, dtype=np.int64)) % 2**16).astype("<u2").tobytes(), False
     if bits <= 8:
-        return _bytes(value, big).tolist()
-    return np.frombuffer(value[: len(value) // 2 * 2], ">u2" if big else "<u2").tolist()
+        return list(map(int, _bytes(value, big)))
+    return list(map(int, np.frombuffer(value[: len(value) // 2 * 2], ">u2" if big else "<u2")))
 
 
 def _bytes(value: bytes, swapped: bool) -> NDArray[np.uint8]:

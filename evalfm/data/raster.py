@@ -171,7 +171,7 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     page = page_of(path, member, locator)
     alone = page_alone(path, page, locator)
     with tifffile.TiffFile(alone) as opened:
-        (decoded,) = opened.pages
+        decoded: Any = opened.pages.first
         photometric = int(decoded.photometric)
         depths = {int(bits) for bits in np.atleast_1d(decoded.bitspersample)}
         if decoded.compression == JPEG:
