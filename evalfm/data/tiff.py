@@ -33,7 +33,7 @@ _FORMATS = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}
 _SUBFILE, _OLD_SUBFILE, _WIDTH, _LENGTH, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
 _STRIPS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_LENGTH, _TILES, _TILE_BYTES, _DEPTH = 322, 323, 324, 325, 32997
-_DEFLATE, _LZMA = (8, 32946), 34925
+_DEFLATE, _LZMA, _PREDICTOR = (8, 32946), 34925, 317
 _MOST_NUMBERS = {
     _SUBFILE: 1,
     _OLD_SUBFILE: 1,
@@ -50,7 +50,7 @@ _MOST_NUMBERS = {
     _PLANAR: 1,
     292: 1,  # options of fax compression
     293: 1,
-    317: 1,  # predictor
+    _PREDICTOR: 1,
     320: 3 * 2**16,  # palette
     _TILE_WIDTH: 1,
     _TILE_LENGTH: 1,
@@ -158,22 +158,22 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     # Zstandard and LZW are bounded where they are decoded, deflate and LZMA not by every library.
     planes = 1 if page.number(_PLANAR, 1) == 2 else samples
     row = -(-columns * planes * depth // 8)
+    unpacks = compression in (*_DEFLATE, _LZMA)
+    # A predictor is undone by libraries where pages are packed, and only there.
+    plain = page.number(_PREDICTOR, 1) == 1
     segments = []
     with path.open("rb") as stream:
         for index, (start, length) in enumerate(places):
             last = height - index % down * rows if not tiled else rows
             stream.seek(start)
-            segments.append(_bounded(stream.read(length), compression, row * min(rows, last)))
-    tags = page.tags | ({_COMPRESSION: (3, _DEFLATE[:1])} if compression in (*_DEFLATE, _LZMA) else {})
+            segment = stream.read(length)
+            if unpacks:
+                unpacking = lzma.LZMADecompressor() if compression == _LZMA else zlib.decompressobj()
+                segment = unpacking.decompress(segment, row * min(rows, last))
+                segment = segment if plain else zlib.compress(segment, 0)
+            segments.append(segment)
+    tags = page.tags | ({_COMPRESSION: (3, (1,) if plain else _DEFLATE[:1])} if unpacks else {})
     return _written(tags, page, (offsets_tag, lengths_tag), segments)
-
-
-def _bounded(segment: bytes, compression: int, most: int) -> bytes:
-    """Deflated bytes, and those of LZMA, deflated anew (but stored) with ``most`` bytes at most; others as they are."""
-    if compression not in (*_DEFLATE, _LZMA):
-        return segment
-    unpacking = lzma.LZMADecompressor() if compression == _LZMA else zlib.decompressobj()
-    return zlib.compress(unpacking.decompress(segment, most), 0)
 
 
 def _damaged(locator: str, why: str) -> EvalfmError:
