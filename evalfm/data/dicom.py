@@ -195,7 +195,8 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
                 f"{locator} has a transfer syntax that cannot be read ({reason(error)}); "
                 "convert it to JPEG 2000 or uncompressed."
             )
-        return EvalfmError(f"The pixels of {locator} cannot be decoded ({reason(error)}); export it again.")
+        said = reason(error).rpartition("available plugins: ")[2]
+        return EvalfmError(f"The pixels of {locator} cannot be decoded ({said}); export it again.")
 
     with decoding(refusal):
         return decoded_frame(dataset, number, locator)
