@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pydicom
 from pydicom.config import disable_value_validation
 
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table, without_words
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
 from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
+from evalfm.data.dicom_frames import read_dicom
 from evalfm.data.digests import WORKERS
 from evalfm.data.locators import files_below
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names, split_keys
@@ -120,7 +120,7 @@ def _read(root: Path, locator: str) -> _Film | str:
     try:
         if kind_of(path) != "dicom":
             return "not DICOM"
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = read_dicom(path, _TAGS)
         if "Rows" not in header:
             return "no pixels"
         words = {tag: str(header.get(tag) or "").strip() for tag in _TAGS}
