@@ -35,7 +35,9 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=200)
-    table = Table(title=f"Plan of {plan.study.name}: {plan.study.title}", title_justify="left", header_style="bold")
+    table = Table(
+        title=Text(f"Plan of {plan.study.name}: {plan.study.title}"), title_justify="left", header_style="bold"
+    )
     for name in ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory"):
         table.add_column(name, overflow="fold")
     several = len({each.cell.data for each in plan.cells}) > 1
@@ -92,7 +94,8 @@ class LiveTable:
 
         self._title = title
         self._console = Console(stderr=True)
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        said = TextColumn("{task.description}", markup=False)
+        columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         self._bars = Progress(*columns, console=self._console)
         self._lines: list[tuple[str, ...]] = []
         self._running = ""
@@ -151,7 +154,7 @@ class LiveTable:
 
         hidden = max(0, len(self._lines) - SHOWN_LINES)
         title = self._title + (f" ({hidden} lines above)" if hidden else "")
-        table = Table(title=title, title_justify="left", header_style="bold")
+        table = Table(title=Text(title), title_justify="left", header_style="bold")
         for name in ("encoder", "task", "head", "adaptation", "train on", "primary metric", "time"):
             table.add_column(name, overflow="fold")
         for line in self._lines[hidden:]:
@@ -160,21 +163,23 @@ class LiveTable:
 
 
 def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
-    """A finished cell as lines: one a head with the primary metric of its first seed; one where it failed."""
+    """A finished cell as lines: one a head with the primary metric over its seeds; one where it failed."""
     from evalfm.analysis.figures import describe
+    from evalfm.analysis.series import averaged, seed_sd, series
     from evalfm.study.cell import subset_label
 
     cell = outcome.cell
     names = (cell.encoder.name, cell.task)
     lines: list[tuple[str, ...]] = []
     shown: set[str] = set()
-    for run in outcome.runs:
-        if run.is_floor or run.head in shown:
+    for runs in series(run for run in outcome.runs if not run.is_floor):
+        run = runs[0]
+        if run.head in shown:
             continue
         shown.add(run.head)
         metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
-        estimate = run.metrics[metric]
-        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate))
+        estimate = averaged(runs, metric)
+        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
         lines.append((*names, run.head, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
     if outcome.failure is not None:
         told = f"failed: {outcome.failure.sentence}"
@@ -230,6 +235,6 @@ def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
     for run in runs:
         config = run.record.config
         halves = bool(config.get("base_to_novel"))
-        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"), halves)
+        subset = Subset(config.get("shots"), config.get("label_fraction"), config.get("associate"), halves)
         grouped.setdefault(subset, []).append(run)
     return grouped
