@@ -82,12 +82,14 @@ class _Reader:
     def __init__(self) -> None:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
-        self._steps = 0
+        self._spent = 0
+        """Steps beside the opcodes."""
 
     def follow(self, content: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(content):
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(content)):
             name = opcode.name
-            self._spend(1)
+            if step + self._spent > MOST_STEPS:
+                raise ForeignError(f"more than {MOST_STEPS:,} steps to follow")
             if name in _PUSHED:
                 self._stack.append(_checked(argument))
             elif name in _CONSTANTS:
@@ -99,11 +101,6 @@ class _Reader:
             else:
                 raise ForeignError(f"what the opcode {name} makes")
         raise ValueError("no STOP")
-
-    def _spend(self, steps: int) -> None:
-        self._steps += steps
-        if self._steps > MOST_STEPS:
-            raise ForeignError(f"more than {MOST_STEPS:,} steps to follow")
 
     def skip(self, _: object) -> None:
         """Of the protocol and of a frame, which says how far to read ahead; nobody does here."""
@@ -205,9 +202,9 @@ class _Reader:
         # What a call copies may have been named a thousand times.
         for argument in arguments:
             if isinstance(argument, (str, bytes)):
-                self._spend(len(argument) // BYTES_A_STEP)
+                self._spent += len(argument) // BYTES_A_STEP
             elif isinstance(argument, (list, tuple, dict)):
-                self._spend(len(argument))
+                self._spent += len(argument)
         self._stack.append(_CALLS[called.word](*arguments))
 
     def set_state(self, _: object) -> None:
