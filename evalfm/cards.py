@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 
 class CardModel(BaseModel):
@@ -27,9 +28,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         EvalfmError: the file is absent, not YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise EvalfmError(f"There is no file {path}; check the path.") from None
+        text = input_file(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise EvalfmError(f"{path} cannot be read as text ({error}); check the path.") from None
     try:

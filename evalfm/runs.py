@@ -23,6 +23,7 @@ from evalfm.cards import CardModel
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
+from evalfm.paths import user_path
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
@@ -99,7 +100,7 @@ class Run:
         Raises:
             EvalfmError: there is no whole run there.
         """
-        run = cls(Path(folder))
+        run = cls(user_path(folder, "The run"))
         if not (run.folder / RECORD).is_file():
             raise EvalfmError(f"{folder} is no run: it has no {RECORD}; `evalfm ls runs` lists those under runs/.")
         _ = run.record
@@ -184,7 +185,7 @@ def run_folder(out: Path, encoder: str, task: str, head: str, adaptation: str, k
 
 def find_runs(out: str | Path) -> list[Run]:
     """Every whole run under ``out``, sorted by path; work in progress is never listed."""
-    root = Path(out)
+    root = user_path(out, "The folder of runs")
     if (root / RECORD).is_file():
         return [Run.read(root)]
     return [Run.read(folder) for folder in folders_with(RECORD, root)]
@@ -207,6 +208,7 @@ def check_writable(out: Path) -> None:
     Raises:
         EvalfmError: it cannot, or a file stands in its place.
     """
+    out = user_path(out, "--out")
     nearest = next(folder for folder in (out, *out.parents) if os.path.exists(folder))
     if not nearest.is_dir():
         raise EvalfmError(f"{out} cannot be written ({nearest} is a file); name another folder with --out.")

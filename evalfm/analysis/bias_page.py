@@ -8,7 +8,7 @@ from typing import Any
 from evalfm.analysis.bias import ALPHA, Bias, Contrast, Part, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.figures import describe
-from evalfm.analysis.pages import render
+from evalfm.analysis.pages import in_markdown, render
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
@@ -100,11 +100,10 @@ def bias_markdown(
 ) -> str:
     """The summary and the verdicts, for a pull request or a notebook."""
     lines = [f"# {TITLE}", ""]
-    lines += [f"> {caution}" for caution in cautions_of(reports, values)]
+    lines += [f"> {in_markdown(caution)}" for caution in cautions_of(reports, values)]
     if reports:
         header, rows = summary(reports)
-        lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
+        lines += ["", _markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
         lines += [
             "",
             "Difference of the score's logit among images without the finding, in standard deviations"
@@ -112,23 +111,32 @@ def bias_markdown(
             "p after Benjamini and Hochberg over all levels. Associations only.",
         ]
     if values:
-        lines += ["", "| value, attribute | " + " | ".join(told.model for told in values) + " |"]
+        lines += ["", _markdown_row(["value, attribute", *(told.model for told in values)])]
         lines += ["|---" * (1 + len(values)) + "|"]
-        lines += ["| " + " | ".join([name, *cells]) + " |" for name, cells in value_summary(values)]
+        lines += [_markdown_row([name, *cells]) for name, cells in value_summary(values)]
         lines += ["", "Mean at the level minus elsewhere, adjusted as the report says; p after Benjamini and Hochberg."]
     lines.append("")
     for report in reports:
-        lines += [f"## {report.model}", ""]
-        lines += [f"- {sentence}" for sentence in sentences(report)]
+        lines += [f"## {in_markdown(report.model)}", ""]
+        lines += [f"- {in_markdown(sentence)}" for sentence in sentences(report)]
         lines.append("")
     for told in values:
-        lines += [f"## {told.model}", ""]
-        lines += [f"- {gap.verdict}" for each in told.outcomes for gap in each.gaps]
+        lines += [f"## {in_markdown(told.model)}", ""]
+        lines += [f"- {in_markdown(gap.verdict)}" for each in told.outcomes for gap in each.gaps]
         lines.append("")
     told_of_shortcuts = shortcut_words(decoded, curves)
     if told_of_shortcuts:
-        lines += ["## Decodability and shortcut curve", "", *(f"- {each}" for each in told_of_shortcuts), ""]
+        lines += [
+            "## Decodability and shortcut curve",
+            "",
+            *(f"- {in_markdown(each)}" for each in told_of_shortcuts),
+            "",
+        ]
     return "\n".join(lines)
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(in_markdown, cells)) + " |"
 
 
 def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[str]:

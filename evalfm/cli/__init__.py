@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -12,13 +14,32 @@ def main() -> None:
     # idle one no faster; it must be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from evalfm.cli.app import app
-    from evalfm.errors import EvalfmError
+    from evalfm.errors import EvalfmError, shown
 
+    for stream in (sys.stdout, sys.stderr):
+        # A name that the terminal's alphabet lacks is shown in escapes, and ends no command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EvalfmError as error:
-        sys.stderr.write(f"Error: {error}\n")
-        sys.exit(2)
+        _refuse(str(error))
+    except UnicodeEncodeError as error:
+        # The system gives names in other bytes than UTF-8 as text that no table and no page can hold.
+        name = error.object[max(0, error.start - 20) : error.end + 20]
+        _refuse(f"The name {shown(name)} is not UTF-8 text; rename the file or folder.")
+    except OSError as error:
+        if error.filename is None:
+            raise
+        place, reason = shown(os.fsdecode(error.filename)), error.strerror or error
+        _refuse(f"{place} cannot be used ({reason}); check the path, its permissions and the free space.")
     except KeyboardInterrupt:
         sys.stderr.write("\nStopped. What was finished is kept: type the same command again to go on.\n")
         sys.exit(130)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    """Print why nothing was done, harmless to a terminal whatever a file's name holds, and exit with 2."""
+    plain = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in sentence)
+    sys.stderr.write(f"Error: {plain}\n")
+    sys.exit(2)

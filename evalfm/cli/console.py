@@ -46,12 +46,12 @@ def refuse_folder(out: Path | None) -> None:
     """Ask before any work whether a file can be written to ``out``.
 
     Raises:
-        EvalfmError: it is a folder, or its folder is not there.
+        EvalfmError: it is a folder, its folder is not there, or it cannot be written.
     """
-    from evalfm.errors import EvalfmError
+    from evalfm.data.atomic import check_writable_file
 
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise EvalfmError(f"{out} is no file that can be written; give a file in a folder that is there.")
+    if out is not None:
+        check_writable_file(out)
 
 
 def emit_json(content: Any) -> None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 TEXT_COLUMNS = ("id", "image", "patient", "study", "group", "laterality", "split", "sex", "view")
 NUMBER_COLUMNS = ("age", "slice", "spacing_row_mm", "spacing_column_mm")
@@ -24,8 +25,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         EvalfmError: the file is absent or not readable as such a table.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check the path.")
+    input_file(path)
     try:
         if path.suffix.lower() in {".parquet", ".pq"}:
             table = pd.read_parquet(path)

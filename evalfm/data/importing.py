@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
@@ -73,7 +74,8 @@ def import_data(
     check_options(source, options)
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
-    root, out = root.resolve(), out.absolute()
+    # Links on the way to out are followed, so that what they lead to is replaced and they stay.
+    root, out = root.resolve(), Path(os.path.realpath(out))
     # Hashes that were there before stay as they are.
     options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
 
@@ -104,8 +106,8 @@ def import_data(
 
 def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
     """Make sure that ``out`` may be written, and return the salt of the import that it holds."""
-    if out.is_file():
-        raise EvalfmError(f"{out} is a file; give a new folder as out.")
+    if out.exists() and not out.is_dir():
+        raise EvalfmError(f"{out} is no folder; give a new folder as out.")
     entries = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if not entries:
         return None

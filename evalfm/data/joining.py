@@ -15,6 +15,7 @@ from evalfm.data.dataset_info import LabelKind, MaskDialect
 from evalfm.data.manifest import Manifest
 from evalfm.data.plain_pickle import read_plain_pickle
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import input_file
 
 IMAGE_KEYS = ("image", "image_name", "image_stem")
 """Keys made of the locator: whole, its file name, its file name without extension."""
@@ -77,9 +78,7 @@ def read_other(path: Path) -> pd.DataFrame:
     Raises:
         EvalfmError: absent, damaged, or a pickle that holds anything else.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check --with.")
-    with path.open("rb") as stream:
+    with input_file(path, "check --with").open("rb") as stream:
         start = stream.read(1)
     if start != b"\x80" and path.suffix not in (".pkl", ".pickle"):
         return read_table(path)

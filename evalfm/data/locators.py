@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from evalfm.paths import text_fault
+
 MEMBER_MARK = "#"
 
 
@@ -19,8 +21,9 @@ def locator_faults(locators: Iterable[str], root: Path) -> dict[str, str]:
 
     Symbolic links are followed; one that leads out of the root leaves it. Members of archives are not sought.
     """
-    whole = root.resolve()
-    folders: dict[str, str | dict[str, bool]] = {}
+    # Not resolve(), which raises on links that run in a circle.
+    whole = Path(os.path.realpath(root))
+    folders: dict[str, str | dict[str, bool | None]] = {}
     faults: dict[str, str] = {}
     for locator in dict.fromkeys(locators):
         name = file_of(locator)
@@ -38,8 +41,9 @@ def locator_faults(locators: Iterable[str], root: Path) -> dict[str, str]:
 def _leaves(name: str) -> str | None:
     if not name:
         return "names no file"
-    if "\0" in name:
-        return "holds a zero byte"
+    fault = None if name.isascii() and "\0" not in name else text_fault(name)
+    if fault is not None:
+        return fault
     if name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
         return "is absolute; write it relative to the root"
     if ".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts:
@@ -47,28 +51,33 @@ def _leaves(name: str) -> str | None:
     return None
 
 
-def _listing(root: Path, parent: str) -> str | dict[str, bool]:
-    """Entries of a folder and whether each is a symbolic link, or why it cannot be listed."""
+def _listing(root: Path, parent: str) -> str | dict[str, bool | None]:
+    """Entries of a folder and whether each is a symbolic link, None of what is neither that nor a file.
+
+    Or why it cannot be listed.
+    """
     folder = root / parent
-    if not folder.resolve().is_relative_to(root):
+    if not Path(os.path.realpath(folder)).is_relative_to(root):
         return "leaves the root through a symbolic link"
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries}
+            return {entry.name: entry.is_symlink() or (None if not entry.is_file() else False) for entry in entries}
     except OSError:
         return f"is not there: the root has no folder {parent!r}"
 
 
-def _missing(root: Path, name: str, last: str, listing: str | dict[str, bool]) -> str | None:
+def _missing(root: Path, name: str, last: str, listing: str | dict[str, bool | None]) -> str | None:
     if isinstance(listing, str):
         return listing
-    is_link = listing.get(last)
-    if is_link is None:
+    if last not in listing:
         return "is not there"
+    is_link = listing[last]
+    if is_link is None:
+        return "is a folder, pipe or device, not a file"
     if is_link:
-        target = (root / name).resolve()
+        target = Path(os.path.realpath(root / name))
         if not target.is_relative_to(root):
             return "leaves the root through a symbolic link"
-        if not target.exists():
-            return "is a symbolic link that leads nowhere"
+        if not target.is_file():
+            return "is a symbolic link that leads to no file"
     return None

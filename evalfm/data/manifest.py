@@ -22,6 +22,7 @@ from evalfm.data.expressions import evaluate
 from evalfm.data.privacy import public_names
 from evalfm.data.registered import registered_folder
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Manifest:
         written = root.relative_to(target.resolve()).as_posix() if inside else str(root)
         info = self.info.model_copy(update={"root": written})
         if (target / CSV_FILE).exists():
+            # As it is: it is read again, and an apostrophe would change an id.
             write_atomically(target / CSV_FILE, self.table.to_csv(index=False).encode())
         else:
             stream = BytesIO()
@@ -114,7 +116,7 @@ class Manifest:
     @property
     def root(self) -> Path:
         """Folder under which all files of the table lie, absolute."""
-        return (self.folder / Path(self.info.root).expanduser()).resolve()
+        return user_path(self.info.root or ".", f"root of {DATASET_FILE}", beside=self.folder).resolve()
 
     def locator(self, row: int) -> str:
         """Locator of the image of ``row``, relative to the root."""
@@ -324,8 +326,9 @@ def find_folder(name_or_path: str | Path) -> Path:
 
     Raises:
         UnknownNameError: it is neither; near names are proposed.
+        EvalfmError: no path can be so.
     """
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path, "The data set")
     return path if _is_path(name_or_path, path) else registered_folder(str(name_or_path))
 
 

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weights import file_digest, unsafe_globals
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 READER = Path(__file__).with_name("_unpickling.py")
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
@@ -55,9 +56,7 @@ def examine(path: Path) -> Examined:
     Raises:
         EvalfmError: there is no such file, it needs no conversion, or it is of a kind that cannot be converted.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check the path.")
-    size = path.stat().st_size
+    size = input_file(path).stat().st_size
     with path.open("rb") as file:
         head = file.read(9)
     plain = f"{path} needs no conversion: give it to --weights as it is."

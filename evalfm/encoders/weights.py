@@ -128,12 +128,14 @@ def check_fit(
 def _find(location: Path, facts: WeightsFacts) -> Path:
     if location.is_file():
         return location
-    if not location.exists():
+    if not location.is_dir():
         raise EvalfmError(f"There is no file or folder {location}; check --weights.")
     for name in (facts.file, "model.safetensors", "pytorch_model.bin"):
         if name is not None and (location / name).is_file():
             return location / name
-    candidates = sorted(each for each in location.iterdir() if each.suffix in (".safetensors", ".npz", ".pt", ".pth"))
+    candidates = sorted(
+        each for each in location.iterdir() if each.suffix in (".safetensors", ".npz", ".pt", ".pth") and each.is_file()
+    )
     if len(candidates) != 1:
         found = ", ".join(each.name for each in candidates) or "none"
         raise EvalfmError(f"{location} must hold one file of weights (found: {found}); give the file to --weights.")

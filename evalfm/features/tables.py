@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import input_file, user_path
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
@@ -151,7 +152,7 @@ class PrecomputedSource(TableSource):
             EvalfmError: the file cannot be read, or lacks images, repeats ids or holds what is no finite
                 number; all faults are named at once.
         """
-        path = Path(path)
+        path = input_file(user_path(path, "precomputed:FILE"))
         ids, values, names = _read(path)
         position = {name: number for number, name in enumerate(ids)}
         wanted = [str(name) for name in manifest.table["id"]]
@@ -179,8 +180,6 @@ def _few(names: Sequence[str]) -> str:
 
 def _read(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
     """Ids, features [N, D] and their names."""
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check the path.")
     readers = {".csv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet, ".npz": _read_arrays}
     reader = readers.get(path.suffix.lower())
     if reader is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
+from evalfm.paths import user_path
 from evalfm.probing.applying import Ready, check_applicable
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import Opened
@@ -62,8 +64,8 @@ def predict(
     """
     run = run if isinstance(run, Run) else Run.read(run)
     check_applicable(run)
-    out = Path(out)
-    if out.exists():
+    out = user_path(out, "--out")
+    if os.path.lexists(out):
         raise EvalfmError(f"{out} is there already; name another folder with --out.")
     check_writable(out.parent)
     task = TaskCard.model_validate(run.record.task)

@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file, user_path
 
 SLOT = "{}"
 FROM_FILE = "a file of the caller's own"
@@ -168,7 +169,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
     card, only_sentences = _built_in().get(task) or _bare(task, class_names), False
     if file is not None:
-        card, only_sentences = _from_file(Path(file), card)
+        card, only_sentences = _from_file(user_path(file, "--prompts"), card)
     if kind in EXCLUSIVE and card.absent:
         raise EvalfmError(
             f"The prompts of {card.name} say what is seen where {', '.join(card.absent)} is absent, and one of the "
@@ -274,9 +275,7 @@ def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise EvalfmError(f"There is no file {path}; check the path.") from None
+        content = json.loads(input_file(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EvalfmError(f"{path} is not JSON ({error}); mend the file.") from None
     if not isinstance(content, dict):
