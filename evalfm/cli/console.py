@@ -33,7 +33,13 @@ class Bars:
             self.say(label if total is None else f"{label} ({total})")
             yield from items
             return
-        columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        # A description may name what a user or a file called so; brackets in it are no style.
+        columns = [
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        ]
         with Progress(*columns, console=self._console, transient=True) as progress:
             yield from progress.track(items, total=total, description=label)
 
@@ -65,11 +71,11 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", header_style="bold")
+    # Text, not markup: an interval in brackets is no style, and a name in brackets is no mistake.
+    table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(Text(name), overflow="fold")
     for row in rows:
-        # Text, not markup: an interval in brackets is no style.
         table.add_row(*(Text(cell) for cell in row))
     console = Console(stderr=on_stderr)
     if not console.is_terminal:

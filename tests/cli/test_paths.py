@@ -1,4 +1,4 @@
-"""Every path that a verb takes, given what no path should be: one sentence, exit 2, nothing hung and nothing replaced."""
+"""Every path that a verb takes, given what no path should be: one sentence, exit 2, nothing hung or replaced."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ BASE: dict[str, list[str]] = {
     "show run": ["folder={run}"],
     "data join": ["folder={data}", "--with={bad}/other.csv", "--on=id", "--label=odd"],
     "data overlap": ["one={data}"],
-    "data import": ["source=table", "--root={data}", "--csv={bad}/table.csv", "--out={out}", "--image=image", "--label=square"],
+    "data import": ["source=table", "--root={data}", "--csv={bad}/table.csv", "--out={out}", "--image=image",
+                    "--label=square"],
     "data check": ["folder={data}"],
     "data split": ["folder={data}"],
     "data make": ["what=phantom", "--out={out}", "--images=1", "--size=64"],
