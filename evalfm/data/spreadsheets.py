@@ -19,11 +19,18 @@ def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """``header`` and ``rows`` as CSV with every digit; None and NaN are empty, words that would be run have a ``'``."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([harmless(name) for name in header])
+    writer.writerow(map(_cell, header))
     for row in rows:
-        # NaN alone differs from itself.
-        writer.writerow([None if value != value else harmless(value) for value in row])
+        writer.writerow(map(_cell, row))
     return stream.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        # A lone CR would end the row, as the writer does not quote it.
+        return str(harmless(value)).replace("\r\n", "\n").replace("\r", "\n")
+    # NaN alone differs from itself.
+    return None if value != value else value
 
 
 def harmless(value: object) -> object:
