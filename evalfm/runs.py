@@ -202,18 +202,18 @@ def folders_with(record: str, root: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_writable(out: Path) -> None:
-    """Ask, before anything is computed, whether ``out`` can be written; nothing is made.
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Ask, before anything is computed, whether the folder ``out`` can be written; nothing is made.
 
     Raises:
-        EvalfmError: it cannot, or a file stands in its place.
+        EvalfmError: it cannot, or something else stands in its place.
     """
-    out = user_path(out, "--out")
-    nearest = next(folder for folder in (out, *out.parents) if os.path.exists(folder))
+    out = user_path(out, option)
+    nearest = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise EvalfmError(f"{out} cannot be written ({nearest} is a file); name another folder with --out.")
+        raise EvalfmError(f"{out} cannot be written ({nearest} is no folder); name another folder with {option}.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with --out.")
+        raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with {option}.")
 
 
 class InTheWay(Enum):

@@ -185,6 +185,10 @@ def split(
     from evalfm.data.manifest import find_folder
     from evalfm.data.splits import export_ids
 
+    if export is not None:
+        from evalfm.runs import check_writable
+
+        check_writable(export, "--export")
     # A faulty split is what this verb mends, so it is not refused here.
     manifest = Table.read(find_folder(folder), validate=False)
     dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where)
