@@ -30,12 +30,10 @@ def user_path(given: str | Path, what: str = "The path", *, beside: Path | None 
     fault = text_fault(text)
     if fault is not None:
         raise EvalfmError(f"{what} {shown(text)} {fault}.")
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        raise EvalfmError(
-            f"{what} {shown(text)} begins with a user who has no home here; write the path in full, or ./~… for a name."
-        ) from None
+    # Of the text and not of a Path, which would take ./~name for a user.
+    path = Path(os.path.expanduser(text))
+    if text.startswith("~") and str(path).startswith("~"):
+        raise EvalfmError(f"{what} {shown(text)} begins with a user who has no home here; write the path in full.")
     path = path if beside is None else beside / path
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
         raise EvalfmError(f"{what} {shown(text)} holds a name of more than {LONGEST_NAME} bytes; shorten it.")
