@@ -14,6 +14,7 @@ from typing import Any
 
 from safetensors import safe_open
 
+from evalfm.data.atomic import file_place
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weights import file_digest, unsafe_globals
 from evalfm.errors import EvalfmError
@@ -100,8 +101,12 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             no plain tensors.
     """
     _check_target(examined, out, force)
+    # A link stays; what it leads to is replaced.
+    place = file_place(out)
+    if place is None:
+        raise EvalfmError(f"{out} is a pipe or device; give --out the name of a file.")
     metadata = {"format": "pt", "source": examined.path.name, "source_sha256": examined.sha256}
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
+    handle, partial = tempfile.mkstemp(prefix=f".{out.name[:32]}.", suffix=".partial", dir=place.parent)
     os.close(handle)
     try:
         report = _read_apart(examined.path, Path(partial), metadata)
@@ -111,7 +116,7 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             raise EvalfmError(f"{examined.path} {report['error']}.")
         _check_written(Path(partial), report["tensors"])
         _check_target(examined, out, force)
-        _publish(Path(partial), out)
+        _publish(Path(partial), place)
     finally:
         Path(partial).unlink(missing_ok=True)
     return Converted(out, report["tensors"], report["values"], tuple(report["left_out"]))
