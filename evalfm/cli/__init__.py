@@ -40,6 +40,7 @@ def main() -> None:
 
 def _refuse(sentence: str) -> NoReturn:
     """Print why nothing was done, harmless to a terminal whatever a file's name holds, and exit with 2."""
-    plain = "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in sentence)
-    sys.stderr.write(f"Error: {plain}\n")
+    from evalfm.cli.console import in_letters
+
+    sys.stderr.write(f"Error: {in_letters(sentence)}\n")
     sys.exit(2)

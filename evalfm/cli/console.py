@@ -45,7 +45,7 @@ class Bars:
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
-        self._console.print(message, style="dim", highlight=False, markup=False)
+        self._console.print(in_letters(message), style="dim", highlight=False, markup=False)
 
 
 def refuse_folder(out: Path | None) -> None:
@@ -60,6 +60,13 @@ def refuse_folder(out: Path | None) -> None:
         check_writable_file(out)
 
 
+def in_letters(text: str) -> str:
+    """``text`` with what would move a cursor or clear a terminal written out; names come from files of others."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
+
+
 def emit_json(content: Any) -> None:
     """Print ``content`` as JSON on standard output."""
     sys.stdout.write(json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -72,11 +79,11 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     from rich.text import Text
 
     # Text, not markup: an interval in brackets is no style, and a name in brackets is no mistake.
-    table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
+    table = Table(title=Text(in_letters(title), style="table.title"), title_justify="left", header_style="bold")
     for name in header:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(in_letters(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(in_letters(cell)) for cell in row))
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=160)
@@ -187,5 +194,5 @@ def _head(line: Line) -> str:
 
 def _print_lines(lines: Sequence[str]) -> None:
     for text in lines:
-        sys.stdout.write(f"  {text}\n")
+        sys.stdout.write(f"  {in_letters(text)}\n")
     sys.stdout.write("\n")

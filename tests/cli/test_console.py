@@ -27,6 +27,14 @@ def test_brackets_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], na
     assert all(f"{letter} {name}" in told.err for letter in "SB")
 
 
+def test_what_a_terminal_would_obey_is_printed_in_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_rows("T\x1b[2J", ["H\x1b]0;x\x07", "n"], [["C\x9b1m\u202e", "a\nb"]])
+    console.Bars().say("S\x1b[1A")
+    told = "".join(capsys.readouterr())
+    assert not set(told) & set("\x1b\x07\x9b\u202e")
+    assert all(word in told for word in (r"T\x1b[2J", r"H\x1b]0;x\x07", r"C\x9b1m\u202e", r"S\x1b[1A"))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bars_and_growing_tables_show_brackets_as_they_are(name: str) -> None:
     bars: Any = console.Bars()
