@@ -111,6 +111,8 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
     wanted = _wanted(other, joining)
     wanted.index = pd.Index(as_text(other[theirs]).map(lambda key: key.strip() if key else None))
     wanted = wanted[wanted.index.notna()]
+    if not len(wanted):
+        raise EvalfmError(f"{name} has no row with a value in {theirs}; choose another column with --on.")
     wanted = _one_row_a_key(wanted, name)
     places = keys.map({key: place for place, key in enumerate(wanted.index)})
     met = places.notna().to_numpy(dtype=bool)
