@@ -211,7 +211,8 @@ def check_writable(out: Path, option: str = "--out") -> None:
     out = user_path(out, option)
     nearest = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise EvalfmError(f"{out} cannot be written ({nearest} is no folder); name another folder with {option}.")
+        kind = "a file" if nearest.is_file() else "no folder"
+        raise EvalfmError(f"{out} cannot be written ({nearest} is {kind}); name another folder with {option}.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with {option}.")
 
