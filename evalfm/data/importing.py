@@ -107,7 +107,7 @@ def import_data(
 def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
     """Make sure that ``out`` may be written, and return the salt of the import that it holds."""
     if out.exists() and not out.is_dir():
-        raise EvalfmError(f"{out} is no folder; give a new folder as out.")
+        raise EvalfmError(f"{out} is a file or device; give a new folder as out.")
     entries = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if not entries:
         return None
