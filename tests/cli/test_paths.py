@@ -40,6 +40,7 @@ UNIVERSAL = {
 """What is refused wherever a path is read or written."""
 
 INPUTS = [
+    ".",
     "{bad}/pipe",
     "{bad}/pipe.yaml",
     "{bad}/pipe.csv",
@@ -305,6 +306,14 @@ def test_a_folder_to_write_is_no_file_pipe_or_device(
         refused(call(verb, name, value.format(**places)))
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
     assert stat.S_ISFIFO(os.stat(f"{places['bad']}/pipe").st_mode)
+
+
+@pytest.mark.parametrize(("verb", "name"), listed(WRITTEN_FILE))
+def test_a_file_to_write_is_no_folder_and_lies_in_one(
+    call: Callable[..., tuple[int, str]], places: dict[str, str], verb: str, name: str
+) -> None:
+    for value in (".", "..", "/", "{bad}", "{bad}/nowhere/x.html", "{bad}/file/x.html", "{bad}/gone/x.html"):
+        refused(call(verb, name, value.format(**places)))
 
 
 @pytest.mark.parametrize(("verb", "name"), listed(WORDS))
