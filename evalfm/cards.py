@@ -1,7 +1,9 @@
-"""YAML read safely into a validated model: every card, dataset.yaml and study comes in here."""
+"""YAML and JSON read safely and within bounds: every card, dataset.yaml and study comes in here."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,37 +11,216 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from evalfm.errors import EvalfmError
-from evalfm.paths import input_file
+
+MAX_BYTES = 2_000_000
+"""Length of a YAML file, in bytes."""
+
+MAX_DEPTH = 40
+"""How deep lists and mappings may stand in each other."""
+
+MAX_VALUES = 200_000
+"""How many keys and values a YAML file may hold, each alias counted as often as it stands for something."""
+
+MAX_NUMBER = 2**63
+"""Whole numbers reach no further; nothing that a file can ask for is as large."""
 
 
 class CardModel(BaseModel):
-    """A frozen model that refuses keys it does not know."""
+    """A frozen model that refuses keys it does not know, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; tags that would construct objects are refused.
+    """Read one YAML mapping of text keys to plain values: text, numbers, yes or no, nothing, lists and mappings.
+
+    Dates are read as text.
 
     Raises:
-        EvalfmError: the file is absent, not YAML, or not a mapping.
+        EvalfmError: the file is absent, too long, not plain YAML (see :func:`parse_yaml`), or not a mapping.
     """
-    try:
-        text = input_file(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvalfmError(f"{path} cannot be read as text ({error}); check the path.") from None
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        # ValueError: a date that no calendar has.
-        where = str(error).replace("\n", " ")
-        raise EvalfmError(f"{path} is not plain YAML ({where}); mend the file.") from None
+    content = parse_yaml(read_text(path, MAX_BYTES), str(path))
     if not isinstance(content, dict):
         raise EvalfmError(f"{path} must hold a YAML mapping of keys to values.")
     return content
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The plain value in ``text``; ``source`` names it in messages.
+
+    Raises:
+        EvalfmError: not YAML; a tag, a key that is no text or stands twice, aliases that multiply into more values
+            than a file may hold, lists and mappings too deep in each other, or a number too large.
+    """
+    try:
+        _check_bounds(text)
+        loader = _PlainLoader(text)
+        try:
+            node = loader.get_single_node()
+            _check_keys(node)
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
+        # Beside its own errors, the library lets through those of the numbers it makes.
+        where = str(error).replace("\n", " ")
+        raise EvalfmError(f"{source} is not plain YAML ({where}); mend the file.") from None
+
+
+def read_json(path: Path, *, max_depth: int = MAX_DEPTH) -> Any:
+    """Read one JSON value of any length.
+
+    Raises:
+        EvalfmError: the file is absent, no JSON, or too deep.
+    """
+    return parse_json(read_text(path), str(path), max_depth=max_depth)
+
+
+def parse_json(text: str | bytes, source: str, *, max_depth: int = MAX_DEPTH) -> Any:
+    """The value in ``text``; ``source`` names it in messages.
+
+    Raises:
+        EvalfmError: no JSON, or lists and mappings more than ``max_depth`` deep in each other.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError:
+        raise EvalfmError(f"{source} is too deep ({max_depth} levels are read); fetch or write it again.") from None
+    except ValueError as error:
+        raise EvalfmError(f"{source} is not JSON ({error}); fetch or write it again.") from None
+    level = [content]
+    for _ in range(max_depth):
+        level = [inner for each in level for inner in _inside(each)]
+        if not level:
+            return content
+    raise EvalfmError(f"{source} is too deep ({max_depth} levels are read); fetch or write it again.")
+
+
+def read_text(path: Path, max_bytes: int | None = None) -> str:
+    """The text of a regular file in UTF-8.
+
+    Raises:
+        EvalfmError: there is none, it is no text, or longer than ``max_bytes``.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise EvalfmError(f"{path} is no file; check the path.")
+        with path.open("rb") as file:
+            content = file.read() if max_bytes is None else file.read(max_bytes + 1)
+        if max_bytes is not None and len(content) > max_bytes:
+            raise EvalfmError(f"{path} is longer than the {max_bytes:,} bytes that are read of such a file.")
+        return content.decode("utf-8")
+    except FileNotFoundError:
+        raise EvalfmError(f"There is no file {path}; check the path.") from None
+    except (OSError, ValueError) as error:
+        # ValueError: bytes that are no UTF-8, or a path with a null byte.
+        raise EvalfmError(f"{path} cannot be read as text ({error}); check the path.") from None
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """The lists and mappings that stand in ``value``."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    return (each for each in value if isinstance(each, (dict, list))) if isinstance(value, list) else iter(())
+
+
+def _check_bounds(text: str) -> None:
+    """Count what ``text`` stands for, event by event, before anything is built of it.
+
+    Raises:
+        yaml.YAMLError: too deep or too much, or an alias of what it stands in.
+    """
+    sizes: dict[str, int] = {}
+    # Values so far in each open list or mapping, and the anchor that it bears.
+    opened: list[tuple[str | None, int]] = []
+    total = 0
+    for event in yaml.parse(text, Loader=_PARSER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            opened.append((event.anchor, total))
+            if len(opened) > MAX_DEPTH:
+                raise yaml.YAMLError(f"lists and mappings more than {MAX_DEPTH} deep")
+            total += 1
+            if event.anchor is not None:
+                sizes.pop(event.anchor, None)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = opened.pop()
+            if anchor is not None:
+                sizes[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise yaml.YAMLError(f"the alias *{event.anchor} of nothing that stands before it")
+            total += sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            total += 1
+            if event.anchor is not None:
+                sizes[event.anchor] = 1
+        if total > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, those that aliases repeat counted")
+
+
+def _check_keys(root: Any) -> None:
+    """Refuse keys that are no text or stand twice in one mapping; merged ones (``<<``) may be overridden.
+
+    Raises:
+        yaml.YAMLError: there is one.
+    """
+    waiting, seen = [root], {id(root)}
+    while waiting:
+        node = waiting.pop()
+        pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+        names: set[str] = set()
+        for key, _ in pairs:
+            where, shown = f"line {key.start_mark.line + 1}", ""
+            if key.tag == MERGE:
+                continue
+            if isinstance(key, yaml.ScalarNode):
+                shown = f" {key.value[:60]}"
+            if key.tag != TEXT or not isinstance(key, yaml.ScalarNode):
+                raise yaml.YAMLError(f"{where}: the key{shown} is no text; put it in quotes")
+            if key.value in names:
+                raise yaml.YAMLError(f"{where}: the key{shown} stands twice")
+            names.add(key.value)
+        inner = [value for _, value in pairs] if pairs else node.value if isinstance(node, yaml.SequenceNode) else []
+        for each in inner:
+            if id(each) not in seen:
+                seen.add(id(each))
+                waiting.append(each)
+
+
+MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+
+# libyaml's, ten times as fast, where PyYAML was built with it.
+_PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(_PARSER):  # type: ignore[misc]
+    """PyYAML's safe loader without dates, sets and numbers beyond bounds."""
+
+    def plain_int(self, node: Any) -> int:
+        """A whole number within bounds."""
+        # A number in base 60 grows with the square of its length.
+        value: int = MAX_NUMBER if len(str(node.value)) > 80 else self.construct_yaml_int(node)
+        if abs(value) >= MAX_NUMBER:
+            raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the number {node.value[:20]}… is too large")
+        return value
+
+    def refused(self, node: Any) -> Any:
+        """No value: a tag asks for something that is not plain."""
+        raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the tag {node.tag[:80]} is not read")
+
+
+_AS_TEXT = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag not in _AS_TEXT]
+    for first, rules in _PARSER.yaml_implicit_resolvers.items()
+}
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.plain_int)
+for _kind in ("binary", "timestamp", "omap", "pairs", "set"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _PlainLoader.refused)
+_PlainLoader.add_constructor(None, _PlainLoader.refused)
 
 
 def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:

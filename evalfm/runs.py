@@ -32,6 +32,10 @@ PREDICTIONS = "predictions.parquet"
 HEAD = "head.safetensors"
 ENCODER = "encoder.safetensors"
 WORK = ".work"
+MARK = "evalfm"
+"""Under which predictions say in their Parquet file what they are; pandas keeps it as ``attrs``."""
+MARKED_NOTES = ("Synthetic", "Random", "Patients unknown")
+"""How notes begin that belong beside every figure of a run."""
 
 
 class Provenance(CardModel):
@@ -267,6 +271,8 @@ def write_run(
     encoder: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained."""
+    predictions = predictions.copy(deep=False)
+    predictions.attrs = {MARK: _mark(record)}
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
@@ -275,6 +281,21 @@ def write_run(
             (folder / name).write_bytes(save(plain))
     text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
     (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+
+
+def _mark(record: Record) -> dict[str, Any]:
+    """What a table of predictions must say of itself to be read as its run's wherever it is copied to."""
+    kind = BASE_TO_NOVEL if record.config.get("base_to_novel") else record.task.get("kind")
+    named = (record.encoder.get("name"), record.head.get("name"), record.config.get("adaptation"))
+    return {
+        "schema": 1,
+        "kind": kind,
+        "class_names": list(record.data.get("class_names", ())),
+        "patients_known": bool(record.data.get("patients_known")),
+        "folds": record.data.get("folds"),
+        "model": " · ".join(map(str, named)),
+        "notes": [note for note in record.notes if note.startswith(MARKED_NOTES)],
+    }
 
 
 def _flush(work: Path) -> None:

@@ -99,15 +99,15 @@ def test_an_empty_home_of_evalfm_is_none(tmp_path: Path, monkeypatch: pytest.Mon
     assert home_folder() == tmp_path / ".evalfm"
 
 
-@pytest.mark.parametrize("root", ["~nosuchuser", "~nosuchuser/films", "a\0b", "a" * 300, "circle", "\ud800"])
+@pytest.mark.parametrize("root", ["~nosuchuser", "~nosuchuser/films", "a\0b", "a" * 300, "circle"])
 def test_a_root_that_cannot_be_is_told(tmp_path: Path, root: str) -> None:
     (tmp_path / "circle").symlink_to("circle")
     (tmp_path / "manifest.csv").write_text("id,image\na,a.png\n")
     facts = {"schema": 1, "name": "one", "root": root}
     (tmp_path / "dataset.yaml").write_text(yaml.safe_dump(facts))
-    with pytest.raises(EvalfmError, match=r"^root of dataset\.yaml|is not"):
+    with pytest.raises(EvalfmError, match=r"[Rr]oot |is not"):
         Manifest.read(tmp_path)
-    with pytest.raises(EvalfmError, match=r"root of dataset\.yaml"):
+    with pytest.raises(EvalfmError, match=r"^The root "):
         _ = Manifest.read(tmp_path, validate=False).root
 
 

@@ -223,11 +223,22 @@ def _verdict(attribute: str, contrast: Contrast) -> str:
     if not contrast.told:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
+    effect, area = negatives.effect.value, negatives.auroc.value
+    if contrast.associated and effect is not None and area is not None and (effect > 0) != (area > 0.5):
+        return (
+            f"Among negatives the score goes with {what}, but its adjusted mean and its ranks point in opposite ways: "
+            "an association whose direction hangs on what it is adjusted for."
+        )
     if contrast.associated:
         way = "higher" if (negatives.effect.value or 0.0) > 0 else "lower"
         return (
             f"Among negatives the score is {way} with {what}: an association that missed findings or other disease "
             "may also produce."
+        )
+    if contrast.corrected is not None and contrast.corrected < ALPHA:
+        return (
+            f"Among negatives the mean score differs with {what}, but its AUROC for that is not told from .5: by the "
+            "rule, which asks for both, no association was found."
         )
     detectable = negatives.effect.detectable
     could = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from evalfm.analysis.bias import ALPHA, Bias, Contrast, Part, Stratum
+from evalfm.analysis.bias import ALPHA, SHOWN, Bias, Contrast, Part, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.figures import describe
 from evalfm.analysis.pages import in_markdown, render
@@ -30,6 +30,7 @@ def bias_page(
     return render(
         "bias.html",
         title=TITLE,
+        metrics=[name.upper() if name.startswith("au") else name for name in SHOWN],
         cautions=cautions_of(reports, values),
         adjusted=adjusted_words(reports),
         summary=summary(reports),
@@ -145,8 +146,8 @@ def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[
     for each in decoded:
         floor = "" if each.floor is None else f"; on random weights {words(each.floor)}"
         told.append(
-            f"{each.encoder} · {each.head} on {each.data}: {each.attribute} can be told among images without "
-            f"{each.finding} with AUROC {words(each.auroc)}{floor}."
+            f"{each.encoder} · {each.head} on {each.data}: a probe for {each.attribute} among images without "
+            f"{each.finding} has AUROC {words(each.auroc)}{floor}."
         )
     for curve in curves:
         points = ", ".join(f"{words(point.estimate)} at {point.strength:g}" for point in curve.points)
@@ -222,7 +223,7 @@ def _report(report: Bias) -> dict[str, Any]:
 def _stratum(each: Stratum, worst: str | None) -> list[str]:
     level = f"{each.level} (lowest AUROC)" if each.level == worst else each.level
     cells = [level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
-    cells += [words(each.metrics[name]) for name in ("auroc", "auprc", "sensitivity", "specificity")]
+    cells += [words(each.metrics[name]) for name in SHOWN]
     return [*cells, "–" if each.calibration_in_the_large is None else f"{each.calibration_in_the_large:+.3f}"]
 
 
@@ -262,7 +263,9 @@ def gap_words(part: Part) -> list[str]:
             continue
         could = f"one of {found.detectable:.3f} could have been detected with 80 % power"
         ending = (
-            f"not detected; {could}" if found.p >= ALPHA else f"p {_p(found.p)}, uncorrected; severity alone does that"
+            f"not detected; {could}"
+            if found.p >= ALPHA
+            else f"p {_p(found.p)}, uncorrected; severity alone can do that"
         )
         told.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
     return told

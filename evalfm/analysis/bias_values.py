@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import Attribute, attributes, covariates
+from evalfm.analysis.predictions import Predictions
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import benjamini_hochberg
@@ -89,7 +90,12 @@ class _Measure:
 
 
 def bias_of_values(
-    run: Run, by: Sequence[str], *, label: str | None = None, adjust: Sequence[str] = (), seed: int = 0
+    of: Run | Predictions,
+    by: Sequence[str],
+    *,
+    label: str | None = None,
+    adjust: Sequence[str] = (),
+    seed: int = 0,
 ) -> ValueBias:
     """The report of a segmentation, regression or ordinal run by each attribute.
 
@@ -102,40 +108,37 @@ def bias_of_values(
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    table = run.predictions()
-    table = table[table["split"] == "test"].reset_index(drop=True)
-    kind = run.kind
+    found = of if isinstance(of, Predictions) else Predictions.of_run(of)
+    table, kind, unit = found.table, found.kind, found.unit
     if kind == "segmentation":
-        names = [str(name) for name in run.record.data["class_names"] if label in (None, name)]
+        names = [name for name in found.class_names if label in (None, name)]
         measures = [each for name in names for each in _masks(table, name)]
     elif kind == "regression":
         measures = _errors(table["target"], table["prediction"], "absolute error", "prediction − truth")
     elif kind == "ordinal":
-        scores = table[[f"score_{name}" for name in run.record.data["class_names"]]].to_numpy(np.float64)
+        scores = table[[f"score_{name}" for name in found.class_names]].to_numpy(np.float64)
         if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUMS_TO_ONE:
             raise EvalfmError(
-                f"The scores of {run.folder} are no probabilities, so there is no expected grade; ask a class with "
+                f"The scores of {found.source} are no probabilities, so there is no expected grade; ask a class with "
                 "--label."
             )
         expected = scores @ np.arange(scores.shape[1])
         measures = _errors(table["target"], expected, "absolute error in grades", "expected − true grade")
     elif kind == BASE_TO_NOVEL:
-        raise EvalfmError(f"{run.folder} tried its classes in halves, which has no score to ask by attribute.")
+        raise EvalfmError(f"{found.source} tried its classes in halves, which has no score to ask by attribute.")
     else:
-        raise EvalfmError(f"{run.folder} answers a {kind} task, which is asked by its labels and has no errors.")
-    unit = "patients" if run.record.data["patients_known"] else "images"
-    patient = table["patient"].to_numpy(dtype=object)
+        raise EvalfmError(f"{found.source} answers a {kind} task, which is asked by its labels and has no errors.")
     outcomes = []
     for attribute in attributes(table, by):
         own = {part.split(":")[0].strip() for part in attribute.name.split("*")}
         extra = covariates(table, [name for name in adjust if name not in own])
-        outcomes += [_outcome(each, attribute, patient, extra, unit, seed) for each in measures]
+        outcomes += [_outcome(each, attribute, found.patient, extra, unit, seed) for each in measures]
     return ValueBias(
-        f"{run.encoder} · {run.head} · {run.adaptation}",
+        found.model,
         len(table),
         unit,
         tuple(_corrected(outcomes)),
-        tuple(note for note in run.record.notes if note.startswith(("Synthetic", "Random", "Patients unknown"))),
+        found.cautions,
     )
 
 

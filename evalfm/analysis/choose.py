@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalfm.analysis.compare import Comparison, Entry, compare
+from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare
 from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.analysis.worst import worst_stratum
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
+from evalfm.tasks.metrics.facts import metric_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Candidate:
 
     Attributes:
         estimate: in words, with its interval.
+        parameters: of the encoder; None where nobody knows.
         milliseconds, gigaflops: of a forward pass of one image; None where it was not measured.
         timed: on what, in words.
         worst: the worst stratum in words; None where there are no attributes or they are too small.
@@ -48,7 +50,7 @@ class Candidate:
     head: str
     adaptation: str
     estimate: str
-    parameters: int
+    parameters: int | None
     gigaflops: float | None
     milliseconds: float | None
     timed: str
@@ -107,12 +109,16 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
     best = [entry for entry in comparison.entries if entry.in_best_set]
     candidates = sorted(
         (_candidate(entry, lines[entry.encoder, entry.head, entry.adaptation], comparison, times) for entry in best),
-        key=lambda each: (each.parameters, each.gigaflops or 0.0, each.dimensions or 0),
+        key=lambda each: (_or_last(each.parameters), _or_last(each.gigaflops), _or_last(each.dimensions)),
     )
+    limited = dict(excluded)
     for entry in comparison.entries:
         if entry.in_best_set is False:
-            excluded[entry.name] = f"significantly below the best (p {_p(entry.p)} after Holm)"
-    paragraph = _paragraph(comparison, candidates, times)
+            excluded[entry.name] = f"significantly worse than the best (p {_p(entry.p)} after Holm)"
+    of = {
+        entry.name: lines[entry.encoder, entry.head, entry.adaptation].runs[0].encoder for entry in comparison.entries
+    }
+    paragraph = _paragraph(comparison, candidates, times, of, limited=bool(limited))
     return Choice(task, tuple(candidates), tuple(excluded.items()), paragraph, comparison)
 
 
@@ -121,8 +127,10 @@ def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     if run.is_floor:
         return None
     card = run.record.encoder
-    parameters = int(card.get("parameters") or 0)
-    if limits.most_parameters is not None and parameters > limits.most_parameters:
+    parameters = _parameters(run)
+    if limits.most_parameters is not None and parameters is None:
+        return "its number of parameters is not known"
+    if limits.most_parameters is not None and parameters is not None and parameters > limits.most_parameters:
         return f"{parameters:,} parameters, more than {limits.most_parameters:,}"
     if limits.commercial and card.get("commercial_use") != "yes":
         return f"commercial use is {card.get('commercial_use') or 'unknown'!r}"
@@ -137,6 +145,17 @@ def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     if milliseconds > limits.most_milliseconds:
         return f"{milliseconds:.3g} ms an image ({timed}), more than {limits.most_milliseconds:g}"
     return None
+
+
+def _parameters(run: Run) -> int | None:
+    """Of the encoder; None where nobody knows, as of a table of features."""
+    found = run.record.encoder.get("parameters")
+    return None if found is None else int(found)
+
+
+def _or_last(cost: float | None) -> float:
+    """What is not known comes last."""
+    return float("inf") if cost is None else cost
 
 
 def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -> Candidate:
@@ -155,7 +174,7 @@ def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -
         entry.head,
         entry.adaptation,
         describe(entry.estimate),
-        int(card.get("parameters") or 0),
+        _parameters(run),
         None if cost is None else cost.gigaflops,
         times.milliseconds(run),
         times.words(run),
@@ -166,45 +185,103 @@ def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -
     )
 
 
-def _paragraph(comparison: Comparison, candidates: Sequence[Candidate], times: Times) -> str:
+def _paragraph(
+    comparison: Comparison, candidates: Sequence[Candidate], times: Times, of: Mapping[str, str], *, limited: bool
+) -> str:
+    """The answer in sentences that hold: ``of`` gives each line's encoder, ``limited`` whether limits left any out."""
     first = candidates[0]
-    names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
+    name = f"{first.encoder} ({first.head}, {first.adaptation})"
+    asked = "that keeps to the limits" if limited else "that was asked"
+    start = f"For {comparison.task}, "
+    lines = [entry for entry in comparison.entries if not entry.floor]
     sentences = []
-    asked = {entry.encoder for entry in comparison.entries if not entry.floor}
-    if sum(not entry.floor for entry in comparison.entries) == 1:
-        sentences.append(f"For {comparison.task}, {names} is the only encoder that was asked: nothing was compared.")
-    elif len(asked) == 1 and len(candidates) == 1:
-        sentences.append(f"For {comparison.task}, {names} is better than the other heads of this one encoder.")
+    if len(lines) == 1:
+        sentences.append(f"{start}{name} is the only encoder {asked}: nothing was compared.")
     elif len(candidates) == 1:
-        sentences.append(f"For {comparison.task}, {names} is better than every other encoder that was asked.")
+        sentences.append(f"{start}{name} is better than every other {_others(comparison, first, of)} {asked}.")
     else:
+        names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
         sentences.append(
-            f"For {comparison.task}, {len(candidates)} cannot be told apart on {comparison.metric}: {names}; "
-            f"{first.encoder} is the smallest of them, with {first.parameters:,} parameters."
+            f"{start}{len(candidates)} are not significantly worse than the best on {comparison.metric}: {names}; "
+            f"{_smallest(candidates, of)}."
         )
         found = [entry.detectable for entry in comparison.entries if entry.in_best_set and entry.detectable]
         if found:
             sentences.append(
-                f"A true difference of {max(found):.3f} or more would have been found with 80 % power; "
+                f"A true difference of {max(found):.3f} or more to the best would have been found with 80 % power; "
                 "smaller ones may be there."
             )
-    sentences.append(f"It reaches {first.estimate}.")
+    sentences.append(f"{name} reaches {first.estimate}.")
     if first.milliseconds is not None:
         sentences.append(f"A forward pass of one image takes it {first.milliseconds:.3g} ms ({first.timed}).")
     if len(times.devices) > 1:
         sentences.append(f"Times are of {len(times.devices)} devices and do not compare: {'; '.join(times.devices)}.")
-    floors = [entry for entry in comparison.entries if entry.floor and entry.estimate.value is not None]
-    if floors:
-        best = floors[0]
-        sentences.append(f"The best floor, {best.encoder}, reaches {describe(best.estimate)}.")
-        leading = next(entry for entry in comparison.entries if not entry.floor)
-        difference = best.difference
-        if difference is not None and difference.p is not None and difference.p >= 0.05:
-            sentences.append(f"{leading.encoder} is not shown to be better than that floor (p {_p(difference.p)}).")
+    sentences += _beside_floor(comparison, lines[0])
     if first.worst:
-        sentences.append(f"Its worst stratum is {first.worst}.")
-    sentences += first.flags
-    return " ".join(sentences)
+        sentences.append(f"The worst stratum of {name} is {first.worst}.")
+    for each in candidates:
+        sentences += [flag if flag.startswith(NAMED) else f"{each.encoder}: {flag}" for flag in each.flags]
+    return " ".join(dict.fromkeys(sentences))
+
+
+NAMED = ("Contamination", "Synthetic")
+"""How flags begin that say themselves of what they speak."""
+
+
+def _others(comparison: Comparison, first: Candidate, of: Mapping[str, str]) -> str:
+    """What the lines are that ``first`` is better than: encoders, or only other uses of its own."""
+    mine = next(each for each in comparison.entries if each.name == _line_name(first))
+    others = [each for each in comparison.entries if not each.floor and each is not mine]
+    kinds = {
+        "encoder": all(of[each.name] != of[mine.name] for each in others),
+        "head of this one encoder": all(
+            (each.encoder, each.adaptation) == (mine.encoder, mine.adaptation) for each in others
+        ),
+        "adaptation of this one encoder": all(
+            (each.encoder, each.head) == (mine.encoder, mine.head) for each in others
+        ),
+        "use of this one encoder": all(of[each.name] == of[mine.name] for each in others),
+    }
+    return next((words for words, holds in kinds.items() if holds), "encoder, head and adaptation")
+
+
+def _smallest(candidates: Sequence[Candidate], of: Mapping[str, str]) -> str:
+    """Which encoder among ``candidates`` has the fewest parameters, as far as that can be said."""
+    encoders = {of[_line_name(each)]: each.parameters for each in candidates}
+    if len(encoders) == 1:
+        ((name, parameters),) = encoders.items()
+        counted = "" if parameters is None else f", with {parameters:,} parameters"
+        return f"all of them are of one encoder, {name}{counted}"
+    known = [parameters for parameters in encoders.values() if parameters is not None]
+    if len(known) < len(encoders):
+        return "not every one of them has a known number of parameters, so none is called the smallest"
+    least = [name for name, parameters in encoders.items() if parameters == min(known)]
+    if len(least) == len(encoders):
+        return f"each has {min(known):,} parameters"
+    if len(least) == 1:
+        return f"{least[0]} is the smallest of them, with {min(known):,} parameters"
+    return f"{', '.join(least[:-1])} and {least[-1]} are the smallest of them, with {min(known):,} parameters each"
+
+
+def _beside_floor(comparison: Comparison, leading: Entry) -> list[str]:
+    """How the best line stands to the best floor."""
+    floors = [entry for entry in comparison.entries if entry.floor and entry.estimate.value is not None]
+    if not floors:
+        return []
+    best, name = floors[0], f"{leading.encoder} ({leading.head}, {leading.adaptation})"
+    told = [f"The best floor, {best.encoder}, reaches {describe(best.estimate)}."]
+    difference = best.difference
+    if difference is None or difference.p is None:
+        return [*told, f"Whether {name} is better than that floor could not be tested."]
+    if difference.p >= ALPHA:
+        return [*told, f"{name} is not shown to be better than that floor (p {_p(difference.p)})."]
+    if (difference.value < 0) == metric_of(comparison.metric).lower_is_better:
+        return [*told, f"That floor is better than {name} (p {_p(difference.p)})."]
+    return told
+
+
+def _line_name(candidate: Candidate) -> str:
+    return f"{candidate.encoder} · {candidate.head} · {candidate.adaptation}"
 
 
 def _name(run: Run) -> str:

@@ -29,6 +29,7 @@ from evalfm.statistics.resampling import (
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.tasks.metrics.base_to_novel import FORMULAS
 from evalfm.tasks.metrics.binary import FEWEST_PATIENTS
+from evalfm.tasks.metrics.facts import check_metrics
 
 Values = NDArray[np.float64]
 
@@ -202,8 +203,19 @@ def paired_metric(kind: str, asked: str | None, primary: str, tables: Tables, na
     single = {f"auroc[{name}]": name for name in names if "macro_auroc" in able}
     if metric in single:
         return metric, _macro(kind, tables, names, (single[metric],))
+    masks = {f"dice_positive_{name}": name for name in names if "dice_positive" in able and len(names) > 1}
+    if metric in masks:
+        return metric, _dice(tables, (masks[metric],), kind)
     if metric not in able:
-        raise UnknownNameError(f"metric of {kind} runs that can be compared in pairs", metric, [*able, *single])
+        known = [*able, *single, *masks]
+        try:
+            check_metrics([metric], kind, names)
+        except UnknownNameError:
+            raise UnknownNameError(f"metric of {kind} runs that can be compared in pairs", metric, known) from None
+        raise EvalfmError(
+            f"no paired test of {metric} is built in; compare by {', '.join(known)}, or see it with its interval by "
+            f"`evalfm ls runs --metrics {metric}`."
+        )
     return metric, able[metric](tables, names, kind)
 
 
@@ -302,7 +314,7 @@ def _called(tables: Tables, names: Names) -> tuple[NDArray[np.intp], NDArray[np.
 def _dice(tables: Tables, names: Names, kind: str) -> PairedMetric:
     """Of films with the lesion."""
     if len(names) > 1:
-        raise EvalfmError(f"the task has several masks per image ({', '.join(names)}); compare tasks of one mask.")
+        raise EvalfmError(f"the task has several masks per image; name one, such as --metric dice_positive_{names[0]}.")
     there = tables[0][f"area_true_{names[0]}"].to_numpy(np.float64) > 0
     if not there.any():
         raise EvalfmError("no test film has the finding, so there is no Dice to compare.")

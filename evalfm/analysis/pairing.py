@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.paired_metrics import PAIRED, PairedMetric, paired_metric
-from evalfm.analysis.table import LOWER_IS_BETTER, Line
+from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Average, Patients, Statistic
+from evalfm.tasks.metrics.facts import metric_of
 
 Values = NDArray[np.float64]
 
@@ -39,7 +40,7 @@ class Paired:
     @property
     def lower_is_better(self) -> bool:
         """Whether the metric is an error."""
-        return self.metric in LOWER_IS_BETTER
+        return metric_of(self.metric).lower_is_better
 
     @property
     def patients(self) -> Patients:

@@ -10,16 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import declared
+from evalfm.analysis.predictions import Predictions, flat, numbers_or_words, rows_of_test, unknown_words
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.runs import Run
 
 QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""
-
-
-UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL")
-"""What other programs write into a cell that they mean to be empty."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +43,15 @@ class Scores:
     cautions: tuple[str, ...]
 
 
-def asks_questions(run: Run, label: str | None = None) -> bool:
+def asks_questions(of: Run | Predictions, label: str | None = None) -> bool:
     """Whether a subgroup report is of yes-or-no questions: of masks, values and grades it is of their errors.
 
     A single grade, ``label``, is a question all the same.
     """
-    kind = run.kind
-    return kind in QUESTIONS and (kind != "ordinal" or label is not None)
+    return of.kind in QUESTIONS and (of.kind != "ordinal" or label is not None)
 
 
-def scores_of_run(run: Run, label: str | None = None, *, model: str | None = None) -> Scores:
+def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> Scores:
     """The test predictions of a run of one yes-or-no question, or of one ``label`` of a run of several.
 
     A label of a multilabel run is of the images where it is known; a class is asked against all others. ``model`` is
@@ -64,19 +60,18 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
     Raises:
         EvalfmError: the run is of another kind, there is no such label, or it has no score.
     """
-    kind, names = run.kind, [str(name) for name in run.record.data["class_names"]]
+    found = of if isinstance(of, Predictions) else Predictions.of_run(of)
+    kind, names, table = found.kind, found.class_names, found.table
     if kind not in QUESTIONS or (label is None and kind != "binary"):
-        raise EvalfmError(f"{run.folder} answers a {kind} task, which has no score of one yes-or-no question.")
+        raise EvalfmError(f"{found.source} answers a {kind} task, which has no score of one yes-or-no question.")
     if label is not None and label not in names:
-        raise UnknownNameError(f"label in {run.folder}", label, names)
+        raise UnknownNameError(f"label in {found.source}", label, names)
     asked = names[0] if label is None else label
-    table = run.predictions()
-    table = table[table["split"] == "test"].reset_index(drop=True)
     if kind == "multilabel":
         known = table[f"target_{asked}"].notna() & table[f"score_{asked}"].notna()
         if not known.any():
             raise EvalfmError(
-                f"{asked!r} has no score in {run.folder}: one class only in train or val, or never known."
+                f"{asked!r} has no score in {found.source}: one class only in train or val, or never known."
             )
         table = table[known].reset_index(drop=True)
         target = table[f"target_{asked}"].to_numpy(np.float64)
@@ -86,7 +81,7 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
             target = (target == names.index(asked)).astype(np.float64)
     # Of several labels each has its own.
     cut = next((name for name in (f"threshold_{asked}", "threshold") if name in table), None)
-    model = model or f"{run.encoder} · {run.head} · {run.adaptation}"
+    model = model or found.model
     return Scores(
         model if kind == "binary" else f"{model} · {asked}",
         table[declared(table, names)],
@@ -95,29 +90,51 @@ def scores_of_run(run: Run, label: str | None = None, *, model: str | None = Non
         None if cut is None else table[cut].to_numpy(np.float64),
         table["patient"].to_numpy(dtype=object),
         table["fold"].to_numpy(np.intp) if "fold" in table else None,
-        "patients" if run.record.data["patients_known"] else "images",
-        tuple(note for note in run.record.notes if note.startswith(("Synthetic", "Random", "Patients unknown"))),
+        found.unit,
+        found.cautions,
     )
 
 
-def questions_of_run(run: Run, label: str | None = None, *, model: str | None = None) -> list[Scores]:
+def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> list[Scores]:
     """Each yes-or-no question of a run: its only one, ``label``, or every label or class that has a score.
 
     Raises:
         EvalfmError: as for ``scores_of_run``.
     """
-    kind = run.kind
+    predictions = of if isinstance(of, Predictions) else Predictions.of_run(of)
+    kind = predictions.kind
     if label is not None or kind not in QUESTIONS or kind == "binary":
-        return [scores_of_run(run, label, model=model)]
+        return [scores_of_run(predictions, label, model=model)]
     found, without = [], []
-    for name in map(str, run.record.data["class_names"]):
+    for name in predictions.class_names:
         try:
-            found.append(scores_of_run(run, name, model=model))
+            found.append(scores_of_run(predictions, name, model=model))
         except EvalfmError as error:
             without.append(str(error))
     if not found:
         raise EvalfmError(without[0])
     return [replace(each, cautions=(*each.cautions, *without)) for each in found]
+
+
+def predictions_of_table(
+    path: Path, *, target: str = "target", score: str = "score", patient: str = "patient", label: str | None = None
+) -> tuple[Predictions, str | None] | None:
+    """The table at ``path`` as predictions that evalfm wrote, with the label that is asked; None where it is no such.
+
+    A score column that was named is a label's; any other makes it a table like those of other programs.
+
+    Raises:
+        EvalfmError: the table cannot be read, or is a run's with rows lost or added.
+    """
+    found = Predictions.of_table(path, read_table(path))
+    if found is None or patient != "patient":
+        return None
+    if score == "score":
+        return (found, label) if target == "target" else None
+    named = score.removeprefix("score_")
+    if named not in found.class_names or target not in ("target", f"target_{named}"):
+        return None
+    return found, None if found.kind == "binary" else named
 
 
 def scores_of_table(
@@ -130,19 +147,25 @@ def scores_of_table(
 ) -> Scores:
     """A table of any model's predictions, CSV or Parquet; rows without a label are left out, which is said.
 
-    Cells that say NA, NaN or null are unknown, as R and others write them. Label, score and patient are no attributes.
+    Rows of train and val are left out where a column of splits tells them, and scores are ranked within folds where
+    there are some. Cells that say NA, NaN or null are unknown, as R and others write them. Label, score, patient, split
+    and fold are no attributes.
 
     Raises:
-        EvalfmError: a column is missing, labels are not 0 and 1, a score is no number, some rows have no patient, or
-            the threshold is none.
+        EvalfmError: a column is missing, it cannot be told which rows are of test, labels are not 0 and 1, a score is
+            no number, some rows have no patient, or the threshold is none.
     """
-    native = read_table(path)
+    native = flat(read_table(path))
     # A patient column that was named must be there; the usual one need not.
     named = [] if patient in (None, "patient") else [str(patient)]
     for name in [target, score, *named]:
         if name not in native:
             raise UnknownNameError(f"column of {path.name}", name, [str(each) for each in native.columns])
-    cautions = _unknown_words(native)
+    cautions = unknown_words(native)
+    rows = rows_of_test(native, path.name, [target, score, *([] if patient is None else [patient])])
+    cautions += rows.cautions
+    native = native[rows.test].reset_index(drop=True)
+    folds = None if rows.folds is None else rows.folds[rows.test]
     labels = pd.to_numeric(native[target], errors="coerce")
     if (labels.isna() & native[target].notna()).any() or not labels.dropna().isin([0, 1]).all():
         raise EvalfmError(
@@ -152,6 +175,7 @@ def scores_of_table(
     if not kept.any():
         raise EvalfmError(f"No row of {path.name} has a label in {target!r}; name another column with --target.")
     native, labels = native[kept].reset_index(drop=True), labels[kept]
+    folds = None if folds is None else folds[kept]
     numbers = pd.to_numeric(native[score], errors="coerce").to_numpy(np.float64)
     if not np.isfinite(numbers).all():
         wrong = int((~np.isfinite(numbers)).sum())
@@ -172,27 +196,20 @@ def scores_of_table(
         if known
         else np.arange(len(native)).astype(str).astype(object)
     )
-    native = native.drop(columns=[target, score, *([patient] if known else [])])
+    if known and folds is not None:
+        apart = int((pd.Series(folds).groupby(names).nunique() > 1).sum())
+        if apart:
+            raise EvalfmError(
+                f"{apart} patients of {path.name} stand in several folds, which were dealt by image; leave their rows "
+                "out, or name a column of patients who do not with --patient."
+            )
+    native = native.drop(columns=[target, score, *([patient] if known else []), *rows.columns])
     for name in native.columns:
-        told = pd.to_numeric(native[name], errors="coerce")
-        if native[name].notna().any() and (told.notna() == native[name].notna()).all():
-            native[name] = told
+        native[name] = numbers_or_words(native[name])
     thresholds = None if threshold is None else np.full(len(native), threshold)
     unit = "patients" if known else "images"
     truth = labels.to_numpy(np.float64)
-    return Scores(path.name, native, truth, numbers, thresholds, names, None, unit, tuple(cautions))
-
-
-def _unknown_words(table: pd.DataFrame) -> list[str]:
-    """Empty, in place, the cells that say in words that they are empty; the caution that says where."""
-    found = []
-    for name in table.columns:
-        if not pd.api.types.is_numeric_dtype(table[name].dtype):
-            says = np.array([isinstance(cell, str) and cell in UNKNOWN for cell in table[name]], dtype=bool)
-            if says.any():
-                table[name] = table[name].mask(says)
-                found.append(f"{int(says.sum())} in {name}")
-    return [f"Cells that say NA or the like count as unknown: {', '.join(found)}."] if found else []
+    return Scores(path.name, native, truth, numbers, thresholds, names, folds, unit, tuple(cautions))
 
 
 def _check_threshold(threshold: float | None, scores: NDArray[np.float64]) -> None:

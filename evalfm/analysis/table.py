@@ -6,18 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evalfm.errors import UnknownNameError
 from evalfm.runs import Record, Run
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.metrics.facts import metric_of
 
 SHOWN_METRICS = 3
-"""How many of a task's metrics a table shows, the primary first."""
-LOWER_IS_BETTER = frozenset(
-    {
-        *("mae", "rmse", "brier", "ece", "log_loss", "brier_calibrated", "ece_calibrated", "log_loss_calibrated"),
-        *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels"),
-    }
-)
-
+"""So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""
 WITH_FINDING = {
     "binary": "with the finding",
     "segmentation": "with the finding",
@@ -114,11 +109,10 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         own += str((run.record.prompts or {}).get("rows", ""))
         cells.setdefault((run.encoder, run.head, subset + own + _variant(run)), []).append(run)
     lines = _told_apart([_line(found, names) for found in cells.values()])
-    sign = 1 if names[0] in LOWER_IS_BETTER else -1
+    primary = metric_of(names[0])
 
     def order(line: Line) -> tuple[bool, float]:
-        value = line.metrics[names[0]].value
-        return line.floor, float("inf") if value is None else sign * value
+        return line.floor, primary.badness(line.metrics[names[0]].value)
 
     part = record.data["parts"]["test"]
     unit = f"{part['patients']} patients, " if record.data["patients_known"] else "patients unknown, "
@@ -162,11 +156,45 @@ def _trained_on(line: Line) -> str:
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
-    """The metrics that the task asks for, class by class where there are several; else the run's first ones."""
+    """The first metrics that the task asks for, class by class where there are several; else the run's first ones.
+
+    What a metric must not be read without comes with it, also beyond their number.
+    """
     classes = record.data["class_names"]
     asked = [name for metric in record.task["metrics"] for name in (metric, *(f"{metric}_{each}" for each in classes))]
-    found = [name for name in asked if name in record.metrics]
-    return tuple(found or record.metrics)[:SHOWN_METRICS]
+    found = [name for name in asked if name in record.metrics] or list(record.metrics)
+    shown: dict[str, None] = {}
+    for name in found:
+        if len(shown) < SHOWN_METRICS:
+            together = (name, *(each for each in metric_of(name).beside if each in record.metrics))
+            shown |= dict.fromkeys(together)
+    return tuple(shown)
+
+
+def every_metric(table: TaskTable) -> tuple[str, ...]:
+    """Every metric that a run of ``table`` has, those of the table first."""
+    of_runs = (name for line in table.lines for name in line.runs[0].metrics)
+    return tuple(dict.fromkeys([*table.metric_names, *of_runs]))
+
+
+def with_metrics(table: TaskTable, names: Sequence[str]) -> TaskTable:
+    """``table`` with these metrics in place of its own, in the same order of lines.
+
+    Raises:
+        UnknownNameError: no run of the table has such a metric.
+    """
+    known = every_metric(table)
+    for name in names:
+        if name not in known:
+            raise UnknownNameError(f"metric of {table.task} in these runs", name, known)
+    lines = [replace(line, metrics={name: _measured(line.runs[0], name) for name in names}) for line in table.lines]
+    return replace(table, metric_names=tuple(names), lines=tuple(lines))
+
+
+def _measured(run: Run, name: str) -> Estimate:
+    """A metric of a run, absent where it was made by a version that had none of that name."""
+    absent = Estimate.absent("not measured by the version that made the run; run it again with --force")
+    return run.metrics.get(name, absent)
 
 
 SAME = (
@@ -182,12 +210,12 @@ def _general(note: str) -> bool:
 
 def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
     first = runs[0]
-    values = [value for run in runs if (value := run.metrics[names[0]].value) is not None]
+    values = [value for run in runs if (value := _measured(run, names[0]).value) is not None]
     spread = None
     if len(values) > 1:
         mean = sum(values) / len(values)
         spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    metrics = {name: first.metrics[name] for name in names}
+    metrics = {name: _measured(first, name) for name in names}
     return Line(
         first.task, encoder_label(first), first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread
     )

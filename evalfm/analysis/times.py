@@ -15,9 +15,10 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of a forward pass, one figure per encoder and way to run it: the median over its runs.
+    """Milliseconds of a forward pass, one figure per encoder and device: the median over its runs.
 
-    Runs of one encoder were timed at different moments; without this some seeds would keep to a limit and others not.
+    Runs of one encoder were timed at different moments; without this its heads and seeds would have several times, and
+    some would keep to a limit where others do not.
     """
 
     found: dict[Key, list[float]]
@@ -63,5 +64,5 @@ class Times:
 
 
 def _key(run: Run, cost: Cost) -> Key:
-    made = run.record.provenance
-    return f"{run.encoder} {made.feature_key}", f"{cost.device} {cost.input_size} {cost.precision}"
+    size = run.record.encoder.get("parameters")
+    return f"{run.encoder} {size}", f"{cost.device} {cost.batch} {cost.input_size} {cost.precision}"

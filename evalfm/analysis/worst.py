@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.paired_metrics import Aurocs, PairedMetric, paired_metric
-from evalfm.analysis.table import LOWER_IS_BETTER
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
+from evalfm.tasks.metrics.facts import metric_of
 
 FEWEST = 10
 """Patients (for AUROC: of either class) that a stratum must have to be called the worst."""
@@ -21,6 +21,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
     table = table[table["split"] == "test"].reset_index(drop=True)
     kind, names = run.kind, tuple(str(each) for each in run.record.data["class_names"])
     whole = paired_metric(kind, metric, metric, [table], names)[1]
+    facts = metric_of(metric)
     found: list[tuple[float, str]] = []
     for name in declared(table, names):
         try:
@@ -39,7 +40,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
             value = of.statistic(0).on_the_data()
             if value == value:
                 told = f"{name} = {level}: {metric} {value:.3f} on {len(part)} images"
-                found.append((-value if metric in LOWER_IS_BETTER else value, told))
+                found.append((-facts.badness(value), told))
     return min(found)[1] if found else None
 
 

@@ -7,20 +7,24 @@ import os
 import sys
 from typing import NoReturn
 
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C has stopped."""
+
 
 def main() -> None:
     """Run the command line and exit."""
+    from evalfm.errors import EvalfmError, shown
+
     # Threads that wait by spinning make a busy machine several times slower (dense heads: 200 s against 43 s) and an
     # idle one no faster; it must be said before torch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from evalfm.cli.app import app
-    from evalfm.errors import EvalfmError, shown
-
     for stream in (sys.stdout, sys.stderr):
         # A name that the terminal's alphabet lacks is shown in escapes, and ends no command.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        from evalfm.cli.app import app
+
         app()
     except EvalfmError as error:
         _refuse(str(error))
@@ -33,9 +37,22 @@ def main() -> None:
             raise
         place, reason = shown(os.fsdecode(error.filename)), error.strerror or error
         _refuse(f"{place} cannot be used ({reason}); check the path, its permissions and the free space.")
-    except KeyboardInterrupt:
-        sys.stderr.write("\nStopped. What was finished is kept: type the same command again to go on.\n")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop, SystemExit) and stop.code != INTERRUPTED:
+            raise
+        if isinstance(stop, KeyboardInterrupt):
+            tell_interrupt()
+        sys.stdout.flush()
+        # Python would wait for every thread first, and might end by the signal where it fell into generated code.
+        os._exit(INTERRUPTED)
+
+
+def tell_interrupt() -> None:
+    """Say what Ctrl-C leaves."""
+    # What the terminal shows of the key, or of a bar, ends here.
+    sys.stderr.write("\n" if sys.stderr.isatty() else "")
+    sys.stderr.write("Interrupted; what is finished is kept, the same command goes on.\n")
+    sys.stderr.flush()
 
 
 def _refuse(sentence: str) -> NoReturn:

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import evalfm
 from evalfm.cli import (
+    INTERRUPTED,
     bias,
     choose,
     compare,
@@ -28,13 +29,14 @@ from evalfm.cli import (
     report,
     show,
     study,
+    tell_interrupt,
 )
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import text_fault, user_path
 
 
 class _Verbs(TyperGroup):
-    """All verbs; every word of a call is looked at before any of them runs."""
+    """All verbs; looks at every word of a call before one runs, and answers Ctrl-C, of which typer says no word."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for word in args:
@@ -46,6 +48,13 @@ class _Verbs(TyperGroup):
                     f"{word or 'A word of the call'} is empty; leave it out, or see what should have filled it in."
                 )
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            tell_interrupt()
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _with_paths(verb: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,8 +74,8 @@ def _in_one_form(value: Any) -> Any:
 
 
 app = typer.Typer(
-    name="evalfm",
     cls=_Verbs,
+    name="evalfm",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

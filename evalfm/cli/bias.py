@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from evalfm.analysis.predictions import Predictions
     from evalfm.runs import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
@@ -43,11 +44,12 @@ def bias(
 ) -> None:
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
-    Scores are tested among images without the finding; Dice, false alarms and errors by their means. Runs, and the
-    predictions of any outside model for a yes-or-no question. Each of several labels is a question of its own, and so
-    is each class against the rest; grades are asked by the error of the expected grade, or one of them by --label.
-    --decode and --curve make runs, as a study does; those that are among the named folders already are shown without
-    them.
+    Scores are tested among images without the finding; Dice, false alarms and errors by their means. Each of several
+    labels is a question of its own, and so is each class against the rest; grades are asked by the error of the
+    expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is read as the
+    run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and scores are
+    ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among the named
+    folders already are shown without them.
 
     Examples:
 
@@ -73,7 +75,7 @@ def bias(
         value_summary,
     )
     from evalfm.analysis.bias_values import bias_of_values
-    from evalfm.analysis.scores import asks_questions, questions_of_run, scores_of_table
+    from evalfm.analysis.scores import asks_questions, predictions_of_table, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.analysis.table import model_names
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
@@ -91,15 +93,29 @@ def bias(
     decoded, curves = decodability(every), shortcut_curves(every)
     named = list(zip(model_names(runs), runs, strict=True))
     models_asked = [questions_of_run(run, label, model=name) for name, run in named if asks_questions(run, label)]
-    models_asked += [
-        [scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)] for path in tables
-    ]
+    own: list[tuple[Predictions, str | None]] = []
+    for path in tables:
+        found = predictions_of_table(path, target=target, score=score, patient=patient, label=label)
+        if found is None and label is not None:
+            raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
+        if found is None:
+            scores = scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)
+            models_asked.append([scores])
+        elif threshold is not None:
+            raise EvalfmError(
+                f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
+            )
+        elif asks_questions(*found):
+            models_asked.append(questions_of_run(*found))
+        else:
+            own.append(found)
     reports = [report for each in models_asked for report in bias_of_questions(each, asked, adjust=held)]
     values = [
         replace(bias_of_values(run, asked, label=label, adjust=held), model=name)
         for name, run in named
         if not asks_questions(run, label)
     ]
+    values += [bias_of_values(each, asked, label=name, adjust=held) for each, name in own]
     if html is not None:
         write_atomically(html, bias_page(reports, values, decoded, curves).encode())
     if markdown is not None:
@@ -199,8 +215,8 @@ def _found(
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
     if label is None:
         return runs, beside, tables
-    if tables:
-        raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
+    if not runs:
+        return runs, beside, tables
     having = [run for run in runs if label in run.record.data["class_names"]]
     if not having:
         names = {str(name) for run in runs for name in run.record.data["class_names"]}

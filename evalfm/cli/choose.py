@@ -19,7 +19,7 @@ def choose(
     labels: Annotated[int | None, typer.Option(help="Only runs trained on at most so many images.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Rank the encoders that are not significantly below the best by their cost, and say why others are out.
+    """Rank the encoders that are not significantly worse than the best by their cost, and say why others are out.
 
     Every run holds the time of a forward pass of one image on the device that it was made on; --max-ms takes runs of
     one device.
@@ -63,7 +63,7 @@ def choose(
             each.head,
             each.adaptation,
             each.estimate,
-            f"{each.parameters:,}",
+            "–" if each.parameters is None else f"{each.parameters:,}",
             "–" if each.gigaflops is None else f"{each.gigaflops:.3g}",
             "–" if each.milliseconds is None else f"{each.milliseconds:.3g}",
             "–" if each.milliseconds is None else each.timed,
@@ -73,7 +73,7 @@ def choose(
         ]
         for each in found.candidates
     ]
-    print_rows(f"{found.task}: not significantly below the best, the smallest first", header, rows)
+    print_rows(f"{found.task}: not significantly worse than the best, the smallest first", header, rows)
     typer.echo(found.paragraph)
     for name, reason in found.excluded:
         typer.echo(f"  out: {name}: {reason}")

@@ -104,10 +104,15 @@ def _show(table: Comparison) -> None:
         rows.append(row)
     print_rows(f"{table.task} on {table.data}", header, rows)
     typer.echo(f"  {table.counts}")
-    pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"
-    typer.echo(f"  p: {table.method}, Holm over {pairs}. best: not significantly below the highest estimate.")
-    typer.echo("  detectable: the true difference that would have been found with 80 % power; no difference found is")
-    typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
+    if table.pairs:
+        pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"
+        typer.echo(f"  p: {table.method}, Holm over {pairs}. best: not significantly worse than the best estimate.")
+        typer.echo(
+            "  detectable: the true difference that would have been found with 80 % power; no difference found is"
+        )
+        typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
+    else:
+        typer.echo("  One line that is no floor: there is no pair to compare.")
     if table.margin is not None:
         chosen = " (the best one observed: chosen after the fact)" if table.post_hoc else ""
         typer.echo(

@@ -123,6 +123,22 @@ def print_task(table: TaskTable) -> None:
     _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
 
 
+def print_metrics(table: TaskTable) -> None:
+    """Print one task's metrics below each other: a row per metric and line, with unit and direction."""
+    from evalfm.tasks.metrics.facts import metric_of
+
+    footnotes = Footnotes()
+    rows = []
+    for name in table.metric_names:
+        facts = metric_of(name)
+        for line in table.lines:
+            cell = footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}")
+            rows.append([name, facts.unit or "–", facts.direction, _name(line), _head(line), cell])
+    header = ["metric", "unit", "better", "encoder", "head", "estimate [95 % interval]"]
+    print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
+    _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
+
+
 def print_operating_points(table: TaskTable) -> None:
     """Print default and chosen thresholds side by side, where a head reads text or the rule was asked for."""
     from evalfm.analysis.figures import describe

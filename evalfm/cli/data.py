@@ -38,7 +38,7 @@ class Uncertain(StrEnum):
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="Name of a source; `evalfm ls data` lists them.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set as published.")],
+    root: Annotated[str, typer.Option(help="Folder of the data set as published.")],
     out: Annotated[Path, typer.Option(help="New folder for the manifest.")],
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images in place of referring to them.")] = False,
@@ -46,6 +46,9 @@ def import_(
     uncertain: Annotated[Uncertain | None, typer.Option(help="What a label of -1 means.")] = None,
     official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
     stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
+    val_from_train: Annotated[
+        bool, typer.Option("--val-from-train", help="Draw val by patient from train, where the set has no val.")
+    ] = False,
     part: Annotated[str | None, typer.Option(help="Which of several sets in the root: its file or folder.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Table of labels, for sources whose images bring none.")] = None,
     on: Annotated[
@@ -67,6 +70,9 @@ def import_(
     label: Annotated[list[str] | None, typer.Option(help="Label column, or NAME=COLUMN; repeat for several.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Attribute column, or NAME=COLUMN.")] = None,
     mask: Annotated[list[str] | None, typer.Option(help="FINDING=COLUMN of mask files.")] = None,
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Trust links under the root, wherever they lead.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier import.")] = False,
 ) -> None:
     """Read a data set in its published layout and write a checked manifest.
@@ -86,7 +92,8 @@ def import_(
     mapped = _mapping(mapping, csv, name, image, id_column, patient, study, split, label, attribute, mask)
     manifest = import_data(
         source,
-        root,
+        # As it was given, which dataset.yaml keeps.
+        Path(root),
         out,
         seed=seed,
         copy=copy,
@@ -94,11 +101,13 @@ def import_(
         uncertain=None if uncertain is None else uncertain.value,
         official=official or (),
         stratify=stratify,
+        val_from_train=val_from_train,
         mapping=mapped,
         part=part,
         labels=labels,
         on=on,
         burned_in_checked=burned_in_checked,
+        follow_links=follow_links,
         force=force,
         progress=Bars(),
     )
@@ -127,6 +136,7 @@ def check(
     from dataclasses import asdict, replace
 
     from evalfm.cli.console import Bars, emit_json, refuse_folder
+    from evalfm.data.checks import told_together
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
@@ -156,8 +166,8 @@ def check(
             typer.echo(f"  {label}: {said}, {counts.unknown} unknown")
         for remark in report.remarks:
             typer.echo(f"  {remark}")
-        for fault in report.faults:
-            typer.echo(f"  FAULT {fault}")
+        for line in told_together(report.faults):
+            typer.echo(f"  FAULT {line}")
         typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: mend them and check again.")
         if html is not None:
             typer.echo(f"Wrote {html}")
@@ -172,18 +182,26 @@ def split(
     stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
     official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
     test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
+    val_from_train: Annotated[
+        bool, typer.Option("--val-from-train", help="Draw val by patient from train; train and test are else kept.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the split that is there.")] = False,
     export: Annotated[Path | None, typer.Option(help="Also write train.txt, val.txt, test.txt here.")] = None,
 ) -> None:
-    """Deal the patients of a data set to train, val and test anew.
+    """Deal the patients of a data set to train, val and test; images of the same bytes stay together.
 
-    Example:
+    Examples:
 
-        evalfm data split build/nih --stratify pneumothorax --seed 1
+        evalfm data split build/nih --stratify pneumothorax --seed 1 --force
+
+        evalfm data split build/mine --val-from-train
     """
-    from evalfm.data.dealing import deal
+    from evalfm.cli.console import Bars
+    from evalfm.data.dealing import deal, with_val_from_train
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.splits import export_ids
+    from evalfm.errors import EvalfmError
 
     if export is not None:
         from evalfm.runs import check_writable
@@ -191,7 +209,17 @@ def split(
         check_writable(export, "--export")
     # A faulty split is what this verb mends, so it is not refused here.
     manifest = Table.read(find_folder(folder), validate=False)
-    dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where)
+    if val_from_train:
+        if stratify or official or test_where:
+            raise EvalfmError("--val-from-train keeps the split that is there; leave the other rules out.")
+        dealt = with_val_from_train(manifest, seed=seed, progress=Bars())
+    else:
+        if not force and "split" in manifest.table and manifest.table["split"].notna().any():
+            raise EvalfmError(
+                f"{manifest.info.name} has a split already ({_parts(manifest)}); add --force to deal it anew, or "
+                "--val-from-train to draw val from its train."
+            )
+        dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where, progress=Bars())
     dealt.validate()
     dealt.write(manifest.folder)
     _summarise(dealt)
@@ -255,6 +283,31 @@ def register(
     typer.echo(f"{name} is {folder}. Next: evalfm probe --encoder hog --task ptx-cls --data {name}")
 
 
+@app.command()
+def relocate(
+    folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
+    root: Annotated[str, typer.Argument(help="Where the images lie now; may hold ${VARIABLE}.")],
+    follow_links: Annotated[
+        bool, typer.Option("--follow-links", help="Trust links under the new root, wherever they lead.")
+    ] = False,
+) -> None:
+    """Tell a data set where its images lie now; nothing changes unless all of them are there.
+
+    Examples:
+
+        evalfm data relocate build/nih /mnt/disk2/nih
+
+        evalfm data relocate build/nih '${DATA}/nih'
+    """
+    from evalfm.data.importing import relocate as move
+    from evalfm.data.manifest import Manifest as Table
+    from evalfm.data.manifest import find_folder
+
+    moved = move(Table.read(find_folder(folder), validate=False), root, follow_links=follow_links)
+    _summarise(moved)
+    typer.echo(f"{moved.info.name} finds its images in {moved.root}")
+
+
 def _dials(items: list[str]) -> dict[str, float]:
     """NAME=VALUE items as numbers by name."""
     from dataclasses import fields
@@ -302,11 +355,16 @@ def _mapping(
     return validate(Mapping, content, "The mapping of columns") if content else None
 
 
+def _parts(manifest: Manifest) -> str:
+    """How many images each part of the split has."""
+    counts = manifest.table["split"].value_counts()
+    return ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
+
+
 def _summarise(manifest: Manifest) -> None:
     """Say in a line how many images and patients there are in each part."""
     patients = f"{len(set(manifest.patients.tolist()))} patients" if manifest.patients_known else "patients unknown"
     parts = ""
     if "split" in manifest.table:
-        counts = manifest.table["split"].value_counts()
-        parts = "; " + ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
+        parts = f"; {_parts(manifest)}"
     typer.echo(f"{manifest.info.name}: {len(manifest)} images, {patients}{parts}")

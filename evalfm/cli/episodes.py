@@ -176,11 +176,10 @@ def _numbers(text: str) -> list[int]:
 
 
 def _recipe(pairs: list[str]) -> dict[str, object]:
-    import yaml
-
+    from evalfm.cards import parse_yaml
     from evalfm.training.recipe import parse_changes
 
-    return {name: yaml.safe_load(str(value)) for name, value in parse_changes(pairs).items()}
+    return {name: parse_yaml(str(value), f"--recipe {name}") for name, value in parse_changes(pairs).items()}
 
 
 def _print_plan(plan: EpisodePlan, *, on_stderr: bool) -> None:

@@ -146,23 +146,37 @@ def data(json: Json = False) -> None:
 @app.command()
 def runs(
     out: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("runs"),
+    metrics: Annotated[
+        str | None, typer.Option(help="Names such as ppv,npv in place of the task's first ones, or all.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show the results of the runs under a folder.
 
-    Example:
+    Examples:
 
         evalfm ls runs runs/
+
+        evalfm ls runs runs/ --metrics all
     """
-    from evalfm.analysis.table import task_tables
-    from evalfm.cli.console import emit_json, print_runs, table_json
+    from evalfm.analysis.table import every_metric, task_tables, with_metrics
+    from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
 
     found = find_runs(out)
     if not found:
         raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
+    tables = task_tables(found)
+    asked = [each.strip() for each in (metrics or "").split(",") if each.strip()]
+    if asked:
+        tables = [with_metrics(each, every_metric(each) if asked == ["all"] else asked) for each in tables]
     if json:
-        emit_json([table_json(table) for table in task_tables(found)])
-    else:
-        print_runs(found)
+        emit_json([table_json(table) for table in tables])
+        return
+    for table in tables:
+        if len(asked) > 1 or asked == ["all"]:
+            print_metrics(table)
+        else:
+            print_task(table)
+            print_operating_points(table)

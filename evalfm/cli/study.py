@@ -112,8 +112,7 @@ def _changed(
     asked: Study, weights: str | None, recipe: list[str] | None, limit: int | None, seeds: int | None
 ) -> Study:
     """The study with what the command line says of every cell."""
-    import yaml
-
+    from evalfm.cards import parse_yaml
     from evalfm.encoders.aliases import find_alias
     from evalfm.errors import EvalfmError
     from evalfm.study.grid import card_of
@@ -137,7 +136,7 @@ def _changed(
             # From scratch every weight is drawn already.
             plain |= {"weights": weights} if each.trained != "scratch" else {}
     if recipe:
-        parsed = {name: yaml.safe_load(str(value)) for name, value in parse_changes(recipe).items()}
+        parsed = {name: parse_yaml(str(value), f"--recipe {name}") for name, value in parse_changes(recipe).items()}
         changes["adaptations"] = [
             each.model_dump() | {"recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
             for each in asked.adaptations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.columns import MASK_SUFFIX, NUMBER_COLUMNS
 from evalfm.data.digests import image_digests
-from evalfm.data.locators import locator_faults
+from evalfm.data.locators import OUTSIDE, file_of, locator_faults
 from evalfm.data.privacy import attribute_faults
 from evalfm.errors import EvalfmError, suggestion
 from evalfm.progress import SILENT, Progress
@@ -21,16 +21,29 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 SHOWN = 20
+FEW = 4
+"""Rows of one kind of fault from which on they are one line, and how many of them it names."""
+TRUST = (
+    "; if you trust where links lead, import with --follow-links or write `follow_links: true` into dataset.yaml, "
+    "else put the files under the root"
+)
 OLDEST = 120.0
 WIDEST_PIXEL_MM = 50.0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing wrong: the sentence with its remedy, and its row counted from 1 (None: no one row)."""
+    """One thing wrong.
+
+    Attributes:
+        message: the sentence with its remedy.
+        row: counted from 1; None: no one row.
+        kind: what faults of other rows share with it; by default the sentence.
+    """
 
     message: str
     row: int | None = None
+    kind: str | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.message if self.row is None else f"row {self.row}: {self.message}"
@@ -40,11 +53,33 @@ def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
     """Raise one EvalfmError that lists ``faults``, the first 20 in full and the number of the others."""
     if not faults:
         return
-    lines = [f"  {fault}" for fault in faults[:SHOWN]]
-    if len(faults) > SHOWN:
-        lines.append(f"  … and {len(faults) - SHOWN} more.")
+    told = told_together(faults)
+    lines = [f"  {line}" for line in told[:SHOWN]]
+    if len(told) > SHOWN:
+        lines.append(f"  … and {len(told) - SHOWN} more.")
     number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to mend:\n" + "\n".join(lines))
+
+
+def told_together(faults: Sequence[Fault]) -> list[str]:
+    """A line for each fault, one for those of many rows that are of one kind, with the first of them."""
+    kinds: dict[str, list[Fault]] = {}
+    for position, fault in enumerate(faults):
+        key = fault.kind or (f"\0{position}" if fault.row is None else fault.message)
+        kinds.setdefault(key, []).append(fault)
+    lines = []
+    for alike in kinds.values():
+        if len(alike) < FEW:
+            lines += [str(fault) for fault in alike]
+            continue
+        if alike[0].row is None:
+            lines.append(f"{len(alike)} such faults, the first: {alike[0].message}")
+            continue
+        rows = ", ".join(str(fault.row) for fault in alike[:FEW])
+        more = ", …" if len(alike) > FEW else ""
+        what = "each of them" if alike[0].kind is None else "the first"
+        lines.append(f"{len(alike)} rows ({rows}{more}), {what}: {alike[0].message}")
+    return lines
 
 
 def quick_faults(manifest: Manifest) -> list[Fault]:
@@ -126,10 +161,12 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     what = manifest.patient_column
     if what != "id":
         for name, parts in _in_two_splits(pd.Series(manifest.patients), table["split"]):
-            yield Fault(f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}")
+            message = f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}"
+            yield Fault(message, kind=f"{what} in two splits")
     if table["image"].duplicated().any():
         for name, parts in _in_two_splits(table["image"], table["split"]):
-            yield Fault(f"the image {name!r} is in {parts}; rows of one image belong to one split")
+            message = f"the image {name!r} is in {parts}; rows of one image belong to one split"
+            yield Fault(message, kind="image in two splits")
 
 
 def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
@@ -174,7 +211,10 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
 def file_faults(manifest: Manifest) -> Iterable[Fault]:
     """Files of images and masks that are not under the root."""
     if not manifest.root.is_dir():
-        yield Fault(f"the root {manifest.root} is not there; correct `root` in dataset.yaml or mount the disk")
+        remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
+        yield Fault(
+            f"the root {manifest.root} is not there; mount the disk, or tell where the images lie now: {remedy}"
+        )
         return
     from evalfm.data.manifest import EMPTY_MASK
 
@@ -186,7 +226,8 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
         reasons = locator_faults(present, manifest.root)
         for position, locator in enumerate(column if reasons else ()):
             if locator in reasons:
-                yield Fault(f"{name} {locator!r} {reasons[locator]} (root {manifest.root})", position + 1)
+                reason = f"{reasons[locator]} (root {manifest.root}){TRUST if reasons[locator] == OUTSIDE else ''}"
+                yield Fault(f"{name} {locator!r} {reason}", position + 1, f"{name} {reason}")
 
 
 def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
@@ -195,7 +236,9 @@ def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]
     digests = image_digests(locators, manifest.root, progress=progress)
     for position, locator in enumerate(locators):
         if locator in digests.failed:
-            yield Fault(f"the image cannot be read: {digests.failed[locator]}", position + 1)
+            reason = digests.failed[locator]
+            kind = reason.replace(locator, "…").replace(file_of(locator), "…")
+            yield Fault(f"the image cannot be read: {reason}", position + 1, f"image: {kind}")
     if "split" not in table:
         return
     bytes_of = table["image"].map(digests.found)
@@ -205,7 +248,11 @@ def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]
         if part["image"].nunique() > 1:
             names = ", ".join(repr(name) for name in part["id"].iloc[:4])
             parts = shared[str(digest)]
-            yield Fault(f"the images of {names} have identical bytes and are in {parts}; put them into one split")
+            yield Fault(
+                f"the images of {names} have identical bytes and are in {parts}; put them into one split "
+                "(`evalfm data split DATA --force` keeps them together)",
+                kind="identical bytes",
+            )
 
 
 def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
@@ -215,4 +262,6 @@ def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
             try:
                 manifest.mask(row, finding)
             except EvalfmError as error:
-                yield Fault(str(error), row + 1)
+                cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
+                kind = str(error).replace(cell, "…").replace(f"row {row + 1} ", "")
+                yield Fault(str(error), row + 1, f"{finding}: {kind}")

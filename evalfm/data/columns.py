@@ -12,7 +12,7 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
-TEXT_COLUMNS = ("id", "image", "patient", "study", "group", "laterality", "split", "sex", "view")
+TEXT_COLUMNS = ("id", "image", "patient", "study", "group", "laterality", "split", "split_key", "sex", "view")
 NUMBER_COLUMNS = ("age", "slice", "spacing_row_mm", "spacing_column_mm")
 MASK_SUFFIX = "_mask"
 

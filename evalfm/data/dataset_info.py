@@ -45,9 +45,11 @@ class DatasetInfo(CardModel):
 
     Attributes:
         schema_version: of this file; its key in dataset.yaml is ``schema``.
-        name: short name, such as ``nih-cxr14``; part of the hash that deals patients to splits.
+        name: short name, such as ``nih-cxr14``.
         synthetic: True where the images are made up; every result then says so.
-        root: folder of the images, absolute or relative to dataset.yaml; locators never leave it.
+        root: folder of the images, as it was given: absolute or relative to dataset.yaml, or with ``~`` and
+            ``${VARIABLE}``; locators never leave it.
+        follow_links: links under the root are trusted, wherever they lead.
         mask_dialects: per finding, how the cells of ``<finding>_mask`` are written.
         mask_sizes: per finding, (height, width) of masks that were stored at another size than the image;
             they are brought onto the image's grid by nearest neighbour.
@@ -77,6 +79,7 @@ class DatasetInfo(CardModel):
     citation: str = ""
     synthetic: bool = False
     root: str = "."
+    follow_links: bool = False
     mask_dialects: dict[str, MaskDialect] = Field(default_factory=dict)
     mask_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
     label_source: dict[str, str] = Field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -63,6 +64,23 @@ def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = S
         }
         write_atomically(sidecar, json.dumps(remembered | fresh).encode())
     return Digests(found, failed)
+
+
+def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> dict[str, str]:
+    """Digest of each image that may have the bytes of another; a file whose size no other has needs no reading."""
+    unique = list(dict.fromkeys(locators))
+    sizes = {name: _stamp(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    # The digest of an array is that of its values, whatever the file's size is.
+    arrays = {name for name in sizes if name.lower().endswith((".npz", ".npy"))}
+    files = Counter(stamp[0] for name, stamp in sizes.items() if stamp is not None and name not in arrays)
+    wanted = []
+    for locator in unique:
+        name = file_of(locator)
+        stamp = sizes[name]
+        # An empty file is no image, like no other.
+        if stamp is not None and stamp[0] and (name in arrays or name != locator or files[stamp[0]] > 1):
+            wanted.append(locator)
+    return image_digests(wanted, root, progress=progress).found
 
 
 def _stamp(path: Path) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.splits import SPLIT
 from evalfm.errors import EvalfmError
 
 SUPPORT, QUERY = "train", "test"
@@ -46,7 +47,6 @@ def draw_episodes(
     shots: int,
     queries: int,
     episodes: int,
-    name: str,
     seed: int,
     split: NDArray[np.object_] | None = None,
 ) -> Episodes:
@@ -54,16 +54,15 @@ def draw_episodes(
 
     Support comes from train and queries from test, so that no patient is on both sides; without a ``split`` the queries
     are drawn from all images, then the support from images of other patients. On each side a patient gives a second
-    image only when the class has no new patient. An episode depends on ``name``, ``seed``, its own number and the
-    images alone: not on their order, on the machine, on how many episodes or how many shots are asked.
+    image only when the class has no new patient. An episode depends on ``seed``, its own number and the images alone:
+    not on their order, on the set's name, on the machine, on how many episodes or how many shots are asked.
 
     Args:
         labels: [N] class of each image, 0 … C − 1.
-        patients: [N].
+        patients: [N]; those who share an image are one (see ``dealing.split_units``).
         ids: [N], each once.
         class_names: [C], for errors.
         shots, queries: images per class.
-        name: of the data set.
         split: [N] ``train``, ``val`` or ``test`` of each image, or None.
 
     Raises:
@@ -79,7 +78,7 @@ def draw_episodes(
     support = np.empty((episodes, len(class_names), shots), dtype=np.intp)
     query = np.empty((episodes, len(class_names), queries), dtype=np.intp)
     for episode in range(episodes):
-        generator = _generator(name, seed, episode)
+        generator = _generator(seed, episode)
         asked = pool.draw(asking, queries, generator)
         allowed = learning if split is not None else ~np.isin(codes, codes[asked])
         if split is None:
@@ -88,9 +87,9 @@ def draw_episodes(
     return Episodes(support, query)
 
 
-def _generator(name: str, seed: int, episode: int) -> np.random.PCG64:
+def _generator(seed: int, episode: int) -> np.random.PCG64:
     """Raw numbers that are the same in every version of numpy, which its distributions need not be."""
-    digest = hashlib.sha256(f"episode\x1f{name}\x1f{seed}\x1f{episode}".encode()).digest()
+    digest = hashlib.sha256(f"episode\x1f{SPLIT}\x1f{seed}\x1f{episode}".encode()).digest()
     return np.random.PCG64(int.from_bytes(digest, "big"))
 
 

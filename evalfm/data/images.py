@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from evalfm.data import raw_films
 from evalfm.data.arrays import array_size, item, read_array
 from evalfm.data.dicom import dicom_attributes, film_size, plausible_spacing, read_film
+from evalfm.data.locators import LinkedRoot
 from evalfm.data.raster import raster_size, read_raster
 from evalfm.data.raw_films import is_raw_film, read_raw_film
 from evalfm.data.stored import Stored, kind_of
@@ -68,7 +69,7 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
 
     Args:
         locator: path under ``root``, with a member, page or frame behind ``#`` (``set.npz#train_images/17``).
-        root: folder that the locator may not leave.
+        root: folder that the locator may not leave, but by links of a ``LinkedRoot``.
         bits: significant bits of the stored numbers, where fewer than their type holds; not for DICOM.
         unit: unit of the values where the file does not say; HU and raw are not divided.
 
@@ -161,9 +162,10 @@ def resolve(locator: str, root: Path) -> tuple[Path, str | None]:
         mode = _mode_without_links(os.fspath(root), name)
         if mode is None:
             path = path.resolve()
-            if not path.is_relative_to(root.resolve()):
+            if not isinstance(root, LinkedRoot) and not path.is_relative_to(root.resolve()):
                 raise EvalfmError(
-                    f"{locator!r} leaves the data set's folder through a link; put the file inside the root."
+                    f"{locator!r} leaves the data set's folder through a link; put the file inside the root, or write "
+                    "`follow_links: true` into dataset.yaml if you trust where links lead."
                 )
             mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from evalfm.data.atomic import write_atomically
+from evalfm.data.checks import file_faults, raise_faults
 from evalfm.data.columns import MASK_SUFFIX
-from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, read_dataset_info
-from evalfm.data.dealing import deal
-from evalfm.data.locators import file_of
+from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, dataset_yaml, read_dataset_info
+from evalfm.data.dealing import deal, with_val_from_train
+from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
 from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
 from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
+from evalfm.data.work_folders import put, recover, remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
@@ -33,11 +35,13 @@ def import_data(
     uncertain: UncertainRule | None = None,
     official: Sequence[Path] = (),
     stratify: str | None = None,
+    val_from_train: bool = False,
     mapping: TableMapping | None = None,
     part: str | None = None,
     labels: Path | None = None,
     on: str | None = None,
     burned_in_checked: bool = False,
+    follow_links: bool = False,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Manifest:
@@ -57,11 +61,13 @@ def import_data(
         uncertain: what a label of −1 means.
         official: lists of ids, see ``deal``.
         stratify: label to stratify the split by.
+        val_from_train: draw val by patient from train, where the source's own split has none.
         mapping: of columns, for sources that read any table.
         part: which of several sets in one root is meant.
         labels: a table of labels that lies outside of the root.
         on: by what rows of ``labels`` and images meet.
         burned_in_checked: films that do not rule out names in their pixels were looked at.
+        follow_links: links under ``root`` are trusted, wherever they lead; kept in dataset.yaml.
         force: replace an earlier import.
         progress: where long work is shown.
 
@@ -72,36 +78,62 @@ def import_data(
     salt = secrets.token_hex(16)
     options = ImportOptions(seed, blank, uncertain, mapping, part, labels, on, burned_in_checked, salt, progress)
     check_options(source, options)
+    given, root, out = str(root), expand_root(str(root)), out.absolute()
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
+    root = LinkedRoot(root.resolve()) if follow_links else root.resolve()
     # Links on the way to out are followed, so that what they lead to is replaced and they stay.
-    root, out = root.resolve(), Path(os.path.realpath(out))
+    out = Path(os.path.realpath(out))
+    recover(out, out.parent)
+    remove_stale(out.parent)
     # Hashes that were there before stay as they are.
     options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
 
     imported = read_source(root, options)
-    info = imported.info.model_copy(update={"root": str(root)})
+    info = imported.info.model_copy(update={"root": root_from(given, out), "follow_links": follow_links})
     if not info.names_are_public and info.salt is None:
         info = info.model_copy(update={"salt": options.salt})
     manifest = Manifest(info, imported.table, out)
+    if val_from_train and (stratify or (not official and "split" not in manifest.table)):
+        raise EvalfmError("A split that is dealt here has a val part; leave --val-from-train out.")
     if official or stratify or "split" not in manifest.table:
-        manifest = deal(manifest, seed=seed, official=official, stratify=stratify)
+        manifest = deal(manifest, seed=seed, official=official, stratify=stratify, progress=progress)
+    elif val_from_train or imported.val_from_train:
+        manifest = with_val_from_train(manifest, seed=seed, progress=progress)
+    info = manifest.info
     manifest.validate()
     for note in info.notes:
         progress.say(note)
+    if set(manifest.splits) == {"train", "test"}:
+        progress.say("The split has no val part, on which heads choose; --val-from-train draws it by patient.")
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    work = out.parent / work_name()
     try:
-        # mkdtemp makes private folders; the result is an ordinary one.
-        work.chmod(0o755)
+        work.mkdir(parents=True)
         if copy:
             manifest = _with_copies(manifest, work, progress)
         manifest.write(work)
-        _publish(work, out)
+        put(work, out)
+    except OSError as error:
+        raise EvalfmError(
+            f"{out} cannot be written ({error.strerror or error}); free disk or give another out."
+        ) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Manifest.read(out, validate=False)
+
+
+def relocate(manifest: Manifest, root: str, *, follow_links: bool = False) -> Manifest:
+    """Write another ``root`` into dataset.yaml; a relative one is told from here, ``${VARIABLE}`` stays as it is.
+
+    Raises:
+        EvalfmError: a file of the table is not there; nothing was written.
+    """
+    update = {"root": root_from(root, manifest.folder), "follow_links": follow_links or manifest.info.follow_links}
+    moved = Manifest(manifest.info.model_copy(update=update), manifest.table, manifest.folder)
+    raise_faults(list(file_faults(moved)), moved)
+    write_atomically(manifest.folder / DATASET_FILE, dataset_yaml(moved.info).encode())
+    return moved
 
 
 def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
@@ -131,20 +163,4 @@ def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest
         target = work / COPIES / file
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(manifest.root / file, target)
-    return Manifest(manifest.info.model_copy(update={"root": COPIES}), manifest.table, work)
-
-
-def _publish(work: Path, out: Path) -> None:
-    """Put ``work`` in the place of ``out`` by renaming; what lay there goes last."""
-    if not out.exists():
-        work.rename(out)
-        return
-    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.old."))
-    earlier = out.rename(aside / "earlier")
-    try:
-        work.rename(out)
-    except OSError:
-        earlier.rename(out)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    return Manifest(manifest.info.model_copy(update={"root": COPIES, "follow_links": False}), manifest.table, work)

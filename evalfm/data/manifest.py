@@ -19,8 +19,10 @@ from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import MASK_SUFFIX, canonical, read_table
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
-from evalfm.data.privacy import public_names
+from evalfm.data.locators import LinkedRoot, expand_root, relative_root
+from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
+from evalfm.data.work_folders import recover
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.progress import SILENT, Progress
@@ -81,14 +83,15 @@ class Manifest:
     def write(self, folder: Path | str) -> Manifest:
         """Write manifest.parquet (or manifest.csv where one lies) and dataset.yaml; images stay in place.
 
-        The root is written relative where it lies in ``folder``, else absolute. Returns the manifest as
-        written.
+        The root stays as it was given where it leads to the same place from ``folder``; else it is written relative
+        where it lies in ``folder``, and absolute elsewhere. Returns the manifest as written.
         """
         target = Path(folder)
-        root = self.root
-        inside = root.is_relative_to(target.resolve())
-        written = root.relative_to(target.resolve()).as_posix() if inside else str(root)
-        info = self.info.model_copy(update={"root": written})
+        info, given = self.info, expand_root(self.info.root)
+        place = os.path.abspath(self.folder / given)
+        if not given.is_absolute() and os.path.abspath(target / given) != place:
+            inside = Path(place).is_relative_to(os.path.abspath(target))
+            info = info.model_copy(update={"root": relative_root(Path(place), target) if inside else place})
         if (target / CSV_FILE).exists():
             # As it is: it is read again, and an apostrophe would change an id.
             write_atomically(target / CSV_FILE, self.table.to_csv(index=False).encode())
@@ -116,7 +119,8 @@ class Manifest:
     @property
     def root(self) -> Path:
         """Folder under which all files of the table lie, absolute."""
-        return user_path(self.info.root or ".", f"root of {DATASET_FILE}", beside=self.folder).resolve()
+        place = user_path(expand_root(self.info.root), "The root", beside=self.folder).resolve()
+        return LinkedRoot(place) if self.info.follow_links else place
 
     def locator(self, row: int) -> str:
         """Locator of the image of ``row``, relative to the root."""
@@ -258,6 +262,17 @@ class Manifest:
         return column.where(column.notna(), self.table["id"]).to_numpy(dtype=object)
 
     @property
+    def split_keys(self) -> NDArray[np.object_]:
+        """What hashes of the split are made of, [N] str: patients, or a hash of their names where they are salted.
+
+        A salted name would give another split with every salt.
+        """
+        if SPLIT_KEY not in self.table or not self.info.salt:
+            return self.patients
+        masked = self.table[SPLIT_KEY].fillna("")
+        return mask_split_keys(masked, self.patients, self.info.salt)
+
+    @property
     def splits(self) -> NDArray[np.object_]:
         """Split of each row, [N] str.
 
@@ -342,6 +357,9 @@ def _is_path(given: str | Path, path: Path) -> bool:
 def _table_file(path: Path) -> Path:
     if path.is_file():
         return path if path.name != DATASET_FILE else _table_file(path.parent)
+    if not path.is_dir():
+        # An import that was killed while it replaced an earlier one.
+        recover(path, path.parent)
     if not path.is_dir():
         raise EvalfmError(f"There is no folder or manifest {path}; check the path.")
     tables = [path / name for name in (PARQUET_FILE, CSV_FILE) if (path / name).is_file()]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,8 +21,20 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 TOP_CODED_AGE = 90.0
-NEVER_ATTRIBUTES = frozenset({"id", "image", "patient", "study", "group", "split"})
+SPLIT_KEY = "split_key"
+"""Column of salted manifests: what the split is hashed from, masked by the salt."""
+NEVER_ATTRIBUTES = frozenset({"id", "image", "patient", "study", "group", "split", SPLIT_KEY})
 MOST_LEVELS = 100
+SHORTEST_NAME = 3
+"""Letters of a name below which it could be any number or word of a sentence."""
+_WORD = re.compile(r"[^\s'\"`(),;:]+")
+_PLACE = re.compile(
+    r"(?:[A-Za-z]:[\\/]|(?<![\w…])(?:~[\w.-]*|\.{1,2})?[\\/]|…/)[^\s'\"`()<>,;]+"
+    r"|[^\s'\"`()<>,;:]+\.(?:png|jpe?g|tiff?|gif|bmp|dcm|dicom|img|np[yz]|nii|gz|csv|tsv|parquet|json|ya?ml|py|pth?|ckpt|"
+    r"safetensors|pkl|txt)\b(?:#[^\s'\"`()<>,;:]*)?",
+    re.IGNORECASE,
+)
+"""A path from a root, a home or here, and a file by its ending."""
 
 
 def public_names(values: Iterable[str], info: DatasetInfo) -> NDArray[np.object_]:
@@ -39,6 +54,27 @@ def public_names(values: Iterable[str], info: DatasetInfo) -> NDArray[np.object_
     return _objects([_hashed(salt, value) for value in values])
 
 
+def split_keys(names: Iterable[str]) -> NDArray[np.object_]:
+    """What a split is hashed from where ``names`` are hidden: 16 hex digits of sha256, the same under any salt."""
+    return _objects([_hashed(hashlib.sha256(), name) for name in names])
+
+
+def mask_split_keys(keys: Iterable[str], salted: Iterable[str], salt: str) -> NDArray[np.object_]:
+    """Hide ``keys`` (16 hex digits), or unmask what was hidden: each exclusive-or the hash of its ``salted`` name.
+
+    Without the salt a masked key tells nothing, while a plain hash of a number could be tried out. What is no key is
+    returned as its salted name.
+    """
+    start = hashlib.sha256(f"split\x1f{salt}\x1f".encode())
+    masked: list[str] = []
+    for key, name in zip(keys, salted, strict=True):
+        try:
+            masked.append(f"{int(key, 16) ^ int(_hashed(start, name), 16):016x}")
+        except ValueError:
+            masked.append(name)
+    return _objects(masked)
+
+
 def _hashed(salt: hashlib._Hash, value: str) -> str:
     state = salt.copy()
     state.update(value.encode())
@@ -49,6 +85,23 @@ def _objects(values: Sequence[object]) -> NDArray[np.object_]:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
+
+
+def without_private(text: str, manifests: Iterable[Manifest]) -> str:
+    """``text`` with … for paths, names of files, and every id, patient and other name of ``manifests``."""
+    places = {str(Path.home()), os.getcwd()}
+    names: set[str] = set()
+    for manifest in manifests:
+        places |= {str(manifest.root), str(manifest.folder), os.path.abspath(manifest.folder)}
+        for column in ("id", "image", "patient", "study", "group"):
+            if column in manifest.table:
+                names |= {str(name) for name in manifest.table[column].dropna() if len(str(name)) >= SHORTEST_NAME}
+    for place in sorted(places, key=len, reverse=True):
+        if len(place) > 1:
+            text = text.replace(place, "…/")
+    text = _PLACE.sub("…", text)
+    text = re.sub(r"(['\"])(.*?)\1", lambda found: f"{found[1]}…{found[1]}" if found[2] in names else found[0], text)
+    return _WORD.sub(lambda found: "…" if found[0] in names or found[0].rstrip(".") in names else found[0], text)
 
 
 def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from evalfm.cards import read_json
 from evalfm.data.atomic import write_atomically
 from evalfm.data.dataset_info import DATASET_FILE
 from evalfm.errors import EvalfmError, UnknownNameError
@@ -36,12 +37,12 @@ def registered() -> dict[str, Path]:
         EvalfmError: the list is damaged.
     """
     path = _list_path()
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         return {}
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{path} cannot be read ({error}); remove it and register again.") from None
+    try:
+        content = read_json(path)
+    except EvalfmError as error:
+        raise EvalfmError(f"{str(error).split(';')[0]}; remove it and register again.") from None
     if not isinstance(content, dict) or not all(isinstance(folder, str) for folder in content.values()):
         raise EvalfmError(f"{path} must map names to folders; remove it and register again.")
     return {name: Path(content[name]) for name in sorted(content)}

@@ -1,4 +1,7 @@
-"""Who is in train, val and test: dealt by hashes of patients, so that the order of rows does not matter."""
+"""Who is in train, val and test: dealt by hashes of patients, so that the order of rows does not matter.
+
+What every function here calls a patient may be several, who share an image (see ``dealing.split_units``).
+"""
 
 from __future__ import annotations
 
@@ -21,23 +24,25 @@ Fractions = tuple[float, float, float]
 
 DEFAULT_FRACTIONS: Fractions = (0.7, 0.1, 0.2)
 VAL_OF_TRAINING = 0.125
+SPLIT = "phantom"
+"""What hashes of train, val and test begin with, whatever the set is called; the built-in one keeps its split."""
 _UNKNOWN_CLASS = -1
 _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|dcm|bmp)$", re.IGNORECASE)
 
 
-def assign(patients: Names, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS) -> NDArray[np.object_]:
-    """Deal each patient to ``train``, ``val`` or ``test`` by hash(data set name, patient, seed); [N] str.
+def assign(patients: Names, *, seed: int, fractions: Fractions = DEFAULT_FRACTIONS) -> NDArray[np.object_]:
+    """Deal each patient to ``train``, ``val`` or ``test`` by hash(patient, seed); [N] str.
 
     A patient's split depends on nothing but that: when rows vanish or come, no other row moves.
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
-    dealt = _cut(_uniform(unique, name, seed), fractions)
+    dealt = _cut(_uniform(unique, SPLIT, seed), fractions)
     return dealt[codes]
 
 
 def stratified(
-    patients: Names, labels: ArrayLike, *, name: str, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
+    patients: Names, labels: ArrayLike, *, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
 ) -> NDArray[np.object_]:
     """Deal patients so that each class has its share in every split; [N] str.
 
@@ -47,13 +52,12 @@ def stratified(
     Args:
         patients: [N].
         labels: [N] class of each image, NaN or None where unknown.
-        name: of the data set.
         seed: of the hash.
         fractions: of train, val and test.
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
-    order_by = _uniform(unique, name, seed)
+    order_by = _uniform(unique, SPLIT, seed)
     dealt = np.empty(len(unique), dtype=object)
     for members in _strata(codes, len(unique), labels):
         ordered = members[np.argsort(order_by[members], kind="stable")]
@@ -66,7 +70,6 @@ def test_where(
     patients: Names,
     mask: NDArray[np.bool_],
     *,
-    name: str,
     seed: int,
 ) -> NDArray[np.object_]:
     """Make test exactly the patients with a row in ``mask``; all others go to train and val; [N] str.
@@ -83,17 +86,21 @@ def test_where(
     if not chosen.any() or chosen.all():
         which = "every patient" if chosen.any() else "no patient"
         raise EvalfmError(f"The expression for the test split holds for {which}; write one that divides the patients.")
-    dealt = _cut(_uniform(unique, name, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
+    dealt = _cut(_uniform(unique, SPLIT, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
     dealt[chosen] = "test"
     return dealt[codes]
 
 
 def val_from_train(
-    split: NDArray[np.object_], patients: Names, *, name: str, seed: int, fraction: float = VAL_OF_TRAINING
+    split: NDArray[np.object_], patients: Names, *, seed: int, fraction: float = VAL_OF_TRAINING
 ) -> NDArray[np.object_]:
-    """Move ``fraction`` of the training patients to val by hash, where a split has no val; [N] str."""
+    """Move ``fraction`` of the training patients to val by hash, at least one of several; [N] str."""
     codes, unique = _patients(patients)
-    to_val = _uniform(unique, name, seed, "val")[codes] < fraction
+    places = _uniform(unique, SPLIT, seed, "val")[codes]
+    training = np.sort(np.unique(places[split == "train"]))
+    if len(training) > 1:
+        fraction = max(fraction, float(training[1]) if training[0] >= fraction else fraction)
+    to_val = places < fraction
     return np.where(to_val & (split == "train"), "val", split).astype(object)
 
 
@@ -150,7 +157,7 @@ def fold_split(
     return dealt[codes]
 
 
-def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArray[np.intp]:
+def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer: bool = False) -> NDArray[np.intp]:
     """Positions of ``k`` images of each class, ascending; a choice holds that of every smaller ``k``.
 
     Images of unknown label are left out. A patient gives a second image only when the class has no new
@@ -161,6 +168,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
         patients: [N].
         k: images per class.
         seed: of the hash.
+        fewer: a class with fewer than ``k`` images gives all that it has.
 
     Raises:
         EvalfmError: a class has fewer than ``k`` images.
@@ -173,7 +181,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
     queues: list[list[int]] = []
     for code, label in enumerate(names):
         members = np.flatnonzero(classes == code)
-        if len(members) < k:
+        if len(members) < k and not fewer:
             raise EvalfmError(
                 f"{k} shots of class {label} were asked for, but it has {len(members)} images; take fewer."
             )
@@ -186,8 +194,8 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int) -> NDArr
     put_off: list[list[int]] = [[] for _ in queues]
     used: set[int] = set()
     chosen: list[int] = []
-    for _ in range(k):
-        for code in range(len(queues)):
+    for turn in range(k):
+        for code in (code for code, queue in enumerate(queues) if turn < len(queue)):
             row = _next_unused(fresh[code], patient_codes, used, put_off[code])
             if row is None:
                 row = put_off[code].pop(0)

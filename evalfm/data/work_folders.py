@@ -7,6 +7,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import socket
 import sys
@@ -15,7 +16,11 @@ import uuid
 from pathlib import Path
 
 WRITING = ".writing-"
+_OWNER = re.compile(re.escape(WRITING) + r"[0-9a-f]{12}-\d+-[0-9a-f]{32}")
+EARLIER = ".earlier-"
 STALE_SECONDS = 24 * 3600.0
+KEPT_SECONDS = 7 * STALE_SECONDS
+"""How long what a dead process left to be adopted waits for that."""
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of <fcntl.h> and <linux/fs.h>."""
 
@@ -26,11 +31,25 @@ def work_name() -> str:
 
 
 def remove_stale(parent: Path) -> None:
-    """Remove the work folders in ``parent`` of processes that are dead, or that wrote nothing for a day."""
+    """Remove the work folders in ``parent`` of processes that are dead, or that wrote nothing for a day.
+
+    Those that somebody may ``adopt`` go when their process is dead and a week has passed.
+    """
     if not parent.is_dir():
         return
-    for folder in parent.glob(WRITING + "*"):
-        if _is_stale(folder, folder.name):
+    for folder in parent.glob(f"*{WRITING}*"):
+        name, mark, owner = folder.name.partition(WRITING)
+        # The parent may be any folder of the user's, who may name things likewise.
+        if not _OWNER.fullmatch(mark + owner):
+            continue
+        if _is_stale(folder, mark + owner) and (not name or _age(folder) > KEPT_SECONDS):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_unfinished(parent: Path, name: str) -> None:
+    """Remove the work folders for ``name`` (a pattern) of dead processes, where nobody needs to ``adopt`` them."""
+    for folder in parent.glob(f"{name}{WRITING}*"):
+        if _is_stale(folder, WRITING + folder.name.partition(WRITING)[2]):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -48,6 +67,8 @@ def adopt(parent: Path, name: str) -> Path:
             # Another process may adopt it at the same moment: one rename succeeds.
             with contextlib.suppress(OSError):
                 folder.rename(own)
+                # Nobody shall think that nothing has happened here for a day.
+                os.utime(own)
                 return own
     own.mkdir()
     return own
@@ -68,16 +89,16 @@ def replace(work: Path, final: Path) -> None:
     """Put the folder ``work`` in the place of the folder ``final``, which is removed.
 
     Where the system can exchange the two in one step there is either the old or the new one at every moment.
-    Elsewhere the old one moves aside first, and a kill between the two steps loses it.
+    Elsewhere the old one moves aside first; after a kill between the two steps ``recover`` brings it back.
     """
     if _exchanged(work, final):
         shutil.rmtree(work, ignore_errors=True)
         return
-    aside = work.with_name(work_name())
+    recover(final, work.parent)
     try:
         # Another process may have moved it away just now.
         with contextlib.suppress(FileNotFoundError):
-            final.rename(aside)
+            final.rename(_aside(final, work.parent))
         work.rename(final)
     except OSError:
         if not final.is_dir():
@@ -85,7 +106,37 @@ def replace(work: Path, final: Path) -> None:
         # Another process put its own there between the two steps; whoever comes last stays.
         replace(work, final)
     finally:
+        recover(final, work.parent)
+
+
+def put(work: Path, final: Path) -> None:
+    """Put the folder ``work`` at ``final``, also where a folder stands already, which is then removed."""
+    try:
+        # A folder is renamed onto nothing or an empty folder, never onto files, whoever puts them there meanwhile.
+        work.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        replace(work, final)
+
+
+def recover(final: Path, beside: Path) -> None:
+    """Bring back a ``final`` that a killed ``replace`` with its work folder in ``beside`` had moved aside."""
+    aside = _aside(final, beside)
+    if not aside.is_dir():
+        return
+    if final.is_dir():
         shutil.rmtree(aside, ignore_errors=True)
+    else:
+        # Another process may do the same at the same moment.
+        with contextlib.suppress(OSError):
+            aside.rename(final)
+
+
+def _aside(final: Path, beside: Path) -> Path:
+    """Where the old ``final`` waits until the new one stands; the same name for every process."""
+    place = os.path.relpath(os.path.abspath(final), os.path.abspath(beside))
+    return beside / f"{EARLIER}{hashlib.sha256(place.encode()).hexdigest()[:16]}"
 
 
 def _exchanged(one: Path, other: Path) -> bool:
@@ -117,8 +168,13 @@ def _is_stale(folder: Path, owner: str) -> bool:
             return True
         except PermissionError:
             pass
+    return _age(folder) > STALE_SECONDS
+
+
+def _age(folder: Path) -> float:
+    """Seconds since something was written into ``folder``, 0 where it has just gone."""
     try:
         newest = max(path.stat().st_mtime for path in [folder, *folder.iterdir()])
     except FileNotFoundError:
-        return False
-    return time.time() - newest > STALE_SECONDS
+        return 0.0
+    return time.time() - newest

@@ -35,8 +35,6 @@ CONTAINERS = (
     "complex",
     "bool",
     "str",
-    "bytes",
-    "bytearray",
 )
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 PLAIN_TYPES = (*FLOATS, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
@@ -84,6 +82,8 @@ def resolve(module: str, name: str) -> Any:
     """What stands for ``module.name`` in the pickle."""
     if (module, name) == ("collections", "OrderedDict"):
         return collections.OrderedDict
+    if module in ("builtins", "__builtin__") and name in ("bytes", "bytearray"):
+        return _read_bytes
     if module in ("builtins", "__builtin__") and name in CONTAINERS:
         return getattr(sys.modules["builtins"], name)
     if module in ("copyreg", "copy_reg") and name == "_reconstructor":
@@ -97,6 +97,11 @@ def resolve(module: str, name: str) -> Any:
     if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
         return getattr(torch, name)
     return type(name.rpartition(".")[2] or "StandIn", (StandIn,), {"__module__": module})
+
+
+def _read_bytes(content: Any = b"", *rest: Any) -> bytes:
+    """Bytes from what is there; a number would ask for so many zeros."""
+    return bytes(content, *rest) if isinstance(content, (bytes, bytearray, str, list, tuple)) else b""
 
 
 def _reconstruct(kind: Any, base: Any, state: Any) -> Any:
@@ -125,16 +130,24 @@ def read(source: str) -> Any:
         return torch.load(file, map_location="cpu", pickle_module=reader, weights_only=False)
 
 
+MAX_ENTRIES = 1_000_000
+"""How many entries are looked into; mappings that share their parts stand for more than a file can hold."""
+
+
 def tensors_of(
-    content: Any, left_out: list[str], prefix: str = "", within: tuple[int, ...] = ()
+    content: Any, left_out: list[str], prefix: str = "", within: tuple[int, ...] = (), seen: list[int] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
     """Every tensor with its name: of a module as its ``state_dict`` has it, of a mapping by its keys.
 
-    Names of a mapping's other entries are added to ``left_out``.
+    Names of a mapping's other entries are added to ``left_out``; ``seen`` counts the entries looked into.
 
     Raises:
-        ValueError: a parameter or buffer is no plain tensor.
+        ValueError: a parameter or buffer is no plain tensor, or there are more entries than a model has.
     """
+    seen = [0] if seen is None else seen
+    seen[0] += 1
+    if seen[0] > MAX_ENTRIES or len(within) > 100:
+        raise ValueError("its entries are more, or deeper in each other, than a model's")
     if isinstance(content, Tensor):
         yield prefix, content
     elif id(content) in within:
@@ -142,7 +155,7 @@ def tensors_of(
     elif isinstance(content, Mapping) or (isinstance(content, StandIn) and ITEMS in vars(content)):
         items = content if isinstance(content, Mapping) else vars(content)[ITEMS]
         for name, value in items.items():
-            yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)))
+            yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)), seen)
     elif isinstance(content, StandIn) and isinstance(vars(content).get("_modules"), Mapping):
         state = vars(content)
         passing = state.get("_non_persistent_buffers_set")
@@ -156,7 +169,7 @@ def tensors_of(
             yield _joined(prefix, name), value
         for name, value in _entries(state, "_modules").items():
             if value is not None:
-                yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)))
+                yield from tensors_of(value, left_out, _joined(prefix, name), (*within, id(content)), seen)
     else:
         left_out.append(prefix)
 
@@ -167,7 +180,8 @@ def _entries(state: dict[str, Any], kind: str) -> dict[Any, Any]:
 
 
 def _joined(prefix: str, name: Any) -> str:
-    return f"{prefix}.{name}" if prefix else str(name)
+    own = str(name) if isinstance(name, (str, int)) else type(name).__name__
+    return f"{prefix}.{own}" if prefix else own
 
 
 def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any]:
@@ -179,6 +193,9 @@ def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any
         said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
         return {"error": f"is damaged, cut short or no checkpoint of torch with plain tensors ({said}); fetch it again"}
     found: dict[str, Tensor] = {}
+    total = sum(tensor.numel() * tensor.element_size() for _, tensor in every)
+    if total > 256 * 2**20 + 50 * os.path.getsize(source):
+        return {"error": f"declares tensors of {total} bytes, which it cannot hold; fetch it again"}
     for name, tensor in every:
         if name in found:
             return {"error": f"holds two tensors of the name {name}; save its state dict where its library is at hand"}

@@ -34,6 +34,9 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 """Pickled classes that only hold data; a card may allow these and no others."""
 
 
+MAX_SIDE = 8192
+"""Pixels along a side of a model's input; three channels of so many squared take 800 MB."""
+
 SAID = {
     *("summary", "licence", "commercial_use", "gated", "paradigm", "domain", "pretraining_data", "paper"),
     *("golden", "confirmed", "unconfirmed", "weights", "text_tower", "variants", "variant"),
@@ -93,6 +96,13 @@ class Preprocessing(CardModel):
         pad: where a letterbox puts the film: in the ``centre``, or at the ``start`` (top left).
         pad_value: fill of a letterbox, on the image's own scale (0 is black in the unit interval).
         interpolation, antialias: of the resize; antialiased filters are PIL's.
+        crop_rounding: where a centre crop begins that leaves an odd pixel: ``even`` rounds half to even, as torchvision
+            and with it timm and open_clip do; ``down`` cuts the half off, as transformers does, and is what cards of
+            its family mean unless they say otherwise.
+        first_interpolation: filter of a letterbox's resize before it is padded, where it is another one.
+        side_rounding: a letterbox's sides to whole pixels: ``nearest``, or ``down``.
+        cut_overshoot: whether the last bicubic resize is cut back to the unit interval, as 8-bit images are; not where
+            the authors resize numbers that they have normalised already.
         channels: what the model takes; one channel is repeated to three, three are reduced to one by luma.
         units: what images the encoder accepts.
         scaling: ``range``: values become ``input_range``. By the image's own values: ``min-max-film`` brings the
@@ -110,6 +120,10 @@ class Preprocessing(CardModel):
     pad_value: float = 0.0
     interpolation: Literal["nearest", "bilinear", "bicubic"]
     antialias: bool
+    crop_rounding: Literal["even", "down"] = "even"
+    first_interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None
+    side_rounding: Literal["nearest", "down"] = "nearest"
+    cut_overshoot: bool = True
     channels: Literal[1, 3]
     units: tuple[Unit, ...]
     scaling: Scaling = "range"
@@ -120,7 +134,7 @@ class Preprocessing(CardModel):
     @property
     def bounded(self) -> bool:
         """Whether a resized film lies in the unit interval before its scaling."""
-        return self.units == ("unit-interval",) or self.scaling == "min-max-film"
+        return self.cut_overshoot and (self.units == ("unit-interval",) or self.scaling == "min-max-film")
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -128,14 +142,16 @@ class Preprocessing(CardModel):
             raise ValueError(f"mean and std need {self.channels} value(s), one per channel")
         if any(value <= 0 for value in self.std):
             raise ValueError("std must be positive")
-        if min(self.input_size) < 1:
-            raise ValueError("input_size must be positive")
+        if min(self.input_size) < 1 or max(*self.input_size, self.resize_to or 1) > MAX_SIDE:
+            raise ValueError(f"input_size and resize_to must lie between 1 and {MAX_SIDE:,} pixels")
         if self.resize == "shortest-edge-crop" and (self.resize_to is None or self.resize_to < max(self.input_size)):
             raise ValueError("shortest-edge-crop needs resize_to, at least the longer side of input_size")
         if self.resize == "squash" and self.resize_to is not None:
             raise ValueError("resize_to has no meaning with squash")
         if self.resize != "letterbox" and self.pad != "centre":
             raise ValueError(f"pad has no meaning with {self.resize}")
+        if self.resize != "letterbox" and (self.first_interpolation, self.side_rounding) != (None, "nearest"):
+            raise ValueError(f"first_interpolation and side_rounding have no meaning with {self.resize}")
         if self.interpolation == "nearest" and self.antialias:
             raise ValueError("nearest cannot be antialiased")
         if not self.units:
@@ -280,6 +296,17 @@ class EncoderCard(CardModel):
     def taken(self, variant: str) -> Variant:
         """The facts of one of the variants."""
         return self.variants[variant]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _crop_of_the_family(cls, content: Any) -> Any:
+        """A centre crop rounds as the family's library does, where the card does not say."""
+        if not isinstance(content, dict) or content.get("family") != "transformers":
+            return content
+        facts = content.get("preprocessing")
+        if not isinstance(facts, dict) or "crop_rounding" in facts:
+            return content
+        return {**content, "preprocessing": {**facts, "crop_rounding": "down"}}
 
     @property
     def pooled_dim(self) -> int:

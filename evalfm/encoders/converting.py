@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from safetensors import safe_open
 
 from evalfm.data.atomic import file_place
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.weights import file_digest, unsafe_globals
+from evalfm.encoders.weight_files import unsafe_globals, zip_members
+from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
@@ -65,8 +65,7 @@ def examine(path: Path) -> Examined:
         raise EvalfmError(plain)
     try:
         if head[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
+            members = zip_members(path)
             if members and all(name.endswith(".npy") for name in members):
                 raise EvalfmError(plain)
             if any(name.endswith("constants.pkl") for name in members):
@@ -77,7 +76,10 @@ def examine(path: Path) -> Examined:
         elif head[:1] != b"\x80":
             raise EvalfmError(f"{path} is no checkpoint of torch, or it is cut short; fetch it again.")
         imports = unsafe_globals(path, WeightsFacts(source="path"))
-    except (OSError, zipfile.BadZipFile) as error:
+    except EvalfmError:
+        raise
+    except Exception as error:
+        # The archive's reader raises whatever a damaged one makes it trip over.
         raise EvalfmError(f"{path} is damaged or cut short ({error}); fetch it again.") from None
     if not imports:
         raise EvalfmError(f"{path} names nothing but tensors and needs no conversion: give it to --weights as it is.")

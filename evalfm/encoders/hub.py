@@ -17,7 +17,7 @@ WITHOUT_WEIGHTS = "pixels, hog and random:resnet18 need no weights"
 
 
 def fetch(card: EncoderCard) -> Path:
-    """The local path of the card's weights, downloaded if they are not in the cache.
+    """The local path of the card's weights, downloaded if they are not in the cache; of several shards their index.
 
     Raises:
         EvalfmError: the card has no hub source, the hub cannot be reached, a licence must be accepted first,
@@ -30,7 +30,13 @@ def fetch(card: EncoderCard) -> Path:
             f"The weights of {card.name} are on no hub{where}: give their file with --weights PATH "
             f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
         )
-    return _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
+    path = _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
+    if facts.file.endswith(".index.json"):
+        from evalfm.encoders.shards import shard_names
+
+        for name in shard_names(path):
+            _fetched(card, facts.repository, name, facts.revision, "--weights PATH")
+    return path
 
 
 def fetch_beside(card: EncoderCard, origin: Path | None, name: str) -> Path:
@@ -56,17 +62,18 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    page = f"https://huggingface.co/{repository}"
+    # Another host, a mirror or one's own, where HF_ENDPOINT says so.
+    page = f"{constants.ENDPOINT}/{repository}"
+    place = page if revision in (None, "main") else f"{page}/tree/{revision}"
     if remedy.startswith("--"):
-        by_hand = f"fetch {file} from {page} elsewhere and give it with {remedy} ({WITHOUT_WEIGHTS})"
+        by_hand = f"fetch {file} from {place} elsewhere and give it with {remedy} ({WITHOUT_WEIGHTS})"
     else:
-        by_hand = f"fetch {file} from {page} elsewhere and give it {remedy}"
+        by_hand = f"fetch {file} from {place} elsewhere and give it {remedy}"
     cached = try_to_load_from_cache(repository, file, revision=revision)
     if isinstance(cached, str):
         return Path(cached)
@@ -74,6 +81,7 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
             raise LocalEntryNotFoundError("no network")
+        # A download that is cut is taken up by the client where it stopped, five times.
         return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError:
         raise EvalfmError(
@@ -82,15 +90,29 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         ) from None
     except LocalEntryNotFoundError:
         raise EvalfmError(
-            f"{file} of {card.name} is not in the cache and the hub cannot be reached: {by_hand}."
+            f"{file} of {card.name} at revision {revision} is not in the cache{_others(repository)} and the hub cannot "
+            f"be reached: {by_hand}."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise EvalfmError(
-            f"The hub has no {file} at revision {revision} of {repository} "
+            f"The hub {constants.ENDPOINT} has no {file} at revision {revision} of {repository} "
             f"(or it needs a login): {by_hand}, and mend the card."
         ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise EvalfmError(f"{file} of {card.name} could not be fetched ({type(error).__name__}): {by_hand}.") from None
+    except Exception as error:
+        # The client lets through the errors of its HTTP library, which changes between releases.
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise EvalfmError(
+            f"{file} of {card.name} could not be fetched whole ({reason}): run again, or {by_hand}."
+        ) from None
+
+
+def _others(repository: str) -> str:
+    """Which other revisions of a repository the cache holds, in brackets."""
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    found = sorted(each.name for each in snapshots.iterdir()) if snapshots.is_dir() else []
+    return f" (which holds {', '.join(found)})" if found else ""
 
 
 def _reachable(address: str) -> bool:

@@ -151,6 +151,7 @@ def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> l
         notes.append(
             f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
         )
+    notes += checkpoint.notes if checkpoint is not None else ()
     if not drawn:
         notes += [f"Unconfirmed: {sentence}" for sentence in card.unconfirmed]
     return notes

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from PIL import Image as Pil
 from torch import Tensor
 from torch.nn import functional
 
 from evalfm.data.geometry import Geometry
-from evalfm.encoders.card import EncoderCard, Preprocessing
+from evalfm.encoders.card import MAX_SIDE, EncoderCard, Preprocessing
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
@@ -76,8 +77,13 @@ class Preparer:
         if self.facts.scaling == "min-max-film":
             pixels = _min_max(pixels)
         bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-film"
-        tensor = self._crop(self._resize(pixels, resized, bounded), top, left)
-        return self._resize(tensor, self.facts.input_size, bounded), geometry
+        first = self.facts.first_interpolation or self.facts.interpolation
+        last = self._canvas == self.facts.input_size
+        tensor = self._crop(
+            self._resize(pixels, resized, first, bounded and (self.facts.cut_overshoot or not last)), top, left
+        )
+        cut = bounded and self.facts.cut_overshoot
+        return self._resize(tensor, self.facts.input_size, self.facts.interpolation, cut), geometry
 
     def finish(self, tensor: Tensor, geometry: Geometry, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
         """What ``resized`` gave, augmented and brought to the model's channels, range and statistics."""
@@ -117,9 +123,11 @@ class Preparer:
             return (target_h, target_w), 0, 0
         if self.facts.resize == "letterbox":
             scale = min(target_h / height, target_w / width)
+            # A half goes up, as with SAM and its port in transformers.
+            half = 0.5 if self.facts.side_rounding == "nearest" else 0.0
             resized = (
-                max(1, min(target_h, round(height * scale))),
-                max(1, min(target_w, round(width * scale))),
+                max(1, min(target_h, int(height * scale + half))),
+                max(1, min(target_w, int(width * scale + half))),
             )
             if self.facts.pad == "start":
                 return resized, 0, 0
@@ -130,28 +138,36 @@ class Preparer:
                 short if height <= width else short * height // width,
                 short if width <= height else short * width // height,
             )
-        return resized, _half(resized[0] - target_h), _half(resized[1] - target_w)
+        return resized, self._half(resized[0] - target_h), self._half(resized[1] - target_w)
 
-    def _resize(self, pixels: Tensor, size: tuple[int, int], bounded: bool) -> Tensor:
-        """Resample [C, H, W]; ``bounded`` cuts bicubic overshoot back to the unit interval."""
+    def _half(self, difference: int) -> int:
+        """Half of what a crop cuts off (positive) or a padding adds (negative); the padding's odd pixel is last."""
+        if difference < 0:
+            return -(-difference // 2)
+        return round(difference / 2) if self.facts.crop_rounding == "even" else difference // 2
+
+    def _resize(self, pixels: Tensor, size: tuple[int, int], filter_: str, cut: bool) -> Tensor:
+        """Resample [C, H, W]; ``cut`` brings overshoot back to the unit interval after each axis."""
         if tuple(pixels.shape[1:]) == size:
             return pixels
-        if bounded and self.facts.interpolation == "bicubic":
-            across = self._resampled(pixels, (pixels.shape[1], size[1])).clamp(0.0, 1.0)
-            return self._resampled(across, size).clamp(0.0, 1.0)
-        return self._resampled(pixels, size)
+        if cut and filter_ in ("bicubic", "lanczos"):
+            across = self._resampled(pixels, (pixels.shape[1], size[1]), filter_).clamp(0.0, 1.0)
+            return self._resampled(across, size, filter_).clamp(0.0, 1.0)
+        return self._resampled(pixels, size, filter_)
 
-    def _resampled(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    def _resampled(self, pixels: Tensor, size: tuple[int, int], filter_: str) -> Tensor:
         if tuple(pixels.shape[1:]) == size:
             return pixels
-        if self.facts.interpolation == "nearest":
+        if filter_ == "nearest":
             return functional.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
+        if filter_ == "lanczos":
+            # torch has this filter in late releases only.
+            planes = [
+                Pil.fromarray(plane).resize((size[1], size[0]), Pil.Resampling.LANCZOS) for plane in pixels.numpy()
+            ]
+            return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
         return functional.interpolate(
-            pixels[None],
-            size=size,
-            mode=self.facts.interpolation,
-            antialias=self.facts.antialias,
-            align_corners=False,
+            pixels[None], size=size, mode=filter_, antialias=self.facts.antialias, align_corners=False
         )[0]
 
     def _crop(self, tensor: Tensor, top: int, left: int) -> Tensor:
@@ -169,11 +185,6 @@ class Preparer:
         mean = torch.tensor(self.facts.mean)[:, None, None]
         std = torch.tensor(self.facts.std)[:, None, None]
         return ((tensor * (high - low) + low - mean) / std).contiguous()
-
-
-def _half(difference: int) -> int:
-    """Half of what a crop cuts off (positive) or a padding adds (negative); an odd pixel is at the end."""
-    return difference // 2 if difference >= 0 else -(-difference // 2)
 
 
 def _min_max(pixels: Tensor) -> Tensor:
@@ -204,7 +215,7 @@ def override(
     if resize is not None and resize != facts.resize:
         if resize not in ("squash", "shortest-edge-crop", "letterbox"):
             raise EvalfmError(f"There is no resize policy {resize!r}; take squash, shortest-edge-crop or letterbox.")
-        changes |= {"resize": resize, "resize_to": None}
+        changes |= {"resize": resize, "resize_to": None, "first_interpolation": None, "side_rounding": "nearest"}
         if resize == "shortest-edge-crop":
             changes["resize_to"] = max(facts.input_size)
         notes.append(f"Films are resized by {resize} instead of {facts.resize}.")
@@ -215,6 +226,11 @@ def override(
                 f"{card.name} takes {facts.input_size[0]} x {facts.input_size[1]} pixels only; leave --input-size out."
             )
         _check_multiple(card, size)
+        if max(size) > MAX_SIDE:
+            raise EvalfmError(
+                f"An input of {size[0]} x {size[1]} is larger than the {MAX_SIDE} pixels along a side that evalfm "
+                f"prepares; {card.name} was made for {facts.input_size[0]} x {facts.input_size[1]}, lower --input-size."
+            )
         resize_to = changes.get("resize_to", facts.resize_to)
         if isinstance(resize_to, int):
             changes["resize_to"] = resize_to * max(size) // max(facts.input_size)

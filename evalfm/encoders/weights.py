@@ -3,71 +3,72 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
-import pickletools
-import shlex
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
-import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from evalfm.cards import read_json
 from evalfm.encoders.card import WeightsFacts
+from evalfm.encoders.shards import INDEX, find_shards, has_shards
+from evalfm.encoders.weight_files import check_plain, listed, read_content
 from evalfm.errors import EvalfmError
 
-SHOWN = 8
-"""How many tensor names an error lists."""
+COUNTERS = ".num_batches_tracked"
+"""Counters of batch norms, which files from before PyTorch 0.4.1 lack and no forward pass reads."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """Tensors of a file by name, unwrapped, with the file's SHA-256.
 
-    ``config`` is the ``config.json`` that lay beside the file in a folder, if any.
+    ``config`` is the ``config.json`` that lay beside the file in a folder, if any. Of several shards, ``path`` is the
+    index or the first, and ``sha256`` is made of the names and digests of all. ``notes`` say, as sentences, what the
+    card does not know of the file.
     """
 
     path: Path
     sha256: str
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
-    """Read the checkpoint at ``location``, a file or a folder that holds one.
+    """Read the checkpoint at ``location``: a file, one of several shards or their index, or a folder that holds them.
 
     The content decides the format, never the extension: safetensors, npz, torch's zip and legacy files.
     Pickles are read by torch's restricted unpickler, which builds tensors and plain containers; beside these
-    only the data classes on the card's reviewed list are admitted.
+    only the data classes on the card's reviewed list may stand there, and they are not built. Tensors lie where the
+    card's ``wrapper`` says, or under the usual names of training programs, which ``notes`` then tell.
 
     Raises:
         EvalfmError: nothing there, damaged, of no known format, holding code, or holding NaN.
     """
     path = _find(location, facts)
-    content = _read(path, facts)
-    tensors = _unwrap(content, facts, path)
-    bad = [
-        name
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all())
-    ]
-    if bad:
-        raise EvalfmError(f"{path} holds NaN or infinite values in {_listed(bad)}; fetch the file again.")
+    shards = find_shards(path)
+    tensors: dict[str, Tensor] = {}
+    notes: list[str] = []
+    for shard in shards:
+        found, said = _unwrap(read_content(shard, facts), facts, shard)
+        twice = sorted(set(tensors) & set(found))
+        if twice:
+            raise EvalfmError(f"{shard} holds {listed(twice)}, as another shard does; fetch the shards again.")
+        tensors |= check_plain(shard, found)
+        notes += [each for each in said if each not in notes]
+    digests = [(shard.name, file_digest(shard)) for shard in shards]
+    together = "".join(f"{name} {digest}\n" for name, digest in digests)
+    sha256 = digests[0][1] if shards == [path] else hashlib.sha256(together.encode()).hexdigest()
     config_path = path.parent / "config.json"
     config = None
     if location.is_dir() and config_path.is_file():
-        try:
-            config = json.loads(config_path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise EvalfmError(f"{config_path} is not valid JSON; fetch it again or remove it.") from None
-    return Checkpoint(path, file_digest(path), tensors, config)
+        config = read_json(config_path)
+        if not isinstance(config, dict):
+            raise EvalfmError(f"{config_path} holds no settings by name; fetch it again or remove it.")
+    return Checkpoint(path, sha256, tensors, config, tuple(notes))
 
 
 def file_digest(path: Path) -> str:
@@ -78,6 +79,8 @@ def file_digest(path: Path) -> str:
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], facts: WeightsFacts, origin: Path) -> None:
     """Copy ``tensors`` into ``model``: none missing or of another shape, none over but the card's own list.
+
+    Counters of batch norms may be missing and stay as they are.
 
     Raises:
         EvalfmError: names every tensor that does not fit; the model is left as it was.
@@ -94,7 +97,7 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], facts: WeightsFac
         facts=facts,
         origin=origin,
     )
-    model.load_state_dict({name: tensors[name] for name in expected})
+    model.load_state_dict({name: tensors.get(name, tensor) for name, tensor in expected.items()})
 
 
 def check_fit(
@@ -108,17 +111,18 @@ def check_fit(
     """Refuse a checkpoint that does not fit, naming its tensors; ``mismatched`` entries say name and shapes.
 
     Raises:
-        EvalfmError: anything is missing or of another shape, or left over and not on the card's list.
+        EvalfmError: anything is missing (but counters of batch norms) or of another shape, or left over and not on
+            the card's list.
     """
     left_over = [
         name for name in unexpected if not any(fnmatchcase(name, pattern) for pattern in facts.unexpected_keys)
     ]
     faults = {
-        "missing": sorted(missing),
+        "missing": sorted(name for name in missing if not name.endswith(COUNTERS)),
         "of another shape": sorted(mismatched),
         "not known to the model": sorted(left_over),
     }
-    found = [f"{what}: {_listed(names)}" for what, names in faults.items() if names]
+    found = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
     if found:
         raise EvalfmError(
             f"{origin} does not fit the encoder ({'; '.join(found)}); give the weights that the card names."
@@ -126,190 +130,124 @@ def check_fit(
 
 
 def _find(location: Path, facts: WeightsFacts) -> Path:
+    """The file of weights at ``location``; of several shards the index, or the first."""
     if location.is_file():
         return location
-    if not location.is_dir():
+    if not location.exists():
         raise EvalfmError(f"There is no file or folder {location}; check --weights.")
+    if not location.is_dir():
+        raise EvalfmError(f"{location} is neither file nor folder; check --weights.")
     for name in (facts.file, "model.safetensors", "pytorch_model.bin"):
-        if name is not None and (location / name).is_file():
-            return location / name
-    candidates = sorted(
-        each for each in location.iterdir() if each.suffix in (".safetensors", ".npz", ".pt", ".pth") and each.is_file()
-    )
+        for each in () if name is None else (name, name + INDEX):
+            if (location / each).is_file():
+                return location / each
+    every = sorted(each for each in location.iterdir() if each.is_file())
+    indices = [each for each in every if each.name.endswith(INDEX)]
+    candidates = indices or [each for each in every if each.suffix in (".safetensors", ".npz", ".pt", ".pth", ".bin")]
+    # Shards without an index: the first stands for all of them.
+    if candidates and not indices and has_shards(candidates):
+        return candidates[0]
     if len(candidates) != 1:
         found = ", ".join(each.name for each in candidates) or "none"
         raise EvalfmError(f"{location} must hold one file of weights (found: {found}); give the file to --weights.")
     return candidates[0]
 
 
-def _read(path: Path, facts: WeightsFacts) -> object:
-    with path.open("rb") as file:
-        head = file.read(9)
-    try:
-        if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
-            return safetensors.torch.load_file(path)
-        if head[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                members = archive.namelist()
-            if members and all(name.endswith(".npy") for name in members):
-                return _read_npz(path)
-            return _read_torch(path, facts)
-        if head[:1] == b"\x80":
-            return _read_torch(path, facts)
-    except (
-        SafetensorError,
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-    ) as error:
-        raise EvalfmError(f"{path} is damaged or cut short ({_first_line(error)}); fetch it again.") from None
-    raise EvalfmError(
-        f"{path} is neither safetensors, npz nor a torch checkpoint, or it is cut short; "
-        "fetch it again, or save it with safetensors.torch.save_file."
-    )
+DEEPEST = 4
+"""How many mappings deep tensors are looked for."""
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "network", "net")
+"""Entries under which training programs keep the tensors; of a teacher and a student the teacher is published."""
 
 
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as archive:
-        arrays = {}
-        for name in archive.files:
-            try:
-                arrays[name] = torch.from_numpy(archive[name])
-            except (ValueError, TypeError) as error:
-                raise EvalfmError(
-                    f"{path}: array {name!r} cannot be read as plain numbers ({_first_line(error)}); "
-                    "save plain number arrays only."
-                ) from None
-    return arrays
-
-
-def _read_torch(path: Path, facts: WeightsFacts) -> object:
-    allowed: list[Any] = [(_reviewed(name), name) for name in facts.pickle_globals]
-    try:
-        # An open file: given a path, torch trusts the extension.
-        with torch.serialization.safe_globals(allowed), path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # The unpickler of a damaged stream raises whatever it trips over.
-        unsafe = unsafe_globals(path, facts)
-        if unsafe:
-            converted = shlex.quote(f"{path.stem}.safetensors")
-            raise EvalfmError(
-                f"{path} was refused: besides tensors it holds {_listed(unsafe)}, which could run code; if you know "
-                f"where it comes from, take its tensors out with `evalfm convert {shlex.quote(str(path))} "
-                f"--out {converted}` and give that file."
-            ) from None
-        raise EvalfmError(f"{path} is damaged or cut short ({_first_line(error)}); fetch it again.") from None
-
-
-def _reviewed(name: str) -> Any:
-    module, _, attribute = name.rpartition(".")
-    # numpy 2 renamed its core package; the old pickles ask for the same objects.
-    module = module.replace("numpy.core.", "numpy._core.")
-    return getattr(importlib.import_module(module), attribute)
-
-
-def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
-    """What torch's file ``path`` would import beyond torch's own data types and the card's, sorted.
-
-    Found by disassembly; nothing is run.
-
-    Raises:
-        OSError, zipfile.BadZipFile: the file cannot be read.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".pkl")]
-            streams = [archive.read(name) for name in members]
-    else:
-        streams = [path.read_bytes()]
-    named: set[str] = set()
-    for stream in streams:
-        named |= _globals_of(stream)
-    harmless = ("torch._utils._rebuild", "torch.storage.", "collections.OrderedDict")
-    storages = {
-        f"torch.{kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Byte", "Bool")
-    }
-    return sorted(
-        name
-        for name in named
-        if not name.startswith(harmless) and name not in storages and name not in facts.pickle_globals
-    )
-
-
-def _globals_of(stream: bytes) -> set[str]:
-    found: set[str] = set()
-    offset = 0
-    # A legacy file is several pickles in a row, then raw storage.
-    while offset < len(stream):
-        # What was pushed last, and what was kept under a number to be pushed again; None is no text.
-        pushed: list[str | None] = []
-        kept: dict[int, str | None] = {}
-        end = None
-        try:
-            for opcode, argument, position in pickletools.genops(stream[offset:]):
-                if opcode.name == "GLOBAL":
-                    found.add(str(argument).replace(" ", "."))
-                elif opcode.name == "STACK_GLOBAL":
-                    found.add(".".join(each or "?" for each in pushed[-2:]))
-                if opcode.name == "MEMOIZE":
-                    kept[len(kept)] = pushed[-1] if pushed else None
-                elif opcode.name.endswith("PUT"):
-                    kept[int(argument or 0)] = pushed[-1] if pushed else None
-                elif opcode.name.endswith("GET"):
-                    pushed.append(kept.get(int(argument or 0)))
-                elif opcode.stack_after:
-                    pushed.append(argument if isinstance(argument, str) else None)
-                end = position
-        except Exception:
-            # Raw storage, or a damaged stream: pickletools raises whatever it trips over.
-            return found
-        if end is None:
-            return found
-        offset += end + 1
-    return found
-
-
-def _unwrap(content: object, facts: WeightsFacts, path: Path) -> dict[str, Tensor]:
+def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors by the names that the card expects, and sentences on what the card did not say of the file."""
     if not isinstance(content, Mapping):
         raise EvalfmError(f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict.")
-    flat = all(isinstance(value, Tensor) for value in content.values())
-    for step in () if flat else facts.wrapper:
-        if not isinstance(content, Mapping) or step not in content:
-            raise EvalfmError(f"{path} has no entry {step!r}, where the card looks for the tensors.")
+    steps = list(facts.wrapper)
+    taken: list[str] = []
+    step: str | None
+    # A mapping may hold itself.
+    while not _is_flat(content) and len(taken) < DEEPEST:
+        if steps and steps[0] in content:
+            step = steps.pop(0)
+        else:
+            step = _well_known(content, path)
+            if step is None and steps:
+                raise EvalfmError(f"{path} has no entry {steps[0]!r}, where the card looks for the tensors.")
+            if step is None:
+                break
+            taken.append(step)
+            steps = [each for each in steps if each != step]
         content = content[step]
-    assert isinstance(content, Mapping)
-    strange = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+        if not isinstance(content, Mapping):
+            raise EvalfmError(f"{path} holds no tensors by name under {step!r}, but a {type(content).__name__}.")
+    strange = [str(name)[:100] for name, value in content.items() if not isinstance(value, Tensor)]
     if strange or not content:
         raise EvalfmError(
-            f"{path} holds entries that are no tensors ({_listed(strange) if strange else 'it is empty'}); "
+            f"{path} holds entries that are no tensors ({listed(strange) if strange else 'it is empty'}); "
             "give a state dict, or name the wrapper's keys in the card's weights.wrapper."
         )
-    tensors = {_renamed(str(name), facts): value for name, value in content.items()}
+    notes = [f"The tensors were found under {' / '.join(taken)} in the file of weights."] if taken else []
+    tensors, shortened = _renamed({str(name): value for name, value in content.items()}, facts)
+    if shortened:
+        notes.append(f"The names of the tensors bear {' and '.join(shortened)} in the file, which was left out.")
     if len(tensors) < len(content):
         raise EvalfmError(
             f"{path} holds two tensors of one name once the card's strip_prefix {facts.strip_prefix!r} and rename "
             "are applied; mend the card."
         )
-    return tensors
+    return tensors, notes
 
 
-def _renamed(name: str, facts: WeightsFacts) -> str:
-    name = name.removeprefix(facts.strip_prefix)
-    for beginning, replacement in facts.rename.items():
-        if name.startswith(beginning):
-            return replacement + name.removeprefix(beginning)
-    return name
+def _is_flat(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
 
 
-def _listed(names: Iterable[str]) -> str:
-    every = list(names)
-    rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
-    return ", ".join(every[:SHOWN]) + rest
+def _well_known(content: Mapping[Any, Any], path: Path) -> str | None:
+    """The one usual entry that holds a mapping with tensors in it."""
+    found = [name for name in WRAPPERS if _holds_tensors(content.get(name))]
+    if len(found) > 1:
+        raise EvalfmError(
+            f"{path} holds tensors under {listed(found)}, and which are meant cannot be told; name one in the card's "
+            "weights.wrapper, or save it alone."
+        )
+    return found[0] if found else None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _holds_tensors(value: object) -> bool:
+    """Whether a mapping has a tensor in it or in one of its mappings; each is looked into once."""
+    level, seen = [value], {id(value)}
+    for _ in range(DEEPEST):
+        mappings = [each for each in level if isinstance(each, Mapping)]
+        level = [each for mapping in mappings for each in mapping.values() if id(each) not in seen]
+        if any(isinstance(each, Tensor) for each in level):
+            return True
+        seen |= {id(each) for each in level}
+        level = list({id(each): each for each in level}.values())
+    return False
+
+
+def _renamed(tensors: dict[str, Tensor], facts: WeightsFacts) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under the card's names, and the prefixes of usual wrappers that the card does not name."""
+    shortened = []
+    if any(COMPILED in name for name in tensors):
+        shortened.append(COMPILED)
+    prefix = facts.strip_prefix
+    if prefix and not any(name.replace(COMPILED, "").startswith(prefix) for name in tensors):
+        # Saved without the wrapper for several devices that the authors' file has.
+        prefix = prefix.removeprefix(PARALLEL)
+    names = {name: name.replace(COMPILED, "").removeprefix(prefix) for name in tensors}
+    while all(name.startswith(PARALLEL) for name in names.values()):
+        names = {name: short.removeprefix(PARALLEL) for name, short in names.items()}
+        shortened = [*dict.fromkeys([*shortened, PARALLEL])]
+    for name, short in names.items():
+        for beginning, replacement in facts.rename.items():
+            if short.startswith(beginning):
+                names[name] = replacement + short.removeprefix(beginning)
+                break
+    return {names[name]: tensor for name, tensor in tensors.items()}, shortened
+
+
+PARALLEL, COMPILED = "module.", "_orig_mod."
+"""What torch's wrappers for several devices and for compilation put into the names of tensors."""

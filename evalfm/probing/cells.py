@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import evalfm
-from evalfm.data.work_folders import adopt
+from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
@@ -26,7 +26,7 @@ from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
 from evalfm.runs import RECORD, WORK, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.training.recipe import Recipe, Trained
-from evalfm.training.tensorboard import BOARD, rename_events
+from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_tunable, forget
 
 FROZEN = "frozen"
@@ -77,6 +77,11 @@ def run_cell(
         varies = settings.draws_subsets or cell.adapted is not None
         wanted = [head for head in heads if seed == 0 or not head.deterministic or varies]
         folders = {head.name: _folder(cell, head, deal, settings, seed, out) for head in wanted}
+        for folder, key in folders.values():
+            recover(folder, out / WORK)
+            if (folder / RECORD).is_file():
+                # Of a process that was killed after it had published.
+                remove_unfinished(out / WORK, _training(key, "*"))
         missing = [head for head in wanted if force or not (folders[head.name][0] / RECORD).is_file()]
         if missing:
             check_writable(out)
@@ -110,6 +115,11 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         content["text"] = text_key(cell.text, deal.question.manifest.info.name)
     key = content_key(content)
     return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
+
+
+def _training(key: str, fold: int | str) -> str:
+    """Name of the work folder of a training."""
+    return f"training-{key[:16]}-{fold}"
 
 
 @dataclass(frozen=True)
@@ -153,7 +163,7 @@ class _Making:
         works, results = [], []
         for part in self.deal.parts:
             self._announce(part.fold, f"{head.name}, {adapted.name}")
-            place = adopt(self.out / WORK, f"training-{key[:16]}-{part.fold or 0}")
+            place = adopt(self.out / WORK, _training(key, part.fold or 0))
             works.append(place)
             training = Training(
                 adapted.name, adapted.recipe, place, adapted.settings.workers, adapted.settings.processes
@@ -201,4 +211,3 @@ class _Making:
             for result, place in zip(results, works, strict=False):
                 board = work / BOARD if result.part.fold is None else work / BOARD / f"fold{result.part.fold}"
                 shutil.copytree(place / BOARD, board)
-                rename_events(board)

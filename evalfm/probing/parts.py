@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.data import splits
+from evalfm.data.dealing import split_units
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings
@@ -41,7 +42,7 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
             shots, or an association cannot be made.
     """
-    patients = question.manifest.patients[question.rows]
+    patients = _units(question, settings)
     if settings.folds:
         dealt = _by_folds(question, patients, settings.folds, split_seed)
     else:
@@ -53,6 +54,13 @@ def parts(question: Question, settings: Settings, split_seed: int = 0, subset_se
         tie = Association.parse(settings.associate)
         dealt = [associated(part, question, tie, subset_seed) for part in dealt]
     return [_learnable(_few(part, question, patients, settings, subset_seed), question) for part in dealt]
+
+
+def _units(question: Question, settings: Settings) -> NDArray[np.object_]:
+    """What stays together in each row: the patient, and whoever has the same image where anything is drawn here."""
+    if settings.folds or settings.test_where or settings.shots or settings.label_fraction:
+        return split_units(question.manifest, question.rows)
+    return question.manifest.patients[question.rows]
 
 
 def limited(question: Question, limit: int | None) -> Question:
@@ -96,7 +104,7 @@ def _strata(question: Question) -> NDArray[np.intp] | None:
 def _by_split(question: Question, patients: NDArray[np.object_], settings: Settings) -> Part:
     if settings.test_where:
         moved = question.manifest.where(settings.test_where)[question.rows]
-        names = splits.test_where(patients, moved, name=question.manifest.info.name, seed=0)
+        names = splits.test_where(patients, moved, seed=0)
     else:
         names = _split_names(question)
     train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
@@ -137,21 +145,33 @@ def _on_base(part: Part, question: Question, base: int) -> Part:
 
 
 def _few_val(part: Part, question: Question, patients: NDArray[np.object_], settings: Settings, seed: int) -> Part:
-    """Keep as many val images of each class as there are shots, at most ``val_shots``."""
+    """Keep as many val images of each class as there are shots, at most ``val_shots``, or all where there are fewer.
+
+    So do the papers' own programs (Dassl): a class with three images gives these three.
+    """
     assert settings.shots is not None
     assert settings.val_shots is not None
-    labels = question.positive if question.task.kind == "segmentation" else question.target
+    labels = (question.positive if question.task.kind == "segmentation" else question.target)[part.val].astype(np.intp)
     number = min(settings.shots, settings.val_shots)
-    try:
-        kept = splits.nested_shots(labels[part.val].astype(np.intp), patients[part.val], number, seed)
-    except EvalfmError as error:
-        raise EvalfmError(f"In val {error}") from None
-    return replace(part, val=part.val[kept])
+    kept = splits.nested_shots(labels, patients[part.val], number, seed, fewer=True)
+    exclusive = question.task.kind in ("multiclass", "ordinal")
+    scarce = [
+        f"{count} of {question.class_names[label] if exclusive else f'{question.class_names[0]} = {label}'}"
+        for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
+        if count < number
+    ]
+    told = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
+    return replace(part, val=part.val[kept], notes=(*part.notes, *([told] if scarce else [])))
 
 
 def _learnable(part: Part, question: Question) -> Part:
     """Refuse before any computing what no head could learn from, or choose on."""
     where = "" if part.fold is None else f" of fold {part.fold + 1}"
+    if not len(part.val) and len(part.train) and part.fold is None and _has_no_val(question):
+        raise EvalfmError(
+            f"{question.manifest.info.name} has no val part, on which heads choose; draw it by patient from train: "
+            f"`evalfm data split {question.manifest.folder} --val-from-train`."
+        )
     for name in ("train", "val", "test"):
         if not len(getattr(part, name)):
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
@@ -168,6 +188,11 @@ def _learnable(part: Part, question: Question) -> Part:
             findings = ", ".join(question.task.target)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return part
+
+
+def _has_no_val(question: Question) -> bool:
+    table = question.manifest.table
+    return "split" in table and "train" in set(table["split"]) and "val" not in set(table["split"])
 
 
 def unlearnable(question: Question, part: Part) -> tuple[str, ...]:

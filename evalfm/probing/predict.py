@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+import evalfm
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
@@ -20,7 +22,7 @@ from evalfm.probing.applying import Ready, check_applicable
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import Opened
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import PREDICTIONS, InTheWay, Run, check_writable, publishing, remove_leftovers
+from evalfm.runs import PREDICTIONS, InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.question import cohort
 
@@ -57,16 +59,18 @@ def predict(
     Args:
         weights: the checkpoint, where the run's came from a file.
         encoder: an encoder's code file or object, where the run's is not in the catalogue.
-        out: a folder that must not exist yet; it gets predictions.parquet and predict.json.
+        out: a new folder, which gets predictions.parquet and predict.json; where it holds those of the same run on the
+            same images, they are returned.
 
     Raises:
-        EvalfmError: the weights are others than the run's, or ``out`` is there already.
+        EvalfmError: the weights are others than the run's, or ``out`` holds something else.
     """
     run = run if isinstance(run, Run) else Run.read(run)
     check_applicable(run)
     out = user_path(out, "--out")
-    if os.path.lexists(out):
-        raise EvalfmError(f"{out} is there already; name another folder with --out.")
+    taken = f"{out} is there already and holds something else; name another folder with --out."
+    if os.path.lexists(out) and not (out / SUMMARY).is_file():
+        raise EvalfmError(taken)
     check_writable(out.parent)
     task = TaskCard.model_validate(run.record.task)
     manifest = load_manifest(data, task.name, progress)
@@ -74,17 +78,42 @@ def predict(
     rows = np.flatnonzero(cohort(task, manifest, None).keep)
     if not len(rows):
         raise EvalfmError(f"No image of {manifest.info.name} belongs to the cohort of {task.name} ({task.where}).")
+    who = public_table(manifest, rows).drop(columns="split")
+    key = _key(run, manifest, rows, who)
+    if out.exists():
+        # Of the same command, perhaps killed after its last step.
+        notes = _notes_of(out, key)
+        if notes is None:
+            raise EvalfmError(taken)
+        said = f"{out} holds these predictions already; they are returned as they are."
+        return Predicted(out, pd.read_parquet(out / PREDICTIONS), (*notes, said))
     ready = Ready.of(run, manifest, weights, encoder, device, progress)
     columns = ready.answers(rows)
-    who = public_table(manifest, rows).drop(columns="split")
     table = pd.concat([who, columns], axis=1)
     notes = _notes(run, manifest, ready.opened, len(manifest) - len(rows))
     remove_leftovers(out.parent)
     with publishing(out.parent, out, InTheWay.REFUSED) as work:
         table.to_parquet(work / PREDICTIONS, index=False)
-        summary = {"schema": 1, "run": run.record.key, "data": manifest.info.name, "images": len(rows), "notes": notes}
+        summary = {"schema": 1, "run": run.record.key, "key": key, "data": manifest.info.name, "images": len(rows)}
+        summary["notes"] = notes
         (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return Predicted(out, table, tuple(notes))
+
+
+def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame) -> str:
+    """Hash over all that decides the predictions: the run, the images, and what is said of them."""
+    content = {"evalfm": evalfm.__version__, "run": run.record.key, "images": manifest.digests(rows.tolist()).tolist()}
+    return content_key({**content, "who": who.to_csv(index=False)})
+
+
+def _notes_of(out: Path, key: str) -> list[str] | None:
+    """The cautions of the predictions in ``out``, or None where they are not those with ``key``."""
+    try:
+        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = isinstance(summary, dict) and summary.get("key") == key and (out / PREDICTIONS).is_file()
+    return [str(note) for note in summary.get("notes", [])] if same else None
 
 
 def _notes(run: Run, manifest: Manifest, opened: Opened, outside: int) -> list[str]:

@@ -35,6 +35,11 @@ def positive_predictive_value(counts: Values) -> Values:
     return ratio(counts[..., TRUE_POSITIVE], counts[..., TRUE_POSITIVE] + counts[..., FALSE_POSITIVE])
 
 
+def negative_predictive_value(counts: Values) -> Values:
+    """Share of negative calls that are right, from counts [..., 4]; NaN without a negative call."""
+    return ratio(counts[..., TRUE_NEGATIVE], counts[..., TRUE_NEGATIVE] + counts[..., FALSE_NEGATIVE])
+
+
 def f1(counts: Values) -> Values:
     """2 TP / (2 TP + FP + FN), from counts [..., 4]; NaN without a positive and without a positive call."""
     twice = 2 * counts[..., TRUE_POSITIVE]
@@ -171,6 +176,10 @@ def harmonic_mean(confusion: Values) -> Values:
     mean = ratio(2 * base * novel, base + novel)
     # NaN where there is no image of a half.
     return np.where((base == 0) & (novel == 0), 0.0, mean)
+
+
+FEWEST_TO_HALVE = 4
+"""Classes below which a half would hold one class alone, on which every answer is right."""
 
 
 def base_classes(classes: int) -> int:

@@ -48,6 +48,7 @@ class TaskEntry(CardModel):
         heads: in place of the study's; None takes those.
         data: another data set than the study's, for this task alone; then ``test_where`` is its own too.
         prompts: a file of sentences for text heads, in place of the task's own.
+        base_to_novel: false leaves the study's base-to-novel column out for this task.
     """
 
     name: str
@@ -55,6 +56,7 @@ class TaskEntry(CardModel):
     data: str | None = None
     test_where: str | None = None
     prompts: str | None = None
+    base_to_novel: bool = True
 
     @model_validator(mode="after")
     def _own_data(self) -> TaskEntry:
@@ -206,6 +208,10 @@ class Study(CardModel):
         few += [Subset(associate=each) for each in self.associate]
         few += [] if self.base_to_novel is None else [Subset(shots=self.base_to_novel, base_to_novel=True)]
         return tuple(dict.fromkeys(few)) or (Subset(),)
+
+    def subsets_of(self, task: TaskEntry) -> tuple[Subset, ...]:
+        """Those of ``subsets`` that are asked of ``task``."""
+        return tuple(each for each in self.subsets if task.base_to_novel or not each.base_to_novel)
 
     def data_of(self, task: TaskEntry) -> tuple[str, str | None]:
         """The data set of ``task`` and which of its patients are dealt to test."""

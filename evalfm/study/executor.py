@@ -12,12 +12,15 @@ from typing import Any, Protocol
 
 import torch
 
+import evalfm
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.probe import probe
 from evalfm.progress import Progress
 from evalfm.runs import Run
 from evalfm.study.cell import Cell, Machine
+
+PACKAGE = Path(evalfm.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,18 @@ class Outcome:
     runs: tuple[Run, ...]
     failure: Failure | None
     seconds: float
+
+
+def _frames(error: Exception) -> str:
+    """Where ``error`` happened: a line for each call, with no path of this machine and no value."""
+    lines = []
+    for frame in traceback.extract_tb(error.__traceback__):
+        file = Path(frame.filename)
+        _, installed, library = file.as_posix().rpartition("/site-packages/")
+        own = file.is_relative_to(PACKAGE)
+        place = file.relative_to(PACKAGE.parent).as_posix() if own else library if installed else "…"
+        lines.append(f"{place}:{frame.lineno} in {frame.name}\n")
+    return "".join(lines)
 
 
 class Executor(Protocol):
@@ -99,7 +114,7 @@ class SerialExecutor:
             failure = Failure(type(error).__name__, str(error))
         except Exception as error:
             sentence = (str(error).splitlines() or [""])[0]
-            failure = Failure(type(error).__name__, sentence, "".join(traceback.format_exception(error)))
+            failure = Failure(type(error).__name__, sentence, _frames(error))
         # What the failed cell held of the GPU is free for the next one.
         gc.collect()
         if torch.cuda.is_available():

@@ -13,6 +13,7 @@ from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
 from evalfm.probing.opened import TABLES, check_name
 from evalfm.probing.texts import TEXT, reads_text
+from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import Cell, subset_label
 from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
 from evalfm.study.questions import WITHOUT_SHOTS, Asked, Posed
@@ -71,7 +72,11 @@ def expand(study: Study, asked: Posed) -> Grid:
         posed = asked.get((task.name, study.data_of(task)[0]))
         if posed is None:
             continue
-        for subset in study.subsets:
+        for subset in study.subsets_of(task):
+            if subset.base_to_novel and posed.manifest is not None and posed.classes < FEWEST_TO_HALVE:
+                what = f"{task.name} on {posed.data}, {subset_label(subset)}"
+                grid.leave_out(what, f"of {posed.classes} classes a half would be one, in which every answer is right")
+                continue
             if subset.base_to_novel and posed.card.kind not in EXCLUSIVE:
                 grid.leave_out(f"{task.name}, {subset_label(subset)}", f"{posed.card.kind} has no classes to halve")
                 continue

@@ -14,6 +14,7 @@ from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
 from evalfm.probing.sides import as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
+from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task
@@ -66,6 +67,11 @@ class Manifests:
         self._progress = progress
         self._read: dict[str, Manifest] = {}
 
+    @property
+    def known(self) -> tuple[Manifest, ...]:
+        """Those that were read so far."""
+        return tuple(self._read.values())
+
     def get(self, name: str) -> Manifest:
         """The data set called ``name``.
 
@@ -117,7 +123,9 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
         except EvalfmError as error:
             faults.append(str(error))
             continue
-        sizes = {subset: _assumed(images, subset, study.folds) for subset in study.subsets if _serves(subset, card)}
+        sizes = {
+            subset: _assumed(images, subset, study.folds) for subset in study.subsets_of(entry) if _serves(subset, card)
+        }
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
         classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
@@ -168,8 +176,8 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     sizes: dict[Subset, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
-    for subset in study.subsets:
-        if not _serves(subset, card):
+    for subset in study.subsets_of(entry):
+        if not _serves(subset, card) or (subset.base_to_novel and len(question.class_names) < FEWEST_TO_HALVE):
             continue
         try:
             sizes[subset] = _deal(study, test_where, question, test, subset, used)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from evalfm.data.atomic import write_atomically
+from evalfm.data.manifest import Manifest
+from evalfm.data.privacy import without_private
 from evalfm.runs import Run
 from evalfm.study.executor import Outcome
 
@@ -159,19 +161,22 @@ def write_results(out: Path, rows: Sequence[Row]) -> Path:
     return out / RESULTS
 
 
-def write_failures(out: Path, failed: Sequence[Outcome]) -> Path:
-    """Publish what failed, each with its cell, in ``out`` by one rename; an empty list where nothing did."""
+def write_failures(out: Path, failed: Sequence[Outcome], manifests: Sequence[Manifest] = ()) -> Path:
+    """Publish what failed, each with its cell, in ``out`` by one rename; an empty list where nothing did.
+
+    No path and no name of ``manifests`` is in it: whoever ran the study has read them on the screen.
+    """
     content = [
         {
             "cell": outcome.cell.key,
-            "encoder": outcome.cell.encoder.name,
-            "task": outcome.cell.task,
+            "encoder": without_private(outcome.cell.encoder.name, ()),
+            "task": without_private(outcome.cell.task, ()),
             "heads": list(outcome.cell.heads),
             "adaptation": outcome.cell.adapt,
             "shots": outcome.cell.shots,
             "label_fraction": outcome.cell.label_fraction,
             "seconds": round(outcome.seconds, 3),
-            **asdict(outcome.failure),
+            **{**asdict(outcome.failure), "sentence": without_private(outcome.failure.sentence, manifests)},
         }
         for outcome in failed
         if outcome.failure is not None

@@ -133,6 +133,6 @@ def run_study(
         write_results(folder, rows)
         if outcome.failure is not None:
             failed.append(outcome)
-            write_failures(folder, failed)
+            write_failures(folder, failed, manifests.known)
         watch.finished(outcome, number, len(cells))
     return StudyRuns(tuple(runs.values()), tuple(failed), folder)

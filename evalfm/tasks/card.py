@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
+from evalfm.tasks.metrics.facts import check_metrics, metric_of
 
 Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
 Measure = Literal["column", "area-fraction", "lung-fraction", "ctr"]
@@ -57,6 +58,12 @@ class TaskCard(CardModel):
             raise ValueError("target, metrics and heads each need at least one name")
         if len(self.target) > 1 and self.kind not in ("multilabel", "segmentation"):
             raise ValueError(f"a {self.kind} task has one target, not {len(self.target)}; ask multilabel or one each")
+        try:
+            check_metrics(self.metrics, self.kind)
+        except EvalfmError as error:
+            raise ValueError(str(error)) from None
+        if metric_of(self.primary).better is None:
+            raise ValueError(f"{self.primary} has no better and worse, so it cannot stand first; name it further down")
         return self
 
     @property

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
 from evalfm.tasks.metrics.binary import binary_metrics
+from evalfm.tasks.metrics.facts import check_metrics
 from evalfm.tasks.metrics.multiclass import multiclass_metrics
 from evalfm.tasks.metrics.multilabel import multilabel_metrics
 from evalfm.tasks.metrics.regression import regression_metrics
@@ -62,10 +63,13 @@ class Scored:
 
 
 def measure(kind: str, scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
-    """Every metric of ``kind`` on the test predictions, or ``only`` some, with the same values."""
-    if kind == "binary":
-        return _binary(scored, only)
-    found = MEASURES[kind](scored)
+    """Every metric of ``kind`` on the test predictions, or ``only`` some, with the same values.
+
+    Raises:
+        UnknownNameError: a metric is computed of which `metrics.facts` tells no direction.
+    """
+    found = _binary(scored, only) if kind == "binary" else MEASURES[kind](scored)
+    check_metrics(found, kind, scored.class_names)
     return {name: estimate for name, estimate in found.items() if only is None or name in only}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -12,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.cards import CardModel, read_json, read_yaml, validate
 from evalfm.errors import EvalfmError
-from evalfm.paths import input_file, user_path
+from evalfm.paths import user_path
 
 SLOT = "{}"
 FROM_FILE = "a file of the caller's own"
@@ -274,10 +273,7 @@ def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(input_file(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{path} is not JSON ({error}); mend the file.") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise EvalfmError(f"{path} must hold a JSON object of classes and their sentences.")
     return content

@@ -19,6 +19,10 @@ FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
 
 
+TITLES = {"binary": "{}: yes or no?", "multiclass": "{}: which class?", "regression": "{}: what value?"}
+"""The question of a plain column, whatever its name is."""
+
+
 @dataclass(frozen=True)
 class Exclusion:
     """How many images left the cohort, and why."""
@@ -323,7 +327,11 @@ def _card_of_column(name: str, column: pd.Series, declared: str | None) -> TaskC
     kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
     if declared == "number":
         kind = "regression"
-    content = with_defaults({"name": name, "kind": kind, "title": f"What is {name}?", "target": [name], "schema": 1})
+    title = TITLES[kind].format(name)
+    if kind == "binary" and not numeric and levels == 2:
+        first, last = sorted(column.dropna().unique().tolist())
+        title = f"{name}: {_plain(last)} or {_plain(first)}?"
+    content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)
 
 

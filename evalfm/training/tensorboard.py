@@ -1,8 +1,9 @@
-"""The learning curve as TensorBoard files, whose names tell nothing of the machine."""
+"""The learning curve as TensorBoard files, whose names and content tell nothing of the machine."""
 
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,13 @@ class Board:
 
     def __enter__(self) -> Board:
         if self._folder is not None:
-            from torch.utils.tensorboard import SummaryWriter  # half a second to import
+            # TensorBoard's own writer puts the host's name into that of its file.
+            from tensorboard.summary.writer.record_writer import RecordWriter
 
-            self._writer = SummaryWriter(str(self._folder))
+            self._folder.mkdir(parents=True, exist_ok=True)
+            number = len(list(self._folder.glob("events.out.tfevents.*")))
+            self._writer = RecordWriter((self._folder / f"events.out.tfevents.{number}.evalfm").open("wb"))
+            self._write(file_version="brain.Event:2")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -34,14 +39,18 @@ class Board:
         """One look at val; after a resume an epoch that comes again is written again."""
         if self._writer is None:
             return
-        epoch = int(line["epoch"])
-        for name, value in {**line, "learning_rate": learning_rate}.items():
-            if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value):
-                self._writer.add_scalar(name, value, epoch)
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        told = {**line, "learning_rate": learning_rate}
+        values = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in told.items()
+            if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value)
+        ]
+        self._write(step=int(line["epoch"]), summary=Summary(value=values))
+
+    def _write(self, **content: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+
+        self._writer.write(Event(wall_time=time.time(), **content).SerializeToString())
         self._writer.flush()
-
-
-def rename_events(folder: Path) -> None:
-    """Give event files names without the host that TensorBoard writes into them: ``events.out.tfevents.0.evalfm``."""
-    for number, path in enumerate(sorted(folder.glob("events.out.tfevents.*"))):
-        path.rename(path.with_name(f"events.out.tfevents.{number}.evalfm"))

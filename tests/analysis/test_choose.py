@@ -46,8 +46,8 @@ def test_the_smallest_of_those_that_cannot_be_told_apart_comes_first(tmp_path: P
     assert found.candidates[0].parameters == CARDS[names[0]]["parameters"]
     assert found.candidates[0].dimensions == 384
     reasons = dict(found.excluded)
-    assert reasons["poor · linear · frozen"].startswith("significantly below the best (p < .001")
-    assert "cannot be told apart on auroc" in found.paragraph
+    assert reasons["poor · linear · frozen"].startswith("significantly worse than the best (p < .001")
+    assert "are not significantly worse than the best on auroc: " in found.paragraph
     assert "would have been found with 80 % power" in found.paragraph
     assert "The best floor, constant, reaches 0.500" in found.paragraph
 
@@ -62,7 +62,7 @@ def test_every_limit_excludes_with_its_reason(tmp_path: Path) -> None:
     # What nobody knows is not allowed.
     assert reasons["asked · linear · frozen"] == "commercial use is 'ask'"
     assert [each.encoder for each in sold.candidates] == ["small"]
-    assert "small (linear, frozen) is better than every other encoder that was asked" in sold.paragraph
+    assert "small (linear, frozen) is better than every other encoder that keeps to the limits" in sold.paragraph
     with pytest.raises(EvalfmError, match=r"No encoder is left for ptx-cls .*trained on 400 images, more than 100"):
         choose(made, "ptx-cls", Limits(most_labels=100))
     assert choose(made, "ptx-cls", Limits(most_labels=400)).candidates
@@ -88,7 +88,7 @@ def test_an_encoder_that_is_no_better_than_a_floor_is_said_so(tmp_path: Path) ->
         make_run(tmp_path, binary_table(np.full(400, 0.5), TARGET), encoder="constant", floor=True),
     ]
     found = choose(made, "ptx-cls")
-    assert "noise is not shown to be better than that floor" in found.paragraph
+    assert "noise (linear, frozen) is not shown to be better than that floor" in found.paragraph
     assert "noise (linear, frozen) is the only encoder that was asked: nothing was compared" in found.paragraph
 
 
@@ -155,7 +155,7 @@ def test_a_limit_on_time_excludes_the_slow_and_the_untimed(tmp_path: Path) -> No
     reasons = dict(found.excluded)
     assert reasons["large · linear · frozen"] == f"80 ms an image ({small.timed}), more than 50"
     assert reasons["asked · linear · frozen"].startswith("its time is not known (a table of features, or a run of an")
-    assert reasons["poor · linear · frozen"].startswith("significantly below the best")
+    assert reasons["poor · linear · frozen"].startswith("significantly worse than the best")
     assert "A forward pass of one image takes it 20 ms (AMD EPYC, 2 threads" in found.paragraph
     assert {each.encoder for each in choose(made, "ptx-cls", Limits(most_milliseconds=80)).candidates} == {
         "large", "small",

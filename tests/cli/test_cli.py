@@ -79,7 +79,7 @@ def probed(imported: Path) -> Path:
 def test_a_data_set_is_checked_split_shown_and_registered(imported: Path):
     assert "No fault found" in evalfm("data", "check", imported).stdout
     assert json.loads(evalfm("data", "check", imported, "--json").stdout)["rows"] == 140
-    assert "140 images" in evalfm("data", "split", imported, "--stratify", "finding").stdout
+    assert "140 images" in evalfm("data", "split", imported, "--stratify", "finding", "--force").stdout
     assert evalfm("data", "register", imported, "--name", "mine").returncode == 0
     assert "images: 140" in evalfm("show", "data", "mine").stdout
     assert "mine" in evalfm("ls", "data").stdout

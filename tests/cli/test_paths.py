@@ -77,6 +77,7 @@ BASE: dict[str, list[str]] = {
     "data check": ["folder={data}"],
     "data split": ["folder={data}"],
     "data make": ["what=phantom", "--out={out}", "--images=1", "--size=64"],
+    "data relocate": ["folder={data}", "root={images}"],
     "data register": ["folder={data}", "--name=squares"],
 }  # fmt: skip
 """A call of each verb that would go well."""
@@ -105,6 +106,7 @@ data import: root official labels mapping csv
 data check: folder
 data split: folder official
 data register: folder
+data relocate: folder root
 """
 WRITTEN_FOLDER = """
 demo: out
@@ -138,6 +140,7 @@ choose: task max_params licence
 report: task title
 features: device
 doctor: precision device
+ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
 data join: known on label attribute mask source
 data import: source stratify part on name image id_column patient study split label attribute mask
@@ -216,6 +219,7 @@ def places(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[
     squares.table[["image", "square", "patient"]].to_csv(bad / "table.csv", index=False)
     return {
         "data": str(folder / "data"),
+        "images": str(squares.root),
         "others": str(make_squares(folder / "others", seed=1, name="others").folder),
         "run": str(run.folder),
         "study": str(folder / "study.yaml"),

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from evalfm.data import splits
+from evalfm.data import splits, work_folders
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest, read_data
+from evalfm.data.phantom import make_phantom
 from evalfm.data.sources import TableMapping
 from evalfm.errors import EvalfmError
 
@@ -41,7 +44,7 @@ def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path
     assert data.root == root
     again = read_data(data.folder)
     assert again.table.equals(data.table)
-    assert again.splits.tolist() == splits.assign(again.patients, name="mine", seed=4).tolist()
+    assert again.splits.tolist() == splits.assign(again.patients, seed=4).tolist()
     assert again.info.split is not None
     assert (again.info.split.rule, again.info.split.seed) == ("hash", 4)
     assert "report" not in again.table
@@ -125,16 +128,81 @@ def test_a_failure_while_publishing_leaves_the_earlier_import(
     rename = Path.rename
 
     def failing(self: Path, target: Path) -> Path:
-        if self.name.startswith(".out.") and target == tmp_path / "out":
+        if self.name.startswith(work_folders.WRITING) and target == tmp_path / "out":
             raise OSError("disk full")
         return rename(self, target)
 
+    monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
     monkeypatch.setattr(Path, "rename", failing)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(EvalfmError, match=r"out cannot be written \(disk full\)"):
         run(root, tmp_path / "out", force=True)
     monkeypatch.undo()
     assert read_data(tmp_path / "out").info == first.info
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from evalfm.data import work_folders
+from evalfm.data.importing import import_data
+from tests.data.test_importing import MAPPING
+
+point, root, out, exchanged = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "True"
+steps = {"rename": Path.rename, "exchange": work_folders._exchanged, "rmtree": work_folders.shutil.rmtree}
+seen = 0
+
+def tapped(step, allowed=True):
+    def call(*arguments, **options):
+        global seen
+        if seen == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+        seen += 1
+        return step(*arguments, **options) if allowed else False
+    return call
+
+Path.rename = tapped(steps["rename"])
+work_folders._exchanged = tapped(steps["exchange"], exchanged)
+work_folders.shutil.rmtree = tapped(steps["rmtree"])
+import_data("table", root, out, mapping=MAPPING, force=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills by a signal of Linux")
+@pytest.mark.parametrize("exchanged", [True, False])
+def test_a_kill_at_any_step_leaves_an_import_and_its_salt(root: Path, tmp_path: Path, exchanged: bool) -> None:
+    out = tmp_path / "place/out"
+    first = run(root, out)
+    codes = []
+    for point in range(12):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(point), str(root), str(out), str(exchanged)], check=False, timeout=120
+        )
+        codes.append(done.returncode)
+        # Reading brings back what was on its way.
+        assert read_data(out).info.salt == first.info.salt
+        assert read_data(out).splits.tolist() == first.splits.tolist()
+        again = run(root, out, force=True)
+        assert again.table["id"].tolist() == first.table["id"].tolist()
+        assert [path.name for path in (tmp_path / "place").iterdir()] == ["out"]
+        if not done.returncode:
+            break
+    assert set(codes[:-1]) == {-9}
+    assert len(codes) >= (4 if exchanged else 6)
+    assert codes[-1] == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no umask")
+@pytest.mark.parametrize("mask", [0o077, 0o002])
+def test_what_is_written_has_the_modes_that_the_umask_leaves(root: Path, tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        run(root, tmp_path / "place/out", copy=True)
+        make_phantom(tmp_path / "place/phantom", n=2, size=64)
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "place", *(tmp_path / "place").rglob("*")]:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~mask, path
 
 
 def test_official_and_stratified_splits(root: Path, tmp_path: Path) -> None:

@@ -197,11 +197,25 @@ def test_all_faults_come_at_once_with_row_and_remedy(toy: Manifest) -> None:
 
 
 def test_the_list_of_faults_is_capped(toy: Manifest) -> None:
-    table = pd.concat([toy.table] * 10, ignore_index=True).assign(id=[f"i{n}" for n in range(40)], ptx=7.0)
+    table = pd.concat([toy.table] * 10, ignore_index=True).assign(id=[f"i{n}" for n in range(40)], ptx=np.arange(7, 47))
     text = faults_of(Manifest(INFO, table, toy.folder))
     assert "has 40 faults" in text
-    assert text.count("ptx is 7") == 20
+    assert text.count("ptx is ") == 20
     assert text.endswith("… and 20 more.")
+
+
+def test_the_same_fault_of_many_rows_is_one_line(toy: Manifest) -> None:
+    table = pd.concat([toy.table] * 10, ignore_index=True).assign(id=[f"i{n}" for n in range(40)], ptx=0.0)
+    table.loc[[3, 8, 20, 21, 30], "ptx"] = 7.0
+    table.loc[[4, 5], "ptx"] = 9.0
+    table.loc[10:, "image"] = [f"gone/{n}.png" for n in range(30)]
+    text = faults_of(Manifest(INFO, table, toy.folder))
+    assert "has 37 faults" in text
+    lines = text.splitlines()[1:]
+    assert len(lines) == 4
+    assert lines[0].startswith("  5 rows (4, 9, 21, 22, …), each of them: ptx is 7; ")
+    assert [line[:18] for line in lines[1:3]] == ["  row 5: ptx is 9;", "  row 6: ptx is 9;"]
+    assert lines[3].startswith("  30 rows (11, 12, 13, 14, …), the first: image 'gone/0.png' is not there")
 
 
 def test_patients_that_differ_by_spaces_or_dots_are_one(toy: Manifest) -> None:
@@ -255,7 +269,7 @@ def test_declarations_and_columns_must_agree(toy: Manifest) -> None:
 
 def test_no_rows_and_no_root_are_faults(toy: Manifest) -> None:
     assert "no rows" in faults_of(toy.select([]))
-    assert "is not there; correct `root`" in faults_of(replaced(toy, {"root": "elsewhere"}))
+    assert "is not there; mount the disk" in faults_of(replaced(toy, {"root": "elsewhere"}))
 
 
 def test_words_in_number_columns_are_named(toy: Manifest) -> None:

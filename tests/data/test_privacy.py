@@ -9,7 +9,7 @@ import pytest
 
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
-from evalfm.data.privacy import public_names, public_table
+from evalfm.data.privacy import public_names, public_table, without_private
 from evalfm.errors import EvalfmError
 
 TABLE = pd.DataFrame(
@@ -101,3 +101,23 @@ def test_free_text_is_no_attribute() -> None:
 def test_an_age_in_words_does_not_leave() -> None:
     with pytest.raises(EvalfmError, match="'age' must hold numbers"):
         public_table(manifest(age=pd.Series(["95 years", None, "3"], dtype=object)))
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("row 2: smith/a.png cannot be read", "row 2: … cannot be read"),
+        ("the patient 'Smith' is in train and test", "the patient '…' is in train and test"),
+        ("Smith, Doe: 3 of 4 rows", "…, …: 3 of 4 rows"),
+        ("id 1.2.840.2.", "id …"),
+        (r"C:\Users\anna\x and ~/films/y, ./z and ../z/w", "… and …, … and …"),
+        (f"{Path.home()}/a b", "… b"),
+        ("embeddings.parquet holds NaN; set.npz#train/1 too", "… holds NaN; … too"),
+        (
+            "CUDA out of memory: 2.5 GiB of 80.0, mean/sd, see evalfm ls heads",
+            "CUDA out of memory: 2.5 GiB of 80.0, mean/sd, see evalfm ls heads",
+        ),
+    ],
+)
+def test_a_sentence_loses_places_files_and_names_alone(text: str, left: str) -> None:
+    assert without_private(text, [manifest()]) == left

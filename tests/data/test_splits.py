@@ -20,48 +20,61 @@ def parts_per_patient(patients: np.ndarray, split: np.ndarray) -> int:
 
 def test_assign_is_the_same_on_every_machine() -> None:
     # Written out: a change here moves every patient of every data set.
-    dealt = splits.assign(["a", "b", "c", "d", "e", "f", "g"], name="x", seed=0)
-    assert dealt.tolist() == ["train", "test", "test", "train", "train", "train", "train"]
+    dealt = splits.assign(["a", "b", "c", "d", "e", "f", "g"], seed=0)
+    assert dealt.tolist() == ["train", "train", "val", "test", "val", "test", "val"]
 
 
 def test_assign_gives_the_fractions_and_keeps_patients_whole() -> None:
-    dealt = splits.assign(MANY, name="x", seed=0)
+    dealt = splits.assign(MANY, seed=0)
     shares = [float(np.mean(dealt == part)) for part in ("train", "val", "test")]
     assert np.allclose(shares, [0.7, 0.1, 0.2], atol=0.03)
     assert parts_per_patient(MANY[:600], dealt[:600]) == 1
 
 
 def test_assign_is_stable_when_rows_vanish_or_change_places() -> None:
-    dealt = dict(zip(MANY, splits.assign(MANY, name="x", seed=0), strict=True))
+    dealt = dict(zip(MANY, splits.assign(MANY, seed=0), strict=True))
     some = np.random.default_rng(0).permutation(MANY)[:100]
-    again = splits.assign(some, name="x", seed=0)
+    again = splits.assign(some, seed=0)
     assert [dealt[name] for name in some] == again.tolist()
 
 
-def test_assign_depends_on_name_and_seed() -> None:
-    first = splits.assign(MANY, name="x", seed=0)
-    assert (first != splits.assign(MANY, name="x", seed=1)).mean() > 0.2
-    assert (first != splits.assign(MANY, name="y", seed=0)).mean() > 0.2
+def test_assign_depends_on_the_seed() -> None:
+    assert (splits.assign(MANY, seed=0) != splits.assign(MANY, seed=1)).mean() > 0.2
+
+
+def test_an_eighth_of_the_training_patients_goes_to_val_and_at_least_one_of_several() -> None:
+    split = np.where(np.arange(len(MANY)) < 3000, "train", "test").astype(object)
+    drawn = splits.val_from_train(split, MANY, seed=0)
+    assert (drawn[3000:] == "test").all()
+    assert np.mean(drawn[:3000] == "val") == pytest.approx(0.125, abs=0.02)
+    for seed in range(20):
+        few = splits.val_from_train(
+            np.array(["train", "train", "train", "test"], dtype=object), list("abcd"), seed=seed
+        )
+        assert few[3] == "test"
+        assert set(few[:3]) == {"train", "val"}
+    alone = splits.val_from_train(np.array(["train", "test"], dtype=object), ["a", "b"], seed=1)
+    assert alone.tolist() in (["train", "test"], ["val", "test"])
 
 
 def test_fractions_that_leave_out_a_split_leave_it_empty() -> None:
-    assert set(splits.assign(MANY, name="x", seed=0, fractions=(0.8, 0.2, 0.0))) == {"train", "val"}
-    assert set(splits.assign(MANY, name="x", seed=0, fractions=(1.0, 0.0, 0.0))) == {"train"}
-    assert set(splits.assign(MANY, name="x", seed=0, fractions=(0.0, 0.0, 1.0))) == {"test"}
+    assert set(splits.assign(MANY, seed=0, fractions=(0.8, 0.2, 0.0))) == {"train", "val"}
+    assert set(splits.assign(MANY, seed=0, fractions=(1.0, 0.0, 0.0))) == {"train"}
+    assert set(splits.assign(MANY, seed=0, fractions=(0.0, 0.0, 1.0))) == {"test"}
     with pytest.raises(EvalfmError, match="add up to 1"):
-        splits.assign(MANY, name="x", seed=0, fractions=(0.7, 0.1, 0.1))
+        splits.assign(MANY, seed=0, fractions=(0.7, 0.1, 0.1))
 
 
 def test_a_missing_patient_is_refused() -> None:
     with pytest.raises(EvalfmError, match="no patient"):
-        splits.assign(np.array(["a", None], dtype=object), name="x", seed=0)
+        splits.assign(np.array(["a", None], dtype=object), seed=0)
 
 
 def test_stratified_keeps_the_share_of_positives() -> None:
     patients = np.array([f"p{i}" for i in range(621)], dtype=object)
     labels = np.zeros(621)
     labels[:44] = 1
-    dealt = splits.stratified(patients, labels, name="x", seed=3)
+    dealt = splits.stratified(patients, labels, seed=3)
     positives = [int(labels[dealt == part].sum()) for part in ("train", "val", "test")]
     assert positives == [31, 4, 9]
     assert np.bincount(labels[dealt == "val"].astype(int)).tolist() == [58, 4]
@@ -73,7 +86,7 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
     labels[1:20:2] = 1  # the second image of ten patients, the first of ten others
     labels[20:40:2] = 1
     labels[100:120] = np.nan
-    dealt = splits.stratified(patients, labels, name="x", seed=0)
+    dealt = splits.stratified(patients, labels, seed=0)
     assert parts_per_patient(patients, dealt) == 1
     positive = np.unique(patients[labels == 1])
     assert [len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")] == [
@@ -85,17 +98,17 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
 def test_test_where_makes_test_exactly_those_patients() -> None:
     mask = np.zeros(len(MANY), dtype=bool)
     mask[[0, 30, 31]] = True
-    dealt = splits.test_where(MANY, mask, name="x", seed=0)
+    dealt = splits.test_where(MANY, mask, seed=0)
     assert np.flatnonzero(dealt == "test").tolist() == [0, 1, 2, 30, 31, 32]
     assert np.isclose(np.mean(dealt == "val"), 0.125, atol=0.02)
     for wrong in (np.zeros(len(MANY), dtype=bool), np.ones(len(MANY), dtype=bool)):
         with pytest.raises(EvalfmError, match="divides the patients"):
-            splits.test_where(MANY, wrong, name="x", seed=0)
+            splits.test_where(MANY, wrong, seed=0)
 
 
 def test_val_from_train_touches_no_test_patient() -> None:
     split = np.where(np.arange(6000) < 4500, "train", "test").astype(object)
-    dealt = splits.val_from_train(split, MANY, name="x", seed=0)
+    dealt = splits.val_from_train(split, MANY, seed=0)
     assert (dealt[4500:] == "test").all()
     assert np.isclose(np.mean(dealt[:4500] == "val"), 0.125, atol=0.03)
     assert parts_per_patient(MANY[:600], dealt[:600]) == 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from evalfm.data import work_folders
-from evalfm.data.work_folders import replace
+from evalfm.data.work_folders import WRITING, adopt, machine, recover, remove_stale, remove_unfinished, replace
 
 
 def make(folder: Path, content: str) -> Path:
@@ -55,3 +57,60 @@ def test_two_steps_cope_with_a_folder_that_vanishes_or_comes_meanwhile(
     assert [path.name for path in final.iterdir()] == ["new"]
     assert list((tmp_path / "work").iterdir()) == []
     assert len(meanwhile) == 1
+
+
+def test_what_a_killed_replacement_moved_aside_comes_back_or_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+    plain = Path.rename
+    for stop, expected in ((1, "old"), (2, "new")):
+        here = tmp_path / str(stop)
+        work, final = make(here / "work" / "1", "new"), make(here / "final", "old")
+        done = 0
+
+        def rename(self: Path, target: Path, stop: int = stop) -> Path:
+            nonlocal done
+            result, done = plain(self, target), done + 1
+            if done == stop:
+                raise KeyboardInterrupt
+            return result
+
+        monkeypatch.setattr(Path, "rename", rename)
+        # As a kill would: nothing is tidied up.
+        monkeypatch.setattr(work_folders, "recover", lambda final, beside: None)
+        with pytest.raises(KeyboardInterrupt):
+            replace(work, final)
+        monkeypatch.undo()
+        monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+        for _ in range(2):
+            recover(final, here / "work")
+            assert [path.name for path in final.iterdir()] == [expected]
+            assert not list((here / "work").glob(".earlier*"))
+
+
+DEAD = f"{WRITING}{machine()}-999999999-{'0' * 32}"
+
+
+def age(folder: Path, days: float) -> None:
+    for path in [*folder.iterdir(), folder]:
+        os.utime(path, (time.time() - days * 86400,) * 2)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for the process by a signal")
+def test_work_of_dead_processes_goes_at_once_and_what_may_be_adopted_after_a_week(tmp_path: Path) -> None:
+    alone = make(tmp_path / DEAD, "a")
+    fresh, old = make(tmp_path / f"training-1{DEAD}", "a"), make(tmp_path / f"training-2{DEAD}", "a")
+    alike = make(tmp_path / f"notes{WRITING}my-thesis", "a")
+    age(fresh, 6)
+    age(old, 8)
+    age(alike, 99)
+    remove_stale(tmp_path)
+    assert [folder.exists() for folder in (alone, fresh, old, alike)] == [False, True, False, True]
+    own = adopt(tmp_path, "training-1")
+    assert (own / "a").exists()
+    remove_unfinished(tmp_path, "training-*")
+    assert own.exists()
+    finished = make(tmp_path / f"training-3{DEAD}", "a")
+    remove_unfinished(tmp_path, "training-*")
+    assert not finished.exists()

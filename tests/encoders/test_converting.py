@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from evalfm.encoders import _unpickling, converting, load_encoder
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.converting import convert, examine
-from evalfm.encoders.weights import read_checkpoint, unsafe_globals
+from evalfm.encoders.weight_files import unsafe_globals
+from evalfm.encoders.weights import read_checkpoint
 from evalfm.errors import EvalfmError
 
 PLAIN = WeightsFacts(source="path")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import huggingface_hub
@@ -240,6 +242,100 @@ def test_without_network_the_sentence_says_what_to_place_where(monkeypatch: pyte
     ):
         load_encoder("rad-dino")
     assert time.monotonic() - start < 2
+
+
+def test_a_pinned_commit_that_is_not_cached_is_named_with_those_that_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    other = tmp_path / "models--microsoft--rad-dino" / "snapshots" / ("0" * 40)
+    other.mkdir(parents=True)
+    (other / "model.safetensors").write_bytes(b"another")
+    pinned = find_card("rad-dino").weights.revision
+    with pytest.raises(EvalfmError, match=f"at revision {pinned} is not in the cache .which holds {'0' * 40}"):
+        hub.fetch(find_card("rad-dino"))
+
+
+def test_messages_name_the_host_that_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://mirror.example")
+    with pytest.raises(EvalfmError) as refusal:
+        hub.fetch(find_card("rad-dino"))
+    assert "from https://mirror.example/microsoft/rad-dino/tree/2ec9ca0e" in str(refusal.value)
+    assert "huggingface" not in str(refusal.value)
+
+
+class Cutting(BaseHTTPRequestHandler):
+    """A hub that breaks off in the middle of a file until ``whole`` is set, and gives ranges."""
+
+    content = bytes(range(256)) * 4096
+    whole = False
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Range")
+        start = int(given.removeprefix("bytes=").split("-")[0]) if given else 0
+        self.answer(start)
+        self.wfile.write(self.content[start:] if self.whole else self.content[start : start + 100_000])
+
+    def answer(self, start: int = 0) -> None:
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(self.content) - 1}/{len(self.content)}")
+        self.send_header("ETag", '"0123456789abcdef"')
+        self.send_header("X-Repo-Commit", "2" * 40)
+        self.end_headers()
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Cutting)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    host = f"http://127.0.0.1:{server.server_port}"
+    template = f"{host}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", host)
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    card = find_card("rad-dino")
+    card = card.model_copy(update={"weights": card.weights.model_copy(update={"revision": "2" * 40})})
+    try:
+        # The client itself tries a few times, each a part further.
+        with pytest.raises(
+            EvalfmError, match=r"model\.safetensors of rad-dino could not be fetched whole .* run again"
+        ):
+            hub.fetch(card)
+        Cutting.whole = True
+        assert hub.fetch(card).read_bytes() == Cutting.content
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def give(repository: str, file: str, *, revision: str, **keywords: object) -> str:
+        asked.append((file, revision))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_reachable", lambda address: True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}')
+    own = find_card("rad-dino")
+    card = own.model_copy(update={"weights": own.weights.model_copy(update={"file": index.name, "revision": "d"})})
+    assert hub.fetch(card) == index
+    assert asked == [(index.name, "d"), ("m-1.safetensors", "d"), ("m-2.safetensors", "d")]
 
 
 def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from PIL import Image as Pil
 from torch import Tensor
 
 from evalfm.data.geometry import Geometry
@@ -15,7 +14,6 @@ from evalfm.encoders.preprocessing import Preparer, override
 from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
-from .expected import EXPECTED
 from .films import ellipse, film, image, overlap
 
 
@@ -29,22 +27,6 @@ def test_colour_is_reduced_only_for_a_card_of_one_channel_and_said() -> None:
     assert preparer.notes(image(pixels)) == ("pixels takes one channel: colour was reduced to its luma.",)
     assert preparer.notes(image(pixels[:1])) == ()
     assert Preparer(find_card("resnet50").preprocessing, "resnet50").notes(image(pixels)) == ()
-
-
-@pytest.mark.parametrize("name", ["rad-dino", "resnet50"])
-def test_eight_bit_films_are_what_the_8_bit_libraries_make_of_them(name: str) -> None:
-    given = film(200, 200)
-    facts = EXPECTED[name]
-    tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
-    mean, std = (torch.tensor(each)[:, None, None] for each in facts.statistics)
-    bytes_ = np.round(np.asarray(given.pixels[0]) * 255).astype(np.uint8)
-    short = facts.resize_to
-    assert short is not None
-    eight = np.asarray(Pil.fromarray(bytes_).resize((short, short), Pil.Resampling.BICUBIC)).astype(np.float64) / 255
-    margin = (short - tensor.shape[1]) // 2
-    cut = eight[margin : margin + tensor.shape[1], margin : margin + tensor.shape[2]]
-    # PIL rounds to whole levels after each axis.
-    assert np.abs((tensor * std + mean)[0].numpy() - cut).max() < 1.3 / 255
 
 
 def test_raw_values_are_neither_cut_nor_scaled() -> None:

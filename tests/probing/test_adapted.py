@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from evalfm.analysis.table import task_tables
+from evalfm.data.work_folders import WRITING, machine
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import tensor_digest
 from evalfm.errors import EvalfmError
@@ -90,6 +92,21 @@ def test_what_a_trained_run_holds(squares, tmp_path, monkeypatch):
     assert not [path for path in run.folder.rglob("*") if "a-private-machine" in path.name]
     assert str(tmp_path).encode() not in everything
     assert not list((tmp_path / "runs" / ".work").glob("*"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="asks for the process by a signal")
+def test_what_a_training_left_that_was_killed_after_it_had_published_goes(squares, tmp_path):
+    (run,) = adapted(squares, tmp_path / "runs", "lora")
+    dead = f"{WRITING}{machine()}-999999999-{'0' * 32}"
+    own, other = (tmp_path / "runs" / ".work" / f"training-{key}-0{dead}" for key in (run.record.key[:16], "f" * 16))
+    for place in (own, other):
+        place.mkdir(parents=True)
+        (place / "checkpoint.pt").write_bytes(b"half")
+    (again,) = adapted(squares, tmp_path / "runs", "lora")
+    assert again.folder == run.folder
+    assert not own.exists()
+    # Another training may still be taken up.
+    assert other.exists()
 
 
 def test_from_random_weights_a_baseline_is_told_from_a_floor(squares, tmp_path):

@@ -96,7 +96,9 @@ def test_what_the_protocol_cannot_ask_is_refused(graded: Manifest, run: Run, tmp
         settings = {"task": "grade", "data": graded, "heads": ["zeroshot"], "base_to_novel": True, "out": tmp_path}
         return probe(**{"encoder": Seer(), **settings, **changes})  # type: ignore[arg-type]
 
+    three = Manifest(graded.info, graded.table.assign(grade=graded.table["grade"].replace({"d": "c"})), graded.root)
     for changes, sentence in (
+        ({"data": three}, r"needs 4 classes or more, and there are 3 \(a, b, c\): in a half of one class"),
         ({"heads": ["linear"]}, "linear cannot name"),
         ({"task": "square"}, "needs several classes"),
         ({"folds": 3}, "without folds"),
@@ -125,8 +127,10 @@ def test_the_metrics_alone():
     only = base_to_novel_metrics(target[target < 3], scores[target < 3], patient[target < 3], resamples=50)
     assert only["harmonic_mean"].value is None
     assert [base_classes(count) for count in (2, 3, 4, 7)] == [1, 2, 2, 4]
-    with pytest.raises(EvalfmError, match="two classes or more"):
-        base_to_novel_metrics(target, scores[:, :1], patient)
+    # Random scores would be always right on a half of one class.
+    for classes in (1, 2, 3):
+        with pytest.raises(EvalfmError, match="4 classes or more: in a half of one class every answer is right"):
+            base_to_novel_metrics(target % classes, scores[:, :classes], patient)
 
 
 def test_runs_are_compared_by_the_harmonic_mean_and_reported(run: Run, graded: Manifest, tmp_path: Path):

@@ -66,12 +66,12 @@ def test_more_shots_than_images_is_refused(question: Question):
 
 
 def test_test_where_deals_whole_patients_to_test(question: Question):
-    (part,) = parts(question, Settings(task="square", test_where="sex == 'F'"))
+    (part,) = parts(question, Settings(task="square", test_where="sex == 'M'"))
     sex = question.manifest.table["sex"].to_numpy()
     tested = patients_of(question, part.test)
     assert not tested & patients_of(question, np.concatenate([part.train, part.val]))
     for position in np.concatenate([part.train, part.val]).tolist():
-        assert sex[question.rows[position]] == "M"
+        assert sex[question.rows[position]] == "F"
 
 
 def test_limit_keeps_splits_and_classes_in_proportion(question: Question):

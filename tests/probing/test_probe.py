@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -168,8 +169,21 @@ def test_a_run_applied_to_its_own_films_gives_its_own_scores(labelled: list[Run]
     assert "target" not in predicted.table
     decided = predicted.table["score_square"] >= predicted.table["threshold"]
     assert (predicted.table["decision_square"] == decided).all()
-    with pytest.raises(EvalfmError, match="there already"):
-        predict(labelled[0], squares, out=tmp_path / "predicted")
+    # The same command, after it was killed in its last step, say.
+    written = (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns
+    again = predict(labelled[0], squares, out=tmp_path / "predicted")
+    pd.testing.assert_frame_equal(again.table, predicted.table, check_dtype=False)
+    assert again.notes[:-1] == predicted.notes
+    assert again.notes[-1].endswith("holds these predictions already; they are returned as they are.")
+    assert (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns == written
+    fewer = squares.select(list(range(10)))
+    older = dataclasses.replace(squares, table=squares.table.assign(age=squares.table["age"] + 1))
+    for other in (fewer, older):
+        with pytest.raises(EvalfmError, match="is there already and holds something else"):
+            predict(labelled[0], other, out=tmp_path / "predicted")
+    (tmp_path / "notes").mkdir()
+    with pytest.raises(EvalfmError, match="is there already and holds something else"):
+        predict(labelled[0], squares, out=tmp_path / "notes")
 
 
 def test_masks_are_predicted_where_no_truth_is_known(masked: list[Run], squares: Manifest, tmp_path: Path):

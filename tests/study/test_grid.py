@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
 import pytest
 
 from evalfm.encoders.aliases import find_alias
 from evalfm.errors import EvalfmError
-from evalfm.study import Study
+from evalfm.study import Study, load_study
 from evalfm.study.grid import Grid, expand
 from evalfm.study.plan import Assumed, make_plan
-from evalfm.study.questions import assume_all
+from evalfm.study.questions import Posed, assume_all
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest
 
 
 def grid(**changes: object) -> Grid:
@@ -167,3 +173,33 @@ def test_a_baseline_starts_from_weights_of_its_own():
     assert (cell.encoder.weights, cell.adapt) == ("mine.safetensors", "full")
     with pytest.raises(ValueError, match="trained from scratch, so its weights would do nothing"):
         grid(encoders=[], baselines=[{**tuned, "adapt": "scratch"}])
+
+
+def test_a_set_of_three_classes_is_tried_in_no_halves():
+    def posed(classes: int) -> Posed:
+        task = next(iter(assumed.values()))
+        return {key: replace(task, classes=classes, manifest=cast("Manifest", object())) for key in assumed}
+
+    base = {"name": "s", "title": "S", "data": "busi", "encoders": ["chexzero"], "schema": 1, "heads": ["zeroshot"]}
+    study = Study.model_validate(base | {"tasks": ["coop-classes"], "shots": [4], "base_to_novel": 16})
+    assumed, _ = assume_all(study, 100)
+    asked = {classes: expand(study, posed(classes)) for classes in (3, 4)}
+    assert [cell.base_to_novel for cell in asked[3].cells] == [False]
+    assert [cell.base_to_novel for cell in asked[4].cells] == [False, True]
+    (out,) = asked[3].left_out
+    assert out.what == "coop-classes on busi, 16 shots of base classes"
+    assert out.reason == "of 3 classes a half would be one, in which every answer is right"
+    for name in ("biomedcoop", "biomed-dpt"):
+        shipped = load_study(name)
+        halved = {task.data for task in shipped.tasks if any(each.base_to_novel for each in shipped.subsets_of(task))}
+        few = {task.data for task in shipped.tasks if any(not each.base_to_novel for each in shipped.subsets_of(task))}
+        assert (few - halved, len(few)) == ({"busi"}, 11)
+        grid_of = expand(shipped, assume_all(shipped, 100)[0])
+        assert {cell.data for cell in grid_of.cells if cell.base_to_novel} == halved
+
+
+def test_the_studies_of_published_encoders_name_them_all():
+    medical = {"ark-plus", "biomedclip", "chexagent", "medimageinsight", "medsiglip", "rad-dino"}
+    named = {entry.name.partition("@")[0] for entry in load_study("feature-quality").encoders}
+    assert named >= medical | {"dinov2-base", "siglip2-so400m"}
+    assert {entry.name for entry in load_study("vlm-radiology").encoders} >= {"rad-dino", "chexagent", "biomedclip"}

@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import save_file
 
 import evalfm
-from evalfm.data.manifest import Manifest
+from evalfm.data.manifest import Manifest, read_data
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
@@ -190,6 +190,28 @@ def test_a_failure_is_recorded_and_passed_by(
     mended = run_study(study(data, heads=["linear"], floors="none"), tmp_path)
     assert {run.encoder for run in mended} == {"pixels", "hog"}
     assert json.loads(mended.failures.read_text()) == []
+
+
+@pytest.mark.parametrize("kind", [EvalfmError, RuntimeError])
+def test_what_is_written_of_a_failure_names_no_file_patient_or_place(
+    kind: type[Exception], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = read_data(data).folder
+    error = kind(
+        f"The image s3-0.png of s3 cannot be read ({folder}/s3-0.png, /home/anna/films, 's4-0'); 2.5 of 7 rows."
+    )
+    failing(monkeypatch, error, encoder="pixels")
+    runs = run_study(study(data, heads=["linear"], floors="none"), tmp_path)
+    (found,) = json.loads(runs.failures.read_text())
+    assert found["sentence"].endswith("cannot be read (…, …, '…'); 2.5 of 7 rows.")
+    text = runs.failures.read_text()
+    for word in ("s3-0", "s4-0", "anna", str(folder), str(Path.home()), str(Path.cwd()), "site-packages"):
+        assert word not in text
+    if kind is RuntimeError:
+        assert "evalfm/study/executor.py:" in found["trace"]
+    # On the screen it is told in full.
+    assert runs.failed[0].failure is not None
+    assert runs.failed[0].failure.sentence == str(error)
 
 
 def test_one_head_does_not_take_the_others_along(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

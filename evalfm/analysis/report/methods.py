@@ -8,6 +8,7 @@ from evalfm.analysis.paired_metrics import usual_metric
 from evalfm.runs import Run
 from evalfm.statistics.influence import METRICS
 
+SUBGROUPS = ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b")
 CHECKLISTS = (
     ("Source of the data and their licence", "CLAIM 2024, Data: sources · TRIPOD+AI 5a"),
     ("Images left out, with the reason", "CLAIM 2024, Data: inclusion and exclusion · TRIPOD+AI 6b, 20a"),
@@ -15,17 +16,17 @@ CHECKLISTS = (
     ("Partitions, and at which level they are disjoint", "CLAIM 2024, Data partitions · TRIPOD+AI 12a"),
     ("Encoder, weights, head and software", "CLAIM 2024, Model and Training · TRIPOD+AI 12c, 18f"),
     ("Metrics, intervals and corrections", "CLAIM 2024, Evaluation · TRIPOD+AI 12e, 23a"),
-    ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b"),
+    SUBGROUPS,
 )
-"""What the report covers, and under which heading or item of either checklist."""
+"""What the report covers, and under which heading or item of either checklist; subgroups where it has some."""
 LEFT_TO_AUTHORS = (
     "Not covered, because no run knows it: ethics approval, dates and places of acquisition, scanners and protocols, "
     "how readers were trained, the intended sample size, interpretation and limitations."
 )
 
 
-def methods_paragraph(runs: Sequence[Run]) -> str:
-    """How the figures came about, in plain sentences; only what the records say."""
+def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
+    """How the figures came about, in plain sentences; what the records say, and whether pairs were ``compared``."""
     records = [run.record for run in runs]
     encoders = sorted({run.encoder for run in runs if not run.is_floor})
     floors = sorted({run.encoder for run in runs if run.is_floor})
@@ -48,28 +49,38 @@ def methods_paragraph(runs: Sequence[Run]) -> str:
         sentences.append("Patients were not known everywhere; there images were split and resampled as if independent.")
     folds = sorted({int(each.data["folds"]) for each in records if each.data["folds"]})
     if folds:
+        where = "Scores" if all(each.data["folds"] for each in records) else "Where there are folds, scores"
         sentences.append(
-            f"Scores are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
+            f"{where} are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
         )
     heads = sorted({f"{run.head} ({run.adaptation})" for run in runs if not run.is_floor})
     sentences.append(
-        f"Heads and what of the encoder was trained: {_listed(heads)}; hyper-parameters, epochs and thresholds were "
-        "chosen on val alone."
+        f"Heads and what of the encoder was trained: {_listed(heads)}; what was chosen of hyper-parameters, epochs and "
+        "thresholds was chosen on val alone."
     )
     seeds = sorted({int(record.config["seed"]) for record in records})
     if len(seeds) > 1:
-        sentences.append(f"There were up to {len(seeds)} seeds; they vary initialisation and order, never the split.")
+        drawn = any(record.config.get(key) for record in records for key in SUBSETS)
+        also = ", and which of the training images a subset holds" if drawn else ""
+        sentences.append(
+            f"There were up to {len(seeds)} seeds; they vary initialisation and order{also}, never the split."
+        )
     if floors:
-        sentences.append(f"Floors, which know nothing of the encoders, are {_listed(floors)}.")
+        sentences.append(f"Set beside the encoders as floors: {_listed(floors)}.")
     methods = sorted({one.method for run in runs for one in run.metrics.values() if one.low is not None and one.method})
     if methods:
         sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")
-    sentences.append(
-        f"Encoders were compared in pairs on the same patients ({'; '.join(_tests(runs))}) with Holm's correction over "
-        "all pairs of a task."
-    )
+    if compared:
+        sentences.append(
+            f"Encoders and heads were compared in pairs on the same patients ({'; '.join(_tests(runs))}) with Holm's "
+            "correction over all pairs of a task."
+        )
     sentences.append(_software(runs))
     return " ".join(sentences)
+
+
+SUBSETS = ("shots", "label_fraction", "associate")
+"""Settings by which a seed draws training images."""
 
 
 def _tests(runs: Sequence[Run]) -> list[str]:

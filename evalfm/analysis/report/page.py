@@ -9,7 +9,7 @@ from typing import Any
 from evalfm.analysis.pages import render
 from evalfm.analysis.report.aside import FLAGS, Aside
 from evalfm.analysis.report.few_shot import few_shot_sections
-from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, methods_paragraph
+from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import sections
@@ -44,8 +44,8 @@ def report_page(
         asides=_asides(features, episodes),
         provenance=_provenance(runs),
         notes=_notes(runs),
-        methods=methods_paragraph(runs),
-        checklists=CHECKLISTS,
+        methods=methods_paragraph(runs, compared=any(section.pairs for section in told)),
+        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in told)],
         left_to_authors=LEFT_TO_AUTHORS,
         citations=sorted({str(run.record.data["citation"]) for run in runs if run.record.data.get("citation")}),
     )
@@ -88,7 +88,7 @@ def write_tables(
     episodes: Sequence[EpisodeRun] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
-    found = [each for section in sections(runs) for _, each in section.tables]
+    found = [each for section in sections(runs) for _, each in [*section.tables, *section.folded]]
     found += [each for aside in _asides(features, episodes) for _, each in aside.tables]
     paths = []
     for each in [*found, _provenance(runs), _notes(runs)]:

@@ -126,7 +126,9 @@ def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]
                 cells = [stratum.metrics[each] for each in metrics]
                 rows.append([*label, part.attribute, stratum.level, *counts, *cells])
     header = [*(["class"] if several else []), "attribute", "level", "images", reports[0].unit, "positive", *metrics]
-    caption = "At the one threshold of the run." if thresholds else "Each class or label against all else."
+    folds = line.runs[0].record.data["folds"]
+    at = "At the threshold that the val of each fold chose." if folds else "At the one threshold of the run."
+    caption = at if thresholds else "Each class or label against all else."
     return f"Subgroups of {charts.name_of(line)}", table(name, header, rows, caption)
 
 

@@ -20,11 +20,21 @@ from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
 from evalfm.analysis.report.texts import operating_table, templates_table
 from evalfm.analysis.seeds import over_seeds
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
-from evalfm.analysis.table import WITH_FINDING, Line, TaskTable, plain_runs, task_tables
+from evalfm.analysis.table import (
+    WITH_FINDING,
+    Line,
+    TaskTable,
+    encoder_label,
+    every_metric,
+    plain_runs,
+    task_tables,
+    with_metrics,
+)
 from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
+from evalfm.tasks.metrics.facts import metric_of
 
 SMALLER = ("shots", "label_fraction")
 
@@ -37,8 +47,9 @@ class Section:
         anchor: unique on the page.
         words: the answer in a paragraph.
         cautions: to stand at the top.
-        tables, drawings: in order, each with its heading.
+        tables, drawings: in order, each with its heading; ``folded`` tables are opened by a click.
         pictures: PNG as URIs, with what they show.
+        pairs: of lines that were compared.
         verdicts: of the subgroups, per model.
         absent: what could not be shown, and why.
     """
@@ -48,7 +59,9 @@ class Section:
     counts: str
     words: str
     cautions: list[str]
+    pairs: int = 0
     tables: list[tuple[str, Table]] = field(default_factory=list)
+    folded: list[tuple[str, Table]] = field(default_factory=list)
     drawings: list[tuple[str, Markup]] = field(default_factory=list)
     pictures: list[tuple[str, str]] = field(default_factory=list)
     verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
@@ -82,7 +95,9 @@ def _section(number: int, runs: Sequence[Run]) -> Section:
         made.words = choice.paragraph
         best = _in_order(summary, choice.comparison)
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
-    made.tables.append(("Every metric shown of this task", _metrics(f"{made.anchor}-metrics", summary)))
+        made.pairs = choice.comparison.pairs
+    made.tables.append(("Metrics that the task asks for first", _metrics(f"{made.anchor}-metrics", summary)))
+    made.folded.append(("All metrics", _all_metrics(f"{made.anchor}-all-metrics", summary)))
     texts = {
         "Default and calibrated": operating_table(f"{made.anchor}-thresholds", summary),
         "Each template alone": templates_table(f"{made.anchor}-templates", summary),
@@ -133,10 +148,13 @@ def _compared(name: str, found: Comparison) -> Table:
         told = "floor" if each.floor else "best" if each.in_best_set else ""
         row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
         rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, told])
+    if not found.pairs:
+        return table(name, header, rows, "One line that is no floor: there is no pair to compare.")
     caption = (
-        f"Paired differences to the best on the same patients ({found.method}); p after Holm over {found.pairs} pairs. "
+        f"Paired differences to the best on the same patients ({found.method}); p after Holm over "
+        f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}. "
         "rank: 95 % interval over resampled patients. detectable: the true difference that would have been found with "
-        "80 % power; no difference found is no proof of equality. set: not significantly below the best."
+        "80 % power; no difference found is no proof of equality. set: not significantly worse than the best."
     )
     return table(name, header, rows, caption)
 
@@ -151,7 +169,27 @@ def _metrics(name: str, summary: TaskTable) -> Table:
         [line.encoder, line.head, line.adaptation, *(line.metrics[each] for each in summary.metric_names)]
         for line in summary.lines
     ]
-    return table(name, header, rows, "Of the first seed, with 95 % intervals.")
+    count = len(every_metric(summary))
+    caption = f"{len(summary.metric_names)} of {count} metrics, of the first seed, with 95 % intervals."
+    return table(
+        name,
+        header,
+        rows,
+        caption + (" The others stand under All metrics." if count > len(summary.metric_names) else ""),
+    )
+
+
+def _all_metrics(name: str, summary: TaskTable) -> Table:
+    """A row per metric and line."""
+    every = every_metric(summary)
+    whole = with_metrics(summary, every)
+    rows: list[list[Value]] = [
+        [each, facts.unit, facts.direction, line.encoder, line.head, line.adaptation, line.metrics[each]]
+        for each, facts in ((each, metric_of(each)) for each in every)
+        for line in whole.lines
+    ]
+    header = ["metric", "unit", "better", "encoder", "head", "adaptation", "estimate"]
+    return table(name, header, rows, "Of the first seed, with 95 % intervals. better: which values are good ones.")
 
 
 def _add(made: Section, heading: str, drawing: Markup | None) -> None:
@@ -221,7 +259,8 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     for path in paths if kind in ("segmentation", "regression") else []:
         made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
     if kind == "segmentation" and not paths:
-        why = "its licence does not let its pixels be shown" if not run.record.data["redistributable_images"] else ""
+        shown = run.record.data["redistributable_images"]
+        why = "" if shown else "the licence of the data does not let pixels be shown"
         made.absent.append(f"Films with outlines: {why or 'the run drew none'}.")
 
 
@@ -250,7 +289,9 @@ def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
     rows: list[list[Value]] = [
         [name, images, one] for name, line in curves for images, one in sorted(line, key=lambda point: point[0])
     ]
-    caption = "Averaged over seeds, inside every resample of patients too; seeds draw the training images."
+    several = any(len(found) > 1 for by_labels in points.values() for found in by_labels.values())
+    averaged = "Averaged over seeds, inside every resample of patients too; seeds draw the training images."
+    caption = averaged if several else "One seed of each."
     made.tables.append(("Few labels", table(f"{made.anchor}-few", ["line", "train images", metric], rows, caption)))
 
 
@@ -298,8 +339,12 @@ def _costs(name: str, lines: Sequence[Line]) -> Table:
         card, cost = line.runs[0].record.encoder, line.runs[0].record.provenance.cost
         milliseconds, on = times.milliseconds(line.runs[0]), times.words(line.runs[0])
         dimensions = (card.get("poolings") or {}).get(card.get("pooling"))
-        first: list[Value] = [line.encoder, int(card.get("parameters") or 0), None if cost is None else cost.gigaflops]
-        rows[line.encoder] = [*first, milliseconds, on, dimensions, str(card.get("licence", "unknown"))]
+        # Heads and training sets of one encoder are no encoders of their own.
+        name_of, size = encoder_label(line.runs[0]), card.get("parameters")
+        first: list[Value] = [name_of, None if size is None else int(size), None if cost is None else cost.gigaflops]
+        row = [*first, milliseconds, on, dimensions, str(card.get("licence", "unknown"))]
+        if name_of not in rows or rows[name_of][3] is None:
+            rows[name_of] = row
     caption = (
         "GFLOP and ms: of a forward pass of one image, a multiplication and an addition being two operations; times on "
         "two devices do not compare."

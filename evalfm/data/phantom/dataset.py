@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import tempfile
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -22,6 +22,7 @@ from evalfm.data.dealing import deal
 from evalfm.data.manifest import EMPTY_MASK, Manifest
 from evalfm.data.phantom.dials import Dials
 from evalfm.data.phantom.film import FINDINGS, LARGEST, SMALLEST, render
+from evalfm.data.work_folders import remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
@@ -63,15 +64,17 @@ def make_phantom(
     _check(out, n, size, seed, workers)
     dials = dials or Dials()
     out.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    remove_stale(out.parent)
+    work = out.parent / work_name()
+    work.mkdir()
     try:
-        # mkdtemp makes private folders; the result is an ordinary one.
-        work.chmod(0o755)
         (work / "images").mkdir()
         job = _Job(work, size, seed, dials)
         rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
         table = pd.DataFrame(rows)
-        manifest = deal(Manifest(_info(name, n, size, seed, dials), table, work), seed=0)
+        drawn = Manifest(_info(name, n, size, seed, dials), table, work)
+        # No two films are alike, so that none needs to be read again.
+        manifest = deal(drawn, seed=0, units=drawn.patients)
         manifest.write(work)
         if out.exists():
             out.rmdir()
@@ -111,8 +114,10 @@ def _rows(job: _Job, n: int, workers: int) -> Iterator[dict[str, object]]:
         return
     # A forked process would inherit the threads' locks of whatever the caller has loaded.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, n), mp_context=context) as pool:
-        yield from pool.map(partial(_draw, job), range(n), chunksize=max(1, min(32, n // workers)))
+    # Ctrl-C is the caller's to answer.
+    ignore = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    with ProcessPoolExecutor(min(workers, n), mp_context=context, initializer=ignore) as pool:
+        yield from pool.map(partial(_draw, job), range(n), chunksize=max(1, min(4, n // workers)))
 
 
 def _draw(job: _Job, index: int) -> dict[str, object]:

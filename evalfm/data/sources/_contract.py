@@ -102,11 +102,13 @@ CHOICES = ("blank", "uncertain", "mapping", "part", "labels", "on", "burned_in_c
 class Imported:
     """The rows of a source and its facts; locators are relative to the root that was given.
 
-    A ``split`` column stands where the source brings an official split, and ``info.split`` then tells of it.
+    A ``split`` column stands where the source brings an official split, and ``info.split`` then tells of it. Where that
+    has no val, ``val_from_train`` asks for it to be drawn by patient from train.
     """
 
     table: pd.DataFrame
     info: DatasetInfo
+    val_from_train: bool = False
 
 
 class Source(Protocol):

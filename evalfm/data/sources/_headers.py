@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from pydicom.config import disable_value_validation
 
 from evalfm.data.dicom import LONGEST_LIFE, dicom_attributes
 from evalfm.data.digests import WORKERS
+from evalfm.data.locators import files_below
 from evalfm.errors import EvalfmError
 from evalfm.progress import Progress
 
@@ -45,7 +46,8 @@ def files_by_stem(root: Path, folders: tuple[str, ...], suffixes: tuple[str, ...
     """Name without suffix → locator, of every file with one of ``suffixes`` below ``folders`` of ``root``."""
     places: dict[str, str] = {}
     for folder in folders:
-        for path in sorted((root / folder).rglob("*")):
-            if path.suffix.lower() in suffixes and path.is_file():
-                places.setdefault(path.stem, path.relative_to(root).as_posix())
+        for locator in files_below(root, folder):
+            path = PurePosixPath(locator)
+            if path.suffix.lower() in suffixes:
+                places.setdefault(path.stem, locator)
     return places

@@ -12,7 +12,7 @@ import pandas as pd
 
 from evalfm.data.columns import as_numbers, as_text
 from evalfm.data.dataset_info import BlankRule, UncertainRule
-from evalfm.data.locators import locator_faults
+from evalfm.data.locators import OUTSIDE, locator_faults
 from evalfm.errors import EvalfmError, suggestion
 
 SHOWN = 5
@@ -133,10 +133,20 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
     Raises:
         EvalfmError: none is; names the first one, ``expected`` says what to do.
     """
+    rows = rows.assign(image=rows["image"].fillna(""))
     faults = locator_faults(rows["image"], root)
+    outside = [locator for locator, reason in faults.items() if reason == OUTSIDE]
+    if outside:
+        raise EvalfmError(
+            f"{len(outside)} images are behind links that lead out of {root}, such as {outside[0]}; add --follow-links "
+            "if you trust where they lead."
+        )
     if len(faults) and len(faults) == rows["image"].nunique():
         raise EvalfmError(f"There is no {rows['image'].iloc[0]} in {root}, which {what_is_in(root)}; {expected}.")
     there = ~rows["image"].isin(list(faults))
     if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out.")
+        # A part that is gone altogether is more than some missing files.
+        parts = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
+        gone = f", all of {' and '.join(parts)} among them" if parts else ""
+        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out{gone}.")
     return rows[there].reset_index(drop=True)

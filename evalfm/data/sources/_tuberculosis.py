@@ -45,6 +45,9 @@ def read_films(root: Path, prefix: str, masks: Masks, facts: dict[str, Any]) -> 
     if strange:
         raise EvalfmError(f"{strange[0]}.png is not named {prefix}_NNNN_0 or _1; take the set's own files.")
     notes: list[str] = []
+    others = sum(path.suffix.lower() == ".png" for path in (root / IMAGES).iterdir()) - len(films)
+    if others > 0:
+        notes.append(f"{others} other images in {IMAGES} are not named {prefix}_NNNN_0 or _1 and were left out.")
     told = [_reading(root / READINGS / f"{name}.txt") for name in names]
     sexless, ageless = (sum(fact is None for fact in column) for column in zip(*told, strict=True))
     if sexless or ageless:

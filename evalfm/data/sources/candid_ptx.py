@@ -38,28 +38,33 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     notes: list[str] = []
     names = as_text(column(native, "SOPInstanceUID", file))
     patients = as_text(column(native, "filename", file)).map(_patient)
-    regions = united(names, column(native, "EncodedPixels", file), SIZE, file, notes)
+    # What is told below is of the films that are there.
+    images = _images(root)
+    here = names.isin(images) | names.isna()
+    regions = united(names[here], column(native, "EncodedPixels", file)[here], SIZE, file, notes)
     tube_names = as_text(column(tubes, ("anon_SOPUID", "anon_SOPInstanceUID", "SOPInstanceUID"), tube_file))
     tube_cells = as_text(column(tubes, "mask_rle", tube_file))
-    marks = united(tube_names[tube_cells != EMPTY], tube_cells[tube_cells != EMPTY], SIZE, tube_file, notes)
+    drawn = (tube_cells != EMPTY) & (tube_names.isin(images) | tube_names.isna())
+    marks = united(tube_names[drawn], tube_cells[drawn], SIZE, tube_file, notes)
     undrawn = set(tube_names[tube_cells.isna()].dropna()) - set(marks.index)
     strange = set(tube_names.dropna()) - set(names)
     if strange:
         notes.append(f"{len(strange)} films of {TUBES} have no row in {TABLE} and were left out.")
-    if undrawn - strange:
+    unclear = (undrawn - strange) & set(images)
+    if unclear:
         told = "whether they show a tube is unknown"
-        notes.append(f"{len(undrawn - strange)} films have a row in {TUBES} without runs; {told}.")
+        notes.append(f"{len(unclear)} films have a row in {TUBES} without runs; {told}.")
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
-    if shared:
-        notes.append(f"{len(shared)} films belong to two patients or to none in some row, and were left out.")
+    if shared & set(images):
+        notes.append(f"{len(shared & set(images))} films belong to two patients or to none in some row, and were left out.")
     owners = owners[~owners["name"].isin(shared)]
-    nameless = int(owners["patient"].isna().sum())
+    nameless = int((owners["patient"].isna() & owners["name"].isin(images)).sum())
     if nameless:
         notes.append(f"{nameless} films have no patient in their filename and were left out.")
     owners = owners[owners["patient"].notna()]
-    image = owners["name"].map(_images(root))
+    image = owners["name"].map(images)
     there = image.notna()
     if not there.any():
         first = owners["name"].iloc[0] if len(owners) else "*"

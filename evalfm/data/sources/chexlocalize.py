@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from evalfm.cards import read_json
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.masks import decode
@@ -71,10 +72,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 
 def _part(root: Path, part: str, file: Path, notes: list[str]) -> pd.DataFrame:
-    try:
-        content: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{file} cannot be read as JSON ({error}); fetch it again.") from None
+    content: Any = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(masks, dict) for masks in content.values()):
         raise EvalfmError(f"{file} is no mapping of films to findings; fetch it again.")
     known = {**{finding: finding for finding in FINDINGS}, **RENAMED}

@@ -11,24 +11,29 @@ from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.sources._chexpert_labels import LABELS, observations
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import ages, column, expect_file, sexes, with_files
-from evalfm.data.splits import val_from_train
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"blank", "uncertain"})
 NAME = "chexpert"
 RELEASES = ("", "CheXpert-v1.0", "CheXpert-v1.0-small")
 PATIENT = r"(patient\d+)/(study\d+)/"
+RELEASE = r"^(?:.*/)?(?=[^/]+/patient\d+/study\d+/)"
+"""All that stands before ``train/patient…``."""
+SIDE = r"(frontal|lateral)[^/]*$"
+UNTOLD = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+"""Columns that the table of the test part may lack."""
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``train.csv``, ``valid.csv`` and, if it is there, ``test.csv``, and the frontal films that they name.
 
-    ``root`` is the folder of the tables or the one above. With ``test.csv`` the official parts stand; without it the
-    radiologists' ``valid.csv`` is the test part and val is dealt by patient from train. Blank cells are negative by
-    the set's convention, −1 is unknown; both can be chosen.
+    ``root`` is the folder of the tables or the one above. Paths begin with the release's name
+    (``CheXpert-v1.0/train/patient…``) or with the part (``test/patient…``). With ``test.csv`` the official parts stand;
+    without it the radiologists' ``valid.csv`` is the test part and val is drawn by patient from train. Blank cells are
+    negative by the set's convention, −1 is unknown; both can be chosen.
 
     Raises:
-        EvalfmError: a file or column is missing, or a path names no patient and study.
+        EvalfmError: a file or column is missing, a path names no patient and study, or ``test.csv`` has no film here.
     """
     train = expect_file(root, [f"{release}/train.csv".lstrip("/") for release in RELEASES])
     folder = train.parent
@@ -46,8 +51,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         if keys.isna().any(axis=None):
             line = int(keys.isna().any(axis=1).to_numpy().argmax()) + 2
             raise EvalfmError(f"{file}, line {line}: the path names no patient and study; take the original table.")
-        # The first folder is the release's own name, whatever the folder is called here.
-        image = prefix + path.str.split("/", n=1).str[1]
+        # A path may begin with the release's own name, whatever the folder is called here.
+        image = prefix + path.str.replace(RELEASE, "", regex=True)
+        facts = native if part != "test" else native.reindex(columns=[*native, *(name for name in UNTOLD if name not in native)])
         tables.append(
             pd.DataFrame(
                 {
@@ -57,19 +63,29 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
                     "study": keys[0] + "/" + keys[1],
                     "split": part,
                     **observations(native, file, blank=blank, uncertain=uncertain),
-                    "sex": sexes(column(native, "Sex", file).replace("Unknown", None), notes),
-                    "age": ages(column(native, "Age", file), notes),
-                    "view": as_text(column(native, "AP/PA", file)),
-                    "_side": as_text(column(native, "Frontal/Lateral", file)),
+                    "sex": column(facts, "Sex", file).replace("Unknown", None),
+                    "age": column(facts, "Age", file),
+                    "view": as_text(column(facts, "AP/PA", file)),
+                    "_side": as_text(column(facts, "Frontal/Lateral", file)),
                 }
             )
         )
     table = pd.concat(tables, ignore_index=True)
-    frontal = table["_side"] == "Frontal"
+    # The radiologists' table of the test part may not say the side; the file's name does.
+    side = table["_side"].where(table["_side"].notna(), table["image"].str.extract(SIDE)[0].str.capitalize())
+    frontal = side == "Frontal"
     if not frontal.all():
         notes.append(f"{int((~frontal).sum())} of {len(table)} films are not frontal and were left out.")
     table = with_files(table[frontal].drop(columns="_side"), root, notes, "give the folder that holds train.csv")
-    table["split"], rule = _split(table, options.seed)
+    if "test" in parts and not (table["split"] == "test").any():
+        first = f", such as {tables[-1]['image'].iloc[0]}" if len(tables[-1]) else ""
+        raise EvalfmError(
+            f"No film of {parts['test']} is in {root}{first}; put the films there, or move the table away so that "
+            "valid.csv is the test part."
+        )
+    # What is told of sexes and ages is of the films that enter.
+    table = table.assign(sex=sexes(table["sex"], notes), age=ages(table["age"], notes))
+    table["split"], rule = _split(table, tested="test" in parts)
     info = DatasetInfo(
         name=NAME,
         title="CheXpert",
@@ -83,14 +99,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=rule,
         notes=notes,
     )
-    return Imported(table, info)
+    return Imported(table, info, val_from_train="test" not in parts)
 
 
-def _split(table: pd.DataFrame, seed: int) -> tuple[pd.Series, SplitRule]:
-    if (table["split"] == "test").any():
+def _split(table: pd.DataFrame, *, tested: bool) -> tuple[pd.Series, SplitRule]:
+    if tested:
         named = table["split"].replace({"valid": "val"})
         return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as val, test.csv")
-    parts = table["split"].replace({"valid": "test"}).to_numpy(dtype=object)
-    dealt = val_from_train(parts, table["patient"].to_numpy(dtype=object), name=NAME, seed=seed)
-    note = "valid.csv is the test part; val is drawn by patient from train.csv"
-    return pd.Series(dealt, dtype=object), SplitRule(rule="official", seed=seed, note=note)
+    named = table["split"].replace({"valid": "test"})
+    return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as test")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
+from evalfm.cards import read_json
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -76,10 +76,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _rows(file: Path) -> pd.DataFrame:
     """``path, label, word, split`` of every image in the file's order."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{file} cannot be read as JSON ({error}); fetch it again.") from None
+    content = read_json(file)
     absent = [split for split in SPLITS if not isinstance(content, dict) or not isinstance(content.get(split), list)]
     if absent:
         raise EvalfmError(f"{file} has no list {absent[0]!r}; a CoOp split holds train, val and test.")

@@ -11,10 +11,10 @@ import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.locators import files_below
 from evalfm.data.sources import table as any_table
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
-from evalfm.data.splits import val_from_train
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"mapping"})
@@ -54,6 +54,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
+    # What is told below is of the images that are there.
+    native = native[there].reset_index(drop=True)
+    study, image_id, image = (cells[there].reset_index(drop=True) for cells in (study, image_id, image))
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
     table = pd.DataFrame(
         {
@@ -66,12 +69,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "birads": pd.to_numeric(birads),
             "split": only_words(column(native, "split", file), _part, "training or test", file),
         }
-    )[there].reset_index(drop=True)
-    dealt = val_from_train(
-        table["split"].to_numpy(dtype=object), table["study"].to_numpy(dtype=object), name=NAME, seed=options.seed
     )
-    table["split"] = pd.Series(dealt, dtype=object)
-    return Imported(table, _info(notes, options.seed))
+    return Imported(table, _info(notes), val_from_train=True)
 
 
 def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
@@ -117,12 +116,10 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
 def _images(root: Path) -> dict[str, str]:
     """Image id → locator; copies as PNG may be called ``<image>.png`` or ``<study>_<image>.png``."""
     places: dict[str, str] = {}
-    for folder, _, files in os.walk(root / IMAGES):
-        prefix = Path(folder).relative_to(root).as_posix()
-        for file in sorted(files):
-            stem, suffix = os.path.splitext(file)
-            if suffix.lower() in SUFFIXES:
-                places.setdefault(stem.rpartition("_")[2], f"{prefix}/{file}")
+    for locator in files_below(root, IMAGES):
+        stem, suffix = os.path.splitext(locator.rpartition("/")[2])
+        if suffix.lower() in SUFFIXES:
+            places.setdefault(stem.rpartition("_")[2], locator)
     return places
 
 
@@ -160,8 +157,7 @@ def _upper(word: str | None) -> str | None:
     return word.upper() if word else None
 
 
-def _info(notes: list[str], seed: int) -> DatasetInfo:
-    note = "split of the data set; val is drawn by exam from training"
+def _info(notes: list[str]) -> DatasetInfo:
     return DatasetInfo(
         name=NAME,
         title="VinDr-Mammo",
@@ -173,6 +169,6 @@ def _info(notes: list[str], seed: int) -> DatasetInfo:
         label_source={"density": "radiologist", "birads": "radiologist"},
         label_kinds={"density": "class", "birads": "class"},
         attributes=["laterality", "view"],
-        split=SplitRule(rule="official", seed=seed, note=note),
+        split=SplitRule(rule="official", note="split of the data set"),
         notes=notes,
     )

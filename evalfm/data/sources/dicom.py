@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,8 @@ from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
 from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
 from evalfm.data.digests import WORKERS
-from evalfm.data.privacy import public_names
+from evalfm.data.locators import files_below
+from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names, split_keys
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import binary_labels, column, snake, what_is_in
 from evalfm.data.stored import kind_of
@@ -91,9 +91,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _films(root: Path, options: ImportOptions, counts: Counter[str]) -> Iterator[_Film | None]:
     """Every DICOM file with pixels, each instance once, in the order of their paths."""
-    files = sorted(
-        (Path(folder) / name).relative_to(root).as_posix() for folder, _, names in os.walk(root) for name in names
-    )
+    files = files_below(root)
     with disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
         read = pool.map(lambda locator: _read(root, locator), files)
         seen: set[str] = set()
@@ -173,17 +171,22 @@ def _look_for_names(films: list[_Film], options: ImportOptions, notes: list[str]
 
 def _table(films: list[_Film], views: list[str], info: DatasetInfo) -> pd.DataFrame:
     patients = [film.keys["PatientID"] for film in films]
+    owners = [str(film.keys["SOPInstanceUID"]) for film in films]
+    hidden = public_names(owners, info)
     columns: dict[str, Any] = {
-        "id": public_names([str(film.keys["SOPInstanceUID"]) for film in films], info),
+        "id": hidden,
         "image": [film.locator for film in films],
     }
     if all(patients):
         columns["patient"] = public_names([str(name) for name in patients], info)
+        owners, hidden = [str(name) for name in patients], columns["patient"]
     elif any(patients):
         raise EvalfmError(
             f"{sum(name is None for name in patients)} of {len(films)} films have no PatientID, so that their patients "
             "could stand in two splits; fill it in or take these films out."
         )
+    if info.salt:
+        columns[SPLIT_KEY] = mask_split_keys(split_keys(owners), hidden, info.salt)
     columns |= {
         "sex": [film.facts["sex"] for film in films],
         "age": pd.Series([film.facts["age"] for film in films], dtype="float64"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.locators import files_below
 from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
 from evalfm.data.raw_films import SUFFIX
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -34,17 +35,20 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: no film is there, or an outline cannot be read.
     """
-    films = {path.stem: path for path in sorted(root.rglob("*")) if path.suffix.lower() == SUFFIX}
+    films = {path.stem: path for path in map(PurePosixPath, files_below(root)) if path.suffix.lower() == SUFFIX}
+    others = [name for name in films if not _NAME.fullmatch(name)]
     films = {name: path for name, path in films.items() if _NAME.fullmatch(name)}
     if not films:
         raise EvalfmError(
             f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}; unpack it there."
         )
     notes: list[str] = []
+    if others:
+        notes.append(f"{len(others)} files {SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
     names = list(films)
     columns: dict[str, object] = {
         "id": names,
-        "image": [films[name].relative_to(root).as_posix() for name in names],
+        "image": [films[name].as_posix() for name in names],
         "nodule": [float(name.startswith("JPCLN")) for name in names],
         "spacing_row_mm": PIXEL_MM,
         "spacing_column_mm": PIXEL_MM,

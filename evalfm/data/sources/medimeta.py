@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from evalfm.cards import read_yaml
 from evalfm.data.columns import as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
+from evalfm.data.locators import locator_faults
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import ages, choose_part, column, expect_file, sexes, snake, with_files
-from evalfm.data.splits import val_from_train
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
@@ -74,9 +74,11 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             labels.append(name)
             if kind != "binary":
                 kinds[name] = kind
-    attributes = _attributes(native, columns, notes)
+    # What is told of them is of the images that are there.
+    there = ~columns["image"].isin(list(locator_faults(columns["image"], root)))
+    attributes = _attributes(native[there], columns, notes)
     table = pd.DataFrame(columns)
-    table["split"], rule = _split(folder, paths, table, options.seed)
+    table["split"], rule = _split(folder, paths)
     hint = "unpack the images" + (", which images.hdf5 holds too" if (folder / "images.hdf5").is_file() else "")
     table = with_files(table, root, notes, hint)
     identifier = str(content.get("id") or folder.name)
@@ -94,7 +96,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=rule,
         notes=notes,
     )
-    return Imported(table, info)
+    return Imported(table, info, val_from_train=not (table["split"] == "val").any())
 
 
 def _folder(root: Path, part: str | None) -> Path:
@@ -194,8 +196,8 @@ def _attributes(native: pd.DataFrame, columns: dict[str, Any], notes: list[str])
     return taken
 
 
-def _split(folder: Path, paths: pd.Series, table: pd.DataFrame, seed: int) -> tuple[pd.Series, SplitRule]:
-    """Split of each row by the lists of paths in ``splits/``, else ``original_splits/`` with val dealt from train."""
+def _split(folder: Path, paths: pd.Series) -> tuple[pd.Series, SplitRule]:
+    """Split of each row by the lists of paths in ``splits/``, else ``original_splits/``."""
     place = next((name for name in SPLIT_FOLDERS if any((folder / name).glob("*.txt"))), None)
     if place is None:
         expect_file(folder, ["splits/train.txt"])
@@ -213,10 +215,4 @@ def _split(folder: Path, paths: pd.Series, table: pd.DataFrame, seed: int) -> tu
         raise EvalfmError(
             f"{int(split.isna().sum())} images are in no list of {folder / str(place)}; fetch the lists again."
         )
-    dealt = split.to_numpy(dtype=object)
-    if "val" in dealt:
-        return pd.Series(dealt, dtype=object), SplitRule(rule="official", note=f"lists of {place}/")
-    patients = (table["patient"] if "patient" in table else table["id"]).to_numpy(dtype=object)
-    dealt = val_from_train(dealt, patients, name=folder.name, seed=seed)
-    note = f"lists of {place}/; val is drawn by patient from train"
-    return pd.Series(dealt, dtype=object), SplitRule(rule="official", seed=seed, note=note)
+    return split.astype(object), SplitRule(rule="official", note=f"lists of {place}/")

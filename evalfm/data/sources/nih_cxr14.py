@@ -15,7 +15,7 @@ from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.digests import WORKERS
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import column, expect_file, what_is_in
-from evalfm.data.splits import import_ids, val_from_train
+from evalfm.data.splits import import_ids
 from evalfm.errors import EvalfmError
 
 NAME = "nih-cxr14"
@@ -81,10 +81,11 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             **_spacing(native, file, age, heights, widths, notes),
         }
     )
-    split = _official_split(table, root, options)
+    split = _official_split(table, root)
     if split is not None:
         table["split"] = pd.Series(split, dtype=object)
-    return Imported(table, _info(tuple(labels), notes, options if split is not None else None))
+    info = _info(tuple(labels), notes, official=split is not None)
+    return Imported(table, info, val_from_train=split is not None)
 
 
 def _images(root: Path) -> dict[str, str]:
@@ -183,7 +184,7 @@ def _spacing(
     }
 
 
-def _official_split(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.object_] | None:
+def _official_split(table: pd.DataFrame, root: Path) -> NDArray[np.object_] | None:
     lists = [root / name for name in LISTS]
     present = [path for path in lists if path.is_file()]
     if not present:
@@ -191,15 +192,10 @@ def _official_split(table: pd.DataFrame, root: Path, options: ImportOptions) -> 
     if len(present) == 1:
         absent = next(path.name for path in lists if path not in present)
         raise EvalfmError(f"{root} holds {present[0].name} and no {absent}; put it there too, or move both away.")
-    split = import_ids(table["id"].to_numpy(dtype=object), lists)
-    return val_from_train(split, table["patient"].to_numpy(dtype=object), name=NAME, seed=options.seed)
+    return import_ids(table["id"].to_numpy(dtype=object), lists)
 
 
-def _info(labels: tuple[str, ...], notes: list[str], split_by: ImportOptions | None) -> DatasetInfo:
-    split = None
-    if split_by is not None:
-        note = "lists of the data set; val is drawn by patient from train_val"
-        split = SplitRule(rule="official", seed=split_by.seed, note=note)
+def _info(labels: tuple[str, ...], notes: list[str], *, official: bool) -> DatasetInfo:
     return DatasetInfo(
         name=NAME,
         title="NIH ChestX-ray14",
@@ -210,6 +206,6 @@ def _info(labels: tuple[str, ...], notes: list[str], split_by: ImportOptions | N
         redistributable_images=True,
         public_ids=True,
         spacing_note="original spacing × original size ÷ stored size",
-        split=split,
+        split=SplitRule(rule="official", note="lists of the data set") if official else None,
         notes=notes,
     )

@@ -73,8 +73,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "patient": as_text(column(native, "PatientID", file)),
             "study": as_text(column(native, "StudyID", file)),
             **_labels(words),
-            "sex": sexes(sex, notes),
-            "age": _age(native, file, notes),
+            "sex": sex,
+            "age": _age(native, file),
             "view": view,
             "label_method": as_text(column(native, "MethodLabel", file)),
         }
@@ -85,6 +85,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     nobody = table["patient"].isna() | table["id"].isna()
     table = _without(table, nobody, "name no patient", notes).reset_index(drop=True)
     table = with_files(table, root, notes, "give the folder that holds the numbered folders of images")
+    # What is told of sexes and ages is of the films that enter.
+    table = table.assign(sex=sexes(table["sex"], notes), age=_plausible(table["age"], notes))
     info = DatasetInfo(
         name="padchest",
         title="PadChest",
@@ -134,11 +136,14 @@ def _labels(words: pd.Series) -> dict[str, NDArray[np.float64]]:
     return columns
 
 
-def _age(native: pd.DataFrame, file: Path, notes: list[str]) -> NDArray[np.float64]:
+def _age(native: pd.DataFrame, file: Path) -> NDArray[np.float64]:
     born = pd.to_numeric(as_text(column(native, "PatientBirth", file)), errors="coerce")
     taken = pd.to_numeric(as_text(column(native, "StudyDate_DICOM", file)).str[:4], errors="coerce")
-    years = (taken - born).to_numpy(dtype=np.float64)
+    return (taken - born).to_numpy(dtype=np.float64)
+
+
+def _plausible(years: pd.Series, notes: list[str]) -> pd.Series:
     wrong = (years < 0) | (years > OLDEST)
     if wrong.any():
         notes.append(f"{int(wrong.sum())} ages are not from 0 to {OLDEST:.0f} and were made unknown.")
-    return np.where(wrong, np.nan, years)
+    return years.mask(wrong)

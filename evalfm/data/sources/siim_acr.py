@@ -41,14 +41,15 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             f"There is no {FOLDERS[0]}/*/*/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
         )
     notes: list[str] = []
-    regions = united(names, column(native, "EncodedPixels", file), SIZE, file, notes)
-    there = regions.index.isin(places)
+    there = names.isin(places) | names.isna()
     if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(regions)} films of the table have no file and were left out.")
+        lost, listed = names[~there].nunique(), names.nunique()
+        notes.append(f"{lost} of {listed} films of the table have no file and were left out.")
+    # What is told of regions is of the films that enter.
+    regions = united(names[there], column(native, "EncodedPixels", file)[there], SIZE, file, notes)
     unlabelled = len(set(places) - set(regions.index))
     if unlabelled:
         notes.append(f"{unlabelled} films have no row in {file.name} and were left out.")
-    regions = regions[there]
     image = pd.Series([places[name] for name in regions.index], dtype=object)
     table = pd.DataFrame(
         {

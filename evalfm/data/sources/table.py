@@ -82,6 +82,14 @@ def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
                 part[_SPLIT_FOLDER] = folder.name
                 parts.append(part)
     if parts:
+        others = [
+            entry.parent.name for entry in sorted(root.glob(f"*/{METADATA}")) if entry.parent.name not in SPLIT_WORDS
+        ]
+        if others:
+            raise EvalfmError(
+                f"{root} holds {METADATA} in {', '.join(others[:3])} too, which names no split; call the folder train, "
+                "validation or test, or move it away."
+            )
         return pd.concat(parts, ignore_index=True), root / METADATA
     file = expect_file(root, [METADATA])
     return read_table(file), file

@@ -12,7 +12,6 @@ from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._headers import files_by_stem, header_columns
 from evalfm.data.sources._tables import column, expect_file, snake, what_is_in
-from evalfm.data.splits import val_from_train
 from evalfm.errors import EvalfmError
 
 NAME = "vindr-cxr"
@@ -45,6 +44,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     parts = [_films(native, part, classes, train) for part, native in tables.items()]
     table = pd.concat(parts, ignore_index=True)
     notes: list[str] = []
+    nameless = sum(int(as_text(column(native, "image_id", train)).isna().sum()) for native in tables.values())
+    if nameless:
+        notes.append(f"{nameless} rows name no image and were left out.")
     image = table["id"].map(files_by_stem(root, ("train", "test"), SUFFIXES))
     there = image.notna()
     if not there.any():
@@ -55,7 +57,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(table)} films of the tables have no file and were left out.")
     table, image = table[there].reset_index(drop=True), image[there].reset_index(drop=True)
-    facts = header_columns(image, root, options.progress, []) if image.str.endswith((".dicom", ".dcm")).any() else {}
+    facts = header_columns(image, root, options.progress, notes) if image.str.endswith((".dicom", ".dcm")).any() else {}
     # The films are frontal, and their headers say no view.
     facts.pop("view", None)
     table = table.assign(image=image, **facts)
@@ -64,11 +66,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if test is None:
         table = table.drop(columns="split")
     else:
-        dealt = val_from_train(
-            table["split"].to_numpy(dtype=object), table["id"].to_numpy(dtype=object), name=NAME, seed=options.seed
-        )
-        table["split"] = pd.Series(dealt, dtype=object)
-        rule = SplitRule(rule="official", seed=options.seed, note="test/ is kept; val is drawn from train/")
+        rule = SplitRule(rule="official", note="train/ and test/")
     source = "radiologists, majority of three in train, consensus in test"
     info = DatasetInfo(
         name=NAME,
@@ -81,7 +79,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=rule,
         notes=notes,
     )
-    return Imported(table, info)
+    return Imported(table, info, val_from_train=test is not None)
 
 
 def _films(native: pd.DataFrame, part: str, classes: list[str], file: Path) -> pd.DataFrame:

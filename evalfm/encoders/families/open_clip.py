@@ -12,6 +12,7 @@ from open_clip.timm_model import TimmModel
 from torch import Tensor, nn
 from transformers import BertConfig
 
+from evalfm.cards import read_json
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
 from evalfm.encoders.text import TextTower
@@ -110,13 +111,11 @@ def load(card: EncoderCard, checkpoint: Checkpoint) -> Any:
 
 def _check_config(card: EncoderCard, checkpoint: Checkpoint) -> None:
     """Compare open_clip_config.json beside the weights with the card: equal shapes may still mean another model."""
-    import json
-
     path = checkpoint.path.parent / "open_clip_config.json"
     if not path.is_file():
         return
+    content = read_json(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         found: Mapping[str, Any] = content.get("model_cfg", content)
         theirs, own = _plain(found), _plain(card.arguments)
     except (ValueError, AttributeError, TypeError):

@@ -107,7 +107,7 @@ def derive_card(architecture: str) -> EncoderCard:
 def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:
     height, width = config["input_size"][1:]
     crop = config.get("crop_pct") or 0.875
-    squash = config.get("crop_mode") == "squash" or crop >= 1
+    squash = config.get("crop_mode") == "squash"
     interpolation = config["interpolation"] if config["interpolation"] in ("bilinear", "bicubic") else "bicubic"
     return Preprocessing(
         input_size=(height, width),

@@ -10,16 +10,20 @@ from typing import Any
 
 import transformers
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.utils import logging as library_logging
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
 from evalfm.encoders.text import TextTower
-from evalfm.encoders.weights import Checkpoint, check_fit
+from evalfm.encoders.weights import Checkpoint, check_fit, load_into
 from evalfm.errors import EvalfmError
 
-DECISIVE = ("layer_norm_eps", "hidden_act", "layerscale_value", "use_swiglu_ffn")
+DECISIVE = ("layer_norm_eps", "hidden_act", "use_swiglu_ffn")
 """Settings of a config.json that change features and leave every tensor's shape as it is."""
+
+INITIAL = ("layerscale_value", "layer_scale_init_value", "initializer_range", "initializer_factor")
+"""Settings that only say how tensors were drawn before training."""
 
 
 class TransformersEncoder(Encoder):
@@ -113,7 +117,26 @@ class ClipEncoder(TransformersEncoder):
 
 
 class SwinEncoder(TransformersEncoder):
-    """Swin: maps are its stages before they are halved; ``first`` is the first cell of the last map, after its norm."""
+    """Swin: maps are its stages before they are halved; ``first`` is the first cell of the last map, after its norm.
+
+    With ``projection`` among the card's arguments there is an embedding ``projection`` of so many dimensions too:
+    ``first`` through a linear layer with bias, at length 1 (You et al., CXR-CLIP, MICCAI 2023).
+    """
+
+    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
+        dim = card.arguments.get("projection")
+        behind: dict[str, Tensor] = {}
+        if dim is not None and checkpoint is not None:
+            every = checkpoint.tensors
+            behind = {
+                name.removeprefix(PROJECTION): each for name, each in every.items() if name.startswith(PROJECTION)
+            }
+            swin = {name: each for name, each in every.items() if not name.startswith(PROJECTION)}
+            checkpoint = replace(checkpoint, tensors=swin)
+        super().__init__(card, settings, checkpoint)
+        self.projection = None if dim is None else nn.Linear(self.model.config.hidden_size, dim)
+        if self.projection is not None and checkpoint is not None:
+            load_into(self.projection, behind, card.weights, checkpoint.path)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         stages: list[Tensor] = []
@@ -129,7 +152,10 @@ class SwinEncoder(TransformersEncoder):
             for hook in hooks:
                 hook.remove()
         maps = tuple(self._as_cells(stages[index], batch, index) for index in self.card.map_layers)
-        return RawFeatures(maps, output.last_hidden_state, {"first": output.last_hidden_state[:, 0]})
+        pooled = {"first": output.last_hidden_state[:, 0]}
+        if self.projection is not None:
+            pooled["projection"] = functional.normalize(self.projection(pooled["first"]), dim=-1)
+        return RawFeatures(maps, output.last_hidden_state, pooled)
 
     def _as_cells(self, tokens: Tensor, batch: Tensor, stage: int) -> Tensor:
         """Tokens [B, N, C] of a stage as a map [B, C, h, w]."""
@@ -137,6 +163,9 @@ class SwinEncoder(TransformersEncoder):
         rows, columns = (-(-side // stride) for side in batch.shape[2:])
         return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
 
+
+PROJECTION = "image_projection.projection."
+"""Where a file keeps the layer behind a Swin."""
 
 KINDS: dict[str, type[TransformersEncoder]] = {
     "CLIPModel": ClipEncoder,
@@ -152,7 +181,8 @@ def config_of(card: EncoderCard) -> Any:
     Raises:
         EvalfmError: the library has no such model.
     """
-    return _kind(card).config_class(**card.arguments)
+    arguments = {name: value for name, value in card.arguments.items() if name != "projection"}
+    return _kind(card).config_class(**arguments)
 
 
 def model_of(card: EncoderCard, config: Any) -> Any:
@@ -229,7 +259,7 @@ def _differences(
 ) -> Iterator[str]:
     """Settings of ``found`` that are not the model's own, where the card names them or they decide features."""
     for name in own:
-        if name not in found or (name not in named and name not in DECISIVE):
+        if name not in found or name in INITIAL or (name not in named and name not in DECISIVE):
             continue
         if isinstance(named.get(name), dict) and isinstance(found[name], dict):
             yield from _differences(found[name], own[name], named[name], f"{inside}{name}.")

@@ -48,12 +48,13 @@ class LearnedContextHead(TextHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     deterministic: ClassVar[bool] = False
     rate: ClassVar[float] = 2.5e-3
+    batch: ClassVar[int] = 4
     reads_sentences: ClassVar[bool] = True
 
     def __init__(self, setting: Setting = "few-shot", schedule: ContextSchedule | None = None) -> None:
         super().__init__()
         self._setting: Setting = setting
-        self.schedule = schedule or ContextSchedule(EPOCHS[setting], self.rate)
+        self.schedule = schedule or ContextSchedule(EPOCHS[setting], self.rate, self.batch)
         self._context = torch.empty(0)
         self._wording: Wording | None = None
 
@@ -202,6 +203,7 @@ class CoOpHead(LearnedContextHead):
 
     name: ClassVar[str] = "coop"
     rate: ClassVar[float] = 2e-3
+    batch: ClassVar[int] = 32
     reads_sentences: ClassVar[bool] = False
 
     def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:

@@ -15,7 +15,7 @@ import evalfm
 from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
-from evalfm.data.work_folders import adopt
+from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.encoders.encoder import Encoder
 from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episodes
 from evalfm.heads import episodic
@@ -178,7 +178,10 @@ class _Making:
     def result(self, method: Method) -> EpisodeRun:
         """That of ``method``, from disk where it is there."""
         folder, key = self._place(method)
+        recover(folder, self.out / WORK)
         if not self.force and (folder / RECORD).is_file():
+            # Of a process that was killed after it had published.
+            remove_unfinished(self.out / WORK, f"episodes-{key[:16]}")
             return EpisodeRun.read(folder)
         check_writable(self.out)
         watch = Stopwatch()

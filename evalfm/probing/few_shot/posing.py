@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from evalfm.data.dealing import split_units
 from evalfm.data.episodes import Episodes, draw_episodes
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
@@ -70,13 +71,12 @@ def pose_episodes(
     has_split = "split" in manifest.table.columns
     drawn = draw_episodes(
         question.target.astype(np.intp),
-        manifest.patients[question.rows],
+        split_units(manifest, question.rows, progress=progress),
         [str(each) for each in manifest.table["id"].to_numpy()[question.rows]],
         names,
         shots=max(settings.shots),
         queries=settings.queries,
         episodes=settings.episodes,
-        name=manifest.info.name,
         seed=settings.seed,
         split=manifest.splits[question.rows] if has_split else None,
     )

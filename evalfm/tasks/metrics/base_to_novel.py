@@ -48,8 +48,11 @@ def base_to_novel_metrics(
     """
     patients = checked_patients(patient, None)
     given = np.asarray(scores, dtype=np.float64)
-    if given.ndim != 2 or given.shape[1] < 2:
-        raise EvalfmError("Base-to-novel needs one score column per class, and two classes or more.")
+    if given.ndim != 2 or given.shape[1] < classification.FEWEST_TO_HALVE:
+        raise EvalfmError(
+            f"Base-to-novel needs one score column per class, and {classification.FEWEST_TO_HALVE} classes or more: in "
+            "a half of one class every answer is right."
+        )
     classes = given.shape[1]
     base = classification.base_classes(classes)
     labels = checked_columns({"target": target}, len(patients.codes))["target"]

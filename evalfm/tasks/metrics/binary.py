@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,15 +29,27 @@ from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
 FEWEST_PATIENTS = 10
 """AUROC needs so many patients with a positive and with a negative image."""
 
-RATES: dict[str, Callable[[Values], Values]] = {
-    "sensitivity": classification.sensitivity,
-    "specificity": classification.specificity,
-    "ppv": classification.positive_predictive_value,
-    "f1": classification.f1,
-    "accuracy": classification.call_accuracy,
-    "balanced_accuracy": classification.balanced_accuracy,
+
+@dataclass(frozen=True)
+class Rate:
+    """What is counted at a threshold: its formula, the images it is a share of, and why it may have no value."""
+
+    formula: Callable[[Values], Values]
+    of: Literal["positive", "negative", "called", "not called", "all"]
+    undefined: str
+
+
+RATES: dict[str, Rate] = {
+    "sensitivity": Rate(classification.sensitivity, "positive", "no image is positive"),
+    "specificity": Rate(classification.specificity, "negative", "no image is negative"),
+    "ppv": Rate(classification.positive_predictive_value, "called", "no image is called positive at the threshold"),
+    "npv": Rate(
+        classification.negative_predictive_value, "not called", "every image is called positive at the threshold"
+    ),
+    "f1": Rate(classification.f1, "all", "no image is positive or called positive"),
+    "accuracy": Rate(classification.call_accuracy, "all", "no image"),
+    "balanced_accuracy": Rate(classification.balanced_accuracy, "all", "one class is missing"),
 }
-"""What is counted at the threshold."""
 
 THRESHOLD_RULE = "youden"
 """How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
@@ -73,9 +87,10 @@ def binary_metrics(
         calibrated: [N] the scores at the temperature that val chose; None leaves out what needs it.
 
     Returns:
-        ``auroc, auprc, sensitivity, specificity, ppv, f1, accuracy, balanced_accuracy, brier, ece, calibration_slope,
-        calibration_intercept``; what is counted at the threshold also at .5 (``f1_default`` …), F1 where every image
-        is called positive (``f1_all_positive``), and with ``calibrated`` ``brier_calibrated`` and ``ece_calibrated``.
+        ``auroc, auprc, sensitivity, specificity, ppv, npv, f1, accuracy, balanced_accuracy, brier, ece,
+        calibration_slope, calibration_intercept``; what is counted at the threshold also at .5 (``f1_default`` …), F1
+        where every image is called positive (``f1_all_positive``), and with ``calibrated`` ``brier_calibrated`` and
+        ``ece_calibrated``.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0 nor 1.
@@ -166,24 +181,23 @@ def measured_rates(
         return {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in RATES}
     counts = classification.call_columns(label, value, threshold)
     called = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.FALSE_POSITIVE] > 0
-    positive, negative, everybody = label == 1, label == 0, np.ones(len(label), dtype=bool)
-    basis = {
-        "sensitivity": (positive, "no image is positive"),
-        "specificity": (negative, "no image is negative"),
-        "ppv": (called, "no image is called positive at the threshold"),
-        "f1": (everybody, "no image is positive or called positive"),
-        "accuracy": (everybody, "no image"),
-        "balanced_accuracy": (everybody, "one class is missing"),
+    positive, negative = label == 1, label == 0
+    rows = {
+        "positive": positive,
+        "negative": negative,
+        "called": called,
+        "not called": ~called,
+        "all": np.ones(len(label), dtype=bool),
     }
     both = min(patients.behind(positive), patients.behind(negative))
     return {
         name: Measured(
-            sums_over_folds(counts, patients, RATES[name]),
-            n=patients.behind(rows),
-            undefined=undefined,
-            fewest=both if rows is everybody else None,
+            sums_over_folds(counts, patients, rate.formula),
+            n=patients.behind(rows[rate.of]),
+            undefined=rate.undefined,
+            fewest=both if rate.of == "all" else None,
         )
-        for name, (rows, undefined) in basis.items()
+        for name, rate in RATES.items()
     }
 
 

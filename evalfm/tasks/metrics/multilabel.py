@@ -39,7 +39,7 @@ def multilabel_metrics(
 
     Returns:
         ``macro_auroc, macro_auprc`` and, per label, ``auroc[name], auprc[name]``, with thresholds also
-        ``sensitivity, specificity, ppv, f1, accuracy, balanced_accuracy``, both macro and per label.
+        ``sensitivity, specificity, ppv, npv, f1, accuracy, balanced_accuracy``, both macro and per label.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0, 1 nor NaN.

@@ -10,8 +10,9 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from evalfm.data.dealing import with_val_from_train
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions, check_options, load_source
+from evalfm.data.sources import Imported, ImportOptions, check_options, load_source
 
 
 def write_dicom(path: Path, *, side: tuple[int, int] = (6, 8), **tags: Any) -> str:
@@ -62,4 +63,9 @@ def imported(source: str, root: Path, **options: Any) -> Manifest:
     check_options(source, asked)
     found = load_source(source)(root, asked)
     info = found.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return Manifest(info, found.table, root)
+    return drawn(Manifest(info, found.table, root), found, asked)
+
+
+def drawn(manifest: Manifest, found: Imported, asked: ImportOptions) -> Manifest:
+    """With val drawn from train where the source asks for it, as the import does."""
+    return with_val_from_train(manifest, seed=asked.seed) if found.val_from_train else manifest

@@ -69,6 +69,20 @@ def test_what_is_left_out_is_counted(root: Path) -> None:
     assert "1 of 4 films of the table have no file and were left out." in notes
 
 
+def test_what_is_told_of_films_is_of_those_that_are_there(root: Path) -> None:
+    with (root / "Pneumothorax_reports.csv").open("a") as table:
+        for number in range(20):
+            table.write(f"5.{number},9.9,{number} 2,x,P20_1.dcm\n5.{number},9.9,{number + 50} 2,x,P20_1.dcm\n")
+            table.write(f"6.{number},9.9,-1,x,P21_1.dcm\n6.{number},9.9,-1,x,P22_1.dcm\n7.{number},9.9,-1,x,Pxx.dcm\n")
+    with (root / "chest_tube.csv").open("a") as table:
+        table.write("".join(f"5.{number},9.9,\n" for number in range(20)))
+    notes = read(root).info.notes
+    assert "1 films have several regions, which were united." in notes
+    assert "1 films belong to two patients or to none in some row, and were left out." in notes
+    assert "21 of 24 films of the table have no file and were left out." in notes
+    assert not any("no patient in their filename" in note or "without runs" in note for note in notes)
+
+
 def test_a_film_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
     with (root / "Pneumothorax_reports.csv").open("a") as table:
         table.write("1.2.6,9.6,-1,normal,Pxx_1.dcm\n")

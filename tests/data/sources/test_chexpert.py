@@ -88,6 +88,39 @@ def test_with_test_csv_the_official_parts_stand(tmp_path: Path) -> None:
     assert (data.splits == "train").sum() == 41
 
 
+def test_paths_of_the_test_part_may_begin_with_it_and_say_no_side(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    names = [f"test/patient7000{number}/study1/view{number + 1}_frontal.jpg" for number in range(2)]
+    for number, name in enumerate([*names, "test/patient70003/study1/view1_lateral.jpg"]):
+        write_picture(place / name, seed=90 + number)
+    labels = ",".join("0" * 14)
+    lines = [f"{name},{labels}" for name in [*names, "test/patient70003/study1/view1_lateral.jpg"]]
+    head = ",".join(["Path", *HEADER.split(",")[5:]])
+    (place / "test.csv").write_text(head + "\n".join(lines) + "\n")
+    for root in (place, tmp_path):
+        data = read(root)
+        data.validate()
+        assert data.patients[data.splits == "test"].tolist() == ["patient70000", "patient70001"]
+        assert data.patients[data.splits == "val"].tolist() == ["patient64541"]
+        assert data.table["id"].tolist()[-1] == names[1].removesuffix(".jpg")
+        assert data.table["sex"].tolist()[-1] is None
+        assert "2 of 47 films are not frontal and were left out." in data.info.notes
+
+
+def test_a_test_part_without_a_film_never_makes_valid_the_test(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    (place / "test.csv").write_text(HEADER + row("test/patient70000/study1/view1_frontal.jpg"))
+    with pytest.raises(EvalfmError, match=r"No film of .*test\.csv is in .*, such as test/patient70000/study1/view1_"):
+        read(place)
+
+
+def test_what_is_told_is_of_the_films_that_enter(tmp_path: Path) -> None:
+    place = folder(tmp_path)
+    absent = "".join(row(f"train/patient0800{n}/study1/view1_frontal.jpg").replace(",68,", ",168,") for n in range(5))
+    (place / "train.csv").write_text((place / "train.csv").read_text() + absent)
+    assert not any("ages" in note for note in read(place).info.notes)
+
+
 def test_the_folder_above_will_do_and_a_wrong_one_is_named(tmp_path: Path) -> None:
     place = folder(tmp_path)
     data = read(tmp_path)

@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     with pytest.raises(EvalfmError, match="lists no image"):
         read(root)
     (root / "split_BTMRI.json").write_text("{")
-    with pytest.raises(EvalfmError, match="cannot be read as JSON"):
+    with pytest.raises(EvalfmError, match="is not JSON"):
         read(root)
     write(root, {"train": [["../../etc/passwd", 0, "x"]], "val": [], "test": []})
     with pytest.raises(EvalfmError, match="There is no BTMRI/"):

@@ -12,6 +12,7 @@ from evalfm.data.sources.density import import_source
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import load_task
 from evalfm.tasks.question import pose
+from tests.data.sources.films import drawn
 
 HEADER = "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split\n"
 VIEWS = (("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO"))
@@ -34,9 +35,10 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: object) -> Manifest:
-    imported = import_source(root, ImportOptions(**options))  # type: ignore[arg-type]
+    asked = ImportOptions(**options)  # type: ignore[arg-type]
+    imported = import_source(root, asked)
     info = imported.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return Manifest(info, imported.table, root)
+    return drawn(Manifest(info, imported.table, root), imported, asked)
 
 
 def test_every_view_has_its_breasts_density(root: Path) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evalfm.data.dealing import deal
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
+from evalfm.data.privacy import public_table, split_keys
 from evalfm.errors import EvalfmError
 
 from .films import imported, write_dicom
@@ -80,7 +82,8 @@ def test_labels_meet_by_accession_and_only_zeros_and_ones_enter(root: Path, tmp_
     data = read(root, labels=path, on="AccessionNumber=acc")
     assert np.array_equal(data.label("pneumothorax"), [1, np.nan, np.nan], equal_nan=True)
     assert "Jane" not in data.table.to_csv()
-    assert list(data.table.columns) == ["id", "image", "patient", "sex", "age", "view", "manufacturer", "pneumothorax"]
+    facts = ["sex", "age", "view", "manufacturer", "pneumothorax"]
+    assert list(data.table.columns) == ["id", "image", "patient", "split_key", *facts]
     assert "2 of 3 films" not in data.info.notes[0]
     assert data.info.notes[0].startswith("5 of 6 films have a row in labels.csv; 1 of its 3 rows have no film.")
     assert data.info.notes[-1] == "2 columns of the labels did not enter."
@@ -140,3 +143,37 @@ def test_a_wrong_root_says_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "film.png").write_bytes(b"no")
     with pytest.raises(EvalfmError, match=r"no \*\.dcm with pixels in .*, which holds film\.png"):
         read(tmp_path)
+
+
+def test_another_salt_gives_other_names_and_the_same_split(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    for number in range(40):
+        write(folder / f"IM{number:04d}", AccessionNumber=f"A{number}", PatientID=f"P{number % 25}")
+    kept = {}
+    for out in ("one", "two"):
+        data = import_data("dicom", folder, tmp_path / out, seed=3, burned_in_checked=True)
+        kept[out] = Manifest.read(tmp_path / out)
+        assert kept[out].splits.tolist() == data.splits.tolist()
+        assert not any(f"P{number}" in kept[out].table.to_csv() for number in range(25))
+    one, two = kept["one"], kept["two"]
+    assert set(one.patients).isdisjoint(two.patients)
+    # A plain hash of a patient's number could be found by trying numbers out.
+    assert set(one.table["split_key"]).isdisjoint(two.table["split_key"])
+    assert set(one.table["split_key"]).isdisjoint(split_keys([f"P{number}" for number in range(25)]))
+    assert one.split_keys.tolist() == two.split_keys.tolist()
+    assert set(one.split_keys) == set(split_keys([f"P{number}" for number in range(25)]))
+    assert len(set(one.splits)) == 3
+    assert one.splits.tolist() == two.splits.tolist()
+    again = [deal(each, seed=8).splits.tolist() for each in (one, two)]
+    assert again[0] == again[1] != one.splits.tolist()
+    assert "split_key" not in public_table(one)
+
+
+def test_without_patients_the_films_themselves_keep_their_split_under_any_salt(tmp_path: Path) -> None:
+    folder = tmp_path / "export"
+    for number in range(20):
+        write(folder / f"IM{number:04d}", PatientID="")
+    one, two = (import_data("dicom", folder, tmp_path / out, burned_in_checked=True) for out in ("one", "two"))
+    assert set(one.patients).isdisjoint(two.patients)
+    assert one.splits.tolist() == two.splits.tolist()
+    assert len(set(one.splits)) > 1

@@ -10,12 +10,14 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.medimeta import import_source
 from evalfm.errors import EvalfmError
+from tests.data.sources.films import drawn
 
 
 def read(root: Path, **options: object) -> Manifest:
-    imported = import_source(root, ImportOptions(**options))  # type: ignore[arg-type]
+    asked = ImportOptions(**options)  # type: ignore[arg-type]
+    imported = import_source(root, asked)
     info = imported.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return Manifest(info, imported.table, root)
+    return drawn(Manifest(info, imported.table, root), imported, asked)
 
 
 INFO = """

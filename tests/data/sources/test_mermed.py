@@ -121,7 +121,7 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     with pytest.raises(EvalfmError, match="1 rows without image_path"):
         read(root)
     file.write_text(CSV.replace("a/1.png", "c/1.png"))
-    assert read(root).info.notes[0] == "1 of 4 rows have no image file and were left out."
+    assert read(root).info.notes[0] == "1 of 4 rows have no image file and were left out, all of train among them."
     file.write_text(CSV.replace("a/", "x/").replace("b/", "x/"))
     with pytest.raises(EvalfmError, match=r"no x/1\.png in .* which holds a, b, cxr\.csv"):
         read(root)

@@ -71,6 +71,14 @@ def test_ages_beyond_any_life_are_unknown_and_a_child_keeps_no_spacing(root: Pat
     assert "2 of 7 films have no age in their header, or one beyond 120 years." in data.info.notes
 
 
+def test_regions_are_counted_in_the_films_that_are_there(root: Path) -> None:
+    with (root / "train-rle.csv").open("a") as table:
+        table.write("".join(f"1.2.276.absent{n}, {start} 5\n" for n in range(30) for start in (0, 50)))
+    notes = read(root).info.notes
+    assert "1 films have several regions, which were united." in notes
+    assert "31 of 34 films of the table have no file and were left out." in notes
+
+
 def test_masks_run_down_the_columns_and_regions_are_united(root: Path) -> None:
     data = read(root)
     first = data.mask(0, "pneumothorax")

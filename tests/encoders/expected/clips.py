@@ -38,8 +38,8 @@ def native(width: int, depth: int, patch: int, size: int, projection: int, conte
         "parameters": tower(48, depth, patch, size, 24, 2),
     }
     given: dict[str, Any] = {"resize": "crop", "resize_to": size, "statistics": CLIP, **facts}
+    given.setdefault("source", "the published configuration; counted above")
     return Expected(
-        source="the published configuration; counted above",
         pooled=projection,
         pooling="projection",
         parameters=tower(width, depth, patch, size, projection, 2),
@@ -52,6 +52,8 @@ def native(width: int, depth: int, patch: int, size: int, projection: int, conte
         **given,
     )
 
+
+UNIMED = "mbzuai-oryx/UniMed-CLIP: app, configurations, README; hub listing; counted above"
 
 EXPECTED: dict[str, Expected] = {
     "biomedclip": Expected(
@@ -94,7 +96,10 @@ EXPECTED: dict[str, Expected] = {
         resize_to=320,
         statistics=((101.48761,) * 3, (83.43944,) * 3),
         value_range=(0.0, 255.0),
+        first="lanczos",
+        cut_overshoot=False,
+        source="rajpurkarlab/CheXzero, data_process.py and zero_shot.py; counted above",
     ),
-    "unimed-clip-b16": native(768, 12, 16, 224, 512, 77),
-    "unimed-clip-l14": native(1024, 24, 14, 336, 768, 77),
+    "unimed-clip-b16": native(768, 12, 16, 224, 512, 256, source=UNIMED),
+    "unimed-clip-l14": native(1024, 24, 14, 336, 768, 256, source=UNIMED),
 }

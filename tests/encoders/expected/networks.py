@@ -45,7 +45,7 @@ def eva_x(dim: int, parameters: int) -> Expected:
         size=224,
         resize="crop",
         resize_to=256,
-        statistics=((0.49185,) * 3, (0.28509,) * 3),
+        statistics=((0.49185243,) * 3, (0.28509309,) * 3),
         prefix_tokens=1,
         small=64,
         narrow={**thin(**arguments), "poolings": {"head": 48, "cls": 48}},
@@ -95,7 +95,8 @@ EXPECTED: dict[str, Expected] = {
     "sam-b": sam("letterbox", pad="start", statistics=IMAGENET),
     "medsam": sam("squash", scaling="min-max-input", statistics=PLAIN),
     "mermed-fm": Expected(
-        source="ViT-B/16: 86,567,656 with its classifier of 1000 classes",
+        source="ViT-B/16: 86,567,656 with its classifier of 1000 classes; yangzhou12/MerMED, main_mermed.py",
+        statistics=((0.50756656,) * 3, (0.31223216,) * 3),
         pooled=768,
         pooling="cls",
         parameters=86_567_656 - 768 * 1000 - 1000,

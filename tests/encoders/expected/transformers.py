@@ -76,6 +76,7 @@ def clip(dim: int, patch: int, depth: int, projection: int, pooling: str, parame
         maps=((dim, 224 // patch),) * 5,
         size=224,
         resize="crop",
+        crop="down",
         resize_to=224,
         statistics=CLIP,
         prefix_tokens=1,
@@ -107,13 +108,14 @@ def curia() -> Expected:
 
 EXPECTED: dict[str, Expected] = {
     "rad-dino-maira-2": Expected(
-        source="the settings of rad-dino",
+        source="the settings of rad-dino; the hub's tree page (revision, licence)",
         pooled=768,
         pooling="cls",
         parameters=VIT_B14_PARAMETERS,
         maps=((768, 37),) * 5,
         size=518,
         resize="crop",
+        crop="down",
         resize_to=518,
         statistics=((0.5307,) * 3, (0.2583,) * 3),
         prefix_tokens=1,
@@ -129,6 +131,7 @@ EXPECTED: dict[str, Expected] = {
         maps=((1024, 16),) * 5,
         size=224,
         resize="crop",
+        crop="down",
         resize_to=256,
         prefix_tokens=1,
         small=70,
@@ -172,10 +175,11 @@ EXPECTED: dict[str, Expected] = {
         meta=True,
     ),
     "cxr-clip-swint": Expected(
-        source="Liu et al., Swin-T, 28,288,354 less the classifier of 1000 classes; cxr-clip's README",
-        pooled=768,
-        pooling="first",
-        parameters=28_288_354 - 768 * 1000 - 1000,
+        source="Liu et al., Swin-T, 28,288,354 less the classifier of 1000 classes; kakaobrain/cxr-clip: clip.py, "
+        "modules/projection.py, data_utils.py",
+        pooled=512,
+        pooling="projection",
+        parameters=28_288_354 - 768 * 1000 - 1000 + 768 * 512 + 512,
         maps=((96, 56), (192, 28), (384, 14), (768, 7)),
         size=224,
         resize="crop",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -203,8 +204,9 @@ def test_unimed_is_wrapped_and_its_text_renamed(tmp_path: Path) -> None:
     bert, projection = bert_parts(20)
     tensors = {f"module.{name}": each for name, each in model.state_dict().items() if name.startswith("visual.")}
     tensors |= bert_text(bert, "module.text_encoder.", projection) | {"module.logit_scale": torch.tensor(4.0)}
-    torch.save({"epoch": 10, "state_dict": tensors}, tmp_path / "unimed.pt")
-    tokenizer(tmp_path)
+    # The published file holds numpy's numbers beside the tensors.
+    torch.save({"epoch": 10, "loss": np.float64(0.5), "state_dict": tensors}, tmp_path / "unimed.pt")
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
     arguments = {"embed_dim": 20, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": {**HF, "bert": BERT}}
     parameters = sum(each.numel() for each in model.visual.parameters())
     encoder = load_encoder(tiny("unimed-clip-b16", arguments, 20, 48, 16, parameters), weights=tmp_path / "unimed.pt")

@@ -152,6 +152,32 @@ def test_a_config_of_another_model_is_refused(card: str, tmp_path: Path) -> None
         load_encoder(card, weights=folder)
 
 
+def test_initial_values_in_a_config_are_no_facts_of_a_trained_model(card: str, tmp_path: Path) -> None:
+    model = drawn()
+    model.save_pretrained(tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    assert config["layerscale_value"] == 1.0
+    path.write_text(json.dumps({**config, "layerscale_value": 1e-5, "initializer_range": 0.01}))
+    encoder = load_encoder(card, weights=tmp_path / "model")
+    with torch.no_grad():
+        expected = model(pixel_values=batch()).pooler_output
+    assert torch.allclose(encoder.encode(batch()).pooled, expected, atol=1e-6)
+    path.write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
+    with pytest.raises(EvalfmError, match=r"layer_norm_eps 0[.]001 instead of"):
+        load_encoder(card, weights=tmp_path / "model")
+
+
+def test_a_model_saved_in_shards_is_read_whole(card: str, tmp_path: Path) -> None:
+    model = drawn()
+    model.save_pretrained(tmp_path / "model", max_shard_size="60KB")
+    assert len(list((tmp_path / "model").glob("model-*.safetensors"))) > 2
+    encoder = load_encoder(card, weights=tmp_path / "model")
+    with torch.no_grad():
+        expected = model(pixel_values=batch()).pooler_output
+    assert torch.allclose(encoder.encode(batch()).pooled, expected, atol=1e-6)
+
+
 def test_another_size_interpolates_as_the_library_does_and_says_so(card: str, tmp_path: Path) -> None:
     model = drawn()
     model.save_pretrained(tmp_path / "model")

@@ -350,16 +350,21 @@ SWIN = {
 }
 
 
-def test_cxr_clip_is_the_first_cell_and_maps_are_stages_before_they_are_halved(tmp_path: Path) -> None:
+def test_cxr_clip_projects_the_first_cell_and_maps_are_stages_before_they_are_halved(
+    tmp_path: Path,
+) -> None:
     model = drawn(transformers.SwinModel(transformers.SwinConfig(**SWIN), add_pooling_layer=False))
     wrapped = {f"image_encoder.image_encoder.{name}": each for name, each in model.state_dict().items()}
+    projection = drawn(torch.nn.Linear(96, 20))
+    wrapped |= {f"image_projection.projection.{name}": each for name, each in projection.state_dict().items()}
     wrapped |= {"logit_scale": torch.zeros(()), "text_encoder.x": torch.zeros(2)}
+    wrapped |= {"text_projection.projection.weight": torch.zeros(20, 8)}
     torch.save({"model": wrapped, "epoch": 3}, tmp_path / "swint.tar")
     content = find_card("cxr-clip-swint").model_dump(mode="json", by_alias=True)
     content |= {
-        "arguments": SWIN,
-        "parameters": sum(each.numel() for each in model.parameters()),
-        "poolings": {"first": 96, "mean": 96},
+        "arguments": {**SWIN, "projection": 20},
+        "parameters": sum(each.numel() for part in (model, projection) for each in part.parameters()),
+        "poolings": {"projection": 20, "first": 96, "mean": 96},
         "map_channels": [12, 24, 48, 96],
         "size_multiple": 64,
     }
@@ -379,7 +384,15 @@ def test_cxr_clip_is_the_first_cell_and_maps_are_stages_before_they_are_halved(t
         for name in norms:
             norms[name] = torch.nn.Identity()
         stages = backbone(pixel_values=batch()).feature_maps
-    assert same(features.pooled, last[:, 0])
+    with torch.no_grad():
+        projected = projection(last[:, 0])
+    assert same(features.pooled, projected / projected.norm(dim=1, keepdim=True))
+    first = load_encoder(card.model_copy(update={"pooling": "first"}), weights=tmp_path / "swint.tar")
+    assert same(first.encode(batch()).pooled, last[:, 0])
+    del wrapped["image_projection.projection.bias"]
+    torch.save({"model": wrapped}, tmp_path / "without.tar")
+    with pytest.raises(EvalfmError, match="missing: bias"):
+        load_encoder(card, weights=tmp_path / "without.tar")
     assert [tuple(each.shape[1:]) for each in features.maps] == [(12, 16, 16), (24, 8, 8), (48, 4, 4), (96, 2, 2)]
     for mine, theirs in zip(features.maps, stages, strict=True):
         assert same(mine, theirs)

@@ -286,7 +286,7 @@ def test_defaults_are_the_authors_and_in_the_grid() -> None:
         assert grid["schedule"] == {
             "epochs": 100,
             "rate": 2e-3 if name == "coop" else 2.5e-3,
-            "batch_size": 4,
+            "batch_size": 32 if name == "coop" else 4,
             "momentum": 0.9,
             "weight_decay": 5e-4,
             "warm_up_epochs": 1,

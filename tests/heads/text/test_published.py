@@ -82,7 +82,7 @@ def test_a_table_that_cannot_be_used_is_refused() -> None:
             Published.model_validate(content | {"templates": {"coop": {"default": template}}})
 
 
-@pytest.mark.parametrize(("count", "base"), [(2, 1), (3, 2), (4, 2), (7, 4), (8, 4)])
+@pytest.mark.parametrize(("count", "base"), [(4, 2), (5, 3), (7, 4), (8, 4)])
 def test_base_is_the_first_half_rounded_up(count: int, base: int) -> None:
     names = tuple(f"c{number}" for number in range(count))
     first, rest = base_and_novel(names)
@@ -92,7 +92,8 @@ def test_base_is_the_first_half_rounded_up(count: int, base: int) -> None:
 
 
 def test_classes_that_cannot_be_halved_are_refused() -> None:
-    with pytest.raises(EvalfmError, match="two classes or more"):
-        base_and_novel(["one"])
+    for names in (["one"], ["one", "two"], ["benign", "malignant", "normal"]):
+        with pytest.raises(EvalfmError, match=f"needs 4 classes or more, and there are {len(names)}"):
+            base_and_novel(names)
     with pytest.raises(EvalfmError, match="called the same"):
         base_and_novel(["one", "One", "two"])

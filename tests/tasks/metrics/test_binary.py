@@ -10,9 +10,9 @@ from evalfm.errors import EvalfmError
 from evalfm.tasks.metrics.binary import binary_metrics, choose_threshold
 
 KEYS = {
-    "auroc", "auprc", "sensitivity", "specificity", "ppv", "f1", "accuracy", "balanced_accuracy",
+    "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy", "balanced_accuracy",
     "brier", "ece", "calibration_slope", "calibration_intercept", "f1_all_positive",
-    "sensitivity_default", "specificity_default", "ppv_default", "f1_default", "accuracy_default",
+    "sensitivity_default", "specificity_default", "ppv_default", "npv_default", "f1_default", "accuracy_default",
     "balanced_accuracy_default",
 }  # fmt: skip
 
@@ -35,6 +35,7 @@ def test_every_metric_has_value_interval_and_counts():
         "sensitivity": metrics.recall_score(target, called),
         "specificity": metrics.recall_score(target, called, pos_label=0),
         "ppv": metrics.precision_score(target, called),
+        "npv": metrics.precision_score(1 - target, ~called),
         "f1": metrics.f1_score(target, called),
         "accuracy": metrics.accuracy_score(target, called),
         "balanced_accuracy": metrics.balanced_accuracy_score(target, called),
@@ -50,6 +51,7 @@ def test_every_metric_has_value_interval_and_counts():
     assert found["auroc"].n == len(np.unique(patient))
     assert found["sensitivity"].n == len(np.unique(patient[target == 1]))
     assert found["ppv"].n == len(np.unique(patient[called]))
+    assert found["npv"].n == len(np.unique(patient[~called]))
 
 
 def test_the_default_threshold_stands_beside_the_chosen_one():

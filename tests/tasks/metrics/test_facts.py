@@ -1,0 +1,148 @@
+"""The one table of metrics: whatever a task produces has a direction, a unit and a place beside its other half."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evalfm.analysis.paired_metrics import PAIRED, paired_metric
+from evalfm.analysis.report.methods import _tests
+from evalfm.cards import validate
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.tasks.card import DEFAULTS, TaskCard, list_tasks
+from evalfm.tasks.kinds import MEASURES, Scored, measure
+from evalfm.tasks.metrics.binary import RATES, Rate
+from evalfm.tasks.metrics.facts import FACTS, check_metrics, metric_of, names_of
+
+CLASSES = ("heart", "left_lung", "mm", "D")
+ROWS = 240
+LOWER = {
+    *("mae", "rmse", "brier", "brier_calibrated", "ece", "ece_calibrated", "log_loss", "log_loss_calibrated"),
+    *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels", "empty_predictions", "empty_truths"),
+}
+NEAR = {"calibration_slope": 1.0, "calibration_intercept": 0.0, "bias": 0.0, "limits_low": 0.0, "limits_high": 0.0}
+ANY = {"both_empty"}
+
+
+def scored(kind: str, classes: tuple[str, ...]) -> Scored:
+    """Predictions of every column that ``kind`` may have, so that every metric of it is computed."""
+    draw = np.random.default_rng(0)
+    table = pd.DataFrame({"id": np.arange(ROWS), "patient": [f"p{row}" for row in range(ROWS)], "split": "test"})
+    target = draw.integers(0, 2 if kind in ("binary", "multilabel") else len(classes), ROWS)
+    if kind == "regression":
+        table = table.assign(target=draw.normal(size=ROWS), prediction=draw.normal(size=ROWS))
+    elif kind == "segmentation":
+        for name in classes:
+            areas = {
+                f"area_{which}_{name}": draw.random(ROWS) * draw.integers(0, 2, ROWS) for which in ("true", "predicted")
+            }
+            values = {f"{what}_{name}": draw.random(ROWS) for what in ("dice", "iou", "hd95", "nsd", "score")}
+            table = table.assign(
+                **areas, **values, **{f"distance_unit_{name}": np.where(draw.random(ROWS) < 0.5, "mm", "pixels")}
+            )
+    else:
+        probabilities = draw.dirichlet(np.ones(max(len(classes), 2)), ROWS)
+        for place, name in enumerate(classes):
+            table[f"score_{name}"] = table[f"calibrated_{name}"] = probabilities[:, place]
+            if kind == "multilabel":
+                table[f"target_{name}"], table[f"threshold_{name}"] = draw.integers(0, 2, ROWS).astype(float), 0.2
+        table = table.assign(target=target.astype(float), threshold=0.2)
+    return Scored(table, classes, True)
+
+
+def produced(kind: str) -> dict[str, tuple[str, ...]]:
+    """Every metric that ``kind`` can have, each with the classes of the run that had it."""
+    several = [("heart",)] if kind in ("binary", "regression") else [CLASSES]
+    several += [("heart",)] if kind == "segmentation" else []
+    return {name: classes for classes in several for name in measure(kind, scored(kind, classes))}
+
+
+@pytest.mark.parametrize("kind", MEASURES)
+def test_every_metric_has_its_direction_whatever_class_it_is_of(kind: str) -> None:
+    names = produced(kind)
+    assert names
+    bases = set()
+    for name, classes in names.items():
+        facts = metric_of(name, classes)
+        plain = next(
+            (base for base in (*LOWER, *NEAR, *ANY) if name == base or name in {f"{base}_{each}" for each in classes}),
+            None,
+        )
+        expected = NEAR.get(str(plain), None if plain in ANY else "lower" if plain in LOWER else "higher")
+        assert facts.better == expected, name
+        assert metric_of(name).better == facts.better
+        assert all(each in names for each in facts.beside), (name, facts.beside)
+        bases.add(next(base for base in sorted(FACTS, key=len, reverse=True) if name.startswith(base)))
+    # Nothing stands in the table that no run has, either.
+    assert bases == set(names_of(kind))
+
+
+def test_a_metric_of_no_direction_or_another_kind_is_refused_where_it_is_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(RATES, "informedness", Rate(RATES["accuracy"].formula, "all", "no image"))
+    with pytest.raises(UnknownNameError, match="no metric of binary tasks 'informedness'"):
+        measure("binary", scored("binary", ("heart",)))
+    for name, kind in (
+        ("dice", "segmentation"),
+        ("auroc[]x", "multilabel"),
+        ("mae", "binary"),
+        ("auroc", "multiclass"),
+    ):
+        with pytest.raises(UnknownNameError, match="no metric of"):
+            check_metrics([name], kind)
+    with pytest.raises(UnknownNameError, match="'auroc_spleen'"):
+        check_metrics(["auroc_spleen"], "segmentation", CLASSES)
+
+
+def test_what_a_name_ends_in_never_turns_its_direction() -> None:
+    for name in ("fraction_missed_heart", "false_positive_area_left_lung", "brier_x", "mae_per_side", "hd95_mm_mm"):
+        assert metric_of(name).lower_is_better, name
+    for name in ("dice_positive_heart", "auroc[mae]", "nsd_mm", "macro_auroc", "sensitivity_default"):
+        assert metric_of(name).better == "higher", name
+    assert metric_of("fraction_missed_heart").beside == ("false_positive_area_heart",)
+    assert metric_of("sensitivity[a b]").beside == ("specificity[a b]",)
+    assert metric_of("macro_ppv").beside == ("macro_npv",)
+    assert metric_of("calibration_slope").badness(0.9) < metric_of("calibration_slope").badness(1.2)
+    assert metric_of("bias").badness(-0.1) < metric_of("bias").badness(0.2)
+    assert metric_of("auroc").badness(0.9) < metric_of("auroc").badness(0.8) < metric_of("auroc").badness(None)
+
+
+@pytest.mark.parametrize("kind", MEASURES)
+def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_methods(kind: str) -> None:
+    for name, classes in produced(kind).items():
+        table = scored(kind, classes).table
+        if name in PAIRED[kind] or (name.startswith(("macro_auroc", "auroc[", "dice_positive_")) and kind != "binary"):
+            found, paired = paired_metric(kind, name, name, [table, table], classes)
+            assert found == name
+            assert np.isfinite(paired.statistic(0).on_the_data())
+        else:
+            with pytest.raises(EvalfmError, match=rf"no paired test of {re.escape(name)} is built in; compare by"):
+                paired_metric(kind, name, name, [table, table], classes)
+
+    class Stub:
+        def __init__(self, primary: str) -> None:
+            self.kind, self.primary = kind, primary
+
+    for name in PAIRED[kind]:
+        assert not metric_of(name).beside or metric_of(name).better in ("higher", "lower")
+        assert _tests([Stub(name)]), name  # type: ignore[list-item]
+
+
+def test_a_card_that_asks_for_a_metric_that_is_none_is_refused() -> None:
+    content = {"schema": 1, "name": "x", "kind": "binary", "title": "x?", "target": ["x"], "heads": ["linear"]}
+    with pytest.raises(EvalfmError, match=r"no metric of binary tasks 'sensitivty'\. Did you mean 'sensitivity'"):
+        validate(TaskCard, {**content, "metrics": ["auroc", "sensitivty"]}, "task card x")
+    masks = {**content, "kind": "segmentation", "target": ["heart", "lungs"]}
+    with pytest.raises(EvalfmError, match="both_empty has no better and worse"):
+        validate(TaskCard, {**masks, "metrics": ["both_empty"]}, "task card x")
+    assert (
+        validate(TaskCard, {**masks, "metrics": ["dice_positive_heart"]}, "task card x").primary
+        == "dice_positive_heart"
+    )
+    for kind, (metrics, _) in DEFAULTS.items():
+        check_metrics(metrics, kind)
+    assert len(list_tasks()) > 10
