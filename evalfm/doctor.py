@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalfm.data.registered import cache_folder
-from evalfm.errors import EvalfmError
+from evalfm.errors import SHOWN, EvalfmError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
         company = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
         written = write_golden(encoder) if golden else None
     except EvalfmError as error:
-        yield Finding(f"encoder {name}", False, str(error), "See the sentence before this one.")
+        yield Finding(f"encoder {name[:SHOWN]}", False, str(error), "See the sentence before this one.")
         return
     shapes = ", ".join("×".join(map(str, level.shape[1:])) for level in first.maps) or "none"
     tensors = f"{len(encoder.state_dict())} tensors"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 80
+"""Letters of a name or path that a message repeats."""
+
 
 class EvalfmError(Exception):
     """A user's mistake or something missing; the message is one clear sentence that names the remedy.
@@ -17,7 +20,12 @@ class UnknownNameError(EvalfmError):
     """A name that no card, task, head, column or data set answers to."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        super().__init__(f"There is no {kind} {name!r}. {suggestion(name, known)}")
+        super().__init__(f"There is no {kind} {shown(name)}. {suggestion(name, known)}")
+
+
+def shown(text: str) -> str:
+    """``text`` in quotes as a message repeats it: on one line, harmless to a terminal, and not too long."""
+    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -38,6 +38,7 @@ from evalfm.facts import (
     read_record,
 )
 from evalfm.features.cost import Cost
+from evalfm.paths import user_path
 from evalfm.predictions import PREDICTIONS, read_predictions
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import BASE_TO_NOVEL
@@ -132,7 +133,7 @@ class Run:
         Raises:
             EvalfmError: there is no whole run there.
         """
-        run = cls(Path(folder))
+        run = cls(user_path(folder, "The run"))
         if not (run.folder / RECORD).is_file():
             raise EvalfmError(f"{folder} is no run: it has no {RECORD}; `evalfm ls runs` lists those under runs/.")
         _ = run.record
@@ -265,7 +266,7 @@ def find_runs(out: str | Path, *, with_predictions: bool = False, tell: Callable
             run.predictions()
         return run
 
-    root = Path(out)
+    root = user_path(out, "The folder of runs")
     if (root / RECORD).is_file():
         return [read(root)]
     return whole(folders_with(RECORD, root), read, tell)
@@ -293,17 +294,19 @@ def folders_with(record: str, root: Path) -> list[Path]:
     return sorted(found)
 
 
-def check_writable(out: Path) -> None:
-    """Ask, before anything is computed, whether ``out`` can be written; nothing is made.
+def check_writable(out: Path, option: str = "--out") -> None:
+    """Ask, before anything is computed, whether the folder ``out`` can be written; nothing is made.
 
     Raises:
-        EvalfmError: it cannot, or a file stands in its place.
+        EvalfmError: it cannot, or something else stands in its place.
     """
-    nearest = next(folder for folder in (out, *out.parents) if os.path.exists(folder))
+    out = user_path(out, option)
+    nearest = next(folder for folder in (out, *out.absolute().parents) if os.path.lexists(folder))
     if not nearest.is_dir():
-        raise EvalfmError(f"{out} cannot be written ({nearest} is a file); name another folder with --out.")
+        kind = "a file" if nearest.is_file() else "no folder"
+        raise EvalfmError(f"{out} cannot be written ({nearest} is {kind}); name another folder with {option}.")
     if not os.access(nearest, os.W_OK | os.X_OK):
-        raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with --out.")
+        raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with {option}.")
 
 
 class InTheWay(Enum):

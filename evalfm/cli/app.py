@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,10 +31,23 @@ from evalfm.cli import (
     study,
     tell_interrupt,
 )
+from evalfm.errors import EvalfmError, shown
+from evalfm.paths import text_fault, user_path
 
 
 class _Verbs(TyperGroup):
-    """Answers Ctrl-C itself: typer would exit without a word."""
+    """All verbs; looks at every word of a call before one runs, and answers Ctrl-C, of which typer says no word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for word in args:
+            fault = text_fault(word)
+            if fault is not None:
+                raise EvalfmError(f"The word {shown(word)} {fault}.")
+            if not word or (word.startswith("--") and word.endswith("=")):
+                raise EvalfmError(
+                    f"{word or 'A word of the call'} is empty; leave it out, or see what should have filled it in."
+                )
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -39,6 +55,22 @@ class _Verbs(TyperGroup):
         except KeyboardInterrupt:
             tell_interrupt()
             raise SystemExit(INTERRUPTED) from None
+
+
+def _with_paths(verb: Callable[..., Any]) -> Callable[..., Any]:
+    """``verb`` with each path that it is given brought into one form, so that no option can be forgotten."""
+
+    @wraps(verb)
+    def with_paths(**given: Any) -> Any:
+        return verb(**{name: _in_one_form(value) for name, value in given.items()})
+
+    return with_paths
+
+
+def _in_one_form(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_in_one_form(each) for each in value]
+    return user_path(value) if isinstance(value, Path) else value
 
 
 app = typer.Typer(
@@ -85,3 +117,8 @@ app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")
 app.add_typer(show.app, name="show")
 app.add_typer(data.app, name="data")
+
+for each in (app, ls.app, show.app, data.app):
+    for command in each.registered_commands:
+        if command.callback is not None:
+            command.callback = _with_paths(command.callback)

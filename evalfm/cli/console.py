@@ -33,6 +33,7 @@ class Bars:
             self.say(label if total is None else f"{label} ({total})")
             yield from items
             return
+        # A description may name what a user or a file called so; brackets in it are no style.
         columns = [
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -44,19 +45,26 @@ class Bars:
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
-        self._console.print(message, style="dim", highlight=False, markup=False)
+        self._console.print(in_letters(message), style="dim", highlight=False, markup=False)
 
 
 def refuse_folder(out: Path | None) -> None:
     """Ask before any work whether a file can be written to ``out``.
 
     Raises:
-        EvalfmError: it is a folder, or its folder is not there.
+        EvalfmError: it is a folder, its folder is not there, or it cannot be written.
     """
-    from evalfm.errors import EvalfmError
+    from evalfm.data.atomic import check_writable_file
 
-    if out is not None and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise EvalfmError(f"{out} is no file that can be written; give a file in a folder that is there.")
+    if out is not None:
+        check_writable_file(out)
+
+
+def in_letters(text: str) -> str:
+    """``text`` with what would move a cursor or clear a terminal written out; names come from files of others."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text)
 
 
 def emit_json(content: Any) -> None:
@@ -70,12 +78,12 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
     from rich.table import Table
     from rich.text import Text
 
-    # Text, not markup: an interval in brackets is no style, and names come from files of others.
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    # Text, not markup: an interval in brackets is no style, and a name in brackets is no mistake.
+    table = Table(title=Text(in_letters(title), style="table.title"), title_justify="left", header_style="bold")
     for name in header:
-        table.add_column(Text(name), overflow="fold")
+        table.add_column(Text(in_letters(name)), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(in_letters(cell)) for cell in row))
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=160)
@@ -213,5 +221,5 @@ def _head(line: Line) -> str:
 
 def _print_lines(lines: Sequence[str]) -> None:
     for text in lines:
-        sys.stdout.write(f"  {text}\n")
+        sys.stdout.write(f"  {in_letters(text)}\n")
     sys.stdout.write("\n")

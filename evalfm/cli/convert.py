@@ -30,7 +30,7 @@ def convert(
     from evalfm.encoders.converting import examine
     from evalfm.errors import EvalfmError
 
-    examined = examine(file.expanduser())
+    examined = examine(file)
     typer.echo(f"{examined.path}: {examined.size:,} bytes, SHA-256 {examined.sha256}")
     typer.echo(f"An ordinary reader would import and run these {len(examined.imports)} names of it:")
     for name in examined.imports:
@@ -43,7 +43,7 @@ def convert(
         if not typer.confirm("Convert it?", default=False):
             typer.echo("Nothing was converted.")
             raise typer.Exit(1)
-    made = write(examined, out.expanduser(), force=force)
+    made = write(examined, out, force=force)
     typer.echo(f"Wrote {made.tensors} tensors ({made.values:,} values) to {made.path}")
     if made.left_out:
         shown = ", ".join(made.left_out[:8]) + (" …" if len(made.left_out) > 8 else "")

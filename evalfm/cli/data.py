@@ -38,7 +38,7 @@ class Uncertain(StrEnum):
 @app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="Name of a source; `evalfm ls data` lists them.")],
-    root: Annotated[Path, typer.Option(help="Folder of the data set as published.")],
+    root: Annotated[str, typer.Option(help="Folder of the data set as published.")],
     out: Annotated[Path, typer.Option(help="New folder for the manifest.")],
     seed: Annotated[int, typer.Option(help="Of the split.")] = 0,
     copy: Annotated[bool, typer.Option("--copy", help="Copy the images in place of referring to them.")] = False,
@@ -125,7 +125,8 @@ def import_(
     mapped = _mapping(mapping, given, label, attribute, mask)
     manifest = import_data(
         source,
-        root,
+        # As it was given, which dataset.yaml keeps.
+        Path(root),
         out,
         seed=seed,
         copy=copy,
@@ -235,6 +236,10 @@ def split(
     from evalfm.data.splits import export_ids
     from evalfm.errors import EvalfmError
 
+    if export is not None:
+        from evalfm.runs import check_writable
+
+        check_writable(export, "--export")
     # A faulty split is what this verb mends, so it is not refused here.
     manifest = Table.read(find_folder(folder), validate=False)
     if val_from_train:

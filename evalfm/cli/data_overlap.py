@@ -28,13 +28,16 @@ def overlap(
 
         evalfm data overlap build/mine --drop-from-train
     """
-    from evalfm.cli.console import Bars, emit_json, print_rows
+    from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
+    from evalfm.data.atomic import write_atomically
     from evalfm.data.manifest import Manifest, find_folder
     from evalfm.data.overlap import drop_from_train, find_overlap, with_patients
+    from evalfm.data.spreadsheets import csv_text
     from evalfm.errors import EvalfmError
 
     if drop and patients:
         raise EvalfmError("--drop-from-train and --take-patients are two steps; run one after the other.")
+    refuse_folder(out)
     first = Manifest.read(find_folder(one), validate=False)
     second = None if other is None else Manifest.read(find_folder(other), validate=False)
     found = find_overlap(first, second, Bars())
@@ -44,7 +47,7 @@ def overlap(
     if changed is not None:
         changed.validate()
     if out is not None:
-        table.to_csv(out, index=False)
+        write_atomically(out, csv_text(list(table.columns), table.itertuples(index=False, name=None)).encode())
     if changed is not None:
         changed.write(changed.folder)
     if json:

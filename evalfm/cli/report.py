@@ -33,11 +33,12 @@ def report(
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
     from evalfm.episodes import find_episodes
-    from evalfm.errors import EvalfmError, UnknownNameError
+    from evalfm.errors import UnknownNameError
+    from evalfm.runs import check_writable
 
     refuse_folder(out)
-    if csv is not None and csv.exists() and not csv.is_dir():
-        raise EvalfmError(f"{csv} is a file; name a folder with --csv.")
+    if csv is not None:
+        check_writable(csv, "--csv")
     found = runs_in(runs)
     if task is not None:
         tasks = sorted({run.task for run in found})

@@ -35,9 +35,8 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=200)
-    table = Table(
-        title=Text(f"Plan of {plan.study.name}: {plan.study.title}"), title_justify="left", header_style="bold"
-    )
+    title = Text(f"Plan of {plan.study.name}: {plan.study.title}", style="table.title")
+    table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory"):
         table.add_column(name, overflow="fold")
     several = len({each.cell.data for each in plan.cells}) > 1
@@ -154,7 +153,7 @@ class LiveTable:
 
         hidden = max(0, len(self._lines) - SHOWN_LINES)
         title = self._title + (f" ({hidden} lines above)" if hidden else "")
-        table = Table(title=Text(title), title_justify="left", header_style="bold")
+        table = Table(title=Text(title, style="table.title"), title_justify="left", header_style="bold")
         for name in ("encoder", "task", "head", "adaptation", "train on", "primary metric", "time"):
             table.add_column(name, overflow="fold")
         for line in self._lines[hidden:]:

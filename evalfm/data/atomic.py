@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
@@ -12,28 +13,91 @@ from evalfm.errors import EvalfmError
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` so that no reader ever sees a part of it; parents are created.
 
+    A link stays and what it leads to is replaced, with the mode that it had. A pipe or terminal is written to and not
+    replaced.
+
     Raises:
-        EvalfmError: the disk is full or cannot be written.
+        EvalfmError: the disk is full or cannot be written, or ``path`` is a folder, disk or socket.
     """
     try:
-        _write(path, content)
+        place = file_place(path)
+        if place is None:
+            _write_through(path, content)
+        else:
+            _write(place, content)
     except OSError as error:
         raise EvalfmError(
             f"{path} cannot be written ({error.strerror}); free space there or choose another folder."
         ) from error
 
 
+def file_place(path: Path) -> Path | None:
+    """Where the file lies, or will lie, that ``path`` names, its links followed; None of a pipe or terminal.
+
+    Raises:
+        EvalfmError: ``path`` is a folder, disk or socket, which no file can replace.
+        OSError: it cannot be looked at.
+    """
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return Path(os.path.realpath(path))
+    if stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "folder" if stat.S_ISDIR(found.st_mode) else "device"
+        raise EvalfmError(f"{path} is no file that can be written but a {kind}; name a file.")
+    place = Path(os.path.realpath(path))
+    # /dev/stdout may lead to a file that has no name any more.
+    return place if place.exists() and os.path.samestat(place.stat(), found) else None
+
+
+def check_writable_file(path: Path) -> None:
+    """Ask before any work whether a file can be written to ``path``; its folder must be there.
+
+    Raises:
+        EvalfmError: it cannot.
+    """
+    try:
+        place = file_place(path)
+    except OSError as error:
+        raise EvalfmError(f"{path} cannot be written ({error.strerror}); name another file.") from None
+    folder = path.absolute().parent if place is None else place.parent
+    if not folder.is_dir():
+        raise EvalfmError(f"{path} is no file that can be written; give a file in a folder that is there.")
+    if not os.access(folder if place is not None else path, os.W_OK):
+        raise EvalfmError(f"{path} cannot be written (no permission); give a file in a folder that is yours.")
+
+
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # The start of the name alone: with all of a long one the temporary name would be too long.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:32]}.")
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
-        # mkstemp makes private files; give what the user's umask would have given.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
+        os.chmod(temporary, _mode(path))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _mode(path: Path) -> int:
+    """The mode that the file has; where there is none, what the user's umask gives (mkstemp makes private files)."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _write_through(path: Path, content: bytes) -> None:
+    # A pipe that nobody reads is told at once and not waited for.
+    flags = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    handle = os.open(path, flags)
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 TEXT_COLUMNS = ("id", "image", "patient", "study", "group", "laterality", "split", "split_key", "sex", "view")
 NUMBER_COLUMNS = ("age", "slice", "spacing_row_mm", "spacing_column_mm")
@@ -37,8 +38,7 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         EvalfmError: the file is absent or not readable as such a table.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check the path.")
+    input_file(path)
     is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
     try:
         table = _read_parquet(path) if is_parquet else _read_text(path)

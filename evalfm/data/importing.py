@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Sequence
@@ -81,8 +82,8 @@ def import_data(
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
     root = LinkedRoot(root.resolve()) if follow_links else root.resolve()
-    # A link that was given as out stays a link.
-    out = out.resolve() if out.is_symlink() else out
+    # Links on the way to out are followed, so that what they lead to is replaced and they stay.
+    out = Path(os.path.realpath(out))
     recover(out, out.parent)
     remove_stale(out.parent)
     # Hashes that were there before stay as they are.
@@ -136,8 +137,8 @@ def relocate(manifest: Manifest, root: str, *, follow_links: bool = False) -> Ma
 
 def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
     """Make sure that ``out`` may be written, and return the salt of the import that it holds."""
-    if out.is_file():
-        raise EvalfmError(f"{out} is a file; give a new folder as out.")
+    if out.exists() and not out.is_dir():
+        raise EvalfmError(f"{out} is a file or device; give a new folder as out.")
     entries = {entry.name for entry in out.iterdir()} if out.is_dir() else set()
     if not entries:
         return None

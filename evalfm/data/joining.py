@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,9 @@ import pandas as pd
 from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, first_word, read_table, with_numbers
 from evalfm.data.dataset_info import LabelKind, MaskDialect
 from evalfm.data.manifest import Manifest
+from evalfm.data.plain_pickle import read_plain_pickle
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import input_file
 
 IMAGE_KEYS = ("image", "image_name", "image_stem")
 """Keys made of the locator: whole, its file name, its file name without extension."""
@@ -72,19 +73,18 @@ class Joined:
 def read_other(path: Path) -> pd.DataFrame:
     """A CSV, TSV or Parquet table, or a pickled mapping of ids to plain values (columns ``key`` and ``value``).
 
-    Pickles are read by an unpickler that builds containers, texts and numbers and imports nothing else.
+    Nothing that a pickle names is imported or made, see ``plain_pickle``.
 
     Raises:
         EvalfmError: absent, damaged, or a pickle that holds anything else.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check --with.")
-    with path.open("rb") as stream:
+    with input_file(path, "check --with").open("rb") as stream:
         start = stream.read(1)
     if start != b"\x80" and path.suffix not in (".pkl", ".pickle"):
         return read_table(path)
-    content = _read_pickle(path)
-    if not isinstance(content, dict) or not content or any(isinstance(each, dict | list) for each in content.values()):
+    content = read_plain_pickle(path)
+    plain = str | int | float | None
+    if not isinstance(content, dict) or not content or not all(isinstance(each, plain) for each in content.values()):
         raise EvalfmError(f"{path} holds no mapping of ids to plain values; write it as a CSV of two columns.")
     return pd.DataFrame({KEY: [str(key) for key in content], VALUE: list(content.values())})
 
@@ -111,6 +111,8 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
     wanted = _wanted(other, joining)
     wanted.index = pd.Index(as_text(other[theirs]).map(lambda key: key.strip() if key else None))
     wanted = wanted[wanted.index.notna()]
+    if not len(wanted):
+        raise EvalfmError(f"{name} has no row with a value in {theirs}; choose another column with --on.")
     wanted = _one_row_a_key(wanted, name)
     places = keys.map({key: place for place, key in enumerate(wanted.index)})
     met = places.notna().to_numpy(dtype=bool)
@@ -236,53 +238,3 @@ def _merged(
     after.iloc[np.flatnonzero(met)[said]] = values[said]
     changed = int(sum(one != other for one, other in zip(old[said & had], values[said & had], strict=True)))
     return after, int((said & ~had).sum()), changed
-
-
-class _ForeignError(Exception):
-    """A pickle asks for something else than plain values."""
-
-
-def _scalar(kind: np.dtype[Any], data: bytes) -> Any:
-    """A number of numpy's as a plain one."""
-    if kind.hasobject:
-        raise _ForeignError("objects in a number")
-    return np.frombuffer(data, dtype=kind)[0].item()
-
-
-def _encoded(text: str, encoding: str) -> bytes:
-    """Bytes of a number, as old protocols write them."""
-    if encoding != "latin1":
-        raise _ForeignError(f"text in {encoding}")
-    return text.encode("latin1")
-
-
-PLAIN: dict[tuple[str, str], Any] = {
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    ("_codecs", "encode"): _encoded,
-    ("collections", "OrderedDict"): dict,
-}
-"""What a pickle of plain values may ask for, and what it gets."""
-
-
-class _PlainUnpickler(pickle.Unpickler):
-    """Builds containers, texts and numbers, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in PLAIN:
-            raise _ForeignError(f"{module}.{name}")
-        return PLAIN[module, name]
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with path.open("rb") as stream:
-            return _PlainUnpickler(stream).load()
-    except _ForeignError as error:
-        raise EvalfmError(
-            f"{path} was refused: besides plain values it holds {error}, which could run code; write it as CSV."
-        ) from None
-    except Exception as error:
-        # The unpickler of a damaged stream raises whatever it trips over.
-        raise EvalfmError(f"{path} is damaged or cut short ({type(error).__name__}); fetch it again.") from None

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from evalfm.errors import EvalfmError
+from evalfm.paths import text_fault, user_path
 
 MEMBER_MARK = "#"
 OUTSIDE = "leaves the root through a symbolic link"
@@ -29,7 +30,7 @@ def expand_root(text: str) -> Path:
     """The folder that a root stands for: ``~`` and ``${VARIABLE}`` are put in.
 
     Raises:
-        EvalfmError: a variable is not set, or nobody has that home.
+        EvalfmError: a variable is not set, or no path can be so.
     """
     unset = [name for name in _VARIABLE.findall(text) if name not in os.environ]
     if unset:
@@ -37,12 +38,7 @@ def expand_root(text: str) -> Path:
             f"The root {text} names the variable {unset[0]}, which is not set; set it, or give the data set another "
             "root with `evalfm data relocate DATA NEWROOT`."
         )
-    try:
-        return Path(_VARIABLE.sub(lambda found: os.environ[found[1]], text)).expanduser()
-    except RuntimeError:
-        raise EvalfmError(
-            f"The root {text} begins with the home of a user that is not here; write it in full."
-        ) from None
+    return user_path(_VARIABLE.sub(lambda found: os.environ[found[1]], text) or ".", "The root")
 
 
 def root_from(given: str, folder: Path) -> str:
@@ -102,8 +98,9 @@ def locator_faults(locators: Iterable[str], root: Path) -> dict[str, str]:
     Symbolic links are followed; one that leads out of the root leaves it, but for a ``LinkedRoot``. Members of archives
     are not sought.
     """
-    whole, follow = root.resolve(), isinstance(root, LinkedRoot)
-    folders: dict[str, str | dict[str, bool]] = {}
+    # Not resolve(), which raises on links that run in a circle.
+    whole, follow = Path(os.path.realpath(root)), isinstance(root, LinkedRoot)
+    folders: dict[str, str | dict[str, bool | None]] = {}
     faults: dict[str, str] = {}
     for locator in dict.fromkeys(locators):
         name = file_of(locator)
@@ -121,8 +118,9 @@ def locator_faults(locators: Iterable[str], root: Path) -> dict[str, str]:
 def _leaves(name: str) -> str | None:
     if not name:
         return "names no file"
-    if "\0" in name:
-        return "holds a zero byte"
+    fault = None if name.isascii() and "\0" not in name else text_fault(name)
+    if fault is not None:
+        return fault
     if name.startswith(("/", "\\")) or (len(name) > 1 and name[1] == ":"):
         return "is absolute; write it relative to the root"
     if ".." in name and ".." in PurePosixPath(name.replace("\\", "/")).parts:
@@ -130,28 +128,33 @@ def _leaves(name: str) -> str | None:
     return None
 
 
-def _listing(root: Path, parent: str, follow: bool) -> str | dict[str, bool]:
-    """Entries of a folder and whether each is a symbolic link, or why it cannot be listed."""
+def _listing(root: Path, parent: str, follow: bool) -> str | dict[str, bool | None]:
+    """Entries of a folder and whether each is a symbolic link, None of what is neither that nor a file.
+
+    Or why it cannot be listed.
+    """
     folder = root / parent
-    if not follow and not folder.resolve().is_relative_to(root):
+    if not follow and not Path(os.path.realpath(folder)).is_relative_to(root):
         return OUTSIDE
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries}
+            return {entry.name: entry.is_symlink() or (None if not entry.is_file() else False) for entry in entries}
     except OSError:
         return f"is not there: the root has no folder {parent!r}"
 
 
-def _missing(root: Path, name: str, last: str, listing: str | dict[str, bool], follow: bool) -> str | None:
+def _missing(root: Path, name: str, last: str, listing: str | dict[str, bool | None], follow: bool) -> str | None:
     if isinstance(listing, str):
         return listing
-    is_link = listing.get(last)
-    if is_link is None:
+    if last not in listing:
         return "is not there"
+    is_link = listing[last]
+    if is_link is None:
+        return "is a folder, pipe or device, not a file"
     if is_link:
-        target = (root / name).resolve()
+        target = Path(os.path.realpath(root / name))
         if not follow and not target.is_relative_to(root):
             return OUTSIDE
-        if not target.exists():
-            return "is a symbolic link that leads nowhere"
+        if not target.is_file():
+            return "is a symbolic link that leads to no file"
     return None

@@ -24,6 +24,7 @@ from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
 from evalfm.data.work_folders import recover
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Manifest:
             inside = Path(place).is_relative_to(os.path.abspath(target))
             info = info.model_copy(update={"root": relative_root(Path(place), target) if inside else place})
         if (target / CSV_FILE).exists():
+            # As it is: it is read again, and an apostrophe would change an id.
             write_atomically(target / CSV_FILE, self.table.to_csv(index=False).encode())
         else:
             stream = BytesIO()
@@ -117,7 +119,7 @@ class Manifest:
     @property
     def root(self) -> Path:
         """Folder under which all files of the table lie, absolute."""
-        place = (self.folder / expand_root(self.info.root)).resolve()
+        place = user_path(expand_root(self.info.root), "The root", beside=self.folder).resolve()
         return LinkedRoot(place) if self.info.follow_links else place
 
     def locator(self, row: int) -> str:
@@ -344,8 +346,9 @@ def find_folder(name_or_path: str | Path) -> Path:
 
     Raises:
         UnknownNameError: it is neither; near names are proposed.
+        EvalfmError: no path can be so.
     """
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path, "The data set")
     return path if _is_path(name_or_path, path) else registered_folder(str(name_or_path))
 
 

@@ -10,12 +10,19 @@ from evalfm.cards import read_json
 from evalfm.data.atomic import write_atomically
 from evalfm.data.dataset_info import DATASET_FILE
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 
 
 def home_folder() -> Path:
-    """Where evalfm keeps its own files: the environment variable EVALFM_HOME, else ``~/.evalfm``."""
-    chosen = os.environ.get("EVALFM_HOME")
-    return Path(chosen).expanduser() if chosen else Path.home() / ".evalfm"
+    """Where evalfm keeps its own files: the environment variable EVALFM_HOME, else ``~/.evalfm``.
+
+    Raises:
+        EvalfmError: that names no folder that could be made.
+    """
+    folder = user_path(os.environ.get("EVALFM_HOME") or "~/.evalfm", "EVALFM_HOME")
+    if folder.exists() and not folder.is_dir():
+        raise EvalfmError(f"EVALFM_HOME {folder} is no folder; set it to one that you can write.")
+    return folder
 
 
 def cache_folder() -> Path:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalfm.data.atomic import write_atomically
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 Names = Sequence[str] | NDArray[np.object_]
 Fractions = tuple[float, float, float]
@@ -275,7 +276,7 @@ def _split_of_list(path: Path) -> str:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = input_file(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise EvalfmError(f"The list {path} cannot be read ({error}); check the path.") from None
     return [line.strip() for line in lines if line.strip()]

@@ -13,10 +13,12 @@ from typing import Any
 
 from safetensors import safe_open
 
+from evalfm.data.atomic import file_place
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weight_files import unsafe_globals, zip_members
 from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file
 
 READER = Path(__file__).with_name("_unpickling.py")
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")
@@ -55,9 +57,7 @@ def examine(path: Path) -> Examined:
     Raises:
         EvalfmError: there is no such file, it needs no conversion, or it is of a kind that cannot be converted.
     """
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check the path.")
-    size = path.stat().st_size
+    size = input_file(path).stat().st_size
     with path.open("rb") as file:
         head = file.read(9)
     plain = f"{path} needs no conversion: give it to --weights as it is."
@@ -103,8 +103,12 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             no plain tensors.
     """
     _check_target(examined, out, force)
+    # A link stays; what it leads to is replaced.
+    place = file_place(out)
+    if place is None:
+        raise EvalfmError(f"{out} is a pipe or device; give --out the name of a file.")
     metadata = {"format": "pt", "source": examined.path.name, "source_sha256": examined.sha256}
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent)
+    handle, partial = tempfile.mkstemp(prefix=f".{out.name[:32]}.", suffix=".partial", dir=place.parent)
     os.close(handle)
     try:
         report = _read_apart(examined.path, Path(partial), metadata)
@@ -114,7 +118,7 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             raise EvalfmError(f"{examined.path} {report['error']}.")
         _check_written(Path(partial), report["tensors"])
         _check_target(examined, out, force)
-        _publish(Path(partial), out)
+        _publish(Path(partial), place)
     finally:
         Path(partial).unlink(missing_ok=True)
     return Converted(out, report["tensors"], report["values"], tuple(report["left_out"]))

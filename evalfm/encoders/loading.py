@@ -17,6 +17,7 @@ from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.encoders.variants import apply_variant
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
+from evalfm.paths import input_file, user_path
 
 SEED = 0
 """From which random weights are drawn, the same in every run of a frozen encoder."""
@@ -90,7 +91,7 @@ def _own(name: str | EncoderCard | Encoder | Callable[[], Encoder]) -> Encoder |
     if isinstance(name, str):
         path, colon, attribute = name.rpartition(":")
         if colon and path.endswith(".py"):
-            factory, digest = _import_factory(Path(path), attribute)
+            factory, digest = _import_factory(user_path(path, "--encoder"), attribute)
         else:
             plugin = find_plugin(name)
             if plugin is None:
@@ -109,9 +110,7 @@ def _own(name: str | EncoderCard | Encoder | Callable[[], Encoder]) -> Encoder |
 
 
 def _import_factory(path: Path, attribute: str) -> tuple[Callable[[], Encoder], str]:
-    if not path.is_file():
-        raise EvalfmError(f"There is no file {path}; check --encoder.")
-    digest = file_digest(path)
+    digest = file_digest(input_file(path, "check --encoder"))
     specification = importlib.util.spec_from_file_location(f"evalfm_user_{digest[:16]}", path)
     assert specification is not None
     assert specification.loader is not None
@@ -134,7 +133,7 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     if weights == "random":
         return None, True
     if weights != "hub":
-        return read_checkpoint(Path(weights).expanduser(), card.weights), False
+        return read_checkpoint(user_path(weights, "--weights"), card.weights), False
     path = fetch(card)
     checkpoint = read_checkpoint(path, card.weights)
     if card.weights.sha256 not in (None, checkpoint.sha256):

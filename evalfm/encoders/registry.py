@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from evalfm.cards import read_yaml, validate
 from evalfm.encoders.card import AbsentCard, EncoderCard
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
@@ -116,7 +117,7 @@ def _find(name: str) -> EncoderCard:
 
         return derive_card(name.removeprefix(RANDOM))
     if name.endswith((".yaml", ".yml")):
-        return read_card(Path(name))
+        return read_card(user_path(name, "--encoder"))
     built_in = _built_in()
     plugins = _plugins()
     if name in built_in:

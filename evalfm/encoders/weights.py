@@ -141,7 +141,7 @@ def _find(location: Path, facts: WeightsFacts) -> Path:
         for each in () if name is None else (name, name + INDEX):
             if (location / each).is_file():
                 return location / each
-    every = sorted(location.iterdir())
+    every = sorted(each for each in location.iterdir() if each.is_file())
     indices = [each for each in every if each.name.endswith(INDEX)]
     candidates = indices or [each for each in every if each.suffix in (".safetensors", ".npz", ".pt", ".pth", ".bin")]
     # Shards without an index: the first stands for all of them.

@@ -16,6 +16,7 @@ from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.embedding_files import few, read_embeddings
+from evalfm.paths import input_file, user_path
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
@@ -152,7 +153,7 @@ class PrecomputedSource(TableSource):
             EvalfmError: the file cannot be read, has a column that is no feature, lacks images, repeats ids or holds
                 what is no finite number; all faults of its rows are named at once.
         """
-        path = Path(path)
+        path = input_file(user_path(path, "precomputed:FILE"))
         found = read_embeddings(path, [str(name) for name in manifest.table.columns])
         position = {name: number for number, name in enumerate(found.ids)}
         wanted = [str(name) for name in manifest.table["id"]]

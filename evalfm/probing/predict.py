@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
+from evalfm.paths import user_path
+from evalfm.predictions import PREDICTIONS
 from evalfm.probing.applying import Ready, check_applicable
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import Opened
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import PREDICTIONS, InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
+from evalfm.runs import InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.question import cohort
 
@@ -66,9 +69,9 @@ def predict(
     """
     run = run if isinstance(run, Run) else Run.read(run)
     check_applicable(run)
-    out = Path(out)
+    out = user_path(out, "--out")
     taken = f"{out} is there already and holds something else; name another folder with --out."
-    if out.exists() and not (out / SUMMARY).is_file():
+    if os.path.lexists(out) and not (out / SUMMARY).is_file():
         raise EvalfmError(taken)
     check_writable(out.parent)
     task = validate(TaskCard, run.record.task, f"The task of {run.folder}")

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 from evalfm.tasks.card import Kind
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation
@@ -288,7 +289,7 @@ def load_study(name: str) -> Study:
         EvalfmError: there is none, or it is not valid.
     """
     if name.endswith((".yaml", ".yml")):
-        path = Path(name)
+        path = user_path(name, "The study")
     elif name in configs():
         path = configs()[name]
     elif name in shipped(EPISODES):

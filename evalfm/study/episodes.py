@@ -13,6 +13,7 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import episodic
+from evalfm.paths import user_path
 from evalfm.probing.few_shot.episodes import answer_episodes
 from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
 from evalfm.probing.few_shot.settings import (
@@ -145,7 +146,7 @@ def load_episodes(name: str) -> EpisodeStudy:
     Raises:
         EvalfmError: there are none, they are not valid, or it is a study of probes.
     """
-    path = Path(name) if name.endswith((".yaml", ".yml")) else shipped(PROTOCOL).get(name)
+    path = user_path(name, "The configuration") if name.endswith((".yaml", ".yml")) else shipped(PROTOCOL).get(name)
     if path is None:
         if name in shipped(STUDY):
             raise EvalfmError(f"{name} is a study of probes and not of episodes; run `evalfm study {name}`.")

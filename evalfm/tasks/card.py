@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.paths import user_path
 from evalfm.tasks.metrics.facts import check_metrics, metric_of
 
 Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
@@ -99,7 +100,7 @@ def load_task(name: str) -> TaskCard:
         UnknownNameError: no card answers to the name.
     """
     if name.endswith((".yaml", ".yml")):
-        return read_card(Path(name))
+        return read_card(user_path(name, "--task"))
     cards = list_tasks()
     if name not in cards:
         raise UnknownNameError("task", name, cards)
@@ -124,7 +125,7 @@ def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    candidates = [path.parent / f"{base}.yaml", _folder() / f"{base}.yaml"]
+    candidates = [user_path(f"{base}.yaml", f"The base of {path.name}", beside=path.parent), _folder() / f"{base}.yaml"]
     parent = next((candidate for candidate in candidates if candidate.is_file()), None)
     if parent is None:
         raise EvalfmError(f"Task card {path.name} has base {base!r}, but there is no {candidates[0].name} beside it.")

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from evalfm.cards import CardModel, read_json, read_yaml, validate
 from evalfm.errors import EvalfmError
+from evalfm.paths import user_path
 
 SLOT = "{}"
 FROM_FILE = "a file of the caller's own"
@@ -167,7 +168,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
     card, only_sentences = _built_in().get(task) or _bare(task, class_names), False
     if file is not None:
-        card, only_sentences = _from_file(Path(file), card)
+        card, only_sentences = _from_file(user_path(file, "--prompts"), card)
     if kind in EXCLUSIVE and card.absent:
         raise EvalfmError(
             f"The prompts of {card.name} say what is seen where {', '.join(card.absent)} is absent, and one of the "

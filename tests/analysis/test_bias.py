@@ -171,7 +171,7 @@ def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_p
     assert f"not detected; one of {gap.detectable:.3f} could have been detected" in bias_markdown([report])
     assert f"<td>{part.worst} (lowest AUROC)</td>" in bias_page([report])
     crossed = bias(scores_of_run(make_run(tmp_path, table, encoder="x")), ["sex*age:50"])
-    assert f"The lowest AUROC by sex*age:50 is that of {crossed.parts[0].worst}." in bias_markdown([crossed])
+    assert rf"The lowest AUROC by sex\*age:50 is that of {crossed.parts[0].worst}." in bias_markdown([crossed])
     assert "standard deviations, adjusted for age;" in bias_markdown([report])
     # Constant scores: every stratum lies at .5, and nothing has a width of zero.
     flat = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=0.3), encoder="c")), ["sex"])

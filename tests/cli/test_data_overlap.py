@@ -15,6 +15,7 @@ from evalfm.cli.app import app
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import render
+from evalfm.errors import EvalfmError
 
 
 def made(folder: Path, films: list[np.ndarray], **columns: list[str]) -> Path:
@@ -70,3 +71,32 @@ def test_both_at_once_are_refused_and_nothing_is_written(sets: tuple[Path, Path]
     assert result.exit_code != 0
     assert sorted(path.read_bytes() for path in sets[0].glob("*")) == before
     assert not (tmp_path / "p").exists()
+
+
+def test_where_the_pairs_cannot_go_is_told_before_any_image_is_read(
+    sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evalfm.data.overlap.find_overlap", lambda *_: pytest.fail("the images were read"))
+    for place in (tmp_path, tmp_path / "nowhere" / "pairs.csv"):
+        result = CliRunner().invoke(app, ["data", "overlap", *map(str, sets), "--out", str(place)])
+        assert isinstance(result.exception, EvalfmError)
+        assert "no file that can be written" in str(result.exception)
+
+
+def test_an_id_that_is_a_formula_is_written_as_a_word(tmp_path: Path, home: Path) -> None:
+    films = [render(0, number, 128).pixels for number in range(2)]
+    one = made(tmp_path / "one", films)
+    other = made(tmp_path / "other", films, patient=["=HYPERLINK(1)", "-1.5"])
+    manifest = Manifest.read(one)
+    table = manifest.table.assign(id=['=cmd|"x"', "@SUM(1)"])
+    Manifest(manifest.info, table, one).write(one)
+    run(one, other, "--out", tmp_path / "pairs.csv")
+    text = (tmp_path / "pairs.csv").read_text()
+    assert '"\'=cmd|""x"""' in text
+    assert "'@SUM(1)" in text
+    assert [path.name for path in tmp_path.glob("*pairs*")] == ["pairs.csv"]
+    # What is read again is written as it is.
+    (one / "manifest.parquet").unlink()
+    (one / "manifest.csv").touch()
+    Manifest(manifest.info, table, one).write(one)
+    assert Manifest.read(one).table["id"].tolist() == ['=cmd|"x"', "@SUM(1)"]

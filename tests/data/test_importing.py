@@ -98,6 +98,20 @@ def test_a_folder_that_is_no_import_is_never_touched(root: Path, tmp_path: Path)
         run(root, precious / "thesis.tex")
 
 
+def test_a_pipe_is_never_replaced_and_a_link_stays(root: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for force in (False, True):
+        with pytest.raises(EvalfmError, match="file or device"):
+            run(root, tmp_path / "pipe", force=force)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("made")
+    salt = run(root, tmp_path / "link").info.salt
+    assert run(root, tmp_path / "link", force=True).info.salt == salt
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "made" / "manifest.parquet").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "made", "pipe", "root"]
+
+
 def test_the_root_is_never_replaced(root: Path, tmp_path: Path) -> None:
     copied = run(root, tmp_path / "out", copy=True)
     (copied.root / "metadata.csv").write_text((root / "metadata.csv").read_text())

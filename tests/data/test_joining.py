@@ -105,6 +105,13 @@ def test_what_does_not_fit_is_refused(joining: Joining, said: str) -> None:
         join(manifest(), table, joining, "t")
 
 
+@pytest.mark.parametrize("keys", [[], [None, ""], [" "]])
+def test_a_table_without_a_key_is_refused(keys: list[str | None]) -> None:
+    table = pd.DataFrame({"film": pd.Series(keys, dtype=object), "tube": pd.Series([1.0] * len(keys))})
+    with pytest.raises(EvalfmError, match="t has no row with a value in film"):
+        join(manifest(), table, Joining(("id", "film"), {"tube": "tube"}), "t")
+
+
 def test_a_number_or_class_is_taken_by_its_kind() -> None:
     joining = Joining(("id", "film"), {"grade": "grade"}, label_kinds={"grade": "number"})
     done = join(manifest(), other(grade=[2.5, 7, 1]), joining, "t")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -34,7 +35,15 @@ def test_what_is_there_passes(tmp_path: Path) -> None:
         ("a\0.png", "zero byte"),
         ("out/secret.png", "symbolic link"),
         ("secret.png", "symbolic link"),
-        ("broken.png", "leads nowhere"),
+        ("broken.png", "leads to no file"),
+        ("circle.png", "leads to no file"),
+        ("circle.png/a.png", "no folder"),
+        ("folder.png", "not a file"),
+        ("pipe.png", "not a file"),
+        ("to-pipe.png", "leads to no file"),
+        ("a" * 5000, "is not there"),
+        ("a" * 5000 + "/a.png", "no folder"),
+        ("\udcff.png", "not UTF-8"),
     ],
 )
 def test_what_cannot_be_read_says_why(tmp_path: Path, locator: str, reason: str) -> None:
@@ -46,6 +55,10 @@ def test_what_cannot_be_read_says_why(tmp_path: Path, locator: str, reason: str)
     (root / "out").symlink_to(tmp_path / "outside")
     (root / "secret.png").symlink_to(tmp_path / "outside/secret.png")
     (root / "broken.png").symlink_to(root / "gone.png")
+    (root / "circle.png").symlink_to("circle.png")
+    (root / "folder.png").mkdir()
+    os.mkfifo(root / "pipe.png")
+    (root / "to-pipe.png").symlink_to("pipe.png")
     faults = locator_faults([locator], root)
     assert list(faults) == [locator]
     assert re.search(reason, faults[locator])

@@ -287,6 +287,19 @@ def test_an_existing_file_is_replaced_with_force_only(tmp_path: Path, whole: Pat
         convert(examine(whole), tmp_path / "absent" / "out.safetensors")
 
 
+def test_a_link_stays_and_a_pipe_is_no_file_to_write(tmp_path: Path, whole: Path, here: None) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link.safetensors").symlink_to("folder/made.safetensors")
+    convert(examine(whole), tmp_path / "link.safetensors")
+    convert(examine(whole), tmp_path / "link.safetensors", force=True)
+    assert (tmp_path / "link.safetensors").is_symlink()
+    assert load_file(tmp_path / "folder/made.safetensors")
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(EvalfmError, match="pipe or device"):
+        convert(examine(whole), tmp_path / "pipe.safetensors", force=True)
+    assert (tmp_path / "pipe.safetensors").is_fifo()
+
+
 @pytest.mark.usefixtures("here")
 def test_a_file_that_changed_after_it_was_shown_is_not_converted(tmp_path: Path, whole: Path) -> None:
     examined = examine(whole)

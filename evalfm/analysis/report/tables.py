@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line
+from evalfm.data.spreadsheets import csv_text
 from evalfm.statistics.estimate import Estimate
 
 SHORT = 26
@@ -97,13 +96,11 @@ class Table:
             if isinstance(value, (Estimate, Signed, Seeded))
         }
         spread = {place for row in self.rows for place, value in enumerate(row) if isinstance(value, Seeded)}
-        stream = io.StringIO()
-        writer = csv.writer(stream, lineterminator="\n")
         names: list[str] = []
         for place, name in enumerate(self.header):
             names += [name, f"{name}_low", f"{name}_high"] if place in wide else [name]
             names += [f"{name}_sd"] if place in spread else []
-        writer.writerow(names)
+        lines: list[list[object]] = []
         for row in self.rows:
             line: list[object] = []
             for place, value in enumerate(row):
@@ -112,10 +109,10 @@ class Table:
                 if isinstance(value, (Estimate, Signed)):
                     line += [value.value, value.low, value.high]
                 else:
-                    line += [_harmless(value), None, None] if place in wide else [_harmless(value)]
+                    line += [value, None, None] if place in wide else [value]
                 line += [sd] if place in spread else []
-            writer.writerow(line)
-        return stream.getvalue()
+            lines.append(line)
+        return csv_text(names, lines)
 
     @property
     def uri(self) -> str:
@@ -160,8 +157,3 @@ def _order(value: Value) -> str:
     if isinstance(value, (Estimate, Signed)):
         return "" if value.value is None else repr(value.value)
     return "" if value is None else repr(value) if isinstance(value, (int, float)) else value
-
-
-def _harmless(value: Value) -> object:
-    """A word that a spreadsheet would run as a formula gets an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") and len(value) > 1 else value

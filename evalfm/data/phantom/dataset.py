@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -59,7 +60,7 @@ def make_phantom(
     Raises:
         EvalfmError: the folder is taken, or a number is out of range; nothing was written.
     """
-    out = Path(folder).absolute()
+    out = Path(os.path.realpath(folder))
     _check(out, n, size, seed, workers)
     dials = dials or Dials()
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def _check(out: Path, n: int, size: int, seed: int, workers: int) -> None:
         faults.append(f"seed {seed} is negative, choose another")
     if workers < 1:
         faults.append(f"{workers} workers cannot work, take at least 1")
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         faults.append(f"{out} holds something already, give a new folder")
     if faults:
         raise EvalfmError(f"The phantom cannot be made: {'; '.join(faults)}.")

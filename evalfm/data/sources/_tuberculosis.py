@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def read_films(root: Path, prefix: str, masks: Masks, facts: dict[str, Any]) -> 
 
 
 def _first_file(root: Path, locators: list[str]) -> str | None:
-    return next((locator for locator in locators if (root / locator).is_file()), None)
+    return next((locator for locator in locators if os.path.isfile(root / locator)), None)
 
 
 def _reading(file: Path) -> tuple[str | None, float | None]:

@@ -118,7 +118,8 @@ def _read(root: Path, locator: str) -> _Film | str:
     """The film, or why the file is none."""
     path = root / locator
     try:
-        if kind_of(path) != "dicom":
+        # A pipe among the files would be waited for.
+        if not path.is_file() or kind_of(path) != "dicom":
             return "not DICOM"
         header = read_dicom(path, _TAGS)
         if "Rows" not in header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from pathlib import Path
 
 import numpy as np
@@ -107,7 +108,7 @@ def _without(table: pd.DataFrame, gone: pd.Series, why: str, notes: list[str]) -
 
 def _places(image_id: pd.Series, folder: pd.Series, root: Path) -> pd.Series:
     """Locators: numbered folders where there are any, else everything lies in ``root``."""
-    inside = [(root / str(name)).is_dir() for name in folder.dropna().unique()]
+    inside = [os.path.isdir(root / str(name)) for name in folder.dropna().unique()]
     return folder + "/" + image_id if any(inside) else image_id
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +78,17 @@ def test_what_is_wrong_is_named_at_once_and_nothing_is_written(tmp_path: Path) -
     with pytest.raises(EvalfmError, match=r"0 films.*32 pixels.*holds something"):
         make_phantom(taken, n=0, size=32)
     assert [path.name for path in tmp_path.rglob("*")] == ["taken", "mine.txt"]
+
+
+def test_a_pipe_is_never_replaced_and_a_link_stays(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EvalfmError, match="holds something already"):
+        make_phantom(tmp_path / "pipe", n=1, size=64)
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("made")
+    make_phantom(tmp_path / "link", n=1, size=64)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "made" / "manifest.parquet").is_file()
 
 
 def test_a_broken_off_phantom_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,158 @@
+"""Files are whole or not there, and what is no plain file is never replaced by one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from evalfm.data import atomic
+from evalfm.data.atomic import check_writable_file, write_atomically
+from evalfm.errors import EvalfmError
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes as POSIX has them")
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_written_whole_with_its_folders(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "a/b/c.txt", b"one")
+    write_atomically(tmp_path / "a/b/c.txt", b"two")
+    assert (tmp_path / "a/b/c.txt").read_bytes() == b"two"
+    assert entries(tmp_path / "a/b") == ["c.txt"]
+
+
+def test_a_name_may_be_as_long_as_a_name_can_be(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("ä" * 127), b"one")
+    assert (tmp_path / ("ä" * 127)).read_bytes() == b"one"
+
+
+def test_a_new_file_has_the_mode_of_the_umask_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "new", b"")
+        (tmp_path / "private").touch(mode=0o600)
+        (tmp_path / "private").chmod(0o600)
+        write_atomically(tmp_path / "private", b"secret")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/target").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("folder/target")
+    (tmp_path / "link to link").symlink_to("link")
+    write_atomically(tmp_path / "link to link", b"new")
+    assert (tmp_path / "link to link").is_symlink()
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder/target").read_bytes() == b"new"
+    (tmp_path / "loose").symlink_to("folder/not yet")
+    write_atomically(tmp_path / "loose", b"made")
+    assert (tmp_path / "loose").is_symlink()
+    assert (tmp_path / "folder/not yet").read_bytes() == b"made"
+    assert entries(tmp_path / "folder") == ["not yet", "target"]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "replace", full)
+    with pytest.raises(EvalfmError, match=r"cannot be written.*No space left"):
+        write_atomically(tmp_path / "a", b"new")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert entries(tmp_path) == ["a"]
+
+
+def test_devices_are_written_to_and_stay_devices(tmp_path: Path) -> None:
+    # A device of our own where we may make one: a faulty version would replace the machine's.
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        device.open("wb").close()
+    except OSError:
+        pytest.skip("no device can be made here")
+    check_writable_file(device)
+    write_atomically(device, b"content")
+    assert stat.S_ISCHR(device.stat().st_mode)
+    (tmp_path / "link").symlink_to(device)
+    write_atomically(tmp_path / "link", b"content")
+    assert stat.S_ISCHR(device.stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert entries(tmp_path) == ["link", "null"]
+
+
+def test_a_pipe_is_written_to_where_somebody_reads_and_told_where_nobody_does(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(EvalfmError, match="cannot be written"):
+        write_atomically(tmp_path / "pipe", b"content")
+    content = os.urandom(300_000)
+    got: list[bytes] = []
+    handle = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+
+    def read() -> None:
+        with os.fdopen(handle, "rb") as stream:
+            got.append(stream.read())
+
+    reader = threading.Thread(target=read)
+    write = threading.Thread(target=write_atomically, args=(tmp_path / "pipe", content))
+    write.start()
+    reader.start()
+    write.join(60)
+    reader.join(60)
+    assert got == [content]
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_a_file_without_a_name_is_written_through(tmp_path: Path) -> None:
+    # As /dev/stdout is, where it leads to a file that was removed.
+    with (tmp_path / "gone").open("w+b") as stream:
+        (tmp_path / "gone").unlink()
+        write_atomically(Path(f"/dev/fd/{stream.fileno()}"), b"content")
+        stream.seek(0)
+        assert stream.read() == b"content"
+    assert entries(tmp_path) == []
+
+
+def test_folders_sockets_and_circles_are_refused_before_and_when_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "circle").symlink_to("circle")
+    with socket.socket(socket.AF_UNIX) as made:
+        place = os.getcwd()
+        os.chdir(tmp_path)
+        try:
+            made.bind("socket")
+        finally:
+            os.chdir(place)
+        for name in ("folder", "socket", "circle", "folder/../circle/x"):
+            for ask in (check_writable_file, lambda path: write_atomically(path, b"")):
+                with pytest.raises(EvalfmError, match="written"):
+                    ask(tmp_path / name)
+    assert entries(tmp_path) == ["circle", "folder", "socket"]
+
+
+def test_a_file_that_could_not_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_writable_file(tmp_path / "new")
+    (tmp_path / "loose").symlink_to("nowhere/file")
+    for name in ("nowhere/file", "loose"):
+        with pytest.raises(EvalfmError, match="folder that is there"):
+            check_writable_file(tmp_path / name)
+    # The superuser may write everywhere: what others are told.
+    monkeypatch.setattr(atomic.os, "access", lambda *_: False)
+    with pytest.raises(EvalfmError, match="no permission"):
+        check_writable_file(tmp_path / "new")
+    assert entries(tmp_path) == ["loose"]
