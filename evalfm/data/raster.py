@@ -178,7 +178,7 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
         photometric = int(decoded.photometric)
         depths = {int(bits) for bits in np.atleast_1d(decoded.bitspersample)}
         is_white_zero, is_lossy = photometric == _MINISWHITE, int(decoded.compression) in _LOSSY
-        if decoded.compression == JPEG:
+        if int(decoded.compression) in JPEG:
             _check_jpegs(alone, decoded, locator)
         if photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
             return replace(_tiff_by_pillow(alone, depths, locator), lossy=is_lossy)

@@ -25,7 +25,8 @@ MOST_TAGS = 2**18
 MOST_SEGMENTS = 2**17
 """Strips or tiles of a page; a strip of one row each is 2¹⁶ at most."""
 MOST_SAMPLES = 2**10
-JPEG = 7
+JPEG = (7, 33003, 33004, 33005, 34712)
+"""JPEG and JPEG 2000, whose streams state a size of their own."""
 _REDUCED_COPY, _OLD_REDUCED_COPY = 1, 2
 
 _FORMATS = {1: "B", 3: "H", 4: "I", 7: "B", 16: "Q"}
@@ -64,8 +65,8 @@ _MOST_NUMBERS = {
     _DEPTH: 1,
 }
 """The tags that pixels need, and how many numbers each may hold."""
-_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, JPEG, *_DEFLATE, 32773, _LZMA, 50000})
-"""None, fax, LZW, JPEG, deflate, PackBits, LZMA and Zstandard: those whose output can be bounded by the page's size."""
+_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, *JPEG, *_DEFLATE, 32773, _LZMA, 50000})
+"""None, fax, LZW, JPEG (2000), deflate, PackBits, LZMA, Zstandard: those whose output can be bounded by the page."""
 
 Tags = dict[int, tuple[int, tuple[int, ...]]]
 

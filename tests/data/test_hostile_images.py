@@ -345,6 +345,20 @@ def test_a_strip_that_unpacks_without_end_is_cut_at_its_size(
     assert seen == [512 * 4096]
 
 
+@pytest.mark.parametrize(("compression", "made"), [(33005, j2k), (7, jpeg)])
+def test_compressed_strips_larger_than_their_page(
+    tmp_path: Path, compression: int, made: Callable[[int, int], bytes]
+) -> None:
+    for size, why in (((6, 8), ""), ((4000, 4000), "4000 × 4000"), ((60000, 60000), "more than any film has")):
+        strip = made(*size)
+        tags = [*page(6, 8, compression), (273, 4, 1, 14 + 12 * 7), (279, 4, 1, len(strip))]
+        (tmp_path / "a.tif").write_bytes(tiff(tags, strip))
+        if why:
+            assert why in refused(tmp_path / "a.tif")
+        else:
+            assert read_image("a.tif", tmp_path).pixels.shape == (1, 6, 8)
+
+
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("bigtiff", [False, True])
 @pytest.mark.parametrize("layout", [{}, {"tile": (16, 16)}, {"rowsperstrip": 5}])
