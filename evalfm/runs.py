@@ -38,7 +38,8 @@ from evalfm.facts import (
     read_record,
 )
 from evalfm.features.cost import Cost
-from evalfm.predictions import PREDICTIONS, read_predictions
+from evalfm.predictions import PREDICTIONS as PREDICTIONS
+from evalfm.predictions import read_predictions
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
