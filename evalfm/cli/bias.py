@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from evalfm.analysis.predictions import Predictions
+    from evalfm.analysis.scores import Scores
     from evalfm.runs import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
@@ -92,6 +94,23 @@ def bias(
         every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
     decoded, curves = decodability(every), shortcut_curves(every)
     named = list(zip(model_names(runs), runs, strict=True))
+    beside: list[list[Scores]] = []
+    own: list[tuple[Predictions, str | None]] = []
+    for path in tables:
+        found = predictions_of_table(path, target=target, score=score, patient=patient, label=label)
+        if found is None and label is not None:
+            raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
+        if found is None:
+            scores = scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)
+            beside.append([scores])
+        elif threshold is not None:
+            raise EvalfmError(
+                f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
+            )
+        elif asks_questions(*found):
+            beside.append(questions_of_run(*found))
+        else:
+            own.append(found)
     reports, values = [], []
     absent: dict[str, EvalfmError] = {}
     for name, run in named:
@@ -105,21 +124,8 @@ def bias(
         except EvalfmError as error:
             # One of several models ends nothing.
             absent[name] = error
-    for path in tables:
-        found = predictions_of_table(path, target=target, score=score, patient=patient, label=label)
-        if found is None and label is not None:
-            raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
-        if found is None:
-            scores = scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)
-            reports += bias_of_questions([scores], asked, adjust=held)
-        elif threshold is not None:
-            raise EvalfmError(
-                f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
-            )
-        elif asks_questions(*found):
-            reports += bias_of_questions(questions_of_run(*found), asked, adjust=held)
-        else:
-            values.append(bias_of_values(found[0], asked, label=found[1], adjust=held))
+    reports += [report for each in beside for report in bias_of_questions(each, asked, adjust=held)]
+    values += [bias_of_values(each, asked, label=name, adjust=held) for each, name in own]
     if absent and not reports and not values:
         raise next(iter(absent.values()))
     not_shown = [f"{name}: {error}" for name, error in absent.items()]
