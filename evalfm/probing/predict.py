@@ -17,11 +17,12 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
+from evalfm.predictions import PREDICTIONS
 from evalfm.probing.applying import Ready, check_applicable
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.opened import Opened
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import PREDICTIONS, InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
+from evalfm.runs import InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.question import cohort
 
