@@ -232,11 +232,11 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(_in_words(fault["loc"], fault["msg"]) for fault in error.errors())
+        faults = "; ".join(in_words(fault["loc"], fault["msg"]) for fault in error.errors())
         raise EvalfmError(f"{source} is not valid: {faults}.") from None
 
 
-def _in_words(place: tuple[int | str, ...], message: str) -> str:
+def in_words(place: tuple[int | str, ...], message: str) -> str:
     """A fault with the key it stands at; one of the whole stands alone."""
     where = ".".join(map(str, place))
     told = message.removeprefix("Value error, ")

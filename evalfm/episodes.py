@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pandas as pd
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from evalfm.cards import CardModel
 from evalfm.errors import EvalfmError
-from evalfm.runs import Provenance, folders_with
+from evalfm.facts import Count, EncoderFacts, EpisodeConfig, EpisodeData, Metric, NamedFacts, Word, read_record
+from evalfm.runs import Provenance, folders_with, warn, whole
 from evalfm.statistics.estimate import Estimate
 
 RECORD = "episodes.json"
@@ -31,8 +33,8 @@ class ShotsResult(CardModel):
         sd: standard deviation over the episodes; None for one.
     """
 
-    shots: int
-    mean: dict[str, Any]
+    shots: Count
+    mean: Metric
     sd: float | None
 
     @property
@@ -55,12 +57,12 @@ class Record(CardModel):
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
-    key: str
-    config: dict[str, Any]
-    encoder: dict[str, Any]
-    task: dict[str, Any]
-    method: dict[str, Any]
-    data: dict[str, Any]
+    key: Word
+    config: EpisodeConfig
+    encoder: EncoderFacts
+    task: NamedFacts
+    method: NamedFacts
+    data: EpisodeData
     results: list[ShotsResult]
     notes: list[str]
     provenance: Provenance
@@ -86,14 +88,7 @@ class EpisodeRun:
     @cached_property
     def record(self) -> Record:
         """The content of episodes.json."""
-        path = self.folder / RECORD
-        try:
-            return Record.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise EvalfmError(
-                f"{path} cannot be read as few-shot episodes of schema 1 ({reason}); run them again with --force."
-            ) from None
+        return read_record(self.folder / RECORD, Record, "few-shot episodes")
 
     @property
     def encoder(self) -> str:
@@ -119,13 +114,25 @@ class EpisodeRun:
         """One row an episode and number of shots: ``episode, shots, macro_auroc``, lists ``support`` and ``query``.
 
         The lists hold ids, class after class in the order of ``record.data["class_names"]``.
+
+        Raises:
+            EvalfmError: the file is gone or damaged.
         """
-        return pd.read_parquet(self.folder / TABLE)
+        path = self.folder / TABLE
+        try:
+            return pd.read_parquet(path)
+        except Exception as error:
+            # Whatever a damaged file makes the library raise is a fault of the file.
+            told = str(error).splitlines() or [type(error).__name__]
+            raise EvalfmError(f"{path} cannot be read ({told[0][:200]}); run them again with --force.") from None
 
 
-def find_episodes(out: str | Path) -> list[EpisodeRun]:
-    """Every whole few-shot result under ``out``, sorted by path; work in progress is never listed."""
-    return [EpisodeRun.read(folder) for folder in folders_with(RECORD, Path(out))]
+def find_episodes(out: str | Path, tell: Callable[[str], None] = warn) -> list[EpisodeRun]:
+    """Every whole few-shot result under ``out``, sorted by path; work in progress is never listed.
+
+    ``tell`` is given a sentence for each that is left out because it is damaged.
+    """
+    return whole(folders_with(RECORD, Path(out)), EpisodeRun.read, tell)
 
 
 def write_episodes(folder: Path, record: Record, table: pd.DataFrame) -> None:

@@ -6,29 +6,44 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pandas as pd
-from pydantic import Field, ValidationError
+import torch
+from pydantic import Field, model_validator
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from evalfm.cards import CardModel
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
+from evalfm.facts import (
+    Chosen,
+    Config,
+    DataFacts,
+    EncoderFacts,
+    ExclusionFacts,
+    HeadFacts,
+    Metric,
+    PromptFacts,
+    TaskFacts,
+    Word,
+    read_record,
+)
 from evalfm.features.cost import Cost
 from evalfm.paths import user_path
+from evalfm.predictions import PREDICTIONS, read_predictions
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 RECORD = "run.json"
-PREDICTIONS = "predictions.parquet"
 HEAD = "head.safetensors"
 ENCODER = "encoder.safetensors"
 WORK = ".work"
@@ -36,6 +51,8 @@ MARK = "evalfm"
 """Under which predictions say in their Parquet file what they are; pandas keeps it as ``attrs``."""
 MARKED_NOTES = ("Synthetic", "Random", "Patients unknown")
 """How notes begin that belong beside every figure of a run."""
+
+Found = TypeVar("Found")
 
 
 class Provenance(CardModel):
@@ -61,7 +78,7 @@ class Provenance(CardModel):
 
 
 class Record(CardModel):
-    """Everything that run.json holds.
+    """Everything that run.json holds; what is read of it is checked here, for whoever wrote the file.
 
     Attributes:
         key: hash of all that decides the result.
@@ -77,18 +94,30 @@ class Record(CardModel):
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
-    key: str
-    config: dict[str, Any]
-    encoder: dict[str, Any]
-    task: dict[str, Any]
-    head: dict[str, Any]
-    data: dict[str, Any]
-    metrics: dict[str, dict[str, Any]]
-    chosen: dict[str, Any]
-    exclusions: list[dict[str, Any]]
-    prompts: dict[str, Any] | None = None
+    key: Word
+    config: Config
+    encoder: EncoderFacts
+    task: TaskFacts
+    head: HeadFacts
+    data: DataFacts
+    metrics: dict[Word, Metric] = Field(min_length=1)
+    chosen: Chosen
+    exclusions: list[ExclusionFacts]
+    prompts: PromptFacts | None = None
     notes: list[str]
     provenance: Provenance
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> Record:
+        classes, kind, folds = self.data["class_names"], self.task["kind"], self.data["folds"]
+        if kind != "regression" and not classes:
+            raise ValueError(f"a {kind} task has classes, and data.class_names none")
+        if kind == "binary" and len(classes) > 1:
+            raise ValueError(f"a binary task has one class, not {len(classes)}")
+        by_fold = self.chosen.get("folds")
+        if by_fold is not None and len(by_fold) != folds:
+            raise ValueError(f"chosen tells of {len(by_fold)} folds, and data.folds is {folds}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -113,13 +142,7 @@ class Run:
     @cached_property
     def record(self) -> Record:
         """The content of run.json."""
-        path = self.folder / RECORD
-        try:
-            return Record.model_validate_json(path.read_text(encoding="utf-8"))
-        except (OSError, ValidationError, ValueError) as error:
-            raise EvalfmError(
-                f"{path} cannot be read as a run of schema 1 ({_first_line(error)}); run it again with --force."
-            ) from None
+        return read_record(self.folder / RECORD, Record, "a run")
 
     @property
     def encoder(self) -> str:
@@ -152,6 +175,11 @@ class Run:
         return str(self.record.task["metrics"][0])
 
     @property
+    def seed(self) -> int:
+        """The seed's number."""
+        return int(self.record.config["seed"])
+
+    @property
     def is_floor(self) -> bool:
         """True for a baseline that knows nothing."""
         return bool(self.record.config["floor"])
@@ -161,20 +189,48 @@ class Run:
         """Every metric on test."""
         return {name: Estimate.from_json(content) for name, content in self.record.metrics.items()}
 
+    def estimate(self, metric: str) -> Estimate:
+        """A metric on test; absent where this run was not measured by it."""
+        absent = Estimate.absent("not measured by the version that made the run; run it again with --force")
+        return self.metrics.get(metric, absent)
+
     def predictions(self) -> pd.DataFrame:
-        """One row per val and test example, with the kind's columns and the declared attributes."""
-        return pd.read_parquet(self.folder / PREDICTIONS)
+        """One row per val and test example, with the kind's columns and the declared attributes.
+
+        Raises:
+            EvalfmError: there is no such table, or it is not what the record says.
+        """
+        return read_predictions(self.folder, self.kind, self.record.data)
 
     def head_tensors(self) -> dict[str, Tensor]:
-        """What the head learnt."""
-        tensors: dict[str, Tensor] = load_file(self.folder / HEAD)
-        return tensors
+        """What the head learnt.
+
+        Raises:
+            EvalfmError: the file is gone or damaged.
+        """
+        return _tensors(self.folder / HEAD)
 
     def encoder_tensors(self) -> dict[str, Tensor]:
-        """What of the encoder was trained with the head; empty where it was frozen."""
+        """What of the encoder was trained with the head; empty where it was frozen.
+
+        Raises:
+            EvalfmError: the file is damaged.
+        """
         path = self.folder / ENCODER
-        tensors: dict[str, Tensor] = load_file(path) if path.is_file() else {}
-        return tensors
+        return _tensors(path) if path.is_file() else {}
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+        wild = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
+    except Exception as error:
+        # Whatever a damaged file makes the library raise is a fault of the file.
+        told = str(error).splitlines() or [type(error).__name__]
+        raise EvalfmError(f"{path} cannot be read ({told[0][:200]}); copy the whole run again.") from None
+    if wild:
+        raise EvalfmError(f"{path} holds what is no finite number ({wild[0][:100]}); copy the whole run again.")
+    return tensors
 
 
 def content_key(content: Mapping[str, Any]) -> str:
@@ -187,12 +243,44 @@ def run_folder(out: Path, encoder: str, task: str, head: str, adaptation: str, k
     return out / _plain(encoder) / _plain(task) / f"{_plain(head)}-{_plain(adaptation)}-{key[:8]}"
 
 
-def find_runs(out: str | Path) -> list[Run]:
-    """Every whole run under ``out``, sorted by path; work in progress is never listed."""
+def warn(sentence: str) -> None:
+    """Say that something was left out, to whoever calls from Python."""
+    warnings.warn(sentence, stacklevel=3)
+
+
+def find_runs(out: str | Path, *, with_predictions: bool = False, tell: Callable[[str], None] = warn) -> list[Run]:
+    """Every whole run under ``out``, sorted by path; work in progress is never listed.
+
+    Args:
+        out: a folder that holds runs, or a run's own.
+        with_predictions: look at the predictions of each run too, which whoever compares runs needs.
+        tell: is given a sentence for each run that is left out because it is damaged; by default a warning.
+
+    Raises:
+        EvalfmError: ``out`` is a run's own folder, and the run is damaged.
+    """
+
+    def read(folder: Path) -> Run:
+        run = Run.read(folder)
+        if with_predictions:
+            run.predictions()
+        return run
+
     root = user_path(out, "The folder of runs")
     if (root / RECORD).is_file():
-        return [Run.read(root)]
-    return [Run.read(folder) for folder in folders_with(RECORD, root)]
+        return [read(root)]
+    return whole(folders_with(RECORD, root), read, tell)
+
+
+def whole(folders: Iterable[Path], read: Callable[[Path], Found], tell: Callable[[str], None]) -> list[Found]:
+    """What ``read`` makes of each folder; of one that is damaged ``tell`` is given the reason."""
+    found = []
+    for folder in folders:
+        try:
+            found.append(read(folder))
+        except EvalfmError as error:
+            tell(f"Left out: {error}")
+    return found
 
 
 def folders_with(record: str, root: Path) -> list[Path]:
@@ -324,7 +412,3 @@ def _place(work: Path, final: Path, in_the_way: InTheWay) -> None:
 def _plain(name: str) -> str:
     """A name as one folder: what a path would misread becomes a hyphen."""
     return "".join(letter if letter.isalnum() or letter in "._-@+" else "-" for letter in name).strip(".") or "unnamed"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

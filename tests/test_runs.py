@@ -25,16 +25,34 @@ from evalfm.runs import (
 )
 from evalfm.statistics.estimate import Estimate
 
+PART = {"images": 1, "patients": 1, "positive_images": 1}
+DATA = {
+    "name": "toy",
+    "test_name": "toy",
+    "licence": "MIT",
+    "label_source": {},
+    "class_names": ["ptx"],
+    "patients_known": True,
+    "folds": None,
+    "parts": {"train": PART, "val": PART, "test": PART},
+    "redistributable_images": False,
+}
+
+
+def table_of(number: float) -> pd.DataFrame:
+    who = {"id": ["i"], "patient": ["p"], "split": ["test"]}
+    return pd.DataFrame(who | {"target": [1.0], "score_ptx": [number], "threshold": [0.5]})
+
 
 def make_record(key: str = "0" * 64) -> Record:
     return Record(
         schema=1,
         key=key,
-        config={"floor": False},
+        config={"floor": False, "adaptation": "frozen", "seed": 0},
         encoder={"name": "pixels"},
-        task={"name": "ptx-cls", "metrics": ["auroc"], "kind": "binary"},
+        task={"name": "ptx-cls", "title": "Is it?", "metrics": ["auroc"], "kind": "binary", "target": ["ptx"]},
         head={"name": "linear"},
-        data={},
+        data=DATA,
         metrics={
             "auroc": Estimate(0.7, 0.6, 0.8, (0.61, 0.79), "BCa", 40).to_json(),
             "ppv": Estimate.absent("no positive call").to_json(),
@@ -61,7 +79,7 @@ def make_record(key: str = "0" * 64) -> Record:
 def publish(out: Path, key: str = "a" * 64, number: float = 1.0, in_the_way: InTheWay = InTheWay.KEPT) -> Path:
     final = run_folder(out, "pixels", "ptx-cls", "linear", "frozen", key)
     with publishing(out, final, in_the_way) as work:
-        write_run(work, make_record(key), pd.DataFrame({"score": [number]}), {"weight": torch.tensor([number])})
+        write_run(work, make_record(key), table_of(number), {"weight": torch.tensor([number])})
     return final
 
 
@@ -70,7 +88,7 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path):
     assert run.metrics["auroc"] == Estimate(0.7, 0.6, 0.8, (0.61, 0.79), "BCa", 40)
     assert run.metrics["ppv"].value is None
     assert run.metrics["ppv"].reason == "no positive call"
-    assert run.predictions()["score"].tolist() == [1.0]
+    assert run.predictions()["score_ptx"].tolist() == [1.0]
     assert run.head_tensors()["weight"].tolist() == [1.0]
     assert (run.encoder, run.task, run.head, run.primary, run.is_floor) == (
         "pixels",
@@ -109,7 +127,7 @@ def test_a_second_run_replaces_the_first_whole(tmp_path: Path):
     second = publish(tmp_path, number=2.0, in_the_way=InTheWay.REPLACED)
     assert first == second
     assert not (second / "stray").exists()
-    assert Run.read(second).predictions()["score"].tolist() == [2.0]
+    assert Run.read(second).predictions()["score_ptx"].tolist() == [2.0]
     assert list((tmp_path / ".work").iterdir()) == []
 
 
@@ -117,9 +135,9 @@ def test_who_publishes_second_keeps_what_is_there_unless_forced(tmp_path: Path):
     final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
     for in_the_way, expected in ((InTheWay.KEPT, 1.0), (InTheWay.REPLACED, 2.0)):
         with publishing(tmp_path, final, in_the_way) as work:
-            write_run(work, make_record(), pd.DataFrame({"score": [2.0]}), {})
+            write_run(work, make_record(), table_of(2.0), {})
             publish(tmp_path, number=1.0)
-        assert Run.read(final).predictions()["score"].tolist() == [expected]
+        assert Run.read(final).predictions()["score_ptx"].tolist() == [expected]
         assert list((tmp_path / ".work").iterdir()) == []
 
 
@@ -127,14 +145,14 @@ def test_what_is_no_whole_run_gives_way(tmp_path: Path):
     final = publish(tmp_path, number=1.0)
     (final / RECORD).unlink()
     publish(tmp_path, number=2.0)
-    assert Run.read(final).predictions()["score"].tolist() == [2.0]
+    assert Run.read(final).predictions()["score_ptx"].tolist() == [2.0]
 
 
 def test_what_must_be_new_is_refused_where_something_is(tmp_path: Path):
     publish(tmp_path, number=1.0)
     with pytest.raises(EvalfmError, match="there already"):
         publish(tmp_path, number=2.0, in_the_way=InTheWay.REFUSED)
-    assert [run.predictions()["score"].tolist() for run in find_runs(tmp_path)] == [[1.0]]
+    assert [run.predictions()["score_ptx"].tolist() for run in find_runs(tmp_path)] == [[1.0]]
     assert list((tmp_path / ".work").iterdir()) == []
 
 
@@ -146,7 +164,7 @@ def test_leftovers_of_the_dead_are_removed_and_work_of_the_living_is_kept(tmp_pa
     (dead / RECORD).write_text("{")
     final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
     with publishing(tmp_path, final) as work:
-        write_run(work, make_record(), pd.DataFrame({"score": [1.0]}), {})
+        write_run(work, make_record(), table_of(1.0), {})
         remove_leftovers(tmp_path)
         assert [path.name for path in (tmp_path / ".work").iterdir()] == [work.name]
     assert len(find_runs(tmp_path)) == 1

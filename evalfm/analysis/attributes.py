@@ -58,6 +58,23 @@ def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
     return [_attribute(table, each.strip()) for each in by]
 
 
+def usable(table: pd.DataFrame, by: Iterable[str]) -> tuple[list[Attribute], list[str]]:
+    """Those of ``by`` that part the rows, and a sentence for each that does not, such as one of a single level.
+
+    Raises:
+        UnknownNameError: a column is not there.
+    """
+    found, reasons = [], []
+    for each in by:
+        try:
+            found.append(_attribute(table, each.strip()))
+        except UnknownNameError:
+            raise
+        except EvalfmError as error:
+            reasons.append(f"By {each.strip()}: {error}")
+    return found, reasons
+
+
 def declared(table: pd.DataFrame, classes: Iterable[str]) -> list[str]:
     """The attributes among the columns of predictions, whose other columns are the run's own or of its ``classes``."""
     ends = tuple(f"_{name}" for name in classes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.analysis.attributes import Attribute, attributes, covariates
+from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.scores import Scores
 from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
@@ -84,7 +84,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Bias:
-    """The subgroup report of one model."""
+    """The subgroup report of one model; ``left_out`` says of which attributes nothing could be said, and why."""
 
     model: str
     images: int
@@ -93,6 +93,7 @@ class Bias:
     adjusted_for: tuple[str, ...]
     parts: tuple[Part, ...]
     cautions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -114,21 +115,28 @@ def bias_of_questions(
 ) -> list[Bias]:
     """A report per question of one model, such as its labels; p is corrected over the levels of all of them.
 
+    What a question cannot be asked by, such as an attribute of one level among its images, is said in its report.
+
     Raises:
-        EvalfmError: as for ``bias``.
+        EvalfmError: as for ``bias``, where no question can be asked by any attribute.
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
     wanted = dict.fromkeys(by)
+    asked = [usable(each.table, wanted) for each in questions]
+    if not any(found for found, _ in asked):
+        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in asked for reason in reasons)))
     every = [
-        [_part(each, attribute, adjust, seed) for attribute in attributes(each.table, wanted)] for each in questions
+        [_part(each, attribute, adjust, seed) for attribute in found]
+        for each, (found, _) in zip(questions, asked, strict=True)
     ]
     corrected = iter(_corrected(list(chain.from_iterable(every))))
     reports = []
-    for scores, parts in zip(questions, every, strict=True):
+    for scores, parts, (_, reasons) in zip(questions, every, asked, strict=True):
         n = len(set(scores.patient.tolist()))
         mine = tuple(next(corrected) for _ in parts)
-        reports.append(Bias(scores.name, len(scores.target), n, scores.unit, tuple(adjust), mine, scores.cautions))
+        told = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
+        reports.append(Bias(scores.name, len(scores.target), n, *told))
     return reports
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.analysis.attributes import Attribute, attributes, covariates
+from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.predictions import Predictions
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
@@ -66,13 +66,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ValueBias:
-    """The subgroup report of one model of masks or measurements."""
+    """The subgroup report of one model of masks or measurements; ``left_out`` as in ``Bias``."""
 
     model: str
     images: int
     unit: str
     outcomes: tuple[Outcome, ...]
     cautions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -129,7 +130,10 @@ def bias_of_values(
     else:
         raise EvalfmError(f"{found.source} answers a {kind} task, which is asked by its labels and has no errors.")
     outcomes = []
-    for attribute in attributes(table, by):
+    parting, reasons = usable(table, by)
+    if not parting:
+        raise EvalfmError(" ".join(reasons))
+    for attribute in parting:
         own = {part.split(":")[0].strip() for part in attribute.name.split("*")}
         extra = covariates(table, [name for name in adjust if name not in own])
         outcomes += [_outcome(each, attribute, found.patient, extra, unit, seed) for each in measures]
@@ -139,6 +143,7 @@ def bias_of_values(
         unit,
         tuple(_corrected(outcomes)),
         found.cautions,
+        tuple(reasons),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare
+from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare, of_cohort
 from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
@@ -75,10 +75,11 @@ class Choice:
         return asdict(self)
 
 
-def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choice:
+def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, cohort: str | None = None) -> Choice:
     """The best set among the encoders that keep to ``limits``, by parameters, then operations, then dimensions.
 
-    Floors are compared with it and never chosen.
+    Floors are compared with it and never chosen. ``cohort`` is part of the words of the one test cohort that is meant,
+    where the runs of the task were tested on several.
 
     Raises:
         EvalfmError: no run answers the task, every encoder is excluded, or runs cannot be paired.
@@ -87,19 +88,29 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None) -> Choi
     tasks = sorted({run.task for run in every})
     if task not in tasks:
         raise UnknownNameError("task among these runs", task, tasks)
-    mine = [run for run in every if run.task == task]
-    sets = sorted({str(run.record.data["test_name"]) for run in mine})
-    if len(sets) > 1:
+    tables = task_tables([run for run in every if run.task == task])
+    if cohort is not None:
+        tables = of_cohort(tables, cohort)
+    if len({table.data for table in tables}) > 1:
+        sets = ", ".join(sorted({table.data for table in tables}))
         raise EvalfmError(
-            f"Runs of {task} were tested on {len(sets)} data sets ({', '.join(sets)}); name the folders of one of them."
+            f"Runs of {task} were tested on {len({table.data for table in tables})} data sets ({sets}); name the "
+            "folders of one of them, or say which with --cohort."
         )
+    if len(tables) > 1:
+        told = "; ".join(table.cohort for table in tables)
+        raise EvalfmError(f"Runs of {task} were tested on {len(tables)} cohorts ({told}); say which with --cohort.")
+    mine = [run for line in tables[0].lines for run in line.runs]
     asked = limits or Limits()
     times = Times.of(mine)
     if asked.most_milliseconds is not None:
         times.refuse_mixed(asked.most_milliseconds)
     reasons = {id(run): _excluded(run, asked, times) for run in mine}
     kept = [run for run in mine if reasons[id(run)] is None]
-    excluded = {_name(run): str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
+    names = {
+        id(run): f"{line.encoder} · {line.head} · {line.adaptation}" for line in tables[0].lines for run in line.runs
+    }
+    excluded = {names[id(run)]: str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
     if all(run.is_floor for run in kept):
         told = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are floors only"
         raise EvalfmError(f"No encoder is left for {task} ({told}); loosen a limit or make more runs.")
@@ -173,7 +184,7 @@ def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -
         entry.encoder,
         entry.head,
         entry.adaptation,
-        describe(entry.estimate),
+        _in_words(entry),
         _parameters(run),
         None if cost is None else cost.gigaflops,
         times.milliseconds(run),
@@ -269,7 +280,7 @@ def _beside_floor(comparison: Comparison, leading: Entry) -> list[str]:
     if not floors:
         return []
     best, name = floors[0], f"{leading.encoder} ({leading.head}, {leading.adaptation})"
-    told = [f"The best floor, {best.encoder}, reaches {describe(best.estimate)}."]
+    told = [f"The best floor, {best.encoder}, reaches {_in_words(best)}."]
     difference = best.difference
     if difference is None or difference.p is None:
         return [*told, f"Whether {name} is better than that floor could not be tested."]
@@ -284,8 +295,10 @@ def _line_name(candidate: Candidate) -> str:
     return f"{candidate.encoder} · {candidate.head} · {candidate.adaptation}"
 
 
-def _name(run: Run) -> str:
-    return f"{run.encoder} · {run.head} · {run.adaptation}"
+def _in_words(entry: Entry) -> str:
+    """The estimate, of several seeds with their number."""
+    told = describe(entry.estimate, entry.seed_sd)
+    return told if entry.seeds == 1 else f"{told}, {entry.seeds} seeds"
 
 
 def _p(p: float | None) -> str:

@@ -65,6 +65,7 @@ class Comparison:
     """All lines of one task on the same patients, best first, floors last.
 
     Attributes:
+        data, cohort: the data set that was tested, and which of its images in words.
         pairs: how many were corrected for.
         method: the test of record.
         reference: to what non-inferiority refers; ``post_hoc`` where it is the best one observed.
@@ -81,6 +82,7 @@ class Comparison:
     margin: float | None
     reference: str | None
     post_hoc: bool
+    cohort: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -91,15 +93,17 @@ def compare(
     runs: Iterable[Run],
     *,
     task: str | None = None,
+    cohort: str | None = None,
     metric: str | None = None,
     margin: float | None = None,
     reference: str | None = None,
 ) -> list[Comparison]:
-    """Compare runs, task by task.
+    """Compare runs, task by task and test cohort by test cohort.
 
     Args:
-        runs: of any tasks; each task's must stand on the same test patients and labels.
+        runs: of any tasks; those on the same test patients and labels are compared with each other.
         task: this one only.
+        cohort: part of the words of the test cohorts that are wanted; by default all.
         metric: by which; by default the task's primary one where it can be paired, else the usual one of its kind.
         margin: of non-inferiority, on the scale of the metric.
         reference: the encoder that non-inferiority refers to; by default the best one observed, which is said.
@@ -112,13 +116,52 @@ def compare(
         if task not in {table.task for table in tables}:
             raise UnknownNameError("task among these runs", task, sorted({table.task for table in tables}))
         tables = [table for table in tables if table.task == task]
+    if cohort is not None:
+        tables = of_cohort(tables, cohort)
     if reference is not None and margin is None:
         raise EvalfmError("--reference is what --margin refers to; give both.")
     if margin is not None and margin <= 0:
         raise EvalfmError(f"--margin must be positive, not {margin:g}.")
     if not tables:
         raise EvalfmError("There is no run to compare; name folders of runs.")
-    return [_compare(table, metric, margin, reference) for table in tables]
+    # Baselines alone, on a cohort that no encoder was tested on, stop nothing.
+    asked = [table for table in tables if not all(line.floor for line in table.lines)] or tables
+    _refuse_strangers(asked)
+    return [_compare(table, metric, margin, reference) for table in asked]
+
+
+def of_cohort(tables: Sequence[TaskTable], words: str) -> list[TaskTable]:
+    """Those whose cohort's words hold ``words``.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    found = [table for table in tables if words in table.cohort]
+    if not found:
+        raise UnknownNameError("test cohort among these runs", words, dict.fromkeys(table.cohort for table in tables))
+    # The whole words of one are meant, even where those of others hold them.
+    return [table for table in found if table.cohort == words] or found
+
+
+def _refuse_strangers(tables: Sequence[TaskTable]) -> None:
+    """Refuse encoders of one task that were each tested alone, on other images or labels than the others.
+
+    Raises:
+        EvalfmError: there are some; says between which.
+    """
+    by_task: dict[str, list[Line]] = {}
+    for table in tables:
+        lines = [line for line in table.lines if not line.floor]
+        by_task.setdefault(table.task, []).extend(lines if len(lines) == 1 else [*lines, *lines])
+    for task, lines in by_task.items():
+        named = {(line.encoder, line.head, line.adaptation) for line in lines}
+        if len(named) < len(lines) or len(lines) < 2:
+            continue
+        pair(lines[:2])
+        told = [table.cohort for table in tables if table.task == task]
+        raise EvalfmError(
+            f"Every encoder of {task} was tested on a cohort of its own ({'; '.join(told[:5])}); run them on one."
+        )
 
 
 def _compare(table: TaskTable, metric: str | None, margin: float | None, reference: str | None) -> Comparison:
@@ -178,6 +221,7 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
         margin,
         None if told is None else told[0],
         told is not None and reference is None,
+        table.cohort,
     )
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from evalfm.analysis.cohort import told_apart
+from evalfm.analysis.series import input_words
 from evalfm.episodes import CHANCE, EpisodeRun, ShotsResult
 
 
@@ -23,26 +26,69 @@ class FewShotTable:
     cautions: list[str]
 
 
+ASKED = ("where", "queries")
+"""Settings that decide which images are asked."""
+OF_IMAGES = ("images_of_cohort", "label_source", "class_names", "support_from", "query_from")
+"""What a record says of them."""
+
+
 def few_shot_tables(runs: Sequence[EpisodeRun]) -> list[FewShotTable]:
-    """A table for each task and data set among ``runs``, in their order."""
-    return [_table(task, data, mine) for (task, data), mine in by_task(runs).items()]
+    """A table for each task and cohort among ``runs``, in their order."""
+    return [_table(name, mine) for name, mine in by_cohort(runs)]
 
 
-def by_task(runs: Sequence[EpisodeRun]) -> dict[tuple[str, str], list[EpisodeRun]]:
-    """``runs`` by task and data set, in their order."""
-    grouped: dict[tuple[str, str], list[EpisodeRun]] = {}
+def by_cohort(runs: Sequence[EpisodeRun]) -> list[tuple[str, list[EpisodeRun]]]:
+    """``runs`` by what they were asked of, with its name; in their order, the same result twice counts once."""
+    grouped: dict[str, dict[str, EpisodeRun]] = {}
     for run in runs:
-        grouped.setdefault((run.task, run.data), []).append(run)
-    return grouped
+        grouped.setdefault(json.dumps(_cohort(run), sort_keys=True), {}).setdefault(run.record.key, run)
+    firsts = [next(iter(mine.values())) for mine in grouped.values()]
+    facets: list[Callable[[EpisodeRun], str]] = [_setting(name) for name in ASKED]
+    facets += [_of_data(name) for name in OF_IMAGES] + [lambda run: json.dumps(_cohort(run))]
+    names = told_apart([f"{run.task} on {run.data}" for run in firsts], firsts, facets, ", {}")
+    return [(name, list(mine.values())) for name, mine in zip(names, grouped.values(), strict=True)]
 
 
-def _table(task: str, data: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
+def encoder_names(runs: Sequence[EpisodeRun]) -> list[str]:
+    """The encoder of each result; where encoder and method are alike, with what tells them apart."""
+    facets: list[Callable[[EpisodeRun], str]] = [
+        input_words,
+        lambda run: run.record.provenance.precision,
+        *(_setting(name) for name in ("seed", "episodes", "strength", "recipe", "prompts")),
+        lambda run: f"weights {str(run.record.provenance.weights_digest)[:8]}",
+        lambda run: f"{'file' if run.encoder == 'precomputed' else 'features'} {run.record.provenance.feature_key[:8]}",
+        lambda run: f"run {run.record.key[:8]}",
+        lambda run: f"run {run.record.key}",
+    ]
+    names = told_apart([f"{run.method}\n{run.encoder}" for run in runs], runs, facets, " ({})")
+    return [name.partition("\n")[2] for name in names]
+
+
+def _cohort(run: EpisodeRun) -> list[object]:
+    config, data = run.record.config, run.record.data
+    asked = [config.get(name) or None for name in ASKED]
+    return [run.task, run.record.task.get("kind"), run.data, *asked, *(data.get(name) for name in OF_IMAGES)]
+
+
+def _setting(name: str) -> Callable[[EpisodeRun], str]:
+    def told(run: EpisodeRun) -> str:
+        value = run.record.config.get(name)
+        return f"{name} {'–' if value in (None, '', {}) else value}"
+
+    return told
+
+
+def _of_data(name: str) -> Callable[[EpisodeRun], str]:
+    return lambda run: f"{name.replace('_', ' ')} {run.record.data.get(name) or '–'}"
+
+
+def _table(name: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
     shots = sorted({each.shots for run in runs for each in run.record.results})
     names = ["no shots" if each == 0 else f"{each} shot" + ("s" if each > 1 else "") for each in shots]
     rows = []
-    for run in runs:
+    for run, encoder in zip(runs, encoder_names(runs), strict=True):
         at = {each.shots: each for each in run.record.results}
-        rows.append([run.encoder, run.method, *(_cell(at[each]) if each in at else "–" for each in shots)])
+        rows.append([encoder, run.method, *(_cell(at[each]) if each in at else "–" for each in shots)])
     counts = sorted({each.estimate.n for run in runs for each in run.record.results}, reverse=True)
     told = " or ".join(str(each) for each in counts)
     classes = runs[0].record.data["class_names"]
@@ -56,7 +102,7 @@ def _table(task: str, data: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
             speaks = several and note.startswith(("Random weights", "The input", "Trained from"))
             cautions.append(f"{run.encoder}: {note}" if speaks else note)
     return FewShotTable(
-        f"{task} on {data}: few-shot episodes", ["encoder", "method", *names], rows, list(dict.fromkeys(cautions))
+        f"{name}: few-shot episodes", ["encoder", "method", *names], rows, list(dict.fromkeys(cautions))
     )
 
 

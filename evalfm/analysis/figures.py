@@ -160,15 +160,16 @@ def draw_forest(
     figure.savefig(path, dpi=150)
 
 
-def describe(estimate: Estimate) -> str:
+def describe(estimate: Estimate, sd: float | None = None) -> str:
     """An estimate as a reader wants it: ``0.712 [0.650, 0.770]``, or the reason where it is absent.
 
+    A mean over seeds has their ``sd`` behind it: ``0.712 ± 0.013 [0.650, 0.770]``.
     Three decimals; four where the estimate is below .1, so that a small error or area keeps its digits.
     """
     if estimate.value is None:
         return f"– ({estimate.reason})"
     digits = 3 if abs(estimate.value) >= 0.1 or estimate.value == 0 else 4
-    value = f"{estimate.value:.{digits}f}"
+    value = f"{estimate.value:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
     if estimate.low is None or estimate.high is None:
         return f"{value} [no interval]"
     return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalfm.analysis.table import TaskTable
+from evalfm.analysis.table import Line, TaskTable
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
@@ -43,16 +43,20 @@ def operating_points(table: TaskTable) -> list[OperatingPoint]:
     constants: dict[float | None, Estimate] = {}
     lines = [line for line in table.lines if not line.floor and "f1_all_positive" in line.runs[0].metrics]
     for line in lines:
-        run = line.runs[0]
-        plain = [run.metrics.get(f"{name}_default") for name in RATES] + [run.metrics.get(name) for name in CERTAINTY]
-        chosen = [run.metrics.get(name) for name in RATES]
-        chosen += [run.metrics.get(f"{name}_calibrated") for name in CERTAINTY]
-        auroc = run.metrics.get("auroc")
+        plain = [_of(line, f"{name}_default") for name in RATES] + [_of(line, name) for name in CERTAINTY]
+        chosen = [_of(line, name) for name in RATES] + [_of(line, f"{name}_calibrated") for name in CERTAINTY]
+        auroc = _of(line, "auroc")
         found.append(OperatingPoint(line.encoder, line.head, DEFAULT, (*plain, auroc)))
-        found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(run), (*chosen, auroc)))
-        constants.setdefault(run.metrics["f1_all_positive"].value, run.metrics["f1_all_positive"])
+        found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(line.runs), (*chosen, auroc)))
+        constant = line.estimate("f1_all_positive")
+        constants.setdefault(constant.value, constant)
     blank = [None] * (len(HEADER) - 4)
     return found + [OperatingPoint("constant", "–", ALL_POSITIVE, (each, *blank)) for each in constants.values()]
+
+
+def _of(line: Line, metric: str) -> Estimate | None:
+    """Averaged over the seeds; None where the runs were not measured by it."""
+    return line.estimate(metric) if any(metric in run.metrics for run in line.runs) else None
 
 
 def shown_points(table: TaskTable) -> list[OperatingPoint]:
@@ -81,12 +85,14 @@ def _rule(run: Run) -> str:
     return str(run.record.config.get("threshold", THRESHOLD_RULE))
 
 
-def chosen_in_words(run: Run) -> str:
-    """The rule and what it chose on val: one value, or the range over folds."""
-    parts = run.record.chosen.get("folds", [run.record.chosen])
-    values = sorted(value for part in parts for value in part["thresholds"].values())
-    temperatures = sorted(value for part in parts for value in part.get("temperatures", {}).values())
-    told = f"{_rule(run)} on val, {_range(values)}"
+def chosen_in_words(runs: Sequence[Run]) -> str:
+    """The rule and what it chose on val: one value, or the range over folds and seeds."""
+    parts = [part for run in runs for part in run.record.chosen.get("folds") or [run.record.chosen]]
+    thresholds, temperatures = (
+        sorted(value for part in parts for value in part.get(what, {}).values() if value is not None)
+        for what in ("thresholds", "temperatures")
+    )
+    told = f"{_rule(runs[0])} on val, {_range(thresholds)}"
     return f"{told}; temperature {_range(temperatures)}" if temperatures else told
 
 

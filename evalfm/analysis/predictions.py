@@ -115,13 +115,14 @@ _Facts = tuple[str, tuple[str, ...], str, str | None, bool, tuple[str, ...]]
 def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     """What the mark of a Parquet file says; None where it is not one that evalfm writes, or of other columns."""
     kind, names, notes = mark.get("kind"), mark.get("class_names"), mark.get("notes")
-    if kind not in MEASURES or not isinstance(names, list) or not isinstance(notes, list):
+    # Anybody may have written it.
+    if not isinstance(kind, str) or kind not in MEASURES or not isinstance(names, list) or not isinstance(notes, list):
         return None
     texts = tuple(str(name) for name in names)
-    if not {"id", "patient", *_needed(str(kind), texts)} <= set(columns):
+    if not {"id", "patient", *_needed(kind, texts)} <= set(columns):
         return None
     unit = "patients" if mark.get("patients_known") else "images"
-    return str(kind), texts, unit, str(mark.get("model")), bool(mark.get("folds")), tuple(map(str, notes))
+    return kind, texts, unit, str(mark.get("model")), bool(mark.get("folds")), tuple(map(str, notes))
 
 
 def _needed(kind: str, names: Sequence[str]) -> set[str]:

@@ -11,8 +11,8 @@ from evalfm.statistics.intervals import estimates
 
 def over_seeds(line: Line, metric: str) -> Estimate:
     """``metric`` of a line of one or several seeds, with its interval or the reason why there is none."""
-    first = line.runs[0].metrics[metric]
-    values = [value for run in line.runs if (value := run.metrics[metric].value) is not None]
+    first = line.runs[0].estimate(metric)
+    values = [value for run in line.runs if (value := run.estimate(metric).value) is not None]
     if len(line.runs) == 1 or not values:
         return first
     try:

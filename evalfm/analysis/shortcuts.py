@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from evalfm.analysis.cohort import Cohort, cohort_of
 from evalfm.analysis.pairing import pair
 from evalfm.analysis.seeds import over_seeds
-from evalfm.analysis.table import Line, encoder_label, task_tables
+from evalfm.analysis.series import line_names, settings_but
+from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
@@ -109,11 +111,11 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
                 Decoded(
                     str(_finding(run)),
                     str(run.record.task["target"][0]),
-                    table.data,
+                    table.cohort,
                     line.encoder,
                     line.head,
-                    run.metrics["auroc"],
-                    matching[0].runs[0].metrics["auroc"] if matching else None,
+                    over_seeds(line, "auroc"),
+                    over_seeds(matching[0], "auroc") if matching else None,
                     difference,
                     reason or None,
                 )
@@ -124,19 +126,25 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
 def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     """Of every line that was trained with an attribute tied to the label at several strengths."""
     tied = [run for run in runs if run.record.config.get("associate") and not run.is_floor]
-    grouped: dict[tuple[str, ...], list[Line]] = {}
+    grouped: dict[tuple[Cohort, str, str], list[Line]] = {}
+    told: dict[Cohort, tuple[str, str, str]] = {}
     for table in task_tables(tied):
         for line in table.lines:
-            # The plain name: a table tells the strengths of one curve apart.
-            model = f"{encoder_label(line.runs[0])} · {line.head} · {line.adaptation}"
-            # Two data sets of one name are two curves; the test images of one curve are the same.
-            images = str(line.runs[0].record.data.get("test_digest"))
-            key = (table.task, table.data, _tie(line.runs[0])[0], model, table.metric_names[0], images)
-            grouped.setdefault(key, []).append(line)
-    return [_curve(key, lines) for key, lines in grouped.items()]
+            first = line.runs[0]
+            cohort = cohort_of(first)
+            told[cohort] = (table.task, table.cohort, table.metric_names[0])
+            grouped.setdefault((cohort, _tie(first)[0], settings_but(first, "associate")), []).append(line)
+    # One name for all strengths of a curve, which a table tells apart.
+    names = line_names([lines[0].runs[0] for lines in grouped.values()])
+    curves = []
+    for ((cohort, attribute, _), lines), name in zip(grouped.items(), names, strict=True):
+        task, data, metric = told[cohort]
+        model = f"{name} · {lines[0].head} · {lines[0].adaptation}"
+        curves.append(_curve((task, data, attribute, model, metric), lines))
+    return curves
 
 
-def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
+def _curve(key: tuple[str, str, str, str, str], lines: Sequence[Line]) -> Curve:
     ordered = sorted(lines, key=lambda line: _tie(line.runs[0])[1])
     strengths = np.array([_tie(line.runs[0])[1] for line in ordered])
     points = tuple(
@@ -152,7 +160,7 @@ def _curve(key: tuple[str, ...], lines: Sequence[Line]) -> Curve:
             (slope,) = pair(ordered).contrasts((centred / (centred @ centred))[None, :])
         except EvalfmError as error:
             reason = str(error)
-    task, data, attribute, model, metric, _ = key
+    task, data, attribute, model, metric = key
     return Curve(task, data, attribute, model, metric, points, slope, reason)
 
 
@@ -167,7 +175,7 @@ def _finding(run: Run) -> str | None:
 
 
 def _alike(one: Line, other: Line) -> bool:
-    """Whether two lines were asked of the same cohort in the same way."""
-    same = ("where", "folds", "shots", "label_fraction", "test_where", "limit")
+    """Whether two lines of one cohort were asked in the same way."""
+    same = ("shots", "label_fraction", "val_shots")
     configs = (one.runs[0].record.config, other.runs[0].record.config)
     return all(configs[0].get(name) == configs[1].get(name) for name in same)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evalfm.analysis.cohort import WITH_FINDING as WITH_FINDING
+from evalfm.analysis.cohort import by_cohort, cohort_names, cohort_of, test_counts
+from evalfm.analysis.series import averaged, line_names, seed_sd, series
+from evalfm.analysis.series import encoder_label as encoder_label
+from evalfm.analysis.series import model_names as model_names
 from evalfm.errors import UnknownNameError
 from evalfm.runs import Record, Run
 from evalfm.statistics.estimate import Estimate
@@ -13,12 +18,6 @@ from evalfm.tasks.metrics.facts import metric_of
 
 SHOWN_METRICS = 3
 """So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""
-WITH_FINDING = {
-    "binary": "with the finding",
-    "segmentation": "with the finding",
-    "multilabel": "with at least one of the findings",
-}
-"""What the positive images of a kind of task have; the other kinds have none."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +27,8 @@ class Line:
     Attributes:
         encoder: its name, with what tells two lines apart that are alike else.
         adaptation: what of the encoder was trained.
-        runs: one per seed.
-        metrics: the shown metrics of the first seed.
+        runs: one per seed, the lowest first.
+        metrics: the shown metrics, averaged over the seeds.
         seed_sd: spread of the primary metric over seeds, or None for a deterministic head or a single seed.
     """
 
@@ -42,12 +41,22 @@ class Line:
     metrics: dict[str, Estimate]
     seed_sd: float | None
 
+    def sd(self, metric: str) -> float | None:
+        """Spread of ``metric`` over the seeds; None for a single one."""
+        return seed_sd(self.runs, metric)
+
+    def estimate(self, metric: str) -> Estimate:
+        """``metric`` averaged over the seeds; absent where the runs were not measured by it."""
+        return averaged(self.runs, metric)
+
 
 @dataclass(frozen=True)
 class TaskTable:
-    """All lines of one task, best first, floors last.
+    """All lines of one task on one test cohort, best first, floors last.
 
     Attributes:
+        data: name of the data set that was tested.
+        cohort: which of its images, in words that no other table of the task shares.
         cautions: what holds of every line, such as phantom data.
         unit_counts: test images, patients and positives, in words.
     """
@@ -59,27 +68,14 @@ class TaskTable:
     lines: tuple[Line, ...]
     cautions: tuple[str, ...]
     unit_counts: str
+    cohort: str
 
 
 def task_tables(runs: Iterable[Run]) -> list[TaskTable]:
-    """Group ``runs`` by task and data set."""
-    grouped: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        grouped.setdefault((run.task, str(run.record.data["test_name"])), []).append(run)
-    return [_table(found) for found in grouped.values()]
-
-
-def model_names(runs: Sequence[Run]) -> list[str]:
-    """Encoder, head and adaptation of each run; where these are alike what tells them apart: task, data set, key."""
-    names = [f"{run.encoder} · {run.head} · {run.adaptation}" for run in runs]
-    for more in (lambda run: f" · {run.task}", lambda run: f" · {run.record.data['test_name']}", _short_key):
-        alike = {name: {more(run) for run, own in zip(runs, names, strict=True) if own == name} for name in names}
-        names = [f"{name}{more(run)}" if len(alike[name]) > 1 else name for name, run in zip(names, runs, strict=True)]
-    return names
-
-
-def _short_key(run: Run) -> str:
-    return f" ({run.record.key[:8]})"
+    """A table per task and test cohort among ``runs``, in their order."""
+    grouped = by_cohort(runs)
+    names = cohort_names(grouped)
+    return [_table(found, names[cohort]) for cohort, found in grouped.items()]
 
 
 def plain_runs(runs: Iterable[Run]) -> list[Run]:
@@ -88,39 +84,28 @@ def plain_runs(runs: Iterable[Run]) -> list[Run]:
     Where a task has no others, those of its weakest tie stay.
     """
     every = list(runs)
-    ties: dict[tuple[str, str], list[str]] = {}
-    for run in every:
-        ties.setdefault((run.task, str(run.record.data["test_name"])), []).append(_tie(run))
-    return [run for run in every if _tie(run) == min(ties[run.task, str(run.record.data["test_name"])])]
+    cohorts = [cohort_of(run) for run in every]
+    ties: dict[tuple[str, ...], list[str]] = {}
+    for run, cohort in zip(every, cohorts, strict=True):
+        ties.setdefault(cohort, []).append(_tie(run))
+    return [run for run, cohort in zip(every, cohorts, strict=True) if _tie(run) == min(ties[cohort])]
 
 
 def _tie(run: Run) -> str:
     return str(run.record.config.get("associate") or "")
 
 
-def _table(runs: Sequence[Run]) -> TaskTable:
+def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
     record = runs[0].record
     names = _shown_metrics(record)
-    cells: dict[tuple[str, str, str], list[Run]] = {}
-    for run in runs:
-        subset = str(sorted((key, str(value)) for key, value in run.record.config.items() if key in SAME))
-        # Other weights, inputs, sentences, and images under the same name are no other seeds of one line.
-        own = (run.record.provenance.weights_digest or "") + str(run.record.data.get("test_digest", ""))
-        own += str((run.record.prompts or {}).get("rows", ""))
-        cells.setdefault((run.encoder, run.head, subset + own + _variant(run)), []).append(run)
-    lines = _told_apart([_line(found, names) for found in cells.values()])
+    grouped = series(runs)
+    called = line_names([each[0] for each in grouped])
+    lines = [_line(each, name, names) for each, name in zip(grouped, called, strict=True)]
     primary = metric_of(names[0])
 
     def order(line: Line) -> tuple[bool, float]:
         return line.floor, primary.badness(line.metrics[names[0]].value)
 
-    part = record.data["parts"]["test"]
-    unit = f"{part['patients']} patients, " if record.data["patients_known"] else "patients unknown, "
-    counts = f"test: {unit}{part['images']} images"
-    if record.task["kind"] in WITH_FINDING:
-        counts += f", {part['positive_images']} {WITH_FINDING[record.task['kind']]}"
-    if record.data["folds"]:
-        counts += f", {record.data['folds']} folds (intervals exclude training variance)"
     return TaskTable(
         task=record.task["name"],
         title=record.task["title"],
@@ -128,31 +113,9 @@ def _table(runs: Sequence[Run]) -> TaskTable:
         metric_names=names,
         lines=tuple(sorted(lines, key=order)),
         cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
-        unit_counts=counts,
+        unit_counts=test_counts(runs[0]),
+        cohort=cohort,
     )
-
-
-def _variant(run: Run) -> str:
-    """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
-    asked = run.record.config.get("encoder") or {}
-    size, resize = asked.get("input_size"), asked.get("resize")
-    return ", ".join([*([f"{size} px"] if size else []), *([str(resize)] if resize else [])])
-
-
-def _told_apart(lines: Sequence[Line]) -> list[Line]:
-    """``lines`` with other names where two are alike: by training images, and where these are alike by the key."""
-    suffixes: tuple[Callable[[Line], str], ...] = (_trained_on, lambda line: line.runs[0].record.key[:8])
-    for suffix in suffixes:
-        names = [(line.encoder, line.head, line.adaptation) for line in lines]
-        lines = [
-            replace(line, encoder=f"{line.encoder} ({suffix(line)})") if names.count(name) > 1 else line
-            for line, name in zip(lines, names, strict=True)
-        ]
-    return list(lines)
-
-
-def _trained_on(line: Line) -> str:
-    return f"{int(line.runs[0].record.data['parts']['train']['images'])} train images"
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
@@ -173,7 +136,7 @@ def _shown_metrics(record: Record) -> tuple[str, ...]:
 
 def every_metric(table: TaskTable) -> tuple[str, ...]:
     """Every metric that a run of ``table`` has, those of the table first."""
-    of_runs = (name for line in table.lines for name in line.runs[0].metrics)
+    of_runs = (name for line in table.lines for run in line.runs for name in run.metrics)
     return tuple(dict.fromkeys([*table.metric_names, *of_runs]))
 
 
@@ -187,45 +150,19 @@ def with_metrics(table: TaskTable, names: Sequence[str]) -> TaskTable:
     for name in names:
         if name not in known:
             raise UnknownNameError(f"metric of {table.task} in these runs", name, known)
-    lines = [replace(line, metrics={name: _measured(line.runs[0], name) for name in names}) for line in table.lines]
+    lines = [replace(line, metrics={name: line.estimate(name) for name in names}) for line in table.lines]
     return replace(table, metric_names=tuple(names), lines=tuple(lines))
-
-
-def _measured(run: Run, name: str) -> Estimate:
-    """A metric of a run, absent where it was made by a version that had none of that name."""
-    absent = Estimate.absent("not measured by the version that made the run; run it again with --force")
-    return run.metrics.get(name, absent)
-
-
-SAME = (
-    *("shots", "val_shots", "base_to_novel", "label_fraction", "associate", "folds", "where", "test_where", "limit"),
-    *("adaptation", "recipe", "threshold"),
-)
-"""What runs that differ in their seed alone have in common, beside encoder and head."""
 
 
 def _general(note: str) -> bool:
     return note.startswith(("Synthetic data", "Patients unknown", "Contamination"))
 
 
-def _line(runs: Sequence[Run], names: Sequence[str]) -> Line:
+def _line(runs: Sequence[Run], encoder: str, names: Sequence[str]) -> Line:
     first = runs[0]
-    values = [value for run in runs if (value := _measured(run, names[0]).value) is not None]
-    spread = None
-    if len(values) > 1:
-        mean = sum(values) / len(values)
-        spread = (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5
-    metrics = {name: _measured(first, name) for name in names}
-    return Line(
-        first.task, encoder_label(first), first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread
-    )
-
-
-def encoder_label(run: Run) -> str:
-    """The encoder's name, with random weights and an input other than its card's in brackets."""
-    marked = run.record.provenance.random_weights and not run.encoder.startswith("random")
-    doubts = [*(["random weights"] if marked else []), *filter(None, [_variant(run)])]
-    return run.encoder + (f" ({', '.join(doubts)})" if doubts else "")
+    metrics = {name: averaged(runs, name) for name in names}
+    spread = seed_sd(runs, names[0])
+    return Line(first.task, encoder, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
 
 
 def as_json(table: TaskTable) -> dict[str, Any]:
@@ -234,6 +171,7 @@ def as_json(table: TaskTable) -> dict[str, Any]:
         "task": table.task,
         "title": table.title,
         "data": table.data,
+        "cohort": table.cohort,
         "counts": table.unit_counts,
         "cautions": list(table.cautions),
         "lines": [
@@ -242,7 +180,9 @@ def as_json(table: TaskTable) -> dict[str, Any]:
                 "head": line.head,
                 "adaptation": line.adaptation,
                 "floor": line.floor,
+                "seeds": [run.seed for run in line.runs],
                 "seed_sd": line.seed_sd,
+                "seed_sds": {name: line.sd(name) for name in line.metrics},
                 "metrics": {name: estimate.to_json() for name, estimate in line.metrics.items()},
                 "runs": [str(run.folder) for run in line.runs],
             }

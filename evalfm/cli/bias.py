@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from evalfm.analysis.predictions import Predictions
     from evalfm.runs import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
@@ -72,6 +71,7 @@ def bias(
         sentences,
         shortcut_words,
         summary,
+        value_sentences,
         value_summary,
     )
     from evalfm.analysis.bias_values import bias_of_values
@@ -80,7 +80,7 @@ def bias(
     from evalfm.analysis.table import model_names
     from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
-    from evalfm.errors import EvalfmError
+    from evalfm.errors import EvalfmError, UnknownNameError
 
     refuse_folder(html)
     refuse_folder(markdown)
@@ -92,34 +92,41 @@ def bias(
         every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
     decoded, curves = decodability(every), shortcut_curves(every)
     named = list(zip(model_names(runs), runs, strict=True))
-    models_asked = [questions_of_run(run, label, model=name) for name, run in named if asks_questions(run, label)]
-    own: list[tuple[Predictions, str | None]] = []
+    reports, values = [], []
+    absent: dict[str, EvalfmError] = {}
+    for name, run in named:
+        try:
+            if asks_questions(run, label):
+                reports += bias_of_questions(questions_of_run(run, label, model=name), asked, adjust=held)
+            else:
+                values.append(replace(bias_of_values(run, asked, label=label, adjust=held), model=name))
+        except UnknownNameError:
+            raise
+        except EvalfmError as error:
+            # One of several models ends nothing.
+            absent[name] = error
     for path in tables:
         found = predictions_of_table(path, target=target, score=score, patient=patient, label=label)
         if found is None and label is not None:
             raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
         if found is None:
             scores = scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)
-            models_asked.append([scores])
+            reports += bias_of_questions([scores], asked, adjust=held)
         elif threshold is not None:
             raise EvalfmError(
                 f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
             )
         elif asks_questions(*found):
-            models_asked.append(questions_of_run(*found))
+            reports += bias_of_questions(questions_of_run(*found), asked, adjust=held)
         else:
-            own.append(found)
-    reports = [report for each in models_asked for report in bias_of_questions(each, asked, adjust=held)]
-    values = [
-        replace(bias_of_values(run, asked, label=label, adjust=held), model=name)
-        for name, run in named
-        if not asks_questions(run, label)
-    ]
-    values += [bias_of_values(each, asked, label=name, adjust=held) for each, name in own]
+            values.append(bias_of_values(found[0], asked, label=found[1], adjust=held))
+    if absent and not reports and not values:
+        raise next(iter(absent.values()))
+    not_shown = [f"{name}: {error}" for name, error in absent.items()]
     if html is not None:
-        write_atomically(html, bias_page(reports, values, decoded, curves).encode())
+        write_atomically(html, bias_page(reports, values, decoded, curves, not_shown).encode())
     if markdown is not None:
-        write_atomically(markdown, bias_markdown(reports, values, decoded, curves).encode())
+        write_atomically(markdown, bias_markdown(reports, values, decoded, curves, not_shown).encode())
     if json:
         models_told = [*(report.to_json() for report in reports), *(told.to_json() for told in values)]
         emit_json(
@@ -127,6 +134,7 @@ def bias(
                 "models": models_told,
                 "decodability": [each.to_json() for each in decoded],
                 "curves": [each.to_json() for each in curves],
+                "not_shown": not_shown,
             }
         )
         return
@@ -144,11 +152,12 @@ def bias(
         print_rows(title, ["value and attribute", *(told.model for told in values)], rows)
     for each in values:
         typer.echo(f"{each.model}: {each.images} images")
-        for outcome in each.outcomes:
-            for gap in outcome.gaps:
-                typer.echo(f"  {gap.verdict}")
+        for sentence in value_sentences(each):
+            typer.echo(f"  {sentence}")
     for sentence in shortcut_words(decoded, curves):
         typer.echo(sentence)
+    for reason in not_shown:
+        typer.echo(f"Not shown: {reason}")
     for caution in cautions_of(reports, values):
         typer.echo(f"  {caution}")
     for written in (html, markdown):
@@ -189,8 +198,8 @@ def _found(
 ) -> tuple[list[Run], list[Run], list[Path]]:
     """Runs to report on, all runs beside them, and tables: every run below a folder but floors, or the one it is."""
     from evalfm.analysis.table import plain_runs
+    from evalfm.cli.compare import runs_in
     from evalfm.errors import EvalfmError, UnknownNameError
-    from evalfm.runs import find_runs
 
     runs: list[Run] = []
     beside: list[Run] = []
@@ -202,7 +211,7 @@ def _found(
             raise EvalfmError(
                 f"There is no run or table {path}; name a run's folder, or a CSV or Parquet of predictions."
             )
-        every = find_runs(path)
+        every = runs_in([path])
         beside += every
         # What asks for an attribute itself, as --decode does, is no answer that could lean on it.
         found = [run for run in plain_runs(every) if task in (None, run.task) and not set(_targets(run)) & set(by)]

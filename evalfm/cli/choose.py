@@ -11,6 +11,9 @@ import typer
 def choose(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
     task: Annotated[str, typer.Option(help="The task to choose for.")],
+    cohort: Annotated[
+        str | None, typer.Option(help="Part of the words of the test cohort that is meant, where there are several.")
+    ] = None,
     max_params: Annotated[str | None, typer.Option(help="Most parameters, such as 90M.")] = None,
     licence: Annotated[str | None, typer.Option(help="commercial: only encoders known to allow it.")] = None,
     max_ms: Annotated[
@@ -40,7 +43,7 @@ def choose(
     if licence not in (None, "commercial"):
         raise UnknownNameError("demand on the licence", str(licence), ["commercial"])
     most = None if max_params is None else parameters_of(max_params)
-    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms))
+    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms), cohort=cohort)
     if json:
         emit_json(found.to_json())
         return

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
     task: Annotated[str | None, typer.Option(help="This task only.")] = None,
+    cohort: Annotated[
+        str | None, typer.Option(help="Test cohorts whose words hold this only, such as \"view == 'PA'\" or 5 folds.")
+    ] = None,
     head: Annotated[str | None, typer.Option(help="Runs of this head only; floors stay.")] = None,
     metric: Annotated[
         str | None,
@@ -28,7 +31,8 @@ def compare(
 ) -> None:
     """Say which encoders are really better: paired differences to the best, corrected for every pair.
 
-    All runs of a task must stand on the same test patients and labels.
+    Runs are compared with those that stand on the same test patients and labels: each test cohort of a task has a
+    table of its own.
 
     Examples:
 
@@ -48,7 +52,7 @@ def compare(
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
         found = [run for run in found if run.head == head or run.is_floor]
-    tables = comparisons(found, task=task, metric=metric, margin=margin, reference=reference)
+    tables = comparisons(found, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
     if json:
         emit_json([table.to_json() for table in tables])
         return
@@ -56,11 +60,11 @@ def compare(
         _show(table)
 
 
-def runs_in(folders: Sequence[Path]) -> list[Run]:
-    """Every run below ``folders``, each once.
+def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[Run]:
+    """Every run below ``folders``, each once; one that is damaged is left out, which is said on standard error.
 
     Raises:
-        EvalfmError: a folder is not there, or there is no run.
+        EvalfmError: a folder is not there, there is no run that can be read, or a folder is a damaged run itself.
     """
     from evalfm.errors import EvalfmError
     from evalfm.runs import find_runs
@@ -68,10 +72,24 @@ def runs_in(folders: Sequence[Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
-    found = list({run.folder.resolve(): run for folder in folders for run in find_runs(folder)}.values())
+    left_out: dict[str, None] = {}
+
+    def tell(sentence: str) -> None:
+        if sentence not in left_out:
+            typer.echo(sentence, err=True)
+        left_out[sentence] = None
+
+    found = {
+        run.folder.resolve(): run
+        for folder in folders
+        for run in find_runs(folder, with_predictions=with_predictions, tell=tell)
+    }
     if not found:
-        raise EvalfmError(f"There is no run in {', '.join(map(str, folders))}; make some with `evalfm probe`.")
-    return found
+        named = ", ".join(map(str, folders))
+        if left_out:
+            raise EvalfmError(f"No run in {named} can be read, {len(left_out)} left out; copy them again, whole.")
+        raise EvalfmError(f"There is no run in {named}; make some with `evalfm probe`.")
+    return list(found.values())
 
 
 def _show(table: Comparison) -> None:
@@ -102,7 +120,7 @@ def _show(table: Comparison) -> None:
         if table.margin is not None:
             row.append({True: "yes", False: "no", None: "–"}[entry.non_inferior])
         rows.append(row)
-    print_rows(f"{table.task} on {table.data}", header, rows)
+    print_rows(f"{table.task} on {table.cohort}", header, rows)
     typer.echo(f"  {table.counts}")
     if table.pairs:
         pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"

@@ -109,18 +109,20 @@ def print_runs(runs: Iterable[Run]) -> None:
 
 def print_task(table: TaskTable) -> None:
     """Print one task's table: estimates with 95 % intervals, floors marked, cautions below."""
-    with_seeds = any(line.seed_sd is not None for line in table.lines)
-    header = ["encoder", "head", "adaptation", *table.metric_names, *(["seed sd"] if with_seeds else [])]
+    with_seeds = any(len(line.runs) > 1 for line in table.lines)
+    header = ["encoder", "head", "adaptation", *table.metric_names, *(["seeds"] if with_seeds else [])]
     footnotes = Footnotes()
     rows = []
     for line in table.lines:
         cells = [
-            footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}") for name in table.metric_names
+            footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}", line.sd(name))
+            for name in table.metric_names
         ]
-        seeds = [] if not with_seeds else ["–" if line.seed_sd is None else f"{line.seed_sd:.3f}"]
+        seeds = [str(len(line.runs))] if with_seeds else []
         rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
-    print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
-    _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
+    print_rows(f"{table.task} on {table.cohort}: {table.title}", header, rows)
+    told = ["Of several seeds: mean ± standard deviation over them."] if with_seeds else []
+    _print_lines([table.unit_counts, *told, *table.cautions, *footnotes.lines()])
 
 
 def print_metrics(table: TaskTable) -> None:
@@ -152,29 +154,35 @@ def print_operating_points(table: TaskTable) -> None:
         return "–" if estimate is None or estimate.value is None else describe(estimate)
 
     rows = [[each.encoder, each.head, each.threshold, *map(cell, each.estimates)] for each in points]
-    print_rows(f"{table.task}: default and calibrated", HEADER, rows)
+    print_rows(f"{table.task} on {table.cohort}: default and calibrated", HEADER, rows)
     _print_lines(
         ["Brier score and ECE are before temperature scaling above and after it below; AUROC is moved by neither."]
     )
-    for run in [line.runs[0] for line in table.lines if line.runs[0].record.prompts]:
+    for name, run in [(line.encoder, line.runs[0]) for line in table.lines if line.runs[0].record.prompts]:
         spread = (run.record.prompts or {}).get("spread")
         if spread is not None:
             told = f"{spread['least']:.3f} to {spread['most']:.3f}, sd {spread['sd']:.3f}"
             metric = (run.record.prompts or {})["metric"]
-            _print_lines([f"{run.encoder}, {run.head}: {metric} by each template alone {told}"])
+            _print_lines([f"{name}, {run.head}: {metric} by each template alone {told}"])
 
 
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
     """Print several tasks as one table: the primary metric of every line with its 95 % interval."""
     footnotes = Footnotes()
     rows = []
+    alone = [table.task for table in tables]
+    names = {
+        (table.task, table.cohort): table.task if alone.count(table.task) == 1 else f"{table.task} on {table.cohort}"
+        for table in tables
+    }
     for table in tables:
         metric = table.metric_names[0]
         for line in table.lines:
-            cell = footnotes.cell(line.metrics[metric], f"{line.encoder}/{line.head} {metric}")
-            rows.append([table.task, metric, _name(line), _head(line), cell])
+            cell = footnotes.cell(line.metrics[metric], f"{line.encoder}/{line.head} {metric}", line.seed_sd)
+            cell += f" ({len(line.runs)} seeds)" if len(line.runs) > 1 else ""
+            rows.append([names[table.task, table.cohort], metric, _name(line), _head(line), cell])
     print_rows(title, ["task", "metric", "encoder", "head", "estimate [95 % interval]"], rows)
-    counts = [f"{table.task}: {table.unit_counts}" for table in tables]
+    counts = [f"{names[table.task, table.cohort]}: {table.unit_counts}" for table in tables]
     _print_lines([*counts, *dict.fromkeys(note for table in tables for note in table.cautions), *footnotes.lines()])
 
 
@@ -184,15 +192,18 @@ class Footnotes:
     def __init__(self) -> None:
         self._cells: dict[str, list[str]] = {}
 
-    def cell(self, estimate: Estimate, place: str) -> str:
-        """An estimate as it stands at ``place``; ``~`` marks an approximate interval, ``–`` an absent number."""
+    def cell(self, estimate: Estimate, place: str, sd: float | None = None) -> str:
+        """An estimate as it stands at ``place``, with its ``sd`` over seeds.
+
+        ``~`` marks an approximate interval, ``–`` an absent number.
+        """
         from evalfm.analysis.figures import describe
 
         if estimate.reason:
             self._cells.setdefault(estimate.reason, []).append(place)
         if estimate.note:
             self._cells.setdefault(f"~ {estimate.note}", [])
-        text = "–" if estimate.value is None else describe(estimate)
+        text = "–" if estimate.value is None else describe(estimate, sd)
         return f"{text} ~" if estimate.note else text
 
     def lines(self) -> list[str]:

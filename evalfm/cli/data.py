@@ -70,6 +70,23 @@ def import_(
     label: Annotated[list[str] | None, typer.Option(help="Label column, or NAME=COLUMN; repeat for several.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="Attribute column, or NAME=COLUMN.")] = None,
     mask: Annotated[list[str] | None, typer.Option(help="FINDING=COLUMN of mask files.")] = None,
+    label_kind: Annotated[list[str] | None, typer.Option(help="LABEL=binary, class or number; repeat.")] = None,
+    levels: Annotated[
+        list[str] | None, typer.Option(help="LABEL=LOW,…,HIGH: its words in their order; of a binary label both.")
+    ] = None,
+    mask_values: Annotated[
+        list[str] | None, typer.Option(help="FINDING=1,2: values that are it, where files are maps of labels.")
+    ] = None,
+    mask_unknown: Annotated[
+        list[str] | None, typer.Option(help="FINDING=255: values that nobody judged; such masks are unknown.")
+    ] = None,
+    unknown: Annotated[list[str] | None, typer.Option(help="Word that means an empty cell, such as NA.")] = None,
+    class_folders: Annotated[
+        str | None, typer.Option(help="Name of the label that the folders are; there is no table then.")
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out and count rows whose image is not there.")
+    ] = False,
     follow_links: Annotated[
         bool, typer.Option("--follow-links", help="Trust links under the root, wherever they lead.")
     ] = False,
@@ -84,12 +101,28 @@ def import_(
         evalfm data import table --root films/ --csv films/labels.csv --image file --patient patient_id
         --label pneumothorax --attribute sex --attribute age --out build/mine
 
+        evalfm data import table --root chest_xray/ --class-folders pneumonia --label-kind pneumonia=binary
+        --levels pneumonia=NORMAL,PNEUMONIA --out build/kermany
+
         evalfm data import dicom --root export/ --labels labels.csv --on AccessionNumber --out build/ours
     """
     from evalfm.cli.console import Bars
     from evalfm.data.importing import import_data
 
-    mapped = _mapping(mapping, csv, name, image, id_column, patient, study, split, label, attribute, mask)
+    given: dict[str, object] = {
+        "csv": csv,
+        "name": name,
+        "image": image,
+        "id": id_column,
+        "patient": patient,
+        "study": study,
+    }
+    given |= {"split": split, "unknown_words": unknown, "class_folders": class_folders}
+    given |= {"skip_missing": skip_missing or None, "levels": _lists("--levels", levels, "LABEL=LOW,…,HIGH")}
+    given |= {"label_kinds": _named("--label-kind", label_kind, "LABEL=class")}
+    given |= {"mask_values": _lists("--mask-values", mask_values, "FINDING=1")}
+    given |= {"mask_unknown": _lists("--mask-unknown", mask_unknown, "FINDING=255")}
+    mapped = _mapping(mapping, given, label, attribute, mask)
     manifest = import_data(
         source,
         # As it was given, which dataset.yaml keeps.
@@ -330,24 +363,16 @@ def _dials(items: list[str]) -> dict[str, float]:
 
 def _mapping(
     mapping: Path | None,
-    csv: Path | None,
-    name: str | None,
-    image: str | None,
-    id_column: str | None,
-    patient: str | None,
-    study: str | None,
-    split: str | None,
+    given: dict[str, object],
     labels: list[str] | None,
     attributes: list[str] | None,
     masks: list[str] | None,
 ) -> TableMapping | None:
-    """The mapping file, with what the options say put over it; None where neither is given."""
+    """The mapping file, with what the options say (``given``: by key) put over it; None where neither is given."""
     from evalfm.cards import read_yaml, validate
     from evalfm.data.sources import TableMapping as Mapping
 
     content: dict[str, object] = {} if mapping is None else read_yaml(mapping)
-    given = {"csv": csv, "name": name, "image": image, "id": id_column, "patient": patient, "study": study}
-    given["split"] = split
     content |= {key: value for key, value in given.items() if value is not None}
     for key, items in (("labels", labels), ("attributes", attributes), ("masks", masks)):
         if items:
@@ -359,6 +384,27 @@ def _parts(manifest: Manifest) -> str:
     """How many images each part of the split has."""
     counts = manifest.table["split"].value_counts()
     return ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
+
+
+def _named(flag: str, items: list[str] | None, like: str) -> dict[str, str] | None:
+    """NAME=VALUE items by name; None without any."""
+    from evalfm.errors import EvalfmError
+
+    values: dict[str, str] = {}
+    for item in items or []:
+        name, mark, value = item.partition("=")
+        if not (name and mark and value) or name in values:
+            raise EvalfmError(f"{flag} {item} is not {like}{', once a name' if name in values else ''}; write it so.")
+        values[name] = value
+    return values or None
+
+
+def _lists(flag: str, items: list[str] | None, like: str) -> dict[str, list[str]] | None:
+    """NAME=VALUE,VALUE items by name; None without any."""
+    named = _named(flag, items, like)
+    return (
+        None if named is None else {name: [each.strip() for each in value.split(",")] for name, value in named.items()}
+    )
 
 
 def _summarise(manifest: Manifest) -> None:

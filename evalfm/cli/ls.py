@@ -151,7 +151,7 @@ def runs(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show the results of the runs under a folder.
+    """Show the results of the runs under a folder: a table a task and test cohort.
 
     Examples:
 
@@ -160,14 +160,10 @@ def runs(
         evalfm ls runs runs/ --metrics all
     """
     from evalfm.analysis.table import every_metric, task_tables, with_metrics
+    from evalfm.cli.compare import runs_in
     from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
-    from evalfm.errors import EvalfmError
-    from evalfm.runs import find_runs
 
-    found = find_runs(out)
-    if not found:
-        raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
-    tables = task_tables(found)
+    tables = task_tables(runs_in([out], with_predictions=False))
     asked = [each.strip() for each in (metrics or "").split(",") if each.strip()]
     if asked:
         tables = [with_metrics(each, every_metric(each) if asked == ["all"] else asked) for each in tables]

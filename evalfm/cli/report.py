@@ -46,9 +46,13 @@ def report(
             raise UnknownNameError("task among these runs", task, tasks)
         found = [run for run in found if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
-    episodes = [each for folder in runs for each in find_episodes(folder) if task in (None, each.task)]
+    episodes = [each for folder in runs for each in find_episodes(folder, _say) if task in (None, each.task)]
     content = report_page(found, title, features, episodes).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(found)} runs)")
     if csv is not None:
         typer.echo(f"Wrote {len(write_tables(found, csv, features, episodes))} tables into {csv}")
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)

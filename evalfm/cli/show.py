@@ -76,6 +76,7 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
     """
     from evalfm.analysis.figures import describe
     from evalfm.cli.console import emit_json, print_rows
+    from evalfm.facts import printable
     from evalfm.runs import Run
 
     found = Run.read(folder)
@@ -90,9 +91,11 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
     for note in found.record.notes:
         typer.echo(f"  {note}")
     record = found.record
-    chosen = record.chosen if "folds" not in record.chosen else {"folds": len(record.chosen["folds"])}
+    by_fold = record.chosen.get("folds")
+    chosen = {"folds": len(by_fold)} if by_fold else record.chosen
     _print({"data": record.data, "chosen": {key: chosen[key] for key in chosen if key not in ("path", "curve")}}, False)
-    typer.echo(f"files: {', '.join(sorted(str(path.relative_to(folder)) for path in folder.rglob('*.*')))}")
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
+    typer.echo(f"files: {', '.join(map(printable, files))}")
 
 
 def _print(content: Mapping[str, Any], json: bool) -> None:

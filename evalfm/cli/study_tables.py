@@ -93,12 +93,8 @@ class LiveTable:
 
         self._title = title
         self._console = Console(stderr=True)
-        columns = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        ]
+        said = TextColumn("{task.description}", markup=False)
+        columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         self._bars = Progress(*columns, console=self._console)
         self._lines: list[tuple[str, ...]] = []
         self._running = ""
@@ -166,21 +162,23 @@ class LiveTable:
 
 
 def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
-    """A finished cell as lines: one a head with the primary metric of its first seed; one where it failed."""
+    """A finished cell as lines: one a head with the primary metric over its seeds; one where it failed."""
     from evalfm.analysis.figures import describe
+    from evalfm.analysis.series import averaged, seed_sd, series
     from evalfm.study.cell import subset_label
 
     cell = outcome.cell
     names = (cell.encoder.name, cell.task)
     lines: list[tuple[str, ...]] = []
     shown: set[str] = set()
-    for run in outcome.runs:
-        if run.is_floor or run.head in shown:
+    for runs in series(run for run in outcome.runs if not run.is_floor):
+        run = runs[0]
+        if run.head in shown:
             continue
         shown.add(run.head)
         metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
-        estimate = run.metrics[metric]
-        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate))
+        estimate = averaged(runs, metric)
+        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
         lines.append((*names, run.head, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
     if outcome.failure is not None:
         told = f"failed: {outcome.failure.sentence}"
@@ -236,6 +234,6 @@ def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
     for run in runs:
         config = run.record.config
         halves = bool(config.get("base_to_novel"))
-        subset = Subset(config["shots"], config["label_fraction"], config.get("associate"), halves)
+        subset = Subset(config.get("shots"), config.get("label_fraction"), config.get("associate"), halves)
         grouped.setdefault(subset, []).append(run)
     return grouped

@@ -18,11 +18,13 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from evalfm.data.stored import Stored, check_pixels, kind_of, native, reason
+from evalfm.data.stored import Stored, check_pixels, decoding, kind_of, native, reason
 from evalfm.errors import EvalfmError
 
 CACHE_BYTES = 2**30
 """Unpacked members kept in memory by a process; a larger one is unpacked into a temporary file instead."""
+MOST_UNPACKED = 100
+"""Times its packed size that an array larger than memory allows may have; films reach 3."""
 MOST_ARRAYS = 64
 """Arrays kept open at once: each mapped one holds a file descriptor, of which a process has few."""
 _LOCAL_HEADER_BYTES = 30
@@ -156,7 +158,7 @@ def _index(text: str, path: Path, member: str) -> int:
 
 
 def _listed(names: dict[str, zipfile.ZipInfo]) -> str:
-    shown = sorted(names)
+    shown = ["".join(sign if sign.isprintable() else "?" for sign in name[:80]) for name in sorted(names)]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "") or "none"
 
 
@@ -178,7 +180,7 @@ def _axes(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path, member: str 
             "name one image of a stack by its number, as in array/17."
         )
     height, width = shape[1:] if axes == "CHW" else shape[:2]
-    check_pixels(height, width, name)
+    check_pixels(height, width, name, math.prod(shape) // max(height * width, 1), dtype.itemsize)
     return axes
 
 
@@ -188,34 +190,22 @@ def _axes(shape: tuple[int, ...], dtype: np.dtype[Any], path: Path, member: str 
 @lru_cache(maxsize=8)
 def _directory(path: Path, modified: int, size: int) -> dict[str, zipfile.ZipInfo]:
     """The arrays of an NPZ; ``modified`` and ``size`` make an edited file another one."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise _damaged(path, error) from None
+    with decoding(lambda error: _damaged(path, error)), zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
 
 
 @lru_cache(maxsize=1024)
 def _header(member: _Member) -> _Header:
-    try:
-        with _Opened(member) as stream:
-            return _read_header(stream)
-    except EvalfmError:
-        raise
-    except Exception as error:  # zip and array headers fail in many ways on damaged data
-        raise _damaged(member.path, error) from None
+    with decoding(lambda error: _damaged(member.path, error)), _Opened(member) as stream:
+        return _read_header(stream)
 
 
 def _load(member: _Member) -> NDArray[Any]:
-    try:
+    with decoding(lambda error: _damaged(member.path, error)):
         return _mapped(member) if _lies_open(member) else _inflated(member)
-    except EvalfmError:
-        raise
-    except Exception as error:  # as above
-        raise _damaged(member.path, error) from None
 
 
-def _damaged(path: Path, error: Exception) -> EvalfmError:
+def _damaged(path: Path, error: BaseException) -> EvalfmError:
     return EvalfmError(f"{path.name} is damaged or no array file ({reason(error)}); export it again.")
 
 
@@ -230,8 +220,15 @@ class _Opened:
         if self._member.name is None:
             self._stream: IO[bytes] = self._member.path.open("rb")
         else:
+            info = _info(self._member)
+            # The other methods unpack without bound, however little is asked for.
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise EvalfmError(
+                    f"Array {self._member.name} of {self._member.path.name} is packed in a way that NumPy does not "
+                    "use; save it with numpy.savez_compressed."
+                )
             self._archive = zipfile.ZipFile(self._member.path)
-            self._stream = self._archive.open(_info(self._member))
+            self._stream = self._archive.open(info)
         return self._stream
 
     def __exit__(self, *_: object) -> None:
@@ -282,6 +279,7 @@ def _inflated(member: _Member) -> NDArray[Any]:
     """A compressed array, unpacked into memory or, where large, into a file that vanishes at the end."""
     with _Opened(member) as stream:
         header = _read_header(stream)
+        _check_claim(header, member)
         if header.bytes <= CACHE_BYTES:
             flat = np.empty(header.bytes, dtype=np.uint8)
         else:
@@ -291,12 +289,27 @@ def _inflated(member: _Member) -> NDArray[Any]:
             filled += count
         # Reading to the very end has the checksum compared.
         if filled < header.bytes or stream.read(1):
-            raise EvalfmError(
-                f"Array {member.name} of {member.path.name} has another length than it says; export it again."
-            )
+            raise _another_length(member)
     array = flat.view(header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
     array.flags.writeable = False
     return array
+
+
+def _check_claim(header: _Header, member: _Member) -> None:
+    """Refuse an array that claims more than its archive holds, before room for it is asked for."""
+    info = _info(member)
+    if header.bytes > info.file_size:
+        raise _another_length(member)
+    packed = min(info.compress_size, member.size)
+    if header.bytes > CACHE_BYTES and header.bytes > MOST_UNPACKED * packed:
+        raise EvalfmError(
+            f"Array {member.name} of {member.path.name} unpacks to {header.bytes / 2**30:.1f} GiB from "
+            f"{packed / 2**20:.1f} MiB; store it uncompressed (numpy.savez) or as NPY."
+        )
+
+
+def _another_length(member: _Member) -> EvalfmError:
+    return EvalfmError(f"Array {member.name} of {member.path.name} has another length than it says; export it again.")
 
 
 def _room_on_disk(size: int, member: _Member) -> NDArray[np.uint8]:

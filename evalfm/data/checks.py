@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.columns import MASK_SUFFIX, NUMBER_COLUMNS
+from evalfm.data.columns import MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, TEXT_COLUMNS, as_numbers
 from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
 from evalfm.data.privacy import attribute_faults
@@ -27,6 +28,7 @@ TRUST = (
     "; if you trust where links lead, import with --follow-links or write `follow_links: true` into dataset.yaml, "
     "else put the files under the root"
 )
+LONGEST_SHOWN = 60
 OLDEST = 120.0
 WIDEST_PIXEL_MM = 50.0
 
@@ -86,12 +88,17 @@ def quick_faults(manifest: Manifest) -> list[Fault]:
     """Faults that show without opening an image: names, splits, labels, ages, files that are not there."""
     if len(manifest) == 0:
         return [Fault("the table has no rows; import the data again or check its folder")]
+    attributes = dict(_attribute_words(manifest))
+    cells = [fault for faults in attributes.values() for fault in faults]
+    numbers = list(_numbers(manifest))
+    named = set(attributes) | ({"age"} if any(fault.row is not None for fault in numbers) else set())
     return [
-        *_declarations(manifest),
+        *_declarations(manifest, named),
         *_identities(manifest),
         *_splits(manifest),
         *_labels(manifest),
-        *_numbers(manifest),
+        *cells,
+        *numbers,
         *file_faults(manifest),
     ]
 
@@ -104,20 +111,36 @@ def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Faul
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
     positions = np.flatnonzero(np.asarray(wrong, dtype=bool))
     values = manifest.table[column].to_numpy()
-    return [Fault(f"{column} is {_shown(values[position])}; {remedy}", int(position) + 1) for position in positions]
+    return [
+        Fault(f"{column} is {_shown(values[position])}; {_remedy(column, values[position], remedy)}", int(position) + 1)
+        for position in positions
+    ]
+
+
+def _remedy(column: str, value: object, remedy: str) -> str:
+    """``remedy``, or how to say that a word such as NA means unknown."""
+    if column == "split" or not _means_missing(value):
+        return remedy
+    said = f"`--unknown {shlex.quote(str(value))}` at the import, or `unknown_words: [{value!r}]` in dataset.yaml"
+    return f"leave the cell empty, or say that the word means unknown ({said})"
+
+
+def _means_missing(value: object) -> bool:
+    return isinstance(value, str) and value.lower() in MISSING_WORDS
 
 
 def _shown(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "empty"
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    shown = f"{value:g}" if isinstance(value, float) else repr(value)
+    return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} letters)"
 
 
-def _declarations(manifest: Manifest) -> Iterable[Fault]:
+def _declarations(manifest: Manifest, cells_named: set[str]) -> Iterable[Fault]:
     table, info = manifest.table, manifest.info
     if not info.names_are_public and not info.salt:
         yield Fault("dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published")
-    for message in attribute_faults(manifest):
+    for message in attribute_faults(manifest, cells_named):
         yield Fault(message)
     for name in info.label_source:
         if name not in table and name + MASK_SUFFIX not in table:
@@ -142,12 +165,17 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
         first = {name: position for position, name in reversed(list(enumerate(table["id"])))}
         for position in np.flatnonzero(repeated):
             name = table["id"].iat[int(position)]
-            message = f"id {name!r} is that of row {first[name] + 1} too; give every row an id of its own"
+            message = f"id {_shown(name)} is that of row {first[name] + 1} too; give every row an id of its own"
             yield Fault(message, int(position) + 1)
     yield from _rows(manifest, table["image"].isna(), "image", "write the path of the image or remove the row")
     for name in ("patient", "study", "group"):
         if name in table and table[name].isna().any() and table[name].notna().any():
             yield from _rows(manifest, table[name].isna(), name, "fill it in for all rows or remove the column")
+    # Rows whose patient is NA would be one patient.
+    if "patient" in table:
+        unnamed = table["patient"].map(_means_missing).astype(bool)
+        if unnamed.sum() > 1:
+            yield from _rows(manifest, unnamed, "patient", "")
 
 
 def _splits(manifest: Manifest) -> Iterable[Fault]:
@@ -161,11 +189,11 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     what = manifest.patient_column
     if what != "id":
         for name, parts in _in_two_splits(pd.Series(manifest.patients), table["split"]):
-            message = f"the {what} {name!r} is in {parts}; a {what} belongs to one split, deal it again by {what}"
-            yield Fault(message, kind=f"{what} in two splits")
+            remedy = f"a {what} belongs to one split, deal it again by {what}"
+            yield Fault(f"the {what} {_shown(name)} is in {parts}; {remedy}", kind=f"{what} in two splits")
     if table["image"].duplicated().any():
         for name, parts in _in_two_splits(table["image"], table["split"]):
-            message = f"the image {name!r} is in {parts}; rows of one image belong to one split"
+            message = f"the image {_shown(name)} is in {parts}; rows of one image belong to one split"
             yield Fault(message, kind="image in two splits")
 
 
@@ -181,15 +209,44 @@ def _labels(manifest: Manifest) -> Iterable[Fault]:
         numeric = pd.api.types.is_numeric_dtype(column.dtype)
         if kind == "binary":
             wrong = column.notna() & ~column.isin([0.0, 1.0])
-            remedy = f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number)"
+            remedy = (
+                f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number; at the import "
+                f"`--label-kind {name}=class`, `--levels {name}=LOW,HIGH` for words in an order)"
+            )
             yield from _rows(manifest, wrong, name, remedy)
         elif kind == "number":
-            wrong = pd.to_numeric(column, errors="coerce").isna() & column.notna()
-            wrong |= np.isinf(pd.to_numeric(column, errors="coerce"))
-            yield from _rows(manifest, wrong, name, "write a finite number or nothing")
+            yield from _rows(manifest, _not_finite(column), name, "write a finite number or nothing")
+        elif (levels := manifest.info.levels.get(name)) is not None:
+            wrong = column.notna() & ~column.map(_plain).isin(levels)
+            yield from _rows(manifest, wrong, name, f"write one of the levels {', '.join(levels)}, or nothing")
         elif numeric:
-            wrong = column.notna() & ((column < 0) | (column != column.round()))
+            wrong = column.notna() & ((column < 0) | (column != column.round()) | np.isinf(column))
             yield from _rows(manifest, wrong, name, "number the classes 0, 1, 2, … or leave the cell empty")
+        else:
+            yield from _rows(manifest, column.map(_means_missing), name, "")
+
+
+def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
+    """Attributes of numbers with cells such as NA, which make words of all of them and a subgroup of each."""
+    for name in manifest.info.attributes:
+        column = manifest.table.get(name)
+        known_kind = name in manifest.labels or name in TEXT_COLUMNS or name in NUMBER_COLUMNS
+        if column is None or known_kind or pd.api.types.is_numeric_dtype(column.dtype):
+            continue
+        missing = column.map(_means_missing).astype(bool)
+        if missing.any() and not missing.all() and as_numbers(column[~missing]) is not None:
+            yield name, _rows(manifest, missing, name, "")
+
+
+def _not_finite(column: pd.Series) -> NDArray[np.bool_]:
+    """Cells that hold something else than a finite number."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return np.asarray(np.isinf(column.to_numpy(np.float64)), dtype=bool)
+    return np.array([isinstance(cell, str) or (isinstance(cell, float) and np.isinf(cell)) for cell in column], bool)
+
+
+def _plain(level: object) -> str:
+    return f"{level:g}" if isinstance(level, float) else str(level)
 
 
 def _numbers(manifest: Manifest) -> Iterable[Fault]:
@@ -197,8 +254,8 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
     for name in NUMBER_COLUMNS:
         if name not in table:
             continue
-        column = pd.to_numeric(table[name], errors="coerce")
-        yield from _rows(manifest, column.isna() & table[name].notna(), name, "write a number or nothing")
+        yield from _rows(manifest, _not_finite(table[name]), name, "write a number or nothing")
+        column = pd.to_numeric(table[name], errors="coerce").replace([np.inf, -np.inf], np.nan)
         if name == "age":
             yield from _rows(manifest, (column < 0) | (column > OLDEST), name, "write years from 0 to 120 or nothing")
         elif name.startswith("spacing"):
@@ -227,7 +284,7 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
         for position, locator in enumerate(column if reasons else ()):
             if locator in reasons:
                 reason = f"{reasons[locator]} (root {manifest.root}){TRUST if reasons[locator] == OUTSIDE else ''}"
-                yield Fault(f"{name} {locator!r} {reason}", position + 1, f"{name} {reason}")
+                yield Fault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
 
 
 def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:

@@ -51,11 +51,14 @@ class DatasetInfo(CardModel):
             ``${VARIABLE}``; locators never leave it.
         follow_links: links under the root are trusted, wherever they lead.
         mask_dialects: per finding, how the cells of ``<finding>_mask`` are written.
+        mask_values: per finding whose files are maps of several labels, the values that are the finding; all others are
+            not. A palette counts by its indices.
         mask_sizes: per finding, (height, width) of masks that were stored at another size than the image;
             they are brought onto the image's grid by nearest neighbour.
         label_source: per label column or mask finding where it comes from: text-mined, radiologist, mask,
             ctr>0.5, pseudo, ….
         label_kinds: kind of a label column; ``binary`` where not named.
+        levels: words of a ``class`` label in their order, from the lowest; without, they are classes in no order.
         derived_from: data sets whose images these are, such as ``nih-cxr14`` for SIIM-ACR.
         attributes: columns that may leave the manifest, as subgroups and in predictions; nothing else does.
         redistributable_images: pixels may be shown in reports.
@@ -64,6 +67,7 @@ class DatasetInfo(CardModel):
         unit: unit of the pixels, where the files do not say (``unit-interval``, ``HU``, ``raw``).
         blank: what an empty label cell was taken for.
         uncertain: what a label of -1 was taken for.
+        unknown_words: words of the table that count as empty cells, such as ``NA``; none by default.
         spacing_note: what is known of the pixel spacing.
         split: how the split came to be.
         salt: secret of the hashes of id and patient; stays in dataset.yaml and goes into no run.
@@ -81,9 +85,11 @@ class DatasetInfo(CardModel):
     root: str = "."
     follow_links: bool = False
     mask_dialects: dict[str, MaskDialect] = Field(default_factory=dict)
+    mask_values: dict[str, list[int]] = Field(default_factory=dict)
     mask_sizes: dict[str, tuple[int, int]] = Field(default_factory=dict)
     label_source: dict[str, str] = Field(default_factory=dict)
     label_kinds: dict[str, LabelKind] = Field(default_factory=dict)
+    levels: dict[str, list[str]] = Field(default_factory=dict)
     derived_from: list[str] = Field(default_factory=list)
     attributes: list[str] = Field(default_factory=list)
     redistributable_images: bool = False
@@ -92,6 +98,7 @@ class DatasetInfo(CardModel):
     unit: str | None = None
     blank: BlankRule | None = None
     uncertain: UncertainRule | None = None
+    unknown_words: list[str] = Field(default_factory=list)
     spacing_note: str | None = None
     split: SplitRule | None = None
     salt: str | None = Field(default=None, repr=False)
@@ -102,6 +109,13 @@ class DatasetInfo(CardModel):
         stray = sorted(set(self.label_kinds) - set(self.label_source))
         if stray:
             raise ValueError(f"label_kinds names {', '.join(stray)}, which label_source does not")
+        for name, levels in self.levels.items():
+            check_levels(name, levels, self.label_kinds.get(name))
+        for name, values in self.mask_values.items():
+            if self.mask_dialects.get(name) != "file":
+                raise ValueError(f"mask_values names {name}, whose masks are no files")
+            if not values or min(values) < 0:
+                raise ValueError(f"mask_values of {name} must be whole numbers from 0")
         stray = sorted(set(self.mask_sizes) - set(self.mask_dialects))
         if stray:
             raise ValueError(f"mask_sizes names {', '.join(stray)}, which mask_dialects does not")
@@ -115,6 +129,14 @@ class DatasetInfo(CardModel):
     def label_kind(self, label: str) -> LabelKind:
         """Kind of the label column ``label``: ``binary`` unless declared."""
         return self.label_kinds.get(label, "binary")
+
+
+def check_levels(label: str, levels: list[str], kind: LabelKind | None) -> None:
+    """Raise ValueError unless ``levels`` are two or more different words of a label of classes."""
+    if kind != "class":
+        raise ValueError(f"levels names {label}, whose label_kinds is not class")
+    if len(set(levels)) != len(levels) or len(levels) < 2 or not all(levels):
+        raise ValueError(f"levels of {label} must be two or more different words, not {', '.join(levels) or 'none'}")
 
 
 def read_dataset_info(path: Path) -> DatasetInfo:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import pixel_array
 
+from evalfm.data.dicom_frames import decoded_frame, items_of, read_dicom
 from evalfm.data.dicom_intensity import is_inverted, modality_values, padding_of, to_unit_interval
-from evalfm.data.stored import check_pixels, frame_number, kind_of, reason
+from evalfm.data.dicom_luts import palette
+from evalfm.data.stored import check_pixels, decoding, frame_number, kind_of, reason
 from evalfm.errors import EvalfmError
 
 ADULT_HEIGHT_MM = 250.0
@@ -74,24 +73,23 @@ def read_film(path: Path, frame: str | None, locator: str) -> Film:
     Raises:
         EvalfmError: no pixels, an unknown transfer syntax, damaged, or several frames and none chosen.
     """
-    try:
-        dataset = pydicom.dcmread(path)
+    with decoding(lambda error: _damaged(locator, error)):
+        dataset = read_dicom(path)
         if not any(keyword in dataset for keyword in _PIXEL_KEYWORDS):
             raise EvalfmError(f"{locator} is a DICOM file without pixels; take it out of the table.")
-        check_pixels(int(dataset.Rows), int(dataset.Columns), locator)
+        check_pixels(int(dataset.Rows), int(dataset.Columns), locator, int(dataset.get("SamplesPerPixel") or 1))
         number = frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
         stored = _decoded(dataset, number, locator)
         # A window would turn infinity into white or black, unseen.
         if stored.dtype.kind == "f" and not np.isfinite(stored).all():
             raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
+        # The bytes of the pixels are decoded; on a large film they are as large again as all that follows.
+        for keyword in _PIXEL_KEYWORDS:
+            dataset.pop(keyword, None)
         _raise_to_top(dataset, number)
         if int(dataset.get("SamplesPerPixel", 1)) == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
             return _colour_film(stored, dataset, locator)
         return _grey_film(stored, dataset, locator)
-    except EvalfmError:
-        raise
-    except Exception as error:  # headers and decoders of other libraries fail in many ways on damaged data
-        raise EvalfmError(f"{locator} is a damaged DICOM file ({reason(error)}); export it again.") from None
 
 
 def film_size(path: Path, frame: str | None, locator: str) -> tuple[int, int]:
@@ -103,9 +101,11 @@ def film_size(path: Path, frame: str | None, locator: str) -> tuple[int, int]:
     dataset = _header(path, locator, _SIZE_TAGS)
     if "Rows" not in dataset or "Columns" not in dataset:
         raise EvalfmError(f"{locator} is a DICOM file without pixels; take it out of the table.")
-    frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
-    check_pixels(int(dataset.Rows), int(dataset.Columns), locator)
-    return int(dataset.Rows), int(dataset.Columns)
+    with decoding(lambda error: _damaged(locator, error)):
+        frame_number(frame, int(dataset.get("NumberOfFrames") or 1), locator)
+        height, width = int(dataset.Rows), int(dataset.Columns)
+    check_pixels(height, width, locator)
+    return height, width
 
 
 def dicom_attributes(path: Path) -> DicomAttributes:
@@ -121,15 +121,17 @@ def dicom_attributes(path: Path) -> DicomAttributes:
     def text(tag: str) -> str | None:
         return str(dataset.get(tag, "") or "").strip() or None
 
-    sex = (text("PatientSex") or "").upper()
-    return {
-        "sex": sex if sex in ("F", "M", "O") else None,
-        "age": age_in_years(text("PatientAge")),
-        "view": text("ViewPosition"),
-        "manufacturer": text("Manufacturer"),
-        "modality": text("Modality"),
-        "spacing": _spacing(dataset)[0],
-    }
+    # A damaged value shows when it is asked for.
+    with decoding(lambda error: _damaged(path.name, error)):
+        sex = (text("PatientSex") or "").upper()
+        return {
+            "sex": sex if sex in ("F", "M", "O") else None,
+            "age": age_in_years(text("PatientAge")),
+            "view": text("ViewPosition"),
+            "manufacturer": text("Manufacturer"),
+            "modality": text("Modality"),
+            "spacing": _spacing(dataset)[0],
+        }
 
 
 def age_in_years(text: str | None) -> float | None:
@@ -157,19 +159,21 @@ def plausible_spacing(spacing: Spacing | None, height: int, *, age: float | None
 
 
 def _header(path: Path, locator: str, tags: list[str]) -> Dataset:
-    try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-    except Exception as error:  # as above
-        raise EvalfmError(f"{locator} is a damaged DICOM file ({reason(error)}); export it again.") from None
+    with decoding(lambda error: _damaged(locator, error)):
+        return read_dicom(path, tags)
+
+
+def _damaged(locator: str, error: BaseException) -> EvalfmError:
+    return EvalfmError(f"{locator} is a damaged DICOM file ({reason(error)}); export it again.")
 
 
 def _raise_to_top(dataset: Dataset, number: int) -> None:
     """Bring up rescale, window and spacing, which enhanced files state per frame or for all in groups."""
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or ())[:1]
-    own = list(dataset.get("PerFrameFunctionalGroupsSequence") or ())[number : number + 1]
+    shared = items_of(dataset, "SharedFunctionalGroupsSequence")[:1]
+    own = items_of(dataset, "PerFrameFunctionalGroupsSequence")[number : number + 1]
     for group in (*shared, *own):
         for keyword in _PER_FRAME:
-            for macro in list(group.get(keyword) or ())[:1]:
+            for macro in items_of(group, keyword)[:1]:
                 dataset.update(macro)
 
 
@@ -184,28 +188,37 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
             f"{locator} keeps its {dataset.BitsStored} bits below bit {dataset.HighBit}, an old layout that "
             "cannot be read; convert it with a DICOM tool."
         )
-    try:
-        return np.array(pixel_array(dataset, index=number))
-    except NotImplementedError as error:
-        raise EvalfmError(
-            f"{locator} has a transfer syntax that cannot be read ({reason(error)}); "
-            "convert it to JPEG 2000 or uncompressed."
-        ) from None
-    except Exception as error:  # as above
-        raise EvalfmError(f"The pixels of {locator} cannot be decoded ({reason(error)}); export it again.") from None
+
+    def refusal(error: BaseException) -> EvalfmError:
+        if isinstance(error, NotImplementedError):
+            return EvalfmError(
+                f"{locator} has a transfer syntax that cannot be read ({reason(error)}); "
+                "convert it to JPEG 2000 or uncompressed."
+            )
+        said = reason(error).rpartition("available plugins: ")[2]
+        return EvalfmError(f"The pixels of {locator} cannot be decoded ({said}); export it again.")
+
+    with decoding(refusal):
+        return decoded_frame(dataset, number, locator)
 
 
 def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
     photometric = str(dataset.PhotometricInterpretation)
-    bits = int(dataset.BitsStored)
+    bits, luts = int(dataset.BitsStored), []
     if photometric == "PALETTE COLOR":
-        stored = np.asarray(apply_color_lut(stored, dataset))[..., :3]
-        bits = stored.dtype.itemsize * 8
+        try:
+            luts = palette(dataset)
+        except EvalfmError as error:
+            raise EvalfmError(f"{locator} cannot be read: {error}; export it again.") from None
+        bits = max(lut.bits for lut in luts)
     elif photometric not in _COLOURS:
         raise EvalfmError(f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB.")
-    pixels = np.moveaxis(stored, 2, 0) / np.float64(2**bits - 1)
+    pixels = np.empty((3, *stored.shape[:2]), dtype=np.float32)
+    for channel in range(3):
+        values = luts[channel].through(stored) if luts else stored[..., channel]
+        pixels[channel] = values / np.float64(2**bits - 1)
     spacing, measured = _spacing(dataset)
-    return Film(pixels.astype(np.float32), "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
+    return Film(pixels, "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
 
 
 def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:

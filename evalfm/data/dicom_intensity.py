@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
+from evalfm.data.dicom_frames import items_of
+from evalfm.data.dicom_luts import modality_lut, stored_range, voi_lut
 from evalfm.errors import EvalfmError
 
 PERCENTILES = (0.5, 99.5)
@@ -19,11 +21,10 @@ Values = NDArray[np.float64]
 
 def modality_values(stored: NDArray[Any], dataset: Dataset) -> tuple[Values, str]:
     """Modality LUT, else slope and intercept, else the values as stored; and which it was (C.11.1)."""
-    luts = dataset.get("ModalityLUTSequence")
+    luts = items_of(dataset, "ModalityLUTSequence")
     if luts:
-        table, first, _ = _table(luts[0], signed=bool((stored < 0).any()))
-        return _through(table, first, stored), "modality LUT"
-    slope, intercept = _number(dataset.get("RescaleSlope")), _number(dataset.get("RescaleIntercept"))
+        return modality_lut(luts[0], dataset).through(stored), "modality LUT"
+    slope, intercept = _rescale(dataset)
     if slope is None or intercept is None:
         return stored.astype(np.float64), "stored values"
     if slope == 0:
@@ -33,10 +34,10 @@ def modality_values(stored: NDArray[Any], dataset: Dataset) -> tuple[Values, str
 
 def to_unit_interval(values: Values, dataset: Dataset, padding: NDArray[np.bool_]) -> tuple[Values, str]:
     """VOI LUT, else the first window, else percentiles outside the padding, to [0, 1]; and which (C.11.2)."""
-    for item in dataset.get("VOILUTSequence") or ():
+    for item in items_of(dataset, "VOILUTSequence"):
         if item.get("LUTDescriptor") is not None and item.get("LUTData") is not None:
-            table, first, bits = _table(item, signed=bool((values < 0).any()))
-            return np.clip(_through(table, first, values) / (2**bits - 1), 0, 1), "VOI LUT"
+            lut = voi_lut(item, dataset, _rescaled_range(dataset))
+            return np.clip(lut.through(values) / (2**lut.bits - 1), 0, 1), "VOI LUT"
     centre, width = _number(dataset.get("WindowCenter")), _number(dataset.get("WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR").strip().upper()
     # A width below 1 has no meaning in LINEAR, and comes from headers whose window was never filled in.
@@ -45,13 +46,13 @@ def to_unit_interval(values: Values, dataset: Dataset, padding: NDArray[np.bool_
     seen = values[~padding]
     if not seen.size:
         return np.zeros_like(values), "nothing but padding"
-    low, high = np.percentile(seen, PERCENTILES)
+    low, high = np.percentile(seen, PERCENTILES, overwrite_input=True)
     if high <= low:
         # Less than .5 % of the film differs from the rest, or nothing does.
         low, high = seen.min(), seen.max()
     if high <= low:
         return np.zeros_like(values), "one value only"
-    return np.clip((values - low) / (high - low), 0, 1), "percentiles .5–99.5"
+    return _line(values, low, high - low, 0.0), "percentiles .5–99.5"
 
 
 def windowed(values: Values, centre: float, width: float, function: str) -> Values:
@@ -62,15 +63,27 @@ def windowed(values: Values, centre: float, width: float, function: str) -> Valu
     """
     if function == "SIGMOID":
         # The bound keeps exp from overflowing; beyond it the result is 0 or 1 in any case.
-        exponent = np.clip(-4 * (values - centre) / width, -700, 700)
-        return np.asarray(1 / (1 + np.exp(exponent)))
+        exponent = values - centre
+        exponent *= -4
+        exponent /= width
+        np.exp(np.clip(exponent, -700, 700, out=exponent), out=exponent)
+        exponent += 1
+        return np.reciprocal(exponent, out=exponent)
     if function == "LINEAR_EXACT":
-        return np.asarray(np.clip((values - centre) / width + 0.5, 0, 1))
+        return _line(values, centre, width, 0.5)
     if function != "LINEAR":
         raise EvalfmError(f"its VOI LUT function {function!r} is none of LINEAR, LINEAR_EXACT and SIGMOID")
     if width <= 1:
         return (values > centre - 0.5).astype(np.float64)
-    return np.asarray(np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1))
+    return _line(values, centre - 0.5, width - 1, 0.5)
+
+
+def _line(values: Values, zero: float, width: float, shift: float) -> Values:
+    """(``values`` − ``zero``) / ``width`` + ``shift`` within 0 and 1; one array of a large film is large enough."""
+    scaled = values - zero
+    scaled /= width
+    scaled += shift
+    return np.clip(scaled, 0, 1, out=scaled)
 
 
 def is_inverted(dataset: Dataset) -> bool:
@@ -82,11 +95,13 @@ def is_inverted(dataset: Dataset) -> bool:
 
 def padding_of(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.bool_]:
     """Where the stored values are padding: the padding value, or all up to its range limit (C.7.5.1.1.2)."""
-    value = _number(dataset.get("PixelPaddingValue"))
+    kind = "" if stored.dtype.kind != "f" else "Float" if stored.dtype.itemsize == 4 else "DoubleFloat"
+    value = _number(dataset.get(f"{kind}PixelPaddingValue"))
     if value is None:
         return np.zeros(stored.shape, dtype=bool)
-    limit = _number(dataset.get("PixelPaddingRangeLimit"))
-    low, high = sorted(_as_stored(each, dataset) for each in (value, value if limit is None else limit))
+    limit = _number(dataset.get(f"{kind}PixelPaddingRangeLimit"))
+    bounds = (value, value if limit is None else limit)
+    low, high = sorted(bounds if kind else (_as_stored(each, dataset) for each in bounds))
     return np.asarray((stored >= low) & (stored <= high))
 
 
@@ -98,29 +113,17 @@ def _as_stored(value: float, dataset: Dataset) -> int:
     return int(wrapped - span if signed and wrapped >= span // 2 else wrapped)
 
 
-def _table(item: Dataset, *, signed: bool) -> tuple[NDArray[np.int64], int, int]:
-    """Entries of a look-up table, the value that the first entry stands for, and the bits of an entry."""
-    entries, first, bits = (int(value) for value in item.LUTDescriptor)
-    # 65536 entries do not fit into the descriptor and are written as 0; a negative start may come unsigned.
-    entries = entries % 65536 or 65536
-    first = first - 65536 if signed and first > 32767 else first
-    data = item.LUTData
-    if isinstance(data, bytes):
-        # Entries of 8 bits may be packed two to a word.
-        table = np.frombuffer(data, np.uint8 if len(data) < 2 * entries else "<u2")
-    else:
-        table = np.atleast_1d(np.asarray(data))
-    table = table[:entries].astype(np.int64)
-    if len(table) < entries or not 1 <= bits <= 16:
-        raise EvalfmError(f"its look-up table of {entries} entries holds {len(table)}")
-    # Entries that need more bits than the descriptor says are taken at their word.
-    return table, first, max(bits, int(table.max()).bit_length())
+def _rescale(dataset: Dataset) -> tuple[float | None, float | None]:
+    return _number(dataset.get("RescaleSlope")), _number(dataset.get("RescaleIntercept"))
 
 
-def _through(table: NDArray[np.int64], first: int, values: NDArray[Any]) -> Values:
-    """The table holds on beyond both of its ends."""
-    index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
-    return np.asarray(table[index], dtype=np.float64)
+def _rescaled_range(dataset: Dataset) -> tuple[float, float] | None:
+    """The range that slope and intercept make of what the header allows to be stored; None where they are not used."""
+    slope, intercept = _rescale(dataset)
+    if slope is None or intercept is None or dataset.get("ModalityLUTSequence"):
+        return None
+    low, high = sorted(bound * slope + intercept for bound in stored_range(dataset))
+    return low, high
 
 
 def _number(value: Any) -> float | None:

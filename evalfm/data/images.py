@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 import stat
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from evalfm.data.dicom import dicom_attributes, film_size, plausible_spacing, re
 from evalfm.data.locators import LinkedRoot
 from evalfm.data.raster import raster_size, read_raster
 from evalfm.data.raw_films import is_raw_film, read_raw_film
-from evalfm.data.stored import Stored, kind_of
+from evalfm.data.stored import Stored, decoding, kind_of, reason
 from evalfm.errors import EvalfmError, UnknownNameError
 
 UNITS = ("unit-interval", "HU", "raw")
@@ -79,18 +80,19 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
     if unit is not None and unit not in UNITS:
         raise UnknownNameError("unit", unit, UNITS)
     path, member = resolve(locator, root)
-    if kind_of(path) == "dicom":
-        film = read_film(path, member, locator)
-        if unit is not None and unit != film.unit:
-            raise EvalfmError(
-                f"{locator} is a DICOM file in {film.unit}, not in {unit}; leave the data set's unit open."
-            )
-        image = Image(film.pixels, film.unit, film.bits, film.spacing_mm, film.rule)
-    else:
-        image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
-    if not np.isfinite(image.pixels).all():
-        raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
-    return _without_equal_channels(image)
+    with _reading(locator):
+        if kind_of(path) == "dicom":
+            film = read_film(path, member, locator)
+            if unit is not None and unit != film.unit:
+                raise EvalfmError(
+                    f"{locator} is a DICOM file in {film.unit}, not in {unit}; leave the data set's unit open."
+                )
+            image = Image(film.pixels, film.unit, film.bits, film.spacing_mm, film.rule)
+        else:
+            image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
+        if not np.isfinite(image.pixels).all():
+            raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
+        return _without_equal_channels(image)
 
 
 def read_stored(locator: str, root: Path) -> Stored:
@@ -102,7 +104,8 @@ def read_stored(locator: str, root: Path) -> Stored:
     path, member = resolve(locator, root)
     if kind_of(path) == "dicom":
         raise EvalfmError(f"{locator} is a DICOM file, where a mask or plain picture is wanted; save it as PNG.")
-    return _read_file(path, member, locator)
+    with _reading(locator):
+        return _read_file(path, member, locator)
 
 
 def image_size(locator: str, root: Path) -> tuple[int, int]:
@@ -113,13 +116,14 @@ def image_size(locator: str, root: Path) -> tuple[int, int]:
     """
     path, member = resolve(locator, root)
     kind = kind_of(path)
-    if kind == "dicom":
-        return film_size(path, member, locator)
-    if kind in ("zip", "npy"):
-        return array_size(path, member)
-    if is_raw_film(path):
-        return raw_films.SIDE, raw_films.SIDE
-    return raster_size(path, member, locator)
+    with _reading(locator):
+        if kind == "dicom":
+            return film_size(path, member, locator)
+        if kind in ("zip", "npy"):
+            return array_size(path, member)
+        if is_raw_film(path):
+            return raw_films.SIDE, raw_films.SIDE
+        return raster_size(path, member, locator)
 
 
 def image_digest(locator: str, root: Path) -> str:
@@ -132,7 +136,8 @@ def image_digest(locator: str, root: Path) -> str:
     """
     path, member = resolve(locator, root)
     if kind_of(path) in ("zip", "npy"):
-        values = item(path, member)
+        with _reading(locator):
+            values = item(path, member)
         # Byte order is not content.
         values = np.ascontiguousarray(values.astype(values.dtype.newbyteorder("<"), copy=False))
         head = f"{values.dtype.str}{values.shape}".encode()
@@ -207,6 +212,11 @@ def needs_bits(max_value: int, stored_bits: int) -> bool:
     So it is when values wider than 8 bits never exceed half of their range: 12 bits in 16, most likely.
     """
     return stored_bits > 8 and max_value < 2 ** (stored_bits - 1)
+
+
+def _reading(locator: str) -> AbstractContextManager[None]:
+    """Whatever goes wrong within is the fault of this one image; its readers say more where they can."""
+    return decoding(lambda error: EvalfmError(f"{locator} cannot be read ({reason(error)}); export it again."))
 
 
 def _read_file(path: Path, member: str | None, locator: str) -> Stored:

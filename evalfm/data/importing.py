@@ -94,11 +94,10 @@ def import_data(
     if not info.names_are_public and info.salt is None:
         info = info.model_copy(update={"salt": options.salt})
     manifest = Manifest(info, imported.table, out)
-    if val_from_train and (stratify or (not official and "split" not in manifest.table)):
-        raise EvalfmError("A split that is dealt here has a val part; leave --val-from-train out.")
-    if official or stratify or "split" not in manifest.table:
+    dealt = bool(official or stratify or "split" not in manifest.table)
+    if dealt:
         manifest = deal(manifest, seed=seed, official=official, stratify=stratify, progress=progress)
-    elif val_from_train or imported.val_from_train:
+    if val_from_train or (imported.val_from_train and not dealt):
         manifest = with_val_from_train(manifest, seed=seed, progress=progress)
     info = manifest.info
     manifest.validate()

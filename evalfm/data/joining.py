@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, read_table, with_numbers
+from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, first_word, read_table, with_numbers
 from evalfm.data.dataset_info import LabelKind, MaskDialect
 from evalfm.data.manifest import Manifest
 from evalfm.data.plain_pickle import read_plain_pickle
@@ -200,7 +200,9 @@ def _label(cells: pd.Series, label: str, kind: LabelKind) -> pd.Series:
     if kind == "class":
         return with_numbers(cells)
     if numbers is None:
-        raise EvalfmError(f"The label {label!r} holds words, not numbers; give 0 and 1, or say its kind is class.")
+        raise EvalfmError(
+            f"The label {label!r} holds words, not numbers ({first_word(cells)}); give 0 and 1 or leave the cell empty."
+        )
     if kind == "binary" and not set(numbers.dropna()) <= {0.0, 1.0}:
         odd = sorted(set(numbers.dropna()) - {0.0, 1.0})
         raise EvalfmError(f"The binary label {label!r} holds {odd[0]:g}; give 0, 1 or nothing, or say its kind.")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from evalfm.data.columns import as_numbers, as_text
+from evalfm.data.columns import as_numbers, as_text, first_word
 from evalfm.data.digests import WORKERS
 from evalfm.data.joining import KEY, VALUE, Joining, keys_of
 from evalfm.data.manifest import Manifest
@@ -174,5 +174,7 @@ def _present(table: pd.DataFrame, names: tuple[str, ...]) -> str:
 def _numbers(table: pd.DataFrame, name: str) -> Any:
     numbers = as_numbers(table[_present(table, (name,))])
     if numbers is None:
-        raise EvalfmError(f"The column {name!r} holds something other than numbers; check the file.")
+        raise EvalfmError(
+            f"The column {name!r} holds something other than numbers ({first_word(table[name])}); check the file."
+        )
     return numbers.astype(np.float64)

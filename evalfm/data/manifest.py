@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.atomic import write_atomically
-from evalfm.data.columns import MASK_SUFFIX, canonical, read_table
+from evalfm.data.columns import MASK_SUFFIX, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
@@ -73,7 +73,7 @@ class Manifest:
         """
         file = _table_file(Path(path))
         info = read_dataset_info(file.parent / DATASET_FILE)
-        table = read_table(file)
+        table = without_words(read_table(file), info.unknown_words)
         from_text = file.suffix.lower() not in {".parquet", ".pq"}
         manifest = cls(info, canonical(table, info, from_text=from_text), file.parent)
         if validate:
@@ -189,7 +189,8 @@ class Manifest:
             return np.zeros(size, dtype=bool)
         stored = self.info.mask_sizes.get(finding)
         if dialect == "file":
-            mask = read_mask_file(str(cell), self.root)
+            named = [value for values in self.info.mask_values.values() for value in values]
+            mask = read_mask_file(str(cell), self.root, self.info.mask_values.get(finding), named)
         else:
             mask = decode(dialect, str(cell), stored or size)
         if mask.shape not in (size, stored):
@@ -237,8 +238,12 @@ class Manifest:
             raise UnknownNameError("column", name, [str(column) for column in self.table.columns])
         column = self.table[name]
         if not pd.api.types.is_numeric_dtype(column.dtype):
-            if column.notna().any():
-                raise EvalfmError(f"The column {name!r} holds words, not numbers; give each class a number from 0.")
+            words = [(row, cell) for row, cell in enumerate(column, start=1) if isinstance(cell, str)]
+            if words:
+                raise EvalfmError(
+                    f"The column {name!r} holds words, not numbers (row {words[0][0]}: {words[0][1]!r}); give each "
+                    "class a number from 0, and leave unknown cells empty."
+                )
             return np.full(len(column), np.nan)
         return column.to_numpy(dtype=np.float64)
 

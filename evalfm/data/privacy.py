@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,10 +137,11 @@ def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | No
     return pd.DataFrame(columns)
 
 
-def attribute_faults(manifest: Manifest) -> list[str]:
+def attribute_faults(manifest: Manifest, cells_named: Collection[str] = ()) -> list[str]:
     """Why declared attributes may not leave: sentences, empty where all is well.
 
-    An attribute is a category or a number. Names, paths, masks, dates and free text are none.
+    An attribute is a category or a number. Names, paths, masks, dates and free text are none. Of the columns
+    ``cells_named`` the bad cells are told one by one, so nothing more is said of their numbers.
     """
     import pandas as pd
 
@@ -154,6 +155,8 @@ def attribute_faults(manifest: Manifest) -> list[str]:
             column = manifest.table[name]
             if pd.api.types.is_datetime64_any_dtype(column.dtype):
                 faults.append(f"The attribute {name!r} holds dates, which never leave; remove it from dataset.yaml.")
+            elif name in cells_named:
+                continue
             elif name == "age" and not pd.api.types.is_numeric_dtype(column.dtype):
                 faults.append("The attribute 'age' must hold numbers (years) or empty cells; correct the table.")
             elif column.dtype == object and (levels := column.nunique()) > MOST_LEVELS:

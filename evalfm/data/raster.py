@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import struct
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -12,14 +14,21 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
-from evalfm.data.stored import Stored, check_pixels, frame_number, kind_of, native, reason
+from evalfm.data.codestreams import check_scans, check_stream
+from evalfm.data.stored import MOST_FRAMES, Stored, check_pixels, decoding, frame_number, kind_of, native, reason
+from evalfm.data.tiff import JPEG, page_alone, page_of
 from evalfm.errors import EvalfmError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")
 """What Pillow may open: formats of pixels alone, none that runs a program."""
+# What it has to say of a damaged page is said once, by the sentence that refuses it.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_REDUCED_COPY = 1
+_MOST_DRAWN = 2**28
+_GIF_EXTENSION, _GIF_IMAGE = 0x21, 0x2C
 _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2
+_LOSSY = (6, 7, 33003, 33004, 33005, 34712, 34892)
+"""Compressions of TIFF that change values: JPEG, JPEG 2000 and their kin."""
 
 
 def read_raster(path: Path, member: str | None, locator: str) -> Stored:
@@ -31,14 +40,10 @@ def read_raster(path: Path, member: str | None, locator: str) -> Stored:
         EvalfmError: truncated, of an unknown kind, several pages with none named, or of a depth that cannot
             be read whole.
     """
-    try:
+    with decoding(lambda error: _unreadable(locator, error)):
         if kind_of(path) == "tiff":
             return _read_tiff(path, member, locator)
         return _read_picture(path, member, locator)
-    except EvalfmError:
-        raise
-    except Exception as error:  # decoders of other libraries raise whatever they like on damaged data
-        raise _unreadable(locator, error) from None
 
 
 def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]:
@@ -47,21 +52,15 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
     Raises:
         EvalfmError: the header cannot be read, or claims more pixels than any film has.
     """
-    try:
+    with decoding(lambda error: _unreadable(locator, error)):
         size = _png_size(path) if member is None else None
         if size is not None:
             height, width = size
         elif kind_of(path) == "tiff":
-            with tifffile.TiffFile(path) as opened:
-                page = _page(opened, member, locator)
-                height, width = int(page.imagelength), int(page.imagewidth)
+            height, width = page_of(path, member, locator).size
         else:
             with Pillow.open(path, formats=FORMATS) as opened:
                 height, width = opened.height, opened.width
-    except EvalfmError:
-        raise
-    except Exception as error:  # as above
-        raise _unreadable(locator, error) from None
     check_pixels(height, width, locator)
     return height, width
 
@@ -76,23 +75,52 @@ def _png_size(path: Path) -> tuple[int, int] | None:
     return height, width
 
 
-def _unreadable(locator: str, error: Exception) -> EvalfmError:
+def _unreadable(locator: str, error: BaseException) -> EvalfmError:
     known = "not a PNG, JPEG, GIF, BMP, TIFF, DICOM, NPZ or NPY file"
-    why = known if isinstance(error, UnidentifiedImageError) else reason(error)
+    cut = isinstance(error, struct.error | EOFError | IndexError)
+    why = known if isinstance(error, UnidentifiedImageError) else "it is cut short" if cut else reason(error)
     return EvalfmError(f"{locator} cannot be read as an image ({why}); export it again or take it out of the table.")
 
 
 def _read_picture(path: Path, member: str | None, locator: str) -> Stored:
     _refuse_deep_colour(path, locator)
     with Pillow.open(path, formats=FORMATS) as opened:
-        check_pixels(opened.height, opened.width, locator)
+        check_pixels(opened.height, opened.width, locator, len(opened.getbands()))
+        if opened.format in ("JPEG", "MPO"):
+            check_scans(path.read_bytes(), (opened.height, opened.width), locator)
         # A JPEG from a camera may carry a preview as a second picture; the first is the film.
-        frames = 1 if opened.format in ("JPEG", "MPO") else int(getattr(opened, "n_frames", 1))
+        frames = 1 if opened.format in ("JPEG", "MPO") else _frames(path, opened, locator)
         number = frame_number(member, frames, locator)
         if number:
+            # To show one frame all before it are drawn.
+            if number * opened.height * opened.width > _MOST_DRAWN:
+                raise EvalfmError(f"{locator} is frame {number} of a long animation; save each frame as PNG.")
             opened.seek(number)
         opened.load()
-        return _from_pillow(opened, locator)
+        return replace(_from_pillow(opened, locator), lossy=opened.format in ("JPEG", "MPO"))
+
+
+def _frames(path: Path, opened: Pillow.Image, locator: str) -> int:
+    """How many frames there are; those of a GIF are counted here, since Pillow counts without end."""
+    if opened.format != "GIF":
+        return int(getattr(opened, "n_frames", 1))
+    data, frames = path.read_bytes(), 0
+    place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    blocks = 0
+    while place < len(data) and data[place] in (_GIF_EXTENSION, _GIF_IMAGE):
+        if data[place] == _GIF_IMAGE:
+            frames += 1
+            flags = data[place + 9]
+            place += 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+        else:
+            place += 2
+        while place < len(data) and data[place]:
+            place += data[place] + 1
+        place += 1
+        blocks += 1
+        if blocks > 4 * MOST_FRAMES:
+            raise EvalfmError(f"{locator} has more than {MOST_FRAMES} frames; cut it into smaller files.")
+    return max(frames, 1)
 
 
 def _refuse_deep_colour(path: Path, locator: str) -> None:
@@ -142,29 +170,30 @@ def _varies(opacity: NDArray[Any]) -> bool:
 # TIFF
 
 
-def _page(opened: tifffile.TiffFile, member: str | None, locator: str) -> Any:
-    """The page that ``member`` names; smaller copies of a page that the file carries along do not count."""
-    pages = [page for page in opened.pages if not int(getattr(page, "subfiletype", 0)) & _REDUCED_COPY]
-    return pages[frame_number(member, len(pages), locator, "pages")]
-
-
 def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
-    with tifffile.TiffFile(path) as opened:
-        page = _page(opened, member, locator)
-        check_pixels(int(page.imagelength), int(page.imagewidth), locator)
-        photometric = int(page.photometric)
-        depths = {int(bits) for bits in np.atleast_1d(page.bitspersample)}
+    page = page_of(path, member, locator)
+    alone = page_alone(path, page, locator)
+    with tifffile.TiffFile(alone) as opened:
+        decoded: Any = opened.pages.first
+        photometric = int(decoded.photometric)
+        depths = {int(bits) for bits in np.atleast_1d(decoded.bitspersample)}
+        is_white_zero, is_lossy = photometric == _MINISWHITE, int(decoded.compression) in _LOSSY
+        if decoded.compression == JPEG:
+            _check_jpegs(alone, decoded, locator)
         if photometric not in (_MINISWHITE, _MINISBLACK, _RGB):
-            return _tiff_by_pillow(path, page.index, depths, locator)
+            return replace(_tiff_by_pillow(alone, depths, locator), lossy=is_lossy)
         try:
-            values, axes = np.asarray(page.asarray()), str(page.axes)
+            values, axes = np.asarray(decoded.asarray(maxworkers=1)), str(decoded.axes)
         except ValueError as error:
             # tifffile leaves some compressions to an optional library; Pillow reads the common ones itself.
             if "imagecodecs" not in str(error):
                 raise
-            return _tiff_by_pillow(path, page.index, depths, locator)
+            pillow = _tiff_by_pillow(alone, depths, locator)
+            return replace(pillow, white_is_zero=is_white_zero, lossy=is_lossy)
     if axes not in ("YX", "YXS", "SYX") or len(depths) != 1:
         raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no film; save it as grey TIFF.")
+    if values.dtype.kind not in "buif":
+        raise EvalfmError(f"{locator} is a TIFF of {values.dtype}, which is no film; save plain numbers.")
     shown = values[None] if axes == "YX" else values if axes == "SYX" else np.moveaxis(values, 2, 0)
     colours = 3 if photometric == _RGB else 1
     if len(shown) < colours or len(shown) > colours + 1:
@@ -172,22 +201,29 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     opacity = shown[colours:]
     bits, rule = depths.pop(), "TIFF" + (", opacity dropped" if len(opacity) else "")
     film = native(np.ascontiguousarray(shown[:colours]))
-    if photometric == _MINISWHITE:
+    if is_white_zero:
         if film.dtype.kind != "u":
             raise EvalfmError(f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero.")
         film, rule = (2**bits - 1 - film).astype(film.dtype), f"{rule}, white is zero"
     varies = bool(len(opacity)) and _varies(opacity)
-    return Stored(film, bits, rule, opacity_varies=varies)
+    return Stored(film, bits, rule, opacity_varies=varies, white_is_zero=is_white_zero, lossy=is_lossy)
 
 
-def _tiff_by_pillow(path: Path, index: int, depths: set[int], locator: str) -> Stored:
+def _check_jpegs(alone: BinaryIO, page: Any, locator: str) -> None:
+    size = (page.tilelength, page.tilewidth) if page.is_tiled else (page.rowsperstrip, page.imagewidth)
+    for start, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        alone.seek(start)
+        check_stream(alone.read(length), size, locator, exact=False)
+
+
+def _tiff_by_pillow(alone: BinaryIO, depths: set[int], locator: str) -> Stored:
     """Palette, CMYK, YCbCr and compressions unknown to tifffile: up to 8 bits, of which Pillow loses none."""
     if max(depths) > 8:
         raise EvalfmError(
             f"{locator} is a TIFF of {max(depths)} bits with colours or a compression that cannot be read "
             "whole; save it as grey TIFF without compression, or install imagecodecs."
         )
-    with Pillow.open(path, formats=("TIFF",)) as opened:
-        opened.seek(index)
+    alone.seek(0)
+    with Pillow.open(alone, formats=("TIFF",)) as opened:
         opened.load()
         return _from_pillow(opened, locator)

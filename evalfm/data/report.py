@@ -22,6 +22,9 @@ SHOWN = 10
 """Rows that a remark names."""
 LEAST_SIDE = 24
 """Pixels below which nothing is said of a film's looks."""
+_LOOKED_AT, _EDGE = 96, 3
+_FLAT = 0.06
+"""Share of a film's range within which black is black and white is white."""
 
 
 @dataclass(frozen=True)
@@ -121,20 +124,45 @@ def _looks(manifest: Manifest, progress: Progress) -> list[_Look]:
 def looks_inverted(film: NDArray[np.float32]) -> bool:
     """Whether a frontal chest film [H, W] is brighter over the lung fields than over the spine and the heart.
 
-    Blocks that lie in the same shares of the film's sides for every film; no landmark is sought. On the 880 real films
-    at hand 5 are called inverted, and 875 of their 880 negatives are; it says nothing of other pictures.
+    What is black or white up to the edge (borders, collimation, direct exposure) is left out, and blocks lie in the
+    same shares of the sides of what remains; no landmark is sought. On the 880 real films at hand 4 are called
+    inverted, 2 of which are, and 876 of their 880 negatives, with borders or without. It says nothing of others.
     """
     height, width = film.shape
     if min(height, width) < LEAST_SIDE:
         return False
+    # A hundred rows and columns are enough for means of blocks, at a fraction of the cost of decoding.
+    film = film[:: max(1, height // _LOOKED_AT), :: max(1, width // _LOOKED_AT)]
+    highest = float(film.max())
+    if highest <= 0:
+        return False
+    # Where fewer bits are significant than are stored, white is darker.
+    film = film / highest
+    shown = ~(_up_to_the_edge(film < _FLAT) | _up_to_the_edge(film > 1 - _FLAT))
+    rows = np.flatnonzero(shown.mean(axis=1) > _FLAT)
+    columns = np.flatnonzero(shown.mean(axis=0) > _FLAT)
+    if min(len(rows), len(columns)) < LEAST_SIDE // 2:
+        return False
+    film = film[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = film.shape
 
     def mean(top: float, bottom: float, left: float, right: float) -> float:
-        block = film[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
-        # Every fourth pixel is enough for a mean, and a fraction of the cost of decoding.
-        return float(block[::4, ::4].mean()) if block.size else 0.0
+        return float(film[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].mean())
 
     lungs = (mean(0.25, 0.7, 0.15, 0.375) + mean(0.25, 0.7, 0.625, 0.85)) / 2
-    return lungs > mean(0, 1, 0.4, 0.6)
+    return lungs > mean(0.15, 0.9, 0.4, 0.6)
+
+
+def _up_to_the_edge(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Those of ``flat`` [H, W] that hang together with an edge of the film."""
+    from scipy.ndimage import label
+
+    numbers, _ = label(flat)
+    # A thin line often runs along the edge itself.
+    inner = np.zeros(flat.shape, dtype=bool)
+    inner[_EDGE:-_EDGE, _EDGE:-_EDGE] = True
+    edges = np.unique(numbers[~inner])
+    return np.isin(numbers, edges[edges > 0])
 
 
 def _about_negatives(negatives: tuple[int, ...], looks: list[_Look]) -> str:

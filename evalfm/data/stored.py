@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +15,15 @@ from evalfm.errors import EvalfmError
 
 Kind = Literal["dicom", "zip", "npy", "tiff", "picture"]
 
-MOST_PIXELS = 2**28
-"""An image that claims more pixels is refused before its memory is asked for."""
+MOST_PIXELS = 40_000_000
+"""An image that claims more is refused before its memory is asked for; digitised mammograms have up to 38 million."""
+MOST_CHANNELS = 4
+MOST_BYTES = 2**29
+LONGEST_SIDE = 2**16
+MOST_FRAMES = 10_000
+"""Pages or frames of one file that are counted; a small file may claim or chain any number."""
+
+_LONGEST_REASON = 200
 
 _STARTS: dict[bytes, Kind] = {
     b"PK\x03\x04": "zip",
@@ -36,6 +45,8 @@ class Stored:
         rule: which reading was done, for the record.
         palette_indices: [H, W] of a file with a palette, whose colours are ``values``.
         opacity_varies: whether an opacity channel was dropped that was not the same everywhere.
+        white_is_zero: whether the file says so; ``values`` are turned about already.
+        lossy: whether its compression changes values.
     """
 
     values: NDArray[Any]
@@ -43,6 +54,8 @@ class Stored:
     rule: str
     palette_indices: NDArray[Any] | None = None
     opacity_varies: bool = False
+    white_is_zero: bool = False
+    lossy: bool = False
 
 
 def kind_of(path: Path) -> Kind:
@@ -62,19 +75,41 @@ def kind_of(path: Path) -> Kind:
     return next((kind for start, kind in _STARTS.items() if head.startswith(start)), "picture")
 
 
-def check_pixels(height: int, width: int, name: str) -> None:
-    """Refuse an image that is empty or claims more pixels than any film has.
+def check_pixels(height: int, width: int, name: str, channels: int = 1, itemsize: int = 1) -> None:
+    """Refuse an image that is empty or claims more than any radiograph has; ``itemsize`` in bytes per number.
 
     Raises:
-        EvalfmError: ``name`` has no pixels or more than ``MOST_PIXELS``.
+        EvalfmError: ``name`` has no pixels, more than ``MOST_PIXELS``, ``MOST_CHANNELS`` or ``MOST_BYTES``, or a side
+            above ``LONGEST_SIDE``.
     """
-    if height < 1 or width < 1:
+    if height < 1 or width < 1 or channels < 1:
         raise EvalfmError(f"{name} has no pixels; take it out of the table.")
-    if height * width > MOST_PIXELS:
+    too_many = height * width > MOST_PIXELS or max(height, width) > LONGEST_SIDE
+    if too_many or height * width * channels * itemsize > MOST_BYTES:
+        shown = f"{height} × {width}" + (f" × {channels}" if channels > 1 else "")
         raise EvalfmError(
-            f"{name} claims {height} × {width} pixels, more than any film has; "
+            f"{name} claims {shown} pixels, more than any film has; "
             "take it out of the table, or cut it into smaller images."
         )
+    if channels > MOST_CHANNELS:
+        raise EvalfmError(f"{name} is an image of {channels} channels; save it with one or three.")
+
+
+@contextmanager
+def decoding(refusal: Callable[[BaseException], EvalfmError]) -> Iterator[None]:
+    """Make whatever a decoder raises the fault of its file: one sentence, made by ``refusal``.
+
+    Decoders raise anything on damaged data, also classes outside Exception (Rust's panics), which would pass every
+    handler above and end the work on all other images. Interrupts and exits go through.
+    """
+    try:
+        yield
+    except (EvalfmError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except MemoryError:
+        raise refusal(MemoryError("it needs more memory than there is")) from None
+    except BaseException as error:
+        raise refusal(error) from None
 
 
 def frame_number(member: str | None, frames: int, locator: str, word: str = "frames") -> int:
@@ -93,8 +128,12 @@ def frame_number(member: str | None, frames: int, locator: str, word: str = "fra
 
 
 def reason(error: BaseException) -> str:
-    """The first line of what another library said."""
-    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+    """The first line of what another library said, and the next one that it announces; a few words are enough."""
+    lines = [line.strip() for line in str(error).strip().split("\n", 2)[:2]]
+    said = " ".join(lines if lines[0].endswith(":") else lines[:1]).rstrip(".: ")
+    said = "".join(sign for sign in said if sign.isprintable())
+    said = said if len(said) <= _LONGEST_REASON else f"{said[:_LONGEST_REASON]} …"
+    return said or type(error).__name__
 
 
 def native(values: NDArray[Any]) -> NDArray[Any]:

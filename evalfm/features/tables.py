@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.embedding_files import few, read_embeddings
 from evalfm.paths import input_file, user_path
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 MOST_LEVELS = 64
-SHOWN = 5
 
 
 class TableSource:
@@ -141,91 +141,34 @@ def _one_hot(name: str, column: pd.Series, fixed: tuple[str, ...] | None) -> tup
 class PrecomputedSource(TableSource):
     """Embeddings that were computed elsewhere, joined to the manifest by image id.
 
-    The file is a table (.csv, .parquet) with a column ``id`` and one column per feature, or an .npz with
-    ``ids`` [N] and ``features`` [N, D].
+    The file is a table (.csv, .parquet) with a column ``id`` and one column per feature or, in Parquet, one column of
+    lists of one length; or an .npz with ``ids`` [N] and ``features`` [N, D]. Row numbers and columns that the manifest
+    has too, such as a label or the patient, are no features.
     """
 
     def __init__(self, manifest: Manifest, path: Path | str) -> None:
         """Read and join the file.
 
         Raises:
-            EvalfmError: the file cannot be read, or lacks images, repeats ids or holds what is no finite
-                number; all faults are named at once.
+            EvalfmError: the file cannot be read, has a column that is no feature, lacks images, repeats ids or holds
+                what is no finite number; all faults of its rows are named at once.
         """
         path = input_file(user_path(path, "precomputed:FILE"))
-        ids, values, names = _read(path)
-        position = {name: number for number, name in enumerate(ids)}
+        found = read_embeddings(path, [str(name) for name in manifest.table.columns])
+        position = {name: number for number, name in enumerate(found.ids)}
         wanted = [str(name) for name in manifest.table["id"]]
         faults = []
-        if len(position) < len(ids):
-            repeated = sorted(pd.Series(ids)[pd.Series(ids).duplicated()].unique())
-            faults.append(f"repeats {len(repeated)} ids ({_few(repeated)})")
+        if len(position) < len(found.ids):
+            repeated = sorted(pd.Series(found.ids)[pd.Series(found.ids).duplicated()].unique())
+            faults.append(f"repeats {len(repeated)} ids ({few(repeated)})")
         if missing := [name for name in wanted if name not in position]:
-            faults.append(f"lacks {len(missing)} of {len(wanted)} images ({_few(missing)})")
-        used = values[[position[name] for name in wanted if name in position]]
-        if bad := [
-            name
-            for name, row in zip((name for name in wanted if name in position), used, strict=True)
-            if not np.isfinite(row).all()
-        ]:
-            faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({_few(bad)})")
+            faults.append(f"lacks {len(missing)} of {len(wanted)} images ({few(missing)})")
+        used = [name for name in wanted if name in position]
+        values = found.values[[position[name] for name in used]]
+        finite = np.isfinite(values)
+        if bad := [name for name, row in zip(used, finite, strict=True) if not row.all()]:
+            rows = ", ".join(str(position[name] + 1) for name in bad[:5])
+            faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({few(bad)}), row {rows}")
         if faults:
             raise EvalfmError(f"{path} {' and '.join(faults)}; mend the file.")
-        super().__init__("precomputed", manifest, used, "\n".join(names))
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
-
-
-def _read(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    """Ids, features [N, D] and their names."""
-    readers = {".csv": _read_csv, ".parquet": _read_parquet, ".pq": _read_parquet, ".npz": _read_arrays}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet or .npz file.")
-    try:
-        return reader(path)
-    except (OSError, ValueError, KeyError) as error:
-        raise EvalfmError(f"{path} cannot be read ({error}); check the file.") from None
-
-
-def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    return _from_table(path, pd.read_csv(path, dtype={"id": str}))
-
-
-def _read_parquet(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    return _from_table(path, pd.read_parquet(path))
-
-
-def _from_table(path: Path, table: pd.DataFrame) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    names = [str(name) for name in table.columns if name != "id"]
-    if "id" not in table:
-        raise EvalfmError(f"{path} has no column 'id'; name the column of image ids so.")
-    if not names:
-        raise EvalfmError(f"{path} has no column beside 'id'; give one column per feature.")
-    words = [name for name in names if not pd.api.types.is_numeric_dtype(table[name])]
-    if words:
-        raise EvalfmError(f"{path} has columns that are no numbers ({_few(words)}); leave them out.")
-    return (
-        [str(name) for name in table["id"]],
-        table[names].to_numpy(dtype=np.float32, na_value=np.nan),
-        names,
-    )
-
-
-def _read_arrays(path: Path) -> tuple[list[str], NDArray[np.float32], list[str]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        absent = [name for name in ("ids", "features") if name not in arrays]
-        if absent:
-            raise EvalfmError(f"{path} has no array {' and none '.join(map(repr, absent))}; save both.")
-        ids, features = arrays["ids"], arrays["features"]
-    if features.ndim != 2 or len(ids) != len(features) or features.shape[1] == 0:
-        raise EvalfmError(f"{path} has features of shape {features.shape} for {len(ids)} ids; give [N, D].")
-    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
-        raise EvalfmError(f"{path} has features that are no numbers ({features.dtype}); give floats.")
-    return (
-        [str(name) for name in ids],
-        features.astype(np.float32),
-        [str(n) for n in range(features.shape[1])],
-    )
+        super().__init__("precomputed", manifest, values, "\n".join(found.names))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cards import validate
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
@@ -26,7 +27,7 @@ from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.runs import HEAD, Run
 from evalfm.tasks.card import TaskCard
 
 
@@ -56,7 +57,7 @@ class Ready:
             EvalfmError: the run is none to apply, or the weights are others than its own.
         """
         check_applicable(run)
-        task = TaskCard.model_validate(run.record.task)
+        task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
         opened = _reopen(run, manifest, weights, encoder, device, progress)
         return cls(run, task, manifest, opened, tuple(_heads(run, task)))
 
@@ -137,8 +138,8 @@ def _reopen(
         raise EvalfmError(
             f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
         )
-    asked = run.record.config["encoder"]
-    source = str(weights) if weights is not None else str(asked.get("weights", "hub"))
+    asked = run.record.config.get("encoder") or {}
+    source = str(weights) if weights is not None else str(asked.get("weights") or "hub")
     if run.adaptation in ("full", "scratch"):
         # Every tensor is in the run; what the encoder starts with is written over.
         source = "random" if run.record.encoder.get("weights", {}).get("source") != "none" else "hub"
@@ -153,7 +154,7 @@ def _reopen(
     if encoder is not None:
         named = encoder
     elif run.encoder not in TABLES:
-        named = EncoderCard.model_validate(run.record.encoder)
+        named = validate(EncoderCard, run.record.encoder, f"The encoder of {run.folder}")
     hidden = frozenset(map(str, run.record.task["target"]))
     opened = open_encoder(named, settings, manifest, None, progress, hidden)
     if run.adaptation in ("full", "scratch"):
@@ -171,6 +172,12 @@ def _heads(run: Run, task: TaskCard) -> list[Head]:
     heads = []
     for group in by_fold(run, run.head_tensors()):
         head = load_head(run.head, task.kind)
-        head.load_tensors(group)
+        try:
+            head.load_tensors(group)
+        except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            told = str(error).splitlines() or [type(error).__name__]
+            raise EvalfmError(
+                f"{run.folder / HEAD} does not fit the head {run.head} ({told[0][:200]}); copy the whole run again."
+            ) from None
         heads.append(head)
     return heads

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import evalfm
+from evalfm.cards import validate
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
@@ -72,7 +73,7 @@ def predict(
     if os.path.lexists(out) and not (out / SUMMARY).is_file():
         raise EvalfmError(taken)
     check_writable(out.parent)
-    task = TaskCard.model_validate(run.record.task)
+    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
     manifest = load_manifest(data, task.name, progress)
     manifest.validate(deep=True)
     rows = np.flatnonzero(cohort(task, manifest, None).keep)

@@ -26,7 +26,10 @@ def by_fold(run: Run, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     groups: list[dict[str, Tensor]] = [{} for _ in range(folds)]
     for name, value in tensors.items():
         fold, _, rest = name.partition(".")
-        groups[int(fold.removeprefix("fold"))][rest] = value
+        number = fold.removeprefix("fold")
+        if not number.isdecimal() or int(number) >= folds:
+            raise EvalfmError(f"{run.folder} holds {name!r}, which is of none of its {folds} folds; copy it again.")
+        groups[int(number)][rest] = value
     return groups
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cards import validate
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
@@ -55,7 +56,7 @@ def unseen(run: Run, manifest: Manifest, trained_on: str | Path | Manifest | Non
         EvalfmError: it is another data set, and the run's own cannot be found to compare with, or nothing is left.
     """
     settings = _settings(run)
-    task = TaskCard.model_validate(run.record.task)
+    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
     question = pose(task, manifest, settings.where)
     asked = limited(question, settings.limit)
     dealt = _dealt(run, asked, settings)

@@ -49,6 +49,14 @@ class Row:
         reason: why value or interval is absent.
         data: name of the data set.
         test_data: name of the data set that was tested.
+        where: which part of the cohort was kept; null is all.
+        test_where: whose patients were put into test; null where not asked.
+        folds: how many, of out-of-fold predictions; null for one split.
+        test_digest: hash of the test images: figures of two are of two cohorts.
+        precision: of the encoder's forward pass.
+        input_size: in pixels, where another than the card's was asked; null else.
+        resize: likewise, the policy.
+        feature_key: hash of all that decides the features.
         limit: most images asked for; null is all.
         synthetic: whether the data are synthetic.
         random_weights: whether the encoder had learnt nothing.
@@ -81,6 +89,14 @@ class Row:
     reason: str | None
     data: str
     test_data: str
+    where: str | None
+    test_where: str | None
+    folds: int | None
+    test_digest: str | None
+    precision: str
+    input_size: int | None
+    resize: str | None
+    feature_key: str
     limit: int | None
     synthetic: bool
     random_weights: bool
@@ -94,6 +110,12 @@ TYPES = {
     "rank": "Int64",
     "shots": "Int64",
     "limit": "Int64",
+    "folds": "Int64",
+    "input_size": "Int64",
+    "where": "string",
+    "test_where": "string",
+    "test_digest": "string",
+    "resize": "string",
     "label_fraction": "Float64",
     "associate": "string",
     "value": "Float64",
@@ -110,19 +132,20 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
     record = run.record
     config = record.config
     recipe = config.get("recipe") or {}
+    asked = config.get("encoder") or {}
     primaries = _primaries(run)
     return [
         Row(
             study=study,
             encoder=run.encoder,
-            weights=(config.get("encoder") or {}).get("weights"),
+            weights=asked.get("weights"),
             task=run.task,
             kind=str(record.task["kind"]),
             head=run.head,
             adaptation=run.adaptation,
             rank=recipe.get("rank") if run.adaptation == "lora" else None,
-            shots=config["shots"],
-            label_fraction=config["label_fraction"],
+            shots=config.get("shots"),
+            label_fraction=config.get("label_fraction"),
             associate=config.get("associate"),
             base_to_novel=bool(config.get("base_to_novel")),
             seed=int(config["seed"]),
@@ -137,7 +160,15 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             reason=estimate.reason,
             data=str(record.data["name"]),
             test_data=str(record.data["test_name"]),
-            limit=config["limit"],
+            where=config.get("where"),
+            test_where=config.get("test_where"),
+            folds=record.data["folds"],
+            test_digest=record.data.get("test_digest"),
+            precision=record.provenance.precision,
+            input_size=asked.get("input_size"),
+            resize=asked.get("resize"),
+            feature_key=record.provenance.feature_key,
+            limit=config.get("limit"),
             synthetic=record.provenance.synthetic,
             random_weights=record.provenance.random_weights,
             seconds=record.provenance.seconds,

@@ -38,7 +38,7 @@ def decode_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) ->
         _check_column(manifest, attribute)
         content = _content(group, name, f"decode-{attribute}", f"Can the features tell {attribute} without {finding}?")
         inside = f"{finding} == 0"
-        content["where"] = f"({config['where']}) and {inside}" if config["where"] else inside
+        content["where"] = f"({config['where']}) and {inside}" if config.get("where") else inside
         content["tasks"] = [{"name": attribute, "heads": ["linear"]}]
         content["floors"] = "all"
         if not _known_in_train(manifest, attribute):
@@ -62,7 +62,7 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
         content = _content(
             group, name, f"curve-{attribute}", f"{first.task} with {attribute} tied to the label in train"
         )
-        content["where"] = first.record.config["where"]
+        content["where"] = first.record.config.get("where")
         content["tasks"] = [{"name": first.task, "heads": sorted({run.head for run in group})}]
         content["associate"] = [f"{attribute}={strength:g}" for strength in CURVE]
         content["floors"] = "none"
@@ -83,11 +83,14 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
             reason = "is a floor, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are asked"
+        elif ".py:" in _called(run) or _called(run).endswith((".yaml", ".yml", ".py")):
+            # A run from anywhere names no code and no file of this machine.
+            reason = "names an encoder of code or a card of its own; ask it yourself with `evalfm probe`"
         elif config.get("test_data"):
             reason = "was tested on other data"
         elif config.get("shots") or config.get("label_fraction") or config.get("associate"):
             reason = "was trained on a part of train"
-        elif config["encoder"].get("weights") == "file" or run.encoder.startswith("precomputed"):
+        elif (config.get("encoder") or {}).get("weights") == "file" or run.encoder.startswith("precomputed"):
             reason = (
                 "used a file that no run names; ask it yourself with `evalfm probe --weights FILE --task chest_tube "
                 '--where "pneumothorax == 0" --floors all` and `--associate`, and name the folder of those runs too'
@@ -104,13 +107,19 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
     return grouped
 
 
+def _called(run: Run) -> str:
+    """The encoder by the name that a probe takes."""
+    return str((run.record.config.get("encoder") or {}).get("name") or run.encoder)
+
+
 def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str, object]:
     config = group[0].record.config
     encoders = {
-        run.encoder: {"name": run.record.config["encoder"]["name"]}
-        | {key: run.record.config["encoder"].get(key) for key in ("input_size", "resize")}
-        | {"weights": run.record.config["encoder"].get("weights") or "hub"}
+        run.encoder: {"name": _called(run)}
+        | {key: asked.get(key) for key in ("input_size", "resize")}
+        | {"weights": asked.get("weights") or "hub"}
         for run in group
+        for asked in [run.record.config.get("encoder") or {}]
     }
     shared = {key: config.get(key) for key in ("folds", "test_where", "limit")}
     return {"schema": 1, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
@@ -122,7 +131,7 @@ def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
     Raises:
         EvalfmError: none of that name holds the images that were tested.
     """
-    name = str(run.record.config["data"])
+    name = str(run.record.config.get("data") or run.record.data["name"])
     known = [each for each, folder in registered().items() if each == name or _calls_itself(folder, name)]
     candidates = [*known, *([PHANTOM] if name.startswith(PHANTOM) and PHANTOM not in known else [])]
     tested = run.predictions().query("split == 'test'")["id"].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -87,7 +88,8 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     if name in _label_columns(manifest):
-        return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name))
+        ordered = name in manifest.info.levels
+        return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name), ordered=ordered)
     raise UnknownNameError("task or label column", name, [*list_tasks(), *_label_columns(manifest)])
 
 
@@ -186,7 +188,7 @@ def _truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth
         return _Truth(target, positive, known, names, sources)
     (name,) = task.target
     values = _column(manifest, name).iloc[rows]
-    levels = sorted(values.dropna().unique().tolist())
+    levels = _levels(manifest, name, values)
     codes = pd.Categorical(values, categories=levels).codes.astype(np.float64)
     codes[codes < 0] = np.nan
     source = {name: manifest.info.label_source.get(name, "unstated")}
@@ -248,7 +250,9 @@ def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple
     """
     if name in manifest.table.columns or f"{name}_mask" not in manifest.table.columns:
         column = _column(manifest, name).iloc[rows]
-        return _as_binary(name, column), manifest.info.label_source.get(name, "unstated")
+        return _as_binary(name, column, _levels(manifest, name, column)), manifest.info.label_source.get(
+            name, "unstated"
+        )
     masks = manifest.table[f"{name}_mask"].iloc[rows]
     values = np.full(len(rows), np.nan)
     for position in np.flatnonzero(masks.notna().to_numpy()):
@@ -256,14 +260,19 @@ def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple
     return values, _mask_source(manifest, name)
 
 
-def _as_binary(name: str, column: pd.Series) -> NDArray[np.float64]:
+def _levels(manifest: Manifest, name: str, column: pd.Series) -> list[Any]:
+    """The different values of a column, in the data set's order where it says one."""
+    order = {level: place for place, level in enumerate(manifest.info.levels.get(name, ()))}
+    return sorted(sorted(column.dropna().unique().tolist()), key=lambda level: order.get(_plain(level), 0))
+
+
+def _as_binary(name: str, column: pd.Series, levels: list[Any]) -> NDArray[np.float64]:
     if pd.api.types.is_numeric_dtype(column):
         values = column.to_numpy(np.float64, na_value=np.nan)
         wrong = ~np.isnan(values) & (values != 0) & (values != 1)
         if wrong.any():
             raise EvalfmError(f"Label {name!r} must be 0, 1 or empty, but holds {values[wrong][0]:g}; map its values.")
         return values
-    levels = sorted(column.dropna().unique().tolist())
     if len(levels) > 2:
         raise EvalfmError(f"Label {name!r} has {len(levels)} levels where two are asked; map them to 0 and 1.")
     values = (column == levels[-1]).to_numpy(np.float64, na_value=np.nan) if levels else np.full(len(column), np.nan)
@@ -277,7 +286,7 @@ def _positive_name(task: TaskCard, manifest: Manifest) -> str:
     column = manifest.table.get(name)
     if column is None or pd.api.types.is_numeric_dtype(column):
         return name
-    levels = sorted(column.dropna().unique().tolist())
+    levels = _levels(manifest, name, column)
     return f"{name}_{_plain(levels[-1])}" if levels else name
 
 
@@ -318,13 +327,15 @@ def _label_columns(manifest: Manifest) -> list[str]:
     return [str(name) for name in manifest.table.columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
-def _card_of_column(name: str, column: pd.Series, declared: str | None) -> TaskCard:
+def _card_of_column(name: str, column: pd.Series, declared: str | None, *, ordered: bool = False) -> TaskCard:
     """A card for a plain label column: as declared, else by its values (two, many numbers, few)."""
     levels = column.dropna().nunique()
     if levels == 0:
         raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or ask another column.")
     numeric = pd.api.types.is_numeric_dtype(column)
     kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
+    if ordered and levels > 2:
+        kind = "ordinal"
     if declared == "number":
         kind = "regression"
     title = TITLES[kind].format(name)

@@ -65,22 +65,24 @@ def make_run(
     settings: dict[str, Any] | None = None,
     classes: tuple[str, ...] | None = None,
     cost: Cost | None = None,
+    made: dict[str, Any] | None = None,
     **data: Any,
 ) -> Run:
-    """A run of ``encoder`` whose test predictions are ``table``."""
+    """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance."""
     table = table.assign(split="test")
     if classes is None:
         classes = () if kind == "regression" else ("ptx",)
     found = measure(kind, Scored(table, classes, True)) if kind != "segmentation" else {"dice_positive": Estimate(0.5)}
     name = task or TASKS[kind]
-    key = hashlib.sha256(f"{encoder}{name}{head}{seed}{floor}".encode()).hexdigest()
-    part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": 1}
+    card_of_task = {"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, "target": ["ptx"]}
+    key = hashlib.sha256(f"{encoder}{name}{head}{seed}{floor}{made or ''}".encode()).hexdigest()
+    part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": positives(table, kind)}
     record = Record(
         schema=1,
         key=key,
         config={"floor": floor, "adaptation": "frozen", "seed": seed, **(settings or {})},
         encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
-        task={"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, **(task_card or {})},
+        task=card_of_task | (task_card or {}),
         head={"name": head, "needs": ["pooled"]},
         data={
             "name": "toy",
@@ -100,12 +102,20 @@ def make_run(
         chosen={},
         exclusions=[],
         notes=[],
-        provenance=provenance(weights_digest=encoder, cost=cost),
+        provenance=provenance(**{"weights_digest": encoder, "cost": cost, **(made or {})}),
     )
     folder = run_folder(out, encoder, name, head, "frozen", key)
     with publishing(out, folder) as work:
         write_run(work, record, table, {"weight": torch.zeros(1)})
     return Run.read(folder)
+
+
+def positives(table: pd.DataFrame, kind: str) -> int:
+    """How many images have the finding, or any of several."""
+    if kind == "binary":
+        return int((table["target"] == 1).sum())
+    begin = {"segmentation": "area_true_", "multilabel": "target_"}.get(kind)
+    return int((table.filter(regex=f"^{begin}") > 0).any(axis=1).sum()) if begin else 0
 
 
 def binary_table(scores: np.ndarray, target: np.ndarray, patient: np.ndarray | None = None) -> pd.DataFrame:

@@ -128,7 +128,7 @@ def test_dice_is_compared_on_films_with_a_lesion(tmp_path: Path) -> None:
         dice = np.clip(generator.random(40) * 0.5 + shift, 0, 1)
         table = pd.DataFrame(
             {"id": [f"{row:03}" for row in range(40)], "patient": [f"{row:03}" for row in range(40)], "dice_ptx": dice}
-        ).assign(area_true_ptx=area)
+        ).assign(area_true_ptx=area, area_predicted_ptx=area)
         made.append((make_run(tmp_path, table, encoder=name, kind="segmentation"), dice[area > 0]))
     (table,) = compare([run for run, _ in made])
     values = {entry.encoder: entry.estimate.value for entry in table.entries}
@@ -140,7 +140,7 @@ def test_runs_that_cannot_be_paired_say_what_differs(tmp_path: Path) -> None:
     score = signal(TARGET, 1.0, 0)
     one = make_run(tmp_path, binary_table(score, TARGET))
     fewer = make_run(tmp_path, binary_table(score[:200], TARGET[:200]), encoder="fewer")
-    with pytest.raises(EvalfmError, match="tested on 200 and 300 images, 200 of them the same"):
+    with pytest.raises(EvalfmError, match="tested on 300 and 200 images, 200 of them the same"):
         compare([one, fewer])
     mined = make_run(tmp_path, binary_table(score, TARGET), encoder="mined", label_source={"ptx": "text-mined"})
     with pytest.raises(
@@ -220,10 +220,15 @@ def test_other_images_of_the_same_ids_are_neither_paired_nor_seeds(tmp_path: Pat
         make_run(tmp_path, binary_table(signal(target, 1, seed), target), encoder="one", seed=seed, test_digest=digest)
         for seed, digest in ((0, "a"), (1, "b"))
     ]
-    (table,) = task_tables(runs)
-    assert [len(line.runs) for line in table.lines] == [1, 1]
+    tables = task_tables(runs)
+    assert [[len(line.runs) for line in table.lines] for table in tables] == [[1], [1]]
+    assert [table.cohort for table in tables] == ["toy, images a", "toy, images b"]
     with pytest.raises(EvalfmError, match="two data sets named 'toy'"):
-        compare(runs)
+        compare(
+            [runs[0], make_run(tmp_path, binary_table(signal(target, 1, 3), target), encoder="two", test_digest="b")]
+        )
+    # One encoder alone: each cohort has its table.
+    assert [table.cohort for table in compare(runs)] == ["toy, images a", "toy, images b"]
 
 
 def test_inputs_of_another_size_are_another_line_and_no_seed(tmp_path: Path) -> None:
@@ -244,7 +249,8 @@ def test_lines_on_fewer_labels_are_told_apart(tmp_path: Path) -> None:
     made = []
     for number, shots in enumerate((None, 10)):
         images = {"images": 300 if shots is None else 20, "patients": 20, "positive_images": 10}
-        parts = {"train": images, "val": images, "test": images}
+        test = {"images": 300, "patients": 300, "positive_images": int(TARGET.sum())}
+        parts = {"train": images, "val": images, "test": test}
         table = binary_table(signal(TARGET, 1.0, number), TARGET)
         made.append(make_run(tmp_path / str(shots), table, settings={"shots": shots}, parts=parts))
     (table,) = compare(made)

@@ -242,7 +242,9 @@ def test_an_unknown_label_differs_from_a_known_one(tmp_path: Path) -> None:
 def test_masks_of_another_truth_are_not_paired(tmp_path: Path) -> None:
     area = np.where(np.arange(40) % 2, 10.0, 0.0)
     rows = [f"{row:03}" for row in range(40)]
-    frame = pd.DataFrame({"id": rows, "patient": rows, "dice_ptx": 0.5, "area_true_ptx": area})
+    frame = pd.DataFrame(
+        {"id": rows, "patient": rows, "dice_ptx": 0.5, "area_true_ptx": area, "area_predicted_ptx": 0.0}
+    )
     one = make_run(tmp_path, frame, kind="segmentation")
     other = make_run(tmp_path, frame.assign(area_true_ptx=area * 2), encoder="other", kind="segmentation")
     with pytest.raises(EvalfmError, match="'area_true_ptx' of their predictions differs"):

@@ -157,6 +157,18 @@ def test_a_run_s_table_without_what_tells_its_rows_apart_is_refused(tmp_path: Pa
     assert "brings its own threshold, chosen on val" in str(done.exception)
 
 
+def test_a_mark_that_no_run_writes_is_no_mark(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "runs", "binary")
+    table = pd.read_parquet(run.folder / PREDICTIONS)
+    expected = told(run.folder)
+    own = table.attrs[MARK]
+    for mark in ([], {}, "evalfm", {**own, "kind": ["binary"]}, {**own, "kind": "other"}, {**own, "class_names": 3},
+                 {**own, "class_names": ["mass"]}, {**own, "notes": None}):  # fmt: skip
+        table.attrs = {MARK: mark}
+        table.to_parquet(tmp_path / "t.parquet", index=False)
+        assert same(expected, told(tmp_path / "t.parquet")), mark
+
+
 def outside() -> pd.DataFrame:
     target = np.arange(ROWS) % 3 == 0
     score = signal(target, 1.0, 5)

@@ -94,7 +94,8 @@ def test_runs_are_listed_shown_and_applied(probed: Path, imported: Path):
     assert json.loads(evalfm("show", "run", run, "--json").stdout)["config"]["data"]
     applied = evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted")
     assert "140 images" in applied.stdout, applied.stderr
-    refused(evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted"), "another folder")
+    again = evalfm("predict", run, "--data", imported, "--out", probed.parent / "predicted")
+    assert "holds these predictions already" in again.stdout, again.stderr
 
 
 def test_json_of_a_probe_is_json_alone(imported: Path, probed: Path):

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from evalfm.data.columns import as_numbers, as_text, read_table, with_numbers
+from evalfm.data.columns import as_numbers, as_text, numbers_or_cells, read_table, with_numbers
 from evalfm.errors import EvalfmError
 
 
@@ -65,3 +69,103 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
         read_table(tmp_path / "latin.csv")
     with pytest.raises(EvalfmError, match="There is no file"):
         read_table(tmp_path / "absent.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("id,x\np,1\n".encode("utf-16"), "it is UTF-16 text"),
+        ("id,x\np,1\n".encode("utf-16-le"), "zero bytes in line 1"),
+        (b"id,x\np,1\nq,a\0b\n", "zero bytes in line 3"),
+        (b"id,x\np,1\nq,\xe9t\xe9\n", r"line 3 is no UTF-8 text\); save it as CSV UTF-8"),
+        (b"id,x\n" + b"p,1\n" * 300_000 + b"q,\xff\n", r"line 300002 is no UTF-8 text"),
+        (b"id;x\np;1,5\n", "separates its columns by semicolons; save it with commas"),
+        (b"id\tx\np\t1\n", "separates its columns by tabs"),
+        (b"id,x\n1,p,0\n2,q,1\n", r"more cells than its first line has names\); give every column a name"),
+        (b"id,x\np,1,\nq,2,\n", "end no row with a comma"),
+        (b"id,x\np,1\nq,2,3\n", "Expected 2 fields in line 3, saw 3"),
+        (b'id,x\np,"1\nq,2\n', "EOF inside string"),
+        (b"", "cannot be read as CSV"),
+    ],
+)
+def test_text_that_is_no_table_is_told_by_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(EvalfmError, match=message):
+        read_table(tmp_path / "a.csv")
+
+
+def test_a_letter_that_straddles_two_reads_is_whole(tmp_path: Path) -> None:
+    text = "id,x\n" + "p" * (2**20 - 6) + "\u00e9,1\n"
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8")
+    assert read_table(tmp_path / "a.csv")["id"].iloc[0].endswith("\u00e9")
+
+
+def test_compressed_tables_and_headers_without_rows_are_read(tmp_path: Path) -> None:
+    pd.DataFrame({"id": ["007"], "x": ["\u00e9"]}).to_csv(tmp_path / "a.csv.gz", index=False)
+    assert read_table(tmp_path / "a.csv.gz")["id"].tolist() == ["007"]
+    (tmp_path / "a.csv").write_text("id,x\n")
+    assert read_table(tmp_path / "a.csv").columns.tolist() == ["id", "x"]
+
+
+def test_a_named_index_of_parquet_is_a_column(tmp_path: Path) -> None:
+    table = pd.DataFrame({"id": ["p", "q", "r"], "x": [1, 2, 3]})
+    table.set_index("id").to_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet")["id"].tolist() == ["p", "q", "r"]
+    table.iloc[[0, 2]].to_parquet(tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").columns.tolist() == ["id", "x"]
+    pq.write_table(pa.table([pa.array([1]), pa.array([2])], names=["x", "x"]), tmp_path / "a.parquet")
+    with pytest.raises(EvalfmError, match="has the column x twice"):
+        read_table(tmp_path / "a.parquet")
+
+
+def test_every_type_of_parquet_has_its_form_or_its_sentence(tmp_path: Path) -> None:
+    day = datetime.date(2020, 1, 2)
+    columns = {
+        "decimal": pa.array([Decimal("1.50"), None]),
+        "bytes": pa.array([b"1", b"0"]),
+        "category": pa.array(["1", None]).dictionary_encode(),
+        "large": pa.array([2**63, 1], pa.uint64()),
+        "flag": pa.array([True, None]),
+        "half": pa.array(np.array([1, 0.5], np.float16)),
+        "none": pa.nulls(2),
+        "day": pa.array([day, None]),
+        "time": pa.array([datetime.datetime(2020, 1, 2), None]),
+        "span": pa.array([datetime.timedelta(1), None]),
+        "pixels": pa.array([b"\xff\xd8", None]),
+        "list": pa.array([[1, 2], None]),
+        "struct": pa.array([{"a": 1}, None]),
+        "infinite": pa.array([float("inf"), 1.0]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    numbers = {
+        "decimal": [1.5, np.nan], "bytes": [1, 0], "category": [1, np.nan], "large": [2**63, 1], "flag": [1, np.nan],
+        "half": [1, 0.5], "none": [np.nan, np.nan], "infinite": [np.inf, 1],
+    }  # fmt: skip
+    for name in columns:
+        found = as_numbers(table[name])
+        if name in numbers:
+            assert found is not None
+            assert np.array_equal(found, numbers[name], equal_nan=True), name
+        else:
+            assert found is None, name
+            # What is no number is text that the checks can show.
+            assert isinstance(numbers_or_cells(table[name]).iloc[0], str), name
+    assert as_text(table["day"]).tolist() == ["2020-01-02", None]
+    for name, message in (
+        ("list", r"'list' holds lists \(row 1\)"),
+        ("struct", r"'struct' holds lists \(row 1\)"),
+        ("pixels", "'pixels' holds bytes that are no text"),
+        ("infinite", "'infinite' holds an infinite number in row 1"),
+    ):
+        with pytest.raises(EvalfmError, match=message):
+            as_text(table[name])
+
+
+@pytest.mark.parametrize("cell", ["1_000", "\uff11", "0x10", "1,5", "inf", "nan", "-NaN", 10**400, "1e999", [1], b"1"])
+def test_what_only_looks_like_a_number_is_none(cell: object) -> None:
+    column = pd.Series([0, cell, "1"], dtype=object)
+    assert as_numbers(column) is None
+    kept = numbers_or_cells(column)
+    assert kept.iloc[[0, 2]].tolist() == [0.0, 1.0]
+    assert kept.iloc[1] == str(cell)

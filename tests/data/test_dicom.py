@@ -522,3 +522,58 @@ class TestRefusals:
         write(path, RAMP12)
         with pytest.raises(EvalfmError, match="is a DICOM file, where a mask"):
             read_mask_file(path.name, path.parent)
+
+
+class TestFloats:
+    @pytest.mark.parametrize(("dtype", "keyword"), [(np.float32, "Float"), (np.float64, "DoubleFloat")])
+    def test_their_padding_becomes_air(self, path: Path, dtype: type, keyword: str) -> None:
+        values = np.linspace(-3, 5, 256).astype(dtype).reshape(16, 16)
+        values[:2] = -1000.5
+        dataset = write(
+            path, np.zeros((16, 16), np.uint8), WindowCenter=1, WindowWidth=8, VOILUTFunction="LINEAR_EXACT"
+        )
+        del dataset.PixelData
+        dataset.BitsAllocated = 8 * values.dtype.itemsize
+        for name in ("BitsStored", "HighBit", "PixelRepresentation"):
+            del dataset[name]
+        setattr(dataset, f"{keyword}PixelData", values.tobytes())
+        setattr(dataset, f"{keyword}PixelPaddingValue", -2000.0)
+        setattr(dataset, f"{keyword}PixelPaddingRangeLimit", -1000.0)
+        dataset.PhotometricInterpretation = "MONOCHROME1"
+        dataset.save_as(path, enforce_file_format=True)
+        result = pixels(path)[0]
+        assert (result[:2] == 0).all()
+        np.testing.assert_allclose(result[2:], 1 - np.clip((values[2:] - 1) / 8 + 0.5, 0, 1), atol=1e-6)
+
+
+class TestColours:
+    @pytest.mark.parametrize("bits", [(8, 8), (16, 12), (16, 16)])
+    @pytest.mark.parametrize("planar", [0, 1])
+    @pytest.mark.parametrize(
+        "syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless]
+    )
+    def test_channels_in_either_layout(self, path: Path, syntax: str, planar: int, bits: tuple[int, int]) -> None:
+        values = np.random.default_rng(2).integers(0, 2 ** bits[1], (HEIGHT, WIDTH, 3)).astype(f"u{bits[0] // 8}")
+        laid = values if planar == 0 or syntax == RLELossless else values.transpose(2, 0, 1).reshape(values.shape)
+        elements = {"BitsStored": bits[1], "PlanarConfiguration": planar if syntax != RLELossless else 0}
+        if syntax == RLELossless:
+            dataset = write(path, laid, **elements)
+            dataset.compress(RLELossless, encoding_plugin="pydicom")
+            dataset.save_as(path, enforce_file_format=True)
+        else:
+            write(path, laid, syntax=syntax, **elements)
+        np.testing.assert_allclose(pixels(path), values.transpose(2, 0, 1) / (2.0 ** bits[1] - 1), atol=1e-6)
+
+    @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+    def test_ybr_is_turned_to_rgb(self, path: Path, syntax: str) -> None:
+        grey = np.random.default_rng(2).integers(0, 256, (HEIGHT, WIDTH)).astype(np.uint8)
+        values = np.dstack([grey, np.full_like(grey, 100), np.full_like(grey, 180)])
+        dataset = write(path, values, PhotometricInterpretation="YBR_FULL")
+        if syntax == RLELossless:
+            dataset.compress(RLELossless, encoding_plugin="pydicom")
+            dataset.save_as(path, enforce_file_format=True)
+        y, cb, cr = (channel.astype(float) for channel in np.moveaxis(values, 2, 0))
+        expected = np.stack(
+            [y + 1.402 * (cr - 128), y - 0.344136 * (cb - 128) - 0.714136 * (cr - 128), y + 1.772 * (cb - 128)]
+        )
+        np.testing.assert_allclose(pixels(path) * 255, np.clip(expected, 0, 255), atol=1.01)

@@ -138,7 +138,7 @@ def test_voi_lut_as_bytes_of_words_and_with_all_entries() -> None:
 
 
 def test_voi_lut_with_a_negative_start_written_as_unsigned() -> None:
-    dataset = header()
+    dataset = header(PixelRepresentation=1)
     dataset.VOILUTSequence = [table([3, 65535, 8], [10, 20, 30])]
     scaled, _ = to_unit_interval(np.array([-1.0, 0, 1]), dataset, NO_PADDING)
     np.testing.assert_allclose(scaled, np.array([10, 20, 30]) / 255)

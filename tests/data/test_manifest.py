@@ -218,6 +218,67 @@ def test_the_same_fault_of_many_rows_is_one_line(toy: Manifest) -> None:
     assert lines[3].startswith("  30 rows (11, 12, 13, 14, …), the first: image 'gone/0.png' is not there")
 
 
+BAD = (
+    "leave the cell empty, or say that the word means unknown "
+    "(`--unknown {0}` at the import, or `unknown_words: ['{0}']`"
+)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "fault"),
+    [
+        ("ptx", ["1", "0", "NA", "1"], f"row 3: ptx is 'NA'; {BAD.format('NA')} in dataset.yaml)"),
+        ("ptx", ["1", "0", "maybe", None], "row 3: ptx is 'maybe'; write 0, 1 or nothing, or declare"),
+        ("ptx", [1, "inf", 0, 1], "row 2: ptx is 'inf'; write 0, 1 or nothing"),
+        ("ptx", ["1", "0", [0, 1], "1"], "row 3: ptx is '[0, 1]'; write 0, 1 or nothing"),
+        ("ptx", [1, 0, 10**400, 1], f"row 3: ptx is '{'1' + 58 * '0'}… (403 letters); write 0, 1"),
+        ("ctr", ["0.5", "0,5", ".4", None], "row 2: ctr is '0,5'; write a finite number or nothing"),
+        ("ctr", [0.5, np.inf, 0.4, None], "row 2: ctr is 'inf'; write a finite number or nothing"),
+        ("age", ["61", "60", "sixty", "0"], "row 3: age is 'sixty'; write a number or nothing"),
+        ("age", [61, 60, "n/a", 0], f"row 3: age is 'n/a'; {BAD.format('n/a')}"),
+        ("age", [61, 60, 0x1F, "0x1F"], "row 4: age is '0x1F'; write a number or nothing"),
+        ("slice", [1.0, 2.0, 3.0, np.inf], "row 4: slice is 'inf'; write a number or nothing"),
+        ("grade", ["F", "G", "NA", "D"], f"row 3: grade is 'NA'; {BAD.format('NA')}"),
+        ("grade", ["0", "1", "NULL", "2"], f"row 3: grade is 'NULL'; {BAD.format('NULL')}"),
+        ("bmi", ["21", "23.5", "NaN", "30"], f"row 3: bmi is 'NaN'; {BAD.format('NaN')}"),
+        ("split", ["train", "NA", "test", "val"], "row 2: split is 'NA'; write train, val or test"),
+        ("split", ["train", "tset", "test", "val"], "row 2: split is 'tset'; write train, val or test"),
+    ],
+)
+def test_one_bad_cell_is_named_and_no_good_one(toy: Manifest, column: str, values: list[object], fault: str) -> None:
+    """A word made every good cell of its column a fault, and stood behind twenty of them itself."""
+    info = INFO.model_copy(
+        update={
+            "label_source": INFO.label_source | {"ctr": "masks", "grade": "reader"},
+            "label_kinds": INFO.label_kinds | {"ctr": "number", "grade": "class"},
+            "attributes": [*INFO.attributes, "bmi"],
+        }
+    )
+    columns = {"ctr": None, "grade": None, "bmi": None, "patient": ["a", "b", "c", "d"]} | {column: values}
+    table = toy.table.assign(
+        **{name: pd.Series(cells, dtype=object, index=range(4)) for name, cells in columns.items()}
+    )
+    text = faults_of(Manifest(info, table, toy.folder))
+    assert "has 1 fault to mend" in text
+    assert fault in text
+
+
+def test_two_patients_called_na_are_not_one(toy: Manifest) -> None:
+    patients = pd.Series(["NA", "b", "NA", "d"], dtype=object)
+    table = toy.table.assign(patient=patients, split=["train", "val", "train", "test"])
+    assert "row 3: patient is 'NA'; leave" in faults_of(Manifest(INFO, table, toy.folder))
+
+
+def test_words_for_unknown_are_said_in_the_yaml(toy: Manifest) -> None:
+    info = INFO.model_copy(update={"unknown_words": ["NA", "-9"]})
+    manifest = Manifest(info, toy.table, toy.folder)
+    manifest.write(toy.folder)
+    table = toy.table.assign(ptx=["1", "NA", "0", "-9"])
+    (toy.folder / "manifest.parquet").unlink()
+    table.to_csv(toy.folder / "manifest.csv", index=False)
+    assert np.array_equal(Manifest.read(toy.folder).label("ptx"), [1, np.nan, 0, np.nan], equal_nan=True)
+
+
 def test_patients_that_differ_by_spaces_or_dots_are_one(toy: Manifest) -> None:
     patients = pd.Series(["3", " 1", "1 ", "2"], dtype=object)
     assert "the patient '1' is in test and val" in faults_of(replaced(toy, patient=patients))

@@ -272,7 +272,7 @@ def test_nested_pairs_as_a_key_are_refused_before_they_are_hashed(tmp_path: Path
         (rebuilt(2**40, (2**40,), (1,)), "shorter"),
         (rebuilt(7, (7,), (1,)), "shorter"),
         (rebuilt(6, (7,), (1,)), "damaged"),
-        (rebuilt(6, (2**30,), (0,)), "declares"),
+        (rebuilt(6, (2**30,), (0,)), "declares 4,294,967,296"),
         (rebuilt(6, (6,), (1,), b"StrangeStorage"), "torch.StrangeStorage"),
         (rebuilt(6, (6,), (1,)).replace(b"_rebuild_tensor_v2", b"_rebuild_sparse_tensor"), "_rebuild_sparse_tensor"),
     ],
@@ -309,15 +309,22 @@ def npy(shape: tuple[int, ...], dtype: str = "<f4", held: int = 0) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "member",
-    [npy((2**39,)), npy((2**39,), held=64), npy((-4,), held=16), npy((4,), held=15), npy((4,), "|O", 32), b"\x93NUMPY"],
+    ("member", "said"),
+    [
+        (npy((2**39,)), "bytes are there"),
+        (npy((2**39,), held=64), "bytes are there"),
+        (npy((-4,), held=16), "bytes are there"),
+        (npy((4,), held=15), "bytes are there"),
+        (npy((4,), "|O", 32), "objects"),
+        (b"\x93NUMPY", "damaged"),
+    ],
 )
-def test_an_array_that_declares_more_than_is_there_is_refused(tmp_path: Path, member: bytes) -> None:
+def test_an_array_that_declares_more_than_is_there_is_refused(tmp_path: Path, member: bytes, said: str) -> None:
     path = tmp_path / "w.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("bias.npy", npy((3,), held=12))
         archive.writestr("weight.npy", member)
-    assert str(path) in refusal_of(path)
+    assert said in refusal_of(path)
 
 
 def test_an_archive_that_unfolds_a_thousandfold_is_refused(tmp_path: Path) -> None:
@@ -422,7 +429,7 @@ def test_a_mapping_that_holds_itself_or_much_of_one_other_is_looked_into_once(tm
     inner: dict[str, Any] = {}
     every = [inner]
     for _ in range(3):
-        every.append({str(number): every[-1] for number in range(250)})
+        every.append({str(number): every[-1] for number in range(200)})
     torch.save({"epoch": 3, "model": every[-1], "state_dict": tensors()}, path)
     assert set(read_checkpoint(path, PLAIN).tensors) == {"weight", "bias"}
 

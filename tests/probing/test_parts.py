@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
 from evalfm.tasks.question import Question, pose, resolve_task
+from tests.squares import make_squares
 
 
 @pytest.fixture
@@ -96,3 +99,21 @@ def test_limit_keeps_splits_and_classes_in_proportion(question: Question):
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str):
     with pytest.raises(EvalfmError, match=message):
         Settings.checked(task="square", **settings)
+
+
+def test_identical_images_come_into_one_fold_and_never_into_train_and_test(tmp_path: Path):
+    data = make_squares(tmp_path / "twins", patients=60)
+    names = data.table["image"].tolist()
+    twins = [names.index("s4-0.png"), names.index("s31-0.png"), names.index("s50-0.png")]
+    for row in twins[1:]:
+        (tmp_path / "twins" / names[row]).write_bytes((tmp_path / "twins" / names[twins[0]]).read_bytes())
+    for name in ("squares", "another"):
+        named = Manifest(data.info.model_copy(update={"name": name}), data.table, data.folder)
+        asked = pose(resolve_task("square", named), named)
+        where = {row: position for position, row in enumerate(asked.rows.tolist())}
+        for seed in range(4):
+            for part in parts(asked, Settings(task="square", folds=3), split_seed=seed):
+                found = [[where[row] in positions for row in twins] for positions in (part.train, part.val, part.test)]
+                assert all(len(set(each)) == 1 for each in found)
+        (part,) = parts(asked, Settings(task="square", test_where="patient == 's50'"))
+        assert {where[row] for row in twins} <= set(part.test.tolist())

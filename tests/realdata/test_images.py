@@ -9,6 +9,7 @@ from PIL import Image as Pillow
 
 from evalfm.data.images import dicom_attributes, image_digest, image_size, is_constant, needs_bits, read_image
 from evalfm.data.masks import decode, encode, read_mask_file
+from evalfm.data.report import looks_inverted
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
@@ -91,3 +92,20 @@ def test_wingspan_masks_are_lungs_and_heart() -> None:
             np.testing.assert_array_equal(decode(dialect, encode(dialect, mask), size), mask)
     centre = {key: np.argwhere(mask)[:, 1].mean() for key, mask in (("h", heart), ("l", left), ("r", right))}
     assert min(centre["l"], centre["r"]) < centre["h"] < max(centre["l"], centre["r"])
+
+
+@pytest.mark.parametrize("shade", [None, 0.0, 1.0])
+def test_real_films_and_their_negatives_are_told_apart_with_borders_and_without(shade: float | None) -> None:
+    missed = called = count = 0
+    for folder in ("nih-cxr14-starter/images", "wingspan-ctr/png"):
+        for path in sorted((SHARED / folder).glob("*.png"))[::4]:
+            film = read_image(path.name, path.parent).pixels[0]
+            border = ((20, 70), (60, 10))
+            shown = [
+                each if shade is None else np.pad(each, border, constant_values=shade) for each in (film, 1 - film)
+            ]
+            called += looks_inverted(shown[0])
+            missed += not looks_inverted(shown[1])
+            count += 1
+    assert count == 221
+    assert max(called, missed) <= 2

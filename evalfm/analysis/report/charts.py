@@ -61,7 +61,7 @@ def roc(lines: Sequence[Line]) -> Markup:
         curve = mean_roc(target, score, np.ones(len(target)), folds, _GRID)
         if curve is None:
             continue
-        area = line.runs[0].metrics["auroc"]
+        area = line.runs[0].estimate("auroc")
         points = [(0.0, 0.0), *zip(_GRID.tolist(), curve.tolist(), strict=True)]
         chart.line(points, colour, f"{name_of(line)}: {describe(area)}", dash=dash)
     return chart.drawn()
@@ -178,7 +178,10 @@ def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) 
 def _lines(
     title: str, label: str, told: str, metric: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
 ) -> Markup | None:
-    shown = [(name, [point for point in points if point[1].value is not None]) for name, points in curves]
+    shown = [
+        (name, [point for point in points if point[1].value is not None and (point[0] > 0 or not logarithmic)])
+        for name, points in curves
+    ]
     shown = [(name, points) for name, points in shown if points][:MOST_CURVES]
     if not shown:
         return None

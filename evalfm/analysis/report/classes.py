@@ -15,9 +15,9 @@ Areas = list[tuple[Line, list[Estimate]]]
 
 
 def by_class(lines: Sequence[Line]) -> tuple[list[str], Areas]:
-    """Names of the classes, and of each line's first seed the AUROC of each."""
+    """Names of the classes, and of each line the AUROC of each."""
     classes = [str(name) for name in lines[0].runs[0].record.data["class_names"]]
-    areas = [(line, [line.runs[0].metrics[f"auroc[{name}]"] for name in classes]) for line in lines]
+    areas = [(line, [line.estimate(f"auroc[{name}]") for name in classes]) for line in lines]
     return classes, areas
 
 

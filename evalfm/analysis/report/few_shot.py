@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evalfm.analysis.few_shot import by_task
+from evalfm.analysis.few_shot import by_cohort, encoder_names
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.aside import FLAGS, Aside
 from evalfm.analysis.report.tables import Value, table
@@ -14,16 +14,17 @@ METRIC = "macro AUROC"
 
 
 def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Aside]:
-    """A section for each task and data set among ``runs``, in their order."""
-    return [_section(number, *key, mine) for number, (key, mine) in enumerate(by_task(runs).items())]
+    """A section for each task and cohort among ``runs``, in their order."""
+    return [_section(number, *found) for number, found in enumerate(by_cohort(runs))]
 
 
-def _section(number: int, task: str, data: str, runs: Sequence[EpisodeRun]) -> Aside:
+def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> Aside:
+    encoders = encoder_names(runs)
     notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.notes))
     flags = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
     rows: list[list[Value]] = [
-        [run.encoder, run.method, each.shots, each.estimate.n, each.estimate, each.sd]
-        for run in runs
+        [encoder, run.method, each.shots, each.estimate.n, each.estimate, each.sd]
+        for run, encoder in zip(runs, encoders, strict=True)
         for each in run.record.results
     ]
     header = ["encoder", "method", "shots of each class", "episodes", METRIC, "sd over episodes"]
@@ -33,8 +34,8 @@ def _section(number: int, task: str, data: str, runs: Sequence[EpisodeRun]) -> A
         "episodes; episodes share images, so it says nothing about other patients."
     )
     curves = [
-        (f"{run.encoder} · {run.method}", [(each.shots, each.estimate) for each in run.record.results])
-        for run in runs
+        (f"{encoder} · {run.method}", [(each.shots, each.estimate) for each in run.record.results])
+        for run, encoder in zip(runs, encoders, strict=True)
         if len(run.record.results) > 1
     ]
     drawing = charts.more_shots(METRIC, curves) if curves else None
@@ -43,4 +44,4 @@ def _section(number: int, task: str, data: str, runs: Sequence[EpisodeRun]) -> A
     if rest:
         tables.append(("Notes of the episodes", table(f"episodes-{number}-notes", ["note"], rest)))
     drawings = [] if drawing is None else [(f"{METRIC} against the shots of each class", drawing)]
-    return Aside(f"Few-shot episodes: {task} on {data}", flags, words, tables, drawings)
+    return Aside(f"Few-shot episodes: {name}", flags, words, tables, drawings)

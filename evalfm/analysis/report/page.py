@@ -12,7 +12,7 @@ from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
-from evalfm.analysis.report.task import sections
+from evalfm.analysis.report.task import FAULTS, sections, why
 from evalfm.data.atomic import write_atomically
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
@@ -52,7 +52,12 @@ def report_page(
 
 
 def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[Aside]:
-    return [*few_shot_sections(episodes), *(quality_tables(number, each) for number, each in enumerate(features))]
+    found: list[Aside] = []
+    try:
+        found += few_shot_sections(episodes)
+    except FAULTS as error:
+        found.append(Aside("Few-shot episodes", [], f"This section could not be made: {why(error)}", []))
+    return found + [quality_tables(number, each) for number, each in enumerate(features)]
 
 
 def _provenance(runs: Sequence[Run]) -> Table:

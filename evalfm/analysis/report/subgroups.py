@@ -49,7 +49,12 @@ def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
             models.append((line, questions_of_run(line.runs[0], model=charts.name_of(line))))
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-    told = [(line, bias_of_questions(questions, asked)) for line, questions in models]
+    told = []
+    for line, questions in models:
+        try:
+            told.append((line, bias_of_questions(questions, asked)))
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
     if told:
         made.tables.append(_strata(f"{anchor}-strata", *told[0]))
         made.tables.append(_leaning(f"{anchor}-leaning", [report for _, reports in told for report in reports]))

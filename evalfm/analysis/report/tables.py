@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalfm.analysis.figures import describe
+from evalfm.analysis.table import Line
 from evalfm.data.spreadsheets import csv_text
 from evalfm.statistics.estimate import Estimate
 
@@ -23,7 +24,20 @@ class Signed:
     high: float | None
 
 
-Value = str | int | float | None | Estimate | Signed
+@dataclass(frozen=True)
+class Seeded:
+    """An estimate averaged over seeds, with their standard deviation; None for a single one."""
+
+    estimate: Estimate
+    sd: float | None
+
+    @classmethod
+    def of(cls, line: Line, metric: str) -> Seeded | Estimate:
+        """``metric`` of a line of a table."""
+        return line.estimate(metric) if len(line.runs) == 1 else cls(line.estimate(metric), line.sd(metric))
+
+
+Value = str | int | float | None | Estimate | Signed | Seeded
 
 
 @dataclass(frozen=True)
@@ -46,7 +60,7 @@ class Table:
     Attributes:
         name: of the file that it is saved as.
         header: a name per column.
-        rows: a value per column; an estimate becomes three columns of the CSV.
+        rows: a value per column; an estimate becomes three columns of the CSV, four where several seeds are there.
         caption: what a reader must know of it.
     """
 
@@ -63,7 +77,8 @@ class Table:
     @property
     def notes(self) -> list[str]:
         """Cautions of its estimates, which are marked with ``~``."""
-        every = [value.note for row in self.rows for value in row if isinstance(value, Estimate) and value.note]
+        shown = [value.estimate if isinstance(value, Seeded) else value for row in self.rows for value in row]
+        every = [value.note for value in shown if isinstance(value, Estimate) and value.note]
         return [f"~ {note}" for note in dict.fromkeys(every)]
 
     @property
@@ -74,18 +89,28 @@ class Table:
     @property
     def csv(self) -> str:
         """The table with every digit; estimates as ``name``, ``name_low`` and ``name_high``."""
-        wide = {place for row in self.rows for place, value in enumerate(row) if isinstance(value, (Estimate, Signed))}
+        wide = {
+            place
+            for row in self.rows
+            for place, value in enumerate(row)
+            if isinstance(value, (Estimate, Signed, Seeded))
+        }
+        spread = {place for row in self.rows for place, value in enumerate(row) if isinstance(value, Seeded)}
         names: list[str] = []
         for place, name in enumerate(self.header):
             names += [name, f"{name}_low", f"{name}_high"] if place in wide else [name]
+            names += [f"{name}_sd"] if place in spread else []
         lines: list[list[object]] = []
         for row in self.rows:
             line: list[object] = []
             for place, value in enumerate(row):
+                sd = value.sd if isinstance(value, Seeded) else None
+                value = value.estimate if isinstance(value, Seeded) else value
                 if isinstance(value, (Estimate, Signed)):
                     line += [value.value, value.low, value.high]
                 else:
                     line += [value, None, None] if place in wide else [value]
+                line += [sd] if place in spread else []
             lines.append(line)
         return csv_text(names, lines)
 
@@ -108,8 +133,9 @@ def p_words(p: float | None) -> str:
 def _text(value: Value) -> str:
     if value is None:
         return "–"
-    if isinstance(value, Estimate):
-        return f"{describe(value)} ~" if value.note else describe(value)
+    if isinstance(value, (Estimate, Seeded)):
+        estimate, sd = (value.estimate, value.sd) if isinstance(value, Seeded) else (value, None)
+        return f"{describe(estimate, sd)} ~" if estimate.note else describe(estimate, sd)
     if isinstance(value, Signed):
         ends = [end for end in (value.low, value.high) if end is not None]
         digits = _digits(max(map(abs, [value.value, *ends])))
@@ -127,6 +153,7 @@ def _digits(size: float) -> int:
 
 def _order(value: Value) -> str:
     """Numbers as they are, words as they are, what is absent as nothing (which sorts last)."""
+    value = value.estimate if isinstance(value, Seeded) else value
     if isinstance(value, (Estimate, Signed)):
         return "" if value.value is None else repr(value.value)
     return "" if value is None else repr(value) if isinstance(value, (int, float)) else value

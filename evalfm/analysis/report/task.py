@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,15 +11,17 @@ import numpy as np
 from markupsafe import Markup
 
 from evalfm.analysis.choose import choose
+from evalfm.analysis.cohort import by_cohort, cohort_names
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.classes import answers, by_class
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.report.subgroups import subgroups
-from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, p_words, table
 from evalfm.analysis.report.texts import operating_table, templates_table
 from evalfm.analysis.seeds import over_seeds
+from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import (
     WITH_FINDING,
@@ -28,7 +31,6 @@ from evalfm.analysis.table import (
     every_metric,
     plain_runs,
     task_tables,
-    with_metrics,
 )
 from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
@@ -36,7 +38,15 @@ from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.tasks.metrics.facts import metric_of
 
-SMALLER = ("shots", "label_fraction")
+SMALLER = ("shots", "val_shots", "label_fraction")
+FAULTS = (EvalfmError, ValueError, ArithmeticError)
+"""What makes a part of a page impossible: a reason for a reader, or numbers that cannot be reckoned with."""
+
+
+def why(error: Exception) -> str:
+    """The reason in a sentence."""
+    told = str(error).rstrip(".") or type(error).__name__
+    return f"{told}." if isinstance(error, EvalfmError) else f"it could not be made ({told})."
 
 
 @dataclass
@@ -67,29 +77,46 @@ class Section:
     verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
 
+    @contextmanager
+    def part(self, what: str) -> Iterator[None]:
+        """A part of the section; where it cannot be made the reason stands in its place, and the rest goes on."""
+        try:
+            yield
+        except FAULTS as error:
+            self.absent.append(f"{what}: {why(error)}")
+
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """A section per task and test set, in the order of their names."""
-    grouped: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
-        grouped.setdefault((run.task, str(run.record.data["test_name"])), []).append(run)
-    return [_section(number, grouped[key]) for number, key in enumerate(sorted(grouped))]
+    """A section per task and test cohort, in the order of their names."""
+    grouped = by_cohort(runs)
+    names = cohort_names(grouped)
+    ordered = sorted(grouped, key=lambda cohort: (cohort[0], names[cohort]))
+    return [_whole_section(number, grouped[cohort], names[cohort]) for number, cohort in enumerate(ordered)]
 
 
-def _section(number: int, runs: Sequence[Run]) -> Section:
+def _whole_section(number: int, runs: Sequence[Run], cohort: str) -> Section:
+    """The section, or the reason why there is none."""
+    try:
+        return _section(number, runs, cohort)
+    except FAULTS as error:
+        told = f"This section could not be made: {why(error)}"
+        return Section(f"task-{number}", f"{runs[0].task} on {cohort}", "", told, [])
+
+
+def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
     whole = _on_all_labels(plain_runs(runs))
     (summary,) = task_tables(whole)
     made = Section(
         f"task-{number}",
-        f"{summary.task} on {summary.data}",
+        f"{summary.task} on {cohort}",
         f"{summary.title} {summary.unit_counts}.",
         "",
         list(summary.cautions),
     )
     try:
         choice = choose(whole, summary.task)
-    except EvalfmError as error:
-        made.words = f"The encoders were not compared in pairs: {error}"
+    except FAULTS as error:
+        made.words = f"The encoders were not compared in pairs: {why(error)}"
         best = list(summary.lines)
     else:
         made.words = choice.paragraph
@@ -97,26 +124,36 @@ def _section(number: int, runs: Sequence[Run]) -> Section:
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
         made.pairs = choice.comparison.pairs
     made.tables.append(("Metrics that the task asks for first", _metrics(f"{made.anchor}-metrics", summary)))
-    made.folded.append(("All metrics", _all_metrics(f"{made.anchor}-all-metrics", summary)))
-    texts = {
-        "Default and calibrated": operating_table(f"{made.anchor}-thresholds", summary),
-        "Each template alone": templates_table(f"{made.anchor}-templates", summary),
-    }
-    made.tables += [(title, found) for title, found in texts.items() if found is not None]
+    with made.part("All metrics"):
+        made.folded.append(("All metrics", _all_metrics(f"{made.anchor}-all-metrics", summary)))
     metric = summary.metric_names[0]
-    drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.floor) for each in best])
-    _add(made, f"{metric} of every line, floors hollow", drawing)
+    with made.part("Default and calibrated"):
+        _add_table(made, "Default and calibrated", operating_table(f"{made.anchor}-thresholds", summary))
+    with made.part("Each template alone"):
+        _add_table(made, "Each template alone", templates_table(f"{made.anchor}-templates", summary))
+    with made.part(f"{metric} of every line"):
+        drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.floor) for each in best])
+        _add(made, f"{metric} of every line, floors hollow", drawing)
     _add_by_kind(made, best)
-    _add_pictures(made, best)
-    _add_curves(made, plain_runs(runs), metric)
-    _add_shortcuts(made, runs)
-    told = subgroups(made.anchor, best)
-    made.tables += told.tables
-    made.verdicts += told.verdicts
-    made.absent += told.absent
-    made.tables.append(("What an image costs the encoders", _costs(f"{made.anchor}-costs", best)))
-    made.tables.append(("Who was trained on and tested", _parts(f"{made.anchor}-parts", whole[0])))
-    made.tables.append(("Who was left out", _exclusions(f"{made.anchor}-left-out", whole)))
+    with made.part("Films"):
+        _add_pictures(made, best)
+    with made.part("Few labels"):
+        _add_curves(made, plain_runs(runs), metric)
+    with made.part("Shortcuts"):
+        _add_shortcuts(made, runs)
+    with made.part("Subgroups"):
+        told = subgroups(made.anchor, best)
+        made.tables += told.tables
+        made.verdicts += told.verdicts
+        made.absent += told.absent
+    parts: tuple[tuple[str, Callable[[], Table]], ...] = (
+        ("What an image costs the encoders", lambda: _costs(f"{made.anchor}-costs", best)),
+        ("Who was trained on and tested", lambda: _parts(f"{made.anchor}-parts", whole[0])),
+        ("Who was left out", lambda: _exclusions(f"{made.anchor}-left-out", whole)),
+    )
+    for title, make in parts:
+        with made.part(title):
+            made.tables.append((title, make()))
     return made
 
 
@@ -166,11 +203,12 @@ def _difference(found: Difference | None) -> Signed | None:
 def _metrics(name: str, summary: TaskTable) -> Table:
     header = ["encoder", "head", "adaptation", *summary.metric_names]
     rows: list[list[Value]] = [
-        [line.encoder, line.head, line.adaptation, *(line.metrics[each] for each in summary.metric_names)]
+        [line.encoder, line.head, line.adaptation, *(Seeded.of(line, each) for each in summary.metric_names)]
         for line in summary.lines
     ]
+    several = any(len(line.runs) > 1 for line in summary.lines)
     count = len(every_metric(summary))
-    caption = f"{len(summary.metric_names)} of {count} metrics, of the first seed, with 95 % intervals."
+    caption = f"{len(summary.metric_names)} of {count} metrics, with 95 % intervals.{OF_SEEDS if several else ''}"
     return table(
         name,
         header,
@@ -179,17 +217,26 @@ def _metrics(name: str, summary: TaskTable) -> Table:
     )
 
 
+OF_SEEDS = " Of several seeds the mean ± their standard deviation, and the interval that holds theirs."
+
+
 def _all_metrics(name: str, summary: TaskTable) -> Table:
     """A row per metric and line."""
     every = every_metric(summary)
-    whole = with_metrics(summary, every)
     rows: list[list[Value]] = [
-        [each, facts.unit, facts.direction, line.encoder, line.head, line.adaptation, line.metrics[each]]
+        [each, facts.unit, facts.direction, line.encoder, line.head, line.adaptation, Seeded.of(line, each)]
         for each, facts in ((each, metric_of(each)) for each in every)
-        for line in whole.lines
+        for line in summary.lines
     ]
     header = ["metric", "unit", "better", "encoder", "head", "adaptation", "estimate"]
-    return table(name, header, rows, "Of the first seed, with 95 % intervals. better: which values are good ones.")
+    several = any(len(line.runs) > 1 for line in summary.lines)
+    caption = f"With 95 % intervals.{OF_SEEDS if several else ''} better: which values are good ones."
+    return table(name, header, rows, caption)
+
+
+def _add_table(made: Section, heading: str, found: Table | None) -> None:
+    if found is not None:
+        made.tables.append((heading, found))
 
 
 def _add(made: Section, heading: str, drawing: Markup | None) -> None:
@@ -203,26 +250,32 @@ def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
     shown = [*[line for line in best if not line.floor][: charts.MOST_CURVES - len(floors)], *floors]
     kind = best[0].runs[0].kind
     if kind == "binary":
-        _add(made, "ROC curves", charts.roc(shown))
-        calibrated = charts.calibration(shown)
-        if calibrated is None:
-            made.absent.append("Calibration: no model gives probabilities.")
-        _add(made, "Calibration in ten equally filled bins", calibrated)
+        with made.part("ROC curves"):
+            _add(made, "ROC curves", charts.roc(shown))
+        with made.part("Calibration"):
+            calibrated = charts.calibration(shown)
+            if calibrated is None:
+                made.absent.append("Calibration: no model gives probabilities.")
+            _add(made, "Calibration in ten equally filled bins", calibrated)
     if kind == "segmentation":
         for each in best[0].runs[0].record.data["class_names"]:
-            rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
             heading = f"Dice on films with {each}: 5–95 %, quartiles and median"
-            _add(made, heading, charts.spread(f"Dice of {each}", rows))
+            with made.part(heading):
+                rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
+                _add(made, heading, charts.spread(f"Dice of {each}", rows))
     if kind == "regression":
-        rows = [(charts.name_of(line), _errors(line.runs[0])) for line in shown]
-        _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
+        with made.part("Predicted minus true"):
+            rows = [(charts.name_of(line), _errors(line.runs[0])) for line in shown]
+            _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
     if kind in ("multilabel", "multiclass", "ordinal"):
         heading = "AUROC of each label" if kind == "multilabel" else "AUROC of each class against the others"
-        _add(made, heading, charts.by_class("AUROC", *by_class(shown)))
-        made.tables.append((heading, _by_class(f"{made.anchor}-classes", shown)))
+        with made.part(heading):
+            _add(made, heading, charts.by_class("AUROC", *by_class(shown)))
+            made.tables.append((heading, _by_class(f"{made.anchor}-classes", shown)))
     if kind in ("multiclass", "ordinal"):
         heading = f"What {charts.name_of(shown[0])} answers"
-        made.tables.append((heading, answers(f"{made.anchor}-answers", shown[0].runs[0])))
+        with made.part(heading):
+            made.tables.append((heading, answers(f"{made.anchor}-answers", shown[0].runs[0])))
 
 
 def _by_class(name: str, lines: Sequence[Line]) -> Table:
@@ -256,6 +309,8 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     run = line.runs[0]
     kind = run.kind
     paths = sorted((run.folder / "figures").glob("overlays_*.png" if kind == "segmentation" else "agreement.png"))
+    # A run may come from anywhere: what is no picture of its own folder is not put into a page.
+    paths = [path for path in paths if path.is_file() and path.resolve().is_relative_to(run.folder.resolve())]
     for path in paths if kind in ("segmentation", "regression") else []:
         made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
     if kind == "segmentation" and not paths:
@@ -273,15 +328,20 @@ def _shows(path: Path) -> str:
 
 
 def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
-    """The metric against training images, of lines that were trained on several subsets."""
-    points: dict[tuple[str, str, str], dict[int, list[Run]]] = {}
-    for run in runs:
-        if not run.is_floor:
-            points.setdefault((run.encoder, run.head, run.adaptation), {}).setdefault(_labels(run), []).append(run)
+    """The metric against training images, of lines that were trained on several subsets and differ in these alone."""
+    grouped: dict[str, list[Line]] = {}
+    for summary in task_tables(runs):
+        for line in summary.lines:
+            if not line.floor:
+                grouped.setdefault(settings_but(line.runs[0], *SMALLER), []).append(line)
+    several = [lines for lines in grouped.values() if len({round(_images(line)) for line in lines}) > 1]
+    names = line_names([lines[0].runs[0] for lines in several])
     curves = [
-        (" · ".join(key), [(images, over_seeds(_one_line(found), metric)) for images, found in by_labels.items()])
-        for key, by_labels in points.items()
-        if len(by_labels) > 1
+        (
+            f"{name} · {lines[0].head} · {lines[0].adaptation}",
+            [(round(_images(line)), over_seeds(line, metric)) for line in lines],
+        )
+        for name, lines in zip(names, several, strict=True)
     ]
     if not curves:
         return
@@ -289,16 +349,15 @@ def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
     rows: list[list[Value]] = [
         [name, images, one] for name, line in curves for images, one in sorted(line, key=lambda point: point[0])
     ]
-    several = any(len(found) > 1 for by_labels in points.values() for found in by_labels.values())
+    seeded = any(len(line.runs) > 1 for lines in several for line in lines)
     averaged = "Averaged over seeds, inside every resample of patients too; seeds draw the training images."
-    caption = averaged if several else "One seed of each."
+    caption = averaged if seeded else "One seed of each."
     made.tables.append(("Few labels", table(f"{made.anchor}-few", ["line", "train images", metric], rows, caption)))
 
 
-def _one_line(runs: Sequence[Run]) -> Line:
-    """Runs on as many training images, whatever drew these."""
-    first = runs[0]
-    return Line(first.task, first.encoder, first.head, first.adaptation, False, tuple(runs), first.metrics, None)
+def _images(line: Line) -> float:
+    """Training images, the mean over seeds: a fraction of the patients is not always as many images."""
+    return float(np.mean([_labels(run) for run in line.runs]))
 
 
 def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:

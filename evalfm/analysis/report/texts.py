@@ -16,7 +16,7 @@ def operating_table(name: str, summary: TaskTable) -> Table | None:
     rows: list[list[Value]] = [[each.encoder, each.head, each.threshold, *each.estimates] for each in points]
     caption = (
         "Thresholds and temperatures were chosen on val. Brier score and ECE are without temperature scaling in the "
-        "default line and with it in the other; AUROC is moved by neither. Of the first seed."
+        "default line and with it in the other; AUROC is moved by neither. Of several seeds the mean."
     )
     return table(name, list(HEADER), rows, caption)
 

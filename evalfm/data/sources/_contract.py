@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from evalfm.cards import CardModel
-from evalfm.data.dataset_info import BlankRule, DatasetInfo, LabelKind, MaskDialect, UncertainRule
+from evalfm.data.dataset_info import BlankRule, DatasetInfo, LabelKind, MaskDialect, UncertainRule, check_levels
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -26,10 +26,16 @@ class TableMapping(CardModel):
         id: column with a unique id; by default the path of the image.
         patient: column of the patient, as ``study``, ``group``, ``slice`` and ``split`` of theirs.
         labels: label → column; a list takes the columns by their own names.
-        label_kinds: kind of a label, ``binary`` where not named.
+        label_kinds: kind of a label; ``class`` where not named but given levels or folders, else ``binary``.
+        levels: words of a label in their order, from the lowest; of a binary label the two words, the positive last.
         label_source: where a label comes from, ``unstated`` where not named.
         masks: finding → column of its masks.
         mask_dialects: how a finding's masks are written, ``file`` where not named.
+        mask_values: finding → values that are it, where its files are maps of several labels.
+        mask_unknown: finding → values of pixels that nobody judged; a mask that holds one is unknown.
+        unknown_words: words that count as empty cells, such as ``NA``.
+        skip_missing: rows whose image is not there are left out and counted, masks that are not there are unknown.
+        class_folders: name of the label that the folders of images are; there is no table then.
         attributes: attribute → column, or a list; these may leave the manifest.
         keep: columns that enter under their own names and never leave.
     """
@@ -48,9 +54,15 @@ class TableMapping(CardModel):
     split: str | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     label_kinds: dict[str, LabelKind] = Field(default_factory=dict)
+    levels: dict[str, list[str]] = Field(default_factory=dict)
     label_source: dict[str, str] = Field(default_factory=dict)
     masks: dict[str, str] = Field(default_factory=dict)
     mask_dialects: dict[str, MaskDialect] = Field(default_factory=dict)
+    mask_values: dict[str, list[int]] = Field(default_factory=dict)
+    mask_unknown: dict[str, list[int]] = Field(default_factory=dict)
+    unknown_words: list[str] = Field(default_factory=list)
+    skip_missing: bool = False
+    class_folders: str | None = None
     attributes: dict[str, str] = Field(default_factory=dict)
     keep: list[str] = Field(default_factory=list)
     derived_from: list[str] = Field(default_factory=list)
@@ -63,6 +75,40 @@ class TableMapping(CardModel):
     @classmethod
     def _names_for_themselves(cls, value: Any) -> Any:
         return {name: name for name in value} if isinstance(value, list | tuple) else value
+
+    @field_validator("levels", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        # YAML reads 1 and no as a number and a truth value.
+        return {name: [str(word) for word in words] for name, words in value.items()} if _is_lists(value) else value
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> TableMapping:
+        for name, levels in self.levels.items():
+            check_levels(name, levels, "class" if self.label_kind(name) == "binary" else self.label_kind(name))
+            if self.label_kind(name) == "binary" and len(levels) != 2:
+                raise ValueError(f"levels of the binary label {name} must be two, the positive one last")
+        for field in ("mask_values", "mask_unknown"):
+            for name in getattr(self, field):
+                if name not in self.masks:
+                    raise ValueError(f"{field} names {name}, which masks does not; add it there (--mask {name}=COLUMN)")
+                if self.mask_dialects.get(name, "file") != "file":
+                    raise ValueError(f"{field} names {name}, whose masks are no files")
+                if set(self.mask_values.get(name, [])) & set(self.mask_unknown.get(name, [])):
+                    raise ValueError(f"a value of {name} is both the finding and unknown")
+        if self.class_folders is not None and (self.csv is not None or self.labels or self.split or self.patient):
+            raise ValueError("class_folders reads no table; leave csv, labels, split and patient out")
+        return self
+
+    def label_kind(self, label: str) -> LabelKind:
+        """Kind of ``label``: as said, else classes where it has levels or is that of the folders, else binary."""
+        has_words = label in self.levels or label == self.class_folders
+        return self.label_kinds.get(label, "class" if has_words else "binary")
+
+
+def _is_lists(value: Any) -> bool:
+    """Whether ``value`` maps names to lists."""
+    return isinstance(value, dict) and all(isinstance(each, list | tuple) for each in value.values())
 
 
 @dataclass(frozen=True)

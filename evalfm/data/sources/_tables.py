@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evalfm.data.columns import as_numbers, as_text
+from evalfm.data.columns import as_text, numbers_or_cells
 from evalfm.data.dataset_info import BlankRule, UncertainRule
 from evalfm.data.locators import OUTSIDE, locator_faults
 from evalfm.errors import EvalfmError, suggestion
@@ -93,13 +93,16 @@ def only_words(cells: pd.Series, translate: Callable[[str], str | None], known: 
 
 def binary_labels(cells: pd.Series, *, blank: BlankRule, uncertain: UncertainRule) -> pd.Series:
     """0, 1 or NaN from cells of 0, 1, −1 (uncertain) and empty (blank); words stay for the checks to name."""
-    numbers = as_numbers(cells)
-    if numbers is None:
-        return as_text(cells)
+    numbers = numbers_or_cells(cells)
     doubtful = numbers == -1
     if blank == "negative":
-        numbers = numbers.fillna(0.0)
+        numbers = numbers.where(numbers.notna(), 0.0)
     return numbers.mask(doubtful, {"unknown": float("nan"), "zero": 0.0, "one": 1.0}[uncertain])
+
+
+def two_words(cells: pd.Series, levels: Sequence[str] | None) -> pd.Series:
+    """Cells with 0 and 1 in place of the two ``levels`` of a binary label; as they are where it has none."""
+    return cells if levels is None else as_text(cells).replace({levels[0]: "0", levels[1]: "1"})
 
 
 def ages(cells: pd.Series, notes: list[str]) -> pd.Series:

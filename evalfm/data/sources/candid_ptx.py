@@ -57,8 +57,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
-    if shared & set(images):
-        notes.append(f"{len(shared & set(images))} films belong to two patients or to none in some row, and were left out.")
+    if several := len(shared & set(images)):
+        notes.append(f"{several} films belong to two patients or to none in some row, and were left out.")
     owners = owners[~owners["name"].isin(shared)]
     nameless = int((owners["patient"].isna() & owners["name"].isin(images)).sum())
     if nameless:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evalfm.cards import read_json
-from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
+from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, first_word, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.masks import decode
 from evalfm.data.rle import EMPTY
@@ -136,6 +136,7 @@ def _labels(root: Path, part: str) -> pd.DataFrame | None:
     for finding in FINDINGS:
         numbers = as_numbers(column(native, finding, file))
         if numbers is None:
-            raise EvalfmError(f"{file} holds words in the column {finding!r}; take the original table.")
+            where = first_word(native[finding])
+            raise EvalfmError(f"{file} holds words in the column {finding!r} ({where}); take the original table.")
         columns[finding] = numbers.to_numpy()
     return pd.DataFrame(columns, index=keys)

@@ -53,7 +53,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             raise EvalfmError(f"{file}, line {line}: the path names no patient and study; take the original table.")
         # A path may begin with the release's own name, whatever the folder is called here.
         image = prefix + path.str.replace(RELEASE, "", regex=True)
-        facts = native if part != "test" else native.reindex(columns=[*native, *(name for name in UNTOLD if name not in native)])
+        untold = [name for name in UNTOLD if name not in native] if part == "test" else []
+        facts = native.reindex(columns=[*native, *untold])
         tables.append(
             pd.DataFrame(
                 {

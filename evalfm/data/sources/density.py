@@ -89,6 +89,7 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
         update={
             "labels": {"density": found(mapping.labels.get("density"), "density", "breast_density"), **mapping.labels},
             "label_kinds": {**mapping.label_kinds, "density": "class"},
+            "levels": {name: levels for name, levels in mapping.levels.items() if name != "density"},
             "attributes": {
                 "laterality": found(mapping.attributes.get("laterality"), "laterality"),
                 "view": found(mapping.attributes.get("view"), "view", "view_position"),

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pydicom
 from pydicom.config import disable_value_validation
 
-from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table
+from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table, without_words
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
 from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
+from evalfm.data.dicom_frames import read_dicom
 from evalfm.data.digests import WORKERS
 from evalfm.data.locators import files_below
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names, split_keys
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
-from evalfm.data.sources._tables import binary_labels, column, snake, what_is_in
+from evalfm.data.sources._tables import binary_labels, column, snake, two_words, what_is_in
 from evalfm.data.stored import kind_of
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -29,6 +29,8 @@ KEYS = ("SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID")
 FRONTAL = ("PA", "AP")
 VIEW = "view"
 _TAGS = [*KEYS, "Modality", "PresentationIntentType", "BurnedInAnnotation", "Rows", "NumberOfFrames"]
+ONLY_TABLE = ("class_folders", "skip_missing", "mask_values", "mask_unknown")
+"""What a mapping may say to the source ``table`` alone."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not films:
         raise EvalfmError(f"There is no *.dcm with pixels in {root}, which {what_is_in(root)}; give the DICOM folder.")
     mapping = options.mapping or TableMapping()
+    asked = [field for field in ONLY_TABLE if getattr(mapping, field)]
+    if asked:
+        raise EvalfmError(f"The source 'dicom' knows no {', '.join(asked)} in its mapping; leave it out.")
     labels, told = _labels(films, options, mapping)
     kept, views = _frontal(films, labels, counts)
     if not kept:
@@ -116,7 +121,7 @@ def _read(root: Path, locator: str) -> _Film | str:
         # A pipe among the files would be waited for.
         if not path.is_file() or kind_of(path) != "dicom":
             return "not DICOM"
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        header = read_dicom(path, _TAGS)
         if "Rows" not in header:
             return "no pixels"
         words = {tag: str(header.get(tag) or "").strip() for tag in _TAGS}
@@ -206,7 +211,7 @@ def _labels(films: list[_Film], options: ImportOptions, mapping: TableMapping) -
     tag, _, theirs = (options.on or "SOPInstanceUID").partition("=")
     if tag not in KEYS:
         raise UnknownNameError("tag to meet on", tag, KEYS)
-    table = read_table(path)
+    table = without_words(read_table(path), mapping.unknown_words)
     key = as_text(column(table, theirs or tag, path))
     table = table[key.notna()].drop(columns=[theirs or tag]).assign(_key=key[key.notna()])
     table = table.drop_duplicates()
@@ -239,9 +244,10 @@ def _with_labels(
     columns = {name: column(rows, source, Path("the labels")) for name, source in taken.items()}
     kinds: dict[str, LabelKind] = {}
     for name in named:
-        kind = mapping.label_kinds.get(name, "binary")
+        kind = mapping.label_kind(name)
         if kind == "binary":
-            columns[name] = binary_labels(columns[name], blank=blank, uncertain=uncertain)
+            cells = two_words(columns[name], mapping.levels.get(name))
+            columns[name] = binary_labels(cells, blank=blank, uncertain=uncertain)
         else:
             kinds[name] = kind
     left = {str(name) for name in rows} - set(taken.values()) - {VIEW}
@@ -249,6 +255,9 @@ def _with_labels(
     update = {
         "label_source": {name: mapping.label_source.get(name, "unstated") for name in named},
         "label_kinds": kinds,
+        "levels": {
+            name: mapping.levels[name] for name, kind in kinds.items() if kind == "class" and name in mapping.levels
+        },
         "mask_dialects": {finding: mapping.mask_dialects.get(finding, "file") for finding in mapping.masks},
         "attributes": list(dict.fromkeys([*info.attributes, *mapping.attributes])),
         "notes": notes,

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.images import image_size, read_stored
 from evalfm.data.locators import files_below
 from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
-from evalfm.data.raw_films import SUFFIX
+from evalfm.data.raw_films import BITS, SIDE, SUFFIX
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import ages, column, sexes, what_is_in
 from evalfm.errors import EvalfmError
@@ -22,11 +23,14 @@ MASKS = {"heart": "heart", "left_lung": "left lung", "right_lung": "right lung"}
 MASK_SIZE = (1024, 1024)
 PIXEL_MM = 0.175
 ENLARGED = 0.5
+COPIES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+LOOKED_AT = 8
+"""Copies that are read to tell 12 bits in 16 from 16."""
 _NAME = re.compile(r"JPC(L|N)N\d{3}")
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``*.IMG`` and SCR's ``heart/``, ``left lung/`` and ``right lung/`` wherever they lie below ``root``.
+    """Read ``*.IMG``, or copies as PNG, and SCR's ``heart/``, ``left lung/`` and ``right lung/`` below ``root``.
 
     ``nodule`` is in the film's name (JPCLN with, JPCNN without). With all three outlines ``ctr`` is measured, and
     ``cardiomegaly`` is a ratio above .5. Sex and age come from a table with ``Img, Age, Sex``, if there is one.
@@ -35,23 +39,27 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: no film is there, or an outline cannot be read.
     """
-    films = {path.stem: path for path in map(PurePosixPath, files_below(root)) if path.suffix.lower() == SUFFIX}
+    there_are = [PurePosixPath(name) for name in files_below(root)]
+    films = {path.stem: path for path in there_are if path.suffix.lower() == SUFFIX}
     others = [name for name in films if not _NAME.fullmatch(name)]
-    films = {name: path for name, path in films.items() if _NAME.fullmatch(name)}
+    films = {name: path for name, path in films.items() if _NAME.fullmatch(name)} or _copies(there_are)
     if not films:
         raise EvalfmError(
-            f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}; unpack it there."
+            f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}, nor a copy as PNG; unpack it "
+            "there."
         )
     notes: list[str] = []
     if others:
         notes.append(f"{len(others)} files {SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
     names = list(films)
+    sides = np.array([image_size(path.as_posix(), root) for path in films.values()], dtype=np.float64)
+    bits = _bits(films, root, notes)
     columns: dict[str, object] = {
         "id": names,
         "image": [films[name].as_posix() for name in names],
         "nodule": [float(name.startswith("JPCLN")) for name in names],
-        "spacing_row_mm": PIXEL_MM,
-        "spacing_column_mm": PIXEL_MM,
+        "spacing_row_mm": PIXEL_MM * SIDE / sides[:, 0],
+        "spacing_column_mm": PIXEL_MM * SIDE / sides[:, 1],
     }
     outlines = {finding: _outlines(root, folder, names) for finding, folder in MASKS.items()}
     there = [finding for finding, masks in outlines.items() if any(masks)]
@@ -82,20 +90,43 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         label_kinds=kinds,
         attributes=attributes,
         public_ids=True,
-        bits=12,
-        spacing_note="0.175 mm, as published",
+        bits=bits,
+        spacing_note="0.175 mm at 2048 pixels, as published",
         notes=notes,
     )
     return Imported(pd.DataFrame(columns), info)
 
 
+def _copies(files: list[PurePosixPath]) -> dict[str, PurePosixPath]:
+    """Films as pictures by name; outlines bear the same names."""
+    found: dict[str, PurePosixPath] = {}
+    for path in files:
+        places = {part.lower().replace("_", " ") for part in path.parts[:-1]}
+        if path.suffix.lower() in COPIES and _NAME.fullmatch(path.stem) and not places & set(MASKS.values()):
+            found.setdefault(path.stem, path)
+    return found
+
+
+def _bits(films: dict[str, PurePosixPath], root: Path, notes: list[str]) -> int | None:
+    """Significant bits where the files do not say: 12 of the raw films, and of copies that keep them in 16."""
+    first = next(iter(films.values()))
+    if first.suffix.lower() == SUFFIX:
+        return BITS
+    notes.append("The films are copies, whose grey values are as somebody left them; look at them with `data check`.")
+    looked_at = [read_stored(path.as_posix(), root) for path in list(films.values())[:LOOKED_AT]]
+    deep = [stored for stored in looked_at if stored.bits == 16]
+    return BITS if deep and max(int(stored.values.max()) for stored in deep) < 2**BITS else None
+
+
 def _outlines(root: Path, folder: str, names: list[str]) -> list[str | None]:
-    """Locator of each film's outline in any folder called ``folder`` below ``root``."""
+    """Locator of each film's outline in any folder called ``folder`` below ``root``; GIF goes before copies."""
     found = {
         path.stem: path.relative_to(root).as_posix()
-        for place in sorted(root.rglob(folder))
+        for name in dict.fromkeys((folder.replace(" ", "_"), folder))
+        for place in sorted(root.rglob(name))
         if place.is_dir()
-        for path in sorted(place.glob("*.gif"))
+        for suffix in ("*.bmp", "*.png", "*.gif")
+        for path in sorted(place.glob(suffix))
     }
     return [found.get(name) for name in names]
 

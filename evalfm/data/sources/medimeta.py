@@ -16,6 +16,7 @@ from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import ages, choose_part, column, expect_file, sexes, snake, with_files
+from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
@@ -159,10 +160,8 @@ def _columns(
 def _array(task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.intp]) -> NDArray[np.float64]:
     """Labels [N, K] in the table's order, NaN where −1 or NaN is stored; compared with the table's own column."""
     file = expect_file(folder, [f"task_labels/{task.name}.npy"])
-    try:
+    with decoding(lambda error: EvalfmError(f"{file} cannot be read ({reason(error)}); fetch it again.")):
         stored = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise EvalfmError(f"{file} cannot be read ({' '.join(str(error).split())}); fetch it again.") from None
     if len(stored) != len(native) or stored.ndim not in (1, 2) or numbers.max(initial=-1) >= len(stored):
         raise EvalfmError(
             f"{file} holds labels of {len(stored)} images where {TABLE} has {len(native)}; fetch both again."

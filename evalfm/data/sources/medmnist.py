@@ -16,6 +16,7 @@ from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.digests import image_digests
 from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import SHOWN, choose_part
+from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
@@ -132,21 +133,21 @@ def _in_one_part(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDA
 
 def _read(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.float64]]]:
     """Shapes of the images and labels [N, K] per split; the images' pixels are not read."""
-    try:
-        with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as arrays:
-            held = set(arrays.files)
-            absent = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")
-                      if f"{split}_{what}" not in held]  # fmt: skip
-            if absent:
-                raise EvalfmError(
-                    f"{file} has no array {absent[0]!r}, it holds {', '.join(sorted(held)[:SHOWN]) or 'none'}; "
-                    "give a file in the layout of MedMNIST."
-                )
-            shapes = {split: _shape(archive, f"{split}_images.npy") for split in SPLITS}
-            labels = {split: np.asarray(arrays[f"{split}_labels"]) for split in SPLITS}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split())
-        raise EvalfmError(f"{file} cannot be read as NPZ ({reason}); fetch it again.") from None
+    with (
+        decoding(lambda error: EvalfmError(f"{file} cannot be read as NPZ ({reason(error)}); fetch it again.")),
+        zipfile.ZipFile(file) as archive,
+        np.load(file, allow_pickle=False) as arrays,
+    ):
+        held = set(arrays.files)
+        absent = [f"{split}_{what}" for split in SPLITS for what in ("images", "labels")
+                  if f"{split}_{what}" not in held]  # fmt: skip
+        if absent:
+            raise EvalfmError(
+                f"{file} has no array {absent[0]!r}, it holds {', '.join(sorted(held)[:SHOWN]) or 'none'}; "
+                "give a file in the layout of MedMNIST."
+            )
+        shapes = {split: _shape(archive, f"{split}_images.npy") for split in SPLITS}
+        labels = {split: np.asarray(arrays[f"{split}_labels"]) for split in SPLITS}
     for split in SPLITS:
         _check(file, split, shapes[split], labels[split])
     return shapes, {split: values.reshape(len(values), -1).astype(np.float64) for split, values in labels.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.columns import as_numbers, as_text, read_table
+from evalfm.data.columns import as_numbers, as_text, first_word, read_table
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.digests import WORKERS
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -161,9 +161,11 @@ def _spacing(
     """Millimetres per stored pixel; unknown where an adult's film would be less than 250 mm high."""
 
     def numbers(*names: str) -> NDArray[np.float64]:
-        cells = as_numbers(column(native, names, file))
+        given = column(native, names, file)
+        cells = as_numbers(given)
         if cells is None:
-            raise EvalfmError(f"{file} holds words in the column {names[0]!r}; take the table of NIH itself.")
+            where = first_word(given)
+            raise EvalfmError(f"{file} holds words in the column {names[0]!r} ({where}); take the table of NIH itself.")
         return cells.to_numpy(dtype=np.float64)
 
     # The header reads `OriginalImage[Width,Height]`, whose comma makes two columns of it.

@@ -1,16 +1,21 @@
-"""Any folder of images with a table: a mapping of columns, or the image-folder convention of Hugging Face."""
+"""Any folder of images: a mapping of columns, the image-folder convention of Hugging Face, or a folder a class."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers
+from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.locators import file_of, locator_faults
+from evalfm.data.manifest import EMPTY_MASK
+from evalfm.data.sources import _class_folders as folders
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
-from evalfm.data.sources._tables import binary_labels, column, expect_file
-from evalfm.errors import EvalfmError
+from evalfm.data.sources._label_maps import without_unjudged
+from evalfm.data.sources._tables import binary_labels, column, two_words, what_is_in
+from evalfm.errors import EvalfmError, UnknownNameError
 
 OPTIONS = frozenset({"blank", "uncertain", "mapping"})
 METADATA = "metadata.csv"
@@ -27,15 +32,36 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read a table by ``options.mapping``; without one ``metadata.csv`` with its ``file_name`` is expected.
 
     ``metadata.csv`` may lie in ``root``, or one in each of ``train/``, ``validation/`` and ``test/``, which
-    then give the split. Only mapped columns enter the manifest.
+    then give the split. Only mapped columns enter the manifest. With ``class_folders`` there is no table: each folder
+    of images is a class, in ``root`` or in folders of splits.
 
     Raises:
         EvalfmError: a file or column is missing, or two columns are mapped to one name.
     """
     mapping = options.mapping or TableMapping()
-    native, file = read_mapped(root, mapping)
+    notes: list[str] = []
+    if mapping.class_folders is None:
+        native, file = read_mapped(root, mapping)
+    else:
+        native, file = folders.class_folders(root, SPLIT_WORDS, notes), root
+        split = folders.SPLIT if folders.SPLIT in native else None
+        words = {"image": folders.PATH, "labels": {mapping.class_folders: folders.CLASS}, "split": split}
+        mapping = mapping.model_copy(update=words)
+    if mapping.unknown_words:
+        notes.append(f"Cells that say {', '.join(mapping.unknown_words)} were taken for empty ones.")
     blank, uncertain = options.blank or "unknown", options.uncertain or "unknown"
-    columns: dict[str, pd.Series] = {"image": _relative(column(native, mapping.image, file), root)}
+    images = _relative(column(native, mapping.image, file), root)
+    if mapping.skip_missing:
+        there = ~images.isin(_missing(images.dropna(), root)).to_numpy()
+        if len(there) and not there.any():
+            raise EvalfmError(
+                f"There is no {images.iloc[0]} in {root}, which {what_is_in(root)}, nor any other image of {file}; "
+                "give the folder that its paths start in."
+            )
+        if not there.all():
+            notes.append(f"{int((~there).sum())} of {len(there)} rows have no image file and were left out.")
+        native, images = native[there].reset_index(drop=True), images[there].reset_index(drop=True)
+    columns: dict[str, pd.Series] = {"image": images}
 
     def take(name: str, cells: pd.Series) -> None:
         if name in columns:
@@ -50,26 +76,60 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         take("split", _split(column(native, mapping.split or _SPLIT_FOLDER, file)))
     for label, source in mapping.labels.items():
         _free(label)
-        cells = column(native, source, file)
-        binary = mapping.label_kinds.get(label, "binary") == "binary"
-        take(label, binary_labels(cells, blank=blank, uncertain=uncertain) if binary else with_numbers(cells))
+        cells, levels = column(native, source, file), mapping.levels.get(label)
+        if mapping.label_kind(label) == "binary":
+            take(label, binary_labels(two_words(cells, levels), blank=blank, uncertain=uncertain))
+        else:
+            take(label, with_numbers(cells))
+    _check_names(mapping)
     for finding, source in mapping.masks.items():
-        take(finding + MASK_SUFFIX, as_text(column(native, source, file)))
+        cells = as_text(column(native, source, file))
+        if mapping.skip_missing and mapping.mask_dialects.get(finding, "file") == "file":
+            absent = cells.isin(_missing(cells[cells.notna() & (cells != EMPTY_MASK)], root))
+            if absent.any():
+                notes.append(f"{int(absent.sum())} {finding} masks are not there and are unknown.")
+            cells = cells.mask(absent, None)
+        take(finding + MASK_SUFFIX, cells)
+    without_unjudged(columns, mapping, root, notes, options.progress)
     for attribute, source in mapping.attributes.items():
         if attribute not in mapping.labels:
             take(attribute, with_numbers(column(native, source, file)))
     for name in mapping.keep:
         take(name, with_numbers(column(native, name, file)))
-    info = _info(mapping, root, "split" in columns).model_copy(update={"blank": blank, "uncertain": uncertain})
-    return Imported(pd.DataFrame(columns), info)
+    update = {"blank": blank, "uncertain": uncertain, "notes": notes}
+    return Imported(pd.DataFrame(columns), _info(mapping, root, "split" in columns).model_copy(update=update))
+
+
+def _check_names(mapping: TableMapping) -> None:
+    """Refuse kinds and levels of labels that are not mapped."""
+    for flag, names in (("--label-kind", mapping.label_kinds), ("--levels", mapping.levels)):
+        for name in names:
+            if name not in mapping.labels:
+                raise UnknownNameError(f"label of {flag}", name, mapping.labels)
+
+
+def _missing(locators: pd.Series, root: Path) -> set[str]:
+    """Those whose file is not there; what leaves the root or is a link stays for the checks to refuse."""
+    return {
+        locator
+        for locator in locator_faults(locators, root)
+        if not os.path.lexists(root / file_of(locator))
+        and not locator.startswith("/")
+        and ".." not in PurePosixPath(locator.replace("\\", "/")).parts
+    }
 
 
 def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
-    """The table that ``mapping`` is of, and its file.
+    """The table that ``mapping`` is of, its words for unknown made empty, and its file.
 
     Raises:
         EvalfmError: there is none.
     """
+    table, file = _found(root, mapping)
+    return without_words(table, mapping.unknown_words), file
+
+
+def _found(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
     if mapping.csv is not None:
         return read_table(mapping.csv), mapping.csv
     parts = []
@@ -91,17 +151,23 @@ def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
                 "validation or test, or move it away."
             )
         return pd.concat(parts, ignore_index=True), root / METADATA
-    file = expect_file(root, [METADATA])
-    return read_table(file), file
+    if not (root / METADATA).is_file():
+        raise EvalfmError(
+            f"There is no {METADATA} in {root}, which {what_is_in(root)}; give the table with --csv, or, where each "
+            "folder is a class, a name for the label with --class-folders NAME."
+        )
+    return read_table(root / METADATA), root / METADATA
 
 
 def _relative(cells: pd.Series, root: Path) -> pd.Series:
     """Locators under ``root``: absolute paths in it become relative, others stay for the checks to refuse."""
-    text = as_text(cells)
     prefixes = {f"{folder.as_posix().rstrip('/')}/" for folder in (root.absolute(), root.resolve())}
-    for prefix in prefixes:
-        text = text.map(lambda name, prefix=prefix: name.removeprefix(prefix) if name else name)
-    return pd.Series([name.removeprefix("./") if name else None for name in text], index=text.index, dtype=object)
+    names = []
+    for name in as_text(cells):
+        for prefix in prefixes if name else ():
+            name = name.removeprefix(prefix)
+        names.append(name.removeprefix("./") if name else None)
+    return pd.Series(names, index=cells.index, dtype=object)
 
 
 def _split(cells: pd.Series) -> pd.Series:
@@ -122,8 +188,13 @@ def _info(mapping: TableMapping, root: Path, has_split: bool) -> DatasetInfo:
         licence=mapping.licence,
         citation=mapping.citation,
         mask_dialects={finding: mapping.mask_dialects.get(finding, "file") for finding in mapping.masks},
-        label_source={name: named.get(name, "unstated") for name in [*mapping.labels, *mapping.masks]},
-        label_kinds={name: kind for name, kind in mapping.label_kinds.items() if name in mapping.labels},
+        mask_values=mapping.mask_values,
+        label_source={
+            name: named.get(name, "name of the folder" if name == mapping.class_folders else "unstated")
+            for name in [*mapping.labels, *mapping.masks]
+        },
+        label_kinds={name: kind for name in mapping.labels if (kind := mapping.label_kind(name)) != "binary"},
+        levels={name: levels for name, levels in mapping.levels.items() if mapping.label_kind(name) == "class"},
         derived_from=mapping.derived_from,
         attributes=list(mapping.attributes),
         redistributable_images=mapping.redistributable_images,

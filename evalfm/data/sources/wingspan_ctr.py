@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from evalfm.data.columns import as_numbers, as_text, read_table
+from evalfm.data.columns import as_numbers, as_text, first_word, read_table
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.data.sources._tables import column, what_is_in
 from evalfm.errors import EvalfmError
 
 TABLE = "ctr_ground_truth.csv"
@@ -21,37 +22,31 @@ ENLARGED = 0.5
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``png/``, ``mask/{heart,left_lung,right_lung}/`` and ``ctr_ground_truth.csv``.
+    """Read ``png/``, ``mask/{heart,left_lung,right_lung}/`` and, where it is there, ``ctr_ground_truth.csv``.
 
     One row per image. ``ctr`` and ``cardiomegaly`` (ctr > 0.5) are unknown where the table has no ratio, a
-    mask where its file is not there. The set names no patients.
+    mask where its file is not there. Without the table there are neither; a task measures ``ctr`` on the masks then.
+    The set names no patients.
 
     Raises:
         EvalfmError: a file or column is missing, or the table names an image that is not there.
     """
-    file = expect_file(root, [TABLE])
     folder = root / IMAGES
     names = sorted(name for name in _names(folder) if name.lower().endswith(".png"))
     if not names:
         raise EvalfmError(f"There is no {IMAGES}/*.png in {root}, which {what_is_in(root)}; give the whole data set.")
-    native = read_table(file)
-    ratios = as_numbers(column(native, "ctr", file))
-    identifiers = as_text(column(native, "id", file))
-    if ratios is None or identifiers.isna().any() or identifiers.duplicated().any():
-        raise EvalfmError(f"{file} must hold each image once with a number in `ctr`; take the original table.")
-    ratio_of = dict(zip(identifiers, ratios, strict=True))
-    stray = sorted(set(ratio_of) - set(names))
-    if stray:
-        raise EvalfmError(f"{file} names {len(stray)} images that are not in {IMAGES}/, such as {stray[0]}.")
-    ctr = np.array([ratio_of.get(name, np.nan) for name in names], dtype=np.float64)
     columns: dict[str, object] = {
         # The ids are DICOM UIDs full of dots, so only the last suffix goes.
         "id": [name[: -len(".png")] for name in names],
         "image": [f"{IMAGES}/{name}" for name in names],
-        "ctr": ctr,
-        "cardiomegaly": np.where(np.isnan(ctr), np.nan, ctr > ENLARGED),
     }
-    notes = [f"{int(np.isnan(ctr).sum())} of {len(names)} images have no cardiothoracic ratio."]
+    has_ratios = (root / TABLE).is_file()
+    if has_ratios:
+        ctr = _ratios(root / TABLE, names)
+        columns |= {"ctr": ctr, "cardiomegaly": np.where(np.isnan(ctr), np.nan, ctr > ENLARGED)}
+        notes = [f"{int(np.isnan(ctr).sum())} of {len(names)} images have no cardiothoracic ratio."]
+    else:
+        notes = [f"There is no {TABLE}, so no cardiothoracic ratio but that of the masks."]
     for finding in MASKS:
         present = set(_names(root / "mask" / finding))
         if not present:
@@ -60,23 +55,40 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         if None in masks:
             notes.append(f"{masks.count(None)} images have no {finding} mask.")
         columns[f"{finding}_mask"] = pd.Series(masks, dtype=object)
-    return Imported(pd.DataFrame(columns), _info(notes))
+    return Imported(pd.DataFrame(columns), _info(notes, has_ratios=has_ratios))
+
+
+def _ratios(file: Path, names: list[str]) -> NDArray[np.float64]:
+    """The table's ratio of each image, NaN where it has none."""
+    native = read_table(file)
+    cells = column(native, "ctr", file)
+    ratios = as_numbers(cells)
+    if ratios is None:
+        raise EvalfmError(f"{file} must hold a number in `ctr` or nothing ({first_word(cells)}); correct it.")
+    identifiers = as_text(column(native, "id", file))
+    if identifiers.isna().any() or identifiers.duplicated().any():
+        raise EvalfmError(f"{file} must hold each image once; take the original table.")
+    ratio_of = dict(zip(identifiers, ratios, strict=True))
+    stray = sorted(set(ratio_of) - set(names))
+    if stray:
+        raise EvalfmError(f"{file} names {len(stray)} images that are not in {IMAGES}/, such as {stray[0]}.")
+    return np.array([ratio_of.get(name, np.nan) for name in names], dtype=np.float64)
 
 
 def _names(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def _info(notes: list[str]) -> DatasetInfo:
+def _info(notes: list[str], *, has_ratios: bool) -> DatasetInfo:
     return DatasetInfo(
         name="wingspan-ctr",
         title="Cardiothoracic ratio estimation data set (Wingspan)",
         licence="MIT",
         citation="github.com/eveningdong/cardiothoracic_ratio_estimation_dataset",
         mask_dialects=dict.fromkeys(MASKS, "file"),
-        label_source={"ctr": "ground truth of the set", "cardiomegaly": "ctr>0.5"}
+        label_source=({"ctr": "ground truth of the set", "cardiomegaly": "ctr>0.5"} if has_ratios else {})
         | dict.fromkeys(MASKS, "ground truth of the set"),
-        label_kinds={"ctr": "number"},
+        label_kinds={"ctr": "number"} if has_ratios else {},
         redistributable_images=True,
         notes=notes,
     )

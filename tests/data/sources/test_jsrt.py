@@ -85,6 +85,37 @@ def test_labels_outlines_and_ratio(root: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("side", "kind", "value", "bits", "seen"),
+    [
+        (1024, np.uint8, 200, None, 200 / 255),
+        (2048, np.uint16, 200, 12, 200 / 4095),
+        (512, np.uint16, 40000, None, 40000 / 65535),
+    ],
+)
+def test_copies_as_png_are_read(root: Path, side: int, kind: type, value: int, bits: int | None, seen: float) -> None:
+    for path in list(root.rglob("*.IMG")):
+        path.unlink()
+        film = np.full((side, side), value, kind)
+        film[0, 0] = 0
+        (root / "png").mkdir(exist_ok=True)
+        Image.fromarray(film).save(root / f"png/{path.stem}.png")
+    for path in list(root.rglob("*.gif")):
+        folder = path.parent.with_name(path.parent.name.replace(" ", "_"))
+        folder.mkdir(exist_ok=True)
+        Image.open(path).convert("L").save(folder / f"{path.stem}.png")
+        path.unlink()
+    data = read(root)
+    data.validate(deep=True)
+    assert data.table["image"].tolist() == ["png/JPCLN001.png", "png/JPCNN001.png"]
+    assert data.label("nodule").tolist() == [1, 0]
+    assert data.label("ctr").tolist() == [pytest.approx(0.6), pytest.approx(0.3)]
+    assert data.spacing_mm(0) == pytest.approx((0.175 * 2048 / side, 0.175 * 2048 / side))
+    assert data.info.bits == bits
+    assert data.image(0).pixels[0, 5, 5] == pytest.approx(seen)
+    assert any("The films are copies" in note for note in data.info.notes)
+
+
 def test_without_outlines_there_is_no_ratio(root: Path) -> None:
     for path in list(root.rglob("*.gif")):
         path.unlink()

@@ -54,6 +54,15 @@ def test_rows_ratios_and_masks(root: Path) -> None:
     ]
 
 
+def test_without_the_table_there_are_masks_and_no_ratio(root: Path) -> None:
+    (root / "ctr_ground_truth.csv").unlink()
+    data = read(root)
+    data.validate(deep=True)
+    assert data.findings == ["heart", "left_lung", "right_lung"]
+    assert not {"ctr", "cardiomegaly"} & set(data.table)
+    assert data.info.notes[0] == "There is no ctr_ground_truth.csv, so no cardiothoracic ratio but that of the masks."
+
+
 def test_patients_are_unknown_and_uids_do_not_leave(root: Path) -> None:
     data = read(root)
     assert not data.patients_known
@@ -69,8 +78,8 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     table.write_text(f"id,ctr\n{NAMES[0]},0.4\n{NAMES[0]},0.5\n")
     with pytest.raises(EvalfmError, match="each image once"):
         read(root)
-    table.write_text(f"id,ctr\n{NAMES[0]},large\n")
-    with pytest.raises(EvalfmError, match="a number in `ctr`"):
+    table.write_text(f"id,ctr\n{NAMES[1]},0.5\n{NAMES[0]},large\n")
+    with pytest.raises(EvalfmError, match=r"a number in `ctr` or nothing \(row 2: 'large'\)"):
         read(root)
     table.write_text("id,ratio\n")
     with pytest.raises(EvalfmError, match="no column 'ctr'"):

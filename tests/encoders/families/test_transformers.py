@@ -163,6 +163,10 @@ def test_initial_values_in_a_config_are_no_facts_of_a_trained_model(card: str, t
     with torch.no_grad():
         expected = model(pixel_values=batch()).pooler_output
     assert torch.allclose(encoder.encode(batch()).pooled, expected, atol=1e-6)
+    named = yaml.safe_load(Path(card).read_text())
+    named["arguments"] = {**named["arguments"], "layerscale_value": 0.5}
+    Path(card).write_text(yaml.safe_dump(named))
+    assert load_encoder(card, weights=tmp_path / "model").weights_digest == encoder.weights_digest
     path.write_text(json.dumps({**config, "layer_norm_eps": 1e-3}))
     with pytest.raises(EvalfmError, match=r"layer_norm_eps 0[.]001 instead of"):
         load_encoder(card, weights=tmp_path / "model")

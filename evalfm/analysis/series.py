@@ -1,0 +1,179 @@
+"""Runs that differ in their seed alone are one line of a table; lines that are alike are told apart by what differs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evalfm.analysis.cohort import cohort_of, cohort_words, told_apart
+from evalfm.episodes import EpisodeRun
+from evalfm.runs import Run
+from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.metrics.binary import THRESHOLD_RULE
+
+NO_RESULT = frozenset(
+    {"seed", "seeds", "heads", "floors", "processes", "prompts", "task", "data", "test_data", "encoder"}
+)
+"""Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
+NO_FEATURE = frozenset({"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision"})
+"""Likewise, of how the encoder was asked; weights and precision stand in the record."""
+SUBSETS = ("shots", "val_shots", "label_fraction", "associate")
+"""What draws the training images anew for each seed."""
+OVER_SEEDS = "over several seeds the interval goes from the lowest to the highest end of theirs"
+
+
+def series(runs: Iterable[Run]) -> list[list[Run]]:
+    """``runs`` in groups that differ in their seed alone, sorted by it; the same run twice counts once.
+
+    Runs of one seed are never two seeds: where all that a record holds is equal and the keys differ, each is a group.
+    """
+    grouped: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        grouped.setdefault(_all_but_the_seed(run), {}).setdefault(run.record.key, run)
+    found = []
+    for each in grouped.values():
+        mine = sorted(each.values(), key=lambda run: run.seed)
+        several = len({run.seed for run in mine}) < len(mine)
+        found += [[run] for run in mine] if several else [mine]
+    return found
+
+
+def averaged(runs: Sequence[Run], metric: str) -> Estimate:
+    """``metric`` of runs that differ in their seed: the mean, with an interval that holds each of theirs."""
+    every = [run.estimate(metric) for run in runs]
+    values = [one.value for one in every if one.value is not None]
+    if len(every) == 1 or not values:
+        return every[0]
+    lows = [one.low for one in every if one.low is not None]
+    highs = [one.high for one in every if one.high is not None]
+    mean, reasons = float(np.mean(values)), [one.reason for one in every if one.reason]
+    unit, n = every[0].unit, every[0].n
+    notes = [one.note for one in every if one.note]
+    if len(values) < len(every):
+        notes.insert(0, f"mean of the {len(values)} of {len(every)} seeds that have a value")
+    if len(lows) < len(every) or len(highs) < len(every):
+        return Estimate(mean, n=n, unit=unit, reason=reasons[0] if reasons else None, note=notes[0] if notes else None)
+    return Estimate(mean, min(lows), max(highs), n=n, unit=unit, method=OVER_SEEDS, note=OVER_SEEDS)
+
+
+def seed_sd(runs: Sequence[Run], metric: str) -> float | None:
+    """Spread of ``metric`` over the seeds; None for a single one."""
+    values = [value for run in runs if (value := run.estimate(metric).value) is not None]
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a run that change its result; those that were left as they are by default are absent."""
+    config = {name: value for name, value in run.record.config.items() if name not in NO_RESULT and _said(value)}
+    if config.get("threshold") == THRESHOLD_RULE:
+        del config["threshold"]
+    asked = run.record.config.get("encoder") or {}
+    return config | {
+        f"encoder.{name}": value
+        for name, value in asked.items()
+        if name not in NO_FEATURE and name != "name" and _said(value)
+    }
+
+
+def encoder_label(run: Run) -> str:
+    """The encoder's name, with random weights and an input other than its card's in brackets."""
+    marked = run.record.provenance.random_weights and not run.encoder.startswith("random")
+    doubts = [*(["random weights"] if marked else []), *filter(None, [input_words(run)])]
+    return run.encoder + (f" ({', '.join(doubts)})" if doubts else "")
+
+
+def line_names(firsts: Sequence[Run], by: Sequence[Callable[[Run], str]] | None = None) -> list[str]:
+    """A name for the encoder of each line, by its first run: equal ones of one head and adaptation told apart."""
+    names = [f"{run.head}\n{run.adaptation}\n{encoder_label(run)}" for run in firsts]
+    facets = facets_among(firsts) if by is None else by
+    return [name.split("\n", 2)[2] for name in told_apart(names, firsts, facets, " ({})")]
+
+
+def model_names(runs: Sequence[Run]) -> list[str]:
+    """Encoder, head and adaptation of each run; where these are alike, with what tells them apart."""
+    names = [f"{encoder_label(run)} · {run.head} · {run.adaptation}" for run in runs]
+    for more in (lambda run: run.task, lambda run: str(run.record.data["test_name"]), cohort_words):
+        names = told_apart(names, runs, (more,), " · {}")
+    return told_apart(names, runs, facets_among(runs), " ({})")
+
+
+def facets_among(runs: Sequence[Run]) -> list[Callable[[Run], str]]:
+    """What may tell ``runs`` apart, in words, the plainest first; none is equal to another in the last."""
+    settings = sorted({name for run in runs for name in settings_of(run)} - {"recipe", "adaptation"})
+    recipes = sorted({name for run in runs for name in run.record.config.get("recipe") or {}})
+    return [
+        lambda run: "baseline" if run.is_floor else "no baseline",
+        lambda run: f"{int(run.record.data['parts']['train']['images'])} train images",
+        lambda run: run.record.provenance.precision,
+        *(_setting(name) for name in settings),
+        *(_of_recipe(name) for name in recipes),
+        lambda run: f"evalfm {run.record.provenance.versions.get('evalfm')}",
+        lambda run: f"head settings {_short(run.record.head.get('grid'))}",
+        lambda run: f"sentences {_short(_sentences(run))}",
+        lambda run: f"weights {str(run.record.provenance.weights_digest)[:8]}",
+        lambda run: f"{'file' if run.encoder == 'precomputed' else 'features'} {run.record.provenance.feature_key[:8]}",
+        cohort_words,
+        lambda run: "split by seed" if _drawn(run) else f"split {run.record.provenance.split_hash[:8]}",
+        lambda run: f"seed {run.seed}",
+        lambda run: f"run {run.record.key[:8]}",
+        lambda run: f"run {run.record.key}",
+    ]
+
+
+def _setting(name: str) -> Callable[[Run], str]:
+    return lambda run: f"{name.removeprefix('encoder.')}={settings_of(run).get(name, 'default')}"
+
+
+def _of_recipe(name: str) -> Callable[[Run], str]:
+    return lambda run: f"{name}={(run.record.config.get('recipe') or {}).get(name)}"
+
+
+def input_words(run: Run | EpisodeRun) -> str:
+    """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
+    asked = run.record.config.get("encoder") or {}
+    size, resize = asked.get("input_size"), asked.get("resize")
+    return ", ".join([*([f"{size} px"] if size else []), *([str(resize)] if resize else [])])
+
+
+def settings_but(run: Run, *names: str) -> str:
+    """What decides the result of a run beside its seed and the settings ``names``, for grouping alone."""
+    return _all_but_the_seed(run, frozenset(names))
+
+
+def _all_but_the_seed(run: Run, names: frozenset[str] = frozenset()) -> str:
+    """What decides the result of a run beside its seed, as canonical JSON."""
+    record, made = run.record, run.record.provenance
+    drawn = bool(names) or _drawn(run)
+    settings = {name: value for name, value in settings_of(run).items() if name not in names}
+    return json.dumps(
+        [
+            cohort_of(run),
+            [run.encoder, made.feature_key, made.weights_digest, made.precision, made.random_weights],
+            [record.head, record.task.get("nsd_tolerance_mm"), _sentences(run)],
+            [settings, made.versions.get("evalfm"), None if drawn else made.split_hash],
+        ],
+        sort_keys=True,
+        default=str,
+    )
+
+
+def _drawn(run: Run) -> bool:
+    """Whether a seed draws the training images, so that the split's hash differs with it."""
+    return any(run.record.config.get(name) is not None for name in SUBSETS)
+
+
+def _sentences(run: Run) -> Mapping[str, Any] | None:
+    prompts = run.record.prompts
+    return prompts and {name: prompts.get(name) for name in ("source", "templates", "context", "rows")}
+
+
+def _said(value: object) -> bool:
+    return value is not None and value is not False and value not in ("", [], {})
+
+
+def _short(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]

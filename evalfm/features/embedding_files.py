@@ -1,0 +1,264 @@
+"""Files of embeddings that were computed elsewhere: tables, lists in tables, arrays; what is no feature is refused."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from evalfm.data.columns import as_text
+from evalfm.errors import EvalfmError
+
+ID = "id"
+SHOWN = 5
+ROW_NUMBERS = frozenset({"", "index", "level_0", "__index_level_0__", "rownames"})
+"""Names, in lower case, under which programs write the numbers of rows."""
+UNNAMED = "unnamed:"
+"""How pandas names a column without a name."""
+FEWEST_IN_STEPS = 8
+"""Rows from which whole numbers in equal steps are no chance; fewer must be the row numbers themselves."""
+FEWEST_RISING = 20
+"""Rows from which whole numbers that only rise or only fall are no chance."""
+LARGE_BYTES, MOST_INFLATION = 2**30, 100
+"""An array of more bytes must not be packed further than this; features hardly pack at all."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What a file holds: ids [N], float32 [N, D] and a name of each column."""
+
+    ids: list[str]
+    values: NDArray[np.float32]
+    names: list[str]
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of ``names``, for a message."""
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def read_embeddings(path: Path, taken: Collection[str]) -> Embeddings:
+    """Read a table (.csv, .parquet) or arrays (.npz); ``taken`` are the columns of the data set, which are no features.
+
+    Raises:
+        EvalfmError: the file cannot be read, or has a column that is no feature, such as the numbers of its rows.
+    """
+    found = _read(path, taken)
+    _refuse_row_numbers(found, path)
+    return found
+
+
+def _read(path: Path, taken: Collection[str]) -> Embeddings:
+    if not path.is_file():
+        raise EvalfmError(f"There is no file {path}; check the path.")
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet", ".pq", ".npz"):
+        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet or .npz file.")
+    try:
+        if suffix == ".npz":
+            return _read_arrays(path)
+        return _from_table(path, _read_csv(path) if suffix == ".csv" else _read_parquet(path), taken)
+    except EvalfmError:
+        raise
+    except Exception as error:  # pandas, pyarrow and zipfile raise whatever they like on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise EvalfmError(f"{path} cannot be read ({reason}); check the file.") from None
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    # pandas gives a name to a column without one, and a new one to the second of two.
+    first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    names = [str(name).strip() for name in first.iloc[0]]
+    table = pd.read_csv(path, dtype={names.index(ID): str} if ID in names else None, encoding="utf-8-sig")
+    if not isinstance(table.index, pd.RangeIndex):
+        raise EvalfmError(f"{path} has rows with more cells than its first line has names; name every column.")
+    return table.set_axis(pd.Index(names, dtype=object), axis=1)
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    names = pyarrow.parquet.read_schema(path).names
+    if len(set(names)) < len(names):
+        raise EvalfmError(f"{path} has a column twice; remove one.")
+    table = pd.read_parquet(path)
+    return table.reset_index() if any(name is not None for name in table.index.names) else table
+
+
+def _from_table(path: Path, table: pd.DataFrame, taken: Collection[str]) -> Embeddings:
+    table = table.set_axis(pd.Index([str(name).strip() for name in table.columns], dtype=object), axis=1)
+    names = [str(name) for name in table.columns if name != ID]
+    if ID not in table:
+        raise EvalfmError(f"{path} has no column 'id'; name the column of image ids so.")
+    if not names:
+        raise EvalfmError(f"{path} has no column beside 'id'; give one column per feature.")
+    _refuse_columns(path, names, taken)
+    ids = as_text(table[ID])
+    if ids.isna().any():
+        raise EvalfmError(
+            f"{path} has no id in row {int(np.argmax(ids.isna())) + 1}; give every row the id of its image."
+        )
+    lists = [name for name in names if _holds_lists(table[name])]
+    words = [name for name in names if name not in lists and not pd.api.types.is_numeric_dtype(table[name])]
+    if words:
+        raise EvalfmError(f"{path} has columns that are no numbers ({few(words)}); {_about_words(table[words[0]])}.")
+    if len(lists) > 1 or (lists and len(names) > 1):
+        raise EvalfmError(
+            f"{path} has a column of lists and others beside it ({few(names)}); keep the one that is meant."
+        )
+    if lists:
+        values = _stacked(table[lists[0]], lists[0], path)
+        return Embeddings(ids.tolist(), values, [f"{lists[0]}[{n}]" for n in range(values.shape[1])])
+    return Embeddings(ids.tolist(), _numbers(table[names]), names)
+
+
+def _refuse_columns(path: Path, names: Sequence[str], taken: Collection[str]) -> None:
+    """Row numbers, columns named twice and columns of the data set are no features."""
+    numbers = [name for name in names if name.lower() in ROW_NUMBERS or name.lower().startswith(UNNAMED)]
+    if numbers:
+        named = [f"a column {name!r}" if name else "a column without a name" for name in numbers]
+        raise EvalfmError(
+            f"{path} has {' and '.join(named[:SHOWN])}, which is the number of the row and no feature; leave it out "
+            "(pandas: index=False)."
+        )
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise EvalfmError(f"{path} has the column {few(twice)} twice; remove one.")
+    known = {name.lower() for name in taken}
+    if shared := [name for name in names if name.lower() in known]:
+        raise EvalfmError(
+            f"{path} has columns that the data set has too ({few(shared)}), such as its labels or "
+            "patients; leave them out, and give a feature of that name another one."
+        )
+
+
+def _refuse_row_numbers(found: Embeddings, path: Path) -> None:
+    """A feature that counts the rows of a sorted table tells its labels, whatever it is called."""
+    rows = len(found.values)
+    if rows < 3:
+        return
+    values = found.values
+    # Few columns begin in whole numbers that differ; only those are looked at to their end.
+    head = values[: min(rows, FEWEST_IN_STEPS)]
+    with np.errstate(invalid="ignore"):
+        candidates = np.flatnonzero(((head == np.rint(head)) & np.isfinite(head)).all(axis=0) & (head[0] != head[1]))
+    for column in candidates:
+        numbers = values[:, column].astype(np.float64)
+        steps = np.diff(numbers)
+        if not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
+            continue
+        in_steps = bool((steps == steps[0]).all()) and (
+            rows >= FEWEST_IN_STEPS or (steps[0] == 1 and numbers[0] in (0, 1))
+        )
+        if in_steps or (rows >= FEWEST_RISING and bool((steps > 0).all() or (steps < 0).all())):
+            raise EvalfmError(
+                f"{path} has a feature that counts its rows ({found.names[column]!r}: {numbers[0]:g}, {numbers[1]:g}, "
+                f"{numbers[2]:g}, …), which tells the labels of a sorted table; leave it out."
+            )
+
+
+def _holds_lists(column: pd.Series) -> bool:
+    return column.dtype == object and any(isinstance(cell, list | tuple | np.ndarray) for cell in column)
+
+
+def _about_words(column: pd.Series) -> str:
+    """What to do about a column of no numbers."""
+    first = next((cell for cell in column if isinstance(cell, str)), "")
+    if first.lstrip().startswith(("[", "(")):
+        return (
+            "lists written as text are not read: save them as lists in Parquet, as one column per dimension, or as .npz"
+        )
+    return "leave them out"
+
+
+def _stacked(column: pd.Series, name: str, path: Path) -> NDArray[np.float32]:
+    """Lists of one length as float32 [N, D].
+
+    Raises:
+        EvalfmError: a cell is empty or no flat list of numbers, or lists differ in length; names the row.
+    """
+    rows: list[NDArray[Any]] = []
+    for row, cell in enumerate(column, start=1):
+        values = _flat(cell)
+        if values is None:
+            what = "no list" if not isinstance(cell, list | tuple | np.ndarray) else "no flat list of numbers"
+            raise EvalfmError(f"{path} has {what} in row {row} of {name!r}; give each image one list of numbers.")
+        if rows and len(values) != len(rows[0]):
+            raise EvalfmError(
+                f"{path} has {len(values)} numbers in row {row} of {name!r} and {len(rows[0])} in row 1; give all one "
+                "length."
+            )
+        rows.append(values)
+    if not rows or not len(rows[0]):
+        raise EvalfmError(f"{path} has empty lists in {name!r}; give at least one number an image.")
+    return _as_float32(np.stack(rows))
+
+
+def _flat(cell: object) -> NDArray[Any] | None:
+    """A list of numbers as [D], with NaN for None; None where it is anything else."""
+    if not isinstance(cell, list | tuple | np.ndarray):
+        return None
+    try:
+        values = np.asarray(cell)
+        if values.dtype == object and all(each is None or isinstance(each, int | float | np.number) for each in values):
+            values = np.array([np.nan if each is None else float(each) for each in values])
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return values if values.ndim == 1 and (values.dtype.kind in "biuf" or not values.size) else None
+
+
+def _numbers(table: pd.DataFrame) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        return table.to_numpy(dtype=np.float32, na_value=np.nan)
+
+
+def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
+    # What float32 cannot hold becomes infinite, and is named as that.
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)
+
+
+def _read_arrays(path: Path) -> Embeddings:
+    _refuse_false_sizes(path)
+    with np.load(path, allow_pickle=False) as arrays:
+        absent = [name for name in ("ids", "features") if name not in arrays]
+        if absent:
+            raise EvalfmError(f"{path} has no array {' and none '.join(map(repr, absent))}; save both.")
+        ids, features = arrays["ids"], arrays["features"]
+    if features.ndim != 2 or ids.shape != features.shape[:1] or features.shape[1] == 0:
+        rows = len(ids) if ids.ndim else 0
+        raise EvalfmError(f"{path} has features of shape {features.shape} for {rows} ids; give [N, D].")
+    if not np.issubdtype(features.dtype, np.number) or np.iscomplexobj(features):
+        raise EvalfmError(f"{path} has features that are no numbers ({features.dtype}); give floats.")
+    if ids.dtype.kind == "S":
+        ids = np.char.decode(ids, "utf-8")
+    if ids.dtype.kind not in "Uiuf":
+        raise EvalfmError(f"{path} has ids of type {ids.dtype}; give texts or numbers.")
+    names = as_text(pd.Series(ids))
+    if names.isna().any():
+        raise EvalfmError(
+            f"{path} has no id in row {int(np.argmax(names.isna())) + 1}; give every row the id of its image."
+        )
+    return Embeddings(names.tolist(), _as_float32(features), [str(n) for n in range(features.shape[1])])
+
+
+def _refuse_false_sizes(path: Path) -> None:
+    """An array that declares more than its member holds would ask for memory that nothing fills."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > max(LARGE_BYTES, MOST_INFLATION * member.compress_size):
+                raise EvalfmError(f"{path} cannot be read ({member.filename} declares a false size); save it again.")
+            with archive.open(member) as stream:
+                version = npy.read_magic(stream)
+                read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+                shape, _, dtype = read(stream)
+            if (
+                not dtype.hasobject
+                and int(np.prod([*map(int, shape), 1], dtype=object)) * dtype.itemsize > member.file_size
+            ):
+                raise EvalfmError(f"{path} cannot be read ({member.filename} is cut short); save it again.")

@@ -1,0 +1,221 @@
+"""The predictions of a run as a table: one door, which lets in only what the run's record speaks of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from evalfm.errors import EvalfmError
+from evalfm.facts import printable
+from evalfm.tasks.kinds import BASE_TO_NOVEL
+
+PREDICTIONS = "predictions.parquet"
+LARGEST = 1e38
+"""Of any number in a table; scores are float32."""
+SPLITS = ("val", "test")
+OF_MASKS = {"dice": 1.0, "area_true": LARGEST, "area_predicted": LARGEST}
+"""What is read of a mask, from 0 to this; areas are shares of the image, and other programs may count pixels."""
+
+
+class _Unfit(Exception):
+    """A table that is not what its record says, in words."""
+
+
+def read_predictions(folder: Path, kind: str, data: Mapping[str, Any]) -> pd.DataFrame:
+    """The checked table of the run in ``folder``: one row per val and test example.
+
+    Args:
+        folder: of the run.
+        kind: of its task, or ``base-to-novel``.
+        data: what its record says of the data: classes, folds, and sizes of the splits.
+
+    Raises:
+        EvalfmError: it is not there, is no Parquet, or has other rows, columns or values than the record says.
+    """
+    path = folder / PREDICTIONS
+    if not path.is_file():
+        raise EvalfmError(f"{folder} has no {PREDICTIONS}; copy the whole run again, or make it again with --force.")
+    try:
+        table = _read(path, data)
+        _check_rows(table, data)
+        for fault in _faults(table, kind, [str(name) for name in data["class_names"]], data):
+            raise _Unfit(fault)
+    except _Unfit as fault:
+        raise EvalfmError(
+            f"{path} is not what its run.json says ({printable(str(fault))[:500]}); copy the whole run again, or make "
+            "it again with --force."
+        ) from None
+    for name in table.columns:
+        # Of attributes: what is no number that one can reckon with is unknown.
+        wild = np.abs(_numbers(table[name])) > LARGEST
+        if wild.any():
+            table[name] = table[name].mask(wild)
+    return table
+
+
+def _read(path: Path, data: Mapping[str, Any]) -> pd.DataFrame:
+    """The table, once its size and columns are known to be those of a run."""
+    parts = data["parts"]
+    try:
+        file = pq.ParquetFile(path)
+        rows, schema = file.metadata.num_rows, file.schema_arrow
+        file.close()
+    except Exception as error:
+        # Whatever a damaged file makes the library raise is a fault of the file.
+        raise _Unfit(f"no Parquet: {_first_line(error)}") from None
+    # Before anything is read: a small file may declare any number of rows.
+    if rows > parts["test"]["images"] + parts["val"]["images"] * (data["folds"] or 1):
+        raise _Unfit(f"it has {rows:,} rows, more than val and test hold images")
+    if len(set(schema.names)) < len(schema.names):
+        raise _Unfit("a column stands twice")
+    for field in schema:
+        if pa.types.is_nested(field.type) or isinstance(field.type, pa.BaseExtensionType):
+            raise _Unfit(f"the column {field.name!r} holds {str(field.type)[:40]}, no words or numbers")
+    try:
+        table = pd.read_parquet(path)
+    except Exception as error:
+        raise _Unfit(f"damaged: {_first_line(error)}") from None
+    table = table.reset_index(drop=True)
+    table.columns = [printable(str(name)) for name in table.columns]
+    if len(set(table.columns)) < len(table.columns):
+        raise _Unfit("a column stands twice")
+    for name in table.columns:
+        column = table[name]
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            column = column.astype(object)
+        if not pd.api.types.is_numeric_dtype(column.dtype) and not name.startswith("prediction_rle_"):
+            column = _printable_words(column)
+        table[name] = column
+    return table
+
+
+def _printable_words(column: pd.Series) -> pd.Series:
+    odd = {each: printable(each) for each in column.unique() if isinstance(each, str) and printable(each) != each}
+    return column.map(lambda each: odd.get(each, each)) if odd else column
+
+
+def _check_rows(table: pd.DataFrame, data: Mapping[str, Any]) -> None:
+    """Who is in the table: names, splits and folds, as many as the record counts."""
+    _need(table, ["id", "patient", "split", *(["fold"] if data["folds"] else [])])
+    for name in ("id", "patient", "split"):
+        if not all(isinstance(each, str) for each in table[name]):
+            raise _Unfit(f"the column {name!r} must hold a word in every row")
+    if not table["split"].isin(SPLITS).all():
+        raise _Unfit("the column 'split' must say val or test")
+    if "fold" in table:
+        if not data["folds"]:
+            raise _Unfit("it has folds and the record none")
+        if not _whole(table["fold"], range(int(data["folds"]))):
+            raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data['folds'] - 1}")
+    test = table[table["split"] == "test"]
+    part = data["parts"]["test"]
+    if len(test) != part["images"]:
+        raise _Unfit(f"it has {len(test)} test rows of {part['images']} test images")
+    if test["id"].duplicated().any():
+        raise _Unfit("an image is tested twice")
+    if data["patients_known"] and test["patient"].nunique() != part["patients"]:
+        raise _Unfit(f"it tests {test['patient'].nunique()} patients of {part['patients']}")
+
+
+def _faults(table: pd.DataFrame, kind: str, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the columns of the kind of task."""
+    positive: NDArray[np.bool_] | None = None
+    if kind == "regression":
+        _need_finite(table, ["target", "prediction"])
+    elif kind == "segmentation":
+        positive = _check_masks(table, names)
+    elif kind == "multilabel":
+        truths = [f"target_{name}" for name in names]
+        _need(table, truths)
+        for name in truths:
+            if not np.isin(_known(table[name]), (0, 1)).all():
+                yield f"the column {name!r} must hold 0, 1 or nothing"
+        _need_numbers(table, [f"score_{name}" for name in names])
+        positive = (_matrix(table, truths) == 1).any(axis=1)
+    else:
+        _need(table, ["target"])
+        scores = [f"score_{name}" for name in names]
+        if not _whole(table["target"], range(max(2, len(names)))):
+            yield f"the column 'target' must hold numbers of classes, 0 to {max(2, len(names)) - 1}"
+        if kind == BASE_TO_NOVEL:
+            # No score is given of the classes of the other half.
+            _need_numbers(table, scores)
+        else:
+            _need_finite(table, [*scores, *(["threshold"] if kind == "binary" else [])])
+        positive = _numbers(table["target"]) == 1 if kind == "binary" else None
+    for before, low, high in (("threshold_", -LARGEST, LARGEST), ("calibrated_", 0, 1)):
+        for column in (f"{before}{name}" for name in names):
+            if column in table:
+                values = _known(table[column])
+                if ((values < low) | (values > high)).any():
+                    yield f"the column {column!r} must lie between {low:g} and {high:g}"
+    if positive is not None:
+        found = int(positive[(table["split"] == "test").to_numpy()].sum())
+        if found != data["parts"]["test"]["positive_images"]:
+            yield f"{found} test images have the finding, and {data['parts']['test']['positive_images']} by the record"
+
+
+def _check_masks(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Which images have any finding."""
+    for what, most in OF_MASKS.items():
+        for column in (f"{what}_{name}" for name in names):
+            _need_finite(table, [column])
+            if not ((_numbers(table[column]) >= 0) & (_numbers(table[column]) <= most)).all():
+                raise _Unfit(f"the column {column!r} must lie between 0 and {most:g}")
+    return np.asarray((_matrix(table, [f"area_true_{name}" for name in names]) > 0).any(axis=1))
+
+
+def _need(table: pd.DataFrame, names: Sequence[str]) -> None:
+    absent = [name for name in names if name not in table]
+    if absent:
+        raise _Unfit(f"it has no column {', '.join(map(repr, absent[:5]))}")
+
+
+def _need_numbers(table: pd.DataFrame, names: Sequence[str]) -> None:
+    _need(table, names)
+    for name in names:
+        if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name].dtype):
+            raise _Unfit(f"the column {name!r} must hold numbers")
+        if (np.abs(_numbers(table[name])) > LARGEST).any():
+            raise _Unfit(f"the column {name!r} holds a number without bounds")
+
+
+def _need_finite(table: pd.DataFrame, names: Sequence[str]) -> None:
+    _need_numbers(table, names)
+    for name in names:
+        if not np.isfinite(_numbers(table[name])).all():
+            raise _Unfit(f"the column {name!r} must hold a finite number in every row")
+
+
+def _numbers(column: pd.Series) -> NDArray[np.float64]:
+    """As float64, NaN where there is none or it is a word."""
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        return np.full(len(column), np.nan)
+    return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _known(column: pd.Series) -> NDArray[np.float64]:
+    if column.notna().any() and not pd.api.types.is_numeric_dtype(column.dtype):
+        raise _Unfit(f"the column {str(column.name)!r} must hold numbers")
+    values = _numbers(column)
+    return np.asarray(values[~np.isnan(values)])
+
+
+def _matrix(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
+    return np.stack([_numbers(table[name]) for name in names], axis=1) if names else np.empty((len(table), 0))
+
+
+def _whole(column: pd.Series, among: range) -> bool:
+    return bool(np.isin(_numbers(column), list(among)).all())
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:200]
