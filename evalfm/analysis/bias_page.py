@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from evalfm.analysis.bias import ALPHA, SHOWN, Bias, Contrast, Part, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.figures import describe
-from evalfm.analysis.pages import in_markdown, render
+from evalfm.analysis.pages import render
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
@@ -18,6 +19,8 @@ from evalfm.statistics.subgroups import Effect
 TITLE = "Subgroups and shortcuts"
 MOST_COLUMNS = 4
 """Models side by side."""
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|[\\|`*]|\](?=\()")
+"""What of a name or level, which may come from others, Markdown would take for HTML, a cell, code, stress or a link."""
 
 
 def bias_page(
@@ -107,10 +110,12 @@ def bias_markdown(
 ) -> str:
     """The summary and the verdicts, for a pull request or a notebook."""
     lines = [f"# {TITLE}", ""]
-    lines += [f"> {in_markdown(caution)}" for caution in (*cautions_of(reports, values), *absent)]
+    lines += [f"> {plain_markdown(caution)}" for caution in (*cautions_of(reports, values), *absent)]
     if reports:
         header, rows = summary(reports)
-        lines += ["", _markdown_row(header), "|---" * len(header) + "|", *map(_markdown_row, rows)]
+        header, rows = [*map(plain_markdown, header)], [[*map(plain_markdown, row)] for row in rows]
+        lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in rows]
         lines += [
             "",
             "Difference of the score's logit among images without the finding, in standard deviations"
@@ -118,32 +123,35 @@ def bias_markdown(
             "p after Benjamini and Hochberg over all levels. Associations only.",
         ]
     if values:
-        lines += ["", _markdown_row(["value, attribute", *(told.model for told in values)])]
+        lines += ["", "| value, attribute | " + " | ".join(plain_markdown(told.model) for told in values) + " |"]
         lines += ["|---" * (1 + len(values)) + "|"]
-        lines += [_markdown_row([name, *cells]) for name, cells in value_summary(values)]
+        lines += [
+            "| " + " | ".join(map(plain_markdown, [name, *cells])) + " |" for name, cells in value_summary(values)
+        ]
         lines += ["", "Mean at the level minus elsewhere, adjusted as the report says; p after Benjamini and Hochberg."]
     lines.append("")
     for report in reports:
-        lines += [f"## {in_markdown(report.model)}", ""]
-        lines += [f"- {in_markdown(sentence)}" for sentence in sentences(report)]
+        lines += [f"## {plain_markdown(report.model)}", ""]
+        lines += [f"- {plain_markdown(sentence)}" for sentence in sentences(report)]
         lines.append("")
     for told in values:
-        lines += [f"## {in_markdown(told.model)}", ""]
-        lines += [f"- {in_markdown(sentence)}" for sentence in value_sentences(told)]
+        lines += [f"## {plain_markdown(told.model)}", ""]
+        lines += [f"- {plain_markdown(sentence)}" for sentence in value_sentences(told)]
         lines.append("")
     told_of_shortcuts = shortcut_words(decoded, curves)
     if told_of_shortcuts:
         lines += [
             "## Decodability and shortcut curve",
             "",
-            *(f"- {in_markdown(each)}" for each in told_of_shortcuts),
+            *(f"- {plain_markdown(each)}" for each in told_of_shortcuts),
             "",
         ]
     return "\n".join(lines)
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(in_markdown, cells)) + " |"
+def plain_markdown(text: str) -> str:
+    """``text`` as Markdown shows it: on one line, no HTML, no cell, no link."""
+    return _MARKUP.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", " ".join(text.split()))
 
 
 def value_sentences(report: ValueBias) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 TEMPLATES = Path(__file__).parent / "templates"
-
-_MARKDOWN = re.compile(
-    r"[\\`*|]|<(?=[a-zA-Z/!?])|(?<![^\W_])_|_(?![^\W_])|~(?=\S)|&(?=[#\w])|(?<=\])[(:\[]|(?<=!)\[|^#|^>|^[-+=](?=[-+=\s])"
-)
-"""What means something in Markdown where it stands; an underscore or a bracket in a word means nothing."""
 
 
 def render(template: str, **content: Any) -> str:
@@ -39,12 +33,6 @@ def _policy(script: str) -> str:
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def in_markdown(text: str) -> str:
-    """``text`` on one line as Markdown shows it letter by letter: no cell, mark, link or element begins in it."""
-    line = " ".join(text.split())
-    return _MARKDOWN.sub(lambda found: "\\" + found[0], line)
 
 
 def picture_uri(path: Path) -> str:
