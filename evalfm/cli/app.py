@@ -28,6 +28,7 @@ from evalfm.cli import (
     study,
     tell_interrupt,
 )
+from evalfm.cli.options import Verbs
 
 
 class _Verbs(TyperGroup):
@@ -41,7 +42,7 @@ class _Verbs(TyperGroup):
             raise SystemExit(INTERRUPTED) from None
 
 
-app = typer.Typer(
+app = Verbs(
     cls=_Verbs,
     name="evalfm",
     no_args_is_help=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import evalfm
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.data.registered import cache_folder, registered
@@ -20,7 +21,8 @@ PHANTOM_SIZE = 256
 
 def default_phantom(progress: Progress) -> Manifest:
     """The phantom that stands in where no data set is named: made once, then read from the cache."""
-    folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}"
+    # Another version may draw or deal it otherwise.
+    folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}-{evalfm.__version__}"
     if not (folder / "dataset.yaml").is_file():
         make_phantom(folder, n=PHANTOM_IMAGES, size=PHANTOM_SIZE, progress=progress)
     return Manifest.read(folder)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.manifest import Manifest
+from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
@@ -87,21 +89,25 @@ class Deal:
         test: the question of separate test data, tested whole, or None.
         parts: one training, or one per fold.
         key: hash of what each row is, what its truth is and where it went.
+        facts: hash of what else of the data a run says or reckons with, see ``facts_key``.
     """
 
     question: Question
     test: Question | None
     parts: tuple[Part, ...]
     key: str
+    facts: str = ""
 
     @classmethod
     def of(cls, question: Question, test: Question | None, dealt: Sequence[Part]) -> Deal:
         """Hash the parts of ``question``, and the separate test rows, if any."""
         named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
         key = data_key(question, named)
+        facts = facts_key(question)
         if test is not None:
             key += data_key(test, [("test", np.arange(len(test)))])
-        return cls(question, test, tuple(dealt), key)
+            facts += facts_key(test)
+        return cls(question, test, tuple(dealt), key, facts)
 
 
 def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
@@ -115,6 +121,47 @@ def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> s
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in dealt:
         digest.update(json.dumps([name, positions.tolist()]).encode())
+    return digest.hexdigest()
+
+
+def facts_key(question: Question, *, attributes: bool = True) -> str:
+    """Hash of what a result depends on beside the ids, image bytes, truth and parts of ``data_key``, in hex.
+
+    That is who is whose patient and by which name a row leaves the data, its declared ``attributes`` and pixel
+    spacing, the names of the classes, and what the data set says of itself that a result repeats.
+    """
+    manifest, info = question.manifest, question.manifest.info
+    whole = {
+        "name": info.name,
+        "synthetic": bool(info.synthetic),
+        "derived_from": list(info.derived_from),
+        "pictures": bool(info.redistributable_images),
+        "class_names": list(question.class_names),
+        "label_source": question.label_source,
+        "patients_known": bool(manifest.patients_known),
+        "exclusions": [[each.reason, each.images] for each in question.exclusions],
+        "notes": list(question.notes),
+    }
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
+    # Where a row went is told by the parts.
+    table = public_table(manifest, question.rows).drop(columns="split")
+    columns = {str(name): table[name] for name in table if attributes or name in ("id", "patient")}
+    columns |= {name: manifest.table[name].iloc[question.rows] for name in SPACING_COLUMNS if name in manifest.table}
+    # Two patients may share the beginning of a hash, never of their names.
+    columns["person"] = pd.Series(pd.factorize(manifest.patients[question.rows])[0])
+    for name, column in columns.items():
+        digest.update(json.dumps([name, column.tolist()], default=str).encode())
+    return digest.hexdigest()
+
+
+def measured_key(question: Question) -> str:
+    """Hash of the masks that the task's target is measured on, for heads that learn on them, in hex."""
+    digest = hashlib.sha256()
+    findings = measured_findings(question)
+    known = question.manifest.table[[f"{finding}_mask" for finding in findings]].notna().all(axis=1).to_numpy()
+    for row in question.rows.tolist() if findings else []:
+        masks = read_measured(question, row) if known[row] else []
+        digest.update(json.dumps([hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in masks]).encode())
     return digest.hexdigest()
 
 

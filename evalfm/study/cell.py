@@ -104,7 +104,8 @@ class Cell(CardModel):
 class Machine(CardModel):
     """With what cells are run; nothing that decides a result but precision.
 
-    The attributes are those of ``evalfm probe``; ``processes`` applies where the encoder is trained.
+    The attributes are those of ``evalfm probe``; ``processes`` applies where the encoder is trained. With ``force`` a
+    baseline that several cells share is made anew with each.
     """
 
     device: str = "auto"
@@ -114,6 +115,7 @@ class Machine(CardModel):
     workers: int = Field(2, ge=1)
     processes: int = Field(1, ge=1)
     cache_images: bool = False
+    force: bool = False
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
         """Keyword arguments of ``probe`` for ``cell``, as far as they differ from its defaults."""

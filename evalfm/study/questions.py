@@ -16,7 +16,7 @@ from evalfm.probing.sides import as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import subset_label
-from evalfm.study.config import Study, Subset, TaskEntry
+from evalfm.study.config import Study, Subset, TaskEntry, absent_data
 from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.prompts import EXCLUSIVE
 from evalfm.tasks.question import Question, pose, resolve_task
@@ -82,10 +82,7 @@ class Manifests:
             try:
                 found = load_manifest(name, "", self._progress)
             except UnknownNameError:
-                raise EvalfmError(
-                    f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
-                    " name its folder with --data DIR, or see the study run with --data phantom."
-                ) from None
+                raise absent_data(name) from None
             if not len(found):
                 raise EvalfmError(f"Data set {name} has no rows; import it again or check the file.")
             found.validate(deep=True, progress=self._progress)

@@ -13,7 +13,7 @@ from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import TaskCard, list_tasks, load_task, with_defaults
+from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task, with_defaults
 from evalfm.tasks.measures import LUNGS, area_fraction, lung_fraction, parts_of
 
 FEW_LEVELS = 10
@@ -87,10 +87,10 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     """
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
-    if name in _label_columns(manifest):
+    if name in label_columns(manifest.table.columns):
         ordered = name in manifest.info.levels
         return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name), ordered=ordered)
-    raise UnknownNameError("task or label column", name, [*list_tasks(), *_label_columns(manifest)])
+    raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
 
 
 def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Question:
@@ -319,12 +319,6 @@ def _column(manifest: Manifest, name: str) -> pd.Series:
     if name not in manifest.table.columns:
         raise UnknownNameError(f"column (data set {manifest.info.name})", name, map(str, manifest.table.columns))
     return manifest.table[name]
-
-
-def _label_columns(manifest: Manifest) -> list[str]:
-    """Columns that can be asked for by name: everything but where images and masks lie and whose they are."""
-    bookkeeping = {"id", "image", "patient", "study", "group", "slice", "split"}
-    return [str(name) for name in manifest.table.columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
 def _card_of_column(name: str, column: pd.Series, declared: str | None, *, ordered: bool = False) -> TaskCard:
