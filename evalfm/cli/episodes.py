@@ -164,11 +164,11 @@ def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], da
         for name in asked:
             if name not in known[kind]:
                 raise UnknownNameError(f"{kind} of {content.get('name')}", name, known[kind])
-    faults = name_faults(encoders or known["encoder"])
+    faults: list[EvalfmError] = []
     for name in tasks or known["task"]:
         where = data or known["task"][name] or content.get("data")
         faults += task_faults(name, where if isinstance(where, str) else None)
-    raise_all(faults)
+    raise_all(name_faults(encoders or known["encoder"], before=faults))
 
 
 def _entries(content: object) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evalfm.data.columns import MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, TEXT_COLUMNS, as_numbers
 from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
+from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import attribute_faults
 from evalfm.errors import EvalfmError, suggestion
 from evalfm.progress import SILENT, Progress
@@ -103,9 +104,16 @@ def quick_faults(manifest: Manifest) -> list[Fault]:
     ]
 
 
-def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Fault]:
-    """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size."""
-    return [*_identical_images(manifest, progress), *_mask_sizes(manifest, progress)]
+def deep_faults(
+    manifest: Manifest, *, findings: Collection[str] | None = None, progress: Progress = SILENT
+) -> list[Fault]:
+    """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size.
+
+    Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
+    not decoded again.
+    """
+    asked = [each for each in manifest.findings if findings is None or each in findings]
+    return [*_identical_images(manifest, progress), *_mask_sizes(manifest, asked, progress)]
 
 
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
@@ -312,13 +320,10 @@ def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]
             )
 
 
-def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
-    for finding in manifest.findings:
-        present = np.flatnonzero(manifest.table[finding + MASK_SUFFIX].notna())
-        for row in progress.track(present.tolist(), f"{finding} masks", len(present)):
-            try:
-                manifest.mask(row, finding)
-            except EvalfmError as error:
-                cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
-                kind = str(error).replace(cell, "…").replace(f"row {row + 1} ", "")
-                yield Fault(str(error), row + 1, f"{finding}: {kind}")
+def _mask_sizes(manifest: Manifest, findings: Iterable[str], progress: Progress) -> Iterable[Fault]:
+    for finding in findings:
+        facts = mask_facts(manifest, [finding], range(len(manifest)), progress=progress)
+        for row, reason in sorted(facts.failed.items()):
+            cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
+            kind = reason.replace(cell, "…").replace(f"row {row + 1} ", "")
+            yield Fault(reason, row + 1, f"{finding}: {kind}")

@@ -63,7 +63,7 @@ def feature_quality(
     if out is not None:
         check_writable(Path(out))
     manifest = load_manifest(data, "", progress)
-    manifest.validate(deep=True, progress=progress)
+    manifest.validate(deep=True, findings=(), progress=progress)
     rows = _drawn(manifest, images, seed)
     patient = manifest.patients[rows]
     unit = "patients" if manifest.patients_known else "images"

@@ -12,7 +12,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.parts import limited
 from evalfm.probing.settings import Settings
 from evalfm.progress import Progress
-from evalfm.tasks.question import Question, pose, resolve_task
+from evalfm.tasks.question import Question, masks_of, pose, resolve_task
 
 PHANTOM = "phantom"
 PHANTOM_IMAGES = 400
@@ -51,6 +51,6 @@ def load_question(settings: Settings, data: str | Path | Manifest | None, progre
     manifest = load_manifest(data, settings.task, progress)
     if not len(manifest):
         raise EvalfmError(f"Data set {manifest.info.name} has no rows; import it again or check the file.")
-    manifest.validate(deep=True, progress=progress)
     task = resolve_task(settings.task, manifest)
+    manifest.validate(deep=True, findings=masks_of(task, manifest), progress=progress)
     return limited(pose(task, manifest, settings.where), settings.limit)

@@ -49,6 +49,7 @@ def name_faults(
     adapt: str | None = None,
     recipe: Mapping[str, object] | None = None,
     aliases: bool = False,
+    before: Iterable[EvalfmError] = (),
 ) -> list[EvalfmError]:
     """Look up every name; torch is imported only for encoders that timm or a plug-in has to be asked about.
 
@@ -58,8 +59,9 @@ def name_faults(
         data: the data set, and the separate test data if any; a manifest and None are taken as they are.
         adapt: the adaptation asked for, whose ``recipe`` is checked where it is given.
         aliases: whether words for whole supervised baselines are encoders too.
+        before: faults that were found already; the others come behind them.
     """
-    faults: list[EvalfmError] = []
+    faults = list(before)
     encoders, data = list(encoders), list(data)
     cards = [_told(faults, check_task, name, data[0] if data else None) for name in tasks]
     kinds = sorted({card.kind for card in cards if card is not None})
@@ -185,10 +187,10 @@ def one_of(text: str, data: str | Path | Manifest | None = None) -> bool:
     The path may stand behind ``precomputed:`` or before ``:build`` or ``@pooling``.
     """
     word, _, rest = text.partition(":")
-    path = rest if word in TABLE_NAMES else code_file(text) or text
-    if os.path.exists(path) or os.path.exists(path.partition("@")[0]):
-        return True
-    return text in (_labels_of(data) or ())
+    path, code = (rest, None) if word in TABLE_NAMES else (text, code_file(text))
+    behind = text.rpartition("@" if code is None else ":")
+    whole = os.path.exists(path) or ("," not in behind[2] and os.path.exists(behind[0]))
+    return whole or text in (_labels_of(data) or ())
 
 
 def _is_phantom(data: object) -> bool:

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
@@ -115,9 +116,8 @@ def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> s
     digest = hashlib.sha256()
     images = question.manifest.digests(question.rows.tolist())
     ids = question.manifest.table["id"].to_numpy(dtype=object)[question.rows]
-    labelled = question.task.kind != "segmentation"
-    for position, row in enumerate(question.rows.tolist()):
-        truth = question.target[position].tolist() if labelled else _mask_key(question, row)
+    truths = question.mask_digests() if question.task.kind == "segmentation" else question.target.tolist()
+    for position, truth in enumerate(truths):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in dealt:
         digest.update(json.dumps([name, positions.tolist()]).encode())
@@ -156,13 +156,15 @@ def facts_key(question: Question, *, attributes: bool = True) -> str:
 
 def measured_key(question: Question) -> str:
     """Hash of the masks that the task's target is measured on, for heads that learn on them, in hex."""
-    digest = hashlib.sha256()
-    findings = measured_findings(question)
-    known = question.manifest.table[[f"{finding}_mask" for finding in findings]].notna().all(axis=1).to_numpy()
-    for row in question.rows.tolist() if findings else []:
-        masks = read_measured(question, row) if known[row] else []
-        digest.update(json.dumps([hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in masks]).encode())
-    return digest.hexdigest()
+    rows = question.rows.tolist()
+    each = []
+    for finding in measured_findings(question):
+        facts = mask_facts(question.manifest, [finding], rows)
+        unreadable = next(iter(facts.failed.values()), None)
+        if unreadable is not None:
+            raise EvalfmError(unreadable)
+        each.append([facts.found[row].digest if row in facts.found else None for row in rows])
+    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 
 def images_digest(question: Question, positions: NDArray[np.intp]) -> str:
@@ -224,8 +226,3 @@ def refuse_shared_images(train: Question, test: Question) -> None:
 
 def _digests(manifest: Manifest, rows: NDArray[np.intp]) -> set[str]:
     return set(manifest.digests(rows.tolist()).tolist())
-
-
-def _mask_key(question: Question, row: int) -> list[str]:
-    """The truth of a segmentation row: its masks packed to bits and hashed, so that an edited mask is another truth."""
-    return [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in question.masks(row)]

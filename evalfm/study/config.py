@@ -273,12 +273,12 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
     of_entries = [each.heads for each in (*study.tasks, *study.adaptations)]
     of_baselines = [each.head and (each.head,) for each in study.baselines]
     heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_baselines) for head in heads or ())
-    faults = name_faults(encoders, heads=heads, aliases=True)
+    faults: list[EvalfmError] = []
     for task in study.tasks:
         faults += task_faults(task.name, study.data_of(task)[0] if data else None, data=data)
     if data and study.test_data is not None:
         faults += task_faults(study.tasks[0].name, study.test_data)
-    raise_all(faults)
+    raise_all(name_faults(encoders, heads=heads, aliases=True, before=faults))
 
 
 def task_faults(task: str, where: str | None, *, data: bool = True) -> list[EvalfmError]:
