@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +140,7 @@ def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _read(sidecar: Path) -> dict[str, list[str | int]]:
+def _read(sidecar: Path) -> dict[str, list[Any]]:
     """What was remembered; a damaged file is as good as none, since all of it can be computed again."""
     try:
         content = json.loads(sidecar.read_text(encoding="utf-8"))

@@ -64,7 +64,7 @@ def name_faults(
     faults = list(before)
     encoders, data = list(encoders), list(data)
     cards = [_told(faults, check_task, name, data[0] if data else None) for name in tasks]
-    kinds = sorted({card.kind for card in cards if card is not None})
+    kinds: list[str | None] = [*sorted({card.kind for card in cards if card is not None})]
     for head in heads:
         for kind in kinds or [None]:
             _told(faults, find_head, head, kind)

@@ -270,7 +270,7 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
     """
     encoders = [each.name for each in study.encoders] + [each.encoder for each in study.baselines]
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
-    of_entries = [each.heads for each in (*study.tasks, *study.adaptations)]
+    of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
     of_baselines = [each.head and (each.head,) for each in study.baselines]
     heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_baselines) for head in heads or ())
     faults: list[EvalfmError] = []
@@ -286,8 +286,9 @@ def task_faults(task: str, where: str | None, *, data: bool = True) -> list[Eval
     if not data:
         # How many images a label column has only its data tell.
         return name_faults(tasks=[task])
-    if name_faults(data=[where]):
-        return [absent_data(str(where))]
+    faults = name_faults(data=[where])
+    if faults:
+        return [absent_data(str(where)) if isinstance(each, UnknownNameError) else each for each in faults]
     return name_faults(tasks=[task], data=[where])
 
 
