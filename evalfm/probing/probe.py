@@ -92,6 +92,7 @@ def probe(
     out: str | Path = "runs",
     force: bool = False,
     progress: Progress = SILENT,
+    known: Known | None = None,
 ) -> list[Run]:
     """Measure how well heads on ``encoder``'s features answer ``task``.
 
@@ -104,6 +105,7 @@ def probe(
             ``scratch``: all of it from random weights.
         recipe: changes of the adaptation's ``Recipe``, such as ``{"epochs": 10}``.
         out: where runs go; a run that is there already is returned as it is, and said so, unless ``force``.
+        known: what earlier calls of one study have met, so that nothing is made, or said to be there, twice.
 
     The other arguments are those of ``Settings`` and ``EncoderSettings``.
 
@@ -158,7 +160,7 @@ def probe(
         for one in encoders
     ]
     remove_leftovers(Path(out))
-    known = Known(force)
+    known = known or Known(force)
     runs: dict[Path, Run] = {}
     failures: dict[str, str] = {}
     traces: dict[str, str] = {}

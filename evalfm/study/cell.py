@@ -104,8 +104,7 @@ class Cell(CardModel):
 class Machine(CardModel):
     """With what cells are run; nothing that decides a result but precision.
 
-    The attributes are those of ``evalfm probe``; ``processes`` applies where the encoder is trained. With ``force`` a
-    baseline that several cells share is made anew with each.
+    The attributes are those of ``evalfm probe``; ``processes`` applies where the encoder is trained.
     """
 
     device: str = "auto"
