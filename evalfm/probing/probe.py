@@ -51,7 +51,8 @@ class SomeFailedError(EvalfmError):
 
     def __init__(self, runs: list[Run], failures: dict[str, str], traces: dict[str, str]) -> None:
         told = "".join(f"\n  {label}: {sentence}" for label, sentence in failures.items())
-        super().__init__(f"{len(failures)} could not be measured; {len(runs)} runs of the others are kept.{told}")
+        kept = f"; {len(runs)} runs of the others are kept" if runs else ""
+        super().__init__(f"{len(failures)} could not be measured{kept}:{told}")
         self.runs = runs
         self.failures = failures
         self.traces = traces
