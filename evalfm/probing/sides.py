@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.manifest import SPACING_COLUMNS, Manifest
@@ -147,8 +146,6 @@ def facts_key(question: Question, *, attributes: bool = True) -> str:
     table = public_table(manifest, question.rows).drop(columns="split")
     columns = {str(name): table[name] for name in table if attributes or name in ("id", "patient")}
     columns |= {name: manifest.table[name].iloc[question.rows] for name in SPACING_COLUMNS if name in manifest.table}
-    # Two patients may share the beginning of a hash, never of their names.
-    columns["person"] = pd.Series(pd.factorize(manifest.patients[question.rows])[0])
     for name, column in columns.items():
         digest.update(json.dumps([name, column.tolist()], default=str).encode())
     return digest.hexdigest()
