@@ -298,12 +298,13 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
 def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
     table = manifest.table
     locators: list[str] = table["image"].tolist()
-    digests = image_digests(locators, manifest.root, progress=progress)
+    digests = image_digests(locators, manifest.root, headers=True, progress=progress)
     for position, locator in enumerate(locators):
         if locator in digests.failed:
             reason = digests.failed[locator]
             kind = reason.replace(locator, "…").replace(file_of(locator), "…")
-            yield Fault(f"the image cannot be read: {reason}", position + 1, f"image: {kind}")
+            told = reason if reason.startswith(file_of(locator)) else f"the image cannot be read: {reason}"
+            yield Fault(told, position + 1, f"image: {kind}")
     if "split" not in table:
         return
     bytes_of = table["image"].map(digests.found)

@@ -27,9 +27,14 @@ class Digests:
     failed: dict[str, str]
 
 
-def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> Digests:
-    """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes."""
-    from evalfm.data.images import image_digest
+def image_digests(
+    locators: Sequence[str], root: Path, *, headers: bool = False, progress: Progress = SILENT
+) -> Digests:
+    """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes.
+
+    With ``headers`` an image that is read for the first time must have a header that says its size.
+    """
+    from evalfm.data.images import image_digest, image_size
 
     sidecar = _sidecar(root)
     remembered = _read(sidecar)
@@ -46,6 +51,8 @@ def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = S
 
     def read(locator: str) -> tuple[str, str | None, str]:
         try:
+            if headers:
+                image_size(locator, root)
             return locator, image_digest(locator, root), ""
         except (EvalfmError, OSError) as error:
             return locator, None, str(error)
