@@ -105,15 +105,19 @@ def quick_faults(manifest: Manifest) -> list[Fault]:
 
 
 def deep_faults(
-    manifest: Manifest, *, findings: Collection[str] | None = None, progress: Progress = SILENT
+    manifest: Manifest,
+    *,
+    findings: Collection[str] | None = None,
+    headers: bool = True,
+    progress: Progress = SILENT,
 ) -> list[Fault]:
     """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size.
 
     Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
-    not decoded again.
+    not decoded again. Without ``headers`` an image needs no header: whoever asks decodes it whole.
     """
     asked = [each for each in manifest.findings if findings is None or each in findings]
-    return [*_identical_images(manifest, progress), *_mask_sizes(manifest, asked, progress)]
+    return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, asked, progress)]
 
 
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
@@ -295,10 +299,10 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
                 yield Fault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
 
 
-def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
+def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> Iterable[Fault]:
     table = manifest.table
     locators: list[str] = table["image"].tolist()
-    digests = image_digests(locators, manifest.root, headers=True, progress=progress)
+    digests = image_digests(locators, manifest.root, headers=headers, progress=progress)
     for position, locator in enumerate(locators):
         if locator in digests.failed:
             reason = digests.failed[locator]
