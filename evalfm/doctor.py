@@ -178,11 +178,11 @@ def _text(encoder: Encoder) -> Finding:
 
 def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
     """Images a second at the automatic batch size, and what one image costs."""
-    import resource
     import time
 
     from evalfm.features.cost import measure_cost
     from evalfm.features.forward import automatic_batch_size
+    from evalfm.probing.provenance import peak_memory_bytes
 
     cost = measure_cost(encoder)
     size = automatic_batch_size(encoder)
@@ -192,11 +192,12 @@ def _speed(encoder: Encoder, tensor: Tensor) -> Finding:
     encoder.encode(batch).pooled.cpu()
     seconds = time.perf_counter() - started
     count = sum(parameter.numel() for parameter in encoder.parameters())
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+    peak = peak_memory_bytes()
+    memory = "" if peak is None else f", {peak / 1024**3:.1f} GiB at the process's peak"
     return Finding(
         "cost",
         True,
         f"{cost.milliseconds:.1f} ms for one image, {size / seconds:.1f} images/s in batches of {size} on "
         f"{cost.device}, {cost.gigaflops:.1f} GFLOP an image (a multiplication and an addition are two), "
-        f"{count / 1e6:.1f} million parameters, {memory:.1f} GiB at the process's peak",
+        f"{count / 1e6:.1f} million parameters{memory}",
     )

@@ -276,9 +276,11 @@ class TestImages:
         dicom(films, 9, pixels=True, syntax="1.2.3.4.5.6")
         refusal(films, out, "Row 10", "odd.dcm", "transfer syntax that cannot be read", "convert it")
 
-    def test_a_mask_of_another_size(self, films: Films, out: Path):
+    def test_a_mask_of_another_size(self, films: Films, out: Path, tmp_path: Path):
         Image.fromarray(np.eye(30, dtype=np.uint8) * 255).save(films.folder / "m9.png")
-        refusal(films, out, "row 10", "square mask", "30 × 30", "48 × 48", "mask_sizes")
+        (tmp_path / "seg.yaml").write_text(SEGMENTATION)
+        task = str(tmp_path / "seg.yaml")
+        refusal(films, out, "row 10", "square mask", "30 × 30", "48 × 48", "mask_sizes", task=task)
 
     def test_a_missing_mask(self, films: Films, out: Path):
         (films.folder / "m9.png").unlink()

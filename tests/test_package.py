@@ -43,3 +43,39 @@ def test_the_readme_holds_the_two_lines_and_paths_that_exist():
     ]
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+WITHOUT_POSIX = """
+import builtins, importlib, os, pkgutil, signal
+# Loaded first: what other libraries take of the system is their own affair.
+import accelerate, matplotlib.pyplot, open_clip, pandas, peft, pyarrow, scipy.stats, segmentation_models_pytorch
+import skimage, tensorboard, tifffile, timm, torch, torchvision, transformers, typer
+absent = {"fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty"}
+whole = builtins.__import__
+
+def without_posix(name, globals=None, locals=None, fromlist=(), level=0):
+    if name in absent and str((globals or {}).get("__name__")).startswith("evalfm"):
+        raise ImportError(f"Windows has no {name}")
+    return whole(name, globals, locals, fromlist, level)
+
+builtins.__import__ = without_posix
+calls = "fork forkpty register_at_fork getuid geteuid getgid getegid killpg getpgid setsid mkfifo statvfs sysconf uname"
+for module, names in ((os, calls), (os, "chown nice O_NOFOLLOW O_DIRECTORY"), (signal, "SIGKILL SIGALRM SIGHUP alarm")):
+    for name in names.split():
+        if hasattr(module, name):
+            delattr(module, name)
+import evalfm
+failed = []
+for module in pkgutil.walk_packages(evalfm.__path__, "evalfm."):
+    if not module.name.endswith("__main__"):
+        try:
+            importlib.import_module(module.name)
+        except Exception as error:
+            failed.append(f"{module.name}: {error!r}")
+print(failed)
+"""
+
+
+def test_every_module_is_imported_without_what_windows_lacks():
+    asked = subprocess.run([sys.executable, "-c", WITHOUT_POSIX], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert asked.stdout.strip() == "[]"

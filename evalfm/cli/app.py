@@ -31,6 +31,7 @@ from evalfm.cli import (
     study,
     tell_interrupt,
 )
+from evalfm.cli.options import Verbs
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import text_fault, user_path
 
@@ -73,7 +74,7 @@ def _in_one_form(value: Any) -> Any:
     return user_path(value) if isinstance(value, Path) else value
 
 
-app = typer.Typer(
+app = Verbs(
     cls=_Verbs,
     name="evalfm",
     no_args_is_help=True,

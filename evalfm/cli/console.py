@@ -45,7 +45,7 @@ class Bars:
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
-        self._console.print(in_letters(message), style="dim", highlight=False, markup=False)
+        self._console.print(in_letters(message), style="dim", highlight=False, markup=False, soft_wrap=True)
 
 
 def refuse_folder(out: Path | None) -> None:

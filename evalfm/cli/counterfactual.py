@@ -43,6 +43,11 @@ def counterfactual(
 
         evalfm counterfactual runs/hog/ptx-cls/linear-frozen-1a2b3c4d --data candid-ptx --trained-on siim-acr
     """
+    from evalfm.probing.names import check_names, check_run
+
+    check_run(run)
+    check_names([encoder] if encoder is not None else [], data=[data, trained_on])
+
     from evalfm.cli.console import Bars, emit_json, print_rows
     from evalfm.errors import EvalfmError
 

@@ -10,12 +10,13 @@ import typer
 
 from evalfm.cli.data_join import join
 from evalfm.cli.data_overlap import overlap
+from evalfm.cli.options import Verbs
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
     from evalfm.data.sources import TableMapping
 
-app = typer.Typer(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
+app = Verbs(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
 app.command()(join)
 app.command()(overlap)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.options import listed, listed_words
 from evalfm.cli.probe import Precision
 
 if TYPE_CHECKING:
@@ -33,16 +34,17 @@ class Method(StrEnum):
 def episodes(
     config: Annotated[str | None, typer.Argument(help="Episodes that ship with evalfm, or episodes.yaml.")] = None,
     encoder: Annotated[
-        list[str] | None, typer.Option(help="As for probe; repeat for several. With CONFIG: only these.")
+        list[str] | None,
+        typer.Option(help="As for probe; repeat for several, or commas between. With CONFIG: only these."),
     ] = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="As for probe; repeat for several. With CONFIG: only these.")
+        list[str] | None, typer.Option(help="As for probe; several likewise. With CONFIG: only these.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or registered name; else CONFIG's, or the phantom.")] = None,
     shots: Annotated[str | None, typer.Option(help="Images of each class to learn from, such as 1,2,5.")] = None,
     queries: Annotated[int | None, typer.Option(help="Images of each class to ask.")] = None,
     number: Annotated[int | None, typer.Option("--episodes", help="How many episodes.")] = None,
-    method: Annotated[list[Method] | None, typer.Option(help="Repeat for several.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Several likewise.", metavar=f"[{'|'.join(Method)}]")] = None,
     fine_tune_episodes: Annotated[int | None, typer.Option(help="How many of them are fine-tuned.")] = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Change the recipe of fine-tune, e.g. epochs=5; repeat for several.")
@@ -71,12 +73,22 @@ def episodes(
 
         evalfm episodes --encoder hog --task ptx-cls
 
-        evalfm episodes --encoder rad-dino --encoder biomedclip --task tb-cls --data shenzhen --shots 1,5,20
+        evalfm episodes --encoder rad-dino,biomedclip --task tb-cls --data shenzhen --shots 1,5,20
 
-        evalfm episodes --encoder biomedclip --task ptx-cls --method zeroshot --method linear --method fine-tune --plan
+        evalfm episodes --encoder biomedclip --task ptx-cls --method zeroshot,linear,fine-tune --plan
 
         evalfm episodes data-scarcity --data phantom --encoder hog
     """
+    from functools import partial
+
+    from evalfm.probing.names import one_of
+
+    encoders = listed(encoder, "--encoder", one_of)
+    tasks = listed(task, "--task", partial(one_of, data=data))
+    methods = listed_words(method, "--method", Method)
+    # Before torch is imported, which takes seconds.
+    _check(config, encoders, tasks, data)
+
     from evalfm.cli.console import Bars, emit_json
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.study.cell import Machine
@@ -94,8 +106,8 @@ def episodes(
         "where": where,
         "seed": seed,
     }
-    study = _asked(config, encoder or [], task or [], data, weights, prompts)
-    study = study.by([each.value for each in method]) if method else study
+    study = _asked(config, encoders, tasks, data, weights, prompts)
+    study = study.by(methods) if methods else study
     study = study.changed(**{name: value for name, value in changes.items() if value is not None})
     bars = Bars()
     print_notice(study.data, bars)
@@ -130,6 +142,42 @@ def episodes(
         raise typer.Exit(SOME_FAILED)
 
 
+def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], data: str | None) -> None:
+    """Look up every name of the command line and of the configuration.
+
+    Raises:
+        EvalfmError: one is unknown, or none is given.
+    """
+    from evalfm.cards import read_yaml
+    from evalfm.errors import EvalfmError, UnknownNameError
+    from evalfm.probing.names import check_names, name_faults, raise_all
+    from evalfm.study.config import episodes_file, task_faults
+
+    if config is None:
+        if not encoders or not tasks:
+            raise EvalfmError("Name --encoder and --task, or a configuration such as data-scarcity.")
+        check_names(encoders, tasks, data=[data])
+        return
+    content = read_yaml(episodes_file(config))
+    known = {kind: _entries(content.get(f"{kind}s")) for kind in ("encoder", "task")}
+    for kind, asked in (("encoder", encoders), ("task", tasks)):
+        for name in asked:
+            if name not in known[kind]:
+                raise UnknownNameError(f"{kind} of {content.get('name')}", name, known[kind])
+    faults: list[EvalfmError] = []
+    for name in tasks or known["task"]:
+        where = data or known["task"][name] or content.get("data")
+        faults += task_faults(name, where if isinstance(where, str) else None)
+    raise_all(name_faults(encoders or known["encoder"], before=faults))
+
+
+def _entries(content: object) -> dict[str, object]:
+    """Names in a list of a configuration, each with data of its own if it has any; what is no name is told later."""
+    entries = content if isinstance(content, list) else []
+    found = [each if isinstance(each, dict) else {"name": each} for each in entries]
+    return {each["name"]: each.get("data") for each in found if isinstance(each.get("name"), str)}
+
+
 def _asked(
     config: str | None,
     encoders: Sequence[str],
@@ -145,8 +193,6 @@ def _asked(
 
     if config is not None:
         asked = load_episodes(config).on(data).only(encoders, tasks)
-    elif not encoders or not tasks:
-        raise EvalfmError("Name --encoder and --task, or a configuration such as data-scarcity.")
     else:
         content: dict[str, Any] = {"name": "asked", "title": "Few-shot episodes", "data": data or "phantom"}
         asked = validate(EpisodeStudy, content | {"schema": 1, "encoders": encoders, "tasks": tasks}, "The call")

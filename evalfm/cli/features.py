@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from evalfm.cli.options import listed
+
 
 def features(
-    encoder: Annotated[list[str], typer.Option(help="As for probe; repeat for several.")],
+    encoder: Annotated[list[str], typer.Option(help="As for probe; repeat for several, or commas between.")],
     data: Annotated[str | None, typer.Option(help="Folder or registered name; else the phantom.")] = None,
     images: Annotated[int, typer.Option(help="At most so many, drawn by patient.")] = 1000,
     weights: Annotated[str, typer.Option(help="Of all encoders: hub or random.")] = "hub",
@@ -21,8 +23,13 @@ def features(
 
     Example:
 
-        evalfm features --encoder hog --encoder random:resnet18
+        evalfm features --encoder hog,random:resnet18
     """
+    from evalfm.probing.names import check_names, one_of
+
+    encoders = listed(encoder, "--encoder", one_of)
+    check_names(encoders, data=[data])
+
     from evalfm.analysis.report.quality import quality_tables
     from evalfm.cli.console import Bars, emit_json, print_rows
     from evalfm.cli.phantom_notice import print_notice
@@ -30,7 +37,7 @@ def features(
 
     bars = Bars()
     print_notice(data, bars)
-    content = feature_quality(encoder, data, images=images, weights=weights, device=device, out=out, progress=bars)
+    content = feature_quality(encoders, data, images=images, weights=weights, device=device, out=out, progress=bars)
     if json:
         emit_json(content)
         return

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="List encoders, tasks, heads, data sets or runs.", no_args_is_help=True)
+from evalfm.cli.options import Verbs
+
+app = Verbs(help="List encoders, tasks, heads, data sets or runs.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -159,6 +161,11 @@ def runs(
 
         evalfm ls runs runs/ --metrics all
     """
+    from evalfm.errors import EvalfmError
+
+    if not out.is_dir():
+        raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
+
     from evalfm.analysis.table import every_metric, task_tables, with_metrics
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json

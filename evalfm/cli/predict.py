@@ -23,6 +23,11 @@ def predict(
 
         evalfm predict runs/pixels/ptx-cls/linear-frozen-1a2b3c4d --data build/nih --out build/predicted
     """
+    from evalfm.probing.names import check_names, check_run
+
+    check_run(run)
+    check_names([encoder] if encoder is not None else [], data=[data])
+
     from evalfm.cli.console import Bars, emit_json
     from evalfm.probing.predict import as_plain
     from evalfm.probing.predict import predict as apply

@@ -1,4 +1,4 @@
-"""`evalfm probe`: measure one encoder on one task."""
+"""`evalfm probe`: measure encoders on tasks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from evalfm.cli.options import listed
+
+SOME_FAILED = 1
+"""Exit status where some of several encoders and tasks failed: what did not fail is on disk."""
 
 
 class Resize(StrEnum):
@@ -52,11 +57,18 @@ class Floors(StrEnum):
 
 
 def probe(
-    encoder: Annotated[str, typer.Option(help="A card's name, card.yaml, file.py:build, or precomputed:FILE.")],
-    task: Annotated[str, typer.Option(help="A task's name, task.yaml, or a label column of the data.")],
+    encoder: Annotated[
+        list[str],
+        typer.Option(
+            help="A card's name, card.yaml, file.py:build, or precomputed:FILE; repeat for several, or commas between."
+        ),
+    ],
+    task: Annotated[
+        list[str], typer.Option(help="A task's name, task.yaml, or a label column of the data; several likewise.")
+    ],
     data: Annotated[str | None, typer.Option(help="Folder or registered name; else the phantom.")] = None,
     test_data: Annotated[str | None, typer.Option(help="Another data set, tested whole.")] = None,
-    head: Annotated[list[str] | None, typer.Option(help="Head; repeat for several.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Head; several likewise.")] = None,
     adapt: Annotated[
         Adapt | None, typer.Option(help="Train the encoder too: with LoRA, whole, or from random weights.")
     ] = None,
@@ -112,6 +124,8 @@ def probe(
 
         evalfm probe --encoder rad-dino --task ptx-seg
 
+        evalfm probe --encoder rad-dino,dinov2-base --task ptx-cls,cardiomegaly-cls --data build/nih
+
         evalfm probe --encoder random:resnet18 --task ptx-cls
 
         evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data nih --folds 5
@@ -124,21 +138,35 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
     """
+    from functools import partial
+
+    from evalfm.probing.names import check_names, one_of
+    from evalfm.training.recipe import parse_changes
+
+    encoders = listed(encoder, "--encoder", one_of)
+    tasks = listed(task, "--task", partial(one_of, data=data))
+    heads = listed(head, "--head")
+    how = None if adapt is None else adapt.value
+    changes = parse_changes([*(recipe or []), *([] if rank is None else [f"rank={rank}"])])
+    # Before torch is imported, which takes seconds.
+    check_names(encoders, tasks, heads, [data, test_data], adapt=how, recipe=changes, aliases=True)
+
     from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice
+    from evalfm.probing.probe import SomeFailedError
     from evalfm.probing.probe import probe as run
-    from evalfm.training.recipe import parse_changes
 
     bars = Bars()
     print_notice(data, bars)
-    runs = run(
-        encoder,
-        task,
+    measure = partial(
+        run,
+        encoders,
+        tasks,
         data=data,
         test_data=test_data,
-        heads=head or None,
-        adapt=None if adapt is None else adapt.value,
-        recipe=parse_changes([*(recipe or []), *([] if rank is None else [f"rank={rank}"])]),
+        heads=heads or None,
+        adapt=how,
+        recipe=changes,
         weights=weights,
         input_size=input_size,
         resize=None if resize is None else resize.value,
@@ -166,6 +194,13 @@ def probe(
         force=force,
         progress=bars,
     )
+    failed: SomeFailedError | None = None
+    try:
+        runs = measure()
+    except SomeFailedError as error:
+        if not error.runs and not error.traces:
+            raise
+        runs, failed = error.runs, error
     if json:
         from evalfm.analysis.table import task_tables
 
@@ -175,3 +210,7 @@ def probe(
         for made in runs:
             typer.echo(str(made.folder))
     print_notice(data, bars)
+    if failed is not None:
+        for label, sentence in failed.failures.items():
+            typer.echo(failed.traces.get(label, "") + f"Failed: {label}: {sentence}", err=True)
+        raise typer.Exit(SOME_FAILED)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.options import Verbs
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-app = typer.Typer(help="Show one encoder, task, data set or run.", no_args_is_help=True)
+app = Verbs(help="Show one encoder, task, data set or run.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -74,6 +76,10 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
 
         evalfm show run runs/pixels/ptx-cls/linear-frozen-1a2b3c4d
     """
+    from evalfm.probing.names import check_run
+
+    check_run(folder)
+
     from evalfm.analysis.figures import describe
     from evalfm.cli.console import emit_json, print_rows
     from evalfm.facts import printable

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.options import listed, listed_words
 from evalfm.cli.probe import Adapt, Maps, Precision
 
 if TYPE_CHECKING:
@@ -19,9 +20,14 @@ SOME_FAILED = 1
 def study(
     config: Annotated[str, typer.Argument(help="A study that ships with evalfm, or study.yaml.")],
     data: Annotated[str | None, typer.Option(help="Folder or registered name, in place of the study's.")] = None,
-    encoder: Annotated[list[str] | None, typer.Option(help="Only this encoder; repeat for several.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeat for several.")] = None,
-    adapt: Annotated[list[Adapt] | None, typer.Option(help="Only this adaptation; repeat for several.")] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(help="Only this encoder; repeat for several, or commas between.")
+    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="Only this task; several likewise.")] = None,
+    adapt: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this adaptation; several likewise.", metavar=f"[{'|'.join(Adapt)}]"),
+    ] = None,
     weights: Annotated[str | None, typer.Option(help="random: a rehearsal without any weights.")] = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Change every recipe, e.g. epochs=1; repeat for several.")
@@ -44,6 +50,7 @@ def study(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
     precision: Annotated[Precision, typer.Option(help="Of the encoder's forward pass.")] = Precision.auto,
     out: Annotated[Path | None, typer.Option(help="Where runs and results go; runs/NAME by default.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the tables as JSON.")] = False,
 ) -> None:
     """Run a grid: encoders × tasks × heads × adaptations × shots × seeds.
@@ -64,16 +71,23 @@ def study(
 
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (films and a GPU that are not here)
     """
-    from evalfm.cli.console import Bars, emit_json
-    from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
     from evalfm.errors import EvalfmError
-    from evalfm.study import Assumed, Machine, load_study, make_plan, run_study
-    from evalfm.study.questions import Manifests
+    from evalfm.probing.names import one_of
+    from evalfm.study.config import check_study_names, load_study
 
     if not plan and (images is not None or speed is not None or decode is not None):
         raise EvalfmError("--images, --speed and --decode make a plan for what is not here; add --plan.")
-    asked = load_study(config).on(data).only(tuple(encoder or ()), tuple(task or ()), _words(adapt))
+    only = listed(encoder, "--encoder", one_of), listed(task, "--task", one_of), listed_words(adapt, "--adapt", Adapt)
+    asked = load_study(config).on(data).only(*map(tuple, only))
+    # Before torch is imported, which takes seconds.
+    check_study_names(asked, data=images is None)
     asked = _changed(asked, weights, recipe, limit, seeds)
+
+    from evalfm.cli.console import Bars, emit_json
+    from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
+    from evalfm.study import Assumed, Machine, make_plan, run_study
+    from evalfm.study.questions import Manifests
+
     machine = Machine(
         device=device,
         precision=precision.value,
@@ -82,6 +96,7 @@ def study(
         workers=workers,
         processes=processes,
         cache_images=cache_images,
+        force=force,
     )
     bars = Bars()
     manifests = Manifests(bars)
@@ -104,10 +119,6 @@ def study(
         raise typer.Exit(SOME_FAILED)
 
 
-def _words(adapt: list[Adapt] | None) -> tuple[str, ...]:
-    return tuple(each.value for each in adapt or ())
-
-
 def _changed(
     asked: Study, weights: str | None, recipe: list[str] | None, limit: int | None, seeds: int | None
 ) -> Study:
@@ -115,7 +126,7 @@ def _changed(
     from evalfm.cards import parse_yaml
     from evalfm.encoders.aliases import find_alias
     from evalfm.errors import EvalfmError
-    from evalfm.study.grid import card_of
+    from evalfm.probing.names import card_of
     from evalfm.training.recipe import parse_changes
 
     changes: dict[str, Any] = {}

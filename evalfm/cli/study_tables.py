@@ -125,7 +125,7 @@ class LiveTable:
 
     def say(self, message: str) -> None:
         """Print one line above the table."""
-        self._console.print(message, style="dim", highlight=False, markup=False)
+        self._console.print(message, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, cell: Cell, number: int, of: int) -> None:
         """Show what runs."""

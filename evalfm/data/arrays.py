@@ -81,7 +81,8 @@ class _Unpacked:
 
 
 _unpacked = _Unpacked()
-os.register_at_fork(after_in_child=_unpacked.renew_lock)
+if hasattr(os, "register_at_fork"):  # Windows has no fork.
+    os.register_at_fork(after_in_child=_unpacked.renew_lock)
 
 
 def read_array(path: Path, member: str | None) -> Stored:

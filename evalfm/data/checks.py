@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from evalfm.data.columns import MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, TEXT_COLUMNS, as_numbers
 from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
+from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import attribute_faults
 from evalfm.errors import EvalfmError, suggestion
 from evalfm.progress import SILENT, Progress
@@ -103,9 +104,20 @@ def quick_faults(manifest: Manifest) -> list[Fault]:
     ]
 
 
-def deep_faults(manifest: Manifest, *, progress: Progress = SILENT) -> list[Fault]:
-    """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size."""
-    return [*_identical_images(manifest, progress), *_mask_sizes(manifest, progress)]
+def deep_faults(
+    manifest: Manifest,
+    *,
+    findings: Collection[str] | None = None,
+    headers: bool = True,
+    progress: Progress = SILENT,
+) -> list[Fault]:
+    """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size.
+
+    Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
+    not decoded again. Without ``headers`` an image needs no header: whoever asks decodes it whole.
+    """
+    asked = [each for each in manifest.findings if findings is None or each in findings]
+    return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, asked, progress)]
 
 
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
@@ -287,15 +299,16 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
                 yield Fault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
 
 
-def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
+def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> Iterable[Fault]:
     table = manifest.table
     locators: list[str] = table["image"].tolist()
-    digests = image_digests(locators, manifest.root, progress=progress)
+    digests = image_digests(locators, manifest.root, headers=headers, progress=progress)
     for position, locator in enumerate(locators):
         if locator in digests.failed:
             reason = digests.failed[locator]
             kind = reason.replace(locator, "…").replace(file_of(locator), "…")
-            yield Fault(f"the image cannot be read: {reason}", position + 1, f"image: {kind}")
+            told = reason if reason.startswith(file_of(locator)) else f"the image cannot be read: {reason}"
+            yield Fault(told, position + 1, f"image: {kind}")
     if "split" not in table:
         return
     bytes_of = table["image"].map(digests.found)
@@ -312,13 +325,10 @@ def _identical_images(manifest: Manifest, progress: Progress) -> Iterable[Fault]
             )
 
 
-def _mask_sizes(manifest: Manifest, progress: Progress) -> Iterable[Fault]:
-    for finding in manifest.findings:
-        present = np.flatnonzero(manifest.table[finding + MASK_SUFFIX].notna())
-        for row in progress.track(present.tolist(), f"{finding} masks", len(present)):
-            try:
-                manifest.mask(row, finding)
-            except EvalfmError as error:
-                cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
-                kind = str(error).replace(cell, "…").replace(f"row {row + 1} ", "")
-                yield Fault(str(error), row + 1, f"{finding}: {kind}")
+def _mask_sizes(manifest: Manifest, findings: Iterable[str], progress: Progress) -> Iterable[Fault]:
+    for finding in findings:
+        facts = mask_facts(manifest, [finding], range(len(manifest)), progress=progress)
+        for row, reason in sorted(facts.failed.items()):
+            cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
+            kind = reason.replace(cell, "…").replace(f"row {row + 1} ", "")
+            yield Fault(reason, row + 1, f"{finding}: {kind}")

@@ -27,14 +27,19 @@ class Digests:
     failed: dict[str, str]
 
 
-def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> Digests:
-    """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes."""
-    from evalfm.data.images import image_digest
+def image_digests(
+    locators: Sequence[str], root: Path, *, headers: bool = False, progress: Progress = SILENT
+) -> Digests:
+    """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes.
+
+    With ``headers`` an image that is read for the first time must have a header that says its size.
+    """
+    from evalfm.data.images import image_digest, image_size
 
     sidecar = _sidecar(root)
     remembered = _read(sidecar)
     unique = list(dict.fromkeys(locators))
-    stamps = {name: _stamp(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    stamps = {name: stamp_of(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
     found: dict[str, str] = {}
     for locator in unique:
         entry = remembered.get(locator)
@@ -46,6 +51,8 @@ def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = S
 
     def read(locator: str) -> tuple[str, str | None, str]:
         try:
+            if headers:
+                image_size(locator, root)
             return locator, image_digest(locator, root), ""
         except (EvalfmError, OSError) as error:
             return locator, None, str(error)
@@ -69,7 +76,7 @@ def image_digests(locators: Sequence[str], root: Path, *, progress: Progress = S
 def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> dict[str, str]:
     """Digest of each image that may have the bytes of another; a file whose size no other has needs no reading."""
     unique = list(dict.fromkeys(locators))
-    sizes = {name: _stamp(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    sizes = {name: stamp_of(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
     # The digest of an array is that of its values, whatever the file's size is.
     arrays = {name for name in sizes if name.lower().endswith((".npz", ".npy"))}
     files = Counter(stamp[0] for name, stamp in sizes.items() if stamp is not None and name not in arrays)
@@ -83,7 +90,8 @@ def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress 
     return image_digests(wanted, root, progress=progress).found
 
 
-def _stamp(path: Path) -> tuple[int, int] | None:
+def stamp_of(path: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file, by which it is known to be what it was; None where it is not there."""
     try:
         status = path.stat()
     except OSError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -102,8 +102,12 @@ class Manifest:
         write_atomically(target / DATASET_FILE, dataset_yaml(info).encode())
         return Manifest(info, self.table, target)
 
-    def validate(self, *, deep: bool = False, progress: Progress = SILENT) -> None:
-        """Check the rows before any computing; ``deep`` also reads files: identical bytes, sizes of masks.
+    def validate(
+        self, *, deep: bool = False, findings: Collection[str] | None = None, progress: Progress = SILENT
+    ) -> None:
+        """Check the rows before any computing; ``deep`` also reads files: identical bytes, masks.
+
+        Of masks those of ``findings`` are read, all by default, and only where they have changed since the last time.
 
         Raises:
             EvalfmError: lists every fault with its row (counted from 1) and remedy, the first 20 in full.
@@ -112,7 +116,7 @@ class Manifest:
 
         raise_faults(quick_faults(self), self)
         if deep:
-            raise_faults(deep_faults(self, progress=progress), self)
+            raise_faults(deep_faults(self, findings=findings, progress=progress), self)
 
     # Files of a row
 

@@ -88,7 +88,11 @@ def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
     if len(manifest) == 0 or not manifest.root.is_dir():
         return _report(manifest, faults, remarks)
     absent = {fault.row for fault in file_faults(manifest)}
-    deep = [fault for fault in deep_faults(manifest, progress=progress) if fault.row not in absent or not fault.row]
+    deep = [
+        fault
+        for fault in deep_faults(manifest, headers=False, progress=progress)
+        if fault.row not in absent or not fault.row
+    ]
     unreadable = absent | {fault.row for fault in deep}
     looks = _looks(manifest, progress)
     faults = [*faults, *deep, *_pixel_faults(manifest, looks, unreadable)]

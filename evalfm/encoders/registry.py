@@ -90,6 +90,11 @@ def _with(card: EncoderCard, word: str) -> EncoderCard:
     return card.model_copy(update={**change, "golden": None, "name": f"{card.name}@{word}"})
 
 
+def is_plugin(name: str) -> bool:
+    """Whether a plug-in is called ``name``; its code is not imported."""
+    return name in _plugins()
+
+
 def find_plugin(name: str) -> Callable[[], Encoder] | None:
     """The plugged-in factory called ``name``, or None where the name is a card's or nobody's."""
     plugins = _plugins()

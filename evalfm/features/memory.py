@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +95,11 @@ def _old_group() -> int | None:
 
 
 def _own_limit() -> int | None:
+    try:
+        import resource
+    except ImportError:
+        # Windows sets no such limit.
+        return None
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most == resource.RLIM_INFINITY:
         return None

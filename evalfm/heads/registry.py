@@ -180,14 +180,24 @@ def load_head(name: str, kind: str) -> Head:
         UnknownNameError: no head is called ``name``.
         EvalfmError: the head does not serve ``kind``.
     """
+    module, _, attribute = find_head(name, kind).location.partition(":")
+    head: Head = getattr(importlib.import_module(module), attribute)()
+    return head
+
+
+def find_head(name: str, kind: str | None = None) -> HeadEntry:
+    """The entry of the head called ``name`` for tasks of ``kind`` (None: for any); nothing is imported.
+
+    Raises:
+        UnknownNameError: no head is called ``name``.
+        EvalfmError: the head does not serve ``kind``.
+    """
     named = [entry for entry in _ENTRIES if entry.name == name]
     if not named:
         raise UnknownNameError("head", name, {entry.name for entry in _ENTRIES})
     for entry in named:
-        if kind in entry.kinds:
-            module, _, attribute = entry.location.partition(":")
-            head: Head = getattr(importlib.import_module(module), attribute)()
-            return head
+        if kind is None or kind in entry.kinds:
+            return entry
     served = sorted({other.name for other in _ENTRIES if kind in other.kinds})
     remedy = "take " + " or ".join(repr(other) for other in served) if served else "no head serves it"
     raise EvalfmError(f"The head {name!r} does not serve {kind} tasks; {remedy}.")

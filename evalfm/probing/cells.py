@@ -15,13 +15,14 @@ from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
+from evalfm.probing.existing import Known
 from evalfm.probing.fitting import Fitting, Training, fit_frozen, fit_trained
 from evalfm.probing.opened import Opened, compute_ahead
 from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import Fitted, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.settings import EncoderSettings, Settings
-from evalfm.probing.sides import Deal
+from evalfm.probing.sides import Deal, measured_key
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
 from evalfm.runs import RECORD, WORK, InTheWay, Run, check_writable, content_key, publishing, run_folder, write_run
@@ -66,9 +67,9 @@ class Cell:
 
 
 def run_cell(
-    cell: Cell, deals: Sequence[Deal], settings: Settings, out: Path, *, force: bool, progress: Progress
+    cell: Cell, deals: Sequence[Deal], settings: Settings, out: Path, *, known: Known, progress: Progress
 ) -> list[Run]:
-    """The runs of ``cell``, one per head and seed; those on disk are returned as they are unless ``force``."""
+    """The runs of ``cell``, one per head and seed; those on disk are returned as they are unless ``known`` says no."""
     runs: list[Run] = []
     for seed, deal in enumerate(deals):
         heads = [load_head(name, deal.question.task.kind) for name in cell.heads]
@@ -82,10 +83,11 @@ def run_cell(
             if (folder / RECORD).is_file():
                 # Of a process that was killed after it had published.
                 remove_unfinished(out / WORK, _training(key, "*"))
-        missing = [head for head in wanted if force or not (folders[head.name][0] / RECORD).is_file()]
+        missing = [head for head in wanted if not known.is_there(folders[head.name][0], RECORD)]
         if missing:
             check_writable(out)
-            making = _Making(cell, deal, settings, seed, out, InTheWay.REPLACED if force else InTheWay.KEPT, progress)
+            in_the_way = InTheWay.REPLACED if known.force else InTheWay.KEPT
+            making = _Making(cell, deal, settings, seed, out, in_the_way, progress)
             making.run(missing, folders)
         runs += [Run.read(folders[head.name][0]) for head in wanted]
     return runs
@@ -95,10 +97,17 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
     """Where the run of ``head`` stands, and its key: a hash over all that decides its result."""
     task = deal.question.task
     source = cell.opened.source
-    adaptation: object = cell.adaptation
+    adaptation: str | dict[str, Any] = cell.adaptation
     if cell.adapted is not None:
         check_tunable(head, cell.adapted.name)
-        adaptation = {"name": cell.adapted.name, "recipe": cell.adapted.recipe.model_dump()}
+        adaptation = {
+            "name": cell.adapted.name,
+            "recipe": cell.adapted.recipe.model_dump(),
+            "precision": cell.opened.training_precision,
+        }
+        if cell.adapted.recipe.batch_norm == "batch":
+            # Each process normalises its own share of a batch.
+            adaptation["processes"] = cell.adapted.settings.processes
     content: dict[str, Any] = {
         "schema": 1,
         "evalfm": evalfm.__version__,
@@ -108,11 +117,14 @@ def _folder(cell: Cell, head: Head, deal: Deal, settings: Settings, seed: int, o
         "head": {"name": head.name, "grid": head.grid},
         "adaptation": adaptation,
         "data": deal.key,
+        "facts": deal.facts,
         "subset": settings.subset(),
         "seed": seed,
     }
     if cell.text is not None and reads_text(head):
         content["text"] = text_key(cell.text, deal.question.manifest.info.name)
+    if task.kind == "regression" and "maps" in head.needs:
+        content["masks"] = measured_key(deal.question)
     key = content_key(content)
     return run_folder(out, cell.opened.name, task.name, head.name, cell.adaptation, key), key
 

@@ -24,7 +24,8 @@ from evalfm.probing.unseen import Unseen, unseen
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference, compare_means
-from evalfm.tasks.question import Exclusion, Question
+from evalfm.tasks.card import TaskCard
+from evalfm.tasks.question import Exclusion, Question, masks_of
 
 if TYPE_CHECKING:
     from evalfm.data.images import Image
@@ -138,7 +139,8 @@ def erase(
             f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
             "of chest tubes, another device with --mask, or leave --data out for phantom films."
         )
-    manifest.validate(deep=True, progress=progress)
+    task = TaskCard.model_validate(run.record.task)
+    manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
     films = unseen(run, manifest, trained_on, progress)
     places = _places(films, mask, progress)
     ready = Ready.of(run, manifest, weights, encoder, device, progress)

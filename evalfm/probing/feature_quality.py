@@ -15,7 +15,8 @@ from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.opened import check_name, open_encoder
+from evalfm.probing.names import check_names
+from evalfm.probing.opened import open_encoder
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import check_writable
@@ -56,14 +57,13 @@ def feature_quality(
     names = list(dict.fromkeys(encoders))
     if not names:
         raise EvalfmError("Name at least one encoder with --encoder.")
-    for name in names:
-        check_name(name)
+    check_names(names, data=[data])
     if images < 2 * NEIGHBOURS:
         raise EvalfmError(f"--images must be {2 * NEIGHBOURS} at least, not {images}.")
     if out is not None:
         check_writable(Path(out))
     manifest = load_manifest(data, "", progress)
-    manifest.validate(deep=True, progress=progress)
+    manifest.validate(deep=True, findings=(), progress=progress)
     rows = _drawn(manifest, images, seed)
     patient = manifest.patients[rows]
     unit = "patients" if manifest.patients_known else "images"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import evalfm
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.data.registered import cache_folder, registered
@@ -11,7 +12,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.parts import limited
 from evalfm.probing.settings import Settings
 from evalfm.progress import Progress
-from evalfm.tasks.question import Question, pose, resolve_task
+from evalfm.tasks.question import Question, masks_of, pose, resolve_task
 
 PHANTOM = "phantom"
 PHANTOM_IMAGES = 400
@@ -20,7 +21,8 @@ PHANTOM_SIZE = 256
 
 def default_phantom(progress: Progress) -> Manifest:
     """The phantom that stands in where no data set is named: made once, then read from the cache."""
-    folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}"
+    # Another version may draw or deal it otherwise.
+    folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}-{evalfm.__version__}"
     if not (folder / "dataset.yaml").is_file():
         make_phantom(folder, n=PHANTOM_IMAGES, size=PHANTOM_SIZE, progress=progress)
     return Manifest.read(folder)
@@ -49,6 +51,6 @@ def load_question(settings: Settings, data: str | Path | Manifest | None, progre
     manifest = load_manifest(data, settings.task, progress)
     if not len(manifest):
         raise EvalfmError(f"Data set {manifest.info.name} has no rows; import it again or check the file.")
-    manifest.validate(deep=True, progress=progress)
     task = resolve_task(settings.task, manifest)
+    manifest.validate(deep=True, findings=masks_of(task, manifest), progress=progress)
     return limited(pose(task, manifest, settings.where), settings.limit)

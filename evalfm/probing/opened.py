@@ -18,7 +18,7 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
-from evalfm.encoders.registry import find_card, find_plugin
+from evalfm.encoders.registry import find_plugin
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
@@ -107,17 +107,6 @@ def _seconds_per_image(source: EncodedSource) -> float:
     started = time.perf_counter()
     encoder.encode(blank).pooled.cpu()
     return time.perf_counter() - started
-
-
-def check_name(encoder: str | EncoderCard | Encoder) -> None:
-    """Refuse an unknown encoder before data are read or made.
-
-    Raises:
-        UnknownNameError: no card, floor or plug-in answers to the name.
-    """
-    by_name = isinstance(encoder, str) and encoder.partition(":")[0] not in TABLES and ".py:" not in encoder
-    if by_name and find_plugin(str(encoder)) is None:
-        find_card(str(encoder))
 
 
 def open_encoder(

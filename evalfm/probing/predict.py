@@ -76,7 +76,7 @@ def predict(
     check_writable(out.parent)
     task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
     manifest = load_manifest(data, task.name, progress)
-    manifest.validate(deep=True)
+    manifest.validate(deep=True, findings=())
     rows = np.flatnonzero(cohort(task, manifest, None).keep)
     if not len(rows):
         raise EvalfmError(f"No image of {manifest.info.name} belongs to the cohort of {task.name} ({task.where}).")

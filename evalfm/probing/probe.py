@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ from evalfm.heads import load_head
 from evalfm.heads.tunable import Tunable
 from evalfm.probing.base_to_novel import as_base_to_novel
 from evalfm.probing.cells import Adapted, Cell, run_cell
+from evalfm.probing.existing import Known
 from evalfm.probing.floors import floor_cells
 from evalfm.probing.loading import load_question
-from evalfm.probing.opened import check_name, open_encoder
+from evalfm.probing.names import check_names
+from evalfm.probing.opened import open_encoder
 from evalfm.probing.parts import parts
 from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.sides import Deal, as_learnt, refuse_shared_images
@@ -37,9 +40,27 @@ class Asked:
     test: Question | None = None
 
 
+class SomeFailedError(EvalfmError):
+    """Of several encoders or tasks some could not be measured; what could is on disk.
+
+    Attributes:
+        runs: of those that did not fail, as ``probe`` returns them.
+        failures: why the others did, a sentence each, by encoder and task in words.
+        traces: the traceback, by the same words, of what is no user's mistake.
+    """
+
+    def __init__(self, runs: list[Run], failures: dict[str, str], traces: dict[str, str]) -> None:
+        told = "".join(f"\n  {label}: {sentence}" for label, sentence in failures.items())
+        kept = f"; {len(runs)} runs of the others are kept" if runs else ""
+        super().__init__(f"{len(failures)} could not be measured{kept}:{told}")
+        self.runs = runs
+        self.failures = failures
+        self.traces = traces
+
+
 def probe(
-    encoder: str | Encoder,
-    task: str,
+    encoder: str | Encoder | Sequence[str | Encoder],
+    task: str | Sequence[str],
     *,
     data: str | Path | Manifest | None = None,
     test_data: str | Path | Manifest | None = None,
@@ -72,83 +93,163 @@ def probe(
     out: str | Path = "runs",
     force: bool = False,
     progress: Progress = SILENT,
+    known: Known | None = None,
 ) -> list[Run]:
     """Measure how well heads on ``encoder``'s features answer ``task``.
 
     Args:
-        encoder: a card's name or path, ``file.py:build``, ``precomputed:FILE``, a floor, or an ``Encoder``.
-        task: a task card's name or path, or a label column of the data.
+        encoder: a card's name or path, ``file.py:build``, ``precomputed:FILE``, a floor, or an ``Encoder``; or several.
+        task: a task card's name or path, or a label column of the data; or several, each asked of every encoder.
         data: a data set's folder, registered name or manifest; None takes the phantom.
         test_data: another data set, tested whole in place of the test split.
         adapt: what of the encoder is trained with each head: ``frozen`` (the default), ``lora``, ``full``, or
             ``scratch``: all of it from random weights.
         recipe: changes of the adaptation's ``Recipe``, such as ``{"epochs": 10}``.
-        out: where runs go; a run that is there already is returned as it is unless ``force``.
+        out: where runs go; a run that is there already is returned as it is, and said so, unless ``force``.
+        known: what earlier calls of one study have met, so that nothing is made, or said to be there, twice.
 
     The other arguments are those of ``Settings`` and ``EncoderSettings``.
 
     Returns:
-        The runs of the encoder, head by head and seed by seed, then those of the floors.
+        The runs of the encoder, head by head and seed by seed, then those of the floors; of several, task by task and
+        encoder by encoder, each run once.
 
     Raises:
+        SomeFailedError: of several encoders or tasks some failed; the others were measured.
         EvalfmError: anything the caller can mend, in one sentence.
     """
-    name = encoder if isinstance(encoder, str) else encoder.card.name
-    alias = find_alias(name) if isinstance(encoder, str) else None
+    encoders: list[str | Encoder] = [encoder] if isinstance(encoder, str | Encoder) else list(encoder)
+    tasks = [task] if isinstance(task, str) else list(task)
+    if not encoders or not tasks:
+        raise EvalfmError("Name at least one encoder and one task.")
+    if len(encoders) > 1 and str(weights) not in ("hub", "random"):
+        raise EvalfmError("--weights PATH is of one encoder; name one with --encoder.")
+    if len(tasks) > 1 and prompts is not None:
+        raise EvalfmError("--prompts is of one task; name one with --task.")
+    check_names(encoders, tasks, heads or (), [data, test_data], adapt=adapt, recipe=recipe, aliases=True)
+    shared = {
+        "data": None if data is None or isinstance(data, Manifest) else str(data),
+        "test_data": None if test_data is None or isinstance(test_data, Manifest) else str(test_data),
+        "shots": shots,
+        "val_shots": val_shots,
+        "base_to_novel": base_to_novel,
+        "label_fraction": label_fraction,
+        "associate": associate,
+        "folds": folds,
+        "seeds": seeds,
+        "where": where,
+        "test_where": test_where,
+        "limit": limit,
+        "floors": floors,
+        "threshold": threshold,
+        "prompts": None if prompts is None else str(prompts),
+        "recipe": dict(recipe or {}),
+    }
+    machine = {
+        "input_size": input_size,
+        "device": device,
+        "precision": precision,
+        "maps": maps,
+        "batch_size": batch_size,
+        "workers": workers,
+        "processes": processes,
+        "cache_images": cache_images,
+    }
+    jobs = [
+        _job(one, each, None if heads is None else tuple(heads), adapt, str(weights), resize, shared, machine)
+        for each in tasks
+        for one in encoders
+    ]
+    remove_leftovers(Path(out))
+    known = known or Known(force)
+    runs: dict[Path, Run] = {}
+    failures: dict[str, str] = {}
+    traces: dict[str, str] = {}
+    for job in jobs:
+        try:
+            runs |= {run.folder: run for run in _measure(job, data, test_data, Path(out), known, progress)}
+        except Exception as error:
+            if len(jobs) == 1:
+                raise
+            # Text alone is kept: an error holds its frames, and these the encoder.
+            failures[job.label] = str(error)
+            if not isinstance(error, EvalfmError):
+                failures[job.label] = f"{type(error).__name__}: {error}"
+                traces[job.label] = "".join(traceback.format_exception(error))
+            progress.say(f"Failed: {job.label}: {failures[job.label]}")
+    known.tell(progress)
+    if failures:
+        raise SomeFailedError(list(runs.values()), failures, traces)
+    return list(runs.values())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One encoder on one task."""
+
+    encoder: str | Encoder
+    settings: Settings
+    encoder_settings: EncoderSettings
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.encoder_settings.name} × {self.settings.task}"
+
+
+def _job(
+    encoder: str | Encoder,
+    task: str,
+    heads: tuple[str, ...] | None,
+    adapt: str | None,
+    weights: str,
+    resize: str | None,
+    shared: Mapping[str, object],
+    machine: Mapping[str, object],
+) -> _Job:
+    """The settings of one encoder and task, with what an alias says of them.
+
+    Raises:
+        EvalfmError: they do not go together.
+    """
+    alias = find_alias(encoder) if isinstance(encoder, str) else None
     if alias is not None:
-        encoder = name = alias.encoder
+        encoder = alias.encoder
         adapt, heads = alias.applied(adapt, heads)
         resize = resize or alias.resize
     adaptation = adapt or "frozen"
-    settings = Settings.checked(
-        task=task,
-        data=None if data is None or isinstance(data, Manifest) else str(data),
-        test_data=None if test_data is None or isinstance(test_data, Manifest) else str(test_data),
-        heads=None if heads is None else tuple(heads),
-        shots=shots,
-        val_shots=val_shots,
-        base_to_novel=base_to_novel,
-        label_fraction=label_fraction,
-        associate=associate,
-        folds=folds,
-        seeds=seeds,
-        where=where,
-        test_where=test_where,
-        limit=limit,
-        floors=floors,
-        threshold=threshold,
-        prompts=None if prompts is None else str(prompts),
-        adaptation=adaptation,
-        recipe=dict(recipe or {}),
-    )
+    settings = Settings.checked(task=task, heads=heads, adaptation=adaptation, **shared)
     encoder_settings = EncoderSettings.checked(
-        name=name,
-        weights=start_weights(str(weights), adaptation),
-        input_size=input_size,
+        name=encoder if isinstance(encoder, str) else encoder.card.name,
+        weights=start_weights(weights, adaptation),
         resize=resize,
-        device=device,
-        precision=precision,
-        maps=maps,
-        batch_size=batch_size,
-        workers=workers,
-        processes=processes,
-        cache_images=cache_images,
+        **machine,
     )
-    whole_recipe = settings.whole_recipe
-    if whole_recipe is None and processes > 1:
+    if settings.whole_recipe is None and encoder_settings.processes > 1:
         raise EvalfmError("A frozen encoder is not trained, so --processes would do nothing; leave it out.")
-    check_name(encoder)
-    remove_leftovers(Path(out))
+    return _Job(encoder, settings, encoder_settings)
+
+
+def _measure(
+    job: _Job,
+    data: str | Path | Manifest | None,
+    test_data: str | Path | Manifest | None,
+    out: Path,
+    known: Known,
+    progress: Progress,
+) -> list[Run]:
+    """The runs of one encoder on one task, and of its floors."""
+    settings, encoder_settings = job.settings, job.encoder_settings
     asked = ask(settings, data, test_data, progress)
     question, test = asked.question, asked.test
     chosen_heads = _heads(settings, question)
-    if threshold != THRESHOLD_RULE and question.task.kind not in LABELS:
+    if settings.threshold != THRESHOLD_RULE and question.task.kind not in LABELS:
         raise EvalfmError(f"--threshold is for yes-or-no labels; {question.task.name} is {question.task.kind}.")
     loaded = [load_head(name, question.task.kind) for name in chosen_heads]
     posed = as_base_to_novel(question, loaded) if settings.base_to_novel else question
     deals = [Deal.of(posed, test, parts(posed, settings, subset_seed=seed)) for seed in range(settings.seeds)]
     opened = open_encoder(
-        encoder,
+        job.encoder,
         encoder_settings,
         question.manifest,
         None if test is None else test.manifest,
@@ -156,14 +257,14 @@ def probe(
         frozenset(question.task.target),
     )
     adapted = None
-    if settings.adaptation != "frozen" and whole_recipe is not None:
-        adapted = Adapted(settings.adaptation, whole_recipe, encoder_settings)
+    if settings.adaptation != "frozen" and settings.whole_recipe is not None:
+        adapted = Adapted(settings.adaptation, settings.whole_recipe, encoder_settings)
     text = text_for(loaded, opened, question, settings.prompts)
     cells = [Cell(opened, chosen_heads, adapted=adapted, text=text)]
     if not settings.base_to_novel:
         # There the constant answer is a metric of each run: no floor can name a class that it has not seen.
         cells += floor_cells(settings, encoder_settings, question, test, opened, progress)
-    return [run for cell in cells for run in run_cell(cell, deals, settings, Path(out), force=force, progress=progress)]
+    return [run for cell in cells for run in run_cell(cell, deals, settings, out, known=known, progress=progress)]
 
 
 def _heads(settings: Settings, question: Question) -> tuple[str, ...]:

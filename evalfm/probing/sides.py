@@ -11,7 +11,9 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.manifest import Manifest
+from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.mask_facts import mask_facts
+from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
@@ -87,21 +89,25 @@ class Deal:
         test: the question of separate test data, tested whole, or None.
         parts: one training, or one per fold.
         key: hash of what each row is, what its truth is and where it went.
+        facts: hash of what else of the data a run says or reckons with, see ``facts_key``.
     """
 
     question: Question
     test: Question | None
     parts: tuple[Part, ...]
     key: str
+    facts: str = ""
 
     @classmethod
     def of(cls, question: Question, test: Question | None, dealt: Sequence[Part]) -> Deal:
         """Hash the parts of ``question``, and the separate test rows, if any."""
         named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
         key = data_key(question, named)
+        facts = facts_key(question)
         if test is not None:
             key += data_key(test, [("test", np.arange(len(test)))])
-        return cls(question, test, tuple(dealt), key)
+            facts += facts_key(test)
+        return cls(question, test, tuple(dealt), key, facts)
 
 
 def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
@@ -109,13 +115,53 @@ def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> s
     digest = hashlib.sha256()
     images = question.manifest.digests(question.rows.tolist())
     ids = question.manifest.table["id"].to_numpy(dtype=object)[question.rows]
-    labelled = question.task.kind != "segmentation"
-    for position, row in enumerate(question.rows.tolist()):
-        truth = question.target[position].tolist() if labelled else _mask_key(question, row)
+    truths = question.mask_digests() if question.task.kind == "segmentation" else question.target.tolist()
+    for position, truth in enumerate(truths):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in dealt:
         digest.update(json.dumps([name, positions.tolist()]).encode())
     return digest.hexdigest()
+
+
+def facts_key(question: Question, *, attributes: bool = True) -> str:
+    """Hash of what a result depends on beside the ids, image bytes, truth and parts of ``data_key``, in hex.
+
+    That is who is whose patient and by which name a row leaves the data, its declared ``attributes`` and pixel
+    spacing, the names of the classes, and what the data set says of itself that a result repeats.
+    """
+    manifest, info = question.manifest, question.manifest.info
+    whole = {
+        "name": info.name,
+        "synthetic": bool(info.synthetic),
+        "derived_from": list(info.derived_from),
+        "pictures": bool(info.redistributable_images),
+        "class_names": list(question.class_names),
+        "label_source": question.label_source,
+        "patients_known": bool(manifest.patients_known),
+        "exclusions": [[each.reason, each.images] for each in question.exclusions],
+        "notes": list(question.notes),
+    }
+    digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
+    # Where a row went is told by the parts.
+    table = public_table(manifest, question.rows).drop(columns="split")
+    columns = {str(name): table[name] for name in table if attributes or name in ("id", "patient")}
+    columns |= {name: manifest.table[name].iloc[question.rows] for name in SPACING_COLUMNS if name in manifest.table}
+    for name, column in columns.items():
+        digest.update(json.dumps([name, column.tolist()], default=str).encode())
+    return digest.hexdigest()
+
+
+def measured_key(question: Question) -> str:
+    """Hash of the masks that the task's target is measured on, for heads that learn on them, in hex."""
+    rows = question.rows.tolist()
+    each = []
+    for finding in measured_findings(question):
+        facts = mask_facts(question.manifest, [finding], rows)
+        unreadable = next(iter(facts.failed.values()), None)
+        if unreadable is not None:
+            raise EvalfmError(unreadable)
+        each.append([facts.found[row].digest if row in facts.found else None for row in rows])
+    return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 
 def images_digest(question: Question, positions: NDArray[np.intp]) -> str:
@@ -177,8 +223,3 @@ def refuse_shared_images(train: Question, test: Question) -> None:
 
 def _digests(manifest: Manifest, rows: NDArray[np.intp]) -> set[str]:
     return set(manifest.digests(rows.tolist()).tolist())
-
-
-def _mask_key(question: Question, row: int) -> list[str]:
-    """The truth of a segmentation row: its masks packed to bits and hashed, so that an edited mask is another truth."""
-    return [hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for mask in question.masks(row)]

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from evalfm.study.cell import Cell, Machine
-from evalfm.study.config import Study, configs, load_study
-from evalfm.study.executor import Executor, Outcome, SerialExecutor
-from evalfm.study.plan import Assumed, Plan, make_plan
-from evalfm.study.running import StudyRuns, run_study
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evalfm.study.cell import Cell as Cell
+    from evalfm.study.cell import Machine as Machine
+    from evalfm.study.config import Study as Study
+    from evalfm.study.config import configs as configs
+    from evalfm.study.config import load_study as load_study
+    from evalfm.study.executor import Executor as Executor
+    from evalfm.study.executor import Outcome as Outcome
+    from evalfm.study.executor import SerialExecutor as SerialExecutor
+    from evalfm.study.plan import Assumed as Assumed
+    from evalfm.study.plan import Plan as Plan
+    from evalfm.study.plan import make_plan as make_plan
+    from evalfm.study.running import StudyRuns as StudyRuns
+    from evalfm.study.running import run_study as run_study
+
+_HOME = {
+    "Assumed": "plan",
+    "Cell": "cell",
+    "Executor": "executor",
+    "Machine": "cell",
+    "Outcome": "executor",
+    "Plan": "plan",
+    "SerialExecutor": "executor",
+    "Study": "config",
+    "StudyRuns": "running",
+    "configs": "config",
+    "load_study": "config",
+    "make_plan": "plan",
+    "run_study": "running",
+}
 
 __all__ = [
     "Assumed",
@@ -23,3 +51,10 @@ __all__ = [
     "make_plan",
     "run_study",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A study's names are checked without torch; only its running imports it.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -114,6 +114,7 @@ class Machine(CardModel):
     workers: int = Field(2, ge=1)
     processes: int = Field(1, ge=1)
     cache_images: bool = False
+    force: bool = False
 
     def arguments(self, cell: Cell) -> dict[str, Any]:
         """Keyword arguments of ``probe`` for ``cell``, as far as they differ from its defaults."""

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
+from evalfm.probing.names import name_faults, raise_all
 from evalfm.tasks.card import Kind
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation
@@ -260,6 +261,58 @@ class Study(CardModel):
                 and each.tasks != ()
             ],
         )
+
+
+def check_study_names(study: Study, *, data: bool = True) -> None:
+    """Look up encoders, heads, tasks and, if ``data``, data sets, before anything heavy is imported.
+
+    Raises:
+        EvalfmError: names all that nobody answers to.
+    """
+    encoders = [each.name for each in study.encoders] + [each.encoder for each in study.baselines]
+    of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
+    of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
+    of_baselines = [each.head and (each.head,) for each in study.baselines]
+    heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_baselines) for head in heads or ())
+    faults: list[EvalfmError] = []
+    for task in study.tasks:
+        faults += task_faults(task.name, study.data_of(task)[0] if data else None, data=data)
+    if data and study.test_data is not None:
+        faults += task_faults(study.tasks[0].name, study.test_data)
+    raise_all(name_faults(encoders, heads=heads, aliases=True, before=faults))
+
+
+def task_faults(task: str, where: str | None, *, data: bool = True) -> list[EvalfmError]:
+    """Why ``task`` cannot be asked of the data set ``where``, as far as names tell; without ``data``, of none."""
+    if not data:
+        # How many images a label column has only its data tell.
+        return name_faults(tasks=[task])
+    faults = name_faults(data=[where])
+    if faults:
+        return [absent_data(str(where)) if isinstance(each, UnknownNameError) else each for each in faults]
+    return name_faults(tasks=[task], data=[where])
+
+
+def absent_data(name: str) -> EvalfmError:
+    """What is said of a data set that a study names and that is not here."""
+    return EvalfmError(
+        f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
+        " name its folder with --data DIR, or see the study run with --data phantom."
+    )
+
+
+def episodes_file(name: str) -> Path:
+    """The YAML of episodes: those that ship with evalfm, or the path itself.
+
+    Raises:
+        EvalfmError: there are none, or it is a study of probes.
+    """
+    path = user_path(name, "The configuration") if name.endswith((".yaml", ".yml")) else shipped(EPISODES).get(name)
+    if path is None:
+        if name in shipped(STUDY):
+            raise EvalfmError(f"{name} is a study of probes and not of episodes; run `evalfm study {name}`.")
+        raise UnknownNameError("configuration of episodes", name, shipped(EPISODES))
+    return path
 
 
 def _check_names(kind: str, asked: tuple[str, ...], known: list[str]) -> None:

@@ -13,7 +13,6 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import episodic
-from evalfm.paths import user_path
 from evalfm.probing.few_shot.episodes import answer_episodes
 from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
 from evalfm.probing.few_shot.settings import (
@@ -27,13 +26,11 @@ from evalfm.probing.few_shot.settings import (
     EpisodeSettings,
     Method,
 )
-from evalfm.probing.opened import TABLES, check_name
+from evalfm.probing.names import TABLE_NAMES, card_of, check_names
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Machine
-from evalfm.study.config import EPISODES as PROTOCOL
-from evalfm.study.config import PHANTOM, STUDY, EncoderEntry, named, shipped
-from evalfm.study.grid import card_of
+from evalfm.study.config import PHANTOM, EncoderEntry, episodes_file, named
 from evalfm.study.questions import Manifests
 
 
@@ -146,24 +143,20 @@ def load_episodes(name: str) -> EpisodeStudy:
     Raises:
         EvalfmError: there are none, they are not valid, or it is a study of probes.
     """
-    path = user_path(name, "The configuration") if name.endswith((".yaml", ".yml")) else shipped(PROTOCOL).get(name)
-    if path is None:
-        if name in shipped(STUDY):
-            raise EvalfmError(f"{name} is a study of probes and not of episodes; run `evalfm study {name}`.")
-        raise UnknownNameError("configuration of episodes", name, shipped(PROTOCOL))
+    path = episodes_file(name)
     return validate(EpisodeStudy, read_yaml(path), f"episodes {path.name}")
 
 
 def trainable(encoder: str) -> bool:
     """Whether an encoder has something to train, as far as its name tells: no table and no classical descriptor."""
     card = card_of(encoder)
-    return encoder.partition(":")[0] not in TABLES and (card is None or card.family != "classical")
+    return encoder.partition(":")[0] not in TABLE_NAMES and (card is None or card.family != "classical")
 
 
 def takes_weights(encoder: str) -> bool:
     """Whether an encoder can be given weights, as far as its name tells."""
     card = card_of(encoder)
-    return encoder.partition(":")[0] not in TABLES and (card is None or card.weights.source != "none")
+    return encoder.partition(":")[0] not in TABLE_NAMES and (card is None or card.weights.source != "none")
 
 
 @dataclass(frozen=True)
@@ -192,7 +185,7 @@ def cells(study: EpisodeStudy) -> list[EpisodeCell]:
         reasons: dict[Method, str] = {}
         if not trainable(entry.name):
             reasons[FINE_TUNE] = f"{entry.name} by fine-tune: it has no weights to train"
-        if entry.name.partition(":")[0] in TABLES or (card is not None and card.text_tower is None):
+        if entry.name.partition(":")[0] in TABLE_NAMES or (card is not None and card.text_tower is None):
             reasons[ZERO_SHOT] = f"{entry.name} by zeroshot: it reads no text"
         methods = tuple(each for each in study.methods if each not in reasons)
         left_out = tuple(reason for method, reason in reasons.items() if method in study.methods)
@@ -219,14 +212,8 @@ def pose_tasks(study: EpisodeStudy, manifests: Manifests, progress: Progress = S
     """
     posed: dict[EpisodeTask, PosedTask] = {}
     faults: list[str] = []
-    for entry in study.encoders:
-        try:
-            check_name(entry.name)
-        except EvalfmError as error:
-            faults.append(str(error))
-    if faults:
-        # Before data are read or made.
-        raise EvalfmError(" ".join(dict.fromkeys(faults)))
+    # Before data are read or made.
+    check_names([entry.name for entry in study.encoders])
     for task in study.tasks:
         try:
             settings = study.settings(task)

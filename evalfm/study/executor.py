@@ -15,6 +15,7 @@ import torch
 import evalfm
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.probing.existing import Known
 from evalfm.probing.probe import probe
 from evalfm.progress import Progress
 from evalfm.runs import Run
@@ -78,9 +79,12 @@ class SerialExecutor:
 
     manifest: Callable[[str], Manifest] | None = None
     started: Callable[[Cell], None] = field(default=lambda cell: None)
+    _known: Known = field(default_factory=Known, init=False)
 
     def run(self, cells: Iterable[Cell], out: Path, machine: Machine, progress: Progress) -> Iterator[Outcome]:
         """In order; an interrupt by the keyboard goes through."""
+        # A baseline that several cells share is made, or said to be there, once.
+        self._known = Known(machine.force)
         for cell in cells:
             self.started(cell)
             yield self._one(cell, out, machine, progress)
@@ -109,7 +113,7 @@ class SerialExecutor:
             for name in ("data", "test_data"):
                 if self.manifest is not None and name in arguments:
                     arguments[name] = self.manifest(arguments[name])
-            return tuple(probe(**arguments, out=out, progress=progress)), None
+            return tuple(probe(**arguments, out=out, progress=progress, known=self._known)), None
         except EvalfmError as error:
             failure = Failure(type(error).__name__, str(error))
         except Exception as error:

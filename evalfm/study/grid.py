@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from evalfm.encoders.aliases import find_alias
-from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.registry import find_card, find_plugin
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
-from evalfm.probing.opened import TABLES, check_name
+from evalfm.probing.names import TABLE_NAMES, card_of, check_encoder
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import Cell, subset_label
@@ -95,13 +93,6 @@ def expand(study: Study, asked: Posed) -> Grid:
         if not any(cell.prompts for cell in grid.cells if cell.task == task.name):
             grid.refuse(EvalfmError(f"The prompts of {task.name} are read by text heads alone, and no cell has one."))
     return grid
-
-
-def card_of(name: str) -> EncoderCard | None:
-    """The card of an encoder, where one can be had without running its code; None for tables and code."""
-    if name.partition(":")[0] in TABLES or ".py:" in name or find_plugin(name) is not None:
-        return None
-    return find_card(name)
 
 
 @dataclass(frozen=True)
@@ -218,7 +209,7 @@ class _Row:
 def _hindrance(encoder: str, adapt: str, *, needs: frozenset[str], kind: str) -> str | None:
     """Why ``encoder`` cannot go with a head that ``needs`` this or an adaptation, as far as its card tells."""
     reads_maps = "maps" in needs
-    if encoder.partition(":")[0] in TABLES:
+    if encoder.partition(":")[0] in TABLE_NAMES:
         if reads_maps or kind == "segmentation":
             return "a table of features has no maps"
         if TEXT in needs:
@@ -246,7 +237,7 @@ def _known(name: str, grid: Grid) -> bool:
     """Whether an encoder answers to ``name``; else a fault is noted."""
     alias = find_alias(name)
     try:
-        check_name(name if alias is None else alias.encoder)
+        check_encoder(name if alias is None else alias.encoder)
     except EvalfmError as error:
         grid.refuse(error)
         return False

@@ -16,10 +16,10 @@ from evalfm.probing.sides import as_learnt, refuse_shared_images
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import subset_label
-from evalfm.study.config import Study, Subset, TaskEntry
+from evalfm.study.config import Study, Subset, TaskEntry, absent_data
 from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.prompts import EXCLUSIVE
-from evalfm.tasks.question import Question, pose, resolve_task
+from evalfm.tasks.question import Question, masks_of, pose, resolve_task
 
 WITHOUT_SHOTS = ("multilabel", "regression")
 MIN_CLASSES = 2
@@ -82,13 +82,11 @@ class Manifests:
             try:
                 found = load_manifest(name, "", self._progress)
             except UnknownNameError:
-                raise EvalfmError(
-                    f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
-                    " name its folder with --data DIR, or see the study run with --data phantom."
-                ) from None
+                raise absent_data(name) from None
             if not len(found):
                 raise EvalfmError(f"Data set {name} has no rows; import it again or check the file.")
-            found.validate(deep=True, progress=self._progress)
+            # Masks are read by the tasks that ask for them.
+            found.validate(deep=True, findings=(), progress=self._progress)
             self._read[name] = found
         return self._read[name]
 
@@ -167,10 +165,13 @@ def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     data, test_where = study.data_of(entry)
     manifest = manifests.get(data)
     card = resolve_task(entry.name, manifest)
+    manifest.validate(deep=True, findings=masks_of(card, manifest))
     question = limited(pose(card, manifest, study.where), study.limit)
     test = None
     if study.test_data is not None:
-        test = limited(pose(card, manifests.get(study.test_data), study.where), study.limit)
+        outside = manifests.get(study.test_data)
+        outside.validate(deep=True, findings=masks_of(card, outside))
+        test = limited(pose(card, outside, study.where), study.limit)
         refuse_shared_images(question, test)
         test = as_learnt(question, test)
     sizes: dict[Subset, tuple[Sizes, ...]] = {}

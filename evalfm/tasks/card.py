@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -110,6 +111,12 @@ def load_task(name: str) -> TaskCard:
 def read_card(path: Path, seen: tuple[Path, ...] = ()) -> TaskCard:
     """Read one card, filling what it leaves out from its ``base`` and the defaults of its kind."""
     return validate(TaskCard, with_defaults(_inherited(path, seen)), f"task card {path.name}")
+
+
+def label_columns(columns: Iterable[object]) -> list[str]:
+    """Those of a table's columns that can be asked for: all but where images and masks lie and whose they are."""
+    bookkeeping = {"id", "image", "patient", "study", "group", "slice", "split"}
+    return [str(name) for name in columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
 def with_defaults(content: dict[str, Any]) -> dict[str, Any]:

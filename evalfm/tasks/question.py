@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
-from evalfm.data.masks import cardiothoracic_ratio
+from evalfm.data.mask_facts import MaskFact, mask_facts
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import TaskCard, list_tasks, load_task, with_defaults
-from evalfm.tasks.measures import LUNGS, area_fraction, lung_fraction, parts_of
+from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task, with_defaults
+from evalfm.tasks.measures import LUNGS, parts_of
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
@@ -65,6 +65,11 @@ class Question:
         """The truth of ``row``, bool [K, H, W], on the stored film's grid."""
         return np.stack([_known_mask(self.manifest, row, finding) for finding in self.task.target])
 
+    def mask_digests(self) -> list[list[str]]:
+        """Of each row, in order, the SHA-256 of its masks packed to bits: an edited mask is another truth."""
+        each = [_facts(self.manifest, finding, self.rows) for finding in self.task.target]
+        return [[fact.digest for fact in facts] for facts in zip(*each, strict=True)]
+
     def keep(self, chosen: NDArray[np.bool_], reason: str) -> Question:
         """The same question for the rows where ``chosen`` [N] is True; the others are counted under ``reason``."""
         dropped = int((~chosen).sum())
@@ -87,10 +92,10 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     """
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
-    if name in _label_columns(manifest):
+    if name in label_columns(manifest.table.columns):
         ordered = name in manifest.info.levels
         return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name), ordered=ordered)
-    raise UnknownNameError("task or label column", name, [*list_tasks(), *_label_columns(manifest)])
+    raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
 
 
 def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Question:
@@ -202,8 +207,8 @@ def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _
     for finding in task.target:
         has_mask = _has_mask(manifest, finding, rows)
         known &= has_mask
-        for position in np.flatnonzero(has_mask):
-            positive[position] |= bool(_known_mask(manifest, int(rows[position]), finding).any())
+        facts = _facts(manifest, finding, rows[has_mask])
+        positive[has_mask] |= np.array([fact.pixels > 0 for fact in facts], dtype=bool)
     sources = {name: _mask_source(manifest, name) for name in task.target}
     return _Truth(np.empty((len(rows), 0)), positive, known, task.target, sources)
 
@@ -212,34 +217,32 @@ def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) 
     (name,) = task.target
     known = np.ones(len(rows), dtype=bool)
     if task.measure == "area-fraction":
-        column = _column(manifest, f"{name}_mask").iloc[rows]
+        has_mask = _has_mask(manifest, name, rows)
         values = np.full(len(rows), np.nan)
-        for position in np.flatnonzero(column.notna().to_numpy()):
-            values[position] = area_fraction(_known_mask(manifest, int(rows[position]), name))
+        values[has_mask] = [fact.pixels / fact.size for fact in _facts(manifest, name, rows[has_mask])]
         source = {name: _mask_source(manifest, name)}
         return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
     if task.measure == "lung-fraction":
         values = np.full(len(rows), np.nan)
-        for position in np.flatnonzero(_has_mask(manifest, name, rows) & _has_mask(manifest, LUNGS, rows)):
-            lesion, lungs = (_known_mask(manifest, int(rows[position]), finding) for finding in (name, LUNGS))
-            fraction = lung_fraction(lesion, lungs)
-            values[position] = np.nan if fraction is None else fraction
+        has_both = _has_mask(manifest, name, rows) & _has_mask(manifest, LUNGS, rows)
+        asked = [_facts(manifest, finding, rows[has_both]) for finding in ((name,), (LUNGS,), (name, LUNGS))]
+        values[has_both] = [
+            lesion.pixels / both.pixels if lungs.pixels else np.nan for lesion, lungs, both in zip(*asked, strict=True)
+        ]
         source = {name: _mask_source(manifest, name, LUNGS)}
         return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
     if task.measure == "ctr" and name not in manifest.table.columns:
-        values = np.array([_ratio(manifest, int(row)) for row in rows], dtype=np.float64)
+        values = np.full(len(rows), np.nan)
+        has_both = _has_mask(manifest, "heart", rows) & _has_mask(manifest, LUNGS, rows)
+        hearts, lungs = (_facts(manifest, finding, rows[has_both]) for finding in ("heart", LUNGS))
+        values[has_both] = [
+            heart.extent / thorax.extent if heart.extent and thorax.extent else np.nan
+            for heart, thorax in zip(hearts, lungs, strict=True)
+        ]
         return _Truth(values[:, None], known, known, task.target, {name: _mask_source(manifest, "heart", LUNGS)})
     values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
     source = {name: manifest.info.label_source.get(name, "unstated")}
     return _Truth(values[:, None], known, known, task.target, source)
-
-
-def _ratio(manifest: Manifest, row: int) -> float:
-    """Cardiothoracic ratio of ``row`` from its masks; NaN where one is unknown or empty."""
-    if not all(_has_mask(manifest, finding, np.array([row]))[0] for finding in ("heart", LUNGS)):
-        return float("nan")
-    ratio = cardiothoracic_ratio(_known_mask(manifest, row, "heart"), _known_mask(manifest, row, LUNGS))
-    return float("nan") if ratio is None else ratio
 
 
 def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
@@ -253,10 +256,9 @@ def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple
         return _as_binary(name, column, _levels(manifest, name, column)), manifest.info.label_source.get(
             name, "unstated"
         )
-    masks = manifest.table[f"{name}_mask"].iloc[rows]
+    has_mask = _has_mask(manifest, name, rows)
     values = np.full(len(rows), np.nan)
-    for position in np.flatnonzero(masks.notna().to_numpy()):
-        values[position] = float(_known_mask(manifest, int(rows[position]), name).any())
+    values[has_mask] = [float(fact.pixels > 0) for fact in _facts(manifest, name, rows[has_mask])]
     return values, _mask_source(manifest, name)
 
 
@@ -305,6 +307,30 @@ def _has_mask(manifest: Manifest, finding: str, rows: NDArray[np.intp]) -> NDArr
     return np.asarray(np.logical_and.reduce(known), dtype=bool)
 
 
+def _facts(manifest: Manifest, finding: str | tuple[str, ...], rows: NDArray[np.intp]) -> list[MaskFact]:
+    """Of each of ``rows`` the facts of its mask of ``finding``, of several findings together; all must be known."""
+    findings = (finding,) if isinstance(finding, str) else finding
+    parts = [part for each in findings for part in parts_of(each, manifest.table.columns)]
+    facts = mask_facts(manifest, parts, rows.tolist())
+    return [facts.known(row) for row in rows.tolist()]
+
+
+def masks_of(task: TaskCard, manifest: Manifest) -> tuple[str, ...]:
+    """The findings of ``manifest`` whose masks ``task`` is answered or its truth is measured by; no other is read."""
+    columns = manifest.table.columns
+    wanted: list[str] = []
+    if task.kind == "segmentation" or task.measure in ("area-fraction", "lung-fraction"):
+        wanted += task.target
+    elif task.kind in ("binary", "multilabel"):
+        wanted += [name for name in task.target if name not in columns]
+    if task.measure == "lung-fraction":
+        wanted.append(LUNGS)
+    if task.measure == "ctr" and task.target[0] not in columns:
+        wanted += ["heart", LUNGS]
+    parts = dict.fromkeys(part for finding in wanted for part in parts_of(finding, columns))
+    return tuple(part for part in parts if part in manifest.findings)
+
+
 def _known_mask(manifest: Manifest, row: int, finding: str) -> NDArray[np.bool_]:
     masks = []
     for part in parts_of(finding, manifest.table.columns):
@@ -319,12 +345,6 @@ def _column(manifest: Manifest, name: str) -> pd.Series:
     if name not in manifest.table.columns:
         raise UnknownNameError(f"column (data set {manifest.info.name})", name, map(str, manifest.table.columns))
     return manifest.table[name]
-
-
-def _label_columns(manifest: Manifest) -> list[str]:
-    """Columns that can be asked for by name: everything but where images and masks lie and whose they are."""
-    bookkeeping = {"id", "image", "patient", "study", "group", "slice", "split"}
-    return [str(name) for name in manifest.table.columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
 def _card_of_column(name: str, column: pd.Series, declared: str | None, *, ordered: bool = False) -> TaskCard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -153,8 +154,13 @@ def test_the_second_time_nothing_is_computed(
 
     monkeypatch.setattr("evalfm.probing.cells._Making.run", refuse)
     monkeypatch.setattr(EncodedSource, "_extract", refuse)
-    again = run_study(trained_study, finished.folder)
+    said: list[str] = []
+    told = SimpleNamespace(track=lambda items, *_: iter(items), say=said.append)
+    again = run_study(trained_study, finished.folder, told)
     assert not again.failed
+    returned = " ".join(each for each in said if "there already, returned as" in each).split()
+    # Baselines that several cells share are said once too.
+    assert [returned.count(f"{run.folder}") for run in finished] == [1] * len(finished)
     assert [run.folder for run in again] == [run.folder for run in finished]
     assert pd.read_parquet(again.results).equals(pd.read_parquet(finished.results))
 

@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Dials", "Film", "make_phantom", "render", "trace"]
 
+LABELS = (
+    *("sex", "age", "view", "scanner", "pneumothorax", "cardiomegaly", "chest_tube", "ecg_leads"),
+    *("ctr", "pneumothorax_area"),
+)
+"""Columns of a phantom that can be asked for, known before one is drawn."""
+
 _HOME = {"Dials": "dials", "Film": "film", "make_phantom": "dataset", "render": "film", "trace": "film"}
 
 

@@ -21,6 +21,7 @@ from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episo
 from evalfm.heads import episodic
 from evalfm.heads.head import Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.probing.existing import Known
 from evalfm.probing.few_shot.frozen import Frozen, Scores
 from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
 from evalfm.probing.few_shot.settings import (
@@ -35,10 +36,12 @@ from evalfm.probing.few_shot.settings import (
     Method,
 )
 from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
-from evalfm.probing.opened import Opened, check_name, open_encoder
+from evalfm.probing.names import check_names
+from evalfm.probing.opened import Opened, open_encoder
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import as_trained, contamination, provenance
 from evalfm.probing.settings import EncoderSettings
+from evalfm.probing.sides import facts_key
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import (
@@ -125,7 +128,7 @@ def run_episodes(
         batch_size=batch_size,
         workers=workers,
     )
-    check_name(encoder)
+    check_names([encoder], [task], data=[data])
     asked = pose_episodes(settings, data, progress)
     return answer_episodes(encoder, encoder_settings, asked, settings, Path(out), force=force, progress=progress)
 
@@ -154,8 +157,11 @@ def answer_episodes(
     if ZERO_SHOT in settings.methods:
         text = text_for([ZeroShotHead()], opened, asked.question, settings.prompts)
     frozen = Frozen(opened, asked, progress)
-    making = _Making(opened, asked, settings, encoder_settings, out, force, progress, text, frozen)
-    return [making.result(method) for method in settings.methods]
+    known = Known(force)
+    making = _Making(opened, asked, settings, encoder_settings, out, known, progress, text, frozen)
+    found = [making.result(method) for method in settings.methods]
+    known.tell(progress)
+    return found
 
 
 Answer = tuple[int, Scores, list[str]]
@@ -170,7 +176,7 @@ class _Making:
     settings: EpisodeSettings
     encoder_settings: EncoderSettings
     out: Path
-    force: bool
+    known: Known
     progress: Progress
     text: Text | None
     frozen: Frozen
@@ -179,7 +185,7 @@ class _Making:
         """That of ``method``, from disk where it is there."""
         folder, key = self._place(method)
         recover(folder, self.out / WORK)
-        if not self.force and (folder / RECORD).is_file():
+        if self.known.is_there(folder, RECORD):
             # Of a process that was killed after it had published.
             remove_unfinished(self.out / WORK, f"episodes-{key[:16]}")
             return EpisodeRun.read(folder)
@@ -193,7 +199,7 @@ class _Making:
             aurocs[shots] = episode_auroc(scores)
             notes += told
         record = self._record(method, key, aurocs, notes, watch.seconds())
-        with publishing(self.out, folder, InTheWay.REPLACED if self.force else InTheWay.KEPT) as place:
+        with publishing(self.out, folder, InTheWay.REPLACED if self.known.force else InTheWay.KEPT) as place:
             write_episodes(place, record, self._table(aurocs))
         if work is not None:
             forget(work)
@@ -210,6 +216,7 @@ class _Making:
             "task": task.model_dump(mode="json"),
             "method": self._method(method),
             "data": self._images_key(method),
+            "facts": facts_key(self.asked.question, attributes=False),
             "shots": self.settings.shots_of(method),
             "episodes": self.settings.episodes_of(method),
             "seed": self.settings.seed,
