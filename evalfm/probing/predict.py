@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 import evalfm
 from evalfm.cards import validate
-from evalfm.data.manifest import Manifest
+from evalfm.data.manifest import SPACING_COLUMNS, Manifest
 from evalfm.data.privacy import public_table
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
@@ -105,7 +105,9 @@ def predict(
 def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame) -> str:
     """Hash over all that decides the predictions: the run, the images, and what is said of them."""
     content = {"evalfm": evalfm.__version__, "run": run.record.key, "images": manifest.digests(rows.tolist()).tolist()}
-    return content_key({**content, "who": who.to_csv(index=False)})
+    spacing = manifest.table.iloc[rows][[name for name in SPACING_COLUMNS if name in manifest.table]]
+    read = {"bits": manifest.info.bits, "unit": manifest.info.unit, "spacing": spacing.to_csv(index=False)}
+    return content_key({**content, "read": read, "who": who.to_csv(index=False)})
 
 
 def _notes_of(out: Path, key: str) -> list[str] | None:
