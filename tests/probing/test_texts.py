@@ -287,7 +287,8 @@ def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(
 ):
     asked = {"data": squares, "heads": ["zeroshot"], "prompts": prompts, "floors": "none", "out": out}
     (women,) = probe(Seer(), "square", where="sex == 'F'", **asked)  # type: ignore[arg-type]
-    told = [point for point in operating_points(task_tables([zeroshot, women])[0]) if point.threshold == ALL_POSITIVE]
+    tables = task_tables([zeroshot, women])
+    told = [point for table in tables for point in operating_points(table) if point.threshold == ALL_POSITIVE]
     assert [each.estimates[0] for each in told] == [run.metrics["f1_all_positive"] for run in (zeroshot, women)]
     plain = as_json(task_tables([zeroshot])[0])
     assert [each["threshold"] for each in plain] == ["default, .5", plain[1]["threshold"], ALL_POSITIVE]
