@@ -130,8 +130,8 @@ data check: html
 """
 WORDS = """
 probe: head recipe associate where test_where threshold device
-study: encoder task weights recipe device
-episodes: encoder task shots recipe where device
+study: encoder task weights recipe device adapt
+episodes: encoder task shots recipe where device method
 predict: device
 compare: task head metric reference cohort
 bias: by adjust task label target score patient device
@@ -143,8 +143,8 @@ doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
 data join: known on label attribute mask source
-data import: source stratify part on name image id_column patient study split label attribute mask class_folders label_kind levels
-data import: mask_unknown mask_values unknown
+data import: source stratify part on name image id_column patient study split label attribute mask
+data import: class_folders label_kind levels mask_unknown mask_values unknown
 data split: stratify test_where
 data make: what dial
 data register: name
