@@ -130,13 +130,13 @@ data check: html
 """
 WORDS = """
 probe: head recipe associate where test_where threshold device
-study: encoder task weights recipe device
-episodes: encoder task shots recipe where device
+study: encoder task weights recipe device adapt
+episodes: encoder task shots recipe where device method
 predict: device
-compare: task head metric reference
+compare: task head metric reference cohort
 bias: by adjust task label target score patient device
 counterfactual: mask device
-choose: task max_params licence
+choose: task max_params licence cohort
 report: task title
 features: device
 doctor: precision device
@@ -144,6 +144,7 @@ ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
 data join: known on label attribute mask source
 data import: source stratify part on name image id_column patient study split label attribute mask
+data import: class_folders label_kind levels mask_unknown mask_values unknown
 data split: stratify test_where
 data make: what dial
 data register: name
