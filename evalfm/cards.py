@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,22 +35,22 @@ class CardModel(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, number_keys: bool = False) -> dict[str, Any]:
     """Read one YAML mapping of text keys to plain values: text, numbers, yes or no, nothing, lists and mappings.
 
-    Dates are read as text.
+    Dates are read as text. ``number_keys``: keys that are whole numbers come as their text, for files of others.
 
     Raises:
         EvalfmError: the file is absent, too long, not plain YAML (see :func:`parse_yaml`), or not a mapping.
     """
-    content = parse_yaml(read_text(path, MAX_BYTES), str(path))
+    content = parse_yaml(read_text(path, MAX_BYTES), str(path), number_keys=number_keys)
     if not isinstance(content, dict):
         raise EvalfmError(f"{path} must hold a YAML mapping of keys to values.")
     return content
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """The plain value in ``text``; ``source`` names it in messages.
+def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
+    """The plain value in ``text``; ``source`` names it in messages, ``number_keys`` as for :func:`read_yaml`.
 
     Raises:
         EvalfmError: not YAML; a tag, a key that is no text or stands twice, aliases that multiply into more values
@@ -60,7 +61,7 @@ def parse_yaml(text: str, source: str) -> Any:
         loader = _PlainLoader(text)
         try:
             node = loader.get_single_node()
-            _check_keys(node)
+            _check_keys(node, number_keys=number_keys)
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -161,8 +162,10 @@ def _check_bounds(text: str) -> None:
             raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, those that aliases repeat counted")
 
 
-def _check_keys(root: Any) -> None:
+def _check_keys(root: Any, *, number_keys: bool) -> None:
     """Refuse keys that are no text or stand twice in one mapping; merged ones (``<<``) may be overridden.
+
+    With ``number_keys``, whole numbers are made text where they stand.
 
     Raises:
         yaml.YAMLError: there is one.
@@ -172,7 +175,11 @@ def _check_keys(root: Any) -> None:
         node = waiting.pop()
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         names: set[str] = set()
-        for key, _ in pairs:
+        for place, (key, value) in enumerate(pairs):
+            if number_keys and key.tag == NUMBER and WHOLE.fullmatch(key.value):
+                # A key of its own: an alias of it elsewhere stays a number.
+                key = yaml.ScalarNode(TEXT, key.value, key.start_mark, key.end_mark)
+                node.value[place] = (key, value)
             where, shown = f"line {key.start_mark.line + 1}", ""
             if key.tag == MERGE:
                 continue
@@ -190,7 +197,8 @@ def _check_keys(root: Any) -> None:
                 waiting.append(each)
 
 
-MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+MERGE, TEXT, NUMBER = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
+WHOLE = re.compile(r"0|-?[1-9][0-9]*")
 
 # libyaml's, ten times as fast, where PyYAML was built with it.
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -154,3 +154,24 @@ class Card(CardModel):
 def test_a_number_that_is_not_finite_is_no_fact(value: str) -> None:
     with pytest.raises(EvalfmError, match=r"std.*finite"):
         validate(Card, parse_yaml(f"std: {value}", "c.yaml"), "c.yaml")
+
+
+def test_whole_number_keys_of_foreign_files_are_read_as_their_text() -> None:
+    text = "labels: {&n 0: none, 1: mild, -2: x}\nalias: *n\nplain: [{0: a}]"
+    assert parse_yaml(text, "info.yaml", number_keys=True) == {
+        "labels": {"0": "none", "1": "mild", "-2": "x"},
+        "alias": 0,
+        "plain": [{"0": "a"}],
+    }
+    with pytest.raises(EvalfmError, match="the key 0 is no text; put it in quotes"):
+        parse_yaml(text, "info.yaml")
+    for refused, said in (
+        ("a: {0: x, '0': y}", "the key 0 stands twice"),
+        ("a: {0x1: x}", "the key 0x1 is no text"),
+        ("a: {010: x}", "the key 010 is no text"),
+        ("a: {1.5: x}", "the key 1.5 is no text"),
+        ("a: {yes: x}", "the key yes is no text"),
+        (BOMB, "aliases repeat counted"),
+    ):
+        with pytest.raises(EvalfmError, match=said):
+            parse_yaml(refused, "info.yaml", number_keys=True)

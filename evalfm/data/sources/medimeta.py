@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.cards import read_yaml
+from evalfm.cards import WHOLE, read_yaml
 from evalfm.data.columns import as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
@@ -55,7 +55,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """
     folder = _folder(root, options.part)
     prefix = "" if folder == root else f"{folder.name}/"
-    content = read_yaml(folder / INFO)
+    content = read_yaml(folder / INFO, number_keys=True)
     tasks = [_task(item, folder) for item in content.get("tasks") or [None]]
     file = expect_file(folder, [TABLE])
     native = read_table(file)
@@ -110,8 +110,12 @@ def _folder(root: Path, part: str | None) -> Path:
 def _task(item: Any, folder: Path) -> _Task:
     match item:
         case {"task_name": str(name), "task_target": str(target), "labels": dict(words)} if target in TARGETS and words:
+            if not all(WHOLE.fullmatch(number) for number in words):
+                raise EvalfmError(
+                    f"{folder / INFO} has the task {name!r} whose labels are not all numbered; fetch it again."
+                )
             return _Task(name, target, {int(number): str(word) for number, word in words.items()})
-        case {"task_name": str(name), "task_target": target}:
+        case {"task_name": str(name), "task_target": target} if target not in TARGETS:
             raise EvalfmError(
                 f"{folder / INFO} has the task {name!r} of kind {target!r}; known are {', '.join(TARGETS)}."
             )

@@ -166,3 +166,6 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     (root / "cxr/info.yaml").write_text(INFO.replace("ORDINAL_REGRESSION", "SEGMENTATION"))
     with pytest.raises(EvalfmError, match="the task 'grade' of kind 'SEGMENTATION'"):
         read(root, part="cxr")
+    (root / "cxr/info.yaml").write_text(INFO.replace('{0: "none", 1', '{none: "none", 1'))
+    with pytest.raises(EvalfmError, match="the task 'grade' whose labels"):
+        read(root, part="cxr")
