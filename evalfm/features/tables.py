@@ -37,7 +37,9 @@ class TableSource:
         self._manifest = manifest
         self._values = np.ascontiguousarray(values, dtype=np.float32)
         digest = hashlib.sha256(f"{name}\n{meaning}\n{self._values.shape}\n".encode())
-        digest.update(self._values.data)
+        # By id, so that the order of the table makes no other run.
+        ids = manifest.table["id"].to_numpy(dtype=object).astype(str)
+        digest.update(np.ascontiguousarray(self._values[np.argsort(ids, kind="stable")]).data)
         self._key = digest.hexdigest()
 
     @property

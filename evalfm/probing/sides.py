@@ -132,6 +132,8 @@ def facts_key(question: Question, *, attributes: bool = True) -> str:
     manifest, info = question.manifest, question.manifest.info
     whole = {
         "name": info.name,
+        "licence": info.licence,
+        "citation": info.citation,
         "synthetic": bool(info.synthetic),
         "derived_from": list(info.derived_from),
         "pictures": bool(info.redistributable_images),
@@ -194,7 +196,9 @@ def as_learnt(train: Question, test: Question) -> Question:
     names = train.class_names
     if test.class_names == names:
         return test
-    if train.task.kind == "binary" and train.task.target[0] in (*test.class_names, *names):
+    (target, *_) = train.task.target
+    numbered = any(name.removeprefix(f"{target}_").isdecimal() for name in (*test.class_names, *names))
+    if train.task.kind == "binary" and target in (*test.class_names, *names) and not numbered:
         # 0 and 1 on one side, words on the other.
         return replace(test, class_names=names)
     if test.task.kind not in ("multiclass", "ordinal") or not set(test.class_names) <= set(names):

@@ -20,7 +20,12 @@ FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
 
 
-TITLES = {"binary": "{}: yes or no?", "multiclass": "{}: which class?", "regression": "{}: what value?"}
+TITLES = {
+    "binary": "{}: yes or no?",
+    "multiclass": "{}: which class?",
+    "ordinal": "{}: which level?",
+    "regression": "{}: what value?",
+}
 """The question of a plain column, whatever its name is."""
 
 
@@ -39,7 +44,8 @@ class Question:
     Attributes:
         task: the card, completed from the data where it was a plain column.
         manifest: the whole manifest; ``rows`` are positions in it.
-        rows: [N] rows of the cohort with known truth, in order.
+        rows: [N] rows of the cohort with known truth, in the order of their ids: no result depends on that of the
+            table.
         target: [N] or [N, K] labels or measurements; [N, 0] for segmentation.
         positive: [N] True where the finding is there (False throughout for regression).
         class_names: one per score column or mask channel.
@@ -93,8 +99,7 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     if name in label_columns(manifest.table.columns):
-        ordered = name in manifest.info.levels
-        return _card_of_column(name, manifest.table[name], manifest.info.label_kinds.get(name), ordered=ordered)
+        return _card_of_column(name, manifest)
     raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
 
 
@@ -106,7 +111,14 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
     """
     inside = cohort(task, manifest, where)
     question = Question(
-        task, manifest, np.flatnonzero(inside.keep), np.empty((0, 0)), np.empty(0, dtype=bool), task.target, (), {}
+        task,
+        manifest,
+        _by_id(manifest, np.flatnonzero(inside.keep)),
+        np.empty((0, 0)),
+        np.empty(0, dtype=bool),
+        task.target,
+        (),
+        {},
     )
     truth = _truth(task, manifest, question.rows)
     known = truth.known
@@ -133,6 +145,11 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
     if task.kind not in ("multilabel", "segmentation"):
         question = replace(question, target=question.target[:, 0])
     return question
+
+
+def _by_id(manifest: Manifest, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    ids = manifest.table["id"].to_numpy(dtype=object)[rows].astype(str)
+    return rows[np.argsort(ids, kind="stable")]
 
 
 @dataclass(frozen=True)
@@ -253,6 +270,8 @@ def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple
     """
     if name in manifest.table.columns or f"{name}_mask" not in manifest.table.columns:
         column = _column(manifest, name).iloc[rows]
+        if _in_words(manifest, name):
+            column = column.map(_plain, na_action="ignore").astype(object)
         return _as_binary(name, column, _levels(manifest, name, column)), manifest.info.label_source.get(
             name, "unstated"
         )
@@ -282,11 +301,19 @@ def _as_binary(name: str, column: pd.Series, levels: list[Any]) -> NDArray[np.fl
     return values
 
 
+def _in_words(manifest: Manifest, name: str) -> bool:
+    """Whether the values of a column are names of levels; those of a class label may be numbers, such as 1 and 2."""
+    column = manifest.table[name]
+    if not pd.api.types.is_numeric_dtype(column):
+        return True
+    return manifest.info.label_kinds.get(name) == "class" and not set(column.dropna().unique()) <= {0, 1}
+
+
 def _positive_name(task: TaskCard, manifest: Manifest) -> str:
     """What the score of a binary task speaks for: the label, or the level that counts as positive."""
     (name,) = task.target
     column = manifest.table.get(name)
-    if column is None or pd.api.types.is_numeric_dtype(column):
+    if column is None or not _in_words(manifest, name):
         return name
     levels = _levels(manifest, name, column)
     return f"{name}_{_plain(levels[-1])}" if levels else name
@@ -347,21 +374,21 @@ def _column(manifest: Manifest, name: str) -> pd.Series:
     return manifest.table[name]
 
 
-def _card_of_column(name: str, column: pd.Series, declared: str | None, *, ordered: bool = False) -> TaskCard:
+def _card_of_column(name: str, manifest: Manifest) -> TaskCard:
     """A card for a plain label column: as declared, else by its values (two, many numbers, few)."""
-    levels = column.dropna().nunique()
-    if levels == 0:
+    column, declared = manifest.table[name], manifest.info.label_kinds.get(name)
+    levels = _levels(manifest, name, column)
+    if not levels:
         raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or ask another column.")
-    numeric = pd.api.types.is_numeric_dtype(column)
-    kind = "binary" if levels <= 2 else "regression" if numeric and levels > FEW_LEVELS else "multiclass"
-    if ordered and levels > 2:
+    many = pd.api.types.is_numeric_dtype(column) and len(levels) > FEW_LEVELS and declared != "class"
+    kind = "binary" if len(levels) <= 2 else "regression" if many else "multiclass"
+    if name in manifest.info.levels and len(levels) > 2:
         kind = "ordinal"
     if declared == "number":
         kind = "regression"
     title = TITLES[kind].format(name)
-    if kind == "binary" and not numeric and levels == 2:
-        first, last = sorted(column.dropna().unique().tolist())
-        title = f"{name}: {_plain(last)} or {_plain(first)}?"
+    if kind == "binary" and len(levels) == 2 and _in_words(manifest, name):
+        title = f"{name}: {_plain(levels[1])} or {_plain(levels[0])}?"
     content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)
 

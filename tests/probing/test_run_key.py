@@ -95,6 +95,8 @@ def test_renamed_classes_are_another_run_with_their_names(squares: Manifest, tmp
         {"info": {"redistributable_images": False}},
         {"info": {"synthetic": True}},
         {"info": {"derived_from": ["other"]}},
+        {"info": {"licence": "CC0-1.0"}},
+        {"info": {"citation": "Corrected et al. 2026"}},
         {"info": {"label_source": {"square": "report", "size": "mask"}}},
         {"spacing_row_mm": 0.2, "spacing_column_mm": 0.2},
     ],
@@ -236,3 +238,24 @@ def test_wrong_names_of_any_are_told_before_data_are_read(tmp_path: Path, monkey
         probe("hog", ["ptx-cls", "ctr"], heads=["linear"], out=tmp_path)
     with pytest.raises(EvalfmError, match="--weights PATH is of one encoder"):
         probe(["hog", "pixels"], "ptx-cls", weights="x.safetensors", out=tmp_path)
+
+
+@pytest.mark.parametrize("encoder", ["pixels", "metadata"])
+@pytest.mark.parametrize("options", [{}, {"shots": 4}, {"folds": 3}, {"limit": 60}], ids=str)
+def test_the_order_of_the_table_makes_no_other_run(
+    squares: Manifest, tmp_path: Path, encoder: str, options: dict[str, Any]
+) -> None:
+    shuffled = squares.table.sample(frac=1, random_state=3).reset_index(drop=True)
+    asked: dict[str, Any] = {"heads": ["linear"], "floors": "none", "out": tmp_path} | options
+    (one,) = probe(encoder, "square", data=squares, **asked)
+    with pytest.warns(UserWarning, match="is there already"):
+        (other,) = probe(encoder, "square", data=Manifest(squares.info, shuffled, squares.folder), **asked)
+    assert one.folder == other.folder
+    reversed_table = squares.table.iloc[::-1].reset_index(drop=True)
+    (again,) = probe(
+        encoder,
+        "square",
+        data=Manifest(squares.info, reversed_table, squares.folder),
+        **asked | {"out": tmp_path / "b"},
+    )
+    pd.testing.assert_frame_equal(one.predictions(), again.predictions())

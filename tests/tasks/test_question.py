@@ -219,7 +219,9 @@ def test_a_plain_column_becomes_a_task_by_its_values(tmp_path: Path):
     assert resolve_task("grade", manifest).kind == "multiclass"
     sex = pose(resolve_task("sex", manifest), manifest)
     assert (sex.task.kind, sex.class_names) == ("binary", ("sex_M",))
-    assert sex.target.tolist() == [0, 1] * 4
+    assert dict(zip(sex.rows.tolist(), sex.target.tolist(), strict=True)) == {
+        row: row % 3 for row in range(11) if row % 3 < 2
+    }
 
 
 def test_an_unknown_task_proposes_tasks_and_columns(tmp_path: Path):
@@ -239,3 +241,40 @@ def test_an_absent_label_column_is_named(tmp_path: Path):
     manifest = dataset(tmp_path, {"pneumothoraks": [0, 1]}, label_source={"pneumothoraks": "x"})
     with pytest.raises(UnknownNameError, match="Did you mean 'pneumothoraks'"):
         pose(load_task("ptx-cls"), manifest)
+
+
+@pytest.mark.parametrize(
+    ("values", "levels", "kind", "names", "title"),
+    [
+        ([1, 2], None, "binary", ("g_2",), "g: 2 or 1?"),
+        ([1, 2], ["2", "1"], "binary", ("g_1",), "g: 1 or 2?"),
+        (["high", "low"], ["low", "high"], "binary", ("g_high",), "g: high or low?"),
+        ([0, 1], None, "binary", ("g",), "g: yes or no?"),
+        (list(range(12)), None, "multiclass", tuple(map(str, range(12))), "g: which class?"),
+        (
+            ["mild", "none", "severe"],
+            ["none", "mild", "severe"],
+            "ordinal",
+            ("none", "mild", "severe"),
+            "g: which level?",
+        ),
+        ([1, 2, 3], ["3", "1", "2"], "ordinal", ("3", "1", "2"), "g: which level?"),
+    ],
+)
+def test_a_label_declared_as_classes_is_asked_as_classes(
+    tmp_path: Path, values: list[object], levels: list[str] | None, kind: str, names: tuple[str, ...], title: str
+) -> None:
+    manifest = dataset(
+        tmp_path,
+        {"g": [*values, None]},
+        label_source={"g": "reader"},
+        label_kinds={"g": "class"},
+        levels={} if levels is None else {"g": levels},
+    )
+    question = pose(resolve_task("g", manifest), manifest)
+    assert (question.task.kind, question.class_names, question.task.title) == (kind, names, title)
+    told = dict(zip(question.rows.tolist(), question.target.tolist(), strict=True))
+    order = (
+        list(names) if kind != "binary" else sorted(map(str, values), key=(levels or sorted(map(str, values))).index)
+    )
+    assert told == {row: order.index(str(value)) for row, value in enumerate(values)}
