@@ -125,6 +125,12 @@ def _cut(film: NDArray[Any], bits: int, locator: str, *, lossy: bool = False) ->
     if not np.isfinite([low, high]).all() or low < 0:
         raise EvalfmError(f"Mask {locator} holds negative or infinite values; save it as 0 and 1, or 0 and 255.")
     if film.dtype.kind == "f" and high <= 1:
+        if 0 < high <= 0.5 and len(np.unique(film)) <= FEW_VALUES:
+            # Such as 0 and 1 that were divided by 255; probabilities have many values.
+            raise EvalfmError(
+                f"Mask {locator} holds values up to {high:g}, which is less than half of 1; save it as 0 and 1, or 0 "
+                "and 255."
+            )
         _refuse_labels(film, 1.0, locator, lossy=lossy)
         return np.asarray(film > 0.5)
     if high <= 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,29 @@ ID = "id"
 SHOWN = 5
 ROW_NUMBERS = frozenset({"", "index", "level_0", "__index_level_0__", "rownames"})
 """Names, in lower case, under which programs write the numbers of rows."""
+NO_FEATURES = frozenset(
+    f"{word}{ending}"
+    for word in (
+        "label",
+        "target",
+        "class",
+        "groundtruth",
+        "ytrue",
+        "patient",
+        "patientid",
+        "subjectid",
+        "split",
+        "fold",
+    )
+    for ending in ("", "s")
+)
+"""Names, without capitals and hyphens, that labels and patients have and features have not."""
 UNNAMED = "unnamed:"
 """How pandas names a column without a name."""
 FEWEST_IN_STEPS = 8
 """Rows from which whole numbers in equal steps are no chance; fewer must be the row numbers themselves."""
 FEWEST_RISING = 20
-"""Rows from which whole numbers that only rise or only fall are no chance."""
+"""Rows from which whole numbers that only rise or only fall, or two columns that are equal, are no chance."""
 LARGE_BYTES, MOST_INFLATION = 2**30, 100
 """An array of more bytes must not be packed further than this; features hardly pack at all."""
 
@@ -129,12 +147,56 @@ def _refuse_columns(path: Path, names: Sequence[str], taken: Collection[str]) ->
         )
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise EvalfmError(f"{path} has the column {few(twice)} twice; remove one.")
-    known = {name.lower() for name in taken}
-    if shared := [name for name in names if name.lower() in known]:
+    known = {_plain(name) for name in taken}
+    if shared := [name for name in names if _plain(name) in known]:
         raise EvalfmError(
             f"{path} has columns that the data set has too ({few(shared)}), such as its labels or "
             "patients; leave them out, and give a feature of that name another one."
         )
+    if told := [name for name in names if _plain(name) in NO_FEATURES]:
+        raise EvalfmError(
+            f"{path} has columns that are called as labels or patients are ({few(told)}); leave them out, and give a "
+            "feature of that name another one."
+        )
+
+
+def _plain(name: str) -> str:
+    """A name without capitals and hyphens, and without the number that pandas gives to the second of two."""
+    stem, dot, number = name.rpartition(".")
+    return re.sub(r"[\W_]+", "", (stem if dot and number.isdecimal() and not stem.isdecimal() else name).lower())
+
+
+def refuse_known_columns(values: NDArray[np.float32], names: Sequence[str], table: pd.DataFrame, path: Path) -> None:
+    """A feature that equals a column of the data set, such as a label, tells it whatever it is called.
+
+    ``values`` [N, D] are in the order of ``table``.
+
+    Raises:
+        EvalfmError: there is one.
+    """
+    for name in table.columns:
+        known = table[name].notna().to_numpy()
+        codes = _codes(table[name][known])
+        if len(codes) < FEWEST_RISING or (codes == codes[0]).all():
+            continue
+        # Of the two classes of a label either may be 1.
+        two = set(codes.tolist()) <= {0, 1}
+        for told in (codes, 1 - codes) if two else (codes,):
+            same = np.arange(values.shape[1])
+            for part in (slice(0, 64), slice(64, None)):
+                same = same[(values[known][part][:, same] == told[part, None]).all(axis=0)]
+            if len(same):
+                raise EvalfmError(
+                    f"{path} has a feature ({names[same[0]]!r}) that equals the column {str(name)!r} of the data set; "
+                    "leave it out."
+                )
+
+
+def _codes(column: pd.Series) -> NDArray[np.float32]:
+    """The numbers of a column; of words their place in the alphabet."""
+    if pd.api.types.is_numeric_dtype(column):
+        return np.asarray(column.to_numpy(dtype=np.float32))
+    return pd.factorize(column.astype(str), sort=True)[0].astype(np.float32)
 
 
 def _refuse_row_numbers(found: Embeddings, path: Path) -> None:
@@ -143,23 +205,32 @@ def _refuse_row_numbers(found: Embeddings, path: Path) -> None:
     if rows < 3:
         return
     values = found.values
-    # Few columns begin in whole numbers that differ; only those are looked at to their end.
-    head = values[: min(rows, FEWEST_IN_STEPS)]
+    # Few columns begin in equal steps or in whole numbers that differ; only those are looked at to their end.
+    head = values[: min(rows, FEWEST_IN_STEPS)].astype(np.float64)
     with np.errstate(invalid="ignore"):
-        candidates = np.flatnonzero(((head == np.rint(head)) & np.isfinite(head)).all(axis=0) & (head[0] != head[1]))
+        whole = ((head == np.rint(head)) & np.isfinite(head)).all(axis=0)
+        candidates = np.flatnonzero((whole | _equal_steps(head)) & (head[0] != head[1]))
     for column in candidates:
         numbers = values[:, column].astype(np.float64)
-        steps = np.diff(numbers)
-        if not np.isfinite(numbers).all() or (numbers != np.rint(numbers)).any():
+        if not np.isfinite(numbers).all():
             continue
-        in_steps = bool((steps == steps[0]).all()) and (
-            rows >= FEWEST_IN_STEPS or (steps[0] == 1 and numbers[0] in (0, 1))
-        )
-        if in_steps or (rows >= FEWEST_RISING and bool((steps > 0).all() or (steps < 0).all())):
+        steps = np.diff(numbers)
+        from_start = steps[0] == 1 and numbers[0] in (0, 1)
+        in_steps = bool(_equal_steps(numbers[:, None])[0]) and (rows >= FEWEST_IN_STEPS or from_start)
+        rising = bool((numbers == np.rint(numbers)).all() and ((steps > 0).all() or (steps < 0).all()))
+        if in_steps or (rows >= FEWEST_RISING and rising):
             raise EvalfmError(
                 f"{path} has a feature that counts its rows ({found.names[column]!r}: {numbers[0]:g}, {numbers[1]:g}, "
                 f"{numbers[2]:g}, …), which tells the labels of a sorted table; leave it out."
             )
+
+
+def _equal_steps(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which columns of [N, D] rise or fall by one step that is not 0, up to the rounding of float32."""
+    steps = np.diff(values, axis=0)
+    rounding = np.abs(values).max(axis=0) * 2.0**-22
+    step = np.abs(steps[0])
+    return np.asarray((step > 4 * rounding) & (np.abs(steps - steps[:1]) <= rounding).all(axis=0))
 
 
 def _holds_lists(column: pd.Series) -> bool:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.features.embedding_files import few, read_embeddings
+from evalfm.features.embedding_files import few, read_embeddings, refuse_known_columns
 from evalfm.paths import input_file, user_path
 
 if TYPE_CHECKING:
@@ -173,4 +173,5 @@ class PrecomputedSource(TableSource):
             faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({few(bad)}), row {rows}")
         if faults:
             raise EvalfmError(f"{path} {' and '.join(faults)}; mend the file.")
+        refuse_known_columns(values, found.names, manifest.table, path)
         super().__init__("precomputed", manifest, values, "\n".join(found.names))

@@ -328,3 +328,14 @@ def test_ratio_is_absent_without_heart_or_lungs() -> None:
     full, empty = np.ones((4, 4), dtype=bool), np.zeros((4, 4), dtype=bool)
     assert cardiothoracic_ratio(empty, full) is None
     assert cardiothoracic_ratio(full, empty) is None
+
+
+@pytest.mark.parametrize("value", [1 / 255, 0.5])
+def test_a_float_mask_that_was_scaled_once_too_often_is_not_taken_as_empty(tmp_path: Path, value: float) -> None:
+    mask = np.zeros((20, 20), np.float32)
+    mask[4:9, 4:9] = value
+    tifffile.imwrite(tmp_path / "mask.tif", mask)
+    with pytest.raises(EvalfmError, match="less than half of 1; save it as 0 and 1"):
+        read_mask_file("mask.tif", tmp_path)
+    tifffile.imwrite(tmp_path / "mask.tif", np.linspace(0, 0.4, 400, dtype=np.float32).reshape(20, 20))
+    assert not read_mask_file("mask.tif", tmp_path).any(), "probabilities of nothing"

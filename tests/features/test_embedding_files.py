@@ -14,7 +14,7 @@ import pytest
 from numpy.lib import format as npy
 
 from evalfm.errors import EvalfmError
-from evalfm.features.embedding_files import read_embeddings
+from evalfm.features.embedding_files import read_embeddings, refuse_known_columns
 
 N, D = 30, 3
 IDS = [f"{number:03d}" for number in range(N)]
@@ -44,6 +44,10 @@ def test_row_numbers_and_columns_of_the_data_set_are_no_features(tmp_path: Path,
         refused(save(TABLE.assign(**{name: noise}), path), "the number of the row and no feature")
     for name in ("ptx", "patient", "AGE", "image"):
         refused(save(TABLE.assign(**{name: noise}), path), rf"the data set has too \({name}\)")
+    for name in ("P-TX", "ptx.1", "_Ptx"):
+        refused(save(TABLE.assign(**{name: noise}), path), rf"the data set has too \({name}\)")
+    for name in ("Label", "targets", "Patient_ID", "ground truth", "fold"):
+        refused(save(TABLE.assign(**{name: noise}), path), rf"as labels or patients are \({name}\)")
     save(TABLE, path)
     assert read_embeddings(path, TAKEN).names == ["a", "b", "c"]
 
@@ -63,15 +67,17 @@ def test_a_column_without_a_name_is_no_feature(tmp_path: Path) -> None:
         np.arange(N)[::-1],
         np.arange(N) * 10 + 7,
         np.sort(np.random.default_rng(2).choice(1000, N, replace=False)),
+        np.arange(N) / N,
+        1 - np.arange(N) * 0.1,
     ],
-    ids=["from 0", "from 1", "down", "in steps", "of a selection"],
+    ids=["from 0", "from 1", "down", "in steps", "of a selection", "scaled", "scaled down"],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".npz"])
 def test_what_counts_the_rows_is_no_feature_under_any_name(tmp_path: Path, suffix: str, count: np.ndarray) -> None:
     path = tmp_path / f"e{suffix}"
     if suffix == ".csv":
         save(TABLE.assign(case=count.astype(float)), path)
-        refused(path, rf"counts its rows \('case': {count[0]}, {count[1]}, {count[2]}, …\)")
+        refused(path, rf"counts its rows \('case': {count[0]:g}, {count[1]:g}, {count[2]:g}, …\)")
     else:
         np.savez(path, ids=IDS, features=np.column_stack([VALUES, count]))
         refused(path, "counts its rows")
@@ -170,3 +176,20 @@ def test_an_array_that_declares_more_than_it_holds_is_refused_before_memory_is_a
         np.save(ids, np.array(["p"]))
         archive.writestr("ids.npy", ids.getvalue())
     refused(tmp_path / "e.npz", "features.npy is cut short")
+
+
+def test_a_feature_that_equals_a_column_of_the_data_set_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    random = np.random.default_rng(3)
+    label = random.integers(0, 2, N).astype(float)
+    label[3] = np.nan
+    density = random.choice(["A", "B", "C"], N)
+    table = pd.DataFrame({"id": IDS, "ptx": label, "density": density, "age": random.normal(60, 9, N), "constant": 1})
+    codes = pd.Categorical(density).codes
+    for told, column in ((label, "ptx"), (1 - label, "ptx"), (codes, "density"), (table["age"], "age")):
+        values = np.column_stack([VALUES, np.nan_to_num(told, nan=7.0)]).astype(np.float32)
+        with pytest.raises(EvalfmError, match=rf"a feature \('d'\) that equals the column '{column}' of the data set"):
+            refuse_known_columns(values, list("abcd"), table, tmp_path)
+        values[5, 3] += 1
+        refuse_known_columns(values, list("abcd"), table, tmp_path)
+    refuse_known_columns(np.ones((N, 1), np.float32), ["d"], table, tmp_path)
+    refuse_known_columns(label[:10, None].astype(np.float32), ["d"], table.head(10), tmp_path)

@@ -102,6 +102,24 @@ def test_embeddings_are_joined_by_id(tmp_path, manifest, suffix):
     assert PrecomputedSource(manifest, embeddings(path, ["s", "other", "p", "r", "q"], features)).key != source.key
 
 
+def test_a_label_under_another_name_and_in_another_order_is_found(tmp_path):
+    ids = [f"{number:02d}" for number in range(24)]
+    label = np.random.default_rng(0).integers(0, 2, 24)
+    manifest = Table(pd.DataFrame({"id": ids, "effusion": label}))
+    order = np.random.default_rng(1).permutation(24)
+    features = np.column_stack([np.random.default_rng(2).normal(size=24), label])[order].astype(np.float32)
+    path = embeddings(tmp_path / "e.csv", [ids[row] for row in order], features)
+    with pytest.raises(EvalfmError, match=r"a feature \('f1'\) that equals the column 'effusion'"):
+        PrecomputedSource(manifest, path)
+
+
+def test_the_order_of_the_manifest_is_not_in_the_key(tmp_path, manifest):
+    path = embeddings(tmp_path / "e.csv", ["p", "q", "r", "s"], np.eye(4, dtype=np.float32))
+    turned = Table(manifest.table.iloc[::-1].reset_index(drop=True))
+    assert PrecomputedSource(manifest, path).key == PrecomputedSource(turned, path).key
+    assert MetadataSource(manifest, ["sex"]).key == MetadataSource(turned, ["sex"]).key
+
+
 def test_numbers_as_ids_keep_their_zeros(tmp_path):
     manifest = Table(pd.DataFrame({"id": ["007", "010"]}))
     path = tmp_path / "e.csv"
