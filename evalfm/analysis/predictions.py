@@ -161,7 +161,14 @@ def _by_columns(path: Path, native: pd.DataFrame) -> _Facts | None:
     if native["id"].astype(str).str.startswith("phantom-").all():
         cautions.append("Synthetic data: these figures say nothing about patients.")
     alone = (native["patient"].astype(str) == native["id"].astype(str)).all()
-    return kind, names, "images" if alone else "patients", None, False, tuple(cautions)
+    return kind, names, "images" if alone else "patients", None, _in_folds(native), tuple(cautions)
+
+
+def _in_folds(native: pd.DataFrame) -> bool:
+    """Whether a run had folds, by what is on val: in folds images are so more than once, or are test images too."""
+    in_val = as_words(native["split"]) == "val"
+    ids = native["id"].astype(str)
+    return bool(ids[in_val].duplicated().any() or ids[in_val].isin(ids[~in_val]).any())
 
 
 def _typed(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:

@@ -153,6 +153,11 @@ def test_a_run_s_table_without_what_tells_its_rows_apart_is_refused(tmp_path: Pa
         done = CliRunner().invoke(app, ["bias", str(tmp_path / "t.parquet"), "--by", "sex"])
         assert isinstance(done.exception, EvalfmError), sentence
         assert sentence in str(done.exception)
+    # A CSV bears no mark; that an image is on val in one fold and on test in another shows what was lost.
+    held = table[table["split"] == "test"].head(20).assign(split="val")
+    pd.concat([held, table[table["split"] == "test"]]).drop(columns="fold").to_csv(tmp_path / "t.csv", index=False)
+    done = CliRunner().invoke(app, ["bias", str(tmp_path / "t.csv"), "--by", "sex"])
+    assert "t.csv is a run's predictions without its column 'fold'" in str(done.exception)
     done = CliRunner().invoke(app, ["bias", str(run.folder / PREDICTIONS), "--by", "sex", "--threshold", "0.5"])
     assert "brings its own threshold, chosen on val" in str(done.exception)
 

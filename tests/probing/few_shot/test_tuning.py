@@ -46,7 +46,7 @@ def test_the_first_episodes_are_trained_each_from_the_encoder_as_it_is(
     monkeypatch.setattr(tuning, "fit_trained", watched)
     made = run(squares, tmp_path, encoder)
     assert len(seen) == 2 == len(made.table())
-    ids = squares.table["id"].to_numpy()
+    ids = squares.table["id"].sort_values().to_numpy()
     for line, (part, scores) in zip(made.table().itertuples(), seen, strict=True):
         assert list(ids[part.train]) == list(line.support) == list(ids[part.val])
         assert list(ids[part.test]) == list(line.query)
