@@ -62,6 +62,9 @@ def run_of(out: Path, kind: str) -> Run:
     run = make_run(out, attributes(table), kind=kind, classes=classes.get(kind))
     tested = pd.read_parquet(run.folder / PREDICTIONS)
     val = tested.sample(frac=0.5, random_state=0).assign(split="val")
+    if "fold" not in val:
+        # Only in folds is an image of val one of test too.
+        val["id"] += "v"
     for name in val.columns:
         if name.startswith(("score_", "prediction", "dice_")):
             val[name] = val[name].to_numpy()[::-1] / 2
