@@ -87,3 +87,11 @@ def test_words_and_numbers_of_a_binary_label_go_together_but_other_words_do_not(
     assert as_learnt(numbers, words).class_names == numbers.class_names
     with pytest.raises(EvalfmError, match="give both the same levels"):
         as_learnt(words, pose(graded("binary"), labelled(tmp_path, "one-sided", ["dense", "dense"])))
+    # A 1 of levels 1 and 2 is the lower one, a 1 of 0 and 1 the higher.
+    levels = labelled(tmp_path, "levels", [1, 2, 1])
+    declared = {"label_source": {"density": "reader"}, "label_kinds": {"density": "class"}}
+    levels = Manifest(levels.info.model_copy(update=declared), levels.table, tmp_path)
+    higher = pose(graded("binary"), levels)
+    assert (higher.class_names, higher.target.ravel().tolist()) == (("density_2",), [0, 1, 0])
+    with pytest.raises(EvalfmError, match="give both the same levels"):
+        as_learnt(higher, numbers)
