@@ -34,22 +34,22 @@ class CardModel(BaseModel):
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, *, number_keys: bool = False) -> dict[str, Any]:
     """Read one YAML mapping of text keys to plain values: text, numbers, yes or no, nothing, lists and mappings.
 
-    Dates are read as text.
+    Dates are read as text. ``number_keys`` takes whole numbers as keys too, which files that others publish have.
 
     Raises:
         EvalfmError: the file is absent, too long, not plain YAML (see :func:`parse_yaml`), or not a mapping.
     """
-    content = parse_yaml(read_text(path, MAX_BYTES), str(path))
+    content = parse_yaml(read_text(path, MAX_BYTES), str(path), number_keys=number_keys)
     if not isinstance(content, dict):
         raise EvalfmError(f"{path} must hold a YAML mapping of keys to values.")
     return content
 
 
-def parse_yaml(text: str, source: str) -> Any:
-    """The plain value in ``text``; ``source`` names it in messages.
+def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
+    """The plain value in ``text``; ``source`` names it in messages, ``number_keys`` lets whole numbers be keys.
 
     Raises:
         EvalfmError: not YAML; a tag, a key that is no text or stands twice, aliases that multiply into more values
@@ -60,7 +60,7 @@ def parse_yaml(text: str, source: str) -> Any:
         loader = _PlainLoader(text)
         try:
             node = loader.get_single_node()
-            _check_keys(node)
+            _check_keys(node, (TEXT, WHOLE) if number_keys else (TEXT,))
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
@@ -161,8 +161,8 @@ def _check_bounds(text: str) -> None:
             raise yaml.YAMLError(f"more than {MAX_VALUES:,} values, those that aliases repeat counted")
 
 
-def _check_keys(root: Any) -> None:
-    """Refuse keys that are no text or stand twice in one mapping; merged ones (``<<``) may be overridden.
+def _check_keys(root: Any, tags: tuple[str, ...]) -> None:
+    """Refuse keys of other ``tags`` or that stand twice in one mapping; merged ones (``<<``) may be overridden.
 
     Raises:
         yaml.YAMLError: there is one.
@@ -178,7 +178,7 @@ def _check_keys(root: Any) -> None:
                 continue
             if isinstance(key, yaml.ScalarNode):
                 shown = f" {key.value[:60]}"
-            if key.tag != TEXT or not isinstance(key, yaml.ScalarNode):
+            if key.tag not in tags or not isinstance(key, yaml.ScalarNode):
                 raise yaml.YAMLError(f"{where}: the key{shown} is no text; put it in quotes")
             if key.value in names:
                 raise yaml.YAMLError(f"{where}: the key{shown} stands twice")
@@ -190,7 +190,7 @@ def _check_keys(root: Any) -> None:
                 waiting.append(each)
 
 
-MERGE, TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+MERGE, TEXT, WHOLE = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "str", "int"))
 
 # libyaml's, ten times as fast, where PyYAML was built with it.
 _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -154,3 +154,13 @@ class Card(CardModel):
 def test_a_number_that_is_not_finite_is_no_fact(value: str) -> None:
     with pytest.raises(EvalfmError, match=r"std.*finite"):
         validate(Card, parse_yaml(f"std: {value}", "c.yaml"), "c.yaml")
+
+
+def test_whole_numbers_are_keys_where_they_are_asked_for_alone(tmp_path: Path):
+    path = tmp_path / "c.yaml"
+    path.write_text("labels: {0: a, 1: b}")
+    assert read_yaml(path, number_keys=True) == {"labels": {0: "a", 1: "b"}}
+    for other in ("1.5: a", "no: a", "{0: a, 0: b}"):
+        path.write_text(other)
+        with pytest.raises(EvalfmError, match="the key"):
+            read_yaml(path, number_keys=True)
