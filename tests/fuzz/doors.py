@@ -273,15 +273,12 @@ class Bombs(Target):
         kind = draw.randrange(3)
         if kind == 0:
             word = draw.choice(("x", "x" * 1000, "x" * 10**6))
-            if len(word) * rows > 2 * 10**9:
-                values = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([word]))
-            else:
-                values = pa.array([word]).take(pa.array(np.zeros(rows, np.int32)))
+            values = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([word]))
             whole = pa.table(dict.fromkeys(table.columns[: draw.choice((1, 3))], values))
-            pq.write_table(whole, case / "d/manifest.parquet", compression="zstd", use_dictionary=True)
+            pq.write_table(whole, case / "d/manifest.parquet", compression="zstd", store_schema=draw.random() < 0.5)
         elif kind == 1:
             line = ",".join(map(str, table.iloc[0])) + "\n"
-            text = ",".join(table.columns) + "\n" + line * min(rows, 10**6)
+            text = ",".join(table.columns) + "\n" + line * min(rows, 3 * 10**5)
             (case / "d/manifest.csv.gz").write_bytes(gzip.compress(text.encode()))
         else:
             whole = pa.table({"id": pa.array(np.zeros(rows, np.int8))})

@@ -9,7 +9,10 @@ import pytest
 from .running import TARGETS, fuzz
 
 CASES = {"runs": 40, "options": 40, "sources": 60, "files": 40, "applied": 15, "bombs": 10}
-"""Of a target whose cases run a whole verb or write much; 150 of the others. ``python -m tests.fuzz.running`` runs thousands."""
+"""Of a target whose cases run a whole verb or write much; 150 of the others.
+
+``python -m tests.fuzz.running`` runs thousands.
+"""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of time and memory are set as Linux knows them")
