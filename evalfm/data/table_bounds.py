@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pandas.io.common import get_handle
 
 from evalfm.errors import EvalfmError
 
@@ -15,6 +21,7 @@ LARGE_BYTES, MOST_INFLATION = 2**28, 40
 """What is more than this in memory must not be packed further than so many times; tables of images reach 10."""
 CELL_BYTES = 8
 MOST_COLUMNS = 10_000
+PACKED = frozenset({".gz", ".bz2", ".xz", ".zip", ".zst"})
 _CHUNK = 2**20
 _BATCH_ROWS = 65_536
 
@@ -50,12 +57,9 @@ def check_csv(path: Path, separator: str, most_columns: int = MOST_COLUMNS) -> N
         Exception: whatever a damaged archive raises.
     """
     mark, lines, total, cells = separator.encode(), 0, 0, 1
-    with get_handle(path, "rb", compression="infer", is_text=False) as handles:
-        packed = handles.compression["method"] is not None
-        while lines < 2 or packed:
-            chunk = handles.handle.read(_CHUNK)
-            if not chunk:
-                break
+    packed = path.suffix.lower() in PACKED
+    with _unpacked(path) as stream:
+        while (lines < 2 or packed) and (chunk := stream.read(_CHUNK)):
             total += len(chunk)
             _check_bytes(path, total)
             # The first row may name more cells than the header, which pandas then takes for names of rows.
@@ -64,6 +68,22 @@ def check_csv(path: Path, separator: str, most_columns: int = MOST_COLUMNS) -> N
                 lines, cells = (lines + 1, 1) if number else (lines, cells)
                 cells += part.count(mark) if lines < 2 else 0
                 _check_columns(path, cells, most_columns)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[IO[bytes]]:
+    """The bytes of ``path``, or of what pandas unpacks of it by its suffix."""
+    suffix = path.suffix.lower()
+    if suffix == ".zst":
+        raise EvalfmError(f"{path} is packed in a way that is not read; unpack it or pack it as .gz.")
+    if suffix == ".zip":
+        with zipfile.ZipFile(path) as archive, archive.open(archive.namelist()[0]) as stream:
+            yield stream
+        return
+    # Typeshed gives each its own kind of stream.
+    opens: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with opens.get(suffix, open)(path, "rb") as stream:
+        yield stream
 
 
 def _check_columns(path: Path, number: int, most: int) -> None:
