@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from evalfm.cards import CardModel
+from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
 from evalfm.facts import Count, EncoderFacts, EpisodeConfig, EpisodeData, Metric, NamedFacts, Word, read_record
 from evalfm.runs import Provenance, folders_with, warn, whole
@@ -120,6 +121,7 @@ class EpisodeRun:
         """
         path = self.folder / TABLE
         try:
+            check_parquet(path)
             return pd.read_parquet(path)
         except Exception as error:
             # Whatever a damaged file makes the library raise is a fault of the file.

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 SHOWN = 80
 """Letters of a name or path that a message repeats."""
+LONGEST_MESSAGE = 20_000
+_ENDLESS = re.compile(r"\S{1000,}")
+"""No path that people use is as long."""
+MOST_LISTED = 200
+"""Known names that a message lists."""
 
 
 class EvalfmError(Exception):
     """A user's mistake or something missing; the message is one clear sentence that names the remedy.
 
-    The command line prints the message and exits with status 2, never with a traceback.
+    The command line prints the message and exits with status 2, never with a traceback. What it repeats of a file is
+    cut where nobody would read on: words without a space, and the whole.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_readable(message))
 
 
 class UnknownNameError(EvalfmError):
@@ -21,6 +31,11 @@ class UnknownNameError(EvalfmError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"There is no {kind} {shown(name)}. {suggestion(name, known)}")
+
+
+def _readable(message: str) -> str:
+    cut = _ENDLESS.sub(lambda word: f"{word[0][: 2 * SHOWN]}…", message)
+    return cut if len(cut) <= LONGEST_MESSAGE else f"{cut[:LONGEST_MESSAGE]}…"
 
 
 def shown(text: str) -> str:
@@ -33,5 +48,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
-        return "Did you mean " + " or ".join(repr(other) for other in near) + "?"
-    return "Known: " + ", ".join(names) + "." if names else "None is known."
+        return "Did you mean " + " or ".join(map(shown, near)) + "?"
+    listed = [name if len(name) <= SHOWN else f"{name[:SHOWN]}…" for name in names[:MOST_LISTED]]
+    more = f" and {len(names) - MOST_LISTED:,} more" if len(names) > MOST_LISTED else ""
+    return f"Known: {', '.join(listed)}{more}." if names else "None is known."

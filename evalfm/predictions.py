@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
 from evalfm.facts import printable
 from evalfm.tasks.kinds import BASE_TO_NOVEL
@@ -64,9 +65,12 @@ def _read(path: Path, data: Mapping[str, Any]) -> pd.DataFrame:
     """The table, once its size and columns are known to be those of a run."""
     parts = data["parts"]
     try:
+        check_parquet(path)
         file = pq.ParquetFile(path)
         rows, schema = file.metadata.num_rows, file.schema_arrow
         file.close()
+    except EvalfmError:
+        raise
     except Exception as error:
         # Whatever a damaged file makes the library raise is a fault of the file.
         raise _Unfit(f"no Parquet: {_first_line(error)}") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+from collections import Counter
 from collections.abc import Collection
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow.parquet
 from numpy.typing import NDArray
 
 from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.table_bounds import check_csv, check_parquet
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
@@ -24,6 +26,7 @@ PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 COMPRESSED = frozenset({".gz", ".bz2", ".zip", ".xz", ".zst", ".tar"})
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 LONGEST_SHOWN = 60
+LONGEST_REASON = 300
 TRUTH_WORDS = {"true": 1.0, "false": 0.0}
 MISSING_WORDS = frozenset({"na", "n/a", "#n/a", "<na>", "nan", "null", "#null!", "#value!", "#div/0!"})
 """What R, pandas, SQL and spreadsheets write for a missing cell, in lower case; none is taken for one unasked."""
@@ -45,7 +48,7 @@ def read_table(path: Path) -> pd.DataFrame:
     except EvalfmError:
         raise
     except Exception as error:  # pyarrow and pandas raise whatever they like on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         kind = "Parquet" if is_parquet else "CSV"
         raise EvalfmError(f"{path} cannot be read as {kind} ({reason}); check the file.") from None
     table.columns = pd.Index([str(name).strip() for name in table.columns], dtype=object)
@@ -54,6 +57,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    check_parquet(path)
     _refuse_twice(path, pyarrow.parquet.read_schema(path).names)
     table = pd.read_parquet(path)
     if any(name is not None for name in table.index.names):
@@ -76,6 +80,7 @@ def _decoded(cell: object) -> object:
 def _read_text(path: Path) -> pd.DataFrame:
     _refuse_foreign_text(path)
     separator = "\t" if path.suffix.lower() in {".tsv", ".tab"} else ","
+    check_csv(path, separator)
     # pandas renames the second of two columns of one name; the first line says what was written.
     first = pd.read_csv(
         path, sep=separator, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig"
@@ -121,7 +126,7 @@ def _refuse_foreign_text(path: Path) -> None:
 
 
 def _refuse_twice(path: Path, names: list[str]) -> None:
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = sorted(name for name, times in Counter(names).items() if name and times > 1)
     if twice:
         raise EvalfmError(f"{path} has the column {', '.join(twice)} twice; remove one.")
 

@@ -14,7 +14,7 @@ from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, 
 from evalfm.data.dataset_info import LabelKind, MaskDialect
 from evalfm.data.manifest import Manifest
 from evalfm.data.plain_pickle import read_plain_pickle
-from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.errors import EvalfmError, UnknownNameError, shown
 from evalfm.paths import input_file
 
 IMAGE_KEYS = ("image", "image_name", "image_stem")
@@ -103,7 +103,7 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
     keys = keys_of(manifest, mine)
     if mine in IMAGE_KEYS and not keys.is_unique:
         raise EvalfmError(
-            f"Several images have the {mine} {keys[keys.duplicated()].iloc[0]!r}; join on another column."
+            f"Several images have the {mine} {shown(keys[keys.duplicated()].iloc[0])}; join on another column."
         )
     _check_columns(
         other, [theirs, *joining.labels.values(), *joining.attributes.values(), *joining.masks.values()], name
@@ -118,8 +118,8 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
     met = places.notna().to_numpy(dtype=bool)
     if not met.any():
         raise EvalfmError(
-            f"No row of {manifest.info.name} meets one of {name}: {mine} is like {keys.iloc[0]!r}, "
-            f"{theirs} like {str(wanted.index[0])!r}; choose other columns with --on."
+            f"No row of {manifest.info.name} meets one of {name}: {mine} is like {shown(str(keys.iloc[0]))}, "
+            f"{theirs} like {shown(str(wanted.index[0]))}; choose other columns with --on."
         )
     taken = wanted.iloc[places[met].astype(int).to_numpy()]
     table = manifest.table.copy()
@@ -217,8 +217,8 @@ def _one_row_a_key(wanted: pd.DataFrame, name: str) -> pd.DataFrame:
     twice = distinct["\0key"][distinct["\0key"].duplicated()]
     if len(twice):
         raise EvalfmError(
-            f"{name} holds {twice.nunique()} keys with different values in several rows, such as {twice.iloc[0]!r}; "
-            "leave one row for each."
+            f"{name} holds {twice.nunique()} keys with different values in several rows, such as "
+            f"{shown(str(twice.iloc[0]))}; leave one row for each."
         )
     return distinct.set_index("\0key")
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
-_FORMULA = re.compile(r"[\s\"'\0]*[=+\-@\uff0b\uff0d\uff1d\uff20].|[\t\r\n]", re.DOTALL)
-"""What a spreadsheet runs, also behind spaces and quotes and in wide letters; a single sign is a word."""
+_FORMULA = re.compile(r"[\s\"'\0\ufeff\u200b-\u200f\u2060]*[=+\-@\uff0b\uff0d\uff1d\uff20].|[\t\r\n]", re.DOTALL)
+"""What a spreadsheet runs, also in wide letters and behind spaces, quotes and letters of no width; one sign is none."""
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:

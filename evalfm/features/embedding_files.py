@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ import pyarrow.parquet
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from evalfm.data.columns import as_text
+from evalfm.data.columns import LONGEST_REASON, as_text
+from evalfm.data.table_bounds import check_csv, check_parquet
 from evalfm.errors import EvalfmError
 
 ID = "id"
 SHOWN = 5
+MOST_COLUMNS = 100_000
 ROW_NUMBERS = frozenset({"", "index", "level_0", "__index_level_0__", "rownames"})
 """Names, in lower case, under which programs write the numbers of rows."""
 NO_FEATURES = frozenset(
@@ -87,11 +90,12 @@ def _read(path: Path, taken: Collection[str]) -> Embeddings:
     except EvalfmError:
         raise
     except Exception as error:  # pandas, pyarrow and zipfile raise whatever they like on damaged files
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         raise EvalfmError(f"{path} cannot be read ({reason}); check the file.") from None
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
+    check_csv(path, ",", MOST_COLUMNS)
     # pandas gives a name to a column without one, and a new one to the second of two.
     first = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
     names = [str(name).strip() for name in first.iloc[0]]
@@ -102,6 +106,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
+    check_parquet(path, MOST_COLUMNS)
     names = pyarrow.parquet.read_schema(path).names
     if len(set(names)) < len(names):
         raise EvalfmError(f"{path} has a column twice; remove one.")
@@ -145,7 +150,7 @@ def _refuse_columns(path: Path, names: Sequence[str], taken: Collection[str]) ->
             f"{path} has {' and '.join(named[:SHOWN])}, which is the number of the row and no feature; leave it out "
             "(pandas: index=False)."
         )
-    if twice := sorted({name for name in names if names.count(name) > 1}):
+    if twice := sorted(name for name, times in Counter(names).items() if times > 1):
         raise EvalfmError(f"{path} has the column {few(twice)} twice; remove one.")
     known = {_plain(name) for name in taken}
     if shared := [name for name in names if _plain(name) in known]:

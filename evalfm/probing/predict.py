@@ -13,9 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import evalfm
-from evalfm.cards import validate
+from evalfm.cards import read_json, validate
 from evalfm.data.manifest import SPACING_COLUMNS, Manifest
 from evalfm.data.privacy import public_table
+from evalfm.data.table_bounds import check_parquet
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
@@ -84,11 +85,12 @@ def predict(
     key = _key(run, manifest, rows, who)
     if out.exists():
         # Of the same command, perhaps killed after its last step.
-        notes = _notes_of(out, key)
-        if notes is None:
+        found = _found(out, key, who)
+        if found is None:
             raise EvalfmError(taken)
+        table, notes = found
         said = f"{out} holds these predictions already; they are returned as they are."
-        return Predicted(out, pd.read_parquet(out / PREDICTIONS), (*notes, said))
+        return Predicted(out, table, (*notes, said))
     ready = Ready.of(run, manifest, weights, encoder, device, progress)
     columns = ready.answers(rows)
     table = pd.concat([who, columns], axis=1)
@@ -110,14 +112,23 @@ def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame
     return content_key({**content, "read": read, "who": who.to_csv(index=False)})
 
 
-def _notes_of(out: Path, key: str) -> list[str] | None:
-    """The cautions of the predictions in ``out``, or None where they are not those with ``key``."""
+def _found(out: Path, key: str, who: pd.DataFrame) -> tuple[pd.DataFrame, list[str]] | None:
+    """The predictions in ``out`` and their cautions, or None where they are not those with ``key``, or damaged."""
     try:
-        summary = json.loads((out / SUMMARY).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        summary = read_json(out / SUMMARY)
+    except EvalfmError:
         return None
-    same = isinstance(summary, dict) and summary.get("key") == key and (out / PREDICTIONS).is_file()
-    return [str(note) for note in summary.get("notes", [])] if same else None
+    notes = summary.get("notes") if isinstance(summary, dict) and summary.get("key") == key else None
+    if not isinstance(notes, list):
+        return None
+    try:
+        check_parquet(out / PREDICTIONS)
+        table = pd.read_parquet(out / PREDICTIONS)
+    except Exception:
+        # Whatever a damaged file makes the library raise is a fault of the file.
+        return None
+    whole = len(table) == len(who) and list(table.columns[: who.shape[1]]) == list(who.columns)
+    return (table, [str(note) for note in notes]) if whole else None
 
 
 def _notes(run: Run, manifest: Manifest, opened: Opened, outside: int) -> list[str]:

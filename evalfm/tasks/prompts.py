@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -39,7 +40,7 @@ class Phrases(CardModel):
     def _said(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         if any(not text.strip() for text in texts):
             raise ValueError("a name or sentence is empty; fill it in or take it out")
-        repeated = sorted({text for text in texts if texts.count(text) > 1})
+        repeated = sorted(text for text, times in Counter(texts).items() if times > 1)
         if repeated:
             raise ValueError(f"{repeated[0]!r} stands twice; each name and sentence stands once")
         return texts

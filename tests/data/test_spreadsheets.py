@@ -68,3 +68,9 @@ def test_every_digit_is_kept_and_what_is_unknown_is_empty() -> None:
     assert read.iloc[0].tolist()[:5] == [-0.1, 1 / 3, -1e-300, 2**60, True]
     assert read.iloc[0][["f", "g"]].isna().all()
     assert read.iloc[0][["h", "i", "j"]].tolist() == [-0.25, -3, -1.5]
+
+
+def test_a_formula_behind_letters_of_no_width_is_no_formula():
+    # A spreadsheet takes the first of them at the start of a file for its byte order mark.
+    for hidden in ("\ufeff", "\u200b", "\u2060 "):
+        assert harmless(f"{hidden}=1+1") == f"'{hidden}=1+1"

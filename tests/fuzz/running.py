@@ -20,7 +20,7 @@ from pathlib import Path
 
 TARGETS = (
     *("manifest", "yaml", "picture", "dicom", "weights", "join", "embeddings", "import", "rle", "where"),
-    *("runs", "options"),
+    *("runs", "options", "sources", "files", "applied", "bombs"),
 )
 WAIT = 120
 """Seconds of the wall clock after which a case that uses no processor time hangs too."""

@@ -186,6 +186,31 @@ def test_a_run_applied_to_its_own_films_gives_its_own_scores(labelled: list[Run]
         predict(labelled[0], squares, out=tmp_path / "notes")
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("predictions.parquet", b"PAR1 cut short"), ("predict.json", b"[" * 5000), ("predict.json", b"\xff")],
+)
+def test_damaged_predictions_in_the_way_are_told_and_kept(
+    labelled: list[Run], squares: Manifest, tmp_path: Path, file: str, content: bytes
+):
+    predict(labelled[0], squares, out=tmp_path / "predicted")
+    (tmp_path / "predicted" / file).write_bytes(content)
+    with pytest.raises(EvalfmError, match="is there already and holds something else"):
+        predict(labelled[0], squares, out=tmp_path / "predicted")
+    assert (tmp_path / "predicted" / file).read_bytes() == content
+
+
+@pytest.mark.parametrize("notes", [None, 3, {"a": 1}])
+def test_predictions_with_strange_cautions_are_not_taken_for_ones_own(
+    labelled: list[Run], squares: Manifest, tmp_path: Path, notes: object
+):
+    predict(labelled[0], squares, out=tmp_path / "predicted")
+    summary = json.loads((tmp_path / "predicted/predict.json").read_text())
+    (tmp_path / "predicted/predict.json").write_text(json.dumps(summary | {"notes": notes}))
+    with pytest.raises(EvalfmError, match="is there already and holds something else"):
+        predict(labelled[0], squares, out=tmp_path / "predicted")
+
+
 def test_masks_are_predicted_where_no_truth_is_known(masked: list[Run], squares: Manifest, tmp_path: Path):
     run = by_name(masked)["pixels", "linear"]
     predicted = predict(run, squares, out=tmp_path / "predicted")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.report.aside import Aside
 from evalfm.analysis.report.tables import Value, table
+from evalfm.cards import read_json
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
@@ -22,11 +22,11 @@ def read_features(path: Path) -> dict[str, Any]:
         EvalfmError: it is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["schema"] != 1:
             raise ValueError
         quality_tables(0, content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (EvalfmError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise EvalfmError(f"{path} is no features.json of schema 1; write it again with `evalfm features`.") from None
     return dict(content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.cards import WHOLE, read_yaml
+from evalfm.cards import read_text, read_yaml
 from evalfm.data.columns import as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
@@ -31,6 +32,7 @@ CITATION = (
     "Woerner et al., A comprehensive and easy-to-use multi-domain multi-task medical imaging meta-dataset, "
     "Scientific Data 2025"
 )
+_NUMBER = re.compile(r"[0-9]{1,12}")
 DERIVED = {"cxr": ["nih-cxr14"], "cxr14": ["nih-cxr14"]}
 
 
@@ -56,7 +58,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     folder = _folder(root, options.part)
     prefix = "" if folder == root else f"{folder.name}/"
     content = read_yaml(folder / INFO, number_keys=True)
-    tasks = [_task(item, folder) for item in content.get("tasks") or [None]]
+    told = content.get("tasks")
+    tasks = [_task(item, folder) for item in (told if isinstance(told, list) and told else [None])]
     file = expect_file(folder, [TABLE])
     native = read_table(file)
     notes: list[str] = []
@@ -109,11 +112,9 @@ def _folder(root: Path, part: str | None) -> Path:
 
 def _task(item: Any, folder: Path) -> _Task:
     match item:
-        case {"task_name": str(name), "task_target": str(target), "labels": dict(words)} if target in TARGETS and words:
-            if not all(WHOLE.fullmatch(number) for number in words):
-                raise EvalfmError(
-                    f"{folder / INFO} has the task {name!r} whose labels are not all numbered; fetch it again."
-                )
+        case {"task_name": str(name), "task_target": str(target), "labels": dict(words)} if (
+            target in TARGETS and words and all(map(_NUMBER.fullmatch, map(str, words))) and "/" not in name
+        ):
             return _Task(name, target, {int(number): str(word) for number, word in words.items()})
         case {"task_name": str(name), "task_target": target} if target not in TARGETS:
             raise EvalfmError(
@@ -125,7 +126,7 @@ def _task(item: Any, folder: Path) -> _Task:
 def _numbers(paths: pd.Series, file: Path) -> NDArray[np.intp]:
     """Which row of the arrays each row of the table is: the number in the name of its image."""
     stems = [PurePosixPath(str(path)).stem for path in paths]
-    if not all(stem.isascii() and stem.isdecimal() for stem in stems):
+    if not stems or not all(map(_NUMBER.fullmatch, stems)):
         raise EvalfmError(f"{file} has a filepath that is no images/000000.tiff; fetch it again.")
     return np.array([int(stem) for stem in stems], dtype=np.intp)
 
@@ -166,10 +167,9 @@ def _array(task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.
     file = expect_file(folder, [f"task_labels/{task.name}.npy"])
     with decoding(lambda error: EvalfmError(f"{file} cannot be read ({reason(error)}); fetch it again.")):
         stored = np.asarray(np.load(file, allow_pickle=False), dtype=np.float64)
-    if len(stored) != len(native) or stored.ndim not in (1, 2) or numbers.max(initial=-1) >= len(stored):
-        raise EvalfmError(
-            f"{file} holds labels of {len(stored)} images where {TABLE} has {len(native)}; fetch both again."
-        )
+    if stored.ndim not in (1, 2) or len(stored) != len(native) or numbers.max(initial=-1) >= len(stored):
+        count = len(stored) if stored.ndim else 0
+        raise EvalfmError(f"{file} holds labels of {count} images where {TABLE} has {len(native)}; fetch both again.")
     values = stored.reshape(len(stored), -1)[numbers]
     values = np.where(values < 0, np.nan, values)
     own = native.get(f"tasks/{task.name}")
@@ -207,7 +207,7 @@ def _split(folder: Path, paths: pd.Series) -> tuple[pd.Series, SplitRule]:
     split_of: dict[str, str] = {}
     for part in SPLITS:
         file = folder / str(place) / f"{part}.txt"
-        for line in file.read_text(encoding="utf-8").split() if file.is_file() else []:
+        for line in read_text(file).split() if file.is_file() else []:
             stem = PurePosixPath(line).stem
             if split_of.setdefault(stem, part) != part:
                 raise EvalfmError(

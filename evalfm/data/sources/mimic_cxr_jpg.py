@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
@@ -53,7 +52,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "study": study,
             "view": as_text(column(meta, "ViewPosition", meta_file)),
             "_unlabelled": unlabelled,
-            **{name: labels[name].reindex(wanted).to_numpy(dtype=np.float64) for name in LABELS},
+            **{name: labels[name].reindex(wanted).to_numpy() for name in LABELS},
         }
     )
     split_file = next((root / name for name in _names("split") if (root / name).is_file()), None)

@@ -95,3 +95,10 @@ def test_a_split_of_another_version_is_refused(root: Path) -> None:
     (root / "mimic-cxr-2.0.0-split.csv").write_text("dicom_id,study_id,subject_id,split\naa-1,1,1,train\n")
     with pytest.raises(EvalfmError, match="names no split for 4 films"):
         read(root)
+
+
+def test_a_word_among_the_labels_is_named_with_its_row(root: Path) -> None:
+    file = root / "mimic-cxr-2.0.0-chexpert.csv"
+    file.write_text(file.read_text().replace("1.0", "seen", 1))
+    with pytest.raises(EvalfmError, match=r"is 'seen'; write 0, 1 or nothing"):
+        read(root).validate()
