@@ -16,4 +16,5 @@ def operation_counter() -> FlopCounterMode:
 
 def _attention(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
     """Of shapes [B, heads, tokens, D], which the counter gives in place of tensors."""
-    return int(sdpa_flop_count(query, key, value))
+    count: Any = sdpa_flop_count
+    return int(count(query, key, value))
