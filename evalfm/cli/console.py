@@ -75,19 +75,14 @@ def emit_json(content: Any) -> None:
 def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False) -> None:
     """Print one table on standard output, or on standard error beside one that is to come."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
-    # Text, not markup: an interval in brackets is no style, and a name in brackets is no mistake.
-    table = Table(title=Text(in_letters(title), style="table.title"), title_justify="left", header_style="bold")
-    for name in header:
-        table.add_column(Text(in_letters(name)), overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(in_letters(cell)) for cell in row))
+    from evalfm.cli.tables import print_fitting
+
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=160)
-    console.print(table)
+    cells = [[in_letters(cell) for cell in row] for row in rows]
+    print_fitting(console, in_letters(title), [in_letters(name) for name in header], cells)
 
 
 def table_json(table: TaskTable) -> dict[str, Any]:
@@ -137,7 +132,7 @@ def print_metrics(table: TaskTable) -> None:
             cell = footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}")
             rows.append([name, facts.unit or "–", facts.direction, _name(line), _head(line), cell])
     header = ["metric", "unit", "better", "encoder", "head", "estimate [95 % interval]"]
-    print_rows(f"{table.task} on {table.data}: {table.title}", header, rows)
+    print_rows(f"{table.task} on {table.cohort}: {table.title}", header, rows)
     _print_lines([table.unit_counts, *table.cautions, *footnotes.lines()])
 
 

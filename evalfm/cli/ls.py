@@ -140,7 +140,10 @@ def data(json: Json = False) -> None:
     if json:
         emit_json({"registered": {name: str(folder) for name, folder in known.items()}, "sources": sources})
         return
-    print_rows("Registered data sets", ["name", "folder"], [[name, str(folder)] for name, folder in known.items()])
+    if known:
+        print_rows("Registered data sets", ["name", "folder"], [[name, str(folder)] for name, folder in known.items()])
+    else:
+        typer.echo("No data set is registered; `evalfm data register NAME FOLDER` gives one a name.")
     print_rows("Sources for `evalfm data import`", ["name"], [[name] for name in sources])
     typer.echo("Without --data a task runs on the phantom (400 synthetic films).")
 

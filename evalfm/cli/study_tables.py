@@ -27,18 +27,16 @@ SHOWN_LINES = 15
 def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     """Print the cells with their cost, what is left out, warnings, assumptions and totals."""
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
+    from evalfm.cli.console import in_letters
+    from evalfm.cli.tables import print_fitting
     from evalfm.study.cell import subset_label
 
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
         console = Console(stderr=on_stderr, width=200)
-    title = Text(f"Plan of {plan.study.name}: {plan.study.title}", style="table.title")
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory"):
-        table.add_column(name, overflow="fold")
+    header = ("encoder", "task", "heads", "adaptation", "train on", "images", "passes", "time", "disk", "memory")
+    rows = []
     several = len({each.cell.data for each in plan.cells}) > 1
     for each in plan.cells:
         cell, cost = each.cell, each.estimate
@@ -48,8 +46,8 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
             told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
         task = f"{cell.task} on {cell.data}" if several else cell.task
         row = (cell.encoder.name, task, ", ".join(cell.heads), cell.adapt, subset_label(cell.subset), *told)
-        table.add_row(*(Text(text) for text in row))
-    console.print(table)
+        rows.append([in_letters(text) for text in row])
+    print_fitting(console, in_letters(f"Plan of {plan.study.name}: {plan.study.title}"), header, rows)
     lines = [totals(plan)]
     lines += [f"left out: {each.what}: {each.reason}" for each in plan.left_out]
     lines += [f"warning: {sentence}" for sentence in plan.warnings]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,35 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
+
+    def named_for(self, expected: Iterable[str]) -> Checkpoint:
+        """The checkpoint with the names ``expected`` by a model, where one prefix stands before all of them.
+
+        A training script that holds the encoder as ``self.model`` or ``self.backbone`` saves it so, beside its own
+        heads; what bears another prefix is left out, and ``notes`` say it. Anything else stays as it is.
+
+        Raises:
+            EvalfmError: several prefixes stand before all names.
+        """
+        names = [name for name in expected if not name.endswith(COUNTERS)]
+        if not names or any(name in self.tensors for name in names):
+            return self
+        ends = [name.removesuffix(names[0]) for name in self.tensors if name.endswith("." + names[0])]
+        prefixes = [prefix for prefix in ends if all(prefix + name in self.tensors for name in names)]
+        if len(prefixes) > 1:
+            raise EvalfmError(
+                f"{self.path} holds the encoder's tensors under {listed(prefixes)}, and which are meant cannot be "
+                "told; name one in the card's weights.strip_prefix, or save it alone."
+            )
+        if not prefixes:
+            return self
+        (prefix,) = prefixes
+        kept = {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
+        others = len(self.tensors) - len(kept)
+        note = f"The names of the encoder's tensors bear {prefix} in the file, which was left out" + (
+            f", and so were {others} tensors without it." if others else "."
+        )
+        return replace(self, tensors=kept, notes=(*self.notes, note))
 
 
 def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
@@ -159,6 +188,9 @@ DEEPEST = 4
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "network", "net")
 """Entries under which training programs keep the tensors; of a teacher and a student the teacher is published."""
 
+RARER_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "params_ema", "params", "weights", "encoder", "backbone")
+"""Looked for where there is none of ``WRAPPERS``."""
+
 
 def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors by the names that the card expects, and sentences on what the card did not say of the file."""
@@ -207,6 +239,7 @@ def _is_flat(content: Mapping[Any, Any]) -> bool:
 def _well_known(content: Mapping[Any, Any], path: Path) -> str | None:
     """The one usual entry that holds a mapping with tensors in it."""
     found = [name for name in WRAPPERS if _holds_tensors(content.get(name))]
+    found = found or [name for name in RARER_WRAPPERS if _holds_tensors(content.get(name))]
     if len(found) > 1:
         raise EvalfmError(
             f"{path} holds tensors under {listed(found)}, and which are meant cannot be told; name one in the card's "

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from evalfm.cards import CardModel
 from evalfm.encoders.encoder import Encoder
 from evalfm.features.forward import device_of
+from evalfm.features.operations import operation_counter
 
 BATCH = 1
 """Images of the pass that is timed: what one film waits for, not what a full batch gets through."""
@@ -49,7 +49,7 @@ def measure_cost(encoder: Encoder) -> Cost:
     device = device_of(encoder)
     shape = (BATCH, encoder.preparer.facts.channels, *encoder.input_size)
     film = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
-    with FlopCounterMode(display=False) as counter:
+    with operation_counter() as counter:
         encoder.encode(film).pooled.cpu()
     seconds: list[float] = []
     while len(seconds) < FEWEST_PASSES or (len(seconds) < MOST_PASSES and sum(seconds) < ENOUGH_SECONDS):

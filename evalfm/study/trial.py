@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import add_lora
@@ -18,6 +17,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.extraction import film_bytes
 from evalfm.features.forward import automatic_batch_size
+from evalfm.features.operations import operation_counter
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head
@@ -124,7 +124,7 @@ def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: It
     device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
     blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
     outputs = _outputs(encoder, lambda: encoder.encode(blank))
-    counter = FlopCounterMode(display=False)
+    counter = operation_counter()
     with counter:
         features = encoder.encode(blank)
     head_facts = {}
@@ -195,7 +195,7 @@ def _try_head(
     layout = head.layout(_as_source(encoder), context)
     readout = head.fresh(layout, torch.Generator()).to(pooled.device).eval()
     read = maps if head.reads_maps else ()
-    counter = FlopCounterMode(display=False)
+    counter = operation_counter()
     with counter:
         readout(read, pooled)
     activations = sum(_outputs(readout, lambda: readout(read, pooled)))

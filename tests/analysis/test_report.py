@@ -422,3 +422,14 @@ def test_the_cost_of_an_encoder_stands_with_its_device(tmp_path: Path) -> None:
     by_name = {row[0]: row for row in table.rows}
     assert by_name["one"][2:5] == (3.6, 30.0, "a GPU, batch of 1, 224 × 224, bfloat16")
     assert by_name["two"][2:4] == (None, None)
+
+
+def test_why_an_estimate_is_absent_stands_once_below_its_table() -> None:
+    few, none = Estimate(None, reason="too few patients"), Estimate(None, reason="no image is positive")
+    made = table("t", ["encoder", "auroc", "ppv"], [["a", few, none], ["b", few, Estimate(0.5)]])
+    assert [[cell.text for cell in row] for row in made.cells] == [
+        ["a", "–¹", "–²"],
+        ["b", "–¹", "0.500 [no interval]"],
+    ]
+    assert made.notes == ["–¹ too few patients", "–² no image is positive"]
+    assert made.csv.splitlines()[1] == "a,,,,,,"

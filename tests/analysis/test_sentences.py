@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.task import sections
 from evalfm.analysis.table import SHOWN_METRICS, every_metric, task_tables
 from evalfm.cli.app import app
+from evalfm.cli.console import print_metrics
 from evalfm.features.cost import Cost
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
@@ -132,7 +134,7 @@ def test_a_run_of_an_older_version_lacks_a_metric_and_is_shown_all_the_same(tmp_
     assert "not measured by the version" in str(missing.reason)
 
 
-def test_every_metric_is_there_on_request(tmp_path: Path) -> None:
+def test_every_metric_is_there_on_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = line(tmp_path, 1.0, 0)
     (table,) = task_tables([made])
     assert set(every_metric(table)) == set(made.metrics)
@@ -149,12 +151,14 @@ def test_every_metric_is_there_on_request(tmp_path: Path) -> None:
     code, said = asked("--metrics", "npv")
     assert (code, "npv" in said, "auroc" in said) == (0, True, False)
     assert "Did you mean 'npv'" in asked("--metrics", "npw")[1]
+    print_metrics(replace(table, cohort="toy where sex == 'F'"))
+    assert capsys.readouterr().out.startswith("ptx-cls on toy where sex == 'F': ")
     (section,) = sections([made])
     (heading, whole) = section.folded[0]
     assert heading == "All metrics"
     assert {row[0] for row in whole.rows} == set(made.metrics)
     shown = dict(section.tables)["Metrics that the task asks for first"]
-    assert shown.caption.startswith(f"1 of {len(made.metrics)} metrics, of the first seed")
+    assert shown.caption.startswith(f"1 of {len(made.metrics)} metrics, with 95 % intervals")
     assert "<details><summary>All metrics</summary>" in report_page([made])
 
 

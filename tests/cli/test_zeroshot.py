@@ -53,7 +53,7 @@ def test_default_and_calibrated_stand_side_by_side_with_the_constant_answer(aske
     told = evalfm(*asked, "--threshold", "f1")
     assert told.exit_code == 0, told.output
     run = next(each for each in find_runs(Path(str(asked[-1]))) if each.head == "zeroshot")
-    after = told.stdout[told.stdout.index("square: default and calibrated") :]
+    after = told.stdout[told.stdout.index(": default and calibrated") :]
     lines = {cells[2]: cells for cells in unfolded(after)}
     chosen = next(words for words in lines if words.startswith("f1 on val, "))
     assert "temperature" in chosen

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from evalfm.encoders import load_encoder
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.converting import examine
 from evalfm.encoders.weights import load_into, read_checkpoint
@@ -440,6 +441,58 @@ def test_of_several_wrappers_none_is_guessed(tmp_path: Path) -> None:
     assert "holds tensors under state_dict, model, and which are meant cannot be told" in refusal_of(path)
     read = read_checkpoint(path, WeightsFacts(source="path", wrapper=("model",)))
     assert (set(read.tensors), read.notes) == ({"weight", "bias"}, ())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "left_out"),
+    [
+        (lambda inner: {"state_dict": {f"model.{name}": each for name, each in inner.items()}, "epoch": 3}, 0),
+        (
+            lambda inner: {
+                "teacher": {f"backbone.{name}": each for name, each in inner.items()} | {"head.mlp": torch.zeros(3)},
+                "student": {f"backbone.{name}": torch.zeros_like(each) for name, each in inner.items()},
+            },
+            1,
+        ),
+        (lambda inner: {f"module.net.visual.{name}": each for name, each in inner.items()}, 0),
+        (lambda inner: {"model_ema": {f"encoder.{name}": each for name, each in inner.items()}, "args": {"lr": 1}}, 0),
+    ],
+)
+def test_the_attribute_that_held_the_encoder_comes_off_and_is_told(tmp_path: Path, wrap: Any, left_out: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    given = {name: torch.rand(each.shape) for name, each in model.state_dict().items() if "num_batches" not in name}
+    path = tmp_path / "w.pt"
+    torch.save(wrap(given), path)
+    read = read_checkpoint(path, PLAIN)
+    named = read.named_for(model.state_dict())
+    load_into(model, named.tensors, PLAIN, path)
+    assert all(torch.equal(model.state_dict()[name], each) for name, each in given.items())
+    (said,) = named.notes[len(read.notes) :]
+    assert "tensors bear" in said
+    assert (f"{left_out} tensors without it" in said) == bool(left_out)
+
+
+def test_of_two_encoders_in_a_file_none_is_guessed_and_what_lacks_a_tensor_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    both = {f"encoder_{which}.{name}": each for which in "qk" for name, each in tensors().items()}
+    torch.save(both, path)
+    with pytest.raises(EvalfmError, match=r"under encoder_[qk]., encoder_[qk]., and which are meant cannot be told"):
+        read_checkpoint(path, PLAIN).named_for(tensors())
+    torch.save({"model.weight": torch.zeros(2)}, path)
+    assert set(read_checkpoint(path, PLAIN).named_for(tensors()).tensors) == {"model.weight"}
+    # What the model has under its own name is no wrapped encoder.
+    torch.save(both | {"weight": torch.zeros(2)}, path)
+    assert set(read_checkpoint(path, PLAIN).named_for(tensors()).tensors) == {*both, "weight"}
+
+
+@pytest.mark.parametrize(("name", "before"), [("resnet18", "model."), ("squeezenet1-0.caffe", "net.backbone.")])
+def test_each_library_loads_what_a_training_script_wrapped(tmp_path: Path, name: str, before: str) -> None:
+    plain = load_encoder(name, weights="random")
+    inner = {key.removeprefix("model."): each for key, each in plain.state_dict().items() if key.startswith("model.")}
+    torch.save({"state_dict": {before + key: each for key, each in inner.items()}}, tmp_path / "w.ckpt")
+    wrapped = load_encoder(name, weights=str(tmp_path / "w.ckpt"))
+    assert all(torch.equal(wrapped.state_dict()[f"model.{key}"], each) for key, each in inner.items())
+    assert f"bear {before} in the file" in " ".join(wrapped.notes)
 
 
 def test_the_cards_prefix_is_known_without_the_wrapper_for_several_devices(tmp_path: Path) -> None:

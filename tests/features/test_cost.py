@@ -12,6 +12,7 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder, RawFeatures
 from evalfm.features import cost as module
 from evalfm.features.cost import device_words, measure_cost
+from evalfm.features.operations import operation_counter
 
 
 @pytest.fixture
@@ -59,3 +60,16 @@ def test_a_processor_is_named_with_its_threads(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     assert device_words(torch.device("cpu")).endswith(", 8 threads")
     assert device_words(torch.device("mps")) == "mps"
+
+
+@pytest.mark.parametrize("heads", [1, 4])
+def test_attention_counts_among_the_operations_on_every_device(heads: int) -> None:
+    tokens, dim = 10, 32
+    query = torch.zeros(2, heads, tokens, dim // heads)
+    with torch.no_grad(), operation_counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    # Scores and their weighted sum: each tokens × tokens × dim multiplications with an addition.
+    assert counter.get_total_flops() == 2 * 2 * 2 * tokens**2 * dim
+    with torch.no_grad(), operation_counter() as counter:
+        torch.nn.Linear(dim, 3)(torch.zeros(5, dim))
+    assert counter.get_total_flops() == 2 * 5 * dim * 3

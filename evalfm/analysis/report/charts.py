@@ -63,7 +63,8 @@ def roc(lines: Sequence[Line]) -> Markup:
             continue
         area = line.runs[0].estimate("auroc")
         points = [(0.0, 0.0), *zip(_GRID.tolist(), curve.tolist(), strict=True)]
-        chart.line(points, colour, f"{name_of(line)}: {describe(area)}", dash=dash)
+        told = "no AUROC" if area.value is None else describe(area)
+        chart.line(points, colour, f"{name_of(line)}: {told}", dash=dash)
     return chart.drawn()
 
 

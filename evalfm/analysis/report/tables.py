@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evalfm.analysis.figures import describe
@@ -71,15 +71,26 @@ class Table:
 
     @property
     def cells(self) -> list[list[Cell]]:
-        """The rows as they are shown."""
-        return [[Cell(_text(value), _order(value)) for value in row] for row in self.rows]
+        """The rows as they are shown; what is absent as a dash with the number of its reason among the notes."""
+        marks = dict(zip(self._reasons, _raised(len(self._reasons)), strict=True))
+        return [[Cell(_text(value, marks), _order(value)) for value in row] for row in self.rows]
 
     @property
     def notes(self) -> list[str]:
-        """Cautions of its estimates, which are marked with ``~``."""
+        """Cautions of its estimates, which are marked with ``~``, and why estimates are absent."""
+        every = [value.note for value in self._estimates if value.note]
+        reasons = [f"–{mark} {why}" for mark, why in zip(_raised(len(self._reasons)), self._reasons, strict=True)]
+        return [*(f"~ {note}" for note in dict.fromkeys(every)), *reasons]
+
+    @property
+    def _estimates(self) -> list[Estimate]:
         shown = [value.estimate if isinstance(value, Seeded) else value for row in self.rows for value in row]
-        every = [value.note for value in shown if isinstance(value, Estimate) and value.note]
-        return [f"~ {note}" for note in dict.fromkeys(every)]
+        return [value for value in shown if isinstance(value, Estimate)]
+
+    @property
+    def _reasons(self) -> list[str]:
+        """Why estimates are absent, each reason once."""
+        return list(dict.fromkeys(str(each.reason) for each in self._estimates if each.value is None))
 
     @property
     def words(self) -> list[bool]:
@@ -130,11 +141,18 @@ def p_words(p: float | None) -> str:
     return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
 
 
-def _text(value: Value) -> str:
+def _raised(count: int) -> list[str]:
+    """The numbers from 1 as superscripts."""
+    return [str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) for number in range(1, count + 1)]
+
+
+def _text(value: Value, marks: Mapping[str, str]) -> str:
     if value is None:
         return "–"
     if isinstance(value, (Estimate, Seeded)):
         estimate, sd = (value.estimate, value.sd) if isinstance(value, Seeded) else (value, None)
+        if estimate.value is None:
+            return f"–{marks[str(estimate.reason)]}"
         return f"{describe(estimate, sd)} ~" if estimate.note else describe(estimate, sd)
     if isinstance(value, Signed):
         ends = [end for end in (value.low, value.high) if end is not None]

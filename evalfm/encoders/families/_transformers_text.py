@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.families._tokenizer import tokenizer_of
-from evalfm.encoders.families.transformers import config_of, load
+from evalfm.encoders.families.transformers import config_of, load, named_for
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import read_checkpoint
 
@@ -33,7 +33,7 @@ class _DualText(TextTower):
         if origin is None:
             self._take(self.text_class(config.text_config), config, None)
         else:
-            model = load(card, config, read_checkpoint(origin, card.weights))
+            model = load(card, config, named_for(card, config, read_checkpoint(origin, card.weights)))
             self._take(model.text_model, config, model)
 
     def _take(self, text: Any, config: Any, whole: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +35,10 @@ class OpenClipEncoder(Encoder):
         if checkpoint is None:
             self.model: Any = vision_of(card)
         else:
-            self.model = load(card, checkpoint).visual
+            whole = load(card, checkpoint)
+            said = checkpoint.named_for(whole.state_dict()).notes[len(checkpoint.notes) :]
+            self.settings = replace(self.settings, notes=(*self.settings.notes, *said))
+            self.model = whole.visual
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         indices, normed = list(self.card.map_layers), self.card.map_norm == "final"
@@ -105,7 +109,7 @@ def load(card: EncoderCard, checkpoint: Checkpoint) -> Any:
     """
     _check_config(card, checkpoint)
     whole = whole_of(card)
-    load_into(whole, checkpoint.tensors, card.weights, checkpoint.path)
+    load_into(whole, checkpoint.named_for(whole.state_dict()).tensors, card.weights, checkpoint.path)
     return whole.eval()
 
 

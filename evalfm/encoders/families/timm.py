@@ -36,9 +36,12 @@ class TimmEncoder(Encoder):
         if "img_size" in arguments:
             notes.append(f"timm interpolates the positions of {card.name} to the input size.")
         if checkpoint is not None:
+            named = checkpoint.named_for(self.model.state_dict())
+            notes += named.notes[len(checkpoint.notes) :]
+            checkpoint = named
             tensors = _filtered(checkpoint, self.model, card)
             load_into(self.model, tensors, card.weights, checkpoint.path)
-            if not notes and _positions(checkpoint.tensors) != _positions(tensors):
+            if "img_size" not in arguments and _positions(checkpoint.tensors) != _positions(tensors):
                 notes.append(f"timm interpolates the positions in {card.name}'s file to the input size.")
         self.settings = replace(self.settings, notes=(*self.settings.notes, *notes))
 

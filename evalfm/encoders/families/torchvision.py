@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torchvision.models
 from torch import Tensor, nn
 
@@ -24,7 +26,9 @@ class TorchvisionEncoder(Encoder):
             raise EvalfmError(f"torchvision's {card.architecture} has no sequence 'features'; take timm's instead.")
         self.model = nn.ModuleDict({"features": features})
         if checkpoint is not None:
-            load_into(self.model, checkpoint.tensors, card.weights, checkpoint.path)
+            named = checkpoint.named_for(self.model.state_dict())
+            self.settings = replace(self.settings, notes=(*self.settings.notes, *named.notes[len(checkpoint.notes) :]))
+            load_into(self.model, named.tensors, card.weights, checkpoint.path)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         kept = {}

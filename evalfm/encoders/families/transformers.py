@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import torch
 import transformers
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,7 +42,9 @@ class TransformersEncoder(Encoder):
         if checkpoint is None:
             self.model = self._drawn(config)
         else:
-            self.model = self._image_part(load(card, config, checkpoint))
+            named = named_for(card, config, checkpoint)
+            self.settings = replace(self.settings, notes=(*self.settings.notes, *named.notes[len(checkpoint.notes) :]))
+            self.model = self._image_part(load(card, config, named))
         self.model.eval()
         trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
@@ -188,6 +191,13 @@ def config_of(card: EncoderCard) -> Any:
 def model_of(card: EncoderCard, config: Any) -> Any:
     """The card's whole model with random weights, without the poolers that no checkpoint holds."""
     return _kind(card)(config, **_options(_kind(card)))
+
+
+def named_for(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Checkpoint:
+    """``checkpoint`` without the one prefix that a training script put before all names of the card's model."""
+    with torch.device("meta"):
+        expected = model_of(card, config).state_dict()
+    return checkpoint.named_for(expected)
 
 
 def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
