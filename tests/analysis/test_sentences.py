@@ -20,6 +20,8 @@ from evalfm.analysis.report.task import sections
 from evalfm.analysis.table import SHOWN_METRICS, every_metric, task_tables
 from evalfm.cli.app import app
 from evalfm.cli.console import print_metrics
+from evalfm.data.dataset_info import DatasetInfo
+from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
@@ -179,7 +181,7 @@ def test_one_encoder_has_one_time_whatever_its_heads_and_training_sets(tmp_path:
     assert len(candidates) > 1
 
 
-def test_a_plain_column_is_asked_in_words_that_fit_it() -> None:
+def test_a_plain_column_is_asked_in_words_that_fit_it(tmp_path: Path) -> None:
     columns = {
         "pneumothorax": (pd.Series([0.0, 1.0, np.nan]), "pneumothorax: yes or no?"),
         "sex": (pd.Series(["F", "M", None]), "sex: M or F?"),
@@ -187,7 +189,8 @@ def test_a_plain_column_is_asked_in_words_that_fit_it() -> None:
         "age": (pd.Series(np.arange(30.0)), "age: what value?"),
     }
     for name, (column, title) in columns.items():
-        assert _card_of_column(name, column, None).title == title
+        table = pd.DataFrame({"id": [str(row) for row in range(len(column))], "image": "a.png", name: column})
+        assert _card_of_column(name, Manifest(DatasetInfo(name="d"), table, tmp_path)).title == title
 
 
 def test_methods_say_what_was_done(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from evalfm.data.dataset_info import read_dataset_info
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.errors import EvalfmError
 
-ASKED = ["data", "import", "table", "--csv", "m.csv", "--image", "file", "--patient", "who", "--label", "lab"]
+ASKED = ["data", "import", "table", "--patient", "who", "--label", "lab"]
+PLAIN = ["--csv", "m.csv", "--image", "file"]
 
 
 @pytest.fixture
@@ -58,11 +59,11 @@ def test_the_root_stays_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPa
         (".", "sets/d", "../.."),
     ]:
         monkeypatch.setenv("PLACE", str(here))
-        table = ["--image", "path"] if given == "." else []
+        table = PLAIN
         if given == ".":
             text = (here / "m.csv").read_text().replace("file,", "path,").splitlines()
             (here / "m2.csv").write_text("\n".join([text[0], *(f"store/{line}" for line in text[1:])]) + "\n")
-            table += ["--csv", "m2.csv"]
+            table = ["--csv", "m2.csv", "--image", "path"]
         run(*ASKED, *table, "--root", given, "--out", out)
         assert root_of(out) == written
         assert read_data(out).image(0).pixels.shape == (1, 8, 8)
@@ -80,7 +81,7 @@ def test_the_root_stays_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_set_is_told_where_its_images_lie_now(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(*ASKED, "--root", str(here / "store"), "--out", "a")
+    run(*ASKED, *PLAIN, "--root", str(here / "store"), "--out", "a")
     split = read_data("a").splits.tolist()
     (here / "moved").mkdir()
     (here / "store").rename(here / "moved/store")
@@ -103,7 +104,7 @@ def test_a_set_is_told_where_its_images_lie_now(here: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("what", ["files", "folder"])
 def test_links_out_of_the_root_are_one_fault_and_followed_on_request(here: Path, what: str) -> None:
     (here / "linked").mkdir()
-    table = []
+    table = PLAIN
     if what == "files":
         for path in (here / "store").iterdir():
             (here / "linked" / path.name).symlink_to(path)
@@ -111,7 +112,7 @@ def test_links_out_of_the_root_are_one_fault_and_followed_on_request(here: Path,
         (here / "linked/deep").symlink_to(here / "store")
         lines = (here / "m.csv").read_text().splitlines()
         (here / "deep.csv").write_text("\n".join([lines[0], *(f"deep/{line}" for line in lines[1:])]) + "\n")
-        table = ["--csv", "deep.csv"]
+        table = ["--csv", "deep.csv", "--image", "file"]
     said = refused(*ASKED, *table, "--root", "linked", "--out", "a")
     assert len(said.splitlines()) == 2
     assert "30 rows (1, 2, 3, 4, …)" in said
@@ -147,7 +148,7 @@ def test_a_link_that_leads_to_where_it_lies_ends(here: Path) -> None:
 
 
 def test_a_split_is_not_overwritten_unasked(here: Path) -> None:
-    run(*ASKED, "--root", "store", "--out", "a")
+    run(*ASKED, *PLAIN, "--root", "store", "--out", "a")
     before = read_data("a").splits.tolist()
     said = refused("data", "split", "a", "--seed", "5")
     assert "has a split already (train " in said
@@ -161,7 +162,7 @@ def test_a_split_is_not_overwritten_unasked(here: Path) -> None:
 
 
 def test_val_is_drawn_from_train_at_the_import_or_later(here: Path) -> None:
-    plain = [*ASKED, "--split", "part", "--root", "store"]
+    plain = [*ASKED, *PLAIN, "--split", "part", "--root", "store"]
     run(*plain, "--out", "a")
     run(*plain, "--out", "b", "--val-from-train")
     run("data", "split", "a", "--val-from-train")
@@ -174,12 +175,12 @@ def test_val_is_drawn_from_train_at_the_import_or_later(here: Path) -> None:
     assert "has a val part already" in refused("data", "split", "a", "--val-from-train")
     assert "leave the other rules out" in refused("data", "split", "a", "--val-from-train", "--stratify", "lab")
     # A split that is dealt to few patients may lack it too.
-    run(*ASKED, "--root", "store", "--out", "c", "--val-from-train")
+    run(*ASKED, *PLAIN, "--root", "store", "--out", "c", "--val-from-train")
     assert "val" in read_data("c").splits
 
 
 def test_what_has_no_val_is_refused_with_the_remedy(here: Path) -> None:
-    run(*ASKED, "--split", "part", "--root", "store", "--out", "a")
+    run(*ASKED, *PLAIN, "--split", "part", "--root", "store", "--out", "a")
     asked = ["probe", "--encoder", "pixels", "--task", "lab", "--data", "a", "--out", "runs"]
     said = refused(*asked)
     assert "has no val part" in said

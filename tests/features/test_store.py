@@ -138,8 +138,8 @@ def test_temporary_folders_of_the_dead_are_removed_and_those_of_the_living_kept(
     process = os.spawnlp(os.P_NOWAIT, "true", "true")
     os.waitpid(process, 0)
     here = machine()
-    dead = tmp_path / f"{WRITING}{here}-{process}-0"
-    far, far_and_old = (tmp_path / f"{WRITING}other-1-{number}" for number in range(2))
+    dead = tmp_path / f"{WRITING}{here}-{process}-{'0' * 32}"
+    far, far_and_old = (tmp_path / f"{WRITING}{'e' * 12}-1-{number:032x}" for number in range(2))
     for folder in (dead, far, far_and_old):
         folder.mkdir()
         (folder / "0.npy").write_bytes(b"half")

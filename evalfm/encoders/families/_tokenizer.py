@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,9 +64,8 @@ def from_vocabulary(path: Path) -> Tokenizer:
 
 def from_sentencepiece(path: Path) -> Tokenizer:
     """SentencePiece's unigram model with its own normalisation, the end of a text added, as T5 and SigLIP read it."""
-    from transformers import convert_slow_tokenizer
-
-    library: Any = convert_slow_tokenizer
+    # ``from transformers import …`` gives the function of that name where the module is not loaded yet.
+    library: Any = importlib.import_module("transformers.convert_slow_tokenizer")
     proto = library.import_protobuf().ModelProto()
     proto.ParseFromString(path.read_bytes())
     trainer, rules = proto.trainer_spec, proto.normalizer_spec

@@ -33,7 +33,7 @@ class Weights(CardModel):
 
     consistency: float = Field(0.0, ge=0)
     distillation: float = Field(0.0, ge=0)
-    tau: float = Field(math.inf, ge=1)
+    tau: float = Field(math.inf, ge=1, allow_inf_nan=True)
 
 
 class Published(CardModel):
