@@ -270,7 +270,7 @@ class TestImages:
     def test_dicom_without_pixels(self, films: Films, out: Path):
         dicom(films, 9, pixels=False)
         films.spoil(9, "square_mask", None)
-        refusal(films, out, "Row 10", "odd.dcm", "without pixels", "take it out of the table")
+        refusal(films, out, "row 10", "odd.dcm", "without pixels", "take it out of the table")
 
     def test_dicom_of_an_unknown_transfer_syntax(self, films: Films, out: Path):
         dicom(films, 9, pixels=True, syntax="1.2.3.4.5.6")
@@ -356,10 +356,14 @@ class TestSplits:
         films.spoil(9, "split", "dev")
         refusal(films, out, "row 10: split is 'dev'", "write train, val or test")
 
-    @pytest.mark.parametrize("split", ["train", "val", "test"])
+    @pytest.mark.parametrize("split", ["train", "test"])
     def test_no_image_in(self, films: Films, out: Path, split: str):
         films.table = films.table[films.table["split"] != split].reset_index(drop=True)
         refusal(films, out, f"No image is left in {split}", "take more data")
+
+    def test_no_image_in_val(self, films: Films, out: Path):
+        films.table = films.table[films.table["split"] != "val"].reset_index(drop=True)
+        refusal(films, out, "films has no val part", f"`evalfm data split {films.folder} --val-from-train`")
 
 
 class TestOneClass:
@@ -447,11 +451,10 @@ class TestTaskCards:
         (table,) = task_tables(runs)
         assert table.metric_names[:2] == ("dice_positive_square", "dice_positive_again")
 
-    def test_of_metrics_that_no_run_has_show_the_runs_own(self, films: Films, out: Path, tmp_path: Path):
+    def test_of_a_metric_that_is_none(self, films: Films, out: Path, tmp_path: Path):
         card = "name: odd\nschema: 1\nkind: binary\ntitle: What?\ntarget: [square]\nmetrics: [aurocc]\n"
         (tmp_path / "task.yaml").write_text(card)
-        (table,) = task_tables([only_run(films, out, task=str(tmp_path / "task.yaml"))])
-        assert table.metric_names[0] == "auroc"
+        refusal(films, out, "no metric of binary tasks 'aurocc'", "'auroc'", task=str(tmp_path / "task.yaml"))
 
 
 class TestFewImages:
