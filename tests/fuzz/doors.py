@@ -265,7 +265,7 @@ class Bombs(Target):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        rows = draw.choice((10, 1000, 10**6, 2 * 10**7))
+        rows = draw.choice((10, 1000, 10**6, 4 * 10**6))
         shutil.copytree(self.base / "squares", case / "d")
         for old in (case / "d").glob("manifest.*"):
             old.unlink()
