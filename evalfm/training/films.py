@@ -57,6 +57,7 @@ class FilmReader:
         self._target, self._grid, self._pin = target, grid, pin
         self._memory = FilmMemory(MEMORY_BYTES)
         self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
         self._geometry: dict[int, Geometry] = {}
         self._pool = ThreadPoolExecutor(max(1, workers))
 
@@ -109,17 +110,21 @@ class FilmReader:
 
     def _resized(self, row: int) -> tuple[Tensor, Geometry]:
         with self._lock:
-            kept = self._memory.get(str(row))
+            own = self._locks.setdefault(row, threading.Lock())
+        # Who comes while another thread decodes the same film waits for it, and decodes nothing.
+        with own:
+            with self._lock:
+                kept = self._memory.get(str(row))
             if kept is not None:
                 return kept, self._geometry[row]
-        image = self._load(row)
-        if is_constant(image):
-            raise EvalfmError(
-                f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the row "
-                "(`evalfm data check` lists all such rows)."
-            )
-        film, geometry = self._preparer.resized(image)
-        with self._lock:
-            self._geometry[row] = geometry
-            self._memory.put(str(row), film)
+            image = self._load(row)
+            if is_constant(image):
+                raise EvalfmError(
+                    f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the row "
+                    "(`evalfm data check` lists all such rows)."
+                )
+            film, geometry = self._preparer.resized(image)
+            with self._lock:
+                self._geometry[row] = geometry
+                self._memory.put(str(row), film)
         return film, geometry
