@@ -120,8 +120,8 @@ class FilmReader:
             image = self._load(row)
             if is_constant(image):
                 raise EvalfmError(
-                    f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the row "
-                    "(`evalfm data check` lists all such rows)."
+                    f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the "
+                    "row (`evalfm data check` lists all such rows)."
                 )
             film, geometry = self._preparer.resized(image)
             with self._lock:
