@@ -168,7 +168,6 @@ def ends_well(done: Result) -> bool:
     return done.exit_code in (0, 2) or isinstance(done.exception, EvalfmError)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_no_mutated_run_ends_a_verb_with_a_traceback(made: Path, tmp_path: Path) -> None:
     chance = random.Random(16)
     faults, good, bad = [], 0, 0
