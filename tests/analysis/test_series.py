@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.choose import choose
+from evalfm.analysis.cohort import cohort_of
 from evalfm.analysis.compare import compare
 from evalfm.analysis.few_shot import few_shot_tables
 from evalfm.analysis.report.task import sections
@@ -55,9 +56,30 @@ def test_files_of_embeddings_are_never_seeds_of_each_other(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("settings", "data"),
+    [
+        ({"where": "view == 'PA'"}, {}),
+        ({"test_where": "site == 'B'"}, {}),
+        ({"limit": 100}, {}),
+        ({}, {"folds": 5}),
+        ({}, {"test_digest": "other"}),
+        ({}, {"test_name": "elsewhere"}),
+        ({}, {"label_source": {"ptx": "text-mined"}}),
+    ],
+)
+def test_each_fact_of_a_cohort_alone_makes_another(
+    tmp_path: Path, settings: dict[str, object], data: dict[str, object]
+) -> None:
+    plain, other = one(tmp_path / "a"), one(tmp_path / "b", settings=settings, **data)
+    assert cohort_of(plain) == cohort_of(one(tmp_path / "c", 1, seed=1))
+    assert cohort_of(plain) != cohort_of(other)
+
+
+@pytest.mark.parametrize(
     ("settings", "made", "named"),
     [
         ({}, {"precision": "bfloat16", "feature_key": "b"}, ["one (bfloat16)", "one (float32)"]),
+        ({}, {"precision": "bfloat16"}, ["one (bfloat16)", "one (float32)"]),
         ({"encoder": {"input_size": 112}}, {"feature_key": "b"}, ["one", "one (112 px)"]),
         ({"encoder": {"resize": "letterbox"}}, {"feature_key": "b"}, ["one", "one (letterbox)"]),
         ({"threshold": "f1"}, {}, ["one (threshold=default)", "one (threshold=f1)"]),
