@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from evalfm.analysis.table import Line, TaskTable
+    from evalfm.data.manifest import Manifest
     from evalfm.runs import Run
     from evalfm.statistics.estimate import Estimate
 
@@ -218,3 +219,18 @@ def _print_lines(lines: Sequence[str]) -> None:
     for text in lines:
         sys.stdout.write(f"  {in_letters(text)}\n")
     sys.stdout.write("\n")
+
+
+def split_sizes(manifest: Manifest) -> str:
+    """How many images each part of the split has."""
+    counts = manifest.table["split"].value_counts()
+    return ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
+
+
+def summarise(manifest: Manifest) -> None:
+    """Say in a line how many images and patients there are in each part."""
+    patients = f"{len(set(manifest.patients.tolist()))} patients" if manifest.patients_known else "patients unknown"
+    parts = ""
+    if "split" in manifest.table:
+        parts = f"; {split_sizes(manifest)}"
+    sys.stdout.write(f"{manifest.info.name}: {len(manifest)} images, {patients}{parts}\n")
