@@ -23,7 +23,6 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian
 from safetensors.torch import save_file
@@ -37,6 +36,8 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.runs import Run, find_runs
+
+from .dicoms import dicom_header
 
 SIDE = 48
 PATIENTS = 40
@@ -197,12 +198,7 @@ def stored(films: Films, row: int, pixels: NDArray[Any]) -> None:
 
 
 def dicom(films: Films, row: int, *, pixels: bool, syntax: str = ExplicitVRLittleEndian) -> None:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.Modality, dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "DX", "MONOCHROME2", 1
+    dataset = dicom_header(syntax)
     if pixels:
         dataset.Rows = dataset.Columns = SIDE
         dataset.BitsAllocated = dataset.BitsStored = 8

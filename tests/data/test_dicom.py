@@ -12,7 +12,7 @@ import pydicom
 import pytest
 from numpy.typing import NDArray
 from PIL import Image as Pillow
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     JPEG2000,
@@ -31,6 +31,8 @@ from evalfm.data.images import dicom_attributes, image_digest, image_size, read_
 from evalfm.data.masks import read_mask_file
 from evalfm.errors import EvalfmError
 
+from ..dicoms import dicom_header
+
 HEIGHT, WIDTH = 16, 24
 RAMP12 = (np.arange(HEIGHT * WIDTH, dtype=np.uint16) * 10).reshape(HEIGHT, WIDTH)
 RAMP8 = (RAMP12 // 16).astype(np.uint8)
@@ -48,12 +50,7 @@ def write(
     **elements: Any,
 ) -> Dataset:
     """A DICOM file of ``values`` [H, W], [F, H, W] or [H, W, 3]; ``frames`` are their compressed bytes."""
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.Modality, dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "DX", "MONOCHROME2", 1
+    dataset = dicom_header(syntax)
     grid = values.shape
     if values.ndim == 3 and grid[2] == 3:
         dataset.PhotometricInterpretation, dataset.SamplesPerPixel, dataset.PlanarConfiguration = "RGB", 3, 0

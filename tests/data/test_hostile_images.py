@@ -17,7 +17,6 @@ import pydicom
 import pytest
 import tifffile
 from PIL import Image as Pillow
-from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -35,6 +34,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.report import check
 from evalfm.data.stored import decoding
 from evalfm.errors import EvalfmError
+
+from ..dicoms import dicom_header
 
 GREY = (np.arange(48, dtype=np.uint8) * 5).reshape(6, 8)
 ITEM = b"\xfe\xff\x00\xe0"
@@ -117,12 +118,7 @@ def test_a_panic_of_a_dicom_decoder_is_the_fault_of_its_file(tmp_path: Path, mon
 
 
 def dicom_file(path: Path, syntax: str = ExplicitVRLittleEndian, frame: bytes | None = None, **elements: Any) -> bytes:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID = "1.2.3.4"
-    dataset.Modality, dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "DX", "MONOCHROME2", 1
+    dataset = dicom_header(syntax)
     dataset.Rows, dataset.Columns = GREY.shape
     dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
     for keyword, value in elements.items():
