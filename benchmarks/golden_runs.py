@@ -165,13 +165,7 @@ def make_clip(folder: Path) -> str:
     from evalfm.encoders.families import _tokenizer
     from tests.encoders.families import test_open_clip as tiny
 
-    text = {**tiny.HF, "bert": tiny.BERT}
-    arguments = {"embed_dim": 20, "quick_gelu": True, "vision_cfg": tiny.VISION, "text_cfg": text}
-    parameters = sum(each.numel() for each in tiny.openai().visual.parameters())
-    card = tiny.tiny("unimed-clip-b16", arguments, 20, 48, 16, parameters)
-    content = card.model_dump(mode="json", by_alias=True) | {"name": "small-clip"}
-    content["text_tower"]["context_length"] = 24
-    (folder / "clip.yaml").write_text(yaml.safe_dump(content))
+    (folder / "clip.yaml").write_text(yaml.safe_dump(tiny.small_content()))
     tiny.tokenizer(folder)
     _tokenizer.fetch_beside = lambda *_: folder / "tokenizer.json"  # type: ignore[assignment]
     return str(folder / "clip.yaml")

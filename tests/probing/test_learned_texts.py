@@ -34,12 +34,7 @@ SAID = {
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A card in UniMed-CLIP's layout with a variant, a tokenizer, and sentences in the words that it knows."""
     folder = tmp_path_factory.mktemp("small")
-    text = {**open_clips.HF, "bert": open_clips.BERT}
-    arguments = {"embed_dim": 20, "quick_gelu": True, "vision_cfg": open_clips.VISION, "text_cfg": text}
-    parameters = sum(each.numel() for each in open_clips.openai().visual.parameters())
-    card = open_clips.tiny("unimed-clip-b16", arguments, 20, 48, 16, parameters)
-    content = card.model_dump(mode="json", by_alias=True) | {"name": "small-clip"}
-    content["text_tower"]["context_length"] = 24
+    content = open_clips.small_content()
     content["variants"] = {"zero-prompt": {"summary": "Zeros.", "zero_tokens": 4}}
     open_clips.tokenizer(folder)
     (folder / "small.yaml").write_text(yaml.safe_dump(content))

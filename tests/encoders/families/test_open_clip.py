@@ -59,6 +59,17 @@ def tiny(name: str, arguments: dict[str, Any], dim: int, width: int, stride: int
     return EncoderCard.model_validate(content)
 
 
+def small_content() -> dict[str, Any]:
+    """A card in UniMed-CLIP's layout of a small image tower and BERT, as plain values."""
+    text = {**HF, "bert": BERT}
+    arguments = {"embed_dim": 20, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": text}
+    parameters = sum(each.numel() for each in openai().visual.parameters())
+    card = tiny("unimed-clip-b16", arguments, 20, 48, 16, parameters)
+    content = card.model_dump(mode="json", by_alias=True) | {"name": "small-clip"}
+    content["text_tower"]["context_length"] = 24
+    return content
+
+
 def tokenizer(folder: Path) -> None:
     made = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
     made.pre_tokenizer = pre_tokenizers.Whitespace()
