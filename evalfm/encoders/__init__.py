@@ -10,19 +10,21 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder as Encoder
     from evalfm.encoders.encoder import Features as Features
     from evalfm.encoders.loading import load_encoder as load_encoder
-    from evalfm.encoders.registry import find_card as find_card
+    from evalfm.encoders.reference import EncoderRef as EncoderRef
+    from evalfm.encoders.reference import find_card as find_card
     from evalfm.encoders.registry import list_cards as list_cards
 
 _HOME = {
     "Encoder": "encoder",
     "EncoderCard": "card",
+    "EncoderRef": "reference",
     "Features": "encoder",
-    "find_card": "registry",
+    "find_card": "reference",
     "list_cards": "registry",
     "load_encoder": "loading",
 }
 
-__all__ = ["Encoder", "EncoderCard", "Features", "find_card", "list_cards", "load_encoder"]
+__all__ = ["Encoder", "EncoderCard", "EncoderRef", "Features", "find_card", "list_cards", "load_encoder"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
-from evalfm.encoders.registry import find_card, find_plugin
+from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
 from evalfm.encoders.variants import apply_variant
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
@@ -24,7 +25,7 @@ SEED = 0
 
 
 def load_encoder(
-    name: str | EncoderCard | Encoder | Callable[[], Encoder],
+    name: EncoderLike,
     *,
     weights: str | Path = "hub",
     input_size: int | tuple[int, int] | None = None,
@@ -53,7 +54,8 @@ def load_encoder(
     if not is_precision(precision):
         raise EvalfmError(f"There is no precision {precision!r}; take {', '.join(PRECISIONS)}.")
     place = _device(device)
-    made = _own(name)
+    ref = EncoderRef.parse(name)
+    made = _from_code(ref)
     if made is not None:
         if (str(weights), input_size, resize, precision) != ("hub", None, None, "float32"):
             raise EvalfmError(
@@ -62,7 +64,7 @@ def load_encoder(
             )
         made.seal()
         return made.eval().to(place)
-    card = name if isinstance(name, EncoderCard) else find_card(str(name))
+    card = find_card(ref)
     facts, notes = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
     settings = Settings(
@@ -83,29 +85,19 @@ def load_encoder(
     return encoder.eval().to(place)
 
 
-def _own(name: str | EncoderCard | Encoder | Callable[[], Encoder]) -> Encoder | None:
-    """The encoder that the user's code gives, or None where ``name`` is a card's."""
+def _from_code(ref: EncoderRef) -> Encoder | None:
+    """The encoder that the user's code gives, or None where the name is a card's."""
     digest = None
-    if isinstance(name, EncoderCard):
+    factory = ref.factory()
+    if ref.kind == "code":
+        factory, digest = _import_factory(user_path(ref.path or "", "--encoder"), ref.attribute or "")
+    if factory is None:
         return None
-    if isinstance(name, str):
-        path, colon, attribute = name.rpartition(":")
-        if colon and path.endswith(".py"):
-            factory, digest = _import_factory(user_path(path, "--encoder"), attribute)
-        else:
-            plugin = find_plugin(name)
-            if plugin is None:
-                return None
-            factory = plugin
-    elif isinstance(name, Encoder):
-        return name
-    else:
-        factory = name
     made = factory()
     if not isinstance(made, Encoder):
-        raise EvalfmError(f"{name} must give an evalfm Encoder, not a {type(made).__name__}.")
+        raise EvalfmError(f"{ref.label} must give an evalfm Encoder, not a {type(made).__name__}.")
     if digest is not None:
-        made.settings = Settings(**{**vars(made.settings), "code_digest": digest})
+        made.settings = replace(made.settings, code_digest=digest)
     return made
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from evalfm.data.phantom import LABELS as PHANTOM_LABELS
 from evalfm.data.registered import registered
 from evalfm.encoders.aliases import find_alias
-from evalfm.encoders.registry import RANDOM, find_card, find_plugin, is_plugin
+from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import find_head
 from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task
@@ -19,15 +19,10 @@ from evalfm.training.recipe import recipe_of
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
-    from evalfm.encoders.card import EncoderCard
-    from evalfm.encoders.encoder import Encoder
 Result = TypeVar("Result")
 
 PHANTOM = "phantom"
-PRECOMPUTED = "precomputed"
 RUN_FILE = "run.json"
-TABLE_NAMES = ("constant", "metadata", PRECOMPUTED)
-"""Encoders that are no model: tables of features, by the word before the colon."""
 
 
 def check_names(*given: Any, **named: Any) -> None:
@@ -41,7 +36,7 @@ def check_names(*given: Any, **named: Any) -> None:
 
 
 def name_faults(
-    encoders: Iterable[str | EncoderCard | Encoder] = (),
+    encoders: Iterable[EncoderLike] = (),
     tasks: Iterable[str] = (),
     heads: Iterable[str] = (),
     data: Iterable[str | Path | Manifest | None] = (),
@@ -75,12 +70,14 @@ def name_faults(
         for alias in stand_for:
             _told(faults, recipe_of, adapt or (alias.adapt if alias is not None else "frozen"), recipe)
     names = [each if alias is None else alias.encoder for each, alias in zip(encoders, stand_for, strict=True)]
-    for name in names:
-        if not _is_asked_elsewhere(name):
-            _told(faults, check_encoder, name)
+    refs = [ref for name in names if (ref := _told(faults, EncoderRef.parse, name)) is not None]
+    for ref in refs:
+        if not ref.is_slow:
+            _told(faults, ref.check)
     if not faults:
-        for name in filter(_is_asked_elsewhere, names):
-            _told(faults, check_encoder, name)
+        for ref in refs:
+            if ref.is_slow:
+                _told(faults, ref.check)
     return faults
 
 
@@ -106,41 +103,6 @@ def raise_all(faults: Sequence[EvalfmError]) -> None:
         raise EvalfmError(
             "\n".join([f"{len(sentences)} names or settings cannot be used:", *(f"  {each}" for each in sentences)])
         )
-
-
-def check_encoder(encoder: str | EncoderCard | Encoder) -> None:
-    """Refuse an unknown encoder before data are read or made.
-
-    Raises:
-        EvalfmError: no card, baseline, plug-in or file answers to the name.
-    """
-    if not isinstance(encoder, str):
-        return
-    word, _, rest = encoder.partition(":")
-    if word in TABLE_NAMES:
-        if word == PRECOMPUTED and rest and not os.path.isfile(rest):
-            raise EvalfmError(f"There is no file {rest}; check the path.")
-        return
-    code = code_file(encoder)
-    if code is not None:
-        if not os.path.isfile(code):
-            raise EvalfmError(f"There is no file {code}; check --encoder.")
-        return
-    if find_plugin(encoder) is None:
-        find_card(encoder)
-
-
-def code_file(encoder: str) -> str | None:
-    """The file of ``file.py:build``, or None where the name is no such thing."""
-    path, colon, _ = encoder.rpartition(":")
-    return path if colon and path.endswith(".py") else None
-
-
-def card_of(name: str) -> EncoderCard | None:
-    """The card of an encoder, where one can be had without running its code; None for tables and code."""
-    if name.partition(":")[0] in TABLE_NAMES or code_file(name) is not None or find_plugin(name) is not None:
-        return None
-    return find_card(name)
 
 
 def check_task(name: str, data: str | Path | Manifest | None = None) -> TaskCard | None:
@@ -181,25 +143,22 @@ def check_run(folder: Path) -> None:
         raise EvalfmError(f"{folder} is no run: it has no {RUN_FILE}; `evalfm ls runs` lists those under runs/.")
 
 
-def one_of(text: str, data: str | Path | Manifest | None = None) -> bool:
-    """Whether a text with commas is one name: a path that is there, or a column of ``data``.
+def is_encoder_path(text: str) -> bool:
+    """Whether a text with commas is one encoder: its card, code or embeddings are there."""
+    try:
+        path = EncoderRef.parse(text).path
+    except EvalfmError:
+        return False
+    return path is not None and os.path.exists(path)
 
-    The path may stand behind ``precomputed:`` or before ``:build`` or ``@pooling``.
-    """
-    word, _, rest = text.partition(":")
-    path, code = (rest, None) if word in TABLE_NAMES else (text, code_file(text))
-    behind = text.rpartition("@" if code is None else ":")
-    whole = os.path.exists(path) or ("," not in behind[2] and os.path.exists(behind[0]))
-    return whole or text in (_labels_of(data) or ())
+
+def is_task(text: str, data: str | Path | Manifest | None = None) -> bool:
+    """Whether a text with commas is one task: the path of a card, or a column of ``data``."""
+    return os.path.exists(text) or text in (_labels_of(data) or ())
 
 
 def _is_phantom(data: object) -> bool:
     return data is None or (data == PHANTOM and PHANTOM not in registered())
-
-
-def _is_asked_elsewhere(encoder: object) -> bool:
-    """Whether a name can only be looked up by timm, or by a plug-in's own code."""
-    return isinstance(encoder, str) and (encoder.startswith(RANDOM) or is_plugin(encoder))
 
 
 def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:

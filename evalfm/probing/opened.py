@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
-from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
-from evalfm.encoders.registry import find_plugin
+from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
@@ -110,7 +109,7 @@ def _seconds_per_image(source: EncodedSource) -> float:
 
 
 def open_encoder(
-    encoder: str | EncoderCard | Encoder,
+    encoder: EncoderLike,
     settings: EncoderSettings,
     manifest: Manifest,
     test: Manifest | None,
@@ -124,15 +123,15 @@ def open_encoder(
     Raises:
         EvalfmError: unknown name, missing weights, or no usable metadata.
     """
-    if isinstance(encoder, str) and encoder.partition(":")[0] in TABLES:
-        kind, _, rest = encoder.partition(":")
-        make = TABLES[kind]
-        source = make(manifest, rest, hidden, manifest)
-        tested = None if test is None else make(test, rest, hidden, manifest)
-        card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
+    ref = EncoderRef.parse(encoder)
+    if ref.is_table:
+        kind, make = ref.kind, TABLES[ref.kind]
+        source = make(manifest, ref.path, hidden, manifest)
+        tested = None if test is None else make(test, ref.path, hidden, manifest)
+        card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
         return Opened(kind, source, tested, card)
     device, precision = _where(settings)
-    opened = _load(encoder, settings, device, precision)
+    opened = _load(ref, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
     over = [
         None
@@ -161,32 +160,25 @@ def open_encoder(
         precision=opened.settings.precision,
         training_precision=_training_precision(settings, device, opened.settings.precision),
         asked=_public(settings),
-        redraw=_redraw(encoder, settings, device, precision) if opened.random_weights else None,
+        redraw=_redraw(ref, settings, device, precision) if opened.random_weights else None,
         notes=opened.notes,
     )
 
 
-def _load(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str, seed: int = SEED
-) -> Encoder:
+def _load(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str, seed: int = SEED) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
-    from_code = isinstance(encoder, Encoder) or (
-        isinstance(encoder, str) and (".py:" in encoder or find_plugin(encoder) is not None)
-    )
     return load_encoder(
         encoder,
         weights=settings.weights,
         input_size=settings.input_size,
         resize=settings.resize,
-        precision="float32" if from_code and settings.precision == "auto" else precision,
+        precision="float32" if encoder.is_code and settings.precision == "auto" else precision,
         device=device,
         seed=seed,
     )
 
 
-def _redraw(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str
-) -> Callable[[int], Encoder]:
+def _redraw(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
     def redrawn(seed: int) -> Encoder:
@@ -226,7 +218,7 @@ def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:
     return [name for name in METADATA if name in declared and name not in hidden]
 
 
-def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
+def _metadata(manifest: Manifest, path: str | None, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
     """Sex, age and view; other data are read with the levels of the data that were learnt on."""
     columns = metadata_columns(learnt_on, hidden)
     if not columns:
@@ -241,19 +233,19 @@ def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: 
     return MetadataSource(manifest, columns, levels)
 
 
-def _precomputed(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
-    if not rest:
+def _precomputed(manifest: Manifest, path: str | None, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
+    if path is None:
         raise EvalfmError("Say which file holds the embeddings: --encoder precomputed:embeddings.parquet.")
-    return PrecomputedSource(manifest, rest)
+    return PrecomputedSource(manifest, path)
 
 
-TABLES: dict[str, Callable[[Manifest, str, frozenset[str], Manifest], FeatureSource]] = {
-    "constant": lambda manifest, rest, hidden, learnt_on: ConstantSource(manifest),
+TABLES: dict[str, Callable[[Manifest, str | None, frozenset[str], Manifest], FeatureSource]] = {
+    "constant": lambda manifest, path, hidden, learnt_on: ConstantSource(manifest),
     "metadata": _metadata,
     "precomputed": _precomputed,
 }
-"""Sources of features that are no image encoders, by the word before the colon.
+"""Sources of features that are no image encoders, by kind.
 
-Each is made for a manifest, from what stands behind the colon, without the hidden columns, in the form of the manifest
+Each is made for a manifest, from the path in its name, without the hidden columns, in the form of the manifest
 that the head learns on.
 """

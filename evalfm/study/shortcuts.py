@@ -10,6 +10,7 @@ import numpy as np
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import registered
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import CURVE, KINDS
 from evalfm.probing.sides import rows_digest
@@ -78,19 +79,20 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
     reasons = []
     for run in runs:
         config = run.record.config
+        called = EncoderRef.parse(_called(run))
         reason = None
         if run.is_floor or run.record.task["kind"] not in KINDS:
             reason = "is a floor, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are asked"
-        elif ".py:" in _called(run) or _called(run).endswith((".yaml", ".yml", ".py")):
+        elif called.kind in ("code", "card-file"):
             # A run from anywhere names no code and no file of this machine.
             reason = "names an encoder of code or a card of its own; ask it yourself with `evalfm probe`"
         elif config.get("test_data"):
             reason = "was tested on other data"
         elif config.get("shots") or config.get("label_fraction") or config.get("associate"):
             reason = "was trained on a part of train"
-        elif (config.get("encoder") or {}).get("weights") == "file" or run.encoder.startswith("precomputed"):
+        elif (config.get("encoder") or {}).get("weights") == "file" or called.kind == "precomputed":
             reason = (
                 "used a file that no run names; ask it yourself with `evalfm probe --weights FILE --task chest_tube "
                 '--where "pneumothorax == 0" --floors all` and `--associate`, and name the folder of those runs too'

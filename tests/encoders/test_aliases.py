@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from evalfm.encoders import find_card
 from evalfm.encoders.aliases import ALIASES, find_alias
-from evalfm.encoders.registry import card_names, find_card
+from evalfm.encoders.registry import card_names
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 

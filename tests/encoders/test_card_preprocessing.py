@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image as Pil
 
 from evalfm.data.images import Image
+from evalfm.encoders import find_card
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.encoders.registry import find_card
 
 from .expected import EXPECTED, Expected
 from .films import ellipse, film, image, overlap

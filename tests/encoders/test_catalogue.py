@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of
 from evalfm.encoders.describing import described
-from evalfm.encoders.registry import ABSENT, find_card, list_absent
+from evalfm.encoders.registry import ABSENT, list_absent
 from evalfm.errors import EvalfmError
 
 DOCS = Path(__file__).parents[2] / "docs"

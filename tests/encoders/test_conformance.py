@@ -10,11 +10,11 @@ import timm
 import torch
 
 from evalfm.data.images import Image
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, Settings
 from evalfm.encoders.families import builder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 
 from .expected import EXPECTED
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from evalfm.data.images import Image
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, _is_finite, tensor_digest
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 

@@ -18,9 +18,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
 from transformers import BitImageProcessor, CLIPImageProcessor
 
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 
 from .expected import EXPECTED
 from .films import film

@@ -17,9 +17,9 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalfm.encoders import hub, load_encoder
+from evalfm.encoders import find_card, hub, load_encoder
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 TINY = "random:test_vit"

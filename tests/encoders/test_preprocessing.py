@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from evalfm.data.geometry import Geometry
+from evalfm.encoders import find_card
 from evalfm.encoders.preprocessing import Preparer, override
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 from .films import ellipse, film, image, overlap

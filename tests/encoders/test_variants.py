@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, list_cards, load_encoder
 from evalfm.encoders.card import EncoderCard, Variant
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import find_card, list_cards
 from evalfm.encoders.variants import apply_variant
 from evalfm.errors import EvalfmError
 

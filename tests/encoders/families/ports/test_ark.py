@@ -13,10 +13,10 @@ import yaml
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.encoder import Settings
 from evalfm.encoders.families.ports.ark import ArkEncoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 WIDTHS, HEADS, DEPTHS, WINDOW, SIDE = (8, 16, 32, 64), (1, 2, 4, 8), (2, 2, 2, 2), 3, 96
