@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 from abc import ABC, abstractmethod
@@ -19,13 +18,14 @@ from torch.nn import functional
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
 from evalfm.encoders.preprocessing import Augment, Preparer
+from evalfm.encoders.text import TextTower
+from evalfm.encoders.weights import foreign_code, tensor_digest
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from evalfm.data.images import Image
-    from evalfm.encoders.text import TextTower
 
 CONTRACT = 2
 """Raised whenever evalfm's own preparation, pooling or built-in features change."""
@@ -337,33 +337,3 @@ def _is_finite(tensors: Sequence[Tensor]) -> bool:
 def is_precision(name: str) -> TypeGuard[Precision]:
     """Whether ``name`` is a precision that encoders run in."""
     return name in PRECISIONS
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors by sorted name, with type and shape; the same on every device."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def foreign_code(kind: type) -> list[str]:
-    """SHA-256 of the files that define the classes of ``kind`` that are the user's own."""
-    digests = []
-    for each in kind.__mro__:
-        if each.__module__.split(".")[0] in ("evalfm", "torch", "abc", "builtins"):
-            continue
-        try:
-            source = inspect.getsourcefile(each)
-        except TypeError:
-            source = None
-        if source is not None:
-            with open(source, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        else:
-            # Typed at a prompt: no file, so the compiled hook stands for it.
-            code = getattr(vars(each).get("_forward"), "__code__", None)
-            digests.append(hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest())
-    return digests

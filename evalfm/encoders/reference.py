@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
@@ -173,9 +174,7 @@ class EncoderRef:
             EvalfmError: unknown name, pooling or variant, or a card that is not valid.
         """
         card = self._card()
-        for word in self.modifiers if card is not None else ():
-            card = _modified(card, word)
-        return card
+        return None if card is None else reduce(_modified, self.modifiers, card)
 
     def _card(self) -> EncoderCard | None:
         if self.kind == "card":

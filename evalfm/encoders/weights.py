@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evalfm.cards import read_json
@@ -284,3 +286,33 @@ def _renamed(tensors: dict[str, Tensor], facts: WeightsFacts) -> tuple[dict[str,
 
 PARALLEL, COMPILED = "module.", "_orig_mod."
 """What torch's wrappers for several devices and for compilation put into the names of tensors."""
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by sorted name, with type and shape; the same on every device."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def foreign_code(kind: type) -> list[str]:
+    """SHA-256 of the files that define the classes of ``kind`` that are the user's own."""
+    digests = []
+    for each in kind.__mro__:
+        if each.__module__.split(".")[0] in ("evalfm", "torch", "abc", "builtins"):
+            continue
+        try:
+            source = inspect.getsourcefile(each)
+        except TypeError:
+            source = None
+        if source is not None:
+            with open(source, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        else:
+            # Typed at a prompt: no file, so the compiled hook stands for it.
+            code = getattr(vars(each).get("_forward"), "__code__", None)
+            digests.append(hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest())
+    return digests

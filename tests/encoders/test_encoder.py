@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from evalfm.data.images import Image
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, _is_finite, tensor_digest
+from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, _is_finite
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 
 
