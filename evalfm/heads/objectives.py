@@ -15,7 +15,7 @@ from torch.nn import functional
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes
 from evalfm.heads.head import Context, Examples
-from evalfm.heads.readout import Layout, log_odds
+from evalfm.heads.module import Layout, log_odds
 from evalfm.heads.segmentation.losses import PooledDice, pixel_loss
 from evalfm.heads.segmentation.targets import read_targets
 from evalfm.progress import Progress

@@ -6,7 +6,7 @@ import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Projection
+from evalfm.heads.module import Projection
 from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.losses import PooledDice
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
@@ -106,11 +106,11 @@ def test_round_trip_and_prediction_on_the_film(plant):
     train = type(train)(source, train.rows, train.target, train.patients, reader)
     val = type(val)(source, val.rows, val.target, val.patients, reader)
     fit_together(heads, train, val, CONTEXT)
-    fresh = [LinearDenseHead(), MultiscaleHead()]
-    for head, other in zip(heads, fresh, strict=True):
+    new_module = [LinearDenseHead(), MultiscaleHead()]
+    for head, other in zip(heads, new_module, strict=True):
         other.load_tensors(head.tensors())
     seen = []
-    for (row, ours), (again, theirs) in zip(predict_dense(heads, val), predict_dense(fresh, val), strict=True):
+    for (row, ours), (again, theirs) in zip(predict_dense(heads, val), predict_dense(new_module, val), strict=True):
         assert row == again
         seen.append(row)
         for probability, same in zip(ours, theirs, strict=True):
