@@ -137,9 +137,9 @@ class FromMaskHead(PooledHead, TrainableHead):
         """The dense head's."""
         return self._inner.fitted(statistics, objective)
 
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """The dense head's."""
-        self._inner.keep(module, layout, objective, device)
+        self._inner.set_module(module, layout, objective, device)
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
         """Choose the thresholds on val, and count the films of val that have no measure."""

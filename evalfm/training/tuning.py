@@ -134,7 +134,7 @@ def tune(
     curve, epoch = _take_best(job)
     adapted.eval()
     adapted.seal()
-    head.keep(module, layout, objective, setting.device)
+    head.set_module(module, layout, objective, setting.device)
     source = source_of(adapted)
     seen = [replace(examples, source=source) for examples in (train, val)]
     notes += head.after_training(seen[0], seen[1], context)
