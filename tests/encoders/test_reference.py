@@ -11,7 +11,7 @@ import pytest
 from evalfm.encoders import EncoderRef, find_card, load_encoder, registry
 from evalfm.encoders.reference import PREFIXES
 from evalfm.errors import EvalfmError
-from evalfm.probing.opened import TABLES
+from evalfm.probing.session import TABLES
 
 WINDOWS_CODE = r"C:\models\enc.py:build"
 

@@ -34,7 +34,7 @@ TRIAL_FROM = 100
 
 
 @dataclass(frozen=True)
-class Opened:
+class EncoderSession:
     """A feature source per manifest, with what a run records of the encoder behind them.
 
     Attributes:
@@ -108,14 +108,14 @@ def _seconds_per_image(source: EncodedSource) -> float:
     return time.perf_counter() - started
 
 
-def open_encoder(
+def open_session(
     encoder: EncoderLike,
     settings: EncoderSettings,
     manifest: Manifest,
     test: Manifest | None,
     progress: Progress,
     hidden: frozenset[str] = frozenset(),
-) -> Opened:
+) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
     ``hidden`` columns are kept from the metadata: the question's own targets.
@@ -129,16 +129,15 @@ def open_encoder(
         source = make(manifest, ref.path, hidden, manifest)
         tested = None if test is None else make(test, ref.path, hidden, manifest)
         card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
-        return Opened(kind, source, tested, card)
+        return EncoderSession(kind, source, tested, card)
     device, precision = _where(settings)
-    opened = _load(ref, settings, device, precision)
+    loaded = _load(ref, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
-    over = [
-        None
-        if each is None
-        else EncodedSource(
-            opened,
-            each,
+
+    def source_of(images: Manifest) -> EncodedSource:
+        return EncodedSource(
+            loaded,
+            images,
             store,
             maps=settings.maps,
             batch_size=settings.batch_size,
@@ -146,22 +145,20 @@ def open_encoder(
             cache_images=settings.cache_images,
             progress=progress,
         )
-        for each in (manifest, test)
-    ]
-    assert over[0] is not None
-    return Opened(
-        name=opened.card.name,
-        source=over[0],
-        test=over[1],
-        card=opened.card.model_dump(mode="json", by_alias=True),
-        weights_digest=opened.weights_digest,
-        random_weights=opened.random_weights,
+
+    return EncoderSession(
+        name=loaded.card.name,
+        source=source_of(manifest),
+        test=None if test is None else source_of(test),
+        card=loaded.card.model_dump(mode="json", by_alias=True),
+        weights_digest=loaded.weights_digest,
+        random_weights=loaded.random_weights,
         device=device,
-        precision=opened.settings.precision,
-        training_precision=_training_precision(settings, device, opened.settings.precision),
+        precision=loaded.settings.precision,
+        training_precision=_training_precision(settings, device, loaded.settings.precision),
         asked=_public(settings),
-        redraw=_redraw(ref, settings, device, precision) if opened.random_weights else None,
-        notes=opened.notes,
+        redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
+        notes=loaded.notes,
     )
 
 
