@@ -134,7 +134,7 @@ def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
         return
     yield Finding(f"encoder {name}", True, said)
     apart = float((company.pooled[1] - first.pooled[0]).abs().max() / first.pooled.abs().max().clamp_min(1e-12))
-    fine = apart < MOST_APART[encoder.settings.precision]
+    fine = apart < MOST_APART[encoder.precision]
     remedy = "" if fine else "Another film in the batch changes the answer; batch norm may be in training."
     yield Finding("batches", fine, f"a film alone and in company differ by {apart:.1e} at most", remedy)
     yield _golden(encoder)
@@ -151,7 +151,7 @@ def _golden(encoder: Encoder) -> Finding:
     golden = find_golden(encoder.card)
     if golden is None:
         return Finding("golden embedding", None, "none on the card", "With the true weights, --write-golden keeps one.")
-    if encoder.preparer.facts != encoder.card.preprocessing or encoder.settings.precision != "float32":
+    if encoder.preparer.facts != encoder.card.preprocessing or encoder.precision != "float32":
         said = "not compared: it was made at the card's own input size, in float32"
         return Finding("golden embedding", None, said, "Leave --input-size and --precision out.")
     found = compare(encoder, golden)

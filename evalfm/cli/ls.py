@@ -34,9 +34,9 @@ def encoders(
         evalfm ls encoders --domain chest --commercial yes --max-parameters 100M
     """
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.encoders.aliases import ALIASES
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
+    from evalfm.encoders.reference import ALIASES
     from evalfm.encoders.registry import list_factories
     from evalfm.errors import UnknownNameError
 

@@ -25,7 +25,7 @@ def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")],
         evalfm show encoder rad-dino
     """
     from evalfm.encoders import find_card
-    from evalfm.encoders.describing import described
+    from evalfm.encoders.catalogue import described
     from evalfm.encoders.registry import find_absent
 
     card = find_absent(name) or find_card(name)

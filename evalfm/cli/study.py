@@ -128,8 +128,7 @@ def _changed(
 ) -> Study:
     """The study with what the command line says of every cell."""
     from evalfm.cards import parse_yaml
-    from evalfm.encoders.aliases import find_alias
-    from evalfm.encoders.reference import EncoderRef
+    from evalfm.encoders.reference import EncoderRef, find_alias
     from evalfm.errors import EvalfmError
     from evalfm.training.recipe import parse_changes
 

@@ -37,7 +37,7 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 MAX_SIDE = 8192
 """Pixels along a side of a model's input; three channels of so many squared take 800 MB."""
 
-SAID = {
+DESCRIPTIVE = {
     *("summary", "licence", "commercial_use", "gated", "paradigm", "domain", "pretraining_data", "paper"),
     *("golden", "confirmed", "unconfirmed", "weights", "text_tower", "variants", "variant"),
 }
@@ -287,9 +287,9 @@ class EncoderCard(CardModel):
     confirmed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
 
-    def deciding(self) -> dict[str, Any]:
+    def feature_facts(self) -> dict[str, Any]:
         """The facts that decide the features, as plain values; what is said about the encoder is left out."""
-        facts = self.model_dump(mode="json", by_alias=True, exclude=SAID)
+        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE)
         # A card with variants is another encoder only where one is taken.
         return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}
 

@@ -7,7 +7,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, final
 
@@ -75,7 +75,7 @@ class RawFeatures:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EncoderState:
     """How one encoder is run: the card's preprocessing with overrides, and where its weights came from.
 
     Attributes:
@@ -104,11 +104,11 @@ class Encoder(nn.Module, ABC):
     made of the tensors, the card, the code's file, the preprocessing, the precision and the libraries.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings | None = None) -> None:
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
         super().__init__()
         self.card = card
-        self.settings = settings or Settings()
-        self.preparer = Preparer(self.settings.preprocessing or card.preprocessing, card.name)
+        self.state = state or EncoderState()
+        self.preparer = Preparer(self.state.preprocessing or card.preprocessing, card.name)
         self._digest: str | None = None
         # In a list, so that the tower is no part of the encoder's own parameters.
         self._towers: list[TextTower] = []
@@ -151,7 +151,7 @@ class Encoder(nn.Module, ABC):
             EvalfmError: the batch has another shape, or the model gives other dimensions than its card says.
         """
         self._check_batch(batch)
-        dtype = PRECISIONS[self.settings.precision]
+        dtype = PRECISIONS[self.precision]
         # A model that is only laid out (device meta) has shapes to tell, and autocast does not know that device.
         place = "cpu" if batch.is_meta else batch.device.type
         with torch.autocast(place, dtype, enabled=dtype != torch.float32):
@@ -180,7 +180,7 @@ class Encoder(nn.Module, ABC):
         assert isinstance(features, Features)
         if not _is_finite((features.pooled, *features.maps)):
             raise EvalfmError(
-                f"{self.card.name} gives NaN or infinite features in {self.settings.precision}; "
+                f"{self.card.name} gives NaN or infinite features in {self.precision}; "
                 "use --precision float32, or check the weights."
             )
         return features
@@ -238,12 +238,21 @@ class Encoder(nn.Module, ABC):
     @property
     def random_weights(self) -> bool:
         """Whether the weights were drawn and never trained."""
-        return self.settings.random_weights
+        return self.state.random_weights
+
+    @property
+    def precision(self) -> Precision:
+        """Number format in which the model runs."""
+        return self.state.precision
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences that a run must repeat."""
-        return self.settings.notes
+        return self.state.notes
+
+    def add_notes(self, *sentences: str) -> None:
+        """Add sentences that a run must repeat."""
+        self.state = replace(self.state, notes=(*self.state.notes, *sentences))
 
     @property
     def weights_digest(self) -> str:
@@ -263,10 +272,10 @@ class Encoder(nn.Module, ABC):
         content = {
             "contract": CONTRACT,
             "weights": self.weights_digest,
-            "card": self.card.deciding(),
+            "card": self.card.feature_facts(),
             "preprocessing": self.preparer.facts.model_dump(mode="json"),
-            "precision": self.settings.precision,
-            "code": [self.settings.code_digest, *foreign_code(type(self))],
+            "precision": self.precision,
+            "code": [self.state.code_digest, *foreign_code(type(self))],
             "libraries": {name: version(name) for name in ("torch", *_LIBRARIES.get(self.card.family, ()))},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

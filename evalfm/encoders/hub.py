@@ -32,7 +32,7 @@ def fetch(card: EncoderCard) -> Path:
         )
     path = _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
     if facts.file.endswith(".index.json"):
-        from evalfm.encoders.shards import shard_names
+        from evalfm.encoders.weight_files import shard_names
 
         for name in shard_names(path):
             _fetched(card, facts.repository, name, facts.revision, "--weights PATH")

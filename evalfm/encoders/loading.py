@@ -9,13 +9,13 @@ from pathlib import Path
 
 import torch
 
+from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
+from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
-from evalfm.encoders.variants import apply_variant
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file, user_path
@@ -67,7 +67,7 @@ def load_encoder(
     card = find_card(ref)
     facts, notes = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
-    settings = Settings(
+    state = EncoderState(
         preprocessing=facts,
         precision=precision,
         random_weights=drawn,
@@ -78,7 +78,7 @@ def load_encoder(
     # Building draws initial weights; the caller's generator must not feel it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = builder(card.family)(card, settings, checkpoint)
+        encoder = builder(card.family)(card, state, checkpoint)
     _check_size(encoder, card)
     apply_variant(encoder)
     encoder.seal()
@@ -97,7 +97,7 @@ def _from_code(ref: EncoderRef) -> Encoder | None:
     if not isinstance(made, Encoder):
         raise EvalfmError(f"{ref.label} must give an evalfm Encoder, not a {type(made).__name__}.")
     if digest is not None:
-        made.settings = replace(made.settings, code_digest=digest)
+        made.state = replace(made.state, code_digest=digest)
     return made
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from importlib import import_module
@@ -262,3 +262,46 @@ def _card_of(given: object) -> EncoderCard | None:
     """The card that is given, or that an encoder bears, which tells it from a function without torch."""
     card = given if isinstance(given, EncoderCard) else getattr(given, "card", None)
     return card if isinstance(card, EncoderCard) else None
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What a word stands for.
+
+    Attributes:
+        name: the word. encoder, head, adaptation, resize: as they would be asked for one by one. The whole image is
+            squashed to the input, for nothing was learnt with the crop that the encoder's card has.
+    """
+
+    name: str
+    encoder: str
+    head: str
+    adaptation: str
+    resize: str = "squash"
+
+    def applied(self, adaptation: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+        """Adaptation and heads, where the caller said nothing else.
+
+        Raises:
+            EvalfmError: the caller asked for something else.
+        """
+        if adaptation not in (None, self.adaptation) or (heads and tuple(heads) != (self.head,)):
+            raise EvalfmError(
+                f"{self.name} stands for --encoder {self.encoder} --head {self.head} --adaptation {self.adaptation}; "
+                f"say --encoder {self.encoder} to choose another head or adaptation."
+            )
+        return self.adaptation, (self.head,)
+
+
+ALIASES = {
+    alias.name: alias
+    for alias in (
+        Alias("unet-resnet34", "resnet34", "unet", "scratch"),
+        Alias("unet-efficientnet-b4", "efficientnet-b4", "unet", "scratch"),
+    )
+}
+
+
+def find_alias(name: str) -> Alias | None:
+    """What ``name`` stands for, or None where it is no alias."""
+    return ALIASES.get(name)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from evalfm.cards import read_json
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.shards import INDEX, find_shards, has_shards
-from evalfm.encoders.weight_files import check_plain, listed, read_content
+from evalfm.encoders.weight_files import INDEX, check_plain, find_shards, has_shards, listed, read_content
 from evalfm.errors import EvalfmError
 
 COUNTERS = ".num_batches_tracked"

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalfm.data.phantom import LABELS as PHANTOM_LABELS
 from evalfm.data.registered import registered
-from evalfm.encoders.aliases import find_alias
-from evalfm.encoders.reference import EncoderLike, EncoderRef
+from evalfm.encoders.reference import EncoderLike, EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import find_head
 from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task

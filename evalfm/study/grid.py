@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalfm.encoders.aliases import find_alias
-from evalfm.encoders.reference import EncoderRef
+from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
 from evalfm.probing.texts import TEXT, reads_text

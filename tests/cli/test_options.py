@@ -136,7 +136,7 @@ data: phantom
 encoders: [hgo, hog]
 tasks: [ptx-csl, {name: sex, heads: [liner]}]
 heads: {binary: [knnn]}
-baselines: [{encoder: resnet99, head: unett}]
+supervised: [{encoder: resnet99, head: unett}]
 """
 LIGHT = """
 import json, sys

@@ -12,8 +12,7 @@ from typer.testing import CliRunner
 from evalfm.cli.app import app
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of
-from evalfm.encoders.describing import described
+from evalfm.encoders.catalogue import Wanted, catalogue, described, parameters_of
 from evalfm.encoders.registry import ABSENT, list_absent
 from evalfm.errors import EvalfmError
 

@@ -70,7 +70,7 @@ def test_timm_weights_give_timms_own_features(tiny: tuple[str, dict[str, Tensor]
     mean = load_encoder(f"{card}@mean", weights=saved(tensors, tmp_path))
     assert torch.allclose(mean.encode(batch).pooled, final[:, 1:].mean(1), atol=1e-6)
     assert encoder.random_weights is False
-    assert encoder.settings.weights_file is not None
+    assert encoder.state.weights_file is not None
 
 
 def missing(tensors: dict[str, Tensor]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from evalfm.encoders.adaptation.blocks import blocks
+from evalfm.encoders.blocks import blocks
 from evalfm.encoders.encoder import Encoder
 
 

@@ -10,7 +10,7 @@ from timm.models import group_parameters
 from torch import nn
 from torch.nn import Parameter
 
-from evalfm.encoders.adaptation.blocks import blocks
+from evalfm.encoders.blocks import blocks
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 

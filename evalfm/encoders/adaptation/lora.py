@@ -12,7 +12,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from evalfm.encoders.adaptation.blocks import LORA
+from evalfm.encoders.blocks import LORA
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 

@@ -1,17 +1,21 @@
-"""Features that nobody trained: cosine frequencies of the pixels, and histograms of oriented gradients."""
+"""Encoders without published weights: cosine frequencies, histograms of oriented gradients, a small network."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint
-from evalfm.errors import UnknownNameError
+from evalfm.errors import EvalfmError, UnknownNameError
+
+WIDTHS = (32, 64, 128, 256)
+SMALLEST = 28
 
 
 class Pixels(Encoder):
@@ -23,8 +27,8 @@ class Pixels(Encoder):
 
     SIDE, KEPT, CELL = 32, 16, 16
 
-    def __init__(self, card: EncoderCard, settings: Settings | None = None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
+        super().__init__(card, state)
         self.cosines: Tensor
         self.register_buffer("cosines", cosine_matrix(self.SIDE)[: self.KEPT], persistent=False)
 
@@ -86,6 +90,40 @@ class Hog(Encoder):
         return total / count
 
 
+class LightCNN(Encoder):
+    """Four blocks of a 3×3 convolution, batch norm and ReLU, with 2×2 maximum pooling after the first three.
+
+    Blocks of 32, 64, 128 and 256 channels; layers 0 and 1 are the first two after pooling (strides 2 and 4), 2 the
+    third after pooling and 3 the last (both stride 8). Odd sides are pooled with a last half-filled cell, so that
+    every map covers the image.
+
+    Raises:
+        EvalfmError: the input is smaller than 28 pixels.
+    """
+
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
+        super().__init__(card, state)
+        if min(self.input_size) < SMALLEST:
+            raise EvalfmError(f"{card.name} takes images of {SMALLEST} pixels or more; raise --input-size.")
+        widths = (self.preparer.facts.channels, *WIDTHS)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+                nn.MaxPool2d(2, ceil_mode=True) if outputs != WIDTHS[-1] else nn.Identity(),
+            )
+            for inputs, outputs in pairwise(widths)
+        )
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        layers = []
+        for block in self.blocks:
+            batch = block(batch)
+            layers.append(batch)
+        return RawFeatures(layers=tuple(layers[index] for index in self.card.map_layers), final=batch)
+
+
 def cosine_matrix(side: int) -> Tensor:
     """Orthonormal DCT-II as a matrix [side, side]: row k holds the k-th cosine."""
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
@@ -95,11 +133,11 @@ def cosine_matrix(side: int) -> Tensor:
     return matrix.float()
 
 
-KINDS: dict[str, type[Encoder]] = {"pixels": Pixels, "hog": Hog}
+KINDS: dict[str, type[Encoder]] = {"pixels": Pixels, "hog": Hog, "light-cnn": LightCNN}
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The encoder without weights that the card's architecture names; there is no checkpoint to read."""
     if card.architecture not in KINDS:
         raise UnknownNameError("encoder without weights", card.architecture, KINDS)
-    return KINDS[card.architecture](card, settings)
+    return KINDS[card.architecture](card, state)

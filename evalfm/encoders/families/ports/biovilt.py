@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, load_into
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class BioVilTEncoder(Encoder):
     2023; the authors' hi-ml-multimodal package.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         self.model = ImageModel(list(card.arguments["layers"]))
         if checkpoint is not None:
             load_into(self.model, checkpoint.tensors, card.weights, checkpoint.path)
@@ -51,7 +51,7 @@ class BioVilTEncoder(Encoder):
     def _text_tower(self) -> TextTower:
         from evalfm.encoders.families.ports.biovilt_text import BioVilTTextTower
 
-        return BioVilTTextTower(self.card, self.settings)
+        return BioVilTTextTower(self.card, self.state)
 
 
 class ImageModel(nn.Module):
