@@ -22,14 +22,14 @@ def blocks(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     weight matrices and is no list itself; one that holds several blocks is a stage, and its blocks are taken
     instead. Empty for a plain chain of layers.
     """
-    found: list[tuple[str, nn.Module]] = []
+    members: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():
         path = f"{prefix}{name}"
         inner = blocks(child, f"{path}.")
         member = isinstance(module, LISTS) and not isinstance(child, LISTS) and _matrices(child) >= 2
         # A squeeze-and-excitation inside a block is one part of it, not a stage's only block.
-        found += [(path, child)] if member and len(inner) < 2 else inner
-    return found
+        members += [(path, child)] if member and len(inner) < 2 else inner
+    return members
 
 
 def _matrices(module: nn.Module) -> int:
@@ -46,10 +46,10 @@ def apply_variant(encoder: Encoder) -> None:
     if card.variant is None:
         return
     change = ZeroTokens(card.name, card.taken(card.variant), card.prefix_tokens)
-    found = blocks(encoder)
-    if not found:
+    members = blocks(encoder)
+    if not members:
         raise EvalfmError(f"{card.name} has no blocks of a transformer; its card cannot offer {card.variant!r}.")
-    for _, block in found:
+    for _, block in members:
         block.register_forward_pre_hook(change)
 
 

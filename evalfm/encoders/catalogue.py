@@ -17,7 +17,7 @@ UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an encoder must be; None and False ask for nothing.
+    """What an encoder must be; None and False exclude nothing.
 
     Attributes:
         paradigm, commercial: exactly this.
@@ -36,8 +36,8 @@ class Wanted:
     least: int | None = None
     most: int | None = None
 
-    def answers(self, card: EncoderCard | AbsentCard) -> bool:
-        """Whether ``card`` is what is wanted; a size that is not known answers to no bound."""
+    def matches(self, card: EncoderCard | AbsentCard) -> bool:
+        """Whether ``card`` is what is wanted; a size that is not known lies in no bounds."""
         size = card.parameters if isinstance(card, EncoderCard) else None
         tower = card.text_tower if isinstance(card, EncoderCard) else None
         return (
@@ -58,10 +58,10 @@ def parameters_of(text: str) -> int:
     Raises:
         EvalfmError: it is none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBG]?)\s*", text, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBG]?)\s*", text, re.IGNORECASE)
+    if match is None:
         raise EvalfmError(f"{text!r} is no number of parameters; write it as 90M or 1.2B.")
-    return round(float(found[1]) * UNITS[found[2].upper()])
+    return round(float(match[1]) * UNITS[match[2].upper()])
 
 
 def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCard]:
@@ -71,10 +71,10 @@ def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCar
         EvalfmError: none is what is wanted.
     """
     every: dict[str, EncoderCard | AbsentCard] = {**list_cards(), **list_absent()}
-    kept = {name: card for name, card in every.items() if wanted is None or wanted.answers(card)}
+    kept = {name: card for name, card in every.items() if wanted is None or wanted.matches(card)}
     if not kept:
         domains = ", ".join(sorted({card.domain for card in every.values() if card.domain != "none"}))
-        raise EvalfmError(f"No encoder is all of that; ask for less (domains: {domains}).")
+        raise EvalfmError(f"No encoder meets all conditions; leave one out (domains: {domains}).")
     return kept
 
 
@@ -97,19 +97,19 @@ def pretraining(sets: Iterable[object]) -> str:
 
 def described(card: EncoderCard | AbsentCard) -> list[tuple[str, list[str]]]:
     """Sections of plain lines, by their titles."""
-    parts = [("", [f"{card.name}: {card.summary}"])]
-    parts += _absent(card) if isinstance(card, AbsentCard) else _loadable(card)
+    sections = [("", [f"{card.name}: {card.summary}"])]
+    sections += _absent(card) if isinstance(card, AbsentCard) else _loadable(card)
     terms = [f"{card.licence}; {COMMERCIAL[card.commercial_use]}"]
     if card.gated:
         terms.append("behind a form or a licence that must be accepted first")
-    parts.append(("Licence", terms))
+    sections.append(("Licence", terms))
     if card.paradigm != "none":
         origin = [f"{card.paradigm}, on {card.domain}", f"data: {pretraining(card.pretraining_data)}"]
-        parts.append(("Pre-training", [*origin, *([f"paper: {card.paper}"] if card.paper else [])]))
+        sections.append(("Pre-training", [*origin, *([f"paper: {card.paper}"] if card.paper else [])]))
     if isinstance(card, EncoderCard):
-        parts.append(("Confirmed", list(card.confirmed)))
-    parts.append(("Not confirmed", list(card.unconfirmed)))
-    return [(title, lines) for title, lines in parts if lines]
+        sections.append(("Confirmed", list(card.confirmed)))
+    sections.append(("Not confirmed", list(card.unconfirmed)))
+    return [(title, lines) for title, lines in sections if lines]
 
 
 def _absent(card: AbsentCard) -> list[tuple[str, list[str]]]:
@@ -156,15 +156,13 @@ def _input(card: EncoderCard) -> list[str]:
         other = f"other sizes in multiples of {card.size_multiple} with --input-size"
     else:
         other = "other sizes with --input-size"
-    channels = (
-        "grey films are repeated to three channels" if facts.channels == 3 else "one channel; colour is reduced to luma"
-    )
+    channels = "grey is repeated to three channels" if facts.channels == 3 else "one channel; colour is reduced to luma"
     return [size, other, channels, _scaling(facts), f"takes {' or '.join(facts.units)} images"]
 
 
 def _resize(facts: Preprocessing) -> str:
     if facts.resize == "squash":
-        return "the whole film squashed to it"
+        return "the whole image squashed to it"
     if facts.resize == "shortest-edge-crop":
         return f"shortest edge to {facts.resize_to}, then the centre (the rest is not seen)"
     side = f"a square of {facts.resize_to}" if facts.resize_to else "it"
@@ -178,7 +176,7 @@ def _scaling(facts: Preprocessing) -> str:
     if facts.input_range is None:
         return f"values as they are, {statistics}"
     low, high = facts.input_range
-    ends = {"range": "black and white", "min-max-film": "the film's smallest and largest value"}
+    ends = {"range": "black and white", "min-max-image": "the image's smallest and largest value"}
     what = ends.get(facts.scaling, "the smallest and largest input value")
     return f"{what} become {low:g} and {high:g}; then {statistics}"
 
@@ -189,7 +187,7 @@ def _numbers(values: tuple[float, ...]) -> str:
 
 def _maps(card: EncoderCard) -> list[str]:
     if not card.map_layers:
-        return ["none: it cannot be asked where something is"]
+        return ["none: it cannot say where something is"]
     kind = "stage" if len(set(card.map_strides)) == len(card.map_strides) else "block"
     where = f"{kind}{'s' if len(card.map_layers) > 1 else ''} {_listed(card.map_layers)}"
     cells = f"one cell per {_listed(card.map_strides)} pixels of the input"

@@ -130,17 +130,17 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no final norm; its card must say map_norm: none")
 
     def _text_tower(self) -> TextTower:
-        """Build the text tower of the same weights; called once, when first asked for."""
+        """Build the text tower of the same weights; called once, when first needed."""
         raise NotImplementedError(f"{type(self).__name__} has no text tower; its card must name none")
 
     @final
     def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input [C, h, w] for one film, and its geometry; see :class:`Preparer`."""
+        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`."""
         return self.preparer(image, augment)
 
     @final
     def geometry_of(self, height: int, width: int) -> Geometry:
-        """How a film [height, width] lies in the model's input."""
+        """How an image [height, width] lies in the model's input."""
         return self.preparer.geometry_of(height, width)
 
     @final  # type: ignore[misc]
@@ -187,7 +187,7 @@ class Encoder(nn.Module, ABC):
 
     @final
     def text_tower(self) -> TextTower:
-        """The tower that reads sentences, on the encoder's device; loaded when first asked for.
+        """The tower that reads sentences, on the encoder's device; loaded when first needed.
 
         Raises:
             EvalfmError: the encoder has none, or a file of its tokenizer is missing.
@@ -256,7 +256,7 @@ class Encoder(nn.Module, ABC):
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of every tensor with its name, as they were when first asked for (or last ``seal``ed)."""
+        """SHA-256 of every tensor with its name, as they were when first needed (or last ``seal``ed)."""
         if self._digest is None:
             self.seal()
         assert self._digest is not None
@@ -321,7 +321,7 @@ class Encoder(nn.Module, ABC):
                 return raw.final[:, self.card.prefix_tokens :].mean(1)
         if raw.final is not None and raw.final.ndim == 4 and name in ("gap", "mean"):
             return raw.final.mean((2, 3))
-        raise EvalfmError(f"{self.card.name} has no pooling {name!r}; mend the card's poolings.")
+        raise EvalfmError(f"{self.card.name} has no pooling {name!r}; fix the card's poolings.")
 
     def _check_features(self, features: Features, batch: int) -> None:
         expected = [(batch, self.pooled_dim)] + [
@@ -332,7 +332,7 @@ class Encoder(nn.Module, ABC):
         if actual != expected:
             raise EvalfmError(
                 f"{self.card.name} gives features {actual}, its card promises {expected}; "
-                "mend the card, or install the library version it was written for."
+                "fix the card, or install the library version it was written for."
             )
 
 

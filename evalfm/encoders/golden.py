@@ -1,4 +1,4 @@
-"""Golden embeddings: what the true weights gave for a fixed film, to recognise a drifted library or a wrong card."""
+"""Golden embeddings: what the true weights gave for a fixed image, to recognise a drifted library or a wrong card."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Drift:
         return self.difference <= TOLERANCE
 
 
-def the_film() -> Image:
-    """The film that golden embeddings are made of: a phantom, so nobody's."""
+def test_image() -> Image:
+    """The image that golden embeddings are made of: a phantom, so no patient's."""
     return Image(render(0, 0, 256).pixels[None], "unit-interval", 8, None, "phantom")
 
 
 def pooled_of(encoder: Encoder) -> torch.Tensor:
-    """The embedding [D] of the test film, in float32 on the CPU."""
-    tensor, _ = encoder.prepare(the_film())
+    """The embedding [D] of the test image, in float32 on the CPU."""
+    tensor, _ = encoder.prepare(test_image())
     place = next((each.device for each in encoder.parameters()), torch.device("cpu"))
     return encoder.encode(tensor[None].to(place)).pooled[0].cpu()
 

@@ -117,7 +117,7 @@ def _import_factory(path: Path, attribute: str) -> tuple[Callable[[], Encoder], 
 def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     """The checkpoint to load, if any, and whether random weights stay."""
     if card.weights.source == "none":
-        # Without parameters it is a floor that nobody trains; with some, they are always drawn.
+        # Without parameters it is a baseline that is not trained; with some, they are always drawn.
         drawn = card.parameters > 0
         if weights not in ("hub", "random") or (weights == "random" and not drawn):
             raise EvalfmError(f"{card.name} takes no weights; leave --weights out.")
@@ -156,7 +156,7 @@ def _check_size(encoder: Encoder, card: EncoderCard) -> None:
     if count != card.parameters:
         raise EvalfmError(
             f"{card.name} has {count:,} parameters where its card says {card.parameters:,}; "
-            "mend the card, or install the library version it was written for."
+            "fix the card, or install the library version it was written for."
         )
 
 

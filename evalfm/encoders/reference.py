@@ -259,7 +259,7 @@ def _modified(card: EncoderCard, word: str) -> EncoderCard:
 
 
 def _card_of(given: object) -> EncoderCard | None:
-    """The card that is given, or that an encoder bears, which tells it from a function without torch."""
+    """The card that is given, or that an encoder bears, by which it is known from a function without torch."""
     card = given if isinstance(given, EncoderCard) else getattr(given, "card", None)
     return card if isinstance(card, EncoderCard) else None
 
@@ -269,7 +269,7 @@ class Alias:
     """What a word stands for.
 
     Attributes:
-        name: the word. encoder, head, adaptation, resize: as they would be asked for one by one. The whole image is
+        name: the word. encoder, head, adaptation, resize: as they would be named one by one. The whole image is
             squashed to the input, for nothing was learnt with the crop that the encoder's card has.
     """
 
@@ -283,7 +283,7 @@ class Alias:
         """Adaptation and heads, where the caller said nothing else.
 
         Raises:
-            EvalfmError: the caller asked for something else.
+            EvalfmError: the caller named something else.
         """
         if adaptation not in (None, self.adaptation) or (heads and tuple(heads) != (self.head,)):
             raise EvalfmError(

@@ -29,7 +29,7 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "open_clip_torch")
 class TextTower(nn.Module, ABC):
     """Turns sentences into vectors. A subclass implements ``_tokenize`` and ``_forward``.
 
-    ``_words`` lets a context be learnt, and ``_vocabulary`` tells what the tokenizer is.
+    ``_words`` lets a context be learnt, and ``_vocabulary`` names the tokenizer's words.
 
     Attributes:
         facts: the card's ``text_tower``.
@@ -74,7 +74,7 @@ class TextTower(nn.Module, ABC):
 
     @property
     def key(self) -> str:
-        """SHA-256 of everything that decides text embeddings, as it was when first asked for.
+        """SHA-256 of everything that decides text embeddings, as it was when first needed.
 
         Made of the tensors, the tokenizer, the card's ``text_tower``, scale and bias, the user's code, the libraries.
         """
@@ -176,7 +176,7 @@ class TextTower(nn.Module, ABC):
         if tuple(embeddings.shape) != (count, self.facts.dim):
             raise EvalfmError(
                 f"The text tower of {self.name} gives {list(embeddings.shape)}, its card promises "
-                f"[{count}, {self.facts.dim}]; mend the card, or install the library version it was written for."
+                f"[{count}, {self.facts.dim}]; fix the card, or install the library version it was written for."
             )
         return embeddings
 

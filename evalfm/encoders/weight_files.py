@@ -96,9 +96,9 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
         raise EvalfmError(f"{path} needs more memory than there is; free some, or take a smaller model.") from None
     except Exception as error:
         # Each format's reader raises whatever a damaged file makes it trip over.
-        raise EvalfmError(f"{path} is damaged or cut short ({_first_line(error)}); fetch it again.") from None
+        raise EvalfmError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from None
     raise EvalfmError(
-        f"{path} is neither safetensors, npz nor a torch checkpoint, or it is cut short; "
+        f"{path} is neither safetensors, npz nor a torch checkpoint, or it is incomplete; "
         "fetch it again, or save it with safetensors.torch.save_file."
     )
 
@@ -187,10 +187,10 @@ def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
     Found by disassembly; nothing is run.
 
     Raises:
-        EvalfmError: it is damaged, or asks for more than it holds or than a checkpoint can need.
+        EvalfmError: it is damaged, or needs more than it holds or than a checkpoint can need.
         OSError, zipfile.BadZipFile: the file cannot be read.
     """
-    found = Survey()
+    contents = Survey()
     try:
         if zipfile.is_zipfile(path):
             members = zip_members(path)
@@ -199,21 +199,21 @@ def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
                     if name.endswith(".pkl"):
                         with archive.open(name) as file:
                             part = survey(file)
-                        found.names |= part.names
+                        contents.names |= part.names
                         _check_records(path, name, part, members)
         else:
             with path.open("rb") as file:
-                found = survey(file)
+                contents = survey(file)
                 if file.tell() < MAGIC_LENGTH:
-                    found = survey(file, AFTER_MAGIC)
-            wanted = {each.key: _bytes_of(each, path) for each in found.storages}
+                    contents = survey(file, AFTER_MAGIC)
+            wanted = {each.key: _bytes_of(each, path) for each in contents.storages}
             if sum(wanted.values()) > path.stat().st_size:
                 raise StreamError(f"it declares {sum(wanted.values()):,} bytes of tensors")
     except StreamError as error:
-        raise EvalfmError(f"{path} is damaged or cut short ({error}); fetch it again.") from None
+        raise EvalfmError(f"{path} is damaged or incomplete ({error}); fetch it again.") from None
     return sorted(
         name
-        for name in found.names
+        for name in contents.names
         if name not in HARMLESS and name not in STORAGES and name not in facts.pickle_globals
     )
 

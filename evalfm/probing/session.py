@@ -1,4 +1,4 @@
-"""An encoder by name, opened on the images of a question."""
+"""An encoder loaded for the images of a cohort, with the features that heads read."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 
 METADATA = ("sex", "age", "view")
-"""What is known of a film without looking at it."""
+"""What is known of an image before looking at it."""
 TRIAL_FROM = 100
-"""Fewer images are encoded before a trial would have told how long it takes."""
+"""Fewer images are encoded before a trial would have shown how long it takes."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class EncoderSession:
         random_weights: True where nothing was learnt before.
         device, precision: where and how the features are computed.
         training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
-            the GPU has no bfloat16 and nobody asked otherwise.
+            the GPU has no bfloat16 and no precision was chosen.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         notes: what the encoder says of itself, such as colour reduced to grey.
     """
@@ -65,7 +65,7 @@ class EncoderSession:
 
 
 def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
-    """Compute what heads will ask of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
+    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
     if not isinstance(source, EncodedSource):
         return
     wanted = rows.tolist()
@@ -203,7 +203,7 @@ def _where(settings: EncoderSettings) -> tuple[str, str]:
 
 
 def _training_precision(settings: EncoderSettings, device: str, precision: str) -> str:
-    """As for frozen features, but float16 with loss scaling where the GPU has no bfloat16, unless asked otherwise."""
+    """As for frozen features; ``auto`` means float16 with loss scaling on a GPU without bfloat16."""
     if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return "float16"
     return precision

@@ -26,13 +26,13 @@ def activation_checkpointing(encoder: Encoder) -> bool:
     Returns:
         Whether there are blocks; otherwise nothing is changed. Calling it twice is as once.
     """
-    found = [block for _, block in blocks(encoder)]
-    for block in found:
+    members = [block for _, block in blocks(encoder)]
+    for block in members:
         if not hasattr(type(block), "_recomputes"):
             # A class, not a function bound to this block: a copy of the model must run its own weights.
             kind: Any = type(block)
             block.__class__ = _recomputing(kind)
-    return bool(found)
+    return bool(members)
 
 
 @cache

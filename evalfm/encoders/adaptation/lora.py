@@ -66,7 +66,7 @@ def add_lora(encoder: Encoder, rank: int = 8, alpha: float | None = None, seed: 
 
     Transformers get it on the linear layers of the attention in their blocks (query, key, value, output),
     convolutional networks on every convolution that is not grouped, and on the linear layers that act on each
-    cell of a map, which are 1 × 1 convolutions. Which layers take part is found by running one blank image.
+    cell of a map, which are 1 × 1 convolutions. Which layers take part is seen by running one blank image.
     A is drawn as by peft (Kaiming uniform) from ``seed`` alone, B is 0: the features are unchanged at first.
     The frozen tensors keep their values; :func:`base_state` gives them under their own names.
 
@@ -298,7 +298,7 @@ def _misfit(encoder: Encoder, name: str, first: Tensor, second: Tensor) -> str |
     weight, rank = layer.weight, len(first)
     ones = (1,) * (weight.ndim - 2)
     expected = (rank, *weight.shape[1:]), (weight.shape[0], rank, *ones)
-    found = tuple(first.shape), tuple(second.shape)
-    if found != expected:
-        return f"{name} takes the shapes {expected[0]} and {expected[1]}, not {found[0]} and {found[1]}"
+    shapes = tuple(first.shape), tuple(second.shape)
+    if shapes != expected:
+        return f"{name} takes the shapes {expected[0]} and {expected[1]}, not {shapes[0]} and {shapes[1]}"
     return None

@@ -19,7 +19,7 @@ SMALLEST = 28
 
 
 class Pixels(Encoder):
-    """The film at 32 × 32, as the 16 × 16 lowest coefficients of its orthonormal cosine transform (DCT-II).
+    """The image at 32 × 32, as the 16 × 16 lowest coefficients of its orthonormal cosine transform (DCT-II).
 
     A fixed transform instead of principal components, so that nothing is fitted. The map's channels are the
     4 × 4 means of each cell of 16 pixels.
@@ -62,7 +62,7 @@ class Hog(Encoder):
         padded = functional.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
         across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
         down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-        # Zero where the film is blank, and differentiable there.
+        # Zero where the image is blank, and differentiable there.
         magnitude = torch.sqrt(across.square() + down.square() + 1e-12) - 1e-6
         position = torch.atan2(down, across) * (self.ORIENTATIONS / math.pi)
         lower = torch.floor(position)

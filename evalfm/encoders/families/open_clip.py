@@ -52,8 +52,8 @@ class OpenClipEncoder(Encoder):
             final, layers = trunk.forward_intermediates(batch, indices=indices, norm=normed, output_fmt="NCHW")
             head = trunk.forward_head(final)
             return RawFeatures(tuple(layers), final, {"projection": self.model.head(head)})
-        found = self.model.forward_intermediates(batch, indices=indices, normalize_intermediates=normed)
-        return RawFeatures(tuple(found["image_intermediates"]), None, {"projection": found["image_features"]})
+        output = self.model.forward_intermediates(batch, indices=indices, normalize_intermediates=normed)
+        return RawFeatures(tuple(output["image_intermediates"]), None, {"projection": output["image_features"]})
 
     def _text_tower(self) -> TextTower:
         kind = BertText if "bert" in self.card.arguments["text_cfg"] else OpenClipText
@@ -184,8 +184,8 @@ def _check_config(card: EncoderCard, checkpoint: Checkpoint) -> None:
         return
     content = read_json(path)
     try:
-        found: Mapping[str, Any] = content.get("model_cfg", content)
-        theirs, own = _plain(found), _plain(card.arguments)
+        written: Mapping[str, Any] = content.get("model_cfg", content)
+        theirs, own = _plain(written), _plain(card.arguments)
     except (ValueError, AttributeError, TypeError):
         raise EvalfmError(f"{path} is no configuration of open_clip; fetch it again or remove it.") from None
     differing = [f"{name} {theirs[name]!r} instead of {own[name]!r}" for name in own if theirs.get(name) != own[name]]

@@ -85,7 +85,7 @@ def derive_card(architecture: str) -> EncoderCard:
     tokens = final.ndim == 3
     return EncoderCard(
         name=f"random:{architecture}",
-        summary=f"timm's {architecture} with random weights: a floor that has learnt nothing.",
+        summary=f"timm's {architecture} with random weights: a baseline that has learnt nothing.",
         family="timm",
         architecture=architecture,
         weights=WeightsFacts(source="none"),

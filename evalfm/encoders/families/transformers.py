@@ -198,10 +198,10 @@ class _DualText(TextTower):
         return text.lower() if facts.get("canonical") or facts.get("lower") else re.sub(r"\s+", " ", text).strip()
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
-        found = [self.tokenizer.encode(self._written(text)).ids for text in texts]
+        rows = [self.tokenizer.encode(self._written(text)).ids for text in texts]
         pad, length = int(self.facts.arguments["pad_id"]), self.facts.context_length
-        ids = torch.tensor([(each + [pad] * length)[:length] for each in found])
-        return {"input_ids": ids}, [len(each) for each in found]
+        ids = torch.tensor([(each + [pad] * length)[:length] for each in rows])
+        return {"input_ids": ids}, [len(each) for each in rows]
 
     def _words(self) -> nn.Module:
         words: nn.Module = self.model.get_input_embeddings()
@@ -307,7 +307,7 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
     check_fit(
         missing=report["missing_keys"],
         unexpected=report["unexpected_keys"],
-        mismatched=[f"{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]],
+        mismatched=[f"{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]],
         facts=card.weights,
         origin=checkpoint.path,
     )
@@ -317,7 +317,7 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
 def _kind(card: EncoderCard) -> Any:
     kind = getattr(transformers, card.architecture, None)
     if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-        raise EvalfmError(f"transformers has no model class {card.architecture!r}; mend the card's architecture.")
+        raise EvalfmError(f"transformers has no model class {card.architecture!r}; fix the card's architecture.")
     return kind
 
 
@@ -344,16 +344,16 @@ def _check_config(checkpoint: Checkpoint, card: EncoderCard, config: Any) -> Non
 
 
 def _differences(
-    found: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, Any], inside: str
+    theirs: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, Any], inside: str
 ) -> Iterator[str]:
-    """EncoderState of ``found`` that are not the model's own, where the card names them or they decide features."""
+    """Settings of ``theirs`` that are not the model's own, where the card names them or they decide features."""
     for name in own:
-        if name not in found or name in INITIAL or (name not in named and name not in DECISIVE):
+        if name not in theirs or name in INITIAL or (name not in named and name not in DECISIVE):
             continue
-        if isinstance(named.get(name), dict) and isinstance(found[name], dict):
-            yield from _differences(found[name], own[name], named[name], f"{inside}{name}.")
-        elif found[name] != own[name]:
-            yield f"{inside}{name} {found[name]!r} instead of {own[name]!r}"
+        if isinstance(named.get(name), dict) and isinstance(theirs[name], dict):
+            yield from _differences(theirs[name], own[name], named[name], f"{inside}{name}.")
+        elif theirs[name] != own[name]:
+            yield f"{inside}{name} {theirs[name]!r} instead of {own[name]!r}"
 
 
 @contextmanager

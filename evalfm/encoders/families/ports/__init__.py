@@ -18,7 +18,7 @@ ARCHITECTURES = {
     "biovil-t-resnet50": ("biovilt", "BioVilTEncoder"),
     "medimageinsight-davit": ("medimageinsight", "MedImageInsightEncoder"),
 }
-"""Module and class of each port, by the card's ``architecture``; a module is imported when it is asked for."""
+"""Module and class of each port, by the card's ``architecture``; a module is imported when it is needed."""
 
 
 def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:

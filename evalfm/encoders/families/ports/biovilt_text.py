@@ -56,7 +56,7 @@ class BioVilTTextTower(TextTower):
             missing=[BERT + name for name in report["missing_keys"]],
             unexpected=[*(BERT + name for name in report["unexpected_keys"]), *parts[""]],
             mismatched=[
-                f"{BERT}{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]
+                f"{BERT}{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]
             ],
             facts=FACTS,
             origin=checkpoint.path,
