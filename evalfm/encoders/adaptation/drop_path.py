@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.layers.drop import DropPath
 from torch import nn
 
 from evalfm.encoders.encoder import Encoder
@@ -61,5 +60,7 @@ def _set(block: nn.Module, name: str, rate: float) -> None:
     if type(present).__name__ == "StochasticDepth":
         present.p = rate
     elif rate > 0 or not (present is None or isinstance(present, nn.Identity)):
+        from timm.layers.drop import DropPath
+
         setattr(block, name, DropPath(rate))
         getattr(block, name).train(block.training)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from timm.models import group_parameters
 from torch import nn
 from torch.nn import Parameter
 
@@ -94,6 +93,8 @@ def _by_matcher(encoder: Encoder) -> list[Layer] | None:
     matcher = model.group_matcher(coarse=False)
     if not isinstance(matcher, dict):
         return None
+    from timm.models import group_parameters
+
     ordinals: dict[str, int] = group_parameters(model, _without_trailing(matcher), reverse=True)
     # timm gives what no pattern matches the highest number, but does not say that it did.
     patterns = [re.compile(each) for spec in _without_trailing(matcher).values() for each in _patterns(spec)]
