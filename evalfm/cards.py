@@ -73,6 +73,9 @@ def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
     Raises:
         EvalfmError: not YAML; a tag, a key that is no text or stands twice, aliases that multiply into more values
             than a file may hold, lists and mappings too deep in each other, or a number too large.
+
+    >>> parse_yaml("name: hog", "card.yaml")
+    {'name': 'hog'}
     """
     try:
         _check_bounds(text)
@@ -103,6 +106,9 @@ def parse_json(text: str | bytes, source: str, *, max_depth: int = MAX_DEPTH) ->
 
     Raises:
         EvalfmError: no JSON, or lists and mappings more than ``max_depth`` deep in each other.
+
+    >>> parse_json("[1, 2]", "list.json")
+    [1, 2]
     """
     try:
         content = json.loads(text)
@@ -263,7 +269,11 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 
 def in_words(place: tuple[int | str, ...], message: str) -> str:
-    """A fault with the key it stands at; one of the whole stands alone."""
+    """A fault with the key it stands at; one of the whole stands alone.
+
+    >>> in_words(("weights", "file"), "Field required")
+    'weights.file: Field required'
+    """
     where = ".".join(map(str, place))
     sentence = message.removeprefix("Value error, ")
     return f"{where}: {sentence}" if where else sentence

@@ -113,12 +113,12 @@ def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
     import torch
 
     from evalfm.encoders import load_encoder
-    from evalfm.encoders.golden import test_image, write_golden
+    from evalfm.encoders.golden import golden_image, write_golden
     from evalfm.features.forward import device_of
 
     try:
         encoder = load_encoder(name, **how)
-        tensor = encoder.prepare(test_image())[0].to(device_of(encoder))
+        tensor = encoder.prepare(golden_image())[0].to(device_of(encoder))
         first, second = (encoder.encode(tensor[None]) for _ in range(2))
         batched = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
         written = write_golden(encoder) if golden else None

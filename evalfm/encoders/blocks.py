@@ -21,6 +21,10 @@ def blocks(module: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
     A block is a member of a list (``Sequential``, ``ModuleList``, ``ModuleDict``) that holds at least two
     weight matrices and is no list itself; one that holds several blocks is a stage, and its blocks are taken
     instead. Empty for a plain chain of layers.
+
+    >>> chain = nn.Sequential(*(nn.TransformerEncoderLayer(8, 2) for _ in range(3)))
+    >>> [name for name, _ in blocks(chain)]
+    ['0', '1', '2']
     """
     members: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():

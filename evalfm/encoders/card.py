@@ -288,7 +288,12 @@ class EncoderCard(CardModel):
     unconfirmed: tuple[str, ...] = ()
 
     def feature_facts(self) -> dict[str, Any]:
-        """The facts that decide the features, as plain values; what is said about the encoder is left out."""
+        """The facts that decide the features, as plain values; what is said about the encoder is left out.
+
+        >>> from evalfm.encoders import find_card
+        >>> sorted(set(find_card("hog").feature_facts()) & {"pooling", "licence"})
+        ['pooling']
+        """
         facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE)
         # A card with variants is another encoder only where one is taken.
         return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}

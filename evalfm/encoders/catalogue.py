@@ -57,6 +57,9 @@ def parameters_of(text: str) -> int:
 
     Raises:
         EvalfmError: it is none.
+
+    >>> parameters_of("1.2B")
+    1200000000
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBG]?)\s*", text, re.IGNORECASE)
     if match is None:
@@ -69,6 +72,9 @@ def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCar
 
     Raises:
         EvalfmError: none is what is wanted.
+
+    >>> "rad-dino" in catalogue(Wanted(domain="chest", commercial="yes"))
+    True
     """
     every: dict[str, EncoderCard | AbsentCard] = {**list_cards(), **list_absent()}
     kept = {name: card for name, card in every.items() if wanted is None or wanted.matches(card)}
@@ -86,7 +92,11 @@ def weights_word(card: EncoderCard | AbsentCard) -> str:
 
 
 def shown_size(parameters: int) -> str:
-    """A number of parameters as a person says it."""
+    """A number of parameters as a person says it.
+
+    >>> shown_size(86_580_480)
+    '86.6M'
+    """
     return f"{parameters / 1e6:.1f}M" if parameters else "0"
 
 
@@ -96,7 +106,12 @@ def pretraining(sets: Iterable[object]) -> str:
 
 
 def described(card: EncoderCard | AbsentCard) -> list[tuple[str, list[str]]]:
-    """Sections of plain lines, by their titles."""
+    """Sections of plain lines, by their titles.
+
+    >>> from evalfm.encoders import find_card
+    >>> dict(described(find_card("hog")))["Weights"]
+    ['none']
+    """
     sections = [("", [f"{card.name}: {card.summary}"])]
     sections += _absent(card) if isinstance(card, AbsentCard) else _loadable(card)
     terms = [f"{card.licence}; {COMMERCIAL[card.commercial_use]}"]

@@ -135,12 +135,26 @@ class Encoder(nn.Module, ABC):
 
     @final
     def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`."""
+        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`.
+
+        >>> import numpy as np
+        >>> from evalfm.data.images import Image
+        >>> from evalfm.encoders import load_encoder
+        >>> radiograph = Image(np.zeros((1, 512, 300), np.float32), "unit-interval", 8, None, "example")
+        >>> tensor, geometry = load_encoder("pixels").prepare(radiograph)
+        >>> tensor.shape
+        torch.Size([1, 256, 256])
+        """
         return self.preparer(image, augment)
 
     @final
     def geometry_of(self, height: int, width: int) -> Geometry:
-        """How an image [height, width] lies in the model's input."""
+        """How an image [height, width] lies in the model's input.
+
+        >>> from evalfm.encoders import load_encoder
+        >>> load_encoder("pixels").geometry_of(512, 300).output
+        (256, 256)
+        """
         return self.preparer.geometry_of(height, width)
 
     @final  # type: ignore[misc]
@@ -169,6 +183,11 @@ class Encoder(nn.Module, ABC):
 
         Raises:
             EvalfmError: as ``forward``; or the features are not finite.
+
+        >>> from evalfm.encoders import load_encoder
+        >>> features = load_encoder("pixels").encode(torch.zeros(2, 1, 256, 256))
+        >>> features.pooled.shape, features.maps[0].shape
+        (torch.Size([2, 256]), torch.Size([2, 16, 16, 16]))
         """
         in_training = [module for module in self.modules() if module.training]
         self.eval()
@@ -344,5 +363,9 @@ def _is_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def is_precision(name: str) -> TypeGuard[Precision]:
-    """Whether ``name`` is a precision that encoders run in."""
+    """Whether ``name`` is a precision that encoders run in.
+
+    >>> is_precision("float32"), is_precision("float64")
+    (True, False)
+    """
     return name in PRECISIONS

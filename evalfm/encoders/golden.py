@@ -38,14 +38,14 @@ class Drift:
         return self.difference <= TOLERANCE
 
 
-def test_image() -> Image:
+def golden_image() -> Image:
     """The image that golden embeddings are made of: a phantom, so no patient's."""
     return Image(render(0, 0, 256).pixels[None], "unit-interval", 8, None, "phantom")
 
 
 def pooled_of(encoder: Encoder) -> torch.Tensor:
     """The embedding [D] of the test image, in float32 on the CPU."""
-    tensor, _ = encoder.prepare(test_image())
+    tensor, _ = encoder.prepare(golden_image())
     place = next((each.device for each in encoder.parameters()), torch.device("cpu"))
     return encoder.encode(tensor[None].to(place)).pooled[0].cpu()
 

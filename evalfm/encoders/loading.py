@@ -50,6 +50,11 @@ def load_encoder(
     Raises:
         EvalfmError: unknown name, weights that cannot be had or do not fit, or options that the encoder
             cannot take.
+
+    >>> import torch
+    >>> features = load_encoder("random:test_vit").encode(torch.zeros(2, 3, 160, 160))
+    >>> features.pooled.shape
+    torch.Size([2, 64])
     """
     if not is_precision(precision):
         raise EvalfmError(f"There is no precision {precision!r}; take {', '.join(PRECISIONS)}.")

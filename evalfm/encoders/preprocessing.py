@@ -209,6 +209,10 @@ def override(
 
     Raises:
         EvalfmError: the size is no multiple that the model takes, or the policy is unknown.
+
+    >>> from evalfm.encoders import find_card
+    >>> override(find_card("pixels"), 128, None)[1]
+    ('The input is 128 x 128 instead of 256 x 256.',)
     """
     facts, notes = card.preprocessing, []
     changes: dict[str, object] = {}
@@ -218,7 +222,7 @@ def override(
         changes |= {"resize": resize, "resize_to": None, "first_interpolation": None, "side_rounding": "nearest"}
         if resize == "shortest-edge-crop":
             changes["resize_to"] = max(facts.input_size)
-        notes.append(f"Films are resized by {resize} instead of {facts.resize}.")
+        notes.append(f"Images are resized by {resize} instead of {facts.resize}.")
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if size is not None and tuple(size) != facts.input_size:
         if card.fixed_input_size:

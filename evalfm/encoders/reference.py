@@ -86,14 +86,13 @@ class EncoderRef:
         Raises:
             EvalfmError: it says too little (``random:``, ``mine.py``) or too much (``constant:1``).
 
-        Examples:
-            >>> EncoderRef.parse("rad-dino@mean").modifiers
-            ('mean',)
-            >>> code = EncoderRef.parse(r"C:\models\mine.py:build")
-            >>> (code.kind, code.path, code.attribute)
-            ('code', 'C:\\models\\mine.py', 'build')
-            >>> EncoderRef.parse("precomputed:embeddings.parquet").is_table
-            True
+        >>> EncoderRef.parse("rad-dino@mean").modifiers
+        ('mean',)
+        >>> code = EncoderRef.parse(r"C:\models\mine.py:build")
+        >>> (code.kind, code.path, code.attribute)
+        ('code', 'C:\\models\\mine.py', 'build')
+        >>> EncoderRef.parse("precomputed:embeddings.parquet").is_table
+        True
         """
         if isinstance(given, EncoderRef):
             return given
@@ -172,6 +171,11 @@ class EncoderRef:
 
         Raises:
             EvalfmError: unknown name, pooling or variant, or a card that is not valid.
+
+        >>> EncoderRef.parse("rad-dino").card().family
+        'transformers'
+        >>> EncoderRef.parse("constant").card() is None
+        True
         """
         card = self._card()
         return None if card is None else reduce(_modified, self.modifiers, card)
@@ -201,6 +205,8 @@ class EncoderRef:
 
         Raises:
             EvalfmError: there is no such card, plug-in, pooling or file.
+
+        >>> EncoderRef.parse("hog").check()
         """
         prefix = PREFIXES.get(self.kind)
         if prefix is not None and prefix.takes_path and self.path is None:
@@ -224,9 +230,8 @@ def find_card(encoder: EncoderLike) -> EncoderCard:
     Raises:
         EvalfmError: unknown name, pooling or variant, a card that is not valid, or something that has no card.
 
-    Examples:
-        >>> find_card("rad-dino@mean").pooled_dim
-        768
+    >>> find_card("rad-dino@mean").pooled_dim
+    768
     """
     ref = EncoderRef.parse(encoder)
     card = ref.card()
@@ -303,5 +308,9 @@ ALIASES = {
 
 
 def find_alias(name: str) -> Alias | None:
-    """What ``name`` stands for, or None where it is no alias."""
+    """What ``name`` stands for, or None where it is no alias.
+
+    >>> find_alias("unet-resnet34").encoder
+    'resnet34'
+    """
     return ALIASES.get(name)

@@ -27,12 +27,19 @@ def card_names() -> list[str]:
 
     Raises:
         EvalfmError: a name is taken twice.
+
+    >>> "rad-dino" in card_names()
+    True
     """
     return sorted([*_built_in(), *_plugins()])
 
 
 def list_cards() -> dict[str, EncoderCard]:
-    """Every built-in card, and the plugged-in ones that are cards, by name."""
+    """Every built-in card, and the plugged-in ones that are cards, by name.
+
+    >>> list_cards()["rad-dino"].licence
+    'MIT'
+    """
     cards = {name: read_card(path) for name, path in _built_in().items()}
     for name, plugin in _plugins().items():
         loaded = _load_plugin(name, plugin)
@@ -49,12 +56,20 @@ def list_factories() -> dict[str, str]:
 
 
 def list_absent() -> dict[str, AbsentCard]:
-    """The encoders that evalfm does not load, by name."""
+    """The encoders that evalfm does not load, by name.
+
+    >>> "medclip" in list_absent()
+    True
+    """
     return {path.stem: _read_absent(path) for path in sorted(ABSENT.glob("*.yaml"))}
 
 
 def find_absent(name: str) -> AbsentCard | None:
-    """The card of an encoder that is offered through precomputed embeddings only, or None."""
+    """The card of an encoder that is offered through precomputed embeddings only, or None.
+
+    >>> find_absent("medclip").pooled_dim
+    512
+    """
     path = ABSENT / f"{name}.yaml"
     known = name in {each.stem for each in ABSENT.glob("*.yaml")}
     return _read_absent(path) if known else None
@@ -77,6 +92,9 @@ def named_card(name: str) -> EncoderCard:
 
     Raises:
         EvalfmError: there is none, or evalfm takes this encoder's precomputed embeddings only.
+
+    >>> named_card("hog").pooled_dim
+    576
     """
     built_in = _built_in()
     if name in built_in:

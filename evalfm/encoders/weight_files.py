@@ -319,13 +319,21 @@ def shard_names(index: Path) -> list[str]:
 
 
 def has_shards(paths: Sequence[Path]) -> bool:
-    """Whether ``paths`` are all shards of one set, by their names."""
+    """Whether ``paths`` are all shards of one set, by their names.
+
+    >>> has_shards([Path("m-00001-of-00002.bin"), Path("m-00002-of-00002.bin")])
+    True
+    """
     matches = [COUNTED.fullmatch(path.name) for path in paths]
     return None not in matches and len({(each["stem"], each["count"], each["suffix"]) for each in matches if each}) == 1
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and how many more there are.
+
+    >>> listed(["a", "b"])
+    'a, b'
+    """
     every = [name if len(name) <= 100 else f"{name[:100]}…" for name in names]
     rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + rest

@@ -109,6 +109,9 @@ def check_task(name: str, data: str | Path | Manifest | None = None) -> TaskCard
 
     Raises:
         UnknownNameError: it is neither, as far as the header of the table tells.
+
+    >>> check_task("ptx-cls").kind
+    'binary'
     """
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
@@ -152,7 +155,11 @@ def is_encoder_path(text: str) -> bool:
 
 
 def is_task(text: str, data: str | Path | Manifest | None = None) -> bool:
-    """Whether a text with commas is one task: the path of a card, or a column of ``data``."""
+    """Whether a text with commas is one task: the path of a card, or a column of ``data``.
+
+    >>> is_task("pneumothorax")
+    True
+    """
     return os.path.exists(text) or text in (_labels_of(data) or ())
 
 

@@ -109,7 +109,7 @@ def test_a_letterbox_pads_with_the_cards_value() -> None:
     assert torch.allclose(tensor[:, :, :56], torch.tensor((0.25 - 0.5) / 0.5))
     assert torch.allclose(tensor[:, :, 56:168], torch.tensor(1.0))
     assert geometry.matrix == ((2.24, 0.0, 0.0), (0.0, 2.24, 56.0))
-    assert notes == ("Films are resized by letterbox instead of shortest-edge-crop.",)
+    assert notes == ("Images are resized by letterbox instead of shortest-edge-crop.",)
 
 
 def test_an_augmentation_sees_pixels_before_their_normalisation_and_tells_the_geometry() -> None:

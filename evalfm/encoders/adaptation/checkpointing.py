@@ -25,6 +25,10 @@ def activation_checkpointing(encoder: Encoder) -> bool:
 
     Returns:
         Whether there are blocks; otherwise nothing is changed. Calling it twice is as once.
+
+    >>> from evalfm.encoders import load_encoder
+    >>> activation_checkpointing(load_encoder("random:test_vit")), activation_checkpointing(load_encoder("pixels"))
+    (True, False)
     """
     members = [block for _, block in blocks(encoder)]
     for block in members:

@@ -33,6 +33,10 @@ def layer_groups(encoder: Encoder) -> list[Layer]:
     group per block, and the last what comes after them (final norm); first and last may be empty. What lies
     between two blocks goes with the next one. timm models say themselves which parameters form a block
     (``group_matcher``); elsewhere it is a residual block, or, in a plain chain of layers, one layer.
+
+    >>> from evalfm.encoders import load_encoder
+    >>> len(layer_groups(load_encoder("random:test_vit")))
+    8
     """
     groups = _by_matcher(encoder) or _by_blocks(encoder)
     return [[(name, each) for name, each in group if each.requires_grad] for group in groups]

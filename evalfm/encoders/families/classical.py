@@ -125,7 +125,12 @@ class LightCNN(Encoder):
 
 
 def cosine_matrix(side: int) -> Tensor:
-    """Orthonormal DCT-II as a matrix [side, side]: row k holds the k-th cosine."""
+    """Orthonormal DCT-II as a matrix [side, side]: row k holds the k-th cosine.
+
+    >>> matrix = cosine_matrix(4)
+    >>> bool(torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-6))
+    True
+    """
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64)[None, :] + 0.5
     matrix = torch.cos(math.pi * frequency * position / side) * math.sqrt(2 / side)
