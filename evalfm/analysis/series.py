@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import cohort_of, cohort_words, told_apart
-from evalfm.encoders.reference import EncoderRef
 from evalfm.episodes import EpisodeRun
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
@@ -82,7 +81,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 def encoder_label(run: Run) -> str:
     """The encoder's name, with random weights and an input other than its card's in brackets."""
-    marked = run.record.provenance.random_weights and EncoderRef.parse(run.encoder).kind != "random"
+    marked = run.record.provenance.random_weights and not run.encoder.startswith("random:")
     doubts = [*(["random weights"] if marked else []), *filter(None, [input_words(run)])]
     return run.encoder + (f" ({', '.join(doubts)})" if doubts else "")
 

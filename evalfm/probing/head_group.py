@@ -221,7 +221,7 @@ class RunBuilder:
         # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
         asked["task"] = assignment.cohort.task.name
         asked["prompts"] = None if settings.prompts is None else "file"
-        asked["encoder"] = {"name": session.name, **session.asked}
+        asked["encoder"] = {"name": session.name, **session.requested}
         asked["adaptation"], asked["recipe"] = self.cell.adaptation, {}
         if self.cell.adapted is not None:
             asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")

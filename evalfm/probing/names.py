@@ -29,7 +29,7 @@ def check_names(*given: Any, **named: Any) -> None:
 
     Raises:
         UnknownNameError: one name is unknown.
-        EvalfmError: several are, or something else is wrong; all of it is told.
+        EvalfmError: several are, or something else is wrong; the message lists all.
     """
     raise_all(name_faults(*given, **named))
 
@@ -45,42 +45,42 @@ def name_faults(
     aliases: bool = False,
     before: Iterable[EvalfmError] = (),
 ) -> list[EvalfmError]:
-    """Look up every name; torch is imported only for encoders that timm or a plug-in has to be asked about.
+    """Look up every name; torch is imported only for encoders that timm or a plug-in knows.
 
     Args:
         encoders: as ``probe`` takes them. heads: each must serve the kind of every task that has a card.
         tasks: cards, or label columns of the first of ``data``.
         data: the data set, and the separate test data if any; a manifest and None are taken as they are.
-        adaptation: the adaptation asked for, whose ``recipe`` is checked where it is given.
+        adaptation: the adaptation, whose ``recipe`` is checked where it is given.
         aliases: whether words for whole supervised baselines are encoders too.
-        before: faults that were found already; the others come behind them.
+        before: faults that are known already; the others come behind them.
     """
     faults = list(before)
     encoders, data = list(encoders), list(data)
-    cards = [_told(faults, check_task, name, data[0] if data else None) for name in tasks]
+    cards = [_checked(faults, check_task, name, data[0] if data else None) for name in tasks]
     kinds: list[str | None] = [*sorted({card.kind for card in cards if card is not None})]
     for head in heads:
         for kind in kinds or [None]:
-            _told(faults, find_head, head, kind)
+            _checked(faults, find_head, head, kind)
     for each in data:
-        _told(faults, check_data, each)
-    stand_for = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
+        _checked(faults, check_data, each)
+    baselines = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
     if recipe is not None:
-        for alias in stand_for:
-            _told(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)
-    names = [each if alias is None else alias.encoder for each, alias in zip(encoders, stand_for, strict=True)]
-    refs = [ref for name in names if (ref := _told(faults, EncoderRef.parse, name)) is not None]
+        for alias in baselines:
+            _checked(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)
+    names = [each if alias is None else alias.encoder for each, alias in zip(encoders, baselines, strict=True)]
+    refs = [ref for name in names if (ref := _checked(faults, EncoderRef.parse, name)) is not None]
     for ref in refs:
         if not ref.is_slow:
-            _told(faults, ref.check)
+            _checked(faults, ref.check)
     if not faults:
         for ref in refs:
             if ref.is_slow:
-                _told(faults, ref.check)
+                _checked(faults, ref.check)
     return faults
 
 
-def _told(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) -> Result | None:
+def _checked(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) -> Result | None:
     """What ``check`` gives, or None where it refuses, which is added to ``faults``."""
     try:
         return check(*given)
@@ -90,7 +90,7 @@ def _told(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) 
 
 
 def raise_all(faults: Sequence[EvalfmError]) -> None:
-    """Raise what went wrong: one error as it is, several as one that tells each once.
+    """Raise what went wrong: one error as it is, several as one that lists each once.
 
     Raises:
         EvalfmError: there are any.
@@ -108,7 +108,7 @@ def check_task(name: str, data: str | Path | Manifest | None = None) -> TaskCard
     """The card called ``name``; None where it is a label column of ``data``, or may be one.
 
     Raises:
-        UnknownNameError: it is neither, as far as the header of the table tells.
+        UnknownNameError: it is neither, as far as the header of the table shows.
 
     >>> check_task("ptx-cls").kind
     'binary'
@@ -125,7 +125,7 @@ def check_data(data: str | Path | Manifest | None) -> None:
     """Refuse a data set that is not there.
 
     Raises:
-        EvalfmError: no folder, table or registered name answers to it.
+        EvalfmError: there is no such folder, table or registered name.
     """
     if isinstance(data, str | Path) and not _is_phantom(data):
         from evalfm.data.manifest import find_folder
@@ -168,7 +168,7 @@ def _is_phantom(data: object) -> bool:
 
 
 def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:
-    """Label columns of a data set by the header of its table alone; None where that does not tell."""
+    """Label columns of a data set by the header of its table alone; None where it cannot be read."""
     if _is_phantom(data):
         return list(PHANTOM_LABELS)
     if not isinstance(data, str | Path):
@@ -187,6 +187,6 @@ def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:
             with table.open(encoding="utf-8-sig", newline="") as stream:
                 return label_columns(name.strip() for name in next(csv.reader(stream)))
     except (EvalfmError, OSError, ValueError, StopIteration, csv.Error):
-        # Whoever reads the whole table tells what is wrong with it.
+        # What is wrong with the table is said where it is read whole.
         return None
     return None

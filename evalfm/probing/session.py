@@ -39,7 +39,7 @@ class EncoderSession:
 
     Attributes:
         name: the encoder's name in runs and tables.
-        source: features of the question's manifest; ``test`` those of the separate test data, if any.
+        source: features of the cohort's manifest; ``test`` those of the separate test data, if any.
         card: the card, whole, as plain values.
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
@@ -47,6 +47,7 @@ class EncoderSession:
         training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
             the GPU has no bfloat16 and no precision was chosen.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
+        requested: the settings that were chosen, as a run may show them.
         notes: what the encoder says of itself, such as colour reduced to grey.
     """
 
@@ -59,7 +60,7 @@ class EncoderSession:
     device: str = "cpu"
     precision: str = "float32"
     training_precision: str = "float32"
-    asked: dict[str, Any] = field(default_factory=dict)
+    requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -79,12 +80,12 @@ def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
     """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time."""
     stored = maps and source.maps_policy == "store"
     gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
-    said = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
+    sentence = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
     if images >= TRIAL_FROM:
-        said += f", about {images * _seconds_per_image(source):.0f} s"
+        sentence += f", about {images * _seconds_per_image(source):.0f} s"
     memory = peak_memory_bytes()
-    said += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
-    return said + ("; maps are computed anew in every pass" if maps and not stored else "")
+    sentence += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
+    return sentence + ("; maps are computed anew in every pass" if maps and not stored else "")
 
 
 def training_forecast(source: EncodedSource, images: int, epochs: int, processes: int) -> str:
@@ -118,7 +119,7 @@ def open_session(
 ) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
-    ``hidden`` columns are kept from the metadata: the question's own targets.
+    ``hidden`` columns are kept from the metadata: the cohort's own targets.
 
     Raises:
         EvalfmError: unknown name, missing weights, or no usable metadata.
@@ -156,7 +157,7 @@ def open_session(
         device=device,
         precision=loaded.precision,
         training_precision=_training_precision(settings, device, loaded.precision),
-        asked=_public(settings),
+        requested=_public(settings),
         redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
         notes=loaded.notes,
     )
@@ -210,7 +211,7 @@ def _training_precision(settings: EncoderSettings, device: str, precision: str) 
 
 
 def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:
-    """Sex, age and view as far as the manifest declares them, without the question's own targets."""
+    """Sex, age and view as far as the manifest declares them, without the cohort's own targets."""
     declared = set(manifest.info.attributes) & set(map(str, manifest.table.columns))
     return [name for name in METADATA if name in declared and name not in hidden]
 
