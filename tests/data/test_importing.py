@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -132,7 +133,7 @@ def test_a_failure_while_publishing_leaves_the_earlier_import(
             raise OSError("disk full")
         return rename(self, target)
 
-    monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)  # A system that exchanges no folders.
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(EvalfmError, match=r"out cannot be written \(disk full\)"):
         run(root, tmp_path / "out", force=True)
@@ -142,14 +143,12 @@ def test_a_failure_while_publishing_leaves_the_earlier_import(
 
 
 KILLED = """
-import os, signal, sys
+import ctypes, os, shutil, signal, sys
 from pathlib import Path
-from evalfm.data import work_folders
 from evalfm.data.importing import import_data
 from tests.data.test_importing import MAPPING
 
 point, root, out, exchanged = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "True"
-steps = {"rename": Path.rename, "exchange": work_folders._exchanged, "rmtree": work_folders.shutil.rmtree}
 seen = 0
 
 def tapped(step, allowed=True):
@@ -158,12 +157,12 @@ def tapped(step, allowed=True):
         if seen == point:
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
-        return step(*arguments, **options) if allowed else False
+        return step(*arguments, **options) if allowed else None
     return call
 
-Path.rename = tapped(steps["rename"])
-work_folders._exchanged = tapped(steps["exchange"], exchanged)
-work_folders.shutil.rmtree = tapped(steps["rmtree"])
+Path.rename = tapped(Path.rename)
+ctypes.CDLL = tapped(ctypes.CDLL, exchanged)  # Asked for the call that exchanges two folders.
+shutil.rmtree = tapped(shutil.rmtree)
 import_data("table", root, out, mapping=MAPPING, force=True)
 """
 
