@@ -78,3 +78,8 @@ def test_a_view_takes_nothing() -> None:
         kept.add_(1)
 
     assert peak_of(work) == 4000
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    outside = torch.zeros(1000)
+    assert peak_of(lambda: outside.add_(1)) == 0
