@@ -16,8 +16,8 @@ from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.stratum_gap import StratumGap, stratum_gap
-from evalfm.statistics.subgroups import FixedLabel, at_fixed_label, balanced_auroc, cross_aurocs
+from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
+from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 from evalfm.tasks.metrics.binary import binary_metrics
 
 ALPHA = 0.05
@@ -151,21 +151,21 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
     asked = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
     contrasts = []
     for number in asked:
-        target, score = scores.target[known], scores.score[known]
         folds = None if scores.folds is None else scores.folds[known]
-        member, patient = attribute.codes[known] == number, scores.patient[known]
-        balanced = balanced_auroc(target, score, member, folds)
-        plain = auroc(target, score, folds)
+        member = attribute.codes[known] == number
+        level = SubgroupScores.of(scores.target[known], scores.score[known], member, scores.patient[known], folds)
+        balanced = balanced_auroc(level)
+        plain = auroc(level.target, level.score, folds)
         held = {name: column[known] for name, column in extra.items()}
-        fixed = at_fixed_label(target, score, member, patient, held, folds=folds, seed=seed)
+        fixed = at_fixed_label(level, held, seed=seed)
         contrasts.append(
             Contrast(
                 attribute.levels[number],
-                cross_aurocs(target, score, member, patient, folds=folds, seed=seed, unit=scores.unit),
+                cross_aurocs(level, seed=seed, unit=scores.unit),
                 None if np.isnan(balanced) else balanced,
                 None if np.isnan(balanced) else plain - balanced,
                 fixed,
-                stratum_gap(target, score, member, patient, folds=folds),
+                stratum_gap(level),
                 None,
                 "",
             )

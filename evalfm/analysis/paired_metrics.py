@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.statistics.auroc import Auroc, class_patients
+from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.auroc_covariance import class_patients
 from evalfm.statistics.classification import confusion_columns
 from evalfm.statistics.comparison import Difference, compare_means, contrast_confusions, contrast_macro_aurocs
 from evalfm.statistics.influence import METRICS

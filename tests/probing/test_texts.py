@@ -21,8 +21,8 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
 from evalfm.runs import Run
+from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.statistics.classification import choose_threshold, f1
-from evalfm.statistics.temperature import fit_temperature, with_temperature
 from evalfm.tasks.prompts import PromptSet, Row
 
 from ..readers import Reader, Seer, reader_card

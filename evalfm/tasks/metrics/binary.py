@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics import classification
-from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.auroc import Auroc, AveragePrecision
 from evalfm.statistics.calibration import CalibrationCoefficient, calibration_error_statistic
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
-from evalfm.statistics.precision_recall import AveragePrecision
 from evalfm.statistics.resampling import (
     Patients,
     Positions,
