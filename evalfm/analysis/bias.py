@@ -19,6 +19,7 @@ from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
 from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 from evalfm.tasks.metrics.binary import binary_metrics
+from evalfm.tasks.metrics.inputs import Sampling
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
@@ -184,9 +185,8 @@ def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> 
     missing = Estimate.absent("no threshold was given", unit=scores.unit)
     threshold = None if scores.threshold is None else scores.threshold[rows]
     folds = None if scores.folds is None else scores.folds[rows]
-    found = binary_metrics(
-        target, score, patient, threshold=threshold, seed=seed, folds=folds, unit=scores.unit, only=SHOWN
-    )
+    sampling = Sampling(folds, scores.unit, seed)
+    found = binary_metrics(target, score, patient, sampling, threshold=threshold, only=SHOWN)
     metrics = {
         name: missing if scores.threshold is None and name in ("sensitivity", "specificity") else found[name]
         for name in SHOWN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from evalfm.statistics import fixed_label, subgroups
 from evalfm.statistics.intervals import estimates
 from evalfm.statistics.permutation import attribute_permutation
 from evalfm.statistics.simulation import SimulationDesign, draw_study
-from evalfm.tasks.metrics import binary
+from evalfm.tasks.metrics import inputs
 
 STUDIES = 40
 
@@ -22,9 +22,12 @@ STUDIES = 40
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """No verdict hangs on resamples or permutations."""
-    few = partial(estimates, resamples=100)
+
+    def few(*columns: Any, resamples: int = 0, **rest: Any) -> Any:
+        return estimates(*columns, resamples=100, **rest)
+
     monkeypatch.setattr(subgroups, "estimates", few)
-    monkeypatch.setattr(binary, "estimates", few)
+    monkeypatch.setattr(inputs, "estimates", few)
     monkeypatch.setattr(
         fixed_label,
         "attribute_permutation",
