@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from evalfm.encoders.prompted import Prompted
-from evalfm.encoders.text import TextTower
+from evalfm.encoders.text import Prompted, TextTower
 from evalfm.tasks.prompts import SLOT, PromptRow
 
 
