@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.columns import MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, TEXT_COLUMNS, as_numbers
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, SPLITS, TEXT_COLUMNS, as_numbers
 from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
 from evalfm.data.mask_facts import mask_facts
@@ -191,8 +191,6 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
 
 
 def _splits(manifest: Manifest) -> Iterable[Fault]:
-    from evalfm.data.manifest import SPLITS
-
     table = manifest.table
     if "split" not in table:
         return
@@ -285,8 +283,6 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
             f"the root {manifest.root} is not there; mount the disk, or tell where the images lie now: {remedy}"
         )
         return
-    from evalfm.data.manifest import EMPTY_MASK
-
     columns = ["image"]
     columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
     for name in columns:

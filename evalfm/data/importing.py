@@ -11,11 +11,11 @@ from pathlib import Path
 
 from evalfm.data.atomic import write_atomically
 from evalfm.data.checks import file_faults, raise_faults
-from evalfm.data.columns import MASK_SUFFIX
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
 from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, dataset_yaml, read_dataset_info
 from evalfm.data.dealing import deal, with_val_from_train
 from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
-from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
+from evalfm.data.manifest import CSV_FILE, PARQUET_FILE, Manifest
 from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
 from evalfm.data.work_folders import put, recover, remove_stale, work_name
 from evalfm.errors import EvalfmError

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.atomic import write_atomically
-from evalfm.data.columns import MASK_SUFFIX, canonical, read_table, without_words
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
@@ -30,11 +30,8 @@ from evalfm.progress import SILENT, Progress
 if TYPE_CHECKING:
     from evalfm.data.images import Image
 
-SPLITS = ("train", "val", "test")
 PARQUET_FILE = "manifest.parquet"
 CSV_FILE = "manifest.csv"
-SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm")
-EMPTY_MASK = "-1"
 
 
 @dataclass(frozen=True, eq=False)

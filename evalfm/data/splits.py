@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from evalfm.data.atomic import write_atomically
+from evalfm.data.columns import SPLITS
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
@@ -228,7 +229,7 @@ def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
     """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line, in row order."""
     names, parts = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
     written = []
-    for part in ("train", "val", "test"):
+    for part in SPLITS:
         lines = "".join(f"{name}\n" for name in names[parts == part])
         write_atomically(folder / f"{part}.txt", lines.encode())
         written.append(folder / f"{part}.txt")

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.columns import SPLITS
 from evalfm.data.manifest import Manifest
 from evalfm.statistics.association import odds_ratio
 from evalfm.statistics.comparison import holm
 from evalfm.statistics.estimate import Estimate
 
-SPLITS = ("train", "val", "test")
 MOST_LEVELS = 8
 LEAST = 5
 """Rows that a level and its opposite must have to be compared."""

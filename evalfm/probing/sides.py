@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.columns import SPACING_COLUMNS
+from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError

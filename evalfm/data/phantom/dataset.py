@@ -17,9 +17,10 @@ import pandas as pd
 from PIL import Image
 
 from evalfm.data import masks
+from evalfm.data.columns import EMPTY_MASK
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.dealing import deal
-from evalfm.data.manifest import EMPTY_MASK, Manifest
+from evalfm.data.manifest import Manifest
 from evalfm.data.phantom.dials import Dials
 from evalfm.data.phantom.film import FINDINGS, LARGEST, SMALLEST, render
 from evalfm.data.work_folders import remove_stale, work_name

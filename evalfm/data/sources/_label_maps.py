@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from evalfm.data.columns import MASK_SUFFIX
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
 from evalfm.data.locators import locator_faults
-from evalfm.data.manifest import EMPTY_MASK
 from evalfm.data.masks import mask_file_values
 from evalfm.data.sources._contract import TableMapping
 from evalfm.errors import EvalfmError

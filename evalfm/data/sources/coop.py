@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from evalfm.cards import read_json
+from evalfm.data.columns import SPLITS
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -16,7 +17,6 @@ from evalfm.data.sources._tables import choose_part, with_files
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
-SPLITS = ("train", "val", "test")
 LABEL = "label"
 LOOKED_AT = 200
 DERIVED = {

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.cards import read_text, read_yaml
-from evalfm.data.columns import as_numbers, as_text, read_table
+from evalfm.data.columns import SPLITS, as_numbers, as_text, read_table
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -22,7 +22,6 @@ from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
 INFO, TABLE = "info.yaml", "annotations.csv"
-SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = ("splits", "original_splits")
 BINARY, MULTICLASS = "BINARY_CLASSIFICATION", "MULTICLASS_CLASSIFICATION"
 MULTILABEL, ORDINAL = "MULTILABEL_CLASSIFICATION", "ORDINAL_REGRESSION"

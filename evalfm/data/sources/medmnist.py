@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.columns import SPLITS
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.digests import image_digests
 from evalfm.data.sources._contract import Imported, ImportOptions
@@ -20,7 +21,6 @@ from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"part"})
-SPLITS = ("train", "val", "test")
 PRECEDENCE = ("test", "train", "val")
 CITATION = (
     "Yang et al., MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical image classification, "

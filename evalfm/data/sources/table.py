@@ -7,10 +7,9 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import file_of, locator_faults
-from evalfm.data.manifest import EMPTY_MASK
 from evalfm.data.sources import _class_folders as folders
 from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._label_maps import without_unjudged
