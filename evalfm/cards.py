@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +31,23 @@ class CardModel(BaseModel):
     """A frozen model that refuses keys it does not know, and numbers that are not finite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Option:
+    """How a field of a configuration stands on the command line; its help is the field's description.
+
+    Attributes:
+        panel: heading under which ``--help`` lists it; None for the everyday options that come first.
+        names: such as ``("--adaptation", "-a")``; empty for ``--`` and the field's name with hyphens.
+        metavar: what stands for its value in the help; empty for that of its type.
+        hidden: whether it is no option of the command line at all.
+    """
+
+    panel: str | None = None
+    names: tuple[str, ...] = ()
+    metavar: str = ""
+    hidden: bool = False
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -1,0 +1,150 @@
+"""Options of a verb from the fields of its configuration: each is stated once, on the model."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection
+from functools import wraps
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from evalfm.cards import Option
+from evalfm.cli.options import listed
+from evalfm.errors import EvalfmError
+
+Verb = Callable[..., Any]
+PLAIN = (str, int, float, bool, Path)
+
+
+def configured(
+    *models: type[BaseModel], given: str = "options", only: Collection[str] = (), without: Collection[str] = ()
+) -> Callable[[Verb], Verb]:
+    """Decorate a verb so that each field of ``models`` is an option of it.
+
+    The verb gets a mapping under the name ``given``: of each option that the user gave the field's name and the value.
+    What was not given is not in it, so the model's own default holds. An option's help is its field's description, its
+    choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
+    several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated.
+
+    Args:
+        models: configurations; a field that two of them share is one option.
+        given: the verb's parameter that takes the mapping.
+        only: names of fields to offer; empty for all.
+        without: names of fields that this verb does not offer.
+
+    Raises:
+        TypeError: a field has no description, or a type that no option can have.
+    """
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    fields = {
+        name: field
+        for name, field in fields.items()
+        if name not in without and (not only or name in only) and not option_of(field).hidden
+    }
+
+    def decorate(verb: Verb) -> Verb:
+        own = [each for name, each in inspect.signature(verb, eval_str=True).parameters.items() if name != given]
+        made = [_parameter(name, field) for name, field in fields.items()]
+
+        @wraps(verb)
+        def with_options(**values: Any) -> Any:
+            said = {name: _value(name, field, values.pop(name)) for name, field in fields.items()}
+            return verb(**values, **{given: {name: value for name, value in said.items() if value is not None}})
+
+        # What the verb needs without an option comes first, its switches such as --json last.
+        first = [each for each in own if each.default is inspect.Parameter.empty]
+        signature = [*first, *made, *(each for each in own if each not in first)]
+        signature = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature]
+        vars(with_options)["__signature__"] = inspect.Signature(signature)
+        with_options.__annotations__ = {each.name: each.annotation for each in signature}
+        return with_options
+
+    return decorate
+
+
+def option_of(field: FieldInfo) -> Option:
+    """How ``field`` stands on the command line."""
+    return next((each for each in field.metadata if isinstance(each, Option)), Option())
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """The long name of the option of a field, such as ``--test-data``."""
+    return max(option_of(field).names, key=len, default=f"--{name.replace('_', '-')}")
+
+
+def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
+    """The parameter from which typer makes the option of ``field``."""
+    if not field.description:
+        raise TypeError(f"The field {name} has no description, which is its help.")
+    option, plain = option_of(field), _plain(name, field.annotation)
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    flags = option.names or (flag_of(name, field),)
+    usual = "" if default in (None, False, (), {}, "") else f" Default: {default}."
+    info = typer.Option(
+        *flags,
+        help=field.description + usual,
+        metavar=option.metavar or ("NAME=VALUE" if _is_mapping(field) else None),
+        rich_help_panel=option.panel,
+        show_default=False,
+    )
+    needed = field.is_required()
+    annotation = plain if needed else plain | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[annotation, info],
+        default=inspect.Parameter.empty if needed else None,
+    )
+
+
+def _plain(name: str, annotation: Any) -> Any:
+    """The type of the option for a field of type ``annotation``."""
+    kinds = [each for each in _alternatives(annotation) if each is not NoneType]
+    for kind in kinds:
+        origin = get_origin(kind) or kind
+        if origin is tuple:
+            inner = _plain(name, get_args(kind)[0])
+            return list[str] if inner is bool else list[inner]  # type: ignore[valid-type]
+        if origin is dict:
+            return list[str]
+    if len(kinds) == 1 and (get_origin(kinds[0]) is Literal or kinds[0] in PLAIN):
+        return kinds[0]
+    if str in kinds:
+        return str
+    raise TypeError(f"The field {name} has the type {annotation}, which no option can have.")
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types that ``annotation`` allows."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [inner for each in get_args(annotation) for inner in _alternatives(each)]
+    return [annotation]
+
+
+def _is_mapping(field: FieldInfo) -> bool:
+    return any((get_origin(kind) or kind) is dict for kind in _alternatives(field.annotation))
+
+
+def _value(name: str, field: FieldInfo, value: Any) -> Any:
+    """What the model is given for what typer has read; None where the option was not given."""
+    if value is None or value == []:
+        return None
+    if not isinstance(value, list):
+        return value
+    if not _is_mapping(field):
+        return tuple(listed(value, flag_of(name, field))) if isinstance(value[0], str) else tuple(value)
+    pairs: dict[str, str] = {}
+    for item in value:
+        key, mark, text = item.partition("=")
+        if not (key.strip() and mark and text.strip()) or key.strip() in pairs:
+            again = ", each name once" if key.strip() in pairs else ""
+            raise EvalfmError(f"{flag_of(name, field)} {item} is not NAME=VALUE{again}; write it so.")
+        pairs[key.strip()] = text.strip()
+    return pairs
