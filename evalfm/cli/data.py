@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalfm.cli.data_import import import_
-from evalfm.cli.data_join import join
+from evalfm.cli.data_import import import_, join
 from evalfm.cli.data_overlap import overlap
 from evalfm.cli.options import Verbs
 

@@ -70,7 +70,7 @@ BASE: dict[str, list[str]] = {
     "show task": ["name=ptx-cls"],
     "show data": ["name={data}"],
     "show run": ["folder={run}"],
-    "data join": ["folder={data}", "--with={bad}/other.csv", "--on=id", "--label=odd"],
+    "data join": ["folder={data}", "--with={bad}/other.csv", "--join-on=id", "--label=odd"],
     "data overlap": ["one={data}"],
     "data import": ["source=table", "--root={data}", "--csv={bad}/table.csv", "--out={out}", "--image=image",
                     "--label=square"],

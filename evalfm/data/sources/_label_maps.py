@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
+from evalfm.data.config import TableMapping
 from evalfm.data.locators import locator_faults
 from evalfm.data.masks import mask_file_values
-from evalfm.data.sources._contract import TableMapping
 from evalfm.errors import EvalfmError
 from evalfm.progress import Progress
 

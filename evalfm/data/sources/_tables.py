@@ -32,7 +32,7 @@ def expect_file(root: Path, names: Sequence[str]) -> Path:
     raise EvalfmError(f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it.")
 
 
-def choose_part(root: Path, found: Sequence[Path], part: str | None, expected: str) -> Path:
+def choose_subset(root: Path, found: Sequence[Path], part: str | None, expected: str) -> Path:
     """The one of ``found`` under ``root``, or that which ``part`` names, with its suffix or without.
 
     Raises:
@@ -49,7 +49,7 @@ def choose_part(root: Path, found: Sequence[Path], part: str | None, expected: s
     if len(found) > 1:
         raise EvalfmError(
             f"{root} holds {len(found)} sets ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}); "
-            f"choose one with --part {names[0]}."
+            f"choose one with --subset {names[0]}."
         )
     return found[0]
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.dicom import ADULT_YEARS
-from evalfm.data.sources._contract import Imported
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import OLDEST, what_is_in
 from evalfm.errors import EvalfmError
 

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.rle import EMPTY
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._headers import ATTRIBUTES, header_columns
 from evalfm.data.sources._regions import united
 from evalfm.data.sources._tables import column, expect_file, what_is_in

@@ -11,10 +11,11 @@ import pandas as pd
 
 from evalfm.cards import read_json
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, first_word, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.masks import decode
 from evalfm.data.rle import EMPTY
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, snake, with_files
 from evalfm.errors import EvalfmError
 

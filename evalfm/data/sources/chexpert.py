@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.sources import Imported
 from evalfm.data.sources._chexpert_labels import LABELS, observations
-from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import ages, column, expect_file, sexes, with_files
 from evalfm.errors import EvalfmError
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import files_below
+from evalfm.data.sources import Imported
 from evalfm.data.sources import table as any_table
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
 from evalfm.errors import EvalfmError
 
@@ -97,7 +97,7 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
             },
         }
     )
-    imported = any_table.import_source(root, replace(options, mapping=mapping))
+    imported = any_table.import_source(root, options.model_copy(update={"mapping": mapping}))
     notes = list(imported.info.notes)
     table = imported.table.assign(
         density=_density(imported.table["density"], file, notes),

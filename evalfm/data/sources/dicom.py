@@ -13,18 +13,19 @@ import pandas as pd
 from pydicom.config import disable_value_validation
 
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, read_table, without_words
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, LabelKind
 from evalfm.data.dicom import FILM_MODALITIES, DicomAttributes, dicom_attributes
 from evalfm.data.dicom_frames import read_dicom
 from evalfm.data.digests import WORKERS
 from evalfm.data.locators import files_below
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names, split_keys
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import binary_labels, column, snake, two_words, what_is_in
 from evalfm.data.stored import kind_of
 from evalfm.errors import EvalfmError, UnknownNameError
 
-OPTIONS = frozenset({"labels", "on", "burned_in_checked", "blank", "uncertain", "mapping"})
+OPTIONS = frozenset({"label_table", "join_on", "burned_in_checked", "blank", "uncertain", "mapping"})
 KEYS = ("SOPInstanceUID", "AccessionNumber", "StudyInstanceUID", "PatientID")
 FRONTAL = ("PA", "AP")
 VIEW = "view"
@@ -203,12 +204,12 @@ def _table(films: list[_Film], views: list[str], info: DatasetInfo) -> pd.DataFr
 
 def _labels(films: list[_Film], options: ImportOptions, mapping: TableMapping) -> tuple[pd.DataFrame | None, str]:
     """A row of the labels for each film, empty where there is none, and what was found, in a sentence."""
-    path = options.labels or mapping.csv
+    path = options.label_table or mapping.csv
     if path is None:
-        if options.on is not None or mapping.labels:
+        if options.join_on is not None or mapping.labels:
             raise EvalfmError("Labels need their table: --labels CSV.")
         return None, ""
-    tag, _, theirs = (options.on or "SOPInstanceUID").partition("=")
+    tag, _, theirs = (options.join_on or "SOPInstanceUID").partition("=")
     if tag not in KEYS:
         raise UnknownNameError("tag to meet on", tag, KEYS)
     table = without_words(read_table(path), mapping.unknown_words)
@@ -224,7 +225,7 @@ def _labels(films: list[_Film], options: ImportOptions, mapping: TableMapping) -
     wanted = [film.keys[tag] for film in films]
     met = sum(name in set(table["_key"]) for name in wanted)
     if met == 0:
-        raise EvalfmError(f"No {tag} of {len(films)} films is in {path}; check --on, such as --on {tag}=COLUMN.")
+        raise EvalfmError(f"No {tag} of {len(films)} films is in {path}; check --join-on ({tag}=COLUMN).")
     unused = len(set(table["_key"]) - set(wanted))
     said = f"{met} of {len(films)} films have a row in {path.name}; {unused} of its {len(table)} rows have no film."
     return table.set_index("_key").reindex(wanted).reset_index(drop=True), said

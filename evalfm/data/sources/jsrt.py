@@ -10,12 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.images import image_size, read_stored
 from evalfm.data.locators import files_below
 from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
 from evalfm.data.raw_films import BITS, SIDE, SUFFIX
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import ages, column, sexes, what_is_in
 from evalfm.errors import EvalfmError
 

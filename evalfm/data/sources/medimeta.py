@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 
 from evalfm.cards import read_text, read_yaml
 from evalfm.data.columns import SPLITS, as_numbers, as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import ages, choose_part, column, expect_file, sexes, snake, with_files
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import ages, choose_subset, column, expect_file, sexes, snake, with_files
 from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part"})
+OPTIONS = frozenset({"subset"})
 INFO, TABLE = "info.yaml", "annotations.csv"
 SPLIT_FOLDERS = ("splits", "original_splits")
 BINARY, MULTICLASS = "BINARY_CLASSIFICATION", "MULTICLASS_CLASSIFICATION"
@@ -54,7 +55,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: a file or column is missing, labels and table are not of the same images, or a kind is unknown.
     """
-    folder = _folder(root, options.part)
+    folder = _folder(root, options.subset)
     prefix = "" if folder == root else f"{folder.name}/"
     content = read_yaml(folder / INFO, number_keys=True)
     told = content.get("tasks")
@@ -106,7 +107,7 @@ def _folder(root: Path, part: str | None) -> Path:
     if part is None and (root / INFO).is_file():
         return root
     found = sorted(path.parent for path in root.glob(f"*/{INFO}")) if root.is_dir() else []
-    return choose_part(root, found, part, INFO)
+    return choose_subset(root, found, part, INFO)
 
 
 def _task(item: Any, folder: Path) -> _Task:

@@ -13,14 +13,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import SPLITS
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.digests import image_digests
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import SHOWN, choose_part
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import SHOWN, choose_subset
 from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part"})
+OPTIONS = frozenset({"subset"})
 PRECEDENCE = ("test", "train", "val")
 CITATION = (
     "Yang et al., MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
@@ -87,7 +88,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: there is no such file, an array lacks or has another length than its labels, or it is 3-D.
     """
-    file = choose_part(root, sorted(root.glob("*.npz")) if root.is_dir() else [], options.part, "pneumoniamnist.npz")
+    file = choose_subset(root, sorted(root.glob("*.npz")), options.subset, "pneumoniamnist.npz")
     shapes, labels = _read(file)
     name = re.sub(r"_\d+$", "", file.stem.lower())
     known = KNOWN.get(name)

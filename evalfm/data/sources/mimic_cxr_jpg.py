@@ -7,13 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.sources import Imported
 from evalfm.data.sources._chexpert_labels import LABELS, observations
-from evalfm.data.sources._contract import Imported, ImportOptions
 from evalfm.data.sources._tables import column, expect_file, only_words, with_files
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"blank", "uncertain", "part"})
+OPTIONS = frozenset({"blank", "uncertain", "subset"})
 VERSIONS = ("2.0.0", "2.1.0")
 LABELLERS = ("chexpert", "negbio")
 FRONTAL = ("PA", "AP")
@@ -30,9 +31,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: a file or column is missing, or a study has two rows of labels.
     """
-    labeller = options.part or LABELLERS[0]
+    labeller = options.subset or LABELLERS[0]
     if labeller not in LABELLERS:
-        raise EvalfmError(f"MIMIC-CXR-JPG has no labels of {labeller!r}; --part is {' or '.join(LABELLERS)}.")
+        raise EvalfmError(f"MIMIC-CXR-JPG has no labels of {labeller!r}; --subset is {' or '.join(LABELLERS)}.")
     meta_file, label_file = (expect_file(root, _names(kind)) for kind in ("metadata", labeller))
     meta, native = read_table(meta_file), read_table(label_file)
     blank, uncertain = options.blank or "negative", options.uncertain or "unknown"

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_numbers, as_text, first_word, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.digests import WORKERS
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, what_is_in
 from evalfm.data.splits import import_ids
 from evalfm.errors import EvalfmError

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, sexes, with_files
 from evalfm.errors import EvalfmError
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.config import ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tuberculosis import read_films
 
 

@@ -8,10 +8,11 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import file_of, locator_faults
+from evalfm.data.sources import Imported
 from evalfm.data.sources import _class_folders as folders
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._label_maps import without_unjudged
 from evalfm.data.sources._tables import binary_labels, column, two_words, what_is_in
 from evalfm.errors import EvalfmError, UnknownNameError

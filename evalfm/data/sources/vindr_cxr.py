@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._headers import files_by_stem, header_columns
 from evalfm.data.sources._tables import column, expect_file, snake, what_is_in
 from evalfm.errors import EvalfmError
