@@ -24,9 +24,9 @@ from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.heads.training import fit_together
-from evalfm.probing.sides import Side
+from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose
+from evalfm.tasks.cohort import select_cohort
 
 RATES = (5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
 
@@ -41,14 +41,14 @@ def main() -> None:
     schedule = Schedule(epochs=1, least_steps=options.steps, most_steps=options.steps)
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_phantom(Path(folder) / "data", n=options.images, size=224)
-        question = pose(load_task("heart-seg"), manifest)
-        rows = np.arange(len(question))
+        cohort = select_cohort(load_task("heart-seg"), manifest)
+        rows = np.arange(len(cohort))
         train, val = rows[: -len(rows) // 4], rows[-len(rows) // 4 :]
 
         def seconds(heads: list[TrainedHead]) -> tuple[float, int]:
             source = EncodedSource(encoder, manifest, FeatureStore(Path(folder) / "store"), maps="stream")
-            side = Side(question, source)
-            context = Context("segmentation", question.class_names)
+            side = LabelledFeatures(cohort, source)
+            context = Context("segmentation", cohort.class_names)
             started = time.perf_counter()
             fit_together(heads, side.examples(train), side.examples(val), context)
             return time.perf_counter() - started, source.encoder_calls

@@ -75,14 +75,14 @@ GOLDEN = [
         "random:resnet18",
         "square",
         TRAINED,
-        options={"adapt": "full", "heads": ["linear"], "recipe": SHORT, **SMALL},
+        options={"adaptation": "full", "heads": ["linear"], "recipe": SHORT, **SMALL},
     ),
     Golden(
         "lora",
         "random:vit_tiny_patch16_224",
         "square",
         TRAINED,
-        options={"adapt": "lora", "heads": ["linear"], "recipe": SHORT, **SMALL},
+        options={"adaptation": "lora", "heads": ["linear"], "recipe": SHORT, **SMALL},
     ),
     Golden(
         "scratch-seg",
@@ -193,7 +193,7 @@ def measure(golden: Golden, folder: Path, data: dict[str, Any]) -> dict[str, flo
     from tests.readers import Seer
 
     encoder: Any = golden.encoder
-    options: dict[str, Any] = {"floors": "none", "out": folder / "runs" / golden.name, **golden.options}
+    options: dict[str, Any] = {"baselines": "none", "out": folder / "runs" / golden.name, **golden.options}
     if encoder == "seer":
         encoder = Seer()
     elif encoder == "clip":

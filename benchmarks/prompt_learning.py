@@ -30,10 +30,10 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, Text
 from evalfm.heads.text.learned import BiomedCoOpHead, BiomedDPTHead, CoOpHead
 from evalfm.heads.text.training import ContextSchedule
-from evalfm.probing.sides import Side
+from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
+from evalfm.tasks.cohort import select_cohort
 from evalfm.tasks.prompts import Own, prompt_set
-from evalfm.tasks.question import pose
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 
@@ -98,9 +98,9 @@ def main() -> None:
 def learn(encoder: Encoder, text: Text, options: argparse.Namespace, folder: Path) -> None:
     """Three heads on one store of features."""
     manifest = make_phantom(folder / "data", n=options.images, size=224)
-    question = pose(load_task("ptx-cls"), manifest)
+    cohort = select_cohort(load_task("ptx-cls"), manifest)
     source = EncodedSource(encoder, manifest, FeatureStore(folder / "store"))
-    side, rows = Side(question, source), np.arange(len(question))
+    side, rows = LabelledFeatures(cohort, source), np.arange(len(cohort))
     train, val = side.examples(rows[: -len(rows) // 4]), side.examples(rows[-len(rows) // 4 :])
     seen: list[int] = []
     model: Any = encoder.model
@@ -112,7 +112,7 @@ def learn(encoder: Encoder, text: Text, options: argparse.Namespace, folder: Pat
     for kind in (CoOpHead, BiomedCoOpHead, BiomedDPTHead):
         head = kind(schedule=ContextSchedule(options.epochs, kind.rate))
         started = time.process_time()
-        head.fit(train, val, Context("binary", question.class_names, text=text, data="phantom", task="ptx-cls"))
+        head.fit(train, val, Context("binary", cohort.class_names, text=text, data="phantom", task="ptx-cls"))
         taken = time.process_time() - started
         own_steps = options.epochs * (len(train) // 4)
         steps += own_steps

@@ -43,7 +43,7 @@ def main() -> None:
         def timed(manifest, task: str) -> tuple[float, int]:
             nonlocal seen
             seen, started = 0, time.perf_counter()
-            probe(encoder, task, data=manifest, heads=["linear"], floors="none", out=Path(folder) / "runs")
+            probe(encoder, task, data=manifest, heads=["linear"], baselines="none", out=Path(folder) / "runs")
             return time.perf_counter() - started, seen
 
         first, films = timed(small, "ptx-cls")

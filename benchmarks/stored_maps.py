@@ -27,9 +27,9 @@ from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import fit_together
-from evalfm.probing.sides import Side
+from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose
+from evalfm.tasks.cohort import select_cohort
 
 
 class Held(EncodedSource):
@@ -55,20 +55,20 @@ def main() -> None:
     schedule = Schedule(epochs=3, least_steps=options.steps, most_steps=options.steps)
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_phantom(Path(folder) / "data", n=options.images, size=224)
-        question = pose(load_task("heart-seg"), manifest)
+        cohort = select_cohort(load_task("heart-seg"), manifest)
         store = FeatureStore(Path(folder) / "store")
         sources = [kind(encoder, manifest, store, maps="store") for kind in (EncodedSource, Held)]
         sources[0].prefetch(range(len(manifest)), maps=True)
         sources[1].features([0], maps=True)
-        rows = np.arange(len(question))
+        rows = np.arange(len(cohort))
         seconds: list[list[float]] = [[], []]
         for _ in range(3):
             for source, taken in zip(sources, seconds, strict=True):
-                side = Side(question, source)
+                side = LabelledFeatures(cohort, source)
                 train, val = side.examples(rows[: -len(rows) // 4]), side.examples(rows[-len(rows) // 4 :])
                 started = time.perf_counter()
                 heads = [LinearDenseHead(schedule), MultiscaleHead(schedule)]
-                fit_together(heads, train, val, Context("segmentation", question.class_names))
+                fit_together(heads, train, val, Context("segmentation", cohort.class_names))
                 taken.append(time.perf_counter() - started)
     stored, held = (statistics.median(taken) for taken in seconds)
     print(f"{1 - held / stored:.3f} (stored maps {stored:.2f} s, maps in memory {held:.2f} s, {options.steps} steps)")

@@ -26,8 +26,8 @@ def main() -> None:
         from evalfm.data.phantom import make_phantom
         from evalfm.probing.probe import probe
         from evalfm.study import Study, make_plan, run_study
+        from evalfm.study.cohorts import Manifests
         from evalfm.study.plan import check_study
-        from evalfm.study.questions import Manifests
 
         data = Path(folder) / "data"
         make_phantom(data, n=options.images, size=128)
@@ -38,7 +38,7 @@ def main() -> None:
             encoders=("pixels", "hog", "random:resnet18"),
             tasks=("ptx-cls", "cardiomegaly-cls", "ctr"),
             label_fractions=(0.5, None),
-            floors="default",
+            baselines="default",
         )
         cells = check_study(study, Manifests())[0].cells
 

@@ -24,12 +24,12 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import Context
-from evalfm.probing.sides import Side
+from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose
+from evalfm.tasks.cohort import select_cohort
 from evalfm.training.job import Together
 from evalfm.training.recipe import recipe_of
-from evalfm.training.tuning import Setting, tune
+from evalfm.training.tuning import TrainingEnvironment, tune
 
 BATCH = 16
 
@@ -50,16 +50,16 @@ def main() -> None:
     encoder = load_encoder(options.encoder, weights=weights, precision=precision, device=device)
     with tempfile.TemporaryDirectory() as folder:
         manifest = make_phantom(Path(folder) / "data", n=options.images * 9 // 8, size=options.size)
-        question = pose(load_task("heart-seg"), manifest)
-        rows = np.arange(len(question))
+        cohort = select_cohort(load_task("heart-seg"), manifest)
+        rows = np.arange(len(cohort))
         store = FeatureStore(Path(folder) / "features")
 
         def source_of(each):
             return EncodedSource(each, manifest, store, maps="stream")
 
-        side = Side(question, source_of(encoder))
+        side = LabelledFeatures(cohort, source_of(encoder))
         head = load_head("multiscale", "segmentation")
-        context = Context("segmentation", question.class_names, 0, device)
+        context = Context("segmentation", cohort.class_names, 0, device)
         recipe = recipe_of("full", {"epochs": options.epochs, "least_steps": 0, "probe_start": False})
         assert recipe is not None
         started = time.perf_counter()
@@ -72,17 +72,17 @@ def main() -> None:
             adaptation="full",
             recipe=recipe,
             manifest=manifest,
-            setting=Setting(Path(folder) / "work", device, precision, options.workers),
+            setting=TrainingEnvironment(Path(folder) / "work", device, precision, options.workers),
             source_of=source_of,
             progress=context.progress,
         )
         ours = options.images * options.epochs / (time.perf_counter() - started)
         layout = head.layout(side.source, context)
-        readout = head.fresh(layout, torch.Generator()).to(device)
+        module = head.new_module(layout, torch.Generator()).to(device)
         objective = head.objective(side.examples(rows), context)
         films = torch.stack([encoder.prepare(manifest.image(int(row)))[0] for row in rows[:BATCH]]).to(device)
         target = objective.read(side.examples(rows[:BATCH]), layout.grid, context.progress, "train").to(device)
-    model = Together(tuned.encoder.train(), readout.train())
+    model = Together(tuned.encoder.train(), module.train())
     optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
     steps = options.images * options.epochs // BATCH
 

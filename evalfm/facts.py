@@ -62,7 +62,7 @@ class _EncoderConfig(_Read):
 
 
 class _Config(_Read):
-    floor: bool
+    baseline: bool
     adaptation: Literal["frozen", "lora", "full", "scratch"]
     seed: Count
     data: str | None = None

@@ -180,9 +180,9 @@ class Run:
         return int(self.record.config["seed"])
 
     @property
-    def is_floor(self) -> bool:
+    def is_baseline(self) -> bool:
         """True for a baseline that knows nothing."""
-        return bool(self.record.config["floor"])
+        return bool(self.record.config["baseline"])
 
     @cached_property
     def metrics(self) -> dict[str, Estimate]:
@@ -309,7 +309,7 @@ def check_writable(out: Path, option: str = "--out") -> None:
         raise EvalfmError(f"{out} cannot be written ({nearest} is read-only); name another folder with {option}.")
 
 
-class InTheWay(Enum):
+class IfExists(Enum):
     """What becomes of a folder that stands already where another is to be published."""
 
     KEPT = auto()
@@ -318,10 +318,10 @@ class InTheWay(Enum):
 
 
 @contextmanager
-def publishing(out: Path, final: Path, in_the_way: InTheWay = InTheWay.KEPT) -> Iterator[Path]:
+def publishing(out: Path, final: Path, if_exists: IfExists = IfExists.KEPT) -> Iterator[Path]:
     """Give a work folder that becomes ``final`` by one rename when the block ends well, and vanishes otherwise.
 
-    A run that another process published there meanwhile is kept unless ``in_the_way`` says otherwise: it has the
+    A run that another process published there meanwhile is kept unless ``if_exists`` says otherwise: it has the
     same key, so it holds the same. What is no whole run is replaced.
 
     Raises:
@@ -336,7 +336,7 @@ def publishing(out: Path, final: Path, in_the_way: InTheWay = InTheWay.KEPT) -> 
     try:
         yield work
         _flush(work)
-        _place(work, final, in_the_way)
+        _place(work, final, if_exists)
         flush_folder(final.parent)
     except OSError as error:
         raise EvalfmError(
@@ -395,7 +395,7 @@ def _flush(work: Path) -> None:
         flush_folder(Path(folder))
 
 
-def _place(work: Path, final: Path, in_the_way: InTheWay) -> None:
+def _place(work: Path, final: Path, if_exists: IfExists) -> None:
     """Put ``work`` at ``final``; what stands there already stays, or takes the place of ``work``."""
     try:
         # A folder is renamed onto nothing or an empty folder, never onto files, whoever puts them there meanwhile.
@@ -403,9 +403,9 @@ def _place(work: Path, final: Path, in_the_way: InTheWay) -> None:
     except OSError:
         if not final.is_dir():
             raise
-        if in_the_way is InTheWay.REFUSED:
+        if if_exists is IfExists.REFUSED:
             raise EvalfmError(f"{final} is there already; name another folder with --out.") from None
-        if in_the_way is InTheWay.REPLACED or not (final / RECORD).is_file():
+        if if_exists is IfExists.REPLACED or not (final / RECORD).is_file():
             replace(work, final)
 
 

@@ -58,7 +58,7 @@ def make_films(folder: Path) -> Manifest:
 def run_probe(folder: Path, data: Manifest, **options: object) -> None:
     os.environ["EVALFM_HOME"] = str(folder / "home")
     options = {"encoder": "pixels", **options}
-    probe(task="sign", data=data, heads=["linear"], floors="none", out=folder / "out", **options)  # type: ignore[arg-type]
+    probe(task="sign", data=data, heads=["linear"], baselines="none", out=folder / "out", **options)  # type: ignore[arg-type]
 
 
 def fork(work: Callable[..., None], *arguments: object, **options: object) -> int:

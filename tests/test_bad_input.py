@@ -125,7 +125,7 @@ def refusal(
 ) -> str:
     """The sentence that ``probe`` refuses with: it holds every ``named`` text, and nothing is left under ``out``."""
     folder = films.save() if isinstance(films, Films) else films
-    asked = {"heads": ["linear"], "floors": "none", **asked}
+    asked = {"heads": ["linear"], "baselines": "none", **asked}
     with pytest.raises(EvalfmError) as caught:
         probe(encoder, task, data=folder, out=out, **asked)
     message = str(caught.value)
@@ -137,7 +137,7 @@ def refusal(
 
 
 def only_run(films: Films, out: Path, task: str = "square", **asked: Any) -> Run:
-    (run,) = probe("pixels", task, data=films.save(), out=out, **{"heads": ["linear"], "floors": "none", **asked})
+    (run,) = probe("pixels", task, data=films.save(), out=out, **{"heads": ["linear"], "baselines": "none", **asked})
     return run
 
 
@@ -416,7 +416,7 @@ class TestOneClass:
             str(tmp_path / "seg.yaml"),
             data=films.save(),
             heads=["mean-mask"],
-            floors="none",
+            baselines="none",
             out=out,
         )
         assert run.metrics["dice_positive"].value is None
@@ -442,7 +442,7 @@ class TestTaskCards:
         films.table["again_mask"] = films.table["square_mask"]
         films.facts["mask_dialects"]["again"] = "file"
         (tmp_path / "two.yaml").write_text(SEGMENTATION.replace("[square]", "[square, again]"))
-        asked: dict[str, Any] = {"heads": ["mean-mask"], "floors": "none", "out": out}
+        asked: dict[str, Any] = {"heads": ["mean-mask"], "baselines": "none", "out": out}
         runs = probe("constant", str(tmp_path / "two.yaml"), data=films.save(), **asked)
         (table,) = task_tables(runs)
         assert table.metric_names[:2] == ("dice_positive_square", "dice_positive_again")
@@ -562,7 +562,7 @@ class TestWeights:
             data=films.save(),
             weights=weights.save(),
             heads=["linear"],
-            floors="none",
+            baselines="none",
             out=out,
         )
         assert run.record.provenance.weights_digest is not None

@@ -81,7 +81,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 def probed(films: Manifest, out: Path, monkeypatch: pytest.MonkeyPatch, home: Path, **options: object) -> Run:
     monkeypatch.setenv("EVALFM_HOME", str(home))
-    asked = {"encoder": "random:resnet18", "input_size": 32, "heads": ["linear"], "floors": "none", **options}
+    asked = {"encoder": "random:resnet18", "input_size": 32, "heads": ["linear"], "baselines": "none", **options}
     (run,) = probe(task="sign", data=films, out=out, **asked)  # type: ignore[arg-type]
     return run
 

@@ -186,7 +186,7 @@ def passed(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Pass
         data,
         "--head",
         "linear",
-        "--floors",
+        "--baselines",
         "none",
         "--out",
         runs,

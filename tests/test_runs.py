@@ -12,7 +12,7 @@ from evalfm.data.work_folders import work_name
 from evalfm.errors import EvalfmError
 from evalfm.runs import (
     RECORD,
-    InTheWay,
+    IfExists,
     Provenance,
     Record,
     Run,
@@ -48,7 +48,7 @@ def make_record(key: str = "0" * 64) -> Record:
     return Record(
         schema=1,
         key=key,
-        config={"floor": False, "adaptation": "frozen", "seed": 0},
+        config={"baseline": False, "adaptation": "frozen", "seed": 0},
         encoder={"name": "pixels"},
         task={"name": "ptx-cls", "title": "Is it?", "metrics": ["auroc"], "kind": "binary", "target": ["ptx"]},
         head={"name": "linear"},
@@ -76,9 +76,9 @@ def make_record(key: str = "0" * 64) -> Record:
     )
 
 
-def publish(out: Path, key: str = "a" * 64, number: float = 1.0, in_the_way: InTheWay = InTheWay.KEPT) -> Path:
+def publish(out: Path, key: str = "a" * 64, number: float = 1.0, if_exists: IfExists = IfExists.KEPT) -> Path:
     final = run_folder(out, "pixels", "ptx-cls", "linear", "frozen", key)
-    with publishing(out, final, in_the_way) as work:
+    with publishing(out, final, if_exists) as work:
         write_run(work, make_record(key), table_of(number), {"weight": torch.tensor([number])})
     return final
 
@@ -90,7 +90,7 @@ def test_a_run_comes_back_as_it_was_written(tmp_path: Path):
     assert run.metrics["ppv"].reason == "no positive call"
     assert run.predictions()["score_ptx"].tolist() == [1.0]
     assert run.head_tensors()["weight"].tolist() == [1.0]
-    assert (run.encoder, run.task, run.head, run.primary, run.is_floor) == (
+    assert (run.encoder, run.task, run.head, run.primary, run.is_baseline) == (
         "pixels",
         "ptx-cls",
         "linear",
@@ -124,7 +124,7 @@ def test_work_in_progress_is_never_listed(tmp_path: Path):
 def test_a_second_run_replaces_the_first_whole(tmp_path: Path):
     first = publish(tmp_path, number=1.0)
     (first / "stray").write_text("of the first run")
-    second = publish(tmp_path, number=2.0, in_the_way=InTheWay.REPLACED)
+    second = publish(tmp_path, number=2.0, if_exists=IfExists.REPLACED)
     assert first == second
     assert not (second / "stray").exists()
     assert Run.read(second).predictions()["score_ptx"].tolist() == [2.0]
@@ -133,8 +133,8 @@ def test_a_second_run_replaces_the_first_whole(tmp_path: Path):
 
 def test_who_publishes_second_keeps_what_is_there_unless_forced(tmp_path: Path):
     final = run_folder(tmp_path, "pixels", "ptx-cls", "linear", "frozen", "a" * 64)
-    for in_the_way, expected in ((InTheWay.KEPT, 1.0), (InTheWay.REPLACED, 2.0)):
-        with publishing(tmp_path, final, in_the_way) as work:
+    for if_exists, expected in ((IfExists.KEPT, 1.0), (IfExists.REPLACED, 2.0)):
+        with publishing(tmp_path, final, if_exists) as work:
             write_run(work, make_record(), table_of(2.0), {})
             publish(tmp_path, number=1.0)
         assert Run.read(final).predictions()["score_ptx"].tolist() == [expected]
@@ -151,7 +151,7 @@ def test_what_is_no_whole_run_gives_way(tmp_path: Path):
 def test_what_must_be_new_is_refused_where_something_is(tmp_path: Path):
     publish(tmp_path, number=1.0)
     with pytest.raises(EvalfmError, match="there already"):
-        publish(tmp_path, number=2.0, in_the_way=InTheWay.REFUSED)
+        publish(tmp_path, number=2.0, if_exists=IfExists.REFUSED)
     assert [run.predictions()["score_ptx"].tolist() for run in find_runs(tmp_path)] == [[1.0]]
     assert list((tmp_path / ".work").iterdir()) == []
 

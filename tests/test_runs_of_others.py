@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     grades = np.arange(N) % 4
     labels = (np.random.default_rng(3).random((N, 3)) < 0.5).astype(float)
     for number, name in enumerate(("one", "one", "two", "constant")):
-        told: dict[str, Any] = {"encoder": name, "seed": number if number < 2 else 0, "floor": name == "constant"}
+        told: dict[str, Any] = {"encoder": name, "seed": number if number < 2 else 0, "baseline": name == "constant"}
         scores = signal(TARGET, 1.0, number) if number < 3 else np.full(N, 0.4)
         make_run(out, binary_table(scores, TARGET).assign(**WHO), task_card={"subgroups": ["sex", "age"]}, **told)
         if number == 1:
@@ -223,7 +223,7 @@ class _Nothing:
 
 def test_no_mutated_run_ends_a_prediction_with_a_traceback(squares: Manifest, tmp_path: Path, home: Path) -> None:
     chance = random.Random(18)
-    (run,) = probe("hog", "square", data=squares, heads=["linear"], floors="none", out=tmp_path / "made")
+    (run,) = probe("hog", "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "made")
     for number in range(40):
         folder = tmp_path / str(number)
         shutil.copytree(run.folder, folder)

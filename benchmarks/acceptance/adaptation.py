@@ -51,7 +51,7 @@ class Grid:
     progress: Progress
 
     def heads(self, task: str, heads: Sequence[str], seeds: int) -> list[Run]:
-        """Frozen features under several heads, with the floors."""
+        """Frozen features under several heads, with the baselines."""
         return probe(
             ENCODER,
             task,
@@ -63,7 +63,7 @@ class Grid:
             progress=self.progress,
         )
 
-    def trained(self, task: str, head: str, adapt: str, seeds: int) -> list[Run]:
+    def trained(self, task: str, head: str, adaptation: str, seeds: int) -> list[Run]:
         """The encoder trained with one head."""
         return probe(
             ENCODER,
@@ -71,10 +71,10 @@ class Grid:
             weights=self.weights,
             data=self.data,
             heads=[head],
-            adapt=adapt,
+            adaptation=adaptation,
             recipe=self.recipe,
             seeds=seeds,
-            floors="none",
+            baselines="none",
             out=self.out,
             progress=self.progress,
         )
@@ -88,7 +88,7 @@ class Grid:
             input_size=size,
             recipe=self.recipe,
             seeds=seeds,
-            floors="none",
+            baselines="none",
             out=self.out,
             progress=self.progress,
         )
@@ -102,7 +102,7 @@ def as_markdown(runs: list[Run]) -> list[str]:
         lines += ["| encoder | head | adaptation | " + " | ".join(table.metric_names) + " | seed sd | minutes |"]
         lines += ["|---" * (5 + len(table.metric_names)) + "|"]
         for line in table.lines:
-            name = line.encoder + (" (floor)" if line.floor else "")
+            name = line.encoder + (" (baseline)" if line.baseline else "")
             cells = " | ".join(describe(line.metrics[metric]) for metric in table.metric_names)
             spread = "–" if line.seed_sd is None else f"{line.seed_sd:.4f}"
             minutes = sum(run.record.provenance.seconds for run in line.runs) / len(line.runs) / 60
@@ -130,13 +130,13 @@ def main() -> None:
     runs: list[Run] = []
     runs += real.heads("heart-seg", ["linear", "multiscale", "global-local", "upernet"], 1)
     runs += real.heads("ctr", ["ridge", "attentive", "from-mask"], 1)
-    for adapt in ("lora", "full"):
-        runs += real.trained("heart-seg", "multiscale", adapt, 1)
-        runs += real.trained("ctr", "from-mask", adapt, 1)
+    for adaptation in ("lora", "full"):
+        runs += real.trained("heart-seg", "multiscale", adaptation, 1)
+        runs += real.trained("ctr", "from-mask", adaptation, 1)
     runs += real.unet("heart-seg", 1)
     runs += made.heads("ptx-seg", ["linear", "multiscale", "global-local", "upernet"], options.seeds)
-    for adapt in ("lora", "full"):
-        runs += made.trained("ptx-seg", "multiscale", adapt, options.seeds)
+    for adaptation in ("lora", "full"):
+        runs += made.trained("ptx-seg", "multiscale", adaptation, options.seeds)
     # A quarter of the pixels, for the time of three seeds on a CPU.
     runs += made.unet("ptx-seg", options.seeds, size=128)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

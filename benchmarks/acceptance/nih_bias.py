@@ -67,7 +67,7 @@ def main() -> None:
     weights = options.shared / "weights" / "squeezenet1_0_torchvision_keys_rgb255.npz"
     nih = import_data("nih-cxr14", options.shared / "nih-cxr14-starter", options.out / "nih", force=True)
     made = probe("squeezenet1-0.caffe", "ptx-cls", weights=weights, data=nih, folds=5, out=options.out / "runs")
-    runs = [run for run in made if not run.is_floor]
+    runs = [run for run in made if not run.is_baseline]
     reports = [
         bias(replace(scores_of_run(run), name=name), ["view", "sex"])
         for name, run in zip(model_names(runs), runs, strict=True)

@@ -31,7 +31,7 @@ FIGURES = ("auroc", "f1", "f1_default", "accuracy", "accuracy_default", "brier",
 
 def trained(data: Manifest, size: int, out: Path, **asked: object) -> list[Run]:
     """The light CNN, from scratch, cut where F1 on val is largest."""
-    call = {"heads": ["linear"], "adapt": "scratch", "threshold": "f1", "input_size": size, "out": out} | asked
+    call = {"heads": ["linear"], "adaptation": "scratch", "threshold": "f1", "input_size": size, "out": out} | asked
     return probe("light-cnn", "pneumonia-cls", data=data, **call)  # type: ignore[arg-type]
 
 
@@ -66,8 +66,8 @@ def figures(runs: list[Run], name: str) -> list[float]:
 
 def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) -> str:
     """The page."""
-    seeds = [run for run in runs if not run.is_floor]
-    floors = [run for run in runs if run.is_floor]
+    seeds = [run for run in runs if not run.is_baseline]
+    baselines = [run for run in runs if run.is_baseline]
     val = [on_val(run) for run in seeds]
     size, sharper = best(tried), min(tried, key=lambda each: tried[each]["log_loss"])
     part = seeds[0].record.data["parts"]
@@ -89,7 +89,7 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
         )
         + f". Taken: {size}, by AUROC, the task's primary metric"
         + (f" (log-loss alone would take {sharper})" if sharper != size else "")
-        + ". Everything else is the default recipe of `--adapt scratch`.",
+        + ". Everything else is the default recipe of `--adaptation scratch`.",
         "",
         "| seed | epoch | threshold | " + " | ".join(FIGURES) + " | F1 on val at .5 | F1 on val |",
         "|---" * (5 + len(FIGURES)) + "|",
@@ -109,9 +109,9 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
     lines.append(f"| published CNN (arXiv 2510.00411) | {PUBLISHED_F1} | | |")
     constant = seeds[0].metrics["f1_all_positive"].value
     lines.append(f"| every image called positive, 2p / (1 + p) = {2 * share / (1 + share):.4f} | {constant:.4f} | | |")
-    for run in floors:
+    for run in baselines:
         cells = " | ".join(describe(run.metrics[name]) for name in ("f1", "f1_default", "auroc"))
-        lines.append(f"| {run.encoder} (floor), {run.head} | {cells} |")
+        lines.append(f"| {run.encoder} (baseline), {run.head} | {cells} |")
     lower = sum(run.metrics["f1"].value < run.metrics["f1_default"].value for run in seeds)  # type: ignore[operator]
     kept = all(told["f1"] >= told["f1_default"] for told in val)
     lines += [
@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     data = import_data("medmnist", options.shared / "medmnist", options.out / "data", force=True)
-    short = {"recipe": {"epochs": SHORT}, "floors": "none"}
+    short = {"recipe": {"epochs": SHORT}, "baselines": "none"}
     tried = {size: on_val(trained(data, size, options.out / "runs", **short)[0]) for size in SIZES}
     size = best(tried)
     runs = trained(data, size, options.out / "runs", seeds=options.seeds)

@@ -99,7 +99,7 @@ def encoders(out: Path) -> dict[str, str]:
 def auroc(encoder: str, task: str, weights: Path, data: Any, out: Path, **options: Any) -> Any:
     """The AUROC, with its interval, of the linear head on frozen features over five folds by patient."""
     (run,) = evalfm.probe(
-        encoder, task, weights=weights, data=data, folds=5, heads=["linear"], floors="none", out=out, **options
+        encoder, task, weights=weights, data=data, folds=5, heads=["linear"], baselines="none", out=out, **options
     )
     return run.metrics["auroc"]
 

@@ -46,7 +46,7 @@ def as_markdown(runs: list[Run]) -> list[str]:
         lines += ["| encoder | head | " + " | ".join(table.metric_names) + " |"]
         lines += ["|---" * (2 + len(table.metric_names)) + "|"]
         for line in table.lines:
-            name = line.encoder + (" (floor)" if line.floor else "")
+            name = line.encoder + (" (baseline)" if line.baseline else "")
             cells = " | ".join(describe(line.metrics[metric]) for metric in table.metric_names)
             lines.append(f"| {name} | {line.head} | {cells} |")
         lines.append("")

@@ -163,10 +163,10 @@ def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[
     """A sentence per probe for an attribute and per shortcut curve."""
     told = []
     for each in decoded:
-        floor = "" if each.floor is None else f"; on random weights {words(each.floor)}"
+        baseline = "" if each.baseline is None else f"; on random weights {words(each.baseline)}"
         told.append(
             f"{each.encoder} · {each.head} on {each.data}: a probe for {each.attribute} among images without "
-            f"{each.finding} has AUROC {words(each.auroc)}{floor}."
+            f"{each.finding} has AUROC {words(each.auroc)}{baseline}."
         )
     for curve in curves:
         points = ", ".join(f"{words(point.estimate)} at {point.strength:g}" for point in curve.points)

@@ -78,8 +78,8 @@ class Choice:
 def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, cohort: str | None = None) -> Choice:
     """The best set among the encoders that keep to ``limits``, by parameters, then operations, then dimensions.
 
-    Floors are compared with it and never chosen. ``cohort`` is part of the words of the one test cohort that is meant,
-    where the runs of the task were tested on several.
+    Baselines are compared with it and never chosen. ``cohort`` is part of the words of the one test cohort that is
+    meant, where the runs of the task were tested on several.
 
     Raises:
         EvalfmError: no run answers the task, every encoder is excluded, or runs cannot be paired.
@@ -111,8 +111,8 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
         id(run): f"{line.encoder} · {line.head} · {line.adaptation}" for line in tables[0].lines for run in line.runs
     }
     excluded = {names[id(run)]: str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
-    if all(run.is_floor for run in kept):
-        told = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are floors only"
+    if all(run.is_baseline for run in kept):
+        told = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are baselines only"
         raise EvalfmError(f"No encoder is left for {task} ({told}); loosen a limit or make more runs.")
     (comparison,) = compare(kept, task=task)
     (table,) = task_tables(kept)
@@ -135,7 +135,7 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
 
 def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     """Why a run is not asked, or None."""
-    if run.is_floor:
+    if run.is_baseline:
         return None
     card = run.record.encoder
     parameters = _parameters(run)
@@ -204,7 +204,7 @@ def _paragraph(
     name = f"{first.encoder} ({first.head}, {first.adaptation})"
     asked = "that keeps to the limits" if limited else "that was asked"
     start = f"For {comparison.task}, "
-    lines = [entry for entry in comparison.entries if not entry.floor]
+    lines = [entry for entry in comparison.entries if not entry.baseline]
     sentences = []
     if len(lines) == 1:
         sentences.append(f"{start}{name} is the only encoder {asked}: nothing was compared.")
@@ -227,7 +227,7 @@ def _paragraph(
         sentences.append(f"A forward pass of one image takes it {first.milliseconds:.3g} ms ({first.timed}).")
     if len(times.devices) > 1:
         sentences.append(f"Times are of {len(times.devices)} devices and do not compare: {'; '.join(times.devices)}.")
-    sentences += _beside_floor(comparison, lines[0])
+    sentences += _beside_baseline(comparison, lines[0])
     if first.worst:
         sentences.append(f"The worst stratum of {name} is {first.worst}.")
     for each in candidates:
@@ -242,7 +242,7 @@ NAMED = ("Contamination", "Synthetic")
 def _others(comparison: Comparison, first: Candidate, of: Mapping[str, str]) -> str:
     """What the lines are that ``first`` is better than: encoders, or only other uses of its own."""
     mine = next(each for each in comparison.entries if each.name == _line_name(first))
-    others = [each for each in comparison.entries if not each.floor and each is not mine]
+    others = [each for each in comparison.entries if not each.baseline and each is not mine]
     kinds = {
         "encoder": all(of[each.name] != of[mine.name] for each in others),
         "head of this one encoder": all(
@@ -274,20 +274,20 @@ def _smallest(candidates: Sequence[Candidate], of: Mapping[str, str]) -> str:
     return f"{', '.join(least[:-1])} and {least[-1]} are the smallest of them, with {min(known):,} parameters each"
 
 
-def _beside_floor(comparison: Comparison, leading: Entry) -> list[str]:
-    """How the best line stands to the best floor."""
-    floors = [entry for entry in comparison.entries if entry.floor and entry.estimate.value is not None]
-    if not floors:
+def _beside_baseline(comparison: Comparison, leading: Entry) -> list[str]:
+    """How the best line stands to the best baseline."""
+    baselines = [entry for entry in comparison.entries if entry.baseline and entry.estimate.value is not None]
+    if not baselines:
         return []
-    best, name = floors[0], f"{leading.encoder} ({leading.head}, {leading.adaptation})"
-    told = [f"The best floor, {best.encoder}, reaches {_in_words(best)}."]
+    best, name = baselines[0], f"{leading.encoder} ({leading.head}, {leading.adaptation})"
+    told = [f"The best baseline, {best.encoder}, reaches {_in_words(best)}."]
     difference = best.difference
     if difference is None or difference.p is None:
-        return [*told, f"Whether {name} is better than that floor could not be tested."]
+        return [*told, f"Whether {name} is better than that baseline could not be tested."]
     if difference.p >= ALPHA:
-        return [*told, f"{name} is not shown to be better than that floor (p {_p(difference.p)})."]
+        return [*told, f"{name} is not shown to be better than that baseline (p {_p(difference.p)})."]
     if (difference.value < 0) == metric_of(comparison.metric).lower_is_better:
-        return [*told, f"That floor is better than {name} (p {_p(difference.p)})."]
+        return [*told, f"That baseline is better than {name} (p {_p(difference.p)})."]
     return told
 
 

@@ -29,13 +29,13 @@ class Entry:
     """One line of a comparison.
 
     Attributes:
-        encoder, head, adaptation, floor, seeds: as in the table of the task.
+        encoder, head, adaptation, baseline, seeds: as in the table of the task.
         seed_sd: spread of the metric over seeds; None for a single one.
         estimate: the metric averaged over seeds, with its interval.
         difference: this line minus the best one; None for the best itself.
-        p: of that difference, after Holm over every pair of lines that are no floors; None for floors and the best.
-        rank: 95 % interval of the rank among lines that are no floors, over resampled patients.
-        in_best_set: not significantly worse than the best; None for floors.
+        p: of that difference, after Holm over every pair of lines that are no baselines; None for them and the best.
+        rank: 95 % interval of the rank among lines that are no baselines, over resampled patients.
+        in_best_set: not significantly worse than the best; None for baselines.
         detectable: the true difference to the best that would have been found with 80 % power at the corrected level.
         non_inferior: whether it is worse than the reference by less than the margin, after Holm; None if not asked.
     """
@@ -43,7 +43,7 @@ class Entry:
     encoder: str
     head: str
     adaptation: str
-    floor: bool
+    baseline: bool
     seeds: int
     seed_sd: float | None
     estimate: Estimate
@@ -62,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All lines of one task on the same patients, best first, floors last.
+    """All lines of one task on the same patients, best first, baselines last.
 
     Attributes:
         data, cohort: the data set that was tested, and which of its images in words.
@@ -125,7 +125,7 @@ def compare(
     if not tables:
         raise EvalfmError("There is no run to compare; name folders of runs.")
     # Baselines alone, on a cohort that no encoder was tested on, stop nothing.
-    asked = [table for table in tables if not all(line.floor for line in table.lines)] or tables
+    asked = [table for table in tables if not all(line.baseline for line in table.lines)] or tables
     _refuse_strangers(asked)
     return [_compare(table, metric, margin, reference) for table in asked]
 
@@ -151,7 +151,7 @@ def _refuse_strangers(tables: Sequence[TaskTable]) -> None:
     """
     by_task: dict[str, list[Line]] = {}
     for table in tables:
-        lines = [line for line in table.lines if not line.floor]
+        lines = [line for line in table.lines if not line.baseline]
         by_task.setdefault(table.task, []).extend(lines if len(lines) == 1 else [*lines, *lines])
     for task, lines in by_task.items():
         named = {(line.encoder, line.head, line.adaptation) for line in lines}
@@ -169,9 +169,9 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
     measured = {str(place): paired.measured(place) for place in range(len(table.lines))}
     estimated = estimates(measured, paired.patients, unit=paired.unit)
     found = [estimated[str(place)] for place in range(len(table.lines))]
-    contenders = [place for place, line in enumerate(table.lines) if not line.floor]
+    contenders = [place for place, line in enumerate(table.lines) if not line.baseline]
     if not contenders:
-        raise EvalfmError(f"{table.task}: there are floors only; compare at least one encoder.")
+        raise EvalfmError(f"{table.task}: there are baselines only; compare at least one encoder.")
     absent = [place for place in contenders if found[place].value is None]
     if absent:
         raise EvalfmError(
@@ -188,24 +188,24 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
     for place, line in enumerate(table.lines):
         difference = to_best.get(place)
         corrected = adjusted.get((min(place, best), max(place, best)))
-        floor = line.floor
+        baseline = line.baseline
         entries.append(
             Entry(
                 line.encoder,
                 line.head,
                 line.adaptation,
-                floor,
+                baseline,
                 len(line.runs),
                 paired.seed_sd(place),
                 found[place],
                 difference,
                 None if corrected is None or np.isnan(corrected) else float(corrected),
-                None if floor else ranks[place],
-                None if floor else place == best or corrected is None or not corrected < ALPHA,
+                None if baseline else ranks[place],
+                None if baseline else place == best or corrected is None or not corrected < ALPHA,
                 None
-                if difference is None or floor
+                if difference is None or baseline
                 else minimal_detectable_difference(difference.standard_error, comparisons=max(1, len(every))),
-                None if told is None or floor else told[1].get(place),
+                None if told is None or baseline else told[1].get(place),
             )
         )
     order = sorted(range(len(entries)), key=lambda place: _order(entries[place], paired.lower_is_better))
@@ -232,7 +232,7 @@ def _best(found: Sequence[Estimate], among: Sequence[int], lower: bool) -> int:
 
 def _order(entry: Entry, lower: bool) -> tuple[bool, float]:
     value = entry.estimate.value
-    return entry.floor, float("inf") if value is None else value if lower else -value
+    return entry.baseline, float("inf") if value is None else value if lower else -value
 
 
 def _p(difference: Difference) -> float:
@@ -242,7 +242,7 @@ def _p(difference: Difference) -> float:
 def _to_best(
     paired: Paired, differences: dict[tuple[int, int], Difference], best: int, count: int
 ) -> dict[int, Difference]:
-    """Each line minus the best one, floors too."""
+    """Each line minus the best one, baselines too."""
     wanted = [(place, best) for place in range(count) if place != best]
     missing = [each for each in wanted if each not in differences]
     known = dict(zip(missing, paired.differences(missing), strict=True)) if missing else {}

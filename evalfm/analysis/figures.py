@@ -139,18 +139,18 @@ def draw_agreement(
 def draw_forest(
     path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Estimate, bool]]]], caption: Caption
 ) -> None:
-    """One panel per task: every encoder's estimate with its interval; floors hollow and grey."""
+    """One panel per task: every encoder's estimate with its interval; baselines hollow and grey."""
     most = max(len(lines) for _, lines in panels)
     figure = Figure(figsize=(4.3 * len(panels), 0.34 * most + 1.5), layout="constrained")
     for index, (title, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        for position, (_, estimate, floor) in enumerate(reversed(lines)):
+        for position, (_, estimate, baseline) in enumerate(reversed(lines)):
             if estimate.value is None:
                 continue
-            colour = GREY if floor else BLUE
+            colour = GREY if baseline else BLUE
             if estimate.low is not None and estimate.high is not None:
                 axes.plot([estimate.low, estimate.high], [position, position], color=colour, linewidth=1.5)
-            axes.plot(estimate.value, position, "o", color=colour, markerfacecolor="white" if floor else colour)
+            axes.plot(estimate.value, position, "o", color=colour, markerfacecolor="white" if baseline else colour)
         axes.set_yticks(range(len(lines)), [label for label, _, _ in reversed(lines)], fontsize=8)
         axes.set_ylim(-0.6, len(lines) - 0.4)
         axes.grid(axis="x", alpha=0.3)

@@ -34,14 +34,14 @@ class OperatingPoint:
 
 
 def operating_points(table: TaskTable) -> list[OperatingPoint]:
-    """Two lines for each line of ``table`` that is no floor, and one for the constant answer; none for other kinds.
+    """Two lines for each line of ``table`` that is no baseline, and one for the constant answer; none for other kinds.
 
     Lines on other test images have a constant answer of their own. Brier score and ECE stand before temperature scaling
     in the default line and after it in the other; neither threshold nor temperature moves AUROC.
     """
     found: list[OperatingPoint] = []
     constants: dict[float | None, Estimate] = {}
-    lines = [line for line in table.lines if not line.floor and "f1_all_positive" in line.runs[0].metrics]
+    lines = [line for line in table.lines if not line.baseline and "f1_all_positive" in line.runs[0].metrics]
     for line in lines:
         plain = [_of(line, f"{name}_default") for name in RATES] + [_of(line, name) for name in CERTAINTY]
         chosen = [_of(line, name) for name in RATES] + [_of(line, f"{name}_calibrated") for name in CERTAINTY]

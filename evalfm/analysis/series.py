@@ -16,7 +16,7 @@ from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 
 NO_RESULT = frozenset(
-    {"seed", "seeds", "heads", "floors", "processes", "prompts", "task", "data", "test_data", "encoder"}
+    {"seed", "seeds", "heads", "baselines", "processes", "prompts", "task", "data", "test_data", "encoder"}
 )
 """Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
 NO_FEATURE = frozenset({"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision"})
@@ -106,7 +106,7 @@ def facets_among(runs: Sequence[Run]) -> list[Callable[[Run], str]]:
     settings = sorted({name for run in runs for name in settings_of(run)} - {"recipe", "adaptation"})
     recipes = sorted({name for run in runs for name in run.record.config.get("recipe") or {}})
     return [
-        lambda run: "baseline" if run.is_floor else "no baseline",
+        lambda run: "baseline" if run.is_baseline else "no baseline",
         lambda run: f"{int(run.record.data['parts']['train']['images'])} train images",
         lambda run: run.record.provenance.precision,
         *(_setting(name) for name in settings),

@@ -30,8 +30,8 @@ class Decoded:
 
     Attributes:
         auroc: for the attribute, .5 where the features do not hold it.
-        floor: of the same probe on random weights of the same architecture; None where there is no such run.
-        difference: AUROC minus the floor's, paired; None with the ``reason``.
+        baseline: of the same probe on random weights of the same architecture; None where there is no such run.
+        difference: AUROC minus the baseline's, paired; None with the ``reason``.
     """
 
     finding: str
@@ -40,7 +40,7 @@ class Decoded:
     encoder: str
     head: str
     auroc: Estimate
-    floor: Estimate | None
+    baseline: Estimate | None
     difference: Difference | None
     reason: str | None
 
@@ -83,23 +83,23 @@ class Curve:
 
 
 def decodability(runs: Iterable[Run]) -> list[Decoded]:
-    """Of every run that asked for an attribute among negatives (``--where "pneumothorax == 0"``), with its floor."""
+    """Of every run that asked for an attribute among negatives (``--where "pneumothorax == 0"``), with its baseline."""
     asked = [run for run in runs if _finding(run) is not None]
     found = []
     for table in task_tables(asked):
-        for line in (each for each in table.lines if not each.floor):
+        for line in (each for each in table.lines if not each.baseline):
             run = line.runs[0]
             matching = [
                 each
                 for each in table.lines
-                if each.floor
+                if each.baseline
                 and each.encoder == f"random:{run.encoder}"
                 and each.head == line.head
                 and _alike(each, line)
             ]
             difference, reason = (
                 None,
-                "no run on random weights of the same architecture (--floors all; what has no weights has none)",
+                "no run on random weights of the same architecture (--baselines all; what has no weights has none)",
             )
             if matching:
                 try:
@@ -125,7 +125,7 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
 
 def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     """Of every line that was trained with an attribute tied to the label at several strengths."""
-    tied = [run for run in runs if run.record.config.get("associate") and not run.is_floor]
+    tied = [run for run in runs if run.record.config.get("associate") and not run.is_baseline]
     grouped: dict[tuple[Cohort, str, str], list[Line]] = {}
     told: dict[Cohort, tuple[str, str, str]] = {}
     for table in task_tables(tied):

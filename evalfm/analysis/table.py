@@ -1,4 +1,4 @@
-"""Runs side by side: per task one line per encoder and head, the primary metrics with their intervals, floors below."""
+"""Runs side by side: per task one line per encoder and head, primary metrics with intervals, baselines below."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Line:
     encoder: str
     head: str
     adaptation: str
-    floor: bool
+    baseline: bool
     runs: tuple[Run, ...]
     metrics: dict[str, Estimate]
     seed_sd: float | None
@@ -52,7 +52,7 @@ class Line:
 
 @dataclass(frozen=True)
 class TaskTable:
-    """All lines of one task on one test cohort, best first, floors last.
+    """All lines of one task on one test cohort, best first, baselines last.
 
     Attributes:
         data: name of the data set that was tested.
@@ -104,7 +104,7 @@ def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
     primary = metric_of(names[0])
 
     def order(line: Line) -> tuple[bool, float]:
-        return line.floor, primary.badness(line.metrics[names[0]].value)
+        return line.baseline, primary.badness(line.metrics[names[0]].value)
 
     return TaskTable(
         task=record.task["name"],
@@ -162,7 +162,7 @@ def _line(runs: Sequence[Run], encoder: str, names: Sequence[str]) -> Line:
     first = runs[0]
     metrics = {name: averaged(runs, name) for name in names}
     spread = seed_sd(runs, names[0])
-    return Line(first.task, encoder, first.head, first.adaptation, first.is_floor, tuple(runs), metrics, spread)
+    return Line(first.task, encoder, first.head, first.adaptation, first.is_baseline, tuple(runs), metrics, spread)
 
 
 def as_json(table: TaskTable) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def as_json(table: TaskTable) -> dict[str, Any]:
                 "encoder": line.encoder,
                 "head": line.head,
                 "adaptation": line.adaptation,
-                "floor": line.floor,
+                "baseline": line.baseline,
                 "seeds": [run.seed for run in line.runs],
                 "seed_sd": line.seed_sd,
                 "seed_sds": {name: line.sd(name) for name in line.metrics},

@@ -26,12 +26,12 @@ class Times:
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> Times:
-        """Of every run that has a figure; floors have none that counts."""
+        """Of every run that has a figure; baselines have none that counts."""
         found: dict[Key, list[float]] = {}
         devices: set[str] = set()
         for run in runs:
             cost = run.record.provenance.cost
-            if cost is not None and not run.is_floor:
+            if cost is not None and not run.is_baseline:
                 found.setdefault(_key(run, cost), []).append(cost.milliseconds)
                 devices.add(cost.device)
         return cls(found, tuple(sorted(devices)))

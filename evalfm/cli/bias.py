@@ -180,7 +180,7 @@ def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Pat
     from evalfm.cli.console import Bars
     from evalfm.errors import EvalfmError
     from evalfm.study import Machine, run_study
-    from evalfm.study.questions import Manifests
+    from evalfm.study.cohorts import Manifests
     from evalfm.study.shortcuts import curve_studies, decode_studies
 
     plain = [each for each in by if not set(each) & {":", "*"}]
@@ -202,7 +202,7 @@ def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Pat
 def _found(
     models: list[Path], task: str | None, label: str | None, threshold: float | None, by: list[str]
 ) -> tuple[list[Run], list[Run], list[Path]]:
-    """Runs to report on, all runs beside them, and tables: every run below a folder but floors, or the one it is."""
+    """Runs to report on, all runs beside them, and tables: every run below a folder but baselines, or the one it is."""
     from evalfm.analysis.table import plain_runs
     from evalfm.cli.compare import runs_in
     from evalfm.errors import EvalfmError, UnknownNameError
@@ -222,7 +222,7 @@ def _found(
         # What asks for an attribute itself, as --decode does, is no answer that could lean on it.
         found = [run for run in plain_runs(every) if task in (None, run.task) and not set(_targets(run)) & set(by)]
         if len(found) > 1:
-            found = [run for run in found if not run.is_floor]
+            found = [run for run in found if not run.is_baseline]
         if not found:
             raise EvalfmError(f"There is no run in {path} to report on; make one with `evalfm probe --task ptx-cls`.")
         runs += found

@@ -20,7 +20,7 @@ def compare(
     cohort: Annotated[
         str | None, typer.Option(help="Test cohorts whose words hold this only, such as \"view == 'PA'\" or 5 folds.")
     ] = None,
-    head: Annotated[str | None, typer.Option(help="Runs of this head only; floors stay.")] = None,
+    head: Annotated[str | None, typer.Option(help="Runs of this head only; baselines stay.")] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Compare by this one, such as accuracy or auroc[effusion]; else the task's first."),
@@ -51,7 +51,7 @@ def compare(
         heads = sorted({run.head for run in found})
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
-        found = [run for run in found if run.head == head or run.is_floor]
+        found = [run for run in found if run.head == head or run.is_baseline]
     tables = comparisons(found, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
     if json:
         emit_json([table.to_json() for table in tables])
@@ -116,7 +116,7 @@ def _show(table: Comparison) -> None:
         row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), _p(entry.p)]
         row += ["–" if entry.rank is None else f"{entry.rank[0]:g}–{entry.rank[1]:g}"]
         row += ["–" if entry.detectable is None else f"{entry.detectable:.3f}"]
-        row += ["floor" if entry.floor else "best" if entry.in_best_set else ""]
+        row += ["baseline" if entry.baseline else "best" if entry.in_best_set else ""]
         if table.margin is not None:
             row.append({True: "yes", False: "no", None: "–"}[entry.non_inferior])
         rows.append(row)
@@ -130,7 +130,7 @@ def _show(table: Comparison) -> None:
         )
         typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
     else:
-        typer.echo("  One line that is no floor: there is no pair to compare.")
+        typer.echo("  One line that is no baseline: there is no pair to compare.")
     if table.margin is not None:
         chosen = " (the best one observed: chosen after the fact)" if table.post_hoc else ""
         typer.echo(

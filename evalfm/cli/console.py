@@ -115,7 +115,7 @@ def print_runs(runs: Iterable[Run]) -> None:
 
 
 def print_task(table: TaskTable) -> None:
-    """Print one task's table: estimates with 95 % intervals, floors marked, cautions below."""
+    """Print one task's table: estimates with 95 % intervals, baselines marked, cautions below."""
     with_seeds = any(len(line.runs) > 1 for line in table.lines)
     header = ["encoder", "head", "adaptation", *table.metric_names, *(["seeds"] if with_seeds else [])]
     footnotes = Footnotes()
@@ -219,7 +219,7 @@ class Footnotes:
 
 
 def _name(line: Line) -> str:
-    return line.encoder + (" (floor)" if line.floor else "")
+    return line.encoder + (" (baseline)" if line.baseline else "")
 
 
 def _head(line: Line) -> str:

@@ -40,9 +40,9 @@ def demo(
     for table in tables:
         lines = [
             (
-                f"{line.encoder} · {line.head}" + (" (floor)" if line.floor else ""),
+                f"{line.encoder} · {line.head}" + (" (baseline)" if line.baseline else ""),
                 line.metrics[table.metric_names[0]],
-                line.floor,
+                line.baseline,
             )
             for line in table.lines
         ]

@@ -92,9 +92,9 @@ def episodes(
     from evalfm.cli.console import Bars, emit_json
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.study.cell import Machine
+    from evalfm.study.cohorts import Manifests
     from evalfm.study.episode_plan import plan_episodes
     from evalfm.study.episodes import pose_tasks, run_episode_study
-    from evalfm.study.questions import Manifests
 
     changes = {
         "shots": None if shots is None else _numbers(shots),

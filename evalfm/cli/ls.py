@@ -25,7 +25,7 @@ def encoders(
     max_parameters: Annotated[str | None, typer.Option(help="Such as 100M or 1.2B.")] = None,
     json: Json = False,
 ) -> None:
-    """List the encoders of the catalogue, and the floors.
+    """List the encoders of the catalogue, and the baselines.
 
     Examples:
 
@@ -77,7 +77,7 @@ def encoders(
     if variants:
         typer.echo(f"Variants of the forward pass: {', '.join(variants)}.")
     typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
-    baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adapt})" for each in ALIASES.values()]
+    baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adaptation})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")
 
 

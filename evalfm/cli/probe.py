@@ -31,7 +31,7 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
-class Adapt(StrEnum):
+class AdaptationName(StrEnum):
     """What of the encoder is trained."""
 
     frozen = "frozen"
@@ -48,7 +48,7 @@ class Maps(StrEnum):
     stream = "stream"
 
 
-class Floors(StrEnum):
+class Baselines(StrEnum):
     """Which baselines run beside the encoder."""
 
     default = "default"
@@ -69,12 +69,12 @@ def probe(
     data: Annotated[str | None, typer.Option(help="Folder or registered name; else the phantom.")] = None,
     test_data: Annotated[str | None, typer.Option(help="Another data set, tested whole.")] = None,
     head: Annotated[list[str] | None, typer.Option(help="Head; several likewise.")] = None,
-    adapt: Annotated[
-        Adapt | None, typer.Option(help="Train the encoder too: with LoRA, whole, or from random weights.")
+    adaptation: Annotated[
+        AdaptationName | None, typer.Option(help="Train the encoder too: with LoRA, whole, or from random weights.")
     ] = None,
     rank: Annotated[int | None, typer.Option(help="Rank of LoRA; short for --recipe rank=…")] = None,
     recipe: Annotated[
-        list[str] | None, typer.Option(help="Change the recipe of --adapt, e.g. epochs=10; repeat for several.")
+        list[str] | None, typer.Option(help="Change the recipe of --adaptation, e.g. epochs=10; repeat for several.")
     ] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     shots: Annotated[int | None, typer.Option(help="Training images per class.")] = None,
@@ -94,7 +94,7 @@ def probe(
     where: Annotated[str | None, typer.Option(help="Keep a part of the cohort, e.g. \"view == 'PA'\".")] = None,
     test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images.")] = None,
-    floors: Annotated[Floors, typer.Option(help="Baselines beside the encoder.")] = Floors.default,
+    baselines: Annotated[Baselines, typer.Option(help="Baselines beside the encoder.")] = Baselines.default,
     threshold: Annotated[
         str, typer.Option(help="How val cuts yes-or-no scores: youden, f1, sensitivity=.9 or specificity=.9.")
     ] = "youden",
@@ -106,7 +106,7 @@ def probe(
     maps: Annotated[Maps, typer.Option(help="Keep maps on disk, or run the encoder in every epoch.")] = Maps.auto,
     batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
     workers: Annotated[int, typer.Option(help="Threads that decode images.")] = 2,
-    processes: Annotated[int, typer.Option(help="How many processes (GPUs) train together, with --adapt.")] = 1,
+    processes: Annotated[int, typer.Option(help="How many processes (GPUs) train together, with --adaptation.")] = 1,
     cache_images: Annotated[
         bool, typer.Option("--cache-images", help="Keep prepared films on disk for maps made in every epoch.")
     ] = False,
@@ -132,11 +132,11 @@ def probe(
 
         evalfm probe --encoder pixels --task sex --data build/nih --shots 16 --seeds 3
 
-        evalfm probe --encoder rad-dino --task ptx-seg --adapt lora --rank 16 --recipe epochs=10
+        evalfm probe --encoder rad-dino --task ptx-seg --adaptation lora --rank 16 --recipe epochs=10
 
         evalfm probe --encoder biomedclip --task ptx-cls --head zeroshot --threshold f1
 
-        evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adapt scratch)
+        evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adaptation scratch)
     """
     from functools import partial
 
@@ -146,10 +146,10 @@ def probe(
     encoders = listed(encoder, "--encoder", one_of)
     tasks = listed(task, "--task", partial(one_of, data=data))
     heads = listed(head, "--head")
-    how = None if adapt is None else adapt.value
+    how = None if adaptation is None else adaptation.value
     changes = parse_changes([*(recipe or []), *([] if rank is None else [f"rank={rank}"])])
     # Before torch is imported, which takes seconds.
-    check_names(encoders, tasks, heads, [data, test_data], adapt=how, recipe=changes, aliases=True)
+    check_names(encoders, tasks, heads, [data, test_data], adaptation=how, recipe=changes, aliases=True)
 
     from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice
@@ -165,7 +165,7 @@ def probe(
         data=data,
         test_data=test_data,
         heads=heads or None,
-        adapt=how,
+        adaptation=how,
         recipe=changes,
         weights=weights,
         input_size=input_size,
@@ -180,7 +180,7 @@ def probe(
         where=where,
         test_where=test_where,
         limit=limit,
-        floors=floors.value,
+        baselines=baselines.value,
         threshold=threshold,
         prompts=prompts,
         device=device,

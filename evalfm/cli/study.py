@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evalfm.cli.options import listed, listed_words
-from evalfm.cli.probe import Adapt, Maps, Precision
+from evalfm.cli.probe import AdaptationName, Maps, Precision
 
 if TYPE_CHECKING:
     from evalfm.study import Study, StudyRuns
@@ -24,9 +24,9 @@ def study(
         list[str] | None, typer.Option(help="Only this encoder; repeat for several, or commas between.")
     ] = None,
     task: Annotated[list[str] | None, typer.Option(help="Only this task; several likewise.")] = None,
-    adapt: Annotated[
+    adaptation: Annotated[
         list[str] | None,
-        typer.Option(help="Only this adaptation; several likewise.", metavar=f"[{'|'.join(Adapt)}]"),
+        typer.Option(help="Only this adaptation; several likewise.", metavar=f"[{'|'.join(AdaptationName)}]"),
     ] = None,
     weights: Annotated[str | None, typer.Option(help="random: a rehearsal without any weights.")] = None,
     recipe: Annotated[
@@ -67,7 +67,7 @@ def study(
 
         evalfm study feature-quality --data phantom --limit 60 --encoder resnet50 --weights random --recipe epochs=1
 
-        evalfm study my-study.yaml --task ptx-seg --adapt frozen --seeds 1 --out runs/first-look
+        evalfm study my-study.yaml --task ptx-seg --adaptation frozen --seeds 1 --out runs/first-look
 
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (films and a GPU that are not here)
     """
@@ -77,7 +77,11 @@ def study(
 
     if not plan and (images is not None or speed is not None or decode is not None):
         raise EvalfmError("--images, --speed and --decode make a plan for what is not here; add --plan.")
-    only = listed(encoder, "--encoder", one_of), listed(task, "--task", one_of), listed_words(adapt, "--adapt", Adapt)
+    only = (
+        listed(encoder, "--encoder", one_of),
+        listed(task, "--task", one_of),
+        listed_words(adaptation, "--adaptation", AdaptationName),
+    )
     asked = load_study(config).on(data).only(*map(tuple, only))
     # Before torch is imported, which takes seconds.
     check_study_names(asked, data=images is None)
@@ -86,7 +90,7 @@ def study(
     from evalfm.cli.console import Bars, emit_json
     from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
     from evalfm.study import Assumed, Machine, make_plan, run_study
-    from evalfm.study.questions import Manifests
+    from evalfm.study.cohorts import Manifests
 
     machine = Machine(
         device=device,
@@ -134,7 +138,7 @@ def _changed(
         raise EvalfmError(
             "--weights of a study is random or hub; the file of one encoder's weights stands in its YAML."
         )
-    baselines = [each.model_dump() for each in asked.baselines]
+    supervised = [each.model_dump() for each in asked.supervised]
     if weights is not None:
         cards = {each.name: card_of(each.name) for each in asked.encoders if find_alias(each.name) is None}
         changes["encoders"] = [
@@ -143,7 +147,7 @@ def _changed(
             for each in asked.encoders
             for card in [cards.get(each.name)]
         ]
-        for plain, each in zip(baselines, asked.baselines, strict=True):
+        for plain, each in zip(supervised, asked.supervised, strict=True):
             # From scratch every weight is drawn already.
             plain |= {"weights": weights} if each.trained != "scratch" else {}
     if recipe:
@@ -152,9 +156,9 @@ def _changed(
             each.model_dump() | {"recipe": each.recipe if each.name == "frozen" else {**each.recipe, **parsed}}
             for each in asked.adaptations
         ]
-        for plain in baselines:
+        for plain in supervised:
             plain["recipe"] = {**plain["recipe"], **parsed}
-    changes["baselines"] = baselines
+    changes["supervised"] = supervised
     if limit is not None:
         changes["limit"] = limit
     if seeds is not None:

@@ -45,7 +45,7 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
             disk = sum(cost.disk_bytes.values())
             told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
         task = f"{cell.task} on {cell.data}" if several else cell.task
-        row = (cell.encoder.name, task, ", ".join(cell.heads), cell.adapt, subset_label(cell.subset), *told)
+        row = (cell.encoder.name, task, ", ".join(cell.heads), cell.adaptation, subset_label(cell.subset), *told)
         rows.append([in_letters(text) for text in row])
     print_fitting(console, in_letters(f"Plan of {plan.study.name}: {plan.study.title}"), header, rows)
     lines = [totals(plan)]
@@ -169,7 +169,7 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
     names = (cell.encoder.name, cell.task)
     lines: list[tuple[str, ...]] = []
     shown: set[str] = set()
-    for runs in series(run for run in outcome.runs if not run.is_floor):
+    for runs in series(run for run in outcome.runs if not run.is_baseline):
         run = runs[0]
         if run.head in shown:
             continue
@@ -177,11 +177,11 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
         metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
         estimate = averaged(runs, metric)
         told = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
-        lines.append((*names, run.head, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
+        lines.append((*names, run.head, cell.adaptation, subset_label(cell.subset), told, duration(outcome.seconds)))
     if outcome.failure is not None:
         told = f"failed: {outcome.failure.sentence}"
         heads = ", ".join(head for head in cell.heads if head not in shown)
-        lines.append((*names, heads, cell.adapt, subset_label(cell.subset), told, duration(outcome.seconds)))
+        lines.append((*names, heads, cell.adaptation, subset_label(cell.subset), told, duration(outcome.seconds)))
     return lines
 
 

@@ -13,28 +13,28 @@ class Alias:
     """What a word stands for.
 
     Attributes:
-        name: the word. encoder, head, adapt, resize: as they would be asked for one by one. The whole film is squashed
-            to the input, for nothing was learnt with the crop that the encoder's card has.
+        name: the word. encoder, head, adaptation, resize: as they would be asked for one by one. The whole image is
+            squashed to the input, for nothing was learnt with the crop that the encoder's card has.
     """
 
     name: str
     encoder: str
     head: str
-    adapt: str
+    adaptation: str
     resize: str = "squash"
 
-    def applied(self, adapt: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+    def applied(self, adaptation: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
         """Adaptation and heads, where the caller said nothing else.
 
         Raises:
             EvalfmError: the caller asked for something else.
         """
-        if adapt not in (None, self.adapt) or (heads and tuple(heads) != (self.head,)):
+        if adaptation not in (None, self.adaptation) or (heads and tuple(heads) != (self.head,)):
             raise EvalfmError(
-                f"{self.name} stands for --encoder {self.encoder} --head {self.head} --adapt {self.adapt}; "
+                f"{self.name} stands for --encoder {self.encoder} --head {self.head} --adaptation {self.adaptation}; "
                 f"say --encoder {self.encoder} to choose another head or adaptation."
             )
-        return self.adapt, (self.head,)
+        return self.adaptation, (self.head,)
 
 
 ALIASES = {

@@ -1,4 +1,4 @@
-"""What heads learn on: one contract for image encoders, tables of embeddings and floors alike."""
+"""What heads learn on: one contract for image encoders, tables of embeddings and baselines alike."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class TableSource:
 
 
 class ConstantSource(TableSource):
-    """The floor that knows nothing: one feature that is 0 for every image."""
+    """The baseline that knows nothing: one feature that is 0 for every image."""
 
     def __init__(self, manifest: Manifest) -> None:
         super().__init__("constant", manifest, np.zeros((len(manifest), 1), np.float32), "0")
@@ -80,7 +80,7 @@ class ConstantSource(TableSource):
 
 
 class MetadataSource(TableSource):
-    """The floor that sees only columns of the table, such as sex, age and view.
+    """The baseline that sees only columns of the table, such as sex, age and view.
 
     A number gives itself (0 where unknown) and whether it is unknown; any other column gives one feature per
     level and one for unknown. Levels are those of the whole manifest, sorted: that fixes which features there

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.readout import Layout, Maps, Readout, Statistics, fan_in_deviation
+from evalfm.heads.module import HeadModule, Layout, Maps, Statistics, fan_in_deviation
 from evalfm.heads.trained import Schedule, TrainedPooledHead
 
 QUERIES = 8
 WIDTH = 32
 
 
-class AttentiveReadout(Readout):
+class AttentiveModule(HeadModule):
     """Standardised deepest map → eight queries attend over its cells → 32 values each → answer.
 
     The cross-attention of one learnt query with eight heads (Bardes et al., V-JEPA 2024) in its smallest form: a
@@ -51,7 +51,7 @@ class AttentiveReadout(Readout):
         self.mean.copy_(statistics.map_means[-1])
         self.scale.copy_(statistics.map_scales[-1])
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
@@ -65,9 +65,9 @@ class AttentiveHead(TrainedPooledHead):
     rates: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2)
     default_schedule: ClassVar[Schedule] = Schedule(batch_size=32)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> AttentiveReadout:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> AttentiveModule:
         """Fresh queries and values."""
-        return AttentiveReadout(layout, generator)
+        return AttentiveModule(layout, generator)
 
     def settings(self) -> dict[str, object]:
         """Number of queries and values of each."""

@@ -17,18 +17,18 @@ from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import check_kind
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads.module import HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective
-from evalfm.heads.readout import Layout, Readout, Statistics
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedDenseHead
-from evalfm.heads.tunable import Tunable
 from evalfm.tasks.measures import area_fraction, lung_fraction
 from evalfm.tasks.metrics.segmentation import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")
 
 
-class FromMaskHead(PooledHead, Tunable):
+class FromMaskHead(PooledHead, TrainableHead):
     """Trains a dense head on the masks that the target is measured on, and measures what it predicts.
 
     The pixel threshold of each mask maximises pooled-pixel Dice on val. Masks are measured on the stored film's grid,
@@ -129,17 +129,17 @@ class FromMaskHead(PooledHead, Tunable):
         """The dense head's, one channel a mask."""
         return self._inner.layout(source, self._of_masks(context))
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
         """The dense head's."""
-        return self._inner.fresh(layout, generator)
+        return self._inner.new_module(layout, generator)
 
-    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The dense head's."""
         return self._inner.fitted(statistics, objective)
 
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """The dense head's."""
-        self._inner.keep(readout, layout, objective, device)
+        self._inner.set_module(module, layout, objective, device)
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
         """Choose the thresholds on val, and count the films of val that have no measure."""

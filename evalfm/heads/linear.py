@@ -14,7 +14,7 @@ from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective
-from evalfm.heads.tunable import AffineTunable
+from evalfm.heads.trainable import TrainableAffineHead
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0
@@ -22,7 +22,7 @@ TIE = 1e-9
 """Val log-losses closer than this count as equal: the smaller C is taken."""
 
 
-class _LogisticHead(PooledHead, AffineTunable):
+class _LogisticHead(PooledHead, TrainableAffineHead):
     """What both linear probes share: the affine map and its storage."""
 
     name: ClassVar[str] = "linear"

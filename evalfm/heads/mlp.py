@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics, fan_in_deviation
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, fan_in_deviation
 from evalfm.heads.trained import Schedule, TrainedPooledHead
 
 WIDTH = 256
 
 
-class PerceptronReadout(Readout):
+class PerceptronModule(HeadModule):
     """Standardised pooled features → 256 → GELU → answer, the last layer from zero; no dropout."""
 
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
@@ -31,7 +31,7 @@ class PerceptronReadout(Readout):
         """Take the statistics of the pooled features."""
         self.hidden.standardise(statistics.pooled_mean, statistics.pooled_scale)
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
@@ -44,9 +44,9 @@ class PerceptronHead(TrainedPooledHead):
     rates: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3)
     default_schedule: ClassVar[Schedule] = Schedule(batch_size=64, statistics_images=4096)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> PerceptronReadout:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> PerceptronModule:
         """A fresh perceptron."""
-        return PerceptronReadout(layout, generator)
+        return PerceptronModule(layout, generator)
 
     def settings(self) -> dict[str, object]:
         """Width of the hidden layer."""

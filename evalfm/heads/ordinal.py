@@ -15,9 +15,9 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.linear import STRENGTHS, _notes, smallest_best
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics
-from evalfm.heads.tunable import Tunable
+from evalfm.heads.trainable import TrainableHead
 
 ABSENT = -40.0
 """Log-probability of a class that train does not show."""
@@ -25,7 +25,7 @@ SMALLEST_STEP, LARGEST_STEP = -12.0, 8.0
 """Bounds on the logarithm of the distance between two thresholds."""
 
 
-class OrdinalReadout(Readout):
+class OrdinalReadout(HeadModule):
     """One score and ordered thresholds: log-probabilities of the classes, [B, K]."""
 
     seen: Tensor
@@ -49,7 +49,7 @@ class OrdinalReadout(Readout):
         """Take the statistics of the pooled features."""
         self.project.standardise(statistics.pooled_mean, statistics.pooled_scale)
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the thresholds so that the classes have the log-shares ``answer`` [K]; the weights start at zero."""
         share = torch.softmax(answer[self.seen].double(), 0)
         thresholds = torch.logit(share.cumsum(0)[:-1])
@@ -57,7 +57,7 @@ class OrdinalReadout(Readout):
         self.steps.data.copy_(thresholds.diff().log().clamp(SMALLEST_STEP, LARGEST_STEP))
 
 
-class OrdinalHead(PooledHead, Tunable):
+class OrdinalHead(PooledHead, TrainableHead):
     """Proportional odds on standardised pooled features: P(class ≤ k) = σ(θ_k − w·x).
 
     Objective C·Σ log-loss + ½‖w‖², thresholds unpenalised and ordered; C of 24 values by val log-loss, ties to the
@@ -154,30 +154,30 @@ class OrdinalHead(PooledHead, Tunable):
         """One vector an image."""
         return Layout.of(source, len(context.class_names))
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
         """Zero weights; of the classes that the objective saw in train, of all before it was asked."""
         seen = self._seen if len(self._seen) else torch.ones(layout.outputs, dtype=torch.bool)
         return OrdinalReadout(layout.pooled_dim, seen)
 
-    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The fitted score and thresholds."""
-        readout = OrdinalReadout(len(self._weight), self._seen)
-        readout.standardise(statistics)
+        module = OrdinalReadout(len(self._weight), self._seen)
+        module.standardise(statistics)
         scale, mean = statistics.pooled_scale.double(), statistics.pooled_mean.double()
-        readout.project.weight.data.copy_((self._weight * scale)[None])
-        readout.project.bias.data.copy_((self._weight @ mean)[None])
-        readout.first.data.copy_(self._first)
-        readout.steps.data.copy_(self._steps)
-        return readout
+        module.project.weight.data.copy_((self._weight * scale)[None])
+        module.project.bias.data.copy_((self._weight @ mean)[None])
+        module.first.data.copy_(self._first)
+        module.steps.data.copy_(self._steps)
+        return module
 
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the score and the thresholds back, on features as they are."""
-        assert isinstance(readout, OrdinalReadout)
-        project = readout.project
+        assert isinstance(module, OrdinalReadout)
+        project = module.project
         self._weight = (project.weight.detach().double() / project.scale.double())[0].cpu()
         shift = project.bias.detach().double()[0].cpu() - self._weight @ project.mean.double().cpu()
-        self._first = readout.first.detach().double().cpu() - shift
-        self._steps, self._seen = readout.steps.detach().double().cpu(), readout.seen.cpu()
+        self._first = module.first.detach().double().cpu() - shift
+        self._steps, self._seen = module.steps.detach().double().cpu(), module.seen.cpu()
 
 
 def log_probabilities(score: Tensor, first: Tensor, steps: Tensor) -> Tensor:

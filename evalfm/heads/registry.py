@@ -155,15 +155,15 @@ _ENTRIES = (
         "all-empty",
         ("segmentation",),
         (),
-        "floor: finds nothing on any film",
-        "evalfm.heads.segmentation.floors:AllEmpty",
+        "baseline: finds nothing on any film",
+        "evalfm.heads.segmentation.baselines:AllEmpty",
     ),
     HeadEntry(
         "mean-mask",
         ("segmentation",),
         (),
-        "floor: the mean of the training masks on every film",
-        "evalfm.heads.segmentation.floors:MeanMask",
+        "baseline: the mean of the training masks on every film",
+        "evalfm.heads.segmentation.baselines:MeanMask",
     ),
 )
 

@@ -13,14 +13,14 @@ from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import Standardisation, check_kind, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
-from evalfm.heads.tunable import AffineTunable
+from evalfm.heads.trainable import TrainableAffineHead
 
 PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-4, 6, 31))
 TIE = 1e-9
 """Val errors within this share of the lowest count as equal: the larger penalty is taken."""
 
 
-class RidgeHead(PooledHead, AffineTunable):
+class RidgeHead(PooledHead, TrainableAffineHead):
     """Minimises Σ (y − w·x − b)² + α‖w‖² on standardised features, intercept unpenalised.
 
     α of 31 values by val mean squared error, ties to the larger α. Predictions are in the target's own unit.

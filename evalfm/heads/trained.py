@@ -16,10 +16,10 @@ from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
+from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
-from evalfm.heads.readout import Layout, Maps, Readout, Statistics
 from evalfm.heads.segmentation.targets import target_grid
-from evalfm.heads.tunable import Tunable
+from evalfm.heads.trainable import TrainableHead
 
 PREDICTION_BATCH = 16
 
@@ -50,7 +50,7 @@ class Schedule:
     statistics_images: int = 64
 
 
-class TrainedHead(Head, Tunable):
+class TrainedHead(Head, TrainableHead):
     """A head whose readout ``fit_together`` trains; subclasses say which readout."""
 
     deterministic: ClassVar[bool] = False
@@ -61,7 +61,7 @@ class TrainedHead(Head, Tunable):
         self.schedule = schedule or self.default_schedule
         self.learning_rates = tuple(sorted(learning_rates or self.rates))
         self._layout: Layout | None = None
-        self._readout: Readout | None = None
+        self._readout: HeadModule | None = None
         self._objective: Objective | None = None
         self._device = torch.device("cpu")
 
@@ -88,22 +88,22 @@ class TrainedHead(Head, Tunable):
         """That of the task's kind."""
         return objective_of(train, context)
 
-    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The trained readout itself, which holds its own statistics."""
         return self._fitted()[0]
 
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the trained readout."""
-        self._readout, self._layout, self._objective = readout.to(device).eval(), layout, objective
+        self._readout, self._layout, self._objective = module.to(device).eval(), layout, objective
         self._device = device
 
-    def answers(self, maps: Maps, pooled: Tensor) -> Tensor:
+    def outputs(self, maps: Maps, pooled: Tensor) -> Tensor:
         """What the readout says of a batch, through the objective's link, on the CPU."""
-        readout, _ = self._fitted()
+        module, _ = self._fitted()
         assert self._objective is not None
         with torch.no_grad():
-            answers: Tensor = readout(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
-        return self._objective.link(answers.cpu())
+            logits: Tensor = module(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
+        return self._objective.link(logits.cpu())
 
     def check_source(self, source: FeatureSource) -> None:
         """Refuse features of another layout than the head was trained on.
@@ -131,7 +131,7 @@ class TrainedHead(Head, Tunable):
         return fit_together([self], train, val, context)[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from answers to scores."""
+        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from logits to scores."""
         if self._readout is None or self._layout is None or self._objective is None:
             return {}
         state = {name: value.cpu().contiguous() for name, value in self._readout.state_dict().items()}
@@ -140,12 +140,12 @@ class TrainedHead(Head, Tunable):
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Rebuild the readout from ``tensors``."""
         layout = Layout.from_tensors(tensors)
-        readout = self.fresh(layout, torch.Generator())
+        module = self.new_module(layout, torch.Generator())
         own = {name: value for name, value in tensors.items() if not name.startswith(("layout.", "link."))}
-        readout.load_state_dict(own)
-        self.keep(readout, layout, restored_objective(tensors, layout), torch.device("cpu"))
+        module.load_state_dict(own)
+        self.set_module(module, layout, restored_objective(tensors, layout), torch.device("cpu"))
 
-    def _fitted(self) -> tuple[Readout, Layout]:
+    def _fitted(self) -> tuple[HeadModule, Layout]:
         if self._readout is None or self._layout is None:
             raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
         return self._readout, self._layout
@@ -221,7 +221,7 @@ def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iter
     for start in range(0, len(rows), PREDICTION_BATCH):
         batch = rows[start : start + PREDICTION_BATCH]
         features = examples.source.features(batch, maps=True)
-        answers = [head.answers(features.maps, features.pooled) for head in heads]
+        outputs = [head.outputs(features.maps, features.pooled) for head in heads]
         for position, row in enumerate(batch):
             geometry = examples.source.geometry(row)
-            yield row, tuple(geometry.to_source(answer[position], outside=0.0) for answer in answers)
+            yield row, tuple(geometry.to_source(output[position], outside=0.0) for output in outputs)

@@ -17,8 +17,8 @@ from torch.func import functional_call, vmap
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_kind
 from evalfm.heads.head import Context, Examples, Fit, Head
+from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective
-from evalfm.heads.readout import Layout, Maps, Readout, Statistics
 from evalfm.heads.trained import Schedule, TrainedHead
 
 Batch = tuple[Maps, Tensor]
@@ -30,7 +30,7 @@ class _Candidate:
     """One readout with one learning rate, and the best that val has seen of it."""
 
     learning_rate: float
-    readout: Readout
+    module: HeadModule
     objective: Objective
     best: float = -math.inf
     best_epoch: int = 0
@@ -43,7 +43,7 @@ class _Candidate:
         self.curve.append({"epoch": epoch, "train_loss": loss, self.objective.score_name: score})
         if math.isfinite(loss) and self.objective.better(score) > self.best:
             self.best, self.best_epoch = self.objective.better(score), epoch
-            self.best_state = {name: value.clone() for name, value in self.readout.state_dict().items()}
+            self.best_state = {name: value.clone() for name, value in self.module.state_dict().items()}
 
     def summary(self) -> Line:
         """The candidate as a line of the path."""
@@ -55,13 +55,13 @@ class _Bank:
     """The candidates of one head, run as one: their parameters are stacked, the features are shared."""
 
     def __init__(
-        self, head: TrainedHead, layout: Layout, objective: Objective, first: Readout, context: Context
+        self, head: TrainedHead, layout: Layout, objective: Objective, first: HeadModule, context: Context
     ) -> None:
         first = first.to(context.device)
         self.head, self.layout, self.objective = head, layout, objective
         self.candidates = [_Candidate(rate, copy.deepcopy(first), objective) for rate in head.learning_rates]
         self._optimiser = torch.optim.AdamW(
-            [{"params": list(each.readout.parameters())} for each in self.candidates],
+            [{"params": list(each.module.parameters())} for each in self.candidates],
             weight_decay=head.schedule.weight_decay,
             foreach=True,
         )
@@ -76,9 +76,9 @@ class _Bank:
         """One step of every candidate, its learning rate times ``factor``."""
         for group, candidate in zip(self._optimiser.param_groups, self.candidates, strict=True):
             group["lr"] = candidate.learning_rate * factor
-            candidate.readout.train()
+            candidate.module.train()
         self._optimiser.zero_grad()
-        loss = self.objective.loss(self.answers(batch), target)
+        loss = self.objective.loss(self.logits(batch), target)
         torch.autograd.backward(loss.sum())
         self._optimiser.step()
         self._losses.append(loss.detach())
@@ -91,26 +91,26 @@ class _Bank:
             if not self._stalled(candidate):
                 candidate.look(loss, score)
 
-    def answers(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Of every candidate, [L, B, …]."""
-        readouts = [candidate.readout for candidate in self.candidates]
-        if not readouts[0].stackable:
-            return torch.stack([readout(*batch) for readout in readouts])
-        named = [dict(readout.named_parameters()) for readout in readouts]
+        modules = [candidate.module for candidate in self.candidates]
+        if not modules[0].stackable:
+            return torch.stack([module(*batch) for module in modules])
+        named = [dict(module.named_parameters()) for module in modules]
         stacked = {name: torch.stack([each[name] for each in named]) for name in named[0]}
-        buffers = dict(readouts[0].named_buffers())
+        buffers = dict(modules[0].named_buffers())
 
         def one(parameters: dict[str, Tensor]) -> Tensor:
-            answer: Tensor = functional_call(readouts[0], (parameters, buffers), batch)
+            answer: Tensor = functional_call(modules[0], (parameters, buffers), batch)
             return answer
 
-        answers: Tensor = vmap(one)(stacked)
-        return answers
+        logits: Tensor = vmap(one)(stacked)
+        return logits
 
     def tested(self) -> None:
         """Put every readout into evaluation mode."""
         for candidate in self.candidates:
-            candidate.readout.eval()
+            candidate.module.eval()
 
     def _stalled(self, candidate: _Candidate) -> bool:
         return len(candidate.curve) - candidate.best_epoch >= self.head.schedule.patience
@@ -172,8 +172,8 @@ def fit_together(heads: Sequence[TrainedHead], train: Examples, val: Examples, c
     statistics = read_statistics(train, schedule, generator, maps=with_maps)
     banks = []
     for head, layout, objective in zip(heads, layouts, objectives, strict=True):
-        readout = start_readout(head, layout, objective, truths[layout.grid].train, statistics, context.seed)
-        banks.append(_Bank(head, layout, objective, readout, context))
+        module = start_readout(head, layout, objective, truths[layout.grid].train, statistics, context.seed)
+        banks.append(_Bank(head, layout, objective, module, context))
     plan = _Plan.of(schedule, len(train), len(val))
     total = plan.epochs * plan.steps
     step = 0
@@ -204,13 +204,13 @@ def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:
 
 def start_readout(
     head: TrainedHead, layout: Layout, objective: Objective, target: Tensor, statistics: Statistics, seed: int
-) -> Readout:
+) -> HeadModule:
     """A fresh readout of ``head``, seeded by its name, with the statistics and the first answer of train."""
     seeded = torch.Generator().manual_seed(seed * 2**20 + zlib.crc32(head.name.encode()) % 2**20)
-    readout = head.fresh(layout, seeded)
-    readout.standardise(statistics)
-    readout.start_at(objective.start(target, head.schedule.positive_share))
-    return readout
+    module = head.new_module(layout, seeded)
+    module.standardise(statistics)
+    module.init_bias(objective.start(target, head.schedule.positive_share))
+    return module
 
 
 def deal_batches(
@@ -323,7 +323,7 @@ def _look(
     dealt = torch.split(torch.arange(len(val)), schedule.batch_size)
     for positions, batch in zip(dealt, _fetched(val, dealt, maps, device), strict=True):
         for bank, tally in zip(banks, tallies, strict=True):
-            tally.add(bank.answers(batch), truths[bank.layout.grid].val[positions].to(device))
+            tally.add(bank.logits(batch), truths[bank.layout.grid].val[positions].to(device))
     for bank, tally in zip(banks, tallies, strict=True):
         bank.look(tally.score())
 
@@ -336,8 +336,8 @@ def _choose(bank: _Bank, device: torch.device) -> Fit:
             f"The head {bank.head.name!r} diverged at every learning rate; "
             "lower the rates or check the features for NaN."
         )
-    best.readout.load_state_dict(best.best_state)
-    bank.head.keep(best.readout, bank.layout, bank.objective, device)
+    best.module.load_state_dict(best.best_state)
+    bank.head.set_module(best.module, bank.layout, bank.objective, device)
     rates = [candidate.learning_rate for candidate in bank.candidates]
     notes = []
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):

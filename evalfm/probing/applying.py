@@ -21,10 +21,10 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
-from evalfm.probing.opened import TABLES, Opened, open_encoder
 from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
+from evalfm.probing.session import TABLES, EncoderSession, open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 from evalfm.runs import HEAD, Run
@@ -32,13 +32,13 @@ from evalfm.tasks.card import TaskCard
 
 
 @dataclass(frozen=True)
-class Ready:
+class RunPredictor:
     """A finished run with its encoder opened on ``manifest`` and its heads, one per fold where there are folds."""
 
     run: Run
     task: TaskCard
     manifest: Manifest
-    opened: Opened
+    session: EncoderSession
     heads: tuple[Head, ...]
 
     @classmethod
@@ -50,7 +50,7 @@ class Ready:
         encoder: str | Encoder | None,
         device: str,
         progress: Progress,
-    ) -> Ready:
+    ) -> RunPredictor:
         """Open the run's encoder on ``manifest``, with the same weights and preprocessing as in the run.
 
         Raises:
@@ -58,8 +58,8 @@ class Ready:
         """
         check_applicable(run)
         task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
-        opened = _reopen(run, manifest, weights, encoder, device, progress)
-        return cls(run, task, manifest, opened, tuple(_heads(run, task)))
+        session = _reopen(run, manifest, weights, encoder, device, progress)
+        return cls(run, task, manifest, session, tuple(_heads(run, task)))
 
     def answers(
         self, rows: NDArray[np.intp], *, fold: int | None = None, films: Manifest | None = None
@@ -73,10 +73,10 @@ class Ready:
         """
         manifest = films or self.manifest
         with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
-            own = self.opened.source
+            own = self.session.source
             if films is not None and isinstance(own, EncodedSource):
                 own = own.over(films, FeatureStore(Path(scratch)))
-            sources: Sequence[FeatureSource] = trained_sources(self.run, self.opened, manifest, Path(scratch))
+            sources: Sequence[FeatureSource] = trained_sources(self.run, self.session, manifest, Path(scratch))
             sources = sources or [own] * len(self.heads)
             taken = range(len(self.heads)) if fold is None else [fold]
             examples = [
@@ -133,7 +133,7 @@ def _reopen(
     encoder: str | Encoder | None,
     device: str,
     progress: Progress,
-) -> Opened:
+) -> EncoderSession:
     if run.encoder in TABLES and run.encoder != "constant":
         raise EvalfmError(
             f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
@@ -156,15 +156,15 @@ def _reopen(
     elif run.encoder not in TABLES:
         named = validate(EncoderCard, run.record.encoder, f"The encoder of {run.folder}")
     hidden = frozenset(map(str, run.record.task["target"]))
-    opened = open_encoder(named, settings, manifest, None, progress, hidden)
+    session = open_session(named, settings, manifest, None, progress, hidden)
     if run.adaptation in ("full", "scratch"):
-        return opened
-    if opened.weights_digest != run.record.provenance.weights_digest:
+        return session
+    if session.weights_digest != run.record.provenance.weights_digest:
         raise EvalfmError(
-            f"These weights of {run.encoder} (SHA-256 {str(opened.weights_digest)[:12]}…) are not those of the run "
+            f"These weights of {run.encoder} (SHA-256 {str(session.weights_digest)[:12]}…) are not those of the run "
             f"({str(run.record.provenance.weights_digest)[:12]}…); name the run's checkpoint with --weights."
         )
-    return opened
+    return session
 
 
 def _heads(run: Run, task: TaskCard) -> list[Head]:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.question import Question, binary_label
+from evalfm.tasks.cohort import Cohort, binary_label
 
 if TYPE_CHECKING:
-    from evalfm.probing.parts import Part
+    from evalfm.probing.splits import Split
 
 STRONGEST = 0.95
 CURVE = (0.0, 0.25, 0.5, 0.75, STRONGEST)
@@ -47,8 +47,8 @@ class Association:
         return cls(found["attribute"], strength)
 
 
-def associated(part: Part, question: Question, association: Association, seed: int) -> Part:
-    """``part`` with train and val cut down to the strength asked for, and test to as many images in every cell.
+def associated(split: Split, cohort: Cohort, association: Association, seed: int) -> Split:
+    """``split`` with train and val cut down to the strength asked for, and test to as many images in every cell.
 
     A cell is one value of label and attribute (0 or 1). Train and val hold the most images that every strength of
     ``CURVE`` allows, the same number at each; the images of a cell are drawn in a fixed order, so that those of one
@@ -57,14 +57,14 @@ def associated(part: Part, question: Question, association: Association, seed: i
     Raises:
         EvalfmError: the task has no label of yes and no, the attribute is no such column, or a cell is empty.
     """
-    if question.task.kind not in KINDS:
-        raise EvalfmError(f"--associate needs a yes-or-no label; {question.task.name} is {question.task.kind}.")
-    attribute, _ = binary_label(question.manifest, association.attribute, question.rows)
-    label = question.positive.astype(np.float64)
-    where = "" if part.fold is None else f" of fold {part.fold + 1}"
+    if cohort.task.kind not in KINDS:
+        raise EvalfmError(f"--associate needs a yes-or-no label; {cohort.task.name} is {cohort.task.kind}.")
+    attribute, _ = binary_label(cohort.manifest, association.attribute, cohort.rows)
+    label = cohort.positive.astype(np.float64)
+    where = "" if split.fold is None else f" of fold {split.fold + 1}"
 
     def cells(positions: NDArray[np.intp], name: str, seed: int) -> dict[tuple[int, int], NDArray[np.intp]]:
-        order = _order(question, positions, seed)
+        order = _order(cohort, positions, seed)
         found = {(y, a): order[(label[order] == y) & (attribute[order] == a)] for y in (0, 1) for a in (0, 1)}
         for (y, a), inside in found.items():
             if not len(inside):
@@ -77,13 +77,13 @@ def associated(part: Part, question: Question, association: Association, seed: i
     notes = []
     chosen = {}
     for name in ("train", "val"):
-        chosen[name], told = _tied(cells(getattr(part, name), name, seed), association.strength)
+        chosen[name], told = _tied(cells(getattr(split, name), name, seed), association.strength)
         notes.append(f"{name} {told}")
-    every = cells(part.test, "test", 0)
+    every = cells(split.test, "test", 0)
     most = min(map(len, every.values()))
     note = f"Association of label and {association.attribute}: {'; '.join(notes)}; test 4 × {most} images, phi 0."
     test = np.sort(np.concatenate([inside[:most] for inside in every.values()]))
-    return replace(part, train=chosen["train"], val=chosen["val"], test=test, notes=(*part.notes, note))
+    return replace(split, train=chosen["train"], val=chosen["val"], test=test, notes=(*split.notes, note))
 
 
 def _tied(cells: dict[tuple[int, int], NDArray[np.intp]], strength: float) -> tuple[NDArray[np.intp], str]:
@@ -100,8 +100,8 @@ def _tied(cells: dict[tuple[int, int], NDArray[np.intp]], strength: float) -> tu
     return np.sort(np.concatenate(list(taken.values()))), f"{2 * half} images, phi {phi:.2f}"
 
 
-def _order(question: Question, positions: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+def _order(cohort: Cohort, positions: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
     """``positions`` in an order that a seed and the images' ids decide."""
-    ids = question.manifest.table["id"].to_numpy(dtype=object)[question.rows[positions]]
+    ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows[positions]]
     drawn = [hashlib.sha256(f"{seed}/{name}".encode()).hexdigest() for name in ids]
     return positions[np.argsort(drawn, kind="stable")]

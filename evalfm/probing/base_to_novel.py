@@ -13,35 +13,37 @@ from evalfm.heads.head import Context, Examples, Head, Text
 from evalfm.heads.text.base_to_novel import base_and_novel
 from evalfm.heads.text.classifier import TextHead
 from evalfm.probing.operating import Operating
-from evalfm.probing.parts import Part
-from evalfm.probing.recording import Fitted
+from evalfm.probing.recording import HeadResult
 from evalfm.probing.scoring import Scores, pooled_columns
+from evalfm.probing.splits import Split
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.tasks.metrics.base_to_novel import FORMULAS
 from evalfm.tasks.prompts import EXCLUSIVE
-from evalfm.tasks.question import Question
 
 
-def as_base_to_novel(question: Question, heads: Sequence[Head]) -> Question:
+def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
     """The question under a name of its own, with the metrics of this protocol.
 
     Raises:
         EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learnt.
     """
-    if question.task.kind not in EXCLUSIVE:
-        raise EvalfmError(f"--base-to-novel needs several classes; {question.task.name} is {question.task.kind}.")
-    base_and_novel(question.class_names)
+    if cohort.task.kind not in EXCLUSIVE:
+        raise EvalfmError(f"--base-to-novel needs several classes; {cohort.task.name} is {cohort.task.kind}.")
+    base_and_novel(cohort.class_names)
     deaf = [head.name for head in heads if not isinstance(head, TextHead)]
     if deaf:
         raise EvalfmError(
             f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
-    name = f"{question.task.name}-{BASE_TO_NOVEL}"
-    return replace(question, task=question.task.model_copy(update={"name": name, "metrics": tuple(FORMULAS)}))
+    name = f"{cohort.task.name}-{BASE_TO_NOVEL}"
+    return replace(cohort, task=cohort.task.model_copy(update={"name": name, "metrics": tuple(FORMULAS)}))
 
 
-def fit_halves(head: TextHead, part: Part, train: Examples, val: Examples, test: Examples, context: Context) -> Fitted:
+def fit_halves(
+    head: TextHead, split: Split, train: Examples, val: Examples, test: Examples, context: Context
+) -> HeadResult:
     """Fit ``head`` on base classes, and score test images of either half among the classes of their half."""
     assert context.text is not None
     base, novel = base_and_novel(context.class_names)
@@ -57,7 +59,7 @@ def fit_halves(head: TextHead, part: Part, train: Examples, val: Examples, test:
         "themselves; harmonic mean 2bn / (b + n) of the two accuracies."
     )
     told = replace(fit, notes=(note, *fit.notes))
-    return Fitted(part, told, Scores(on_val, on_test, Operating()), head.tensors())
+    return HeadResult(split, told, Scores(on_val, on_test, Operating()), head.tensors())
 
 
 def _scores(heads: tuple[TextHead, TextHead], examples: Examples, base: int) -> NDArray[np.float64]:

@@ -17,15 +17,15 @@ from evalfm.data.inpainting import Region, control_region, inpainted, widened, w
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
-from evalfm.probing.applying import Ready
+from evalfm.probing.applying import RunPredictor
 from evalfm.probing.counterfactual import answers_of, mean, too_little
+from evalfm.probing.held_out import HeldOutImages, held_out_images
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.unseen import Unseen, unseen
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run
 from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.question import Exclusion, Question, masks_of
+from evalfm.tasks.cohort import Cohort, Exclusion, masks_of
 
 if TYPE_CHECKING:
     from evalfm.data.images import Image
@@ -141,13 +141,13 @@ def erase(
         )
     task = TaskCard.model_validate(run.record.task)
     manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
-    films = unseen(run, manifest, trained_on, progress)
+    films = held_out_images(run, manifest, trained_on, progress)
     places = _places(films, mask, progress)
-    ready = Ready.of(run, manifest, weights, encoder, device, progress)
-    erasures = tuple(_erasures(films.question, *_answers(ready, films, places)))
+    ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
+    erasures = tuple(_erasures(films.cohort, *_answers(ready, films, places)))
     name = f"{run.encoder} · {run.head} · {run.adaptation}"
     left_out = (*films.left_out, *places.left_out)
-    notes = tuple(_notes(run, films.question, mask, places))
+    notes = tuple(_notes(run, films.cohort, mask, places))
     return Erased(name, run.task, manifest.info.name, mask, len(places.device), erasures, left_out, notes)
 
 
@@ -166,19 +166,19 @@ class _Places:
         return self.device, self.control
 
 
-def _places(films: Unseen, mask: str, progress: Progress) -> _Places:
+def _places(films: HeldOutImages, mask: str, progress: Progress) -> _Places:
     """Where the device and its control lie on each film; films without one are counted.
 
     Raises:
         EvalfmError: no film has both.
     """
-    question = films.question
-    manifest = question.manifest
-    findings = [name for name in question.task.target if name != mask and name in manifest.findings]
+    cohort = films.cohort
+    manifest = cohort.manifest
+    findings = [name for name in cohort.task.target if name != mask and name in manifest.findings]
     device, control = {}, {}
     reasons: Counter[str] = Counter()
     lesion_unknown = 0
-    rows = np.concatenate([question.rows[positions] for _, positions in films.groups]).tolist()
+    rows = np.concatenate([cohort.rows[positions] for _, positions in films.groups]).tolist()
     for row in progress.track(rows, f"places of {mask}", len(rows)):
         drawn = manifest.mask(row, mask)
         if drawn is None or not drawn.any():
@@ -210,28 +210,28 @@ def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray((flat == flat.min()) | (flat == flat.max()))
 
 
-def _answers(ready: Ready, films: Unseen, places: _Places) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
+def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
     """Positions into the question's rows, and for each the answers: as it is, device, control."""
-    question = films.question
-    manifest = question.manifest
+    cohort = films.cohort
+    manifest = cohort.manifest
     shown = [None, *(PaintedOver(manifest.info, manifest.table, manifest.folder, each) for each in places.both)]
     used: list[NDArray[np.intp]] = []
     tables: list[list[pd.DataFrame]] = [[] for _ in shown]
     for fold, positions in films.groups:
-        kept = positions[[row in places.device for row in question.rows[positions].tolist()]]
+        kept = positions[[row in places.device for row in cohort.rows[positions].tolist()]]
         if not len(kept):
             continue
         used.append(kept)
         for table, painted in zip(tables, shown, strict=True):
-            table.append(ready.answers(question.rows[kept], fold=fold, films=painted))
+            table.append(ready.answers(cohort.rows[kept], fold=fold, films=painted))
     return np.concatenate(used), [pd.concat(each, ignore_index=True) for each in tables]
 
 
-def _erasures(question: Question, positions: NDArray[np.intp], tables: Sequence[pd.DataFrame]) -> Iterator[Erasure]:
-    patients = question.manifest.patients[question.rows[positions]]
+def _erasures(cohort: Cohort, positions: NDArray[np.intp], tables: Sequence[pd.DataFrame]) -> Iterator[Erasure]:
+    patients = cohort.manifest.patients[cohort.rows[positions]]
     for answer in answers_of(tables[0]):
         as_it_is, device, control = (each[answer].to_numpy(dtype=np.float64) for each in tables)
-        for among, rows in _groups(question, positions, answer):
+        for among, rows in _groups(cohort, positions, answer):
             whose, number = patients[rows], len(set(patients[rows].tolist()))
             sizes = int(rows.sum()), number, mean(as_it_is[rows])
             reason = too_little(as_it_is[rows], device[rows], control[rows], patients=number)
@@ -245,14 +245,14 @@ def _erasures(question: Question, positions: NDArray[np.intp], tables: Sequence[
             yield Erasure(answer, among, *sizes, alone, painting, beyond)
 
 
-def _groups(question: Question, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The films that ``answer`` is told of apart: without and with its finding, where the task asks for findings."""
-    kind = question.task.kind
+    kind = cohort.task.kind
     truths: dict[str, NDArray[np.float64]] = {}
     if kind == "multilabel":
-        truths = {name: question.target[positions, index] for index, name in enumerate(question.class_names)}
-    elif kind in ("binary", "segmentation") and len(question.task.target) == 1:
-        truths = {question.class_names[0]: question.positive[positions].astype(np.float64)}
+        truths = {name: cohort.target[positions, index] for index, name in enumerate(cohort.class_names)}
+    elif kind in ("binary", "segmentation") and len(cohort.task.target) == 1:
+        truths = {cohort.class_names[0]: cohort.positive[positions].astype(np.float64)}
     for name, truth in truths.items():
         if answer.endswith(f"_{name}"):
             yield f"without {name}", truth == 0
@@ -261,12 +261,12 @@ def _groups(question: Question, positions: NDArray[np.intp], answer: str) -> Ite
     yield "all films", np.ones(len(positions), dtype=bool)
 
 
-def _notes(run: Run, question: Question, mask: str, places: _Places) -> Iterator[str]:
-    info = question.manifest.info
+def _notes(run: Run, cohort: Cohort, mask: str, places: _Places) -> Iterator[str]:
+    info = cohort.manifest.info
     if info.synthetic or run.record.provenance.synthetic:
         yield "Synthetic data: these figures say nothing about patients."
     yield from (note for note in run.record.notes if note.startswith(("Random weights", "Contamination")))
-    if not question.manifest.patients_known:
+    if not cohort.manifest.patients_known:
         yield "Patients unknown: intervals are over images."
     if places.lesion_unknown:
         yield f"On {places.lesion_unknown} films the finding's outline is unknown; the control may lie on it."

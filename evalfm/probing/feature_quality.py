@@ -16,7 +16,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.loading import load_manifest
 from evalfm.probing.names import check_names
-from evalfm.probing.opened import open_encoder
+from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import check_writable
@@ -70,19 +70,19 @@ def feature_quality(
     found: dict[str, Values] = {}
     told = []
     for name in names:
-        opened = open_encoder(
+        session = open_session(
             name, EncoderSettings.checked(name=name, **settings), manifest, None, progress, frozenset()
         )
-        values = opened.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
+        values = session.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise EvalfmError(f"{name} gives features that are no numbers on these images; see `evalfm doctor`.")
-        found[opened.name] = values
+        found[session.name] = values
         told.append(
             {
-                "encoder": opened.name,
+                "encoder": session.name,
                 "dimensions": int(values.shape[1]),
-                "key": opened.source.key,
-                "random_weights": opened.random_weights,
+                "key": session.source.key,
+                "random_weights": session.random_weights,
                 "rank_me": _rank(values, patient, unit).to_json(),
             }
         )

@@ -19,15 +19,15 @@ from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHea
 from evalfm.heads.text.classifier import TextHead
 from evalfm.heads.training import fit_together, trained_together
 from evalfm.probing.base_to_novel import fit_halves
-from evalfm.probing.opened import Opened, training_forecast
-from evalfm.probing.parts import Part, unlearnable
-from evalfm.probing.recording import Fitted
+from evalfm.probing.labelled import LabelledFeatures, SplitAssignment, measured_findings
+from evalfm.probing.recording import HeadResult
 from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
-from evalfm.probing.sides import Deal, Side, measured_findings
+from evalfm.probing.session import EncoderSession, training_forecast
+from evalfm.probing.splits import Split, unlearnable
 from evalfm.progress import Progress
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.training.recipe import Recipe, Trained
-from evalfm.training.tuning import Setting, tune
+from evalfm.training.tuning import TrainingEnvironment, tune
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Fitting:
+class FitOptions:
     """What the fitting of any head is asked.
 
     Attributes:
@@ -63,114 +63,127 @@ class Fitting:
 
 
 def fit_frozen(
-    opened: Opened, heads: Sequence[Head], deal: Deal, part: Part, asked: Fitting, progress: Progress
-) -> dict[str, Fitted]:
+    session: EncoderSession,
+    heads: Sequence[Head],
+    assignment: SplitAssignment,
+    split: Split,
+    asked: FitOptions,
+    progress: Progress,
+) -> dict[str, HeadResult]:
     """Fit every head on frozen features, trained ones in one pass over them, and score val and test."""
-    context = _context(opened, deal, asked, progress)
-    side = Side(deal.question, opened.source)
-    train, val = side.examples(part.train), side.examples(part.val)
+    context = _context(session, assignment, asked, progress)
+    labelled = LabelledFeatures(assignment.cohort, session.source)
+    train, val = labelled.examples(split.train), labelled.examples(split.val)
     if asked.halves:
-        test = side.examples(part.test)
-        return {h.name: fit_halves(h, part, train, val, test, context) for h in heads if isinstance(h, TextHead)}
+        test = labelled.examples(split.test)
+        return {h.name: fit_halves(h, split, train, val, test, context) for h in heads if isinstance(h, TextHead)}
     fits: dict[str, Fit] = {}
     for together in trained_together(heads):
         found = fit_together(together, train, val, context)
         fits |= dict(zip((head.name for head in together), found, strict=True))
     fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
-    scores = _score(heads, deal, part, opened.source, opened.test, asked.threshold, progress)
-    return {head.name: Fitted(part, fits[head.name], scores[head.name], head.tensors()) for head in heads}
+    scores = _score(heads, assignment, split, session.source, session.test, asked.threshold, progress)
+    return {head.name: HeadResult(split, fits[head.name], scores[head.name], head.tensors()) for head in heads}
 
 
 def fit_trained(
-    opened: Opened, head: Head, deal: Deal, part: Part, asked: Fitting, training: Training, progress: Progress
-) -> Fitted:
+    session: EncoderSession,
+    head: Head,
+    assignment: SplitAssignment,
+    split: Split,
+    asked: FitOptions,
+    training: Training,
+    progress: Progress,
+) -> HeadResult:
     """Train a copy of the encoder with ``head`` and score val and test by both.
 
     Raises:
         EvalfmError: the encoder is a table, the head cannot be trained with it, or the training stops.
     """
-    base = opened.source
+    base = session.source
     if not isinstance(base, EncodedSource):
-        raise EvalfmError(f"{opened.name} is a table of features; only an encoder of images can be trained.")
-    question = deal.question
-    if opened.redraw is not None and training.adaptation != "lora" and asked.seed:
-        base = base.of(opened.redraw(asked.seed))
+        raise EvalfmError(f"{session.name} is a table of features; only an encoder of images can be trained.")
+    cohort = assignment.cohort
+    if session.redraw is not None and training.adaptation != "lora" and asked.seed:
+        base = base.of(session.redraw(asked.seed))
     recipe = training.recipe
-    progress.say(training_forecast(base, len(part.train), recipe.epochs, training.processes))
-    side = Side(question, base)
-    context = _context(opened, deal, asked, progress)
-    precision = opened.training_precision
+    progress.say(training_forecast(base, len(split.train), recipe.epochs, training.processes))
+    labelled = LabelledFeatures(cohort, base)
+    context = _context(session, assignment, asked, progress)
+    precision = session.training_precision
     assert is_precision(precision)
     features = FeatureStore(training.folder / "features")
 
-    def source_of(encoder: Encoder, manifest: Manifest = question.manifest) -> FeatureSource:
+    def source_of(encoder: Encoder, manifest: Manifest = cohort.manifest) -> FeatureSource:
         return EncodedSource(encoder, manifest, features, maps="stream", workers=training.workers)
 
     tuned = tune(
         base.encoder,
         head,
-        side.examples(part.train),
-        side.examples(part.val),
+        labelled.examples(split.train),
+        labelled.examples(split.val),
         context,
         adaptation=training.adaptation,
         recipe=recipe,
-        manifest=question.manifest,
-        setting=Setting(training.folder, torch.device(opened.device), precision, training.workers, training.processes),
+        manifest=cohort.manifest,
+        setting=TrainingEnvironment(
+            training.folder, torch.device(session.device), precision, training.workers, training.processes
+        ),
         source_of=source_of,
         progress=progress,
     )
-    test = None if deal.test is None else source_of(tuned.encoder, deal.test.manifest)
-    scores = _score([head], deal, part, source_of(tuned.encoder), test, asked.threshold, progress)
-    return Fitted(part, tuned.fit, scores[head.name], head.tensors(), tuned.tensors)
+    test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)
+    scores = _score([head], assignment, split, source_of(tuned.encoder), test, asked.threshold, progress)
+    return HeadResult(split, tuned.fit, scores[head.name], head.tensors(), tuned.tensors)
 
 
-def _context(opened: Opened, deal: Deal, asked: Fitting, progress: Progress) -> Context:
-    question = deal.question
+def _context(session: EncoderSession, assignment: SplitAssignment, asked: FitOptions, progress: Progress) -> Context:
+    cohort = assignment.cohort
     return Context(
-        question.task.kind,
-        question.class_names,
+        cohort.task.kind,
+        cohort.class_names,
         asked.seed,
-        torch.device(opened.device),
+        torch.device(session.device),
         progress,
-        question.task.measure,
-        measured_findings(question),
+        cohort.task.measure,
+        measured_findings(cohort),
         asked.text,
-        question.manifest.info.name,
-        question.task.name.removesuffix(f"-{BASE_TO_NOVEL}"),
+        cohort.manifest.info.name,
+        cohort.task.name.removesuffix(f"-{BASE_TO_NOVEL}"),
     )
 
 
 def _score(
     heads: Sequence[Head],
-    deal: Deal,
-    part: Part,
+    assignment: SplitAssignment,
+    split: Split,
     source: FeatureSource,
     test_source: FeatureSource | None,
     threshold: str,
     progress: Progress,
 ) -> dict[str, Scores]:
     """Val and test predictions of every fitted head."""
-    question = deal.question
-    side = Side(question, source)
-    val = side.examples(part.val)
-    test_side, positions = side, part.test
-    if deal.test is not None:
-        test_side, positions = Side(deal.test, test_source or source), np.arange(len(deal.test))
+    cohort = assignment.cohort
+    labelled = LabelledFeatures(cohort, source)
+    val = labelled.examples(split.val)
+    test_side, positions = labelled, split.test
+    if assignment.test is not None:
+        test_side, positions = LabelledFeatures(assignment.test, test_source or source), np.arange(len(assignment.test))
     test: Examples = test_side.examples(positions)
     scores: dict[str, Scores] = {}
     dense = [head for head in heads if isinstance(head, DenseHead)]
     if dense:
-        shown = Films(val, question.manifest.spacing_mm)
-        tested = Films(test, test_side.question.manifest.spacing_mm)
-        scored = score_dense(dense, shown, tested, question.task, question.class_names, progress)
+        shown = Films(val, cohort.manifest.spacing_mm)
+        tested = Films(test, test_side.cohort.manifest.spacing_mm)
+        scored = score_dense(dense, shown, tested, cohort.task, cohort.class_names, progress)
         scores |= dict(zip((head.name for head in dense), scored, strict=True))
     for head in heads:
         if isinstance(head, PooledHead):
-            scores[head.name] = score_pooled(head, val, test, question.task, question.class_names, threshold)
-            for label in unlearnable(question, part):
+            scores[head.name] = score_pooled(head, val, test, cohort.task, cohort.class_names, threshold)
+            for label in unlearnable(cohort, split):
                 # What no head could learn has no score, and no place in a mean over labels.
                 for table in (scores[head.name].val, scores[head.name].test):
                     table[f"score_{label}"] = np.nan
                 for alone in scores[head.name].by_template.values():
-                    alone[:, question.class_names.index(label)] = np.nan
+                    alone[:, cohort.class_names.index(label)] = np.nan
     return scores

@@ -9,10 +9,10 @@ from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.data.registered import cache_folder, registered
 from evalfm.errors import EvalfmError
-from evalfm.probing.parts import limited
 from evalfm.probing.settings import Settings
+from evalfm.probing.splits import limited
 from evalfm.progress import Progress
-from evalfm.tasks.question import Question, masks_of, pose, resolve_task
+from evalfm.tasks.cohort import Cohort, masks_of, resolve_task, select_cohort
 
 PHANTOM = "phantom"
 PHANTOM_IMAGES = 400
@@ -42,7 +42,7 @@ def load_manifest(data: str | Path | Manifest | None, task: str, progress: Progr
     return read_data(name)
 
 
-def load_question(settings: Settings, data: str | Path | Manifest | None, progress: Progress) -> Question:
+def load_question(settings: Settings, data: str | Path | Manifest | None, progress: Progress) -> Cohort:
     """Pose the task of ``settings`` to ``data``, after every fault of the data has been looked for.
 
     Raises:
@@ -53,4 +53,4 @@ def load_question(settings: Settings, data: str | Path | Manifest | None, progre
         raise EvalfmError(f"Data set {manifest.info.name} has no rows; import it again or check the file.")
     task = resolve_task(settings.task, manifest)
     manifest.validate(deep=True, findings=masks_of(task, manifest), progress=progress)
-    return limited(pose(task, manifest, settings.where), settings.limit)
+    return limited(select_cohort(task, manifest, settings.where), settings.limit)

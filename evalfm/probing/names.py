@@ -46,7 +46,7 @@ def name_faults(
     heads: Iterable[str] = (),
     data: Iterable[str | Path | Manifest | None] = (),
     *,
-    adapt: str | None = None,
+    adaptation: str | None = None,
     recipe: Mapping[str, object] | None = None,
     aliases: bool = False,
     before: Iterable[EvalfmError] = (),
@@ -57,7 +57,7 @@ def name_faults(
         encoders: as ``probe`` takes them. heads: each must serve the kind of every task that has a card.
         tasks: cards, or label columns of the first of ``data``.
         data: the data set, and the separate test data if any; a manifest and None are taken as they are.
-        adapt: the adaptation asked for, whose ``recipe`` is checked where it is given.
+        adaptation: the adaptation asked for, whose ``recipe`` is checked where it is given.
         aliases: whether words for whole supervised baselines are encoders too.
         before: faults that were found already; the others come behind them.
     """
@@ -73,7 +73,7 @@ def name_faults(
     stand_for = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
     if recipe is not None:
         for alias in stand_for:
-            _told(faults, recipe_of, adapt or (alias.adapt if alias is not None else "frozen"), recipe)
+            _told(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)
     names = [each if alias is None else alias.encoder for each, alias in zip(encoders, stand_for, strict=True)]
     for name in names:
         if not _is_asked_elsewhere(name):

@@ -57,11 +57,11 @@ class Operating:
     @classmethod
     def recorded(cls, chosen: Mapping[str, Any]) -> Operating:
         """What a run's ``chosen`` tells; of folds the median over those that have a value."""
-        parts = chosen.get("folds", [chosen])
+        splits = chosen.get("folds", [chosen])
 
         def median(what: str) -> dict[str, float]:
-            names = dict.fromkeys(name for part in parts for name in part.get(what, {}))
-            return {name: float(np.median([p[what][name] for p in parts if name in p[what]])) for name in names}
+            names = dict.fromkeys(name for split in splits for name in split.get(what, {}))
+            return {name: float(np.median([p[what][name] for p in splits if name in p[what]])) for name in names}
 
         return cls(median("thresholds"), median("temperatures"))
 

@@ -15,7 +15,7 @@ from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overl
 from evalfm.data.masks import decode
 from evalfm.errors import EvalfmError
 from evalfm.runs import Record, Run
-from evalfm.tasks.question import Question
+from evalfm.tasks.cohort import Cohort
 
 Rows = NDArray[np.intp]
 
@@ -23,20 +23,20 @@ SHOWN = 3
 """How many of the best, median and worst films an overlay sheet shows."""
 
 
-def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, question: Question, rows: Rows) -> None:
+def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:
     """Draw learning curves and what the kind of task calls for; films only where their pixels may be shown.
 
-    ``question`` is the one that was tested; ``rows`` [N] gives its manifest's row of each line of ``table``.
+    ``cohort`` is the one that was tested; ``rows`` [N] gives its manifest's row of each line of ``table``.
     """
     figures = folder / "figures"
     figures.mkdir()
-    curves = [part["curve"] for part in record.chosen.get("folds", [record.chosen]) if part.get("curve")]
+    curves = [split["curve"] for split in record.chosen.get("folds", [record.chosen]) if split.get("curve")]
     if curves:
         draw_learning(figures / "learning_curve.png", curves, _caption(record))
-    draw = PICTURES.get(question.task.kind)
+    draw = PICTURES.get(cohort.task.kind)
     if draw is not None:
         tested = (table["split"] == "test").to_numpy()
-        draw(figures, record, table[tested].reset_index(drop=True), question, rows[tested])
+        draw(figures, record, table[tested].reset_index(drop=True), cohort, rows[tested])
 
 
 def cautions(record: Record) -> tuple[str, ...]:
@@ -56,23 +56,23 @@ def _caption(record: Record) -> Caption:
     return Caption(title, cautions(record))
 
 
-def _roc(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
+def _roc(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:
     folds = test["fold"].to_numpy(np.intp) if "fold" in test else None
-    score = test[f"score_{question.class_names[0]}"].to_numpy(np.float64)
+    score = test[f"score_{cohort.class_names[0]}"].to_numpy(np.float64)
     target = test["target"].to_numpy(np.float64)
     auroc = Run(figures.parent).metrics["auroc"]
     draw_roc(figures / "roc.png", target, score, test["patient"].to_numpy(object), folds, auroc, _caption(record))
 
 
-def _agreement(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
+def _agreement(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:
     target, prediction = (test[name].to_numpy(np.float64) for name in ("target", "prediction"))
     draw_agreement(figures / "agreement.png", target, prediction, Run(figures.parent).metrics, _caption(record))
 
 
-def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Question, rows: Rows) -> None:
-    if not question.manifest.info.redistributable_images:
+def _overlays(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:
+    if not cohort.manifest.info.redistributable_images:
         return
-    for index, name in enumerate(question.class_names):
+    for index, name in enumerate(cohort.class_names):
         shown = test[test[f"area_true_{name}"] > 0].sort_values(f"dice_{name}", kind="stable", ascending=False)
         if shown.empty:
             continue
@@ -86,8 +86,8 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, question: Quest
                 size = (int(content["height"]), int(content["width"]))
                 overlays.append(
                     Overlay(
-                        film=question.manifest.image(row).pixels.mean(axis=0),
-                        truth=question.masks(row)[index],
+                        film=cohort.manifest.image(row).pixels.mean(axis=0),
+                        truth=cohort.masks(row)[index],
                         prediction=decode("relative", content[f"prediction_rle_{name}"], size),
                         label=f"{label}, Dice {content[f'dice_{name}']:.2f}",
                     )
@@ -111,7 +111,7 @@ def worst_by_stratum(shown: pd.DataFrame, names: Sequence[str]) -> list[tuple[st
     return picks
 
 
-PICTURES: dict[str, Callable[[Path, Record, pd.DataFrame, Question, Rows], None]] = {
+PICTURES: dict[str, Callable[[Path, Record, pd.DataFrame, Cohort, Rows], None]] = {
     "binary": _roc,
     "regression": _agreement,
     "segmentation": _overlays,

@@ -22,13 +22,13 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.predictions import PREDICTIONS
-from evalfm.probing.applying import Ready, check_applicable
+from evalfm.probing.applying import RunPredictor, check_applicable
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.opened import Opened
+from evalfm.probing.session import EncoderSession
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import InTheWay, Run, check_writable, content_key, publishing, remove_leftovers
+from evalfm.runs import IfExists, Run, check_writable, content_key, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.question import cohort
+from evalfm.tasks.cohort import task_rows
 
 SUMMARY = "predict.json"
 
@@ -79,7 +79,7 @@ def predict(
     task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
     manifest = load_manifest(data, task.name, progress)
     manifest.validate(deep=True, findings=())
-    rows = np.flatnonzero(cohort(task, manifest, None).keep)
+    rows = np.flatnonzero(task_rows(task, manifest, None).keep)
     if not len(rows):
         raise EvalfmError(f"No image of {manifest.info.name} belongs to the cohort of {task.name} ({task.where}).")
     who = public_table(manifest, rows).drop(columns="split")
@@ -92,12 +92,12 @@ def predict(
         table, notes = found
         said = f"{out} holds these predictions already; they are returned as they are."
         return Predicted(out, table, (*notes, said))
-    ready = Ready.of(run, manifest, weights, encoder, device, progress)
+    ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
     columns = ready.answers(rows)
     table = pd.concat([who, columns], axis=1)
-    notes = _notes(run, manifest, ready.opened, len(manifest) - len(rows))
+    notes = _notes(run, manifest, ready.session, len(manifest) - len(rows))
     remove_leftovers(out.parent)
-    with publishing(out.parent, out, InTheWay.REFUSED) as work:
+    with publishing(out.parent, out, IfExists.REFUSED) as work:
         table.to_parquet(work / PREDICTIONS, index=False)
         summary = {"schema": 1, "run": run.record.key, "key": key, "data": manifest.info.name, "images": len(rows)}
         summary["notes"] = notes
@@ -132,7 +132,7 @@ def _found(out: Path, key: str, who: pd.DataFrame) -> tuple[pd.DataFrame, list[s
     return (table, [str(note) for note in notes]) if whole else None
 
 
-def _notes(run: Run, manifest: Manifest, opened: Opened, outside: int) -> list[str]:
+def _notes(run: Run, manifest: Manifest, session: EncoderSession, outside: int) -> list[str]:
     notes = [note for note in run.record.notes if note.startswith(("Synthetic data", "Random weights"))]
     if manifest.info.synthetic and not run.record.provenance.synthetic:
         notes.append("Synthetic data: these predictions are not about patients.")
@@ -140,7 +140,7 @@ def _notes(run: Run, manifest: Manifest, opened: Opened, outside: int) -> list[s
         notes.append(f"{outside} image(s) outside the task's cohort were left out.")
     if run.record.data["folds"]:
         notes.append(f"Mean of the {run.record.data['folds']} heads of the folds; the threshold is their median.")
-    if opened.source.key != run.record.provenance.feature_key:
+    if session.source.key != run.record.provenance.feature_key:
         notes.append("Library versions or settings differ from the run's: features may differ slightly.")
     return notes
 

@@ -12,32 +12,32 @@ from evalfm.encoders.aliases import find_alias
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.heads.tunable import Tunable
+from evalfm.heads.trainable import TrainableHead
 from evalfm.probing.base_to_novel import as_base_to_novel
-from evalfm.probing.cells import Adapted, Cell, run_cell
+from evalfm.probing.baselines import baseline_cells
 from evalfm.probing.existing import Known
-from evalfm.probing.floors import floor_cells
+from evalfm.probing.head_group import Cell, FineTuneConfig, run_cell
+from evalfm.probing.labelled import SplitAssignment, as_learnt, refuse_shared_images
 from evalfm.probing.loading import load_question
 from evalfm.probing.names import check_names
-from evalfm.probing.opened import open_encoder
-from evalfm.probing.parts import parts
+from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings, Settings
-from evalfm.probing.sides import Deal, as_learnt, refuse_shared_images
+from evalfm.probing.splits import make_splits
 from evalfm.probing.texts import text_for
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, remove_leftovers
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.tasks.prompts import LABELS
-from evalfm.tasks.question import Question
-from evalfm.training.tuning import check_tunable
+from evalfm.training.tuning import check_trainable
 
 
 @dataclass(frozen=True)
 class Asked:
     """A question, and the question of the separate test data where there are any."""
 
-    question: Question
-    test: Question | None = None
+    cohort: Cohort
+    test: Cohort | None = None
 
 
 class SomeFailedError(EvalfmError):
@@ -78,10 +78,10 @@ def probe(
     where: str | None = None,
     test_where: str | None = None,
     limit: int | None = None,
-    floors: str = "default",
+    baselines: str = "default",
     threshold: str = THRESHOLD_RULE,
     prompts: str | Path | None = None,
-    adapt: str | None = None,
+    adaptation: str | None = None,
     recipe: Mapping[str, object] | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -98,11 +98,11 @@ def probe(
     """Measure how well heads on ``encoder``'s features answer ``task``.
 
     Args:
-        encoder: a card's name or path, ``file.py:build``, ``precomputed:FILE``, a floor, or an ``Encoder``; or several.
+        encoder: a card's name or path, ``file.py:build``, ``precomputed:FILE``, a baseline, an ``Encoder``; or several.
         task: a task card's name or path, or a label column of the data; or several, each asked of every encoder.
         data: a data set's folder, registered name or manifest; None takes the phantom.
         test_data: another data set, tested whole in place of the test split.
-        adapt: what of the encoder is trained with each head: ``frozen`` (the default), ``lora``, ``full``, or
+        adaptation: what of the encoder is trained with each head: ``frozen`` (the default), ``lora``, ``full``, or
             ``scratch``: all of it from random weights.
         recipe: changes of the adaptation's ``Recipe``, such as ``{"epochs": 10}``.
         out: where runs go; a run that is there already is returned as it is, and said so, unless ``force``.
@@ -111,8 +111,8 @@ def probe(
     The other arguments are those of ``Settings`` and ``EncoderSettings``.
 
     Returns:
-        The runs of the encoder, head by head and seed by seed, then those of the floors; of several, task by task and
-        encoder by encoder, each run once.
+        The runs of the encoder, head by head and seed by seed, then those of the baselines; of several, task by task
+        and encoder by encoder, each run once.
 
     Raises:
         SomeFailedError: of several encoders or tasks some failed; the others were measured.
@@ -126,7 +126,7 @@ def probe(
         raise EvalfmError("--weights PATH is of one encoder; name one with --encoder.")
     if len(tasks) > 1 and prompts is not None:
         raise EvalfmError("--prompts is of one task; name one with --task.")
-    check_names(encoders, tasks, heads or (), [data, test_data], adapt=adapt, recipe=recipe, aliases=True)
+    check_names(encoders, tasks, heads or (), [data, test_data], adaptation=adaptation, recipe=recipe, aliases=True)
     shared = {
         "data": None if data is None or isinstance(data, Manifest) else str(data),
         "test_data": None if test_data is None or isinstance(test_data, Manifest) else str(test_data),
@@ -140,7 +140,7 @@ def probe(
         "where": where,
         "test_where": test_where,
         "limit": limit,
-        "floors": floors,
+        "baselines": baselines,
         "threshold": threshold,
         "prompts": None if prompts is None else str(prompts),
         "recipe": dict(recipe or {}),
@@ -156,7 +156,7 @@ def probe(
         "cache_images": cache_images,
     }
     jobs = [
-        _job(one, each, None if heads is None else tuple(heads), adapt, str(weights), resize, shared, machine)
+        _job(one, each, None if heads is None else tuple(heads), adaptation, str(weights), resize, shared, machine)
         for each in tasks
         for one in encoders
     ]
@@ -201,7 +201,7 @@ def _job(
     encoder: str | Encoder,
     task: str,
     heads: tuple[str, ...] | None,
-    adapt: str | None,
+    adaptation: str | None,
     weights: str,
     resize: str | None,
     shared: Mapping[str, object],
@@ -215,9 +215,9 @@ def _job(
     alias = find_alias(encoder) if isinstance(encoder, str) else None
     if alias is not None:
         encoder = alias.encoder
-        adapt, heads = alias.applied(adapt, heads)
+        adaptation, heads = alias.applied(adaptation, heads)
         resize = resize or alias.resize
-    adaptation = adapt or "frozen"
+    adaptation = adaptation or "frozen"
     settings = Settings.checked(task=task, heads=heads, adaptation=adaptation, **shared)
     encoder_settings = EncoderSettings.checked(
         name=encoder if isinstance(encoder, str) else encoder.card.name,
@@ -238,49 +238,52 @@ def _measure(
     known: Known,
     progress: Progress,
 ) -> list[Run]:
-    """The runs of one encoder on one task, and of its floors."""
+    """The runs of one encoder on one task, and of its baselines."""
     settings, encoder_settings = job.settings, job.encoder_settings
     asked = ask(settings, data, test_data, progress)
-    question, test = asked.question, asked.test
-    chosen_heads = _heads(settings, question)
-    if settings.threshold != THRESHOLD_RULE and question.task.kind not in LABELS:
-        raise EvalfmError(f"--threshold is for yes-or-no labels; {question.task.name} is {question.task.kind}.")
-    loaded = [load_head(name, question.task.kind) for name in chosen_heads]
-    posed = as_base_to_novel(question, loaded) if settings.base_to_novel else question
-    deals = [Deal.of(posed, test, parts(posed, settings, subset_seed=seed)) for seed in range(settings.seeds)]
-    opened = open_encoder(
+    cohort, test = asked.cohort, asked.test
+    chosen_heads = _heads(settings, cohort)
+    if settings.threshold != THRESHOLD_RULE and cohort.task.kind not in LABELS:
+        raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
+    loaded = [load_head(name, cohort.task.kind) for name in chosen_heads]
+    posed = as_base_to_novel(cohort, loaded) if settings.base_to_novel else cohort
+    assignments = [
+        SplitAssignment.of(posed, test, make_splits(posed, settings, subset_seed=seed))
+        for seed in range(settings.seeds)
+    ]
+    session = open_session(
         job.encoder,
         encoder_settings,
-        question.manifest,
+        cohort.manifest,
         None if test is None else test.manifest,
         progress,
-        frozenset(question.task.target),
+        frozenset(cohort.task.target),
     )
     adapted = None
     if settings.adaptation != "frozen" and settings.whole_recipe is not None:
-        adapted = Adapted(settings.adaptation, settings.whole_recipe, encoder_settings)
-    text = text_for(loaded, opened, question, settings.prompts)
-    cells = [Cell(opened, chosen_heads, adapted=adapted, text=text)]
+        adapted = FineTuneConfig(settings.adaptation, settings.whole_recipe, encoder_settings)
+    text = text_for(loaded, session, cohort, settings.prompts)
+    cells = [Cell(session, chosen_heads, adapted=adapted, text=text)]
     if not settings.base_to_novel:
-        # There the constant answer is a metric of each run: no floor can name a class that it has not seen.
-        cells += floor_cells(settings, encoder_settings, question, test, opened, progress)
-    return [run for cell in cells for run in run_cell(cell, deals, settings, out, known=known, progress=progress)]
+        # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
+        cells += baseline_cells(settings, encoder_settings, cohort, test, session, progress)
+    return [run for cell in cells for run in run_cell(cell, assignments, settings, out, known=known, progress=progress)]
 
 
-def _heads(settings: Settings, question: Question) -> tuple[str, ...]:
+def _heads(settings: Settings, cohort: Cohort) -> tuple[str, ...]:
     """The heads asked for, or the task's own as far as the adaptation can train them.
 
     Raises:
         EvalfmError: a head is unknown, does not serve the kind of task, or cannot be trained with the encoder.
     """
-    asked = settings.heads or question.task.heads
-    loaded = {name: load_head(name, question.task.kind) for name in asked}
+    asked = settings.heads or cohort.task.heads
+    loaded = {name: load_head(name, cohort.task.kind) for name in asked}
     if settings.adaptation == "frozen":
         return asked
     if settings.heads is None:
-        return tuple(name for name, head in loaded.items() if isinstance(head, Tunable))
+        return tuple(name for name, head in loaded.items() if isinstance(head, TrainableHead))
     for head in loaded.values():
-        check_tunable(head, settings.adaptation)
+        check_trainable(head, settings.adaptation)
     return asked
 
 
@@ -293,7 +296,9 @@ def start_weights(weights: str, adaptation: str) -> str:
     if adaptation != "scratch":
         return weights
     if weights not in ("hub", "random"):
-        raise EvalfmError("--adapt scratch starts from random weights; leave --weights out, or say --adapt full.")
+        raise EvalfmError(
+            "--adaptation scratch starts from random weights; leave --weights out, or take --adaptation full."
+        )
     return "random"
 
 
@@ -304,10 +309,10 @@ def ask(
     progress: Progress = SILENT,
 ) -> Asked:
     """Read the data and pose the task to them, before anything is computed."""
-    question = load_question(settings, data if data is not None else settings.data, progress)
+    cohort = load_question(settings, data if data is not None else settings.data, progress)
     outside = test_data if test_data is not None else settings.test_data
     if outside is None:
-        return Asked(question)
+        return Asked(cohort)
     test = load_question(settings, outside, progress)
-    refuse_shared_images(question, test)
-    return Asked(question, as_learnt(question, test))
+    refuse_shared_images(cohort, test)
+    return Asked(cohort, as_learnt(cohort, test))

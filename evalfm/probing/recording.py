@@ -15,24 +15,24 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
-from evalfm.probing.opened import Opened
-from evalfm.probing.parts import Part, unlearnable
+from evalfm.probing.labelled import SplitAssignment, images_digest
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
-from evalfm.probing.sides import Deal, images_digest
+from evalfm.probing.session import EncoderSession
+from evalfm.probing.splits import Split, unlearnable
 from evalfm.runs import Provenance, Record
 from evalfm.tasks.card import TaskCard
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, measure
-from evalfm.tasks.question import Question
 
 FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
 
 
 @dataclass(frozen=True)
-class Fitted:
+class HeadResult:
     """One head fitted and scored on one part; ``encoder`` holds what of the encoder was trained with it."""
 
-    part: Part
+    split: Split
     fit: Fit
     scores: Scores
     tensors: dict[str, Tensor]
@@ -40,7 +40,7 @@ class Fitted:
 
 
 def predictions_table(
-    question: Question, test: Question | None, results: Sequence[Fitted]
+    cohort: Cohort, test: Cohort | None, results: Sequence[HeadResult]
 ) -> tuple[pd.DataFrame, NDArray[np.intp]]:
     """One row per val and test example of every part: who it is, which part, and the kind's columns.
 
@@ -48,45 +48,45 @@ def predictions_table(
     """
     pieces, rows = [], []
     for result in results:
-        tested = (question, result.part.test) if test is None else (test, np.arange(len(test)))
+        tested = (cohort, result.split.test) if test is None else (test, np.arange(len(test)))
         for name, (asked, positions), scored in (
-            ("val", (question, result.part.val), result.scores.val),
+            ("val", (cohort, result.split.val), result.scores.val),
             ("test", tested, result.scores.test),
         ):
             who = public_table(asked.manifest, asked.rows[positions]).reset_index(drop=True)
             who["split"] = name
-            if result.part.fold is not None:
-                who["fold"] = result.part.fold
+            if result.split.fold is not None:
+                who["fold"] = result.split.fold
             pieces.append(pd.concat([who, scored.reset_index(drop=True)], axis=1))
             rows.append(asked.rows[positions])
     return pd.concat(pieces, ignore_index=True), np.concatenate(rows)
 
 
-def fold_tensors(results: Sequence[Fitted]) -> dict[str, Tensor]:
+def fold_tensors(results: Sequence[HeadResult]) -> dict[str, Tensor]:
     """What the heads learnt, named ``fold0.weight`` where there are folds."""
     return _by_fold(results, [result.tensors for result in results])
 
 
-def fold_encoders(results: Sequence[Fitted]) -> dict[str, Tensor]:
+def fold_encoders(results: Sequence[HeadResult]) -> dict[str, Tensor]:
     """What of the encoder was trained, named likewise; empty for a frozen one."""
     return _by_fold(results, [result.encoder for result in results])
 
 
-def _by_fold(results: Sequence[Fitted], each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    if results[0].part.fold is None:
+def _by_fold(results: Sequence[HeadResult], each: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    if results[0].split.fold is None:
         return each[0]
     return {
-        f"fold{result.part.fold}.{name}": value
+        f"fold{result.split.fold}.{name}": value
         for result, tensors in zip(results, each, strict=True)
         for name, value in tensors.items()
     }
 
 
 def make_record(
-    opened: Opened,
-    deal: Deal,
+    session: EncoderSession,
+    assignment: SplitAssignment,
     head: Head,
-    results: Sequence[Fitted],
+    results: Sequence[HeadResult],
     table: pd.DataFrame,
     config: dict[str, Any],
     key: str,
@@ -94,33 +94,33 @@ def make_record(
     text: Text | None = None,
 ) -> Record:
     """The content of run.json; metrics are computed from the test rows of ``table`` alone."""
-    question, tested = deal.question, deal.test or deal.question
-    opened = as_trained(opened, config["adaptation"])
+    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
+    session = as_trained(session, config["adaptation"])
     scored = Scored(
-        table[table["split"] == "test"].reset_index(drop=True), question.class_names, tested.manifest.patients_known
+        table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else question.task.kind, scored)
-    info = question.manifest.info
+    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
+    info = cohort.manifest.info
     return Record(
         schema=1,
         key=key,
-        config={**config, "data": info.name, "test_data": tested.manifest.info.name if deal.test else None},
-        encoder=opened.card,
-        task=question.task.model_dump(mode="json", by_alias=True),
+        config={**config, "data": info.name, "test_data": tested.manifest.info.name if assignment.test else None},
+        encoder=session.card,
+        task=cohort.task.model_dump(mode="json", by_alias=True),
         head={"name": head.name, "grid": head.grid, "needs": sorted(head.needs), "deterministic": head.deterministic},
-        data=_data(deal),
+        data=_data(assignment),
         metrics={name: finite(estimate.to_json()) for name, estimate in metrics.items()},
         chosen=_chosen(results),
-        exclusions=[asdict(item) for item in question.exclusions],
-        prompts=None if text is None else {**text.prompts.plain(), **_by_template(question.task, scored, results)},
-        notes=_notes(opened, deal, results),
+        exclusions=[asdict(item) for item in cohort.exclusions],
+        prompts=None if text is None else {**text.prompts.plain(), **_by_template(cohort.task, scored, results)},
+        notes=_notes(session, assignment, results),
         provenance=provenance(
-            opened, deal.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
+            session, assignment.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
     )
 
 
-def _by_template(task: TaskCard, scored: Scored, results: Sequence[Fitted]) -> dict[str, Any]:
+def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) -> dict[str, Any]:
     """The primary metric on test by each template alone, and how far the templates lie apart; empty without any."""
     columns = [f"score_{name}" for name in scored.class_names]
     found = {}
@@ -140,46 +140,46 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[Fitted]) -> d
     }
 
 
-def provenance(opened: Opened, split_hash: str, seconds: float, *, synthetic: bool) -> Provenance:
-    """With what, on which images and in what time a result of ``opened`` was made."""
+def provenance(session: EncoderSession, split_hash: str, seconds: float, *, synthetic: bool) -> Provenance:
+    """With what, on which images and in what time a result of ``session`` was made."""
     return Provenance(
         versions=versions(),
         git_commit=git_commit(),
-        device=opened.device,
-        precision=opened.precision,
+        device=session.device,
+        precision=session.precision,
         seconds=round(seconds, 3),
         peak_memory_bytes=peak_memory_bytes(),
-        weights_digest=opened.weights_digest,
-        feature_key=opened.source.key,
+        weights_digest=session.weights_digest,
+        feature_key=session.source.key,
         split_hash=split_hash,
         synthetic=synthetic,
-        random_weights=opened.random_weights,
-        cost=opened.source.cost if isinstance(opened.source, EncodedSource) else None,
+        random_weights=session.random_weights,
+        cost=session.source.cost if isinstance(session.source, EncodedSource) else None,
     )
 
 
-def as_trained(opened: Opened, adaptation: str) -> Opened:
+def as_trained(session: EncoderSession, adaptation: str) -> EncoderSession:
     """What a run says of an encoder after its adaptation.
 
     One that was trained whole from random weights has learnt something, and nothing before; LoRA leaves the random
     weights what they are.
     """
-    if adaptation not in ("full", "scratch") or not opened.random_weights:
-        return opened
+    if adaptation not in ("full", "scratch") or not session.random_weights:
+        return session
     return replace(
-        opened,
-        card={**opened.card, "pretraining_data": []},
+        session,
+        card={**session.card, "pretraining_data": []},
         random_weights=False,
         weights_digest=None,
-        notes=(*(note for note in opened.notes if "random weights" not in note), FROM_RANDOM),
+        notes=(*(note for note in session.notes if "random weights" not in note), FROM_RANDOM),
     )
 
 
-def _data(deal: Deal) -> dict[str, Any]:
-    question, tested = deal.question, deal.test or deal.question
-    info = question.manifest.info
+def _data(assignment: SplitAssignment) -> dict[str, Any]:
+    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
+    info = cohort.manifest.info
 
-    def count(asked: Question, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
+    def count(asked: Cohort, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
         positions = np.unique(np.concatenate(list(groups)))
         patients = asked.manifest.patients[asked.rows[positions]]
         return {
@@ -188,8 +188,8 @@ def _data(deal: Deal) -> dict[str, Any]:
             "positive_images": int(asked.positive[positions].sum()),
         }
 
-    counts = {name: count(question, [getattr(part, name) for part in deal.parts]) for name in ("train", "val")}
-    in_test = [part.test for part in deal.parts] if deal.test is None else [np.arange(len(tested))]
+    counts = {name: count(cohort, [getattr(split, name) for split in assignment.splits]) for name in ("train", "val")}
+    in_test = [split.test for split in assignment.splits] if assignment.test is None else [np.arange(len(tested))]
     return {
         "name": info.name,
         "licence": info.licence,
@@ -197,16 +197,16 @@ def _data(deal: Deal) -> dict[str, Any]:
         "test_name": tested.manifest.info.name,
         "test_digest": images_digest(tested, np.unique(np.concatenate(in_test))),
         "derived_from": list(info.derived_from),
-        "label_source": question.label_source,
-        "class_names": list(question.class_names),
-        "patients_known": bool(question.manifest.patients_known and tested.manifest.patients_known),
-        "folds": len(deal.parts) if deal.parts[0].fold is not None else None,
+        "label_source": cohort.label_source,
+        "class_names": list(cohort.class_names),
+        "patients_known": bool(cohort.manifest.patients_known and tested.manifest.patients_known),
+        "folds": len(assignment.splits) if assignment.splits[0].fold is not None else None,
         "parts": {**counts, "test": count(tested, in_test)},
         "redistributable_images": bool(info.redistributable_images),
     }
 
 
-def _chosen(results: Sequence[Fitted]) -> dict[str, Any]:
+def _chosen(results: Sequence[HeadResult]) -> dict[str, Any]:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
         {
@@ -218,26 +218,26 @@ def _chosen(results: Sequence[Fitted]) -> dict[str, Any]:
         | ({"curve": list(result.fit.curve)} if result.fit.curve else {})
         for result in results
     ]
-    chosen: dict[str, Any] = finite(each[0] if results[0].part.fold is None else {"folds": each})
+    chosen: dict[str, Any] = finite(each[0] if results[0].split.fold is None else {"folds": each})
     return chosen
 
 
-def _notes(opened: Opened, deal: Deal, results: Sequence[Fitted]) -> list[str]:
+def _notes(session: EncoderSession, assignment: SplitAssignment, results: Sequence[HeadResult]) -> list[str]:
     """Every caution that belongs beside the figures, each once."""
-    question, tested = deal.question, deal.test or deal.question
+    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     notes: list[str] = []
-    if question.manifest.info.synthetic or tested.manifest.info.synthetic:
+    if cohort.manifest.info.synthetic or tested.manifest.info.synthetic:
         notes.append("Synthetic data: these figures say nothing about patients.")
-    if opened.random_weights:
+    if session.random_weights:
         notes.append("Random weights: the encoder has learnt nothing.")
-    if not (question.manifest.patients_known and tested.manifest.patients_known):
+    if not (cohort.manifest.patients_known and tested.manifest.patients_known):
         notes.append("Patients unknown: images of one patient may stand on both sides, intervals are over images.")
-    notes += contamination(opened.card, [question.manifest, tested.manifest])
-    notes += [*question.notes, *opened.notes]
+    notes += contamination(session.card, [cohort.manifest, tested.manifest])
+    notes += [*cohort.notes, *session.notes]
     for result in results:
-        where = "" if result.part.fold is None else f"Fold {result.part.fold + 1}: "
-        notes += [where + note for note in (*result.part.notes, *result.fit.notes)]
-        lost = ", ".join(unlearnable(question, result.part))
+        where = "" if result.split.fold is None else f"Fold {result.split.fold + 1}: "
+        notes += [where + note for note in (*result.split.notes, *result.fit.notes)]
+        lost = ", ".join(unlearnable(cohort, result.split))
         if lost:
             notes.append(f"{where}One class only in train or in val, so no score is given: {lost}.")
     return list(dict.fromkeys(notes))

@@ -14,7 +14,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
-from evalfm.probing.opened import Opened
+from evalfm.probing.session import EncoderSession
 from evalfm.runs import ENCODER, Run
 
 
@@ -33,10 +33,10 @@ def by_fold(run: Run, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return groups
 
 
-def trained_sources(run: Run, opened: Opened, manifest: Manifest, folder: Path) -> list[FeatureSource]:
+def trained_sources(run: Run, session: EncoderSession, manifest: Manifest, folder: Path) -> list[FeatureSource]:
     """A feature source per fold of the encoder as the run trained it; none where it was frozen.
 
-    ``opened`` holds the encoder that training started from; ``folder`` takes the features while they are needed.
+    ``session`` holds the encoder that training started from; ``folder`` takes the features while they are needed.
 
     Raises:
         EvalfmError: the run lacks its encoder, or its tensors do not fit the card.
@@ -44,11 +44,11 @@ def trained_sources(run: Run, opened: Opened, manifest: Manifest, folder: Path) 
     if run.adaptation == "frozen":
         return []
     tensors = run.encoder_tensors()
-    if not tensors or not isinstance(opened.source, EncodedSource):
+    if not tensors or not isinstance(session.source, EncodedSource):
         raise EvalfmError(f"{run.folder} has no {ENCODER}, which holds its trained encoder; run it again with --force.")
     store = FeatureStore(folder)
     return [
-        EncodedSource(_restored(opened.source.encoder, run, group), manifest, store, maps="stream")
+        EncodedSource(_restored(session.source.encoder, run, group), manifest, store, maps="stream")
         for group in by_fold(run, tensors)
     ]
 

@@ -45,8 +45,8 @@ def score_pooled(
     scores = head.predict(val), head.predict(test)
     operating = Operating.chosen(task.kind, names, val.target, scores[0], rule)
     on_val, on_test = (
-        pooled_columns(found, part.target, task.kind, names).assign(**operating.columns(task.kind, names, found))
-        for found, part in zip(scores, (val, test), strict=True)
+        pooled_columns(found, split.target, task.kind, names).assign(**operating.columns(task.kind, names, found))
+        for found, split in zip(scores, (val, test), strict=True)
     )
     by_template = head.by_template(test) if isinstance(head, ZeroShotHead) else {}
     return Scores(on_val, on_test, operating, by_template)
@@ -105,13 +105,13 @@ def score_dense(
         {name: histogram[index].best_threshold() for index, name in enumerate(names)} for histogram in histograms
     ]
     tables: list[list[pd.DataFrame]] = [[] for _ in heads]
-    for label, part in (("val", val), ("test", test)):
+    for label, split in (("val", val), ("test", test)):
         rows: list[list[dict[str, object]]] = [[] for _ in heads]
-        for row, probabilities in progress.track(_in_step(heads, part.examples), f"scoring {label}", len(part)):
-            truth = part.truth(row)
+        for row, probabilities in progress.track(_in_step(heads, split.examples), f"scoring {label}", len(split)):
+            truth = split.truth(row)
             for found, probability, chosen in zip(rows, probabilities, thresholds, strict=True):
-                found.append(dense_row(probability, truth, chosen, part.spacing_mm(row), task.nsd_tolerance_mm))
-            limits = resolution_limits(part.examples.source, row, truth, names)
+                found.append(dense_row(probability, truth, chosen, split.spacing_mm(row), task.nsd_tolerance_mm))
+            limits = resolution_limits(split.examples.source, row, truth, names)
             for found in rows:
                 found[-1].update(limits)
         for table, found in zip(tables, rows, strict=True):
@@ -156,7 +156,7 @@ def resolution_limits(
         if not strides or not area:
             found[f"oracle_dice_{name}"] = np.nan
             continue
-        grid = tuple(-(-side // min(strides)) for side in source.input_size)
+        grid = tuple(-(-labelled // min(strides)) for labelled in source.input_size)
         mask = torch.from_numpy(truth[index][None]).float()
         passed = geometry.to_source(geometry.to_input(mask, (grid[0], grid[1])))[0].numpy() >= 0.5
         found[f"oracle_dice_{name}"] = float(2 * (passed & truth[index]).sum() / (passed.sum() + area))

@@ -12,7 +12,7 @@ from evalfm.statistics.classification import choose_threshold
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
-Floors = Literal["default", "none", "all"]
+Baselines = Literal["default", "none", "all"]
 
 
 class Settings(CardModel):
@@ -36,7 +36,7 @@ class Settings(CardModel):
         adaptation: what of the encoder is trained: ``frozen``, ``lora``, ``full``, or ``scratch`` (all of it,
             from random weights).
         recipe: changes of the adaptation's recipe, such as ``{"epochs": 10}``.
-        floors: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
+        baselines: ``default`` adds what knows nothing, ``all`` adds random weights of the same architecture too.
         threshold: how val chooses the operating point of a yes-or-no label: ``youden``, ``f1``, ``sensitivity=.9`` or
             ``specificity=.9``.
         prompts: a file of sentences for text heads, in place of the task's own.
@@ -58,7 +58,7 @@ class Settings(CardModel):
     limit: int | None = Field(None, ge=1)
     adaptation: Adaptation = "frozen"
     recipe: dict[str, Any] = Field(default_factory=dict)
-    floors: Floors = "default"
+    baselines: Baselines = "default"
     threshold: str = THRESHOLD_RULE
     prompts: str | None = None
 
@@ -112,7 +112,7 @@ class EncoderSettings(CardModel):
     """How an encoder is loaded and run.
 
     Attributes:
-        name: a card's name, a path of a card or ``file.py:build``, a floor, or ``precomputed:FILE``.
+        name: a card's name, a path of a card or ``file.py:build``, a baseline, or ``precomputed:FILE``.
         weights: ``hub``, ``random`` or the path of a checkpoint.
         input_size, resize: override the card, recorded and part of the feature key.
         device, precision: ``auto`` takes the GPU with bfloat16 where there is one, else the CPU with float32.

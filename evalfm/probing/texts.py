@@ -9,9 +9,9 @@ from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Head, Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
-from evalfm.probing.opened import Opened
+from evalfm.probing.session import EncoderSession
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.prompts import Own, prompt_set
-from evalfm.tasks.question import Question
 
 TEXT = "text"
 
@@ -21,7 +21,7 @@ def reads_text(head: Head) -> bool:
     return TEXT in head.needs
 
 
-def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: str | None) -> Text | None:
+def text_for(heads: Sequence[Head], session: EncoderSession, cohort: Cohort, file: str | None) -> Text | None:
     """What the text heads among ``heads`` are given; None where there are none.
 
     Args:
@@ -39,11 +39,11 @@ def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: st
         if file is not None:
             raise EvalfmError("--prompts is read by text heads alone, such as --head zeroshot; leave it out.")
         return None
-    source = opened.source
+    source = session.source
     facts = source.encoder.card.text_tower if isinstance(source, EncodedSource) else None
     if not isinstance(source, EncodedSource) or facts is None:
         raise EvalfmError(
-            f"The head {readers[0].name!r} reads sentences, and {opened.name} has no text tower; "
+            f"The head {readers[0].name!r} reads sentences, and {session.name} has no text tower; "
             "`evalfm ls encoders --text` lists the encoders that do."
         )
     card = source.encoder.card
@@ -53,7 +53,7 @@ def text_for(heads: Sequence[Head], opened: Opened, question: Question, file: st
             f"ask --encoder {card.name.partition('@')[0]}@{facts.pooling}."
         )
     own = Own(facts.present, facts.absent)
-    prompts = prompt_set(question.task.name, question.task.kind, question.class_names, own, file)
+    prompts = prompt_set(cohort.task.name, cohort.task.kind, cohort.class_names, own, file)
     if prompts.only_sentences and all(isinstance(head, ZeroShotHead) for head in readers):
         raise EvalfmError(
             f"{file} maps classes to whole sentences, which are for prompt learners; zeroshot reads names and "

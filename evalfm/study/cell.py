@@ -23,7 +23,7 @@ class Cell(CardModel):
 
     Attributes:
         study: name of the study.
-        adapt, recipe: what of the encoder is trained, and changes of its recipe.
+        adaptation, recipe: what of the encoder is trained, and changes of its recipe.
         baseline: whether it stands beside the grid.
     """
 
@@ -31,7 +31,7 @@ class Cell(CardModel):
     encoder: EncoderEntry
     task: str
     heads: tuple[str, ...] = Field(min_length=1)
-    adapt: Adaptation = "frozen"
+    adaptation: Adaptation = "frozen"
     recipe: dict[str, Any] = Field(default_factory=dict)
     data: str
     test_data: str | None = None
@@ -47,8 +47,8 @@ class Cell(CardModel):
     threshold: str = THRESHOLD_RULE
     prompts: str | None = None
     seeds: int = 1
-    floors: Literal["default", "none", "all"] = "default"
-    baseline: bool = False
+    baselines: Literal["default", "none", "all"] = "default"
+    supervised: bool = False
 
     @property
     def key(self) -> str:
@@ -64,7 +64,7 @@ class Cell(CardModel):
     def label(self) -> str:
         """What a person calls it."""
         heads = ", ".join(self.heads)
-        told = f"{self.encoder.name} × {self.task}: {heads}, {self.adapt}"
+        told = f"{self.encoder.name} × {self.task}: {heads}, {self.adaptation}"
         return told if self.subset == Subset() else f"{told}, {subset_label(self.subset)}"
 
     def arguments(self) -> dict[str, Any]:
@@ -75,13 +75,13 @@ class Cell(CardModel):
             "task": self.task,
             "data": self.data,
             "heads": list(self.heads),
-            "adapt": self.adapt,
-            "floors": self.floors,
+            "adaptation": self.adaptation,
+            "baselines": self.baselines,
         }
         optional: Mapping[str, Any] = {
             "test_data": self.test_data,
             # From scratch every weight is drawn, whatever the encoder could start from.
-            "weights": encoder.weights if encoder.weights != "hub" and self.adapt != "scratch" else None,
+            "weights": encoder.weights if encoder.weights != "hub" and self.adaptation != "scratch" else None,
             "input_size": encoder.input_size,
             "resize": encoder.resize,
             "shots": self.shots,
@@ -119,7 +119,7 @@ class Machine(CardModel):
     def arguments(self, cell: Cell) -> dict[str, Any]:
         """Keyword arguments of ``probe`` for ``cell``, as far as they differ from its defaults."""
         changed = self.model_dump(exclude_defaults=True)
-        if cell.adapt == "frozen":
+        if cell.adaptation == "frozen":
             changed.pop("processes", None)
         return changed
 

@@ -79,13 +79,13 @@ class AdaptationEntry(CardModel):
     heads: tuple[str, ...] | None = None
 
 
-class Baseline(CardModel):
+class SupervisedEntry(CardModel):
     """A network that is no encoder × adaptation of the grid, such as a supervised one.
 
     Attributes:
         encoder: a name, or an alias such as ``unet-resnet34`` that says head and adaptation too.
         head: None takes the alias's, else the task's first.
-        adapt: None takes the alias's, else ``scratch``.
+        adaptation: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
         weights: what training starts from, unless it is from scratch; as those of an encoder.
@@ -97,12 +97,12 @@ class Baseline(CardModel):
     input_size: int | None = Field(None, ge=8)
     resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
-    adapt: Adaptation | None = None
+    adaptation: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     tasks: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _weights_are_used(self) -> Baseline:
+    def _weights_are_used(self) -> SupervisedEntry:
         if self.trained == "scratch" and self.weights != "hub":
             raise ValueError(f"{self.encoder} is trained from scratch, so its weights would do nothing; leave them out")
         return self
@@ -110,9 +110,9 @@ class Baseline(CardModel):
     @property
     def trained(self) -> str:
         """The adaptation, where the entry names none that of a supervised baseline."""
-        return self.adapt or "scratch"
+        return self.adaptation or "scratch"
 
-    def serving(self, tasks: tuple[str, ...]) -> Baseline:
+    def serving(self, tasks: tuple[str, ...]) -> SupervisedEntry:
         """The same for these tasks alone."""
         kept = None if self.tasks is None else tuple(name for name in self.tasks if name in tasks)
         return self.model_copy(update={"tasks": kept})
@@ -144,7 +144,7 @@ class Study(CardModel):
         title: what it is about, printed above its table.
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         test_data: another data set, tested whole.
-        where, test_where, folds, limit, floors, threshold: as ``evalfm probe`` takes them.
+        where, test_where, folds, limit, baselines, threshold: as ``evalfm probe`` takes them.
         base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
             are tried on both halves.
         val_shots: at most so many val images of each class where there are shots, and never more than those.
@@ -170,7 +170,7 @@ class Study(CardModel):
     test_where: str | None = None
     folds: int | None = Field(None, ge=2)
     limit: int | None = Field(None, ge=1)
-    floors: Literal["default", "none", "all"] = "all"
+    baselines: Literal["default", "none", "all"] = "all"
     threshold: str = THRESHOLD_RULE
     val_shots: int | None = Field(None, ge=1)
     base_to_novel: int | None = Field(None, ge=1)
@@ -182,7 +182,7 @@ class Study(CardModel):
     tasks: tuple[Annotated[TaskEntry, BeforeValidator(named)], ...] = Field(min_length=1)
     heads: tuple[str, ...] | HeadsByKind | None = None
     adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(named)], ...] = (AdaptationEntry(name="frozen"),)
-    baselines: tuple[Baseline, ...] = ()
+    supervised: tuple[SupervisedEntry, ...] = ()
     on_phantom: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -191,13 +191,13 @@ class Study(CardModel):
         if wrong:
             raise ValueError(f"on_phantom changes {', '.join(wrong)}, which is no key that it could change")
         named = {task.name for task in self.tasks}
-        for baseline in self.baselines:
-            strange = sorted(set(baseline.tasks or ()) - named)
+        for network in self.supervised:
+            strange = sorted(set(network.tasks or ()) - named)
             if strange:
-                raise ValueError(f"the baseline {baseline.encoder} names {', '.join(strange)}, no task of the study")
+                raise ValueError(f"the baseline {network.encoder} names {', '.join(strange)}, no task of the study")
         if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
             raise ValueError("a task stands twice under tasks, with the same data")
-        if not (self.encoders and self.adaptations) and not self.baselines:
+        if not (self.encoders and self.adaptations) and not self.supervised:
             raise ValueError("encoders with adaptations, or baselines, need at least one entry")
         return self
 
@@ -237,27 +237,29 @@ class Study(CardModel):
             study = study.changed(**study.on_phantom)
         return study
 
-    def only(self, encoders: tuple[str, ...] = (), tasks: tuple[str, ...] = (), adapt: tuple[str, ...] = ()) -> Study:
+    def only(
+        self, encoders: tuple[str, ...] = (), tasks: tuple[str, ...] = (), adaptation: tuple[str, ...] = ()
+    ) -> Study:
         """The part of the study with these names, baselines among them; nothing named keeps all.
 
         Raises:
             EvalfmError: a name is not in the study, or nothing is left.
         """
-        baselines = [each.serving(tasks) if tasks else each for each in self.baselines]
-        _check_names("encoder", encoders, [each.name for each in self.encoders] + [each.encoder for each in baselines])
+        supervised = [each.serving(tasks) if tasks else each for each in self.supervised]
+        _check_names("encoder", encoders, [each.name for each in self.encoders] + [each.encoder for each in supervised])
         _check_names("task", tasks, [each.name for each in self.tasks])
         _check_names(
-            "adaptation", adapt, [each.name for each in self.adaptations] + [each.trained for each in baselines]
+            "adaptation", adaptation, [each.name for each in self.adaptations] + [each.trained for each in supervised]
         )
         return self.changed(
             encoders=[each.model_dump() for each in self.encoders if each.name in (encoders or [each.name])],
             tasks=[each.model_dump() for each in self.tasks if each.name in (tasks or [each.name])],
-            adaptations=[each.model_dump() for each in self.adaptations if each.name in (adapt or [each.name])],
-            baselines=[
+            adaptations=[each.model_dump() for each in self.adaptations if each.name in (adaptation or [each.name])],
+            supervised=[
                 each.model_dump()
-                for each in baselines
+                for each in supervised
                 if each.encoder in (encoders or [each.encoder])
-                and each.trained in (adapt or [each.trained])
+                and each.trained in (adaptation or [each.trained])
                 and each.tasks != ()
             ],
         )
@@ -269,10 +271,10 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
     Raises:
         EvalfmError: names all that nobody answers to.
     """
-    encoders = [each.name for each in study.encoders] + [each.encoder for each in study.baselines]
+    encoders = [each.name for each in study.encoders] + [each.encoder for each in study.supervised]
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
     of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
-    of_baselines = [each.head and (each.head,) for each in study.baselines]
+    of_baselines = [each.head and (each.head,) for each in study.supervised]
     heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_baselines) for head in heads or ())
     faults: list[EvalfmError] = []
     for task in study.tasks:

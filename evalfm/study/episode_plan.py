@@ -14,11 +14,11 @@ from evalfm.probing.few_shot.settings import FINE_TUNE
 from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.cohorts import Sizes
 from evalfm.study.config import EncoderEntry
-from evalfm.study.episodes import EpisodeCell, EpisodeStudy, EpisodeTask, PosedTask, cells
+from evalfm.study.episodes import EpisodeCell, EpisodeStudy, EpisodeTask, TaskEpisodes, cells
 from evalfm.study.estimate import CellEstimate, Rates, Stored, estimate_cell
 from evalfm.study.plan import SCORE_SECONDS, TRIED_FILMS, decode_seconds, place
-from evalfm.study.questions import Sizes
 from evalfm.study.trial import EncoderFacts, Loaded, load_for_trial, try_encoder
 
 FEATURES = "features"
@@ -91,7 +91,7 @@ class EpisodePlan:
 
 
 def plan_episodes(
-    study: EpisodeStudy, posed: Mapping[EpisodeTask, PosedTask], machine: Machine, progress: Progress = SILENT
+    study: EpisodeStudy, posed: Mapping[EpisodeTask, TaskEpisodes], machine: Machine, progress: Progress = SILENT
 ) -> EpisodePlan:
     """Find out what ``study`` will cost; each encoder is loaded once for a trial, and nothing is written.
 
@@ -122,7 +122,7 @@ class _Tried:
 @dataclass
 class _Planner:
     study: EpisodeStudy
-    posed: Mapping[EpisodeTask, PosedTask]
+    posed: Mapping[EpisodeTask, TaskEpisodes]
     machine: Machine
     warnings: list[str] = field(default_factory=list)
 
@@ -155,25 +155,25 @@ class _Planner:
         return loaded
 
     def _kind(self, cell: EpisodeCell) -> str:
-        kind = self.posed[cell.task].asked.question.task.kind
+        kind = self.posed[cell.task].asked.cohort.task.kind
         return kind if kind == "binary" else "multiclass"
 
     def _try(self, loaded: Loaded, cell: EpisodeCell) -> _Tried:
         asked = self.posed[cell.task].asked
-        facts = try_encoder(loaded, {("linear", self._kind(cell), len(asked.question.class_names))}, ())
-        rows = asked.question.rows[asked.drawn.used[:TRIED_FILMS]].tolist()
-        decode = decode_seconds(loaded.encoder, asked.question.manifest, rows)
+        facts = try_encoder(loaded, {("linear", self._kind(cell), len(asked.cohort.class_names))}, ())
+        rows = asked.cohort.rows[asked.drawn.used[:TRIED_FILMS]].tolist()
+        decode = decode_seconds(loaded.encoder, asked.cohort.manifest, rows)
         number_bytes = 4 if place(self.machine)[1] == "float32" else 2
         return _Tried(loaded, facts, Rates(facts.seconds, decode, SCORE_SECONDS, self.machine.workers, number_bytes))
 
     def _features(self, cell: EpisodeCell, tried: _Tried) -> CellEstimate:
         """Of encoding what stands in any episode and is not stored yet."""
         asked = self.posed[cell.task].asked
-        rows = asked.question.rows[asked.drawn.used].tolist()
+        rows = asked.cohort.rows[asked.drawn.used].tolist()
         missing = len(rows)
         if tried.facts.warning is None:
             store = FeatureStore(cache_folder() / "features")
-            missing = EncodedSource(tried.loaded.encoder, asked.question.manifest, store).missing(rows, maps=False)
+            missing = EncodedSource(tried.loaded.encoder, asked.cohort.manifest, store).missing(rows, maps=False)
         return self._estimate(cell, None, 1, Sizes(len(rows), 0, 0), missing, tried)
 
     def _training(self, cell: EpisodeCell, shots: int, episodes: int, tried: _Tried) -> CellEstimate:
@@ -199,10 +199,10 @@ class _Planner:
             encoder=cell.encoder,
             task=cell.task.name,
             heads=("linear",),
-            adapt="full" if trained else "frozen",
+            adaptation="full" if trained else "frozen",
             recipe=recipe,
             data=self.study.data_of(cell.task),
             shots=shots,
             seeds=seeds,
-            floors="none",
+            baselines="none",
         )

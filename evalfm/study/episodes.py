@@ -13,8 +13,8 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import episodic
+from evalfm.probing.few_shot.cohort import EpisodeCohort, pose_episodes
 from evalfm.probing.few_shot.episodes import answer_episodes
-from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
 from evalfm.probing.few_shot.settings import (
     DEFAULT_METHODS,
     DEFAULT_SHOTS,
@@ -30,8 +30,8 @@ from evalfm.probing.names import TABLE_NAMES, card_of, check_names
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Machine
+from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, EncoderEntry, episodes_file, named
-from evalfm.study.questions import Manifests
 
 
 class EpisodeTask(CardModel):
@@ -204,20 +204,22 @@ class EpisodeOutcome:
     failure: str | None = None
 
 
-def pose_tasks(study: EpisodeStudy, manifests: Manifests, progress: Progress = SILENT) -> dict[EpisodeTask, PosedTask]:
+def pose_tasks(
+    study: EpisodeStudy, manifests: Manifests, progress: Progress = SILENT
+) -> dict[EpisodeTask, TaskEpisodes]:
     """The episodes of every task, drawn once for all encoders.
 
     Raises:
         EvalfmError: names every fault that the user must mend before anything runs.
     """
-    posed: dict[EpisodeTask, PosedTask] = {}
+    posed: dict[EpisodeTask, TaskEpisodes] = {}
     faults: list[str] = []
     # Before data are read or made.
     check_names([entry.name for entry in study.encoders])
     for task in study.tasks:
         try:
             settings = study.settings(task)
-            posed[task] = PosedTask(settings, pose_episodes(settings, manifests.get(study.data_of(task)), progress))
+            posed[task] = TaskEpisodes(settings, pose_episodes(settings, manifests.get(study.data_of(task)), progress))
         except EvalfmError as error:
             faults.append(f"{task.name}: {error}" if len(study.tasks) > 1 else str(error))
     if len(faults) > 1:
@@ -233,7 +235,7 @@ def run_episode_study(
     progress: Progress = SILENT,
     *,
     machine: Machine | None = None,
-    posed: Mapping[EpisodeTask, PosedTask] | None = None,
+    posed: Mapping[EpisodeTask, TaskEpisodes] | None = None,
     force: bool = False,
 ) -> Iterator[EpisodeOutcome]:
     """Run the cells one after the other; what is under ``out`` already is not computed again.
@@ -263,8 +265,8 @@ def run_episode_study(
 
 
 @dataclass(frozen=True)
-class PosedTask:
+class TaskEpisodes:
     """A task's settings with its episodes."""
 
     settings: EpisodeSettings
-    asked: AskedEpisodes
+    asked: EpisodeCohort

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from evalfm.heads import load_head
 from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.cohorts import Sizes
 from evalfm.study.config import Subset
-from evalfm.study.questions import Sizes
 from evalfm.study.trial import EncoderFacts, HeadFacts
 from evalfm.training.recipe import Recipe, recipe_of
 
@@ -127,7 +127,7 @@ def estimate_cell(
     machine: Machine,
 ) -> CellEstimate:
     """The cost of ``cell`` on ``parts`` (one training, or one per fold) with ``images`` in all."""
-    if cell.adapt == "frozen":
+    if cell.adaptation == "frozen":
         return _frozen(cell, kind, parts, images, facts, stored, rates, machine)
     return _trained(cell, kind, parts, images, facts, stored, rates, machine)
 
@@ -198,7 +198,7 @@ def _trained(
     rates: Rates,
     machine: Machine,
 ) -> CellEstimate:
-    recipe = recipe_of(cell.adapt, cell.recipe)
+    recipe = recipe_of(cell.adaptation, cell.recipe)
     assert recipe is not None
     (name,) = cell.heads
     head, known = load_head(name, kind), facts.heads.get((name, kind), HeadFacts())
@@ -224,7 +224,7 @@ def _trained(
         disk["features"] = float(stored.missing * facts.pooled_bytes)
         if reads_maps and not streamed:
             disk["maps"] = float(stored.missing_maps * facts.map_bytes)
-    changed = facts.lora_parameters.get(recipe.rank, 0) if cell.adapt == "lora" else facts.parameters
+    changed = facts.lora_parameters.get(recipe.rank, 0) if cell.adaptation == "lora" else facts.parameters
     disk["trained encoders"] = 4.0 * changed * cell.seeds * len(parts)
     dense = float(scored * cell.seeds if kind == "segmentation" else 0)
     own = facts.parameters * 4 + (changed + known.parameters) * (STATE_BYTES - 4) + known.parameters * 4
@@ -246,8 +246,8 @@ def _trained(
 
 
 def copies_of(cell: Cell, facts: EncoderFacts) -> int:
-    """How many encoders a cell runs: with the floor of random weights two."""
-    return 2 if cell.floors == "all" and facts.learnt and cell.encoder.weights != "random" else 1
+    """How many encoders a cell runs: with the baseline of random weights two."""
+    return 2 if cell.baselines == "all" and facts.learnt and cell.encoder.weights != "random" else 1
 
 
 def _predicted(parts: Sequence[Sizes], kind: str) -> int:

@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a cell: its runs and those of its floors, or a failure."""
+    """What became of a cell: its runs and those of its baselines, or a failure."""
 
     cell: Cell
     runs: tuple[Run, ...]

@@ -13,12 +13,12 @@ from evalfm.probing.names import TABLE_NAMES, card_of, check_encoder
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import Cell, subset_label
-from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Study, Subset, TaskEntry
-from evalfm.study.questions import WITHOUT_SHOTS, Asked, Posed
+from evalfm.study.cohorts import WITHOUT_SHOTS, Asked, Posed
+from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, Subset, SupervisedEntry, TaskEntry
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.tasks.prompts import EXCLUSIVE, LABELS
 from evalfm.training.recipe import recipe_of
-from evalfm.training.tuning import check_tunable
+from evalfm.training.tuning import check_trainable
 
 ONE_PASS = "frozen"
 
@@ -64,7 +64,7 @@ def expand(study: Study, asked: Posed) -> Grid:
     for adaptation in adaptations:
         _check_recipe(adaptation.name, adaptation.recipe, grid)
     _check_heads(study, grid)
-    baselines = [_resolved(each, grid) for each in study.baselines if _known(each.encoder, grid)]
+    supervised = [_resolved(each, grid) for each in study.supervised if _known(each.encoder, grid)]
     cells: dict[str, Cell] = {}
     for task in study.tasks:
         posed = asked.get((task.name, study.data_of(task)[0]))
@@ -86,7 +86,7 @@ def expand(study: Study, asked: Posed) -> Grid:
                 )
                 continue
             row = _Row(study, task, posed, subset, grid)
-            for cell in row.cells(encoders, adaptations, baselines):
+            for cell in row.cells(encoders, adaptations, supervised):
                 cells.setdefault(cell.key, cell)
     grid.cells = list(cells.values())
     for task in (task for task in study.tasks if task.prompts is not None):
@@ -106,7 +106,7 @@ class _Row:
     grid: Grid
 
     def cells(
-        self, encoders: list[EncoderEntry], adaptations: list[AdaptationEntry], baselines: list[Baseline]
+        self, encoders: list[EncoderEntry], adaptations: list[AdaptationEntry], supervised: list[SupervisedEntry]
     ) -> Iterator[Cell]:
         """Frozen encoders with all their heads, trained ones head by head, then baselines."""
         for encoder in encoders:
@@ -115,21 +115,21 @@ class _Row:
                 heads = self._serving(self._heads(adaptation), encoder.name, adaptation.name)
                 together = [heads] if adaptation.name == ONE_PASS else [(head,) for head in heads]
                 for names in filter(None, together):
-                    # Floors of a task are the same for all; random weights of an encoder come with its first cell.
-                    floors = self.study.floors if first or self.study.floors != "all" else "default"
-                    yield self._cell(encoder, names, adaptation, floors=floors)
+                    # Baselines of a task are the same for all; random weights of an encoder come with its first cell.
+                    baselines = self.study.baselines if first or self.study.baselines != "all" else "default"
+                    yield self._cell(encoder, names, adaptation, baselines=baselines)
                     first = False
-        for baseline in baselines:
-            if baseline.tasks is not None and self.task.name not in baseline.tasks:
+        for network in supervised:
+            if network.tasks is not None and self.task.name not in network.tasks:
                 continue
-            shape = {"input_size": baseline.input_size, "resize": baseline.resize}
-            entry = EncoderEntry.model_validate({"name": baseline.encoder, "weights": baseline.weights, **shape})
-            assert baseline.adapt is not None
-            wanted = (baseline.head,) if baseline.head is not None else self.asked.card.heads[:1]
-            adaptation = AdaptationEntry(name=baseline.adapt, recipe=baseline.recipe)
-            floors = "default" if self.study.floors == "all" else self.study.floors
-            for head in self._serving(wanted, baseline.encoder, baseline.adapt):
-                yield self._cell(entry, (head,), adaptation, floors=floors, baseline=True)
+            shape = {"input_size": network.input_size, "resize": network.resize}
+            entry = EncoderEntry.model_validate({"name": network.encoder, "weights": network.weights, **shape})
+            assert network.adaptation is not None
+            wanted = (network.head,) if network.head is not None else self.asked.card.heads[:1]
+            adaptation = AdaptationEntry(name=network.adaptation, recipe=network.recipe)
+            baselines = "default" if self.study.baselines == "all" else self.study.baselines
+            for head in self._serving(wanted, network.encoder, network.adaptation):
+                yield self._cell(entry, (head,), adaptation, baselines=baselines, supervised=True)
 
     def _cell(
         self,
@@ -137,8 +137,8 @@ class _Row:
         heads: tuple[str, ...],
         adaptation: AdaptationEntry,
         *,
-        floors: str,
-        baseline: bool = False,
+        baselines: str,
+        supervised: bool = False,
     ) -> Cell:
         study = self.study
         data, test_where = study.data_of(self.task)
@@ -147,7 +147,7 @@ class _Row:
             "encoder": encoder,
             "task": self.task.name,
             "heads": heads,
-            "adapt": adaptation.name,
+            "adaptation": adaptation.name,
             "recipe": adaptation.recipe,
             "data": data,
             "test_data": study.test_data,
@@ -160,8 +160,8 @@ class _Row:
             "threshold": study.threshold if self.asked.card.kind in LABELS else THRESHOLD_RULE,
             "prompts": self.task.prompts if any(map(self._reads_text, heads)) else None,
             "seeds": study.seeds,
-            "floors": floors,
-            "baseline": baseline,
+            "baselines": baselines,
+            "supervised": supervised,
         }
         return Cell(**content)
 
@@ -179,7 +179,7 @@ class _Row:
             heads = study.heads if study.heads is not None else card.heads
         return heads if adaptation.heads is None else tuple(head for head in heads if head in adaptation.heads)
 
-    def _serving(self, heads: tuple[str, ...], encoder: str, adapt: str) -> tuple[str, ...]:
+    def _serving(self, heads: tuple[str, ...], encoder: str, adaptation: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
         kind = self.asked.card.kind
         known = {entry.name for entry in list_heads()}
@@ -190,23 +190,23 @@ class _Row:
             except EvalfmError:
                 self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
-            reason = _hindrance(encoder, adapt, needs=head.needs, kind=kind)
-            if reason is None and self.subset.base_to_novel and not (adapt == ONE_PASS and TEXT in head.needs):
+            reason = _hindrance(encoder, adaptation, needs=head.needs, kind=kind)
+            if reason is None and self.subset.base_to_novel and not (adaptation == ONE_PASS and TEXT in head.needs):
                 reason = "base-to-novel asks for classes that were never seen, which only a frozen text head can name"
             if reason is not None:
-                self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adapt}", reason)
+                self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adaptation}", reason)
                 continue
-            if adapt != ONE_PASS:
+            if adaptation != ONE_PASS:
                 try:
-                    check_tunable(head, adapt)
+                    check_trainable(head, adaptation)
                 except EvalfmError:
-                    self.grid.leave_out(f"{name}, {adapt}", "the head is not trained by gradient")
+                    self.grid.leave_out(f"{name}, {adaptation}", "the head is not trained by gradient")
                     continue
             kept.append(name)
         return tuple(kept)
 
 
-def _hindrance(encoder: str, adapt: str, *, needs: frozenset[str], kind: str) -> str | None:
+def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: str) -> str | None:
     """Why ``encoder`` cannot go with a head that ``needs`` this or an adaptation, as far as its card tells."""
     reads_maps = "maps" in needs
     if encoder.partition(":")[0] in TABLE_NAMES:
@@ -214,7 +214,7 @@ def _hindrance(encoder: str, adapt: str, *, needs: frozenset[str], kind: str) ->
             return "a table of features has no maps"
         if TEXT in needs:
             return "a table of features reads no text"
-        return "a table of features cannot be trained" if adapt != ONE_PASS else None
+        return "a table of features cannot be trained" if adaptation != ONE_PASS else None
     card = card_of(encoder)
     if card is None:
         return None
@@ -222,7 +222,7 @@ def _hindrance(encoder: str, adapt: str, *, needs: frozenset[str], kind: str) ->
         return "the encoder has no maps"
     if TEXT in needs and card.text_tower is None:
         return "the encoder reads no text"
-    return "the encoder has no weights to train" if adapt != ONE_PASS and card.parameters == 0 else None
+    return "the encoder has no weights to train" if adaptation != ONE_PASS and card.parameters == 0 else None
 
 
 def _no_alias(name: str, grid: Grid) -> bool:
@@ -249,7 +249,7 @@ def _check_heads(study: Study, grid: Grid) -> None:
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
     of_tasks = [task.heads for task in study.tasks]
     of_adaptations = [adaptation.heads for adaptation in study.adaptations]
-    of_baselines = [(baseline.head,) if baseline.head is not None else None for baseline in study.baselines]
+    of_baselines = [(network.head,) if network.head is not None else None for network in study.supervised]
     known = {entry.name for entry in list_heads()}
     for heads in (*of_study, *of_tasks, *of_adaptations, *of_baselines):
         for name in heads or ():
@@ -264,16 +264,16 @@ def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> 
         grid.refuse(error)
 
 
-def _resolved(baseline: Baseline, grid: Grid) -> Baseline:
+def _resolved(network: SupervisedEntry, grid: Grid) -> SupervisedEntry:
     """The baseline with its alias written out and its adaptation stated."""
-    alias = find_alias(baseline.encoder)
-    changes: dict[str, Any] = {"adapt": baseline.trained}
+    alias = find_alias(network.encoder)
+    changes: dict[str, Any] = {"adaptation": network.trained}
     if alias is not None:
         try:
-            adapt, (head,) = alias.applied(baseline.adapt, None if baseline.head is None else [baseline.head])
-            resize = baseline.resize or alias.resize
-            changes = {"encoder": alias.encoder, "head": head, "adapt": adapt, "resize": resize}
+            adaptation, (head,) = alias.applied(network.adaptation, None if network.head is None else [network.head])
+            resize = network.resize or alias.resize
+            changes = {"encoder": alias.encoder, "head": head, "adaptation": adaptation, "resize": resize}
         except EvalfmError as error:
             grid.refuse(error)
-    _check_recipe(changes["adapt"], baseline.recipe, grid)
-    return baseline.model_copy(update=changes)
+    _check_recipe(changes["adaptation"], network.recipe, grid)
+    return network.model_copy(update=changes)

@@ -19,10 +19,10 @@ from evalfm.heads import load_head
 from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.cohorts import Asked, Manifests, Posed, assume_all, select_cohorts
 from evalfm.study.config import EncoderEntry, Study
 from evalfm.study.estimate import CellEstimate, Rates, Stored, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
-from evalfm.study.questions import Asked, Manifests, Posed, assume_all, pose_all
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
 from evalfm.training.recipe import recipe_of
 
@@ -131,7 +131,7 @@ def check_study(study: Study, manifests: Manifests) -> tuple[Grid, Posed]:
     Raises:
         EvalfmError: names every fault that the user must mend before anything runs.
     """
-    asked, faults = pose_all(study, manifests)
+    asked, faults = select_cohorts(study, manifests)
     return _checked(study, asked, faults), asked
 
 
@@ -212,7 +212,9 @@ class _Planner:
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
             told.append(f"{decode} to read a film, by {self.machine.workers} workers, not overlapped")
-        told.append(f"{SCORE_SECONDS * 1e3:.0f} ms to score a film's mask; floors but random weights are not counted")
+        told.append(
+            f"{SCORE_SECONDS * 1e3:.0f} ms to score a film's mask; baselines but random weights are not counted"
+        )
         return tuple(told)
 
     def _of_encoder(self, entry: EncoderEntry, cells: list[Cell]) -> dict[str, CellEstimate | None]:
@@ -227,7 +229,7 @@ class _Planner:
                 for card in [self.asked[cell.task, cell.data].card]
                 for head in cell.heads
             }
-            recipes = [recipe_of(cell.adapt, cell.recipe) for cell in cells if cell.adapt == "lora"]
+            recipes = [recipe_of(cell.adaptation, cell.recipe) for cell in cells if cell.adaptation == "lora"]
             facts = try_encoder(loaded, heads, {recipe.rank for recipe in recipes if recipe is not None})
         except EvalfmError as error:
             self.warnings.append(f"{entry.name}: {error}")
@@ -340,4 +342,4 @@ def decode_seconds(encoder: Encoder, manifest: Manifest, rows: Sequence[int]) ->
 
 def _start(cell: Cell) -> EncoderEntry:
     """The encoder that a cell loads: from scratch with random weights."""
-    return cell.encoder.model_copy(update={"weights": "random"}) if cell.adapt == "scratch" else cell.encoder
+    return cell.encoder.model_copy(update={"weights": "random"}) if cell.adaptation == "scratch" else cell.encoder

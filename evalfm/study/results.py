@@ -38,7 +38,7 @@ class Row:
         associate: the attribute tied to the label in train, and how strongly; null where not asked.
         base_to_novel: whether the first half of the classes alone was learnt from.
         seed: number of the seed.
-        floor: whether it is a baseline that knows nothing.
+        baseline: whether it is a baseline that knows nothing.
         metric: name of the metric.
         primary: whether it is the one that decides.
         value: the estimate on test; null with a reason.
@@ -78,7 +78,7 @@ class Row:
     associate: str | None
     base_to_novel: bool
     seed: int
-    floor: bool
+    baseline: bool
     metric: str
     primary: bool
     value: float | None
@@ -149,7 +149,7 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             associate=config.get("associate"),
             base_to_novel=bool(config.get("base_to_novel")),
             seed=int(config["seed"]),
-            floor=run.is_floor,
+            baseline=run.is_baseline,
             metric=name,
             primary=name in primaries,
             value=estimate.value,
@@ -203,7 +203,7 @@ def write_failures(out: Path, failed: Sequence[Outcome], manifests: Sequence[Man
             "encoder": without_private(outcome.cell.encoder.name, ()),
             "task": without_private(outcome.cell.task, ()),
             "heads": list(outcome.cell.heads),
-            "adaptation": outcome.cell.adapt,
+            "adaptation": outcome.cell.adaptation,
             "shots": outcome.cell.shots,
             "label_fraction": outcome.cell.label_fraction,
             "seconds": round(outcome.seconds, 3),

@@ -10,10 +10,10 @@ from typing import Protocol, overload
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import Run, check_writable
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.executor import Executor, Outcome, SerialExecutor
 from evalfm.study.plan import check_study
-from evalfm.study.questions import Manifests
 from evalfm.study.results import FAILURES, RESULTS, Row, rows_of, write_failures, write_results
 
 
@@ -46,7 +46,7 @@ class Sayer:
 
 @dataclass(frozen=True)
 class StudyRuns(Sequence[Run]):
-    """The runs of a study, those of its floors among them, each once; and what failed.
+    """The runs of a study, those of its baselines among them, each once; and what failed.
 
     Attributes:
         runs: in the order in which they came. failed: cells without a result.
@@ -126,7 +126,7 @@ def run_study(
     write_results(folder, rows)
     write_failures(folder, failed)
     for number, outcome in enumerate(executor.run(cells, folder, machine, progress), 1):
-        # An encoder of the grid that is also a floor (pixels) is shown as what it was asked for first.
+        # An encoder of the grid that is also a baseline (pixels) is shown as what it was asked for first.
         fresh = [run for run in outcome.runs if run.folder not in runs]
         runs |= {run.folder: run for run in fresh}
         rows += [row for run in fresh for row in rows_of(study.name, run, folder)]

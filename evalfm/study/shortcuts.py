@@ -12,10 +12,10 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import CURVE, KINDS
-from evalfm.probing.sides import rows_digest
+from evalfm.probing.labelled import rows_digest
 from evalfm.runs import Run
+from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study
-from evalfm.study.questions import Manifests
 
 FOLDS = 5
 """Where the training images lack the attribute: folds inside the labelled ones."""
@@ -40,7 +40,7 @@ def decode_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) ->
         inside = f"{finding} == 0"
         content["where"] = f"({config['where']}) and {inside}" if config.get("where") else inside
         content["tasks"] = [{"name": attribute, "heads": ["linear"]}]
-        content["floors"] = "all"
+        content["baselines"] = "all"
         if not _known_in_train(manifest, attribute):
             content |= {"folds": FOLDS, "test_where": None}
         study = Study.model_validate(content)
@@ -65,7 +65,7 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
         content["where"] = first.record.config.get("where")
         content["tasks"] = [{"name": first.task, "heads": sorted({run.head for run in group})}]
         content["associate"] = [f"{attribute}={strength:g}" for strength in CURVE]
-        content["floors"] = "none"
+        content["baselines"] = "none"
         if not _known_in_train(manifest, attribute):
             content |= {"folds": FOLDS, "test_where": None}
         studies.append(Study.model_validate(content))
@@ -79,8 +79,8 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
     for run in runs:
         config = run.record.config
         reason = None
-        if run.is_floor or run.record.task["kind"] not in KINDS:
-            reason = "is a floor, or has no yes-or-no label"
+        if run.is_baseline or run.record.task["kind"] not in KINDS:
+            reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are asked"
         elif ".py:" in _called(run) or _called(run).endswith((".yaml", ".yml", ".py")):
@@ -93,7 +93,7 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         elif (config.get("encoder") or {}).get("weights") == "file" or run.encoder.startswith("precomputed"):
             reason = (
                 "used a file that no run names; ask it yourself with `evalfm probe --weights FILE --task chest_tube "
-                '--where "pneumothorax == 0" --floors all` and `--associate`, and name the folder of those runs too'
+                '--where "pneumothorax == 0" --baselines all` and `--associate`, and name the folder of those runs too'
             )
         if reason is not None:
             reasons.append(f"{run.encoder} · {run.head} {reason}")

@@ -22,8 +22,8 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head
 from evalfm.heads.head import Context
+from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedHead
-from evalfm.heads.tunable import Tunable
 from evalfm.study.config import EncoderEntry
 
 GPU_BATCH = 8
@@ -61,7 +61,7 @@ class EncoderFacts:
         batch_size: images of a call where features are extracted.
         pooled_bytes, map_bytes, film_bytes: of one image on disk: embedding, maps, prepared film.
         activations: numbers that its modules give for one image. largest: that the largest of them gives.
-        learnt: whether it has weights that were learnt before, so that random ones are a floor.
+        learnt: whether it has weights that were learnt before, so that random ones are a baseline.
         heads: by head and kind of task.
         warning: why its weights cannot be had, or None.
     """
@@ -189,22 +189,22 @@ def _try_head(
     encoder: Encoder, maps: tuple[Tensor, ...], pooled: Tensor, name: str, kind: str, classes: int
 ) -> HeadFacts:
     head = load_head(name, kind)
-    if not isinstance(head, Tunable):
+    if not isinstance(head, TrainableHead):
         return HeadFacts()
     context = Context(kind, tuple(f"class{number}" for number in range(classes)), device=pooled.device)
     layout = head.layout(_as_source(encoder), context)
-    readout = head.fresh(layout, torch.Generator()).to(pooled.device).eval()
+    module = head.new_module(layout, torch.Generator()).to(pooled.device).eval()
     read = maps if head.reads_maps else ()
     counter = operation_counter()
     with counter:
-        readout(read, pooled)
-    activations = sum(_outputs(readout, lambda: readout(read, pooled)))
+        module(read, pooled)
+    activations = sum(_outputs(module, lambda: module(read, pooled)))
     batch = tuple(level.expand(HEAD_BATCH, -1, -1, -1).contiguous() for level in read)
     several = pooled.expand(HEAD_BATCH, -1).contiguous()
     return HeadFacts(
         flops=float(counter.get_total_flops()),
-        seconds=_timed(lambda: readout(batch, several)) / HEAD_BATCH,
-        parameters=sum(parameter.numel() for parameter in readout.parameters()),
+        seconds=_timed(lambda: module(batch, several)) / HEAD_BATCH,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
         activations=activations,
         rates=len(head.learning_rates) if isinstance(head, TrainedHead) else 0,
     )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from evalfm.data.images import Image
 from evalfm.encoders.encoder import Encoder
 from evalfm.heads.head import Context, Examples
+from evalfm.heads.module import HeadModule, Layout
 from evalfm.heads.objectives import Objective
-from evalfm.heads.readout import Layout, Readout
 from evalfm.training.recipe import Recipe, Trained
 
 
@@ -32,7 +32,7 @@ class Job:
     """
 
     encoder: Encoder
-    readout: Readout
+    module: HeadModule
     layout: Layout
     objective: Objective
     adaptation: Trained
@@ -50,15 +50,15 @@ class Job:
 class Together(nn.Module):
     """An encoder and a readout as one model: prepared films in, answers out."""
 
-    def __init__(self, encoder: Encoder, readout: Readout) -> None:
+    def __init__(self, encoder: Encoder, module: HeadModule) -> None:
         super().__init__()
         self.encoder = encoder
-        self.readout = readout
+        self.module = module
 
     def forward(self, films: Tensor) -> Tensor:
         """Films [B, C, h, w] to answers [B, …]."""
         features = self.encoder(films)
-        answers: Tensor = self.readout(features.maps, features.pooled)
+        answers: Tensor = self.module(features.maps, features.pooled)
         return answers
 
 
@@ -66,6 +66,6 @@ def trained_tensors(model: Together, adaptation: Trained) -> dict[str, Tensor]:
     """The live tensors that training changes, by name: with LoRA its matrices and the readout, else all."""
     if adaptation == "lora":
         named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        buffers = {f"readout.{name}": buffer for name, buffer in model.readout.named_buffers()}
+        buffers = {f"readout.{name}": buffer for name, buffer in model.module.named_buffers()}
         return {**{name: parameter.data for name, parameter in named.items()}, **buffers}
     return {name: tensor.data for name, tensor in model.state_dict(keep_vars=True).items()}

@@ -82,7 +82,7 @@ def _smaller(job: Job, fitting: Fitting, device: torch.device) -> tuple[Fitting,
     if half == 0:
         raise EvalfmError(
             f"Not even one image of {job.encoder.card.name} can be trained in the memory of {device}; "
-            "take --adapt lora or frozen, a smaller --input-size, or a larger device."
+            "take --adaptation lora or frozen, a smaller --input-size, or a larger device."
         )
     told = (
         f"Memory was short: micro-batches of {half} image(s) make up the batch of {job.recipe.batch_size}; "
@@ -151,7 +151,7 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
         monitor_interval=0.2,
     )
     job.encoder.cpu()
-    job.readout.cpu()
+    job.module.cpu()
     try:
         with _repeating(job.folder / TOLD, progress.say):
             elastic_launch(configuration, work_on)(job, device.type, precision, fitting.micro_batch)
@@ -168,7 +168,7 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
         ) from None
     finally:
         job.encoder.to(device)
-        job.readout.to(device)
+        job.module.to(device)
 
 
 def work_on(job: Job, device: str, precision: Precision, micro_batch: int) -> None:

@@ -43,7 +43,7 @@ class _Training:
     def __init__(self, job: Job, team: Team, micro_batch: int, say: Callable[[str], None], stack: ExitStack) -> None:
         self.job, self.team, self.micro_batch, self.say = job, team, micro_batch, say
         recipe = job.recipe
-        model = Together(job.encoder, job.readout)
+        model = Together(job.encoder, job.module)
         groups = parameter_groups(job.encoder, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
         groups += _readout_groups(job)
         for group in groups:
@@ -111,7 +111,7 @@ class _Training:
         whole = [positions.tolist() for positions in islice(dealt, self.plan.steps)]
         held = job.adaptation == "lora" or job.recipe.batch_norm == "held"
         set_training(job.encoder, "lora" if held else job.adaptation)
-        job.readout.train()
+        job.module.train()
         losses = []
         mine = self.train_films.batches([team.share(positions) for positions in whole], self._augment(epoch))
         shown = job.context.progress.track(zip(whole, mine, strict=True), f"epoch {epoch + 1}", self.plan.steps)
@@ -160,7 +160,7 @@ class _Training:
         """Score val with the averaged weights; keep them if they are the best so far."""
         job, state = self.job, self.state
         job.encoder.eval()
-        job.readout.eval()
+        job.module.eval()
         tally = job.objective.tally(1)
         positions = self.team.share(range(len(job.val)))
         size = self.micro_batch
@@ -268,7 +268,7 @@ class _Plan:
 
 def _readout_groups(job: Job) -> list[dict[str, object]]:
     """The head's parameters: weight decay on matrices only."""
-    named = list(job.readout.parameters())
+    named = list(job.module.parameters())
     rate = job.recipe.head_learning_rate
     decayed = [parameter for parameter in named if parameter.ndim > 1]
     others = [parameter for parameter in named if parameter.ndim <= 1]

@@ -94,7 +94,7 @@ def recipe_of(adaptation: str, changes: Mapping[str, object] | None = None) -> R
         if changes:
             raise EvalfmError(
                 f"A frozen encoder is not trained, so {', '.join(sorted(changes))} would do nothing; "
-                "say --adapt lora, full or scratch."
+                "say --adaptation lora, full or scratch."
             )
         return None
     for name in changes:
@@ -105,7 +105,7 @@ def recipe_of(adaptation: str, changes: Mapping[str, object] | None = None) -> R
     if adaptation == "lora":
         idle = sorted({"layer_decay", "batch_norm"} & set(changes))
     if idle:
-        raise EvalfmError(f"{', '.join(idle)} would do nothing with --adapt {adaptation}; leave it out.")
+        raise EvalfmError(f"{', '.join(idle)} would do nothing with --adaptation {adaptation}; leave it out.")
     return validate(Recipe, {**base.model_dump(), **changes}, "The recipe")
 
 

@@ -18,11 +18,11 @@ from evalfm.encoders.encoder import Encoder, Precision
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context, Examples, Fit, Head
+from evalfm.heads.module import HeadModule, Layout
 from evalfm.heads.objectives import Objective
-from evalfm.heads.readout import Layout, Readout
+from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import read_statistics
-from evalfm.heads.tunable import Tunable
 from evalfm.progress import Progress
 from evalfm.training.checkpoint import read_best, read_state
 from evalfm.training.job import Job, Together, trained_tensors
@@ -31,7 +31,7 @@ from evalfm.training.recipe import Recipe, Trained
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuned:
     """An encoder and a head after their training.
 
     Attributes:
@@ -45,7 +45,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Setting:
+class TrainingEnvironment:
     """With what a training runs, beside what decides its result.
 
     Attributes:
@@ -60,15 +60,15 @@ class Setting:
     processes: int = 1
 
 
-def check_tunable(head: Head, adaptation: str) -> None:
+def check_trainable(head: Head, adaptation: str) -> None:
     """Refuse a head that cannot be trained with its encoder.
 
     Raises:
         EvalfmError: it cannot.
     """
-    if not isinstance(head, Tunable):
+    if not isinstance(head, TrainableHead):
         raise EvalfmError(
-            f"The head {head.name!r} is not trained by gradient, so --adapt {adaptation} has nothing to train it with; "
+            f"The head {head.name!r} is not trained by gradient, so --adaptation {adaptation} cannot train it; "
             "take linear or another trained head (`evalfm ls heads`)."
         )
 
@@ -83,10 +83,10 @@ def tune(
     adaptation: Trained,
     recipe: Recipe,
     manifest: Manifest,
-    setting: Setting,
+    setting: TrainingEnvironment,
     source_of: Callable[[Encoder], FeatureSource],
     progress: Progress,
-) -> Tuned:
+) -> FineTuned:
     """Train a copy of ``encoder`` with ``head``; the head predicts by the result from now on.
 
     Args:
@@ -98,8 +98,8 @@ def tune(
     Raises:
         EvalfmError: the head cannot be trained so, or the training stops.
     """
-    check_tunable(head, adaptation)
-    assert isinstance(head, Tunable)
+    check_trainable(head, adaptation)
+    assert isinstance(head, TrainableHead)
     train, val = head.usable(train), head.usable(val)
     chosen: dict[str, float | int | str] = {}
     if recipe.probe_start:
@@ -108,13 +108,13 @@ def tune(
     objective = head.objective(train, context)
     objective.smooth(recipe.label_smoothing)
     layout = head.layout(train.source, context)
-    readout = _start(head, layout, objective, train, context, recipe)
+    module = _start(head, layout, objective, train, context, recipe)
     adapted = copy.deepcopy(encoder)
     adapted.settings = replace(adapted.settings, precision=setting.precision)
     notes = _adapt(adapted, adaptation, recipe, context.seed)
     job = Job(
         encoder=adapted,
-        readout=readout.to(setting.device),
+        module=module.to(setting.device),
         layout=layout,
         objective=objective,
         adaptation=adaptation,
@@ -134,13 +134,13 @@ def tune(
     curve, epoch = _take_best(job)
     adapted.eval()
     adapted.seal()
-    head.keep(readout, layout, objective, setting.device)
+    head.set_module(module, layout, objective, setting.device)
     source = source_of(adapted)
     seen = [replace(examples, source=source) for examples in (train, val)]
     notes += head.after_training(seen[0], seen[1], context)
     trained = lora_state(adapted) if adaptation == "lora" else adapted.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in trained.items()}
-    return Tuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(notes)))
+    return FineTuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(notes)))
 
 
 def forget(folder: Path) -> None:
@@ -149,18 +149,18 @@ def forget(folder: Path) -> None:
 
 
 def _start(
-    head: Tunable, layout: Layout, objective: Objective, train: Examples, context: Context, recipe: Recipe
-) -> Readout:
+    head: TrainableHead, layout: Layout, objective: Objective, train: Examples, context: Context, recipe: Recipe
+) -> HeadModule:
     """Where the head starts: as fitted on frozen features, or fresh."""
     if recipe.probe_start:
         generator = torch.Generator().manual_seed(context.seed)
         statistics = read_statistics(train, Schedule(), generator, maps=head.reads_maps)
         return copy.deepcopy(head.fitted(statistics, objective)).float()
-    readout = head.fresh(layout, torch.Generator().manual_seed(context.seed))
+    module = head.new_module(layout, torch.Generator().manual_seed(context.seed))
     target = objective.read(train, layout.grid, context.progress, "train")
     objective.check(target, "train")
-    readout.start_at(objective.start(target, recipe.positive_share))
-    return readout
+    module.init_bias(objective.start(target, recipe.positive_share))
+    return module
 
 
 def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[str]:
@@ -182,7 +182,7 @@ def _take_best(job: Job) -> tuple[list[dict[str, float | int | str]], int]:
     state = read_state(job.folder)
     assert state is not None
     best = read_best(job.folder, state.best_epoch)
-    live = trained_tensors(Together(job.encoder, job.readout), job.adaptation)
+    live = trained_tensors(Together(job.encoder, job.module), job.adaptation)
     for name, value in best.items():
         live[name].copy_(value)
     return state.curve, state.best_epoch

@@ -58,7 +58,7 @@ def make_run(
     kind: str = "binary",
     task: str | None = None,
     seed: int = 0,
-    floor: bool = False,
+    baseline: bool = False,
     head: str = "linear",
     card: dict[str, Any] | None = None,
     task_card: dict[str, Any] | None = None,
@@ -75,12 +75,12 @@ def make_run(
     found = measure(kind, Scored(table, classes, True)) if kind != "segmentation" else {"dice_positive": Estimate(0.5)}
     name = task or TASKS[kind]
     card_of_task = {"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, "target": ["ptx"]}
-    key = hashlib.sha256(f"{encoder}{name}{head}{seed}{floor}{made or ''}".encode()).hexdigest()
+    key = hashlib.sha256(f"{encoder}{name}{head}{seed}{baseline}{made or ''}".encode()).hexdigest()
     part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": positives(table, kind)}
     record = Record(
         schema=1,
         key=key,
-        config={"floor": floor, "adaptation": "frozen", "seed": seed, **(settings or {})},
+        config={"baseline": baseline, "adaptation": "frozen", "seed": seed, **(settings or {})},
         encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
         task=card_of_task | (task_card or {}),
         head={"name": head, "needs": ["pooled"]},

@@ -185,7 +185,7 @@ def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_p
 def test_the_verb(tmp_path: Path) -> None:
     run = make_run(tmp_path / "runs", predictions(effect=1.0))
     make_run(tmp_path / "runs", predictions(), encoder="two")
-    make_run(tmp_path / "runs", predictions().assign(score_ptx=0.5), encoder="constant", floor=True)
+    make_run(tmp_path / "runs", predictions().assign(score_ptx=0.5), encoder="constant", baseline=True)
 
     def asked(*arguments: object) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["bias", *map(str, arguments)], env={"COLUMNS": "200"})

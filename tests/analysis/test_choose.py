@@ -34,7 +34,7 @@ def runs(out: Path) -> list[Run]:
         table = binary_table(signal(TARGET, strength, seed), TARGET)
         table["view"] = np.where(np.arange(400) % 3 == 0, "AP", "PA")
         made.append(make_run(out, table, encoder=name, card=CARDS[name]))
-    made.append(make_run(out, binary_table(np.full(400, 0.5), TARGET), encoder="constant", floor=True))
+    made.append(make_run(out, binary_table(np.full(400, 0.5), TARGET), encoder="constant", baseline=True))
     return made
 
 
@@ -49,7 +49,7 @@ def test_the_smallest_of_those_that_cannot_be_told_apart_comes_first(tmp_path: P
     assert reasons["poor · linear · frozen"].startswith("significantly worse than the best (p < .001")
     assert "are not significantly worse than the best on auroc: " in found.paragraph
     assert "would have been found with 80 % power" in found.paragraph
-    assert "The best floor, constant, reaches 0.500" in found.paragraph
+    assert "The best baseline, constant, reaches 0.500" in found.paragraph
 
 
 def test_every_limit_excludes_with_its_reason(tmp_path: Path) -> None:
@@ -81,14 +81,14 @@ def test_the_worst_stratum_and_doubts_are_told(tmp_path: Path) -> None:
     assert asked.flags == ("Read the licence before commercial use.",)
 
 
-def test_an_encoder_that_is_no_better_than_a_floor_is_said_so(tmp_path: Path) -> None:
+def test_an_encoder_that_is_no_better_than_a_baseline_is_said_so(tmp_path: Path) -> None:
     noise = np.random.default_rng(9).random(400)
     made = [
         make_run(tmp_path, binary_table(noise, TARGET), encoder="noise", card=CARDS["small"]),
-        make_run(tmp_path, binary_table(np.full(400, 0.5), TARGET), encoder="constant", floor=True),
+        make_run(tmp_path, binary_table(np.full(400, 0.5), TARGET), encoder="constant", baseline=True),
     ]
     found = choose(made, "ptx-cls")
-    assert "noise (linear, frozen) is not shown to be better than that floor" in found.paragraph
+    assert "noise (linear, frozen) is not shown to be better than that baseline" in found.paragraph
     assert "noise (linear, frozen) is the only encoder that was asked: nothing was compared" in found.paragraph
 
 

@@ -29,7 +29,7 @@ def scores() -> dict[str, np.ndarray]:
 
 def runs(out: Path) -> list[Run]:
     made = [make_run(out, binary_table(score, TARGET), encoder=name) for name, score in scores().items()]
-    return [*made, make_run(out, binary_table(np.full(300, 0.4), TARGET), encoder="constant", floor=True)]
+    return [*made, make_run(out, binary_table(np.full(300, 0.4), TARGET), encoder="constant", baseline=True)]
 
 
 def test_differences_ps_and_sets_are_those_of_the_statistics(tmp_path: Path) -> None:
@@ -65,13 +65,13 @@ def test_differences_ps_and_sets_are_those_of_the_statistics(tmp_path: Path) -> 
     assert table.pairs == 3
 
 
-def test_floors_are_shown_and_never_in_the_family(tmp_path: Path) -> None:
+def test_baselines_are_shown_and_never_in_the_family(tmp_path: Path) -> None:
     (table,) = compare(runs(tmp_path))
-    floor = table.entries[-1]
-    assert (floor.p, floor.rank, floor.in_best_set, floor.non_inferior) == (None, None, None, None)
-    assert floor.difference is not None
-    assert floor.difference.value < 0
-    (without,) = compare([run for run in runs(tmp_path / "again") if not run.is_floor])
+    baseline = table.entries[-1]
+    assert (baseline.p, baseline.rank, baseline.in_best_set, baseline.non_inferior) == (None, None, None, None)
+    assert baseline.difference is not None
+    assert baseline.difference.value < 0
+    (without,) = compare([run for run in runs(tmp_path / "again") if not run.is_baseline])
     assert [entry.p for entry in without.entries] == [entry.p for entry in table.entries[:-1]]
 
 
@@ -159,7 +159,7 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     made = runs(tmp_path / "a")
     shuffled = [make_run(tmp_path / "b", binary_table(score, TARGET).sample(frac=1, random_state=3), encoder=name)
                 for name, score in scores().items()]  # fmt: skip
-    (one,) = compare([run for run in made if not run.is_floor])
+    (one,) = compare([run for run in made if not run.is_baseline])
     (other,) = compare(shuffled)
     assert [(e.encoder, e.estimate.value, e.p) for e in one.entries] == [
         (e.encoder, e.estimate.value, e.p) for e in other.entries
@@ -195,7 +195,7 @@ def test_the_verb(tmp_path: Path) -> None:
     code, said = asked(tmp_path, "--margin", "0.02")
     assert code == 0, said
     assert "Holm over 3 pairs" in said
-    assert "floor" in said
+    assert "baseline" in said
     assert "chosen after the fact" in said
     code, said = asked(tmp_path, "--json", "--task", "ptx-cls")
     assert code == 0

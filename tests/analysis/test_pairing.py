@@ -41,7 +41,7 @@ def of_classes(out: Path, kind: str, **changes: object) -> list[Run]:
         frame = class_table(TARGET, scores, IMAGES)
         made.append(make_run(out, frame, encoder=name, kind=kind, classes=GRADES, **changes))
     blind = class_table(TARGET, np.full((N, 4), 0.25), IMAGES)
-    return [*made, make_run(out, blind, encoder="constant", kind=kind, classes=GRADES, floor=True, **changes)]
+    return [*made, make_run(out, blind, encoder="constant", kind=kind, classes=GRADES, baseline=True, **changes)]
 
 
 def label_scores(strength: float, seed: int) -> np.ndarray:
@@ -57,22 +57,22 @@ def of_labels(out: Path, unlearnt: str | None = None) -> list[Run]:
             frame["score_mass"] = np.nan
         made.append(make_run(out, frame, encoder=name, kind="multilabel", classes=LABELS))
     blind = label_table(LABELLED, np.full((N, 3), 0.4), IMAGES)
-    return [*made, make_run(out, blind, encoder="constant", kind="multilabel", classes=LABELS, floor=True)]
+    return [*made, make_run(out, blind, encoder="constant", kind="multilabel", classes=LABELS, baseline=True)]
 
 
 def check(table: Comparison, metric: str, values: dict[str, float], p: float | None, error: float) -> None:
-    """Names, estimates, the difference to the best and its p; the floor last, without a p."""
+    """Names, estimates, the difference to the best and its p; the baseline last, without a p."""
     assert table.metric == metric
     assert [entry.encoder for entry in table.entries] == ["good", "poor", "constant"]
     assert {entry.encoder: entry.estimate.value for entry in table.entries} == pytest.approx(values)
-    best, poor, floor = table.entries
+    best, poor, baseline = table.entries
     assert poor.difference is not None
     assert poor.difference.value < 0
     assert poor.p == pytest.approx(p, rel=1e-9, abs=0)
     assert poor.difference.standard_error == pytest.approx(error, rel=1e-9)
-    assert (best.in_best_set, poor.in_best_set, floor.in_best_set) == (True, False, None)
-    assert (best.rank, poor.rank, floor.rank) == ((1, 1), (2, 2), None)
-    assert (floor.p, table.pairs) == (None, 1)
+    assert (best.in_best_set, poor.in_best_set, baseline.in_best_set) == (True, False, None)
+    assert (best.rank, poor.rank, baseline.rank) == ((1, 1), (2, 2), None)
+    assert (baseline.p, table.pairs) == (None, 1)
     assert poor.detectable is not None
     for entry in table.entries[:2]:
         assert entry.estimate.low is not None
@@ -307,8 +307,8 @@ def test_every_option_of_compare_does_something(tmp_path: Path) -> None:
     assert {entry["head"] for entry in plain["entries"]} == {"linear", "knn"}
     assert plain["metric"] == "quadratic_kappa"
     (headed,) = asked("--task", "density", "--head", "knn")
-    # Floors stay whatever their head.
-    assert {(entry["head"], entry["floor"]) for entry in headed["entries"]} == {("knn", False), ("linear", True)}
+    # Baselines stay whatever their head.
+    assert {(entry["head"], entry["baseline"]) for entry in headed["entries"]} == {("knn", False), ("linear", True)}
     (by_accuracy,) = asked("--task", "density", "--metric", "accuracy")
     assert by_accuracy["metric"] == "accuracy"
     assert by_accuracy["entries"][0]["estimate"]["value"] == pytest.approx(accuracy_score(TARGET, CALLED[0]))

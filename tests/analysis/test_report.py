@@ -41,7 +41,7 @@ def runs(out: Path, **data: object) -> list[Run]:
         frame["view"] = np.where(np.arange(300) % 3 == 0, "AP", "PA")
         frame["age"] = np.random.default_rng(5).integers(20, 90, 300).astype(float)
         made.append(make_run(out, frame, encoder=name, task_card=SUBGROUPS, **data))
-    made.append(make_run(out, binary_table(np.full(300, 0.5), TARGET), encoder="constant", floor=True, **data))
+    made.append(make_run(out, binary_table(np.full(300, 0.5), TARGET), encoder="constant", baseline=True, **data))
     return made
 
 
@@ -241,7 +241,7 @@ def test_the_methods_say_what_was_random_and_synthetic(tmp_path: Path) -> None:
     assert "strong and weak" in text
     assert "synthetic" not in text
     assert "Patients were not known everywhere" in text
-    assert "Set beside the encoders as floors: constant." in text
+    assert "Set beside the encoders as baselines: constant." in text
 
 
 def test_a_table_as_csv_has_every_digit_and_no_formula() -> None:
@@ -352,7 +352,7 @@ def test_the_browser_would_have_told_of_an_error(tmp_path: Path) -> None:
 
 
 def several(out: Path, kind: str) -> list[Run]:
-    """Two lines and a floor of a task of several labels or classes, the labels' scores leaning on the view."""
+    """Two lines and a baseline of a task of several labels or classes, the labels' scores leaning on the view."""
     generator = np.random.default_rng(0)
     target = generator.integers(0, 4, 300)
     labels = (generator.random((300, 3)) < [0.4, 0.3, 0.02]).astype(float)
@@ -368,7 +368,9 @@ def several(out: Path, kind: str) -> list[Run]:
             frame = class_table(target, scores)
         classes = LABELS if kind == "multilabel" else GRADES
         frame, card = frame.assign(view=view), {"subgroups": ["view"]}
-        made.append(make_run(out, frame, encoder=name, kind=kind, classes=classes, floor=strength == 0, task_card=card))
+        made.append(
+            make_run(out, frame, encoder=name, kind=kind, classes=classes, baseline=strength == 0, task_card=card)
+        )
     return made
 
 

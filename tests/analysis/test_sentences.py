@@ -28,8 +28,8 @@ from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.stratum_gap import StratumGap
 from evalfm.statistics.subgroups import Effect, FixedLabel
 from evalfm.tasks.card import list_tasks
+from evalfm.tasks.cohort import _card_of_column
 from evalfm.tasks.metrics.facts import metric_of
-from evalfm.tasks.question import _card_of_column
 
 from .made import binary_table, make_run, signal
 
@@ -83,20 +83,22 @@ def test_better_than_whom_is_said_as_it_is(tmp_path: Path) -> None:
     assert "a (linear, frozen) is the only encoder that keeps to the limits: nothing was compared." in alone
 
 
-def test_a_floor_that_is_better_is_said_to_be(tmp_path: Path) -> None:
-    floor = {"encoder": "metadata", "floor": True}
-    made = [line(tmp_path / "a", 0.0, 1, encoder="weak"), line(tmp_path / "a", 2.0, 2, **floor)]
-    assert "That floor is better than weak (linear, frozen) (p < .001)." in paragraph(made)
-    made = [line(tmp_path / "b", 2.0, 1, encoder="good"), line(tmp_path / "b", 0.0, 2, **floor)]
-    assert "floor is better" not in paragraph(made)
+def test_a_baseline_that_is_better_is_said_to_be(tmp_path: Path) -> None:
+    baseline = {"encoder": "metadata", "baseline": True}
+    made = [line(tmp_path / "a", 0.0, 1, encoder="weak"), line(tmp_path / "a", 2.0, 2, **baseline)]
+    assert "That baseline is better than weak (linear, frozen) (p < .001)." in paragraph(made)
+    made = [line(tmp_path / "b", 2.0, 1, encoder="good"), line(tmp_path / "b", 0.0, 2, **baseline)]
+    assert "baseline is better" not in paragraph(made)
     assert "not shown to be better" not in paragraph(made)
     errors = pd.DataFrame({"id": [f"i{n}" for n in range(60)], "patient": [f"p{n}" for n in range(60)], "target": 0.0})
     noise = np.random.default_rng(0).normal(size=60)
     made = [
-        make_run(tmp_path / "c", errors.assign(prediction=scale * noise), encoder=name, kind="regression", floor=floor)
-        for name, scale, floor in (("weak", 3.0, False), ("constant", 1.0, True))
+        make_run(
+            tmp_path / "c", errors.assign(prediction=scale * noise), encoder=name, kind="regression", baseline=baseline
+        )
+        for name, scale, baseline in (("weak", 3.0, False), ("constant", 1.0, True))
     ]
-    assert "That floor is better than weak (linear, frozen)" in choose(made, "ctr").paragraph
+    assert "That baseline is better than weak (linear, frozen)" in choose(made, "ctr").paragraph
 
 
 def test_a_metric_never_stands_without_its_other_half(tmp_path: Path) -> None:
@@ -208,7 +210,7 @@ def test_methods_say_what_was_done(tmp_path: Path) -> None:
     # One line has nobody to be compared with.
     alone = report_page(seeds[:1])
     assert "compared in pairs" not in alone
-    assert "One line that is no floor: there is no pair to compare." in alone
+    assert "One line that is no baseline: there is no pair to compare." in alone
     assert "TRIPOD+AI 14" not in alone
     said = CliRunner().invoke(app, ["compare", str(seeds[0].folder)], env={"COLUMNS": "200"}).output
     assert "there is no pair to compare" in said

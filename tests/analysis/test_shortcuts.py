@@ -42,12 +42,12 @@ def test_an_attribute_is_told_beside_random_weights_of_the_same_encoder(tmp_path
         for name, strength, seed in (("one", 1.5, 1), ("random:one", 0.4, 2), ("random:two", 0.9, 3))
     }
     runs = [
-        make_run(tmp_path, table, encoder=name, floor=name.startswith("random"), settings=AMONG, **asked)
+        make_run(tmp_path, table, encoder=name, baseline=name.startswith("random"), settings=AMONG, **asked)
         for name, table in scores.items()
     ]
     (found,) = decodability([*runs, made(tmp_path, 1.0, 9)])
     assert (found.finding, found.attribute, found.encoder) == ("pneumothorax", "chest_tube", "one")
-    assert found.floor == runs[1].metrics["auroc"]
+    assert found.baseline == runs[1].metrics["auroc"]
     expected = compare_auroc(
         TARGET, scores["one"]["score_ptx"], scores["random:one"]["score_ptx"], scores["one"]["patient"]
     )

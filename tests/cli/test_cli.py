@@ -71,7 +71,7 @@ def probed(imported: Path) -> Path:
     out = imported.parent / "runs"
     asked = evalfm("probe", "--encoder", "pixels", "--task", "finding", "--data", imported, "--out", out)
     assert asked.returncode == 0, asked.stderr
-    assert "metadata (floor)" in asked.stdout
+    assert "metadata (baseline)" in asked.stdout
     assert "Phantom" not in asked.stderr
     return out
 

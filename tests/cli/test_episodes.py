@@ -20,7 +20,7 @@ def evalfm(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["episodes", *map(str, arguments)], env={"COLUMNS": "200"})
 
 
-def test_a_table_with_floors_and_cautions(squares: Manifest, tmp_path: Path):
+def test_a_table_with_baselines_and_cautions(squares: Manifest, tmp_path: Path):
     data = ["--data", squares.folder, "--out", tmp_path]
     told = evalfm("--encoder", "hog", "--encoder", "constant", "--task", "square", *data, *QUICK)
     assert told.exit_code == 0, told.output

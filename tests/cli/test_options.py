@@ -74,7 +74,7 @@ def test_an_option_without_a_name_is_refused() -> None:
     with pytest.raises(EvalfmError, match="--head was given without a name"):
         listed([","], "--head")
     with pytest.raises(UnknownNameError, match=r"'frozn'\. Did you mean 'frozen'"):
-        listed_words(["lora,frozn"], "--adapt", ["lora", "frozen"])
+        listed_words(["lora,frozn"], "--adaptation", ["lora", "frozen"])
 
 
 def test_commas_in_paths_that_are_there_and_in_columns_are_no_separators(
@@ -101,7 +101,7 @@ REFUSED = (
     ("probe", "--encoder", "hog", "--task", "ptx-csl"),
     ("probe", "--encoder", "hog", "--task", "ptx-cls", "--data", "nowhere"),
     ("probe", "--encoder", "hog", "--task", "ctr", "--head", "linear"),
-    ("probe", "--encoder", "hog", "--task", "ptx-seg", "--adapt", "lora", "--recipe", "epohcs=1"),
+    ("probe", "--encoder", "hog", "--task", "ptx-seg", "--adaptation", "lora", "--recipe", "epohcs=1"),
     ("probe", "--encoder", "hog", "--task", "ptx-cls", "--data", "a", "--data", "b"),
     ("probe", "--encoder", "precomputed:nowhere.csv", "--task", "ptx-cls"),
     ("probe", "--encoder", "nowhere.py:build", "--task", "ptx-cls"),
@@ -113,7 +113,7 @@ REFUSED = (
     ("episodes", "data-scarcity", "--data", "nowhere"),
     ("study", "demoo"),
     ("study", "demo", "--encoder", "hgo"),
-    ("study", "demo", "--adapt", "frozn"),
+    ("study", "demo", "--adaptation", "frozn"),
     ("study", "demo", "--data", "nowhere"),
     ("study", "wrong.yaml"),
     ("predict", "nowhere", "--data", "nowhere"),

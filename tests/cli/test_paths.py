@@ -53,7 +53,7 @@ INPUTS = [
 
 BASE: dict[str, list[str]] = {
     "demo": [],
-    "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--floors=none", "--out={out}"],
+    "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--baselines=none", "--out={out}"],
     "study": ["config={study}"],
     "episodes": ["--encoder=pixels", "--task=square", "--data={data}", "--out={out}"],
     "predict": ["run={run}", "--data={data}", "--out={out}"],
@@ -102,7 +102,7 @@ show data: name
 show run: folder
 data join: folder other
 data overlap: one other
-data import: root official labels mapping csv
+data import: root official label_table mapping csv
 data check: folder
 data split: folder official
 data register: folder
@@ -130,7 +130,7 @@ data check: html
 """
 WORDS = """
 probe: head recipe associate where test_where threshold device
-study: encoder task weights recipe device adapt
+study: encoder task weights recipe device adaptation
 episodes: encoder task shots recipe where device method
 predict: device
 compare: task head metric reference cohort
@@ -142,9 +142,9 @@ features: device
 doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
-data join: known on label attribute mask source
-data import: source stratify part on name image id_column patient study split label attribute mask
-data import: class_folders label_kind levels mask_unknown mask_values unknown
+data join: known join_on labels label_kinds attributes masks source
+data import: source stratify subset join_on name image id patient study split labels attributes masks
+data import: class_folders label_kinds levels mask_unknown mask_values unknown_words
 data split: stratify test_where
 data make: what dial
 data register: name
@@ -204,7 +204,7 @@ def places(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[
     folder = tmp_path_factory.mktemp("places")
     data = Manifest(squares.info.model_copy(update={"root": str(squares.root)}), squares.table, folder / "data")
     data.write(folder / "data")
-    (run,) = probe("pixels", "square", data=folder / "data", out=folder / "runs", heads=["linear"], floors="none")
+    (run,) = probe("pixels", "square", data=folder / "data", out=folder / "runs", heads=["linear"], baselines="none")
     (folder / "study.yaml").write_text(
         f"schema: 1\nname: small\ntitle: Small\ndata: {folder / 'data'}\nencoders: [pixels]\ntasks: [square]\n"
     )

@@ -35,7 +35,7 @@ def config(tmp_path: Path, squares: Manifest) -> Path:
         "tasks": ["square", "size"],
         "heads": {"binary": ["linear"]},
         "label_fractions": [0.5, None],
-        "floors": "none",
+        "baselines": "none",
     }
     path.write_text(yaml.safe_dump(content))
     return path
@@ -117,7 +117,7 @@ def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyP
     assert all(cell["estimate"] is not None for cell in told["cells"])
     assert told["warnings"] == []
     if name == "feature-quality":
-        kinds = {(cell["encoder"]["name"], cell["adapt"]) for cell in told["cells"]}
+        kinds = {(cell["encoder"]["name"], cell["adaptation"]) for cell in told["cells"]}
         assert {("rad-dino", "frozen"), ("rad-dino", "lora"), ("rad-dino", "full")} <= kinds
         assert {("resnet34", "scratch"), ("densenet121", "scratch")} <= kinds
         pneumothorax = [cell for cell in told["cells"] if cell["task"].startswith("ptx")]
@@ -148,7 +148,7 @@ def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.Mo
     told = json.loads(evalfm("feature-quality", "--plan", "--json", *ASSUMED, *options).stdout)
     cells = told["cells"]
     assert {cell["encoder"]["weights"] for cell in cells} == {"random"}
-    assert {cell["recipe"].get("epochs") for cell in cells if cell["adapt"] != "frozen"} == {1}
+    assert {cell["recipe"].get("epochs") for cell in cells if cell["adaptation"] != "frozen"} == {1}
     assert {(cell["data"], cell["test_where"], cell["limit"]) for cell in cells} == {("phantom", None, 60)}
 
 

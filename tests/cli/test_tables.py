@@ -11,7 +11,7 @@ from evalfm.cli.tables import print_fitting
 
 HEADER = ["encoder", "head", "adaptation", "auroc", "auprc", "sensitivity", "specificity"]
 INTERVAL = "0.740 [0.561, 0.866] ~"
-ROWS = [["hog", "linear", "frozen", *[INTERVAL] * 4], ["constant (floor)", "linear", "frozen", *[INTERVAL] * 4]]
+ROWS = [["hog", "linear", "frozen", *[INTERVAL] * 4], ["constant (baseline)", "linear", "frozen", *[INTERVAL] * 4]]
 
 
 def printed(width: int, header: list[str], rows: list[list[str]], terminal: bool = True) -> list[str]:

@@ -17,12 +17,12 @@ def test_an_alias_stands_for_what_there_is(name: str) -> None:
     card = find_card(alias.encoder)
     assert list(card.map_strides) == sorted(set(card.map_strides))
     assert load_head(alias.head, "segmentation").name == alias.head
-    assert alias.adapt == "scratch"
+    assert alias.adaptation == "scratch"
 
 
 def test_the_two_unets_are_resnet34_and_efficientnet_b4_from_scratch() -> None:
     found = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
-    parts = {name: alias and (alias.encoder, alias.head, alias.adapt) for name, alias in found.items()}
+    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in found.items()}
     assert parts == {
         "unet-resnet34": ("resnet34", "unet", "scratch"),
         "unet-efficientnet-b4": ("efficientnet-b4", "unet", "scratch"),
@@ -37,6 +37,6 @@ def test_what_the_alias_says_may_be_said_again_and_nothing_else() -> None:
     assert alias.applied(None, None) == expected
     assert alias.applied("scratch", ["unet"]) == expected
     assert alias.applied(None, []) == expected
-    for adapt, heads in (("full", None), ("frozen", ["unet"]), (None, ["linear"]), (None, ["unet", "linear"])):
+    for adaptation, heads in (("full", None), ("frozen", ["unet"]), (None, ["linear"]), (None, ["unet", "linear"])):
         with pytest.raises(EvalfmError, match="say --encoder resnet34 to choose another head or adaptation"):
-            alias.applied(adapt, heads)
+            alias.applied(adaptation, heads)

@@ -218,7 +218,7 @@ class Applied(Target):
     """A real run of somebody else's, every file of it, applied to data, asked for again, or told of."""
 
     name = "applied"
-    ASKED: ClassVar = ("--encoder", "pixels", "--task", "square", "--floors", "none", "--head", "linear")
+    ASKED: ClassVar = ("--encoder", "pixels", "--task", "square", "--baselines", "none", "--head", "linear")
 
     def __init__(self, base: Path) -> None:
         super().__init__(base)

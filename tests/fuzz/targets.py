@@ -520,7 +520,7 @@ class Options(Target):
             *("--encoder", "--task", "--data", "--head", "--weights", "--where", "--recipe", "--input-size", "--folds"),
             *("--shots", "--associate", "--threshold", "--device", "--precision", "--prompts", "--batch-size"),
         ]
-        whole = {"--encoder": "pixels", "--task": "square", "--data": str(self.base / "squares"), "--floors": "none"}
+        whole = {"--encoder": "pixels", "--task": "square", "--data": str(self.base / "squares"), "--baselines": "none"}
         whole["--out"] = str(case / "out")
         whole[draw.choice(options)] = draw.choice((*WORDS, *values, "1000000", "-3", "7"))
         command("probe", *(word for pair in whole.items() for word in pair))

@@ -9,10 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.heads.attentive import AttentiveHead, AttentiveReadout
+from evalfm.heads.attentive import AttentiveHead, AttentiveModule
 from evalfm.heads.head import Context
 from evalfm.heads.linear import LinearHead
-from evalfm.heads.readout import Layout
+from evalfm.heads.module import Layout
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import _Bank, read_statistics
 
@@ -58,28 +58,28 @@ def test_attentive_regression_is_in_the_targets_unit(array_source, make_examples
 def test_the_first_answer_is_that_of_train(array_source, make_examples):
     source, _, _ = planted(array_source, make_examples, count=4)
     layout = Layout.of(source, 2)
-    readout = AttentiveReadout(layout, torch.Generator().manual_seed(0))
-    readout.start_at(torch.tensor([0.5, -1.0]))
+    module = AttentiveModule(layout, torch.Generator().manual_seed(0))
+    module.init_bias(torch.tensor([0.5, -1.0]))
     features = source.features([0, 1], maps=True)
-    assert readout(features.maps, features.pooled).tolist() == [[0.5, -1.0]] * 2
+    assert module(features.maps, features.pooled).tolist() == [[0.5, -1.0]] * 2
 
 
 def test_attention_is_that_of_the_library(array_source, make_examples):
     """Against torch's scaled dot-product attention: keys and values projected first, as it is usually written."""
     source, _, _ = planted(array_source, make_examples, count=6)
-    readout = AttentiveReadout(Layout.of(source, 3), torch.Generator().manual_seed(0))
-    readout.standardise(read_statistics(make_examples(source, range(6)), QUICK, torch.Generator(), maps=True))
-    torch.nn.init.normal_(readout.answer, generator=torch.Generator().manual_seed(1))
+    module = AttentiveModule(Layout.of(source, 3), torch.Generator().manual_seed(0))
+    module.standardise(read_statistics(make_examples(source, range(6)), QUICK, torch.Generator(), maps=True))
+    torch.nn.init.normal_(module.answer, generator=torch.Generator().manual_seed(1))
     maps = source.features(range(6), maps=True).maps
     cells = maps[-1].flatten(2).transpose(1, 2)
     flat = cells.flatten(0, 1)
     tokens = (cells - flat.mean(0)) / flat.std(0, correction=0)
-    queries = readout.query[None, :, None].expand(6, -1, -1, -1)
+    queries = module.query[None, :, None].expand(6, -1, -1, -1)
     keys = tokens[:, None].expand(-1, 8, -1, -1)
-    values = torch.einsum("bnc,qwc->bqnw", tokens, readout.value)
+    values = torch.einsum("bnc,qwc->bqnw", tokens, module.value)
     seen = torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
-    expected = seen.reshape(6, 256) @ readout.answer.T + readout.bias
-    assert torch.allclose(readout(maps, torch.zeros(6, 1)), expected, atol=1e-3)
+    expected = seen.reshape(6, 256) @ module.answer.T + module.bias
+    assert torch.allclose(module(maps, torch.zeros(6, 1)), expected, atol=1e-3)
 
 
 def test_many_rates_together_are_each_alone(array_source, make_examples):
@@ -87,15 +87,15 @@ def test_many_rates_together_are_each_alone(array_source, make_examples):
     head = AttentiveHead(QUICK, (1e-4, 1e-3))
     context = Context("binary", ("finding",))
     layout, objective = head.layout(source, context), head.objective(train, context)
-    readout = head.fresh(layout, torch.Generator().manual_seed(0))
-    bank = _Bank(head, layout, objective, readout, context)
+    module = head.new_module(layout, torch.Generator().manual_seed(0))
+    bank = _Bank(head, layout, objective, module, context)
     drawn = torch.Generator().manual_seed(1)
     for candidate in bank.candidates:
-        torch.nn.init.normal_(candidate.readout.query, generator=drawn)
-        torch.nn.init.normal_(candidate.readout.answer, generator=drawn)
+        torch.nn.init.normal_(candidate.module.query, generator=drawn)
+        torch.nn.init.normal_(candidate.module.answer, generator=drawn)
     features = source.features(range(5), maps=True)
-    together = bank.answers((features.maps, features.pooled))
-    alone = torch.stack([each.readout(features.maps, features.pooled) for each in bank.candidates])
+    together = bank.logits((features.maps, features.pooled))
+    alone = torch.stack([each.module(features.maps, features.pooled) for each in bank.candidates])
     assert torch.allclose(together, alone, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)
 

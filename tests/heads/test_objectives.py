@@ -9,6 +9,7 @@ from scipy.special import expit, log_softmax
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
+from evalfm.heads.module import Layout
 from evalfm.heads.objectives import (
     ClassObjective,
     LabelObjective,
@@ -17,7 +18,6 @@ from evalfm.heads.objectives import (
     objective_of,
     restored_objective,
 )
-from evalfm.heads.readout import Layout
 
 DRAW = np.random.default_rng(0)
 

@@ -9,8 +9,8 @@ from statsmodels.miscmodels.ordinal_model import OrderedModel
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.head import Context
+from evalfm.heads.module import Statistics
 from evalfm.heads.ordinal import OrdinalHead, OrdinalReadout
-from evalfm.heads.readout import Statistics
 
 NAMES = ("none", "mild", "severe", "gross")
 
@@ -111,13 +111,13 @@ def test_as_a_readout_it_answers_the_same_there_and_back(array_source, make_exam
     features = train.pooled()
     statistics = Statistics(torch.from_numpy(features.mean(0)), torch.from_numpy(features.std(0)))
     objective = head.objective(train, context)
-    readout = head.fitted(statistics, objective)
+    module = head.fitted(statistics, objective)
     with torch.no_grad():
-        answer = objective.link(readout((), torch.from_numpy(val.pooled())))
+        answer = objective.link(module((), torch.from_numpy(val.pooled())))
     np.testing.assert_allclose(answer, expected, atol=2e-4)
     other = OrdinalHead()
     other.objective(train, context)
-    other.keep(readout, head.layout(source, context), objective, torch.device("cpu"))
+    other.set_module(module, head.layout(source, context), objective, torch.device("cpu"))
     np.testing.assert_allclose(other.predict(val), expected, atol=2e-4)
 
 
@@ -125,12 +125,12 @@ def test_a_fresh_readout_starts_at_the_shares_of_train(array_source, make_exampl
     source, train, _, context = planted(array_source, make_examples)
     head = OrdinalHead()
     objective = head.objective(train, context)
-    readout = head.fresh(head.layout(source, context), torch.Generator())
-    assert isinstance(readout, OrdinalReadout)
+    module = head.new_module(head.layout(source, context), torch.Generator())
+    assert isinstance(module, OrdinalReadout)
     target = objective.read(train, None, context.progress, "train")
-    readout.start_at(objective.start(target, 0.0))
+    module.init_bias(objective.start(target, 0.0))
     shares = np.bincount(train.target.astype(int)) + 1
-    answer = objective.link(readout((), source.pooled[:2])).detach()
+    answer = objective.link(module((), source.pooled[:2])).detach()
     np.testing.assert_allclose(answer[0], shares / shares.sum(), atol=1e-5)
 
 

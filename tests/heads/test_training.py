@@ -6,7 +6,7 @@ import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Projection
+from evalfm.heads.module import Projection
 from evalfm.heads.segmentation.linear import LinearDenseHead
 from evalfm.heads.segmentation.losses import PooledDice
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
@@ -106,11 +106,11 @@ def test_round_trip_and_prediction_on_the_film(plant):
     train = type(train)(source, train.rows, train.target, train.patients, reader)
     val = type(val)(source, val.rows, val.target, val.patients, reader)
     fit_together(heads, train, val, CONTEXT)
-    fresh = [LinearDenseHead(), MultiscaleHead()]
-    for head, other in zip(heads, fresh, strict=True):
+    new_module = [LinearDenseHead(), MultiscaleHead()]
+    for head, other in zip(heads, new_module, strict=True):
         other.load_tensors(head.tensors())
     seen = []
-    for (row, ours), (again, theirs) in zip(predict_dense(heads, val), predict_dense(fresh, val), strict=True):
+    for (row, ours), (again, theirs) in zip(predict_dense(heads, val), predict_dense(new_module, val), strict=True):
         assert row == again
         seen.append(row)
         for probability, same in zip(ours, theirs, strict=True):
@@ -192,7 +192,7 @@ def test_the_best_epoch_is_kept_not_the_last(plant):
     tally = PooledDice(1, 1)
     target = read_targets(val, (16, 16), SILENT, "val") / 255
     found = source.features(val.rows.tolist(), maps=True)
-    tally.add(torch.logit(head.answers(found.maps, found.pooled).double())[None], target)
+    tally.add(torch.logit(head.outputs(found.maps, found.pooled).double())[None], target)
     best = max(line["val_dice"] for line in fit.curve)
     assert tally.score().item() == pytest.approx(best, abs=1e-3)
     assert abs(fit.curve[-1]["val_dice"] - best) > 2e-3

@@ -23,16 +23,18 @@ TINY = "random:test_vit"
 QUICK = {"epochs": 2, "least_steps": 4}
 
 
-def adapted(squares, out, adapt, task="square", head="linear", **options):
-    options = {"recipe": QUICK, "floors": "none", "input_size": 32, **options}
-    return probe(options.pop("encoder", TINY), task, data=squares, heads=[head], adapt=adapt, out=out, **options)
+def adapted(squares, out, adaptation, task="square", head="linear", **options):
+    options = {"recipe": QUICK, "baselines": "none", "input_size": 32, **options}
+    return probe(
+        options.pop("encoder", TINY), task, data=squares, heads=[head], adaptation=adaptation, out=out, **options
+    )
 
 
 def test_frozen_means_bit_identical_weights_and_buffers(squares, square_seg, tmp_path):
     encoder = load_encoder("random:test_resnet", input_size=32)
     before = tensor_digest(encoder.state_dict())
     for task, heads in ((square_seg, ["linear", "multiscale"]), ("square", ["linear", "knn"])):
-        (run, *_) = probe(encoder, task, data=squares, heads=heads, floors="none", out=tmp_path / "runs")
+        (run, *_) = probe(encoder, task, data=squares, heads=heads, baselines="none", out=tmp_path / "runs")
         assert run.adaptation == "frozen"
         assert not (run.folder / ENCODER).exists()
         assert run.encoder_tensors() == {}
@@ -50,7 +52,7 @@ def test_a_dense_head_on_the_fly_equals_one_on_stored_maps(squares, square_seg, 
 
 
 @pytest.mark.parametrize(
-    ("adapt", "task", "head", "folds"),
+    ("adaptation", "task", "head", "folds"),
     [
         ("lora", "square", "linear", None),
         ("lora", "square", "linear", 2),
@@ -58,9 +60,9 @@ def test_a_dense_head_on_the_fly_equals_one_on_stored_maps(squares, square_seg, 
         ("scratch", "size", "ridge", None),
     ],
 )
-def test_predict_repeats_the_run(squares, square_seg, tmp_path, adapt, task, head, folds):
+def test_predict_repeats_the_run(squares, square_seg, tmp_path, adaptation, task, head, folds):
     task = square_seg if task == "masks" else task
-    (run,) = adapted(squares, tmp_path / "runs", adapt, task, head, folds=folds)
+    (run,) = adapted(squares, tmp_path / "runs", adaptation, task, head, folds=folds)
     again = predict(run, squares, out=tmp_path / "predicted").table.set_index("id")
     own = run.predictions()
     own = own[own["split"] == "test"].set_index("id")
@@ -109,7 +111,7 @@ def test_what_a_training_left_that_was_killed_after_it_had_published_goes(square
     assert other.exists()
 
 
-def test_from_random_weights_a_baseline_is_told_from_a_floor(squares, tmp_path):
+def test_from_random_weights_a_baseline_is_told_from_a_baseline(squares, tmp_path):
     (full,) = adapted(squares, tmp_path / "runs", "full")
     (scratch,) = adapted(squares, tmp_path / "runs", "scratch")
     (lora,) = adapted(squares, tmp_path / "runs", "lora")
@@ -159,7 +161,14 @@ def test_few_labels_go_with_training(squares, tmp_path):
 
 def test_without_heads_the_trainable_ones_of_the_task_run(squares, tmp_path):
     runs = probe(
-        TINY, "square", data=squares, adapt="lora", recipe=QUICK, floors="none", input_size=32, out=tmp_path / "runs"
+        TINY,
+        "square",
+        data=squares,
+        adaptation="lora",
+        recipe=QUICK,
+        baselines="none",
+        input_size=32,
+        out=tmp_path / "runs",
     )
     assert [run.head for run in runs] == ["linear"]
 
@@ -167,17 +176,17 @@ def test_without_heads_the_trainable_ones_of_the_task_run(squares, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"adapt": "lora", "head": "knn"}, "not trained by gradient"),
-        ({"adapt": "scratch", "weights": "some.pt"}, "leave --weights out"),
-        ({"adapt": None}, "would do nothing"),
-        ({"adapt": None, "recipe": None, "processes": 2}, "--processes would do nothing"),
-        ({"adapt": "full", "encoder": "metadata", "input_size": None}, "only an encoder of images"),
-        ({"adapt": "full", "encoder": "pixels", "input_size": None}, "no weights"),
+        ({"adaptation": "lora", "head": "knn"}, "not trained by gradient"),
+        ({"adaptation": "scratch", "weights": "some.pt"}, "leave --weights out"),
+        ({"adaptation": None}, "would do nothing"),
+        ({"adaptation": None, "recipe": None, "processes": 2}, "--processes would do nothing"),
+        ({"adaptation": "full", "encoder": "metadata", "input_size": None}, "only an encoder of images"),
+        ({"adaptation": "full", "encoder": "pixels", "input_size": None}, "no weights"),
     ],
 )
 def test_what_is_refused(squares, tmp_path, options, message):
     with pytest.raises(EvalfmError, match=message):
-        adapted(squares, tmp_path / "runs", **{"adapt": "full", **options})
+        adapted(squares, tmp_path / "runs", **{"adaptation": "full", **options})
     assert not list(tmp_path.rglob("run.json"))
 
 

@@ -17,14 +17,14 @@ from evalfm.data.phantom import Dials, make_phantom
 from evalfm.data.registered import register
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import CURVE, Association
-from evalfm.probing.parts import Part, parts
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
+from evalfm.probing.splits import Split, make_splits
 from evalfm.runs import find_runs
 from evalfm.statistics.auroc import auroc
-from evalfm.study.questions import Manifests
+from evalfm.study.cohorts import Manifests
 from evalfm.study.shortcuts import curve_studies, decode_studies
-from evalfm.tasks.question import Question, pose, resolve_task
+from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 
 
 @pytest.fixture(scope="module")
@@ -34,59 +34,59 @@ def tied(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def question(tied: Manifest) -> Question:
-    return pose(resolve_task("ptx-cls", tied), tied)
+def cohort(tied: Manifest) -> Cohort:
+    return select_cohort(resolve_task("ptx-cls", tied), tied)
 
 
-def dealt(question: Question, strength: float, **changes: object) -> list[Part]:
-    return parts(question, Settings(task="ptx-cls", associate=f"chest_tube={strength}", **changes))
+def dealt(cohort: Cohort, strength: float, **changes: object) -> list[Split]:
+    return make_splits(cohort, Settings(task="ptx-cls", associate=f"chest_tube={strength}", **changes))
 
 
-def pairs(question: Question, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    tube = question.manifest.table["chest_tube"].to_numpy(float)[question.rows[positions]]
-    return question.target[positions], tube
+def pairs(cohort: Cohort, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tube = cohort.manifest.table["chest_tube"].to_numpy(float)[cohort.rows[positions]]
+    return cohort.target[positions], tube
 
 
 @pytest.mark.parametrize("strength", CURVE)
-def test_phi_is_what_was_asked_at_the_same_number_of_images(question: Question, strength: float):
-    (part,) = dealt(question, strength)
-    (loosest,) = dealt(question, 0)
+def test_phi_is_what_was_asked_at_the_same_number_of_images(cohort: Cohort, strength: float):
+    (split,) = dealt(cohort, strength)
+    (loosest,) = dealt(cohort, 0)
     for name in ("train", "val"):
-        label, tube = pairs(question, getattr(part, name))
+        label, tube = pairs(cohort, getattr(split, name))
         assert label.mean() == tube.mean() == 0.5
         assert np.corrcoef(label, tube)[0, 1] == pytest.approx(strength, abs=2 / len(label) + 1e-9), (
             "as near as whole images allow"
         )
         assert len(label) == len(getattr(loosest, name))
-    label, tube = pairs(question, part.test)
+    label, tube = pairs(cohort, split.test)
     assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
-    assert part.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
-    assert f"train {len(part.train)} images, phi" in part.notes[-1]
+    assert split.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
+    assert f"train {len(split.train)} images, phi" in split.notes[-1]
 
 
-def test_images_stay_on_their_side_and_cells_are_nested(question: Question):
-    (plain,) = parts(question, Settings(task="ptx-cls"))
-    inside = [dealt(question, strength)[0] for strength in CURVE]
-    for part in inside:
+def test_images_stay_on_their_side_and_cells_are_nested(cohort: Cohort):
+    (plain,) = make_splits(cohort, Settings(task="ptx-cls"))
+    inside = [dealt(cohort, strength)[0] for strength in CURVE]
+    for split in inside:
         for name in ("train", "val", "test"):
-            assert set(getattr(part, name)) <= set(getattr(plain, name))
+            assert set(getattr(split, name)) <= set(getattr(plain, name))
     for weaker, stronger in pairwise(inside):
-        label, tube = pairs(question, weaker.train)
+        label, tube = pairs(cohort, weaker.train)
         assert set(weaker.train[label == tube]) <= set(stronger.train)
 
 
-def test_a_seed_draws_other_training_images_and_the_same_test(question: Question):
+def test_a_seed_draws_other_training_images_and_the_same_test(cohort: Cohort):
     settings = Settings(task="ptx-cls", associate="chest_tube=0.5")
-    first, second = (parts(question, settings, subset_seed=seed)[0] for seed in (0, 1))
+    first, second = (make_splits(cohort, settings, subset_seed=seed)[0] for seed in (0, 1))
     assert set(first.train) != set(second.train)
     assert first.test.tolist() == second.test.tolist()
 
 
-def test_every_fold_is_tied_and_tested_untied(question: Question):
-    for part in dealt(question, 0.5, folds=3):
-        label, tube = pairs(question, part.test)
+def test_every_fold_is_tied_and_tested_untied(cohort: Cohort):
+    for split in dealt(cohort, 0.5, folds=3):
+        label, tube = pairs(cohort, split.test)
         assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
-        label, tube = pairs(question, part.train)
+        label, tube = pairs(cohort, split.train)
         assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0.5, abs=2 / len(label) + 1e-9)
 
 
@@ -96,13 +96,13 @@ def test_what_is_no_association_is_refused(text: str):
         Association.parse(text)
 
 
-def test_what_cannot_be_tied_is_refused(question: Question, tied: Manifest):
-    alone = question.keep(tied.table["chest_tube"].to_numpy() == 0, "tube")
+def test_what_cannot_be_tied_is_refused(cohort: Cohort, tied: Manifest):
+    alone = cohort.keep(tied.table["chest_tube"].to_numpy() == 0, "tube")
     with pytest.raises(EvalfmError, match="no image has label"):
         dealt(alone, 0.5)
-    asked = pose(resolve_task("ctr", tied), tied)
+    asked = select_cohort(resolve_task("ctr", tied), tied)
     with pytest.raises(EvalfmError, match="regression"):
-        parts(asked, Settings(task="ctr", associate="chest_tube=0.5"))
+        make_splits(asked, Settings(task="ctr", associate="chest_tube=0.5"))
     with pytest.raises(EvalfmError, match="give one"):
         Settings.checked(task="ptx-cls", associate="chest_tube=0.5", shots=4)
 
@@ -140,7 +140,7 @@ def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path:
     assert page.count("<svg") == 1
     assert (
         decodability(made)[0].auroc
-        == next(run for run in made if run.task == "chest_tube" and not run.is_floor).metrics["auroc"]
+        == next(run for run in made if run.task == "chest_tube" and not run.is_baseline).metrics["auroc"]
     )
     assert len(shortcut_curves(made)) == 1
     again = CliRunner().invoke(app, ["bias", str(tmp_path / "made"), "--by", "chest_tube", "--task", "ptx-cls"])
@@ -154,7 +154,7 @@ def test_other_images_of_the_same_name_are_never_asked_instead(
 ):
     monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
     other = make_phantom(tmp_path / "other", n=60, size=64, seed=4)
-    (run,) = probe("hog", "ptx-cls", data=tied, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (run,) = probe("hog", "ptx-cls", data=tied, heads=["linear"], baselines="none", out=tmp_path / "runs")
     register(tied.info.name, other.root)
     with pytest.raises(EvalfmError, match="No data set here holds the images"):
         decode_studies([run], "chest_tube", Manifests())
@@ -162,7 +162,7 @@ def test_other_images_of_the_same_name_are_never_asked_instead(
     (study,) = decode_studies([run], "chest_tube", Manifests())
     assert study.data == "another-name"
     assert study.where == "pneumothorax == 0"
-    assert study.floors == "all"
+    assert study.baselines == "all"
     (study,) = curve_studies([run], "chest_tube", Manifests())
     assert study.data == "another-name"
     assert study.associate == tuple(f"chest_tube={strength:g}" for strength in CURVE)
@@ -182,7 +182,7 @@ def test_two_data_sets_of_one_name_are_two_curves(tied: Manifest, tmp_path: Path
             heads=["linear"],
             folds=3,
             associate=f"chest_tube={strength}",
-            floors="none",
+            baselines="none",
             out=tmp_path / "runs",
         )
     ]

@@ -17,14 +17,14 @@ from evalfm.analysis.scores import asks_questions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.base_to_novel import as_base_to_novel
-from evalfm.probing.parts import parts
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
+from evalfm.probing.splits import make_splits
 from evalfm.runs import Run
 from evalfm.statistics.classification import base_classes
+from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
-from evalfm.tasks.question import pose, resolve_task
 
 from ..readers import Seer, reader_card
 
@@ -83,12 +83,12 @@ def test_the_three_figures_are_what_they_say(run: Run):
 
 
 def test_train_and_val_hold_base_classes_alone(graded: Manifest):
-    question = as_base_to_novel(pose(resolve_task("grade", graded), graded), [])
+    cohort = as_base_to_novel(select_cohort(resolve_task("grade", graded), graded), [])
     settings = Settings.checked(task="grade", base_to_novel=True, shots=3, val_shots=2)
-    (part,) = parts(question, settings)
-    assert sorted(question.target[part.train]) == [0, 0, 0, 1, 1, 1]
-    assert sorted(question.target[part.val]) == [0, 0, 1, 1]
-    assert set(question.target[part.test]) == {0, 1, 2, 3}
+    (split,) = make_splits(cohort, settings)
+    assert sorted(cohort.target[split.train]) == [0, 0, 0, 1, 1, 1]
+    assert sorted(cohort.target[split.val]) == [0, 0, 1, 1]
+    assert set(cohort.target[split.test]) == {0, 1, 2, 3}
 
 
 def test_what_the_protocol_cannot_ask_is_refused(graded: Manifest, run: Run, tmp_path: Path):

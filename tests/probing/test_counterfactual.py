@@ -23,7 +23,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     data = make_phantom(folder / "data", n=160, size=96, seed=1, dials=dials)
     made = {}
     for task in ("chest_tube", "ecg_leads"):
-        (made[task],) = evalfm.probe("hog", task, data=data, heads=["linear"], floors="none", out=folder / "runs")
+        (made[task],) = evalfm.probe("hog", task, data=data, heads=["linear"], baselines="none", out=folder / "runs")
     return made
 
 
@@ -65,7 +65,7 @@ def test_the_figures_are_those_of_predict_on_both_sets(runs: dict[str, Run], tmp
 
 def test_masks_change_in_area(tmp_path: Path) -> None:
     data = make_phantom(tmp_path / "data", n=120, size=64, seed=1)
-    (run,) = evalfm.probe("hog", "ptx-seg", data=data, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (run,) = evalfm.probe("hog", "ptx-seg", data=data, heads=["linear"], baselines="none", out=tmp_path / "runs")
     found = counterfactual(run, images=20, size=64)
     assert {each.answer for each in found.changes} >= {"area_predicted_pneumothorax"}
     assert not any("rle" in each.answer for each in found.changes)

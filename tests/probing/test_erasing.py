@@ -22,10 +22,10 @@ from evalfm.encoders import Encoder, EncoderCard
 from evalfm.encoders.encoder import RawFeatures, Settings
 from evalfm.errors import EvalfmError
 from evalfm.probing.erasing import Erased, Erasure, PaintedOver, _places, erase
-from evalfm.probing.unseen import Unseen
+from evalfm.probing.held_out import HeldOutImages
 from evalfm.progress import SILENT
 from evalfm.runs import Run
-from evalfm.tasks.question import pose, resolve_task
+from evalfm.tasks.cohort import resolve_task, select_cohort
 
 SIDE = 48
 TUBE = (slice(8, 40), slice(8, 11))
@@ -120,14 +120,14 @@ def runs(films: Manifest, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     out = tmp_path_factory.mktemp("runs")
     made = {}
     for name, reader in READERS.items():
-        (made[name],) = evalfm.probe(reader, "finding", data=films, heads=["linear"], floors="none", out=out)
+        (made[name],) = evalfm.probe(reader, "finding", data=films, heads=["linear"], baselines="none", out=out)
     for name, encoder, more in (("constant", "constant", {}), ("folds", READERS["tube"], {"folds": 3})):
         (made[name],) = evalfm.probe(
             encoder,
             "finding",
             data=films,
             heads=["linear"],
-            floors="none",
+            baselines="none",
             out=out,
             **more,  # type: ignore[arg-type]
         )
@@ -261,7 +261,7 @@ def test_masks_measurements_and_films_without_a_place(tmp_path: Path) -> None:
     masks.iloc[unknown] = None
     films = Manifest(films.info, table.assign(chest_tube_mask=masks), films.folder)
     out = tmp_path / "runs"
-    (run,) = evalfm.probe("pixels", "size", data=films, heads=["ridge"], floors="none", out=out)
+    (run,) = evalfm.probe("pixels", "size", data=films, heads=["ridge"], baselines="none", out=out)
     found = erase(run, films)
     reasons = {item.reason: item.images for item in found.left_out}
     assert reasons["without a place for the control region"] == 1
@@ -270,7 +270,7 @@ def test_masks_measurements_and_films_without_a_place(tmp_path: Path) -> None:
     assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all films")}
     card = tmp_path / "seg.yaml"
     card.write_text("name: tube-seg\nschema: 1\nkind: segmentation\ntitle: Where?\ntarget: [chest_tube]\n")
-    (run,) = evalfm.probe("hog", str(card), data=films, heads=["linear"], floors="none", out=out)
+    (run,) = evalfm.probe("hog", str(card), data=films, heads=["linear"], baselines="none", out=out)
     rows = {each.answer: each for each in erase(run, films).erasures if each.among == "with chest_tube"}
     assert set(rows) == {"area_predicted_chest_tube", "score_chest_tube"}
     contrast = rows["score_chest_tube"].contrast
@@ -287,8 +287,8 @@ def test_the_control_keeps_off_the_lesion_where_that_is_known(films: Manifest) -
     masks[known[0]] = None
     info = films.info.model_copy(update={"mask_dialects": {"chest_tube": "file", "finding": "file"}})
     marked = Manifest(info, table.assign(finding_mask=masks), films.folder)
-    question = pose(resolve_task("finding", marked), marked)
-    places = _places(Unseen(question, ((None, np.arange(len(question))),), ()), "chest_tube", SILENT)
+    cohort = select_cohort(resolve_task("finding", marked), marked)
+    places = _places(HeldOutImages(cohort, ((None, np.arange(len(cohort))),), ()), "chest_tube", SILENT)
     assert places.lesion_unknown == 1
     moved = 0
     for row, control in places.control.items():

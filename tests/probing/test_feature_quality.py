@@ -13,7 +13,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.feature_quality import feature_quality
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.opened import open_encoder
+from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
 from evalfm.statistics.representation import rank_me
@@ -24,8 +24,8 @@ def test_the_figures_are_of_the_encoders_own_features(squares: Manifest, tmp_pat
     assert found == json.loads((tmp_path / "features.json").read_text())
     assert [each["encoder"] for each in found["encoders"]] == ["hog", "pixels"]
     assert found["images"] == len(squares)
-    opened = open_encoder("hog", EncoderSettings.checked(name="hog"), squares, None, SILENT, frozenset())
-    pooled = opened.source.features(range(len(squares))).pooled.numpy()
+    session = open_session("hog", EncoderSettings.checked(name="hog"), squares, None, SILENT, frozenset())
+    pooled = session.source.features(range(len(squares))).pooled.numpy()
     assert found["encoders"][0]["rank_me"]["value"] == pytest.approx(rank_me(pooled))
     assert found["encoders"][0]["dimensions"] == pooled.shape[1]
     (pair,) = found["pairs"]

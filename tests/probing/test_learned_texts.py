@@ -74,7 +74,7 @@ def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.Te
             weights="random",
             prompts=small[1] / "said.json",
             shots=8,
-            floors="none",
+            baselines="none",
             out=tmp_path_factory.mktemp("runs"),
         )
     # 100 epochs of three heads, and each image went through the tower once; noise on which its time is taken, often.
@@ -141,7 +141,7 @@ def test_seeds_sentences_and_the_zero_prompt_are_other_runs(
             prompts=prompts,
             shots=2,
             seeds=seeds,
-            floors="none",
+            baselines="none",
             out=tmp_path / "runs",
         )
 
@@ -159,13 +159,13 @@ def test_seeds_sentences_and_the_zero_prompt_are_other_runs(
 def test_what_cannot_be_learnt_is_refused_before_anything_is_written(
     small: tuple[str, Path], phantom: Manifest, tmp_path: Path
 ) -> None:
-    asked = {"data": phantom, "weights": "random", "out": tmp_path / "runs", "floors": "none"}
+    asked = {"data": phantom, "weights": "random", "out": tmp_path / "runs", "baselines": "none"}
     with pytest.raises(EvalfmError, match="has no text tower"):
-        probe("hog", "ptx-cls", data=phantom, heads=["coop"], floors="none", out=tmp_path / "runs")
+        probe("hog", "ptx-cls", data=phantom, heads=["coop"], baselines="none", out=tmp_path / "runs")
     with pytest.raises(EvalfmError, match="coop"):
         probe(small[0], "ptx-seg", heads=["coop"], **asked)  # type: ignore[arg-type]
     with pytest.raises(EvalfmError, match="coop"):
-        probe(small[0], "ptx-cls", heads=["coop"], adapt="full", **asked)  # type: ignore[arg-type]
+        probe(small[0], "ptx-cls", heads=["coop"], adaptation="full", **asked)  # type: ignore[arg-type]
     (tmp_path / "bare.yaml").write_text(yaml.safe_dump({"classes": {"pneumothorax": {}}}))
     with pytest.raises(EvalfmError, match="learns towards sentences and there is none for no pneumothorax, pneumo"):
         probe(small[0], "ptx-cls", heads=["biomedcoop"], prompts=tmp_path / "bare.yaml", **asked)  # type: ignore[arg-type]

@@ -30,7 +30,7 @@ def holes(squares, tmp_path):
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_each_label_is_measured_where_it_is_known(holes, tmp_path, head):
     manifest, card = holes
-    (run,) = probe("pixels", card, data=manifest, heads=[head], floors="none", out=tmp_path / "runs")
+    (run,) = probe("pixels", card, data=manifest, heads=[head], baselines="none", out=tmp_path / "runs")
     assert [item["images"] for item in run.record.exclusions] == [2]
     test = run.predictions().query("split == 'test'")
     known = test["target_wide"].notna()
@@ -52,7 +52,7 @@ def test_a_label_unknown_throughout_train_spoils_no_other(holes, tmp_path):
     table = manifest.table.copy()
     table.loc[table["split"] == "train", "rare"] = np.nan
     manifest = Manifest(manifest.info, table, manifest.folder)
-    (run,) = probe("pixels", card, data=manifest, heads=["mlp"], floors="none", out=tmp_path / "runs")
+    (run,) = probe("pixels", card, data=manifest, heads=["mlp"], baselines="none", out=tmp_path / "runs")
     assert run.metrics["auprc[wide]"].value is not None
     assert run.metrics["auprc[rare]"].value is None
 
@@ -60,4 +60,4 @@ def test_a_label_unknown_throughout_train_spoils_no_other(holes, tmp_path):
 def test_a_task_without_any_label_to_learn_is_refused(holes, tmp_path):
     manifest, card = holes
     with pytest.raises(EvalfmError, match="No label has both classes in train and in val"):
-        probe("pixels", card, data=manifest, where="square == 1 and wide == 1", floors="none", out=tmp_path / "runs")
+        probe("pixels", card, data=manifest, where="square == 1 and wide == 1", baselines="none", out=tmp_path / "runs")

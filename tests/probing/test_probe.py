@@ -39,17 +39,17 @@ def by_name(runs: list[Run]) -> dict[tuple[str, str], Run]:
     return {(run.encoder, run.head): run for run in runs}
 
 
-def test_linear_and_stronger_head_come_first_and_every_floor_follows(labelled: list[Run]):
+def test_linear_and_stronger_head_come_first_and_every_baseline_follows(labelled: list[Run]):
     assert [(run.encoder, run.head) for run in labelled] == [
         ("pixels", "linear"),
         ("pixels", "knn"),
         ("constant", "linear"),
         ("metadata", "linear"),
     ]
-    assert [run.is_floor for run in labelled] == [False, False, True, True]
+    assert [run.is_baseline for run in labelled] == [False, False, True, True]
 
 
-def test_what_is_plain_to_see_is_found_and_floors_do_not_find_it(labelled: list[Run]):
+def test_what_is_plain_to_see_is_found_and_baselines_do_not_find_it(labelled: list[Run]):
     runs = by_name(labelled)
     found, constant = (runs[name, "linear"].metrics["auroc"] for name in ("pixels", "constant"))
     assert found.value is not None
@@ -108,15 +108,15 @@ def test_masks_are_scored_on_the_stored_grid(masked: list[Run], squares: Manifes
     assert 0.5 < line["oracle_dice_square"] <= 1.0
 
 
-def test_mask_heads_find_the_squares_and_floors_do_not(masked: list[Run]):
+def test_mask_heads_find_the_squares_and_baselines_do_not(masked: list[Run]):
     runs = by_name(masked)
     dice = {name: run.metrics["dice_positive"].value for name, run in runs.items()}
     assert dice["constant", "all-empty"] == 0.0
-    floor = dice["constant", "mean-mask"]
+    baseline = dice["constant", "mean-mask"]
     found = dice["pixels", "multiscale"]
-    assert floor is not None
+    assert baseline is not None
     assert found is not None
-    assert found > floor + 0.2
+    assert found > baseline + 0.2
 
 
 def test_the_same_command_twice_computes_once_and_forced_gives_the_same(
@@ -127,7 +127,7 @@ def test_the_same_command_twice_computes_once_and_forced_gives_the_same(
     assert [run.folder for run in again] == [run.folder for run in labelled]
     assert (labelled[0].folder / "run.json").stat().st_mtime_ns == before
     old = labelled[0].predictions()
-    (forced, *_) = probe("pixels", "square", data=squares, heads=["linear"], floors="none", out=out, force=True)
+    (forced, *_) = probe("pixels", "square", data=squares, heads=["linear"], baselines="none", out=out, force=True)
     assert (forced.folder / "run.json").stat().st_mtime_ns > before
     pd.testing.assert_frame_equal(forced.predictions(), old, check_exact=True)
 
@@ -135,16 +135,16 @@ def test_the_same_command_twice_computes_once_and_forced_gives_the_same(
 def test_an_edited_label_or_mask_is_another_run(tmp_path: Path, square_seg: str):
     first = make_squares(tmp_path / "a", patients=40)
     second = make_squares(tmp_path / "b", patients=40)
-    (one,) = probe("pixels", "square", data=first, heads=["linear"], floors="none", out=tmp_path / "runs")
-    (same,) = probe("pixels", "square", data=second, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (one,) = probe("pixels", "square", data=first, heads=["linear"], baselines="none", out=tmp_path / "runs")
+    (same,) = probe("pixels", "square", data=second, heads=["linear"], baselines="none", out=tmp_path / "runs")
     assert one.folder == same.folder, "the same content elsewhere is the same question"
     second.table.loc[0, "square"] = 1 - second.table.loc[0, "square"]
-    (other,) = probe("pixels", "square", data=second, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (other,) = probe("pixels", "square", data=second, heads=["linear"], baselines="none", out=tmp_path / "runs")
     assert other.folder != one.folder
 
 
 def test_folds_give_every_image_one_test_score_and_a_head_per_fold(squares: Manifest, tmp_path: Path):
-    (run,) = probe("hog", "square", data=squares, folds=4, heads=["linear"], floors="none", out=tmp_path)
+    (run,) = probe("hog", "square", data=squares, folds=4, heads=["linear"], baselines="none", out=tmp_path)
     test = run.predictions().query("split == 'test'")
     assert sorted(test["id"]) == sorted(squares.table["id"])
     assert {name.split(".")[0] for name in run.head_tensors()} == {"fold0", "fold1", "fold2", "fold3"}
@@ -155,8 +155,8 @@ def test_folds_give_every_image_one_test_score_and_a_head_per_fold(squares: Mani
 
 
 def test_a_deterministic_head_runs_once_over_seeds_unless_they_draw_subsets(squares: Manifest, tmp_path: Path):
-    once = probe("hog", "square", data=squares, heads=["linear"], floors="none", seeds=3, out=tmp_path)
-    drawn = probe("hog", "square", data=squares, heads=["linear"], floors="none", seeds=3, shots=4, out=tmp_path)
+    once = probe("hog", "square", data=squares, heads=["linear"], baselines="none", seeds=3, out=tmp_path)
+    drawn = probe("hog", "square", data=squares, heads=["linear"], baselines="none", seeds=3, shots=4, out=tmp_path)
     assert (len(once), len(drawn)) == (1, 3)
     assert len({run.folder for run in drawn}) == 3
 
@@ -222,7 +222,7 @@ def test_masks_are_predicted_where_no_truth_is_known(masked: list[Run], squares:
 def test_separate_test_data_are_tested_whole_and_must_not_share_films(squares: Manifest, tmp_path: Path):
     other = make_squares(tmp_path / "other", patients=24, seed=7)
     (run,) = probe(
-        "hog", "square", data=squares, test_data=other, heads=["linear"], floors="none", out=tmp_path / "runs"
+        "hog", "square", data=squares, test_data=other, heads=["linear"], baselines="none", out=tmp_path / "runs"
     )
     test = run.predictions().query("split == 'test'")
     assert sorted(test["id"]) == sorted(other.table["id"])
@@ -231,17 +231,17 @@ def test_separate_test_data_are_tested_whole_and_must_not_share_films(squares: M
         probe("hog", "square", data=squares, test_data=squares, out=tmp_path / "runs")
 
 
-def test_the_metadata_floor_never_sees_the_question(squares: Manifest, tmp_path: Path):
+def test_the_metadata_baseline_never_sees_the_question(squares: Manifest, tmp_path: Path):
     runs = probe("pixels", "sex", data=squares, heads=["linear"], out=tmp_path)
     metadata = by_name(runs)["metadata", "linear"]
     value = metadata.metrics["auroc"].value
     assert value is not None
-    assert value < 0.9, "age alone says little of sex; a floor that saw sex would be perfect"
+    assert value < 0.9, "age alone says little of sex; a baseline that saw sex would be perfect"
 
 
-def test_pixels_are_a_floor_of_every_other_encoder(squares: Manifest, tmp_path: Path):
+def test_pixels_are_a_baseline_of_every_other_encoder(squares: Manifest, tmp_path: Path):
     runs = probe("hog", "square", data=squares, heads=["linear"], out=tmp_path)
-    assert [(run.encoder, run.is_floor) for run in runs[::3]] == [("hog", False), ("pixels", True)]
+    assert [(run.encoder, run.is_baseline) for run in runs[::3]] == [("hog", False), ("pixels", True)]
 
 
 def test_a_source_without_maps_is_refused_for_masks(squares: Manifest, square_seg: str, tmp_path: Path):
@@ -264,12 +264,12 @@ def test_one_class_only_in_test_or_val_is_refused_or_null_with_the_reason(tmp_pa
     manifest = make_squares(tmp_path / "data")
     in_test = manifest.table["split"] == "test"
     manifest.table.loc[in_test, "square"] = 0
-    (run,) = probe("pixels", "square", data=manifest, heads=["linear"], floors="none", out=tmp_path / "runs")
+    (run,) = probe("pixels", "square", data=manifest, heads=["linear"], baselines="none", out=tmp_path / "runs")
     assert run.metrics["auroc"].value is None
     assert run.metrics["auroc"].reason
     manifest.table.loc[manifest.table["split"] == "val", "square"] = 0
     with pytest.raises(EvalfmError, match="val"):
-        probe("pixels", "square", data=manifest, heads=["linear"], floors="none", out=tmp_path / "runs")
+        probe("pixels", "square", data=manifest, heads=["linear"], baselines="none", out=tmp_path / "runs")
 
 
 def test_contamination_follows_where_the_films_come_from(tmp_path: Path):
@@ -318,17 +318,17 @@ def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
 
 
 def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(squares: Manifest, tmp_path: Path):
-    from evalfm.probing.opened import open_encoder
+    from evalfm.probing.session import open_session
     from evalfm.probing.settings import EncoderSettings
     from evalfm.progress import SILENT
 
     men = squares.select((squares.table["sex"] == "M").to_numpy())
-    opened = open_encoder("metadata", EncoderSettings(name="metadata"), squares, men, SILENT)
-    assert opened.test is not None
-    assert opened.test.pooled_dim == opened.source.pooled_dim
+    session = open_session("metadata", EncoderSettings(name="metadata"), squares, men, SILENT)
+    assert session.test is not None
+    assert session.test.pooled_dim == session.source.pooled_dim
     rows = np.flatnonzero((squares.table["sex"] == "M").to_numpy())
-    expected = opened.source.features(rows.tolist()).pooled
-    assert opened.test.features(list(range(len(rows)))).pooled.tolist() == expected.tolist()
+    expected = session.source.features(rows.tolist()).pooled
+    assert session.test.features(list(range(len(rows)))).pooled.tolist() == expected.tolist()
 
 
 def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Path, home: Path):
@@ -344,11 +344,13 @@ def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Pat
 
     manifest = make_squares(tmp_path / "data", patients=40)
     listening = Listening()
-    probe("pixels", "square", data=manifest, heads=["linear"], floors="none", out=tmp_path / "runs", progress=listening)
+    probe(
+        "pixels", "square", data=manifest, heads=["linear"], baselines="none", out=tmp_path / "runs", progress=listening
+    )
     told = [message for message in listening.said if "images to encode" in message]
     assert len(told) == 1
     assert f"{len(manifest)} images" in told[0]
     assert "GB of disk" in told[0]
     listening.said.clear()
-    probe("pixels", "size", data=manifest, heads=["ridge"], floors="none", out=tmp_path / "runs", progress=listening)
+    probe("pixels", "size", data=manifest, heads=["ridge"], baselines="none", out=tmp_path / "runs", progress=listening)
     assert not any("to encode" in message for message in listening.said)

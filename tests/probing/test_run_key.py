@@ -16,16 +16,16 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.probing.cells import Adapted, Cell, _folder
 from evalfm.probing.few_shot.episodes import run_episodes
-from evalfm.probing.opened import open_encoder
-from evalfm.probing.parts import parts
+from evalfm.probing.head_group import Cell, FineTuneConfig, _folder
+from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.probe import SomeFailedError, probe
+from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings, Settings
-from evalfm.probing.sides import Deal, measured_key
+from evalfm.probing.splits import make_splits
 from evalfm.progress import SILENT
 from evalfm.runs import Run
-from evalfm.tasks.question import pose, resolve_task
+from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.training.recipe import recipe_of
 
 from ..squares import make_squares
@@ -50,7 +50,7 @@ def changed(manifest: Manifest, info: dict[str, object] | None = None, **columns
 
 def linear(manifest: Manifest, out: Path, task: str = "square", **options: Any) -> Run:
     options = {"progress": Told()} | options
-    (run,) = probe("pixels", task, data=manifest, heads=["linear"], floors="none", out=out, **options)
+    (run,) = probe("pixels", task, data=manifest, heads=["linear"], baselines="none", out=out, **options)
     return run
 
 
@@ -106,9 +106,9 @@ def test_whatever_else_a_run_repeats_of_its_data_is_in_its_key(
     squares: Manifest, tmp_path: Path, change: dict[str, Any]
 ) -> None:
     def facts(manifest: Manifest) -> tuple[str, str]:
-        question = pose(resolve_task("square", manifest), manifest)
-        deal = Deal.of(question, None, parts(question, Settings.checked(task="square")))
-        return deal.key, deal.facts
+        cohort = select_cohort(resolve_task("square", manifest), manifest)
+        assignment = SplitAssignment.of(cohort, None, make_splits(cohort, Settings.checked(task="square")))
+        return assignment.key, assignment.facts
 
     before, after = facts(squares), facts(changed(squares, **change))
     assert before[0] == after[0], "which images were learnt from stays recognised"
@@ -122,7 +122,7 @@ def test_a_fresh_salt_gives_other_names_and_so_another_run(squares: Manifest, tm
 
 def test_what_changes_no_result_is_not_in_the_key(squares: Manifest, square_seg: str, tmp_path: Path) -> None:
     told = Told()
-    options: dict[str, Any] = {"heads": ["linear"], "floors": "none", "out": tmp_path, "progress": told}
+    options: dict[str, Any] = {"heads": ["linear"], "baselines": "none", "out": tmp_path, "progress": told}
     (first,) = probe("hog", square_seg, data=squares, **options)
     for other in ({"batch_size": 3}, {"workers": 1}, {"maps": "stream"}, {"maps": "store"}, {"cache_images": True}):
         told.said.clear()
@@ -132,21 +132,21 @@ def test_what_changes_no_result_is_not_in_the_key(squares: Manifest, square_seg:
 
 
 def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: Path) -> None:
-    question = pose(resolve_task("square", squares), squares)
+    cohort = select_cohort(resolve_task("square", squares), squares)
     settings = Settings.checked(task="square")
-    deal = Deal.of(question, None, parts(question, settings))
-    opened = open_encoder("random:test_resnet", EncoderSettings(name="r", device="cpu"), squares, None, SILENT)
+    assignment = SplitAssignment.of(cohort, None, make_splits(cohort, settings))
+    session = open_session("random:test_resnet", EncoderSettings(name="r", device="cpu"), squares, None, SILENT)
 
-    def key(opened: Any = opened, adaptation: Any = "full", processes: int = 1, **recipe: object) -> str:
+    def key(session: Any = session, adaptation: Any = "full", processes: int = 1, **recipe: object) -> str:
         whole = recipe_of(adaptation, recipe)
         assert whole is not None
-        adapted = Adapted(adaptation, whole, EncoderSettings(name="r", batch_size=7, processes=processes))
-        cell = Cell(opened, ("mlp",), adapted=adapted)
-        return _folder(cell, load_head("mlp", "binary"), deal, settings, 0, tmp_path)[1]
+        adapted = FineTuneConfig(adaptation, whole, EncoderSettings(name="r", batch_size=7, processes=processes))
+        cell = Cell(session, ("mlp",), adapted=adapted)
+        return _folder(cell, load_head("mlp", "binary"), assignment, settings, 0, tmp_path)[1]
 
     assert key() == key()
     assert key(batch_size=8) != key()
-    assert key(replace(opened, training_precision="float16")) != key()
+    assert key(replace(session, training_precision="float16")) != key()
     # Statistics of a batch are those of each process's share; held ones are the same for any number.
     assert key(processes=2) == key()
     assert key(adaptation="scratch", processes=2) != key(adaptation="scratch")
@@ -162,8 +162,8 @@ def test_a_mask_moved_without_a_change_of_its_area_is_another_run_for_heads_that
     films = make_squares(tmp_path / "films", patients=12)
 
     def keys() -> tuple[list[float], str]:
-        question = pose(resolve_task(str(card), films), films)
-        return question.target.tolist(), measured_key(question)
+        cohort = select_cohort(resolve_task(str(card), films), films)
+        return cohort.target.tolist(), measured_key(cohort)
 
     before = keys()
     mask = np.asarray(Image.open(tmp_path / "films" / "s1-0-mask.png"))
@@ -178,7 +178,7 @@ def test_a_run_that_is_given_back_is_said_and_a_baseline_of_this_call_is_not(squ
     encoders = ["pixels", "hog"]
     runs = probe(encoders, "square", data=squares, heads=["linear"], out=tmp_path, progress=told)
     # Each once: the constant and the metadata that both encoders are held against, and pixels that is a baseline too.
-    assert [(run.encoder, run.is_floor) for run in runs] == [
+    assert [(run.encoder, run.is_baseline) for run in runs] == [
         ("pixels", False),
         ("constant", True),
         ("metadata", True),
@@ -216,13 +216,13 @@ def test_one_that_fails_leaves_the_others_and_is_told(squares: Manifest, tmp_pat
     pd.DataFrame({"id": squares.table["id"][:5], "x": 1.0}).to_csv(tmp_path / "few,one.csv", index=False)
     encoders = [f"precomputed:{tmp_path / 'few,one.csv'}", "pixels"]
     with pytest.raises(SomeFailedError) as told:
-        probe(encoders, ["square", "sex"], data=squares, heads=["linear"], floors="none", out=tmp_path / "runs")
+        probe(encoders, ["square", "sex"], data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     assert [(run.encoder, run.task) for run in told.value.runs] == [("pixels", "square"), ("pixels", "sex")]
     assert list(told.value.failures) == [f"{encoders[0]} × {task}" for task in ("square", "sex")]
     assert all("lacks 75 of 80 images" in sentence for sentence in told.value.failures.values())
     assert not told.value.traces
     with pytest.raises(EvalfmError, match="lacks 75 of 80 images") as alone:
-        probe(encoders[0], "square", data=squares, heads=["linear"], floors="none", out=tmp_path / "runs")
+        probe(encoders[0], "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     assert not isinstance(alone.value, SomeFailedError)
 
 
@@ -246,7 +246,7 @@ def test_the_order_of_the_table_makes_no_other_run(
     squares: Manifest, tmp_path: Path, encoder: str, options: dict[str, Any]
 ) -> None:
     shuffled = squares.table.sample(frac=1, random_state=3).reset_index(drop=True)
-    asked: dict[str, Any] = {"heads": ["linear"], "floors": "none", "out": tmp_path} | options
+    asked: dict[str, Any] = {"heads": ["linear"], "baselines": "none", "out": tmp_path} | options
     (one,) = probe(encoder, "square", data=squares, **asked)
     with pytest.warns(UserWarning, match="is there already"):
         (other,) = probe(encoder, "square", data=Manifest(squares.info, shuffled, squares.folder), **asked)

@@ -78,15 +78,15 @@ def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     assert zeroshot.metrics["f1_default"].value == pytest.approx(f1_score(test["target"], test["score_square"] >= 0.5))
 
 
-def assert_chosen_on(part: pd.DataFrame, other: pd.DataFrame, chosen: dict, name: str, target: str, rule: str) -> None:
-    """Threshold and temperature of ``name`` are those of ``part``, and ``other`` would have given others."""
+def assert_chosen_on(split: pd.DataFrame, other: pd.DataFrame, chosen: dict, name: str, target: str, rule: str) -> None:
+    """Threshold and temperature of ``name`` are those of ``split``, and ``other`` would have given others."""
     threshold, temperature = chosen["thresholds"][name], chosen["temperatures"][name]
     of_part, of_other = (
         (
             choose_threshold(rows[target], rows[f"score_{name}"], rule),
             fit_temperature(rows[target], rows[f"score_{name}"]),
         )
-        for rows in (part, other)
+        for rows in (split, other)
     )
     assert (threshold, temperature) == pytest.approx(of_part)
     assert threshold != pytest.approx(of_other[0])
@@ -99,7 +99,7 @@ def test_threshold_and_temperature_are_those_of_val_and_not_of_test(zeroshot: Ru
 
 @pytest.mark.parametrize("rule", ["sensitivity=.5", "specificity=.5"])
 def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Path, rule: str):
-    (run,) = probe("pixels", "square", data=squares, heads=["linear"], threshold=rule, floors="none", out=out)
+    (run,) = probe("pixels", "square", data=squares, heads=["linear"], threshold=rule, baselines="none", out=out)
     val = rows(run, "val")
     asked, other = (choose_threshold(val["target"], val["score_square"], each) for each in (rule, "youden"))
     assert run.record.chosen["thresholds"]["square"] == pytest.approx(asked)
@@ -144,7 +144,7 @@ def test_the_record_holds_the_sentences_and_each_template_alone(zeroshot: Run, p
 
 def test_other_sentences_are_another_run_and_other_thresholds_too(squares: Manifest, prompts: Path, out: Path):
     def made(**asked: object) -> Run:
-        return probe(Seer(), "square", data=squares, heads=["zeroshot"], floors="none", out=out, **asked)[0]  # type: ignore[arg-type]
+        return probe(Seer(), "square", data=squares, heads=["zeroshot"], baselines="none", out=out, **asked)[0]  # type: ignore[arg-type]
 
     runs = [made(prompts=prompts, threshold="f1"), made(prompts=prompts), made()]
     assert len({run.folder for run in runs}) == 3
@@ -155,9 +155,9 @@ def test_other_sentences_are_another_run_and_other_thresholds_too(squares: Manif
 
 def test_heads_that_read_no_text_keep_their_keys(squares: Manifest, prompts: Path, out: Path):
     beside = probe(
-        Seer(), "square", data=squares, heads=["zeroshot", "linear"], prompts=prompts, floors="none", out=out
+        Seer(), "square", data=squares, heads=["zeroshot", "linear"], prompts=prompts, baselines="none", out=out
     )
-    alone = probe(Seer(), "square", data=squares, heads=["linear"], floors="none", out=out)
+    alone = probe(Seer(), "square", data=squares, heads=["linear"], baselines="none", out=out)
     assert beside[1].folder == alone[0].folder
 
 
@@ -165,7 +165,7 @@ def test_the_image_tower_sees_each_image_once(squares: Manifest, prompts: Path, 
     seer = Seer()
     for head in (["zeroshot"], ["linear"]):
         given = prompts if head == ["zeroshot"] else None
-        probe(seer, "square", data=squares, heads=head, prompts=given, floors="none", out=tmp_path)
+        probe(seer, "square", data=squares, heads=head, prompts=given, baselines="none", out=tmp_path)
     # Beside a trial and what is timed on noise, once: far from twice.
     assert len(squares) <= seer.forwards <= len(squares) + 2 + 2 * (MOST_PASSES + 1) < 2 * len(squares)
 
@@ -197,22 +197,24 @@ def test_a_finished_run_predicts_without_its_sentences(zeroshot: Run, squares: M
 
 
 def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, out: Path, tmp_path: Path):
-    (run,) = probe(Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, floors="none", out=out)
-    parts = run.record.chosen["folds"]
-    assert len(parts) == 3
+    (run,) = probe(
+        Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, baselines="none", out=out
+    )
+    splits = run.record.chosen["folds"]
+    assert len(splits) == 3
     test = rows(run, "test")
     assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
-        fold: part["thresholds"]["square"] for fold, part in enumerate(parts)
+        fold: split["thresholds"]["square"] for fold, split in enumerate(splits)
     }
     val = rows(run, "val")
-    for fold, part in enumerate(parts):
-        assert_chosen_on(val[val["fold"] == fold], test[test["fold"] == fold], part, "square", "target", "youden")
+    for fold, split in enumerate(splits):
+        assert_chosen_on(val[val["fold"] == fold], test[test["fold"] == fold], split, "square", "target", "youden")
     assert run.record.prompts is not None
     # Both see what is plain to see, fold by fold.
     assert [each["value"] > 0.9 for each in run.record.prompts["by_template"]] == [True, True]
     # Applied to other films it is cut at their median.
     found = predict(run, squares, encoder=Seer(), out=tmp_path / "predicted").table
-    thresholds, temperatures = ([part[what]["square"] for part in parts] for what in ("thresholds", "temperatures"))
+    thresholds, temperatures = ([split[what]["square"] for split in splits] for what in ("thresholds", "temperatures"))
     assert found["threshold"].unique().tolist() == [np.median(thresholds)]
     assert np.median(thresholds) not in (thresholds[0], np.mean(thresholds))
     expected = with_temperature(found["score_square"], float(np.median(temperatures)))
@@ -228,7 +230,13 @@ def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path:
     said = {"classes": {"bright": {}, "often": {"names": ["grey"]}}}
     said["absent"] = {"bright": {"names": ["dark"]}, "often": {"names": ["dark night"]}}
     (tmp_path / "said.json").write_text(json.dumps(said), encoding="utf-8")
-    asked = {"data": manifest, "prompts": tmp_path / "said.json", "threshold": "f1", "floors": "none", "out": tmp_path}
+    asked = {
+        "data": manifest,
+        "prompts": tmp_path / "said.json",
+        "threshold": "f1",
+        "baselines": "none",
+        "out": tmp_path,
+    }
     (run,) = probe(Seer(), str(card), heads=["zeroshot"], **asked)
     test = rows(run, "test")
     for name in ("bright", "often"):
@@ -250,7 +258,7 @@ def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path:
         ({"encoder": Seer(), "heads": ["zeroshot"], "threshold": "best"}, "unknown threshold rule 'best'"),
         ({"encoder": Seer(), "heads": ["zeroshot"], "threshold": "sensitivity=2"}, "needs a level"),
         ({"encoder": "pixels", "task": "size", "threshold": "f1"}, "--threshold is for yes-or-no labels"),
-        ({"encoder": Seer(), "heads": ["zeroshot"], "adapt": "full"}, "zeroshot"),
+        ({"encoder": Seer(), "heads": ["zeroshot"], "adaptation": "full"}, "zeroshot"),
         ({"encoder": "pixels", "val_shots": 2}, "val_shots goes with shots"),
     ],
 )
@@ -275,7 +283,7 @@ def test_a_label_without_a_score_has_none_by_any_template(squares: Manifest, tmp
     manifest = Manifest(squares.info, squares.table.assign(bright=squares.table["square"], rare=rare), squares.root)
     card = tmp_path / "both.yaml"
     card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [bright, rare]\n")
-    (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], floors="none", out=tmp_path)
+    (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], baselines="none", out=tmp_path)
     assert rows(run, "test")["score_rare"].isna().all()
     assert run.record.prompts is not None
     (alone,) = run.record.prompts["by_template"]
@@ -285,7 +293,7 @@ def test_a_label_without_a_score_has_none_by_any_template(squares: Manifest, tmp
 def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(
     zeroshot: Run, prompts: Path, out: Path, squares: Manifest
 ):
-    asked = {"data": squares, "heads": ["zeroshot"], "prompts": prompts, "floors": "none", "out": out}
+    asked = {"data": squares, "heads": ["zeroshot"], "prompts": prompts, "baselines": "none", "out": out}
     (women,) = probe(Seer(), "square", where="sex == 'F'", **asked)  # type: ignore[arg-type]
     tables = task_tables([zeroshot, women])
     told = [point for table in tables for point in operating_points(table) if point.threshold == ALL_POSITIVE]
@@ -297,12 +305,21 @@ def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(
 
 
 def test_few_val_images_where_asked(squares: Manifest, out: Path):
-    (run,) = probe("pixels", "square", data=squares, heads=["linear"], shots=4, val_shots=2, floors="none", out=out)
+    (run,) = probe("pixels", "square", data=squares, heads=["linear"], shots=4, val_shots=2, baselines="none", out=out)
     counts = rows(run, "val")["target"].value_counts().to_dict()
     assert counts == {0.0: 2, 1.0: 2}
-    (fewer,) = probe("pixels", "square", data=squares, heads=["linear"], shots=1, val_shots=4, floors="none", out=out)
+    (fewer,) = probe(
+        "pixels", "square", data=squares, heads=["linear"], shots=1, val_shots=4, baselines="none", out=out
+    )
     assert rows(fewer, "val")["target"].value_counts().to_dict() == {0.0: 1, 1.0: 1}
-    asked = {"data": squares, "heads": ["linear"], "shots": 8, "test_where": "sex == 'M'", "floors": "none", "out": out}
+    asked = {
+        "data": squares,
+        "heads": ["linear"],
+        "shots": 8,
+        "test_where": "sex == 'M'",
+        "baselines": "none",
+        "out": out,
+    }
     # As in the authors' programs a class with fewer images gives all that it has.
     whole, scarce = (probe("pixels", "square", **asked, **more)[0] for more in ({}, {"val_shots": 8}))  # type: ignore[arg-type]
     there = rows(whole, "val")["target"].value_counts().to_dict()

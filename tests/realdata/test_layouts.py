@@ -12,7 +12,7 @@ from evalfm.data.report import check
 from evalfm.data.table_one import associations
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose
+from evalfm.tasks.cohort import select_cohort
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
@@ -33,14 +33,14 @@ def test_pneumoniamnist(tmp_path: Path) -> None:
         last = arrays["test_images"][-1] / 255
     assert data.label("pneumonia")[data.splits == "test"].sum() == 390
     assert np.allclose(data.image(len(data) - 1).pixels[0], last)
-    question = pose(load_task("pneumonia-cls"), data)
-    assert (len(question), question.class_names) == (5848, ("pneumonia",))
+    cohort = select_cohort(load_task("pneumonia-cls"), data)
+    assert (len(cohort), cohort.class_names) == (5848, ("pneumonia",))
 
 
 def test_ratios_from_masks_agree_with_those_of_the_set(tmp_path: Path) -> None:
     data = import_data("wingspan-ctr", SHARED / "wingspan-ctr", tmp_path / "ctr")
     given = data.label("ctr")
-    measured = pose(load_task("ctr"), type(data)(data.info, data.table.drop(columns="ctr"), data.folder))
+    measured = select_cohort(load_task("ctr"), type(data)(data.info, data.table.drop(columns="ctr"), data.folder))
     by_row = np.full(len(data), np.nan)
     by_row[measured.rows] = measured.target
     errors = np.abs(by_row - given)[~np.isnan(given)]

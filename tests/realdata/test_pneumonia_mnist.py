@@ -31,12 +31,12 @@ def short(data: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Run:
         "pneumonia-cls",
         data=data,
         heads=["linear"],
-        adapt="scratch",
+        adaptation="scratch",
         input_size=28,
         threshold="f1",
         label_fraction=0.125,
         recipe={"epochs": 4, "least_steps": 150},
-        floors="none",
+        baselines="none",
         out=tmp_path_factory.mktemp("runs"),
     )
     return run
@@ -86,7 +86,7 @@ def test_random_towers_have_no_side(data: Manifest, tmp_path: Path):
     # Two folds, so that all 200 images are tested.
     plain, swapped = (
         probe("chexzero", "pneumonia-cls", weights="random", data=data, limit=200, folds=2, heads=["zeroshot"],
-              prompts=tmp_path / f"{name}.json", threshold="f1", floors="none", out=tmp_path / "runs")[0]
+              prompts=tmp_path / f"{name}.json", threshold="f1", baselines="none", out=tmp_path / "runs")[0]
         for name in ("card", "swapped")
     )  # fmt: skip
     assert len(part(plain, "test")) == 200

@@ -38,7 +38,7 @@ def wingspan(build: Path) -> Manifest:
 
 def linear_auroc(nih: Manifest, task: str, out: Path) -> Run:
     (run,) = probe(
-        "squeezenet1-0.caffe", task, weights=WEIGHTS, data=nih, folds=5, heads=["linear"], floors="none", out=out
+        "squeezenet1-0.caffe", task, weights=WEIGHTS, data=nih, folds=5, heads=["linear"], baselines="none", out=out
     )
     return run
 
@@ -83,12 +83,12 @@ def test_the_score_for_pneumothorax_leans_on_the_view(nih: Manifest, build: Path
 def test_several_maps_find_the_heart_better_than_the_last(wingspan: Manifest, build: Path):
     runs = probe("squeezenet1-0.caffe", "heart-seg", weights=WEIGHTS, data=wingspan, out=build / "runs")
     dice = {run.head: run.metrics["dice_positive"].value for run in runs}
-    linear, multiscale, floor = dice["linear"], dice["multiscale"], dice["mean-mask"]
+    linear, multiscale, baseline = dice["linear"], dice["multiscale"], dice["mean-mask"]
     assert linear is not None
     assert multiscale is not None
-    assert floor is not None
+    assert baseline is not None
     assert multiscale - linear >= 0.03
-    assert linear > floor
+    assert linear > baseline
     assert dice["all-empty"] == 0.0
     assert any(path.name.startswith("overlays") for path in (runs[0].folder / "figures").iterdir())
 

@@ -17,7 +17,7 @@ FULL = {
     "encoder": EncoderEntry(name="vit-small", weights="w.safetensors", input_size=64, resize="squash"),
     "task": "ptx-cls",
     "heads": ("linear",),
-    "adapt": "lora",
+    "adaptation": "lora",
     "recipe": {"rank": 4},
     "data": "films",
     "test_data": "others",
@@ -28,18 +28,18 @@ FULL = {
     "shots": 4,
     "label_fraction": 0.5,
     "seeds": 3,
-    "floors": "all",
-    "baseline": True,
+    "baselines": "all",
+    "supervised": True,
 }
 OTHERS = {
     "study": "t",
     "encoder": EncoderEntry(name="vit-small"),
     "task": "ptx-seg",
     "heads": ("linear", "knn"),
-    "adapt": "full",
+    "adaptation": "full",
     "recipe": {"rank": 8},
-    "floors": "none",
-    "baseline": False,
+    "baselines": "none",
+    "supervised": False,
     "seeds": 1,
     "data": "x",
     "associate": "chest_tube=0.5",
@@ -90,8 +90,8 @@ def test_defaults_are_those_of_probe():
         "task": "ptx-cls",
         "data": "films",
         "heads": ["linear"],
-        "adapt": "frozen",
-        "floors": "default",
+        "adaptation": "frozen",
+        "baselines": "default",
     }
     for name, field in Machine.model_fields.items():
         assert field.default == parameters[name].default, name
@@ -100,10 +100,10 @@ def test_defaults_are_those_of_probe():
 
 
 def test_from_scratch_no_weights_are_asked_and_a_frozen_encoder_has_no_processes():
-    assert "weights" not in Cell(**{**FULL, "adapt": "scratch"}).arguments()
+    assert "weights" not in Cell(**{**FULL, "adaptation": "scratch"}).arguments()
     machine = Machine(processes=4, workers=8)
     assert machine.arguments(Cell(**FULL)) == {"processes": 4, "workers": 8}
-    assert machine.arguments(Cell(**{**FULL, "adapt": "frozen"})) == {"workers": 8}
+    assert machine.arguments(Cell(**{**FULL, "adaptation": "frozen"})) == {"workers": 8}
 
 
 def test_subsets_in_words():

@@ -9,7 +9,7 @@ import pytest
 
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.study import Study, configs, load_study
-from evalfm.study.config import AdaptationEntry, Baseline, EncoderEntry, Subset, TaskEntry
+from evalfm.study.config import AdaptationEntry, EncoderEntry, Subset, SupervisedEntry, TaskEntry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
 
@@ -67,7 +67,7 @@ def test_shots_and_fractions_stand_beside_each_other(changes: dict, expected: li
     [
         ({"tasks": ["ptx-cls", "ptx-cls"]}, "twice"),
         ({"encoders": []}, "at least one"),
-        ({"baselines": [{"encoder": "resnet34", "tasks": ["heart-seg"]}]}, "heart-seg"),
+        ({"supervised": [{"encoder": "resnet34", "tasks": ["heart-seg"]}]}, "heart-seg"),
         ({"on_phantom": {"seed": 1}}, "seed"),
         ({"shots": [0]}, "greater"),
         ({"label_fractions": [1.5]}, "less"),
@@ -106,15 +106,15 @@ def test_a_part_of_a_study_takes_its_baselines_along():
         encoders=["pixels", "hog"],
         tasks=["ptx-cls", "ptx-seg"],
         adaptations=["frozen", "full"],
-        baselines=[{"encoder": "unet-resnet34", "tasks": ["ptx-seg"]}, {"encoder": "densenet121"}],
+        supervised=[{"encoder": "unet-resnet34", "tasks": ["ptx-seg"]}, {"encoder": "densenet121"}],
     )
     part = whole.only(tasks=("ptx-cls",))
-    assert (part.tasks, part.baselines) == ((TaskEntry(name="ptx-cls"),), (Baseline(encoder="densenet121"),))
-    assert whole.only(adapt=("frozen",)).baselines == ()
-    assert whole.only(encoders=("hog",)).baselines == ()
-    scratch = whole.only(adapt=("scratch",))
+    assert (part.tasks, part.supervised) == ((TaskEntry(name="ptx-cls"),), (SupervisedEntry(encoder="densenet121"),))
+    assert whole.only(adaptation=("frozen",)).supervised == ()
+    assert whole.only(encoders=("hog",)).supervised == ()
+    scratch = whole.only(adaptation=("scratch",))
     assert scratch.adaptations == ()
-    assert len(scratch.baselines) == 2
+    assert len(scratch.supervised) == 2
     assert whole.only() == whole
     with pytest.raises(UnknownNameError, match="hog"):
         whole.only(encoders=("hogg",))

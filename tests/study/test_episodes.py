@@ -12,10 +12,10 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.study import configs, load_study
 from evalfm.study.cell import Machine
+from evalfm.study.cohorts import Manifests
 from evalfm.study.config import EPISODES, shipped
 from evalfm.study.episode_plan import plan_episodes
 from evalfm.study.episodes import EpisodeStudy, cells, load_episodes, pose_tasks, run_episode_study
-from evalfm.study.questions import Manifests
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
 TINY = {"name": "random:test_resnet", "input_size": 32}

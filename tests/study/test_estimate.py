@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import _Plan as HeadPlan
 from evalfm.study.cell import Cell, Machine
+from evalfm.study.cohorts import Sizes
 from evalfm.study.config import EncoderEntry
 from evalfm.study.estimate import Rates, Stored, encoder_steps, estimate_cell, head_steps
-from evalfm.study.questions import Sizes
 from evalfm.study.trial import EncoderFacts, HeadFacts, load_for_trial, try_encoder
 from evalfm.training.loop import _Plan as TrainingPlan
 from evalfm.training.recipe import recipe_of
@@ -37,7 +37,7 @@ RATES = Rates(seconds=0.01, decode_seconds=0.04, score_seconds=0.02, workers=2)
 
 def cell(**changes: object) -> Cell:
     content = {"study": "s", "encoder": EncoderEntry(name="e"), "task": "t", "heads": ("linear",), "data": "d"}
-    return Cell.model_validate(content | {"floors": "none"} | changes)
+    return Cell.model_validate(content | {"baselines": "none"} | changes)
 
 
 @given(train=st.integers(1, 9000), val=st.integers(1, 2000), epochs=st.integers(1, 30))
@@ -73,12 +73,12 @@ def test_a_frozen_label_is_one_pass():
     assert (again.seconds, again.passes) == (0, "stored by then")
 
 
-def test_random_weights_as_a_floor_are_a_second_encoder():
-    asked = cell(floors="all")
+def test_random_weights_as_a_baseline_are_a_second_encoder():
+    asked = cell(baselines="all")
     parts, stored = [Sizes(70, 10, 20)], Stored(100, 0, 0, "stream")
     twice = estimate_cell(asked, "binary", parts, 100, FACTS, stored, RATES, Machine())
     assert (twice.forwards, twice.disk_bytes["features"]) == (200, 80_000)
-    drawn = cell(floors="all", encoder=EncoderEntry(name="e", weights="random"))
+    drawn = cell(baselines="all", encoder=EncoderEntry(name="e", weights="random"))
     assert estimate_cell(drawn, "binary", parts, 100, FACTS, stored, RATES, Machine()).forwards == 100
 
 
@@ -109,7 +109,7 @@ def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
 
 def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
     recipe = {"epochs": 2, "least_steps": 0, "batch_size": 10, "probe_start": False, "ema": 0.0}
-    asked = cell(adapt="full", recipe=recipe, seeds=2)
+    asked = cell(adaptation="full", recipe=recipe, seeds=2)
     found = estimate_cell(
         asked, "binary", [Sizes(70, 10, 20)], 100, FACTS, Stored(100, 0, 0, "stream"), RATES, Machine()
     )
@@ -119,7 +119,7 @@ def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
     # Sixteen bytes for each of 1,000,005 parameters, and what the modules of both give for ten images in float32.
     assert found.memory_bytes == 16 * 1_000_005 + 4 * 10 * 20_001
     lora = estimate_cell(
-        cell(adapt="lora", recipe={**recipe, "rank": 8}), "binary", [Sizes(70, 10, 20)], 100, FACTS,
+        cell(adaptation="lora", recipe={**recipe, "rank": 8}), "binary", [Sizes(70, 10, 20)], 100, FACTS,
         Stored(100, 0, 0, "stream"), RATES, Machine(),
     )  # fmt: skip
     assert lora.disk_bytes == {"trained encoders": 4 * 10_000}
@@ -127,7 +127,7 @@ def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
 
 
 def test_a_probe_start_needs_frozen_features_first_and_folds_multiply():
-    asked = cell(adapt="full", recipe={"epochs": 1, "least_steps": 0, "batch_size": 10})
+    asked = cell(adaptation="full", recipe={"epochs": 1, "least_steps": 0, "batch_size": 10})
     parts = [Sizes(70, 10, 20)] * 2
     found = estimate_cell(asked, "binary", parts, 100, FACTS, Stored(100, 0, 0, "stream"), RATES, Machine())
     assert found.forwards == 100 + 2 * (3 * 70 + 2 * 10 + 30)

@@ -10,9 +10,9 @@ import pytest
 from evalfm.encoders.aliases import find_alias
 from evalfm.errors import EvalfmError
 from evalfm.study import Study, load_study
+from evalfm.study.cohorts import Posed, assume_all
 from evalfm.study.grid import Grid, expand
 from evalfm.study.plan import Assumed, make_plan
-from evalfm.study.questions import Posed, assume_all
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
@@ -25,7 +25,7 @@ def grid(**changes: object) -> Grid:
 
 
 def told(found: Grid) -> list[tuple[str, str, tuple[str, ...], str]]:
-    return [(cell.encoder.name, cell.task, cell.heads, cell.adapt) for cell in found.cells]
+    return [(cell.encoder.name, cell.task, cell.heads, cell.adaptation) for cell in found.cells]
 
 
 def test_frozen_heads_go_together_and_trained_ones_alone():
@@ -73,17 +73,17 @@ def test_what_has_no_maps_is_left_out_of_masks():
     assert any(each.what == "multiscale on ptx-cls" for each in found.left_out)
 
 
-def test_random_weights_are_a_floor_once_an_encoder_and_task():
-    found = grid(encoders=["vit-small", "resnet50"], adaptations=["frozen", "full"], shots=[4, None], floors="all")
-    floors = [(cell.encoder.name, cell.adapt, cell.shots) for cell in found.cells if cell.floors == "all"]
-    assert floors == [
+def test_random_weights_are_a_baseline_once_an_encoder_and_task():
+    found = grid(encoders=["vit-small", "resnet50"], adaptations=["frozen", "full"], shots=[4, None], baselines="all")
+    baselines = [(cell.encoder.name, cell.adaptation, cell.shots) for cell in found.cells if cell.baselines == "all"]
+    assert baselines == [
         ("vit-small", "frozen", 4),
         ("resnet50", "frozen", 4),
         ("vit-small", "frozen", None),
         ("resnet50", "frozen", None),
     ]
-    assert {cell.floors for cell in found.cells} == {"all", "default"}
-    assert {cell.floors for cell in grid(adaptations=["frozen"], floors="none").cells} == {"none"}
+    assert {cell.baselines for cell in found.cells} == {"all", "default"}
+    assert {cell.baselines for cell in grid(adaptations=["frozen"], baselines="none").cells} == {"none"}
 
 
 def test_an_adaptation_narrows_the_heads_of_a_task():
@@ -102,13 +102,13 @@ def test_baselines_stand_beside_the_grid():
         encoders=["pixels"],
         tasks=["ptx-cls", "ptx-seg"],
         heads=["linear"],
-        baselines=[
+        supervised=[
             {"encoder": "unet-resnet34", "tasks": ["ptx-seg"]},
             {"encoder": "densenet121", "tasks": ["ptx-cls"]},
         ],
     )
-    beside = [cell for cell in found.cells if cell.baseline]
-    assert [(cell.encoder.name, cell.heads, cell.adapt) for cell in beside] == [
+    beside = [cell for cell in found.cells if cell.supervised]
+    assert [(cell.encoder.name, cell.heads, cell.adaptation) for cell in beside] == [
         ("densenet121", ("linear",), "scratch"),
         ("resnet34", ("unet",), "scratch"),
     ]
@@ -139,7 +139,7 @@ def test_every_fault_is_named_at_once():
     )
     with pytest.raises(EvalfmError) as refused:
         make_plan(study, assumed=Assumed(images=100, speed=1.0))
-    for part in ("5 faults", "'pixel'", "baselines", "'ptx-cl'", "'linnear'", "'ranks'"):
+    for part in ("5 faults", "'pixel'", "supervised", "'ptx-cl'", "'linnear'", "'ranks'"):
         assert part in str(refused.value), part
 
 
@@ -168,11 +168,11 @@ def test_text_heads_need_a_tower_and_they_alone_take_the_sentences():
 
 
 def test_a_baseline_starts_from_weights_of_its_own():
-    tuned = {"encoder": "resnet50", "adapt": "full", "weights": "mine.safetensors"}
-    (cell,) = grid(encoders=[], baselines=[tuned]).cells
-    assert (cell.encoder.weights, cell.adapt) == ("mine.safetensors", "full")
+    tuned = {"encoder": "resnet50", "adaptation": "full", "weights": "mine.safetensors"}
+    (cell,) = grid(encoders=[], supervised=[tuned]).cells
+    assert (cell.encoder.weights, cell.adaptation) == ("mine.safetensors", "full")
     with pytest.raises(ValueError, match="trained from scratch, so its weights would do nothing"):
-        grid(encoders=[], baselines=[{**tuned, "adapt": "scratch"}])
+        grid(encoders=[], supervised=[{**tuned, "adaptation": "scratch"}])
 
 
 def test_a_set_of_three_classes_is_tried_in_no_halves():

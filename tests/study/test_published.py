@@ -36,16 +36,16 @@ def rehearsed(name: str, films: Manifest, out: Path) -> tuple[Study, StudyRuns]:
     """The study with its keys as they ship, a small encoder for each of its own, and short trainings."""
     asked = load_study(name).on(str(films.folder))
     light = [
-        each.model_dump() | {"encoder": "light-cnn", "recipe": {**each.recipe, **QUICK}} for each in asked.baselines
+        each.model_dump() | {"encoder": "light-cnn", "recipe": {**each.recipe, **QUICK}} for each in asked.supervised
     ]
-    study = asked.changed(encoders=[{"name": READER}], baselines=light, seeds=1)
+    study = asked.changed(encoders=[{"name": READER}], supervised=light, seeds=1)
     done = run_study(study, out)
     assert not done.failed
     return study, done
 
 
 def lines(runs: StudyRuns) -> set[tuple[str, str, str, str]]:
-    return {(run.task, run.encoder, run.head, run.adaptation) for run in runs if not run.is_floor}
+    return {(run.task, run.encoder, run.head, run.adaptation) for run in runs if not run.is_baseline}
 
 
 def test_bigger_against_light(films: Manifest, tmp_path: Path):
@@ -64,7 +64,7 @@ def test_bigger_against_light(films: Manifest, tmp_path: Path):
         assert run.record.config["threshold"] == "f1"
         share = run.record.data["parts"]["test"]["positive_images"] / run.record.data["parts"]["test"]["images"]
         assert run.metrics["f1_all_positive"].value == pytest.approx(2 * share / (1 + share))
-    assert {run.encoder for run in runs if run.is_floor} >= {"constant", "pixels"}
+    assert {run.encoder for run in runs if run.is_baseline} >= {"constant", "pixels"}
     # No word of these sentences is known to the reader: it cannot tell, and calls every film positive.
     blind = next(run for run in runs if run.head == "zeroshot")
     assert blind.metrics["auroc"].value == 0.5
@@ -92,12 +92,12 @@ def test_density_by_sentences_by_a_probe_and_by_fine_tuning(films: Manifest, tmp
         "learning_rate": 1e-4, "head_learning_rate": 1e-4, "layer_decay": 1.0, "probe_start": False,
     }  # fmt: skip
     constant = by_head["constant", "linear"]
-    assert constant.is_floor
+    assert constant.is_baseline
     assert_most_frequent(constant)
 
 
 def assert_most_frequent(run: Run) -> None:
-    """The constant floor calls the class that train has most of, as the published zero-shot row nearly does."""
+    """The constant baseline calls the class that train has most of, as the published zero-shot row nearly does."""
     table = run.predictions()
     test = table[table["split"] == "test"]
     called = test[[f"score_{name}" for name in "ABCD"]].to_numpy().argmax(1)

@@ -55,8 +55,8 @@ def trained_study(data: str, square_seg: str) -> Study:
         label_fractions=[0.5, None],
         seeds=2,
         encoders=[{"name": "pixels", "input_size": 64}],
-        floors="none",
-        baselines=[{"encoder": "light-cnn", "tasks": ["square"], "recipe": QUICK}],
+        baselines="none",
+        supervised=[{"encoder": "light-cnn", "tasks": ["square"], "recipe": QUICK}],
     )
 
 
@@ -65,9 +65,9 @@ def finished(trained_study: Study, tmp_path_factory: pytest.TempPathFactory) -> 
     return run_study(trained_study, tmp_path_factory.mktemp("finished"))
 
 
-def test_every_encoder_on_every_task_and_each_floor_once(data: str, tmp_path: Path):
+def test_every_encoder_on_every_task_and_each_baseline_once(data: str, tmp_path: Path):
     runs = run_study(study(data), tmp_path / "runs")
-    names = [(run.encoder, run.head, run.is_floor) for run in runs]
+    names = [(run.encoder, run.head, run.is_baseline) for run in runs]
     assert len(names) == len(set(names))
     assert [name for name in names if not name[2]] == [
         ("pixels", "linear", False),
@@ -90,7 +90,7 @@ def test_the_whole_grid_is_there(finished: StudyRuns):
             run.record.config["seed"],
         )
         for run in finished
-        if not run.is_floor
+        if not run.is_baseline
     }
     expected = {
         *(("pixels", "square", head, "frozen", 0.5, seed) for head in ("linear", "knn") for seed in (0, 1)),
@@ -119,7 +119,10 @@ def test_the_table_says_what_the_runs_say(finished: StudyRuns):
         assert (line["encoder"], line["task"], line["head"]) == (
             content["encoder"]["name"], content["task"]["name"], content["head"]["name"],
         )  # fmt: skip
-        assert (line["adaptation"], line["floor"]) == (content["config"]["adaptation"], content["config"]["floor"])
+        assert (line["adaptation"], line["baseline"]) == (
+            content["config"]["adaptation"],
+            content["config"]["baseline"],
+        )
         fraction = None if pd.isna(line["label_fraction"]) else line["label_fraction"]
         assert (fraction, line["seed"]) == (content["config"]["label_fraction"], content["config"]["seed"])
         assert (line["data"], line["study"], line["synthetic"]) == ("squares", "two", False)
@@ -138,8 +141,8 @@ def test_types_do_not_depend_on_what_is_there(finished: StudyRuns, tmp_path: Pat
 
 def test_it_is_what_probe_alone_would_give(data: str, finished: StudyRuns, tmp_path: Path):
     direct = probe(
-        "light-cnn", "square", data=data, adapt="scratch", heads=["linear"], recipe=QUICK, seeds=2, floors="none",
-        out=tmp_path,
+        "light-cnn", "square", data=data, adaptation="scratch", heads=["linear"], recipe=QUICK, seeds=2,
+        baselines="none", out=tmp_path,
     )  # fmt: skip
     same = {run.record.key: run for run in finished}
     for run in direct:
@@ -152,7 +155,7 @@ def test_the_second_time_nothing_is_computed(
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("evalfm.probing.cells._Making.run", refuse)
+    monkeypatch.setattr("evalfm.probing.head_group._Making.run", refuse)
     monkeypatch.setattr(EncodedSource, "_extract", refuse)
     said: list[str] = []
     told = SimpleNamespace(track=lambda items, *_: iter(items), say=said.append)
@@ -184,7 +187,7 @@ def test_a_failure_is_recorded_and_passed_by(
     error: Exception, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     failing(monkeypatch, error, encoder="pixels")
-    runs = run_study(study(data, heads=["linear"], floors="none"), tmp_path)
+    runs = run_study(study(data, heads=["linear"], baselines="none"), tmp_path)
     assert [run.encoder for run in runs] == ["hog"]
     (found,) = json.loads(runs.failures.read_text())
     assert (found["encoder"], found["task"], found["error"]) == ("pixels", "square", type(error).__name__)
@@ -193,7 +196,7 @@ def test_a_failure_is_recorded_and_passed_by(
     assert set(pd.read_parquet(runs.results)["encoder"]) == {"hog"}
     assert runs.failed[0].cell.encoder.name == "pixels"
     monkeypatch.undo()
-    mended = run_study(study(data, heads=["linear"], floors="none"), tmp_path)
+    mended = run_study(study(data, heads=["linear"], baselines="none"), tmp_path)
     assert {run.encoder for run in mended} == {"pixels", "hog"}
     assert json.loads(mended.failures.read_text()) == []
 
@@ -207,7 +210,7 @@ def test_what_is_written_of_a_failure_names_no_file_patient_or_place(
         f"The image s3-0.png of s3 cannot be read ({folder}/s3-0.png, /home/anna/films, 's4-0'); 2.5 of 7 rows."
     )
     failing(monkeypatch, error, encoder="pixels")
-    runs = run_study(study(data, heads=["linear"], floors="none"), tmp_path)
+    runs = run_study(study(data, heads=["linear"], baselines="none"), tmp_path)
     (found,) = json.loads(runs.failures.read_text())
     assert found["sentence"].endswith("cannot be read (…, …, '…'); 2.5 of 7 rows.")
     text = runs.failures.read_text()
@@ -230,7 +233,7 @@ def test_one_head_does_not_take_the_others_along(data: str, tmp_path: Path, monk
         return probe(**arguments)
 
     monkeypatch.setattr(executor, "probe", called)
-    runs = run_study(study(data, encoders=["hog"], floors="none"), tmp_path)
+    runs = run_study(study(data, encoders=["hog"], baselines="none"), tmp_path)
     assert calls == [["linear", "knn"], ["linear"], ["knn"]]
     assert [run.head for run in runs] == ["linear"]
     assert [outcome.failure.sentence for outcome in runs.failed if outcome.failure] == ["knn: out of memory"]
@@ -241,7 +244,7 @@ def test_the_keyboard_stops_and_what_was_finished_is_in_the_table(
 ):
     failing(monkeypatch, KeyboardInterrupt(), encoder="hog")
     with pytest.raises(KeyboardInterrupt):
-        run_study(study(data, heads=["linear"], floors="none"), tmp_path)
+        run_study(study(data, heads=["linear"], baselines="none"), tmp_path)
     assert set(pd.read_parquet(tmp_path / "results.parquet")["encoder"]) == {"pixels"}
 
 
@@ -266,7 +269,7 @@ def test_faults_of_any_seed_and_subset_are_found(data: str, tmp_path: Path):
 def test_the_machine_is_passed_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = failing(monkeypatch, RuntimeError(), encoder="nobody")
     machine = Machine(workers=1, maps="stream", batch_size=5)
-    run_study(study(data, encoders=["hog"], heads=["linear"], floors="none"), tmp_path, machine=machine)
+    run_study(study(data, encoders=["hog"], heads=["linear"], baselines="none"), tmp_path, machine=machine)
     assert [(call["workers"], call["maps"], call["batch_size"]) for call in calls] == [(1, "stream", 5)]
 
 
@@ -274,7 +277,7 @@ def test_the_plan_counts_the_passes_that_are_made(
     data: str, square_seg: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     encoder = {"name": "pixels", "input_size": 64}
-    asked = study(data, encoders=[encoder], tasks=["square", square_seg], heads=["linear"], floors="none", seeds=2)
+    asked = study(data, encoders=[encoder], tasks=["square", square_seg], heads=["linear"], baselines="none", seeds=2)
     machine = Machine(maps="stream")
     planned = [each.estimate for each in make_plan(asked, machine).cells]
     assert [each is not None for each in planned] == [True, True]
@@ -299,7 +302,7 @@ def test_the_plan_counts_the_passes_that_are_made(
     assert after[0].forwards == 0
 
 
-def test_random_weights_are_a_floor_of_learnt_ones_and_of_no_others(data: str, tmp_path: Path):
+def test_random_weights_are_a_baseline_of_learnt_ones_and_of_no_others(data: str, tmp_path: Path):
     card = tmp_path / "tiny.yaml"
     text = (Path(evalfm.__file__).parent / "encoders" / "cards" / "squeezenet1-0.caffe.yaml").read_text()
     card.write_text(text.replace("name: squeezenet1-0.caffe", "name: tiny"))
@@ -307,13 +310,13 @@ def test_random_weights_are_a_floor_of_learnt_ones_and_of_no_others(data: str, t
     state = load_encoder(str(card), weights="random").state_dict()
     save_file({name.removeprefix("model."): value * 1.5 for name, value in state.items()}, weights)
     encoder = {"name": str(card), "weights": str(weights), "input_size": 64}
-    runs = run_study(study(data, encoders=[encoder], heads=["linear"], floors="all"), tmp_path / "runs")
+    runs = run_study(study(data, encoders=[encoder], heads=["linear"], baselines="all"), tmp_path / "runs")
     assert not runs.failed
-    told = [(run.encoder, run.is_floor, run.record.provenance.random_weights) for run in runs]
+    told = [(run.encoder, run.is_baseline, run.record.provenance.random_weights) for run in runs]
     assert told[0] == ("tiny", False, False)
     assert told[-1] == ("tiny", True, True)
     table = pd.read_parquet(runs.results)
-    assert set(table.loc[~table["floor"], "weights"]) == {"file"}
+    assert set(table.loc[~table["baseline"], "weights"]) == {"file"}
     assert str(tmp_path) not in table.to_csv()
 
 

@@ -20,11 +20,11 @@ from evalfm.runs import Run
 from evalfm.training import loop
 
 OPTIONS = {
-    "adapt": "full",
+    "adaptation": "full",
     "recipe": {"epochs": 3, "least_steps": 6, "batch_size": 8},
     "input_size": 32,
     "heads": ["linear"],
-    "floors": "none",
+    "baselines": "none",
 }
 
 

@@ -16,13 +16,13 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Examples, Head
-from evalfm.probing.parts import parts
+from evalfm.probing.labelled import LabelledFeatures
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import Side
-from evalfm.tasks.question import pose, resolve_task
+from evalfm.probing.splits import make_splits
+from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.training.checkpoint import read_state
 from evalfm.training.recipe import recipe_of
-from evalfm.training.tuning import Setting, Tuned, tune
+from evalfm.training.tuning import FineTuned, TrainingEnvironment, tune
 
 VIT, RESNET = "random:test_vit", "random:test_resnet"
 
@@ -40,10 +40,10 @@ class Bench:
     rows_read: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.question = pose(resolve_task(self.task, self.manifest), self.manifest)
+        self.cohort = select_cohort(resolve_task(self.task, self.manifest), self.manifest)
         self.encoder: Encoder = load_encoder(self.encoder_name, input_size=32, seed=self.seed)
-        self.part = parts(self.question, Settings(task=self.task))[0]
-        self.context = Context(self.question.task.kind, self.question.class_names, self.seed, progress=self)
+        self.split = make_splits(self.cohort, Settings(task=self.task))[0]
+        self.context = Context(self.cohort.task.kind, self.cohort.class_names, self.seed, progress=self)
 
     def track(self, items, label, total=None):
         yield from items
@@ -56,10 +56,10 @@ class Bench:
         return EncodedSource(encoder or self.encoder, self.manifest, store, maps=maps)
 
     def examples(self, part: str, maps: str = "stream") -> Examples:
-        return Side(self.question, self.source(maps=maps)).examples(getattr(self.part, part))
+        return LabelledFeatures(self.cohort, self.source(maps=maps)).examples(getattr(self.split, part))
 
     def head(self, name: str = "linear") -> Head:
-        return load_head(name, self.question.task.kind)
+        return load_head(name, self.cohort.task.kind)
 
     def tune(
         self,
@@ -70,22 +70,22 @@ class Bench:
         processes: int = 1,
         encoder: Encoder | None = None,
         **changes: object,
-    ) -> tuple[Tuned, Head]:
+    ) -> tuple[FineTuned, Head]:
         head = head or self.head()
         recipe = recipe_of(adaptation, {"epochs": 2, "least_steps": 4, **changes})
         assert recipe is not None
         base = encoder or self.encoder
-        side = Side(self.question, self.source(base))
+        side = LabelledFeatures(self.cohort, self.source(base))
         tuned = tune(
             base,
             head,
-            side.examples(self.part.train),
-            side.examples(self.part.val),
+            side.examples(self.split.train),
+            side.examples(self.split.val),
             self.context,
             adaptation=adaptation,
             recipe=recipe,
             manifest=self.manifest,
-            setting=Setting(self.folder / place, torch.device("cpu"), "float32", processes=processes),
+            setting=TrainingEnvironment(self.folder / place, torch.device("cpu"), "float32", processes=processes),
             source_of=self.source,
             progress=self,
         )
@@ -100,7 +100,7 @@ def bench(squares: Manifest, square_seg: str, tmp_path: Path) -> Callable[..., B
     return build
 
 
-def curve_of(tuned: Tuned, name: str) -> list[float]:
+def curve_of(tuned: FineTuned, name: str) -> list[float]:
     return [line[name] for line in tuned.fit.curve]
 
 

@@ -29,16 +29,16 @@ def test_without_augmentation_films_are_what_the_encoder_prepares(bench):
     assert second.positions == (2,)
     assert torch.equal(first.films, again.films)
     for index, position in enumerate(first.positions):
-        row = int(bench.part.val[position])
-        row = int(bench.question.rows[row])
+        row = int(bench.split.val[position])
+        row = int(bench.cohort.rows[row])
         tensor, geometry = bench.encoder.prepare(bench.manifest.image(row))
         assert torch.equal(first.films[index], tensor)
-        assert torch.equal(first.target[index], read_target(bench.question.masks(row), geometry, (8, 8)))
+        assert torch.equal(first.target[index], read_target(bench.cohort.masks(row), geometry, (8, 8)))
 
 
 def test_an_augmented_film_has_its_own_masks_and_a_label_stays(bench):
     bench = bench("masks")
-    position = next(i for i, row in enumerate(bench.examples("train").rows) if bench.question.masks(int(row)).any())
+    position = next(i for i, row in enumerate(bench.examples("train").rows) if bench.cohort.masks(int(row)).any())
     moved = augmenter(Augmentation(rotation_degrees=0, scale=(1, 1), translation=0.3), 0, 1, 7, is_unit_interval=True)
     with reader(bench, "train") as films:
         (plain,) = films.batches([[position]])
@@ -48,7 +48,7 @@ def test_an_augmented_film_has_its_own_masks_and_a_label_stays(bench):
     mask = torch.nn.functional.interpolate(changed.target.float(), (32, 32))[0, 0] > 200
     assert mask.any()
     assert float(changed.films[0, 0][mask].mean()) > float(changed.films[0, 0][~mask].mean()) + 0.3
-    labelled = torch.tensor([[5.0]] * len(bench.part.train))
+    labelled = torch.tensor([[5.0]] * len(bench.split.train))
     with reader(bench, "train", target=labelled, grid=None) as films:
         (batch,) = films.batches([[position]], lambda position: moved)
     assert batch.target.tolist() == [[5.0]]
@@ -62,7 +62,7 @@ def test_each_film_is_decoded_once(bench):
         read.append(row)
         return bench.manifest.image(row)
 
-    target = torch.zeros(len(bench.part.val), 1)
+    target = torch.zeros(len(bench.split.val), 1)
     with reader(bench, load=load, target=target, grid=None) as films:
         for _ in range(3):
             list(films.batches([[0, 1], [2, 1]]))

@@ -130,17 +130,17 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(bench, monkeypatc
 def test_hardly_any_lesion_gives_no_nan_and_no_empty_answer(bench, monkeypatch):
     """Every film but one of train and one of val is empty: most batches could be."""
     bench = bench("masks")
-    masks = type(bench.question).masks
+    masks = type(bench.cohort).masks
     lesions = [
-        next(int(row) for row in bench.question.rows[part] if masks(bench.question, int(row)).any())
-        for part in (bench.part.train, bench.part.val)
+        next(int(row) for row in bench.cohort.rows[part] if masks(bench.cohort, int(row)).any())
+        for part in (bench.split.train, bench.split.val)
     ]
 
     def rare(self, row):
         found = masks(self, row)
         return found if row in lesions else found & False
 
-    monkeypatch.setattr(type(bench.question), "masks", rare)
+    monkeypatch.setattr(type(bench.cohort), "masks", rare)
     tuned, _ = bench.tune("scratch", bench.head("multiscale"), positive_share=0.0)
     assert all(torch.isfinite(value).all() for value in tuned.tensors.values())
     assert all(line["val_dice"] > 0 for line in tuned.fit.curve)
@@ -178,7 +178,7 @@ def test_a_film_that_cannot_be_read_stops_with_its_row(bench, monkeypatch):
 
     def broken(self, row) -> Image:
         film = read(self, row)
-        return replace(film, pixels=film.pixels * 0) if row == int(bench.question.rows[bench.part.train[3]]) else film
+        return replace(film, pixels=film.pixels * 0) if row == int(bench.cohort.rows[bench.split.train[3]]) else film
 
     bench.tune("lora", epochs=1)
     monkeypatch.setattr(type(bench.manifest), "image", broken)

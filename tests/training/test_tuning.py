@@ -106,12 +106,12 @@ def test_the_head_predicts_by_the_best_epoch(bench):
     source = bench.source(tuned.encoder)
     tally = head.objective(bench.examples("val"), bench.context).tally(1)
     layout = head.layout(source, bench.context)
-    rows = bench.question.rows[bench.part.val].tolist()
+    rows = bench.cohort.rows[bench.split.val].tolist()
     features = source.features(rows, maps=True)
     from evalfm.heads.segmentation.targets import read_target
 
-    targets = torch.stack([read_target(bench.question.masks(row), source.geometry(row), layout.grid) for row in rows])
-    answers = torch.logit(head.answers(features.maps, features.pooled).double(), eps=1e-9)
+    targets = torch.stack([read_target(bench.cohort.masks(row), source.geometry(row), layout.grid) for row in rows])
+    answers = torch.logit(head.outputs(features.maps, features.pooled).double(), eps=1e-9)
     tally.add(answers[None].float(), targets)
     assert float(tally.score()) == pytest.approx(max(curve), abs=2e-3)
 
@@ -127,7 +127,7 @@ def test_nothing_of_test_is_read(bench, monkeypatch):
 
     monkeypatch.setattr(type(bench.manifest), "image", watched)
     bench.tune("full")
-    allowed = set(bench.question.rows[np.concatenate([bench.part.train, bench.part.val])].tolist())
+    allowed = set(bench.cohort.rows[np.concatenate([bench.split.train, bench.split.val])].tolist())
     assert read == allowed
 
 

@@ -30,7 +30,7 @@ def name_of(line: Line) -> str:
 
 
 def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup | None:
-    """Every line's estimate with its interval; floors (the third) hollow and grey. None where nothing has a value."""
+    """Every line's estimate with its interval; baselines (the third) hollow and grey. None where none has a value."""
     shown = [entry for entry in entries if entry[1].value is not None]
     if not shown:
         return None
@@ -44,11 +44,11 @@ def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup
         height=70 + 24 * len(shown),
         rows=names,
     )
-    for place, (name, estimate, floor) in enumerate(shown):
-        at, colour, hover = len(shown) - 1 - place, GREY if floor else COLOURS[0], f"{name}: {describe(estimate)}"
+    for place, (name, estimate, baseline) in enumerate(shown):
+        at, colour, hover = len(shown) - 1 - place, GREY if baseline else COLOURS[0], f"{name}: {describe(estimate)}"
         if estimate.low is not None and estimate.high is not None:
             chart.whisker(estimate.low, estimate.high, at, colour, hover)
-        chart.dot(float(estimate.value or 0.0), at, colour, hover, hollow=floor)
+        chart.dot(float(estimate.value or 0.0), at, colour, hover, hollow=baseline)
     return chart.drawn()
 
 
@@ -94,7 +94,7 @@ def calibration(lines: Sequence[Line]) -> Markup | None:
 
 
 def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Sequence[Estimate]]]) -> Markup | None:
-    """Per class the estimate of each line with its interval, one below the other, floors hollow and grey.
+    """Per class the estimate of each line with its interval, one below the other, baselines hollow and grey.
 
     None where nothing has a value.
     """
@@ -117,7 +117,7 @@ def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Se
         rows=classes,
     )
     for number, ((line, estimates), own) in enumerate(zip(lines, COLOURS, strict=False)):
-        name, colour = name_of(line), GREY if line.floor else own
+        name, colour = name_of(line), GREY if line.baseline else own
         chart.legend.append((name, colour, ""))
         shift = 0.7 * ((len(lines) - 1) / 2 - number) / max(len(lines), 1)
         for place, (each, one) in enumerate(zip(classes, estimates, strict=True)):
@@ -126,7 +126,7 @@ def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Se
             at, hover = len(classes) - 1 - place + shift, f"{each}, {name}: {describe(one)}"
             if one.low is not None and one.high is not None:
                 chart.whisker(one.low, one.high, at, colour, hover)
-            chart.dot(one.value, at, colour, hover, hollow=line.floor)
+            chart.dot(one.value, at, colour, hover, hollow=line.baseline)
     return chart.drawn()
 
 
@@ -161,17 +161,17 @@ Points = Sequence[tuple[float, Estimate]]
 
 
 def more_labels(metric: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
-    """The metric against the number of training images, per line; None where nothing has a value."""
+    """The metric against the number of training images, per line; None where none has a value."""
     return _lines("Few labels", "training images", "{:,.0f} images", metric, curves, logarithmic=True)
 
 
 def more_shots(metric: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
-    """The metric against the shots of each class, per line; None where nothing has a value."""
+    """The metric against the shots of each class, per line; None where none has a value."""
     return _lines("Few shots", "shots of each class", "{:g} shots", metric, curves, logarithmic=True)
 
 
 def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) -> Markup | None:
-    """The metric against how strongly an attribute was tied to the label in train; None where nothing has a value."""
+    """The metric against how strongly an attribute was tied to the label in train; None where none has a value."""
     label = f"phi of label and {attribute} in train"
     return _lines("Shortcut curve", label, "phi {:g}", metric, curves, logarithmic=False)
 

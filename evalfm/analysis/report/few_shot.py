@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from evalfm.analysis.few_shot import by_cohort, encoder_names
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.aside import FLAGS, Aside
+from evalfm.analysis.report.section import FLAGS, ReportSection
 from evalfm.analysis.report.tables import Value, table
 from evalfm.episodes import CHANCE, EpisodeRun
 
 METRIC = "macro AUROC"
 
 
-def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Aside]:
+def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[ReportSection]:
     """A section for each task and cohort among ``runs``, in their order."""
     return [_section(number, *found) for number, found in enumerate(by_cohort(runs))]
 
 
-def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> Aside:
+def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> ReportSection:
     encoders = encoder_names(runs)
     notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.notes))
     flags = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
@@ -44,4 +44,4 @@ def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> Aside:
     if rest:
         tables.append(("Notes of the episodes", table(f"episodes-{number}-notes", ["note"], rest)))
     drawings = [] if drawing is None else [(f"{METRIC} against the shots of each class", drawing)]
-    return Aside(f"Few-shot episodes: {name}", flags, words, tables, drawings)
+    return ReportSection(f"Few-shot episodes: {name}", flags, words, tables, drawings)

@@ -28,8 +28,8 @@ LEFT_TO_AUTHORS = (
 def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     """How the figures came about, in plain sentences; what the records say, and whether pairs were ``compared``."""
     records = [run.record for run in runs]
-    encoders = sorted({run.encoder for run in runs if not run.is_floor})
-    floors = sorted({run.encoder for run in runs if run.is_floor})
+    encoders = sorted({run.encoder for run in runs if not run.is_baseline})
+    baselines = sorted({run.encoder for run in runs if run.is_baseline})
     data = sorted({f"{each.data['test_name']} (licence: {each.data['licence']})" for each in records})
     sentences = [f"Features of {_listed(encoders) or 'no encoder'} were evaluated on {_listed(data)}."]
     if any(record.provenance.synthetic for record in records):
@@ -53,7 +53,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         sentences.append(
             f"{where} are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
         )
-    heads = sorted({f"{run.head} ({run.adaptation})" for run in runs if not run.is_floor})
+    heads = sorted({f"{run.head} ({run.adaptation})" for run in runs if not run.is_baseline})
     sentences.append(
         f"Heads and what of the encoder was trained: {_listed(heads)}; what was chosen of hyper-parameters, epochs and "
         "thresholds was chosen on val alone."
@@ -65,8 +65,8 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         sentences.append(
             f"There were up to {len(seeds)} seeds; they vary initialisation and order{also}, never the split."
         )
-    if floors:
-        sentences.append(f"Set beside the encoders as floors: {_listed(floors)}.")
+    if baselines:
+        sentences.append(f"Set beside the encoders as baselines: {_listed(baselines)}.")
     methods = sorted({one.method for run in runs for one in run.metrics.values() if one.low is not None and one.method})
     if methods:
         sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")

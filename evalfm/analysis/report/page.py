@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import render
-from evalfm.analysis.report.aside import FLAGS, Aside
 from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
+from evalfm.analysis.report.section import FLAGS, ReportSection
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import FAULTS, sections, why
 from evalfm.data.atomic import write_atomically
@@ -51,12 +51,12 @@ def report_page(
     )
 
 
-def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[Aside]:
-    found: list[Aside] = []
+def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
+    found: list[ReportSection] = []
     try:
         found += few_shot_sections(episodes)
     except FAULTS as error:
-        found.append(Aside("Few-shot episodes", [], f"This section could not be made: {why(error)}", []))
+        found.append(ReportSection("Few-shot episodes", [], f"This section could not be made: {why(error)}", []))
     return found + [quality_tables(number, each) for number, each in enumerate(features)]
 
 

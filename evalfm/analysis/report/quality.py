@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.report.aside import Aside
+from evalfm.analysis.report.section import ReportSection
 from evalfm.analysis.report.tables import Value, table
 from evalfm.cards import read_json
 from evalfm.errors import EvalfmError
@@ -31,7 +31,7 @@ def read_features(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def quality_tables(number: int, content: Mapping[str, Any]) -> Aside:
+def quality_tables(number: int, content: Mapping[str, Any]) -> ReportSection:
     """The section of one ``features.json``."""
     cautions = ["Synthetic data: these figures say nothing about patients."] if content["synthetic"] else []
     cautions += [
@@ -58,4 +58,4 @@ def quality_tables(number: int, content: Mapping[str, Any]) -> Aside:
     if pairs:
         header = ["one", "other", "CKA", "shared neighbours"]
         tables.append(("How alike two encoders see", table(f"features-{number}-pairs", header, pairs)))
-    return Aside(f"Feature quality on {content['data']}", cautions, words, tables)
+    return ReportSection(f"Feature quality on {content['data']}", cautions, words, tables)

@@ -55,7 +55,7 @@ def decodability_table(name: str, decoded: Sequence[Decoded]) -> Table:
         found = each.difference
         told: Value = each.reason if found is None else Signed(found.value, found.low, found.high)
         first: list[Value] = [each.attribute, f"{each.finding} = 0", each.data, each.encoder, each.head]
-        rows.append([*first, each.auroc, each.floor, told, p_words(None if found is None else found.p)])
+        rows.append([*first, each.auroc, each.baseline, told, p_words(None if found is None else found.p)])
     caption = (
         "A linear probe for the attribute among images without the finding. That the features hold it says that a head "
         "could use it, not that one does."

@@ -34,7 +34,7 @@ class Subgroups:
 def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
     """By the attributes that the task's card names; ``anchor`` begins the tables' names."""
     made = Subgroups()
-    lines = [line for line in best if not line.floor][:MOST_MODELS]
+    lines = [line for line in best if not line.baseline][:MOST_MODELS]
     asked = _attributes(made, lines[0].runs[0]) if lines else []
     if not asked:
         return made

@@ -132,8 +132,8 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
     with made.part("Each template alone"):
         _add_table(made, "Each template alone", templates_table(f"{made.anchor}-templates", summary))
     with made.part(f"{metric} of every line"):
-        drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.floor) for each in best])
-        _add(made, f"{metric} of every line, floors hollow", drawing)
+        drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.baseline) for each in best])
+        _add(made, f"{metric} of every line, baselines hollow", drawing)
     _add_by_kind(made, best)
     with made.part("Films"):
         _add_pictures(made, best)
@@ -160,9 +160,9 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
 def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
     """Runs on all training labels; where there are none, those on the largest subset."""
     whole = [run for run in runs if all(run.record.config.get(key) is None for key in SMALLER)]
-    if any(not run.is_floor for run in whole):
+    if any(not run.is_baseline for run in whole):
         return whole
-    most = max(_labels(run) for run in runs if not run.is_floor or not any(not each.is_floor for each in runs))
+    most = max(_labels(run) for run in runs if not run.is_baseline or not any(not each.is_baseline for each in runs))
     return [run for run in runs if run in whole or _labels(run) == most]
 
 
@@ -182,11 +182,11 @@ def _compared(name: str, found: Comparison) -> Table:
     rows: list[list[Value]] = []
     for each in found.entries:
         rank = None if each.rank is None else f"{each.rank[0]:g}–{each.rank[1]:g}"
-        told = "floor" if each.floor else "best" if each.in_best_set else ""
+        told = "baseline" if each.baseline else "best" if each.in_best_set else ""
         row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
         rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, told])
     if not found.pairs:
-        return table(name, header, rows, "One line that is no floor: there is no pair to compare.")
+        return table(name, header, rows, "One line that is no baseline: there is no pair to compare.")
     caption = (
         f"Paired differences to the best on the same patients ({found.method}); p after Holm over "
         f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}. "
@@ -245,9 +245,9 @@ def _add(made: Section, heading: str, drawing: Markup | None) -> None:
 
 
 def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
-    """What the kind of task calls for, of the best lines and the best floor."""
-    floors = [line for line in best if line.floor][:1]
-    shown = [*[line for line in best if not line.floor][: charts.MOST_CURVES - len(floors)], *floors]
+    """What the kind of task calls for, of the best lines and the best baseline."""
+    baselines = [line for line in best if line.baseline][:1]
+    shown = [*[line for line in best if not line.baseline][: charts.MOST_CURVES - len(baselines)], *baselines]
     kind = best[0].runs[0].kind
     if kind == "binary":
         with made.part("ROC curves"):
@@ -305,7 +305,7 @@ def _errors(run: Run) -> charts.Values:
 
 def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     """The films and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
-    line = next((line for line in best if not line.floor), best[0])
+    line = next((line for line in best if not line.baseline), best[0])
     run = line.runs[0]
     kind = run.kind
     paths = sorted((run.folder / "figures").glob("overlays_*.png" if kind == "segmentation" else "agreement.png"))
@@ -332,7 +332,7 @@ def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
     grouped: dict[str, list[Line]] = {}
     for summary in task_tables(runs):
         for line in summary.lines:
-            if not line.floor:
+            if not line.baseline:
                 grouped.setdefault(settings_but(line.runs[0], *SMALLER), []).append(line)
     several = [lines for lines in grouped.values() if len({round(_images(line)) for line in lines}) > 1]
     names = line_names([lines[0].runs[0] for lines in several])
@@ -390,11 +390,11 @@ def _parts(name: str, run: Run) -> Table:
 
 
 def _costs(name: str, lines: Sequence[Line]) -> Table:
-    """Parameters, operations and time of every encoder; floors are none."""
+    """Parameters, operations and time of every encoder; baselines are none."""
     header = ["encoder", "parameters", "GFLOP", "ms", "measured on", "dimensions", "licence"]
     times = Times.of([run for line in lines for run in line.runs])
     rows: dict[str, list[Value]] = {}
-    for line in (line for line in lines if not line.floor):
+    for line in (line for line in lines if not line.baseline):
         card, cost = line.runs[0].record.encoder, line.runs[0].record.provenance.cost
         milliseconds, on = times.milliseconds(line.runs[0]), times.words(line.runs[0])
         dimensions = (card.get("poolings") or {}).get(card.get("pooling"))

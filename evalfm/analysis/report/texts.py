@@ -9,7 +9,7 @@ from evalfm.statistics.estimate import Estimate
 
 
 def operating_table(name: str, summary: TaskTable) -> Table | None:
-    """Default and chosen thresholds of every line that is no floor; None where nobody asked or none applies."""
+    """Default and chosen thresholds of every line that is no baseline; None where nobody asked or none applies."""
     points = operating_points(summary) if wanted([run for line in summary.lines for run in line.runs]) else []
     if not points:
         return None

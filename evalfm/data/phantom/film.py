@@ -109,7 +109,7 @@ def _draw_case(seed: int, index: int, size: int, dials: Dials, tube: bool | None
     patient = draw_patient(seed, patient_of(index))
     visit = draw_visit(seed, index, dials)
     anatomy = draw_anatomy(seed, patient)
-    frame = make_frame(size, visit.pose)
+    frame = make_frame(size, visit.select_cohort)
     chest = measure_chest(frame, anatomy, visit, disease.draw_heart(seed, patient, visit, dials))
     pneumothorax = disease.draw_pneumothorax(seed, index, patient, dials)
     shown = disease.has_tube(seed, index, pneumothorax, dials) if tube is None else tube
@@ -176,7 +176,7 @@ def _pixels(case: _Case) -> Field:
 def _body(case: _Case) -> Field:
     """Line integral of attenuation through the patient, without devices."""
     size, visit, anatomy, frame, chest = case.size, case.visit, case.anatomy, case.frame, case.chest
-    coarse = make_frame(size // 2, visit.pose) if size >= 128 and size % 2 == 0 else frame
+    coarse = make_frame(size // 2, visit.select_cohort) if size >= 128 and size % 2 == 0 else frame
     tissue = body_thickness(coarse, anatomy, visit, case.patient, case.seed)
     tissue -= stomach_gas(coarse, anatomy, visit, generator(case.seed, Stream.GAS, case.index))
     line = enlarge(tissue * np.float32(WATER) + shoulder_attenuation(coarse, anatomy, visit), size).copy()

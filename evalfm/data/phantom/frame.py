@@ -53,7 +53,7 @@ class Frame:
     """
 
     size: int
-    pose: Pose
+    select_cohort: Pose
     x: Field
     y: Field
     left: NDArray[np.bool_]
@@ -100,14 +100,14 @@ def bands(part: tuple[slice, slice]) -> Iterator[tuple[slice, slice]]:
         yield slice(start, min(start + height, rows.stop)), columns
 
 
-def make_frame(size: int, pose: Pose) -> Frame:
+def make_frame(size: int, select_cohort: Pose) -> Frame:
     """Lay the patient's frame over ``size`` x ``size`` pixels."""
     across, down = _pixel_centres(size)
     rows, columns = _axes(size)
-    cosine = np.float32(np.cos(pose.rotation) / pose.scale)
-    sine = np.float32(np.sin(pose.rotation) / pose.scale)
-    u = across - np.float32(pose.shift_x)
-    v = down - np.float32(0.5 + pose.shift_y)
+    cosine = np.float32(np.cos(select_cohort.rotation) / select_cohort.scale)
+    sine = np.float32(np.sin(select_cohort.rotation) / select_cohort.scale)
+    u = across - np.float32(select_cohort.shift_x)
+    v = down - np.float32(0.5 + select_cohort.shift_y)
     x = cosine * u + sine * v
     y = cosine * v - sine * u + np.float32(0.5)
     left = x >= 0
@@ -117,16 +117,19 @@ def make_frame(size: int, pose: Pose) -> Frame:
     row += left * np.int32(entries)
     column = ((x - np.float32(columns.start)) * np.float32(columns.density)).astype(np.int32)
     np.clip(column, 0, entries - 1, out=column)
-    return Frame(size, pose, x, y, left, row, column, rows, columns)
+    return Frame(size, select_cohort, x, y, left, row, column, rows, columns)
 
 
-def to_film(points: NDArray[np.floating], pose: Pose) -> Field:
+def to_film(points: NDArray[np.floating], select_cohort: Pose) -> Field:
     """Patient coordinates [..., 2] (x, y) to film coordinates in [0, 1] from the upper left corner."""
-    cosine, sine = math.cos(pose.rotation) * pose.scale, math.sin(pose.rotation) * pose.scale
+    cosine, sine = (
+        math.cos(select_cohort.rotation) * select_cohort.scale,
+        math.sin(select_cohort.rotation) * select_cohort.scale,
+    )
     x, y = points[..., 0], points[..., 1] - 0.5
     film = np.empty(points.shape, dtype=np.float32)
-    film[..., 0] = cosine * x - sine * y + (0.5 + pose.shift_x)
-    film[..., 1] = sine * x + cosine * y + (0.5 + pose.shift_y)
+    film[..., 0] = cosine * x - sine * y + (0.5 + select_cohort.shift_x)
+    film[..., 1] = sine * x + cosine * y + (0.5 + select_cohort.shift_y)
     return film
 
 

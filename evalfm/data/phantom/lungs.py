@@ -26,8 +26,8 @@ def vessel_thickness(frame: Frame, patient: Patient, visit: Visit, seed: int) ->
     for position, group in enumerate(_BLURS):
         grid = _grid(position, frame.size)
         points = np.concatenate([layers[part][0] for part in group])
-        mass = np.concatenate([layers[part][1] for part in group]) * np.float32(grid**2 * frame.pose.scale**2)
-        drawn = splat(to_film(points, frame.pose), mass, grid)
+        mass = np.concatenate([layers[part][1] for part in group]) * np.float32(grid**2 * frame.select_cohort.scale**2)
+        drawn = splat(to_film(points, frame.select_cohort), mass, grid)
         sigma = 0.55 * float(np.mean([_RADII[part] for part in group])) * grid
         # Sharing a point among four pixels is a blur of some .4 pixels already.
         if sigma > 0.6:

@@ -49,7 +49,7 @@ class Visit:
     """
 
     view: str
-    pose: Pose
+    select_cohort: Pose
     inspiration: float
     turn: float
     arms: float
@@ -74,7 +74,7 @@ def draw_visit(seed: int, index: int, dials: Dials) -> Visit:
     """How film ``index`` was taken. An AP film is taken lying: less breath, more turn, arms at the side."""
     rng = generator(seed, Stream.VISIT, index)
     lying = bool(rng.random() < dials.anteroposterior)
-    pose = Pose(
+    select_cohort = Pose(
         rotation=float(rng.normal(0.0, 0.028 if lying else 0.016)),
         scale=float(np.clip(rng.normal(1.05, 0.045), 0.94, 1.16)),
         shift_x=float(np.clip(rng.normal(0.0, 0.018), -0.04, 0.04)),
@@ -83,4 +83,4 @@ def draw_visit(seed: int, index: int, dials: Dials) -> Visit:
     inspiration = float(np.clip(rng.normal(0.055 if lying else 0.012, 0.018), -0.02, 0.11))
     turn = float(np.clip(rng.normal(0.0, 0.011 if lying else 0.006), -0.025, 0.025))
     arms = float(np.clip(rng.normal(0.25 if lying else 0.75, 0.18), 0.0, 1.0))
-    return Visit("AP" if lying else "PA", pose, inspiration, turn, arms)
+    return Visit("AP" if lying else "PA", select_cohort, inspiration, turn, arms)

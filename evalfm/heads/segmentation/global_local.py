@@ -7,12 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.segmentation.multiscale import WIDTH, MultiscaleDecoder, decoder_settings
 from evalfm.heads.trained import TrainedDenseHead
 
 
-class GlobalLocalDecoder(Readout):
+class GlobalLocalDecoder(HeadModule):
     """A multiscale decoder whose projected maps are scaled and shifted per channel by the pooled embedding.
 
     The modulation is FiLM (Perez et al. 2018): at every scale ``map · (1 + scale) + shift``, both linear in the
@@ -41,9 +41,9 @@ class GlobalLocalDecoder(Readout):
         self.local.standardise(statistics)
         self._take_pooled(statistics.pooled_mean, statistics.pooled_scale)
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the last bias to ``answer`` [K]."""
-        self.local.start_at(answer)
+        self.local.init_bias(answer)
 
     def _take_pooled(self, mean: Tensor, scale: Tensor) -> None:
         # Divided by √D, for else a step of Adam, which moves all D weights at once, would move the answer by D rates.
@@ -59,7 +59,7 @@ class GlobalLocalHead(TrainedDenseHead):
     needs: ClassVar[frozenset[str]] = frozenset({"maps", "pooled"})
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> GlobalLocalDecoder:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> GlobalLocalDecoder:
         """A fresh decoder, its modulation the identity."""
         return GlobalLocalDecoder(layout, generator)
 

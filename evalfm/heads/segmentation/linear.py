@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.trained import TrainedDenseHead
 
 
-class LinearDecoder(Readout):
+class LinearDecoder(HeadModule):
     """Standardised deepest map → 1×1 convolution → bilinear to the target grid."""
 
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
@@ -30,7 +30,7 @@ class LinearDecoder(Readout):
         """Take the statistics of the deepest map."""
         self.project.standardise(statistics.map_means[-1], statistics.map_scales[-1])
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the bias; the weights start at zero."""
         self.project.bias.data.copy_(answer)
 
@@ -41,6 +41,6 @@ class LinearDenseHead(TrainedDenseHead):
     name: ClassVar[str] = "linear"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> LinearDecoder:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> LinearDecoder:
         """A fresh decoder, its weights zero."""
         return LinearDecoder(layout, generator)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics, fan_in_deviation
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, fan_in_deviation
 from evalfm.heads.trained import TrainedDenseHead
 
 WIDTH = 32
@@ -17,7 +17,7 @@ SHARPENING = 2
 """The decoder's grid is coarser than the target's by this; it answers with as many sub-cells a side."""
 
 
-class MultiscaleDecoder(Readout):
+class MultiscaleDecoder(HeadModule):
     """Each map standardised and projected to 32 channels → sum → GroupNorm, ReLU, 3×3 → sum → answer.
 
     Maps finer than the working grid enter with their cells stacked as channels (space to depth), so nothing
@@ -67,7 +67,7 @@ class MultiscaleDecoder(Readout):
             assert isinstance(projection, Projection)
             projection.standardise(mean.repeat_interleave(fold**2), scale.repeat_interleave(fold**2))
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the last bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
@@ -89,7 +89,7 @@ class MultiscaleHead(TrainedDenseHead):
     name: ClassVar[str] = "multiscale"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> MultiscaleDecoder:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> MultiscaleDecoder:
         """A fresh decoder."""
         return MultiscaleDecoder(layout, generator)
 

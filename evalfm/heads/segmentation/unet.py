@@ -13,7 +13,7 @@ from torch.nn import functional
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Layout, Maps, Readout
+from evalfm.heads.module import HeadModule, Layout, Maps
 from evalfm.heads.segmentation._drawn import drawn_from
 from evalfm.heads.trained import TrainedDenseHead
 
@@ -21,7 +21,7 @@ WIDTH_PER_STRIDE = 16
 LARGEST_WIDTH = 256
 
 
-class UNetDecoder(Readout):
+class UNetDecoder(HeadModule):
     """From the deepest map up: nearest upsampling, the next finer map beside it, two 3×3 convolutions; then the answer.
 
     U-Net (Ronneberger et al. 2015) in the version of segmentation-models-pytorch: batch norm, and a block's width
@@ -51,7 +51,7 @@ class UNetDecoder(Readout):
         decoded = self.decoder([size_alone, *maps])
         return functional.conv2d(decoded, self.answer, self.bias, padding=1)
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the last bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
@@ -81,7 +81,7 @@ class UNetHead(TrainedDenseHead):
         """The input's own size."""
         return input_size
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> UNetDecoder:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> UNetDecoder:
         """A fresh decoder."""
         return UNetDecoder(layout, generator)
 

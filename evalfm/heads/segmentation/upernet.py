@@ -11,7 +11,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.readout import Layout, Maps, Projection, Readout, Statistics, fan_in_deviation
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, fan_in_deviation
 from evalfm.heads.segmentation._drawn import drawn_from
 from evalfm.heads.trained import TrainedDenseHead
 
@@ -21,7 +21,7 @@ LEVELS = 4
 FINEST_STRIDE = 4
 
 
-class UPerNetDecoder(Readout):
+class UPerNetDecoder(HeadModule):
     """Maps standardised and projected to 64 channels → a pyramid → pyramid pooling and feature pyramid → answer.
 
     UPerNet (Xiao et al. 2018) in the version of segmentation-models-pytorch. It wants maps of falling resolution.
@@ -70,7 +70,7 @@ class UPerNetDecoder(Readout):
             assert isinstance(projection, Projection)
             projection.standardise(statistics.map_means[int(index)], statistics.map_scales[int(index)])
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the last bias to ``answer`` [K]."""
         self.bias.data.copy_(answer)
 
@@ -93,7 +93,7 @@ class UPerNetHead(TrainedDenseHead):
     name: ClassVar[str] = "upernet"
     rates: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> UPerNetDecoder:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> UPerNetDecoder:
         """A fresh decoder."""
         return UPerNetDecoder(layout, generator)
 

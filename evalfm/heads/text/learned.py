@@ -27,12 +27,12 @@ from evalfm.heads.text.losses import (
     selected,
     squared_difference,
 )
-from evalfm.heads.text.published import Setting, Weights, table_digest, template_of, weights_of
+from evalfm.heads.text.published import TrainingEnvironment, Weights, table_digest, template_of, weights_of
 from evalfm.heads.text.training import ContextSchedule, Labelled, Penalty, learn_context
 from evalfm.heads.text.wording import Wording, names_of
 from evalfm.tasks.prompts import LABELS, PromptSet
 
-EPOCHS: dict[Setting, int] = {"few-shot": 100, "base-to-novel": 50}
+EPOCHS: dict[TrainingEnvironment, int] = {"few-shot": 100, "base-to-novel": 50}
 
 
 class LearnedContextHead(TextHead):
@@ -51,9 +51,9 @@ class LearnedContextHead(TextHead):
     batch: ClassVar[int] = 4
     reads_sentences: ClassVar[bool] = True
 
-    def __init__(self, setting: Setting = "few-shot", schedule: ContextSchedule | None = None) -> None:
+    def __init__(self, setting: TrainingEnvironment = "few-shot", schedule: ContextSchedule | None = None) -> None:
         super().__init__()
-        self._setting: Setting = setting
+        self._setting: TrainingEnvironment = setting
         self.schedule = schedule or ContextSchedule(EPOCHS[setting], self.rate, self.batch)
         self._context = torch.empty(0)
         self._wording: Wording | None = None
@@ -192,9 +192,9 @@ class LearnedContextHead(TextHead):
                 f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
             )
         present = set(train.target.tolist())
-        unseen = [row.name for number, row in enumerate(prompts.rows) if number not in present]
-        if unseen:
-            notes.append(f"No train image shows {', '.join(unseen)}; the context was learnt on the others.")
+        held_out_images = [row.name for number, row in enumerate(prompts.rows) if number not in present]
+        if held_out_images:
+            notes.append(f"No train image shows {', '.join(held_out_images)}; the context was learnt on the others.")
         return notes
 
 

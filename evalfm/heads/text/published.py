@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.tasks.prompts import SLOT
 
-Setting = Literal["few-shot", "base-to-novel"]
+TrainingEnvironment = Literal["few-shot", "base-to-novel"]
 DEFAULT = "default"
 FILE = Path(__file__).with_name("published.yaml")
 
@@ -40,7 +40,7 @@ class Published(CardModel):
     """The file: ``weights`` by head, setting and data set, ``templates`` by head and data set or task."""
 
     schema_version: Literal[1] = Field(1, alias="schema")
-    weights: dict[str, dict[Setting, dict[str, Weights]]]
+    weights: dict[str, dict[TrainingEnvironment, dict[str, Weights]]]
     templates: dict[str, dict[str, str]]
 
     @model_validator(mode="after")
@@ -62,7 +62,7 @@ def published() -> Published:
     return validate(Published, read_yaml(FILE), str(FILE))
 
 
-def weights_of(head: str, setting: Setting, names: Sequence[str]) -> tuple[str, Weights]:
+def weights_of(head: str, setting: TrainingEnvironment, names: Sequence[str]) -> tuple[str, Weights]:
     """Whose weights are taken, and these: those of the first of ``names`` (data set, task) that has some."""
     settings = published().weights.get(head)
     return (DEFAULT, Weights()) if settings is None else _first(settings[setting], names)
@@ -73,7 +73,7 @@ def template_of(head: str, names: Sequence[str]) -> str:
     return _first(published().templates[head], names)[1]
 
 
-def table_digest(head: str, setting: Setting) -> str:
+def table_digest(head: str, setting: TrainingEnvironment) -> str:
     """SHA-256 of all that the file holds for a head and a setting: what of it decides a run."""
     content = published()
     weights = content.weights.get(head, {}).get(setting, {})

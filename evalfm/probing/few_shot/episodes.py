@@ -22,8 +22,8 @@ from evalfm.heads import episodic
 from evalfm.heads.head import Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.probing.existing import Known
+from evalfm.probing.few_shot.cohort import EpisodeCohort, pose_episodes
 from evalfm.probing.few_shot.frozen import Frozen, Scores
-from evalfm.probing.few_shot.posing import AskedEpisodes, pose_episodes
 from evalfm.probing.few_shot.settings import (
     DEFAULT_METHODS,
     DEFAULT_SHOTS,
@@ -36,17 +36,17 @@ from evalfm.probing.few_shot.settings import (
     Method,
 )
 from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
+from evalfm.probing.labelled import facts_key
 from evalfm.probing.names import check_names
-from evalfm.probing.opened import Opened, open_encoder
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import as_trained, contamination, provenance
+from evalfm.probing.session import EncoderSession, open_session
 from evalfm.probing.settings import EncoderSettings
-from evalfm.probing.sides import facts_key
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
 from evalfm.runs import (
     WORK,
-    InTheWay,
+    IfExists,
     check_writable,
     content_key,
     publishing,
@@ -136,7 +136,7 @@ def run_episodes(
 def answer_episodes(
     encoder: str | Encoder,
     encoder_settings: EncoderSettings,
-    asked: AskedEpisodes,
+    asked: EpisodeCohort,
     settings: EpisodeSettings,
     out: Path,
     *,
@@ -149,16 +149,16 @@ def answer_episodes(
         EvalfmError: the encoder cannot be had, or cannot answer by one of the methods.
     """
     remove_leftovers(out)
-    hidden = frozenset(asked.question.task.target)
-    opened = open_encoder(encoder, encoder_settings, asked.question.manifest, None, progress, hidden)
+    hidden = frozenset(asked.cohort.task.target)
+    session = open_session(encoder, encoder_settings, asked.cohort.manifest, None, progress, hidden)
     if FINE_TUNE in settings.methods:
-        check_trainable(opened)
+        check_trainable(session)
     text = None
     if ZERO_SHOT in settings.methods:
-        text = text_for([ZeroShotHead()], opened, asked.question, settings.prompts)
-    frozen = Frozen(opened, asked, progress)
+        text = text_for([ZeroShotHead()], session, asked.cohort, settings.prompts)
+    frozen = Frozen(session, asked, progress)
     known = Known(force)
-    making = _Making(opened, asked, settings, encoder_settings, out, known, progress, text, frozen)
+    making = EpisodeBuilder(session, asked, settings, encoder_settings, out, known, progress, text, frozen)
     found = [making.result(method) for method in settings.methods]
     known.tell(progress)
     return found
@@ -168,11 +168,11 @@ Answer = tuple[int, Scores, list[str]]
 
 
 @dataclass(frozen=True)
-class _Making:
+class EpisodeBuilder:
     """The making of the results of one encoder; each appears whole or not at all."""
 
-    opened: Opened
-    asked: AskedEpisodes
+    session: EncoderSession
+    asked: EpisodeCohort
     settings: EpisodeSettings
     encoder_settings: EncoderSettings
     out: Path
@@ -191,7 +191,7 @@ class _Making:
             return EpisodeRun.read(folder)
         check_writable(self.out)
         watch = Stopwatch()
-        self.progress.say(f"{self.opened.name} × {self.asked.question.task.name}: {method}")
+        self.progress.say(f"{self.session.name} × {self.asked.cohort.task.name}: {method}")
         # What fine-tuning has finished stays there when the process dies, and is taken over by the next one.
         work = adopt(self.out / WORK, f"episodes-{key[:16]}") if method == FINE_TUNE else None
         aurocs, notes = {}, []
@@ -199,7 +199,7 @@ class _Making:
             aurocs[shots] = episode_auroc(scores)
             notes += told
         record = self._record(method, key, aurocs, notes, watch.seconds())
-        with publishing(self.out, folder, InTheWay.REPLACED if self.known.force else InTheWay.KEPT) as place:
+        with publishing(self.out, folder, IfExists.REPLACED if self.known.force else IfExists.KEPT) as place:
             write_episodes(place, record, self._table(aurocs))
         if work is not None:
             forget(work)
@@ -207,22 +207,22 @@ class _Making:
 
     def _place(self, method: Method) -> tuple[Path, str]:
         """Where the result of ``method`` stands, and its key: a hash over all that decides it."""
-        task = self.asked.question.task
+        task = self.asked.cohort.task
         content = {
             "schema": 1,
             "evalfm": evalfm.__version__,
-            "encoder": self.opened.source.key,
-            "seen": self.opened.card["pretraining_data"],
+            "encoder": self.session.source.key,
+            "seen": self.session.card["pretraining_data"],
             "task": task.model_dump(mode="json"),
             "method": self._method(method),
             "data": self._images_key(method),
-            "facts": facts_key(self.asked.question, attributes=False),
+            "facts": facts_key(self.asked.cohort, attributes=False),
             "shots": self.settings.shots_of(method),
             "episodes": self.settings.episodes_of(method),
             "seed": self.settings.seed,
         }
         key = content_key(content)
-        return run_folder(self.out, self.opened.name, task.name, method, "episodes", key), key
+        return run_folder(self.out, self.session.name, task.name, method, "episodes", key), key
 
     def _images_key(self, method: Method) -> str:
         return self.asked.key(self.settings.episodes_of(method))
@@ -240,14 +240,14 @@ class _Making:
         """The same of trained copies of the encoder."""
         settings, workers = self.settings, self.encoder_settings.workers
         tuning = FineTuning(
-            self.opened, self.asked.question, settings.whole_recipe, work, settings.seed, workers, self.progress
+            self.session, self.asked.cohort, settings.whole_recipe, work, settings.seed, workers, self.progress
         )
         for shots in settings.shots:
             yield shots, tuning.scores(self.asked.drawn, shots, settings.episodes_of(FINE_TUNE)), []
 
     def _table(self, aurocs: Mapping[int, NDArray[np.float64]]) -> pd.DataFrame:
-        question, drawn = self.asked.question, self.asked.drawn
-        ids = public_names([str(each) for each in question.manifest.table["id"]], question.manifest.info)[question.rows]
+        cohort, drawn = self.asked.cohort, self.asked.drawn
+        ids = public_names([str(each) for each in cohort.manifest.table["id"]], cohort.manifest.info)[cohort.rows]
         lines = [
             {
                 "episode": episode,
@@ -264,64 +264,64 @@ class _Making:
     def _record(
         self, method: Method, key: str, aurocs: Mapping[int, NDArray[np.float64]], notes: list[str], seconds: float
     ) -> Record:
-        question, settings = self.asked.question, self.settings
-        info = question.manifest.info
-        opened = as_trained(self.opened, "full") if method == FINE_TUNE else self.opened
+        cohort, settings = self.asked.cohort, self.settings
+        info = cohort.manifest.info
+        session = as_trained(self.session, "full") if method == FINE_TUNE else self.session
         results = []
         for shots, values in aurocs.items():
             mean, deviation = over_episodes(values)
             results.append(ShotsResult(shots=shots, mean=mean.to_json(), sd=deviation))
         config: dict[str, Any] = settings.model_dump(mode="json") | {
             # The task's name and not the path of its card, which may name a person or a place.
-            "task": question.task.name,
+            "task": cohort.task.name,
             "methods": [method],
             "shots": list(settings.shots_of(method)),
             "prompts": None if settings.prompts is None else "file",
             "episodes": settings.episodes_of(method),
             "data": info.name,
-            "encoder": {"name": opened.name, **opened.asked},
+            "encoder": {"name": session.name, **session.asked},
         }
-        counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(question)}
+        counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(cohort)}
         return Record(
             schema=1,
             key=key,
             config=config,
-            encoder=opened.card,
-            task=question.task.model_dump(mode="json", by_alias=True),
+            encoder=session.card,
+            task=cohort.task.model_dump(mode="json", by_alias=True),
             method=self._method(method),
             data={
                 "name": info.name,
                 "licence": info.licence,
                 "citation": info.citation,
                 "class_names": list(self.asked.class_names),
-                "label_source": question.label_source,
-                "patients_known": bool(question.manifest.patients_known),
+                "label_source": cohort.label_source,
+                "patients_known": bool(cohort.manifest.patients_known),
                 "support_from": SUPPORT if self.asked.split else "patients who are not asked",
                 "query_from": QUERY if self.asked.split else "all patients",
                 **counted,
             },
             results=results,
-            notes=self._notes(opened, notes),
-            provenance=provenance(opened, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
+            notes=self._notes(session, notes),
+            provenance=provenance(session, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
         )
 
     def _method(self, method: Method) -> dict[str, Any]:
         """Its name and what decides its answer."""
         told: dict[str, Any] = {"name": method, **self.settings.of_method(method)}
         if method == ZERO_SHOT and self.text is not None:
-            told["text"] = text_key(self.text, self.asked.question.manifest.info.name)
+            told["text"] = text_key(self.text, self.asked.cohort.manifest.info.name)
         return told
 
-    def _notes(self, opened: Opened, told: list[str]) -> list[str]:
+    def _notes(self, session: EncoderSession, told: list[str]) -> list[str]:
         """Every caution that belongs beside the figures, each once."""
-        manifest = self.asked.question.manifest
+        manifest = self.asked.cohort.manifest
         notes = [OVERLAP]
         if manifest.info.synthetic:
             notes.append("Synthetic data: these figures say nothing about patients.")
-        if opened.random_weights:
+        if session.random_weights:
             notes.append("Random weights: the encoder has learnt nothing.")
         if not manifest.patients_known:
             notes.append("Patients unknown: images of one patient may stand in support and queries.")
-        notes += contamination(opened.card, [manifest])
-        notes += [*self.asked.question.notes, *opened.notes, *told]
+        notes += contamination(session.card, [manifest])
+        notes += [*self.asked.cohort.notes, *session.notes, *told]
         return list(dict.fromkeys(notes))

@@ -14,9 +14,9 @@ from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
 from evalfm.heads.head import Context, Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
-from evalfm.probing.few_shot.posing import AskedEpisodes
-from evalfm.probing.opened import Opened, compute_ahead
-from evalfm.probing.sides import Side
+from evalfm.probing.few_shot.cohort import EpisodeCohort
+from evalfm.probing.labelled import LabelledFeatures
+from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.progress import Progress
 
 Scores = NDArray[np.float64]
@@ -27,8 +27,8 @@ Scores = NDArray[np.float64]
 class Frozen:
     """The episodes of a question on one encoder's features."""
 
-    opened: Opened
-    asked: AskedEpisodes
+    session: EncoderSession
+    asked: EpisodeCohort
     progress: Progress
 
     def learnt(self, method: str, shots: int, strength: float) -> tuple[Scores, list[str]]:
@@ -42,25 +42,25 @@ class Frozen:
 
     def told(self, text: Text) -> Scores:
         """By sentences alone: the same for every support."""
-        question, drawn = self.asked.question, self.asked.drawn
+        cohort, drawn = self.asked.cohort, self.asked.drawn
         positions = np.unique(drawn.query)
-        compute_ahead(self.opened.source, question.rows[positions], maps=False, progress=self.progress)
-        examples = Side(question, self.opened.source).examples(positions)
+        compute_ahead(self.session.source, cohort.rows[positions], maps=False, progress=self.progress)
+        examples = LabelledFeatures(cohort, self.session.source).examples(positions)
         head = ZeroShotHead()
-        head.fit(examples, examples, Context(question.task.kind, question.class_names, text=text))
+        head.fit(examples, examples, Context(cohort.task.kind, cohort.class_names, text=text))
         by_class = of_all_classes(head.predict(examples))
         return by_class[np.searchsorted(positions, drawn.query)]
 
     @cached_property
     def _features(self) -> Tensor:
         """Features of every image that stands in an episode, each divided by its length, [M, D] float64."""
-        rows = self.asked.question.rows[self.asked.drawn.used]
-        compute_ahead(self.opened.source, rows, maps=False, progress=self.progress)
-        pooled = self.opened.source.features(rows.tolist()).pooled
+        rows = self.asked.cohort.rows[self.asked.drawn.used]
+        compute_ahead(self.session.source, rows, maps=False, progress=self.progress)
+        pooled = self.session.source.features(rows.tolist()).pooled
         broken = int((~torch.isfinite(pooled).all(dim=1)).sum())
         if broken:
             raise EvalfmError(
-                f"{self.opened.name} gives {broken} images features that are not finite; take out these images, or "
+                f"{self.session.name} gives {broken} images features that are not finite; take out these images, or "
                 "compute the features with --precision float32."
             )
         return episodic.normalised(pooled)

@@ -18,7 +18,7 @@ DEFAULT_METHODS: tuple[Method, ...] = ("linear", "prototypes", "knn")
 DEFAULT_SHOTS = (1, 2, 5, 10)
 QUERIES, EPISODES, FINE_TUNED_EPISODES = 10, 100, 5
 RECIPE: dict[str, Any] = {"probe_start": False, "epochs": 10, "least_steps": 100}
-"""Of ``fine-tune``, in place of that of ``--adapt full``: a support has no val to choose a probe on."""
+"""Of ``fine-tune``, in place of that of ``--adaptation full``: a support has no val to choose a probe on."""
 
 
 class EpisodeSettings(CardModel):

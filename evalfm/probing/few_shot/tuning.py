@@ -15,27 +15,27 @@ from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads import load_head
 from evalfm.probing.few_shot.frozen import Scores, of_all_classes
-from evalfm.probing.fitting import Fitting, Training, fit_trained
-from evalfm.probing.opened import Opened
-from evalfm.probing.parts import Part
-from evalfm.probing.sides import Deal
+from evalfm.probing.fitting import FitOptions, Training, fit_trained
+from evalfm.probing.labelled import SplitAssignment
+from evalfm.probing.session import EncoderSession
+from evalfm.probing.splits import Split
 from evalfm.progress import SILENT, Progress
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
-from evalfm.tasks.question import Question
 from evalfm.training.recipe import Recipe
 from evalfm.training.tuning import forget
 
 
-def check_trainable(opened: Opened) -> None:
+def check_trainable(session: EncoderSession) -> None:
     """Refuse an encoder that holds nothing to train.
 
     Raises:
         EvalfmError: it is a table of features or has no weights.
     """
-    source = opened.source
+    source = session.source
     if not isinstance(source, EncodedSource) or not any(True for _ in source.encoder.parameters()):
         raise EvalfmError(
-            f"{opened.name} has no weights, so fine-tune has nothing to train; take another encoder or other methods."
+            f"{session.name} has no weights, so fine-tune has nothing to train; take another encoder or other methods."
         )
 
 
@@ -48,8 +48,8 @@ class FineTuning:
         folder: of checkpoints and finished scores.
     """
 
-    opened: Opened
-    question: Question
+    session: EncoderSession
+    cohort: Cohort
     recipe: Recipe
     folder: Path
     seed: int
@@ -61,7 +61,7 @@ class FineTuning:
 
         There is no val in an episode: the best epoch is the one with the lowest loss on the support itself.
         """
-        label = f"{self.opened.name}: fine-tuning on {shots} shots"
+        label = f"{self.session.name}: fine-tuning on {shots} shots"
         return np.stack(
             [self._finished(drawn, shots, episode) for episode in self.progress.track(range(episodes), label, episodes)]
         )
@@ -81,17 +81,17 @@ class FineTuning:
         place = self.folder / f"training-{name}"
         place.mkdir(exist_ok=True)
         # Ordered classes are classes like any other here.
-        kind = "binary" if classes == 2 and self.question.task.kind == "binary" else "multiclass"
-        question = replace(self.question, task=self.question.task.model_copy(update={"kind": kind}))
-        part = Part(support.ravel(), support.ravel(), query.ravel())
+        kind = "binary" if classes == 2 and self.cohort.task.kind == "binary" else "multiclass"
+        cohort = replace(self.cohort, task=self.cohort.task.model_copy(update={"kind": kind}))
+        split = Split(support.ravel(), support.ravel(), query.ravel())
         fitted = fit_trained(
-            self.opened,
+            self.session,
             load_head("linear", kind),
-            Deal(question, None, (part,), ""),
-            part,
-            Fitting(self.seed, THRESHOLD_RULE),
+            SplitAssignment(cohort, None, (split,), ""),
+            split,
+            FitOptions(self.seed, THRESHOLD_RULE),
             Training("full", self.recipe, place, self.workers),
             SILENT,
         )
-        table = fitted.scores.test[[f"score_{each}" for each in question.class_names]].to_numpy(np.float64)
+        table = fitted.scores.test[[f"score_{each}" for each in cohort.class_names]].to_numpy(np.float64)
         return of_all_classes(table).reshape(classes, queries, classes)

@@ -41,7 +41,7 @@ def base_to_novel_metrics(
 
     Returns:
         ``harmonic_mean, accuracy_base, accuracy_novel``, and each with ``_constant``: of answering with the class that
-        is the most frequent of its half on these images, a floor.
+        is the most frequent of its half on these images, a baseline.
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is no class number.

@@ -11,7 +11,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.sources.density import import_source
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose
+from evalfm.tasks.cohort import select_cohort
 from tests.data.sources.published import drawn
 
 HEADER = "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split\n"
@@ -49,7 +49,7 @@ def test_every_view_has_its_breasts_density(root: Path) -> None:
     assert data.table["view"].tolist()[:4] == ["CC", "MLO", "CC", "MLO"]
     assert data.label("birads").tolist()[0] == 2
     assert data.locator(1) == "images/exam0/exam0xLMLO.dicom"
-    assert pose(load_task("density"), data).class_names == ("A", "B", "C", "D")
+    assert select_cohort(load_task("density"), data).class_names == ("A", "B", "C", "D")
 
 
 def test_views_of_an_exam_never_cross_and_the_official_test_part_stays(root: Path) -> None:

@@ -15,7 +15,7 @@ from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.manifest import Manifest
 from evalfm.data.sources.table import import_source
 from evalfm.errors import EvalfmError
-from evalfm.tasks.question import pose, resolve_task
+from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from .published import write_picture
 
@@ -231,7 +231,7 @@ def test_words_are_levels_in_their_order(root: Path) -> None:
     assert np.array_equal(data.label("tb"), [1, 0, np.nan], equal_nan=True)
     card = resolve_task("density", data)
     assert card.kind == "ordinal"
-    asked = pose(card, data)
+    asked = select_cohort(card, data)
     # By the alphabet D would be the lowest.
     assert asked.class_names == ("F", "G", "D")
     assert asked.target.tolist() == [1, 2, 0]
@@ -245,7 +245,7 @@ def test_two_levels_of_a_class_are_positive_in_their_order(root: Path) -> None:
         csv=root.parent / "mine.csv", image="file", labels={"tb": "tb"}, levels={"tb": ["sick", "healthy"]}
     )
     data, _ = noted(root, mapping)
-    asked = pose(resolve_task("tb", data), data)
+    asked = select_cohort(resolve_task("tb", data), data)
     assert (asked.task.kind, asked.class_names, asked.target.tolist()) == ("binary", ("tb_healthy",), [0, 1, 0])
 
 

@@ -8,7 +8,7 @@ import torch
 
 from evalfm.heads import list_heads, load_head
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Layout, Statistics
+from evalfm.heads.module import Layout, Statistics
 from evalfm.heads.trained import Schedule, TrainedDenseHead
 
 CONTEXT = Context("segmentation", ("lesion",), seed=3)
@@ -47,70 +47,70 @@ def readout_of(name, strides, size, outputs=1, seed=0):
     head = head_of(name)
     channels = tuple(6 + level for level in range(len(strides)))
     layout = Layout(5, channels, strides, outputs, head.answer_grid((size, size)))
-    readout = head.fresh(layout, torch.Generator().manual_seed(seed))
+    module = head.new_module(layout, torch.Generator().manual_seed(seed))
     generator = torch.Generator().manual_seed(seed + 1)
     maps = tuple(
         torch.randn(3, count, -(-size // stride), -(-size // stride), generator=generator)
         for count, stride in zip(channels, strides, strict=True)
     )
-    return readout, maps, torch.randn(3, 5, generator=generator)
+    return module, maps, torch.randn(3, 5, generator=generator)
 
 
-def stirred(readout):
+def stirred(module):
     """Every parameter moved off its start, so that zeros hide nothing."""
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
-        for parameter in readout.parameters():
+        for parameter in module.parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
-    return readout
+    return module
 
 
 @pytest.mark.parametrize(("name", "strides", "size"), LAYOUTS)
 def test_answers_on_its_grid_and_every_parameter_learns(name, strides, size):
-    readout, maps, pooled = readout_of(name, strides, size, outputs=2)
-    stirred(readout).train()
-    answer = readout(maps, pooled)
+    module, maps, pooled = readout_of(name, strides, size, outputs=2)
+    stirred(module).train()
+    answer = module(maps, pooled)
     assert answer.shape == (3, 2, *head_of(name).answer_grid((size, size)))
     answer.square().mean().backward()
-    for title, parameter in readout.named_parameters():
+    for title, parameter in module.named_parameters():
         assert parameter.grad is not None, title
         assert float(parameter.grad.abs().max()) > 0, title
 
 
 @pytest.mark.parametrize(("name", "strides", "size"), LAYOUTS)
 def test_a_film_alone_is_scored_as_in_a_batch(name, strides, size):
-    readout, maps, pooled = readout_of(name, strides, size)
-    stirred(readout).train()
-    readout(maps, pooled)
-    readout.eval()
+    module, maps, pooled = readout_of(name, strides, size)
+    stirred(module).train()
+    module(maps, pooled)
+    module.eval()
     with torch.no_grad():
-        together = readout(maps, pooled)
+        together = module(maps, pooled)
         for index in range(3):
-            alone = readout(tuple(level[index : index + 1] for level in maps), pooled[index : index + 1])
+            alone = module(tuple(level[index : index + 1] for level in maps), pooled[index : index + 1])
             assert torch.allclose(alone[0], together[index], atol=1e-4, rtol=1e-4)
         assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "strides", "size"), LAYOUTS)
 def test_a_batch_of_one_trains(name, strides, size):
-    readout, maps, pooled = readout_of(name, strides, size)
-    readout.train()
-    answer = readout(tuple(level[:1] for level in maps), pooled[:1])
+    module, maps, pooled = readout_of(name, strides, size)
+    module.train()
+    answer = module(tuple(level[:1] for level in maps), pooled[:1])
     answer.square().mean().backward()
     assert bool(torch.isfinite(answer).all())
 
 
 @pytest.mark.parametrize(("name", "strides", "size"), LAYOUTS)
 def test_rows_run_down_and_columns_across(name, strides, size):
-    readout, maps, pooled = readout_of(name, strides, size)
-    stirred(readout).eval()
+    module, maps, pooled = readout_of(name, strides, size)
+    stirred(module).eval()
     # A mark in the upper right corner of every map.
     marked = tuple(level.clone() for level in maps)
     for level in marked:
         cells = max(1, level.shape[2] // 4)
         level[:, :, :cells, -cells:] += 4
     with torch.no_grad():
-        change = (readout(marked, pooled) - readout(maps, pooled)).square().sum((0, 1))
+        change = (module(marked, pooled) - module(maps, pooled)).square().sum((0, 1))
     half = change.shape[0] // 2
     quarters = [float(change[rows, columns].sum()) for rows in (slice(half), slice(half, None))
                 for columns in (slice(half), slice(half, None))]  # fmt: skip
@@ -178,10 +178,10 @@ def test_finds_one_percent_of_the_pixels(plant, name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "unet"])
 def test_maps_are_standardised_by_the_statistics_of_train(name):
-    readout, maps, pooled = readout_of(name, (4, 8, 16), 64)
-    stirred(readout).eval()
+    module, maps, pooled = readout_of(name, (4, 8, 16), 64)
+    stirred(module).eval()
     with torch.no_grad():
-        expected = readout(maps, pooled)
+        expected = module(maps, pooled)
         scales = [10.0 ** torch.linspace(-2, 2, level.shape[1]) for level in maps]
         shifted = tuple((level + 5) * scale[:, None, None] for level, scale in zip(maps, scales, strict=True))
         statistics = Statistics(
@@ -190,23 +190,23 @@ def test_maps_are_standardised_by_the_statistics_of_train(name):
             tuple(5 * scale for scale in scales),
             tuple(scales),
         )
-        readout.standardise(statistics)
-        assert torch.allclose(readout(shifted, pooled * 7 + 3), expected, atol=2e-3, rtol=1e-3)
+        module.standardise(statistics)
+        assert torch.allclose(module(shifted, pooled * 7 + 3), expected, atol=2e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_answer_is_about_the_share_of_foreground(name):
-    readout, maps, pooled = readout_of(name, (4, 8, 16), 64, outputs=2)
-    readout.start_at(torch.tensor([-4.0, 1.0]))
-    readout.eval()
+    module, maps, pooled = readout_of(name, (4, 8, 16), 64, outputs=2)
+    module.init_bias(torch.tensor([-4.0, 1.0]))
+    module.eval()
     with torch.no_grad():
-        mean = readout(maps, pooled).mean((0, 2, 3))
+        mean = module(maps, pooled).mean((0, 2, 3))
     assert torch.allclose(mean, torch.tensor([-4.0, 1.0]), atol=0.5)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stackable_is_told_rightly(name):
-    readout, _, _ = readout_of(name, (4, 8, 16), 64)
-    stateful = [type(module).__name__ for module in readout.modules() if "BatchNorm" in type(module).__name__]
-    stateful += [type(module).__name__ for module in readout.modules() if "Dropout" in type(module).__name__]
-    assert not (readout.stackable and stateful)
+    module, _, _ = readout_of(name, (4, 8, 16), 64)
+    stateful = [type(module).__name__ for module in module.modules() if "BatchNorm" in type(module).__name__]
+    stateful += [type(module).__name__ for module in module.modules() if "Dropout" in type(module).__name__]
+    assert not (module.stackable and stateful)

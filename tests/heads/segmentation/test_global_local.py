@@ -6,7 +6,7 @@ import torch
 from torch.func import functional_call, vmap
 
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Layout
+from evalfm.heads.module import Layout
 from evalfm.heads.segmentation.global_local import GlobalLocalDecoder, GlobalLocalHead
 from evalfm.heads.segmentation.multiscale import MultiscaleDecoder, MultiscaleHead
 from evalfm.heads.trained import Schedule
@@ -71,20 +71,20 @@ def test_the_pooled_embedding_reaches_every_scale(level):
 
 def test_copies_run_as_one():
     maps, pooled = features()
-    readouts = [decoder(), decoder()]
+    modules = [decoder(), decoder()]
     with torch.no_grad():
-        for index, readout in enumerate(readouts):
-            for parameter in readout.parameters():
+        for index, module in enumerate(modules):
+            for parameter in module.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
     stacked = {
-        name: torch.stack([dict(each.named_parameters())[name] for each in readouts])
-        for name, _ in readouts[0].named_parameters()
+        name: torch.stack([dict(each.named_parameters())[name] for each in modules])
+        for name, _ in modules[0].named_parameters()
     }
-    buffers = dict(readouts[0].named_buffers())
+    buffers = dict(modules[0].named_buffers())
     with torch.no_grad():
-        together = vmap(lambda each: functional_call(readouts[0], (each, buffers), (maps, pooled)))(stacked)
-        for readout, answer in zip(readouts, together, strict=True):
-            assert torch.allclose(readout(maps, pooled), answer, atol=1e-5)
+        together = vmap(lambda each: functional_call(modules[0], (each, buffers), (maps, pooled)))(stacked)
+        for module, answer in zip(modules, together, strict=True):
+            assert torch.allclose(module(maps, pooled), answer, atol=1e-5)
 
 
 def test_it_uses_evidence_that_only_the_pooled_embedding_has(plant):

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
-from evalfm.heads.readout import Layout
+from evalfm.heads.module import Layout
 from evalfm.heads.segmentation.unet import UNetDecoder, UNetHead
 from evalfm.heads.trained import Schedule
 
@@ -43,10 +43,10 @@ def test_maps_of_one_stride_are_refused_with_the_remedy(plant, strides):
         UNetHead().layout(train.source, CONTEXT)
 
 
-def by_hand(readout, maps, grid):
+def by_hand(module, maps, grid):
     """The U-Net of the paper with nearest upsampling, block by block."""
     deep, *skips = maps[::-1]
-    for index, block in enumerate(readout.decoder.blocks):
+    for index, block in enumerate(module.decoder.blocks):
         size = skips[index].shape[2:] if index < len(skips) else grid
         deep = functional.interpolate(deep, size, mode="nearest")
         if index < len(skips):
@@ -55,7 +55,7 @@ def by_hand(readout, maps, grid):
             deep = functional.conv2d(deep, convolution.weight, convolution.bias, padding=1)
             deep = functional.batch_norm(deep, norm.running_mean, norm.running_var, norm.weight, norm.bias)
             deep = functional.relu(deep)
-    return functional.conv2d(deep, readout.answer, readout.bias, padding=1)
+    return functional.conv2d(deep, module.answer, module.bias, padding=1)
 
 
 @pytest.mark.parametrize(
@@ -70,22 +70,22 @@ def by_hand(readout, maps, grid):
 def test_every_map_goes_in_beside_the_block_of_its_size(strides, size, widths):
     channels = tuple(5 + index for index in range(len(strides)))
     layout = Layout(3, channels, strides, 2, (size, size))
-    readout = UNetDecoder(layout, torch.Generator().manual_seed(0))
+    module = UNetDecoder(layout, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(1)
     maps = tuple(
         torch.randn(2, count, -(-size // stride), -(-size // stride), generator=generator)
         for count, stride in zip(channels, strides, strict=True)
     )
-    readout.train()(maps, torch.zeros(2, 3))
-    readout.eval()
+    module.train()(maps, torch.zeros(2, 3))
+    module.eval()
     with torch.no_grad():
-        answer = readout(maps, torch.zeros(2, 3))
+        answer = module(maps, torch.zeros(2, 3))
         assert answer.shape == (2, 2, size, size)
-        assert torch.allclose(answer, by_hand(readout, maps, (size, size)), atol=1e-4)
-    assert [block.conv2[0].out_channels for block in readout.decoder.blocks] == widths
+        assert torch.allclose(answer, by_hand(module, maps, (size, size)), atol=1e-4)
+    assert [block.conv2[0].out_channels for block in module.decoder.blocks] == widths
 
 
 def test_it_is_the_usual_unet_with_batch_norm():
-    readout = UNetDecoder(Layout(3, (4, 4), (2, 4), 1, (8, 8)), torch.Generator().manual_seed(0))
-    assert sum(isinstance(each, nn.BatchNorm2d) for each in readout.modules()) == 2 * 2
-    assert not readout.stackable
+    module = UNetDecoder(Layout(3, (4, 4), (2, 4), 1, (8, 8)), torch.Generator().manual_seed(0))
+    assert sum(isinstance(each, nn.BatchNorm2d) for each in module.modules()) == 2 * 2
+    assert not module.stackable

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalfm.heads.readout import Layout
+from evalfm.heads.module import Layout
 from evalfm.heads.segmentation.upernet import UPerNetDecoder, pyramid_levels
 
 
@@ -30,11 +30,11 @@ def decoder(channels, strides, grid):
     return UPerNetDecoder(Layout(3, channels, strides, 1, grid), torch.Generator().manual_seed(0)).eval()
 
 
-def pyramid_of(readout, maps):
+def pyramid_of(module, maps):
     seen = []
-    hook = readout.decoder.register_forward_pre_hook(lambda module, given: seen.append([*given[0][2:]]))
+    hook = module.decoder.register_forward_pre_hook(lambda module, given: seen.append([*given[0][2:]]))
     with torch.no_grad():
-        answer = readout(maps, torch.zeros(len(maps[0]), 3))
+        answer = module(maps, torch.zeros(len(maps[0]), 3))
     hook.remove()
     return seen[0], answer
 
@@ -48,11 +48,11 @@ def test_a_vit_at_an_odd_grid_becomes_a_pyramid_of_the_answers_grid():
 
 
 def test_an_even_field_stays_even_through_the_pyramid_and_two_maps_on_a_level_are_summed():
-    readout = decoder((2,) * 5, (14,) * 5, (45, 45))
+    module = decoder((2,) * 5, (14,) * 5, (45, 45))
     maps = tuple(torch.full((1, 2, 13, 13), 1.0 + index) for index in range(5))
-    pyramid, _ = pyramid_of(readout, maps)
+    pyramid, _ = pyramid_of(module, maps)
     assert [level.shape[2] for level in pyramid] == [45, 23, 12, 6]
-    weights = [readout.projections[str(index)].weight for index in range(5)]
+    weights = [module.projections[str(index)].weight for index in range(5)]
     values = [weight.sum(1) * (1.0 + index) for index, weight in enumerate(weights)]
     expected = [values[0] + values[1], values[2], values[3], values[4]]
     for level, value in zip(pyramid, expected, strict=True):
@@ -62,15 +62,15 @@ def test_an_even_field_stays_even_through_the_pyramid_and_two_maps_on_a_level_ar
 def test_hierarchical_maps_enter_at_their_own_grid():
     generator = torch.Generator().manual_seed(1)
     maps = tuple(torch.randn(2, 3, 64 // stride, 64 // stride, generator=generator) for stride in (2, 4, 8, 16))
-    readout = decoder((3,) * 4, (2, 4, 8, 16), (16, 16))
-    pyramid, _ = pyramid_of(readout, maps)
+    module = decoder((3,) * 4, (2, 4, 8, 16), (16, 16))
+    pyramid, _ = pyramid_of(module, maps)
     assert [level.shape[2] for level in pyramid] == [16, 8, 4]
-    assert sorted(readout.projections) == ["1", "2", "3"]
+    assert sorted(module.projections) == ["1", "2", "3"]
 
 
 def test_no_norm_depends_on_the_batch():
-    readout = decoder((3,) * 3, (4, 8, 16), (16, 16))
-    assert not [each for each in readout.modules() if isinstance(each, nn.BatchNorm2d | nn.InstanceNorm2d)]
+    module = decoder((3,) * 3, (4, 8, 16), (16, 16))
+    assert not [each for each in module.modules() if isinstance(each, nn.BatchNorm2d | nn.InstanceNorm2d)]
     # 4 of pyramid pooling and its fusion, 2 laterals with their convolutions, and the last fusion.
-    assert sum(isinstance(each, nn.GroupNorm) for each in readout.modules()) == 4 + 1 + 2 * 2 + 1
-    assert not dict(readout.decoder.named_buffers())
+    assert sum(isinstance(each, nn.GroupNorm) for each in module.modules()) == 4 + 1 + 2 * 2 + 1
+    assert not dict(module.decoder.named_buffers())

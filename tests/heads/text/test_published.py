@@ -9,7 +9,15 @@ from pydantic import ValidationError
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.text.base_to_novel import base_and_novel
-from evalfm.heads.text.published import Published, Setting, Weights, published, table_digest, template_of, weights_of
+from evalfm.heads.text.published import (
+    Published,
+    TrainingEnvironment,
+    Weights,
+    published,
+    table_digest,
+    template_of,
+    weights_of,
+)
 from evalfm.tasks.card import list_tasks
 
 SETS = {
@@ -40,7 +48,7 @@ def test_every_set_of_the_paper_has_its_weights() -> None:
     ],
 )
 def test_the_data_set_decides_the_weights(
-    head: str, setting: Setting, names: list[str], whose: str, expected: tuple[float, float, float]
+    head: str, setting: TrainingEnvironment, names: list[str], whose: str, expected: tuple[float, float, float]
 ) -> None:
     found, weights = weights_of(head, setting, names)
     assert (found, (weights.consistency, weights.distillation, weights.tau)) == (whose, expected)

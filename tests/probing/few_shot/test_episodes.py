@@ -20,8 +20,8 @@ from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
 from evalfm.errors import EvalfmError
 from evalfm.probing.few_shot import episodes as module
 from evalfm.probing.few_shot.settings import EpisodeSettings
-from evalfm.probing.opened import open_encoder
 from evalfm.probing.probe import probe
+from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
 from evalfm.runs import find_runs
@@ -50,8 +50,8 @@ def graded(squares: Manifest) -> Manifest:
 
 
 def features_by_id(manifest: Manifest, encoder: str) -> dict[str, np.ndarray]:
-    opened = open_encoder(encoder, EncoderSettings.checked(name=encoder), manifest, None, SILENT)
-    pooled = opened.source.features(range(len(manifest))).pooled.double().numpy()
+    session = open_session(encoder, EncoderSettings.checked(name=encoder), manifest, None, SILENT)
+    pooled = session.source.features(range(len(manifest))).pooled.double().numpy()
     return dict(zip(manifest.table["id"], pooled / np.linalg.norm(pooled, axis=1, keepdims=True), strict=True))
 
 
@@ -88,7 +88,7 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
         squares, tmp_path / "episodes", Seer(), methods=["zeroshot", "linear"], prompts=prompts, queries=4
     )
     (probed,) = probe(
-        Seer(), "square", data=squares, heads=["zeroshot"], floors="none", prompts=prompts, out=tmp_path / "runs"
+        Seer(), "square", data=squares, heads=["zeroshot"], baselines="none", prompts=prompts, out=tmp_path / "runs"
     )
     predictions = probed.predictions().set_index("id")
     (result,) = zeroshot.record.results
@@ -116,7 +116,7 @@ def test_other_sentences_are_another_result(squares: Manifest, tmp_path: Path):
 
 def test_a_support_is_the_start_of_a_larger_one_and_queries_stay(squares: Manifest, tmp_path: Path):
     (made,) = run(squares, tmp_path, methods=["knn"])
-    by_shots = {shots: part.set_index("episode") for shots, part in made.table().groupby("shots")}
+    by_shots = {shots: split.set_index("episode") for shots, split in made.table().groupby("shots")}
     for episode in range(6):
         one, three = by_shots[1].loc[episode], by_shots[3].loc[episode]
         assert list(one["query"]) == list(three["query"])
@@ -242,7 +242,7 @@ def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
     told = {(row[1], row[2]): (row[4], row[5]) for row in rows}
     expected = {(each.method, at.shots): (at.estimate, at.sd) for each in made for at in each.record.results}
     assert told == expected
-    probed = probe("hog", "square", data=squares, heads=["linear"], floors="none", out=tmp_path / "runs")
+    probed = probe("hog", "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     page = report_page(probed, episodes=made)
     assert "Few-shot episodes: square on squares" in page
     assert "shots of each class" in page

@@ -47,9 +47,9 @@ def test_the_first_episodes_are_trained_each_from_the_encoder_as_it_is(
     made = run(squares, tmp_path, encoder)
     assert len(seen) == 2 == len(made.table())
     ids = squares.table["id"].sort_values().to_numpy()
-    for line, (part, scores) in zip(made.table().itertuples(), seen, strict=True):
-        assert list(ids[part.train]) == list(line.support) == list(ids[part.val])
-        assert list(ids[part.test]) == list(line.query)
+    for line, (split, scores) in zip(made.table().itertuples(), seen, strict=True):
+        assert list(ids[split.train]) == list(line.support) == list(ids[split.val])
+        assert list(ids[split.test]) == list(line.query)
         assert scores["target"].tolist() == [0.0] * 3 + [1.0] * 3
         assert line.macro_auroc == pytest.approx(roc_auc_score(scores["target"], scores["score_square"]))
     assert made.record.method["recipe"]["epochs"] == 1

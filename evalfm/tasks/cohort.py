@@ -38,7 +38,7 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
-class Question:
+class Cohort:
     """A task posed to one manifest.
 
     Attributes:
@@ -76,7 +76,7 @@ class Question:
         each = [_facts(self.manifest, finding, self.rows) for finding in self.task.target]
         return [[fact.digest for fact in facts] for facts in zip(*each, strict=True)]
 
-    def keep(self, chosen: NDArray[np.bool_], reason: str) -> Question:
+    def keep(self, chosen: NDArray[np.bool_], reason: str) -> Cohort:
         """The same question for the rows where ``chosen`` [N] is True; the others are counted under ``reason``."""
         dropped = int((~chosen).sum())
         if not dropped:
@@ -103,14 +103,14 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
 
 
-def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Question:
+def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) -> Cohort:
     """Ask ``task`` of ``manifest``: apply its cohort and ``where``, and find the truth of every row.
 
     Raises:
         EvalfmError: the target is absent or unknown throughout, or nothing is left.
     """
-    inside = cohort(task, manifest, where)
-    question = Question(
+    inside = task_rows(task, manifest, where)
+    cohort = Cohort(
         task,
         manifest,
         _by_id(manifest, np.flatnonzero(inside.keep)),
@@ -120,14 +120,14 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
         (),
         {},
     )
-    truth = _truth(task, manifest, question.rows)
+    truth = _truth(task, manifest, cohort.rows)
     known = truth.known
     if truth.target.size:
         unknown = np.isnan(truth.target)
         # Of several labels each is learnt and measured where it is known; a row leaves when none is.
         known = np.asarray(~(unknown.all(axis=1) if task.kind == "multilabel" else unknown.any(axis=1)))
-    question = replace(
-        question,
+    cohort = replace(
+        cohort,
         target=truth.target,
         positive=truth.positive,
         class_names=truth.class_names,
@@ -136,15 +136,13 @@ def pose(task: TaskCard, manifest: Manifest, where: str | None = None) -> Questi
         notes=inside.notes,
     ).keep(known & truth.known, "target unknown")
     if task.positives_only:
-        question = question.keep(question.positive, "no lesion (the task asks positives only)")
-    if not len(question):
-        reasons = (
-            "; ".join(f"{item.images} {item.reason}" for item in question.exclusions) or "the manifest has no rows"
-        )
+        cohort = cohort.keep(cohort.positive, "no lesion (the task asks positives only)")
+    if not len(cohort):
+        reasons = "; ".join(f"{item.images} {item.reason}" for item in cohort.exclusions) or "the manifest has no rows"
         raise EvalfmError(f"Task {task.name} has no image left to ask ({reasons}); check the label column and --where.")
     if task.kind not in ("multilabel", "segmentation"):
-        question = replace(question, target=question.target[:, 0])
-    return question
+        cohort = replace(cohort, target=cohort.target[:, 0])
+    return cohort
 
 
 def _by_id(manifest: Manifest, rows: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -153,7 +151,7 @@ def _by_id(manifest: Manifest, rows: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 @dataclass(frozen=True)
-class Cohort:
+class TaskRows:
     """Which rows a task is about.
 
     Attributes:
@@ -167,7 +165,7 @@ class Cohort:
     notes: tuple[str, ...]
 
 
-def cohort(task: TaskCard, manifest: Manifest, where: str | None) -> Cohort:
+def task_rows(task: TaskCard, manifest: Manifest, where: str | None) -> TaskRows:
     """Apply the card's condition (if its columns are there) and the caller's ``where``, in this order."""
     keep = np.ones(len(manifest), dtype=bool)
     exclusions: list[Exclusion] = []
@@ -183,7 +181,7 @@ def cohort(task: TaskCard, manifest: Manifest, where: str | None) -> Cohort:
         if dropped:
             exclusions.append(Exclusion(f"outside {expression}", dropped))
         keep &= inside
-    return Cohort(keep, tuple(exclusions), tuple(notes))
+    return TaskRows(keep, tuple(exclusions), tuple(notes))
 
 
 @dataclass(frozen=True)

@@ -14,22 +14,22 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
 from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
+from evalfm.probing.labelled import data_key
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.parts import Part, limited, parts
 from evalfm.probing.recording import lineage, same_name
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import data_key
+from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
 from evalfm.runs import Run
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.question import Exclusion, Question, pose
+from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
 
 KEY = 64
 """Hex digits of the key of one data set in ``split_hash``; that of separate test data stands behind."""
 
 
 @dataclass(frozen=True)
-class Unseen:
+class HeldOutImages:
     """Films that a run has not seen.
 
     Attributes:
@@ -39,12 +39,14 @@ class Unseen:
         left_out: why the other films are not there.
     """
 
-    question: Question
+    cohort: Cohort
     groups: tuple[tuple[int | None, NDArray[np.intp]], ...]
     left_out: tuple[Exclusion, ...]
 
 
-def unseen(run: Run, manifest: Manifest, trained_on: str | Path | Manifest | None, progress: Progress) -> Unseen:
+def held_out_images(
+    run: Run, manifest: Manifest, trained_on: str | Path | Manifest | None, progress: Progress
+) -> HeldOutImages:
     """The films of ``manifest`` that ``run`` has not seen.
 
     Of the data that the run was made from those are its test films, fold by fold where it has folds; its separate test
@@ -57,23 +59,25 @@ def unseen(run: Run, manifest: Manifest, trained_on: str | Path | Manifest | Non
     """
     settings = _settings(run)
     task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
-    question = pose(task, manifest, settings.where)
-    asked = limited(question, settings.limit)
+    cohort = select_cohort(task, manifest, settings.where)
+    asked = limited(cohort, settings.limit)
     dealt = _dealt(run, asked, settings)
     if dealt is not None:
-        groups = tuple((part.fold, part.test) for part in dealt)
-        tested = sum(len(part.test) for part in dealt)
-        return Unseen(asked, groups, _counted(asked, ("in the run's train or val, or unused", len(asked) - tested)))
+        groups = tuple((split.fold, split.test) for split in dealt)
+        tested = sum(len(split.test) for split in dealt)
+        return HeldOutImages(
+            asked, groups, _counted(asked, ("in the run's train or val, or unused", len(asked) - tested))
+        )
     if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
-        return Unseen(asked, ((None, np.arange(len(asked))),), asked.exclusions)
+        return HeldOutImages(asked, ((None, np.arange(len(asked))),), asked.exclusions)
     seen, rows = _training(run, settings, task, manifest, trained_on, progress)
-    shared, reasons = _shared(question, seen, rows, progress)
+    shared, reasons = _shared(cohort, seen, rows, progress)
     keep = np.flatnonzero(~shared)
     if not len(keep):
         raise EvalfmError(
             f"The run was trained or chosen on every film of {manifest.info.name} that its task asks; name other data."
         )
-    return Unseen(question, ((None, keep),), _counted(question, *reasons))
+    return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
 def _settings(run: Run) -> Settings:
@@ -82,14 +86,14 @@ def _settings(run: Run) -> Settings:
     return Settings.checked(**{name: config[name] for name in Settings.model_fields if name in config})
 
 
-def _dealt(run: Run, question: Question, settings: Settings) -> list[Part] | None:
-    """The parts of ``question`` where it is the one that ``run`` learnt from; else None."""
+def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
+    """The parts of ``cohort`` where it is the one that ``run`` learnt from; else None."""
     try:
-        dealt = parts(question, settings, subset_seed=int(run.record.config["seed"]))
+        dealt = make_splits(cohort, settings, subset_seed=int(run.record.config["seed"]))
     except EvalfmError:
         return None
-    named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
-    return dealt if data_key(question, named) == run.record.provenance.split_hash[:KEY] else None
+    named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
+    return dealt if data_key(cohort, named) == run.record.provenance.split_hash[:KEY] else None
 
 
 def _training(
@@ -99,7 +103,7 @@ def _training(
     manifest: Manifest,
     trained_on: str | Path | Manifest | None,
     progress: Progress,
-) -> tuple[Question, NDArray[np.intp]]:
+) -> tuple[Cohort, NDArray[np.intp]]:
     """The question that the run learnt from, and the manifest's rows of its train and val."""
     name = str(run.record.data["name"])
     told = ""
@@ -107,16 +111,16 @@ def _training(
     for candidate in candidates if trained_on is None else [trained_on]:
         try:
             own = load_manifest(candidate, task.name, progress)
-            question = limited(pose(task, own, settings.where), settings.limit)
+            cohort = limited(select_cohort(task, own, settings.where), settings.limit)
         except EvalfmError as error:
             if trained_on is not None:
                 raise
             told = told or f" ({error})"
             continue
-        dealt = _dealt(run, question, settings)
+        dealt = _dealt(run, cohort, settings)
         if dealt is not None:
-            used = np.unique(np.concatenate([np.concatenate([part.train, part.val]) for part in dealt]))
-            return question, question.rows[used]
+            used = np.unique(np.concatenate([np.concatenate([split.train, split.val]) for split in dealt]))
+            return cohort, cohort.rows[used]
         told = f"; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either"
     raise EvalfmError(
         f"{manifest.info.name} is not what this run was made from (ids, images, truth or split differ). Name the run's "
@@ -138,17 +142,17 @@ def _registered_as(name: str) -> list[Path]:
 
 
 def _shared(
-    question: Question, seen: Question, rows: NDArray[np.intp], progress: Progress
+    cohort: Cohort, seen: Cohort, rows: NDArray[np.intp], progress: Progress
 ) -> tuple[NDArray[np.bool_], list[tuple[str, int]]]:
-    """Which films of ``question`` the run has seen [N], and how many by each reason."""
-    here, there = question.manifest, seen.manifest.select(rows)
+    """Which films of ``cohort`` the run has seen [N], and how many by each reason."""
+    here, there = cohort.manifest, seen.manifest.select(rows)
     bytes_seen = set(there.digests(progress=progress).tolist())
-    same = np.isin(here.digests(question.rows.tolist(), progress=progress), list(bytes_seen))
+    same = np.isin(here.digests(cohort.rows.tolist(), progress=progress), list(bytes_seen))
     reasons = [("of the run's train or val", int(same.sum()))]
     akin = any(same_name(one, other) for one in lineage(here) for other in lineage(there))
-    asked, gone = here.select(question.rows), same
+    asked, gone = here.select(cohort.rows), same
     if akin:
-        copies = np.zeros(len(question), dtype=bool)
+        copies = np.zeros(len(cohort), dtype=bool)
         copies[[pair.one for pair in find_overlap(asked, there, progress).pairs]] = True
         reasons.append(("near copies of films of the run's train or val", int((copies & ~gone).sum())))
         gone = gone | copies
@@ -159,5 +163,5 @@ def _shared(
     return gone, reasons
 
 
-def _counted(question: Question, *more: tuple[str, int]) -> tuple[Exclusion, ...]:
-    return (*question.exclusions, *(Exclusion(reason, images) for reason, images in more if images))
+def _counted(cohort: Cohort, *more: tuple[str, int]) -> tuple[Exclusion, ...]:
+    return (*cohort.exclusions, *(Exclusion(reason, images) for reason, images in more if images))

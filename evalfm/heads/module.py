@@ -19,7 +19,7 @@ Maps = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """The features that a readout reads and the shape in which it answers.
+    """The features that a module reads and the shape in which it answers.
 
     Attributes:
         pooled_dim: D of the pooled features.
@@ -82,7 +82,7 @@ class Statistics:
     map_scales: tuple[Tensor, ...] = ()
 
 
-class Readout(nn.Module):
+class HeadModule(nn.Module):
     """Features to the answer before its link: logits, or standardised values.
 
     Attributes:
@@ -97,10 +97,10 @@ class Readout(nn.Module):
         """Maps [B, C, h, w] each and pooled [B, D] to [B, K], or to [B, K, *grid] for masks."""
 
     def standardise(self, statistics: Statistics) -> None:
-        """Take the statistics of train; a readout that normalises its input itself ignores them."""
+        """Take the statistics of train; a module that normalises its input itself ignores them."""
         return
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the last bias so that the first answer is about ``answer`` [K]."""
         return
 
@@ -132,7 +132,7 @@ class Projection(nn.Module):
         self.scale.copy_(scale)
 
 
-class AffineReadout(Readout):
+class AffineModule(HeadModule):
     """One affine map of the standardised pooled features."""
 
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
@@ -148,7 +148,7 @@ class AffineReadout(Readout):
         """Take the statistics of the pooled features."""
         self.project.standardise(statistics.pooled_mean, statistics.pooled_scale)
 
-    def start_at(self, answer: Tensor) -> None:
+    def init_bias(self, answer: Tensor) -> None:
         """Set the bias; the weights start at zero."""
         self.project.bias.data.copy_(answer)
 

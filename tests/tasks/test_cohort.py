@@ -13,7 +13,7 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import load_task
-from evalfm.tasks.question import pose, resolve_task
+from evalfm.tasks.cohort import resolve_task, select_cohort
 
 
 def dataset(folder: Path, columns: dict[str, object], **info: object) -> Manifest:
@@ -47,12 +47,12 @@ def rectangle(folder: Path, name: str, rows: slice, columns: slice) -> str:
 
 def test_unknown_labels_leave_and_are_counted(tmp_path: Path):
     manifest = dataset(tmp_path, {"pneumothorax": [1, 0, None, 1]}, label_source={"pneumothorax": "radiologist"})
-    question = pose(load_task("ptx-cls"), manifest)
-    assert question.rows.tolist() == [0, 1, 3]
-    assert question.target.tolist() == [1, 0, 1]
-    assert question.positive.tolist() == [True, False, True]
-    assert [(item.reason, item.images) for item in question.exclusions] == [("target unknown", 1)]
-    assert question.label_source == {"pneumothorax": "radiologist"}
+    cohort = select_cohort(load_task("ptx-cls"), manifest)
+    assert cohort.rows.tolist() == [0, 1, 3]
+    assert cohort.target.tolist() == [1, 0, 1]
+    assert cohort.positive.tolist() == [True, False, True]
+    assert [(item.reason, item.images) for item in cohort.exclusions] == [("target unknown", 1)]
+    assert cohort.label_source == {"pneumothorax": "radiologist"}
 
 
 def test_lateral_films_are_outside_a_chest_task_and_unknown_views_stay(tmp_path: Path):
@@ -62,14 +62,14 @@ def test_lateral_films_are_outside_a_chest_task_and_unknown_views_stay(tmp_path:
         label_source={"pneumothorax": "radiologist"},
         attributes=["view"],
     )
-    question = pose(load_task("ptx-cls"), manifest)
-    assert question.rows.tolist() == [0, 2, 3]
-    assert question.exclusions[0].images == 1
+    cohort = select_cohort(load_task("ptx-cls"), manifest)
+    assert cohort.rows.tolist() == [0, 2, 3]
+    assert cohort.exclusions[0].images == 1
 
 
 def test_without_a_view_column_the_run_says_that_the_cohort_was_not_applied(tmp_path: Path):
     manifest = dataset(tmp_path, {"pneumothorax": [1, 0]}, label_source={"pneumothorax": "radiologist"})
-    (note,) = pose(load_task("ptx-cls"), manifest).notes
+    (note,) = select_cohort(load_task("ptx-cls"), manifest).notes
     assert "no column view" in note
 
 
@@ -80,9 +80,9 @@ def test_where_keeps_a_part_and_counts_the_rest(tmp_path: Path):
         label_source={"pneumothorax": "radiologist"},
         attributes=["sex"],
     )
-    question = pose(load_task("ptx-cls"), manifest, where="sex == 'F'")
-    assert question.rows.tolist() == [0, 2]
-    assert ("outside sex == 'F'", 1) in [(item.reason, item.images) for item in question.exclusions]
+    cohort = select_cohort(load_task("ptx-cls"), manifest, where="sex == 'F'")
+    assert cohort.rows.tolist() == [0, 2]
+    assert ("outside sex == 'F'", 1) in [(item.reason, item.images) for item in cohort.exclusions]
 
 
 def test_a_label_comes_from_the_mask_where_no_column_gives_it(tmp_path: Path):
@@ -91,9 +91,9 @@ def test_a_label_comes_from_the_mask_where_no_column_gives_it(tmp_path: Path):
         rectangle(tmp_path, "empty.png", slice(0), slice(0)),
     ]
     manifest = dataset(tmp_path, {"pneumothorax_mask": [*names, None]}, mask_dialects={"pneumothorax": "file"})
-    question = pose(load_task("ptx-cls"), manifest)
-    assert question.target.tolist() == [1, 0]
-    assert question.label_source == {"pneumothorax": "mask"}
+    cohort = select_cohort(load_task("ptx-cls"), manifest)
+    assert cohort.target.tolist() == [1, 0]
+    assert cohort.label_source == {"pneumothorax": "mask"}
 
 
 def test_size_is_asked_of_positives_only_as_a_fraction_of_the_image(tmp_path: Path):
@@ -102,9 +102,9 @@ def test_size_is_asked_of_positives_only_as_a_fraction_of_the_image(tmp_path: Pa
         rectangle(tmp_path, "empty.png", slice(0), slice(0)),
     ]
     manifest = dataset(tmp_path, {"pneumothorax_mask": names}, mask_dialects={"pneumothorax": "file"})
-    question = pose(load_task("ptx-size"), manifest)
-    assert question.target.tolist() == [6 / 80]
-    assert "positives only" in question.exclusions[-1].reason
+    cohort = select_cohort(load_task("ptx-size"), manifest)
+    assert cohort.target.tolist() == [6 / 80]
+    assert "positives only" in cohort.exclusions[-1].reason
 
 
 def test_ratio_is_measured_on_masks_only_where_no_column_gives_it(tmp_path: Path):
@@ -113,7 +113,7 @@ def test_ratio_is_measured_on_masks_only_where_no_column_gives_it(tmp_path: Path
     right = rectangle(tmp_path, "right.png", slice(0, 6), slice(0, 3))
     masks = {"heart_mask": [heart] * 2, "left_lung_mask": [left] * 2, "right_lung_mask": [right] * 2}
     dialects = dict.fromkeys(("heart", "left_lung", "right_lung"), "file")
-    measured = pose(load_task("ctr"), dataset(tmp_path, masks, mask_dialects=dialects))
+    measured = select_cohort(load_task("ctr"), dataset(tmp_path, masks, mask_dialects=dialects))
     assert measured.target.tolist() == [0.4, 0.4]
     assert measured.label_source == {"ctr": "mask"}
     given = dataset(
@@ -122,8 +122,8 @@ def test_ratio_is_measured_on_masks_only_where_no_column_gives_it(tmp_path: Path
         label_source={"ctr": "radiologist"},
         label_kinds={"ctr": "number"},
     )
-    question = pose(load_task("ctr"), given)
-    assert (question.target.tolist(), question.label_source) == ([0.55], {"ctr": "radiologist"})
+    cohort = select_cohort(load_task("ctr"), given)
+    assert (cohort.target.tolist(), cohort.label_source) == ([0.55], {"ctr": "radiologist"})
 
 
 def test_size_in_the_lungs_is_of_both_lungs_and_what_the_air_took_of_them(tmp_path: Path):
@@ -139,10 +139,10 @@ def test_size_in_the_lungs_is_of_both_lungs_and_what_the_air_took_of_them(tmp_pa
     }
     dialects = dict.fromkeys(("pneumothorax", "right_lung", "left_lung"), "file")
     manifest = dataset(tmp_path, columns, mask_dialects=dialects)
-    question = pose(load_task("ptx-size-lung"), manifest)
+    cohort = select_cohort(load_task("ptx-size-lung"), manifest)
     # 12 pixels of air of the 48 of both lungs, whether the mask of the lung ends at the air or holds it.
-    assert (question.rows.tolist(), question.target.tolist()) == ([0, 1], [0.25, 0.25])
-    left = [(item.reason.split(" (")[0], item.images) for item in question.exclusions if item.images]
+    assert (cohort.rows.tolist(), cohort.target.tolist()) == ([0, 1], [0.25, 0.25])
+    left = [(item.reason.split(" (")[0], item.images) for item in cohort.exclusions if item.images]
     assert left[-2:] == [("target unknown", 3), ("no lesion", 1)]
 
 
@@ -151,21 +151,21 @@ def test_lungs_are_both_sides_together_or_their_own_mask(tmp_path: Path):
     left = rectangle(tmp_path, "left.png", slice(2, 8), slice(7, 10))
     sides = {"right_lung_mask": [right, right], "left_lung_mask": [left, None]}
     both = dataset(tmp_path, sides, mask_dialects=dict.fromkeys(("right_lung", "left_lung"), "file"))
-    question = pose(load_task("lung-seg"), both)
-    assert question.rows.tolist() == [0]
-    assert question.class_names == ("lungs",)
-    assert question.masks(0).shape == (1, 8, 10)
-    assert question.masks(0).sum() == 24 + 18
+    cohort = select_cohort(load_task("lung-seg"), both)
+    assert cohort.rows.tolist() == [0]
+    assert cohort.class_names == ("lungs",)
+    assert cohort.masks(0).shape == (1, 8, 10)
+    assert cohort.masks(0).sum() == 24 + 18
     own = dataset(
         tmp_path / "own",
         {"lungs_mask": [rectangle(tmp_path / "own", "lungs.png", slice(0, 1), slice(0, 1))] * 2},
         mask_dialects={"lungs": "file"},
         label_source={"lungs": "pseudo"},
     )
-    question = pose(load_task("lung-seg"), own)
-    assert (question.masks(1).sum(), question.label_source) == (1, {"lungs": "pseudo"})
+    cohort = select_cohort(load_task("lung-seg"), own)
+    assert (cohort.masks(1).sum(), cohort.label_source) == (1, {"lungs": "pseudo"})
     with pytest.raises(UnknownNameError, match="'lungs_mask'"):
-        pose(load_task("lung-seg"), dataset(tmp_path / "none", {"pneumothorax": [0]}))
+        select_cohort(load_task("lung-seg"), dataset(tmp_path / "none", {"pneumothorax": [0]}))
 
 
 def test_masks_that_a_model_made_say_so_in_every_task_on_them(tmp_path: Path):
@@ -176,16 +176,16 @@ def test_masks_that_a_model_made_say_so_in_every_task_on_them(tmp_path: Path):
         mask_dialects=dict.fromkeys(names, "file"),
         label_source={"heart": "pseudo", "lungs": "radiologist"},
     )
-    assert pose(load_task("heart-seg"), manifest).label_source == {"heart": "pseudo"}
-    assert pose(load_task("ctr"), manifest).label_source == {"ctr": "pseudo, radiologist"}
+    assert select_cohort(load_task("heart-seg"), manifest).label_source == {"heart": "pseudo"}
+    assert select_cohort(load_task("ctr"), manifest).label_source == {"ctr": "pseudo, radiologist"}
 
 
 def test_density_is_ordered_by_its_letters_and_asks_no_frontal_view(tmp_path: Path):
     columns = {"density": ["B", "A", None, "D"], "view": ["CC", "L", "MLO", "CC"]}
     manifest = dataset(tmp_path, columns, label_source={"density": "radiologist"}, label_kinds={"density": "class"})
-    question = pose(load_task("density"), manifest)
-    assert question.rows.tolist() == [0, 1, 3]
-    assert (question.class_names, question.target.tolist()) == (("A", "B", "D"), [1, 0, 2])
+    cohort = select_cohort(load_task("density"), manifest)
+    assert cohort.rows.tolist() == [0, 1, 3]
+    assert (cohort.class_names, cohort.target.tolist()) == (("A", "B", "D"), [1, 0, 2])
 
 
 def test_of_several_findings_each_is_asked_where_it_is_known(tmp_path: Path):
@@ -193,18 +193,18 @@ def test_of_several_findings_each_is_asked_where_it_is_known(tmp_path: Path):
     columns = {name: [float(number % 2), None, None] for number, name in enumerate(names)}
     columns["hernia"] = [1.0, 1.0, None]
     manifest = dataset(tmp_path, columns, label_source=dict.fromkeys(names, "text-mined"))
-    question = pose(load_task("nih14"), manifest)
-    assert (question.rows.tolist(), question.class_names, question.target.shape) == ([0, 1], names, (2, 14))
-    assert np.flatnonzero(~np.isnan(question.target[1])).tolist() == [names.index("hernia")]
+    cohort = select_cohort(load_task("nih14"), manifest)
+    assert (cohort.rows.tolist(), cohort.class_names, cohort.target.shape) == ([0, 1], names, (2, 14))
+    assert np.flatnonzero(~np.isnan(cohort.target[1])).tolist() == [names.index("hernia")]
 
 
 def test_masks_of_a_row_are_one_channel_per_finding(tmp_path: Path):
     name = rectangle(tmp_path, "full.png", slice(1, 3), slice(2, 5))
     manifest = dataset(tmp_path, {"heart_mask": [name, None]}, mask_dialects={"heart": "file"})
-    question = pose(load_task("heart-seg"), manifest)
-    assert question.rows.tolist() == [0]
-    assert question.masks(0).shape == (1, 8, 10)
-    assert question.masks(0).sum() == 6
+    cohort = select_cohort(load_task("heart-seg"), manifest)
+    assert cohort.rows.tolist() == [0]
+    assert cohort.masks(0).shape == (1, 8, 10)
+    assert cohort.masks(0).sum() == 6
 
 
 def test_a_plain_column_becomes_a_task_by_its_values(tmp_path: Path):
@@ -217,7 +217,7 @@ def test_a_plain_column_becomes_a_task_by_its_values(tmp_path: Path):
     )
     assert resolve_task("score", manifest).kind == "regression"
     assert resolve_task("grade", manifest).kind == "multiclass"
-    sex = pose(resolve_task("sex", manifest), manifest)
+    sex = select_cohort(resolve_task("sex", manifest), manifest)
     assert (sex.task.kind, sex.class_names) == ("binary", ("sex_M",))
     assert dict(zip(sex.rows.tolist(), sex.target.tolist(), strict=True)) == {
         row: row % 3 for row in range(11) if row % 3 < 2
@@ -234,13 +234,13 @@ def test_an_unknown_task_proposes_tasks_and_columns(tmp_path: Path):
 def test_a_label_unknown_throughout_is_refused(tmp_path: Path, values: list[object]):
     manifest = dataset(tmp_path, {"pneumothorax": values}, label_source={"pneumothorax": "x"})
     with pytest.raises(EvalfmError, match="no image left"):
-        pose(load_task("ptx-cls"), manifest)
+        select_cohort(load_task("ptx-cls"), manifest)
 
 
 def test_an_absent_label_column_is_named(tmp_path: Path):
     manifest = dataset(tmp_path, {"pneumothoraks": [0, 1]}, label_source={"pneumothoraks": "x"})
     with pytest.raises(UnknownNameError, match="Did you mean 'pneumothoraks'"):
-        pose(load_task("ptx-cls"), manifest)
+        select_cohort(load_task("ptx-cls"), manifest)
 
 
 @pytest.mark.parametrize(
@@ -271,9 +271,9 @@ def test_a_label_declared_as_classes_is_asked_as_classes(
         label_kinds={"g": "class"},
         levels={} if levels is None else {"g": levels},
     )
-    question = pose(resolve_task("g", manifest), manifest)
-    assert (question.task.kind, question.class_names, question.task.title) == (kind, names, title)
-    told = dict(zip(question.rows.tolist(), question.target.tolist(), strict=True))
+    cohort = select_cohort(resolve_task("g", manifest), manifest)
+    assert (cohort.task.kind, cohort.class_names, cohort.task.title) == (kind, names, title)
+    told = dict(zip(cohort.rows.tolist(), cohort.target.tolist(), strict=True))
     order = (
         list(names) if kind != "binary" else sorted(map(str, values), key=(levels or sorted(map(str, values))).index)
     )

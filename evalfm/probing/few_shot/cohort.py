@@ -13,17 +13,17 @@ from evalfm.data.episodes import Episodes, draw_episodes
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.few_shot.settings import EpisodeSettings
+from evalfm.probing.labelled import data_key
 from evalfm.probing.loading import load_question
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import data_key
 from evalfm.progress import SILENT, Progress
-from evalfm.tasks.question import Question
+from evalfm.tasks.cohort import Cohort
 
 KINDS = ("binary", "multiclass", "ordinal")
 
 
 @dataclass(frozen=True)
-class AskedEpisodes:
+class EpisodeCohort:
     """A question with its episodes.
 
     Attributes:
@@ -33,7 +33,7 @@ class AskedEpisodes:
         images: hash of the cohort's images and their truth.
     """
 
-    question: Question
+    cohort: Cohort
     drawn: Episodes
     class_names: tuple[str, ...]
     split: bool
@@ -49,35 +49,35 @@ class AskedEpisodes:
 
 def pose_episodes(
     settings: EpisodeSettings, data: str | Path | Manifest | None, progress: Progress = SILENT
-) -> AskedEpisodes:
+) -> EpisodeCohort:
     """Read the data, pose the task and draw the episodes, before anything is computed.
 
     Raises:
         EvalfmError: the data have faults, the task has no classes, or a class has too few images.
     """
-    question = load_question(Settings.checked(task=settings.task, where=settings.where), data, progress)
-    task, manifest = question.task, question.manifest
+    cohort = load_question(Settings.checked(task=settings.task, where=settings.where), data, progress)
+    task, manifest = cohort.task, cohort.manifest
     if task.kind not in KINDS:
         remedy = "ask one of its labels, as --task LABEL" if task.kind == "multilabel" else "ask a task of classes"
         raise EvalfmError(
             f"Episodes take n images of each class, and an image of the {task.kind} task {task.name} is of no one "
             f"class; {remedy}."
         )
-    names = question.class_names
+    names = cohort.class_names
     if task.kind == "binary":
         names = (f"no {names[0]}", names[0])
     if len(names) < 2:
         raise EvalfmError(f"{task.name} has one class only, {names[0]}; take data with two or more.")
     has_split = "split" in manifest.table.columns
     drawn = draw_episodes(
-        question.target.astype(np.intp),
-        split_units(manifest, question.rows, progress=progress),
-        [str(each) for each in manifest.table["id"].to_numpy()[question.rows]],
+        cohort.target.astype(np.intp),
+        split_units(manifest, cohort.rows, progress=progress),
+        [str(each) for each in manifest.table["id"].to_numpy()[cohort.rows]],
         names,
         shots=max(settings.shots),
         queries=settings.queries,
         episodes=settings.episodes,
         seed=settings.seed,
-        split=manifest.splits[question.rows] if has_split else None,
+        split=manifest.splits[cohort.rows] if has_split else None,
     )
-    return AskedEpisodes(question, drawn, names, has_split, data_key(question, []))
+    return EpisodeCohort(cohort, drawn, names, has_split, data_key(cohort, []))

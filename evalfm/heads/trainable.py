@@ -9,17 +9,17 @@ from torch import Tensor
 
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context, Examples
+from evalfm.heads.module import AffineModule, HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective, objective_of
-from evalfm.heads.readout import AffineReadout, Layout, Readout, Statistics
 
 
-class Tunable(ABC):
+class TrainableHead(ABC):
     """A head whose answer is a module, so that it can be trained together with its encoder."""
 
     @property
     @abstractmethod
     def reads_maps(self) -> bool:
-        """Whether the readout looks at maps."""
+        """Whether the module looks at maps."""
 
     @abstractmethod
     def objective(self, train: Examples, context: Context) -> Objective:
@@ -27,34 +27,34 @@ class Tunable(ABC):
 
     @abstractmethod
     def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """What the readout reads of ``source`` and the shape in which it answers.
+        """What the module reads of ``source`` and the shape in which it answers.
 
         Raises:
             EvalfmError: the source lacks what the head reads.
         """
 
     @abstractmethod
-    def fresh(self, layout: Layout, generator: torch.Generator) -> Readout:
-        """An untrained readout; all its randomness comes from ``generator``."""
+    def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
+        """An untrained module; all its randomness comes from ``generator``."""
 
     @abstractmethod
-    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
-        """A readout that answers as the fitted head does, on features of these ``statistics``."""
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
+        """A module that answers as the fitted head does, on features of these ``statistics``."""
 
     @abstractmethod
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
-        """Predict by ``readout`` from now on."""
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Predict by ``module`` from now on."""
 
     def usable(self, examples: Examples) -> Examples:
         """The examples that can be trained on or chosen by; all of them, unless some lack what the head learns from."""
         return examples
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
-        """Choose on val what the readout itself does not hold, once it is kept; sentences to tell about it."""
+        """Choose on val what the module itself does not hold, once it is kept; sentences to tell about it."""
         return ()
 
 
-class AffineTunable(Tunable):
+class TrainableAffineHead(TrainableHead):
     """A head that is one affine map of the pooled features: weight [K, D] and bias [K] on features as they are."""
 
     @abstractmethod
@@ -78,21 +78,21 @@ class AffineTunable(Tunable):
         """One vector an image."""
         return Layout.of(source, len(context.class_names))
 
-    def fresh(self, layout: Layout, generator: torch.Generator) -> AffineReadout:
+    def new_module(self, layout: Layout, generator: torch.Generator) -> AffineModule:
         """Zero weights."""
-        return AffineReadout(layout, generator)
+        return AffineModule(layout, generator)
 
-    def fitted(self, statistics: Statistics, objective: Objective) -> Readout:
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The fitted map."""
         weight, bias = self.affine(objective)
         layout = Layout(weight.shape[1], (), (), weight.shape[0])
-        readout = AffineReadout(layout, torch.Generator())
-        readout.standardise(statistics)
-        readout.take_raw(weight, bias)
-        return readout
+        module = AffineModule(layout, torch.Generator())
+        module.standardise(statistics)
+        module.take_raw(weight, bias)
+        return module
 
-    def keep(self, readout: Readout, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the map back."""
-        assert isinstance(readout, AffineReadout)
-        weight, bias = readout.raw()
+        assert isinstance(module, AffineModule)
+        weight, bias = module.raw()
         self.take_affine(weight.cpu(), bias.cpu(), objective)

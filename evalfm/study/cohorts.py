@@ -9,17 +9,17 @@ from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.probing.labelled import as_learnt, refuse_shared_images
 from evalfm.probing.loading import load_manifest
-from evalfm.probing.parts import limited, parts
 from evalfm.probing.settings import Settings
-from evalfm.probing.sides import as_learnt, refuse_shared_images
+from evalfm.probing.splits import limited, make_splits
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry, absent_data
 from evalfm.tasks.card import TaskCard, load_task
+from evalfm.tasks.cohort import Cohort, masks_of, resolve_task, select_cohort
 from evalfm.tasks.prompts import EXCLUSIVE
-from evalfm.tasks.question import Question, masks_of, pose, resolve_task
 
 WITHOUT_SHOTS = ("multilabel", "regression")
 MIN_CLASSES = 2
@@ -95,13 +95,13 @@ Posed = dict[tuple[str, str], Asked]
 """By the name of the task and of its data."""
 
 
-def pose_all(study: Study, manifests: Manifests) -> tuple[Posed, list[str]]:
+def select_cohorts(study: Study, manifests: Manifests) -> tuple[Posed, list[str]]:
     """Every task of ``study`` with its images; beside them one sentence a fault."""
     asked: Posed = {}
     faults: list[str] = []
     for entry in study.tasks:
         try:
-            asked[entry.name, study.data_of(entry)[0]] = _pose(study, entry, manifests)
+            asked[entry.name, study.data_of(entry)[0]] = _select(study, entry, manifests)
         except _SubsetFaults as found:
             faults += found.sentences
         except EvalfmError as error:
@@ -161,47 +161,47 @@ class _SubsetFaults(Exception):
         self.sentences = sentences
 
 
-def _pose(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
+def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     data, test_where = study.data_of(entry)
     manifest = manifests.get(data)
     card = resolve_task(entry.name, manifest)
     manifest.validate(deep=True, findings=masks_of(card, manifest))
-    question = limited(pose(card, manifest, study.where), study.limit)
+    cohort = limited(select_cohort(card, manifest, study.where), study.limit)
     test = None
     if study.test_data is not None:
         outside = manifests.get(study.test_data)
         outside.validate(deep=True, findings=masks_of(card, outside))
-        test = limited(pose(card, outside, study.where), study.limit)
-        refuse_shared_images(question, test)
-        test = as_learnt(question, test)
+        test = limited(select_cohort(card, outside, study.where), study.limit)
+        refuse_shared_images(cohort, test)
+        test = as_learnt(cohort, test)
     sizes: dict[Subset, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
     for subset in study.subsets_of(entry):
-        if not _serves(subset, card) or (subset.base_to_novel and len(question.class_names) < FEWEST_TO_HALVE):
+        if not _serves(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
             continue
         try:
-            sizes[subset] = _deal(study, test_where, question, test, subset, used)
+            sizes[subset] = _deal(study, test_where, cohort, test, subset, used)
         except EvalfmError as error:
             where = "" if subset == Subset() else f" ({subset_label(subset)})"
             faults.append(f"{entry.name}{where}: {error}")
     if faults:
         raise _SubsetFaults(faults)
-    rows = question.rows[np.unique(np.concatenate(used))] if used else np.empty(0, dtype=np.intp)
-    return Asked(card, data, sizes, manifest, rows, len(question.class_names))
+    rows = cohort.rows[np.unique(np.concatenate(used))] if used else np.empty(0, dtype=np.intp)
+    return Asked(card, data, sizes, manifest, rows, len(cohort.class_names))
 
 
 def _deal(
     study: Study,
     test_where: str | None,
-    question: Question,
-    test: Question | None,
+    cohort: Cohort,
+    test: Cohort | None,
     subset: Subset,
     used: list[NDArray[np.intp]],
 ) -> tuple[Sizes, ...]:
     """The sizes of the first seed's parts, once every seed has been dealt; their positions are added to ``used``."""
     settings = Settings.checked(
-        task=question.task.name,
+        task=cohort.task.name,
         **subset._asdict(),
         val_shots=study.val_shots if subset.shots is not None else None,
         folds=study.folds,
@@ -211,7 +211,7 @@ def _deal(
         limit=study.limit,
         test_data=study.test_data,
     )
-    dealt = [parts(question, settings, subset_seed=seed) for seed in range(study.seeds)]
+    dealt = [make_splits(cohort, settings, subset_seed=seed) for seed in range(study.seeds)]
     for part in (part for seed in dealt for part in seed):
         used.append(np.concatenate([part.train, part.val, part.test]))
     return tuple(

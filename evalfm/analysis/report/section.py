@@ -13,7 +13,7 @@ FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
 
 
 @dataclass(frozen=True)
-class Aside:
+class ReportSection:
     """Title, cautions, a paragraph, and drawings and tables with their headings."""
 
     title: str

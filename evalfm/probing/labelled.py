@@ -18,71 +18,71 @@ from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
-from evalfm.probing.parts import Part
+from evalfm.probing.splits import Split
+from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.measures import LUNGS, parts_of
-from evalfm.tasks.question import Question
 
 
 @dataclass(frozen=True)
-class Side:
+class LabelledFeatures:
     """A question and where the features of its manifest come from."""
 
-    question: Question
+    cohort: Cohort
     source: FeatureSource
 
     def examples(self, positions: NDArray[np.intp]) -> Examples:
         """What a head sees of the question's rows at ``positions``."""
-        question = self.question
-        rows = question.rows[positions]
+        cohort = self.cohort
+        rows = cohort.rows[positions]
         reader: MaskReader | None = None
-        if question.task.kind == "segmentation":
-            reader = question.masks
-        elif measured_findings(question):
-            reader = partial(read_measured, question)
+        if cohort.task.kind == "segmentation":
+            reader = cohort.masks
+        elif measured_findings(cohort):
+            reader = partial(read_measured, cohort)
         return Examples(
             source=self.source,
             rows=rows,
-            target=question.target[positions],
-            patients=question.manifest.patients[rows],
+            target=cohort.target[positions],
+            patients=cohort.manifest.patients[rows],
             masks=reader,
-            masked=None if reader is None or question.task.kind == "segmentation" else self._masked(rows),
+            masked=None if reader is None or cohort.task.kind == "segmentation" else self._masked(rows),
         )
 
     def _masked(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
         """Which rows have every mask that the task's measure needs."""
-        columns = [f"{finding}_mask" for finding in measured_findings(self.question)]
-        known = self.question.manifest.table[columns].notna().all(axis=1)
+        columns = [f"{finding}_mask" for finding in measured_findings(self.cohort)]
+        known = self.cohort.manifest.table[columns].notna().all(axis=1)
         return np.asarray(known.to_numpy(dtype=bool)[rows])
 
 
-def measured_findings(question: Question) -> tuple[str, ...]:
+def measured_findings(cohort: Cohort) -> tuple[str, ...]:
     """The masks on which the task's target can be measured, as far as the manifest has them; else none."""
-    columns = set(map(str, question.manifest.table.columns))
+    columns = set(map(str, cohort.manifest.table.columns))
     wanted: tuple[str, ...] = ()
-    if question.task.measure == "area-fraction":
-        wanted = question.task.target
-    elif question.task.measure == "lung-fraction":
-        wanted = (*question.task.target, *parts_of(LUNGS, columns))
-    elif question.task.measure == "ctr":
+    if cohort.task.measure == "area-fraction":
+        wanted = cohort.task.target
+    elif cohort.task.measure == "lung-fraction":
+        wanted = (*cohort.task.target, *parts_of(LUNGS, columns))
+    elif cohort.task.measure == "ctr":
         wanted = ("heart", *parts_of(LUNGS, columns))
     return wanted if all(f"{finding}_mask" in columns for finding in wanted) else ()
 
 
-def read_measured(question: Question, row: int) -> NDArray[np.bool_]:
+def read_measured(cohort: Cohort, row: int) -> NDArray[np.bool_]:
     """The masks of ``row`` that the task's target is measured on, bool [K, H, W].
 
     Raises:
         EvalfmError: one of them is unknown.
     """
-    found = [question.manifest.mask(row, finding) for finding in measured_findings(question)]
+    found = [cohort.manifest.mask(row, finding) for finding in measured_findings(cohort)]
     masks = [mask for mask in found if mask is not None]
     if len(masks) < len(found):
-        raise EvalfmError(f"Row {row + 1} lacks a mask that {question.task.name} is measured on.")
+        raise EvalfmError(f"Row {row + 1} lacks a mask that {cohort.task.name} is measured on.")
     return np.stack(masks)
 
 
 @dataclass(frozen=True)
-class Deal:
+class SplitAssignment:
     """A question dealt for one seed.
 
     Attributes:
@@ -93,30 +93,30 @@ class Deal:
         facts: hash of what else of the data a run says or reckons with, see ``facts_key``.
     """
 
-    question: Question
-    test: Question | None
-    parts: tuple[Part, ...]
+    cohort: Cohort
+    test: Cohort | None
+    splits: tuple[Split, ...]
     key: str
     facts: str = ""
 
     @classmethod
-    def of(cls, question: Question, test: Question | None, dealt: Sequence[Part]) -> Deal:
-        """Hash the parts of ``question``, and the separate test rows, if any."""
-        named = [(f"{name}/{part.fold}", getattr(part, name)) for part in dealt for name in ("train", "val", "test")]
-        key = data_key(question, named)
-        facts = facts_key(question)
+    def of(cls, cohort: Cohort, test: Cohort | None, dealt: Sequence[Split]) -> SplitAssignment:
+        """Hash the parts of ``cohort``, and the separate test rows, if any."""
+        named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
+        key = data_key(cohort, named)
+        facts = facts_key(cohort)
         if test is not None:
             key += data_key(test, [("test", np.arange(len(test)))])
             facts += facts_key(test)
-        return cls(question, test, tuple(dealt), key, facts)
+        return cls(cohort, test, tuple(dealt), key, facts)
 
 
-def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
+def data_key(cohort: Cohort, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
     """Hash of what is asked and of how it is dealt: ids, image bytes, truth and part of every row, in hex."""
     digest = hashlib.sha256()
-    images = question.manifest.digests(question.rows.tolist())
-    ids = question.manifest.table["id"].to_numpy(dtype=object)[question.rows]
-    truths = question.mask_digests() if question.task.kind == "segmentation" else question.target.tolist()
+    images = cohort.manifest.digests(cohort.rows.tolist())
+    ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows]
+    truths = cohort.mask_digests() if cohort.task.kind == "segmentation" else cohort.target.tolist()
     for position, truth in enumerate(truths):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in dealt:
@@ -124,13 +124,13 @@ def data_key(question: Question, dealt: list[tuple[str, NDArray[np.intp]]]) -> s
     return digest.hexdigest()
 
 
-def facts_key(question: Question, *, attributes: bool = True) -> str:
+def facts_key(cohort: Cohort, *, attributes: bool = True) -> str:
     """Hash of what a result depends on beside the ids, image bytes, truth and parts of ``data_key``, in hex.
 
     That is who is whose patient and by which name a row leaves the data, its declared ``attributes`` and pixel
     spacing, the names of the classes, and what the data set says of itself that a result repeats.
     """
-    manifest, info = question.manifest, question.manifest.info
+    manifest, info = cohort.manifest, cohort.manifest.info
     whole = {
         "name": info.name,
         "licence": info.licence,
@@ -138,28 +138,28 @@ def facts_key(question: Question, *, attributes: bool = True) -> str:
         "synthetic": bool(info.synthetic),
         "derived_from": list(info.derived_from),
         "pictures": bool(info.redistributable_images),
-        "class_names": list(question.class_names),
-        "label_source": question.label_source,
+        "class_names": list(cohort.class_names),
+        "label_source": cohort.label_source,
         "patients_known": bool(manifest.patients_known),
-        "exclusions": [[each.reason, each.images] for each in question.exclusions],
-        "notes": list(question.notes),
+        "exclusions": [[each.reason, each.images] for each in cohort.exclusions],
+        "notes": list(cohort.notes),
     }
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
     # Where a row went is told by the parts.
-    table = public_table(manifest, question.rows).drop(columns="split")
+    table = public_table(manifest, cohort.rows).drop(columns="split")
     columns = {str(name): table[name] for name in table if attributes or name in ("id", "patient")}
-    columns |= {name: manifest.table[name].iloc[question.rows] for name in SPACING_COLUMNS if name in manifest.table}
+    columns |= {name: manifest.table[name].iloc[cohort.rows] for name in SPACING_COLUMNS if name in manifest.table}
     for name, column in columns.items():
         digest.update(json.dumps([name, column.tolist()], default=str).encode())
     return digest.hexdigest()
 
 
-def measured_key(question: Question) -> str:
+def measured_key(cohort: Cohort) -> str:
     """Hash of the masks that the task's target is measured on, for heads that learn on them, in hex."""
-    rows = question.rows.tolist()
+    rows = cohort.rows.tolist()
     each = []
-    for finding in measured_findings(question):
-        facts = mask_facts(question.manifest, [finding], rows)
+    for finding in measured_findings(cohort):
+        facts = mask_facts(cohort.manifest, [finding], rows)
         unreadable = next(iter(facts.failed.values()), None)
         if unreadable is not None:
             raise EvalfmError(unreadable)
@@ -167,9 +167,9 @@ def measured_key(question: Question) -> str:
     return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 
-def images_digest(question: Question, positions: NDArray[np.intp]) -> str:
+def images_digest(cohort: Cohort, positions: NDArray[np.intp]) -> str:
     """Hash of which images stand at ``positions``, by id and bytes, in hex; their order does not matter."""
-    return rows_digest(question.manifest, question.rows[positions])
+    return rows_digest(cohort.manifest, cohort.rows[positions])
 
 
 def rows_digest(manifest: Manifest, rows: NDArray[np.intp]) -> str:
@@ -180,7 +180,7 @@ def rows_digest(manifest: Manifest, rows: NDArray[np.intp]) -> str:
     return hashlib.sha256("\x1e".join(each).encode()).hexdigest()
 
 
-def as_learnt(train: Question, test: Question) -> Question:
+def as_learnt(train: Cohort, test: Cohort) -> Cohort:
     """``test`` with its classes numbered as ``train`` numbers them, which lacks none of them.
 
     Each data set numbers the levels that it has: where the test data lack a class, the others would stand one lower.
@@ -211,7 +211,7 @@ def as_learnt(train: Question, test: Question) -> Question:
     return replace(test, target=number[test.target.astype(np.intp)], class_names=names)
 
 
-def refuse_shared_images(train: Question, test: Question) -> None:
+def refuse_shared_images(train: Cohort, test: Cohort) -> None:
     """Refuse a test set that holds an image of the training set.
 
     Raises:

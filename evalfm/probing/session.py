@@ -35,7 +35,7 @@ TRIAL_FROM = 100
 
 
 @dataclass(frozen=True)
-class Opened:
+class EncoderSession:
     """A feature source per manifest, with what a run records of the encoder behind them.
 
     Attributes:
@@ -109,14 +109,14 @@ def _seconds_per_image(source: EncodedSource) -> float:
     return time.perf_counter() - started
 
 
-def open_encoder(
+def open_session(
     encoder: str | EncoderCard | Encoder,
     settings: EncoderSettings,
     manifest: Manifest,
     test: Manifest | None,
     progress: Progress,
     hidden: frozenset[str] = frozenset(),
-) -> Opened:
+) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
     ``hidden`` columns are kept from the metadata: the question's own targets.
@@ -130,15 +130,15 @@ def open_encoder(
         source = make(manifest, rest, hidden, manifest)
         tested = None if test is None else make(test, rest, hidden, manifest)
         card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
-        return Opened(kind, source, tested, card)
+        return EncoderSession(kind, source, tested, card)
     device, precision = _where(settings)
-    opened = _load(encoder, settings, device, precision)
+    session = _load(encoder, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
     over = [
         None
         if each is None
         else EncodedSource(
-            opened,
+            session,
             each,
             store,
             maps=settings.maps,
@@ -150,19 +150,19 @@ def open_encoder(
         for each in (manifest, test)
     ]
     assert over[0] is not None
-    return Opened(
-        name=opened.card.name,
+    return EncoderSession(
+        name=session.card.name,
         source=over[0],
         test=over[1],
-        card=opened.card.model_dump(mode="json", by_alias=True),
-        weights_digest=opened.weights_digest,
-        random_weights=opened.random_weights,
+        card=session.card.model_dump(mode="json", by_alias=True),
+        weights_digest=session.weights_digest,
+        random_weights=session.random_weights,
         device=device,
-        precision=opened.settings.precision,
-        training_precision=_training_precision(settings, device, opened.settings.precision),
+        precision=session.settings.precision,
+        training_precision=_training_precision(settings, device, session.settings.precision),
         asked=_public(settings),
-        redraw=_redraw(encoder, settings, device, precision) if opened.random_weights else None,
-        notes=opened.notes,
+        redraw=_redraw(encoder, settings, device, precision) if session.random_weights else None,
+        notes=session.notes,
     )
 
 

@@ -1,0 +1,121 @@
+"""Who is trained on, who chooses and who is tested; a patient never stands on two sides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalfm.data.manifest import Manifest
+from evalfm.errors import EvalfmError
+from evalfm.probing.settings import Settings
+from evalfm.probing.splits import limited, make_splits
+from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
+from tests.squares import make_squares
+
+
+@pytest.fixture
+def cohort(squares: Manifest) -> Cohort:
+    return select_cohort(resolve_task("square", squares), squares)
+
+
+def patients_of(cohort: Cohort, positions: np.ndarray) -> set[str]:
+    return set(cohort.manifest.patients[cohort.rows[positions]].tolist())
+
+
+def test_one_split_is_the_manifests_own(cohort: Cohort):
+    (split,) = make_splits(cohort, Settings(task="square"))
+    split = cohort.manifest.table["split"].to_numpy()
+    for name in ("train", "val", "test"):
+        assert set(split[cohort.rows[getattr(split, name)]]) == {name}
+    assert len(split.train) + len(split.val) + len(split.test) == len(cohort)
+
+
+def test_folds_test_every_image_once_and_keep_patients_apart(cohort: Cohort):
+    dealt = make_splits(cohort, Settings(task="square", folds=5))
+    tested = np.concatenate([split.test for split in dealt])
+    assert sorted(tested.tolist()) == list(range(len(cohort)))
+    for split in dealt:
+        sides = [patients_of(cohort, getattr(split, name)) for name in ("train", "val", "test")]
+        assert not sides[0] & sides[1]
+        assert not (sides[0] | sides[1]) & sides[2]
+        assert {0, 1} == set(cohort.target[split.val].tolist()), "val of a fold holds both classes"
+
+
+def test_shots_are_nested_per_class_and_leave_val_and_test_alone(cohort: Cohort):
+    (whole,) = make_splits(cohort, Settings(task="square"))
+    smaller: set[int] = set()
+    for shots in (1, 2, 4, 8):
+        (split,) = make_splits(cohort, Settings(task="square", shots=shots))
+        chosen = set(split.train.tolist())
+        assert smaller < chosen
+        assert np.bincount(cohort.target[split.train].astype(int)).tolist() == [shots, shots]
+        assert split.val.tolist() == whole.val.tolist()
+        assert split.test.tolist() == whole.test.tolist()
+        smaller = chosen
+
+
+def test_a_seed_draws_other_shots_but_never_another_split(cohort: Cohort):
+    settings = Settings(task="square", shots=4)
+    (first,), (second,) = (make_splits(cohort, settings, subset_seed=seed) for seed in (0, 1))
+    assert first.train.tolist() != second.train.tolist()
+    assert first.test.tolist() == second.test.tolist()
+
+
+def test_more_shots_than_images_is_refused(cohort: Cohort):
+    with pytest.raises(EvalfmError, match="take fewer"):
+        make_splits(cohort, Settings(task="square", shots=500))
+
+
+def test_test_where_deals_whole_patients_to_test(cohort: Cohort):
+    (split,) = make_splits(cohort, Settings(task="square", test_where="sex == 'M'"))
+    sex = cohort.manifest.table["sex"].to_numpy()
+    tested = patients_of(cohort, split.test)
+    assert not tested & patients_of(cohort, np.concatenate([split.train, split.val]))
+    for position in np.concatenate([split.train, split.val]).tolist():
+        assert sex[cohort.rows[position]] == "F"
+
+
+def test_limit_keeps_splits_and_classes_in_proportion(cohort: Cohort):
+    small = limited(cohort, 20)
+    assert len(small) == 20
+    assert limited(cohort, 20).rows.tolist() == small.rows.tolist()
+    split = small.manifest.table["split"].to_numpy()[small.rows]
+    for name in ("train", "val", "test"):
+        assert set(small.target[split == name].tolist()) == {0.0, 1.0}
+    assert small.exclusions[-1].images == len(cohort) - 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"folds": 5, "test_where": "sex == 'F'"}, "folds"),
+        ({"shots": 1, "label_fraction": 0.5}, "give one"),
+        ({"folds": 1}, "folds"),
+        ({"label_fraction": 1.5}, "label_fraction"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str):
+    with pytest.raises(EvalfmError, match=message):
+        Settings.checked(task="square", **settings)
+
+
+def test_identical_images_come_into_one_fold_and_never_into_train_and_test(tmp_path: Path):
+    data = make_squares(tmp_path / "twins", patients=60)
+    names = data.table["image"].tolist()
+    twins = [names.index("s4-0.png"), names.index("s31-0.png"), names.index("s50-0.png")]
+    for row in twins[1:]:
+        (tmp_path / "twins" / names[row]).write_bytes((tmp_path / "twins" / names[twins[0]]).read_bytes())
+    for name in ("squares", "another"):
+        named = Manifest(data.info.model_copy(update={"name": name}), data.table, data.folder)
+        asked = select_cohort(resolve_task("square", named), named)
+        where = {row: position for position, row in enumerate(asked.rows.tolist())}
+        for seed in range(4):
+            for split in make_splits(asked, Settings(task="square", folds=3), split_seed=seed):
+                found = [
+                    [where[row] in positions for row in twins] for positions in (split.train, split.val, split.test)
+                ]
+                assert all(len(set(each)) == 1 for each in found)
+        (split,) = make_splits(asked, Settings(task="square", test_where="patient == 's50'"))
+        assert {where[row] for row in twins} <= set(split.test.tolist())
