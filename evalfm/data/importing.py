@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.cards import validate
+from evalfm.data.assign_splits import assign_splits, with_val_from_train
 from evalfm.data.atomic import write_atomically
 from evalfm.data.checks import file_faults, raise_faults
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
 from evalfm.data.config import ImportConfig
 from evalfm.data.dataset_info import DATASET_FILE, dataset_yaml, read_dataset_info
-from evalfm.data.dealing import deal, with_val_from_train
 from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
 from evalfm.data.manifest import CSV_FILE, PARQUET_FILE, Manifest
 from evalfm.data.sources import check_options, load_source
@@ -71,7 +71,7 @@ def _imported(config: ImportConfig) -> Manifest:
     manifest = Manifest(info, imported.table, out)
     new_split = bool(config.official or config.stratify or "split" not in manifest.table)
     if new_split:
-        manifest = deal(
+        manifest = assign_splits(
             manifest, seed=config.seed, official=config.official, stratify=config.stratify, progress=progress
         )
     if config.val_from_train or (imported.val_from_train and not new_split):

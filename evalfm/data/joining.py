@@ -99,9 +99,9 @@ def join(manifest: Manifest, other: pd.DataFrame, config: JoinConfig, name: str)
         table[column], filled[column], changed[column] = _merged(table, column, met, taken[column])
     altered = {column: count for column, count in changed.items() if count}
     if altered and not config.replace:
-        told = ", ".join(f"{count} of {column}" for column, count in altered.items())
+        changes = ", ".join(f"{count} of {column}" for column, count in altered.items())
         raise EvalfmError(
-            f"{name} would change known values ({told}); take another name for the column (NEW=COLUMN), "
+            f"{name} would change known values ({changes}); take another name for the column (NEW=COLUMN), "
             "or add --replace if the new ones are right."
         )
     unused = sorted(set(wanted.index) - set(keys[met]))

@@ -52,7 +52,7 @@ def _tubes(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple
 
 
 def _drains(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
-    """Drains of CheXpert, NIH and PadChest films of ameliajimenez/shortcuts-chest-xray."""
+    """Drains of CheXpert, NIH and PadChest images of ameliajimenez/shortcuts-chest-xray."""
     drain, path = _present(other, ("Drain",)), _present(other, ("Path", "Image Index", "ImageID"))
     mine, theirs = _meeting(manifest, other[path])
     return other.assign(**{path: theirs}), config.model_copy(
@@ -61,7 +61,7 @@ def _drains(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tupl
             "labels": {"chest_tube": drain},
             "attributes": {"chest_tube": drain},
             "source": "annotated drains (shortcuts-chest-xray); absence by sampling",
-            "note": "A chest_tube of 0 was set by sampling films without a drain in their labels, not by looking.",
+            "note": "A chest_tube of 0 was set by sampling images without a drain in their labels, not by looking.",
         }
     )
 
@@ -102,10 +102,10 @@ KNOWN: dict[str, Known] = {"tubes": _tubes, "drains": _drains, "chexmask": _chex
 
 
 def _size(manifest: Manifest, kept: pd.DataFrame, key: str, mine: str) -> tuple[int, int] | None:
-    """The masks' own size, where all have one that is not the films'; None where each has its film's.
+    """The masks' own size, where all have one that is not the images'; None where each has its image's.
 
     Raises:
-        EvalfmError: sizes are missing, or some are neither the film's nor all the same: height and width swapped.
+        EvalfmError: sizes are missing, or some are neither the image's nor all the same: height and width swapped.
     """
     heights, widths = _numbers(kept, "Height"), _numbers(kept, "Width")
     if bool(heights.isna().any()) or bool(widths.isna().any()):
@@ -124,11 +124,11 @@ def _size(manifest: Manifest, kept: pd.DataFrame, key: str, mine: str) -> tuple[
         height, width = next(iter(stated))
         return int(height), int(width)
     row = wrong[0]
-    found = declared[keys_of(manifest, mine).iloc[row]]
+    stated_size = declared[keys_of(manifest, mine).iloc[row]]
     raise EvalfmError(
-        f"{len(wrong)} masks have another size than their film, such as {found[0]} x {found[1]} for row {row + 1} of "
-        f"{manifest.size(row)[0]} x {manifest.size(row)[1]}; take masks at original resolution, or look whether Height "
-        "and Width are swapped."
+        f"{len(wrong)} masks have another size than their image, such as {stated_size[0]} x {stated_size[1]} for row "
+        f"{row + 1} of {manifest.size(row)[0]} x {manifest.size(row)[1]}; take masks at original resolution, or look "
+        "whether Height and Width are swapped."
     )
 
 

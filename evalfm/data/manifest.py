@@ -166,7 +166,7 @@ class Manifest:
         if digests.failed:
             name, reason = next(iter(digests.failed.items()))
             raise EvalfmError(f"{len(digests.failed)} images cannot be read, the first is {name} ({reason}).")
-        return np.array([digests.found[locator] for locator in wanted], dtype=object)
+        return np.array([digests.by_locator[locator] for locator in wanted], dtype=object)
 
     def mask(self, row: int, finding: str) -> NDArray[np.bool_] | None:
         """Truth of ``finding`` on the grid of the stored image, bool [H, W]; None where it is unknown.
@@ -327,8 +327,8 @@ class Manifest:
         """Hex digest of which id and patient lie in which split; the order of rows does not matter."""
         split = self.splits
         rows = sorted(
-            "\x1f".join((str(name), str(patient), str(part)))
-            for name, patient, part in zip(self.table["id"], self.patients, split, strict=True)
+            "\x1f".join((str(name), str(patient), str(name_of_split)))
+            for name, patient, name_of_split in zip(self.table["id"], self.patients, split, strict=True)
         )
         return hashlib.sha256("\x1e".join(rows).encode()).hexdigest()
 

@@ -163,7 +163,7 @@ def measured_key(cohort: Cohort) -> str:
         unreadable = next(iter(facts.failed.values()), None)
         if unreadable is not None:
             raise EvalfmError(unreadable)
-        each.append([facts.found[row].digest if row in facts.found else None for row in rows])
+        each.append([facts.by_row[row].digest if row in facts.by_row else None for row in rows])
     return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 

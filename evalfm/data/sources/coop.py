@@ -45,8 +45,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: the file is absent or of another form, no image is there, or a class has two words.
     """
-    found = [path for path in sorted(root.glob("split_*.json")) if root.is_dir() and path.is_file()]
-    file = choose_subset(root, found, options.subset, "split_X.json")
+    files = [path for path in sorted(root.glob("split_*.json")) if root.is_dir() and path.is_file()]
+    file = choose_subset(root, files, options.subset, "split_X.json")
     rows = _rows(file)
     notes: list[str] = []
     rows["image"] = _locators(rows["path"], root, file)

@@ -103,7 +103,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
     kept = _in_one_part(table, root, options)
     lost = table.loc[~kept, "split"].value_counts()
-    told = ", ".join(f"{count} of {part}" for part, count in lost.items())
+    counts = ", ".join(f"{count} of {split}" for split, count in lost.items())
     info = DatasetInfo(
         name=file.stem,
         title=f"MedMNIST v2: {file.stem}" if known else file.stem,
@@ -117,7 +117,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=SplitRule(rule="source", note="split of the file, by image; whose image is whose it does not say"),
         notes=[
             f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels.",
-            *([f"The file has images in two parts with identical bytes; left out: {told}."] if told else []),
+            *([f"The file has images in two parts with identical bytes; left out: {counts}."] if counts else []),
         ],
     )
     return Imported(table[kept].reset_index(drop=True), info)
@@ -125,10 +125,10 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _in_one_part(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.bool_]:
     """[N] False for images whose bytes stand in a part that goes before theirs: test, then train, then val."""
-    found = image_digests(table["image"].tolist(), root, progress=options.progress).found
-    place = table["split"].map({part: number for number, part in enumerate(PRECEDENCE)})
+    digests = image_digests(table["image"].tolist(), root, progress=options.progress).by_locator
+    place = table["split"].map({split: number for number, split in enumerate(PRECEDENCE)})
     # What cannot be read has no digest; the check of the manifest names it.
-    alike = table["image"].map(found).fillna(table["id"])
+    alike = table["image"].map(digests).fillna(table["id"])
     return np.asarray(place == place.groupby(alike).transform("min"), dtype=bool)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalfm.data.dealing import deal
+from evalfm.data.assign_splits import deal
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table, split_keys
