@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from evalfm.errors import EvalfmError
 
@@ -42,12 +43,24 @@ class Option:
         names: such as ``("--adaptation", "-a")``; empty for ``--`` and the field's name with hyphens.
         metavar: what stands for its value in the help; empty for that of its type.
         hidden: whether it is no option of the command line at all.
+        bare: of a mapping, whether a name without ``=`` stands for itself.
     """
 
     panel: str | None = None
     names: tuple[str, ...] = ()
     metavar: str = ""
     hidden: bool = False
+    bare: bool = False
+
+
+def option_of(field: FieldInfo) -> Option:
+    """How ``field`` stands on the command line."""
+    return next((each for each in field.metadata if isinstance(each, Option)), Option())
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """The long name of the option of a field, such as ``--test-data``."""
+    return max(option_of(field).names, key=len, default=f"--{name.replace('_', '-')}")
 
 
 Model = TypeVar("Model", bound=BaseModel)

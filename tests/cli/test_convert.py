@@ -15,13 +15,10 @@ import pytest
 import torch
 from torch import nn
 
+from .typed import evalfm
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from evalfm.cli import main; main()"
-
-
-def evalfm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", CODE, str(ROOT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def at_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evalfm.data.images import Image
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures, _is_finite
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 
@@ -281,9 +281,20 @@ def test_the_code_of_a_user_is_in_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_value_among_many_is_seen(bad: float) -> None:
-    spoilt = torch.zeros(2, 3, 4)
-    spoilt[1, 2, 3] = bad
-    assert not _is_finite((torch.ones(5), spoilt))
-    # Infinities of both signs, and finite values whose sum is none.
-    assert not _is_finite((torch.tensor([float("inf"), -float("inf")]),))
-    assert _is_finite((torch.full((9,), 3e38), torch.ones(2)))
+    class Given(Toy):
+        tokens, final = torch.zeros(2, 8, 4), torch.zeros(2, 8, 4)
+
+        def _forward(self, batch: Tensor) -> RawFeatures:
+            return RawFeatures(layers=(self.tokens, self.tokens), final=self.final)
+
+    encoder = Given(toy_card(map_norm="none"))
+    # Finite values whose sum is none.
+    encoder.final[:] = 3e38
+    assert torch.isinf(encoder.encode(batch()).pooled.sum())
+    encoder.tokens[1, 7, 3] = bad
+    with pytest.raises(EvalfmError, match="NaN or infinite"):
+        encoder.encode(batch())
+    # Of both signs.
+    encoder.tokens[0, 7, 3] = -bad
+    with pytest.raises(EvalfmError, match="NaN or infinite"):
+        encoder.encode(batch())

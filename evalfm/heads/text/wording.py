@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from evalfm.encoders.text import Prompted, TextTower
-from evalfm.tasks.prompts import SLOT, Row
+from evalfm.tasks.prompts import SLOT, PromptRow
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ class Wording:
         return cls(content["template"], tuple(content["names"]))
 
 
-def names_of(rows: Sequence[Row]) -> tuple[str, ...]:
+def names_of(rows: Sequence[PromptRow]) -> tuple[str, ...]:
     """What each row is called."""
     return tuple(row.name for row in rows)

@@ -54,7 +54,8 @@ from evalfm.runs import (
     remove_leftovers,
     run_folder,
 )
-from evalfm.statistics.episodes import episode_auroc, over_episodes
+from evalfm.statistics.auroc import episode_auroc
+from evalfm.statistics.intervals import over_episodes
 from evalfm.training.tuning import forget
 
 OVERLAP = (
