@@ -221,7 +221,8 @@ def _text(card: EncoderCard) -> list[str]:
     if tower is None:
         return []
     prompts = f"a finding is {tower.present.format('FINDING')!r}, its absence {tower.absent.format('FINDING')!r}"
-    space = f"sentences of up to {tower.context_length} tokens, {tower.dim} dimensions, shared with {card.base_name}@{tower.pooling}"
+    shared = f"{card.base_name}@{tower.pooling}"
+    space = f"sentences of up to {tower.context_length} tokens, {tower.dim} dimensions, shared with {shared}"
     return [space, prompts]
 
 
