@@ -10,8 +10,8 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from evalfm.data.config import ImportOptions
 from evalfm.data.assign_splits import with_val_from_train
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.sources import Imported, check_options, load_source
 
