@@ -25,8 +25,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.stratum_gap import StratumGap
-from evalfm.statistics.subgroups import Effect, FixedLabel
+from evalfm.statistics.fixed_label import Effect, FixedLabel
+from evalfm.statistics.subgroups import StratumGap
 from evalfm.tasks.card import list_tasks
 from evalfm.tasks.cohort import resolve_task
 from evalfm.tasks.metrics.facts import metric_of

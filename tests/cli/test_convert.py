@@ -53,7 +53,7 @@ def test_without_a_terminal_a_yes_must_be_typed(whole: Path) -> None:
     asked = evalfm("convert", whole, "--out", out)
     assert asked.returncode == 2
     assert "Traceback" not in asked.stderr
-    assert re.search(r"Error: Nobody is there to say yes.*--yes", asked.stderr)
+    assert re.search(r"Error: Nothing was converted, as no terminal is there to say yes.*--yes", asked.stderr)
     assert re.search(r"SHA-256 [0-9a-f]{64}", asked.stdout)
     assert "torch.nn.modules.linear.Linear" in asked.stdout
     assert not out.exists()

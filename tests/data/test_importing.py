@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from evalfm.data import splits, work_folders
+from evalfm.data.config import TableMapping
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
-from evalfm.data.sources import TableMapping
 from evalfm.errors import EvalfmError
 
 MAPPING = TableMapping(name="mine", patient="who", labels={"ptx": "ptx"}, masks={"ptx": "mask"})
@@ -35,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, out: Path, **options: object) -> Manifest:
-    return import_data("table", root, out, **{"mapping": MAPPING, **options})  # type: ignore[arg-type]
+    return import_data("table", root, out, **{"mapping": MAPPING, **options})
 
 
 def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path
 
 
 def test_copies_are_those_that_the_table_names(root: Path, tmp_path: Path) -> None:
-    data = run(root, tmp_path / "out", copy=True)
+    data = run(root, tmp_path / "out", copy_images=True)
     files = sorted(str(path.relative_to(data.root)) for path in data.root.rglob("*.png"))
     assert files == sorted([*(f"a/{number}.png" for number in range(12)), "m.png"])
     assert data.info.root == "files"
@@ -114,7 +114,7 @@ def test_a_pipe_is_never_replaced_and_a_link_stays(root: Path, tmp_path: Path) -
 
 
 def test_the_root_is_never_replaced(root: Path, tmp_path: Path) -> None:
-    copied = run(root, tmp_path / "out", copy=True)
+    copied = run(root, tmp_path / "out", copy_images=True)
     (copied.root / "metadata.csv").write_text((root / "metadata.csv").read_text())
     with pytest.raises(EvalfmError, match="images lie in"):
         run(copied.root, tmp_path / "out", force=True)
@@ -205,7 +205,7 @@ def test_a_kill_at_any_step_leaves_an_import_and_its_salt(root: Path, tmp_path: 
 def test_what_is_written_has_the_modes_that_the_umask_leaves(root: Path, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        run(root, tmp_path / "place/out", copy=True)
+        run(root, tmp_path / "place/out", copy_images=True)
         make_phantom(tmp_path / "place/phantom", n=2, size=64)
     finally:
         os.umask(before)
@@ -241,15 +241,15 @@ def test_wrong_calls_are_refused(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option",
-    [{"blank": "unknown"}, {"uncertain": "zero"}, {"part": "x"}, {"labels": Path("x.csv")}, {"on": "x"},
-     {"burned_in_checked": True}],
+    ("flag", "option"),
+    [("--blank", {"blank": "unknown"}), ("--uncertain", {"uncertain": "zero"}), ("--subset", {"subset": "x"}),
+     ("--labels", {"label_table": Path("x.csv")}), ("--join-on", {"join_on": "x"}),
+     ("--burned-in-checked", {"burned_in_checked": True})],
 )  # fmt: skip
 def test_an_option_that_a_source_would_not_honour_is_refused(
-    root: Path, tmp_path: Path, option: dict[str, object]
+    root: Path, tmp_path: Path, flag: str, option: dict[str, object]
 ) -> None:
-    (name,) = option
-    with pytest.raises(EvalfmError, match=f"'wingspan-ctr' knows no option --{name.replace('_', '-')}, ") as caught:
-        import_data("wingspan-ctr", root, tmp_path / "out", **option)  # type: ignore[arg-type]
+    with pytest.raises(EvalfmError, match=f"'wingspan-ctr' knows no option {flag}, ") as caught:
+        import_data("wingspan-ctr", root, tmp_path / "out", **option)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

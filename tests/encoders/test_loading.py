@@ -18,9 +18,9 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalfm.encoders import hub, load_encoder
+from evalfm.encoders import find_card, hub, load_encoder
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 TINY = "random:test_vit"
@@ -71,7 +71,7 @@ def test_timm_weights_give_timms_own_features(tiny: tuple[str, dict[str, Tensor]
     mean = load_encoder(f"{card}@mean", weights=saved(tensors, tmp_path))
     assert torch.allclose(mean.encode(batch).pooled, final[:, 1:].mean(1), atol=1e-6)
     assert encoder.random_weights is False
-    assert encoder.settings.weights_file is not None
+    assert encoder.state.weights_file is not None
 
 
 def missing(tensors: dict[str, Tensor]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +39,7 @@ def test_the_tightest_of_all_limits_counts(nowhere: Path) -> None:
 
 
 def test_a_limit_of_the_process_counts_what_it_has_taken(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     monkeypatch.setattr(resource, "getrlimit", lambda _: (taken + 10**9, resource.RLIM_INFINITY))
     free = available_bytes()

@@ -6,7 +6,7 @@ import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.heads.from_mask import FromMaskHead
+from evalfm.heads.from_mask import FromMaskHead, area_fraction, lung_fraction
 from evalfm.heads.head import Context
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import Schedule
@@ -163,3 +163,18 @@ def test_refusals(plant):
         FromMaskHead().fit(train, val, Context("binary", ("size",)))
     with pytest.raises(EvalfmError, match="not been fitted"):
         FromMaskHead().predict(val)
+
+
+def test_area_is_a_fraction_of_the_image():
+    mask = np.zeros((10, 20), dtype=bool)
+    mask[2:4, 5:10] = True
+    assert area_fraction(mask) == pytest.approx(10 / 200)
+
+
+def test_a_fraction_of_the_lungs_counts_what_lies_outside_their_mask():
+    lesion, lungs = np.zeros((4, 10), dtype=bool), np.zeros((4, 10), dtype=bool)
+    lesion[0, :6] = True
+    lungs[0, 4:8] = True
+    assert lung_fraction(lesion, lungs) == pytest.approx(6 / 8)
+    assert lung_fraction(lesion & False, lungs) == 0
+    assert lung_fraction(lesion, lungs & False) is None

@@ -8,9 +8,10 @@ import pytest
 from scipy.stats import binom
 
 from evalfm.statistics import permutation
-from evalfm.statistics.auroc import auroc_covariance
+from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.fixed_label import at_fixed_label
 from evalfm.statistics.permutation import attribute_permutation, constant_in_patients
-from evalfm.statistics.subgroups import at_fixed_label
+from evalfm.statistics.subgroups import SubgroupScores
 
 GENERATOR = np.random.default_rng
 
@@ -66,10 +67,10 @@ def test_an_attribute_that_varies_in_a_patient_is_not_exchanged() -> None:
     assert constant_in_patients(patient % 2 == 0, patient)
     with pytest.raises(ValueError, match="varies within a patient"):
         attribute_permutation(varying, np.arange(60.0), patient, np.zeros(60))
-    told = at_fixed_label(np.zeros(60), GENERATOR(0).random(60), varying, patient)[0]
-    assert told.method == "clustered, t"
-    told = at_fixed_label(np.zeros(60), GENERATOR(0).random(60), patient % 2 == 0, patient)[0]
-    assert told.method == "2000 permutations of patients within the label"
+    fixed = at_fixed_label(SubgroupScores.of(np.zeros(60), GENERATOR(0).random(60), varying, patient))[0]
+    assert fixed.method == "clustered, t"
+    fixed = at_fixed_label(SubgroupScores.of(np.zeros(60), GENERATOR(0).random(60), patient % 2 == 0, patient))[0]
+    assert fixed.method == "2000 permutations of patients within the label"
 
 
 def test_the_same_seed_gives_the_same_p() -> None:
