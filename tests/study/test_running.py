@@ -17,7 +17,7 @@ from evalfm.data.manifest import Manifest, read_data
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
-from evalfm.heads.segmentation.linear import LinearDenseHead
+from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.probe import probe
 from evalfm.runs import Run
