@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalfm.encoders.prompted import Prompted
-from evalfm.encoders.text import TextTower
+from evalfm.encoders.text import Prompted, TextTower
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, Text

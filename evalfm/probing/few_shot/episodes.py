@@ -280,7 +280,7 @@ class EpisodeBuilder:
             "prompts": None if settings.prompts is None else "file",
             "episodes": settings.episodes_of(method),
             "data": info.name,
-            "encoder": {"name": session.name, **session.asked},
+            "encoder": {"name": session.name, **session.requested},
         }
         counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(cohort)}
         return Record(

@@ -45,12 +45,12 @@ class Speller(TextTower):
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
         self.asked += texts
-        rows = [[1, *(self._number(word) for word in text.split()), 2] for text in texts]
+        rows = [[1, *(self.number(word) for word in text.split()), 2] for text in texts]
         ids = torch.tensor([(row + [0] * LENGTH)[:LENGTH] for row in rows])
         return {"ids": ids}, [len(row) for row in rows]
 
     @staticmethod
-    def _number(word: str) -> int:
+    def number(word: str) -> int:
         return WORDS.index(word.strip(".")) if word.strip(".") in WORDS else 3
 
     def _words(self) -> nn.Module:

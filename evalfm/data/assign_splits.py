@@ -59,7 +59,7 @@ def with_val_from_train(manifest: Manifest, *, seed: int = 0, progress: Progress
     return manifest.with_split(drawn, manifest.info.model_copy(update={"split": rule}))
 
 
-def deal(
+def assign_splits(
     manifest: Manifest,
     *,
     seed: int = 0,

@@ -125,7 +125,7 @@ def test_free_air_is_darker_than_lung_and_has_no_vessels() -> None:
         inner = film.masks["pneumothorax"] & ~binary_dilation(~film.masks["pneumothorax"], iterations=4)
         assert film.pixels[inner].mean() < healthy.pixels[inner].mean() - 0.01
         visit = draw_visit(3, index, Dials())
-        vessels = vessel_thickness(make_frame(256, visit.select_cohort), draw_patient(3, patient_of(index)), visit, 3)
+        vessels = vessel_thickness(make_frame(256, visit.pose), draw_patient(3, patient_of(index)), visit, 3)
         marking = fine(vessels)[inner]
         gone.append(np.corrcoef(fine(film.pixels)[inner], marking)[0, 1])
         seen.append(np.corrcoef(fine(healthy.pixels)[inner], marking)[0, 1])
@@ -201,7 +201,7 @@ def test_the_chest_of_a_returning_patient_keeps_its_width() -> None:
     widths = []
     for index in [10 * decade + place for decade in range(20) for place in (5, 6)]:
         masks = trace(2, index, 256).masks
-        scale = draw_visit(2, index, Dials()).select_cohort.scale
+        scale = draw_visit(2, index, Dials()).pose.scale
         widths.append(width(masks["left_lung"] | masks["right_lung"]) / scale)
     first, second = np.log(np.array(widths).reshape(-1, 2).T)
     assert np.abs(first - second).mean() < 0.02

@@ -10,9 +10,10 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from evalfm.data.dealing import with_val_from_train
+from evalfm.data.assign_splits import with_val_from_train
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import Imported, ImportOptions, check_options, load_source
+from evalfm.data.sources import Imported, check_options, load_source
 
 
 def write_dicom(path: Path, *, side: tuple[int, int] = (6, 8), **tags: Any) -> str:
@@ -57,15 +58,15 @@ def write_picture(path: Path, side: tuple[int, int] = (6, 8), *, seed: int = 0, 
     Image.fromarray(values.astype(np.uint16 if deep else np.uint8)).save(path)
 
 
-def imported(source: str, root: Path, **options: Any) -> Manifest:
+def read_source(source: str, root: Path, **options: Any) -> Manifest:
     """What ``source`` reads under ``root``, as a manifest that has not been checked."""
-    asked = ImportOptions(salt="pepper", **options)
-    check_options(source, asked)
-    found = load_source(source)(root, asked)
-    info = found.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return drawn(Manifest(info, found.table, root), found, asked)
+    config = ImportOptions(salt="pepper", **options)
+    check_options(source, config)
+    imported = load_source(source)(root, config)
+    info = imported.info.model_copy(update={"root": str(root), "salt": "pepper"})
+    return drawn(Manifest(info, imported.table, root), imported)
 
 
-def drawn(manifest: Manifest, found: Imported, asked: ImportOptions) -> Manifest:
+def drawn(manifest: Manifest, imported: Imported, seed: int = 0) -> Manifest:
     """With val drawn from train where the source asks for it, as the import does."""
-    return with_val_from_train(manifest, seed=asked.seed) if found.val_from_train else manifest
+    return with_val_from_train(manifest, seed=seed) if imported.val_from_train else manifest

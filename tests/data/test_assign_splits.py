@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from evalfm.data import splits
+from evalfm.data.assign_splits import deal, split_units, with_val_from_train
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.dealing import deal, split_units, with_val_from_train
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 

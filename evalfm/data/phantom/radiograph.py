@@ -1,4 +1,4 @@
-"""One synthetic film with its full truth."""
+"""One synthetic image with its full truth."""
 
 from __future__ import annotations
 
@@ -11,36 +11,34 @@ from evalfm.data.phantom import disease
 from evalfm.data.phantom.anatomy import Anatomy, draw_anatomy
 from evalfm.data.phantom.bones import bone_attenuation, shoulder_attenuation, trachea
 from evalfm.data.phantom.devices import Device, chest_tube, ecg_leads, side_marker
-from evalfm.data.phantom.dials import Dials
 from evalfm.data.phantom.disease import Pneumothorax
 from evalfm.data.phantom.frame import Field, Frame, bands, bell, enlarge, extent, make_frame
 from evalfm.data.phantom.lungs import hilum, parenchyma, vessel_thickness
-from evalfm.data.phantom.patients import Patient, Visit, draw_patient, draw_visit, patient_of
+from evalfm.data.phantom.patients import Dials, Patient, Stream, Visit, draw_patient, draw_visit, generator, patient_of
 from evalfm.data.phantom.rendering import WATER, Look, draw_look, expose
 from evalfm.data.phantom.silhouette import Chest, FreeAir, measure_chest, open_pneumothorax
 from evalfm.data.phantom.softtissue import body_thickness, stomach_gas
-from evalfm.data.phantom.streams import Stream, generator
 from evalfm.errors import EvalfmError
 
 Mask = NDArray[np.bool_]
 
 SMALLEST, LARGEST = 64, 1024
 _RECESS = 0.17
-"""How far the lung reaches down behind the dome of the diaphragm, in film sides."""
+"""How far the lung reaches down behind the dome of the diaphragm, in image sides."""
 
 FINDINGS = ("heart", "left_lung", "right_lung", "pneumothorax", "chest_tube")
 
 
 @dataclass(frozen=True)
-class Film:
+class Radiograph:
     """A synthetic frontal chest radiograph; left and right are the patient's.
 
     Attributes:
         pixels: float32 [H, W] in [0, 1], air dark, bone bright.
         masks: bool [H, W] for each of ``FINDINGS``.
-        patient: name of the patient; several films may share it.
+        patient: name of the patient; several images may share it.
         sex: "F" or "M"; age in years; view "PA" or "AP"; scanner: whose processing.
-        pneumothorax, cardiomegaly, chest_tube, ecg_leads: what is on the film.
+        pneumothorax, cardiomegaly, chest_tube, ecg_leads: what is on the image.
         pneumothorax_area: fraction of the image.
         ctr: extent of the heart over that of both lungs together, measured on the masks.
     """
@@ -62,7 +60,7 @@ class Film:
 
 @dataclass(frozen=True)
 class _Case:
-    """Everything about film ``index`` that is drawn before a pixel is."""
+    """Everything about image ``index`` that is drawn before a pixel is."""
 
     seed: int
     index: int
@@ -79,37 +77,41 @@ class _Case:
     has_leads: bool
 
 
-def render(seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None) -> Film:
-    """Draw film ``index`` of the population ``seed``: the same film for the same numbers, on any machine.
+def render(
+    seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None
+) -> Radiograph:
+    """Draw image ``index`` of the population ``seed``: the same image for the same numbers, on any machine.
 
     Args:
         seed: of the population.
-        index: of the film; patients follow from it (some have two or three films).
+        index: of the image; patients follow from it (some have two or three images).
         size: pixels along a side, 64 to 1024; the anatomy is the same at every size.
         dials: how often findings and devices occur.
-        tube: force the chest tube on or off; nothing else on the film changes.
+        tube: force the chest tube on or off; nothing else on the image changes.
 
     Raises:
         EvalfmError: the size is out of range, or seed or index is negative.
     """
     case = _draw_case(seed, index, size, dials or Dials(), tube)
-    return _film(case, _pixels(case))
+    return _radiograph(case, _pixels(case))
 
 
-def trace(seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None) -> Film:
-    """The truth of film ``index`` alone: as ``render``, with blank pixels, in a fraction of the time."""
-    return _film(_draw_case(seed, index, size, dials or Dials(), tube), np.zeros((size, size), dtype=np.float32))
+def trace(
+    seed: int, index: int, size: int = 256, dials: Dials | None = None, *, tube: bool | None = None
+) -> Radiograph:
+    """The truth of image ``index`` alone: as ``render``, with blank pixels, in a fraction of the time."""
+    return _radiograph(_draw_case(seed, index, size, dials or Dials(), tube), np.zeros((size, size), dtype=np.float32))
 
 
 def _draw_case(seed: int, index: int, size: int, dials: Dials, tube: bool | None) -> _Case:
     if not SMALLEST <= size <= LARGEST:
-        raise EvalfmError(f"A phantom film of {size} pixels cannot be drawn; choose a size from 64 to 1024.")
+        raise EvalfmError(f"A phantom image of {size} pixels cannot be drawn; choose a size from 64 to 1024.")
     if seed < 0 or index < 0:
-        raise EvalfmError(f"Seed {seed} and index {index} of a phantom film must not be negative; choose others.")
+        raise EvalfmError(f"Seed {seed} and index {index} of a phantom image must not be negative; choose others.")
     patient = draw_patient(seed, patient_of(index))
     visit = draw_visit(seed, index, dials)
     anatomy = draw_anatomy(seed, patient)
-    frame = make_frame(size, visit.select_cohort)
+    frame = make_frame(size, visit.pose)
     chest = measure_chest(frame, anatomy, visit, disease.draw_heart(seed, patient, visit, dials))
     pneumothorax = disease.draw_pneumothorax(seed, index, patient, dials)
     shown = disease.has_tube(seed, index, pneumothorax, dials) if tube is None else tube
@@ -131,7 +133,7 @@ def _draw_case(seed: int, index: int, size: int, dials: Dials, tube: bool | None
     )
 
 
-def _film(case: _Case, pixels: Field) -> Film:
+def _radiograph(case: _Case, pixels: Field) -> Radiograph:
     chest, left = case.chest, case.frame.left
     lungs, heart = chest.lungs, chest.heart
     blank = np.zeros_like(left)
@@ -144,7 +146,7 @@ def _film(case: _Case, pixels: Field) -> Film:
     }
     across = extent(heart)[1], extent(lungs)[1]
     ratio = (across[0].stop - across[0].start) / (across[1].stop - across[1].start)
-    return Film(
+    return Radiograph(
         pixels=pixels,
         masks=masks,
         patient=f"phantom-{case.seed}-{case.patient.number:06d}",
@@ -176,7 +178,7 @@ def _pixels(case: _Case) -> Field:
 def _body(case: _Case) -> Field:
     """Line integral of attenuation through the patient, without devices."""
     size, visit, anatomy, frame, chest = case.size, case.visit, case.anatomy, case.frame, case.chest
-    coarse = make_frame(size // 2, visit.select_cohort) if size >= 128 and size % 2 == 0 else frame
+    coarse = make_frame(size // 2, visit.pose) if size >= 128 and size % 2 == 0 else frame
     tissue = body_thickness(coarse, anatomy, visit, case.patient, case.seed)
     tissue -= stomach_gas(coarse, anatomy, visit, generator(case.seed, Stream.GAS, case.index))
     line = enlarge(tissue * np.float32(WATER) + shoulder_attenuation(coarse, anatomy, visit), size).copy()
@@ -187,8 +189,8 @@ def _body(case: _Case) -> Field:
         vessel_thickness(frame, case.patient, visit, case.seed),
         _depth(frame, anatomy),
     )
-    for part in bands(lungs):
-        line[part] -= np.float32(WATER) * _lung(case, filling, part)
+    for window in bands(lungs):
+        line[window] -= np.float32(WATER) * _lung(case, filling, window)
     middle, columns = frame.strip(0.12)
     line[:, columns] -= np.float32(WATER) * trachea(middle, anatomy)
     line += bone_attenuation(frame, chest, anatomy, visit)
@@ -204,9 +206,9 @@ class _Filling:
     depth: Field
 
 
-def _lung(case: _Case, filling: _Filling, part: tuple[slice, slice]) -> Field:
-    """Thickness of the tissue that the lungs replace by air, on a rectangle of the film."""
-    frame, chest = case.frame.window(part), case.chest.window(part)
+def _lung(case: _Case, filling: _Filling, window: tuple[slice, slice]) -> Field:
+    """Thickness of the tissue that the lungs replace by air, on a rectangle of the image."""
+    frame, chest = case.frame.window(window), case.chest.window(window)
     ratio = np.minimum(chest.away / np.maximum(chest.outer, np.float32(0.01)), 1)
     cavity = np.sqrt(1 - ratio * ratio) * frame.by_row(filling.depth)
     cavity *= np.sqrt(np.clip(chest.medial / np.float32(0.022), 0, 1))
@@ -216,11 +218,11 @@ def _lung(case: _Case, filling: _Filling, part: tuple[slice, slice]) -> Field:
     behind = recess + np.float32(0.90) * np.sqrt(np.clip(chest.dome / np.float32(0.022), 0, 1))
     lung = np.maximum(cavity * behind - heart - hilum(frame, case.visit), 0)
     aerated = np.minimum(lung / np.float32(0.08), 1)
-    density = filling.parenchyma[part] * np.float32(case.anatomy.lung_density)
-    vessels = filling.vessels[part] * aerated
+    density = filling.parenchyma[window] * np.float32(case.anatomy.lung_density)
+    vessels = filling.vessels[window] * aerated
     if case.air is None or case.disease is None:
         return np.asarray(lung * (1 - density) - vessels, dtype=np.float32)
-    depth, side = case.air.depth[part], frame.left == (case.disease.side > 0)
+    depth, side = case.air.depth[window], frame.left == (case.disease.side > 0)
     soft = np.float32(0.6 / case.size)
     free = np.clip(depth / soft + np.float32(0.5), 0, 1) * np.clip(chest.wall / soft, 0, 1) * side
     pleura = bell(depth / np.float32(0.0030)) * side * aerated * np.float32(0.020)
