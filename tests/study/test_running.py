@@ -18,7 +18,7 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
-from evalfm.heads.segmentation.linear import LinearDenseHead
+from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.probe import probe
 from evalfm.runs import Run
