@@ -22,7 +22,6 @@ from evalfm.heads.objectives import Objective
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedDenseHead
-from evalfm.tasks.measures import area_fraction, lung_fraction
 from evalfm.tasks.metrics.segmentation import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")
@@ -200,3 +199,16 @@ class FromMaskHead(PooledHead, TrainableHead):
         sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         kept = np.argsort(-sizes, kind="stable")[:number] + 1
         return np.asarray(np.isin(labels, kept))
+
+
+def area_fraction(mask: NDArray[np.bool_]) -> float:
+    """Area of ``mask`` [H, W] as a fraction of the image, in [0, 1]."""
+    return float(mask.mean())
+
+
+def lung_fraction(lesion: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float | None:
+    """Area of ``lesion`` [H, W] as a fraction of the field of both lungs, in [0, 1]; None without lungs.
+
+    The field is lungs and lesion together: some masks of the lungs end where a pneumothorax begins, others hold it.
+    """
+    return float(lesion.sum() / (lungs | lesion).sum()) if lungs.any() else None

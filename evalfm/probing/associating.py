@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.cohort import Cohort, binary_label
+from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.truth import binary_label
 
 if TYPE_CHECKING:
     from evalfm.probing.splits import Split

@@ -20,7 +20,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.measures import LUNGS, parts_of
+from evalfm.tasks.truth import LUNGS, parts_of
 
 
 @dataclass(frozen=True)

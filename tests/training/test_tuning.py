@@ -6,7 +6,7 @@ import torch
 
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import base_state
-from evalfm.encoders.encoder import tensor_digest
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 from evalfm.training.tuning import forget
 

@@ -53,7 +53,8 @@ from evalfm.runs import (
     remove_leftovers,
     run_folder,
 )
-from evalfm.statistics.episodes import episode_auroc, over_episodes
+from evalfm.statistics.auroc import episode_auroc
+from evalfm.statistics.intervals import over_episodes
 from evalfm.training.tuning import forget
 
 OVERLAP = (
@@ -279,7 +280,7 @@ class EpisodeBuilder:
             "prompts": None if settings.prompts is None else "file",
             "episodes": settings.episodes_of(method),
             "data": info.name,
-            "encoder": {"name": session.name, **session.asked},
+            "encoder": {"name": session.name, **session.requested},
         }
         counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(cohort)}
         return Record(

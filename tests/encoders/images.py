@@ -1,4 +1,4 @@
-"""Made-up films for tests of preparation."""
+"""Made-up images for tests of preparation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from evalfm.data.images import Image
 
 
-def film(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> Image:
+def drawn(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> Image:
     """Smooth shapes, hard edges and noise, stored in ``bits``."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]

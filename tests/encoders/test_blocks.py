@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, list_cards, load_encoder
+from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard, Variant
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import find_card, list_cards
-from evalfm.encoders.variants import apply_variant
 from evalfm.errors import EvalfmError
 
 from .families import test_open_clip as open_clips
@@ -78,11 +77,11 @@ def test_the_variant_is_part_of_the_key_and_of_nothing_else(pair: tuple[Encoder,
     plain, changed, _ = pair
     assert plain.key != changed.key
     assert plain.weights_digest == changed.weights_digest
-    assert {*changed.card.deciding()} - {*plain.card.deciding()} == {"variant"}
+    assert {*changed.card.feature_facts()} - {*plain.card.feature_facts()} == {"variant"}
     longer = {"variants": {NAME: Variant(summary="Longer.", zero_tokens=5)}}
-    assert changed.card.model_copy(update=longer).deciding() != changed.card.deciding()
+    assert changed.card.model_copy(update=longer).feature_facts() != changed.card.feature_facts()
     reworded = {"variants": {NAME: Variant(summary="Other words.", zero_tokens=4)}}
-    assert changed.card.model_copy(update=reworded).deciding() == changed.card.deciding()
+    assert changed.card.model_copy(update=reworded).feature_facts() == changed.card.feature_facts()
     assert open_clips.same(plain.encode_text(["no heart"]), changed.encode_text(["no heart"]))
 
 
@@ -93,7 +92,7 @@ def test_no_card_decides_by_variants_it_does_not_take() -> None:
         "prefix_tokens",
     }
     # One more key would give every stored feature another address.
-    assert all(set(card.deciding()) == deciding for card in list_cards().values())
+    assert all(set(card.feature_facts()) == deciding for card in list_cards().values())
 
 
 def test_the_name_asks_for_it() -> None:
