@@ -1,4 +1,4 @@
-"""Films as the sets ship them, for the tests of sources."""
+"""Images as the sets ship them, for the tests of sources."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
-from evalfm.data.config import ImportOptions
 from evalfm.data.assign_splits import with_val_from_train
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.sources import Imported, check_options, load_source
 
 
 def write_dicom(path: Path, *, side: tuple[int, int] = (6, 8), **tags: Any) -> str:
-    """A 12-bit film of ``side``; None leaves a tag out. Gives its SOPInstanceUID."""
+    """A 12-bit image of ``side``; None leaves a tag out. Gives its SOPInstanceUID."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     uid = str(tags.pop("SOPInstanceUID", generate_uid(entropy_srcs=[path.name])))
