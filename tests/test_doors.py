@@ -19,8 +19,8 @@ KEPT = {
     ("statistics/test_permutation.py", "_CELLS"): "size of a block; to be public as `CELLS`",
     ("study/test_estimate.py", "_Plan"): "epochs and steps of both trainers, which are about to be rewritten",
     ("tasks/metrics/test_facts.py", "_tests"): "the test that goes with a metric; to be public as `paired_tests`",
-    ("encoders/test_variants.py", "_pos_embed"): "timm's own",
-    ("encoders/test_variants.py", "_forward_pre_hooks"): "torch's own",
+    ("encoders/test_blocks.py", "_pos_embed"): "timm's own",
+    ("encoders/test_blocks.py", "_forward_pre_hooks"): "torch's own",
 }
 
 
