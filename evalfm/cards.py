@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from evalfm.errors import EvalfmError
 
@@ -42,12 +43,22 @@ class Option:
         names: such as ``("--adaptation", "-a")``; empty for ``--`` and the field's name with hyphens.
         metavar: what stands for its value in the help; empty for that of its type.
         hidden: whether it is no option of the command line at all.
+        several: whether a verb takes several values of it, each a configuration of its own.
+        in_key: whether it enters the run key as it is. So it is unless said otherwise: what was forgotten makes two
+            runs of one, and never one of two.
     """
 
     panel: str | None = None
     names: tuple[str, ...] = ()
     metavar: str = ""
     hidden: bool = False
+    several: bool = False
+    in_key: bool = True
+
+
+def option_of(field: FieldInfo) -> Option:
+    """How ``field`` stands on the command line and in the run key."""
+    return next((each for each in field.metadata if isinstance(each, Option)), Option())
 
 
 Model = TypeVar("Model", bound=BaseModel)

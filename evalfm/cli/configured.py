@@ -13,7 +13,7 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from evalfm.cards import Option
+from evalfm.cards import option_of
 from evalfm.cli.options import listed
 from evalfm.errors import EvalfmError
 
@@ -65,11 +65,6 @@ def configured(
         return with_options
 
     return decorate
-
-
-def option_of(field: FieldInfo) -> Option:
-    """How ``field`` stands on the command line."""
-    return next((each for each in field.metadata if isinstance(each, Option)), Option())
 
 
 def flag_of(name: str, field: FieldInfo) -> str:
