@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -29,6 +31,8 @@ SPLIT, FEW, HEADS, TRAINING, ENCODER, MACHINE = (
     "Encoder",
     "Machine",
 )
+Model = TypeVar("Model", bound=CardModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
 _ASSOCIATION = re.compile(r"^\s*(?P<attribute>[^=\s]+)\s*=\s*(?P<strength>\d*\.?\d+)\s*$")
 
 
@@ -174,6 +178,38 @@ class SubsetOptions(CardModel):
         return "all of train" if self.label_fraction is None else f"{self.label_fraction:g} of the patients"
 
 
+class SplitOptions(SubsetOptions, DataOptions):
+    """What decides which rows are trained on, chosen on and tested."""
+
+    @property
+    def subset(self) -> SubsetOptions:
+        """What of the training images is learned from."""
+        return SubsetOptions(**{name: getattr(self, name) for name in SubsetOptions.model_fields})
+
+    @property
+    def draws_subsets(self) -> bool:
+        """True where a seed draws other training images, so that even a deterministic head differs."""
+        return any(each is not None for each in (self.shots, self.label_fraction, self.associate))
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> SplitOptions:
+        if self.folds and (self.test_where or self.test_data):
+            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
+        if self.shots and self.label_fraction:
+            raise ValueError("shots and label_fraction both choose the training images; give one")
+        if self.base_to_novel and (self.folds or self.test_data or self.associate):
+            raise ValueError("base_to_novel goes with one split, without folds, test_data and associate")
+        if self.val_shots and not self.shots:
+            raise ValueError("val_shots goes with shots; without them val stays whole")
+        if self.associate is not None:
+            if self.shots or self.label_fraction:
+                raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
+            if self.test_data:
+                raise ValueError("associate tests on images of the same data; leave test_data out")
+            Association.parse(self.associate)
+        return self
+
+
 class EvaluationOptions(CardModel):
     """How often a head is trained, how it is scored and what stands beside it."""
 
@@ -199,34 +235,39 @@ class EvaluationOptions(CardModel):
     ] = "default"
 
 
-class MachineOptions(CardModel):
-    """With what a probe is computed; of these, results depend on the precision alone."""
+class ComputeOptions(CardModel):
+    """With what features are computed; of these, results depend on the precision alone."""
 
-    maps: Annotated[
-        Maps,
-        Field(description="Keep feature maps on disk, or run the encoder in every epoch; auto goes by the budget."),
-        Option(MACHINE, in_key=False),
-    ] = "auto"
     batch_size: Annotated[
         int | None, Field(ge=1, description="Images per forward pass."), Option(MACHINE, in_key=False)
     ] = None
     workers: Annotated[int, Field(ge=1, description="Threads that decode images."), Option(MACHINE, in_key=False)] = 2
-    processes: Annotated[
-        int,
-        Field(ge=1, description="Processes (GPUs) that train an encoder together."),
-        Option(MACHINE, in_key=False),
-    ] = 1
-    cache_images: Annotated[
-        bool,
-        Field(description="Keep prepared images on disk where the encoder runs in every epoch."),
-        Option(MACHINE, in_key=False),
-    ] = False
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), Option(MACHINE, in_key=False)] = "auto"
     precision: Annotated[
         Precision,
         Field(description="Of the encoder's forward pass; auto is bfloat16 on GPUs that have it, else float32."),
         Option(MACHINE, in_key=False),
     ] = "auto"
+
+
+class MachineOptions(ComputeOptions):
+    """With what a probe is computed; of these, results depend on the precision alone."""
+
+    processes: Annotated[
+        int,
+        Field(ge=1, description="Processes (GPUs) that train an encoder together."),
+        Option(MACHINE, in_key=False),
+    ] = 1
+    maps: Annotated[
+        Maps,
+        Field(description="Keep feature maps on disk, or run the encoder in every epoch; auto goes by the budget."),
+        Option(MACHINE, in_key=False),
+    ] = "auto"
+    cache_images: Annotated[
+        bool,
+        Field(description="Keep prepared images on disk where the encoder runs in every epoch."),
+        Option(MACHINE, in_key=False),
+    ] = False
 
 
 class EncoderOptions(CardModel):
@@ -251,7 +292,7 @@ class EncoderConfig(EncoderOptions, MachineOptions):
     """How an encoder is loaded and run."""
 
 
-class ProbeConfig(EncoderConfig, EvaluationOptions, SubsetOptions, TrainingOptions, HeadOptions, DataOptions):
+class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions):
     """One encoder on one task: all that a call of ``probe`` may say, and a cell of a study.
 
     It is a pure function of its JSON, so that it can be sent to another process or machine. What is implied is written
@@ -285,10 +326,7 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, SubsetOptions, TrainingOptio
             UnknownNameError: there is no such option.
             EvalfmError: names every option that is not valid.
         """
-        for name in options:
-            if name not in cls.model_fields:
-                raise UnknownNameError("option", name, cls.model_fields)
-        return validate(cls, options, "The call")
+        return checked(cls, options)
 
     @model_validator(mode="before")
     @classmethod
@@ -310,22 +348,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, SubsetOptions, TrainingOptio
 
     @model_validator(mode="after")
     def _compatible(self) -> ProbeConfig:
-        if self.folds and (self.test_where or self.test_data):
-            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
-        if self.shots and self.label_fraction:
-            raise ValueError("shots and label_fraction both choose the training images; give one")
-        if self.base_to_novel and (self.folds or self.test_data or self.associate or self.adaptation != "frozen"):
-            raise ValueError(
-                "base_to_novel goes with a frozen encoder and one split, without folds, test_data and associate"
-            )
-        if self.val_shots and not self.shots:
-            raise ValueError("val_shots goes with shots; without them val stays whole")
-        if self.associate is not None:
-            if self.shots or self.label_fraction:
-                raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
-            if self.test_data:
-                raise ValueError("associate tests on images of the same data; leave test_data out")
-            Association.parse(self.associate)
+        if self.base_to_novel and self.adaptation != "frozen":
+            raise ValueError("base_to_novel goes with a frozen encoder; leave adaptation out")
         if self.threshold != THRESHOLD_RULE:
             # Imported where it is needed: help and names come without numpy.
             from evalfm.statistics.classification import choose_threshold
@@ -340,15 +364,11 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, SubsetOptions, TrainingOptio
         """What a person calls it."""
         return f"{self.encoder} × {self.task}"
 
-    @property
-    def subset(self) -> SubsetOptions:
-        """What of the training images is learned from."""
-        return SubsetOptions(**{name: getattr(self, name) for name in SubsetOptions.model_fields})
-
-    @property
-    def draws_subsets(self) -> bool:
-        """True where a seed draws other training images, so that even a deterministic head differs."""
-        return any(each is not None for each in (self.shots, self.label_fraction, self.associate))
+    def recorded(self) -> dict[str, Any]:
+        """The options as a run records them, without what the machine and the folders are; no path is in it."""
+        left_out = {*EncoderConfig.model_fields, "encoder", "out", "force"}
+        content = self.model_dump(mode="json", exclude=left_out)
+        return content | {"prompts": None if self.prompts is None else "file"}
 
     def key_options(self) -> dict[str, Any]:
         """The options that enter the run key as they are: all but those whose ``Option`` says ``in_key=False``.
@@ -357,3 +377,54 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, SubsetOptions, TrainingOptio
         """
         fields = type(self).model_fields
         return self.model_dump(mode="json", include={name for name in fields if option_of(fields[name]).in_key})
+
+
+def checked(model: type[Model], options: Mapping[str, object]) -> Model:
+    """Build ``model`` from the options of a call.
+
+    Raises:
+        UnknownNameError: there is no such option.
+        EvalfmError: names every option that is not valid.
+    """
+    for name in options:
+        if name not in model.model_fields:
+            raise UnknownNameError("option", name, model.model_fields)
+    return validate(model, dict(options), "The call")
+
+
+def takes(*models: type[CardModel]) -> Callable[[Function], Function]:
+    """Decorate a function whose ``**options`` are fields of ``models``, so that ``help`` and editors show each of them.
+
+    Fields that the function has as parameters of its own stand as these.
+
+    >>> @takes(EvaluationOptions)
+    ... def measure(encoder: str, **options: object) -> None:
+    ...     "Measure."
+    >>> list(inspect.signature(measure).parameters)
+    ['encoder', 'seeds', 'threshold', 'baselines']
+    """
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+
+    def decorate(function: Function) -> Function:
+        own = list(inspect.signature(function).parameters.values())
+        said = {each.name for each in own}
+        listed = {name: field for name, field in fields.items() if name not in said}
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=field.annotation,
+                default=inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True),
+            )
+            for name, field in listed.items()
+        ]
+        positional = [each for each in own if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        after = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        vars(function)["__signature__"] = inspect.Signature([*positional, *options, *after])
+        lines = [f"        {name}: {field.description}" for name, field in listed.items()]
+        function.__doc__ = "\n".join([f"{function.__doc__ or ''}\n    Options:", *lines, "    "])
+        return function
+
+    return decorate

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from evalfm.config import EncoderConfig, EncoderOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
@@ -25,7 +26,6 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
 from evalfm.probing.provenance import peak_memory_bytes
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 
 METADATA = ("sex", "age", "view")
@@ -111,7 +111,7 @@ def _seconds_per_image(source: EncodedSource) -> float:
 
 def open_session(
     encoder: str | EncoderCard | Encoder,
-    settings: EncoderSettings,
+    settings: EncoderConfig,
     manifest: Manifest,
     test: Manifest | None,
     progress: Progress,
@@ -167,7 +167,7 @@ def open_session(
 
 
 def _load(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str, seed: int = SEED
+    encoder: str | EncoderCard | Encoder, settings: EncoderConfig, device: str, precision: str, seed: int = SEED
 ) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
     from_code = isinstance(encoder, Encoder) or (
@@ -185,7 +185,7 @@ def _load(
 
 
 def _redraw(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str
+    encoder: str | EncoderCard | Encoder, settings: EncoderConfig, device: str, precision: str
 ) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
@@ -195,14 +195,14 @@ def _redraw(
     return redrawn
 
 
-def _public(settings: EncoderSettings) -> dict[str, Any]:
+def _public(settings: EncoderConfig) -> dict[str, Any]:
     """The settings as a run may show them: a path of weights becomes the word ``file``."""
     weights = settings.weights if settings.weights in ("hub", "random") else "file"
-    shown = settings.model_dump(mode="json", include={"input_size", "resize", "maps", "batch_size"})
+    shown = settings.model_dump(mode="json", include={*EncoderOptions.model_fields, "maps", "batch_size"})
     return {**shown, "weights": weights}
 
 
-def _where(settings: EncoderSettings) -> tuple[str, str]:
+def _where(settings: EncoderConfig) -> tuple[str, str]:
     """The device and precision that ``auto`` stands for on this machine."""
     has_gpu = torch.cuda.is_available()
     if settings.device.startswith("cuda") and not has_gpu:
@@ -213,7 +213,7 @@ def _where(settings: EncoderSettings) -> tuple[str, str]:
     return device, precision
 
 
-def _training_precision(settings: EncoderSettings, device: str, precision: str) -> str:
+def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:
     """As for frozen features, but float16 with loss scaling where the GPU has no bfloat16, unless asked otherwise."""
     if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return "float16"

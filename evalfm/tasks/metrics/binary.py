@@ -51,9 +51,6 @@ RATES: dict[str, Rate] = {
     "balanced_accuracy": Rate(classification.balanced_accuracy, "all", "one class is missing"),
 }
 
-THRESHOLD_RULE = "youden"
-"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
-
 DEFAULT_THRESHOLD = 0.5
 """Where probabilities are cut that nobody has looked at on val."""
 
