@@ -380,7 +380,7 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
 
 
 def checked(model: type[Model], options: Mapping[str, object]) -> Model:
-    """Build ``model`` from the options of a call.
+    """Build ``model`` from the options of a call; one that is None has its default.
 
     Raises:
         UnknownNameError: there is no such option.
@@ -389,7 +389,7 @@ def checked(model: type[Model], options: Mapping[str, object]) -> Model:
     for name in options:
         if name not in model.model_fields:
             raise UnknownNameError("option", name, model.model_fields)
-    return validate(model, dict(options), "The call")
+    return validate(model, {name: value for name, value in options.items() if value is not None}, "The call")
 
 
 def takes(*models: type[CardModel]) -> Callable[[Function], Function]:

@@ -229,7 +229,7 @@ def _no_alias(name: str, grid: Grid) -> bool:
     """Whether ``name`` is an encoder and no word for a whole baseline; else a fault is noted."""
     if find_alias(name) is None:
         return True
-    grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under baselines."))
+    grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under supervised."))
     return False
 
 
