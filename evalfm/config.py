@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 from collections.abc import Callable, Mapping
@@ -288,7 +289,7 @@ class EncoderOptions(CardModel):
     ] = None
 
 
-class EncoderConfig(EncoderOptions, MachineOptions):
+class EncoderConfig(MachineOptions, EncoderOptions):
     """How an encoder is loaded and run."""
 
 
@@ -364,6 +365,25 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         """What a person calls it."""
         return f"{self.encoder} × {self.task}"
 
+    @property
+    def description(self) -> str:
+        """The same with heads, adaptation and subset."""
+        text = f"{self.label}: {', '.join(self.heads or ())}, {self.adaptation}"
+        return text if self.subset == SubsetOptions() else f"{text}, {self.subset.label}"
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what is measured, the same in every process and on every machine."""
+        elsewhere = {*MachineOptions.model_fields, "out", "force"}
+        return hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode()).hexdigest()
+
+    def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
+        """The same on ``machine``, with ``changes`` of folder and force; a frozen encoder has no processes."""
+        content = {name: getattr(machine, name) for name in MachineOptions.model_fields}
+        if self.adaptation == "frozen":
+            content["processes"] = 1
+        return self.model_copy(update={**content, **changes})
+
     def recorded(self) -> dict[str, Any]:
         """The options as a run records them, without what the machine and the folders are; no path is in it."""
         left_out = {*EncoderConfig.model_fields, "encoder", "out", "force"}
@@ -390,6 +410,15 @@ def checked(model: type[Model], options: Mapping[str, object]) -> Model:
         if name not in model.model_fields:
             raise UnknownNameError("option", name, model.model_fields)
     return validate(model, {name: value for name, value in options.items() if value is not None}, "The call")
+
+
+def group_of(model: type[Model], options: Mapping[str, object]) -> Model:
+    """The options of ``model`` among those of a call.
+
+    Raises:
+        EvalfmError: names every option that is not valid.
+    """
+    return checked(model, {name: options[name] for name in model.model_fields if name in options})
 
 
 def takes(*models: type[CardModel]) -> Callable[[Function], Function]:
