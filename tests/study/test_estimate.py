@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig
+from evalfm.config import EncoderOptions, ProbeConfig
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import _Plan as HeadPlan
 from evalfm.study.cohorts import Sizes
@@ -91,9 +91,14 @@ def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
     assert streamed.scored == 3 * 40
     heads = 0.001 * 3 * (3 * 3200 + 20 * 16 + 64) * 3
     assert streamed.seconds == pytest.approx((200 + seen) * (0.01 + 0.02) + 120 * 0.02 + heads)
-    kept = MachineOptions(cache_images=True)
     cached = estimate_cell(
-        cell(seeds=3), "segmentation", [sizes], 200, FACTS, Stored(200, 0, 200, "stream"), RATES, kept
+        cell(seeds=3, cache_images=True),
+        "segmentation",
+        [sizes],
+        200,
+        FACTS,
+        Stored(200, 0, 200, "stream"),
+        RATES,
     )
     assert (cached.decoded, cached.disk_bytes["prepared images"]) == (400, 200 * 6000)
 
