@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, option_of, validate
-from evalfm.encoders.aliases import find_alias
+from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from evalfm.analysis.attributes import OF_CLASSES, OWN, declared
 from evalfm.errors import EvalfmError
 from evalfm.runs import MARK, MARKED_NOTES, Run
-from evalfm.tasks.kinds import MEASURES
+from evalfm.tasks.kinds import METRICS
 
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
 """What other programs write into a cell that they mean to be empty."""
@@ -116,7 +116,7 @@ def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     """What the mark of a Parquet file says; None where it is not one that evalfm writes, or of other columns."""
     kind, names, notes = mark.get("kind"), mark.get("class_names"), mark.get("notes")
     # Anybody may have written it.
-    if not isinstance(kind, str) or kind not in MEASURES or not isinstance(names, list) or not isinstance(notes, list):
+    if not isinstance(kind, str) or kind not in METRICS or not isinstance(names, list) or not isinstance(notes, list):
         return None
     texts = tuple(str(name) for name in names)
     if not {"id", "patient", *_needed(kind, texts)} <= set(columns):

@@ -13,11 +13,12 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from evalfm.cards import option_of
+from evalfm.cards import flag_of, option_of
 from evalfm.cli.options import listed, listed_words
 from evalfm.errors import EvalfmError
 
 Verb = Callable[..., Any]
+PAIR = "NAME=VALUE"
 PLAIN = (str, int, float, bool, Path)
 
 
@@ -29,8 +30,9 @@ def configured(
     The verb gets a mapping under the name ``given``: of each option that the user gave the field's name and the value.
     What was not given is not in it, so the model's own default holds. An option's help is its field's description, its
     choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
-    several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated. Of a field of
-    which a verb takes ``several``, each for a configuration of its own, the verb gets the list as it was typed.
+    several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated; one with a model
+    takes the path of its YAML file, which the model that holds it reads. Of a field of which a verb takes ``several``,
+    each for a configuration of its own, the verb gets the list as it was typed.
 
     Args:
         models: configurations; a field that two of them share is one option.
@@ -69,11 +71,6 @@ def configured(
     return decorate
 
 
-def flag_of(name: str, field: FieldInfo) -> str:
-    """The long name of the option of a field, such as ``--test-data``."""
-    return max(option_of(field).names, key=len, default=f"--{name.replace('_', '-')}")
-
-
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """The parameter from which typer makes the option of ``field``."""
     if not field.description:
@@ -105,7 +102,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 def _metavar(field: FieldInfo) -> str | None:
     """What stands for the values of an option that takes several; None for that of its type."""
     if _is_mapping(field):
-        return "NAME=VALUE"
+        return PAIR
     if words := _words(field):
         return f"[{'|'.join(words)}]"
     items = _items(field)
@@ -119,6 +116,8 @@ def _plain(name: str, annotation: Any) -> Any:
         origin = get_origin(kind) or kind
         if origin in (tuple, dict):
             return list[str]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        return Path
     if len(kinds) == 1 and (get_origin(kinds[0]) is Literal or kinds[0] in PLAIN):
         return kinds[0]
     if str in kinds:
@@ -163,9 +162,9 @@ def _value(name: str, field: FieldInfo, value: Any) -> Any:
     """What the model is given for what typer has read; None where the option was not given."""
     if value is None or value == []:
         return None
-    if not isinstance(value, list) or option_of(field).several:
+    option, flag = option_of(field), flag_of(name, field)
+    if not isinstance(value, list) or option.several:
         return value
-    flag = flag_of(name, field)
     if not _is_mapping(field):
         words = _words(field)
         if words:
@@ -176,8 +175,10 @@ def _value(name: str, field: FieldInfo, value: Any) -> Any:
     pairs: dict[str, str] = {}
     for item in value:
         key, mark, text = item.partition("=")
+        if option.bare and not mark:
+            mark, text = "=", key
         if not (key.strip() and mark and text.strip()) or key.strip() in pairs:
             again = ", each name once" if key.strip() in pairs else ""
-            raise EvalfmError(f"{flag} {item} is not NAME=VALUE{again}; write it so.")
+            raise EvalfmError(f"{flag} {item} is not {option.metavar or PAIR}{again}; write it so.")
         pairs[key.strip()] = text.strip()
     return pairs

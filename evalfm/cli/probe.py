@@ -42,11 +42,11 @@ def probe(
     """
     from functools import partial
 
-    from evalfm.probing.names import check_names, one_of
+    from evalfm.probing.names import check_names, is_encoder_path, is_task
 
     data, test_data = options.get("data"), options.get("test_data")
-    encoders = listed(options.pop("encoder"), "--encoder", one_of)
-    tasks = listed(options.pop("task"), "--task", partial(one_of, data=data))
+    encoders = listed(options.pop("encoder"), "--encoder", is_encoder_path)
+    tasks = listed(options.pop("task"), "--task", partial(is_task, data=data))
     training = {name: options.get(name) for name in ("adaptation", "recipe")}
     # Before torch is imported, which takes seconds.
     check_names(encoders, tasks, options.get("heads", ()), [data, test_data], aliases=True, **training)

@@ -73,13 +73,14 @@ def study(
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (images and a GPU that are not here)
     """
     from evalfm.errors import EvalfmError
-    from evalfm.probing.names import one_of
+    from evalfm.probing.names import is_encoder_path, is_task
     from evalfm.study.config import check_study_names, load_study
 
     machine, assumed = group_of(MachineOptions, options), group_of(Assumed, options)
     if not plan and assumed != Assumed():
         raise EvalfmError("--images, --speed and --decode make a plan for what is not here; add --plan.")
-    encoders, tasks = (listed(options.get(name), f"--{name}", one_of) for name in ("encoder", "task"))
+    encoders = listed(options.get("encoder"), "--encoder", is_encoder_path)
+    tasks = listed(options.get("task"), "--task", is_task)
     grid = load_study(config).on(options.get("data"))
     grid = grid.only(tuple(encoders), tuple(tasks), options.get("adaptation", ()))
     # Before torch is imported, which takes seconds.
@@ -114,9 +115,8 @@ def study(
 def _changed(grid: Study, options: dict[str, Any]) -> Study:
     """The study with what the command line says of every cell."""
     from evalfm.cards import parse_yaml
-    from evalfm.encoders.aliases import find_alias
+    from evalfm.encoders.reference import EncoderRef, find_alias
     from evalfm.errors import EvalfmError
-    from evalfm.probing.names import card_of
 
     changes: dict[str, Any] = {name: options[name] for name in ("limit", "seeds") if name in options}
     weights, recipe = options.get("weights"), options.get("recipe")
@@ -126,7 +126,8 @@ def _changed(grid: Study, options: dict[str, Any]) -> Study:
         )
     supervised = [each.model_dump() for each in grid.supervised]
     if weights is not None:
-        cards = {each.name: card_of(each.name) for each in grid.encoders if find_alias(each.name) is None}
+        named = [each.name for each in grid.encoders if find_alias(each.name) is None]
+        cards = {name: EncoderRef.parse(name).card() for name in named}
         changes["encoders"] = [
             # What takes no weights, as a classical descriptor, stays as it is.
             each.model_dump() | ({"weights": weights} if card and card.weights.source != "none" else {})

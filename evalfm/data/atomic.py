@@ -1,17 +1,21 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Files that evalfm writes: whole or not there, and CSV in which a spreadsheet runs no cell."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 import stat
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evalfm.errors import EvalfmError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader ever sees a part of it; parents are created.
+    """Write ``content`` to ``path`` so that no reader ever sees it half-written; parents are created.
 
     A link stays and what it leads to is replaced, with the mode that it had. A pipe or terminal is written to and not
     replaced.
@@ -39,21 +43,21 @@ def file_place(path: Path) -> Path | None:
         OSError: it cannot be looked at.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return Path(os.path.realpath(path))
-    if stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
         return None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "folder" if stat.S_ISDIR(found.st_mode) else "device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "device"
         raise EvalfmError(f"{path} is no file that can be written but a {kind}; name a file.")
     place = Path(os.path.realpath(path))
     # /dev/stdout may lead to a file that has no name any more.
-    return place if place.exists() and os.path.samestat(place.stat(), found) else None
+    return place if place.exists() and os.path.samestat(place.stat(), status) else None
 
 
 def check_writable_file(path: Path) -> None:
-    """Ask before any work whether a file can be written to ``path``; its folder must be there.
+    """Check before any work that a file can be written to ``path``; its folder must be there.
 
     Raises:
         EvalfmError: it cannot.
@@ -94,10 +98,40 @@ def _mode(path: Path) -> int:
 
 
 def _write_through(path: Path, content: bytes) -> None:
-    # A pipe that nobody reads is told at once and not waited for.
+    # A pipe that nobody reads is reported at once and not waited for.
     flags = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     handle = os.open(path, flags)
     if hasattr(os, "O_NONBLOCK"):
         os.set_blocking(handle, True)
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_FORMULA = re.compile(r"[\s\"'\0\ufeff\u200b-\u200f\u2060]*[=+\-@\uff0b\uff0d\uff1d\uff20].|[\t\r\n]", re.DOTALL)
+"""What a spreadsheet runs, also in wide letters and behind spaces, quotes and letters of no width; one sign is none."""
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """``header`` and ``rows`` as CSV with every digit; None and NaN are empty, words that would be run have a ``'``."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_cell, header))
+    for row in rows:
+        writer.writerow(map(_cell, row))
+    return stream.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        # A lone CR would end the row, as the writer does not quote it.
+        return str(harmless(value)).replace("\r\n", "\n").replace("\r", "\n")
+    # NaN alone differs from itself.
+    return None if value != value else value
+
+
+def harmless(value: object) -> object:
+    """``value``; text that a spreadsheet would run as a formula gets an apostrophe, a number as text does not."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value) or not _FORMULA.match(value):
+        return value
+    return f"'{value}"

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.atomic import write_atomically
-from evalfm.data.columns import MASK_SUFFIX, canonical, read_table, without_words
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
@@ -30,11 +30,8 @@ from evalfm.progress import SILENT, Progress
 if TYPE_CHECKING:
     from evalfm.data.images import Image
 
-SPLITS = ("train", "val", "test")
 PARQUET_FILE = "manifest.parquet"
 CSV_FILE = "manifest.csv"
-SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm")
-EMPTY_MASK = "-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +166,7 @@ class Manifest:
         if digests.failed:
             name, reason = next(iter(digests.failed.items()))
             raise EvalfmError(f"{len(digests.failed)} images cannot be read, the first is {name} ({reason}).")
-        return np.array([digests.found[locator] for locator in wanted], dtype=object)
+        return np.array([digests.by_locator[locator] for locator in wanted], dtype=object)
 
     def mask(self, row: int, finding: str) -> NDArray[np.bool_] | None:
         """Truth of ``finding`` on the grid of the stored image, bool [H, W]; None where it is unknown.
@@ -290,7 +287,7 @@ class Manifest:
         """
         if "split" not in self.table:
             raise EvalfmError(
-                f"The data set {self.info.name!r} has no split; deal one: `evalfm data split {self.folder}`."
+                f"The data set {self.info.name!r} has no split; make one: `evalfm data split {self.folder}`."
             )
         return self.table["split"].to_numpy(dtype=object)
 
@@ -302,7 +299,7 @@ class Manifest:
         """The patient of ``row`` (or what stands for it) as it may leave the manifest."""
         return str(public_names([self.patients[row]], self.info)[0])
 
-    # Parts
+    # Rows and splits
 
     def where(self, expr: str) -> NDArray[np.bool_]:
         """Rows that satisfy ``expr``, such as ``age >= 18 and view == 'PA'``; see ``expressions``."""
@@ -322,7 +319,7 @@ class Manifest:
         return dataclasses.replace(self, table=self.table.iloc[chosen.astype(np.intp)].reset_index(drop=True))
 
     def with_split(self, split: NDArray[np.object_] | Sequence[str], info: DatasetInfo | None = None) -> Manifest:
-        """The manifest with another split [N], and with ``info`` that tells of it."""
+        """The manifest with another split [N], and with ``info`` that describes it."""
         table = self.table.assign(split=pd.Series(list(split), dtype=object))
         return Manifest(info or self.info, table, self.folder)
 
@@ -330,8 +327,8 @@ class Manifest:
         """Hex digest of which id and patient lie in which split; the order of rows does not matter."""
         split = self.splits
         rows = sorted(
-            "\x1f".join((str(name), str(patient), str(part)))
-            for name, patient, part in zip(self.table["id"], self.patients, split, strict=True)
+            "\x1f".join((str(name), str(patient), str(name_of_split)))
+            for name, patient, name_of_split in zip(self.table["id"], self.patients, split, strict=True)
         )
         return hashlib.sha256("\x1e".join(rows).encode()).hexdigest()
 

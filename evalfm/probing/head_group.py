@@ -19,7 +19,6 @@ from evalfm.heads.text.classifier import TextHead
 from evalfm.probing.existing import Known
 from evalfm.probing.fitting import FitOptions, Training, fit_frozen, fit_trained
 from evalfm.probing.labelled import SplitAssignment, measured_key
-from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.session import EncoderSession, compute_ahead
@@ -199,6 +198,11 @@ class RunBuilder:
         record = make_record(session, assignment, head, results, table, self._config(), key, seconds, text)
         with publishing(config.out, folder, self.if_exists) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
+            # With matplotlib, which only a run that is made needs.
+
+            # With matplotlib, which only a run that is made needs.
+            from evalfm.probing.pictures import draw_pictures
+
             draw_pictures(work, record, table, assignment.test or assignment.cohort, rows)
             for result, place in zip(results, works, strict=False):
                 board = work / BOARD if result.split.fold is None else work / BOARD / f"fold{result.split.fold}"
@@ -214,7 +218,7 @@ class RunBuilder:
             "seed": self.seed,
             # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
             "task": self.assignment.cohort.task.name,
-            "encoder": {"name": session.name, **session.asked},
+            "encoder": {"name": session.name, **session.requested},
             "recipe": {} if recipe is None else recipe.model_dump(mode="json"),
             **({} if recipe is None else {"processes": config.processes}),
         }

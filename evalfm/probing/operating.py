@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.statistics.temperature import fit_temperature, with_temperature
+from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.tasks.metrics.binary import choose_threshold
 from evalfm.tasks.prompts import LABELS
 

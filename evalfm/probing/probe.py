@@ -11,6 +11,7 @@ from typing import Any, overload
 from evalfm.config import THRESHOLD_RULE, ProbeConfig, takes
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.trainable import TrainableHead
@@ -181,8 +182,7 @@ def _jobs(
     jobs = []
     for one_task in tasks:
         for one in encoders:
-            name = one if isinstance(one, str) else one.card.name
-            config = ProbeConfig.checked(encoder=name, task=one_task, **names, **options)
+            config = ProbeConfig.checked(encoder=EncoderRef.parse(one).label, task=one_task, **names, **options)
             # Where the name is an alias, the configuration has it written out.
             jobs.append(_Job(config, config.encoder if isinstance(one, str) else one, data, test_data))
     return jobs

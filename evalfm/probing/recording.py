@@ -23,7 +23,7 @@ from evalfm.probing.splits import Split, unlearnable
 from evalfm.runs import Provenance, Record
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, measure
+from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, compute_metrics
 
 FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
 
@@ -99,7 +99,7 @@ def make_record(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
+    metrics = compute_metrics(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
     info = cohort.manifest.info
     return Record(
         schema=1,
@@ -127,7 +127,7 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) 
     for template in results[0].scores.by_template:
         scores = np.concatenate([result.scores.by_template[template] for result in results])
         alone = replace(scored, table=scored.table.assign(**dict(zip(columns, scores.T, strict=True))))
-        found[template] = measure(task.kind, alone, only=(task.primary,)).get(task.primary)
+        found[template] = compute_metrics(task.kind, alone, only=(task.primary,)).get(task.primary)
     told = {template: estimate for template, estimate in found.items() if estimate is not None}
     values = [estimate.value for estimate in told.values() if estimate.value is not None]
     if not told:

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from evalfm.config import STRONGEST_ASSOCIATION, Association, SplitOptions
 from evalfm.data import splits as by_patient
-from evalfm.data.dealing import split_units
+from evalfm.data.assign_splits import split_units
 from evalfm.errors import EvalfmError
 from evalfm.statistics.classification import base_classes
-from evalfm.tasks.cohort import Cohort, binary_label
+from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.truth import binary_label
 
 CURVE = (0.0, 0.25, 0.5, 0.75, STRONGEST_ASSOCIATION)
 """Strengths of a whole shortcut curve; the number of images is one that every one of them allows."""

@@ -8,12 +8,12 @@ from typing import Any
 
 from evalfm.config import ComputeOptions, EncoderOptions, ProbeConfig
 from evalfm.data.registered import cache_folder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.probing.few_shot.cohort import EpisodeCohort
 from evalfm.probing.few_shot.config import FINE_TUNE
-from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Sizes
 from evalfm.study.config import EncoderEntry
@@ -146,7 +146,7 @@ class _Planner:
                     yield EpisodeCost(*names, FINE_TUNE, shots, episodes, estimate)
 
     def _loaded(self, entry: EncoderEntry) -> Loaded | None:
-        if entry.name.partition(":")[0] in TABLE_NAMES:
+        if EncoderRef.parse(entry.name).is_table:
             return None
         device, precision = place(self.machine)
         try:

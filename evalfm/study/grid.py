@@ -8,10 +8,9 @@ from typing import Any
 
 from evalfm.cards import CardModel
 from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, SubsetOptions
-from evalfm.encoders.aliases import find_alias
+from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
-from evalfm.probing.names import TABLE_NAMES, card_of, check_encoder
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts
@@ -200,13 +199,14 @@ class _Row:
 def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: str) -> str | None:
     """Why ``encoder`` cannot go with a head that ``needs`` this or an adaptation, as far as its card tells."""
     reads_maps = "maps" in needs
-    if encoder.partition(":")[0] in TABLE_NAMES:
+    ref = EncoderRef.parse(encoder)
+    if ref.is_table:
         if reads_maps or kind == "segmentation":
             return "a table of features has no maps"
         if TEXT in needs:
             return "a table of features reads no text"
         return "a table of features cannot be trained" if adaptation != ONE_PASS else None
-    card = card_of(encoder)
+    card = ref.card()
     if card is None:
         return None
     if reads_maps and not card.map_channels:
@@ -228,7 +228,7 @@ def _known(name: str, grid: Grid) -> bool:
     """Whether there is an encoder ``name``; else a fault is noted."""
     alias = find_alias(name)
     try:
-        check_encoder(name if alias is None else alias.encoder)
+        EncoderRef.parse(name if alias is None else alias.encoder).check()
     except EvalfmError as error:
         grid.refuse(error)
         return False

@@ -13,11 +13,11 @@ from evalfm.config import ComputeOptions, EncoderOptions, MachineOptions, ProbeC
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
-from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Manifests, TaskCohort, TaskCohorts, assume_all, select_cohorts
 from evalfm.study.config import Assumed, Study
@@ -209,7 +209,7 @@ class _Planner:
 
     def _of_encoder(self, cells: list[ProbeConfig]) -> dict[str, CellEstimate | None]:
         name = cells[0].encoder
-        if name.partition(":")[0] in TABLE_NAMES:
+        if EncoderRef.parse(name).is_table:
             return dict.fromkeys((cell.key for cell in cells), None)
         device, precision = self._place()
         try:

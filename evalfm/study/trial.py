@@ -15,6 +15,7 @@ from evalfm.config import EncoderOptions
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import add_lora
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.extraction import film_bytes
 from evalfm.features.forward import automatic_batch_size
@@ -101,7 +102,7 @@ def load_for_trial(
         EvalfmError: it cannot be built even so.
     """
     settings: dict[str, Any] = {"input_size": options.input_size, "resize": options.resize, "device": device}
-    if ".py:" not in name:
+    if not EncoderRef.parse(name).is_code:
         settings["precision"] = precision
     warning = None
     if fetch:

@@ -110,7 +110,7 @@ def tune(
     layout = head.layout(train.source, context)
     module = _start(head, layout, objective, train, context, recipe)
     adapted = copy.deepcopy(encoder)
-    adapted.settings = replace(adapted.settings, precision=setting.precision)
+    adapted.state = replace(adapted.state, precision=setting.precision)
     notes = _adapt(adapted, adaptation, recipe, context.seed)
     job = Job(
         encoder=adapted,

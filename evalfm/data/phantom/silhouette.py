@@ -1,4 +1,4 @@
-"""Where lungs, heart and pneumothorax lie on the film: distance fields and the masks they give."""
+"""Where lungs, heart and pneumothorax lie on the image: distance fields and the masks they give."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Chest:
     right_heart: Field
     apex: Field
 
-    def window(self, part: tuple[slice, slice]) -> Chest:
-        """The distances on a rectangle of the film."""
-        return Chest(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+    def window(self, region: tuple[slice, slice]) -> Chest:
+        """The distances on a rectangle of the image."""
+        return Chest(**{field.name: getattr(self, field.name)[region] for field in fields(self)})
 
     @property
     def heart(self) -> Mask:
@@ -92,7 +92,7 @@ def open_pneumothorax(chest: Chest, frame: Frame, pneumothorax: Pneumothorax) ->
     """Free air between chest wall and lung: the part of the lung field nearest the wall.
 
     An apical one is thickest at the apex, a lateral one along the wall; the border undulates. The area is
-    that asked for, to the pixel: the depth at which the visceral line lies is a quantile over the lung field.
+    the one drawn, to the pixel: the depth at which the visceral line lies is a quantile over the lung field.
     """
     # A soft minimum: at the apex the lung draws back from the rib cage and the mediastinum in one round.
     inner = chest.medial + np.float32(0.9) * np.maximum(chest.apex, 0)
@@ -136,7 +136,7 @@ def _walls(lung: Lung, anatomy: Anatomy, y: Field, side: int) -> _Walls:
     else:
         inner = inner - 0.006 + 0.018 * np.clip((y - 0.34) / 0.20, 0, 1)
     inner = inner - np.minimum(below, 0)
-    return _Walls(*(part for edge in (outer, inner) for part in _with_cosine(edge, y)))
+    return _Walls(*(each for edge in (outer, inner) for each in _with_cosine(edge, y)))
 
 
 def _with_cosine(edge: NDArray[np.floating], y: Field) -> tuple[Field, Field]:

@@ -1,19 +1,19 @@
-"""Breast density on mammograms: VinDr-Mammo, and any table that tells side and view."""
+"""Breast density on mammograms: VinDr-Mammo, and any table with laterality and view."""
 
 from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import files_below
+from evalfm.data.sources import Imported
 from evalfm.data.sources import table as any_table
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
 from evalfm.errors import EvalfmError
 
@@ -33,9 +33,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read VinDr-Mammo (``breast-level_annotations.csv`` and ``images/<study>/<image>.dicom``), or a mapped table.
 
     ``density`` is A to D, in this order. The exam stays in one split, whoever the patient is. Of VinDr-Mammo the
-    official test part is kept and val is dealt by exam from training; ``birads`` is the breast's category.
+    official test split is kept and val is drawn by exam from training; ``birads`` is the breast's category.
 
-    A mapped table must tell the exam or the patient; its columns of density, side and view are found by their names
+    A mapped table must hold the exam or the patient; columns of density, laterality and view are known by their names
     (``density`` or ``breast_density``, ``laterality``, ``view`` or ``view_position``) or by the mapping.
 
     Raises:
@@ -54,7 +54,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
-    # What is told below is of the images that are there.
+    # Notes count the images that are there.
     native = native[there].reset_index(drop=True)
     study, image_id, image = (cells[there].reset_index(drop=True) for cells in (study, image_id, image))
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
@@ -67,37 +67,38 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "view": as_text(column(native, "view_position", file)).map(_upper),
             "density": _density(column(native, "breast_density", file), file, notes),
             "birads": pd.to_numeric(birads),
-            "split": only_words(column(native, "split", file), _part, "training or test", file),
+            "split": only_words(column(native, "split", file), _split_of, "training or test", file),
         }
     )
     return Imported(table, _info(notes), val_from_train=True)
 
 
 def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
-    """Any table: read as one, then density, side and view brought into one form and exams held together."""
+    """Any table: read as one, then density, laterality and view brought into one form and exams held together."""
     if mapping.patient is None and mapping.study is None:
-        raise EvalfmError(
-            "Views of one exam must stay together: say which column tells it, --study COLUMN or --patient."
-        )
+        raise EvalfmError("Views of one exam must stay together: name its column, --study COLUMN or --patient.")
     native, file = any_table.read_mapped(root, mapping)
     present = set(native.columns)
 
-    def found(given: str | None, *names: str) -> str:
+    def column_of(given: str | None, *names: str) -> str:
         return given or next((name for name in names if name in present), names[0])
 
     mapping = mapping.model_copy(
         update={
-            "labels": {"density": found(mapping.labels.get("density"), "density", "breast_density"), **mapping.labels},
+            "labels": {
+                "density": column_of(mapping.labels.get("density"), "density", "breast_density"),
+                **mapping.labels,
+            },
             "label_kinds": {**mapping.label_kinds, "density": "class"},
             "levels": {name: levels for name, levels in mapping.levels.items() if name != "density"},
             "attributes": {
-                "laterality": found(mapping.attributes.get("laterality"), "laterality"),
-                "view": found(mapping.attributes.get("view"), "view", "view_position"),
+                "laterality": column_of(mapping.attributes.get("laterality"), "laterality"),
+                "view": column_of(mapping.attributes.get("view"), "view", "view_position"),
                 **mapping.attributes,
             },
         }
     )
-    imported = any_table.import_source(root, replace(options, mapping=mapping))
+    imported = any_table.import_source(root, options.model_copy(update={"mapping": mapping}))
     notes = list(imported.info.notes)
     table = imported.table.assign(
         density=_density(imported.table["density"], file, notes),
@@ -134,23 +135,23 @@ def _density(cells: pd.Series, file: Path, notes: list[str]) -> pd.Series:
 
 
 def _grade(word: str) -> str | None:
-    found = _DENSITY.match(word)
-    if found is None:
+    match = _DENSITY.match(word)
+    if match is None:
         return None
-    grade = found[1].upper()
+    grade = match[1].upper()
     return GRADES[int(grade) - 1] if grade.isdecimal() else grade
 
 
 def _category(word: str) -> str | None:
-    found = _BIRADS.match(word)
-    return found[1] if found else None
+    match = _BIRADS.match(word)
+    return match[1] if match else None
 
 
 def _side(word: str) -> str | None:
     return SIDES.get(word.lower())
 
 
-def _part(word: str) -> str | None:
+def _split_of(word: str) -> str | None:
     return {"training": "train", "test": "test"}.get(word.lower())
 
 

@@ -18,6 +18,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episodes
 from evalfm.heads import episodic
 from evalfm.heads.head import Text
@@ -43,7 +44,8 @@ from evalfm.runs import (
     remove_leftovers,
     run_folder,
 )
-from evalfm.statistics.episodes import episode_auroc, over_episodes
+from evalfm.statistics.auroc import episode_auroc
+from evalfm.statistics.intervals import over_episodes
 from evalfm.training.tuning import forget
 
 OVERLAP = (
@@ -77,9 +79,8 @@ def run_episodes(
     Raises:
         EvalfmError: anything the caller can fix, in one sentence.
     """
-    name = encoder if isinstance(encoder, str) else encoder.card.name
     where = data.info.name if isinstance(data, Manifest) else data
-    config = EpisodeConfig.checked(encoder=name, task=task, data=where, **options)
+    config = EpisodeConfig.checked(encoder=EncoderRef.parse(encoder).label, task=task, data=where, **options)
     check_names([encoder], [task], data=[data])
     return solve_episodes(encoder, draw_cohort(config, data, progress), config, progress)
 
@@ -219,7 +220,7 @@ class EpisodeBuilder:
             "shots": list(config.shots_of(method)),
             "episodes": config.episodes_of(method),
             "data": info.name,
-            "encoder": {"name": session.name, **session.asked},
+            "encoder": {"name": session.name, **session.requested},
         }
         counted = {"images": len(self.episodes.drawn.used), "images_of_cohort": len(cohort)}
         return Record(

@@ -8,7 +8,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 HEADER = (
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("padchest", root)
+    return read_source("padchest", root)
 
 
 def test_labels_ages_and_views(root: Path) -> None:
@@ -63,15 +63,15 @@ def test_reports_dates_and_births_do_not_enter(root: Path) -> None:
 
 def test_what_is_left_out_is_counted(root: Path) -> None:
     assert read(root).info.notes == [
-        "1 films are not PA or AP and were left out.",
-        "1 films are marked to be excluded and were left out.",
-        "1 films name no patient and were left out.",
+        "1 images are not PA or AP and were left out.",
+        "1 images are marked to be excluded and were left out.",
+        "1 images name no patient and were left out.",
         "1 of 5 rows have no image file and were left out.",
         "1 ages are not from 0 to 100 and were made unknown.",
     ]
 
 
-def test_films_may_all_lie_in_the_root(root: Path) -> None:
+def test_images_may_all_lie_in_the_root(root: Path) -> None:
     for path in list(root.glob("*/*.png")):
         path.rename(root / path.name)
     for folder in (root / "0", root / "36"):
