@@ -1,4 +1,4 @@
-"""What a head must give so that it can be trained together with its encoder."""
+"""The interface of a head that can be trained together with its encoder."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class TrainableHead(ABC):
         return examples
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
-        """Choose on val what the module itself does not hold, once it is kept; sentences to tell about it."""
+        """Choose on val what the module itself does not hold, once it is kept; sentences for the run's notes."""
         return ()
 
 
