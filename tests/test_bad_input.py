@@ -220,7 +220,7 @@ class TestImages:
         message = refusal(
             films, out, "2 faults to fix", "row 5: image 'f4.png' is not there", "row 21: image 'f20.png'"
         )
-        assert "mend" in message
+        assert "to fix" in message
 
     def test_truncated(self, films: Films, out: Path, home: Path):
         content = films.image(6).read_bytes()
