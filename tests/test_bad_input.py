@@ -39,6 +39,7 @@ from evalfm.runs import Run, find_runs
 
 from .dicoms import dicom_header
 
+pytestmark = pytest.mark.usefixtures("in_full")
 SIDE = 48
 PATIENTS = 40
 ROOT = Path(__file__).resolve().parents[1]
