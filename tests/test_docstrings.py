@@ -16,7 +16,7 @@ PACKAGE = Path(evalfm.__file__).parent
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.FAIL_FAST
 
 # Functions of evalfm.__all__ that still lack an example.
-WITHOUT = {"load_data", "load_encoder", "load_study", "load_task", "find_runs", "predict", "probe", "run_episodes"}
+WITHOUT = {"load_data", "load_study", "find_runs", "predict", "probe", "run_episodes"}
 WITHOUT |= {"run_study"}
 
 
