@@ -15,6 +15,8 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import check, looks_inverted
 
+pytestmark = pytest.mark.usefixtures("in_full")
+
 
 def image(seed: int, *, inverted: bool = False) -> np.ndarray:
     """A bright middle between two dark fields, with a little noise."""
