@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalfm.analysis.table import Line, TaskTable
+from evalfm.config import THRESHOLD_RULE
 from evalfm.runs import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 
 RATES = ("f1", "sensitivity", "specificity", "accuracy")
 CERTAINTY = ("brier", "ece")

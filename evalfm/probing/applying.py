@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.cards import validate
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
@@ -25,7 +26,6 @@ from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.session import TABLES, EncoderSession, open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 from evalfm.runs import HEAD, Run
 from evalfm.tasks.card import TaskCard
@@ -147,16 +147,15 @@ def _reopen(
         raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
     precision = run.record.provenance.precision
     shape = {key: asked[key] for key in ("input_size", "resize") if key in asked}
-    settings = EncoderSettings.checked(
-        name=run.encoder, weights=source, device=device, precision=precision, maps="stream", **shape
-    )
+    options = {"weights": source, "device": device, "precision": precision, "maps": "stream", **shape}
+    config = validate(EncoderConfig, options, "The call")
     named: str | EncoderCard | Encoder = run.encoder
     if encoder is not None:
         named = encoder
     elif run.encoder not in TABLES:
         named = validate(EncoderCard, run.record.encoder, f"The encoder of {run.folder}")
     hidden = frozenset(map(str, run.record.task["target"]))
-    session = open_session(named, settings, manifest, None, progress, hidden)
+    session = open_session(named, config, manifest, None, progress, hidden)
     if run.adaptation in ("full", "scratch"):
         return session
     if session.weights_digest != run.record.provenance.weights_digest:
