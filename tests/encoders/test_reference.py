@@ -120,8 +120,9 @@ def test_a_plugin_of_code_takes_no_pooling(monkeypatch: pytest.MonkeyPatch) -> N
     ref = EncoderRef.parse("theirs")
     assert (ref.kind, ref.is_code, ref.is_slow, ref.card()) == ("plug-in", True, True, None)
     assert find_card("theirs").name == "pixels"
-    with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
-        load_encoder("theirs@mean")
+    for refuse in (load_encoder, lambda name: EncoderRef.parse(name).check()):
+        with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
+            refuse("theirs@mean")
 
 
 def test_every_prefix_is_served() -> None:

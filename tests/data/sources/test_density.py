@@ -52,7 +52,7 @@ def test_every_view_has_its_breasts_density(root: Path) -> None:
     assert select_cohort(load_task("density"), data).class_names == ("A", "B", "C", "D")
 
 
-def test_views_of_an_exam_never_cross_and_the_official_test_part_stays(root: Path) -> None:
+def test_views_of_an_exam_never_cross_and_the_official_test_split_stays(root: Path) -> None:
     data = read(root)
     assert data.patient_column == "study"
     assert not data.patients_known

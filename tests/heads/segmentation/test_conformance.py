@@ -43,7 +43,7 @@ def head_of(name, schedule=None, rates=None):
 
 
 def readout_of(name, strides, size, outputs=1, seed=0):
-    """A fresh readout and random features of its layout, batch of three."""
+    """A fresh module and random features of its layout, batch of three."""
     head = head_of(name)
     channels = tuple(6 + level for level in range(len(strides)))
     layout = Layout(5, channels, strides, outputs, head.answer_grid((size, size)))
