@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cards import group_of
 from evalfm.cli.configured import configured
 from evalfm.cli.options import listed
-from evalfm.config import ComputeOptions, group_of
+from evalfm.config import ComputeOptions
 from evalfm.probing.few_shot.config import FINE_TUNE, EpisodeConfig, EpisodeOptions
 
 if TYPE_CHECKING:

@@ -146,8 +146,8 @@ def test_an_alias_stands_for_what_there_is(name: str) -> None:
 
 
 def test_the_two_unets_are_resnet34_and_efficientnet_b4_from_scratch() -> None:
-    found = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
-    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in found.items()}
+    baselines = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
+    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in baselines.items()}
     assert parts == {
         "unet-resnet34": ("resnet34", "unet", "scratch"),
         "unet-efficientnet-b4": ("efficientnet-b4", "unet", "scratch"),

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import evalfm
-from evalfm.config import takes
+from evalfm.cards import takes
 from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
