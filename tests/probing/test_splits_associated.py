@@ -164,7 +164,7 @@ def test_other_images_of_the_same_name_are_never_asked_instead(
 
 
 def test_two_data_sets_of_one_name_are_two_curves(tied: Manifest, tmp_path: Path):
-    other = make_phantom(tmp_path / "other" / tied.root.name, n=200, size=64, seed=5)
+    other = make_phantom(tmp_path / "other" / tied.root.name, n=400, size=64, seed=5)
     assert other.info.name == tied.info.name
     runs = [
         run
