@@ -267,7 +267,7 @@ def test_masks_measurements_and_films_without_a_place(tmp_path: Path) -> None:
     assert reasons["without a place for the control region"] == 1
     assert reasons["whose chest_tube mask is unknown"] == 1
     assert found.films == len(test) - 2
-    assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all films")}
+    assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all images")}
     card = tmp_path / "seg.yaml"
     card.write_text("name: tube-seg\nschema: 1\nkind: segmentation\ntitle: Where?\ntarget: [chest_tube]\n")
     (run,) = evalfm.probe("hog", str(card), data=films, heads=["linear"], baselines="none", out=out)
