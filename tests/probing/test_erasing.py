@@ -228,7 +228,7 @@ def test_other_data_are_used_without_what_the_run_has_seen(
     with pytest.raises(EvalfmError, match="is not it either"):
         erase(runs["tube"], mixed, trained_on=others, encoder=READERS["tube"])
     seen = films.select(films.splits == "train").with_split(["test"] * int((films.splits == "train").sum()))
-    with pytest.raises(EvalfmError, match="trained or chosen on every film"):
+    with pytest.raises(EvalfmError, match="trained or chosen on every image"):
         erase(runs["tube"], seen, trained_on=films, encoder=READERS["tube"])
 
 
@@ -339,7 +339,7 @@ def test_what_is_missing_or_does_not_go_together_is_refused(runs: dict[str, Run]
     with pytest.raises(EvalfmError, match=r"has masks of chest_tube, not of pacemaker; name a data set"):
         erase(runs["tube"], films, mask="pacemaker")
     bare = Manifest(films.info.model_copy(update={"mask_dialects": {}}), films.table.iloc[:, :-1], films.folder)
-    with pytest.raises(EvalfmError, match=r"has no masks, not of chest_tube.*leave --data out for phantom films"):
+    with pytest.raises(EvalfmError, match=r"has no masks, not of chest_tube.*leave --data out for phantom images"):
         erase(runs["tube"], bare)
     nowhere = str(runs["tube"].folder)
     for arguments in (["--mask", "x"], ["--trained-on", "x"], ["--data", "x", "--images", "20"]):
