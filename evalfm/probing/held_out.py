@@ -75,7 +75,8 @@ def held_out_images(
     keep = np.flatnonzero(~shared)
     if not len(keep):
         raise EvalfmError(
-            f"The run was trained or chosen on every image of {manifest.info.name} that its task selects; name other data."
+            f"The run was trained or chosen on every image of {manifest.info.name} that its task selects; "
+            "name other data."
         )
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
