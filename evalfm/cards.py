@@ -331,16 +331,16 @@ def takes(*models: type[BaseModel]) -> Callable[[Function], Function]:
     >>> @takes(Draw)
     ... def draw(encoder: str, **options: object) -> None:
     ...     "Draw."
-    >>> print(inspect.signature(draw))
-    (encoder: str, *, seed: int = 0) -> None
+    >>> list(inspect.signature(draw).parameters)
+    ['encoder', 'seed']
     """
     fields = {name: field for model in models for name, field in model.model_fields.items()}
 
     def decorate(function: Function) -> Function:
         signature = inspect.signature(function)
         own = list(signature.parameters.values())
-        said = {each.name for each in own}
-        listed = {name: field for name, field in fields.items() if name not in said}
+        named = {each.name for each in own}
+        listed = {name: field for name, field in fields.items() if name not in named}
         options = [
             inspect.Parameter(
                 name,

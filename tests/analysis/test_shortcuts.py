@@ -42,7 +42,6 @@ def test_an_attribute_is_told_beside_random_weights_of_the_same_encoder(tmp_path
         make_run(tmp_path, scores[0], encoder="one", settings=AMONG, **asked),
         make_run(tmp_path, scores[1], encoder="one", baseline=True, made=drawn, settings=AMONG, **asked),
         make_run(tmp_path, scores[2], encoder="two", baseline=True, made=drawn, settings=AMONG, **asked),
-        make_run(tmp_path, scores[2], encoder="constant", baseline=True, settings=AMONG, **asked),
     ]
     (found,) = decodability([*runs, made(tmp_path, 1.0, 9)])
     assert (found.finding, found.attribute, found.encoder) == ("pneumothorax", "chest_tube", "one")
@@ -51,7 +50,8 @@ def test_an_attribute_is_told_beside_random_weights_of_the_same_encoder(tmp_path
     assert found.difference is not None
     assert found.difference.value == pytest.approx(expected.value)
     assert found.difference.p == pytest.approx(expected.p)
-    (alone,) = decodability([runs[0]])
+    trained = make_run(tmp_path, scores[2], baseline=True, made={"weights_digest": "a"}, settings=AMONG, **asked)
+    (alone,) = decodability([runs[0], trained])
     assert alone.difference is None
     assert alone.reason is not None
 

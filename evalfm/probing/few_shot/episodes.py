@@ -1,4 +1,4 @@
-"""Few-shot episodes: how well an encoder's features answer a task that shows a few images of each class."""
+"""Few-shot episodes: how well an encoder's features serve a task with a few images of each class."""
 
 from __future__ import annotations
 
