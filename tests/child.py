@@ -29,7 +29,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing import cells
 from evalfm.probing.probe import probe
-from evalfm.runs import HEAD, PREDICTIONS, RECORD, Run, find_runs
+from evalfm.run import HEAD, PREDICTIONS, RECORD, Run, find_runs
 
 FILMS = 24
 SIDE = 48

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evalfm.cli.app import app
 from evalfm.probing import opened
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 from evalfm.tasks.prompts import Own, PromptCard, prompt_set
 
 PAGE = Path(__file__).parents[1] / "docs/prompts.md"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.predictions import Predictions
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates

@@ -11,8 +11,9 @@ from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.analysis.worst import worst_stratum
+from evalfm.cautions import Caution, Code
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.metrics.facts import metric_of
 
 
@@ -57,7 +58,7 @@ class Candidate:
     dimensions: int | None
     licence: str
     worst: str | None
-    flags: tuple[str, ...]
+    flags: tuple[Caution, ...]
 
 
 @dataclass(frozen=True)
@@ -138,14 +139,14 @@ def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     if run.is_baseline:
         return None
     card = run.record.encoder
-    parameters = _parameters(run)
+    parameters = card.parameters
     if limits.most_parameters is not None and parameters is None:
         return "its number of parameters is not known"
     if limits.most_parameters is not None and parameters is not None and parameters > limits.most_parameters:
         return f"{parameters:,} parameters, more than {limits.most_parameters:,}"
-    if limits.commercial and card.get("commercial_use") != "yes":
-        return f"commercial use is {card.get('commercial_use') or 'unknown'!r}"
-    labels = int(run.record.data["parts"]["train"]["images"])
+    if limits.commercial and card.commercial_use != "yes":
+        return f"commercial use is {card.commercial_use or 'unknown'!r}"
+    labels = run.record.data.splits.train.images
     if limits.most_labels is not None and labels > limits.most_labels:
         return f"trained on {labels} images, more than {limits.most_labels}"
     if limits.most_milliseconds is None:
@@ -158,12 +159,6 @@ def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     return None
 
 
-def _parameters(run: Run) -> int | None:
-    """Of the encoder; None where nobody knows, as of a table of features."""
-    found = run.record.encoder.get("parameters")
-    return None if found is None else int(found)
-
-
 def _or_last(cost: float | None) -> float:
     """What is not known comes last."""
     return float("inf") if cost is None else cost
@@ -173,24 +168,22 @@ def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -
     run = line.runs[0]
     cost = run.record.provenance.cost
     card = run.record.encoder
-    pooling = card.get("pooling")
-    poolings = card.get("poolings") or {}
-    flags = [note for note in run.record.notes if note.startswith(("Contamination", "Random weights", "Synthetic"))]
-    if card.get("commercial_use") == "ask":
-        flags.append("Read the licence before commercial use.")
-    if card.get("gated"):
-        flags.append("Its weights are behind a form or a licence to accept.")
+    flags = [each for each in run.record.cautions if each.code in AGAINST]
+    if card.commercial_use == "ask":
+        flags.append(Caution("licence", "Read the licence before commercial use."))
+    if card.gated:
+        flags.append(Caution("licence", "Its weights are behind a form or a licence to accept."))
     return Candidate(
         entry.encoder,
         entry.head,
         entry.adaptation,
         _in_words(entry),
-        _parameters(run),
+        card.parameters,
         None if cost is None else cost.gigaflops,
         times.milliseconds(run),
         times.words(run),
-        poolings.get(pooling),
-        str(card.get("licence", "unknown")),
+        card.dimensions,
+        card.licence,
         worst_stratum(run, comparison.metric),
         tuple(flags),
     )
@@ -231,12 +224,14 @@ def _paragraph(
     if first.worst:
         sentences.append(f"The worst stratum of {name} is {first.worst}.")
     for each in candidates:
-        sentences += [flag if flag.startswith(NAMED) else f"{each.encoder}: {flag}" for flag in each.flags]
+        sentences += [str(flag) if flag.code in NAMED else f"{each.encoder}: {flag}" for flag in each.flags]
     return " ".join(dict.fromkeys(sentences))
 
 
-NAMED = ("Contamination", "Synthetic")
-"""How flags begin that say themselves of what they speak."""
+AGAINST: frozenset[Code] = frozenset({"contamination", "random-weights", "synthetic"})
+"""Codes of what speaks against an encoder of the best set."""
+NAMED: frozenset[Code] = frozenset({"contamination", "synthetic"})
+"""Codes of those whose sentence names what it speaks of."""
 
 
 def _others(comparison: Comparison, first: Candidate, of: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from evalfm.analysis.pairing import Paired, pair
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import estimates

@@ -13,8 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import OF_CLASSES, OWN, declared
+from evalfm.cautions import BESIDE_FIGURES, SYNTHETIC, sentences
 from evalfm.errors import EvalfmError
-from evalfm.runs import MARK, MARKED_NOTES, Run
+from evalfm.run import MARK, Run
+from evalfm.schema_one import cautions_of
 from evalfm.tasks.kinds import MEASURES
 
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
@@ -58,12 +60,12 @@ class Predictions:
         table = run.predictions()
         return cls(
             str(run.folder),
-            model or f"{run.encoder} · {run.head} · {run.adaptation}",
+            model or run.record.model_name,
             run.kind,
-            tuple(str(name) for name in run.record.data["class_names"]),
+            tuple(run.record.data.class_names),
             table[table["split"] == "test"].reset_index(drop=True),
-            "patients" if run.record.data["patients_known"] else "images",
-            tuple(note for note in run.record.notes if note.startswith(MARKED_NOTES)),
+            run.record.data.unit,
+            tuple(sentences(run.record.cautions, BESIDE_FIGURES)),
         )
 
     @classmethod
@@ -104,7 +106,7 @@ class Predictions:
 
     @property
     def patient(self) -> NDArray[np.object_]:
-        """[N] whose each row is."""
+        """Patient id of each row, [N]."""
         return self.table["patient"].to_numpy(dtype=object)
 
 
@@ -114,15 +116,26 @@ _Facts = tuple[str, tuple[str, ...], str, str | None, bool, tuple[str, ...]]
 
 def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     """What the mark of a Parquet file says; None where it is not one that evalfm writes, or of other columns."""
-    kind, names, notes = mark.get("kind"), mark.get("class_names"), mark.get("notes")
+    kind, names, cautions = mark.get("kind"), mark.get("class_names"), mark.get("cautions")
+    if mark.get("schema") == 1 and isinstance(mark.get("notes"), list):
+        cautions = cautions_of(mark["notes"])
     # Anybody may have written it.
-    if not isinstance(kind, str) or kind not in MEASURES or not isinstance(names, list) or not isinstance(notes, list):
+    if not isinstance(kind, str) or kind not in MEASURES or not isinstance(names, list):
+        return None
+    if not isinstance(cautions, list) or not all(isinstance(each, dict) for each in cautions):
         return None
     texts = tuple(str(name) for name in names)
     if not {"id", "patient", *_needed(kind, texts)} <= set(columns):
         return None
     unit = "patients" if mark.get("patients_known") else "images"
-    return kind, texts, unit, str(mark.get("model")), bool(mark.get("folds")), tuple(map(str, notes))
+    return (
+        kind,
+        texts,
+        unit,
+        str(mark.get("model")),
+        bool(mark.get("folds")),
+        tuple(str(each.get("sentence")) for each in cautions),
+    )
 
 
 def _needed(kind: str, names: Sequence[str]) -> set[str]:
@@ -159,7 +172,7 @@ def _by_columns(path: Path, native: pd.DataFrame) -> _Facts | None:
     if kind == "multiclass":
         cautions.append(f"{path.name} does not say whether its classes are grades; the run's own Parquet file does.")
     if native["id"].astype(str).str.startswith("phantom-").all():
-        cautions.append("Synthetic data: these figures say nothing about patients.")
+        cautions.append(SYNTHETIC.sentence)
     alone = (native["patient"].astype(str) == native["id"].astype(str)).all()
     return kind, names, "images" if alone else "patients", None, _in_folds(native), tuple(cautions)
 

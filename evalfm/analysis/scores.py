@@ -13,7 +13,7 @@ from evalfm.analysis.attributes import declared
 from evalfm.analysis.predictions import Predictions, flat, numbers_or_words, rows_of_test, unknown_words
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 
 QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""

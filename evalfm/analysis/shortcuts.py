@@ -15,7 +15,7 @@ from evalfm.analysis.seeds import over_seeds
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 
@@ -110,7 +110,7 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
             found.append(
                 Decoded(
                     str(_finding(run)),
-                    str(run.record.task["target"][0]),
+                    run.record.task.target[0],
                     table.cohort,
                     line.encoder,
                     line.head,
@@ -125,7 +125,7 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
 
 def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     """Of every line that was trained with an attribute tied to the label at several strengths."""
-    tied = [run for run in runs if run.record.config.get("associate") and not run.is_baseline]
+    tied = [run for run in runs if run.record.config.associate and not run.is_baseline]
     grouped: dict[tuple[Cohort, str, str], list[Line]] = {}
     told: dict[Cohort, tuple[str, str, str]] = {}
     for table in task_tables(tied):
@@ -148,7 +148,7 @@ def _curve(key: tuple[str, str, str, str, str], lines: Sequence[Line]) -> Curve:
     ordered = sorted(lines, key=lambda line: _tie(line.runs[0])[1])
     strengths = np.array([_tie(line.runs[0])[1] for line in ordered])
     points = tuple(
-        Point(float(strength), int(line.runs[0].record.data["parts"]["train"]["images"]), over_seeds(line, key[4]))
+        Point(float(strength), line.runs[0].record.data.splits.train.images, over_seeds(line, key[4]))
         for strength, line in zip(strengths, ordered, strict=True)
     )
     slope, reason = None, None
@@ -165,17 +165,16 @@ def _curve(key: tuple[str, str, str, str, str], lines: Sequence[Line]) -> Curve:
 
 
 def _tie(run: Run) -> tuple[str, float]:
-    attribute, _, strength = str(run.record.config["associate"]).partition("=")
+    attribute, _, strength = str(run.record.config.associate).partition("=")
     return attribute.strip(), float(strength)
 
 
 def _finding(run: Run) -> str | None:
-    found = NEGATIVES.search(str(run.record.config.get("where") or ""))
-    return found["finding"] if found and run.record.task["kind"] == "binary" else None
+    found = NEGATIVES.search(run.record.config.where or "")
+    return found["finding"] if found and run.record.task.kind == "binary" else None
 
 
 def _alike(one: Line, other: Line) -> bool:
     """Whether two lines of one cohort were asked in the same way."""
-    same = ("shots", "label_fraction", "val_shots")
-    configs = (one.runs[0].record.config, other.runs[0].record.config)
-    return all(configs[0].get(name) == configs[1].get(name) for name in same)
+    first, second = one.runs[0].record.config, other.runs[0].record.config
+    return all(getattr(first, name) == getattr(second, name) for name in ("shots", "label_fraction", "val_shots"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.paired_metrics import Aurocs, PairedMetric, paired_metric
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.metrics.facts import metric_of
 
 FEWEST = 10
@@ -19,7 +19,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
     """
     table = run.predictions()
     table = table[table["split"] == "test"].reset_index(drop=True)
-    kind, names = run.kind, tuple(str(each) for each in run.record.data["class_names"])
+    kind, names = run.kind, tuple(run.record.data.class_names)
     whole = paired_metric(kind, metric, metric, [table], names)[1]
     facts = metric_of(metric)
     found: list[tuple[float, str]] = []

@@ -10,7 +10,7 @@ import typer
 if TYPE_CHECKING:
     from evalfm.analysis.predictions import Predictions
     from evalfm.analysis.scores import Scores
-    from evalfm.runs import Run
+    from evalfm.run import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
 
@@ -232,12 +232,12 @@ def _found(
         return runs, beside, tables
     if not runs:
         return runs, beside, tables
-    having = [run for run in runs if label in run.record.data["class_names"]]
+    having = [run for run in runs if label in run.record.data.class_names]
     if not having:
-        names = {str(name) for run in runs for name in run.record.data["class_names"]}
+        names = {name for run in runs for name in run.record.data.class_names}
         raise UnknownNameError("label, class or mask in these runs", label, names)
     return having, beside, tables
 
 
 def _targets(run: Run) -> list[str]:
-    return [str(each) for each in run.record.task.get("target", ())]
+    return run.record.task.target

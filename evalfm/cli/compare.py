@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evalfm.analysis.compare import Comparison, Entry
-    from evalfm.runs import Run
+    from evalfm.run import Run
 
 
 def compare(
@@ -67,14 +67,14 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
         EvalfmError: a folder is not there, there is no run that can be read, or a folder is a damaged run itself.
     """
     from evalfm.errors import EvalfmError
-    from evalfm.runs import find_runs
+    from evalfm.run import find_runs
 
     for folder in folders:
         if not folder.is_dir():
             raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
     left_out: dict[str, None] = {}
 
-    def tell(sentence: str) -> None:
+    def say(sentence: str) -> None:
         if sentence not in left_out:
             typer.echo(sentence, err=True)
         left_out[sentence] = None
@@ -82,7 +82,7 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
     found = {
         run.folder.resolve(): run
         for folder in folders
-        for run in find_runs(folder, with_predictions=with_predictions, tell=tell)
+        for run in find_runs(folder, with_predictions=with_predictions, say=say)
     }
     if not found:
         named = ", ".join(map(str, folders))

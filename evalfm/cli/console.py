@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.data.manifest import Manifest
-    from evalfm.runs import Run
+    from evalfm.run import Run
     from evalfm.statistics.estimate import Estimate
 
 
@@ -154,12 +154,11 @@ def print_operating_points(table: TaskTable) -> None:
     _print_lines(
         ["Brier score and ECE are before temperature scaling above and after it below; AUROC is moved by neither."]
     )
-    for name, run in [(line.encoder, line.runs[0]) for line in table.lines if line.runs[0].record.prompts]:
-        spread = (run.record.prompts or {}).get("spread")
-        if spread is not None:
-            told = f"{spread['least']:.3f} to {spread['most']:.3f}, sd {spread['sd']:.3f}"
-            metric = (run.record.prompts or {})["metric"]
-            _print_lines([f"{name}, {run.head}: {metric} by each template alone {told}"])
+    for line in table.lines:
+        prompts = line.runs[0].record.prompts
+        if prompts is not None and prompts.spread is not None:
+            spread = f"{prompts.spread.least:.3f} to {prompts.spread.most:.3f}, sd {prompts.spread.sd:.3f}"
+            _print_lines([f"{line.encoder}, {line.head}: {prompts.metric} by each template alone {spread}"])
 
 
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:

@@ -34,7 +34,7 @@ def report(
     from evalfm.data.atomic import write_atomically
     from evalfm.episodes import find_episodes
     from evalfm.errors import UnknownNameError
-    from evalfm.runs import check_writable
+    from evalfm.run import check_writable
 
     refuse_folder(out)
     if csv is not None:

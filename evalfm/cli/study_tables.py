@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from evalfm.runs import Run
+    from evalfm.run import Run
     from evalfm.study.cell import Cell
     from evalfm.study.config import Subset
     from evalfm.study.executor import Outcome
@@ -231,7 +231,6 @@ def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
     grouped: dict[Subset, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        halves = bool(config.get("base_to_novel"))
-        subset = Subset(config.get("shots"), config.get("label_fraction"), config.get("associate"), halves)
+        subset = Subset(config.shots, config.label_fraction, config.associate, config.base_to_novel)
         grouped.setdefault(subset, []).append(run)
     return grouped

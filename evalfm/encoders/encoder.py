@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
 from evalfm.encoders.preprocessing import Augment, Preparer
@@ -85,7 +86,7 @@ class Settings:
         weights_file: SHA-256 of the file read, if any.
         origin: where that file lies; a tokenizer is looked for beside it. Never written to a run.
         code_digest: SHA-256 of the user's file that built the encoder, if any.
-        notes: sentences that a run must repeat.
+        notes: cautions that a run must repeat.
     """
 
     preprocessing: Preprocessing | None = None
@@ -94,7 +95,7 @@ class Settings:
     weights_file: str | None = None
     origin: Path | None = None
     code_digest: str | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Caution, ...] = ()
 
 
 class Encoder(nn.Module, ABC):
@@ -241,7 +242,7 @@ class Encoder(nn.Module, ABC):
         return self.settings.random_weights
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def notes(self) -> tuple[Caution, ...]:
         """Sentences that a run must repeat."""
         return self.settings.notes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
 from evalfm.encoders.families import builder
@@ -141,19 +142,19 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     return checkpoint, False
 
 
-def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[str]:
-    notes = []
+def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[Caution]:
+    notes: list[Caution] = []
     if drawn:
-        notes.append(f"{card.name} has random weights: it has learnt nothing.")
+        notes.append(Caution("random-weights", f"{card.name} has random weights: it has learnt nothing."))
     elif checkpoint is not None and card.weights.sha256 not in (None, checkpoint.sha256):
-        notes.append(f"The weights of {card.name} are another file than the one its card pins.")
+        words = f"The weights of {card.name} are another file than the one its card pins."
+        notes.append(Caution("other-weights", words))
     if checkpoint is not None and card.weights.revision == "main" and card.weights.sha256 is None:
-        notes.append(
-            f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
-        )
+        words = f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
+        notes.append(Caution("unpinned-weights", words))
     notes += checkpoint.notes if checkpoint is not None else ()
     if not drawn:
-        notes += [f"Unconfirmed: {sentence}" for sentence in card.unconfirmed]
+        notes += [Caution("unconfirmed-card", f"Unconfirmed: {sentence}") for sentence in card.unconfirmed]
     return notes
 
 

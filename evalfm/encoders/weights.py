@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from evalfm.cards import read_json
+from evalfm.cautions import Caution
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.shards import INDEX, find_shards, has_shards
 from evalfm.encoders.weight_files import check_plain, listed, read_content
@@ -34,7 +35,7 @@ class Checkpoint:
     sha256: str
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Caution, ...] = ()
 
     def named_for(self, expected: Iterable[str]) -> Checkpoint:
         """The checkpoint with the names ``expected`` by a model, where one prefix stands before all of them.
@@ -60,9 +61,10 @@ class Checkpoint:
         (prefix,) = prefixes
         kept = {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
         others = len(self.tensors) - len(kept)
-        note = f"The names of the encoder's tensors bear {prefix} in the file, which was left out" + (
+        words = f"The names of the encoder's tensors bear {prefix} in the file, which was left out" + (
             f", and so were {others} tensors without it." if others else "."
         )
+        note = Caution("renamed-weights", words)
         return replace(self, tensors=kept, notes=(*self.notes, note))
 
 
@@ -80,7 +82,7 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
     path = _find(location, facts)
     shards = find_shards(path)
     tensors: dict[str, Tensor] = {}
-    notes: list[str] = []
+    notes: list[Caution] = []
     for shard in shards:
         found, said = _unwrap(read_content(shard, facts), facts, shard)
         twice = sorted(set(tensors) & set(found))
@@ -192,8 +194,8 @@ RARER_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "params_ema", "params", 
 """Looked for where there is none of ``WRAPPERS``."""
 
 
-def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors by the names that the card expects, and sentences on what the card did not say of the file."""
+def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[Caution]]:
+    """The tensors by the names that the card expects, and cautions on what the card did not say of the file."""
     if not isinstance(content, Mapping):
         raise EvalfmError(f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict.")
     steps = list(facts.wrapper)
@@ -220,10 +222,12 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str,
             f"{path} holds entries that are no tensors ({listed(strange) if strange else 'it is empty'}); "
             "give a state dict, or name the wrapper's keys in the card's weights.wrapper."
         )
-    notes = [f"The tensors were found under {' / '.join(taken)} in the file of weights."] if taken else []
+    words = f"The tensors were found under {' / '.join(taken)} in the file of weights."
+    notes = [Caution("renamed-weights", words)] if taken else []
     tensors, shortened = _renamed({str(name): value for name, value in content.items()}, facts)
     if shortened:
-        notes.append(f"The names of the tensors bear {' and '.join(shortened)} in the file, which was left out.")
+        words = f"The names of the tensors bear {' and '.join(shortened)} in the file, which was left out."
+        notes.append(Caution("renamed-weights", words))
     if len(tensors) < len(content):
         raise EvalfmError(
             f"{path} holds two tensors of one name once the card's strip_prefix {facts.strip_prefix!r} and rename "

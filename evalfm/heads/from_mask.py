@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
@@ -141,7 +142,7 @@ class FromMaskHead(PooledHead, TrainableHead):
         """The dense head's."""
         self._inner.keep(module, layout, objective, device)
 
-    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
         """Choose the thresholds on val, and count the films of val that have no measure."""
         train, val = self.usable(train), self.usable(val)
         assert val.masks is not None
@@ -161,14 +162,14 @@ class FromMaskHead(PooledHead, TrainableHead):
             errors.append(float(np.nanmean(np.abs(known - val.target))))
         self._without_strays = errors[1] < errors[0]
         parts = "their largest parts" if self._without_strays else "all their parts"
-        notes = [
+        words = (
             f"Masks are measured on {parts}: mean absolute error on val {errors[0]:.4f} with all parts, "
             f"{errors[1]:.4f} with the largest."
-        ]
+        )
+        notes = [Caution("measured-on-masks", words)]
         if empty:
-            notes.append(
-                f"{empty} of {len(val)} val films get the mean of train: their predicted heart or lungs are empty."
-            )
+            words = f"{empty} of {len(val)} val images get the mean of train: their predicted heart or lungs are empty."
+            notes.append(Caution("measured-on-masks", words))
         return tuple(notes)
 
     def _of_masks(self, context: Context) -> Context:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
-from evalfm.heads.linear import STRENGTHS, _notes, smallest_best
+from evalfm.heads.linear import STRENGTHS, _notes, smallest_best, without_images
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
 from evalfm.heads.trainable import TrainableHead
@@ -111,9 +111,7 @@ class OrdinalHead(PooledHead, TrainableHead):
         notes = _notes(self._strengths, best, label, scaling, torch.tensor(converged))
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
-            notes.append(
-                f"No train image shows {', '.join(absent)}: its probability is 0 and val images of it do not choose C."
-            )
+            notes.append(without_images(absent))
         first, steps, weight = solutions[best]
         raw = torch.zeros(len(scaling.mean), dtype=torch.float64)
         raw[torch.from_numpy(scaling.kept)] = weight / torch.from_numpy(scaling.scale[scaling.kept])

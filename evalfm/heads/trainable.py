@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context, Examples
 from evalfm.heads.module import AffineModule, HeadModule, Layout, Statistics
@@ -49,7 +50,7 @@ class TrainableHead(ABC):
         """The examples that can be trained on or chosen by; all of them, unless some lack what the head learns from."""
         return examples
 
-    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
         """Choose on val what the readout itself does not hold, once it is kept; sentences to tell about it."""
         return ()
 

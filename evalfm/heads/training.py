@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_kind
 from evalfm.heads.head import Context, Examples, Fit, Head
@@ -341,6 +342,7 @@ def _choose(bank: _Bank, device: torch.device) -> Fit:
     rates = [candidate.learning_rate for candidate in bank.candidates]
     notes = []
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
-        notes.append(f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid.")
+        words = f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid."
+        notes.append(Caution("grid-edge", words))
     chosen: Line = {"learning_rate": best.learning_rate, "epoch": best.best_epoch}
     return Fit(chosen, tuple(each.summary() for each in bank.candidates), tuple(best.curve), tuple(notes))

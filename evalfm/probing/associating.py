@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.tasks.cohort import Cohort, binary_label
 
@@ -81,7 +82,8 @@ def associated(split: Split, cohort: Cohort, association: Association, seed: int
         notes.append(f"{name} {told}")
     every = cells(split.test, "test", 0)
     most = min(map(len, every.values()))
-    note = f"Association of label and {association.attribute}: {'; '.join(notes)}; test 4 × {most} images, phi 0."
+    words = f"Association of label and {association.attribute}: {'; '.join(notes)}; test 4 × {most} images, phi 0."
+    note = Caution("association", words)
     test = np.sort(np.concatenate([inside[:most] for inside in every.values()]))
     return replace(split, train=chosen["train"], val=chosen["val"], test=test, notes=(*split.notes, note))
 

@@ -20,7 +20,7 @@ from evalfm.probing.recording import lineage, same_name
 from evalfm.probing.settings import Settings
 from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
 
@@ -58,7 +58,7 @@ def held_out_images(
         EvalfmError: it is another data set, and the run's own cannot be found to compare with, or nothing is left.
     """
     settings = _settings(run)
-    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     cohort = select_cohort(task, manifest, settings.where)
     asked = limited(cohort, settings.limit)
     dealt = _dealt(run, asked, settings)
@@ -82,14 +82,14 @@ def held_out_images(
 
 def _settings(run: Run) -> Settings:
     """What the run was asked, as far as it decides which rows went where."""
-    config = run.record.config
+    config = run.record.config.as_written()
     return Settings.checked(**{name: config[name] for name in Settings.model_fields if name in config})
 
 
 def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
     """The parts of ``cohort`` where it is the one that ``run`` learnt from; else None."""
     try:
-        dealt = make_splits(cohort, settings, subset_seed=int(run.record.config["seed"]))
+        dealt = make_splits(cohort, settings, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
     named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
@@ -105,7 +105,7 @@ def _training(
     progress: Progress,
 ) -> tuple[Cohort, NDArray[np.intp]]:
     """The question that the run learnt from, and the manifest's rows of its train and val."""
-    name = str(run.record.data["name"])
+    name = run.record.data.name
     told = ""
     candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
     for candidate in candidates if trained_on is None else [trained_on]:

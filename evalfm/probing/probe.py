@@ -25,7 +25,7 @@ from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.splits import make_splits
 from evalfm.probing.texts import text_for
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run, remove_leftovers
+from evalfm.run import Run, remove_leftovers
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.tasks.prompts import LABELS

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
@@ -62,7 +63,7 @@ class EncoderSession:
     training_precision: str = "float32"
     asked: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[Caution, ...] = field(default=())
 
 
 def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:

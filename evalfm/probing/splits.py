@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.data import splits
 from evalfm.data.dealing import split_units
 from evalfm.errors import EvalfmError
@@ -30,7 +31,7 @@ class Split:
     val: NDArray[np.intp]
     test: NDArray[np.intp]
     fold: int | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Caution, ...] = ()
 
 
 def make_splits(cohort: Cohort, settings: Settings, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
@@ -160,8 +161,10 @@ def _few_val(split: Split, cohort: Cohort, patients: NDArray[np.object_], settin
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
         if count < number
     ]
-    told = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
-    return replace(split, val=split.val[kept], notes=(*split.notes, *([told] if scarce else [])))
+    words = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
+    return replace(
+        split, val=split.val[kept], notes=(*split.notes, *([Caution("scarce-val", words)] if scarce else []))
+    )
 
 
 def _learnable(split: Split, cohort: Cohort) -> Split:

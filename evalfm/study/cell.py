@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from evalfm.cards import CardModel
-from evalfm.runs import content_key
+from evalfm.run import content_key
 from evalfm.study.config import EncoderEntry, Subset
 from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation

@@ -13,7 +13,7 @@ import pandas as pd
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
@@ -131,24 +131,22 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
     """One row a metric of ``run``, which lies under ``out``."""
     record = run.record
     config = record.config
-    recipe = config.get("recipe") or {}
-    asked = config.get("encoder") or {}
     primaries = _primaries(run)
     return [
         Row(
             study=study,
             encoder=run.encoder,
-            weights=asked.get("weights"),
+            weights=config.encoder.weights,
             task=run.task,
-            kind=str(record.task["kind"]),
+            kind=record.task.kind,
             head=run.head,
             adaptation=run.adaptation,
-            rank=recipe.get("rank") if run.adaptation == "lora" else None,
-            shots=config.get("shots"),
-            label_fraction=config.get("label_fraction"),
-            associate=config.get("associate"),
-            base_to_novel=bool(config.get("base_to_novel")),
-            seed=int(config["seed"]),
+            rank=config.recipe.get("rank") if run.adaptation == "lora" else None,
+            shots=config.shots,
+            label_fraction=config.label_fraction,
+            associate=config.associate,
+            base_to_novel=config.base_to_novel,
+            seed=config.seed,
             baseline=run.is_baseline,
             metric=name,
             primary=name in primaries,
@@ -158,17 +156,17 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             n=estimate.n,
             unit=estimate.unit,
             reason=estimate.reason,
-            data=str(record.data["name"]),
-            test_data=str(record.data["test_name"]),
-            where=config.get("where"),
-            test_where=config.get("test_where"),
-            folds=record.data["folds"],
-            test_digest=record.data.get("test_digest"),
+            data=record.data.name,
+            test_data=record.data.test_name,
+            where=config.where,
+            test_where=config.test_where,
+            folds=record.data.folds,
+            test_digest=record.data.test_digest,
             precision=record.provenance.precision,
-            input_size=asked.get("input_size"),
-            resize=asked.get("resize"),
+            input_size=config.encoder.input_size,
+            resize=config.encoder.resize,
             feature_key=record.provenance.feature_key,
-            limit=config.get("limit"),
+            limit=config.limit,
             synthetic=record.provenance.synthetic,
             random_weights=record.provenance.random_weights,
             seconds=record.provenance.seconds,
@@ -220,4 +218,4 @@ def _primaries(run: Run) -> set[str]:
     """The metric that decides; for masks of several findings one of each."""
     if run.primary in run.metrics:
         return {run.primary}
-    return {f"{run.primary}_{name}" for name in run.record.data["class_names"]} & set(run.metrics)
+    return {f"{run.primary}_{name}" for name in run.record.data.class_names} & set(run.metrics)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, overload
 
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run, check_writable
+from evalfm.run import Run, check_writable
 from evalfm.study.cell import Cell, Machine
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import MaskFact, mask_facts
@@ -51,7 +52,7 @@ class Cohort:
         class_names: one per score column or mask channel.
         exclusions: why the other rows are not asked.
         label_source: where the truth comes from, per target.
-        notes: sentences that belong in the run.
+        notes: cautions that belong in the run.
     """
 
     task: TaskCard
@@ -62,7 +63,7 @@ class Cohort:
     class_names: tuple[str, ...]
     exclusions: tuple[Exclusion, ...]
     label_source: dict[str, str]
-    notes: tuple[str, ...] = ()
+    notes: tuple[Caution, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -162,17 +163,18 @@ class TaskRows:
 
     keep: NDArray[np.bool_]
     exclusions: tuple[Exclusion, ...]
-    notes: tuple[str, ...]
+    notes: tuple[Caution, ...]
 
 
 def task_rows(task: TaskCard, manifest: Manifest, where: str | None) -> TaskRows:
     """Apply the card's condition (if its columns are there) and the caller's ``where``, in this order."""
     keep = np.ones(len(manifest), dtype=bool)
     exclusions: list[Exclusion] = []
-    notes: list[str] = []
+    notes: list[Caution] = []
     missing = sorted(set(columns_of(task.where)) - set(manifest.table.columns)) if task.where else []
     if missing:
-        notes.append(f"The task's cohort ({task.where}) was not applied: no column {', '.join(missing)}.")
+        words = f"The task's cohort ({task.where}) was not applied: no column {', '.join(missing)}."
+        notes.append(Caution("cohort-not-applied", words))
     for expression in (None if missing else task.where, where):
         if expression is None:
             continue

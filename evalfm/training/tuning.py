@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.adaptation.drop_path import set_drop_path
 from evalfm.encoders.adaptation.lora import add_lora, lora_state
@@ -163,9 +164,9 @@ def _start(
     return module
 
 
-def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[str]:
-    """Make what shall be trained trainable; sentences to tell."""
-    notes: list[str] = []
+def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[Caution]:
+    """Make what shall be trained trainable; cautions that the run must repeat."""
+    notes: list[Caution] = []
     encoder.requires_grad_(True)
     if adaptation == "lora":
         notes += add_lora(encoder, recipe.rank, recipe.alpha, seed).notes

@@ -13,7 +13,7 @@ from evalfm.analysis.worst import worst_stratum
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
 
 from .made import GRADES, binary_table, class_scores, class_table, make_run, signal

@@ -13,7 +13,7 @@ from evalfm.analysis.compare import compare
 from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_auroc, compare_means, holm, minimal_detectable_difference
 

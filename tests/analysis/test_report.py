@@ -23,7 +23,7 @@ from evalfm.analysis.report.task import sections
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.estimate import Estimate
 

@@ -21,7 +21,7 @@ from evalfm.cli.app import app
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.few_shot.episodes import run_episodes
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study.results import rows_of, table_of
 
 from .made import LABELS, binary_table, label_table, make_run, signal

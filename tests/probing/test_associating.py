@@ -20,7 +20,7 @@ from evalfm.probing.associating import CURVE, Association
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
 from evalfm.probing.splits import Split, make_splits
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 from evalfm.statistics.auroc import auroc
 from evalfm.study.cohorts import Manifests
 from evalfm.study.shortcuts import curve_studies, decode_studies
@@ -128,9 +128,9 @@ def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path:
     made = find_runs(tmp_path / "made")
     strengths, areas = [], []
     for run in made:
-        if run.record.config["associate"]:
+        if run.record.config.associate:
             table = run.predictions().query("split == 'test'")
-            strengths.append(float(run.record.config["associate"].partition("=")[2]))
+            strengths.append(float(run.record.config.associate.partition("=")[2]))
             areas.append(auroc(table["target"], table["score_pneumothorax"], table["fold"]))
     assert len(strengths) == len(CURVE)
     assert curve["slope"]["value"] == pytest.approx(np.polyfit(strengths, areas, 1)[0], abs=1e-10)

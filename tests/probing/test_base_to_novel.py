@@ -21,7 +21,7 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
 from evalfm.probing.splits import make_splits
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.classification import base_classes
 from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
@@ -77,7 +77,7 @@ def test_the_three_figures_are_what_they_say(run: Run):
     assert run.metrics["accuracy_novel"].value == pytest.approx(n)
     assert run.metrics["harmonic_mean"].value == pytest.approx(2 * b * n / (b + n))
     assert run.primary == "harmonic_mean"
-    assert any("harmonic mean 2bn / (b + n)" in note for note in run.record.notes)
+    assert any("harmonic mean 2bn / (b + n)" in str(each) for each in run.record.cautions)
     shares = test["target"][base].value_counts(normalize=True).max()
     assert run.metrics["accuracy_base_constant"].value == pytest.approx(shares)
 

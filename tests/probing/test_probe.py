@@ -15,7 +15,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import Run, find_runs
+from evalfm.run import Run, find_runs
 
 from ..squares import make_squares
 
@@ -76,7 +76,7 @@ def test_the_threshold_comes_from_val_alone(labelled: list[Run]):
         - ((val["score_square"] >= value) & (val["target"] == 0)).sum() / (val["target"] == 0).sum()
         for value in candidates
     ]
-    threshold = labelled[0].record.chosen["thresholds"]["square"]
+    threshold = labelled[0].record.chosen.thresholds["square"]
     calls = val["score_square"] >= threshold
     reached = calls[val["target"] == 1].mean() - calls[val["target"] == 0].mean()
     assert reached == pytest.approx(max(youden))
@@ -148,7 +148,7 @@ def test_folds_give_every_image_one_test_score_and_a_head_per_fold(squares: Mani
     test = run.predictions().query("split == 'test'")
     assert sorted(test["id"]) == sorted(squares.table["id"])
     assert {name.split(".")[0] for name in run.head_tensors()} == {"fold0", "fold1", "fold2", "fold3"}
-    assert len(run.record.chosen["folds"]) == 4
+    assert len(run.record.chosen.folds) == 4
     assert "training variance" in run.metrics["auroc"].method
     within = [roc_auc_score(fold["target"], fold["score_square"]) for _, fold in test.groupby("fold")]
     assert run.metrics["auroc"].value == pytest.approx(np.mean(within))

@@ -20,7 +20,7 @@ from evalfm.heads.head import Text
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.classification import choose_threshold, f1
 from evalfm.statistics.temperature import fit_temperature, with_temperature
 from evalfm.tasks.prompts import PromptSet, Row
@@ -66,7 +66,7 @@ def test_sentences_find_what_is_plain_to_see(zeroshot: Run):
 
 def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     val, test = rows(zeroshot, "val"), rows(zeroshot, "test")
-    threshold = zeroshot.record.chosen["thresholds"]["square"]
+    threshold = zeroshot.record.chosen.thresholds["square"]
     called = val["score_square"] >= threshold
     assert f1_score(val["target"], called) >= f1_score(val["target"], val["score_square"] >= 0.5)
     assert f1_score(val["target"], called) == max(
@@ -102,7 +102,7 @@ def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Pa
     (run,) = probe("pixels", "square", data=squares, heads=["linear"], threshold=rule, baselines="none", out=out)
     val = rows(run, "val")
     asked, other = (choose_threshold(val["target"], val["score_square"], each) for each in (rule, "youden"))
-    assert run.record.chosen["thresholds"]["square"] == pytest.approx(asked)
+    assert run.record.chosen.thresholds["square"] == pytest.approx(asked)
     assert asked != pytest.approx(other)
 
 
@@ -121,7 +121,7 @@ def test_other_words_another_tower_or_another_scale_are_another_key():
 
 def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
     test = rows(zeroshot, "test")
-    assert zeroshot.record.chosen["temperatures"]["square"] > 0
+    assert zeroshot.record.chosen.temperatures["square"] > 0
     calibrated = roc_auc_score(test["target"], test["calibrated_square"])
     assert calibrated == pytest.approx(zeroshot.metrics["auroc"].value)
     assert zeroshot.metrics["brier_calibrated"].value == pytest.approx(
@@ -200,7 +200,7 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     (run,) = probe(
         Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, baselines="none", out=out
     )
-    splits = run.record.chosen["folds"]
+    splits = run.record.chosen.folds
     assert len(splits) == 3
     test = rows(run, "test")
     assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
@@ -240,9 +240,9 @@ def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path:
     (run,) = probe(Seer(), str(card), heads=["zeroshot"], **asked)
     test = rows(run, "test")
     for name in ("bright", "often"):
-        assert (test[f"threshold_{name}"] == run.record.chosen["thresholds"][name]).all()
+        assert (test[f"threshold_{name}"] == run.record.chosen.thresholds[name]).all()
         assert_chosen_on(rows(run, "val"), test, run.record.chosen, name, f"target_{name}", "f1")
-        calibrated = with_temperature(test[f"score_{name}"], run.record.chosen["temperatures"][name])
+        calibrated = with_temperature(test[f"score_{name}"], run.record.chosen.temperatures[name])
         assert test[f"calibrated_{name}"].tolist() == pytest.approx(calibrated.tolist())
         expected = f1_score(test[f"target_{name}"], test[f"score_{name}"] >= test[f"threshold_{name}"])
         assert run.metrics[f"f1[{name}]"].value == pytest.approx(expected)
@@ -327,4 +327,4 @@ def test_few_val_images_where_asked(squares: Manifest, out: Path):
     assert rows(scarce, "val")["target"].value_counts().to_dict() == {each: min(n, 8) for each, n in there.items()}
     told = ", ".join(f"{there[each]} of square = {each:g}" for each in sorted(there) if there[each] < 8)
     assert f"Val has fewer than 8 images of a class, and all of these were taken: {told}." in scarce.record.notes
-    assert not any("Val has fewer" in note for note in run.record.notes)
+    assert not any("Val has fewer" in str(each) for each in run.record.cautions)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalfm.analysis.figures import describe, mean_roc
 from evalfm.analysis.report.svg import COLOURS, DASHES, GREY, Axis, Chart, spanning
 from evalfm.analysis.table import Line
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.estimate import Estimate
 
@@ -211,6 +211,6 @@ def _scores(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
     """Labels, scores and folds of the test images of a binary run."""
     table = run.predictions()
     table = table[table["split"] == "test"]
-    score = table[f"score_{run.record.data['class_names'][0]}"].to_numpy(np.float64)
+    score = table[f"score_{run.record.data.class_names[0]}"].to_numpy(np.float64)
     folds = table["fold"].to_numpy(np.intp) if "fold" in table else None
     return table["target"].to_numpy(np.float64), score, folds

@@ -8,7 +8,7 @@ import numpy as np
 
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.table import Line
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
 Areas = list[tuple[Line, list[Estimate]]]
@@ -16,14 +16,14 @@ Areas = list[tuple[Line, list[Estimate]]]
 
 def by_class(lines: Sequence[Line]) -> tuple[list[str], Areas]:
     """Names of the classes, and of each line the AUROC of each."""
-    classes = [str(name) for name in lines[0].runs[0].record.data["class_names"]]
+    classes = list(lines[0].runs[0].record.data.class_names)
     areas = [(line, [line.estimate(f"auroc[{name}]") for name in classes]) for line in lines]
     return classes, areas
 
 
 def answers(name: str, run: Run) -> Table:
     """The confusion matrix of the test images of a run of exclusive classes."""
-    classes = [str(each) for each in run.record.data["class_names"]]
+    classes = list(run.record.data.class_names)
     test = run.predictions()
     test = test[test["split"] == "test"]
     called = test[[f"score_{each}" for each in classes]].to_numpy(np.float64).argmax(axis=1)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from evalfm.analysis.few_shot import by_cohort, encoder_names
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.section import FLAGS, ReportSection
+from evalfm.analysis.report.section import ReportSection
 from evalfm.analysis.report.tables import Value, table
+from evalfm.cautions import ON_TOP, sentences
 from evalfm.episodes import CHANCE, EpisodeRun
 
 METRIC = "macro AUROC"
@@ -20,21 +21,21 @@ def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[ReportSection]:
 
 def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> ReportSection:
     encoders = encoder_names(runs)
-    notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.notes))
-    flags = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
+    notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.cautions))
+    flags = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
     rows: list[list[Value]] = [
-        [encoder, run.method, each.shots, each.estimate.n, each.estimate, each.sd]
+        [encoder, run.method, each.shots, each.mean.n, each.mean, each.sd]
         for run, encoder in zip(runs, encoders, strict=True)
         for each in run.record.results
     ]
     header = ["encoder", "method", "shots of each class", "episodes", METRIC, "sd over episodes"]
     words = (
         f"{METRIC}, the mean over episodes; {CHANCE:g} is chance. Each episode draws so many images of each class to "
-        f"learn from and {runs[0].record.config['queries']} of each to ask. The interval is that of the mean over "
+        f"learn from and {runs[0].record.config.queries} of each to ask. The interval is that of the mean over "
         "episodes; episodes share images, so it says nothing about other patients."
     )
     curves = [
-        (f"{encoder} · {run.method}", [(each.shots, each.estimate) for each in run.record.results])
+        (f"{encoder} · {run.method}", [(each.shots, each.mean) for each in run.record.results])
         for run, encoder in zip(runs, encoders, strict=True)
         if len(run.record.results) > 1
     ]

@@ -10,13 +10,14 @@ from evalfm.analysis.pages import render
 from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.quality import quality_tables
-from evalfm.analysis.report.section import FLAGS, ReportSection
+from evalfm.analysis.report.section import ReportSection
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import FAULTS, sections, why
+from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 
 
 def report_page(
@@ -34,7 +35,7 @@ def report_page(
     """
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
-    cautions = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
+    cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
     told = sections(runs)
     return render(
         "report.html",
@@ -47,7 +48,7 @@ def report_page(
         methods=methods_paragraph(runs, compared=any(section.pairs for section in told)),
         checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in told)],
         left_to_authors=LEFT_TO_AUTHORS,
-        citations=sorted({str(run.record.data["citation"]) for run in runs if run.record.data.get("citation")}),
+        citations=sorted({run.record.data.citation for run in runs if run.record.data.citation}),
     )
 
 
@@ -66,7 +67,7 @@ def _provenance(runs: Sequence[Run]) -> Table:
     rows: list[list[Value]] = []
     for run in runs:
         made = run.record.provenance
-        row: list[Value] = [run.encoder, run.task, run.head, run.adaptation, int(run.record.config["seed"])]
+        row: list[Value] = [run.encoder, run.task, run.head, run.adaptation, run.record.config.seed]
         row += [_short(each) for each in (run.record.key, made.weights_digest, made.feature_key, made.split_hash)]
         rows.append([*row, _short(made.git_commit), made.device, made.precision, made.seconds])
     return table("provenance", header, rows, "First eight characters of each hash; run.json holds them whole.")
@@ -76,9 +77,9 @@ def _notes(runs: Sequence[Run]) -> Table:
     """What single runs noted, beside what stands at the top."""
     rows: dict[tuple[str, str, str], list[Value]] = {}
     for run in runs:
-        for note in run.record.notes:
-            if not note.startswith(FLAGS):
-                rows[run.encoder, run.task, note] = [run.encoder, run.task, run.head, note]
+        for caution in run.record.cautions:
+            if caution.code not in ON_TOP:
+                rows[run.encoder, run.task, str(caution)] = [run.encoder, run.task, run.head, str(caution)]
     return table("notes", ["encoder", "task", "head", "note"], list(rows.values()) or [["–", "–", "–", "none"]])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from evalfm.analysis.report.section import ReportSection
 from evalfm.analysis.report.tables import Value, table
 from evalfm.cards import read_json
+from evalfm.cautions import SYNTHETIC
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
@@ -33,7 +34,7 @@ def read_features(path: Path) -> dict[str, Any]:
 
 def quality_tables(number: int, content: Mapping[str, Any]) -> ReportSection:
     """The section of one ``features.json``."""
-    cautions = ["Synthetic data: these figures say nothing about patients."] if content["synthetic"] else []
+    cautions = [SYNTHETIC.sentence] if content["synthetic"] else []
     cautions += [
         f"Random weights: {each['encoder']} has learnt nothing."
         for each in content["encoders"]

@@ -8,9 +8,6 @@ from markupsafe import Markup
 
 from evalfm.analysis.report.tables import Table
 
-FLAGS = ("Synthetic", "Random weights", "Contamination", "Patients unknown")
-"""How notes begin that stand at the top of a page or section."""
-
 
 @dataclass(frozen=True)
 class ReportSection:

@@ -14,7 +14,7 @@ from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
 from evalfm.analysis.scores import Scores, asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 
 AGE_CUT = 65
 """Where the report cuts ages; `evalfm bias` cuts them anywhere."""
@@ -41,7 +41,7 @@ def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
     if not asks_questions(lines[0].runs[0]):
         _add_values(made, anchor, lines, asked)
         return made
-    if lines[0].runs[0].record.task["kind"] != "binary":
+    if lines[0].runs[0].record.task.kind != "binary":
         lines = lines[:1]
     models: list[tuple[Line, list[Scores]]] = []
     for line in lines:
@@ -67,7 +67,7 @@ def _attributes(made: Subgroups, run: Run) -> list[str]:
     test = run.predictions()
     test = test[test["split"] == "test"].reset_index(drop=True)
     found = []
-    for name in run.record.task.get("subgroups", ()):
+    for name in run.record.task.subgroups:
         asked = f"{name}:{AGE_CUT}" if name == "age" else str(name)
         try:
             attributes(test, [asked])
@@ -120,7 +120,7 @@ def _gaps(name: str, told: Sequence[ValueBias]) -> tuple[str, Table]:
 
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
-    several, thresholds = len(reports) > 1, line.runs[0].record.task["kind"] == "binary"
+    several, thresholds = len(reports) > 1, line.runs[0].record.task.kind == "binary"
     metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
     rows: list[list[Value]] = []
     for report in reports:
@@ -131,7 +131,7 @@ def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]
                 cells = [stratum.metrics[each] for each in metrics]
                 rows.append([*label, part.attribute, stratum.level, *counts, *cells])
     header = [*(["class"] if several else []), "attribute", "level", "images", reports[0].unit, "positive", *metrics]
-    folds = line.runs[0].record.data["folds"]
+    folds = line.runs[0].record.data.folds
     at = "At the threshold that the val of each fold chose." if folds else "At the one threshold of the run."
     caption = at if thresholds else "Each class or label against all else."
     return f"Subgroups of {charts.name_of(line)}", table(name, header, rows, caption)

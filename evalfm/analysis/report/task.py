@@ -34,7 +34,7 @@ from evalfm.analysis.table import (
 )
 from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.tasks.metrics.facts import metric_of
 
@@ -148,7 +148,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
         made.absent += told.absent
     parts: tuple[tuple[str, Callable[[], Table]], ...] = (
         ("What an image costs the encoders", lambda: _costs(f"{made.anchor}-costs", best)),
-        ("Who was trained on and tested", lambda: _parts(f"{made.anchor}-parts", whole[0])),
+        ("Who was trained on and tested", lambda: _splits(f"{made.anchor}-splits", whole[0])),
         ("Who was left out", lambda: _exclusions(f"{made.anchor}-left-out", whole)),
     )
     for title, make in parts:
@@ -159,7 +159,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
 
 def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
     """Runs on all training labels; where there are none, those on the largest subset."""
-    whole = [run for run in runs if all(run.record.config.get(key) is None for key in SMALLER)]
+    whole = [run for run in runs if all(getattr(run.record.config, name) is None for name in SMALLER)]
     if any(not run.is_baseline for run in whole):
         return whole
     most = max(_labels(run) for run in runs if not run.is_baseline or not any(not each.is_baseline for each in runs))
@@ -167,7 +167,7 @@ def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
 
 
 def _labels(run: Run) -> int:
-    return int(run.record.data["parts"]["train"]["images"])
+    return run.record.data.splits.train.images
 
 
 def _in_order(summary: TaskTable, comparison: Comparison) -> list[Line]:
@@ -258,7 +258,7 @@ def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
                 made.absent.append("Calibration: no model gives probabilities.")
             _add(made, "Calibration in ten equally filled bins", calibrated)
     if kind == "segmentation":
-        for each in best[0].runs[0].record.data["class_names"]:
+        for each in best[0].runs[0].record.data.class_names:
             heading = f"Dice on films with {each}: 5–95 %, quartiles and median"
             with made.part(heading):
                 rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
@@ -314,7 +314,7 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     for path in paths if kind in ("segmentation", "regression") else []:
         made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
     if kind == "segmentation" and not paths:
-        shown = run.record.data["redistributable_images"]
+        shown = run.record.data.redistributable_images
         why = "" if shown else "the licence of the data does not let pixels be shown"
         made.absent.append(f"Films with outlines: {why or 'the run drew none'}.")
 
@@ -371,21 +371,20 @@ def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
         made.tables.append(("Can the features tell it", decodability_table(f"{made.anchor}-decoded", told)))
 
 
-def _parts(name: str, run: Run) -> Table:
-    parts = run.record.data["parts"]
-    kind = run.kind
-    header = ["part", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
-    known = run.record.data["patients_known"]
+def _splits(name: str, run: Run) -> Table:
+    sizes, kind = run.record.data.splits, run.kind
+    header = ["split", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
+    known = run.record.data.patients_known
     rows: list[list[Value]] = [
         [
-            part,
-            int(of["images"]),
-            int(of["patients"]) if known else None,
-            *([int(of["positive_images"])] if kind in WITH_FINDING else []),
+            split,
+            size.images,
+            size.patients if known else None,
+            *([size.positive_images] if kind in WITH_FINDING else []),
         ]
-        for part, of in parts.items()
+        for split, size in (("train", sizes.train), ("val", sizes.val), ("test", sizes.test))
     ]
-    caption = "Over all folds; an image is tested in one fold and trains in others." if run.record.data["folds"] else ""
+    caption = "Over all folds; an image is tested in one fold and trains in others." if run.record.data.folds else ""
     return table(name, header, rows, caption)
 
 
@@ -397,11 +396,10 @@ def _costs(name: str, lines: Sequence[Line]) -> Table:
     for line in (line for line in lines if not line.baseline):
         card, cost = line.runs[0].record.encoder, line.runs[0].record.provenance.cost
         milliseconds, on = times.milliseconds(line.runs[0]), times.words(line.runs[0])
-        dimensions = (card.get("poolings") or {}).get(card.get("pooling"))
         # Heads and training sets of one encoder are no encoders of their own.
-        name_of, size = encoder_label(line.runs[0]), card.get("parameters")
-        first: list[Value] = [name_of, None if size is None else int(size), None if cost is None else cost.gigaflops]
-        row = [*first, milliseconds, on, dimensions, str(card.get("licence", "unknown"))]
+        name_of = encoder_label(line.runs[0])
+        first: list[Value] = [name_of, card.parameters, None if cost is None else cost.gigaflops]
+        row = [*first, milliseconds, on, card.dimensions, card.licence]
         if name_of not in rows or rows[name_of][3] is None:
             rows[name_of] = row
     caption = (
@@ -415,6 +413,6 @@ def _exclusions(name: str, runs: Sequence[Run]) -> Table:
     every: dict[str, int] = {}
     for run in runs:
         for each in run.record.exclusions:
-            every[str(each["reason"])] = max(every.get(str(each["reason"]), 0), int(each["images"]))
+            every[each.reason] = max(every.get(each.reason, 0), each.images)
     rows: list[list[Value]] = [[reason, images] for reason, images in every.items()]
     return table(name, ["reason", "images"], rows or [["nobody", 0]])

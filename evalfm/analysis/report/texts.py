@@ -5,7 +5,6 @@ from __future__ import annotations
 from evalfm.analysis.operating_points import HEADER, operating_points, wanted
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.table import TaskTable
-from evalfm.statistics.estimate import Estimate
 
 
 def operating_table(name: str, summary: TaskTable) -> Table | None:
@@ -25,10 +24,9 @@ def templates_table(name: str, summary: TaskTable) -> Table | None:
     """The primary metric by each template alone; None where no head has templates."""
     rows: list[list[Value]] = []
     for line in summary.lines:
-        told = line.runs[0].record.prompts or {}
-        for each in told.get("by_template", []):
-            estimate = Estimate.from_json({key: value for key, value in each.items() if key != "template"})
-            rows.append([line.encoder, line.head, each["template"], estimate])
+        prompts = line.runs[0].record.prompts
+        for each in prompts.by_template if prompts else []:
+            rows.append([line.encoder, line.head, each.template, each.estimate])
     if not rows:
         return None
     caption = "Test images by one template at a time: how far a figure hangs on the words. None was chosen by it."

@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into
@@ -34,7 +35,8 @@ class TimmEncoder(Encoder):
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
         notes = []
         if "img_size" in arguments:
-            notes.append(f"timm interpolates the positions of {card.name} to the input size.")
+            words = f"timm interpolates the positions of {card.name} to the input size."
+            notes.append(Caution("input-changed", words))
         if checkpoint is not None:
             named = checkpoint.named_for(self.model.state_dict())
             notes += named.notes[len(checkpoint.notes) :]
@@ -42,7 +44,8 @@ class TimmEncoder(Encoder):
             tensors = _filtered(checkpoint, self.model, card)
             load_into(self.model, tensors, card.weights, checkpoint.path)
             if "img_size" not in arguments and _positions(checkpoint.tensors) != _positions(tensors):
-                notes.append(f"timm interpolates the positions in {card.name}'s file to the input size.")
+                words = f"timm interpolates the positions in {card.name}'s file to the input size."
+                notes.append(Caution("input-changed", words))
         self.settings = replace(self.settings, notes=(*self.settings.notes, *notes))
 
     def _forward(self, batch: Tensor) -> RawFeatures:

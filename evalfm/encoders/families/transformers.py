@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils import logging as library_logging
 
+from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
 from evalfm.encoders.text import TextTower
@@ -48,7 +49,8 @@ class TransformersEncoder(Encoder):
         self.model.eval()
         trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
-            note = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
+            words = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
+            note = Caution("input-changed", words)
             self.settings = replace(self.settings, notes=(*self.settings.notes, note))
 
     def _drawn(self, config: Any) -> Any:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.text import TextTower
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes, finite_pooled, known_rows
@@ -184,17 +185,19 @@ class LearnedContextHead(TextHead):
         embedded = dict(zip(place, normalised(text.tower.encode(list(place)).cpu()).float(), strict=True))
         return torch.stack([torch.stack([embedded[row.sentences[number]] for row in rows]) for number in range(count)])
 
-    def _notes(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[str]:
+    def _notes(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[Caution]:
         notes = []
         most = max(len(row.sentences) for row in prompts.rows)
         if self.reads_sentences and most > len(sentences):
-            notes.append(
+            words = (
                 f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
             )
+            notes.append(Caution("fewer-sentences", words))
         present = set(train.target.tolist())
         held_out_images = [row.name for number, row in enumerate(prompts.rows) if number not in present]
         if held_out_images:
-            notes.append(f"No train image shows {', '.join(held_out_images)}; the context was learnt on the others.")
+            words = f"No train image shows {', '.join(held_out_images)}; the context was learnt on the others."
+            notes.append(Caution("unseen-class", words))
         return notes
 
 

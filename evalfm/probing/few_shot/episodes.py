@@ -12,12 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import evalfm
+from evalfm.cautions import Caution
 from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.encoders.encoder import Encoder
-from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episodes
+from evalfm.episodes import RECORD, EpisodeRecord, EpisodeRun, ShotsResult, write_episodes
 from evalfm.heads import episodic
 from evalfm.heads.head import Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
@@ -39,26 +40,19 @@ from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
 from evalfm.probing.labelled import facts_key
 from evalfm.probing.names import check_names
 from evalfm.probing.provenance import Stopwatch
-from evalfm.probing.recording import as_trained, contamination, provenance
+from evalfm.probing.recording import as_trained, of_result, provenance
 from evalfm.probing.session import EncoderSession, open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import (
-    WORK,
-    IfExists,
-    check_writable,
-    content_key,
-    publishing,
-    remove_leftovers,
-    run_folder,
-)
+from evalfm.run import WORK, IfExists, check_writable, content_key, publishing, remove_leftovers, run_folder
 from evalfm.statistics.episodes import episode_auroc, over_episodes
 from evalfm.training.tuning import forget
 
-OVERLAP = (
+OVERLAP = Caution(
+    "overlapping-episodes",
     "Episodes draw from one pool of images and overlap: sd is the spread over episodes, the interval is of their mean "
-    "and narrows with their number; neither says how it would be on other patients."
+    "and narrows with their number; neither says how it would be on other patients.",
 )
 
 
@@ -164,7 +158,7 @@ def answer_episodes(
     return found
 
 
-Answer = tuple[int, Scores, list[str]]
+Answer = tuple[int, Scores, list[Caution]]
 
 
 @dataclass(frozen=True)
@@ -194,7 +188,8 @@ class EpisodeBuilder:
         self.progress.say(f"{self.session.name} × {self.asked.cohort.task.name}: {method}")
         # What fine-tuning has finished stays there when the process dies, and is taken over by the next one.
         work = adopt(self.out / WORK, f"episodes-{key[:16]}") if method == FINE_TUNE else None
-        aurocs, notes = {}, []
+        aurocs: dict[int, NDArray[np.float64]] = {}
+        notes: list[Caution] = []
         for shots, scores, told in self._frozen(method) if work is None else self._fine_tuned(work):
             aurocs[shots] = episode_auroc(scores)
             notes += told
@@ -262,15 +257,15 @@ class EpisodeBuilder:
         return pd.DataFrame(lines)
 
     def _record(
-        self, method: Method, key: str, aurocs: Mapping[int, NDArray[np.float64]], notes: list[str], seconds: float
-    ) -> Record:
+        self, method: Method, key: str, aurocs: Mapping[int, NDArray[np.float64]], notes: list[Caution], seconds: float
+    ) -> EpisodeRecord:
         cohort, settings = self.asked.cohort, self.settings
         info = cohort.manifest.info
         session = as_trained(self.session, "full") if method == FINE_TUNE else self.session
         results = []
         for shots, values in aurocs.items():
             mean, deviation = over_episodes(values)
-            results.append(ShotsResult(shots=shots, mean=mean.to_json(), sd=deviation))
+            results.append(ShotsResult(shots=shots, mean=mean, sd=deviation))
         config: dict[str, Any] = settings.model_dump(mode="json") | {
             # The task's name and not the path of its card, which may name a person or a place.
             "task": cohort.task.name,
@@ -282,8 +277,8 @@ class EpisodeBuilder:
             "encoder": {"name": session.name, **session.asked},
         }
         counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(cohort)}
-        return Record(
-            schema=1,
+        return EpisodeRecord(
+            schema=2,
             key=key,
             config=config,
             encoder=session.card,
@@ -301,7 +296,7 @@ class EpisodeBuilder:
                 **counted,
             },
             results=results,
-            notes=self._notes(session, notes),
+            cautions=self._cautions(session, notes),
             provenance=provenance(session, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
         )
 
@@ -312,16 +307,9 @@ class EpisodeBuilder:
             told["text"] = text_key(self.text, self.asked.cohort.manifest.info.name)
         return told
 
-    def _notes(self, session: EncoderSession, told: list[str]) -> list[str]:
+    def _cautions(self, session: EncoderSession, of_methods: Sequence[Caution]) -> list[Caution]:
         """Every caution that belongs beside the figures, each once."""
-        manifest = self.asked.cohort.manifest
-        notes = [OVERLAP]
-        if manifest.info.synthetic:
-            notes.append("Synthetic data: these figures say nothing about patients.")
-        if session.random_weights:
-            notes.append("Random weights: the encoder has learnt nothing.")
-        if not manifest.patients_known:
-            notes.append("Patients unknown: images of one patient may stand in support and queries.")
-        notes += contamination(session.card, [manifest])
-        notes += [*self.asked.cohort.notes, *session.notes, *told]
-        return list(dict.fromkeys(notes))
+        cohort = self.asked.cohort
+        unknown = "Patients unknown: images of one patient may be in support and in queries."
+        cautions = of_result(session, [cohort.manifest], unknown, cohort.notes)
+        return list(dict.fromkeys([OVERLAP, *cautions, *of_methods]))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
 from evalfm.heads.head import Context, Text
@@ -31,13 +32,14 @@ class Frozen:
     asked: EpisodeCohort
     progress: Progress
 
-    def learnt(self, method: str, shots: int, strength: float) -> tuple[Scores, list[str]]:
+    def learnt(self, method: str, shots: int, strength: float) -> tuple[Scores, list[Caution]]:
         """By ``method`` on the first ``shots`` of each support, all episodes at once; and what must be said of it."""
         drawn = self.asked.drawn
         support, query = (np.searchsorted(drawn.used, each) for each in (drawn.support[:, :, :shots], drawn.query))
         found = episodic.solve(method, self._features, support, query, strength)
         late = int((~found.converged).sum())
-        notes = [f"The solver stopped before its tolerance in {late} episodes of {shots} shots."] if late else []
+        words = f"The solver stopped before its tolerance in {late} episodes of {shots} shots."
+        notes = [Caution("solver-stopped", words)] if late else []
         return found.scores.reshape(*query.shape, query.shape[1]).numpy(), notes
 
     def told(self, text: Text) -> Scores:

@@ -24,7 +24,7 @@ from evalfm.probing.probe import probe
 from evalfm.probing.session import open_session
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 
 from ...readers import Seer, reader_card
 
@@ -187,7 +187,7 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
     patient = dict(zip(squares.table["id"], squares.table["patient"], strict=True))
     for line in made.table().itertuples():
         assert not {patient[each] for each in line.support} & {patient[each] for each in line.query}
-    assert made.record.data["query_from"] == "all patients"
+    assert made.record.data.query_from == "all patients"
 
 
 @pytest.mark.parametrize(

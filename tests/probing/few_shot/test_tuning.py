@@ -93,7 +93,7 @@ def test_three_ordered_classes_are_classes_like_any_other(squares: Manifest, tmp
     options = {"shots": (1,), "queries": 2, "episodes": 1, "recipe": QUICK, "methods": ["fine-tune", "linear"]}
     made = evalfm.run_episodes(encoder, str(card), data=graded, out=tmp_path / "out", **options)
     assert [len(each.table()["query"].iloc[0]) for each in made] == [6, 6]
-    assert made[0].record.data["class_names"] == ["0", "1", "2"]
+    assert made[0].record.data.class_names == ["0", "1", "2"]
 
 
 def test_no_step_is_chance_exactly(squares: Manifest, tmp_path: Path, encoder: Encoder):
