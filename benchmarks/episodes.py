@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from evalfm.data.episodes import Episodes, draw_episodes
 from evalfm.heads.episodic import Answers, normalised, solve
-from evalfm.statistics.episodes import episode_auroc
+from evalfm.statistics.auroc import episode_auroc
 
 IMAGES, QUERIES = 5000, 10
 

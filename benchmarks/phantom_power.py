@@ -22,7 +22,8 @@ from sklearn.preprocessing import StandardScaler
 import evalfm
 from evalfm.data.images import Image
 from evalfm.data.phantom import render
-from evalfm.statistics.subgroups import at_fixed_label
+from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.subgroups import SubgroupScores
 
 SEED, TRAIN, VALIDATION, POOL, TESTED = 11, 1000, 300, 1100, 300
 STRENGTHS = 10.0 ** np.arange(-6, 1)
@@ -52,7 +53,7 @@ def main() -> None:
             rows = generator.permutation(POOL)[:TESTED]
             member = generator.random(TESTED) < 0.3
             score = logit[member.astype(int), rows]
-            found = at_fixed_label(label[pool][rows], score, member, patient[pool][rows])[0]
+            found = at_fixed_label(SubgroupScores.of(label[pool][rows], score, member, patient[pool][rows]))[0]
             effect = found.effect.p < 0.05
             rejected += [found.p < 0.05, effect, effect and found.excludes_chance]
         cells = " | ".join(f"{count / options.studies:.3f}" for count in rejected)

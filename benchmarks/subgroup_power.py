@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
-from evalfm.statistics.simulation import Design, draw_study, p_values
+from evalfm.statistics.simulation import SimulationDesign, draw_study, p_values
 
 PERMUTATIONS = 199
 """A tenth of the report's, to save time."""
 DIAL = [step / 10 for step in range(11)]
 DESIGNS = {
-    "300 patients, 1 image each": Design("label"),
-    "100 patients, 4 images each": Design("label", patients=100, images=4),
+    "300 patients, 1 image each": SimulationDesign("label"),
+    "100 patients, 4 images each": SimulationDesign("label", patients=100, images=4),
 }
 SHOWN = {
     "AUROC(a given y = 0)": "o-",
@@ -51,7 +51,7 @@ def main() -> None:
         draw(curves, options.figure, options.studies)
 
 
-def power(design: Design, studies: int) -> dict[str, float]:
+def power(design: SimulationDesign, studies: int) -> dict[str, float]:
     """The share of studies in which each test rejects at the 5 % level."""
     made = [p_values(draw_study(design, np.random.default_rng(seed)), PERMUTATIONS) for seed in range(studies)]
     return {test: float(np.mean([study[test] is not None and study[test] <= 0.05 for study in made])) for test in SHOWN}

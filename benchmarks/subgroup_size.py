@@ -14,15 +14,15 @@ import argparse
 
 import numpy as np
 
-from evalfm.statistics.simulation import Design, draw_study, p_values
+from evalfm.statistics.simulation import SimulationDesign, draw_study, p_values
 
 TIES = {"(i) independent": "nothing", "(ii) tied to the label": "label", "(iii) tied to severity": "severity"}
 NULLS = {
-    **{name: Design(tie) for name, tie in TIES.items()},
-    **{f"(iv-c) {name}": Design(tie, images=4) for name, tie in TIES.items()},
-    **{f"(iv-v) {name}": Design(tie, images=4, constant=False) for name, tie in TIES.items()},
-    "(iv-c) (i), 100 patients": Design(images=4, patients=100),
-    "(iv-v) (i), 100 patients": Design(images=4, patients=100, constant=False),
+    **{name: SimulationDesign(tie) for name, tie in TIES.items()},
+    **{f"(iv-c) {name}": SimulationDesign(tie, images=4) for name, tie in TIES.items()},
+    **{f"(iv-v) {name}": SimulationDesign(tie, images=4, constant=False) for name, tie in TIES.items()},
+    "(iv-c) (i), 100 patients": SimulationDesign(images=4, patients=100),
+    "(iv-v) (i), 100 patients": SimulationDesign(images=4, patients=100, constant=False),
 }
 
 

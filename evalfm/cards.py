@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from evalfm.errors import EvalfmError
 
@@ -24,7 +25,7 @@ MAX_VALUES = 200_000
 """How many keys and values a YAML file may hold, each alias counted as often as it stands for something."""
 
 MAX_NUMBER = 2**63
-"""Whole numbers reach no further; nothing that a file can ask for is as large."""
+"""Whole numbers reach no further; nothing that a file can need is as large."""
 
 
 class CardModel(BaseModel):
@@ -42,12 +43,24 @@ class Option:
         names: such as ``("--adaptation", "-a")``; empty for ``--`` and the field's name with hyphens.
         metavar: what stands for its value in the help; empty for that of its type.
         hidden: whether it is no option of the command line at all.
+        bare: of a mapping, whether a name without ``=`` stands for itself.
     """
 
     panel: str | None = None
     names: tuple[str, ...] = ()
     metavar: str = ""
     hidden: bool = False
+    bare: bool = False
+
+
+def option_of(field: FieldInfo) -> Option:
+    """How ``field`` stands on the command line."""
+    return next((each for each in field.metadata if isinstance(each, Option)), Option())
+
+
+def flag_of(name: str, field: FieldInfo) -> str:
+    """The long name of the option of a field, such as ``--test-data``."""
+    return max(option_of(field).names, key=len, default=f"--{name.replace('_', '-')}")
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -73,6 +86,9 @@ def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
     Raises:
         EvalfmError: not YAML; a tag, a key that is no text or stands twice, aliases that multiply into more values
             than a file may hold, lists and mappings too deep in each other, or a number too large.
+
+    >>> parse_yaml("name: hog", "card.yaml")
+    {'name': 'hog'}
     """
     try:
         _check_bounds(text)
@@ -86,7 +102,7 @@ def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
     except (yaml.YAMLError, ValueError, ArithmeticError, LookupError, RecursionError) as error:
         # Beside its own errors, the library lets through those of the numbers it makes.
         where = str(error).replace("\n", " ")
-        raise EvalfmError(f"{source} is not plain YAML ({where}); mend the file.") from None
+        raise EvalfmError(f"{source} is not plain YAML ({where}); fix the file.") from None
 
 
 def read_json(path: Path, *, max_depth: int = MAX_DEPTH) -> Any:
@@ -103,6 +119,9 @@ def parse_json(text: str | bytes, source: str, *, max_depth: int = MAX_DEPTH) ->
 
     Raises:
         EvalfmError: no JSON, or lists and mappings more than ``max_depth`` deep in each other.
+
+    >>> parse_json("[1, 2]", "list.json")
+    [1, 2]
     """
     try:
         content = json.loads(text)
@@ -153,19 +172,19 @@ def _check_bounds(text: str) -> None:
         yaml.YAMLError: too deep or too much, or an alias of what it stands in.
     """
     sizes: dict[str, int] = {}
-    # Values so far in each open list or mapping, and the anchor that it bears.
-    opened: list[tuple[str | None, int]] = []
+    # Values so far in each unfinished list or mapping, and the anchor that it bears.
+    levels: list[tuple[str | None, int]] = []
     total = 0
     for event in yaml.parse(text, Loader=_PARSER):
         if isinstance(event, yaml.CollectionStartEvent):
-            opened.append((event.anchor, total))
-            if len(opened) > MAX_DEPTH:
+            levels.append((event.anchor, total))
+            if len(levels) > MAX_DEPTH:
                 raise yaml.YAMLError(f"lists and mappings more than {MAX_DEPTH} deep")
             total += 1
             if event.anchor is not None:
                 sizes.pop(event.anchor, None)
         elif isinstance(event, yaml.CollectionEndEvent):
-            anchor, before = opened.pop()
+            anchor, before = levels.pop()
             if anchor is not None:
                 sizes[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
@@ -234,7 +253,7 @@ class _PlainLoader(_PARSER):  # type: ignore[misc]
         return value
 
     def refused(self, node: Any) -> Any:
-        """No value: a tag asks for something that is not plain."""
+        """No value: a tag names something that is not plain."""
         raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the tag {node.tag[:80]} is not read")
 
 
@@ -263,7 +282,11 @@ def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
 
 
 def in_words(place: tuple[int | str, ...], message: str) -> str:
-    """A fault with the key it stands at; one of the whole stands alone."""
+    """A fault with the key it stands at; one of the whole stands alone.
+
+    >>> in_words(("weights", "file"), "Field required")
+    'weights.file: Field required'
+    """
     where = ".".join(map(str, place))
-    told = message.removeprefix("Value error, ")
-    return f"{where}: {told}" if where else told
+    sentence = message.removeprefix("Value error, ")
+    return f"{where}: {sentence}" if where else sentence

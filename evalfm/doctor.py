@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NEEDED_DISK_BYTES = 2 * 1024**3
 HUB_TIMEOUT_SECONDS = 3.0
 MOST_APART = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
-"""Largest difference, as a share of the largest value, between a film encoded alone and in a batch, by precision."""
+"""Largest difference, as a share of the largest value, between an image encoded alone and in a batch, by precision."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Finding:
     Attributes:
         name: what was looked at.
         fine: False where something must be done before work; None where it only limits what can be done.
-        said: what was found.
+        said: what was seen.
         remedy: what to do, where something is wrong.
     """
 
@@ -54,9 +54,9 @@ def examine(encoder: str | None = None, *, golden: bool = False, **how: Any) -> 
 def _versions() -> Finding:
     from evalfm.probing.provenance import versions
 
-    found = versions()
-    missing = [name for name, version in found.items() if version == "not installed"]
-    said = ", ".join(f"{name} {version}" for name, version in found.items())
+    installed = versions()
+    missing = [name for name, version in installed.items() if version == "not installed"]
+    said = ", ".join(f"{name} {version}" for name, version in installed.items())
     if missing:
         return Finding(
             "versions", False, said, f"Install evalfm again in a fresh environment: {', '.join(missing)} missing."
@@ -109,18 +109,18 @@ def _hub() -> Finding:
 
 
 def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
-    """Load ``name``, run the test film through it alone and in company, and measure."""
+    """Load ``name``, run the test image through it alone and in a batch, and measure."""
     import torch
 
     from evalfm.encoders import load_encoder
-    from evalfm.encoders.golden import the_film, write_golden
+    from evalfm.encoders.golden import golden_image, write_golden
     from evalfm.features.forward import device_of
 
     try:
         encoder = load_encoder(name, **how)
-        tensor = encoder.prepare(the_film())[0].to(device_of(encoder))
+        tensor = encoder.prepare(golden_image())[0].to(device_of(encoder))
         first, second = (encoder.encode(tensor[None]) for _ in range(2))
-        company = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
+        batched = encoder.encode(torch.stack([torch.zeros_like(tensor), tensor]))
         written = write_golden(encoder) if golden else None
     except EvalfmError as error:
         yield Finding(f"encoder {name[:SHOWN]}", False, str(error), "See the sentence before this one.")
@@ -129,14 +129,14 @@ def _encoder(name: str, golden: bool, how: dict[str, Any]) -> Iterator[Finding]:
     tensors = f"{len(encoder.state_dict())} tensors"
     said = f"pooled {first.pooled.shape[1]}, maps {shapes}, {'random weights' if encoder.random_weights else tensors}"
     if not torch.equal(first.pooled, second.pooled):
-        remedy = "The same film gave two answers: dropout or sampling is left on."
+        remedy = "The same image gave two embeddings: dropout or sampling is left on."
         yield Finding(f"encoder {name}", False, said, remedy)
         return
     yield Finding(f"encoder {name}", True, said)
-    apart = float((company.pooled[1] - first.pooled[0]).abs().max() / first.pooled.abs().max().clamp_min(1e-12))
-    fine = apart < MOST_APART[encoder.settings.precision]
-    remedy = "" if fine else "Another film in the batch changes the answer; batch norm may be in training."
-    yield Finding("batches", fine, f"a film alone and in company differ by {apart:.1e} at most", remedy)
+    apart = float((batched.pooled[1] - first.pooled[0]).abs().max() / first.pooled.abs().max().clamp_min(1e-12))
+    fine = apart < MOST_APART[encoder.precision]
+    remedy = "" if fine else "Another image in the batch changes the features; batch norm may be in training."
+    yield Finding("batches", fine, f"an image alone and in a batch differ by {apart:.1e} at most", remedy)
     yield _golden(encoder)
     if written is not None:
         yield Finding("golden embedding written", True, f"{written}; its block can stand under `golden:` on the card")
@@ -151,16 +151,16 @@ def _golden(encoder: Encoder) -> Finding:
     golden = find_golden(encoder.card)
     if golden is None:
         return Finding("golden embedding", None, "none on the card", "With the true weights, --write-golden keeps one.")
-    if encoder.preparer.facts != encoder.card.preprocessing or encoder.settings.precision != "float32":
+    if encoder.preparer.facts != encoder.card.preprocessing or encoder.precision != "float32":
         said = "not compared: it was made at the card's own input size, in float32"
         return Finding("golden embedding", None, said, "Leave --input-size and --precision out.")
-    found = compare(encoder, golden)
-    if found is None:
+    drift = compare(encoder, golden)
+    if drift is None:
         return Finding("golden embedding", None, "it was made with other weights, so it is not compared")
-    said = f"differs by {found.difference:.1e} of a typical value"
-    if found.same:
+    said = f"differs by {drift.difference:.1e} of a typical value"
+    if drift.same:
         return Finding("golden embedding", True, said)
-    made = ", ".join(f"{name} {version}" for name, version in found.libraries.items())
+    made = ", ".join(f"{name} {version}" for name, version in drift.libraries.items())
     return Finding("golden embedding", False, said, f"The features have drifted; it was made with {made}.")
 
 

@@ -6,6 +6,7 @@ Each probe runs in a fork, so that the libraries are imported once.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -23,9 +24,9 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from evalfm.data import work_folders
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
+from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
 from evalfm.probing import cells
 from evalfm.probing.probe import probe
@@ -99,7 +100,7 @@ def listed(folder: Path) -> list[Result]:
 
 def left(folder: Path) -> list[str]:
     """Work folders that nobody will finish, in the run directory and in the store."""
-    return [path.name for path in folder.rglob(work_folders.WRITING + "*")]
+    return [path.name for path in folder.rglob(WRITING + "*")]
 
 
 class Tapped(io.FileIO):
@@ -128,7 +129,15 @@ def tap(folder: Path, tell_of: Callable[[str], None]) -> None:
 
     for name in ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync", "chmod"):
         setattr(os, name, tapped(name, getattr(os, name)))
-    work_folders._exchanged = tapped("exchange", work_folders._exchanged)  # type: ignore[assignment]
+    library = ctypes.CDLL
+
+    def with_exchange(name: str | None, *arguments: object, **options: object) -> object:
+        # The C library is opened by its users each time; of evalfm that is who exchanges two folders.
+        if name is None:
+            tell_of("exchange")
+        return library(name, *arguments, **options)  # type: ignore[arg-type]
+
+    ctypes.CDLL = with_exchange  # type: ignore[assignment, misc]
     plain, Tapped.tell_of = io.open, staticmethod(tell_of)
 
     def opened(file: object, mode: str = "r", buffering: int = -1, *text: object, **options: object) -> object:
@@ -159,7 +168,7 @@ def killed_probe(folder: Path, data: Manifest, point: int, phase: Path, **option
         seen += 1
 
     if options.pop("in_two_steps", False):
-        work_folders._exchanged = lambda one, other: False
+        ctypes.CDLL = lambda *_, **__: None  # type: ignore[assignment, misc]
     tap(folder, tell_of)
     run_probe(folder, data, **options)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, RawFeatures
-from evalfm.encoders.registry import find_card
 from evalfm.encoders.text import TextTower
 
 WORDS = {"bright": (1.0, 0.0, 0.0), "dark": (0.0, 1.0, 0.0), "grey": (0.6, 0.6, 0.0)}

@@ -30,8 +30,8 @@ from torch import Tensor
 
 from evalfm import cli
 from evalfm.analysis.table import task_tables
+from evalfm.encoders import find_card
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe

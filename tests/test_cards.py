@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from evalfm.cards import MAX_DEPTH, CardModel, parse_json, parse_yaml, read_yaml, validate
 from evalfm.cli.app import app
 from evalfm.data.dataset_info import read_dataset_info
-from evalfm.encoders.registry import find_card
+from evalfm.encoders import find_card
 from evalfm.errors import EvalfmError
 from evalfm.study.config import load_study
 from evalfm.study.episodes import load_episodes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import os
 import re
 import subprocess
 import sys
@@ -10,18 +12,80 @@ from pathlib import Path
 import pytest
 
 import evalfm
+from evalfm.data.phantom import make_phantom
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+LIBRARIES = ["torch", "timm", "torchvision", "transformers", "open_clip", "peft", "matplotlib", "accelerate", "sklearn"]
+NONE = [*LIBRARIES, "pandas", "scipy", "numpy"]
+"""What names, lists and help do without."""
+TRAINING = ["timm", "torchvision.models", "torch._dynamo", "transformers", "open_clip", "peft", "matplotlib"]
+"""What no encoder but its own family's, and no frozen features, need."""
+VERBS = [
+    *("demo", "probe", "study", "episodes", "predict", "compare", "bias", "counterfactual", "choose", "report"),
+    *("features", "doctor", "convert", "ls", "show", "data", "ls encoders", "show encoder", "data import", "data join"),
+]
+COMMANDS = [
+    *("ls encoders", "ls encoders --json --domain chest", "ls tasks", "ls heads", "ls data"),
+    *("show encoder rad-dino", "show encoder medclip", "show task ptx-cls", "--version", "--help"),
+    *(f"{verb} --help" for verb in VERBS),
+]
+CLI = """
+import contextlib, io
+from evalfm.cli.app import app
+for command in {commands}:
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            app(command.split())
+    except SystemExit as end:
+        assert not end.code, (command, end.code)
+"""
+PROBE = """
+from evalfm.probing.probe import probe
+runs = probe("pixels", "ptx-cls", data={data!r}, out={out!r}, heads=["linear"], baselines="none")
+assert len(runs) == 1
+"""
+
+
+def imported(code: str, names: list[str], home: Path | None = None) -> list[str]:
+    """Which of the modules ``names`` are there after ``code``, run by a fresh interpreter."""
+    whole = f"import sys\n{code}\nprint([name for name in {names!r} if name in sys.modules])"
+    environment = os.environ | ({} if home is None else {"EVALFM_HOME": str(home)})
+    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return ast.literal_eval(done.stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
-    "statement",
-    ["import evalfm", "import evalfm.cli.app", "from evalfm.encoders import list_cards; list_cards()"],
+    ("code", "forbidden"),
+    [
+        ("import evalfm", NONE),
+        ("import evalfm.cli.app", NONE),
+        ("from evalfm.encoders import list_cards; list_cards()", NONE),
+        ("from evalfm.encoders import find_card; find_card('rad-dino@mean')", NONE),
+        (
+            "from evalfm.encoders import EncoderRef; EncoderRef.parse('a.py:build'); EncoderRef.parse('random:x')",
+            NONE,
+        ),
+        (CLI.format(commands=COMMANDS), NONE),
+        ("from evalfm.encoders import load_encoder; load_encoder('pixels')", TRAINING),
+        ("from evalfm.probing.probe import probe", TRAINING),
+    ],
+    ids=["package", "cli", "cards", "card", "names", "commands", "encoder", "probing"],
 )
-def test_neither_torch_nor_pandas_is_imported_before_work(statement: str):
-    code = f"import sys\n{statement}\nprint([name for name in ('torch', 'pandas', 'scipy') if name in sys.modules])"
-    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert asked.stdout.strip() == "[]"
+def test_libraries_are_imported_on_demand(code: str, forbidden: list[str]):
+    assert imported(code, forbidden) == []
+
+
+def test_a_finished_run_is_read_without_what_makes_one(tmp_path: Path):
+    data, out = str(tmp_path / "data"), str(tmp_path / "runs")
+    make_phantom(tmp_path / "data", n=40, size=64)
+    code = PROBE.format(data=data, out=out)
+    # Operations are counted by torch, which imports its compiler for it, and curves are drawn.
+    needed = {"torch._dynamo", "matplotlib"}
+    assert set(imported(code, TRAINING, tmp_path / "home")) <= needed
+    assert imported(code, TRAINING, tmp_path / "home") == []
 
 
 @pytest.mark.parametrize("name", evalfm.__all__)

@@ -17,9 +17,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
+from evalfm.data.config import TableMapping
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import TableMapping
 
 PATIENTS, SIDE = 24, 48
 UID = "1.2.826.0.1.3680043.8.498.77"

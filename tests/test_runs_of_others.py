@@ -354,13 +354,14 @@ def test_a_table_of_many_rows_is_refused_before_it_is_read(tmp_path: Path) -> No
         run.predictions()
 
 
-def test_a_run_of_others_names_no_code_to_run(made: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["evil.py:build", "evil.py", "evil.py:build@x", "evil.yaml", "evil.yaml@mean"])
+def test_a_run_of_others_names_no_code_to_run(made: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('was run')")
     run = make_run(
         tmp_path,
         binary_table(signal(TARGET, 1.0, 1), TARGET),
-        encoder=f"{tmp_path}/evil.py:build",
-        settings={"encoder": {"name": f"{tmp_path}/evil.py:build", "weights": "hub"}},
+        encoder=f"{tmp_path}/{name}",
+        settings={"encoder": {"name": f"{tmp_path}/{name}", "weights": "hub"}},
     )
     for studies in (decode_studies, curve_studies):
         with pytest.raises(EvalfmError, match="names an encoder of code"):

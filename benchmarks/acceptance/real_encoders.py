@@ -17,7 +17,7 @@ import yaml
 
 import evalfm
 from evalfm.data.importing import import_data
-from evalfm.encoders.registry import find_card
+from evalfm.encoders import find_card
 
 TABLE = Path(__file__).with_suffix(".md")
 

@@ -16,9 +16,10 @@ from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.stratum_gap import StratumGap, stratum_gap
-from evalfm.statistics.subgroups import FixedLabel, at_fixed_label, balanced_auroc, cross_aurocs
+from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
+from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 from evalfm.tasks.metrics.binary import binary_metrics
+from evalfm.tasks.metrics.inputs import Sampling
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
@@ -151,21 +152,21 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
     asked = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
     contrasts = []
     for number in asked:
-        target, score = scores.target[known], scores.score[known]
         folds = None if scores.folds is None else scores.folds[known]
-        member, patient = attribute.codes[known] == number, scores.patient[known]
-        balanced = balanced_auroc(target, score, member, folds)
-        plain = auroc(target, score, folds)
+        member = attribute.codes[known] == number
+        level = SubgroupScores.of(scores.target[known], scores.score[known], member, scores.patient[known], folds)
+        balanced = balanced_auroc(level)
+        plain = auroc(level.target, level.score, folds)
         held = {name: column[known] for name, column in extra.items()}
-        fixed = at_fixed_label(target, score, member, patient, held, folds=folds, seed=seed)
+        fixed = at_fixed_label(level, held, seed=seed)
         contrasts.append(
             Contrast(
                 attribute.levels[number],
-                cross_aurocs(target, score, member, patient, folds=folds, seed=seed, unit=scores.unit),
+                cross_aurocs(level, seed=seed, unit=scores.unit),
                 None if np.isnan(balanced) else balanced,
                 None if np.isnan(balanced) else plain - balanced,
                 fixed,
-                stratum_gap(target, score, member, patient, folds=folds),
+                stratum_gap(level),
                 None,
                 "",
             )
@@ -184,9 +185,8 @@ def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> 
     missing = Estimate.absent("no threshold was given", unit=scores.unit)
     threshold = None if scores.threshold is None else scores.threshold[rows]
     folds = None if scores.folds is None else scores.folds[rows]
-    found = binary_metrics(
-        target, score, patient, threshold=threshold, seed=seed, folds=folds, unit=scores.unit, only=SHOWN
-    )
+    sampling = Sampling(folds, scores.unit, seed)
+    found = binary_metrics(target, score, patient, sampling, threshold=threshold, only=SHOWN)
     metrics = {
         name: missing if scores.threshold is None and name in ("sensitivity", "specificity") else found[name]
         for name in SHOWN

@@ -13,8 +13,8 @@ from evalfm.analysis.pages import render
 from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.stratum_gap import StratumGap
-from evalfm.statistics.subgroups import Effect
+from evalfm.statistics.fixed_label import Effect
+from evalfm.statistics.subgroups import StratumGap
 
 TITLE = "Subgroups and shortcuts"
 MOST_COLUMNS = 4

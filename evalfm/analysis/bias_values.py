@@ -13,11 +13,11 @@ from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.predictions import Predictions
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
+from evalfm.statistics.association import MeanDifference, mean_difference
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
-from evalfm.statistics.subgroup_means import MeanDifference, mean_difference
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 ALPHA = 0.05

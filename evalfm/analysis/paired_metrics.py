@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.statistics.auroc import Auroc, class_patients
+from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.auroc_covariance import class_patients
 from evalfm.statistics.classification import confusion_columns
 from evalfm.statistics.comparison import Difference, compare_means, contrast_confusions, contrast_macro_aurocs
 from evalfm.statistics.influence import METRICS
@@ -27,9 +28,9 @@ from evalfm.statistics.resampling import (
     sums_over_folds,
 )
 from evalfm.tasks.kinds import BASE_TO_NOVEL
-from evalfm.tasks.metrics.base_to_novel import FORMULAS
 from evalfm.tasks.metrics.binary import FEWEST_PATIENTS
 from evalfm.tasks.metrics.facts import check_metrics
+from evalfm.tasks.metrics.multiclass import OF_HALVES
 
 Values = NDArray[np.float64]
 
@@ -338,7 +339,7 @@ PAIRED: Mapping[str, Mapping[str, Make]] = {
     "multilabel": {"macro_auroc": _macro_auroc},
     "multiclass": _OF_CLASSES,
     "ordinal": {"quadratic_kappa": _confusion("quadratic_kappa"), **_OF_CLASSES},
-    BASE_TO_NOVEL: {name: _confusion(name) for name in FORMULAS},
+    BASE_TO_NOVEL: {name: _confusion(name) for name in OF_HALVES},
     "segmentation": {"dice_positive": _dice},
     "regression": {"mae": _absolute_error},
 }

@@ -81,7 +81,7 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 def encoder_label(run: Run) -> str:
     """The encoder's name, with random weights and an input other than its card's in brackets."""
-    marked = run.record.provenance.random_weights and not run.encoder.startswith("random")
+    marked = run.record.provenance.random_weights and not run.encoder.startswith("random:")
     doubts = [*(["random weights"] if marked else []), *filter(None, [input_words(run)])]
     return run.encoder + (f" ({', '.join(doubts)})" if doubts else "")
 

@@ -7,12 +7,10 @@ import os
 import sys
 from typing import NoReturn
 
-INTERRUPTED = 130
-"""Exit status of what Ctrl-C has stopped."""
-
 
 def main() -> None:
     """Run the command line and exit."""
+    from evalfm.cli.console import INTERRUPTED, tell_interrupt
     from evalfm.errors import EvalfmError, shown
 
     # Threads that wait by spinning make a busy machine several times slower (dense heads: 200 s against 43 s) and an
@@ -45,14 +43,6 @@ def main() -> None:
         sys.stdout.flush()
         # Python would wait for every thread first, and might end by the signal where it fell into generated code.
         os._exit(INTERRUPTED)
-
-
-def tell_interrupt() -> None:
-    """Say what Ctrl-C leaves."""
-    # What the terminal shows of the key, or of a bar, ends here.
-    sys.stderr.write("\n" if sys.stderr.isatty() else "")
-    sys.stderr.write("Interrupted; what is finished is kept, the same command goes on.\n")
-    sys.stderr.flush()
 
 
 def _refuse(sentence: str) -> NoReturn:

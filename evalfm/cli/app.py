@@ -12,7 +12,6 @@ from typer.core import TyperGroup
 
 import evalfm
 from evalfm.cli import (
-    INTERRUPTED,
     bias,
     choose,
     compare,
@@ -29,8 +28,8 @@ from evalfm.cli import (
     report,
     show,
     study,
-    tell_interrupt,
 )
+from evalfm.cli.console import INTERRUPTED, tell_interrupt
 from evalfm.cli.options import Verbs
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import text_fault, user_path

@@ -13,11 +13,12 @@ import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from evalfm.cards import Option
+from evalfm.cards import flag_of, option_of
 from evalfm.cli.options import listed
 from evalfm.errors import EvalfmError
 
 Verb = Callable[..., Any]
+PAIR = "NAME=VALUE"
 PLAIN = (str, int, float, bool, Path)
 
 
@@ -29,7 +30,8 @@ def configured(
     The verb gets a mapping under the name ``given``: of each option that the user gave the field's name and the value.
     What was not given is not in it, so the model's own default holds. An option's help is its field's description, its
     choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
-    several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated.
+    several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated; one with a model
+    takes the path of its YAML file, which the model that holds it reads.
 
     Args:
         models: configurations; a field that two of them share is one option.
@@ -67,16 +69,6 @@ def configured(
     return decorate
 
 
-def option_of(field: FieldInfo) -> Option:
-    """How ``field`` stands on the command line."""
-    return next((each for each in field.metadata if isinstance(each, Option)), Option())
-
-
-def flag_of(name: str, field: FieldInfo) -> str:
-    """The long name of the option of a field, such as ``--test-data``."""
-    return max(option_of(field).names, key=len, default=f"--{name.replace('_', '-')}")
-
-
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     """The parameter from which typer makes the option of ``field``."""
     if not field.description:
@@ -88,7 +80,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     info = typer.Option(
         *flags,
         help=field.description + usual,
-        metavar=option.metavar or ("NAME=VALUE" if _is_mapping(field) else None),
+        metavar=option.metavar or (PAIR if _is_mapping(field) else None),
         rich_help_panel=option.panel,
         show_default=False,
     )
@@ -112,6 +104,8 @@ def _plain(name: str, annotation: Any) -> Any:
             return list[str] if inner is bool else list[inner]  # type: ignore[valid-type]
         if origin is dict:
             return list[str]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
+        return Path
     if len(kinds) == 1 and (get_origin(kinds[0]) is Literal or kinds[0] in PLAIN):
         return kinds[0]
     if str in kinds:
@@ -140,11 +134,13 @@ def _value(name: str, field: FieldInfo, value: Any) -> Any:
         return value
     if not _is_mapping(field):
         return tuple(listed(value, flag_of(name, field))) if isinstance(value[0], str) else tuple(value)
-    pairs: dict[str, str] = {}
+    option, pairs = option_of(field), dict[str, str]()
     for item in value:
         key, mark, text = item.partition("=")
+        if option.bare and not mark:
+            mark, text = "=", key
         if not (key.strip() and mark and text.strip()) or key.strip() in pairs:
             again = ", each name once" if key.strip() in pairs else ""
-            raise EvalfmError(f"{flag_of(name, field)} {item} is not NAME=VALUE{again}; write it so.")
+            raise EvalfmError(f"{flag_of(name, field)} {item} is not {option.metavar or PAIR}{again}; write it so.")
         pairs[key.strip()] = text.strip()
     return pairs

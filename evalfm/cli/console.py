@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from evalfm.run import Run
     from evalfm.statistics.estimate import Estimate
 
+INTERRUPTED = 130
+"""Exit status of what Ctrl-C has stopped."""
+
 
 class Bars:
     """Progress on standard error, so that standard output stays a table or JSON."""
@@ -59,6 +62,14 @@ def refuse_folder(out: Path | None) -> None:
 
     if out is not None:
         check_writable_file(out)
+
+
+def tell_interrupt() -> None:
+    """Say what Ctrl-C leaves."""
+    # What the terminal shows of the key, or of a bar, ends here.
+    sys.stderr.write("\n" if sys.stderr.isatty() else "")
+    sys.stderr.write("Interrupted; what is finished is kept, the same command goes on.\n")
+    sys.stderr.flush()
 
 
 def in_letters(text: str) -> str:

@@ -11,12 +11,12 @@ import typer
 def convert(
     file: Annotated[Path, typer.Argument(help="A checkpoint that evalfm refuses because it names code.")],
     out: Annotated[Path, typer.Option(help="The file to write, ending in .safetensors.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Convert without a question.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
 ) -> None:
     """Take the tensors out of a pickled model that evalfm does not load as it is.
 
-    The file's SHA-256 and everything that its pickle would import are shown first, and a yes is asked for. Then a
+    The file's SHA-256 and everything that its pickle would import are shown first, and a yes is needed. Then a
     process of its own reads it, with an empty stand-in for every class and function that it names, and writes tensors
     and their names alone.
 
@@ -39,7 +39,7 @@ def convert(
     typer.echo("could reach for a fault of the reader itself: go on only if you know where it comes from.")
     if not yes:
         if not sys.stdin.isatty():
-            raise EvalfmError("Nobody is there to say yes; nothing was converted: add --yes once the names are known.")
+            raise EvalfmError("Nothing was converted, as no terminal is there to say yes: add --yes.")
         if not typer.confirm("Convert it?", default=False):
             typer.echo("Nothing was converted.")
             raise typer.Exit(1)

@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
-from evalfm.cli.data_import import import_
-from evalfm.cli.data_join import join
-from evalfm.cli.data_overlap import overlap
+from evalfm.cli.data_import import import_, join
 from evalfm.cli.options import Verbs
 
 app = Verbs(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
 app.command("import")(import_)
 app.command()(join)
-app.command()(overlap)
 
 
 @app.command()
@@ -23,13 +20,13 @@ def check(
     folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
     html: Annotated[Path | None, typer.Option(help="Also write the set on one page here.")] = None,
     with_images: Annotated[
-        bool, typer.Option("--with-images", help="Show films on the page though the set does not say they may be.")
+        bool, typer.Option("--with-images", help="Show images on the page though the set does not say they may be.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look at every row, file, mask and pixel; name all faults at once; exit 2 if there are any.
 
-    The page holds Table 1, what was left out, which attributes go with which labels, sizes, and films where they
+    The page holds Table 1, what was left out, which attributes go with which labels, sizes, and images where they
     may be shown.
 
     Example:
@@ -39,7 +36,7 @@ def check(
     from dataclasses import asdict, replace
 
     from evalfm.cli.console import Bars, emit_json, refuse_folder, summarise
-    from evalfm.data.checks import told_together
+    from evalfm.data.checks import fault_lines
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
@@ -69,7 +66,7 @@ def check(
             typer.echo(f"  {label}: {said}, {counts.unknown} unknown")
         for remark in report.remarks:
             typer.echo(f"  {remark}")
-        for line in told_together(report.faults):
+        for line in fault_lines(report.faults):
             typer.echo(f"  FAULT {line}")
         typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: mend them and check again.")
         if html is not None:
@@ -100,7 +97,7 @@ def split(
         evalfm data split build/mine --val-from-train
     """
     from evalfm.cli.console import Bars, split_sizes, summarise
-    from evalfm.data.dealing import deal, with_val_from_train
+    from evalfm.data.assign_splits import assign_splits, with_val_from_train
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.splits import export_ids
@@ -115,19 +112,21 @@ def split(
     if val_from_train:
         if stratify or official or test_where:
             raise EvalfmError("--val-from-train keeps the split that is there; leave the other rules out.")
-        dealt = with_val_from_train(manifest, seed=seed, progress=Bars())
+        assigned = with_val_from_train(manifest, seed=seed, progress=Bars())
     else:
         if not force and "split" in manifest.table and manifest.table["split"].notna().any():
             raise EvalfmError(
                 f"{manifest.info.name} has a split already ({split_sizes(manifest)}); add --force to deal it anew, or "
                 "--val-from-train to draw val from its train."
             )
-        dealt = deal(manifest, seed=seed, stratify=stratify, official=official or (), where=test_where, progress=Bars())
-    dealt.validate()
-    dealt.write(manifest.folder)
-    summarise(dealt)
+        assigned = assign_splits(
+            manifest, seed=seed, stratify=stratify, official=official or (), where=test_where, progress=Bars()
+        )
+    assigned.validate()
+    assigned.write(manifest.folder)
+    summarise(assigned)
     if export is not None:
-        for path in export_ids(dealt.table["id"].to_numpy(dtype=object), dealt.splits, export):
+        for path in export_ids(assigned.table["id"].to_numpy(dtype=object), assigned.splits, export):
             typer.echo(f"Wrote {path}")
 
 
@@ -135,7 +134,7 @@ def split(
 def make(
     what: Annotated[str, typer.Argument(help="phantom")],
     out: Annotated[Path, typer.Option(help="New folder.")],
-    images: Annotated[int, typer.Option(help="How many films.")] = 400,
+    images: Annotated[int, typer.Option(help="How many images.")] = 400,
     size: Annotated[int, typer.Option(help="Side in pixels, 64 to 1024.")] = 256,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     dial: Annotated[list[str] | None, typer.Option(help="NAME=VALUE of a dial; repeat for several.")] = None,
@@ -230,3 +229,68 @@ def _dials(items: list[str]) -> dict[str, float]:
         except ValueError:
             raise EvalfmError(f"--dial {item} is not NAME=VALUE with a number; write --dial {name}=0.5.") from None
     return values
+
+
+@app.command()
+def overlap(
+    one: Annotated[str, typer.Argument(help="Folder or registered name.")],
+    other: Annotated[str | None, typer.Argument(help="The second data set; without it, the first with itself.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the pairs to this CSV file.")] = None,
+    drop: Annotated[
+        bool, typer.Option("--drop-from-train", help="Drop images from the first's train that are in val or test.")
+    ] = False,
+    patients: Annotated[
+        bool, typer.Option("--take-patients", help="Give the first the patients and splits of the second.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find exact copies (bytes) and near copies (rescaled, recompressed, inverted) across sets and splits.
+
+    Examples:
+
+        evalfm data overlap build/siim build/nih --out pairs.csv --take-patients
+
+        evalfm data overlap build/mine --drop-from-train
+    """
+    from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
+    from evalfm.data.atomic import csv_text, write_atomically
+    from evalfm.data.manifest import Manifest, find_folder
+    from evalfm.data.overlap import drop_from_train, find_overlap, with_patients
+    from evalfm.errors import EvalfmError
+
+    if drop and patients:
+        raise EvalfmError("--drop-from-train and --take-patients are two steps; run one after the other.")
+    refuse_folder(out)
+    first = Manifest.read(find_folder(one), validate=False)
+    second = None if other is None else Manifest.read(find_folder(other), validate=False)
+    pairs = find_overlap(first, second, Bars())
+    table = pairs.table()
+    # Whatever is refused is refused before anything is written.
+    changed, count = drop_from_train(pairs) if drop else with_patients(pairs) if patients else (None, 0)
+    if changed is not None:
+        changed.validate()
+    if out is not None:
+        write_atomically(out, csv_text(list(table.columns), table.itertuples(index=False, name=None)).encode())
+    if changed is not None:
+        changed.write(changed.folder)
+    if json:
+        emit_json({"pairs": table.to_dict("records"), "unreadable": pairs.failed})
+        return
+    name = first.info.name
+    of = "itself" if second is None else second.info.name
+    exact = int((table["kind"] == "exact").sum())
+    typer.echo(
+        f"{name} and {of}: {exact} exact and {len(table) - exact} near copies; {pairs.failed} unreadable images."
+    )
+    counts = table.groupby(["kind", "one_split", "other_split"]).size().reset_index()
+    rows = [[str(cell) or "–" for cell in row] for row in counts.to_numpy().tolist()]
+    if rows:
+        print_rows("Pairs", ["kind", f"split in {name}", f"split in {of}", "pairs"], rows)
+    if out is not None:
+        typer.echo(f"Wrote {out}")
+    if drop:
+        typer.echo(f"Dropped {count} images from train of {first.folder}.")
+    elif patients:
+        typer.echo(f"{count} of {len(first)} images of {first.folder} have their patients now.")
+    elif len(table) and out is None:
+        typer.echo("Next: --out pairs.csv writes them; --drop-from-train keeps test images out of train.")

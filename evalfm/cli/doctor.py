@@ -8,17 +8,17 @@ import typer
 
 
 def doctor(
-    encoder: Annotated[str | None, typer.Option(help="Send a test film through this encoder.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Send a test image through this encoder.")] = None,
     weights: Annotated[str, typer.Option(help="hub, random, or the path of a checkpoint.")] = "hub",
     input_size: Annotated[int | None, typer.Option(help="Another side of the input than the card's.")] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto takes a GPU if there is one.")] = "auto",
     write_golden: Annotated[
-        bool, typer.Option("--write-golden", help="Keep the embedding of a test film, to see later drifts by.")
+        bool, typer.Option("--write-golden", help="Keep the embedding of a test image, to see later drifts by.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check versions, device, disk and hub, and an encoder if one is named; exit 2 if something must be mended.
+    """Check versions, device, disk and hub, and an encoder if one is named; exit 2 if something must be fixed.
 
     Examples:
 

@@ -81,10 +81,10 @@ def episodes(
     """
     from functools import partial
 
-    from evalfm.probing.names import one_of
+    from evalfm.probing.names import is_encoder_path, is_task
 
-    encoders = listed(encoder, "--encoder", one_of)
-    tasks = listed(task, "--task", partial(one_of, data=data))
+    encoders = listed(encoder, "--encoder", is_encoder_path)
+    tasks = listed(task, "--task", partial(is_task, data=data))
     methods = listed_words(method, "--method", Method)
     # Before torch is imported, which takes seconds.
     _check(config, encoders, tasks, data)

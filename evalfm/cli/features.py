@@ -25,9 +25,9 @@ def features(
 
         evalfm features --encoder hog,random:resnet18
     """
-    from evalfm.probing.names import check_names, one_of
+    from evalfm.probing.names import check_names, is_encoder_path
 
-    encoders = listed(encoder, "--encoder", one_of)
+    encoders = listed(encoder, "--encoder", is_encoder_path)
     check_names(encoders, data=[data])
 
     from evalfm.analysis.report.quality import quality_tables

@@ -34,9 +34,9 @@ def encoders(
         evalfm ls encoders --domain chest --commercial yes --max-parameters 100M
     """
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.encoders.aliases import ALIASES
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
+    from evalfm.encoders.reference import ALIASES
     from evalfm.encoders.registry import list_factories
     from evalfm.errors import UnknownNameError
 
@@ -111,16 +111,16 @@ def heads(json: Json = False) -> None:
     from evalfm.cli.console import emit_json, print_rows
     from evalfm.heads import list_heads
 
-    found = list_heads()
+    known = list_heads()
     if json:
         emit_json(
             [
                 {"name": head.name, "kinds": sorted(head.kinds), "needs": sorted(head.needs), "summary": head.summary}
-                for head in found
+                for head in known
             ]
         )
         return
-    rows = [[head.name, ", ".join(sorted(head.kinds)), ", ".join(sorted(head.needs)), head.summary] for head in found]
+    rows = [[head.name, ", ".join(sorted(head.kinds)), ", ".join(sorted(head.needs)), head.summary] for head in known]
     print_rows("Heads", ["name", "kinds", "needs", "what it is"], rows)
 
 
@@ -145,7 +145,7 @@ def data(json: Json = False) -> None:
     else:
         typer.echo("No data set is registered; `evalfm data register NAME FOLDER` gives one a name.")
     print_rows("Sources for `evalfm data import`", ["name"], [[name] for name in sources])
-    typer.echo("Without --data a task runs on the phantom (400 synthetic films).")
+    typer.echo("Without --data a task runs on the phantom (400 synthetic images).")
 
 
 @app.command()
@@ -174,14 +174,14 @@ def runs(
     from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
 
     tables = task_tables(runs_in([out], with_predictions=False))
-    asked = [each.strip() for each in (metrics or "").split(",") if each.strip()]
-    if asked:
-        tables = [with_metrics(each, every_metric(each) if asked == ["all"] else asked) for each in tables]
+    names = [each.strip() for each in (metrics or "").split(",") if each.strip()]
+    if names:
+        tables = [with_metrics(each, every_metric(each) if names == ["all"] else names) for each in tables]
     if json:
         emit_json([table_json(table) for table in tables])
         return
     for table in tables:
-        if len(asked) > 1 or asked == ["all"]:
+        if len(names) > 1 or names == ["all"]:
             print_metrics(table)
         else:
             print_task(table)

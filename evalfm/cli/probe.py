@@ -140,11 +140,11 @@ def probe(
     """
     from functools import partial
 
-    from evalfm.probing.names import check_names, one_of
+    from evalfm.probing.names import check_names, is_encoder_path, is_task
     from evalfm.training.recipe import parse_changes
 
-    encoders = listed(encoder, "--encoder", one_of)
-    tasks = listed(task, "--task", partial(one_of, data=data))
+    encoders = listed(encoder, "--encoder", is_encoder_path)
+    tasks = listed(task, "--task", partial(is_task, data=data))
     heads = listed(head, "--head")
     how = None if adaptation is None else adaptation.value
     changes = parse_changes([*(recipe or []), *([] if rank is None else [f"rank={rank}"])])

@@ -25,7 +25,7 @@ def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")],
         evalfm show encoder rad-dino
     """
     from evalfm.encoders import find_card
-    from evalfm.encoders.describing import described
+    from evalfm.encoders.catalogue import described
     from evalfm.encoders.registry import find_absent
 
     card = find_absent(name) or find_card(name)
@@ -85,18 +85,18 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
     from evalfm.record import printable
     from evalfm.run import Run
 
-    found = Run.read(folder)
+    whole = Run.read(folder)
+    record = whole.record
     if json:
-        emit_json(found.record.model_dump(mode="json", by_alias=True))
+        emit_json(record.model_dump(mode="json", by_alias=True))
         return
     rows = [
         [name, describe(estimate), f"{estimate.n} {estimate.unit}", estimate.note or ""]
-        for name, estimate in found.metrics.items()
+        for name, estimate in whole.metrics.items()
     ]
-    print_rows(f"{found.encoder} × {found.task} × {found.head}", ["metric", "estimate", "n", "note"], rows)
-    for caution in found.record.cautions:
+    print_rows(f"{whole.encoder} × {whole.task} × {whole.head}", ["metric", "estimate", "n", "note"], rows)
+    for caution in record.cautions:
         typer.echo(f"  {caution}")
-    record = found.record
     by_fold = record.chosen.folds
     chosen = {"folds": len(by_fold)} if by_fold else record.chosen.as_written()
     shown = {name: value for name, value in chosen.items() if name not in ("path", "curve")}

@@ -72,14 +72,14 @@ def study(
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (films and a GPU that are not here)
     """
     from evalfm.errors import EvalfmError
-    from evalfm.probing.names import one_of
+    from evalfm.probing.names import is_encoder_path, is_task
     from evalfm.study.config import check_study_names, load_study
 
     if not plan and (images is not None or speed is not None or decode is not None):
         raise EvalfmError("--images, --speed and --decode make a plan for what is not here; add --plan.")
     only = (
-        listed(encoder, "--encoder", one_of),
-        listed(task, "--task", one_of),
+        listed(encoder, "--encoder", is_encoder_path),
+        listed(task, "--task", is_task),
         listed_words(adaptation, "--adaptation", AdaptationName),
     )
     asked = load_study(config).on(data).only(*map(tuple, only))
@@ -128,9 +128,8 @@ def _changed(
 ) -> Study:
     """The study with what the command line says of every cell."""
     from evalfm.cards import parse_yaml
-    from evalfm.encoders.aliases import find_alias
+    from evalfm.encoders.reference import EncoderRef, find_alias
     from evalfm.errors import EvalfmError
-    from evalfm.probing.names import card_of
     from evalfm.training.recipe import parse_changes
 
     changes: dict[str, Any] = {}
@@ -140,7 +139,9 @@ def _changed(
         )
     supervised = [each.model_dump() for each in asked.supervised]
     if weights is not None:
-        cards = {each.name: card_of(each.name) for each in asked.encoders if find_alias(each.name) is None}
+        cards = {
+            each.name: EncoderRef.parse(each.name).card() for each in asked.encoders if find_alias(each.name) is None
+        }
         changes["encoders"] = [
             # What takes no weights, as a classical descriptor, stays as it is.
             each.model_dump() | ({"weights": weights} if card and card.weights.source != "none" else {})

@@ -24,7 +24,7 @@ from evalfm.errors import EvalfmError
 CACHE_BYTES = 2**30
 """Unpacked members kept in memory by a process; a larger one is unpacked into a temporary file instead."""
 MOST_UNPACKED = 100
-"""Times its packed size that an array larger than memory allows may have; films reach 3."""
+"""Times its packed size that an array larger than memory allows may have; images reach 3."""
 MOST_ARRAYS = 64
 """Arrays kept open at once: each mapped one holds a file descriptor, of which a process has few."""
 _LOCAL_HEADER_BYTES = 30
@@ -110,8 +110,8 @@ def array_size(path: Path, member: str | None) -> tuple[int, int]:
     Raises:
         EvalfmError: as for ``read_array``.
     """
-    found, index = _address(path, member)
-    header = _header(found)
+    address, index = _address(path, member)
+    header = _header(address)
     _check_index(index, header.shape, path, member)
     shape = header.shape if index is None else header.shape[1:]
     axes = _axes(shape, header.dtype, path, member)
@@ -120,11 +120,11 @@ def array_size(path: Path, member: str | None) -> tuple[int, int]:
 
 def item(path: Path, member: str | None) -> NDArray[Any]:
     """The array that ``member`` names, as it is stored: one item of a stack, or a whole array."""
-    found, index = _address(path, member)
-    header = _header(found)
+    address, index = _address(path, member)
+    header = _header(address)
     _check_index(index, header.shape, path, member)
     _axes(header.shape if index is None else header.shape[1:], header.dtype, path, member)
-    whole = _unpacked.get(found)
+    whole = _unpacked.get(address)
     return np.asarray(whole if index is None else whole[index])
 
 

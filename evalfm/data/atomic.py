@@ -1,10 +1,14 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Files that evalfm writes: whole or not there, and CSV in which a spreadsheet runs no cell."""
 
 from __future__ import annotations
 
+import csv
+import io
 import os
+import re
 import stat
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from evalfm.errors import EvalfmError
@@ -39,17 +43,17 @@ def file_place(path: Path) -> Path | None:
         OSError: it cannot be looked at.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return Path(os.path.realpath(path))
-    if stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode):
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode):
         return None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "folder" if stat.S_ISDIR(found.st_mode) else "device"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "folder" if stat.S_ISDIR(status.st_mode) else "device"
         raise EvalfmError(f"{path} is no file that can be written but a {kind}; name a file.")
     place = Path(os.path.realpath(path))
     # /dev/stdout may lead to a file that has no name any more.
-    return place if place.exists() and os.path.samestat(place.stat(), found) else None
+    return place if place.exists() and os.path.samestat(place.stat(), status) else None
 
 
 def check_writable_file(path: Path) -> None:
@@ -101,3 +105,33 @@ def _write_through(path: Path, content: bytes) -> None:
         os.set_blocking(handle, True)
     with os.fdopen(handle, "wb") as stream:
         stream.write(content)
+
+
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
+_FORMULA = re.compile(r"[\s\"'\0\ufeff\u200b-\u200f\u2060]*[=+\-@\uff0b\uff0d\uff1d\uff20].|[\t\r\n]", re.DOTALL)
+"""What a spreadsheet runs, also in wide letters and behind spaces, quotes and letters of no width; one sign is none."""
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """``header`` and ``rows`` as CSV with every digit; None and NaN are empty, words that would be run have a ``'``."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(map(_cell, header))
+    for row in rows:
+        writer.writerow(map(_cell, row))
+    return stream.getvalue()
+
+
+def _cell(value: object) -> object:
+    if isinstance(value, str):
+        # A lone CR would end the row, as the writer does not quote it.
+        return str(harmless(value)).replace("\r\n", "\n").replace("\r", "\n")
+    # NaN alone differs from itself.
+    return None if value != value else value
+
+
+def harmless(value: object) -> object:
+    """``value``; text that a spreadsheet would run as a formula gets an apostrophe, a number as text does not."""
+    if not isinstance(value, str) or _NUMBER.fullmatch(value) or not _FORMULA.match(value):
+        return value
+    return f"'{value}"

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.columns import MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, TEXT_COLUMNS, as_numbers
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, SPLITS, TEXT_COLUMNS, as_numbers
 from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
 from evalfm.data.mask_facts import mask_facts
@@ -56,15 +56,15 @@ def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
     """Raise one EvalfmError that lists ``faults``, the first 20 in full and the number of the others."""
     if not faults:
         return
-    told = told_together(faults)
-    lines = [f"  {line}" for line in told[:SHOWN]]
-    if len(told) > SHOWN:
-        lines.append(f"  … and {len(told) - SHOWN} more.")
+    shown = fault_lines(faults)
+    lines = [f"  {line}" for line in shown[:SHOWN]]
+    if len(shown) > SHOWN:
+        lines.append(f"  … and {len(shown) - SHOWN} more.")
     number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to mend:\n" + "\n".join(lines))
 
 
-def told_together(faults: Sequence[Fault]) -> list[str]:
+def fault_lines(faults: Sequence[Fault]) -> list[str]:
     """A line for each fault, one for those of many rows that are of one kind, with the first of them."""
     kinds: dict[str, list[Fault]] = {}
     for position, fault in enumerate(faults):
@@ -116,8 +116,8 @@ def deep_faults(
     Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
     not decoded again. Without ``headers`` an image needs no header: whoever asks decodes it whole.
     """
-    asked = [each for each in manifest.findings if findings is None or each in findings]
-    return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, asked, progress)]
+    selected = [each for each in manifest.findings if findings is None or each in findings]
+    return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, selected, progress)]
 
 
 def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
@@ -191,8 +191,6 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
 
 
 def _splits(manifest: Manifest) -> Iterable[Fault]:
-    from evalfm.data.manifest import SPLITS
-
     table = manifest.table
     if "split" not in table:
         return
@@ -200,19 +198,19 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     yield from _rows(manifest, ~table["split"].isin(SPLITS), "split", remedy)
     what = manifest.patient_column
     if what != "id":
-        for name, parts in _in_two_splits(pd.Series(manifest.patients), table["split"]):
+        for name, splits in _in_two_splits(pd.Series(manifest.patients), table["split"]):
             remedy = f"a {what} belongs to one split, deal it again by {what}"
-            yield Fault(f"the {what} {_shown(name)} is in {parts}; {remedy}", kind=f"{what} in two splits")
+            yield Fault(f"the {what} {_shown(name)} is in {splits}; {remedy}", kind=f"{what} in two splits")
     if table["image"].duplicated().any():
-        for name, parts in _in_two_splits(table["image"], table["split"]):
-            message = f"the image {_shown(name)} is in {parts}; rows of one image belong to one split"
+        for name, splits in _in_two_splits(table["image"], table["split"]):
+            message = f"the image {_shown(name)} is in {splits}; rows of one image belong to one split"
             yield Fault(message, kind="image in two splits")
 
 
 def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
     pairs = pd.DataFrame({"key": key, "split": split}).dropna().drop_duplicates()
     shared = pairs[pairs["key"].duplicated(keep=False)]
-    return [(str(name), " and ".join(sorted(part["split"]))) for name, part in shared.groupby("key", sort=True)]
+    return [(str(name), " and ".join(sorted(rows["split"]))) for name, rows in shared.groupby("key", sort=True)]
 
 
 def _labels(manifest: Manifest) -> Iterable[Fault]:
@@ -285,8 +283,6 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
             f"the root {manifest.root} is not there; mount the disk, or tell where the images lie now: {remedy}"
         )
         return
-    from evalfm.data.manifest import EMPTY_MASK
-
     columns = ["image"]
     columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
     for name in columns:
@@ -307,19 +303,19 @@ def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> 
         if locator in digests.failed:
             reason = digests.failed[locator]
             kind = reason.replace(locator, "…").replace(file_of(locator), "…")
-            told = reason if reason.startswith(file_of(locator)) else f"the image cannot be read: {reason}"
-            yield Fault(told, position + 1, f"image: {kind}")
+            shown = reason if reason.startswith(file_of(locator)) else f"the image cannot be read: {reason}"
+            yield Fault(shown, position + 1, f"image: {kind}")
     if "split" not in table:
         return
-    bytes_of = table["image"].map(digests.found)
+    bytes_of = table["image"].map(digests.by_locator)
     shared = dict(_in_two_splits(bytes_of, table["split"]))
     # The same locator in two splits is a quick fault; here are different files of the same bytes.
-    for digest, part in table[bytes_of.isin(list(shared))].groupby(bytes_of, sort=True):
-        if part["image"].nunique() > 1:
-            names = ", ".join(repr(name) for name in part["id"].iloc[:4])
-            parts = shared[str(digest)]
+    for digest, rows in table[bytes_of.isin(list(shared))].groupby(bytes_of, sort=True):
+        if rows["image"].nunique() > 1:
+            names = ", ".join(repr(name) for name in rows["id"].iloc[:4])
+            splits = shared[str(digest)]
             yield Fault(
-                f"the images of {names} have identical bytes and are in {parts}; put them into one split "
+                f"the images of {names} have identical bytes and are in {splits}; put them into one split "
                 "(`evalfm data split DATA --force` keeps them together)",
                 kind="identical bytes",
             )

@@ -37,10 +37,10 @@ def check_stream(stream: bytes, size: tuple[int, int], name: str, *, exact: bool
     if j2k >= 0:
         own, channels = _size_of_j2k(stream, j2k, name)
     elif stream.startswith(b"\xff\xd8"):
-        found = _size_of_jpeg(stream)
-        if found is None:
+        jpeg = _size_of_jpeg(stream)
+        if jpeg is None:
             return
-        own, channels = found
+        own, channels = jpeg
         check_scans(stream, own, name)
     else:
         return
@@ -92,6 +92,6 @@ def _size_of_j2k(stream: bytes, start: int, name: str) -> tuple[tuple[int, int],
     if tiles > MOST_TILES or layers > MOST_LAYERS or channels > 4:
         raise EvalfmError(
             f"{name} holds a JPEG 2000 picture of {tiles} tiles, {layers} layers and {channels} channels, which no "
-            "film has; export it again."
+            "image has; export it again."
         )
     return (height, width), channels

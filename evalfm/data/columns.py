@@ -20,8 +20,12 @@ from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
 TEXT_COLUMNS = ("id", "image", "patient", "study", "group", "laterality", "split", "split_key", "sex", "view")
-NUMBER_COLUMNS = ("age", "slice", "spacing_row_mm", "spacing_column_mm")
+SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm")
+NUMBER_COLUMNS = ("age", "slice", *SPACING_COLUMNS)
+SPLITS = ("train", "val", "test")
 MASK_SUFFIX = "_mask"
+EMPTY_MASK = "-1"
+"""What a mask cell says where the finding is known to be absent, in every dialect."""
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 COMPRESSED = frozenset({".gz", ".bz2", ".zip", ".xz", ".zst", ".tar"})
 OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -1,4 +1,4 @@
-"""DICOM films and slices as pixels, and the few tags that may be read."""
+"""DICOM images and slices as pixels, and the few tags that may be read."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from evalfm.data.stored import check_pixels, decoding, frame_number, kind_of, re
 from evalfm.errors import EvalfmError
 
 ADULT_HEIGHT_MM = 250.0
-"""A film of an adult's chest is higher; a spacing that makes it lower is that of a resized copy."""
+"""An image of an adult's chest is higher; a spacing that makes it lower is that of a resized copy."""
 ADULT_YEARS = 18.0
 OLDEST_AGE = 90.0
 """Older patients are 90: few are, so that their age would name them."""
 LONGEST_LIFE = 120.0
 """A header that says more is wrong, such as 413 in SIIM-ACR."""
 MODALITY_UNITS = {"CT": "HU", "MR": "raw", "PT": "raw", "NM": "raw"}
-"""Modalities whose values mean something of themselves; all others are films and pictures."""
+"""Modalities whose values mean something of themselves; all others are images and pictures."""
 FILM_MODALITIES = ("CR", "DX")
 
 _CHEST = ("", "CHEST", "THORAX")
@@ -54,7 +54,7 @@ class DicomAttributes(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
+class DicomImage:
     """Pixels of one frame, scaled; fields as in ``evalfm.data.images.Image``."""
 
     pixels: NDArray[np.float32]
@@ -64,10 +64,10 @@ class Film:
     rule: str
 
 
-def read_film(path: Path, frame: str | None, locator: str) -> Film:
-    """One frame: modality LUT, for films VOI LUT, first window or percentiles, MONOCHROME1 inverted once.
+def read_dicom_image(path: Path, frame: str | None, locator: str) -> DicomImage:
+    """One frame: modality LUT, for images VOI LUT, first window or percentiles, MONOCHROME1 inverted once.
 
-    CT gives HU and MR raw values after the modality LUT alone, padding included. In films padding becomes air
+    CT gives HU and MR raw values after the modality LUT alone, padding included. In images padding becomes air
     (0). Colour gives RGB.
 
     Raises:
@@ -83,16 +83,16 @@ def read_film(path: Path, frame: str | None, locator: str) -> Film:
         # A window would turn infinity into white or black, unseen.
         if stored.dtype.kind == "f" and not np.isfinite(stored).all():
             raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
-        # The bytes of the pixels are decoded; on a large film they are as large again as all that follows.
+        # The bytes of the pixels are decoded; on a large image they are as large again as all that follows.
         for keyword in _PIXEL_KEYWORDS:
             dataset.pop(keyword, None)
         _raise_to_top(dataset, number)
         if int(dataset.get("SamplesPerPixel", 1)) == 3 or dataset.PhotometricInterpretation == "PALETTE COLOR":
-            return _colour_film(stored, dataset, locator)
-        return _grey_film(stored, dataset, locator)
+            return _colour_image(stored, dataset, locator)
+        return _grey_image(stored, dataset, locator)
 
 
-def film_size(path: Path, frame: str | None, locator: str) -> tuple[int, int]:
+def dicom_size(path: Path, frame: str | None, locator: str) -> tuple[int, int]:
     """(height, width) from the header.
 
     Raises:
@@ -149,7 +149,7 @@ def age_in_years(text: str | None) -> float | None:
 
 
 def plausible_spacing(spacing: Spacing | None, height: int, *, age: float | None = None) -> Spacing | None:
-    """``spacing`` of a chest film of ``height`` pixels, or None where an adult's would be under 250 mm high.
+    """``spacing`` of a chest image of ``height`` pixels, or None where an adult's would be under 250 mm high.
 
     ``age`` in years; an unknown one counts as adult.
     """
@@ -202,7 +202,7 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
         return decoded_frame(dataset, number, locator)
 
 
-def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
+def _colour_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomImage:
     photometric = str(dataset.PhotometricInterpretation)
     bits, luts = int(dataset.BitsStored), []
     if photometric == "PALETTE COLOR":
@@ -218,10 +218,10 @@ def _colour_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
         values = luts[channel].through(stored) if luts else stored[..., channel]
         pixels[channel] = values / np.float64(2**bits - 1)
     spacing, measured = _spacing(dataset)
-    return Film(pixels, "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
+    return DicomImage(pixels, "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
 
 
-def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
+def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomImage:
     try:
         values, first_step = modality_values(stored, dataset)
         modality = str(dataset.get("Modality") or "")
@@ -232,7 +232,7 @@ def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
             # Without slope and intercept, or with another type, the values of a CT are no Hounsfield units.
             if unit == "HU" and (first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")):
                 unit = "raw"
-            return Film(values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
+            return DicomImage(values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
         padding = padding_of(stored, dataset)
         scaled, second_step = to_unit_interval(values, dataset, padding)
     except EvalfmError as error:
@@ -244,14 +244,14 @@ def _grey_film(stored: NDArray[Any], dataset: Dataset, locator: str) -> Film:
     if padding.any():
         scaled[padding] = 0.0
         steps.append("padding to air")
-    if _is_chest_film(modality, dataset):
+    if _is_chest_radiograph(modality, dataset):
         plausible = plausible_spacing(spacing, len(scaled), age=age_in_years(str(dataset.get("PatientAge") or "")))
         measured = measured if plausible == spacing else f"{measured} implausible"
         spacing = plausible
-    return Film(scaled.astype(np.float32)[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
+    return DicomImage(scaled.astype(np.float32)[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
 
 
-def _is_chest_film(modality: str, dataset: Dataset) -> bool:
+def _is_chest_radiograph(modality: str, dataset: Dataset) -> bool:
     return modality in FILM_MODALITIES and str(dataset.get("BodyPartExamined") or "").strip().upper() in _CHEST
 
 

@@ -1,4 +1,4 @@
-"""From the stored values of a DICOM film to [0, 1], air dark: the steps of PS3.3 C.11 and C.7.6.3."""
+"""From the stored values of a DICOM image to [0, 1], air dark: the steps of PS3.3 C.11 and C.7.6.3."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from evalfm.data.dicom_luts import modality_lut, stored_range, voi_lut
 from evalfm.errors import EvalfmError
 
 PERCENTILES = (0.5, 99.5)
-"""Range of a film that states no window, outside its padding."""
+"""Range of an image that states no window, outside its padding."""
 
 Values = NDArray[np.float64]
 
@@ -48,7 +48,7 @@ def to_unit_interval(values: Values, dataset: Dataset, padding: NDArray[np.bool_
         return np.zeros_like(values), "nothing but padding"
     low, high = np.percentile(seen, PERCENTILES, overwrite_input=True)
     if high <= low:
-        # Less than .5 % of the film differs from the rest, or nothing does.
+        # Less than .5 % of the image differs from the rest, or nothing does.
         low, high = seen.min(), seen.max()
     if high <= low:
         return np.zeros_like(values), "one value only"
@@ -79,7 +79,7 @@ def windowed(values: Values, centre: float, width: float, function: str) -> Valu
 
 
 def _line(values: Values, zero: float, width: float, shift: float) -> Values:
-    """(``values`` − ``zero``) / ``width`` + ``shift`` within 0 and 1; one array of a large film is large enough."""
+    """(``values`` − ``zero``) / ``width`` + ``shift`` within 0 and 1; one array of a large image is large enough."""
     scaled = values - zero
     scaled /= width
     scaled += shift

@@ -23,7 +23,7 @@ WORKERS = 8
 class Digests:
     """Digest per locator, and why the others have none."""
 
-    found: dict[str, str]
+    by_locator: dict[str, str]
     failed: dict[str, str]
 
 
@@ -40,13 +40,13 @@ def image_digests(
     remembered = _read(sidecar)
     unique = list(dict.fromkeys(locators))
     stamps = {name: stamp_of(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
-    found: dict[str, str] = {}
+    by_locator: dict[str, str] = {}
     for locator in unique:
         entry = remembered.get(locator)
         stamp = stamps[file_of(locator)]
         if entry is not None and stamp is not None and entry[:2] == list(stamp):
-            found[locator] = str(entry[2])
-    wanted = [locator for locator in unique if locator not in found]
+            by_locator[locator] = str(entry[2])
+    wanted = [locator for locator in unique if locator not in by_locator]
     failed: dict[str, str] = {}
 
     def read(locator: str) -> tuple[str, str | None, str]:
@@ -63,14 +63,14 @@ def image_digests(
                 if digest is None:
                     failed[locator] = reason
                 else:
-                    found[locator] = digest
+                    by_locator[locator] = digest
         fresh = {
-            locator: [*stamp, found[locator]]
+            locator: [*stamp, by_locator[locator]]
             for locator in wanted
-            if locator in found and (stamp := stamps[file_of(locator)]) is not None
+            if locator in by_locator and (stamp := stamps[file_of(locator)]) is not None
         }
         write_atomically(sidecar, json.dumps(remembered | fresh).encode())
-    return Digests(found, failed)
+    return Digests(by_locator, failed)
 
 
 def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> dict[str, str]:
@@ -87,7 +87,7 @@ def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress 
         # An empty file is no image, like no other.
         if stamp is not None and stamp[0] and (name in arrays or name != locator or files[stamp[0]] > 1):
             wanted.append(locator)
-    return image_digests(wanted, root, progress=progress).found
+    return image_digests(wanted, root, progress=progress).by_locator
 
 
 def stamp_of(path: Path) -> tuple[int, int] | None:

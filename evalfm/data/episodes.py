@@ -79,11 +79,11 @@ def draw_episodes(
     query = np.empty((episodes, len(class_names), queries), dtype=np.intp)
     for episode in range(episodes):
         generator = _generator(seed, episode)
-        asked = pool.draw(asking, queries, generator)
-        allowed = learning if split is not None else ~np.isin(codes, codes[asked])
+        query_rows = pool.draw(asking, queries, generator)
+        allowed = learning if split is not None else ~np.isin(codes, codes[query_rows])
         if split is None:
             _check_rest(pool, allowed, class_names, shots, queries, episode)
-        query[episode], support[episode] = order[asked], order[pool.draw(allowed, shots, generator)]
+        query[episode], support[episode] = order[query_rows], order[pool.draw(allowed, shots, generator)]
     return Episodes(support, query)
 
 
@@ -147,10 +147,10 @@ def _check(
     else:
         wanted = [(f"{shots} shots and {queries} queries", "the data set", shots + queries, asking)]
     faults = [
-        f"{what} of class {class_names[code]} were asked for, but {where} has {found} images of it"
+        f"{what} of class {class_names[code]} were asked for, but {where} has {count} images of it"
         for what, where, number, allowed in wanted
-        for code, found in enumerate(pool.count(allowed).tolist())
-        if found < number
+        for code, count in enumerate(pool.count(allowed).tolist())
+        if count < number
     ]
     if faults:
         raise EvalfmError(f"{'; '.join(faults)}. Take fewer with --shots or --queries, or more data.")
@@ -159,10 +159,10 @@ def _check(
 def _check_rest(
     pool: _Pool, allowed: NDArray[np.bool_], class_names: Sequence[str], shots: int, queries: int, episode: int
 ) -> None:
-    for code, found in enumerate(pool.count(allowed).tolist()):
-        if found < shots:
+    for code, count in enumerate(pool.count(allowed).tolist()):
+        if count < shots:
             raise EvalfmError(
-                f"In episode {episode + 1} class {class_names[code]} has {found} images of patients who are not among "
+                f"In episode {episode + 1} class {class_names[code]} has {count} images of patients who are not among "
                 f"the {queries} queries a class, fewer than {shots} shots; take fewer shots or queries, or deal a "
                 "split with `evalfm data split`."
             )

@@ -1,7 +1,7 @@
-"""What a film looks like in 5 kB, the same after rescaling, recompression, inversion and shifts in intensity.
+"""What an image looks like in 5 kB, the same after rescaling, recompression, inversion and shifts in intensity.
 
 A fingerprint is a perceptual hash of two parts. The thumbnail holds the ranks of 32 × 32 cell means, so that any rising
-change of intensity leaves it as it is, an inverted film has its negative, and the correlation of two is Spearman's.
+change of intensity leaves it as it is, an inverted image has its negative, and the correlation of two is Spearman's.
 Chests are alike at that size; the detail, ranks of 64 × 64 cell means less their blurred selves, tells ribs from other
 ribs.
 """
@@ -86,21 +86,21 @@ def fingerprints(manifest: Manifest, progress: Progress = SILENT) -> Fingerprint
 
     Images that cannot be decoded are passed by and named in ``failed``.
     """
-    shelf = _Shelf(manifest.root)
+    cache = _PrintCache(manifest.root)
     stamps = {row: _stamp(manifest, row) for row in range(len(manifest))}
-    known = shelf.read()
+    known = cache.read()
     wanted = [row for row, stamp in stamps.items() if stamp is not None and stamp not in known]
     failed = {row: "the file is absent" for row, stamp in stamps.items() if stamp is None}
     shown = iter(progress.track(_made(manifest, wanted, failed), "fingerprints", len(wanted)))
     for chunk in _chunks(shown, CHUNK):
         made = {stamp: value for row, value in chunk if (stamp := stamps[row]) is not None and value is not None}
-        shelf.add(made)
+        cache.add(made)
         known |= made
-    found = [(row, known[stamp]) for row, stamp in stamps.items() if stamp is not None and stamp in known]
+    known_rows = [(row, known[stamp]) for row, stamp in stamps.items() if stamp is not None and stamp in known]
     return Fingerprints(
-        np.array([row for row, _ in found], dtype=np.int64),
-        np.stack([each.thumb for _, each in found]) if found else np.zeros((0, SIDE * SIDE), np.uint8),
-        [each.detail for _, each in found],
+        np.array([row for row, _ in known_rows], dtype=np.int64),
+        np.stack([each.thumb for _, each in known_rows]) if known_rows else np.zeros((0, SIDE * SIDE), np.uint8),
+        [each.detail for _, each in known_rows],
         dict(sorted(failed.items())),
     )
 
@@ -141,7 +141,7 @@ def _stamp(manifest: Manifest, row: int) -> str | None:
     return hashlib.sha256(repr(content).encode()).hexdigest()
 
 
-class _Shelf:
+class _PrintCache:
     """Fingerprints of the images under one root, in files that are only ever added."""
 
     def __init__(self, root: Path) -> None:
@@ -150,16 +150,16 @@ class _Shelf:
 
     def read(self) -> dict[str, Print]:
         """What is kept, details left on disk; a damaged file is as good as none."""
-        found: dict[str, Print] = {}
+        prints: dict[str, Print] = {}
         for path in sorted(self._folder.glob("*.npz")):
             try:
                 details = np.load(path.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
                 with np.load(path, allow_pickle=False) as held:
                     stamps, thumbs = held["stamps"].tolist(), held["thumbs"]
-                found |= dict(zip(stamps, map(Print, thumbs, details), strict=True))
+                prints |= dict(zip(stamps, map(Print, thumbs, details), strict=True))
             except (OSError, ValueError, KeyError, EOFError, BadZipFile):
                 continue
-        return found
+        return prints
 
     def add(self, made: dict[str, Print]) -> None:
         """Keep a chunk, whole or not at all."""

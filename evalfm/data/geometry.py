@@ -1,4 +1,4 @@
-"""Where each pixel of the model's input lies on the stored film, and the way back."""
+"""Where each pixel of the model's input lies on the stored image, and the way back."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
 
 @dataclass(frozen=True)
 class Geometry:
-    """An affine map from the stored film [H, W] to the model's input [h, w].
+    """An affine map from the stored image [H, W] to the model's input [h, w].
 
-    ``matrix`` maps continuous film coordinates (y, x), in pixels, to continuous input coordinates.
+    ``matrix`` maps continuous image coordinates (y, x), in pixels, to continuous input coordinates.
     Feature maps of any grid cover the whole input, so their inverse goes through the input's frame.
     """
 
@@ -29,7 +29,7 @@ class Geometry:
 
     @classmethod
     def identity(cls, size: tuple[int, int]) -> Geometry:
-        """The map of a film [H, W] onto itself."""
+        """The map of an image [H, W] onto itself."""
         return cls(size, size)
 
     def then(self, output: tuple[int, int], matrix: Matrix) -> Geometry:
@@ -52,21 +52,21 @@ class Geometry:
         return self.then(self.output, ((1.0, 0.0, 0.0), (0.0, -1.0, float(self.output[1]))))
 
     def inverse(self) -> Geometry:
-        """The map from the model's input back to the film."""
+        """The map from the model's input back to the image."""
         full = np.vstack([np.asarray(self.matrix), [0.0, 0.0, 1.0]])
         return Geometry(self.output, self.source, _as_matrix(np.linalg.inv(full)))
 
     def to_source(self, maps: Tensor, *, outside: float = 0.0) -> Tensor:
-        """Bring maps [C, h', w'] that cover the model's input onto the film's grid [C, H, W], bilinearly.
+        """Bring maps [C, h', w'] that cover the model's input onto the image's grid [C, H, W], bilinearly.
 
-        Film pixels that the model never saw (cropped away) get ``outside``.
+        Image pixels that the model never saw (cropped away) get ``outside``.
         """
         return _sample(maps, self.inverse(), outside, "bilinear")
 
     def to_input(self, maps: Tensor, grid: tuple[int, int] | None = None, *, outside: float = 0.0) -> Tensor:
-        """Bring maps [C, H, W] of the film onto a grid [C, h', w'] over the model's input, as area means.
+        """Bring maps [C, H, W] of the image onto a grid [C, h', w'] over the model's input, as area means.
 
-        ``grid`` defaults to the input's own size. Each cell averages samples no farther apart than a film pixel.
+        ``grid`` defaults to the input's own size. Each cell averages samples no farther apart than an image pixel.
         """
         height, width = grid or self.output
         full = np.asarray(self.inverse().matrix)[:, :2]
@@ -76,7 +76,7 @@ class Geometry:
         return functional.avg_pool2d(fine[None], (steps_y, steps_x))[0]
 
     def visible(self) -> Tensor:
-        """Which film pixels the model saw: bool [H, W]."""
+        """Which image pixels the model saw: bool [H, W]."""
         return self.to_source(torch.ones(1, *self.output), outside=0.0)[0] > 0.5
 
 

@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data import raw_films
 from evalfm.data.arrays import array_size, item, read_array
-from evalfm.data.dicom import dicom_attributes, film_size, plausible_spacing, read_film
+from evalfm.data.dicom import dicom_attributes, dicom_size, plausible_spacing, read_dicom_image
 from evalfm.data.locators import LinkedRoot
 from evalfm.data.raster import raster_size, read_raster
-from evalfm.data.raw_films import is_raw_film, read_raw_film
-from evalfm.data.stored import Stored, decoding, kind_of, reason
+from evalfm.data.stored import JSRT_SIDE, Stored, decoding, is_jsrt_raw, kind_of, read_jsrt_raw, reason
 from evalfm.errors import EvalfmError, UnknownNameError
 
 UNITS = ("unit-interval", "HU", "raw")
@@ -46,7 +44,7 @@ class Image:
 
     Attributes:
         pixels: float32 [C, H, W], C = 1 or 3 as stored; air dark, bone bright.
-        unit: ``unit-interval`` for films and photographs, ``HU`` for CT, ``raw`` for MR and others.
+        unit: ``unit-interval`` for images and photographs, ``HU`` for CT, ``raw`` for MR and others.
         bits: significant bits of the stored pixels.
         spacing_mm: (row, column) spacing of the stored pixels, or None where unknown.
         rule: how intensities were made and where the spacing was found, in a few stable words.
@@ -62,9 +60,9 @@ class Image:
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
     """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, told apart by content.
 
-    A file called ``.img`` of 2048 × 2048 two-byte numbers is a film of JSRT.
+    A file called ``.img`` of 2048 × 2048 two-byte numbers is an image of JSRT.
 
-    Whole numbers are divided by 2^bits − 1. DICOM films take modality LUT, then VOI LUT, else the first
+    Whole numbers are divided by 2^bits − 1. DICOM images take modality LUT, then VOI LUT, else the first
     window, else the .5 to 99.5 percentile; CT and MR keep their rescaled values. Opacity is dropped, three
     equal channels become one. Orientation tags of JPEG are not applied: masks are drawn on the stored grid.
 
@@ -82,12 +80,12 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
     path, member = resolve(locator, root)
     with _reading(locator):
         if kind_of(path) == "dicom":
-            film = read_film(path, member, locator)
-            if unit is not None and unit != film.unit:
+            decoded = read_dicom_image(path, member, locator)
+            if unit is not None and unit != decoded.unit:
                 raise EvalfmError(
-                    f"{locator} is a DICOM file in {film.unit}, not in {unit}; leave the data set's unit open."
+                    f"{locator} is a DICOM file in {decoded.unit}, not in {unit}; leave the data set's unit open."
                 )
-            image = Image(film.pixels, film.unit, film.bits, film.spacing_mm, film.rule)
+            image = Image(decoded.pixels, decoded.unit, decoded.bits, decoded.spacing_mm, decoded.rule)
         else:
             image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
         if not np.isfinite(image.pixels).all():
@@ -118,11 +116,11 @@ def image_size(locator: str, root: Path) -> tuple[int, int]:
     kind = kind_of(path)
     with _reading(locator):
         if kind == "dicom":
-            return film_size(path, member, locator)
+            return dicom_size(path, member, locator)
         if kind in ("zip", "npy"):
             return array_size(path, member)
-        if is_raw_film(path):
-            return raw_films.SIDE, raw_films.SIDE
+        if is_jsrt_raw(path):
+            return JSRT_SIDE, JSRT_SIDE
         return raster_size(path, member, locator)
 
 
@@ -191,8 +189,8 @@ def _mode_without_links(root: str, name: str) -> int | None:
     if os.name == "nt":
         return None
     path, mode = root, 0
-    for part in name.split("/"):
-        path = f"{path}/{part}"
+    for name_of_folder in name.split("/"):
+        path = f"{path}/{name_of_folder}"
         mode = os.lstat(path).st_mode
         if stat.S_ISLNK(mode):
             return None
@@ -200,9 +198,9 @@ def _mode_without_links(root: str, name: str) -> int | None:
 
 
 def is_constant(image: Image) -> bool:
-    """Whether every pixel has one value, as of a film that was never exposed or exported wrongly."""
+    """Whether every pixel has one value, as of an image that was never exposed or exported wrongly."""
     first = image.pixels[:, :1, :1]
-    # The first row tells of almost every film that it varies, for a thousandth of the cost.
+    # The first row tells of almost every image that it varies, for a thousandth of the cost.
     return bool((image.pixels[:, :1] == first).all() and (image.pixels == first).all())
 
 
@@ -222,8 +220,8 @@ def _reading(locator: str) -> AbstractContextManager[None]:
 def _read_file(path: Path, member: str | None, locator: str) -> Stored:
     if kind_of(path) in ("zip", "npy"):
         return read_array(path, member)
-    if is_raw_film(path):
-        return read_raw_film(path, locator)
+    if is_jsrt_raw(path):
+        return read_jsrt_raw(path, locator)
     return read_raster(path, member, locator)
 
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from evalfm.cards import validate
+from evalfm.data.assign_splits import assign_splits, with_val_from_train
 from evalfm.data.atomic import write_atomically
 from evalfm.data.checks import file_faults, raise_faults
-from evalfm.data.columns import MASK_SUFFIX
-from evalfm.data.dataset_info import DATASET_FILE, BlankRule, UncertainRule, dataset_yaml, read_dataset_info
-from evalfm.data.dealing import deal, with_val_from_train
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
+from evalfm.data.config import ImportConfig
+from evalfm.data.dataset_info import DATASET_FILE, dataset_yaml, read_dataset_info
 from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
-from evalfm.data.manifest import CSV_FILE, EMPTY_MASK, PARQUET_FILE, Manifest
-from evalfm.data.sources import ImportOptions, TableMapping, check_options, load_source
+from evalfm.data.manifest import CSV_FILE, PARQUET_FILE, Manifest
+from evalfm.data.sources import check_options, load_source
 from evalfm.data.work_folders import put, recover, remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
@@ -25,80 +26,56 @@ COPIES = "files"
 
 
 def import_data(
-    source: str,
-    root: Path,
-    out: Path,
-    *,
-    seed: int = 0,
-    copy: bool = False,
-    blank: BlankRule | None = None,
-    uncertain: UncertainRule | None = None,
-    official: Sequence[Path] = (),
-    stratify: str | None = None,
-    val_from_train: bool = False,
-    mapping: TableMapping | None = None,
-    part: str | None = None,
-    labels: Path | None = None,
-    on: str | None = None,
-    burned_in_checked: bool = False,
-    follow_links: bool = False,
-    force: bool = False,
-    progress: Progress = SILENT,
+    source: str, root: Path | str, out: Path | str, *, progress: Progress = SILENT, **options: Any
 ) -> Manifest:
     """Read the data set under ``root`` as ``source`` lays it out, and write its manifest to ``out``.
 
-    Images are referenced where they lie; ``copy`` copies those that the table names. ``split`` is that of
-    the source, of ``official`` lists, or dealt by hash of the patient. Importing again keeps the salt, so
-    hashed ids stay.
+    Images are referenced where they lie; ``copy_images`` copies those that the table names. ``split`` is that of the
+    source, of ``official`` lists, or assigned by hash of the patient. Importing again keeps the salt, so hashed ids
+    stay.
 
     Args:
         source: name of the source, such as ``nih-cxr14`` or ``table``.
         root: folder of the data set.
         out: folder to write; must be new, empty, or (with ``force``) an earlier import.
-        seed: of the split.
-        copy: copy images and masks into ``out``.
-        blank: what an empty label cell means; by default what the source's convention says.
-        uncertain: what a label of −1 means.
-        official: lists of ids, see ``deal``.
-        stratify: label to stratify the split by.
-        val_from_train: draw val by patient from train, where the source's own split has none.
-        mapping: of columns, for sources that read any table.
-        part: which of several sets in one root is meant.
-        labels: a table of labels that lies outside of the root.
-        on: by what rows of ``labels`` and images meet.
-        burned_in_checked: films that do not rule out names in their pixels were looked at.
-        follow_links: links under ``root`` are trusted, wherever they lead; kept in dataset.yaml.
-        force: replace an earlier import.
         progress: where long work is shown.
+        options: the other fields of ``ImportConfig``, and those of ``TableMapping`` for sources that read any table.
 
     Raises:
-        EvalfmError: something is missing or wrong; nothing was written.
+        EvalfmError: an option is unknown, or something is missing or wrong; nothing was written.
     """
-    read_source = load_source(source)
-    salt = secrets.token_hex(16)
-    options = ImportOptions(seed, blank, uncertain, mapping, part, labels, on, burned_in_checked, salt, progress)
-    check_options(source, options)
-    given, root, out = str(root), expand_root(str(root)), out.absolute()
+    given = {**options, "source": source, "root": str(root), "out": out}
+    given |= {"progress": progress, "salt": secrets.token_hex(16)}
+    return _imported(validate(ImportConfig, given, "The import"))
+
+
+def _imported(config: ImportConfig) -> Manifest:
+    """Read, check and publish what ``config`` describes."""
+    read_source, progress = load_source(config.source), config.progress
+    check_options(config.source, config)
+    root, out = expand_root(config.root), config.out.absolute()
     if not root.is_dir():
         raise EvalfmError(f"There is no folder {root}; give the folder of the data set as root.")
-    root = LinkedRoot(root.resolve()) if follow_links else root.resolve()
+    root = LinkedRoot(root.resolve()) if config.follow_links else root.resolve()
     # Links on the way to out are followed, so that what they lead to is replaced and they stay.
     out = Path(os.path.realpath(out))
     recover(out, out.parent)
     remove_stale(out.parent)
     # Hashes that were there before stay as they are.
-    options = replace(options, salt=_salt_of_earlier(out, root, force) or salt)
+    config = config.model_copy(update={"salt": _salt_of_earlier(out, root, config.force) or config.salt})
 
-    imported = read_source(root, options)
-    info = imported.info.model_copy(update={"root": root_from(given, out), "follow_links": follow_links})
+    imported = read_source(root, config)
+    info = imported.info.model_copy(update={"root": root_from(config.root, out), "follow_links": config.follow_links})
     if not info.names_are_public and info.salt is None:
-        info = info.model_copy(update={"salt": options.salt})
+        info = info.model_copy(update={"salt": config.salt})
     manifest = Manifest(info, imported.table, out)
-    dealt = bool(official or stratify or "split" not in manifest.table)
-    if dealt:
-        manifest = deal(manifest, seed=seed, official=official, stratify=stratify, progress=progress)
-    if val_from_train or (imported.val_from_train and not dealt):
-        manifest = with_val_from_train(manifest, seed=seed, progress=progress)
+    new_split = bool(config.official or config.stratify or "split" not in manifest.table)
+    if new_split:
+        manifest = assign_splits(
+            manifest, seed=config.seed, official=config.official, stratify=config.stratify, progress=progress
+        )
+    if config.val_from_train or (imported.val_from_train and not new_split):
+        manifest = with_val_from_train(manifest, seed=config.seed, progress=progress)
     info = manifest.info
     manifest.validate()
     for note in info.notes:
@@ -109,7 +86,7 @@ def import_data(
     work = out.parent / work_name()
     try:
         work.mkdir(parents=True)
-        if copy:
+        if config.copy_images:
             manifest = _with_copies(manifest, work, progress)
         manifest.write(work)
         put(work, out)

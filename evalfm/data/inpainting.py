@@ -1,4 +1,4 @@
-"""A region of a film painted over from what is around it, and a region of the same shape elsewhere to compare with."""
+"""A region of an image inpainted from what is around it, and a region of the same shape elsewhere to compare with."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ Mask = NDArray[np.bool_]
 
 LEAST_WIDENING = 2
 WIDENING = 0.004
-"""Of the film's height: a drawn outline leaves the device's rim, which would be smeared into what is painted."""
+"""Of the image's height: a drawn outline leaves the device's rim, which would be smeared into what is painted."""
 REACH = 0.25
-"""Of the film's longer side: a control farther from the mirrored place shows other anatomy."""
+"""Of the image's longer side: a control farther from the mirrored place shows other anatomy."""
 RIM = 4
 """Pixels around a region's box that are read: the biharmonic stencil reaches two."""
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Pixels of a film: a shape [h, w] that touches all four sides of its box, and where that box lies."""
+    """Pixels of an image: a shape [h, w] that touches all four sides of its box, and where that box lies."""
 
     top: int
     left: int
@@ -42,14 +42,14 @@ class Region:
         return cls(int(rows[0]), int(columns[0]), box.copy())
 
     def mask(self, size: tuple[int, int]) -> Mask:
-        """The region on a film of ``size`` (height, width), bool [H, W]."""
-        film = np.zeros(size, dtype=bool)
-        film[self.top : self.top + self.shape.shape[0], self.left : self.left + self.shape.shape[1]] = self.shape
-        return film
+        """The region on an image of ``size`` (height, width), bool [H, W]."""
+        mask = np.zeros(size, dtype=bool)
+        mask[self.top : self.top + self.shape.shape[0], self.left : self.left + self.shape.shape[1]] = self.shape
+        return mask
 
 
 def widening(height: int) -> int:
-    """Pixels by which a drawn outline is widened on a film of ``height``: 4 at 1024."""
+    """Pixels by which a drawn outline is widened on an image of ``height``: 4 at 1024."""
     return max(LEAST_WIDENING, round(WIDENING * height))
 
 
@@ -59,10 +59,10 @@ def widened(mask: Mask, pixels: int) -> Mask:
 
 
 def control_region(region: Region, keep_off: Mask, blank: Mask) -> Region | None:
-    """The mirror image of ``region`` across the film's vertical midline, moved as little as the film allows.
+    """The mirror image of ``region`` across the image's vertical midline, moved as little as the image allows.
 
-    It lies inside the film, does not touch ``keep_off`` [H, W], and holds no more of ``blank`` [H, W], where nothing is
-    shown, than ``region`` itself. Of places that are equally near the upper left one is taken, so the same masks give
+    It lies inside the image, does not touch ``keep_off`` [H, W], and holds no more of ``blank`` [H, W], where nothing
+    is shown, than ``region`` itself. Of places that are equally near the upper left one is taken, so equal masks give
     the same control. None where no place within a quarter of the longer side fits.
     """
     height, width = keep_off.shape
@@ -81,12 +81,12 @@ def control_region(region: Region, keep_off: Mask, blank: Mask) -> Region | None
 
 def _shared_pixels(mask: Mask, shape: Mask) -> NDArray[np.int64]:
     """How many pixels of ``mask`` [H, W] ``shape`` [h, w] covers at each place of its corner [H − h + 1, W − w + 1]."""
-    found = signal.fftconvolve(mask.astype(np.float64), shape[::-1, ::-1].astype(np.float64), mode="valid")
-    return np.rint(found).astype(np.int64)
+    overlap = signal.fftconvolve(mask.astype(np.float64), shape[::-1, ::-1].astype(np.float64), mode="valid")
+    return np.rint(overlap).astype(np.int64)
 
 
 def inpainted(pixels: NDArray[np.float32], region: Region) -> NDArray[np.float32]:
-    """A copy of a film [C, H, W] with ``region`` filled in by biharmonic functions of what is around it.
+    """A copy of an image [C, H, W] with ``region`` filled in by biharmonic functions of what is around it.
 
     Damelin and Hoang (2018), as scikit-image has it, in double precision on the region's surroundings. Every other
     pixel stays what it was, bit by bit; the new ones lie within the range of their surroundings.

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, first_word, read_table, with_numbers
-from evalfm.data.dataset_info import LabelKind, MaskDialect
+from evalfm.data.config import JoinConfig
+from evalfm.data.dataset_info import LabelKind
 from evalfm.data.manifest import Manifest
 from evalfm.data.plain_pickle import read_plain_pickle
 from evalfm.errors import EvalfmError, UnknownNameError, shown
@@ -22,33 +22,6 @@ IMAGE_KEYS = ("image", "image_name", "image_stem")
 
 KEY, VALUE = "key", "value"
 """Columns of a pickled or JSON mapping once it is a table."""
-
-
-@dataclass(frozen=True)
-class Joining:
-    """What is taken from the other table.
-
-    Attributes:
-        on: (column of the manifest or one of ``IMAGE_KEYS``, column of the other table).
-        labels: label → column; ``attributes`` and ``masks`` (finding → column) likewise.
-        label_kinds: kind of a label, ``binary`` where not named.
-        source: where the labels and masks come from, for ``label_source``.
-        dialect: how the masks are written.
-        mask_size: (height, width) of the masks, where it is not the image's.
-        replace: whether values that the manifest holds may be changed.
-        note: a sentence for dataset.yaml beside the counts.
-    """
-
-    on: tuple[str, str]
-    labels: Mapping[str, str] = field(default_factory=dict)
-    attributes: Mapping[str, str] = field(default_factory=dict)
-    masks: Mapping[str, str] = field(default_factory=dict)
-    label_kinds: Mapping[str, LabelKind] = field(default_factory=dict)
-    source: str = "unstated"
-    dialect: MaskDialect = "file"
-    mask_size: tuple[int, int] | None = None
-    replace: bool = False
-    note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +62,7 @@ def read_other(path: Path) -> pd.DataFrame:
     return pd.DataFrame({KEY: [str(key) for key in content], VALUE: list(content.values())})
 
 
-def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -> Joined:
+def join(manifest: Manifest, other: pd.DataFrame, config: JoinConfig, name: str) -> Joined:
     """``manifest`` with columns of ``other``, a table called ``name`` in messages.
 
     Unknown cells are filled. A cell that is known and would become another value, or unknown, is left alone where
@@ -99,27 +72,25 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
         EvalfmError: a column is missing or cannot be joined to, a key stands twice with different values, no row
             matches, or labels would change.
     """
-    mine, theirs = joining.on
+    mine, theirs = config.keys
     keys = keys_of(manifest, mine)
     if mine in IMAGE_KEYS and not keys.is_unique:
         raise EvalfmError(
             f"Several images have the {mine} {shown(keys[keys.duplicated()].iloc[0])}; join on another column."
         )
-    _check_columns(
-        other, [theirs, *joining.labels.values(), *joining.attributes.values(), *joining.masks.values()], name
-    )
-    wanted = _wanted(other, joining)
+    _check_columns(other, [theirs, *config.labels.values(), *config.attributes.values(), *config.masks.values()], name)
+    wanted = _wanted(other, config)
     wanted.index = pd.Index(as_text(other[theirs]).map(lambda key: key.strip() if key else None))
     wanted = wanted[wanted.index.notna()]
     if not len(wanted):
-        raise EvalfmError(f"{name} has no row with a value in {theirs}; choose another column with --on.")
+        raise EvalfmError(f"{name} has no row with a value in {theirs}; choose another column with --join-on.")
     wanted = _one_row_a_key(wanted, name)
     places = keys.map({key: place for place, key in enumerate(wanted.index)})
     met = places.notna().to_numpy(dtype=bool)
     if not met.any():
         raise EvalfmError(
             f"No row of {manifest.info.name} meets one of {name}: {mine} is like {shown(str(keys.iloc[0]))}, "
-            f"{theirs} like {shown(str(wanted.index[0]))}; choose other columns with --on."
+            f"{theirs} like {shown(str(wanted.index[0]))}; choose other columns with --join-on."
         )
     taken = wanted.iloc[places[met].astype(int).to_numpy()]
     table = manifest.table.copy()
@@ -127,29 +98,29 @@ def join(manifest: Manifest, other: pd.DataFrame, joining: Joining, name: str) -
     for column in wanted.columns:
         table[column], filled[column], changed[column] = _merged(table, column, met, taken[column])
     altered = {column: count for column, count in changed.items() if count}
-    if altered and not joining.replace:
-        told = ", ".join(f"{count} of {column}" for column, count in altered.items())
+    if altered and not config.replace:
+        changes = ", ".join(f"{count} of {column}" for column, count in altered.items())
         raise EvalfmError(
-            f"{name} would change known values ({told}); take another name for the column (NEW=COLUMN), "
+            f"{name} would change known values ({changes}); take another name for the column (NEW=COLUMN), "
             "or add --replace if the new ones are right."
         )
     unused = sorted(set(wanted.index) - set(keys[met]))
     count = int(met.sum())
     sentences = [f"{', '.join(wanted.columns)} joined from a second table for {count} of {len(manifest)} images."]
-    sentences += [joining.note] if joining.note else []
+    sentences += [config.note] if config.note else []
     info = manifest.info.model_copy(
         update={
             "label_source": {
                 **manifest.info.label_source,
-                **dict.fromkeys([*joining.labels, *joining.masks], joining.source),
+                **dict.fromkeys([*config.labels, *config.masks], config.source),
             },
-            "label_kinds": {**manifest.info.label_kinds, **joining.label_kinds},
-            "mask_dialects": {**manifest.info.mask_dialects, **dict.fromkeys(joining.masks, joining.dialect)},
+            "label_kinds": {**manifest.info.label_kinds, **config.label_kinds},
+            "mask_dialects": {**manifest.info.mask_dialects, **dict.fromkeys(config.masks, config.dialect)},
             "mask_sizes": {
                 **manifest.info.mask_sizes,
-                **(dict.fromkeys(joining.masks, joining.mask_size) if joining.mask_size else {}),
+                **(dict.fromkeys(config.masks, config.mask_size) if config.mask_size else {}),
             },
-            "attributes": list(dict.fromkeys([*manifest.info.attributes, *joining.attributes])),
+            "attributes": list(dict.fromkeys([*manifest.info.attributes, *config.attributes])),
             "notes": [*manifest.info.notes, *sentences],
         }
     )
@@ -178,16 +149,16 @@ def _check_columns(other: pd.DataFrame, names: list[str], name: str) -> None:
             raise UnknownNameError(f"column of {name}", column, present)
 
 
-def _wanted(other: pd.DataFrame, joining: Joining) -> pd.DataFrame:
+def _wanted(other: pd.DataFrame, config: JoinConfig) -> pd.DataFrame:
     """The columns to take, under their new names and in their forms."""
     columns: dict[str, pd.Series] = {}
-    for label, source in joining.labels.items():
+    for label, source in config.labels.items():
         if label in TEXT_COLUMNS or label.endswith(MASK_SUFFIX):
             raise EvalfmError(f"A label cannot be named {label!r}; give it another name: NEW={source}.")
-        columns[label] = _label(other[source], label, joining.label_kinds.get(label, "binary"))
-    for finding, source in joining.masks.items():
+        columns[label] = _label(other[source], label, config.label_kinds.get(label, "binary"))
+    for finding, source in config.masks.items():
         columns[finding + MASK_SUFFIX] = as_text(other[source])
-    for attribute, source in joining.attributes.items():
+    for attribute, source in config.attributes.items():
         if attribute not in columns:
             columns[attribute] = with_numbers(other[source])
     if not columns:

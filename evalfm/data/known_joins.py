@@ -4,76 +4,69 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_numbers, as_text, first_word
+from evalfm.data.config import JoinConfig
 from evalfm.data.digests import WORKERS
-from evalfm.data.joining import KEY, VALUE, Joining, keys_of
+from evalfm.data.joining import KEY, VALUE, keys_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError, suggestion
-
-LEAST_RCA = 0.7
-"""Estimated Dice (reverse classification accuracy) below which CheXmask's authors advise to leave masks out."""
 
 IDS = ("Image Index", "dicom_id", "ImageID", "image_id", "Path")
 """CheXmask's id column: NIH, MIMIC, PadChest and CANDID, VinDr, CheXpert."""
 
 MASKS = {"heart": "Heart", "left_lung": "Left Lung", "right_lung": "Right Lung"}
 
-Known = Callable[[Manifest, pd.DataFrame, Joining, float], tuple[pd.DataFrame, Joining]]
+Known = Callable[[Manifest, pd.DataFrame, JoinConfig], tuple[pd.DataFrame, JoinConfig]]
 
 
-def known_join(
-    name: str, manifest: Manifest, other: pd.DataFrame, joining: Joining, least_rca: float = LEAST_RCA
-) -> tuple[pd.DataFrame, Joining]:
-    """The rows of ``other`` to join and how, where ``name`` is one of ``KNOWN``.
+def known_join(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
+    """The rows of ``other`` to join and how, where ``config.known`` is one of ``KNOWN``.
 
     Raises:
         EvalfmError: unknown name, or the table has not the known layout.
     """
-    if name not in KNOWN:
-        raise UnknownNameError("known table", name, KNOWN)
-    return KNOWN[name](manifest, other, joining, least_rca)
+    if config.known not in KNOWN:
+        raise UnknownNameError("known table", str(config.known), KNOWN)
+    return KNOWN[config.known](manifest, other, config)
 
 
-def _tubes(manifest: Manifest, other: pd.DataFrame, joining: Joining, least_rca: float) -> tuple[pd.DataFrame, Joining]:
+def _tubes(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
     """Chest tubes of SIIM-ACR by image id, of khaledsaab/spatial_specificity: a pickled mapping or a CSV."""
     key, value = (
         (KEY, VALUE) if KEY in other else (_present(other, ("ImageId", "id")), _present(other, ("chest_tube",)))
     )
     mine, theirs = _meeting(manifest, other[key])
-    return other.assign(**{key: theirs}), replace(
-        joining,
-        on=(mine, key),
-        labels={"chest_tube": value},
-        attributes={"chest_tube": value},
-        source="radiologist (tube labels of spatial_specificity)",
+    return other.assign(**{key: theirs}), config.model_copy(
+        update={
+            "join_on": f"{mine}={key}",
+            "labels": {"chest_tube": value},
+            "attributes": {"chest_tube": value},
+            "source": "radiologist (tube labels of spatial_specificity)",
+        }
     )
 
 
-def _drains(
-    manifest: Manifest, other: pd.DataFrame, joining: Joining, least_rca: float
-) -> tuple[pd.DataFrame, Joining]:
-    """Drains of CheXpert, NIH and PadChest films of ameliajimenez/shortcuts-chest-xray."""
+def _drains(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
+    """Drains of CheXpert, NIH and PadChest images of ameliajimenez/shortcuts-chest-xray."""
     drain, path = _present(other, ("Drain",)), _present(other, ("Path", "Image Index", "ImageID"))
     mine, theirs = _meeting(manifest, other[path])
-    return other.assign(**{path: theirs}), replace(
-        joining,
-        on=(mine, path),
-        labels={"chest_tube": drain},
-        attributes={"chest_tube": drain},
-        source="annotated drains (shortcuts-chest-xray); absence by sampling",
-        note="A chest_tube of 0 was set by sampling films without a drain in their labels, not by looking.",
+    return other.assign(**{path: theirs}), config.model_copy(
+        update={
+            "join_on": f"{mine}={path}",
+            "labels": {"chest_tube": drain},
+            "attributes": {"chest_tube": drain},
+            "source": "annotated drains (shortcuts-chest-xray); absence by sampling",
+            "note": "A chest_tube of 0 was set by sampling images without a drain in their labels, not by looking.",
+        }
     )
 
 
-def _chexmask(
-    manifest: Manifest, other: pd.DataFrame, joining: Joining, least_rca: float
-) -> tuple[pd.DataFrame, Joining]:
+def _chexmask(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
     """CheXmask's heart and lungs, which a model made, where their estimated Dice is high enough."""
     key = _present(other, IDS)
     mean, most = (_numbers(other, f"Dice RCA ({word})") for word in ("Mean", "Max"))
@@ -83,24 +76,25 @@ def _chexmask(
         notes.append("The columns of mean and largest estimated Dice were swapped in the file.")
     if bool((mean > most + 1e-9).any()):
         raise EvalfmError("Some rows have a mean estimated Dice above their largest; check the columns of the file.")
-    kept = other[(mean >= least_rca).to_numpy(dtype=bool)]
+    kept = other[(mean >= config.least_rca).to_numpy(dtype=bool)]
     if kept.empty:
-        raise EvalfmError(f"No mask has an estimated Dice of {least_rca:g} or more; lower --least-rca.")
+        raise EvalfmError(f"No mask has an estimated Dice of {config.least_rca:g} or more; lower --least-rca.")
     mine, theirs = _meeting(manifest, kept[key])
     notes.append(
-        f"The masks are a model's (CheXmask), kept at a mean estimated Dice of {least_rca:g} or more: "
+        f"The masks are a model's (CheXmask), kept at a mean estimated Dice of {config.least_rca:g} or more: "
         f"{len(other) - len(kept)} of {len(other)} were left out."
     )
     kept = kept.assign(**{key: theirs})
     size = _size(manifest, kept, key, mine)
-    return kept, replace(
-        joining,
-        on=(mine, key),
-        masks=MASKS,
-        source="pseudo (CheXmask)",
-        dialect="absolute",
-        mask_size=size,
-        note=" ".join(notes),
+    return kept, config.model_copy(
+        update={
+            "join_on": f"{mine}={key}",
+            "masks": MASKS,
+            "source": "pseudo (CheXmask)",
+            "dialect": "absolute",
+            "mask_size": size,
+            "note": " ".join(notes),
+        }
     )
 
 
@@ -108,10 +102,10 @@ KNOWN: dict[str, Known] = {"tubes": _tubes, "drains": _drains, "chexmask": _chex
 
 
 def _size(manifest: Manifest, kept: pd.DataFrame, key: str, mine: str) -> tuple[int, int] | None:
-    """The masks' own size, where all have one that is not the films'; None where each has its film's.
+    """The masks' own size, where all have one that is not the images'; None where each has its image's.
 
     Raises:
-        EvalfmError: sizes are missing, or some are neither the film's nor all the same: height and width swapped.
+        EvalfmError: sizes are missing, or some are neither the image's nor all the same: height and width swapped.
     """
     heights, widths = _numbers(kept, "Height"), _numbers(kept, "Width")
     if bool(heights.isna().any()) or bool(widths.isna().any()):
@@ -130,11 +124,11 @@ def _size(manifest: Manifest, kept: pd.DataFrame, key: str, mine: str) -> tuple[
         height, width = next(iter(stated))
         return int(height), int(width)
     row = wrong[0]
-    found = declared[keys_of(manifest, mine).iloc[row]]
+    stated_size = declared[keys_of(manifest, mine).iloc[row]]
     raise EvalfmError(
-        f"{len(wrong)} masks have another size than their film, such as {found[0]} x {found[1]} for row {row + 1} of "
-        f"{manifest.size(row)[0]} x {manifest.size(row)[1]}; take masks at original resolution, or look whether Height "
-        "and Width are swapped."
+        f"{len(wrong)} masks have another size than their image, such as {stated_size[0]} x {stated_size[1]} for row "
+        f"{row + 1} of {manifest.size(row)[0]} x {manifest.size(row)[1]}; take masks at original resolution, or look "
+        "whether Height and Width are swapped."
     )
 
 

@@ -38,7 +38,7 @@ def expand_root(text: str) -> Path:
             f"The root {text} names the variable {unset[0]}, which is not set; set it, or give the data set another "
             "root with `evalfm data relocate DATA NEWROOT`."
         )
-    return user_path(_VARIABLE.sub(lambda found: os.environ[found[1]], text) or ".", "The root")
+    return user_path(_VARIABLE.sub(lambda match: os.environ[match[1]], text) or ".", "The root")
 
 
 def root_from(given: str, folder: Path) -> str:
@@ -56,15 +56,15 @@ def relative_root(place: Path, folder: Path) -> str:
         return os.path.abspath(place)
 
 
-def files_below(root: Path, part: str = ".") -> list[str]:
+def files_below(root: Path, folder_name: str = ".") -> list[str]:
     """Locators of all files below ``part`` of ``root``, sorted; links to folders are entered where they are followed.
 
     Raises:
         EvalfmError: links lead out of the root, and nobody has said that they are to be followed.
     """
-    found, outside, seen = [], [], set()
+    files, outside, seen = [], [], set()
     whole, follow = os.path.realpath(root), isinstance(root, LinkedRoot)
-    for folder, folders, names in os.walk(root / part, followlinks=follow):
+    for folder, folders, names in os.walk(root / folder_name, followlinks=follow):
         place = os.path.realpath(folder)
         if place in seen:
             # A link that leads to where it lies, or to what was read already.
@@ -74,13 +74,13 @@ def files_below(root: Path, part: str = ".") -> list[str]:
         links = [] if follow else [name for name in folders if os.path.islink(os.path.join(folder, name))]
         outside += [name for name in links if not _inside(os.path.realpath(os.path.join(folder, name)), whole)]
         prefix = Path(folder).relative_to(root).as_posix()
-        found += [name if prefix == "." else f"{prefix}/{name}" for name in names]
+        files += [name if prefix == "." else f"{prefix}/{name}" for name in names]
     if outside:
         raise EvalfmError(
             f"{len(outside)} folders in {root} are links that lead out of it, such as {sorted(outside)[0]}; add "
             "--follow-links if you trust where they lead."
         )
-    return sorted(found)
+    return sorted(files)
 
 
 def _inside(path: str, root: str) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.atomic import write_atomically
-from evalfm.data.columns import MASK_SUFFIX, canonical, read_table, without_words
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
@@ -30,11 +30,8 @@ from evalfm.progress import SILENT, Progress
 if TYPE_CHECKING:
     from evalfm.data.images import Image
 
-SPLITS = ("train", "val", "test")
 PARQUET_FILE = "manifest.parquet"
 CSV_FILE = "manifest.csv"
-SPACING_COLUMNS = ("spacing_row_mm", "spacing_column_mm")
-EMPTY_MASK = "-1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +166,7 @@ class Manifest:
         if digests.failed:
             name, reason = next(iter(digests.failed.items()))
             raise EvalfmError(f"{len(digests.failed)} images cannot be read, the first is {name} ({reason}).")
-        return np.array([digests.found[locator] for locator in wanted], dtype=object)
+        return np.array([digests.by_locator[locator] for locator in wanted], dtype=object)
 
     def mask(self, row: int, finding: str) -> NDArray[np.bool_] | None:
         """Truth of ``finding`` on the grid of the stored image, bool [H, W]; None where it is unknown.
@@ -330,8 +327,8 @@ class Manifest:
         """Hex digest of which id and patient lie in which split; the order of rows does not matter."""
         split = self.splits
         rows = sorted(
-            "\x1f".join((str(name), str(patient), str(part)))
-            for name, patient, part in zip(self.table["id"], self.patients, split, strict=True)
+            "\x1f".join((str(name), str(patient), str(name_of_split)))
+            for name, patient, name_of_split in zip(self.table["id"], self.patients, split, strict=True)
         )
         return hashlib.sha256("\x1e".join(rows).encode()).hexdigest()
 

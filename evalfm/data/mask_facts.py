@@ -54,7 +54,7 @@ class MaskFact(NamedTuple):
 class MaskFacts:
     """Facts by row of the manifest, and why other rows have none; rows whose mask is unknown stand in neither."""
 
-    found: dict[int, MaskFact]
+    by_row: dict[int, MaskFact]
     failed: dict[int, str]
 
     def known(self, row: int) -> MaskFact:
@@ -65,9 +65,9 @@ class MaskFacts:
         """
         if row in self.failed:
             raise EvalfmError(self.failed[row])
-        if row not in self.found:
+        if row not in self.by_row:
             raise EvalfmError(f"Row {row + 1} has no known mask; leave it out of the cohort.")
-        return self.found[row]
+        return self.by_row[row]
 
 
 def mask_facts(
@@ -109,12 +109,12 @@ def mask_facts(
     ids = manifest.table["id"].to_numpy(dtype=object)
     names = {row: _hash([*findings, manifest.locator(row), str(ids[row])]) for row in known}
     stamps = {row: stamp(row) for row in known}
-    found, failed = {}, {}
+    by_row, failed = {}, {}
     for row in known:
         entry = remembered.get(names[row])
         if entry is not None and entry[0] == stamps[row]:
-            found[row] = MaskFact(*entry[1:])
-    wanted = [row for row in known if row not in found]
+            by_row[row] = MaskFact(*entry[1:])
+    wanted = [row for row in known if row not in by_row]
     if wanted:
         with ThreadPoolExecutor(WORKERS) as pool:
             decoded = progress.track(pool.map(decode, wanted), f"{' and '.join(findings)} masks", len(wanted))
@@ -122,10 +122,10 @@ def mask_facts(
                 if fact is None:
                     failed[row] = reason
                 else:
-                    found[row] = fact
-        fresh = {names[row]: [stamps[row], *found[row]] for row in wanted if row in found}
+                    by_row[row] = fact
+        fresh = {names[row]: [stamps[row], *by_row[row]] for row in wanted if row in by_row}
         write_atomically(sidecar, json.dumps(remembered | fresh).encode())
-    return MaskFacts(found, failed)
+    return MaskFacts(by_row, failed)
 
 
 def fact_of(mask: NDArray[np.bool_]) -> MaskFact:

@@ -81,10 +81,10 @@ def read_mask_file(
                 f"{'' if indices is None else f', or {SAY_VALUES}'}."
             )
         return np.asarray(indices > 0)
-    film = pixels[0]
-    if stored.opacity_varies and (film == film.flat[0]).all():
+    grey = pixels[0]
+    if stored.opacity_varies and (grey == grey.flat[0]).all():
         raise EvalfmError(f"Mask {locator} lies in the opacity of its file; save it as grey, 0 and 255.")
-    return _cut(film, stored.bits, locator, lossy=stored.lossy)
+    return _thresholded(grey, stored.bits, locator, lossy=stored.lossy)
 
 
 def mask_file_values(locator: str, root: Path) -> tuple[int, ...]:
@@ -98,14 +98,14 @@ def mask_file_values(locator: str, root: Path) -> tuple[int, ...]:
 
 def _labels(stored: Stored, locator: str) -> NDArray[Any]:
     """The labels [H, W] of a map, as the file stores them."""
-    film = stored.values[0] if stored.palette_indices is None else stored.palette_indices
+    values = stored.values[0] if stored.palette_indices is None else stored.palette_indices
     if stored.palette_indices is None and (stored.values != stored.values[:1]).any():
         raise EvalfmError(f"Mask {locator} has colours, which are no values; save it with one grey channel.")
     if stored.lossy:
         raise EvalfmError(f"Mask {locator} is a JPEG, which changes the values of a map; save the original as PNG.")
-    if not np.isfinite(film).all() or (film < 0).any() or (film != np.rint(film)).any():
+    if not np.isfinite(values).all() or (values < 0).any() or (values != np.rint(values)).any():
         raise EvalfmError(f"Mask {locator} holds values that are no whole numbers from 0; save it as a map of labels.")
-    return 2**stored.bits - 1 - film if stored.white_is_zero else film
+    return 2**stored.bits - 1 - values if stored.white_is_zero else values
 
 
 def _chosen(stored: Stored, locator: str, values: frozenset[int], named: frozenset[int]) -> NDArray[np.bool_]:
@@ -120,72 +120,72 @@ def _chosen(stored: Stored, locator: str, values: frozenset[int], named: frozens
     return np.isin(labels, sorted(values))
 
 
-def _cut(film: NDArray[Any], bits: int, locator: str, *, lossy: bool = False) -> NDArray[np.bool_]:
-    low, high = film.min(), film.max()
+def _thresholded(values: NDArray[Any], bits: int, locator: str, *, lossy: bool = False) -> NDArray[np.bool_]:
+    low, high = values.min(), values.max()
     if not np.isfinite([low, high]).all() or low < 0:
         raise EvalfmError(f"Mask {locator} holds negative or infinite values; save it as 0 and 1, or 0 and 255.")
-    if film.dtype.kind == "f" and high <= 1:
-        if 0 < high <= 0.5 and len(np.unique(film)) <= FEW_VALUES:
+    if values.dtype.kind == "f" and high <= 1:
+        if 0 < high <= 0.5 and len(np.unique(values)) <= FEW_VALUES:
             # Such as 0 and 1 that were divided by 255; probabilities have many values.
             raise EvalfmError(
                 f"Mask {locator} holds values up to {high:g}, which is less than half of 1; save it as 0 and 1, or 0 "
                 "and 255."
             )
-        _refuse_labels(film, 1.0, locator, lossy=lossy)
-        return np.asarray(film > 0.5)
+        _refuse_labels(values, 1.0, locator, lossy=lossy)
+        return np.asarray(values > 0.5)
     if high <= 1:
-        return np.asarray(film > 0)
+        return np.asarray(values > 0)
     # Wider types often hold the 0 and 255 of 8 bits.
-    top = 255 if high <= 255 or film.dtype.kind == "f" else 2**bits - 1
+    top = 255 if high <= 255 or values.dtype.kind == "f" else 2**bits - 1
     if high > top or high <= top // 2:
         raise EvalfmError(
             f"Mask {locator} holds values up to {high:g}, neither 0 and 1 nor above half of {top}; "
             f"save one finding a file, as 0 and 1 or as 0 and 255, or {SAY_VALUES}."
         )
-    _refuse_labels(film, float(top), locator, lossy=lossy)
-    return np.asarray(film > top // 2)
+    _refuse_labels(values, float(top), locator, lossy=lossy)
+    return np.asarray(values > top // 2)
 
 
-def _refuse_labels(film: NDArray[Any], top: float, locator: str, *, lossy: bool) -> None:
+def _refuse_labels(grey: NDArray[Any], top: float, locator: str, *, lossy: bool) -> None:
     """Refuse a map of labels: a value between 0 and the largest that fills an area of its own, not a border.
 
     Borders that were smoothed are steep: no pixel of theirs has eight equal neighbours. Compression leaves noise near
     black and white, where only a share of such pixels tells an area; a label of one or two pixels' width is told by
     having nothing brighter near it.
     """
-    high = film.max()
-    between = (film > 0) & (film < high)
+    high = grey.max()
+    between = (grey > 0) & (grey < high)
     if not between.any():
         return
-    rows, columns = (np.flatnonzero(between.any(axis=axis)) for axis in (1, 0))
     reach = 4
-    part = film[max(rows[0] - reach, 0) : rows[-1] + reach + 1, max(columns[0] - reach, 0) : columns[-1] + reach + 1]
-    part = part.astype(np.float64)
-    between = (part > 0) & (part < high)
-    values, counts = np.unique(part[between], return_counts=True)
+    marked = (np.flatnonzero(between.any(axis=axis)) for axis in (1, 0))
+    rows, columns = (slice(max(each[0] - reach, 0), each[-1] + reach + 1) for each in marked)
+    region = grey[rows, columns].astype(np.float64)
+    between = (region > 0) & (region < high)
+    values, counts = np.unique(region[between], return_counts=True)
     few = len(values) <= FEW_VALUES and not lossy
     if top == 1 and not few:
         return  # a map of probabilities
-    spread = maximum_filter(part, 3, mode="nearest") - minimum_filter(part, 3, mode="nearest")
-    flat_values, flat_counts = np.unique(part[between & (spread == 0)], return_counts=True)
+    spread = maximum_filter(region, 3, mode="nearest") - minimum_filter(region, 3, mode="nearest")
+    flat_values, flat_counts = np.unique(region[between & (spread == 0)], return_counts=True)
     flat = dict(zip(flat_values.tolist(), flat_counts.tolist(), strict=True))
     # Lossy compression rounds all of black or of white to one value beside it.
-    lowest = 0.0 if few or ((film == 0).mean() > 0.05 and not lossy) else NEAR
+    lowest = 0.0 if few or ((grey == 0).mean() > 0.05 and not lossy) else NEAR
     areas = [
         value
         for value, count in zip(values.tolist(), counts.tolist(), strict=True)
         if flat.get(value, 0) >= max(0.1 * count, 1 if few else SMALLEST_AREA)
         and (few or lowest < value / top < 1 - NEAR)
     ]
-    middle = between & (part > NEAR * top) & (part < (1 - NEAR) * top)
+    middle = between & (region > NEAR * top) & (region < (1 - NEAR) * top)
     noisy = (middle & (spread <= FLAT * top)).sum()
     if not areas and noisy >= FEWEST_ALONE and noisy >= (0.1 if lossy else 0.03) * between.sum() and top > 1:
-        areas = sorted({float(np.median(part[middle & (spread <= FLAT * top)]))})
+        areas = sorted({float(np.median(region[middle & (spread <= FLAT * top)]))})
     step = top * 2 / 255
     rounded = values[0] <= step and values[-1] >= high - step and ((values <= step) | (values >= high - step)).all()
     if not areas and few and len(values) <= 4 and not rounded:
         share = 0.0 if len(values) == 1 else 0.5
-        areas = [value for value in values.tolist() if _is_thin_label(part, value, share)]
+        areas = [value for value in values.tolist() if _is_thin_label(region, value, share)]
     if not areas and few and values.tolist() == [1] and high == VOID:
         areas = [1.0]
     if areas:
@@ -196,11 +196,11 @@ def _refuse_labels(film: NDArray[Any], top: float, locator: str, *, lossy: bool)
         )
 
 
-def _is_thin_label(film: NDArray[np.float64], value: float, share: float) -> bool:
+def _is_thin_label(values: NDArray[np.float64], value: float, share: float) -> bool:
     """Whether ``share`` of the pixels of ``value`` stand alone: borders have brighter and darker ones within three."""
-    one = film == value
+    one = values == value
     alone = one & (
-        (maximum_filter(film, 7, mode="nearest") == value) | (minimum_filter(film, 7, mode="nearest") == value)
+        (maximum_filter(values, 7, mode="nearest") == value) | (minimum_filter(values, 7, mode="nearest") == value)
     )
     return bool(alone.sum() >= max(FEWEST_ALONE, share * one.sum()))
 

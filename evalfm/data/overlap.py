@@ -1,4 +1,4 @@
-"""The same film in two places: copies by their bytes, and near copies by their looks, across sets and splits."""
+"""The same image in two places: copies by their bytes, and near copies by their looks, across sets and splits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.assign_splits import assign_splits
 from evalfm.data.dataset_info import SplitRule
-from evalfm.data.dealing import deal
 from evalfm.data.digests import image_digests
 from evalfm.data.fingerprints import Fingerprints, fingerprints
 from evalfm.data.manifest import Manifest
@@ -18,15 +18,15 @@ from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
 LEAST_THUMB = 0.95
-"""Spearman's correlation of thumbnails; on 880 real films copies reach .995, other films at most .973."""
+"""Spearman's correlation of thumbnails; on 880 radiographs copies reach .995, other pairs at most .973."""
 LEAST_DETAIL = 0.78
-"""Correlation of details; on 880 real films copies reach .83, other films at most .70."""
+"""Correlation of details; on 880 radiographs copies reach .83, other pairs at most .70."""
 BLOCK = 2048
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows that show the same film.
+    """Two rows that show the same image.
 
     Attributes:
         one, other: rows of the first and the second manifest.
@@ -72,7 +72,7 @@ class Overlap:
 
 
 def find_overlap(one: Manifest, other: Manifest | None = None, progress: Progress = SILENT) -> Overlap:
-    """Every film of ``one`` that ``other`` holds too; without ``other``, every film that ``one`` holds twice.
+    """Every image of ``one`` that ``other`` holds too; without ``other``, every image that ``one`` holds twice.
 
     Near copies are found by the correlation of their thumbnails, all pairs, and verified by that of their details;
     crops are not found.
@@ -87,7 +87,7 @@ def find_overlap(one: Manifest, other: Manifest | None = None, progress: Progres
 
 
 def drop_from_train(overlap: Overlap) -> tuple[Manifest, int]:
-    """The first manifest without the train rows whose film is elsewhere in val or test, and how many those are.
+    """The first manifest without the train rows whose image is elsewhere in val or test, and how many those are.
 
     Raises:
         EvalfmError: a manifest has no split yet.
@@ -107,12 +107,12 @@ def drop_from_train(overlap: Overlap) -> tuple[Manifest, int]:
 
 
 def with_patients(overlap: Overlap, seed: int = 0) -> tuple[Manifest, int]:
-    """The first manifest with the patients (and the split) of the second where their films are the same.
+    """The first manifest with the patients (and the split) of the second where their images are the same.
 
-    Films without a copy there stay patients of their own, dealt by hash. How many were matched comes with it.
+    Images without a copy there stay patients of their own, dealt by hash. How many were matched comes with it.
 
     Raises:
-        EvalfmError: the second knows no patients, or one film has two of them.
+        EvalfmError: the second knows no patients, or one image has two of them.
     """
     one, second = overlap.one, overlap.second
     if overlap.other is None or not second.patients_known:
@@ -120,10 +120,10 @@ def with_patients(overlap: Overlap, seed: int = 0) -> tuple[Manifest, int]:
     patients: dict[int, object] = {}
     splits: dict[int, str] = {}
     for pair in overlap.pairs:
-        found = second.patients[pair.other]
-        if patients.setdefault(pair.one, found) != found:
+        patient = second.patients[pair.other]
+        if patients.setdefault(pair.one, patient) != patient:
             raise EvalfmError(
-                f"Row {pair.one + 1} of {one.info.name} looks like films of two patients of {second.info.name}; "
+                f"Row {pair.one + 1} of {one.info.name} looks like images of two patients of {second.info.name}; "
                 "look at the pairs and drop the wrong one."
             )
         splits[pair.one] = _split(second, pair.other)
@@ -132,15 +132,17 @@ def with_patients(overlap: Overlap, seed: int = 0) -> tuple[Manifest, int]:
     derived = list(dict.fromkeys([*one.info.derived_from, second.info.name]))
     info = one.info.model_copy(update={"derived_from": derived})
     joined = Manifest(info, one.table.assign(patient=np.array(column, dtype=object)), one.folder)
-    dealt = deal(joined, seed=seed)
+    assigned = assign_splits(joined, seed=seed)
     if "split" in second.table:
-        split = [splits.get(row) or dealt.splits[row] for row in range(len(one))]
+        split = [splits.get(row) or assigned.splits[row] for row in range(len(one))]
         rule = SplitRule(
-            rule="other", seed=seed, note=f"of {second.info.name} for the films it holds, by hash for others"
+            rule="other", seed=seed, note=f"of {second.info.name} for the images it holds, by hash for others"
         )
-        dealt = dealt.with_split(split, dealt.info.model_copy(update={"split": rule}))
-    note = f"Patients of {len(patients)} of {len(one)} images were taken from {second.info.name}, whose films they are."
-    return _noted(dealt, note), len(patients)
+        assigned = assigned.with_split(split, assigned.info.model_copy(update={"split": rule}))
+    note = (
+        f"Patients of {len(patients)} of {len(one)} images were taken from {second.info.name}, whose images they are."
+    )
+    return _noted(assigned, note), len(patients)
 
 
 def _both_ways(overlap: Overlap, pair: Pair) -> Iterator[tuple[int, int, Manifest]]:
@@ -176,8 +178,8 @@ def _exact(one: Manifest, other: Manifest | None, progress: Progress) -> list[Pa
 
 def _digests(manifest: Manifest, progress: Progress) -> list[str | None]:
     locators = [manifest.locator(row) for row in range(len(manifest))]
-    found = image_digests(locators, manifest.root, progress=progress).found
-    return [found.get(locator) for locator in locators]
+    digests = image_digests(locators, manifest.root, progress=progress).by_locator
+    return [digests.get(locator) for locator in locators]
 
 
 def _near(first: Fingerprints, second: Fingerprints, *, within: bool) -> Iterator[Pair]:
@@ -188,13 +190,15 @@ def _near(first: Fingerprints, second: Fingerprints, *, within: bool) -> Iterato
                 continue
             alike = mine @ _standardised(second.thumbs[left : left + BLOCK]).T
             for one, other in zip(*np.nonzero(np.abs(alike) >= LEAST_THUMB), strict=True):
-                here, there, found = top + int(one), left + int(other), float(alike[one, other])
+                here, there, correlation = top + int(one), left + int(other), float(alike[one, other])
                 if within and here >= there:
                     continue
                 detail = _correlation(first.details[here], second.details[there])
-                # Both must agree on whether the film was inverted.
-                if abs(detail) >= LEAST_DETAIL and (detail < 0) == (found < 0):
-                    yield Pair(int(first.rows[here]), int(second.rows[there]), "near", abs(found), found < 0)
+                # Both must agree on whether the image was inverted.
+                if abs(detail) >= LEAST_DETAIL and (detail < 0) == (correlation < 0):
+                    yield Pair(
+                        int(first.rows[here]), int(second.rows[there]), "near", abs(correlation), correlation < 0
+                    )
 
 
 def _standardised(thumbs: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -100,8 +100,8 @@ def without_private(text: str, manifests: Iterable[Manifest]) -> str:
         if len(place) > 1:
             text = text.replace(place, "…/")
     text = _PLACE.sub("…", text)
-    text = re.sub(r"(['\"])(.*?)\1", lambda found: f"{found[1]}…{found[1]}" if found[2] in names else found[0], text)
-    return _WORD.sub(lambda found: "…" if found[0] in names or found[0].rstrip(".") in names else found[0], text)
+    text = re.sub(r"(['\"])(.*?)\1", lambda match: f"{match[1]}…{match[1]}" if match[2] in names else match[0], text)
+    return _WORD.sub(lambda match: "…" if match[0] in names or match[0].rstrip(".") in names else match[0], text)
 
 
 def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:

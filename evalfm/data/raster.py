@@ -50,7 +50,7 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
     """(height, width) from the header.
 
     Raises:
-        EvalfmError: the header cannot be read, or claims more pixels than any film has.
+        EvalfmError: the header cannot be read, or claims more pixels than any image has.
     """
     with decoding(lambda error: _unreadable(locator, error)):
         size = _png_size(path) if member is None else None
@@ -59,8 +59,8 @@ def raster_size(path: Path, member: str | None, locator: str) -> tuple[int, int]
         elif kind_of(path) == "tiff":
             height, width = page_of(path, member, locator).size
         else:
-            with Pillow.open(path, formats=FORMATS) as opened:
-                height, width = opened.height, opened.width
+            with Pillow.open(path, formats=FORMATS) as picture:
+                height, width = picture.height, picture.width
     check_pixels(height, width, locator)
     return height, width
 
@@ -77,33 +77,33 @@ def _png_size(path: Path) -> tuple[int, int] | None:
 
 def _unreadable(locator: str, error: BaseException) -> EvalfmError:
     known = "not a PNG, JPEG, GIF, BMP, TIFF, DICOM, NPZ or NPY file"
-    cut = isinstance(error, struct.error | EOFError | IndexError)
-    why = known if isinstance(error, UnidentifiedImageError) else "it is cut short" if cut else reason(error)
+    is_truncated = isinstance(error, struct.error | EOFError | IndexError)
+    why = known if isinstance(error, UnidentifiedImageError) else "it is cut short" if is_truncated else reason(error)
     return EvalfmError(f"{locator} cannot be read as an image ({why}); export it again or take it out of the table.")
 
 
 def _read_picture(path: Path, member: str | None, locator: str) -> Stored:
     _refuse_deep_colour(path, locator)
-    with Pillow.open(path, formats=FORMATS) as opened:
-        check_pixels(opened.height, opened.width, locator, len(opened.getbands()))
-        if opened.format in ("JPEG", "MPO"):
-            check_scans(path.read_bytes(), (opened.height, opened.width), locator)
-        # A JPEG from a camera may carry a preview as a second picture; the first is the film.
-        frames = 1 if opened.format in ("JPEG", "MPO") else _frames(path, opened, locator)
+    with Pillow.open(path, formats=FORMATS) as picture:
+        check_pixels(picture.height, picture.width, locator, len(picture.getbands()))
+        if picture.format in ("JPEG", "MPO"):
+            check_scans(path.read_bytes(), (picture.height, picture.width), locator)
+        # A JPEG from a camera may carry a preview as a second picture; the first is the image.
+        frames = 1 if picture.format in ("JPEG", "MPO") else _frames(path, picture, locator)
         number = frame_number(member, frames, locator)
         if number:
             # To show one frame all before it are drawn.
-            if number * opened.height * opened.width > _MOST_DRAWN:
+            if number * picture.height * picture.width > _MOST_DRAWN:
                 raise EvalfmError(f"{locator} is frame {number} of a long animation; save each frame as PNG.")
-            opened.seek(number)
-        opened.load()
-        return replace(_from_pillow(opened, locator), lossy=opened.format in ("JPEG", "MPO"))
+            picture.seek(number)
+        picture.load()
+        return replace(_from_pillow(picture, locator), lossy=picture.format in ("JPEG", "MPO"))
 
 
-def _frames(path: Path, opened: Pillow.Image, locator: str) -> int:
+def _frames(path: Path, picture: Pillow.Image, locator: str) -> int:
     """How many frames there are; those of a GIF are counted here, since Pillow counts without end."""
-    if opened.format != "GIF":
-        return int(getattr(opened, "n_frames", 1))
+    if picture.format != "GIF":
+        return int(getattr(picture, "n_frames", 1))
     data, frames = path.read_bytes(), 0
     place = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     blocks = 0
@@ -134,28 +134,28 @@ def _refuse_deep_colour(path: Path, locator: str) -> None:
         )
 
 
-def _from_pillow(opened: Pillow.Image, locator: str) -> Stored:
-    mode, kind = opened.mode, "JPEG" if opened.format == "MPO" else str(opened.format)
+def _from_pillow(picture: Pillow.Image, locator: str) -> Stored:
+    mode, kind = picture.mode, "JPEG" if picture.format == "MPO" else str(picture.format)
     if mode == "1":
-        return Stored(np.asarray(opened).astype(np.uint8)[None], 1, kind)
+        return Stored(np.asarray(picture).astype(np.uint8)[None], 1, kind)
     if mode == "L":
-        return Stored(np.array(opened)[None], 8, kind)
+        return Stored(np.array(picture)[None], 8, kind)
     if mode.startswith("I;16"):
-        return Stored(native(np.array(opened))[None], 16, kind)
+        return Stored(native(np.array(picture))[None], 16, kind)
     if mode in ("I", "F"):
-        return Stored(np.array(opened)[None], 32, kind)
+        return Stored(np.array(picture)[None], 32, kind)
     if mode == "LA":
-        grey, opacity = (np.asarray(band) for band in opened.split())
+        grey, opacity = (np.asarray(band) for band in picture.split())
         return Stored(grey[None], 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
     if mode == "RGBA":
-        opacity = np.asarray(opened.getchannel("A"))
-        colours = np.asarray(opened)[..., :3]
+        opacity = np.asarray(picture.getchannel("A"))
+        colours = np.asarray(picture)[..., :3]
         return Stored(_channels(colours), 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
     if mode == "P":
-        indices = np.array(opened)
-        return Stored(_channels(np.asarray(opened.convert("RGB"))), 8, f"{kind}, palette", indices)
+        indices = np.array(picture)
+        return Stored(_channels(np.asarray(picture.convert("RGB"))), 8, f"{kind}, palette", indices)
     if mode in ("RGB", "CMYK", "YCbCr"):
-        return Stored(_channels(np.asarray(opened.convert("RGB"))), 8, kind)
+        return Stored(_channels(np.asarray(picture.convert("RGB"))), 8, kind)
     raise EvalfmError(f"{locator} has pixels of mode {mode}, which are not known; save it as grey PNG.")
 
 
@@ -173,8 +173,8 @@ def _varies(opacity: NDArray[Any]) -> bool:
 def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
     page = page_of(path, member, locator)
     alone = page_alone(path, page, locator)
-    with tifffile.TiffFile(alone) as opened:
-        decoded: Any = opened.pages.first
+    with tifffile.TiffFile(alone) as picture:
+        decoded: Any = picture.pages.first
         photometric = int(decoded.photometric)
         depths = {int(bits) for bits in np.atleast_1d(decoded.bitspersample)}
         is_white_zero, is_lossy = photometric == _MINISWHITE, int(decoded.compression) in _LOSSY
@@ -191,22 +191,22 @@ def _read_tiff(path: Path, member: str | None, locator: str) -> Stored:
             pillow = _tiff_by_pillow(alone, depths, locator)
             return replace(pillow, white_is_zero=is_white_zero, lossy=is_lossy)
     if axes not in ("YX", "YXS", "SYX") or len(depths) != 1:
-        raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no film; save it as grey TIFF.")
+        raise EvalfmError(f"{locator} is a TIFF with axes {axes}, which is no image; save it as grey TIFF.")
     if values.dtype.kind not in "buif":
-        raise EvalfmError(f"{locator} is a TIFF of {values.dtype}, which is no film; save plain numbers.")
+        raise EvalfmError(f"{locator} is a TIFF of {values.dtype}, which is no image; save plain numbers.")
     shown = values[None] if axes == "YX" else values if axes == "SYX" else np.moveaxis(values, 2, 0)
     colours = 3 if photometric == _RGB else 1
     if len(shown) < colours or len(shown) > colours + 1:
         raise EvalfmError(f"{locator} is a TIFF of {len(shown)} channels; save it with one or three.")
     opacity = shown[colours:]
     bits, rule = depths.pop(), "TIFF" + (", opacity dropped" if len(opacity) else "")
-    film = native(np.ascontiguousarray(shown[:colours]))
+    pixels = native(np.ascontiguousarray(shown[:colours]))
     if is_white_zero:
-        if film.dtype.kind != "u":
-            raise EvalfmError(f"{locator} is a TIFF of {film.dtype} with white as zero; save it with black as zero.")
-        film, rule = (2**bits - 1 - film).astype(film.dtype), f"{rule}, white is zero"
+        if pixels.dtype.kind != "u":
+            raise EvalfmError(f"{locator} is a TIFF of {pixels.dtype} with white as zero; save it with black as zero.")
+        pixels, rule = (2**bits - 1 - pixels).astype(pixels.dtype), f"{rule}, white is zero"
     varies = bool(len(opacity)) and _varies(opacity)
-    return Stored(film, bits, rule, opacity_varies=varies, white_is_zero=is_white_zero, lossy=is_lossy)
+    return Stored(pixels, bits, rule, opacity_varies=varies, white_is_zero=is_white_zero, lossy=is_lossy)
 
 
 def _check_jpegs(alone: BinaryIO, page: Any, locator: str) -> None:
@@ -224,6 +224,6 @@ def _tiff_by_pillow(alone: BinaryIO, depths: set[int], locator: str) -> Stored:
             "whole; save it as grey TIFF without compression, or install imagecodecs."
         )
     alone.seek(0)
-    with Pillow.open(alone, formats=("TIFF",)) as opened:
-        opened.load()
-        return _from_pillow(opened, locator)
+    with Pillow.open(alone, formats=("TIFF",)) as picture:
+        picture.load()
+        return _from_pillow(picture, locator)

@@ -21,10 +21,10 @@ FRONTAL = ("PA", "AP")
 SHOWN = 10
 """Rows that a remark names."""
 LEAST_SIDE = 24
-"""Pixels below which nothing is said of a film's looks."""
+"""Pixels below which nothing is said of an image's looks."""
 _LOOKED_AT, _EDGE = 96, 3
 _FLAT = 0.06
-"""Share of a film's range within which black is black and white is white."""
+"""Share of an image's range within which black is black and white is white."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Report:
         labels: counts per label column.
         masks: per finding, how many rows have a mask, empty ones included.
         sizes: images per (height, width, significant bits).
-        negatives: rows, counted from 0, whose film looks inverted.
+        negatives: rows, counted from 0, whose image looks inverted.
     """
 
     faults: tuple[Fault, ...]
@@ -125,41 +125,41 @@ def _looks(manifest: Manifest, progress: Progress) -> list[_Look]:
         return list(progress.track(pool.map(look, range(len(manifest))), "images", len(manifest)))
 
 
-def looks_inverted(film: NDArray[np.float32]) -> bool:
-    """Whether a frontal chest film [H, W] is brighter over the lung fields than over the spine and the heart.
+def looks_inverted(pixels: NDArray[np.float32]) -> bool:
+    """Whether a frontal chest image [H, W] is brighter over the lung fields than over the spine and the heart.
 
     What is black or white up to the edge (borders, collimation, direct exposure) is left out, and blocks lie in the
-    same shares of the sides of what remains; no landmark is sought. On the 880 real films at hand 4 are called
+    same shares of the sides of what remains; no landmark is sought. On the 880 real images at hand 4 are called
     inverted, 2 of which are, and 876 of their 880 negatives, with borders or without. The blocks and the margin were
-    chosen on these same films, so other sets may fare a little worse.
+    chosen on these same images, so other sets may fare a little worse.
     """
-    height, width = film.shape
+    height, width = pixels.shape
     if min(height, width) < LEAST_SIDE:
         return False
     # A hundred rows and columns are enough for means of blocks, at a fraction of the cost of decoding.
-    film = film[:: max(1, height // _LOOKED_AT), :: max(1, width // _LOOKED_AT)]
-    highest = float(film.max())
+    pixels = pixels[:: max(1, height // _LOOKED_AT), :: max(1, width // _LOOKED_AT)]
+    highest = float(pixels.max())
     if highest <= 0:
         return False
     # Where fewer bits are significant than are stored, white is darker.
-    film = film / highest
-    shown = ~(_up_to_the_edge(film < _FLAT) | _up_to_the_edge(film > 1 - _FLAT))
+    pixels = pixels / highest
+    shown = ~(_up_to_the_edge(pixels < _FLAT) | _up_to_the_edge(pixels > 1 - _FLAT))
     rows = np.flatnonzero(shown.mean(axis=1) > _FLAT)
     columns = np.flatnonzero(shown.mean(axis=0) > _FLAT)
     if min(len(rows), len(columns)) < LEAST_SIDE // 2:
         return False
-    film = film[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    height, width = film.shape
+    pixels = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    height, width = pixels.shape
 
     def mean(top: float, bottom: float, left: float, right: float) -> float:
-        return float(film[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].mean())
+        return float(pixels[int(top * height) : int(bottom * height), int(left * width) : int(right * width)].mean())
 
     lungs = (mean(0.25, 0.7, 0.15, 0.375) + mean(0.25, 0.7, 0.625, 0.85)) / 2
     return lungs > mean(0.15, 0.9, 0.4, 0.6)
 
 
 def _up_to_the_edge(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Those of ``flat`` [H, W] that hang together with an edge of the film."""
+    """Those of ``flat`` [H, W] that hang together with an edge of the image."""
     from scipy.ndimage import label
 
     numbers, _ = label(flat)
@@ -173,8 +173,8 @@ def _up_to_the_edge(flat: NDArray[np.bool_]) -> NDArray[np.bool_]:
 def _about_negatives(negatives: tuple[int, ...], looks: list[_Look]) -> str:
     rows = ", ".join(str(row + 1) for row in negatives[:SHOWN]) + (", …" if len(negatives) > SHOWN else "")
     return (
-        f"{len(negatives)} of {len(looks)} grey films look inverted (brighter over the lungs than in the middle; of "
-        f"pictures other than frontal chest films this says nothing): rows {rows}."
+        f"{len(negatives)} of {len(looks)} grey images look inverted (brighter over the lungs than in the middle; of "
+        f"pictures other than frontal chest images this says nothing): rows {rows}."
     )
 
 

@@ -16,7 +16,7 @@ Runs = NDArray[np.int64]
 Size = tuple[int, int]
 
 EMPTY = "-1"
-"""What SIIM-ACR and CANDID-PTX write for a film without a lesion; read in every dialect."""
+"""What SIIM-ACR and CANDID-PTX write for an image without a lesion; read in every dialect."""
 _MOST_LETTERS = 7
 """Letters of 5 bits that a count of 32 bits takes at most."""
 

@@ -16,6 +16,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from evalfm.data.atomic import write_atomically
+from evalfm.data.columns import SPLITS
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
 
@@ -37,8 +38,8 @@ def assign(patients: Names, *, seed: int, fractions: Fractions = DEFAULT_FRACTIO
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
-    dealt = _cut(_uniform(unique, SPLIT, seed), fractions)
-    return dealt[codes]
+    assigned = _by_fractions(_uniform(unique, SPLIT, seed), fractions)
+    return assigned[codes]
 
 
 def stratified(
@@ -58,12 +59,12 @@ def stratified(
     _check_fractions(fractions)
     codes, unique = _patients(patients)
     order_by = _uniform(unique, SPLIT, seed)
-    dealt = np.empty(len(unique), dtype=object)
+    assigned = np.empty(len(unique), dtype=object)
     for members in _strata(codes, len(unique), labels):
         ordered = members[np.argsort(order_by[members], kind="stable")]
         places = (np.arange(len(ordered)) + 0.5) / len(ordered)
-        dealt[ordered] = _cut(places, fractions)
-    return dealt[codes]
+        assigned[ordered] = _by_fractions(places, fractions)
+    return assigned[codes]
 
 
 def test_where(
@@ -86,9 +87,9 @@ def test_where(
     if not chosen.any() or chosen.all():
         which = "every patient" if chosen.any() else "no patient"
         raise EvalfmError(f"The expression for the test split holds for {which}; write one that divides the patients.")
-    dealt = _cut(_uniform(unique, SPLIT, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
-    dealt[chosen] = "test"
-    return dealt[codes]
+    assigned = _by_fractions(_uniform(unique, SPLIT, seed), (1 - VAL_OF_TRAINING, VAL_OF_TRAINING, 0.0))
+    assigned[chosen] = "test"
+    return assigned[codes]
 
 
 def val_from_train(
@@ -118,14 +119,14 @@ def folds(patients: Names, k: int, seed: int, labels: ArrayLike | None = None) -
     if len(unique) < k:
         raise EvalfmError(f"{k} folds need {k} patients, there are {len(unique)}; take fewer folds.")
     order_by = _uniform(unique, "folds", seed)
-    dealt = np.empty(len(unique), dtype=np.intp)
-    dealt_so_far = 0
+    assigned = np.empty(len(unique), dtype=np.intp)
+    assigned_so_far = 0
     for members in _strata(codes, len(unique), labels, at_least=k):
         ordered = members[np.argsort(order_by[members], kind="stable")]
         # Counting on from class to class keeps the folds of equal size as a whole.
-        dealt[ordered] = (np.arange(len(ordered)) + dealt_so_far) % k
-        dealt_so_far += len(ordered)
-    return dealt[codes]
+        assigned[ordered] = (np.arange(len(ordered)) + assigned_so_far) % k
+        assigned_so_far += len(ordered)
+    return assigned[codes]
 
 
 def fold_split(
@@ -147,14 +148,14 @@ def fold_split(
     if (fold_of_patient[codes] != fold_of).any():
         raise EvalfmError("A patient is in two folds; deal the folds by patient.")
     order_by = _uniform(unique, f"fold {fold}", seed)
-    dealt = np.full(len(unique), "train", dtype=object)
-    dealt[fold_of_patient == fold] = "test"
+    assigned = np.full(len(unique), "train", dtype=object)
+    assigned[fold_of_patient == fold] = "test"
     for members in _strata(codes, len(unique), labels):
-        training = members[dealt[members] == "train"]
+        training = members[assigned[members] == "train"]
         ordered = training[np.argsort(order_by[training], kind="stable")]
         number = round(val_fraction * len(ordered))
-        dealt[ordered[: max(number, 1) if len(ordered) > 1 else 0]] = "val"
-    return dealt[codes]
+        assigned[ordered[: max(number, 1) if len(ordered) > 1 else 0]] = "val"
+    return assigned[codes]
 
 
 def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer: bool = False) -> NDArray[np.intp]:
@@ -226,12 +227,12 @@ def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLik
 
 def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
     """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line, in row order."""
-    names, parts = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
+    names, split_of_row = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
     written = []
-    for part in ("train", "val", "test"):
-        lines = "".join(f"{name}\n" for name in names[parts == part])
-        write_atomically(folder / f"{part}.txt", lines.encode())
-        written.append(folder / f"{part}.txt")
+    for split_name in SPLITS:
+        lines = "".join(f"{name}\n" for name in names[split_of_row == split_name])
+        write_atomically(folder / f"{split_name}.txt", lines.encode())
+        written.append(folder / f"{split_name}.txt")
     return written
 
 
@@ -247,16 +248,16 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
     split_of: dict[str, str] = {}
     split_of_stem: dict[str, str | None] = {}
     for path in lists:
-        part = _split_of_list(path)
+        split_name = _split_of_list(path)
         for name in _lines(path):
-            if split_of.setdefault(name, part) != part:
-                raise EvalfmError(f"{name} is in the lists of {split_of[name]} and {part}; keep it in one.")
+            if split_of.setdefault(name, split_name) != split_name:
+                raise EvalfmError(f"{name} is in the lists of {split_of[name]} and {split_name}; keep it in one.")
             # Two files that differ in their suffix only, in two lists: the stem alone tells nothing.
-            if split_of_stem.setdefault(_stem(name), part) != part:
+            if split_of_stem.setdefault(_stem(name), split_name) != split_name:
                 split_of_stem[_stem(name)] = None
     values = np.asarray(ids, dtype=object)
     known = [split_of.get(str(name)) or split_of_stem.get(_stem(str(name))) for name in values]
-    absent = [str(name) for name, part in zip(values, known, strict=True) if part is None]
+    absent = [str(name) for name, split_name in zip(values, known, strict=True) if split_name is None]
     if absent:
         raise EvalfmError(
             f"{len(absent)} of {len(values)} ids are in none of the lists, such as {', '.join(absent[:3])}; "
@@ -268,9 +269,9 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
 
 
 def _split_of_list(path: Path) -> str:
-    for start, part in (("train", "train"), ("val", "val"), ("test", "test")):
+    for start, split_name in (("train", "train"), ("val", "val"), ("test", "test")):
         if path.name.lower().startswith(start):
-            return part
+            return split_name
     raise EvalfmError(f"{path.name} does not say which split it lists; let its name begin with train, val or test.")
 
 
@@ -322,13 +323,13 @@ def _uniform(patients: Sequence[str], name: str, seed: int, purpose: str = "spli
     return numbers.astype(np.float64) / 2.0**53
 
 
-def _cut(places: NDArray[np.float64], fractions: Fractions) -> NDArray[np.object_]:
+def _by_fractions(places: NDArray[np.float64], fractions: Fractions) -> NDArray[np.object_]:
     train, val, _ = fractions
-    dealt = np.full(len(places), "test", dtype=object)
+    assigned = np.full(len(places), "test", dtype=object)
     # Fractions that add up to 1 leave nothing to the last share by rounding.
-    dealt[places < (train + val if train + val < 1 - 1e-9 else 2.0)] = "val"
-    dealt[places < (train if train < 1 - 1e-9 else 2.0)] = "train"
-    return dealt
+    assigned[places < (train + val if train + val < 1 - 1e-9 else 2.0)] = "val"
+    assigned[places < (train if train < 1 - 1e-9 else 2.0)] = "train"
+    return assigned
 
 
 def _classes(labels: ArrayLike) -> tuple[NDArray[np.intp], list[str]]:

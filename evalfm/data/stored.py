@@ -22,6 +22,7 @@ MOST_BYTES = 2**29
 LONGEST_SIDE = 2**16
 MOST_FRAMES = 10_000
 """Pages or frames of one file that are counted; a small file may claim or chain any number."""
+JSRT_SUFFIX, JSRT_SIDE, JSRT_BITS = ".img", 2048, 12
 
 _LONGEST_REASON = 200
 
@@ -88,7 +89,7 @@ def check_pixels(height: int, width: int, name: str, channels: int = 1, itemsize
     if too_many or height * width * channels * itemsize > MOST_BYTES:
         shown = f"{height} × {width}" + (f" × {channels}" if channels > 1 else "")
         raise EvalfmError(
-            f"{name} claims {shown} pixels, more than any film has; "
+            f"{name} claims {shown} pixels, more than any image has; "
             "take it out of the table, or cut it into smaller images."
         )
     if channels > MOST_CHANNELS:
@@ -141,3 +142,23 @@ def native(values: NDArray[Any]) -> NDArray[Any]:
     if values.dtype == bool:
         return values.astype(np.uint8)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def is_jsrt_raw(path: Path) -> bool:
+    """Whether ``path`` has the ending and the length of an image of JSRT; there is no mark to know one by."""
+    return path.suffix.lower() == JSRT_SUFFIX and path.stat().st_size == 2 * JSRT_SIDE**2
+
+
+def read_jsrt_raw(path: Path, locator: str) -> Stored:
+    """An image of JSRT with air dark: 4095 less the stored value (2048 × 2048, big-endian, no header).
+
+    Raises:
+        EvalfmError: a value has more than 12 bits, so that it is another format.
+    """
+    values = np.fromfile(path, dtype=">u2").reshape(1, JSRT_SIDE, JSRT_SIDE)
+    top = 2**JSRT_BITS - 1
+    if values.max() > top:
+        raise EvalfmError(
+            f"{locator} holds values up to {values.max()}, where JSRT's images have 12 bits; check the file."
+        )
+    return Stored((top - values).astype(np.uint16), JSRT_BITS, "JSRT raw, inverted")

@@ -63,10 +63,10 @@ def check_csv(path: Path, separator: str, most_columns: int = MOST_COLUMNS) -> N
             total += len(chunk)
             _check_bytes(path, total)
             # The first row may name more cells than the header, which pandas then takes for names of rows.
-            parts = chunk.split(b"\n", 2 - lines) if lines < 2 else ()
-            for number, part in enumerate(parts):
+            lines_here = chunk.split(b"\n", 2 - lines) if lines < 2 else ()
+            for number, line in enumerate(lines_here):
                 lines, cells = (lines + 1, 1) if number else (lines, cells)
-                cells += part.count(mark) if lines < 2 else 0
+                cells += line.count(mark) if lines < 2 else 0
                 _check_columns(path, cells, most_columns)
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.columns import SPLITS
 from evalfm.data.manifest import Manifest
 from evalfm.statistics.association import odds_ratio
 from evalfm.statistics.comparison import holm
 from evalfm.statistics.estimate import Estimate
 
-SPLITS = ("train", "val", "test")
 MOST_LEVELS = 8
 LEAST = 5
 """Rows that a level and its opposite must have to be compared."""
@@ -50,29 +50,29 @@ class Association:
 def table_one(manifest: Manifest) -> tuple[tuple[str, ...], list[Row]]:
     """Columns (splits that there are, and all) and rows: images, patients, labels, masks, attributes."""
     table = manifest.table
-    parts: dict[str, NDArray[np.bool_]] = {}
+    groups: dict[str, NDArray[np.bool_]] = {}
     if "split" in table:
-        parts = {name: (table["split"] == name).to_numpy() for name in SPLITS if (table["split"] == name).any()}
-    parts["all"] = np.ones(len(table), dtype=bool)
+        groups = {name: (table["split"] == name).to_numpy() for name in SPLITS if (table["split"] == name).any()}
+    groups["all"] = np.ones(len(table), dtype=bool)
     patients = pd.Series(manifest.patients)
-    rows = [Row("images", tuple(str(int(keep.sum())) for keep in parts.values()))]
+    rows = [Row("images", tuple(str(int(keep.sum())) for keep in groups.values()))]
     what = "patients" if manifest.patients_known else f"patients unknown; by {manifest.patient_column}"
-    rows.append(Row(what, tuple(str(patients[keep].nunique()) for keep in parts.values())))
+    rows.append(Row(what, tuple(str(patients[keep].nunique()) for keep in groups.values())))
     for name in manifest.labels:
-        rows += _described(name, table[name], parts, manifest.info.label_kind(name) == "binary")
+        rows += _described(name, table[name], groups, manifest.info.label_kind(name) == "binary")
     for finding in manifest.findings:
         present = table[f"{finding}_mask"].notna()
-        rows.append(Row(f"{finding} mask", tuple(_count(present[keep]) for keep in parts.values())))
+        rows.append(Row(f"{finding} mask", tuple(_count(present[keep]) for keep in groups.values())))
     for name in manifest.info.attributes:
         if name in table and name not in manifest.labels:
-            rows += _described(name, table[name], parts, binary=False)
-    return tuple(parts), rows
+            rows += _described(name, table[name], groups, binary=False)
+    return tuple(groups), rows
 
 
 def associations(manifest: Manifest) -> list[Association]:
     """Every binary label with every level of every attribute, the strongest first."""
     table, patients = manifest.table, manifest.patients
-    found = []
+    associations_found = []
     for label in manifest.labels:
         if manifest.info.label_kind(label) != "binary":
             continue
@@ -86,30 +86,30 @@ def associations(manifest: Manifest) -> list[Association]:
                         continue
                     ratio = odds_ratio(positive, present, patients)
                     shares = (float(positive[inside].mean()), float(positive[outside].mean()))
-                    found.append(Association(label, attribute, level, *shares, ratio))
-    return sorted(_corrected(found), key=lambda each: (each.p is None, each.p))
+                    associations_found.append(Association(label, attribute, level, *shares, ratio))
+    return sorted(_corrected(associations_found), key=lambda each: (each.p is None, each.p))
 
 
-def _corrected(found: list[Association]) -> list[Association]:
+def _corrected(associations_found: list[Association]) -> list[Association]:
     from dataclasses import replace
 
     from scipy.stats import norm
 
     raw = []
-    for each in found:
+    for each in associations_found:
         if each.odds.value is not None and each.odds.low is not None and each.odds.high is not None:
             error = (np.log(each.odds.high) - np.log(each.odds.low)) / (2 * norm.ppf(0.975))
             raw.append(float(2 * norm.sf(abs(np.log(each.odds.value)) / error)))
     corrected = iter(holm(raw).tolist() if raw else [])
-    return [each if each.odds.value is None else replace(each, p=next(corrected)) for each in found]
+    return [each if each.odds.value is None else replace(each, p=next(corrected)) for each in associations_found]
 
 
 def _levels(column: pd.Series) -> list[tuple[str, NDArray[np.float64]]]:
     """Levels of an attribute, each 1, 0 or NaN per row: a number at its median, words one against the others."""
     unknown = column.isna().to_numpy()
     if pd.api.types.is_numeric_dtype(column.dtype) and column.nunique() > 2:
-        cut = float(column.median())
-        return [(f"> {cut:g}", np.where(unknown, np.nan, (column > cut).to_numpy(dtype=np.float64)))]
+        median = float(column.median())
+        return [(f"> {median:g}", np.where(unknown, np.nan, (column > median).to_numpy(dtype=np.float64)))]
     levels = sorted(column.dropna().unique().tolist(), key=str)
     if len(levels) < 2 or len(levels) > MOST_LEVELS:
         return []
@@ -121,22 +121,24 @@ def _levels(column: pd.Series) -> list[tuple[str, NDArray[np.float64]]]:
     return [(_word(level), np.where(unknown, np.nan, (column == level).to_numpy(dtype=np.float64))) for level in wanted]
 
 
-def _described(name: str, column: pd.Series, parts: dict[str, NDArray[np.bool_]], binary: bool) -> list[Row]:
+def _described(name: str, column: pd.Series, groups: dict[str, NDArray[np.bool_]], binary: bool) -> list[Row]:
     rows = []
     if binary and pd.api.types.is_numeric_dtype(column.dtype):
-        rows.append(Row(name, tuple(_share(column[keep] == 1, column[keep].notna()) for keep in parts.values())))
+        rows.append(Row(name, tuple(_share(column[keep] == 1, column[keep].notna()) for keep in groups.values())))
     elif pd.api.types.is_numeric_dtype(column.dtype) and column.nunique() > 2:
-        rows.append(Row(f"{name}, median (quartiles)", tuple(_quartiles(column[keep]) for keep in parts.values())))
+        rows.append(Row(f"{name}, median (quartiles)", tuple(_quartiles(column[keep]) for keep in groups.values())))
     else:
         levels = sorted(column.dropna().unique().tolist(), key=str)
         if len(levels) > MOST_LEVELS:
-            rows.append(Row(f"{name}, different values", tuple(str(column[keep].nunique()) for keep in parts.values())))
+            rows.append(
+                Row(f"{name}, different values", tuple(str(column[keep].nunique()) for keep in groups.values()))
+            )
         for level in levels if len(levels) <= MOST_LEVELS else ():
-            shares = (_share(column[keep] == level, column[keep].notna()) for keep in parts.values())
+            shares = (_share(column[keep] == level, column[keep].notna()) for keep in groups.values())
             rows.append(Row(f"{name} = {_word(level)}", tuple(shares)))
     unknown = column.isna()
     if unknown.any():
-        rows.append(Row(f"{name} unknown", tuple(_count(unknown[keep]) for keep in parts.values())))
+        rows.append(Row(f"{name} unknown", tuple(_count(unknown[keep]) for keep in groups.values())))
     return rows
 
 

@@ -121,7 +121,7 @@ def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
     height, width = page.size
     samples = page.number(_SAMPLES, 1)
     if page.number(_DEPTH, 1) > 1:
-        raise EvalfmError(f"{locator} is a TIFF with depth, which is no film; save it as grey TIFF.")
+        raise EvalfmError(f"{locator} is a TIFF with depth, which is no image; save it as grey TIFF.")
     depth = max(page.tags.get(_BITS, (0, (1,)))[1])
     check_pixels(height, width, locator, samples, -(-depth // 8))
     compression = page.number(_COMPRESSION, 1)
@@ -222,8 +222,8 @@ def _chain(stream: BinaryIO, layout: _Layout, offset: int, whole: int, locator: 
             raise _damaged(locator, f"a page has {count} tags")
         table = stream.read(count * entry_size)
         (offset,) = struct.unpack(layout.offset, stream.read(struct.calcsize(layout.offset)))
-        told = _tags(stream, table, layout, locator, (_SUBFILE, _OLD_SUBFILE))
-        kind, old_kind = (told.get(tag, (0, (0,)))[1][0] for tag in (_SUBFILE, _OLD_SUBFILE))
+        tags = _tags(stream, table, layout, locator, (_SUBFILE, _OLD_SUBFILE))
+        kind, old_kind = (tags.get(tag, (0, (0,)))[1][0] for tag in (_SUBFILE, _OLD_SUBFILE))
         if not kind & _REDUCED_COPY and old_kind != _OLD_REDUCED_COPY:
             yield table
 
@@ -231,9 +231,9 @@ def _chain(stream: BinaryIO, layout: _Layout, offset: int, whole: int, locator: 
 def _tags(
     stream: BinaryIO, table: bytes, layout: _Layout, locator: str, wanted: Container[int] = _MOST_NUMBERS
 ) -> Tags:
-    found: Tags = {}
+    tags: Tags = {}
     for tag, kind, count, value in struct.iter_unpack(layout.entry, table):
-        if tag not in wanted or tag in found:
+        if tag not in wanted or tag in tags:
             continue
         if kind not in _FORMATS or not 1 <= count <= _MOST_NUMBERS[tag]:
             raise _damaged(locator, f"tag {tag} of a page holds {count} values of type {kind}")
@@ -242,8 +242,8 @@ def _tags(
         if length > len(value):
             stream.seek(struct.unpack(layout.offset, value)[0])
             value = stream.read(length)
-        found[tag] = (kind, struct.unpack(numbers, value[:length]))
-    return found
+        tags[tag] = (kind, struct.unpack(numbers, value[:length]))
+    return tags
 
 
 def _written(tags: Tags, page: Page, places: tuple[int, int], segments: list[bytes]) -> io.BytesIO:

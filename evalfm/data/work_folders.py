@@ -98,7 +98,7 @@ def replace(work: Path, final: Path) -> None:
     try:
         # Another process may have moved it away just now.
         with contextlib.suppress(FileNotFoundError):
-            final.rename(_aside(final, work.parent))
+            final.rename(_earlier(final, work.parent))
         work.rename(final)
     except OSError:
         if not final.is_dir():
@@ -122,18 +122,18 @@ def put(work: Path, final: Path) -> None:
 
 def recover(final: Path, beside: Path) -> None:
     """Bring back a ``final`` that a killed ``replace`` with its work folder in ``beside`` had moved aside."""
-    aside = _aside(final, beside)
-    if not aside.is_dir():
+    earlier = _earlier(final, beside)
+    if not earlier.is_dir():
         return
     if final.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(earlier, ignore_errors=True)
     else:
         # Another process may do the same at the same moment.
         with contextlib.suppress(OSError):
-            aside.rename(final)
+            earlier.rename(final)
 
 
-def _aside(final: Path, beside: Path) -> Path:
+def _earlier(final: Path, beside: Path) -> Path:
     """Where the old ``final`` waits until the new one stands; the same name for every process."""
     place = os.path.relpath(os.path.abspath(final), os.path.abspath(beside))
     return beside / f"{EARLIER}{hashlib.sha256(place.encode()).hexdigest()[:16]}"
@@ -151,12 +151,12 @@ def _exchanged(one: Path, other: Path) -> bool:
 @functools.cache
 def machine() -> str:
     """What process numbers are unique in: this start of this machine, and the container's own numbering; hashed."""
-    parts = [socket.gethostname()]
+    identity = [socket.gethostname()]
     with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        identity.append(Path("/proc/sys/kernel/random/boot_id").read_text())
     with contextlib.suppress(OSError):
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+        identity.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
 
 
 def _is_stale(folder: Path, owner: str) -> bool:

@@ -8,21 +8,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from evalfm.encoders.card import EncoderCard as EncoderCard
     from evalfm.encoders.encoder import Encoder as Encoder
+    from evalfm.encoders.encoder import EncoderState as EncoderState
     from evalfm.encoders.encoder import Features as Features
+    from evalfm.encoders.encoder import RawFeatures as RawFeatures
     from evalfm.encoders.loading import load_encoder as load_encoder
-    from evalfm.encoders.registry import find_card as find_card
+    from evalfm.encoders.reference import EncoderRef as EncoderRef
+    from evalfm.encoders.reference import find_card as find_card
     from evalfm.encoders.registry import list_cards as list_cards
 
 _HOME = {
     "Encoder": "encoder",
     "EncoderCard": "card",
+    "EncoderRef": "reference",
+    "EncoderState": "encoder",
     "Features": "encoder",
-    "find_card": "registry",
+    "RawFeatures": "encoder",
+    "find_card": "reference",
     "list_cards": "registry",
     "load_encoder": "loading",
 }
 
-__all__ = ["Encoder", "EncoderCard", "Features", "find_card", "list_cards", "load_encoder"]
+__all__ = list(_HOME)
 
 
 def __getattr__(name: str) -> Any:

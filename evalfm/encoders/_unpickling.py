@@ -175,8 +175,8 @@ def tensors_of(
 
 
 def _entries(state: dict[str, Any], kind: str) -> dict[Any, Any]:
-    found = state.get(kind)
-    return dict(found) if isinstance(found, Mapping) else {}
+    entries = state.get(kind)
+    return dict(entries) if isinstance(entries, Mapping) else {}
 
 
 def _joined(prefix: str, name: Any) -> str:
@@ -185,29 +185,29 @@ def _joined(prefix: str, name: Any) -> str:
 
 
 def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any]:
-    """Write the tensors of ``source`` to ``target``; what was found, or ``error`` as a sentence's end."""
+    """Write the tensors of ``source`` to ``target``; what they are, or ``error`` as a sentence's end."""
     left_out: list[str] = []
     try:
         every = list(tensors_of(read(source), left_out))
     except Exception as error:
         said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
-        return {"error": f"is damaged, cut short or no checkpoint of torch with plain tensors ({said}); fetch it again"}
-    found: dict[str, Tensor] = {}
+        return {"error": f"is damaged, incomplete or no torch checkpoint of plain tensors ({said}); fetch it again"}
+    tensors: dict[str, Tensor] = {}
     total = sum(tensor.numel() * tensor.element_size() for _, tensor in every)
     if total > 256 * 2**20 + 50 * os.path.getsize(source):
         return {"error": f"declares tensors of {total} bytes, which it cannot hold; fetch it again"}
     for name, tensor in every:
-        if name in found:
+        if name in tensors:
             return {"error": f"holds two tensors of the name {name}; save its state dict where its library is at hand"}
         if not name or tensor.layout != torch.strided or tensor.dtype not in PLAIN_TYPES:
             kind = f"{name or 'one'} of {tensor.layout} and {tensor.dtype}"
             return {"error": f"holds a tensor that safetensors cannot ({kind}); save its state dict with plain tensors"}
         # Names that share a tensor get one each: safetensors keeps no ties, and a loader asks for every name.
-        found[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
-    if not found:
+        tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if not tensors:
         return {"error": "holds no tensors by name; save its state dict where its library is at hand"}
-    save_file(found, target, metadata=metadata)
-    return {"tensors": len(found), "values": sum(each.numel() for each in found.values()), "left_out": left_out}
+    save_file(tensors, target, metadata=metadata)
+    return {"tensors": len(tensors), "values": sum(each.numel() for each in tensors.values()), "left_out": left_out}
 
 
 def _end_with_parent(target: str) -> None:

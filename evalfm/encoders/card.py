@@ -11,7 +11,7 @@ from evalfm.cards import CardModel
 
 Unit = Literal["unit-interval", "HU", "raw"]
 ResizePolicy = Literal["squash", "shortest-edge-crop", "letterbox"]
-Scaling = Literal["range", "min-max-film", "min-max-input", "z-score-input"]
+Scaling = Literal["range", "min-max-image", "min-max-input", "z-score-input"]
 Family = Literal["timm", "torchvision", "transformers", "open_clip", "ports", "classical", "light", "own"]
 
 # YAML reads a bare yes or no as a boolean.
@@ -37,7 +37,7 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 MAX_SIDE = 8192
 """Pixels along a side of a model's input; three channels of so many squared take 800 MB."""
 
-SAID = {
+DESCRIPTIVE = {
     *("summary", "licence", "commercial_use", "gated", "paradigm", "domain", "pretraining_data", "paper"),
     *("golden", "confirmed", "unconfirmed", "weights", "text_tower", "variants", "variant"),
 }
@@ -53,7 +53,7 @@ class WeightsFacts(CardModel):
         repository: the hub's repository id; ``file`` in it, at the pinned ``revision``: a commit, or ``main`` where
             none is known, which ``unconfirmed`` then says.
         sha256: digest of the file, where it is known.
-        request: where the weights are asked for, if they lie on no hub: a sentence's object, such as
+        request: where the weights are requested, if they lie on no hub: a sentence's object, such as
             ``the authors' request form (https://...)``.
         wrapper: keys that lead from the checkpoint's top to its tensors, such as ``[teacher]``.
         strip_prefix: what the authors' wrapper put before each name, such as ``module.``.
@@ -85,7 +85,7 @@ class WeightsFacts(CardModel):
 
 
 class Preprocessing(CardModel):
-    """How a film becomes the model's input.
+    """How an image becomes the model's input.
 
     Attributes:
         input_size: (height, width) of the tensor.
@@ -93,7 +93,7 @@ class Preprocessing(CardModel):
             the centre; ``letterbox``: the long edge fits, the rest is ``pad_value``.
         resize_to: length of the short edge before the crop, in pixels; with ``letterbox``, side of the padded
             square that is then resized to the input size (None: padded to the input size itself).
-        pad: where a letterbox puts the film: in the ``centre``, or at the ``start`` (top left).
+        pad: where a letterbox puts the image: in the ``centre``, or at the ``start`` (top left).
         pad_value: fill of a letterbox, on the image's own scale (0 is black in the unit interval).
         interpolation, antialias: of the resize; antialiased filters are PIL's.
         crop_rounding: where a centre crop begins that leaves an odd pixel: ``even`` rounds half to even, as torchvision
@@ -105,8 +105,8 @@ class Preprocessing(CardModel):
             the authors resize numbers that they have normalised already.
         channels: what the model takes; one channel is repeated to three, three are reduced to one by luma.
         units: what images the encoder accepts.
-        scaling: ``range``: values become ``input_range``. By the image's own values: ``min-max-film`` brings the
-            smallest and largest pixel of the film to ``input_range``, ``min-max-input`` those of the resized input;
+        scaling: ``range``: values become ``input_range``. By the image's own values: ``min-max-image`` brings the
+            smallest and largest pixel of the image to ``input_range``, ``min-max-input`` those of the resized input;
             ``z-score-input`` centres the input and divides by its unbiased standard deviation (below 1e-6: centred
             only), and leaves ``input_range`` out.
         input_range: what 0 and 1 become before ``mean`` and ``std``; None leaves values alone.
@@ -133,8 +133,8 @@ class Preprocessing(CardModel):
 
     @property
     def bounded(self) -> bool:
-        """Whether a resized film lies in the unit interval before its scaling."""
-        return self.cut_overshoot and (self.units == ("unit-interval",) or self.scaling == "min-max-film")
+        """Whether a resized image lies in the unit interval before its scaling."""
+        return self.cut_overshoot and (self.units == ("unit-interval",) or self.scaling == "min-max-image")
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
@@ -216,11 +216,11 @@ class Variant(CardModel):
 
 
 class Golden(CardModel):
-    """What the true weights gave for the test film, to recognise a drifted library.
+    """What the true weights gave for the test image, to recognise a drifted library.
 
     Attributes:
         weights: SHA-256 of the encoder's tensors (``Encoder.weights_digest``).
-        pooled: the first values of the pooled embedding of the test film.
+        pooled: the first values of the pooled embedding of the test image.
         norm: Euclidean length of the whole embedding.
         libraries: versions under which it was made.
     """
@@ -248,9 +248,9 @@ class EncoderCard(CardModel):
         size_multiple: input sizes must be multiples of this (the patch size of a ViT).
         fixed_input_size: whether the model takes its native input size only.
         pretraining_data: for contamination flags.
-        golden: what the published weights gave for the test film, if anybody who has them wrote it down.
+        golden: what the published weights gave for the test image, if anybody who has them wrote it down.
         confirmed: one sentence for what was checked, and against what.
-        unconfirmed: one sentence for each fact that nobody checked against the source.
+        unconfirmed: one sentence for each fact that was not checked against the source.
     """
 
     model_config = ConfigDict(serialize_by_alias=True)
@@ -287,9 +287,14 @@ class EncoderCard(CardModel):
     confirmed: tuple[str, ...] = ()
     unconfirmed: tuple[str, ...] = ()
 
-    def deciding(self) -> dict[str, Any]:
-        """The facts that decide the features, as plain values; what is said about the encoder is left out."""
-        facts = self.model_dump(mode="json", by_alias=True, exclude=SAID)
+    def feature_facts(self) -> dict[str, Any]:
+        """The facts that decide the features, as plain values; what is said about the encoder is left out.
+
+        >>> from evalfm.encoders import find_card
+        >>> sorted(set(find_card("hog").feature_facts()) & {"pooling", "licence"})
+        ['pooling']
+        """
+        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE)
         # A card with variants is another encoder only where one is taken.
         return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}
 

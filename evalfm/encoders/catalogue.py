@@ -1,4 +1,4 @@
-"""The catalogue as a list: which encoders answer to a licence, a domain, a size, and what is said of each."""
+"""The catalogue: which encoders have a licence, a domain, a size; and each card as a person reads it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from evalfm.encoders.card import AbsentCard, EncoderCard
+from evalfm.encoders.card import AbsentCard, EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.registry import list_absent, list_cards
 from evalfm.errors import EvalfmError
+
+COMMERCIAL = {"yes": "commercial use allowed", "no": "no commercial use", "ask": "read it before commercial use"}
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "G": 10**9}
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What an encoder must be; None and False ask for nothing.
+    """What an encoder must be; None and False exclude nothing.
 
     Attributes:
         paradigm, commercial: exactly this.
@@ -34,8 +36,8 @@ class Wanted:
     least: int | None = None
     most: int | None = None
 
-    def answers(self, card: EncoderCard | AbsentCard) -> bool:
-        """Whether ``card`` is what is wanted; a size that is not known answers to no bound."""
+    def matches(self, card: EncoderCard | AbsentCard) -> bool:
+        """Whether ``card`` is what is wanted; a size that is not known lies in no bounds."""
         size = card.parameters if isinstance(card, EncoderCard) else None
         tower = card.text_tower if isinstance(card, EncoderCard) else None
         return (
@@ -55,11 +57,14 @@ def parameters_of(text: str) -> int:
 
     Raises:
         EvalfmError: it is none.
+
+    >>> parameters_of("1.2B")
+    1200000000
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBG]?)\s*", text, re.IGNORECASE)
-    if found is None:
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBG]?)\s*", text, re.IGNORECASE)
+    if match is None:
         raise EvalfmError(f"{text!r} is no number of parameters; write it as 90M or 1.2B.")
-    return round(float(found[1]) * UNITS[found[2].upper()])
+    return round(float(match[1]) * UNITS[match[2].upper()])
 
 
 def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCard]:
@@ -67,12 +72,15 @@ def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCar
 
     Raises:
         EvalfmError: none is what is wanted.
+
+    >>> "rad-dino" in catalogue(Wanted(domain="chest", commercial="yes"))
+    True
     """
     every: dict[str, EncoderCard | AbsentCard] = {**list_cards(), **list_absent()}
-    kept = {name: card for name, card in every.items() if wanted is None or wanted.answers(card)}
+    kept = {name: card for name, card in every.items() if wanted is None or wanted.matches(card)}
     if not kept:
         domains = ", ".join(sorted({card.domain for card in every.values() if card.domain != "none"}))
-        raise EvalfmError(f"No encoder is all of that; ask for less (domains: {domains}).")
+        raise EvalfmError(f"No encoder meets all conditions; leave one out (domains: {domains}).")
     return kept
 
 
@@ -84,10 +92,153 @@ def weights_word(card: EncoderCard | AbsentCard) -> str:
 
 
 def shown_size(parameters: int) -> str:
-    """A number of parameters as a person says it."""
+    """A number of parameters as a person says it.
+
+    >>> shown_size(86_580_480)
+    '86.6M'
+    """
     return f"{parameters / 1e6:.1f}M" if parameters else "0"
 
 
 def pretraining(sets: Iterable[object]) -> str:
     """Pre-training sets in a line."""
     return ", ".join(f"{getattr(each, 'name', '')} ({getattr(each, 'what', '')})" for each in sets) or "none"
+
+
+def described(card: EncoderCard | AbsentCard) -> list[tuple[str, list[str]]]:
+    """Sections of plain lines, by their titles.
+
+    >>> from evalfm.encoders import find_card
+    >>> dict(described(find_card("hog")))["Weights"]
+    ['none']
+    """
+    sections = [("", [f"{card.name}: {card.summary}"])]
+    sections += _absent(card) if isinstance(card, AbsentCard) else _loadable(card)
+    terms = [f"{card.licence}; {COMMERCIAL[card.commercial_use]}"]
+    if card.gated:
+        terms.append("behind a form or a licence that must be accepted first")
+    sections.append(("Licence", terms))
+    if card.paradigm != "none":
+        origin = [f"{card.paradigm}, on {card.domain}", f"data: {pretraining(card.pretraining_data)}"]
+        sections.append(("Pre-training", [*origin, *([f"paper: {card.paper}"] if card.paper else [])]))
+    if isinstance(card, EncoderCard):
+        sections.append(("Confirmed", list(card.confirmed)))
+    sections.append(("Not confirmed", list(card.unconfirmed)))
+    return [(title, lines) for title, lines in sections if lines]
+
+
+def _absent(card: AbsentCard) -> list[tuple[str, list[str]]]:
+    lines = [card.reason, card.embeddings, "Give them as --encoder precomputed:FILE, a table joined by image id."]
+    if card.pooled_dim is not None:
+        lines.append(f"embedding of {card.pooled_dim} dimensions")
+    return [("evalfm does not load it", lines)]
+
+
+def _loadable(card: EncoderCard) -> list[tuple[str, list[str]]]:
+    library = "its own code" if card.family == "own" else card.family
+    model = [f"{card.architecture} ({library}), {shown_size(card.parameters)} parameters"]
+    poolings = [
+        f"{name}: {dim} dimensions"
+        + ("" if name == card.pooling else f"; take it as {card.name.partition('@')[0]}@{name}")
+        for name, dim in sorted(card.poolings.items(), key=lambda pair: pair[0] != card.pooling)
+    ]
+    return [
+        ("Model", model),
+        ("Input", _input(card)),
+        ("Embedding", poolings),
+        ("Variants", _variants(card)),
+        ("Maps", _maps(card)),
+        ("Text", _text(card)),
+        ("Weights", _weights(card.weights)),
+    ]
+
+
+def _variants(card: EncoderCard) -> list[str]:
+    own = card.name.partition("@")[0]
+    return [
+        f"{name}: {variant.summary}" + (" (taken)" if name == card.variant else f" Take it as {own}@{name}.")
+        for name, variant in card.variants.items()
+    ]
+
+
+def _input(card: EncoderCard) -> list[str]:
+    facts = card.preprocessing
+    height, width = facts.input_size
+    size = f"{height} × {width}, {_resize(facts)}, {facts.interpolation}{' antialiased' if facts.antialias else ''}"
+    if card.fixed_input_size:
+        other = "no other size"
+    elif card.size_multiple > 1:
+        other = f"other sizes in multiples of {card.size_multiple} with --input-size"
+    else:
+        other = "other sizes with --input-size"
+    channels = "grey is repeated to three channels" if facts.channels == 3 else "one channel; colour is reduced to luma"
+    return [size, other, channels, _scaling(facts), f"takes {' or '.join(facts.units)} images"]
+
+
+def _resize(facts: Preprocessing) -> str:
+    if facts.resize == "squash":
+        return "the whole image squashed to it"
+    if facts.resize == "shortest-edge-crop":
+        return f"shortest edge to {facts.resize_to}, then the centre (the rest is not seen)"
+    side = f"a square of {facts.resize_to}" if facts.resize_to else "it"
+    return f"longest edge fitted into {side}, filled with {facts.pad_value:g} from the {facts.pad}"
+
+
+def _scaling(facts: Preprocessing) -> str:
+    if facts.scaling == "z-score-input":
+        return "each input less its own mean, divided by its own standard deviation"
+    statistics = f"mean {_numbers(facts.mean)}, standard deviation {_numbers(facts.std)}"
+    if facts.input_range is None:
+        return f"values as they are, {statistics}"
+    low, high = facts.input_range
+    ends = {"range": "black and white", "min-max-image": "the image's smallest and largest value"}
+    what = ends.get(facts.scaling, "the smallest and largest input value")
+    return f"{what} become {low:g} and {high:g}; then {statistics}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{value:.10g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
+def _maps(card: EncoderCard) -> list[str]:
+    if not card.map_layers:
+        return ["none: it cannot say where something is"]
+    kind = "stage" if len(set(card.map_strides)) == len(card.map_strides) else "block"
+    where = f"{kind}{'s' if len(card.map_layers) > 1 else ''} {_listed(card.map_layers)}"
+    cells = f"one cell per {_listed(card.map_strides)} pixels of the input"
+    lines = [f"{where}: {_listed(card.map_channels)} channels, {cells}"]
+    if card.prefix_tokens:
+        lines.append(f"{card.prefix_tokens} prefix token{'s' if card.prefix_tokens > 1 else ''} dropped")
+    if card.map_norm == "final":
+        lines.append("the model's last norm is applied to each")
+    return lines
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return str(values[0]) if len(set(values)) == 1 else ", ".join(map(str, values))
+
+
+def _text(card: EncoderCard) -> list[str]:
+    tower = card.text_tower
+    if tower is None:
+        return []
+    prompts = f"a finding is {tower.present.format('FINDING')!r}, its absence {tower.absent.format('FINDING')!r}"
+    own = card.name.partition("@")[0]
+    space = (
+        f"sentences of up to {tower.context_length} tokens, {tower.dim} dimensions, shared with {own}@{tower.pooling}"
+    )
+    return [space, prompts]
+
+
+def _weights(facts: WeightsFacts) -> list[str]:
+    if facts.source == "none":
+        return ["none"]
+    if facts.source == "hub":
+        lines = [f"{facts.repository}, {facts.file}, revision {facts.revision}"]
+    else:
+        lines = [
+            f"give the file as --weights PATH; it comes from {facts.request}"
+            if facts.request
+            else "give the file as --weights PATH"
+        ]
+    return lines + ([f"SHA-256 {facts.sha256}"] if facts.sha256 else [])

@@ -52,7 +52,7 @@ class Converted:
 
 
 def examine(path: Path) -> Examined:
-    """What the pickle ``path`` would import, found by disassembly; nothing of it is run.
+    """What the pickle ``path`` would import, seen by disassembly; nothing of it is run.
 
     Raises:
         EvalfmError: there is no such file, it needs no conversion, or it is of a kind that cannot be converted.
@@ -74,13 +74,13 @@ def examine(path: Path) -> Examined:
                     "torch.jit.load where you trust it."
                 )
         elif head[:1] != b"\x80":
-            raise EvalfmError(f"{path} is no checkpoint of torch, or it is cut short; fetch it again.")
+            raise EvalfmError(f"{path} is no checkpoint of torch, or it is incomplete; fetch it again.")
         imports = unsafe_globals(path, WeightsFacts(source="path"))
     except EvalfmError:
         raise
     except Exception as error:
         # The archive's reader raises whatever a damaged one makes it trip over.
-        raise EvalfmError(f"{path} is damaged or cut short ({error}); fetch it again.") from None
+        raise EvalfmError(f"{path} is damaged or incomplete ({error}); fetch it again.") from None
     if not imports:
         raise EvalfmError(f"{path} names nothing but tensors and needs no conversion: give it to --weights as it is.")
     return Examined(path, file_digest(path), size, tuple(imports))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, final
 
@@ -20,13 +19,14 @@ from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
 from evalfm.encoders.preprocessing import Augment, Preparer
+from evalfm.encoders.text import TextTower
+from evalfm.encoders.weights import foreign_code, tensor_digest
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from evalfm.data.images import Image
-    from evalfm.encoders.text import TextTower
 
 CONTRACT = 2
 """Raised whenever evalfm's own preparation, pooling or built-in features change."""
@@ -76,7 +76,7 @@ class RawFeatures:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EncoderState:
     """How one encoder is run: the card's preprocessing with overrides, and where its weights came from.
 
     Attributes:
@@ -105,11 +105,11 @@ class Encoder(nn.Module, ABC):
     made of the tensors, the card, the code's file, the preprocessing, the precision and the libraries.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings | None = None) -> None:
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
         super().__init__()
         self.card = card
-        self.settings = settings or Settings()
-        self.preparer = Preparer(self.settings.preprocessing or card.preprocessing, card.name)
+        self.state = state or EncoderState()
+        self.preparer = Preparer(self.state.preprocessing or card.preprocessing, card.name)
         self._digest: str | None = None
         # In a list, so that the tower is no part of the encoder's own parameters.
         self._towers: list[TextTower] = []
@@ -131,17 +131,31 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no final norm; its card must say map_norm: none")
 
     def _text_tower(self) -> TextTower:
-        """Build the text tower of the same weights; called once, when first asked for."""
+        """Build the text tower of the same weights; called once, when first needed."""
         raise NotImplementedError(f"{type(self).__name__} has no text tower; its card must name none")
 
     @final
     def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input [C, h, w] for one film, and its geometry; see :class:`Preparer`."""
+        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`.
+
+        >>> import numpy as np
+        >>> from evalfm.data.images import Image
+        >>> from evalfm.encoders import load_encoder
+        >>> radiograph = Image(np.zeros((1, 512, 300), np.float32), "unit-interval", 8, None, "example")
+        >>> tensor, geometry = load_encoder("pixels").prepare(radiograph)
+        >>> tensor.shape
+        torch.Size([1, 256, 256])
+        """
         return self.preparer(image, augment)
 
     @final
     def geometry_of(self, height: int, width: int) -> Geometry:
-        """How a film [height, width] lies in the model's input."""
+        """How an image [height, width] lies in the model's input.
+
+        >>> from evalfm.encoders import load_encoder
+        >>> load_encoder("pixels").geometry_of(512, 300).output
+        (256, 256)
+        """
         return self.preparer.geometry_of(height, width)
 
     @final  # type: ignore[misc]
@@ -152,7 +166,7 @@ class Encoder(nn.Module, ABC):
             EvalfmError: the batch has another shape, or the model gives other dimensions than its card says.
         """
         self._check_batch(batch)
-        dtype = PRECISIONS[self.settings.precision]
+        dtype = PRECISIONS[self.precision]
         # A model that is only laid out (device meta) has shapes to tell, and autocast does not know that device.
         place = "cpu" if batch.is_meta else batch.device.type
         with torch.autocast(place, dtype, enabled=dtype != torch.float32):
@@ -170,6 +184,11 @@ class Encoder(nn.Module, ABC):
 
         Raises:
             EvalfmError: as ``forward``; or the features are not finite.
+
+        >>> from evalfm.encoders import load_encoder
+        >>> features = load_encoder("pixels").encode(torch.zeros(2, 1, 256, 256))
+        >>> features.pooled.shape, features.maps[0].shape
+        (torch.Size([2, 256]), torch.Size([2, 16, 16, 16]))
         """
         in_training = [module for module in self.modules() if module.training]
         self.eval()
@@ -181,14 +200,14 @@ class Encoder(nn.Module, ABC):
         assert isinstance(features, Features)
         if not _is_finite((features.pooled, *features.maps)):
             raise EvalfmError(
-                f"{self.card.name} gives NaN or infinite features in {self.settings.precision}; "
+                f"{self.card.name} gives NaN or infinite features in {self.precision}; "
                 "use --precision float32, or check the weights."
             )
         return features
 
     @final
     def text_tower(self) -> TextTower:
-        """The tower that reads sentences, on the encoder's device; loaded when first asked for.
+        """The tower that reads sentences, on the encoder's device; loaded when first needed.
 
         Raises:
             EvalfmError: the encoder has none, or a file of its tokenizer is missing.
@@ -239,16 +258,25 @@ class Encoder(nn.Module, ABC):
     @property
     def random_weights(self) -> bool:
         """Whether the weights were drawn and never trained."""
-        return self.settings.random_weights
+        return self.state.random_weights
+
+    @property
+    def precision(self) -> Precision:
+        """Number format in which the model runs."""
+        return self.state.precision
 
     @property
     def notes(self) -> tuple[Caution, ...]:
         """Sentences that a run must repeat."""
-        return self.settings.notes
+        return self.state.notes
+
+    def add_notes(self, *cautions: Caution) -> None:
+        """Add cautions that a run must repeat."""
+        self.state = replace(self.state, notes=(*self.state.notes, *cautions))
 
     @property
     def weights_digest(self) -> str:
-        """SHA-256 of every tensor with its name, as they were when first asked for (or last ``seal``ed)."""
+        """SHA-256 of every tensor with its name, as they were when first needed (or last ``seal``ed)."""
         if self._digest is None:
             self.seal()
         assert self._digest is not None
@@ -264,10 +292,10 @@ class Encoder(nn.Module, ABC):
         content = {
             "contract": CONTRACT,
             "weights": self.weights_digest,
-            "card": self.card.deciding(),
+            "card": self.card.feature_facts(),
             "preprocessing": self.preparer.facts.model_dump(mode="json"),
-            "precision": self.settings.precision,
-            "code": [self.settings.code_digest, *foreign_code(type(self))],
+            "precision": self.precision,
+            "code": [self.state.code_digest, *foreign_code(type(self))],
             "libraries": {name: version(name) for name in ("torch", *_LIBRARIES.get(self.card.family, ()))},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -313,7 +341,7 @@ class Encoder(nn.Module, ABC):
                 return raw.final[:, self.card.prefix_tokens :].mean(1)
         if raw.final is not None and raw.final.ndim == 4 and name in ("gap", "mean"):
             return raw.final.mean((2, 3))
-        raise EvalfmError(f"{self.card.name} has no pooling {name!r}; mend the card's poolings.")
+        raise EvalfmError(f"{self.card.name} has no pooling {name!r}; fix the card's poolings.")
 
     def _check_features(self, features: Features, batch: int) -> None:
         expected = [(batch, self.pooled_dim)] + [
@@ -324,7 +352,7 @@ class Encoder(nn.Module, ABC):
         if actual != expected:
             raise EvalfmError(
                 f"{self.card.name} gives features {actual}, its card promises {expected}; "
-                "mend the card, or install the library version it was written for."
+                "fix the card, or install the library version it was written for."
             )
 
 
@@ -336,35 +364,9 @@ def _is_finite(tensors: Sequence[Tensor]) -> bool:
 
 
 def is_precision(name: str) -> TypeGuard[Precision]:
-    """Whether ``name`` is a precision that encoders run in."""
+    """Whether ``name`` is a precision that encoders run in.
+
+    >>> is_precision("float32"), is_precision("float64")
+    (True, False)
+    """
     return name in PRECISIONS
-
-
-def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors by sorted name, with type and shape; the same on every device."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def foreign_code(kind: type) -> list[str]:
-    """SHA-256 of the files that define the classes of ``kind`` that are the user's own."""
-    digests = []
-    for each in kind.__mro__:
-        if each.__module__.split(".")[0] in ("evalfm", "torch", "abc", "builtins"):
-            continue
-        try:
-            source = inspect.getsourcefile(each)
-        except TypeError:
-            source = None
-        if source is not None:
-            with open(source, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-        else:
-            # Typed at a prompt: no file, so the compiled hook stands for it.
-            code = getattr(vars(each).get("_forward"), "__code__", None)
-            digests.append(hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest())
-    return digests

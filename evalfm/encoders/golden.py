@@ -1,4 +1,4 @@
-"""Golden embeddings: what the true weights gave for a fixed film, to recognise a drifted library or a wrong card."""
+"""Golden embeddings: what the true weights gave for a fixed image, to recognise a drifted library or a wrong card."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Drift:
     """How far an embedding is from the golden one: ``difference`` in units of its typical value."""
 
     difference: float
@@ -38,14 +38,14 @@ class Comparison:
         return self.difference <= TOLERANCE
 
 
-def the_film() -> Image:
-    """The film that golden embeddings are made of: a phantom, so nobody's."""
+def golden_image() -> Image:
+    """The image that golden embeddings are made of: a phantom, so no patient's."""
     return Image(render(0, 0, 256).pixels[None], "unit-interval", 8, None, "phantom")
 
 
 def pooled_of(encoder: Encoder) -> torch.Tensor:
-    """The embedding [D] of the test film, in float32 on the CPU."""
-    tensor, _ = encoder.prepare(the_film())
+    """The embedding [D] of the test image, in float32 on the CPU."""
+    tensor, _ = encoder.prepare(golden_image())
     place = next((each.device for each in encoder.parameters()), torch.device("cpu"))
     return encoder.encode(tensor[None].to(place)).pooled[0].cpu()
 
@@ -58,7 +58,7 @@ def make_golden(encoder: Encoder) -> Golden:
     """
     if encoder.random_weights:
         raise EvalfmError(f"{encoder.card.name} has random weights; a golden embedding needs the true ones: --weights.")
-    if encoder.preparer.facts != encoder.card.preprocessing or encoder.settings.precision != "float32":
+    if encoder.preparer.facts != encoder.card.preprocessing or encoder.precision != "float32":
         raise EvalfmError("A golden embedding is made at the card's own input size and in float32; leave these out.")
     pooled = pooled_of(encoder)
     return Golden(
@@ -96,7 +96,7 @@ def write_golden(encoder: Encoder) -> Path:
     return path
 
 
-def compare(encoder: Encoder, golden: Golden) -> Comparison | None:
+def compare(encoder: Encoder, golden: Golden) -> Drift | None:
     """How far ``encoder`` is from ``golden``; None where that was made with other weights."""
     if encoder.weights_digest != golden.weights:
         return None
@@ -104,4 +104,4 @@ def compare(encoder: Encoder, golden: Golden) -> Comparison | None:
     typical = max(golden.norm / len(pooled) ** 0.5, 1e-12)
     values = torch.tensor(golden.pooled) - pooled[: len(golden.pooled)]
     apart = max(float(values.abs().max()), abs(float(pooled.norm()) - golden.norm) / len(pooled) ** 0.5)
-    return Comparison(apart / typical, golden.libraries)
+    return Drift(apart / typical, golden.libraries)

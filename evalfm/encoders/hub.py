@@ -32,7 +32,7 @@ def fetch(card: EncoderCard) -> Path:
         )
     path = _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
     if facts.file.endswith(".index.json"):
-        from evalfm.encoders.shards import shard_names
+        from evalfm.encoders.weight_files import shard_names
 
         for name in shard_names(path):
             _fetched(card, facts.repository, name, facts.revision, "--weights PATH")
@@ -81,7 +81,7 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
             raise LocalEntryNotFoundError("no network")
-        # A download that is cut is taken up by the client where it stopped, five times.
+        # A broken download is taken up by the client where it stopped, five times.
         return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError:
         raise EvalfmError(
@@ -96,7 +96,7 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise EvalfmError(
             f"The hub {constants.ENDPOINT} has no {file} at revision {revision} of {repository} "
-            f"(or it needs a login): {by_hand}, and mend the card."
+            f"(or it needs a login): {by_hand}, and fix the card."
         ) from None
     except Exception as error:
         # The client lets through the errors of its HTTP library, which changes between releases.
@@ -111,12 +111,12 @@ def _others(repository: str) -> str:
     from huggingface_hub import constants
 
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    found = sorted(each.name for each in snapshots.iterdir()) if snapshots.is_dir() else []
-    return f" (which holds {', '.join(found)})" if found else ""
+    revisions = sorted(each.name for each in snapshots.iterdir()) if snapshots.is_dir() else []
+    return f" (which holds {', '.join(revisions)})" if revisions else ""
 
 
 def _reachable(address: str) -> bool:
-    """Whether anything answers at ``address``; the environment's proxies are used."""
+    """Whether ``address`` can be reached; the environment's proxies are used."""
     try:
         urlopen(Request(address, method="HEAD"), timeout=TIMEOUT_SECONDS).close()
     except HTTPError:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from evalfm.cautions import Caution
+from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import PRECISIONS, Encoder, Settings, is_precision
+from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
-from evalfm.encoders.registry import find_card, find_plugin
-from evalfm.encoders.variants import apply_variant
+from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file, user_path
@@ -25,7 +26,7 @@ SEED = 0
 
 
 def load_encoder(
-    name: str | EncoderCard | Encoder | Callable[[], Encoder],
+    name: EncoderLike,
     *,
     weights: str | Path = "hub",
     input_size: int | tuple[int, int] | None = None,
@@ -50,11 +51,17 @@ def load_encoder(
     Raises:
         EvalfmError: unknown name, weights that cannot be had or do not fit, or options that the encoder
             cannot take.
+
+    >>> import torch
+    >>> features = load_encoder("random:test_vit").encode(torch.zeros(2, 3, 160, 160))
+    >>> features.pooled.shape
+    torch.Size([2, 64])
     """
     if not is_precision(precision):
         raise EvalfmError(f"There is no precision {precision!r}; take {', '.join(PRECISIONS)}.")
     place = _device(device)
-    made = _own(name)
+    ref = EncoderRef.parse(name)
+    made = _from_code(ref)
     if made is not None:
         if (str(weights), input_size, resize, precision) != ("hub", None, None, "float32"):
             raise EvalfmError(
@@ -63,10 +70,10 @@ def load_encoder(
             )
         made.seal()
         return made.eval().to(place)
-    card = name if isinstance(name, EncoderCard) else find_card(str(name))
+    card = find_card(ref)
     facts, notes = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
-    settings = Settings(
+    state = EncoderState(
         preprocessing=facts,
         precision=precision,
         random_weights=drawn,
@@ -77,36 +84,26 @@ def load_encoder(
     # Building draws initial weights; the caller's generator must not feel it.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = builder(card.family)(card, settings, checkpoint)
+        encoder = builder(card.family)(card, state, checkpoint)
     _check_size(encoder, card)
     apply_variant(encoder)
     encoder.seal()
     return encoder.eval().to(place)
 
 
-def _own(name: str | EncoderCard | Encoder | Callable[[], Encoder]) -> Encoder | None:
-    """The encoder that the user's code gives, or None where ``name`` is a card's."""
+def _from_code(ref: EncoderRef) -> Encoder | None:
+    """The encoder that the user's code gives, or None where the name is a card's."""
     digest = None
-    if isinstance(name, EncoderCard):
+    factory = ref.factory()
+    if ref.kind == "code":
+        factory, digest = _import_factory(user_path(ref.path or "", "--encoder"), ref.attribute or "")
+    if factory is None:
         return None
-    if isinstance(name, str):
-        path, colon, attribute = name.rpartition(":")
-        if colon and path.endswith(".py"):
-            factory, digest = _import_factory(user_path(path, "--encoder"), attribute)
-        else:
-            plugin = find_plugin(name)
-            if plugin is None:
-                return None
-            factory = plugin
-    elif isinstance(name, Encoder):
-        return name
-    else:
-        factory = name
     made = factory()
     if not isinstance(made, Encoder):
-        raise EvalfmError(f"{name} must give an evalfm Encoder, not a {type(made).__name__}.")
+        raise EvalfmError(f"{ref.label} must give an evalfm Encoder, not a {type(made).__name__}.")
     if digest is not None:
-        made.settings = Settings(**{**vars(made.settings), "code_digest": digest})
+        made.state = replace(made.state, code_digest=digest)
     return made
 
 
@@ -126,7 +123,7 @@ def _import_factory(path: Path, attribute: str) -> tuple[Callable[[], Encoder], 
 def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     """The checkpoint to load, if any, and whether random weights stay."""
     if card.weights.source == "none":
-        # Without parameters it is a floor that nobody trains; with some, they are always drawn.
+        # Without parameters it is a baseline that is not trained; with some, they are always drawn.
         drawn = card.parameters > 0
         if weights not in ("hub", "random") or (weights == "random" and not drawn):
             raise EvalfmError(f"{card.name} takes no weights; leave --weights out.")
@@ -165,7 +162,7 @@ def _check_size(encoder: Encoder, card: EncoderCard) -> None:
     if count != card.parameters:
         raise EvalfmError(
             f"{card.name} has {count:,} parameters where its card says {card.parameters:,}; "
-            "mend the card, or install the library version it was written for."
+            "fix the card, or install the library version it was written for."
         )
 
 

@@ -1,4 +1,4 @@
-"""What a pickle would do, found by walking its opcodes with stand-ins on a stack; nothing of it is run."""
+"""What a pickle would do, seen by walking its opcodes with stand-ins on a stack; nothing of it is run."""
 
 from __future__ import annotations
 
@@ -202,10 +202,10 @@ def survey(file: IO[bytes], pickles: int = 1) -> Survey:
     Raises:
         StreamError: the stream is damaged or beyond bounds.
     """
-    found = Survey()
+    contents = Survey()
     count = 0
     for _ in range(pickles):
-        machine = _Machine(found)
+        machine = _Machine(contents)
         try:
             for opcode, argument, _position in pickletools.genops(file):
                 machine.step(opcode.name, argument)
@@ -217,4 +217,4 @@ def survey(file: IO[bytes], pickles: int = 1) -> Survey:
         except Exception as error:
             # pickletools raises whatever a damaged stream makes it trip over.
             raise StreamError(str(error).split("\n")[0][:200] or type(error).__name__) from None
-    return found
+    return contents

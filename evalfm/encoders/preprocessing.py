@@ -1,4 +1,4 @@
-"""From a film to a model's input tensor, in float, with the geometry that leads back."""
+"""From an image to a model's input tensor, in float, with the geometry that leads back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LUMA = (0.299, 0.587, 0.114)
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares films for one encoder; small enough to be sent to loader workers without the model.
+    """Prepares images for one encoder; small enough to be sent to loader workers without the model.
 
     Attributes:
         facts: the card's preprocessing, with the user's overrides.
@@ -41,7 +41,7 @@ class Preparer:
     encoder: str
 
     def geometry_of(self, height: int, width: int) -> Geometry:
-        """How a film [height, width] lies in the model's input."""
+        """How an image [height, width] lies in the model's input."""
         resized, top, left = self._plan(height, width)
         geometry = Geometry.identity((height, width)).resize(resized).crop(top, left, self._canvas)
         return geometry if geometry.output == self.facts.input_size else geometry.resize(self.facts.input_size)
@@ -53,10 +53,10 @@ class Preparer:
         return ()
 
     def __call__(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input float32 [C, h, w] and where each of its pixels lies on the film.
+        """The model's input float32 [C, h, w] and where each of its pixels lies on the image.
 
         Bicubic overshoot is cut back to the unit interval after each axis (width, then height), as PIL does
-        on 8 bits, with which encoders are trained; values are not rounded to 256 levels, so that films of 12
+        on 8 bits, with which encoders are trained; values are not rounded to 256 levels, so that images of 12
         and 16 bits keep their depth. HU and raw values are not cut.
 
         Raises:
@@ -65,7 +65,7 @@ class Preparer:
         return self.finish(*self.resized(image), augment)
 
     def resized(self, image: Image) -> tuple[Tensor, Geometry]:
-        """The film [C, h, w] resized and cropped, in its own unit and channels, before augmentation and scaling.
+        """The image [C, h, w] resized and cropped, in its own unit and channels, before augmentation and scaling.
 
         Raises:
             EvalfmError: as a call.
@@ -75,9 +75,9 @@ class Preparer:
             pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
         resized, top, left = self._plan(*pixels.shape[1:])
         geometry = self.geometry_of(*pixels.shape[1:])
-        if self.facts.scaling == "min-max-film":
+        if self.facts.scaling == "min-max-image":
             pixels = _min_max(pixels)
-        bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-film"
+        bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-image"
         first = self.facts.first_interpolation or self.facts.interpolation
         last = self._canvas == self.facts.input_size
         tensor = self._crop(
@@ -103,7 +103,7 @@ class Preparer:
             raise EvalfmError(f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W].")
         low, high = (float(value) for value in torch.aminmax(pixels))
         if not (math.isfinite(low) and math.isfinite(high)):
-            raise EvalfmError("An image holds NaN or infinite pixels; mend or drop the file.")
+            raise EvalfmError("An image holds NaN or infinite pixels; fix or drop the file.")
         if image.unit == "unit-interval" and (low < -1e-4 or high > 1.0001):
             raise EvalfmError(
                 f"An image said to be in the unit interval holds values from {low:g} to {high:g}; "
@@ -210,6 +210,10 @@ def override(
 
     Raises:
         EvalfmError: the size is no multiple that the model takes, or the policy is unknown.
+
+    >>> from evalfm.encoders import find_card
+    >>> override(find_card("pixels"), 128, None)[1]
+    ('The input is 128 x 128 instead of 256 x 256.',)
     """
     facts, notes = card.preprocessing, []
     changes: dict[str, object] = {}

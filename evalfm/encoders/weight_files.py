@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from evalfm.cards import read_json
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.errors import EvalfmError
@@ -44,6 +46,11 @@ STORAGES = {
 
 MAGIC_LENGTH, AFTER_MAGIC = 30, 4
 """A file in torch's older format begins with a short pickle, its magic number; four more follow."""
+
+INDEX = ".index.json"
+"""How the name of an index ends, after the name that one file would have."""
+
+COUNTED = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<suffix>\.[A-Za-z]+)")
 
 
 class Unread:
@@ -89,9 +96,9 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
         raise EvalfmError(f"{path} needs more memory than there is; free some, or take a smaller model.") from None
     except Exception as error:
         # Each format's reader raises whatever a damaged file makes it trip over.
-        raise EvalfmError(f"{path} is damaged or cut short ({_first_line(error)}); fetch it again.") from None
+        raise EvalfmError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from None
     raise EvalfmError(
-        f"{path} is neither safetensors, npz nor a torch checkpoint, or it is cut short; "
+        f"{path} is neither safetensors, npz nor a torch checkpoint, or it is incomplete; "
         "fetch it again, or save it with safetensors.torch.save_file."
     )
 
@@ -180,10 +187,10 @@ def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
     Found by disassembly; nothing is run.
 
     Raises:
-        EvalfmError: it is damaged, or asks for more than it holds or than a checkpoint can need.
+        EvalfmError: it is damaged, or needs more than it holds or than a checkpoint can need.
         OSError, zipfile.BadZipFile: the file cannot be read.
     """
-    found = Survey()
+    contents = Survey()
     try:
         if zipfile.is_zipfile(path):
             members = zip_members(path)
@@ -192,21 +199,21 @@ def unsafe_globals(path: Path, facts: WeightsFacts) -> list[str]:
                     if name.endswith(".pkl"):
                         with archive.open(name) as file:
                             part = survey(file)
-                        found.names |= part.names
+                        contents.names |= part.names
                         _check_records(path, name, part, members)
         else:
             with path.open("rb") as file:
-                found = survey(file)
+                contents = survey(file)
                 if file.tell() < MAGIC_LENGTH:
-                    found = survey(file, AFTER_MAGIC)
-            wanted = {each.key: _bytes_of(each, path) for each in found.storages}
+                    contents = survey(file, AFTER_MAGIC)
+            wanted = {each.key: _bytes_of(each, path) for each in contents.storages}
             if sum(wanted.values()) > path.stat().st_size:
                 raise StreamError(f"it declares {sum(wanted.values()):,} bytes of tensors")
     except StreamError as error:
-        raise EvalfmError(f"{path} is damaged or cut short ({error}); fetch it again.") from None
+        raise EvalfmError(f"{path} is damaged or incomplete ({error}); fetch it again.") from None
     return sorted(
         name
-        for name in found.names
+        for name in contents.names
         if name not in HARMLESS and name not in STORAGES and name not in facts.pickle_globals
     )
 
@@ -267,8 +274,66 @@ WHOLE = (
 )
 
 
+def find_shards(path: Path) -> list[Path]:
+    """The files that belong together with ``path``: an index, a shard named as such, or any other file, alone.
+
+    Raises:
+        EvalfmError: the index is damaged or names a file in another folder, or a shard is missing.
+    """
+    if path.name.endswith(INDEX):
+        names = shard_names(path)
+    elif (match := COUNTED.fullmatch(path.name)) and int(match["count"]) > 1:
+        count = int(match["count"])
+        # So many files are never there, and their names would fill the memory.
+        if not 1 <= int(match["number"]) <= count <= 10_000:
+            raise EvalfmError(f"{path} counts itself as shard {match['number']} of {count}; fetch the weights again.")
+        names = [f"{match['stem']}-{number:05}-of-{count:05}{match['suffix']}" for number in range(1, count + 1)]
+    else:
+        return [path]
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise EvalfmError(
+            f"{path} is one of several files of weights, and {listed(missing)} is not beside it; fetch all of them "
+            "into one folder."
+        )
+    return [path.parent / name for name in names]
+
+
+def shard_names(index: Path) -> list[str]:
+    """The files that an index names, sorted; they lie in its own folder.
+
+    Raises:
+        EvalfmError: the index is no index, or names anything but a file beside itself.
+    """
+    content = read_json(index)
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
+        raise EvalfmError(f"{index} is no index of weights (a weight_map of tensors and files); fetch it again.")
+    every = sorted(set(names.values()))
+    outside = [name for name in every if re.search(r"[/\\:\0]", name) or name in ("", ".", "..") or len(name) > 200]
+    if outside:
+        raise EvalfmError(f"{index} names {listed(outside)}, which is no file beside it; fetch the weights again.")
+    if any(name.endswith(INDEX) for name in every):
+        raise EvalfmError(f"{index} names an index, not files of weights; fetch the weights again.")
+    return every
+
+
+def has_shards(paths: Sequence[Path]) -> bool:
+    """Whether ``paths`` are all shards of one set, by their names.
+
+    >>> has_shards([Path("m-00001-of-00002.bin"), Path("m-00002-of-00002.bin")])
+    True
+    """
+    matches = [COUNTED.fullmatch(path.name) for path in paths]
+    return None not in matches and len({(each["stem"], each["count"], each["suffix"]) for each in matches if each}) == 1
+
+
 def listed(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and how many more there are.
+
+    >>> listed(["a", "b"])
+    'a, b'
+    """
     every = [name if len(name) <= 100 else f"{name[:100]}…" for name in names]
     rest = f" and {len(every) - SHOWN} more" if len(every) > SHOWN else ""
     return ", ".join(every[:SHOWN]) + rest

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from evalfm.cards import read_json
 from evalfm.cautions import Caution
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.shards import INDEX, find_shards, has_shards
-from evalfm.encoders.weight_files import check_plain, listed, read_content
+from evalfm.encoders.weight_files import INDEX, check_plain, find_shards, has_shards, listed, read_content
 from evalfm.errors import EvalfmError
 
 COUNTERS = ".num_batches_tracked"
@@ -53,8 +54,8 @@ class Checkpoint:
         prefixes = [prefix for prefix in ends if all(prefix + name in self.tensors for name in names)]
         if len(prefixes) > 1:
             raise EvalfmError(
-                f"{self.path} holds the encoder's tensors under {listed(prefixes)}, and which are meant cannot be "
-                "told; name one in the card's weights.strip_prefix, or save it alone."
+                f"{self.path} holds the encoder's tensors under {listed(prefixes)}, and which are meant is not "
+                "clear; name one in the card's weights.strip_prefix, or save it alone."
             )
         if not prefixes:
             return self
@@ -84,12 +85,12 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
     tensors: dict[str, Tensor] = {}
     notes: list[Caution] = []
     for shard in shards:
-        found, said = _unwrap(read_content(shard, facts), facts, shard)
-        twice = sorted(set(tensors) & set(found))
+        content, sentences = _unwrap(read_content(shard, facts), facts, shard)
+        twice = sorted(set(tensors) & set(content))
         if twice:
             raise EvalfmError(f"{shard} holds {listed(twice)}, as another shard does; fetch the shards again.")
-        tensors |= check_plain(shard, found)
-        notes += [each for each in said if each not in notes]
+        tensors |= check_plain(shard, content)
+        notes += [each for each in sentences if each not in notes]
     digests = [(shard.name, file_digest(shard)) for shard in shards]
     together = "".join(f"{name} {digest}\n" for name, digest in digests)
     sha256 = digests[0][1] if shards == [path] else hashlib.sha256(together.encode()).hexdigest()
@@ -153,10 +154,10 @@ def check_fit(
         "of another shape": sorted(mismatched),
         "not known to the model": sorted(left_over),
     }
-    found = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
-    if found:
+    present = [f"{what}: {listed(names)}" for what, names in faults.items() if names]
+    if present:
         raise EvalfmError(
-            f"{origin} does not fit the encoder ({'; '.join(found)}); give the weights that the card names."
+            f"{origin} does not fit the encoder ({'; '.join(present)}); give the weights that the card names."
         )
 
 
@@ -179,8 +180,8 @@ def _find(location: Path, facts: WeightsFacts) -> Path:
     if candidates and not indices and has_shards(candidates):
         return candidates[0]
     if len(candidates) != 1:
-        found = ", ".join(each.name for each in candidates) or "none"
-        raise EvalfmError(f"{location} must hold one file of weights (found: {found}); give the file to --weights.")
+        names = ", ".join(each.name for each in candidates) or "none"
+        raise EvalfmError(f"{location} must hold one file of weights (it holds {names}); give the file to --weights.")
     return candidates[0]
 
 
@@ -222,7 +223,7 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str,
             f"{path} holds entries that are no tensors ({listed(strange) if strange else 'it is empty'}); "
             "give a state dict, or name the wrapper's keys in the card's weights.wrapper."
         )
-    words = f"The tensors were found under {' / '.join(taken)} in the file of weights."
+    words = f"The tensors lay under {' / '.join(taken)} in the file of weights."
     notes = [Caution("renamed-weights", words)] if taken else []
     tensors, shortened = _renamed({str(name): value for name, value in content.items()}, facts)
     if shortened:
@@ -231,7 +232,7 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str,
     if len(tensors) < len(content):
         raise EvalfmError(
             f"{path} holds two tensors of one name once the card's strip_prefix {facts.strip_prefix!r} and rename "
-            "are applied; mend the card."
+            "are applied; fix the card."
         )
     return tensors, notes
 
@@ -242,14 +243,14 @@ def _is_flat(content: Mapping[Any, Any]) -> bool:
 
 def _well_known(content: Mapping[Any, Any], path: Path) -> str | None:
     """The one usual entry that holds a mapping with tensors in it."""
-    found = [name for name in WRAPPERS if _holds_tensors(content.get(name))]
-    found = found or [name for name in RARER_WRAPPERS if _holds_tensors(content.get(name))]
-    if len(found) > 1:
+    wrappers = [name for name in WRAPPERS if _holds_tensors(content.get(name))]
+    wrappers = wrappers or [name for name in RARER_WRAPPERS if _holds_tensors(content.get(name))]
+    if len(wrappers) > 1:
         raise EvalfmError(
-            f"{path} holds tensors under {listed(found)}, and which are meant cannot be told; name one in the card's "
+            f"{path} holds tensors under {listed(wrappers)}, and which are meant is not clear; name one in the card's "
             "weights.wrapper, or save it alone."
         )
-    return found[0] if found else None
+    return wrappers[0] if wrappers else None
 
 
 def _holds_tensors(value: object) -> bool:
@@ -288,3 +289,41 @@ def _renamed(tensors: dict[str, Tensor], facts: WeightsFacts) -> tuple[dict[str,
 
 PARALLEL, COMPILED = "module.", "_orig_mod."
 """What torch's wrappers for several devices and for compilation put into the names of tensors."""
+
+
+def tensor_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors by sorted name, with type and shape; the same on every device.
+
+    >>> tensor_digest({"weight": torch.zeros(2)})[:8]
+    '90f6dae6'
+    """
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def foreign_code(kind: type) -> list[str]:
+    """SHA-256 of the files that define the classes of ``kind`` that are the user's own.
+
+    >>> foreign_code(nn.Linear)
+    []
+    """
+    digests = []
+    for each in kind.__mro__:
+        if each.__module__.split(".")[0] in ("evalfm", "torch", "abc", "builtins"):
+            continue
+        try:
+            source = inspect.getsourcefile(each)
+        except TypeError:
+            source = None
+        if source is not None:
+            with open(source, "rb") as file:
+                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+        else:
+            # Typed at a prompt: no file, so the compiled hook stands for it.
+            code = getattr(vars(each).get("_forward"), "__code__", None)
+            digests.append(hashlib.sha256(repr((code and code.co_code, code and code.co_consts)).encode()).hexdigest())
+    return digests

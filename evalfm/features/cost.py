@@ -74,7 +74,7 @@ def measure_cost(encoder: Encoder) -> Cost:
         batch=BATCH,
         input_size=encoder.input_size,
         device=device_words(device),
-        precision=encoder.settings.precision,
+        precision=encoder.precision,
     )
 
 

@@ -23,7 +23,6 @@ from evalfm.heads.objectives import Objective
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedDenseHead
-from evalfm.tasks.measures import area_fraction, lung_fraction
 from evalfm.tasks.metrics.segmentation import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")
@@ -138,9 +137,9 @@ class FromMaskHead(PooledHead, TrainableHead):
         """The dense head's."""
         return self._inner.fitted(statistics, objective)
 
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """The dense head's."""
-        self._inner.keep(module, layout, objective, device)
+        self._inner.set_module(module, layout, objective, device)
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
         """Choose the thresholds on val, and count the films of val that have no measure."""
@@ -201,3 +200,16 @@ class FromMaskHead(PooledHead, TrainableHead):
         sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
         kept = np.argsort(-sizes, kind="stable")[:number] + 1
         return np.asarray(np.isin(labels, kept))
+
+
+def area_fraction(mask: NDArray[np.bool_]) -> float:
+    """Area of ``mask`` [H, W] as a fraction of the image, in [0, 1]."""
+    return float(mask.mean())
+
+
+def lung_fraction(lesion: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float | None:
+    """Area of ``lesion`` [H, W] as a fraction of the field of both lungs, in [0, 1]; None without lungs.
+
+    The field is lungs and lesion together: some masks of the lungs end where a pneumothorax begins, others hold it.
+    """
+    return float(lesion.sum() / (lungs | lesion).sum()) if lungs.any() else None

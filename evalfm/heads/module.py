@@ -19,7 +19,7 @@ Maps = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class Layout:
-    """The features that a readout reads and the shape in which it answers.
+    """The features that a module reads and the shape in which it answers.
 
     Attributes:
         pooled_dim: D of the pooled features.
@@ -97,7 +97,7 @@ class HeadModule(nn.Module):
         """Maps [B, C, h, w] each and pooled [B, D] to [B, K], or to [B, K, *grid] for masks."""
 
     def standardise(self, statistics: Statistics) -> None:
-        """Take the statistics of train; a readout that normalises its input itself ignores them."""
+        """Take the statistics of train; a module that normalises its input itself ignores them."""
         return
 
     def init_bias(self, answer: Tensor) -> None:

@@ -30,10 +30,10 @@ def here(tensor: Tensor) -> Tensor:
 
 
 class Tally(Protocol):
-    """Gathers val answers batch by batch."""
+    """Gathers val logits batch by batch."""
 
-    def add(self, answers: Tensor, target: Tensor) -> None:
-        """Count a batch: answers [L, B, …] of every candidate, target [B, …]."""
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch: logits [L, B, …] of every candidate, target [B, …]."""
         ...
 
     def merge(self, total: Total, device: torch.device) -> None:
@@ -71,8 +71,8 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
-        """Loss of every candidate [L] for answers [L, B, …] and target [B, …] as ``read`` gives it.
+    def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
+        """Loss of every candidate [L] for logits [L, B, …] and target [B, …] as ``read`` gives it.
 
         ``total`` adds up over processes what a loss over the whole batch needs; the mean over processes of what
         comes back is then the loss of the whole batch.
@@ -99,9 +99,9 @@ class Objective(ABC):
         if share:
             raise EvalfmError("Label smoothing is for labels and classes; leave label_smoothing out for this task.")
 
-    def link(self, answers: Tensor) -> Tensor:
+    def link(self, logits: Tensor) -> Tensor:
         """Answers to what ``predict`` gives."""
-        return torch.sigmoid(answers)
+        return torch.sigmoid(logits)
 
     def tensors(self) -> dict[str, Tensor]:
         """What ``restored_objective`` needs to make the link again."""
@@ -133,9 +133,9 @@ class MaskObjective(Objective):
             names = ", ".join(self._names)
             raise EvalfmError(f"No image of {part} shows {names} within the encoder's view; enlarge {part}.")
 
-    def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """See ``pixel_loss``."""
-        return pixel_loss(answers, _as_fraction(target), total)
+        return pixel_loss(logits, _as_fraction(target), total)
 
     def tally(self, candidates: int) -> Tally:
         """Pooled-pixel Dice."""
@@ -175,11 +175,11 @@ class LabelObjective(Objective):
         if not any(bool((values != values[:1]).any()) for values in known):
             check_two_classes(known[0].double().numpy(), part, " / ".join(self._names))
 
-    def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """A label that nobody of the batch knows gives nothing."""
         known = ~target.isnan()
         wanted = torch.where(known, target, 0.0) * (1 - self._smoothing) + self._smoothing / 2
-        each = functional.binary_cross_entropy_with_logits(answers, wanted.expand_as(answers), reduction="none")
+        each = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
         # Over the whole batch, so that a process with few known labels weighs no more than another.
         counts = total(known.float().sum(0)).clamp_min(1.0) / total(torch.ones((), device=target.device))
         return ((each * known).sum(1) / counts).mean(-1)
@@ -216,11 +216,11 @@ class ClassObjective(Objective):
         """Two classes or more."""
         check_two_classes(target.double().numpy(), part, " / ".join(self._names))
 
-    def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """Mean cross-entropy."""
-        candidates, images, classes = answers.shape
+        candidates, images, classes = logits.shape
         each = functional.cross_entropy(
-            answers.reshape(-1, classes), target.repeat(candidates), reduction="none", label_smoothing=self._smoothing
+            logits.reshape(-1, classes), target.repeat(candidates), reduction="none", label_smoothing=self._smoothing
         )
         return each.reshape(candidates, images).mean(1)
 
@@ -237,9 +237,9 @@ class ClassObjective(Objective):
         counts = torch.bincount(target, minlength=len(self._names)).double() + 1
         return (counts / counts.sum()).log().float()
 
-    def link(self, answers: Tensor) -> Tensor:
+    def link(self, logits: Tensor) -> Tensor:
         """Probabilities over classes."""
-        return torch.softmax(answers, dim=-1)
+        return torch.softmax(logits, dim=-1)
 
     def tensors(self) -> dict[str, Tensor]:
         """That classes exclude each other."""
@@ -276,9 +276,9 @@ class ValueObjective(Objective):
         if part == "train" and len(target) < 2:
             raise EvalfmError("Train has one known value; a regression needs two or more, so enlarge train.")
 
-    def loss(self, answers: Tensor, target: Tensor, total: Total = here) -> Tensor:
+    def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """Mean squared error."""
-        return (answers - target).square().mean((1, 2))
+        return (logits - target).square().mean((1, 2))
 
     def tally(self, candidates: int) -> Tally:
         """Mean squared error."""
@@ -288,9 +288,9 @@ class ValueObjective(Objective):
         """The mean."""
         return torch.zeros(1)
 
-    def link(self, answers: Tensor) -> Tensor:
+    def link(self, logits: Tensor) -> Tensor:
         """Values in the target's unit."""
-        return answers.double() * self.scale + self.mean
+        return logits.double() * self.scale + self.mean
 
     def tensors(self) -> dict[str, Tensor]:
         """Mean and scale of the target."""
@@ -323,8 +323,8 @@ class _MaskTally:
     def __init__(self, dice: PooledDice) -> None:
         self._dice = dice
 
-    def add(self, answers: Tensor, target: Tensor) -> None:
-        self._dice.add(answers, _as_fraction(target))
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        self._dice.add(logits, _as_fraction(target))
 
     def merge(self, total: Total, device: torch.device) -> None:
         self._dice.merge(lambda counted: total(counted.to(device)).cpu())
@@ -341,12 +341,12 @@ class _MeanTally(ABC):
         self._count: Tensor | None = None
 
     @abstractmethod
-    def each(self, answers: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Of a batch the penalties [L, B, K] and which of them count [B, K], in float64."""
 
-    def add(self, answers: Tensor, target: Tensor) -> None:
+    def add(self, logits: Tensor, target: Tensor) -> None:
         """Count a batch."""
-        penalty, known = self.each(answers.cpu().double(), target.cpu())
+        penalty, known = self.each(logits.cpu().double(), target.cpu())
         total, count = (penalty * known).sum(1), known.double().sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._count = count if self._count is None else self._count + count
@@ -365,16 +365,16 @@ class _MeanTally(ABC):
 
 
 class _LabelTally(_MeanTally):
-    def each(self, answers: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         known = ~target.isnan()
-        wanted = torch.where(known, target, 0.0).double().expand_as(answers)
-        return functional.binary_cross_entropy_with_logits(answers, wanted, reduction="none"), known
+        wanted = torch.where(known, target, 0.0).double().expand_as(logits)
+        return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), known
 
 
 class _ClassTally(_MeanTally):
-    def each(self, answers: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        log = torch.log_softmax(answers, dim=-1)
-        penalty = -log.gather(-1, target[None, :, None].expand(len(answers), -1, 1))
+    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        log = torch.log_softmax(logits, dim=-1)
+        penalty = -log.gather(-1, target[None, :, None].expand(len(logits), -1, 1))
         return penalty, torch.ones(len(target), 1, dtype=torch.bool)
 
 
@@ -383,8 +383,8 @@ class _ValueTally(_MeanTally):
         super().__init__()
         self._scale = scale
 
-    def each(self, answers: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return ((answers - target) * self._scale).square(), torch.ones_like(target, dtype=torch.bool)
+    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        return ((logits - target) * self._scale).square(), torch.ones_like(target, dtype=torch.bool)
 
 
 def _as_fraction(target: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class OrdinalHead(PooledHead, TrainableHead):
         module.steps.data.copy_(self._steps)
         return module
 
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the score and the thresholds back, on features as they are."""
         assert isinstance(module, OrdinalReadout)
         project = module.project

@@ -20,7 +20,7 @@ class TrainableHead(ABC):
     @property
     @abstractmethod
     def reads_maps(self) -> bool:
-        """Whether the readout looks at maps."""
+        """Whether the module looks at maps."""
 
     @abstractmethod
     def objective(self, train: Examples, context: Context) -> Objective:
@@ -28,7 +28,7 @@ class TrainableHead(ABC):
 
     @abstractmethod
     def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """What the readout reads of ``source`` and the shape in which it answers.
+        """What the module reads of ``source`` and the shape in which it answers.
 
         Raises:
             EvalfmError: the source lacks what the head reads.
@@ -36,14 +36,14 @@ class TrainableHead(ABC):
 
     @abstractmethod
     def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
-        """An untrained readout; all its randomness comes from ``generator``."""
+        """An untrained module; all its randomness comes from ``generator``."""
 
     @abstractmethod
     def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
-        """A readout that answers as the fitted head does, on features of these ``statistics``."""
+        """A module that answers as the fitted head does, on features of these ``statistics``."""
 
     @abstractmethod
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Predict by ``module`` from now on."""
 
     def usable(self, examples: Examples) -> Examples:
@@ -51,7 +51,7 @@ class TrainableHead(ABC):
         return examples
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
-        """Choose on val what the readout itself does not hold, once it is kept; sentences to tell about it."""
+        """Choose on val what the module itself does not hold, once it is kept; cautions about it."""
         return ()
 
 
@@ -92,7 +92,7 @@ class TrainableAffineHead(TrainableHead):
         module.take_raw(weight, bias)
         return module
 
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the map back."""
         assert isinstance(module, AffineModule)
         weight, bias = module.raw()

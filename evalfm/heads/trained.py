@@ -92,18 +92,18 @@ class TrainedHead(Head, TrainableHead):
         """The trained readout itself, which holds its own statistics."""
         return self._fitted()[0]
 
-    def keep(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the trained readout."""
         self._readout, self._layout, self._objective = module.to(device).eval(), layout, objective
         self._device = device
 
-    def answers(self, maps: Maps, pooled: Tensor) -> Tensor:
+    def outputs(self, maps: Maps, pooled: Tensor) -> Tensor:
         """What the readout says of a batch, through the objective's link, on the CPU."""
         module, _ = self._fitted()
         assert self._objective is not None
         with torch.no_grad():
-            answers: Tensor = module(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
-        return self._objective.link(answers.cpu())
+            logits: Tensor = module(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
+        return self._objective.link(logits.cpu())
 
     def check_source(self, source: FeatureSource) -> None:
         """Refuse features of another layout than the head was trained on.
@@ -131,7 +131,7 @@ class TrainedHead(Head, TrainableHead):
         return fit_together([self], train, val, context)[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from answers to scores."""
+        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from logits to scores."""
         if self._readout is None or self._layout is None or self._objective is None:
             return {}
         state = {name: value.cpu().contiguous() for name, value in self._readout.state_dict().items()}
@@ -143,7 +143,7 @@ class TrainedHead(Head, TrainableHead):
         module = self.new_module(layout, torch.Generator())
         own = {name: value for name, value in tensors.items() if not name.startswith(("layout.", "link."))}
         module.load_state_dict(own)
-        self.keep(module, layout, restored_objective(tensors, layout), torch.device("cpu"))
+        self.set_module(module, layout, restored_objective(tensors, layout), torch.device("cpu"))
 
     def _fitted(self) -> tuple[HeadModule, Layout]:
         if self._readout is None or self._layout is None:
@@ -221,7 +221,7 @@ def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iter
     for start in range(0, len(rows), PREDICTION_BATCH):
         batch = rows[start : start + PREDICTION_BATCH]
         features = examples.source.features(batch, maps=True)
-        answers = [head.answers(features.maps, features.pooled) for head in heads]
+        outputs = [head.outputs(features.maps, features.pooled) for head in heads]
         for position, row in enumerate(batch):
             geometry = examples.source.geometry(row)
-            yield row, tuple(geometry.to_source(answer[position], outside=0.0) for answer in answers)
+            yield row, tuple(geometry.to_source(output[position], outside=0.0) for output in outputs)

@@ -79,7 +79,7 @@ class _Bank:
             group["lr"] = candidate.learning_rate * factor
             candidate.module.train()
         self._optimiser.zero_grad()
-        loss = self.objective.loss(self.answers(batch), target)
+        loss = self.objective.loss(self.logits(batch), target)
         torch.autograd.backward(loss.sum())
         self._optimiser.step()
         self._losses.append(loss.detach())
@@ -92,7 +92,7 @@ class _Bank:
             if not self._stalled(candidate):
                 candidate.look(loss, score)
 
-    def answers(self, batch: Batch) -> Tensor:
+    def logits(self, batch: Batch) -> Tensor:
         """Of every candidate, [L, B, …]."""
         modules = [candidate.module for candidate in self.candidates]
         if not modules[0].stackable:
@@ -105,8 +105,8 @@ class _Bank:
             answer: Tensor = functional_call(modules[0], (parameters, buffers), batch)
             return answer
 
-        answers: Tensor = vmap(one)(stacked)
-        return answers
+        logits: Tensor = vmap(one)(stacked)
+        return logits
 
     def tested(self) -> None:
         """Put every readout into evaluation mode."""
@@ -324,7 +324,7 @@ def _look(
     dealt = torch.split(torch.arange(len(val)), schedule.batch_size)
     for positions, batch in zip(dealt, _fetched(val, dealt, maps, device), strict=True):
         for bank, tally in zip(banks, tallies, strict=True):
-            tally.add(bank.answers(batch), truths[bank.layout.grid].val[positions].to(device))
+            tally.add(bank.logits(batch), truths[bank.layout.grid].val[positions].to(device))
     for bank, tally in zip(banks, tallies, strict=True):
         bank.look(tally.score())
 
@@ -338,7 +338,7 @@ def _choose(bank: _Bank, device: torch.device) -> Fit:
             "lower the rates or check the features for NaN."
         )
     best.module.load_state_dict(best.best_state)
-    bank.head.keep(best.module, bank.layout, bank.objective, device)
+    bank.head.set_module(best.module, bank.layout, bank.objective, device)
     rates = [candidate.learning_rate for candidate in bank.candidates]
     notes = []
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
-from evalfm.tasks.cohort import Cohort, binary_label
+from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.truth import binary_label
 
 if TYPE_CHECKING:
     from evalfm.probing.splits import Split

@@ -19,7 +19,7 @@ from evalfm.probing.scoring import Scores, pooled_columns
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
-from evalfm.tasks.metrics.base_to_novel import FORMULAS
+from evalfm.tasks.metrics.multiclass import OF_HALVES
 from evalfm.tasks.prompts import EXCLUSIVE
 
 
@@ -39,7 +39,7 @@ def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
     name = f"{cohort.task.name}-{BASE_TO_NOVEL}"
-    return replace(cohort, task=cohort.task.model_copy(update={"name": name, "metrics": tuple(FORMULAS)}))
+    return replace(cohort, task=cohort.task.model_copy(update={"name": name, "metrics": tuple(OF_HALVES)}))
 
 
 def fit_halves(

@@ -26,7 +26,8 @@ from evalfm.progress import SILENT, Progress
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.cohort import Cohort, Exclusion, masks_of
+from evalfm.tasks.cohort import Cohort, Exclusion
+from evalfm.tasks.truth import masks_of
 
 if TYPE_CHECKING:
     from evalfm.data.images import Image

@@ -18,7 +18,6 @@ from evalfm.heads.text.classifier import TextHead
 from evalfm.probing.existing import Known
 from evalfm.probing.fitting import FitOptions, Training, fit_frozen, fit_trained
 from evalfm.probing.labelled import SplitAssignment, measured_key
-from evalfm.probing.pictures import draw_pictures
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.session import EncoderSession, compute_ahead
@@ -222,7 +221,7 @@ class RunBuilder:
         # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
         asked["task"] = assignment.cohort.task.name
         asked["prompts"] = None if settings.prompts is None else "file"
-        asked["encoder"] = {"name": session.name, **session.asked}
+        asked["encoder"] = {"name": session.name, **session.requested}
         asked["adaptation"], asked["recipe"] = self.cell.adaptation, {}
         if self.cell.adapted is not None:
             asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")
@@ -231,6 +230,9 @@ class RunBuilder:
         record = make_record(session, assignment, head, results, table, asked, key, seconds, text)
         with publishing(self.out, folder, self.if_exists) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
+            # With matplotlib, which only a run that is made needs.
+            from evalfm.probing.pictures import draw_pictures
+
             draw_pictures(work, record, table, assignment.test or assignment.cohort, rows)
             for result, place in zip(results, works, strict=False):
                 board = work / BOARD if result.split.fold is None else work / BOARD / f"fold{result.split.fold}"

@@ -11,7 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.columns import SPACING_COLUMNS
+from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
@@ -19,7 +20,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.measures import LUNGS, parts_of
+from evalfm.tasks.truth import LUNGS, parts_of
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def measured_key(cohort: Cohort) -> str:
         unreadable = next(iter(facts.failed.values()), None)
         if unreadable is not None:
             raise EvalfmError(unreadable)
-        each.append([facts.found[row].digest if row in facts.found else None for row in rows])
+        each.append([facts.by_row[row].digest if row in facts.by_row else None for row in rows])
     return hashlib.sha256(json.dumps(each).encode()).hexdigest()
 
 

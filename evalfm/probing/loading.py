@@ -12,7 +12,8 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.settings import Settings
 from evalfm.probing.splits import limited
 from evalfm.progress import Progress
-from evalfm.tasks.cohort import Cohort, masks_of, resolve_task, select_cohort
+from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
+from evalfm.tasks.truth import masks_of
 
 PHANTOM = "phantom"
 PHANTOM_IMAGES = 400

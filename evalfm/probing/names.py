@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalfm.data.phantom import LABELS as PHANTOM_LABELS
 from evalfm.data.registered import registered
-from evalfm.encoders.aliases import find_alias
-from evalfm.encoders.registry import RANDOM, find_card, find_plugin, is_plugin
+from evalfm.encoders.reference import EncoderLike, EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import find_head
 from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task
@@ -19,15 +18,10 @@ from evalfm.training.recipe import recipe_of
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
-    from evalfm.encoders.card import EncoderCard
-    from evalfm.encoders.encoder import Encoder
 Result = TypeVar("Result")
 
 PHANTOM = "phantom"
-PRECOMPUTED = "precomputed"
 RUN_FILE = "run.json"
-TABLE_NAMES = ("constant", "metadata", PRECOMPUTED)
-"""Encoders that are no model: tables of features, by the word before the colon."""
 
 
 def check_names(*given: Any, **named: Any) -> None:
@@ -35,13 +29,13 @@ def check_names(*given: Any, **named: Any) -> None:
 
     Raises:
         UnknownNameError: one name is unknown.
-        EvalfmError: several are, or something else is wrong; all of it is told.
+        EvalfmError: several are, or something else is wrong; the message lists all.
     """
     raise_all(name_faults(*given, **named))
 
 
 def name_faults(
-    encoders: Iterable[str | EncoderCard | Encoder] = (),
+    encoders: Iterable[EncoderLike] = (),
     tasks: Iterable[str] = (),
     heads: Iterable[str] = (),
     data: Iterable[str | Path | Manifest | None] = (),
@@ -51,40 +45,42 @@ def name_faults(
     aliases: bool = False,
     before: Iterable[EvalfmError] = (),
 ) -> list[EvalfmError]:
-    """Look up every name; torch is imported only for encoders that timm or a plug-in has to be asked about.
+    """Look up every name; torch is imported only for encoders that timm or a plug-in knows.
 
     Args:
         encoders: as ``probe`` takes them. heads: each must serve the kind of every task that has a card.
         tasks: cards, or label columns of the first of ``data``.
         data: the data set, and the separate test data if any; a manifest and None are taken as they are.
-        adaptation: the adaptation asked for, whose ``recipe`` is checked where it is given.
+        adaptation: the adaptation, whose ``recipe`` is checked where it is given.
         aliases: whether words for whole supervised baselines are encoders too.
-        before: faults that were found already; the others come behind them.
+        before: faults that are known already; the others come behind them.
     """
     faults = list(before)
     encoders, data = list(encoders), list(data)
-    cards = [_told(faults, check_task, name, data[0] if data else None) for name in tasks]
+    cards = [_checked(faults, check_task, name, data[0] if data else None) for name in tasks]
     kinds: list[str | None] = [*sorted({card.kind for card in cards if card is not None})]
     for head in heads:
         for kind in kinds or [None]:
-            _told(faults, find_head, head, kind)
+            _checked(faults, find_head, head, kind)
     for each in data:
-        _told(faults, check_data, each)
-    stand_for = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
+        _checked(faults, check_data, each)
+    baselines = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
     if recipe is not None:
-        for alias in stand_for:
-            _told(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)
-    names = [each if alias is None else alias.encoder for each, alias in zip(encoders, stand_for, strict=True)]
-    for name in names:
-        if not _is_asked_elsewhere(name):
-            _told(faults, check_encoder, name)
+        for alias in baselines:
+            _checked(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)
+    names = [each if alias is None else alias.encoder for each, alias in zip(encoders, baselines, strict=True)]
+    refs = [ref for name in names if (ref := _checked(faults, EncoderRef.parse, name)) is not None]
+    for ref in refs:
+        if not ref.is_slow:
+            _checked(faults, ref.check)
     if not faults:
-        for name in filter(_is_asked_elsewhere, names):
-            _told(faults, check_encoder, name)
+        for ref in refs:
+            if ref.is_slow:
+                _checked(faults, ref.check)
     return faults
 
 
-def _told(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) -> Result | None:
+def _checked(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) -> Result | None:
     """What ``check`` gives, or None where it refuses, which is added to ``faults``."""
     try:
         return check(*given)
@@ -94,7 +90,7 @@ def _told(faults: list[EvalfmError], check: Callable[..., Result], *given: Any) 
 
 
 def raise_all(faults: Sequence[EvalfmError]) -> None:
-    """Raise what went wrong: one error as it is, several as one that tells each once.
+    """Raise what went wrong: one error as it is, several as one that lists each once.
 
     Raises:
         EvalfmError: there are any.
@@ -108,46 +104,14 @@ def raise_all(faults: Sequence[EvalfmError]) -> None:
         )
 
 
-def check_encoder(encoder: str | EncoderCard | Encoder) -> None:
-    """Refuse an unknown encoder before data are read or made.
-
-    Raises:
-        EvalfmError: no card, baseline, plug-in or file answers to the name.
-    """
-    if not isinstance(encoder, str):
-        return
-    word, _, rest = encoder.partition(":")
-    if word in TABLE_NAMES:
-        if word == PRECOMPUTED and rest and not os.path.isfile(rest):
-            raise EvalfmError(f"There is no file {rest}; check the path.")
-        return
-    code = code_file(encoder)
-    if code is not None:
-        if not os.path.isfile(code):
-            raise EvalfmError(f"There is no file {code}; check --encoder.")
-        return
-    if find_plugin(encoder) is None:
-        find_card(encoder)
-
-
-def code_file(encoder: str) -> str | None:
-    """The file of ``file.py:build``, or None where the name is no such thing."""
-    path, colon, _ = encoder.rpartition(":")
-    return path if colon and path.endswith(".py") else None
-
-
-def card_of(name: str) -> EncoderCard | None:
-    """The card of an encoder, where one can be had without running its code; None for tables and code."""
-    if name.partition(":")[0] in TABLE_NAMES or code_file(name) is not None or find_plugin(name) is not None:
-        return None
-    return find_card(name)
-
-
 def check_task(name: str, data: str | Path | Manifest | None = None) -> TaskCard | None:
     """The card called ``name``; None where it is a label column of ``data``, or may be one.
 
     Raises:
-        UnknownNameError: it is neither, as far as the header of the table tells.
+        UnknownNameError: it is neither, as far as the header of the table shows.
+
+    >>> check_task("ptx-cls").kind
+    'binary'
     """
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
@@ -161,7 +125,7 @@ def check_data(data: str | Path | Manifest | None) -> None:
     """Refuse a data set that is not there.
 
     Raises:
-        EvalfmError: no folder, table or registered name answers to it.
+        EvalfmError: there is no such folder, table or registered name.
     """
     if isinstance(data, str | Path) and not _is_phantom(data):
         from evalfm.data.manifest import find_folder
@@ -181,29 +145,30 @@ def check_run(folder: Path) -> None:
         raise EvalfmError(f"{folder} is no run: it has no {RUN_FILE}; `evalfm ls runs` lists those under runs/.")
 
 
-def one_of(text: str, data: str | Path | Manifest | None = None) -> bool:
-    """Whether a text with commas is one name: a path that is there, or a column of ``data``.
+def is_encoder_path(text: str) -> bool:
+    """Whether a text with commas is one encoder: its card, code or embeddings are there."""
+    try:
+        path = EncoderRef.parse(text).path
+    except EvalfmError:
+        return False
+    return path is not None and os.path.exists(path)
 
-    The path may stand behind ``precomputed:`` or before ``:build`` or ``@pooling``.
+
+def is_task(text: str, data: str | Path | Manifest | None = None) -> bool:
+    """Whether a text with commas is one task: the path of a card, or a column of ``data``.
+
+    >>> is_task("pneumothorax")
+    True
     """
-    word, _, rest = text.partition(":")
-    path, code = (rest, None) if word in TABLE_NAMES else (text, code_file(text))
-    behind = text.rpartition("@" if code is None else ":")
-    whole = os.path.exists(path) or ("," not in behind[2] and os.path.exists(behind[0]))
-    return whole or text in (_labels_of(data) or ())
+    return os.path.exists(text) or text in (_labels_of(data) or ())
 
 
 def _is_phantom(data: object) -> bool:
     return data is None or (data == PHANTOM and PHANTOM not in registered())
 
 
-def _is_asked_elsewhere(encoder: object) -> bool:
-    """Whether a name can only be looked up by timm, or by a plug-in's own code."""
-    return isinstance(encoder, str) and (encoder.startswith(RANDOM) or is_plugin(encoder))
-
-
 def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:
-    """Label columns of a data set by the header of its table alone; None where that does not tell."""
+    """Label columns of a data set by the header of its table alone; None where it cannot be read."""
     if _is_phantom(data):
         return list(PHANTOM_LABELS)
     if not isinstance(data, str | Path):
@@ -222,6 +187,6 @@ def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:
             with table.open(encoding="utf-8-sig", newline="") as stream:
                 return label_columns(name.strip() for name in next(csv.reader(stream)))
     except (EvalfmError, OSError, ValueError, StopIteration, csv.Error):
-        # Whoever reads the whole table tells what is wrong with it.
+        # What is wrong with the table is said where it is read whole.
         return None
     return None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.record import Chosen
-from evalfm.statistics.temperature import fit_temperature, with_temperature
+from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.tasks.metrics.binary import choose_threshold
 from evalfm.tasks.prompts import LABELS
 

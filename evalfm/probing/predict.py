@@ -16,7 +16,8 @@ from pydantic import TypeAdapter
 import evalfm
 from evalfm.cards import read_json, validate
 from evalfm.cautions import Caution
-from evalfm.data.manifest import SPACING_COLUMNS, Manifest
+from evalfm.data.columns import SPACING_COLUMNS
+from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.data.table_bounds import check_parquet
 from evalfm.encoders.encoder import Encoder

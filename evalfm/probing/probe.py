@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalfm.data.manifest import Manifest
-from evalfm.encoders.aliases import find_alias
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.trainable import TrainableHead

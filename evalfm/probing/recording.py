@@ -25,7 +25,7 @@ from evalfm.record import Chosen, Provenance, Record
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, measure
+from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, compute_metrics
 
 FROM_RANDOM = Caution(
     "trained-from-random",
@@ -104,7 +104,7 @@ def make_record(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    metrics = measure(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
+    metrics = compute_metrics(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
     info = cohort.manifest.info
     return Record(
         schema=2,
@@ -132,7 +132,7 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) 
     for template in results[0].scores.by_template:
         scores = np.concatenate([result.scores.by_template[template] for result in results])
         alone = replace(scored, table=scored.table.assign(**dict(zip(columns, scores.T, strict=True))))
-        estimates[template] = measure(task.kind, alone, only=(task.primary,)).get(task.primary)
+        estimates[template] = compute_metrics(task.kind, alone, only=(task.primary,)).get(task.primary)
     known = {template: estimate for template, estimate in estimates.items() if estimate is not None}
     values = [estimate.value for estimate in known.values() if estimate.value is not None]
     if not known:

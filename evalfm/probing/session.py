@@ -1,4 +1,4 @@
-"""An encoder by name, opened on the images of a question."""
+"""An encoder loaded for the images of a cohort, with the features that heads read."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from evalfm.cautions import Caution
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
-from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
-from evalfm.encoders.registry import find_plugin
+from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
@@ -30,9 +29,9 @@ from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 
 METADATA = ("sex", "age", "view")
-"""What is known of a film without looking at it."""
+"""What is known of an image before looking at it."""
 TRIAL_FROM = 100
-"""Fewer images are encoded before a trial would have told how long it takes."""
+"""Fewer images are encoded before a trial would have shown how long it takes."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,15 @@ class EncoderSession:
 
     Attributes:
         name: the encoder's name in runs and tables.
-        source: features of the question's manifest; ``test`` those of the separate test data, if any.
+        source: features of the cohort's manifest; ``test`` those of the separate test data, if any.
         card: the card, whole, as plain values.
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
         device, precision: where and how the features are computed.
         training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
-            the GPU has no bfloat16 and nobody asked otherwise.
+            the GPU has no bfloat16 and no precision was chosen.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
+        requested: the settings that were chosen, as a run may show them.
         notes: what the encoder says of itself, such as colour reduced to grey.
     """
 
@@ -61,13 +61,13 @@ class EncoderSession:
     device: str = "cpu"
     precision: str = "float32"
     training_precision: str = "float32"
-    asked: dict[str, Any] = field(default_factory=dict)
+    requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
     notes: tuple[Caution, ...] = field(default=())
 
 
 def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
-    """Compute what heads will ask of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
+    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
     if not isinstance(source, EncodedSource):
         return
     wanted = rows.tolist()
@@ -81,12 +81,12 @@ def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
     """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time."""
     stored = maps and source.maps_policy == "store"
     gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
-    said = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
+    sentence = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
     if images >= TRIAL_FROM:
-        said += f", about {images * _seconds_per_image(source):.0f} s"
+        sentence += f", about {images * _seconds_per_image(source):.0f} s"
     memory = peak_memory_bytes()
-    said += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
-    return said + ("; maps are computed anew in every pass" if maps and not stored else "")
+    sentence += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
+    return sentence + ("; maps are computed anew in every pass" if maps and not stored else "")
 
 
 def training_forecast(source: EncodedSource, images: int, epochs: int, processes: int) -> str:
@@ -111,7 +111,7 @@ def _seconds_per_image(source: EncodedSource) -> float:
 
 
 def open_session(
-    encoder: str | EncoderCard | Encoder,
+    encoder: EncoderLike,
     settings: EncoderSettings,
     manifest: Manifest,
     test: Manifest | None,
@@ -120,27 +120,26 @@ def open_session(
 ) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
-    ``hidden`` columns are kept from the metadata: the question's own targets.
+    ``hidden`` columns are kept from the metadata: the cohort's own targets.
 
     Raises:
         EvalfmError: unknown name, missing weights, or no usable metadata.
     """
-    if isinstance(encoder, str) and encoder.partition(":")[0] in TABLES:
-        kind, _, rest = encoder.partition(":")
-        make = TABLES[kind]
-        source = make(manifest, rest, hidden, manifest)
-        tested = None if test is None else make(test, rest, hidden, manifest)
-        card = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
+    ref = EncoderRef.parse(encoder)
+    if ref.is_table:
+        kind, make = ref.kind, TABLES[ref.kind]
+        source = make(manifest, ref.path, hidden, manifest)
+        tested = None if test is None else make(test, ref.path, hidden, manifest)
+        card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
         return EncoderSession(kind, source, tested, card)
     device, precision = _where(settings)
-    session = _load(encoder, settings, device, precision)
+    loaded = _load(ref, settings, device, precision)
     store = FeatureStore(cache_folder() / "features")
-    over = [
-        None
-        if each is None
-        else EncodedSource(
-            session,
-            each,
+
+    def source_of(images: Manifest) -> EncodedSource:
+        return EncodedSource(
+            loaded,
+            images,
             store,
             maps=settings.maps,
             batch_size=settings.batch_size,
@@ -148,46 +147,37 @@ def open_session(
             cache_images=settings.cache_images,
             progress=progress,
         )
-        for each in (manifest, test)
-    ]
-    assert over[0] is not None
+
     return EncoderSession(
-        name=session.card.name,
-        source=over[0],
-        test=over[1],
-        card=session.card.model_dump(mode="json", by_alias=True),
-        weights_digest=session.weights_digest,
-        random_weights=session.random_weights,
+        name=loaded.card.name,
+        source=source_of(manifest),
+        test=None if test is None else source_of(test),
+        card=loaded.card.model_dump(mode="json", by_alias=True),
+        weights_digest=loaded.weights_digest,
+        random_weights=loaded.random_weights,
         device=device,
-        precision=session.settings.precision,
-        training_precision=_training_precision(settings, device, session.settings.precision),
-        asked=_public(settings),
-        redraw=_redraw(encoder, settings, device, precision) if session.random_weights else None,
-        notes=session.notes,
+        precision=loaded.precision,
+        training_precision=_training_precision(settings, device, loaded.precision),
+        requested=_public(settings),
+        redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
+        notes=loaded.notes,
     )
 
 
-def _load(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str, seed: int = SEED
-) -> Encoder:
+def _load(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str, seed: int = SEED) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
-    from_code = isinstance(encoder, Encoder) or (
-        isinstance(encoder, str) and (".py:" in encoder or find_plugin(encoder) is not None)
-    )
     return load_encoder(
         encoder,
         weights=settings.weights,
         input_size=settings.input_size,
         resize=settings.resize,
-        precision="float32" if from_code and settings.precision == "auto" else precision,
+        precision="float32" if encoder.is_code and settings.precision == "auto" else precision,
         device=device,
         seed=seed,
     )
 
 
-def _redraw(
-    encoder: str | EncoderCard | Encoder, settings: EncoderSettings, device: str, precision: str
-) -> Callable[[int], Encoder]:
+def _redraw(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
     def redrawn(seed: int) -> Encoder:
@@ -215,19 +205,19 @@ def _where(settings: EncoderSettings) -> tuple[str, str]:
 
 
 def _training_precision(settings: EncoderSettings, device: str, precision: str) -> str:
-    """As for frozen features, but float16 with loss scaling where the GPU has no bfloat16, unless asked otherwise."""
+    """As for frozen features; ``auto`` means float16 with loss scaling on a GPU without bfloat16."""
     if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return "float16"
     return precision
 
 
 def metadata_columns(manifest: Manifest, hidden: frozenset[str]) -> list[str]:
-    """Sex, age and view as far as the manifest declares them, without the question's own targets."""
+    """Sex, age and view as far as the manifest declares them, without the cohort's own targets."""
     declared = set(manifest.info.attributes) & set(map(str, manifest.table.columns))
     return [name for name in METADATA if name in declared and name not in hidden]
 
 
-def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
+def _metadata(manifest: Manifest, path: str | None, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
     """Sex, age and view; other data are read with the levels of the data that were learnt on."""
     columns = metadata_columns(learnt_on, hidden)
     if not columns:
@@ -242,19 +232,19 @@ def _metadata(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: 
     return MetadataSource(manifest, columns, levels)
 
 
-def _precomputed(manifest: Manifest, rest: str, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
-    if not rest:
+def _precomputed(manifest: Manifest, path: str | None, hidden: frozenset[str], learnt_on: Manifest) -> FeatureSource:
+    if path is None:
         raise EvalfmError("Say which file holds the embeddings: --encoder precomputed:embeddings.parquet.")
-    return PrecomputedSource(manifest, rest)
+    return PrecomputedSource(manifest, path)
 
 
-TABLES: dict[str, Callable[[Manifest, str, frozenset[str], Manifest], FeatureSource]] = {
-    "constant": lambda manifest, rest, hidden, learnt_on: ConstantSource(manifest),
+TABLES: dict[str, Callable[[Manifest, str | None, frozenset[str], Manifest], FeatureSource]] = {
+    "constant": lambda manifest, path, hidden, learnt_on: ConstantSource(manifest),
     "metadata": _metadata,
     "precomputed": _precomputed,
 }
-"""Sources of features that are no image encoders, by the word before the colon.
+"""Sources of features that are no image encoders, by kind.
 
-Each is made for a manifest, from what stands behind the colon, without the hidden columns, in the form of the manifest
+Each is made for a manifest, from the path in its name, without the hidden columns, in the form of the manifest
 that the head learns on.
 """

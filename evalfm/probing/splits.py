@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from evalfm.cautions import Caution
 from evalfm.data import splits
-from evalfm.data.dealing import split_units
+from evalfm.data.assign_splits import split_units
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import Association, associated
 from evalfm.probing.settings import Settings

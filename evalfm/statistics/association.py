@@ -1,25 +1,41 @@
-"""How strongly two yes-or-no facts go together: the odds ratio, with patients as the unit of its interval."""
+"""How a fact goes with another, or with a measured value: odds ratios and mean differences, clustered by patient."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.stats import norm
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, t
 
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.resampling import Values
+
+FEWEST = 10
+"""Patients of either level (for an AUROC: of either class) below which no figure is given."""
+POWER = 0.8
 
 
 def odds_ratio(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Odds ratio of two binary facts [N], rows with an unknown (NaN) left out.
+    """Odds ratio of two binary facts, with an interval that is normal on the log scale and clustered by patient.
 
-    The interval is normal on the log scale. Its variance sums, over patients, the squared sum of ±1 / n(cell) of their
-    rows: the cluster-robust (sandwich) variance of the saturated logistic model, and Woolf's 1/a + 1/b + 1/c + 1/d
-    where each patient has one row. With an empty cell one half is added to each (Haldane and Anscombe).
+    Its variance sums, over patients, the squared sum of ±1 / n(cell) of their rows: the cluster-robust (sandwich)
+    variance of the saturated logistic model, and Woolf's (1955) 1/a + 1/b + 1/c + 1/d where each patient has one row.
+    With an empty cell one half is added to each (Haldane 1956, Anscombe 1956).
+
+    Args:
+        first, second: 0, 1 or NaN, [N]; rows with a NaN are left out.
+        patient: patient id of each row, [N].
+        level: coverage of the interval, a fraction.
 
     Returns:
-        the ratio, ``n`` of patients; absent where one of the facts is constant.
+        the ratio, > 0, with ``n`` of patients; absent where one of the facts is constant.
+
+    >>> ratio = odds_ratio([1, 1, 1, 0, 0, 0], [1, 1, 0, 1, 0, 0], ["a", "b", "c", "d", "e", "f"])
+    >>> round(ratio.value, 2), round(ratio.low, 2), round(ratio.high, 2)
+    (4.0, 0.13, 119.23)
     """
     one, other = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     known = np.isfinite(one) & np.isfinite(other)
@@ -48,3 +64,143 @@ def odds_ratio(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level
         n=patients,
         note=note,
     )
+
+
+@dataclass(frozen=True)
+class LinearGee:
+    """Coefficients [p] and their covariance [p, p]."""
+
+    coefficients: Values
+    covariance: Values
+
+
+def linear_gee(design: Values, response: Values, groups: NDArray[np.generic]) -> LinearGee:
+    """Linear GEE with independence: least squares with a bias-reduced sandwich covariance, fit for few patients too.
+
+    Mancl and DeRouen (2001): each group's residuals are multiplied by (I − H)⁻¹, H its block of the hat matrix, which
+    undoes that a fit is nearer to its own data. Groups of one size are solved together.
+
+    Args:
+        design: [N, p], of full rank.
+        response: [N].
+        groups: patient id of each row, [N].
+
+    Raises:
+        numpy.linalg.LinAlgError: the design has not full rank.
+
+    >>> design = np.array([[1.0, 0], [1, 0], [1, 1], [1, 1]])
+    >>> fitted = linear_gee(design, np.array([1.0, 3, 4, 6]), np.array(["a", "b", "c", "d"]))
+    >>> fitted.coefficients.round(6).tolist(), fitted.covariance.round(6).tolist()
+    ([2.0, 3.0], [[2.0, -2.0], [-2.0, 4.0]])
+    """
+    bread = np.linalg.inv(design.T @ design)
+    coefficients = bread @ (design.T @ response)
+    residual = response - design @ coefficients
+    codes = np.unique(groups, return_inverse=True)[1]
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    meat = np.zeros_like(bread)
+    for size in np.unique(sizes):
+        rows = order[starts[sizes == size][:, None] + np.arange(size)]
+        block, left = design[rows], residual[rows]
+        hat = block @ bread @ block.transpose(0, 2, 1)
+        adjusted = np.linalg.solve(np.eye(size) - hat, left[..., None])[..., 0]
+        score = np.einsum("gkp,gk->gp", block, adjusted)
+        meat += score.T @ score
+    return LinearGee(coefficients, bread @ meat @ bread)
+
+
+@dataclass(frozen=True)
+class TTest:
+    """Interval, two-sided p of 0, and the value that a test at the 5 % level would find with 80 % power."""
+
+    low: float
+    high: float
+    p: float
+    detectable: float
+
+
+def by_t(value: float, error: float, degrees_of_freedom: int, level: float = 0.95) -> TTest:
+    """Test ``value`` against 0 by its standard ``error`` > 0 and Student's t.
+
+    >>> test = by_t(1.0, 0.5, 20)
+    >>> [round(each, 3) for each in (test.low, test.high, test.p, test.detectable)]
+    [-0.043, 2.043, 0.059, 1.473]
+    """
+    law = t(degrees_of_freedom)
+    reach = float(law.isf((1 - level) / 2)) * error
+    detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
+    return TTest(value - reach, value + reach, float(2 * law.sf(abs(value) / error)), detectable)
+
+
+@dataclass(frozen=True)
+class MeanDifference:
+    """Mean at the level minus mean elsewhere, on the scale of the value.
+
+    Attributes:
+        detectable: the difference that a test at the 5 % level would find with 80 % power.
+        p: two-sided, t with ``degrees_of_freedom``.
+        reason: why there is none.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    detectable: float | None = None
+    p: float | None = None
+    degrees_of_freedom: int | None = None
+    reason: str | None = None
+
+
+def mean_difference(
+    values: ArrayLike,
+    member: ArrayLike,
+    patient: ArrayLike,
+    covariates: Mapping[str, ArrayLike] | None = None,
+    *,
+    level: float = 0.95,
+) -> MeanDifference:
+    """Difference of the mean of a measured value (Dice, an area, an error) with an attribute, covariates held fixed.
+
+    The coefficient of ``member`` in values ~ member + covariates by least squares, with the covariance of Mancl and
+    DeRouen (2001) and t with (patients in the smaller group − 1) degrees of freedom.
+
+    Args:
+        values: [N]; rows that are not finite are left out.
+        member: 0 or 1, [N].
+        patient: patient id of each row, [N].
+        covariates: [N] each; rows with an unknown one are left out.
+        level: coverage of the interval, a fraction.
+
+    Returns:
+        the difference; absent with its reason below 10 patients of either level, or where there is nothing to fit.
+
+    >>> values = [0.5 + 0.01 * (i % 5) + (0.1 if i % 2 else 0) for i in range(40)]
+    >>> found = mean_difference(values, [i % 2 for i in range(40)], range(40))
+    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3), found.degrees_of_freedom
+    (0.1, 0.09, 0.11, 19)
+    """
+    outcome, inside = np.asarray(values, dtype=np.float64), np.asarray(member).astype(bool)
+    columns = [np.asarray(column, dtype=np.float64) for column in (covariates or {}).values()]
+    known = np.isfinite(outcome)
+    for column in columns:
+        known &= np.isfinite(column)
+    outcome, inside, names = outcome[known], inside[known], np.asarray(patient).astype(str)[known]
+    counts = [int(np.unique(names[inside == truth]).size) for truth in (False, True)]
+    if min(counts) < FEWEST:
+        return MeanDifference(None, reason=f"needs {FEWEST} patients of either level; the smaller has {min(counts)}")
+    extra = [column[known] - column[known].mean() for column in columns if np.ptp(column[known]) > 0]
+    design = np.stack([np.ones(len(outcome)), inside.astype(np.float64), *extra], axis=1)
+    if np.linalg.matrix_rank(design) < design.shape[1]:
+        return MeanDifference(None, reason="attribute and covariates say the same")
+    if np.ptp(outcome) == 0:
+        return MeanDifference(None, reason="the value is the same everywhere")
+    fitted = linear_gee(design, outcome, names)
+    value, error = float(fitted.coefficients[1]), max(0.0, float(fitted.covariance[1, 1])) ** 0.5
+    # Below this share of the values' own range an error is rounding.
+    if error <= 1e-9 * float(np.ptp(outcome)):
+        return MeanDifference(None, reason="attribute and covariates say all of it: there is no standard error")
+    freedom = min(counts) - 1
+    test = by_t(value, error, freedom, level)
+    return MeanDifference(value, test.low, test.high, test.detectable, test.p, freedom)

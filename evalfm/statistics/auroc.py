@@ -1,13 +1,13 @@
-"""Area under the ROC curve: with ties, its covariance for clustered data, and under many weightings."""
+"""Areas under the ROC and the precision–recall curve, ties counted, under many weightings at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from evalfm.statistics.resampling import Positions, Statistic, Values, blocks, mean_of_defined, ratio
+from evalfm.statistics.resampling import Mask, Positions, Statistic, Values, blocks, mean_of_defined, ratio
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,16 @@ class Ranking:
 
 
 def rank(target: ArrayLike, score: ArrayLike) -> Ranking:
-    """Sort scores [N] of positives and negatives (``target`` 0 or 1) against each other."""
-    label, value = _labels(target), np.asarray(score, dtype=np.float64)
+    """Sort scores [N] of positives and negatives (``target`` 0 or 1) against each other.
+
+    Raises:
+        ValueError: a label is neither 0 nor 1.
+
+    >>> ranking = rank([0, 1, 0, 1], [0.1, 0.4, 0.4, 0.8])
+    >>> ranking.below.tolist(), ranking.upto.tolist()
+    ([1, 2], [2, 2])
+    """
+    label, value = binary_labels(target), np.asarray(score, dtype=np.float64)
     order = np.argsort(value, kind="stable")
     positive, negative = order[label[order]], order[~label[order]]
     return Ranking(
@@ -49,12 +57,12 @@ def auroc(target: ArrayLike, score: ArrayLike, folds: ArrayLike | None = None) -
     >>> auroc([0, 0, 1, 1], [0.1, 0.4, 0.4, 0.8])
     0.875
     """
-    label, value = _labels(target), np.asarray(score, dtype=np.float64)
+    label, value = binary_labels(target), np.asarray(score, dtype=np.float64)
     if folds is None:
         return float(weighted_auroc(label, value, np.ones((1, len(label))))[0])
     fold = np.asarray(folds)
-    parts = [auroc(label[fold == which], value[fold == which]) for which in np.unique(fold)]
-    return float(mean_of_defined(np.array(parts)))
+    areas = [auroc(label[fold == which], value[fold == which]) for which in np.unique(fold)]
+    return float(mean_of_defined(np.array(areas)))
 
 
 def weighted_auroc(target: ArrayLike, score: ArrayLike, weights: Values) -> Values:
@@ -62,6 +70,10 @@ def weighted_auroc(target: ArrayLike, score: ArrayLike, weights: Values) -> Valu
 
     Whole-number weights give the AUROC of the rows repeated so often. O(N) per weighting after one sort, in
     blocks of bounded memory; NaN where the weight of one class is 0.
+
+    >>> weights = np.array([[1.0, 1, 1, 1], [1, 2, 1, 1]])
+    >>> weighted_auroc([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8], weights).round(4).tolist()
+    [0.75, 0.6667]
     """
     ranking = rank(target, score)
     parts = [
@@ -72,7 +84,11 @@ def weighted_auroc(target: ArrayLike, score: ArrayLike, weights: Values) -> Valu
 
 
 def cumulative(weights: Values) -> Values:
-    """[B, n] → [B, n + 1]: the weight of the first k entries, k = 0 … n."""
+    """[B, n] → [B, n + 1]: the weight of the first k entries, k = 0 … n.
+
+    >>> cumulative(np.array([[1.0, 2.0, 3.0]])).tolist()
+    [[0.0, 1.0, 3.0, 6.0]]
+    """
     summed = np.zeros((weights.shape[0], weights.shape[1] + 1))
     np.cumsum(weights, axis=1, out=summed[:, 1:])
     return summed
@@ -91,9 +107,13 @@ class Auroc(Statistic):
     """AUROC as a function of patient weights.
 
     Args:
-        target, score: [n] labels and scores.
-        codes: [n] patient of each row.
+        target, score: labels 0 or 1 and scores, [n].
+        codes: patient code of each row, [n], 0 … P − 1.
         patients: P.
+
+    >>> statistic = Auroc([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8], codes=np.array([0, 1, 2, 3]), patients=4)
+    >>> round(statistic.on_the_data(), 3), statistic.values(np.array([[1.0, 0, 1, 1]])).tolist()
+    (0.75, [1.0])
     """
 
     def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int) -> None:
@@ -114,7 +134,7 @@ class Auroc(Statistic):
         """Exact for any number of patients: what a patient's rows win is taken from the total."""
         below, upto = self.ranking.below, self.ranking.upto
         won = (below + upto) / 2
-        # A negative wins against nobody: count, per negative, the positives above it and half of those level.
+        # A negative beats no other row: count, per negative, the positives above it and half of those level.
         edges = np.zeros(len(self.negative) + 1)
         np.add.at(edges, below, 0.5)
         np.add.at(edges, upto, 0.5)
@@ -141,138 +161,101 @@ class Auroc(Statistic):
         return np.asarray((below + upto) / 2, dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class AurocCovariance:
-    """AUROCs of several scores on the same rows with their covariance.
-
-    Attributes:
-        auroc: [C] on the data, the mean over questions where there are several.
-        covariance: [C, C].
-        positive_patients, negative_patients: patients with at least one positive, one negative row; of the question
-            that has the fewest.
-    """
-
-    auroc: Values
-    covariance: Values
-    positive_patients: int
-    negative_patients: int
-
-
-def auroc_covariance(
-    target: ArrayLike, scores: ArrayLike, patient: ArrayLike | None = None, folds: ArrayLike | None = None
-) -> AurocCovariance:
-    """AUROC of each column of ``scores`` [N, C] (or [N]) and their covariance in O(N log N).
-
-    Rows of one patient are a cluster (Obuchowski 1997, equations 3–6); at one row per patient, or with
-    ``patient=None``, this is DeLong (1988). With ``folds`` the mean over folds, whose patients are disjoint.
-
-    Raises:
-        ValueError: fewer than two positive or two negative patients (in a fold).
-    """
-    label = _labels(target)
-    columns = np.asarray(scores, dtype=np.float64).reshape(len(label), -1)
-    return macro_auroc_covariance(label.astype(np.float64)[:, None], columns[:, None, :], patient, folds)
-
-
-def macro_auroc_covariance(
-    targets: ArrayLike, scores: ArrayLike, patient: ArrayLike | None = None, folds: ArrayLike | None = None
-) -> AurocCovariance:
-    """Mean AUROC over K yes-or-no questions of each of C models, and the models' joint covariance.
-
-    The questions are the labels of a multilabel task or one class against the rest. A patient's structural components
-    are summed over the questions, so that what one patient does to several of them is in the variance. Obuchowski's
-    factors for few patients are those of each question; between questions, the geometric mean of both (evalfm's
-    choice: with one question nothing but Obuchowski is left).
+def episode_auroc(scores: ArrayLike) -> Values:
+    """Macro one-vs-rest AUROC of each episode, [E]; ties count half.
 
     Args:
-        targets: [N, K] 0, 1 or NaN; a row is in a question where it is known.
-        scores: [N, K, C].
-        patient, folds: as for ``auroc_covariance``.
+        scores: [E, C, q, C]: of q queries of each true class the score for each class.
 
     Raises:
-        ValueError: a question has fewer than two positive or two negative patients (in a fold).
+        ValueError: the shape is another, or a score is not finite.
+
+    >>> scores = np.zeros((1, 2, 1, 2))
+    >>> scores[0, 0, 0] = [0.9, 0.1]
+    >>> scores[0, 1, 0] = [0.4, 0.6]
+    >>> episode_auroc(scores).tolist()
+    [1.0]
     """
-    labels, columns = np.asarray(targets, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    if not np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        raise ValueError("labels must be 0 or 1, or NaN where unknown")
-    names = np.arange(len(labels)).astype(str) if patient is None else np.asarray(patient).astype(str)
-    codes = np.unique(names, return_inverse=True)[1]
-    fold = np.zeros(len(labels)) if folds is None else np.asarray(folds)
-    parts = [_clustered(labels[rows], columns[rows], codes[rows]) for rows in (fold == f for f in np.unique(fold))]
-    counts = np.sum([part.counts for part in parts], axis=0).min(axis=1)
-    return AurocCovariance(
-        np.mean([part.auroc for part in parts], axis=0),
-        np.sum([part.covariance for part in parts], axis=0) / len(parts) ** 2,
-        int(counts[0]),
-        int(counts[1]),
-    )
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 4 or values.shape[1] != values.shape[3] or min(values.shape[1:]) < 1 or values.shape[1] < 2:
+        raise ValueError(f"scores must be [E, C, q, C] of two classes or more, not {list(values.shape)}")
+    if not np.isfinite(values).all():
+        raise ValueError("a score is not finite")
+    episodes, classes, queries = values.shape[:3]
+    area = np.zeros(episodes)
+    for code in range(classes):
+        positive = values[:, code, :, code]
+        negative = np.delete(values[..., code], code, axis=1).reshape(episodes, -1)
+        below = np.zeros(episodes)
+        for query in range(queries):
+            mine = positive[:, query, None]
+            below += (negative < mine).mean(axis=1) + (negative == mine).mean(axis=1) / 2
+        area += below / queries
+    return np.asarray(area / classes)
 
 
-def class_patients(target: ArrayLike, patient: ArrayLike) -> tuple[int, int]:
-    """How many patients have at least one positive row, and how many at least one negative row.
+def average_precision(target: ArrayLike, score: ArrayLike) -> float:
+    """Sum over distinct scores of (recall gained) × (precision there); NaN without a positive.
 
-    A patient with both counts on both sides, as Obuchowski's I10 and I01 do.
+    As scikit-learn's ``average_precision_score``: no interpolation, tied scores enter together.
+
+    >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 3)
+    0.833
     """
-    label, names = _labels(target), np.asarray(patient).astype(str)
-    return int(np.unique(names[label]).size), int(np.unique(names[~label]).size)
+    ranking = rank(target, score)
+    ones = np.ones((1, len(ranking.positive))), np.ones((1, len(ranking.negative)))
+    return float(_precision_area(ranking, _first_level(ranking, np.asarray(score, dtype=np.float64)), *ones)[0])
 
 
-@dataclass(frozen=True)
-class _Clustered:
-    """Mean AUROC [C], covariance [C, C] and patients with a positive and with a negative row per question [2, K]."""
+class AveragePrecision(Statistic):
+    """Average precision as a function of patient weights; arguments as for ``Auroc``.
 
-    auroc: Values
-    covariance: Values
-    counts: Positions
+    >>> statistic = AveragePrecision([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8], codes=np.array([0, 1, 2, 3]), patients=4)
+    >>> round(statistic.on_the_data(), 3), statistic.values(np.array([[1.0, 0, 1, 1]])).tolist()
+    (0.833, [1.0])
+    """
 
+    def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int) -> None:
+        self.patients = patients
+        self.ranking = rank(target, score)
+        self.first = _first_level(self.ranking, np.asarray(score, dtype=np.float64))
+        self.positive = codes[self.ranking.positive]
+        self.negative = codes[self.ranking.negative]
 
-def _clustered(labels: Values, scores: Values, codes: Positions) -> _Clustered:
-    clusters, codes = np.unique(codes, return_inverse=True)
-    questions, models = scores.shape[1:]
-    areas = np.zeros(models)
-    # By positives and by negatives, each as it goes with its own kind and as it goes with the other.
-    own, crossed = np.zeros((2, models, len(clusters))), np.zeros((2, models, len(clusters)))
-    counts = np.zeros((2, questions), dtype=np.intp)
-    for question in range(questions):
-        known = ~np.isnan(labels[:, question])
-        label, patients = labels[known, question] == 1, codes[known]
-        there = np.array([np.unique(patients[label]).size, np.unique(patients[~label]).size])
-        if there.min() < 2:
-            raise ValueError(
-                "the variance of AUROC needs two positive and two negative patients; "
-                f"there are {there[0]} and {there[1]}"
-            )
-        counts[:, question], everybody = there, np.unique(patients).size
-        for model in range(models):
-            area, *by = patient_contributions(label, scores[known, question, model], patients, len(clusters))
-            areas[model] += area
-            own[:, model] += np.sqrt(there / (there - 1))[:, None] * np.stack(by)
-            crossed[:, model] += (everybody / (everybody - 1)) ** 0.5 * np.stack(by)
-    between = crossed[0] @ crossed[1].T
-    covariance = own[0] @ own[0].T + own[1] @ own[1].T + between + between.T
-    return _Clustered(areas / questions, covariance / questions**2, counts)
+    def values(self, weights: Values) -> Values:
+        """Average precision [B] under patient weights [B, P]."""
+        parts = []
+        for start, stop in blocks(len(weights), len(self.positive) + len(self.negative)):
+            block = weights[start:stop]
+            parts.append(_precision_area(self.ranking, self.first, block[:, self.positive], block[:, self.negative]))
+        return np.concatenate(parts)
 
 
-def patient_contributions(
-    label: NDArray[np.bool_], score: Values, codes: Positions, patients: int
-) -> tuple[float, Values, Values]:
-    """AUROC, and what each of ``patients`` adds to it by its positive and by its negative rows [patients] (sums 0)."""
-    wins, losses = _placements(score[label], score[~label])
-    area = float(wins.mean())
-    by_positive = np.bincount(codes[label], weights=wins - area, minlength=patients) / len(wins)
-    by_negative = np.bincount(codes[~label], weights=losses - area, minlength=patients) / len(losses)
-    return area, by_positive, by_negative
+def _first_level(ranking: Ranking, score: Values) -> Positions:
+    """Per sorted positive, the position of the first positive with the same score."""
+    sorted_scores = score[ranking.positive]
+    return np.searchsorted(sorted_scores, sorted_scores, side="left")
 
 
-def _placements(positive: Values, negative: Values) -> tuple[Values, Values]:
-    """Per positive the share of negatives it beats; per negative the share of positives that beat it."""
-    low, high = np.sort(negative), np.sort(positive)
-    wins = (np.searchsorted(low, positive, "left") + np.searchsorted(low, positive, "right")) / (2 * len(low))
-    beaten = (np.searchsorted(high, negative, "left") + np.searchsorted(high, negative, "right")) / (2 * len(high))
-    return wins, 1 - beaten
+def _precision_area(ranking: Ranking, first: Positions, positive: Values, negative: Values) -> Values:
+    """Average precision [B] from the weights of the sorted positives [B, m] and negatives [B, n]."""
+    hits, alarms = cumulative(positive), cumulative(negative)
+    true = hits[:, -1:] - hits[:, first]
+    called = true + alarms[:, -1:] - alarms[:, ranking.below]
+    # Where nothing is called the positive's own weight is 0, so any precision will do.
+    precision = np.divide(true, called, out=np.zeros_like(true), where=called > 0)
+    return ratio(np.einsum("bi,bi->b", positive, precision), hits[:, -1])
 
 
-def _labels(target: ArrayLike) -> NDArray[np.bool_]:
+def binary_labels(target: ArrayLike) -> Mask:
+    """Labels 0 or 1 [N] as booleans.
+
+    Raises:
+        ValueError: a label is neither.
+
+    >>> binary_labels([0, 1.0]).tolist()
+    [False, True]
+    """
     label = np.asarray(target)
     if not np.isin(label, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")

@@ -1,28 +1,46 @@
-"""Are probabilities what they say: Brier score, expected calibration error, calibration line."""
+"""How well probabilities match outcomes: Brier score, calibration error and line, and temperature scaling."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy.special import expit, logit
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
 
 from evalfm.statistics.resampling import FromSums, Positions, Statistic, Values, blocks, ratio
 
 BINS = 15
 CLIP = 1e-6
+CERTAIN = 1e-12
+COLDEST, HOTTEST = 0.01, 100.0
+"""The bounds of the temperature; validation data that .5 separates without error give the coldest."""
 _ITERATIONS = 50
 _LONGEST_STEP = 4.0
 
 
 def brier(target: ArrayLike, score: ArrayLike) -> float:
-    """Mean squared difference of probability and label."""
+    """Mean squared difference of probability and label.
+
+    Brier (1950); between 0 and 1, lower is better.
+
+    Args:
+        target: 0 or 1, [N].
+        score: probabilities, [N].
+
+    >>> round(brier([0, 1, 1], [0.2, 0.7, 0.9]), 4)
+    0.0467
+    """
     return float(np.mean((np.asarray(score, dtype=np.float64) - np.asarray(target, dtype=np.float64)) ** 2))
 
 
 def equal_mass_bins(score: ArrayLike, bins: int = BINS) -> Positions:
-    """Bin of each score [N], from 0 without gaps: as equally filled as ties allow, tied scores together."""
+    """Bin of each score [N], from 0 without gaps: as equally filled as ties allow, tied scores together.
+
+    >>> equal_mass_bins([0.1, 0.2, 0.2, 0.9], bins=2).tolist()
+    [0, 0, 0, 1]
+    """
     value = np.asarray(score, dtype=np.float64)
     # The first row of a tie decides, so that one score never stands in two bins.
     first = np.searchsorted(np.sort(value), value, side="left")
@@ -30,7 +48,13 @@ def equal_mass_bins(score: ArrayLike, bins: int = BINS) -> Positions:
 
 
 def expected_calibration_error(target: ArrayLike, score: ArrayLike, bins: int = BINS) -> float:
-    """Share-weighted mean over equal-mass bins of |observed share − mean probability|, in [0, 1]."""
+    """Share-weighted mean over equal-mass bins of |observed share − mean probability|, in [0, 1].
+
+    Naeini et al. (2015), with bins of equal mass; 0 is best.
+
+    >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], bins=2), 3)
+    0.225
+    """
     columns = _calibration_gaps(target, score, equal_mass_bins(score, bins))
     return float(_gap_of_sums(columns.sum(axis=0)))
 
@@ -38,7 +62,18 @@ def expected_calibration_error(target: ArrayLike, score: ArrayLike, bins: int = 
 def calibration_error_statistic(
     target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, bins: int = BINS
 ) -> FromSums:
-    """ECE as a function of patient weights; the bins stay as they are on the data."""
+    """ECE as a function of patient weights; the bins stay as they are on the data.
+
+    Args:
+        target, score: labels 0 or 1 and probabilities, [N].
+        codes: patient code of each row, [N], 0 … P − 1.
+        patients: P.
+        bins: at most so many.
+
+    >>> statistic = calibration_error_statistic([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], np.arange(4), patients=4, bins=2)
+    >>> round(statistic.on_the_data(), 3)
+    0.225
+    """
     columns = _calibration_gaps(target, score, equal_mass_bins(score, bins))
     return FromSums(columns, codes, patients, _gap_of_sums)
 
@@ -69,6 +104,12 @@ def calibration_line(target: ArrayLike, score: ArrayLike, weights: Values | None
 
     Probabilities are clipped to [1e-6, 1 − 1e-6]. Newton's method on all rows at once, started at the fit to
     the data. NaN where the labels are all alike, the scores are constant, or the scores separate the labels.
+
+    Cox (1958): slope 1 and intercept 0 are right; a slope below 1 means probabilities that are too extreme.
+
+    >>> line = calibration_line([0, 1, 0, 1, 0, 1], [0.1, 0.2, 0.4, 0.6, 0.8, 0.9])
+    >>> line.intercept.round(3).tolist(), line.slope.round(3).tolist()
+    ([0.0], [0.367])
     """
     label = np.asarray(target, dtype=np.float64)
     predictor = logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
@@ -78,23 +119,28 @@ def calibration_line(target: ArrayLike, score: ArrayLike, weights: Values | None
         return CalibrationLine(missing, missing.copy())
     standard = (predictor - centre) / scale
     start = _newton(label, standard, np.ones((1, len(label))), np.zeros(2))
-    found = start
+    fitted = start
     if weights is not None:
         origin = start[0] if np.isfinite(start).all() else np.zeros(2)
         parts = [_newton(label, standard, weights[a:b], origin) for a, b in blocks(len(weights), len(label))]
-        found = np.concatenate(parts) if parts else np.empty((0, 2))
-    slope = found[:, 1] / scale
-    return CalibrationLine(found[:, 0] - slope * centre, slope)
+        fitted = np.concatenate(parts) if parts else np.empty((0, 2))
+    slope = fitted[:, 1] / scale
+    return CalibrationLine(fitted[:, 0] - slope * centre, slope)
 
 
 class CalibrationCoefficient(Statistic):
     """Calibration slope or intercept as a function of patient weights.
 
     Args:
-        target, score: [n] labels and probabilities.
-        codes: [n] patient of each row.
+        target, score: labels 0 or 1 and probabilities, [n].
+        codes: patient code of each row, [n], 0 … P − 1.
         patients: P.
         which: ``"slope"`` or ``"intercept"``.
+
+    >>> label, score = [0, 1, 0, 1, 0, 1], [0.1, 0.2, 0.4, 0.6, 0.8, 0.9]
+    >>> slope = CalibrationCoefficient(label, score, np.arange(6), patients=6, which="slope")
+    >>> round(slope.on_the_data(), 3)
+    0.367
     """
 
     def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, which: str) -> None:
@@ -117,6 +163,9 @@ def calibration_in_the_large(target: ArrayLike, score: ArrayLike) -> float:
     """Intercept with the slope held at 1: how far the logits must shift for the mean probability to be right.
 
     NaN where the labels are all alike.
+
+    >>> round(calibration_in_the_large([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5]), 3)
+    -1.099
     """
     label = np.asarray(target, dtype=np.float64)
     offset = logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
@@ -167,3 +216,66 @@ def _newton(label: Values, predictor: Values, weights: Values, start: Values) ->
             running, current = running[going], current[going]
     coefficients[running] = np.nan
     return coefficients
+
+
+def fit_temperature(target: ArrayLike, probability: ArrayLike) -> float:
+    """The temperature T > 0 of the smallest log-loss (Guo et al., ICML 2017); labels that are NaN do not count.
+
+    The log-loss is convex in 1 / T. Above 1 the probabilities were too sure, below 1 not sure enough.
+
+    Args:
+        target: [N] 0 or 1 with ``probability`` [N] of the finding; or class numbers [N] with [N, K] over classes.
+        probability: in [0, 1]; certainty counts as 1e-12, so that a certain mistake costs much and not all.
+
+    Raises:
+        ValueError: no label is known, or a probability is outside [0, 1].
+
+    >>> round(fit_temperature([0, 1, 0, 1], [0.01, 0.99, 0.9, 0.95]), 2)
+    2.19
+    """
+    label = np.asarray(target, dtype=np.float64)
+    known = np.isfinite(label)
+    given = np.clip(_checked(probability)[known], CERTAIN, 1 - CERTAIN)
+    if not known.any():
+        raise ValueError("no label is known")
+    label = label[known]
+    if given.ndim == 1:
+        margin = logit(given) * (2 * label - 1)
+
+        def loss(log_sharpness: float) -> float:
+            return float(np.logaddexp(0, -margin * np.exp(log_sharpness)).mean())
+    else:
+        logarithm = np.log(given)
+        place = label.astype(np.intp)[:, None]
+
+        def loss(log_sharpness: float) -> float:
+            scaled = log_softmax(logarithm * np.exp(log_sharpness), axis=1)
+            return float(-np.take_along_axis(scaled, place, axis=1).mean())
+
+    bounds = (float(-np.log(HOTTEST)), float(-np.log(COLDEST)))
+    searched = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+    # The bounded search never reaches its bounds, nor the plain probabilities where all are alike.
+    best = min((float(searched.x), 0.0, *bounds), key=lambda each: (loss(each), abs(each)))
+    return float(np.exp(-best))
+
+
+def with_temperature(probability: ArrayLike, temperature: float) -> Values:
+    """Probabilities at ``temperature``: [N] of a finding, or [N, K] over classes; their order does not change.
+
+    Raises:
+        ValueError: a probability is outside [0, 1].
+
+    >>> with_temperature([0.1, 0.5, 0.9], 2.0).round(3).tolist()
+    [0.25, 0.5, 0.75]
+    """
+    given = _checked(probability)
+    with np.errstate(divide="ignore"):
+        scaled = expit(logit(given) / temperature) if given.ndim == 1 else softmax(np.log(given) / temperature, axis=1)
+    return np.asarray(scaled, dtype=np.float64)
+
+
+def _checked(probability: ArrayLike) -> NDArray[np.float64]:
+    value = np.asarray(probability, dtype=np.float64)
+    if value.size and (value.min() < 0 or value.max() > 1):
+        raise ValueError("scores outside [0, 1] are no probabilities")
+    return value

@@ -1,4 +1,4 @@
-"""Two encoders on the same patients: paired tests, correction for how many, what could have been found."""
+"""Paired tests of two models on the same patients, corrections for several comparisons, detectable differences."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evalfm.statistics.auroc import macro_auroc_covariance
+from evalfm.statistics.auroc_covariance import macro_auroc_covariance
 from evalfm.statistics.influence import influence
 from evalfm.statistics.resampling import Values
 
@@ -53,8 +53,20 @@ def compare_auroc(
 
     At one row per patient this is the paired test of DeLong (1988). With ``folds`` pairs count within a fold.
 
+    Args:
+        target: 0 or 1, [N].
+        first, second: scores of two models, [N].
+        patient: patient id of each row, [N]; None: every row is a patient.
+        folds: fold of each row, [N].
+        level: coverage of the interval, a fraction.
+
     Raises:
         ValueError: fewer than two positive or two negative patients.
+
+    >>> label = [0, 0, 0, 1, 1, 1]
+    >>> found = compare_auroc(label, [0.1, 0.2, 0.5, 0.4, 0.8, 0.9], [0.3, 0.6, 0.1, 0.2, 0.7, 0.5])
+    >>> round(found.value, 3), round(found.standard_error, 3), round(found.p, 3)
+    (0.222, 0.314, 0.48)
     """
     scores = np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)], axis=1)
     return contrast_aurocs(target, scores, [[1.0, -1.0]], patient, folds=folds, level=level)[0]
@@ -75,6 +87,13 @@ def contrast_aurocs(
 
     Raises:
         ValueError: as for ``compare_auroc``.
+
+    >>> label = [0, 0, 0, 1, 1, 1]
+    >>> first, second = [0.1, 0.2, 0.5, 0.4, 0.8, 0.9], [0.2, 0.1, 0.4, 0.6, 0.3, 0.9]
+    >>> seeds = np.array([first, second, [0.3, 0.6, 0.1, 0.2, 0.7, 0.5]])
+    >>> (found,) = contrast_aurocs(label, seeds.T, [[0.5, 0.5, -1]])
+    >>> round(found.value, 3), round(found.p, 3)
+    (0.222, 0.532)
     """
     columns = np.asarray(scores, dtype=np.float64)
     target = np.asarray(target, dtype=np.float64)[:, None]
@@ -90,23 +109,38 @@ def contrast_macro_aurocs(
     folds: ArrayLike | None = None,
     level: float = 0.95,
 ) -> list[Difference]:
-    """``contrast_aurocs`` of AUROCs averaged over K questions; arguments as for ``macro_auroc_covariance``.
+    """``contrast_aurocs`` of AUROCs averaged over K yes-or-no labels.
+
+    Args:
+        targets: 0, 1 or NaN, [N, K].
+        scores: [N, K, C].
+        contrasts: weights of the C models, [M, C].
+        patient: patient id of each row, [N].
+        folds: fold of each row, [N].
+        level: coverage of the intervals, a fraction.
 
     Raises:
-        ValueError: a question has fewer than two positive or two negative patients.
+        ValueError: a label has fewer than two positive or two negative patients.
+
+    >>> targets = np.array([[0, 1], [0, 0], [1, 1], [1, 0], [1, 1]])
+    >>> scores = np.array([[[0.1, 0.3], [0.4, 0.5]], [[0.6, 0.7], [0.2, 0.6]], [[0.5, 0.4], [0.9, 0.8]],
+    ...                    [[0.8, 0.6], [0.5, 0.4]], [[0.9, 0.9], [0.7, 0.5]]])
+    >>> (difference,) = contrast_macro_aurocs(targets, scores, [[1, -1]])
+    >>> round(difference.value, 3), round(difference.p, 3), difference.method
+    (0.167, 0.573, 'paired DeLong, joint over 2 classes, z')
     """
-    found = macro_auroc_covariance(targets, scores, patient, folds)
-    rows, questions = np.asarray(targets).shape
+    joint = macro_auroc_covariance(targets, scores, patient, folds)
+    rows, labels = np.asarray(targets).shape
     n = rows if patient is None else int(np.unique(np.asarray(patient).astype(str)).size)
     name = "clustered DeLong (Obuchowski)" if patient is not None else "DeLong"
-    over = f", joint over {questions} classes" if questions > 1 else ""
+    over = f", joint over {labels} classes" if labels > 1 else ""
     differences = []
     for contrast in np.asarray(contrasts, dtype=np.float64):
-        variance = float(contrast @ found.covariance @ contrast)
+        variance = float(contrast @ joint.covariance @ contrast)
         # Below rounding of the covariance itself the scores rank every pair alike.
-        negligible = variance <= 1e-14 * float(np.trace(found.covariance))
+        negligible = variance <= 1e-14 * float(np.trace(joint.covariance))
         error = 0.0 if negligible else variance**0.5
-        value = float(contrast @ found.auroc)
+        value = float(contrast @ joint.auroc)
         differences.append(_difference(value, error, None, n, f"paired {name}{over}, z", level))
     return differences
 
@@ -129,32 +163,38 @@ def contrast_confusions(
 
     Args:
         target: [N] class numbers.
-        called: [N, C] class numbers that each of C models answers.
+        called: [N, C] class numbers that each of C models predicts.
         classes: K.
         metric: one of ``influence.METRICS``.
         contrasts, patient: as for ``contrast_aurocs``.
 
     Raises:
         ValueError: the metric is undefined (in a fold), or there are fewer than two patients (in a fold).
+
+    >>> label, calls = np.array([0, 0, 1, 1, 1]), np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0, 0]])
+    >>> (found,) = contrast_confusions(label, calls, 2, "accuracy", [[1, -1]], ["a", "b", "c", "d", "e"])
+    >>> round(found.value, 3), round(found.p, 3), found.degrees_of_freedom
+    (0.4, 0.178, 4)
     """
     truth, answers = np.asarray(target), np.asarray(called)
     weights = np.asarray(contrasts, dtype=np.float64)
     names = np.asarray(patient).astype(str)
     fold = np.zeros(len(truth)) if folds is None else np.asarray(folds)
-    values, variances, patients, parts = np.zeros(len(weights)), np.zeros(len(weights)), 0, np.unique(fold)
-    for rows in (fold == each for each in parts):
+    values, variances, patients = np.zeros(len(weights)), np.zeros(len(weights)), 0
+    folds_used = len(np.unique(fold))
+    for rows in (fold == each for each in np.unique(fold)):
         codes = np.unique(names[rows], return_inverse=True)[1]
         count = int(codes.max()) + 1
         if count < 2:
             raise ValueError("a standard error needs at least two patients")
-        found = [influence(truth[rows], answer, classes, metric, codes) for answer in answers[rows].T]
-        values += weights @ np.array([each.value for each in found]) / len(parts)
-        summed = weights @ np.stack([each.of_patient for each in found]) / len(parts)
-        spread = np.abs(weights) @ np.stack([np.abs(each.of_patient).sum() for each in found]) / len(parts)
+        models = [influence(truth[rows], answer, classes, metric, codes) for answer in answers[rows].T]
+        values += weights @ np.array([each.value for each in models]) / folds_used
+        summed = weights @ np.stack([each.of_patient for each in models]) / folds_used
+        spread = np.abs(weights) @ np.stack([np.abs(each.of_patient).sum() for each in models]) / folds_used
         summed[np.abs(summed) <= 1e-14 * spread[:, None]] = 0.0
         variances += count / (count - 1) * (summed**2).sum(axis=1)
         patients += count
-    freedom = patients - len(parts)
+    freedom = patients - folds_used
     method = f"paired influence values of {metric} by patient, t"
     return [
         _difference(float(value), float(variance) ** 0.5, freedom, patients, method, level)
@@ -165,8 +205,17 @@ def contrast_confusions(
 def compare_means(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Difference:
     """Paired t test on per-patient means of first − second (Dice, absolute errors).
 
+    Args:
+        first, second: values of two models on the same rows, [N].
+        patient: patient id of each row, [N].
+        level: coverage of the interval, a fraction.
+
     Raises:
         ValueError: a value is missing, or there are fewer than two patients.
+
+    >>> found = compare_means([0.8, 0.7, 0.9, 0.6], [0.7, 0.7, 0.8, 0.5], ["a", "a", "b", "c"])
+    >>> round(found.value, 3), round(found.p, 4), found.degrees_of_freedom
+    (0.083, 0.0377, 2)
     """
     gap = patient_means(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), patient)
     if len(gap) < 2:
@@ -181,6 +230,9 @@ def wilcoxon(first: ArrayLike, second: ArrayLike, patient: ArrayLike) -> float:
     """Two-sided p of the Wilcoxon signed-rank test on per-patient means of first − second; zeros are dropped.
 
     1 where the two never differ. A sensitivity analysis, not the p of record.
+
+    >>> wilcoxon([0.8, 0.7, 0.9, 0.6], [0.7, 0.5, 0.6, 0.2], ["a", "b", "c", "d"])
+    0.125
     """
     gap = patient_means(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), patient)
     if not np.any(gap):
@@ -193,21 +245,32 @@ def patient_means(values: ArrayLike, patient: ArrayLike) -> Values:
 
     Raises:
         ValueError: a value is not finite.
+
+    >>> patient_means([1.0, 3.0, 5.0], ["b", "b", "a"]).tolist()
+    [5.0, 2.0]
     """
     numbers = np.asarray(values, dtype=np.float64)
     if not np.isfinite(numbers).all():
-        raise ValueError("paired tests need a value for every row of both sides")
+        raise ValueError("paired tests need a value of both models for every row")
     codes = np.unique(np.asarray(patient).astype(str), return_inverse=True)[1]
     return np.asarray(np.bincount(codes, weights=numbers) / np.bincount(codes), dtype=np.float64)
 
 
 def holm(p_values: ArrayLike) -> Values:
-    """Holm's (1979) adjusted p values for one family; NaN stays NaN and is not counted in the family."""
+    """Holm's (1979) adjusted p values for one family; NaN stays NaN and is not counted in the family.
+
+    >>> holm([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
     return _adjusted(p_values, lambda p: np.maximum.accumulate(p * np.arange(len(p), 0, -1)))
 
 
 def benjamini_hochberg(p_values: ArrayLike) -> Values:
-    """Benjamini and Hochberg's (1995) adjusted p values; NaN stays NaN and is not counted in the family."""
+    """Benjamini and Hochberg's (1995) adjusted p values; NaN stays NaN and is not counted in the family.
+
+    >>> benjamini_hochberg([0.01, 0.04, 0.03]).round(3).tolist()
+    [0.03, 0.04, 0.04]
+    """
     return _adjusted(p_values, lambda p: np.minimum.accumulate((p * len(p) / np.arange(1, len(p) + 1))[::-1])[::-1])
 
 
@@ -218,6 +281,10 @@ def non_inferiority(difference: Difference, margin: float, *, lower_is_better: b
 
     Raises:
         ValueError: the margin is not positive.
+
+    >>> found = compare_means([0.8, 0.7, 0.9, 0.6], [0.7, 0.7, 0.8, 0.5], ["a", "b", "c", "d"])
+    >>> round(non_inferiority(found, margin=0.05), 4)
+    0.0077
     """
     if margin <= 0:
         raise ValueError("a margin of non-inferiority is positive")
@@ -231,9 +298,12 @@ def non_inferiority(difference: Difference, margin: float, *, lower_is_better: b
 def minimal_detectable_difference(
     standard_error: float, *, comparisons: int = 1, alpha: float = 0.05, power: float = 0.8
 ) -> float:
-    """The true difference that a two-sided test at ``alpha / comparisons`` finds with ``power``.
+    """The true difference that a two-sided test at ``alpha / comparisons`` would find with ``power``.
 
     (z₁₋α/₂ + z_power) × standard error of the difference: what "no difference" is to be read against.
+
+    >>> round(minimal_detectable_difference(0.01), 4), round(minimal_detectable_difference(0.01, comparisons=10), 4)
+    (0.028, 0.0365)
     """
     return float((stats.norm.isf(alpha / comparisons / 2) + stats.norm.ppf(power)) * standard_error)
 

@@ -20,6 +20,9 @@ class Estimate:
         unit: ``"patients"`` or ``"images"``.
         reason: why the value or the interval is absent, else None.
         note: a caution to print beside it, such as ``"interval approximate"``.
+
+    >>> Estimate(0.81, 0.76, 0.85, method="BCa, 2000 patient-clustered resamples", n=412).value
+    0.81
     """
 
     value: float | None
@@ -34,19 +37,36 @@ class Estimate:
 
     @classmethod
     def absent(cls, reason: str, *, n: int = 0, unit: str = "patients") -> Estimate:
-        """A number that cannot be given, with the reason."""
+        """A number that cannot be given, with the reason.
+
+        >>> Estimate.absent("no image is positive").reason
+        'no image is positive'
+        """
         return cls(None, reason=reason, n=n, unit=unit)
 
     def with_note(self, note: str) -> Estimate:
-        """The same estimate with a caution beside it."""
+        """The same estimate with a caution beside it.
+
+        >>> Estimate(0.8, n=20).with_note("interval approximate").note
+        'interval approximate'
+        """
         return replace(self, note=note)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for run.json."""
+        """Plain values for run.json.
+
+        >>> Estimate(0.8, 0.7, 0.9, n=50).to_json()["low"]
+        0.7
+        """
         return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Estimate:
-        """Take back what ``to_json`` gave, also after JSON made a list of the percentile interval."""
+        """Take back what ``to_json`` gave, also after JSON made a list of the percentile interval.
+
+        >>> estimate = Estimate(0.8, 0.7, 0.9, percentile=(0.71, 0.89), n=50)
+        >>> Estimate.from_json(estimate.to_json()) == estimate
+        True
+        """
         percentile = content.get("percentile")
         return cls(**{**content, "percentile": None if percentile is None else tuple(percentile)})

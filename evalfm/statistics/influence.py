@@ -1,4 +1,4 @@
-"""What each patient does to a metric of the confusion matrix: the linear term of the delta method."""
+"""Influence of each patient on a metric of the confusion matrix: the linear term of the delta method."""
 
 from __future__ import annotations
 
@@ -27,13 +27,17 @@ def influence(target: Positions, called: Positions, classes: int, metric: str, c
     give the same), so the influences sum to 0.
 
     Args:
-        target, called: [N] class numbers, the true and the answered ones.
+        target, called: true and predicted class numbers, [N].
         classes: K.
         metric: one of ``METRICS``.
-        codes: [N] patient of each row, 0 … P − 1.
+        codes: patient code of each row, [N], 0 … P − 1.
 
     Raises:
         ValueError: the metric is undefined on these rows.
+
+    >>> found = influence(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), 2, "accuracy", np.array([0, 1, 2, 2]))
+    >>> found.value, found.of_patient.tolist()
+    (0.75, [0.0625, -0.1875, 0.125])
     """
     formula, gradient = METRICS[metric]
     cell = target * classes + called
@@ -69,8 +73,8 @@ def _class_f1(confusion: Values) -> tuple[Values, Values]:
 
 
 def _macro_f1(confusion: Values) -> Values:
-    there = (confusion.sum(axis=1) + confusion.sum(axis=0)) > 0
-    return np.asarray(_class_f1(confusion)[1].sum(axis=0) / there.sum(), dtype=np.float64)
+    occurs = (confusion.sum(axis=1) + confusion.sum(axis=0)) > 0
+    return np.asarray(_class_f1(confusion)[1].sum(axis=0) / occurs.sum(), dtype=np.float64)
 
 
 def _weighted_f1(confusion: Values) -> Values:

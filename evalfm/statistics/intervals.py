@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
 from scipy.special import ndtr, ndtri
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -15,15 +17,16 @@ from evalfm.statistics.resampling import Patients, Statistic, Values, bootstrap
 RESAMPLES = 2000
 LEVEL = 0.95
 MOST_UNDEFINED = 0.05
-"""The largest share of resamples without a value that an interval is still made from."""
+"""The largest share of resamples without a value from which an interval is still made."""
 ENOUGH_PATIENTS = 30
 """Below so many patients (for AUROC: of either class) the interval is marked approximate."""
 APPROXIMATE = "interval approximate"
+OVER_EPISODES = "t over episodes that share images: of drawing more episodes from these images, not of other patients"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A statistic with what its estimate must tell.
+    """A statistic with what is printed beside its estimate.
 
     Attributes:
         statistic: the number as a function of patient weights.
@@ -52,7 +55,11 @@ class Interval:
 
 
 def percentile_interval(resampled: Values, level: float = LEVEL) -> tuple[float, float]:
-    """The central ``level`` of the resamples [B]."""
+    """The central ``level`` of the resamples [B].
+
+    >>> percentile_interval(np.arange(101.0), level=0.5)
+    (25.0, 75.0)
+    """
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -65,6 +72,11 @@ def bca_interval(value: float, resampled: Values, deleted: Values, level: float 
         resampled: [B] the statistic on the resamples; ties with ``value`` count half in the bias correction.
         deleted: [P] the statistic with each patient left out; undefined ones (NaN) are passed over.
         level: coverage aimed at.
+
+    >>> resampled = np.random.default_rng(0).normal(0.8, 0.02, 2000)
+    >>> low, high = bca_interval(0.8, resampled, deleted=np.array([0.79, 0.8, 0.81]))
+    >>> round(low, 2), round(high, 2)
+    (0.76, 0.84)
     """
     tolerance = 1e-12 * max(1.0, abs(value))
     below = np.mean(resampled < value - tolerance) + 0.5 * np.mean(np.abs(resampled - value) <= tolerance)
@@ -80,7 +92,11 @@ def bca_interval(value: float, resampled: Values, deleted: Values, level: float 
 
 
 def acceleration(deleted: Values) -> float:
-    """Acceleration from leave-one-out values: sum d³ / (6 (sum d²)^1.5), d = mean − value; 0 if constant."""
+    """Acceleration from leave-one-out values: sum d³ / (6 (sum d²)^1.5), d = mean − value; 0 if constant.
+
+    >>> round(acceleration(np.array([0.8, 0.81, 0.83])), 4)
+    -0.0367
+    """
     defined = deleted[~np.isnan(deleted)]
     if not defined.size:
         return 0.0
@@ -90,7 +106,19 @@ def acceleration(deleted: Values) -> float:
 
 
 def interval(value: float, resampled: Values, deleted: Values) -> Interval:
-    """BCa where it can be had, else percentile; absent with the reason where the resamples are degenerate."""
+    """BCa where it can be had, else percentile; absent with the reason where the resamples are degenerate.
+
+    Args:
+        value: the estimate on the data.
+        resampled: the statistic on the resamples, [B].
+        deleted: the statistic with each patient left out, [P].
+
+    >>> resampled = np.random.default_rng(0).normal(0.8, 0.02, 2000)
+    >>> interval(0.8, resampled, deleted=np.array([0.79, 0.8, 0.81])).method
+    'BCa'
+    >>> interval(0.8, np.full(2000, 0.8), deleted=np.array([0.8, 0.8])).reason
+    'degenerate bootstrap: every resample gives the same value'
+    """
     defined = resampled[~np.isnan(resampled)]
     undefined = (resampled.size - defined.size) / resampled.size
     if undefined > MOST_UNDEFINED:
@@ -114,7 +142,26 @@ def estimates(
     unit: str = "patients",
     resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
-    """Each statistic on the data with its interval, all on the same resamples; an ``Estimate`` passes."""
+    """Each statistic on the data with its 95 % interval, all on the same resamples.
+
+    The interval is BCa (Efron 1987) where it can be had, else percentile; absent with its reason where the resamples
+    are degenerate or there is one patient.
+
+    Args:
+        measured: statistics by name; an ``Estimate`` is returned as it is.
+        patients: who stands behind the rows.
+        seed: of the resamples.
+        unit: what is resampled, ``"patients"`` or ``"images"``.
+        resamples: how many.
+
+    >>> from evalfm.statistics.resampling import identify, mean_over_folds
+    >>> patients = identify(np.arange(40))
+    >>> dice = np.linspace(0.5, 0.9, 40)
+    >>> measured = {"dice": Measured(mean_over_folds(dice, patients), patients.count, "no image")}
+    >>> found = estimates(measured, patients)["dice"]
+    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3), found.method
+    (0.7, 0.664, 0.737, 'BCa, 2000 patient-clustered resamples')
+    """
     # Products of resamples by a few sums are bound by memory: more BLAS threads only wait for each other.
     with threadpool_limits(limits=1, user_api="blas"):
         return _estimates(measured, patients, seed, unit, resamples)
@@ -130,18 +177,18 @@ def _estimates(
         if isinstance(item, Measured) and np.isfinite(values[name]) and patients.count > 1
     }
     resampled = bootstrap(statistics, patients, resamples=resamples, seed=seed)
-    found = {}
+    results = {}
     for name, item in measured.items():
         if isinstance(item, Estimate):
-            found[name] = item
+            results[name] = item
         elif not np.isfinite(values[name]):
-            found[name] = Estimate.absent(item.undefined, n=item.n, unit=unit)
+            results[name] = Estimate.absent(item.undefined, n=item.n, unit=unit)
         elif name not in statistics:
-            found[name] = Estimate(values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval")
+            results[name] = Estimate(values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval")
         else:
             made = interval(values[name], resampled[name], item.statistic.without_each())
             method = f"{made.method}, {_resamples(resamples, unit, patients)}" if made.method else ""
-            found[name] = Estimate(
+            results[name] = Estimate(
                 values[name],
                 low=made.low,
                 high=made.high,
@@ -152,7 +199,29 @@ def _estimates(
                 reason=made.reason,
                 note=_note(item),
             )
-    return found
+    return results
+
+
+def over_episodes(values: ArrayLike) -> tuple[Estimate, float | None]:
+    """Mean of ``values`` [E] with a 95 % interval by t, and their standard deviation (n − 1).
+
+    Episodes draw their images from one pool and overlap, so they are not independent: the interval says how far the
+    mean could move with other episodes of the same images, and narrows with their number whatever the data. It says
+    nothing about other patients. Interval and deviation are absent for one episode, or where all are equal.
+
+    >>> mean, deviation = over_episodes([0.7, 0.8, 0.75])
+    >>> round(mean.value, 3), round(mean.low, 3), round(mean.high, 3), round(deviation, 3)
+    (0.75, 0.626, 0.874, 0.05)
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    mean, count = float(numbers.mean()), len(numbers)
+    if count < 2:
+        return Estimate(mean, n=count, unit="episodes", reason="one episode has no spread"), None
+    deviation = float(numbers.std(ddof=1))
+    if np.ptp(numbers) == 0:
+        return Estimate(mean, n=count, unit="episodes", reason="all episodes have the same value"), deviation
+    reach = float(stats.t.ppf(0.975, count - 1)) * deviation / count**0.5
+    return Estimate(mean, mean - reach, mean + reach, method=OVER_EPISODES, n=count, unit="episodes"), deviation
 
 
 def _resamples(resamples: int, unit: str, patients: Patients) -> str:

@@ -1,4 +1,4 @@
-"""What features are like without any label: their effective rank, and how alike two encoders see the same images."""
+"""Features without any label: their effective rank, and how alike those of two encoders are on the same images."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ def rank_me(features: ArrayLike) -> float:
     """Effective rank of ``features`` [N, D] (Garrido et al. 2023): exp of the entropy of the singular values' shares.
 
     Between 1 and min(N, D); NaN where every feature is 0.
+
+    >>> round(rank_me(np.eye(4)), 3)
+    4.0
     """
     singular = np.linalg.svd(np.asarray(features, dtype=np.float64), compute_uv=False)
     total = singular.sum()
@@ -38,6 +41,10 @@ def linear_cka(one: ArrayLike, other: ArrayLike, *, unbiased: bool = True) -> fl
 
     Raises:
         ValueError: they are of different images, or of fewer than four.
+
+    >>> features = np.array([[1.0, 0], [0, 1], [2, 1], [1, 3], [0, 2]])
+    >>> round(linear_cka(features, features @ [[0, 2], [-2, 0]]), 3)
+    1.0
     """
     grams = []
     for features in (one, other):
@@ -59,8 +66,17 @@ def shared_neighbours(one: ArrayLike, other: ArrayLike, patient: ArrayLike, k: i
 
     Images of the same patient are no neighbours. By chance the mean is about k over the number of other images.
 
+    Args:
+        one, other: features of the same images, [N, D1] and [N, D2].
+        patient: patient id of each row, [N].
+        k: how many neighbours.
+
     Raises:
         ValueError: some image has fewer than ``k`` images of other patients.
+
+    >>> features = np.array([[1.0, 0], [1, 0.1], [0, 1], [0.1, 1]])
+    >>> shared_neighbours(features, features[:, ::-1], ["a", "b", "c", "d"], k=1).tolist()
+    [1.0, 1.0, 1.0, 1.0]
     """
     codes = np.unique(np.asarray(patient).astype(str), return_inverse=True)[1]
     if len(codes) - int(np.bincount(codes).max()) < k:
@@ -75,6 +91,18 @@ def jackknifed(
     """``statistic`` of all rows, with an interval from leaving out each of twenty groups of patients in turn.
 
     Not the bootstrap: a row drawn twice lowers a rank and is its own neighbour.
+
+    Args:
+        statistic: from row numbers to the number.
+        patient: patient id of each row, [N].
+        level: coverage of the interval, a fraction.
+        seed: of the groups.
+        unit: what the groups are made of, ``"patients"`` or ``"images"``.
+
+    >>> values = np.linspace(0, 1, 60)
+    >>> found = jackknifed(lambda rows: float(values[rows].mean()), np.arange(60), unit="patients")
+    >>> round(found.value, 3), round(found.low, 2), round(found.high, 2)
+    (0.5, 0.41, 0.59)
     """
     codes = np.unique(np.asarray(patient).astype(str), return_inverse=True)[1]
     patients = int(codes.max()) + 1

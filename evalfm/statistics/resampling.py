@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Values = NDArray[np.float64]
 Positions = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 BLOCK_ELEMENTS = 1 << 20
 """How many weights are held at once (8 MB of float64): enough to vectorise, few enough for the cache."""
@@ -24,10 +25,10 @@ class Patients:
     """Who stands behind each row.
 
     Attributes:
-        codes: [N] patient of each row, 0 … P − 1, in the sorted order of the patients' names.
+        codes: patient code of each row, [N], 0 … P − 1, in the sorted order of the patients' ids.
         count: P.
-        folds: [N] fold of each row, 0 … F − 1, or None.
-        strata: [P] fold of each patient; zeros without folds.
+        folds: fold of each row, [N], 0 … F − 1, or None.
+        strata: fold of each patient, [P]; zeros without folds.
     """
 
     codes: Positions
@@ -35,12 +36,20 @@ class Patients:
     folds: Positions | None
     strata: Positions
 
-    def behind(self, rows: NDArray[np.bool_] | None = None) -> int:
-        """How many patients have at least one of ``rows`` (bool [N]; None: all rows)."""
+    def behind(self, rows: Mask | None = None) -> int:
+        """How many patients have at least one of ``rows`` (bool [N]; None: all rows).
+
+        >>> identify(["a", "a", "b"]).behind(np.array([True, True, False]))
+        1
+        """
         return int(np.unique(self.codes if rows is None else self.codes[rows]).size)
 
-    def among(self, rows: NDArray[np.bool_]) -> Patients:
-        """The same patients, seen only through ``rows`` (bool [N])."""
+    def among(self, rows: Mask) -> Patients:
+        """The same patients, seen only through ``rows`` (bool [N]).
+
+        >>> identify(["a", "b", "b"]).among(np.array([True, False, True])).codes.tolist()
+        [0, 1]
+        """
         return replace(self, codes=self.codes[rows], folds=None if self.folds is None else self.folds[rows])
 
 
@@ -49,8 +58,16 @@ def identify(patient: ArrayLike, folds: ArrayLike | None = None) -> Patients:
 
     Codes follow the sorted names, so that the resamples do not depend on the order of the rows.
 
+    Args:
+        patient: patient id of each row, [N].
+        folds: fold of each row, [N].
+
     Raises:
         ValueError: there are no rows, the lengths differ, or a patient stands in two folds.
+
+    >>> patients = identify(["p2", "p1", "p2"])
+    >>> patients.codes.tolist(), patients.count
+    ([1, 0, 1], 2)
     """
     names = np.asarray(patient)
     if names.ndim != 1 or names.size == 0:
@@ -65,7 +82,7 @@ def identify(patient: ArrayLike, folds: ArrayLike | None = None) -> Patients:
     strata = np.zeros(len(unique), dtype=np.intp)
     strata[codes] = fold_codes
     if not np.array_equal(strata[codes], fold_codes):
-        raise ValueError("a patient stands in more than one fold; deal whole patients to folds")
+        raise ValueError("a patient stands in more than one fold; assign whole patients to folds")
     return Patients(codes, len(unique), fold_codes, strata)
 
 
@@ -73,6 +90,10 @@ def patient_weights(patients: Patients, resamples: int, generator: np.random.Gen
     """How often each patient is drawn, [resamples, P]: with replacement, within folds where there are folds.
 
     Row r uses the r-th stretch of the generator's stream: one call or several blocks give the same weights.
+
+    >>> weights = patient_weights(identify(["a", "b", "c"]), 4, np.random.default_rng(0))
+    >>> weights.shape, weights.sum(axis=1).tolist()
+    ((4, 3), [3.0, 3.0, 3.0, 3.0])
     """
     order = np.argsort(patients.strata, kind="stable")
     sizes = np.bincount(patients.strata)
@@ -121,10 +142,15 @@ class FromSums(Statistic):
     """A function of weighted sums: means, rates, errors, moments. One matrix product for all resamples.
 
     Args:
-        columns: [n, d] what is summed over the rows.
-        codes: [n] patient of each row.
+        columns: what is summed over the rows, [n, d].
+        codes: patient code of each row, [n], 0 … P − 1.
         patients: P.
         formula: from sums [..., d] to the statistic [...].
+
+    >>> hits = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    >>> share = FromSums(hits, np.array([0, 0, 1]), 2, lambda sums: ratio(sums[..., 0], sums[..., 1]))
+    >>> round(share.on_the_data(), 3), share.without_each().tolist()
+    (0.667, [1.0, 0.5])
     """
 
     def __init__(self, columns: Values, codes: Positions, patients: int, formula: Callable[[Values], Values]) -> None:
@@ -148,9 +174,13 @@ class FromRows(Statistic):
     """Any function of row weights.
 
     Args:
-        codes: [n] patient of each row.
+        codes: patient code of each row, [n], 0 … P − 1.
         patients: P.
         function: from row weights [B, n] to the statistic [B].
+
+    >>> total = FromRows(np.array([0, 0, 1]), 2, lambda weights: weights.sum(axis=1))
+    >>> total.values(np.array([[1.0, 1.0], [0.0, 2.0]])).tolist()
+    [3.0, 2.0]
     """
 
     def __init__(self, codes: Positions, patients: int, function: Callable[[Values], Values]) -> None:
@@ -167,64 +197,79 @@ class FromRows(Statistic):
 
 
 class Average(Statistic):
-    """The mean of statistics over those parts (folds, labels) where each is defined.
+    """The mean of statistics over those terms (folds, labels) where each is defined.
 
-    The same rule holds on the data and in every resample; parts undefined on the data are told in ``remark``.
+    The same rule holds on the data and in every resample; terms undefined on the data are named in ``remark``.
+
+    >>> Average([mean_over_folds(np.array([value]), identify(["a"])) for value in (0.25, 0.75)]).on_the_data()
+    0.5
     """
 
-    def __init__(self, parts: Sequence[Statistic], names: str = "folds") -> None:
-        if not parts:
-            raise ValueError("an average needs at least one part")
-        self.parts = tuple(parts)
+    def __init__(self, terms: Sequence[Statistic], names: str = "folds") -> None:
+        if not terms:
+            raise ValueError("an average needs at least one term")
+        self.terms = tuple(terms)
         self.names = names
-        self.patients = parts[0].patients
+        self.patients = terms[0].patients
 
     def values(self, weights: Values) -> Values:
-        """Mean over the defined parts, [B]."""
-        return mean_of_defined(np.stack([part.values(weights) for part in self.parts]))
+        """Mean over the defined terms, [B]."""
+        return mean_of_defined(np.stack([term.values(weights) for term in self.terms]))
 
     def without_each(self) -> Values:
-        """Mean over the defined parts with each patient, or group of patients, left out."""
-        return mean_of_defined(np.stack([part.without_each() for part in self.parts]))
+        """Mean over the defined terms with each patient, or group of patients, left out."""
+        return mean_of_defined(np.stack([term.without_each() for term in self.terms]))
 
     def remark(self) -> str | None:
-        """How many parts are left out because the statistic is undefined there."""
-        undefined = sum(np.isnan(part.on_the_data()) for part in self.parts)
+        """How many terms are left out because the statistic is undefined there."""
+        undefined = sum(np.isnan(term.on_the_data()) for term in self.terms)
         if not undefined:
             return None
-        return f"undefined in {undefined} of {len(self.parts)} {self.names}, which are left out"
+        return f"undefined in {undefined} of {len(self.terms)} {self.names}, which are left out"
 
 
-class Contrast(Statistic):
+class WeightedSum(Statistic):
     """A weighted sum of statistics of the same patients; undefined where one of them is.
 
     Args:
-        parts: the statistics.
-        factors: one per part.
+        terms: the statistics.
+        factors: one per term.
+
+    >>> terms = [mean_over_folds(np.array([value]), identify(["a"])) for value in (0.9, 0.5)]
+    >>> WeightedSum(terms, [1.0, -1.0]).on_the_data()
+    0.4
     """
 
-    def __init__(self, parts: Sequence[Statistic], factors: Sequence[float]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, terms: Sequence[Statistic], factors: Sequence[float]) -> None:
+        self.terms = tuple(terms)
         self.factors = np.asarray(factors, dtype=np.float64)
-        self.patients = parts[0].patients
+        self.patients = terms[0].patients
 
     def values(self, weights: Values) -> Values:
         """The sum at each weighting."""
-        return np.asarray(self.factors @ np.stack([part.values(weights) for part in self.parts]), dtype=np.float64)
+        return np.asarray(self.factors @ np.stack([term.values(weights) for term in self.terms]), dtype=np.float64)
 
     def without_each(self) -> Values:
-        """The sum with each patient left out, by the parts' own ways."""
-        return np.asarray(self.factors @ np.stack([part.without_each() for part in self.parts]), dtype=np.float64)
+        """The sum with each patient left out, by the terms' own ways."""
+        return np.asarray(self.factors @ np.stack([term.without_each() for term in self.terms]), dtype=np.float64)
 
 
-def mean_of_defined(parts: Values) -> Values:
-    """Mean over the first axis of what is not NaN; NaN where nothing is defined."""
-    defined = ~np.isnan(parts)
-    return ratio(np.where(defined, parts, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
+def mean_of_defined(values: Values) -> Values:
+    """Mean over the first axis of what is not NaN; NaN where nothing is defined.
+
+    >>> mean_of_defined(np.array([[0.5, np.nan], [0.7, np.nan]])).round(3).tolist()
+    [0.6, nan]
+    """
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
 
 def ratio(numerator: Values, denominator: Values) -> Values:
-    """``numerator / denominator`` with NaN where the denominator is 0."""
+    """``numerator / denominator`` with NaN where the denominator is 0.
+
+    >>> ratio(np.array([1.0, 1.0]), np.array([2.0, 0.0])).tolist()
+    [0.5, nan]
+    """
     numerator, denominator = np.broadcast_arrays(numerator, denominator)
     result = np.full(numerator.shape, np.nan)
     np.divide(numerator, denominator, out=result, where=denominator != 0)
@@ -232,7 +277,13 @@ def ratio(numerator: Values, denominator: Values) -> Values:
 
 
 def over_folds(patients: Patients, build: Callable[[Positions], Statistic]) -> Statistic:
-    """``build`` over all rows, or its average over the folds, each built from its own rows only."""
+    """``build`` over all rows, or its average over the folds, each built from its own rows only.
+
+    >>> patients = identify(["a", "b", "c"], folds=[0, 0, 1])
+    >>> rows = over_folds(patients, lambda rows: mean_over_folds(np.full(1, float(len(rows))), identify(["a"])))
+    >>> rows.on_the_data()
+    1.5
+    """
     if patients.folds is None:
         return build(np.arange(len(patients.codes)))
     return Average([build(np.flatnonzero(patients.folds == fold)) for fold in np.unique(patients.folds)])
@@ -242,9 +293,14 @@ def sums_over_folds(
     columns: Values,
     patients: Patients,
     formula: Callable[[Values], Values],
-    rows: NDArray[np.bool_] | None = None,
+    rows: Mask | None = None,
 ) -> Statistic:
-    """``formula`` of the sums of ``columns`` [N, d] among ``rows`` (bool [N]), averaged over folds."""
+    """``formula`` of the sums of ``columns`` [N, d] among ``rows`` (bool [N]), averaged over folds.
+
+    >>> patients = identify(["a", "b", "c"], folds=[0, 0, 1])
+    >>> sums_over_folds(np.array([[1.0], [2.0], [5.0]]), patients, lambda sums: sums[..., 0]).on_the_data()
+    4.0
+    """
     among = np.ones(len(columns), dtype=bool) if rows is None else rows
 
     def build(members: Positions) -> FromSums:
@@ -254,10 +310,12 @@ def sums_over_folds(
     return over_folds(patients, build)
 
 
-def mean_over_folds(
-    values: NDArray[np.generic], patients: Patients, rows: NDArray[np.bool_] | None = None
-) -> Statistic:
-    """Mean over images of ``values`` [N] among ``rows`` (bool [N], all if None), averaged over folds."""
+def mean_over_folds(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> Statistic:
+    """Mean over images of ``values`` [N] among ``rows`` (bool [N], all if None), averaged over folds.
+
+    >>> mean_over_folds(np.array([0.25, 0.75, 1.0]), identify(["a", "b", "c"], folds=[0, 0, 1])).on_the_data()
+    0.75
+    """
     columns = np.stack([np.ones(len(values)), values.astype(np.float64)], axis=1)
     if rows is not None:
         columns[~rows] = 0.0
@@ -267,18 +325,29 @@ def mean_over_folds(
 def bootstrap(
     statistics: Mapping[str, Statistic], patients: Patients, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Values]:
-    """Every statistic on the same patient-clustered resamples, each [resamples]."""
+    """Every statistic on the same patient-clustered resamples, each [resamples].
+
+    >>> patients = identify(np.arange(50))
+    >>> mean = mean_over_folds(np.linspace(0, 1, 50), patients)
+    >>> resampled = bootstrap({"mean": mean}, patients, resamples=500)["mean"]
+    >>> resampled.shape, round(float(resampled.std()), 2)
+    ((500,), 0.04)
+    """
     generator = np.random.default_rng(seed)
-    found = {name: np.empty(resamples) for name in statistics}
+    resampled = {name: np.empty(resamples) for name in statistics}
     for start, stop in blocks(resamples, max(patients.count, len(patients.codes))):
         weights = patient_weights(patients, stop - start, generator)
         for name, statistic in statistics.items():
-            found[name][start:stop] = statistic.values(weights)
-    return found
+            resampled[name][start:stop] = statistic.values(weights)
+    return resampled
 
 
 def blocks(rows: int, width: int) -> Iterator[tuple[int, int]]:
-    """Start and stop of stretches of ``rows`` of ``width`` numbers, each about ``BLOCK_ELEMENTS`` in all."""
+    """Start and stop of stretches of ``rows`` of ``width`` numbers, each about ``BLOCK_ELEMENTS`` in all.
+
+    >>> list(blocks(3, BLOCK_ELEMENTS // 2))
+    [(0, 2), (2, 3)]
+    """
     step = max(1, BLOCK_ELEMENTS // max(width, 1))
     for start in range(0, rows, step):
         yield start, min(start + step, rows)

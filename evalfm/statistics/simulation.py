@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import norm
 
+from evalfm.statistics.association import mean_difference
+from evalfm.statistics.fixed_label import at_fixed_label
 from evalfm.statistics.permutation import PERMUTATIONS
-from evalfm.statistics.resampling import Positions, Values
-from evalfm.statistics.stratum_gap import stratum_gap
-from evalfm.statistics.subgroup_means import mean_difference
-from evalfm.statistics.subgroups import at_fixed_label
-
-Mask = NDArray[np.bool_]
+from evalfm.statistics.resampling import Mask, Positions, Values
+from evalfm.statistics.subgroups import SubgroupScores, stratum_gap
 
 CORRELATION = 0.5
 """Intraclass correlation of what is drawn for several images of a patient."""
@@ -24,7 +21,7 @@ FLIPPED = 0.2
 
 
 @dataclass(frozen=True)
-class Design:
+class SimulationDesign:
     """How a study of a model and an attribute is drawn.
 
     Attributes:
@@ -43,8 +40,8 @@ class Design:
 
 
 @dataclass(frozen=True)
-class Study:
-    """What a model said of N images. Dice is NaN where there is no lesion, false area where there is one."""
+class SimulatedStudy:
+    """What a model gives on N images. Dice is NaN where there is no lesion, false area where there is one."""
 
     label: Mask
     attribute: Mask
@@ -58,7 +55,11 @@ class Study:
 def clustered_normal(
     generator: np.random.Generator, patients: int, images: int = 1, correlation: float = CORRELATION
 ) -> Values:
-    """Standard normal [patients · images], images of one patient in a row and correlated."""
+    """Standard normal [patients · images], images of one patient in a row and correlated.
+
+    >>> clustered_normal(np.random.default_rng(0), patients=2, images=2).round(2).tolist()
+    [-0.29, -0.47, 0.71, 0.33]
+    """
     own = generator.normal(size=patients * images)
     if images == 1:
         return own
@@ -66,8 +67,13 @@ def clustered_normal(
     return np.asarray(correlation**0.5 * shared + (1 - correlation) ** 0.5 * own)
 
 
-def draw_study(design: Design, generator: np.random.Generator) -> Study:
-    """One study. Four in ten patients are ill; a third of the images has the attribute."""
+def draw_study(design: SimulationDesign, generator: np.random.Generator) -> SimulatedStudy:
+    """One study. Four in ten patients are ill; a third of the images has the attribute.
+
+    >>> study = draw_study(SimulationDesign("label", patients=1000), np.random.default_rng(0))
+    >>> round(float(study.label.mean()), 2), round(float(study.attribute[study.label].mean()), 2)
+    (0.37, 0.7)
+    """
     patients, images = design.patients, design.images
     patient = np.repeat(np.arange(patients), images)
     ill = (generator.random(patients) < 0.4)[patient]
@@ -85,7 +91,7 @@ def draw_study(design: Design, generator: np.random.Generator) -> Study:
     seen = 3 * norm.cdf(size) if design.tie == "severity" else np.full(len(patient), 1.2)
     moved = design.effect * attribute
     of_score, of_dice, of_area = (clustered_normal(generator, patients, images) for _ in range(3))
-    return Study(
+    return SimulatedStudy(
         label=label,
         attribute=attribute,
         patient=patient,
@@ -96,22 +102,25 @@ def draw_study(design: Design, generator: np.random.Generator) -> Study:
     )
 
 
-def p_values(study: Study, permutations: int = PERMUTATIONS) -> dict[str, float | None]:
-    """The p of every test that a subgroup report makes; ``verdict`` is 1 where its two rules do not both hold."""
-    asked = study.label, study.score, study.attribute, study.patient
-    negative, positive = at_fixed_label(*asked, permutations=permutations).values()
-    there = study.label
-    dice = mean_difference(
-        study.dice[there], study.attribute[there], study.patient[there], {"log area": study.log_area[there]}
-    )
-    area = mean_difference(study.false_area[~there], study.attribute[~there], study.patient[~there])
+def p_values(study: SimulatedStudy, permutations: int = PERMUTATIONS) -> dict[str, float | None]:
+    """The p of every test that a subgroup report makes; ``verdict`` is 1 where its two rules do not both hold.
+
+    >>> study = draw_study(SimulationDesign(effect=1.0), np.random.default_rng(0))
+    >>> p_values(study, permutations=100)["effect at y = 0"] < 0.05
+    True
+    """
+    scores = SubgroupScores.of(study.label, study.score, study.attribute, study.patient)
+    negative, positive = at_fixed_label(scores, permutations=permutations).values()
+    ill = study.label
+    dice = mean_difference(study.dice[ill], study.attribute[ill], study.patient[ill], {"log area": study.log_area[ill]})
+    area = mean_difference(study.false_area[~ill], study.attribute[~ill], study.patient[~ill])
     return {
         "AUROC(a given y = 0)": negative.p,
         "AUROC(a given y = 1)": positive.p,
         "effect at y = 0": negative.effect.p,
         "effect at y = 1": positive.effect.p,
         "verdict": negative.effect.p if negative.excludes_chance else 1.0,
-        "stratum gap": stratum_gap(*asked).p,
+        "stratum gap": stratum_gap(scores).p,
         "Dice, adjusted": dice.p,
         "false-positive area": area.p,
     }
@@ -128,6 +137,10 @@ def draw_scores(
     """Labels [N], scores [N, K] with the AUROCs ``areas``, patients [N]: equal normals, a patient of one label.
 
     Two scores of an image correlate by one half, as two images of a patient do.
+
+    >>> label, scores, patient = draw_scores(np.random.default_rng(0), (0.8, 0.7), positives=3, negatives=2)
+    >>> label.tolist(), scores.shape, patient.tolist()
+    ([True, True, True, False, False], (5, 2), [0, 1, 2, 3, 4])
     """
     patients = positives + negatives
     patient = np.repeat(np.arange(patients), images)

@@ -1,327 +1,254 @@
-"""Does a score depend on an attribute: within strata, across them, and at fixed label."""
+"""AUROC within the levels of an attribute, across them, and the gap between them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
 
-from evalfm.statistics.auroc import Auroc, auroc, auroc_covariance, class_patients, weighted_auroc
+from evalfm.statistics.association import FEWEST, by_t
+from evalfm.statistics.auroc import Auroc, binary_labels, weighted_auroc
+from evalfm.statistics.auroc_covariance import class_patients, patient_contributions
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.linear_gee import linear_gee
-from evalfm.statistics.permutation import PERMUTATIONS, attribute_permutation, constant_in_patients
 from evalfm.statistics.resampling import (
-    Contrast,
+    Mask,
     Patients,
     Positions,
     Statistic,
     Values,
+    WeightedSum,
     identify,
     mean_of_defined,
     over_folds,
 )
 
-FEWEST = 10
-"""Patients of either class (for an association: of either level) below which no figure is given."""
-CLIP = 1e-6
-POWER = 0.8
-NO_ERROR = 1e-9
-"""Standard errors below this share of the range of what is measured are rounding: there is none to speak of."""
-
-Mask = NDArray[np.bool_]
-
 
 @dataclass(frozen=True)
-class Effect:
-    """How far the logit of the score moves with the attribute at one label, others held fixed.
+class SubgroupScores:
+    """Scores of a yes-or-no label with an attribute beside them; made by ``of``, which checks them.
 
     Attributes:
-        value: the coefficient; ``standardised``: over the standard deviation of the score's logit among negatives.
-        detectable: the standardised effect that would have been found with 80 % power.
-        p: two-sided, t with ``degrees_of_freedom``.
-        reason: why there is none.
+        target: label of each row, [N].
+        score: [N].
+        member: whether the row has the attribute, [N].
+        patient: patient id of each row, [N].
+        folds: fold of each row, [N], or None; pairs then count within a fold, and figures are means over folds.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    standardised: float | None = None
-    detectable: float | None = None
-    p: float | None = None
-    degrees_of_freedom: int | None = None
-    reason: str | None = None
+    target: Mask
+    score: Values
+    member: Mask
+    patient: NDArray[np.str_]
+    folds: NDArray[np.generic] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        target: ArrayLike,
+        score: ArrayLike,
+        member: ArrayLike,
+        patient: ArrayLike,
+        folds: ArrayLike | None = None,
+    ) -> SubgroupScores:
+        """Take labels and membership (0 or 1), scores, patient ids and folds, each [N].
+
+        Raises:
+            ValueError: the lengths differ, or a label or a membership is neither 0 nor 1.
+
+        >>> SubgroupScores.of([0, 1], [0.2, 0.7], [True, False], ["a", "b"]).score.tolist()
+        [0.2, 0.7]
+        """
+        columns = cls(
+            binary_labels(target),
+            np.asarray(score, dtype=np.float64),
+            binary_labels(member),
+            np.asarray(patient).astype(str),
+            None if folds is None else np.asarray(folds),
+        )
+        lengths = {len(each) for each in (columns.target, columns.score, columns.member, columns.patient)}
+        if len(lengths | ({len(columns.folds)} if columns.folds is not None else set())) > 1:
+            raise ValueError("labels, scores, membership, patients and folds must be of the same rows")
+        return columns
+
+    def among(self, rows: Mask) -> SubgroupScores:
+        """Only ``rows`` (bool [N])."""
+        folds = None if self.folds is None else self.folds[rows]
+        return SubgroupScores(self.target[rows], self.score[rows], self.member[rows], self.patient[rows], folds)
+
+    def by_fold(self) -> list[SubgroupScores]:
+        """The rows of each fold; all rows where there are no folds."""
+        if self.folds is None:
+            return [self]
+        return [self.among(self.folds == fold) for fold in np.unique(self.folds)]
 
 
-@dataclass(frozen=True)
-class FixedLabel:
-    """How well the score tells the attribute among rows of one label: .5 where it does not depend on it.
+def cross_aurocs(scores: SubgroupScores, *, seed: int = 0, unit: str = "patients") -> dict[str, Estimate]:
+    """The four AUROCs of Borkan et al. (2019) within and across the subgroup, and the gap between the crossed ones.
 
-    Attributes:
-        auroc: with its interval (clustered by patient, normal).
-        p: of .5, or None.
-        method: of p: permutations where the attribute is the same in all rows of a patient, else the clustered
-            statistic with t.
-        effect: the adjusted difference.
-        separated: every row with the attribute scores higher than every row without, or lower: with the patients that
-            a figure needs that is no chance, though it has no standard error.
-    """
-
-    auroc: Estimate
-    p: float | None
-    effect: Effect
-    method: str = ""
-    separated: bool = False
-
-    @property
-    def excludes_chance(self) -> bool:
-        """Whether the interval of the AUROC lies on one side of .5, or the levels are wholly apart."""
-        low, high = self.auroc.low, self.auroc.high
-        return self.separated or (low is not None and high is not None and (low > 0.5 or high < 0.5))
-
-
-def as_logit(score: ArrayLike) -> Values:
-    """The logit of probabilities, held inside [1e-6, 1 − 1e-6]; scores outside [0, 1] stay as they are."""
-    values = np.asarray(score, dtype=np.float64)
-    if values.size and (values.min() < 0 or values.max() > 1):
-        return values
-    held = np.clip(values, CLIP, 1 - CLIP)
-    return np.asarray(np.log(held) - np.log1p(-held), dtype=np.float64)
-
-
-def cross_aurocs(
-    target: ArrayLike,
-    score: ArrayLike,
-    member: ArrayLike,
-    patient: ArrayLike,
-    *,
-    folds: ArrayLike | None = None,
-    seed: int = 0,
-    unit: str = "patients",
-) -> dict[str, Estimate]:
-    """The four AUROCs of Borkan et al. (2019) for the rows with ``member`` [N] true, and what lies between them.
+    Args:
+        scores: labels, scores and membership.
+        seed: of the resamples behind the intervals.
+        unit: what is resampled, ``"patients"`` or ``"images"``, as the estimates name it.
 
     Returns:
         ``subgroup`` and ``background`` (within), ``bpsn`` (background positives, subgroup negatives: the conflicting
         pairs), ``bnsp`` (background negatives, subgroup positives: the aligned pairs) and ``gap`` (bnsp − bpsn), each
-        with its interval. Severity alone moves ``gap``: it describes, and tests nothing. With ``folds`` pairs count
-        within a fold.
+        with its interval; absent where a pairing has fewer than 10 patients of either class. Severity alone moves
+        ``gap``: it describes, and tests nothing.
+
+    >>> label = [0, 1] * 40
+    >>> member = [0, 0, 1, 1] * 20
+    >>> score = [0.4 * y + 0.3 * a + (i * 37 % 80) / 80 for i, (y, a) in enumerate(zip(label, member))]
+    >>> found = cross_aurocs(SubgroupScores.of(label, score, member, range(80)))
+    >>> {name: round(each.value, 2) for name, each in found.items()}
+    {'subgroup': 0.83, 'background': 0.83, 'bpsn': 0.57, 'bnsp': 0.96, 'gap': 0.39}
     """
-    label, inside = np.asarray(target).astype(bool), np.asarray(member).astype(bool)
-    values, patients = np.asarray(score, dtype=np.float64), identify(patient, folds)
+    label, inside = scores.target, scores.member
+    patients = identify(scores.patient, scores.folds)
     rows = {
         "subgroup": inside,
         "background": ~inside,
         "bpsn": (label & ~inside) | (~label & inside),
         "bnsp": (label & inside) | (~label & ~inside),
     }
-    made = {name: _measured(label, values, keep, patients, patient) for name, keep in rows.items()}
-    aligned, crossed = made["bnsp"], made["bpsn"]
+    measured = {name: _measured(scores, keep, patients) for name, keep in rows.items()}
+    aligned, crossed = measured["bnsp"], measured["bpsn"]
     if isinstance(aligned, Measured) and isinstance(crossed, Measured):
         fewest = min(aligned.fewest or 0, crossed.fewest or 0)
-        contrast = Contrast([aligned.statistic, crossed.statistic], [1.0, -1.0])
-        made["gap"] = Measured(contrast, patients.count, "one of the two is undefined", fewest)
+        difference = WeightedSum([aligned.statistic, crossed.statistic], [1.0, -1.0])
+        measured["gap"] = Measured(difference, patients.count, "one of the two is undefined", fewest)
     else:
         reason = next(each.reason for each in (aligned, crossed) if isinstance(each, Estimate))
-        made["gap"] = Estimate.absent(str(reason), unit=unit)
-    return estimates(made, patients, seed=seed, unit=unit)
+        measured["gap"] = Estimate.absent(str(reason), unit=unit)
+    return estimates(measured, patients, seed=seed, unit=unit)
 
 
-def balanced_auroc(target: ArrayLike, score: ArrayLike, member: ArrayLike, folds: ArrayLike | None = None) -> float:
+def balanced_auroc(scores: SubgroupScores) -> float:
     """AUROC with each row weighted P(a) / P(a | y): attribute and label are independent under these weights.
 
-    NaN where a combination of the two never occurs; with ``folds`` the mean over those where each does.
+    NaN where a combination of the two never occurs; with folds the mean over those where each does.
+
+    >>> label, member = [0, 0, 0, 1, 1, 1], [0, 0, 1, 0, 1, 1]
+    >>> score = [0.1, 0.2, 0.6, 0.5, 0.8, 0.9]
+    >>> round(balanced_auroc(SubgroupScores.of(label, score, member, range(6))), 3)
+    0.75
     """
-    if folds is not None:
-        rows = [np.asarray(folds) == fold for fold in np.unique(np.asarray(folds))]
-        parts = [balanced_auroc(*(np.asarray(each)[keep] for each in (target, score, member))) for keep in rows]
-        return float(mean_of_defined(np.array(parts)))
-    label, inside = np.asarray(target).astype(bool), np.asarray(member).astype(bool)
+    if scores.folds is not None:
+        return float(mean_of_defined(np.array([_balanced(fold) for fold in scores.by_fold()])))
+    return _balanced(scores)
+
+
+def _balanced(scores: SubgroupScores) -> float:
+    label, inside = scores.target, scores.member
     weights = np.zeros(len(label))
     for level in (False, True):
         for truth in (False, True):
-            cell = (inside == level) & (label == truth)
-            if not cell.any():
+            rows = (inside == level) & (label == truth)
+            if not rows.any():
                 return float("nan")
-            weights[cell] = (inside == level).mean() / (cell.sum() / (label == truth).sum())
-    return float(weighted_auroc(label, score, weights[None])[0])
+            weights[rows] = (inside == level).mean() / (rows.sum() / (label == truth).sum())
+    return float(weighted_auroc(label, scores.score, weights[None])[0])
 
 
-def at_fixed_label(
-    target: ArrayLike,
-    score: ArrayLike,
-    member: ArrayLike,
-    patient: ArrayLike,
-    covariates: Mapping[str, ArrayLike] | None = None,
-    *,
-    folds: ArrayLike | None = None,
-    level: float = 0.95,
-    permutations: int = PERMUTATIONS,
-    seed: int = 0,
-) -> dict[int, FixedLabel]:
-    """Association of the score with the attribute among negatives (0) and among positives (1).
-
-    The effect is that of GEE with independence on the logit of the score, s ~ y + a + y:a + covariates, with the
-    covariance of Mancl and DeRouen and t with (patients in the smaller group of the attribute − 1) degrees of freedom.
-    Rows with an unknown covariate are left out of it. With ``folds`` pairs count within a fold, and each fold's logits
-    are first brought to the mean 0 and standard deviation 1 of its negatives, since its scores come from a head of its
-    own, with a scale of its own.
-
-    The AUROC is tested by exchanging the attribute among patients (of a fold) with as many negatives and as many
-    positives, where it is the same in all rows of a patient; else by the clustered statistic, t with (patients in the
-    smaller group − 1) degrees of freedom.
-    """
-    label, inside = np.asarray(target).astype(bool), np.asarray(member).astype(bool)
-    names = np.asarray(patient).astype(str)
-    values = np.asarray(score, dtype=np.float64)
-    fold = None if folds is None else np.asarray(folds)
-    own = {} if fold is None else {f"fold {each}": fold == each for each in np.unique(fold)[1:]}
-    logits = as_logit(values) if fold is None else _on_one_scale(as_logit(values), label, fold)
-    effects = _effects(label, logits, inside, names, {**(covariates or {}), **own}, level)
-    codes = np.unique(names, return_inverse=True)[1]
-    alike = np.stack([np.bincount(codes, weights=label == truth)[codes] for truth in (False, True)], axis=1)
-    exchange = constant_in_patients(inside, codes)
-    found = {}
-    for truth in (0, 1):
-        rows = label == bool(truth)
-        among = None if fold is None else fold[rows]
-        area, p = _attribute_auroc(inside[rows], values[rows], names[rows], among, level)
-        separated = area.value is not None and abs(area.value - 0.5) > 0.5 - NO_ERROR
-        method = "clustered, t"
-        if (p is not None or separated) and exchange:
-            asked = inside[rows], values[rows], codes[rows], alike[rows]
-            p = attribute_permutation(*asked, folds=among, permutations=permutations, seed=seed)
-            method = f"{permutations} permutations of patients within the label"
-        found[truth] = FixedLabel(area, p, effects[truth], method if p is not None else "", separated)
-    return found
-
-
-def _on_one_scale(score: Values, label: Mask, folds: NDArray[np.generic]) -> Values:
-    """Scores less the mean of their fold's negatives, over their standard deviation; a fold of one value becomes 0."""
-    scaled = np.zeros_like(score)
-    for fold in np.unique(folds):
-        rows = folds == fold
-        among = score[rows & ~label]
-        spread = _spread(among)
-        if spread > 0:
-            scaled[rows] = (score[rows] - among.mean()) / spread
-    return scaled
-
-
-def _spread(values: Values) -> float:
-    """Standard deviation; exactly 0 where all are the same, which rounding would make a tiny number."""
-    return float(values.std(ddof=1)) if len(values) > 1 and np.ptp(values) > 0 else 0.0
-
-
-def _attribute_auroc(
-    inside: Mask, score: Values, names: NDArray[np.str_], folds: NDArray[np.generic] | None, level: float
-) -> tuple[Estimate, float | None]:
-    """AUROC of the score for the attribute, its interval and the p of .5."""
-    with_it, without = class_patients(inside, names)
-    n = int(np.unique(names).size)
-    if min(with_it, without) < FEWEST:
-        reason = f"needs {FEWEST} patients with the attribute and as many without; there are {with_it} and {without}"
-        return Estimate.absent(reason, n=n), None
-    area = auroc(inside, score, folds)
-    try:
-        variance = float(auroc_covariance(inside, score, names, folds).covariance[0, 0])
-    except ValueError as failure:
-        return Estimate.absent(f"in some fold {failure}", n=n), None
-    if variance <= NO_ERROR**2:
-        apart = abs(area - 0.5) > 0.5 - NO_ERROR
-        why = "the scores of the two levels lie wholly apart" if apart else "the score has no spread"
-        return Estimate(area, n=n, reason=f"{why}: no interval"), None
-    error = variance**0.5
-    reach = float(norm.isf((1 - level) / 2)) * error
-    estimate = Estimate(area, max(0.0, area - reach), min(1.0, area + reach), method="clustered, normal", n=n)
-    return estimate, float(2 * t(min(with_it, without) - 1).sf(abs(area - 0.5) / error))
-
-
-def _effects(
-    label: Mask,
-    score: Values,
-    inside: Mask,
-    names: NDArray[np.str_],
-    covariates: Mapping[str, ArrayLike],
-    level: float,
-) -> dict[int, Effect]:
-    """The coefficient of the attribute at label 0 and at label 1."""
-    columns = [np.asarray(column, dtype=np.float64) for column in covariates.values()]
-    known = np.isfinite(score) & np.all(
-        [np.isfinite(column) for column in columns] or [np.ones(len(score), bool)], axis=0
-    )
-    label, score, inside, names = label[known], score[known], inside[known], names[known]
-    cells = {
-        (truth, side): np.unique(names[(label == truth) & (inside == side)]).size
-        for truth in (False, True)
-        for side in (False, True)
-    }
-    smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    results: dict[int, Effect] = {}
-    for truth in (0, 1):
-        fewest = min(cells[bool(truth), False], cells[bool(truth), True])
-        if fewest < FEWEST:
-            reason = f"needs {FEWEST} patients of either level at label {truth}; the smaller has {fewest}"
-            results[truth] = Effect(None, reason=reason)
-    if len(results) == 2:
-        return results
-    y, a = label.astype(np.float64), inside.astype(np.float64)
-    extra = [column[known] - column[known].mean() for column in columns if np.ptp(column[known]) > 0]
-    design: list[Values]
-    contrasts: dict[int, tuple[int, ...]]
-    # Where one label cannot be asked there is no interaction to fit: its rows are left out.
-    if results:
-        rows = label == (next(iter({0, 1} - set(results))) == 1)
-        design, contrasts = [np.ones(len(y)), a, *extra], {next(iter({0, 1} - set(results))): (1,)}
-    else:
-        rows = np.ones(len(y), dtype=bool)
-        design, contrasts = [np.ones(len(y)), y, a, y * a, *extra], {0: (2,), 1: (2, 3)}
-    matrix = np.stack(design, axis=1)[rows]
-    if np.linalg.matrix_rank(matrix) < matrix.shape[1] or np.ptp(score[rows]) == 0:
-        reason = "the score is constant" if np.ptp(score[rows]) == 0 else "attribute and covariates say the same"
-        return {truth: results.get(truth, Effect(None, reason=reason)) for truth in (0, 1)}
-    fitted = linear_gee(matrix, score[rows], names[rows])
-    spread, whole = _spread(score[~label]), float(np.ptp(score[rows]))
-    for truth, places in contrasts.items():
-        contrast = np.isin(np.arange(matrix.shape[1]), places).astype(np.float64)
-        value = float(contrast @ fitted.coefficients)
-        error = max(0.0, float(contrast @ fitted.covariance @ contrast)) ** 0.5
-        if error <= NO_ERROR * whole:
-            results[truth] = Effect(None, reason=f"at label {truth} the score has no spread beside the attribute's")
-        else:
-            results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
-    return results
-
-
-def _effect(value: float, error: float, freedom: int, spread: float, level: float) -> Effect:
-    law = t(freedom)
-    reach = float(law.isf((1 - level) / 2)) * error
-    found = float(law.isf(0.025) + law.ppf(POWER)) * error
-    scaled = spread > 0
-    return Effect(
-        value,
-        value - reach,
-        value + reach,
-        value / spread if scaled else None,
-        found / spread if scaled else None,
-        float(2 * law.sf(abs(value) / error)),
-        freedom,
-    )
-
-
-def _measured(label: Mask, score: Values, keep: Mask, patients: Patients, patient: ArrayLike) -> Measured | Estimate:
-    """AUROC of some rows, or why it is not given."""
-    counts = class_patients(label[keep], np.asarray(patient)[keep])
+def _measured(scores: SubgroupScores, keep: Mask, patients: Patients) -> Measured | Estimate:
+    """AUROC of the rows ``keep``, or why it is not given."""
+    label = scores.target
+    counts = class_patients(label[keep], scores.patient[keep])
     if min(counts) < FEWEST:
         return Estimate.absent(f"needs {FEWEST} patients of either class; there are {counts[0]} and {counts[1]}")
 
     def build(members: Positions) -> Statistic:
         rows = members[keep[members]]
-        return Auroc(label[rows], score[rows], patients.codes[rows], patients.count)
+        return Auroc(label[rows], scores.score[rows], patients.codes[rows], patients.count)
 
     statistic = over_folds(patients, build)
     n = int(np.unique(patients.codes[keep]).size)
     return Measured(statistic, n, "one class is missing", min(counts))
+
+
+@dataclass(frozen=True)
+class StratumGap:
+    """The gap with its interval and the two-sided p of 0.
+
+    Attributes:
+        detectable: the gap that a test at the 5 % level would find with 80 % power.
+        reason: why there is no gap, or no interval of it.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    detectable: float | None = None
+    reason: str | None = None
+
+
+def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> StratumGap:
+    """AUROC of the rows with the attribute minus AUROC of the others; a patient may have rows of both kinds.
+
+    The variance is Obuchowski's (1997) within each level, less twice the covariance by patients who stand in both; t
+    with (patients in the smaller level − 1) degrees of freedom. With folds the mean over folds. Absent with its reason
+    where a level has fewer than 10 patients of a class.
+
+    Args:
+        scores: labels, scores and membership.
+        level: coverage of the interval, a fraction.
+
+    >>> label = [0, 1] * 40
+    >>> member = [0, 0, 1, 1] * 20
+    >>> score = [(i * 37 % 80) / 80 + (0.1 if a else 0.4) * y for i, (y, a) in enumerate(zip(label, member))]
+    >>> gap = stratum_gap(SubgroupScores.of(label, score, member, range(80)))
+    >>> round(gap.value, 3), round(gap.low, 3), round(gap.high, 3), round(gap.p, 3)
+    (-0.218, -0.438, 0.003, 0.053)
+    """
+    label, inside, names = scores.target, scores.member, scores.patient
+    counts = [class_patients(label[rows], names[rows]) for rows in (inside, ~inside)]
+    if min(map(min, counts)) < FEWEST:
+        return StratumGap(None, reason=f"needs {FEWEST} patients of either class at either level")
+    gaps, variances = [], []
+    for fold in scores.by_fold():
+        codes = np.unique(fold.patient, return_inverse=True)[1]
+        one, other = (_area_at_level(fold, codes, rows) for rows in (fold.member, ~fold.member))
+        if one is None or other is None:
+            return StratumGap(None, reason="in some fold a level has fewer than two patients of a class")
+        gaps.append(one.area - other.area)
+        between = _covariance(one.contributions, other.contributions, class_patients(fold.target, codes), codes)
+        apart = one.variance + other.variance
+        # Below rounding of the variances themselves the levels move as one.
+        variances.append(apart - 2 * between if apart - 2 * between > 1e-12 * apart else 0.0)
+    gap, error = float(np.mean(gaps)), float(np.sum(variances)) ** 0.5 / len(gaps)
+    # Two AUROCs that no resample could move, or that move together, leave only rounding.
+    if error <= 1e-9:
+        return StratumGap(gap, reason="it has no standard error: no interval")
+    smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
+    test = by_t(gap, error, int(smaller) - 1, level)
+    return StratumGap(gap, test.low, test.high, test.p, test.detectable)
+
+
+@dataclass(frozen=True)
+class _LevelArea:
+    """AUROC at one level, what each patient of the fold adds to it [2, patients], and the variance."""
+
+    area: float
+    contributions: Values
+    variance: float
+
+
+def _area_at_level(scores: SubgroupScores, codes: Positions, rows: Mask) -> _LevelArea | None:
+    """AUROC of ``rows``; None where it has no variance."""
+    label, patients = scores.target[rows], codes[rows]
+    counts = class_patients(label, patients)
+    if min(counts) < 2:
+        return None
+    area, *by = patient_contributions(label, scores.score[rows], patients, int(codes.max()) + 1)
+    contributions = np.stack(by)
+    return _LevelArea(area, contributions, _covariance(contributions, contributions, counts, patients))
+
+
+def _covariance(one: Values, other: Values, counts: tuple[int, int], codes: Positions) -> float:
+    """Obuchowski's covariance of two AUROCs from their contributions [2, patients], positives before negatives."""
+    patients = np.unique(codes).size
+    crossed = patients / (patients - 1) * (one[0] @ other[1] + one[1] @ other[0])
+    return float(sum(count / (count - 1) * one[row] @ other[row] for row, count in enumerate(counts)) + crossed)

@@ -18,8 +18,9 @@ from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import subset_label
 from evalfm.study.config import Study, Subset, TaskEntry, absent_data
 from evalfm.tasks.card import TaskCard, load_task
-from evalfm.tasks.cohort import Cohort, masks_of, resolve_task, select_cohort
+from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.prompts import EXCLUSIVE
+from evalfm.tasks.truth import masks_of
 
 WITHOUT_SHOTS = ("multilabel", "regression")
 MIN_CLASSES = 2

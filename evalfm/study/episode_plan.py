@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.data.registered import cache_folder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.probing.few_shot.settings import FINE_TUNE
-from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Cell, Machine
 from evalfm.study.cohorts import Sizes
@@ -142,7 +142,7 @@ class _Planner:
                     yield EpisodeCost(*said, FINE_TUNE, shots, episodes, found)
 
     def _loaded(self, entry: EncoderEntry) -> Loaded | None:
-        if entry.name.partition(":")[0] in TABLE_NAMES:
+        if EncoderRef.parse(entry.name).is_table:
             return None
         device, precision = place(self.machine)
         try:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.encoders.reference import EncoderRef
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import episodic
@@ -26,7 +27,7 @@ from evalfm.probing.few_shot.settings import (
     EpisodeSettings,
     Method,
 )
-from evalfm.probing.names import TABLE_NAMES, card_of, check_names
+from evalfm.probing.names import check_names
 from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Machine
@@ -149,14 +150,16 @@ def load_episodes(name: str) -> EpisodeStudy:
 
 def trainable(encoder: str) -> bool:
     """Whether an encoder has something to train, as far as its name tells: no table and no classical descriptor."""
-    card = card_of(encoder)
-    return encoder.partition(":")[0] not in TABLE_NAMES and (card is None or card.family != "classical")
+    ref = EncoderRef.parse(encoder)
+    card = ref.card()
+    return not ref.is_table and (card is None or card.family != "classical")
 
 
 def takes_weights(encoder: str) -> bool:
     """Whether an encoder can be given weights, as far as its name tells."""
-    card = card_of(encoder)
-    return encoder.partition(":")[0] not in TABLE_NAMES and (card is None or card.weights.source != "none")
+    ref = EncoderRef.parse(encoder)
+    card = ref.card()
+    return not ref.is_table and (card is None or card.weights.source != "none")
 
 
 @dataclass(frozen=True)
@@ -181,11 +184,12 @@ def cells(study: EpisodeStudy) -> list[EpisodeCell]:
     """
     found = []
     for entry in study.encoders:
-        card = card_of(entry.name)
+        ref = EncoderRef.parse(entry.name)
+        card = ref.card()
         reasons: dict[Method, str] = {}
         if not trainable(entry.name):
             reasons[FINE_TUNE] = f"{entry.name} by fine-tune: it has no weights to train"
-        if entry.name.partition(":")[0] in TABLE_NAMES or (card is not None and card.text_tower is None):
+        if ref.is_table or (card is not None and card.text_tower is None):
             reasons[ZERO_SHOT] = f"{entry.name} by zeroshot: it reads no text"
         methods = tuple(each for each in study.methods if each not in reasons)
         left_out = tuple(reason for method, reason in reasons.items() if method in study.methods)

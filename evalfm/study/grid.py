@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalfm.encoders.aliases import find_alias
+from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
-from evalfm.probing.names import TABLE_NAMES, card_of, check_encoder
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cell import Cell, subset_label
@@ -209,13 +208,14 @@ class _Row:
 def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: str) -> str | None:
     """Why ``encoder`` cannot go with a head that ``needs`` this or an adaptation, as far as its card tells."""
     reads_maps = "maps" in needs
-    if encoder.partition(":")[0] in TABLE_NAMES:
+    ref = EncoderRef.parse(encoder)
+    if ref.is_table:
         if reads_maps or kind == "segmentation":
             return "a table of features has no maps"
         if TEXT in needs:
             return "a table of features reads no text"
         return "a table of features cannot be trained" if adaptation != ONE_PASS else None
-    card = card_of(encoder)
+    card = ref.card()
     if card is None:
         return None
     if reads_maps and not card.map_channels:
@@ -229,7 +229,7 @@ def _no_alias(name: str, grid: Grid) -> bool:
     """Whether ``name`` is an encoder and no word for a whole baseline; else a fault is noted."""
     if find_alias(name) is None:
         return True
-    grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under baselines."))
+    grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under supervised."))
     return False
 
 
@@ -237,7 +237,7 @@ def _known(name: str, grid: Grid) -> bool:
     """Whether an encoder answers to ``name``; else a fault is noted."""
     alias = find_alias(name)
     try:
-        check_encoder(name if alias is None else alias.encoder)
+        EncoderRef.parse(name if alias is None else alias.encoder).check()
     except EvalfmError as error:
         grid.refuse(error)
         return False

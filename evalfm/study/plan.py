@@ -12,11 +12,11 @@ import torch
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
-from evalfm.probing.names import TABLE_NAMES
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cell import Cell, Machine
 from evalfm.study.cohorts import Asked, Manifests, Posed, assume_all, select_cohorts
@@ -218,7 +218,7 @@ class _Planner:
         return tuple(told)
 
     def _of_encoder(self, entry: EncoderEntry, cells: list[Cell]) -> dict[str, CellEstimate | None]:
-        if entry.name.partition(":")[0] in TABLE_NAMES:
+        if EncoderRef.parse(entry.name).is_table:
             return dict.fromkeys((cell.key for cell in cells), None)
         device, precision = self._place()
         try:

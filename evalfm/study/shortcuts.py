@@ -10,6 +10,7 @@ import numpy as np
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import registered
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.associating import CURVE, KINDS
 from evalfm.probing.labelled import rows_digest
@@ -78,19 +79,20 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
     reasons = []
     for run in runs:
         config = run.record.config
+        kind = _kind_of(run)
         reason = None
         if run.is_baseline or run.record.task.kind not in KINDS:
             reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are asked"
-        elif ".py:" in _called(run) or _called(run).endswith((".yaml", ".yml", ".py")):
+        elif kind in (None, "code", "card-file"):
             # A run from anywhere names no code and no file of this machine.
             reason = "names an encoder of code or a card of its own; ask it yourself with `evalfm probe`"
         elif config.test_data:
             reason = "was tested on other data"
         elif config.shots or config.label_fraction or config.associate:
             reason = "was trained on a part of train"
-        elif config.encoder.weights == "file" or run.encoder.startswith("precomputed"):
+        elif config.encoder.weights == "file" or kind == "precomputed":
             reason = (
                 "used a file that no run names; ask it yourself with `evalfm probe --weights FILE --task chest_tube "
                 '--where "pneumothorax == 0" --baselines all` and `--associate`, and name the folder of those runs too'
@@ -110,6 +112,14 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
 def _called(run: Run) -> str:
     """The encoder by the name that a probe takes."""
     return run.record.config.encoder.name or run.encoder
+
+
+def _kind_of(run: Run) -> str | None:
+    """What the encoder's name stands for; None where it cannot be read as one."""
+    try:
+        return EncoderRef.parse(_called(run)).kind
+    except EvalfmError:
+        return None
 
 
 def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import add_lora
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.extraction import film_bytes
 from evalfm.features.forward import automatic_batch_size
@@ -99,7 +100,7 @@ def load_for_trial(entry: EncoderEntry, *, fetch: bool, device: str = "cpu", pre
         EvalfmError: it cannot be built even so.
     """
     options: dict[str, Any] = {"input_size": entry.input_size, "resize": entry.resize, "device": device}
-    if ".py:" not in entry.name:
+    if not EncoderRef.parse(entry.name).is_code:
         options["precision"] = precision
     warning = None
     if fetch:

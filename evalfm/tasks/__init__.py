@@ -1,1 +1,1 @@
-"""Questions about images: cards, the truth they find in a manifest, and their metrics."""
+"""Tasks: cards, their cohort and truth in a manifest, and their metrics."""

@@ -20,13 +20,13 @@ Measure = Literal["column", "area-fraction", "lung-fraction", "ctr"]
 
 
 class TaskCard(CardModel):
-    """A question about an image.
+    """What is predicted of an image, on which rows, and by which metrics.
 
     Attributes:
         name: the word on the command line.
-        version: raised whenever an answer could change.
+        version: raised whenever a result could change.
         kind: decides heads, columns of the predictions and metrics.
-        title: the question in words.
+        title: the task in words, a question.
         target: label columns, or findings whose ``<finding>_mask`` holds the truth; ``lungs`` are both lungs together
             where the data have one mask of each.
         measure: how a regression target is had: a column; the mask's area as a fraction of the image or of the lungs;
@@ -58,7 +58,9 @@ class TaskCard(CardModel):
         if not self.target or not self.metrics or not self.heads:
             raise ValueError("target, metrics and heads each need at least one name")
         if len(self.target) > 1 and self.kind not in ("multilabel", "segmentation"):
-            raise ValueError(f"a {self.kind} task has one target, not {len(self.target)}; ask multilabel or one each")
+            raise ValueError(
+                f"a {self.kind} task has one target, not {len(self.target)}; split it, or make it multilabel"
+            )
         try:
             check_metrics(self.metrics, self.kind)
         except EvalfmError as error:
@@ -90,7 +92,11 @@ def _folder() -> Path:
 
 @cache
 def list_tasks() -> dict[str, TaskCard]:
-    """Every built-in task card by name."""
+    """Every built-in task card by name.
+
+    >>> "ptx-cls" in list_tasks()
+    True
+    """
     return {path.stem: read_card(path) for path in sorted(_folder().glob("*.yaml")) if not path.stem.startswith("_")}
 
 
@@ -98,7 +104,11 @@ def load_task(name: str) -> TaskCard:
     """The task ``name``: a built-in card or the path of a YAML card.
 
     Raises:
-        UnknownNameError: no card answers to the name.
+        UnknownNameError: there is no card of that name.
+
+    >>> task = load_task("ptx-cls")
+    >>> task.kind, task.target, task.primary
+    ('binary', ('pneumothorax',), 'auroc')
     """
     if name.endswith((".yaml", ".yml")):
         return read_card(user_path(name, "--task"))
@@ -114,20 +124,28 @@ def read_card(path: Path, seen: tuple[Path, ...] = ()) -> TaskCard:
 
 
 def label_columns(columns: Iterable[object]) -> list[str]:
-    """Those of a table's columns that can be asked for: all but where images and masks lie and whose they are."""
+    """Those of a table's columns that can be targets: all but the paths of images and masks, ids and splits.
+
+    >>> label_columns(["id", "image", "patient", "edema", "edema_mask"])
+    ['edema']
+    """
     bookkeeping = {"id", "image", "patient", "study", "group", "slice", "split"}
     return [str(name) for name in columns if name not in bookkeeping and not str(name).endswith("_mask")]
 
 
 def with_defaults(content: dict[str, Any]) -> dict[str, Any]:
-    """Fill metrics and heads by the task's kind where ``content`` names none."""
+    """Fill metrics and heads by the task's kind where ``content`` names none.
+
+    >>> with_defaults({"kind": "regression", "heads": ["mlp"]})
+    {'metrics': ('mae', 'r2', 'spearman'), 'heads': ['mlp'], 'kind': 'regression'}
+    """
     metrics, heads = DEFAULTS.get(str(content.get("kind")), ((), ()))
     return {"metrics": metrics, "heads": heads, **content}
 
 
 def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
-        raise EvalfmError(f"Task card {path.name} inherits from itself; mend its base.")
+        raise EvalfmError(f"Task card {path.name} inherits from itself; fix its base.")
     content = read_yaml(path)
     base = content.pop("base", None)
     if base is None:

@@ -1,9 +1,8 @@
-"""A task posed to a manifest: which rows are asked, and what the truth of each is."""
+"""A task applied to a manifest: the rows of its cohort, and the truth of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 from evalfm.cautions import Caution
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
-from evalfm.data.mask_facts import MaskFact, mask_facts
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task, with_defaults
-from evalfm.tasks.measures import LUNGS, parts_of
+from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
@@ -27,7 +25,7 @@ TITLES = {
     "ordinal": "{}: which level?",
     "regression": "{}: what value?",
 }
-"""The question of a plain column, whatever its name is."""
+"""Title of a task made of a plain column."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class Exclusion:
 
 @dataclass(frozen=True)
 class Cohort:
-    """A task posed to one manifest.
+    """A task applied to one manifest: made by ``select_cohort``.
 
     Attributes:
         task: the card, completed from the data where it was a plain column.
@@ -50,7 +48,7 @@ class Cohort:
         target: [N] or [N, K] labels or measurements; [N, 0] for segmentation.
         positive: [N] True where the finding is there (False throughout for regression).
         class_names: one per score column or mask channel.
-        exclusions: why the other rows are not asked.
+        exclusions: why the other rows are not in it.
         label_source: where the truth comes from, per target.
         notes: cautions that belong in the run.
     """
@@ -69,16 +67,16 @@ class Cohort:
         return len(self.rows)
 
     def masks(self, row: int) -> NDArray[np.bool_]:
-        """The truth of ``row``, bool [K, H, W], on the stored film's grid."""
-        return np.stack([_known_mask(self.manifest, row, finding) for finding in self.task.target])
+        """The truth of ``row``, bool [K, H, W], on the stored image's grid."""
+        return np.stack([known_mask(self.manifest, row, finding) for finding in self.task.target])
 
     def mask_digests(self) -> list[list[str]]:
         """Of each row, in order, the SHA-256 of its masks packed to bits: an edited mask is another truth."""
-        each = [_facts(self.manifest, finding, self.rows) for finding in self.task.target]
+        each = [facts_of_masks(self.manifest, finding, self.rows) for finding in self.task.target]
         return [[fact.digest for fact in facts] for facts in zip(*each, strict=True)]
 
     def keep(self, chosen: NDArray[np.bool_], reason: str) -> Cohort:
-        """The same question for the rows where ``chosen`` [N] is True; the others are counted under ``reason``."""
+        """The same cohort with only the rows where ``chosen`` [N] is True; the others are counted under ``reason``."""
         dropped = int((~chosen).sum())
         if not dropped:
             return self
@@ -94,21 +92,46 @@ class Cohort:
 def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     """The card of ``name``, or a card made for a plain label column of ``manifest``.
 
+    Args:
+        name: a built-in task, the path of a YAML card, or a label column.
+        manifest: the table whose column it may be.
+
     Raises:
-        UnknownNameError: neither a task nor a column answers to ``name``.
+        UnknownNameError: there is neither a task nor a column of that name.
+
+    >>> from pathlib import Path
+    >>> from evalfm.data.dataset_info import DatasetInfo
+    >>> table = pd.DataFrame({"id": ["a", "b"], "patient": ["p", "q"], "image": ["a.png", "b.png"], "edema": [0, 1]})
+    >>> manifest = Manifest(DatasetInfo(name="small"), table, Path())
+    >>> resolve_task("edema", manifest).kind, resolve_task("ptx-cls", manifest).primary
+    ('binary', 'auroc')
     """
     if name in list_tasks() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     if name in label_columns(manifest.table.columns):
-        return _card_of_column(name, manifest)
+        return card_of_column(name, manifest)
     raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
 
 
 def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) -> Cohort:
-    """Ask ``task`` of ``manifest``: apply its cohort and ``where``, and find the truth of every row.
+    """The rows of ``manifest`` that ``task`` is about, with the truth of each.
+
+    Args:
+        task: its ``where`` is applied where the columns are there, else noted.
+        manifest: the table of images.
+        where: a further condition, an expression over the manifest's columns.
 
     Raises:
         EvalfmError: the target is absent or unknown throughout, or nothing is left.
+
+    >>> from pathlib import Path
+    >>> from evalfm.data.dataset_info import DatasetInfo
+    >>> columns = {"id": ["a", "b", "c"], "patient": ["p", "q", "r"], "image": ["a.png", "b.png", "c.png"]}
+    >>> table = pd.DataFrame({**columns, "edema": [0, 1, None], "age": [40, 60, 70]})
+    >>> manifest = Manifest(DatasetInfo(name="small"), table, Path())
+    >>> cohort = select_cohort(resolve_task("edema", manifest), manifest, where="age > 50")
+    >>> cohort.rows.tolist(), cohort.target.tolist(), [item.reason for item in cohort.exclusions]
+    ([1], [1.0], ['outside age > 50', 'target unknown'])
     """
     inside = task_rows(task, manifest, where)
     cohort = Cohort(
@@ -121,7 +144,7 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
         (),
         {},
     )
-    truth = _truth(task, manifest, cohort.rows)
+    truth = read_truth(task, manifest, cohort.rows)
     known = truth.known
     if truth.target.size:
         unknown = np.isnan(truth.target)
@@ -137,10 +160,10 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
         notes=inside.notes,
     ).keep(known & truth.known, "target unknown")
     if task.positives_only:
-        cohort = cohort.keep(cohort.positive, "no lesion (the task asks positives only)")
+        cohort = cohort.keep(cohort.positive, "no lesion (the task is of positives only)")
     if not len(cohort):
         reasons = "; ".join(f"{item.images} {item.reason}" for item in cohort.exclusions) or "the manifest has no rows"
-        raise EvalfmError(f"Task {task.name} has no image left to ask ({reasons}); check the label column and --where.")
+        raise EvalfmError(f"Task {task.name} has no image left ({reasons}); check the label column and --where.")
     if task.kind not in ("multilabel", "segmentation"):
         cohort = replace(cohort, target=cohort.target[:, 0])
     return cohort
@@ -186,200 +209,12 @@ def task_rows(task: TaskCard, manifest: Manifest, where: str | None) -> TaskRows
     return TaskRows(keep, tuple(exclusions), tuple(notes))
 
 
-@dataclass(frozen=True)
-class _Truth:
-    target: NDArray[np.float64]
-    positive: NDArray[np.bool_]
-    known: NDArray[np.bool_]
-    class_names: tuple[str, ...]
-    label_source: dict[str, str]
-
-
-def _truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
-    if task.kind == "segmentation":
-        return _mask_truth(task, manifest, rows)
-    if task.kind == "regression":
-        return _measured_truth(task, manifest, rows)
-    if task.kind in ("binary", "multilabel"):
-        columns = [binary_label(manifest, name, rows) for name in task.target]
-        target = np.stack([column for column, _ in columns], axis=1)
-        sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
-        known = np.ones(len(rows), dtype=bool)
-        names = task.target if task.kind == "multilabel" else (_positive_name(task, manifest),)
-        positive = np.asarray((np.nan_to_num(target) > 0).any(axis=1))
-        return _Truth(target, positive, known, names, sources)
-    (name,) = task.target
-    values = _column(manifest, name).iloc[rows]
-    levels = _levels(manifest, name, values)
-    codes = pd.Categorical(values, categories=levels).codes.astype(np.float64)
-    codes[codes < 0] = np.nan
-    source = {name: manifest.info.label_source.get(name, "unstated")}
-    known = ~np.isnan(codes)
-    return _Truth(codes[:, None], known, known, tuple(_plain(level) for level in levels), source)
-
-
-def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
-    known = np.ones(len(rows), dtype=bool)
-    positive = np.zeros(len(rows), dtype=bool)
-    for finding in task.target:
-        has_mask = _has_mask(manifest, finding, rows)
-        known &= has_mask
-        facts = _facts(manifest, finding, rows[has_mask])
-        positive[has_mask] |= np.array([fact.pixels > 0 for fact in facts], dtype=bool)
-    sources = {name: _mask_source(manifest, name) for name in task.target}
-    return _Truth(np.empty((len(rows), 0)), positive, known, task.target, sources)
-
-
-def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> _Truth:
-    (name,) = task.target
-    known = np.ones(len(rows), dtype=bool)
-    if task.measure == "area-fraction":
-        has_mask = _has_mask(manifest, name, rows)
-        values = np.full(len(rows), np.nan)
-        values[has_mask] = [fact.pixels / fact.size for fact in _facts(manifest, name, rows[has_mask])]
-        source = {name: _mask_source(manifest, name)}
-        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
-    if task.measure == "lung-fraction":
-        values = np.full(len(rows), np.nan)
-        has_both = _has_mask(manifest, name, rows) & _has_mask(manifest, LUNGS, rows)
-        asked = [_facts(manifest, finding, rows[has_both]) for finding in ((name,), (LUNGS,), (name, LUNGS))]
-        values[has_both] = [
-            lesion.pixels / both.pixels if lungs.pixels else np.nan for lesion, lungs, both in zip(*asked, strict=True)
-        ]
-        source = {name: _mask_source(manifest, name, LUNGS)}
-        return _Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
-    if task.measure == "ctr" and name not in manifest.table.columns:
-        values = np.full(len(rows), np.nan)
-        has_both = _has_mask(manifest, "heart", rows) & _has_mask(manifest, LUNGS, rows)
-        hearts, lungs = (_facts(manifest, finding, rows[has_both]) for finding in ("heart", LUNGS))
-        values[has_both] = [
-            heart.extent / thorax.extent if heart.extent and thorax.extent else np.nan
-            for heart, thorax in zip(hearts, lungs, strict=True)
-        ]
-        return _Truth(values[:, None], known, known, task.target, {name: _mask_source(manifest, "heart", LUNGS)})
-    values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
-    source = {name: manifest.info.label_source.get(name, "unstated")}
-    return _Truth(values[:, None], known, known, task.target, source)
-
-
-def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
-    """A 0/1 label [N] with its source: the column, else whether the mask of that name holds anything; NaN is unknown.
-
-    Raises:
-        EvalfmError: there is neither, or the column holds something else.
-    """
-    if name in manifest.table.columns or f"{name}_mask" not in manifest.table.columns:
-        column = _column(manifest, name).iloc[rows]
-        if _in_words(manifest, name):
-            column = column.map(_plain, na_action="ignore").astype(object)
-        return _as_binary(name, column, _levels(manifest, name, column)), manifest.info.label_source.get(
-            name, "unstated"
-        )
-    has_mask = _has_mask(manifest, name, rows)
-    values = np.full(len(rows), np.nan)
-    values[has_mask] = [float(fact.pixels > 0) for fact in _facts(manifest, name, rows[has_mask])]
-    return values, _mask_source(manifest, name)
-
-
-def _levels(manifest: Manifest, name: str, column: pd.Series) -> list[Any]:
-    """The different values of a column, in the data set's order where it says one."""
-    order = {level: place for place, level in enumerate(manifest.info.levels.get(name, ()))}
-    return sorted(sorted(column.dropna().unique().tolist()), key=lambda level: order.get(_plain(level), 0))
-
-
-def _as_binary(name: str, column: pd.Series, levels: list[Any]) -> NDArray[np.float64]:
-    if pd.api.types.is_numeric_dtype(column):
-        values = column.to_numpy(np.float64, na_value=np.nan)
-        wrong = ~np.isnan(values) & (values != 0) & (values != 1)
-        if wrong.any():
-            raise EvalfmError(f"Label {name!r} must be 0, 1 or empty, but holds {values[wrong][0]:g}; map its values.")
-        return values
-    if len(levels) > 2:
-        raise EvalfmError(f"Label {name!r} has {len(levels)} levels where two are asked; map them to 0 and 1.")
-    values = (column == levels[-1]).to_numpy(np.float64, na_value=np.nan) if levels else np.full(len(column), np.nan)
-    values[column.isna().to_numpy()] = np.nan
-    return values
-
-
-def _in_words(manifest: Manifest, name: str) -> bool:
-    """Whether the values of a column are names of levels; those of a class label may be numbers, such as 1 and 2."""
-    column = manifest.table[name]
-    if not pd.api.types.is_numeric_dtype(column):
-        return True
-    return manifest.info.label_kinds.get(name) == "class" and not set(column.dropna().unique()) <= {0, 1}
-
-
-def _positive_name(task: TaskCard, manifest: Manifest) -> str:
-    """What the score of a binary task speaks for: the label, or the level that counts as positive."""
-    (name,) = task.target
-    column = manifest.table.get(name)
-    if column is None or not _in_words(manifest, name):
-        return name
-    levels = _levels(manifest, name, column)
-    return f"{name}_{_plain(levels[-1])}" if levels else name
-
-
-def _mask_source(manifest: Manifest, *findings: str) -> str:
-    """Where the masks of ``findings`` come from; ``mask`` where only the label of that name says its own source."""
-    columns = manifest.table.columns
-    parts = [part for finding in findings for part in parts_of(finding, columns)]
-    named = [manifest.info.label_source.get(part, "mask") if part not in columns else "mask" for part in parts]
-    return ", ".join(dict.fromkeys(named))
-
-
-def _has_mask(manifest: Manifest, finding: str, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which of ``rows`` have a known mask of ``finding``, of all its parts."""
-    parts = parts_of(finding, manifest.table.columns)
-    known = [_column(manifest, f"{part}_mask").iloc[rows].notna().to_numpy() for part in parts]
-    return np.asarray(np.logical_and.reduce(known), dtype=bool)
-
-
-def _facts(manifest: Manifest, finding: str | tuple[str, ...], rows: NDArray[np.intp]) -> list[MaskFact]:
-    """Of each of ``rows`` the facts of its mask of ``finding``, of several findings together; all must be known."""
-    findings = (finding,) if isinstance(finding, str) else finding
-    parts = [part for each in findings for part in parts_of(each, manifest.table.columns)]
-    facts = mask_facts(manifest, parts, rows.tolist())
-    return [facts.known(row) for row in rows.tolist()]
-
-
-def masks_of(task: TaskCard, manifest: Manifest) -> tuple[str, ...]:
-    """The findings of ``manifest`` whose masks ``task`` is answered or its truth is measured by; no other is read."""
-    columns = manifest.table.columns
-    wanted: list[str] = []
-    if task.kind == "segmentation" or task.measure in ("area-fraction", "lung-fraction"):
-        wanted += task.target
-    elif task.kind in ("binary", "multilabel"):
-        wanted += [name for name in task.target if name not in columns]
-    if task.measure == "lung-fraction":
-        wanted.append(LUNGS)
-    if task.measure == "ctr" and task.target[0] not in columns:
-        wanted += ["heart", LUNGS]
-    parts = dict.fromkeys(part for finding in wanted for part in parts_of(finding, columns))
-    return tuple(part for part in parts if part in manifest.findings)
-
-
-def _known_mask(manifest: Manifest, row: int, finding: str) -> NDArray[np.bool_]:
-    masks = []
-    for part in parts_of(finding, manifest.table.columns):
-        mask = manifest.mask(row, part)
-        if mask is None:
-            raise EvalfmError(f"Row {row + 1} has no known {part} mask; leave it out of the cohort.")
-        masks.append(mask)
-    return np.asarray(np.logical_or.reduce(masks))
-
-
-def _column(manifest: Manifest, name: str) -> pd.Series:
-    if name not in manifest.table.columns:
-        raise UnknownNameError(f"column (data set {manifest.info.name})", name, map(str, manifest.table.columns))
-    return manifest.table[name]
-
-
-def _card_of_column(name: str, manifest: Manifest) -> TaskCard:
+def card_of_column(name: str, manifest: Manifest) -> TaskCard:
     """A card for a plain label column: as declared, else by its values (two, many numbers, few)."""
     column, declared = manifest.table[name], manifest.info.label_kinds.get(name)
-    levels = _levels(manifest, name, column)
+    levels = levels_of(manifest, name, column)
     if not levels:
-        raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or ask another column.")
+        raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or take another column.")
     many = pd.api.types.is_numeric_dtype(column) and len(levels) > FEW_LEVELS and declared != "class"
     kind = "binary" if len(levels) <= 2 else "regression" if many else "multiclass"
     if name in manifest.info.levels and len(levels) > 2:
@@ -387,11 +222,7 @@ def _card_of_column(name: str, manifest: Manifest) -> TaskCard:
     if declared == "number":
         kind = "regression"
     title = TITLES[kind].format(name)
-    if kind == "binary" and len(levels) == 2 and _in_words(manifest, name):
-        title = f"{name}: {_plain(levels[1])} or {_plain(levels[0])}?"
+    if kind == "binary" and len(levels) == 2 and in_words(manifest, name):
+        title = f"{name}: {plain_level(levels[1])} or {plain_level(levels[0])}?"
     content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)
-
-
-def _plain(level: object) -> str:
-    return f"{level:g}" if isinstance(level, float) else str(level)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
 from evalfm.tasks.metrics.binary import binary_metrics
 from evalfm.tasks.metrics.facts import check_metrics
-from evalfm.tasks.metrics.multiclass import multiclass_metrics
+from evalfm.tasks.metrics.inputs import Sampling
+from evalfm.tasks.metrics.multiclass import base_to_novel_metrics, multiclass_metrics
 from evalfm.tasks.metrics.multilabel import multilabel_metrics
 from evalfm.tasks.metrics.regression import regression_metrics
 from evalfm.tasks.metrics.segmentation import MaskColumns, segmentation_metrics
@@ -21,7 +21,7 @@ from evalfm.tasks.metrics.segmentation import MaskColumns, segmentation_metrics
 
 @dataclass(frozen=True)
 class Scored:
-    """Test predictions of one run and what their metrics need.
+    """Test predictions of one run, from which all its metrics are computed.
 
     Attributes:
         table: the test rows of predictions.parquet.
@@ -37,18 +37,14 @@ class Scored:
 
     @property
     def patient(self) -> NDArray[np.object_]:
-        """[N] whose each row is."""
+        """Patient id of each row, [N]."""
         return self.table["patient"].to_numpy(dtype=object)
 
     @property
-    def unit(self) -> str:
-        """What is resampled."""
-        return "patients" if self.patients_known else "images"
-
-    @property
-    def folds(self) -> NDArray[np.intp] | None:
-        """[N] fold of each row, or None where there was one split."""
-        return self.table["fold"].to_numpy(np.intp) if "fold" in self.table else None
+    def sampling(self) -> Sampling:
+        """Folds where there are several splits, what is resampled, and the seed."""
+        folds = self.table["fold"].to_numpy(np.intp) if "fold" in self.table else None
+        return Sampling(folds, "patients" if self.patients_known else "images", self.seed)
 
     def of_classes(self, what: str) -> NDArray[np.float64] | None:
         """[N, K] columns ``<what>_<class>``, or None where the table lacks them."""
@@ -62,15 +58,20 @@ class Scored:
         return self.table[[f"score_{name}" for name in self.class_names]].to_numpy(np.float64)
 
 
-def measure(kind: str, scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
+def compute_metrics(kind: str, scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
     """Every metric of ``kind`` on the test predictions, or ``only`` some, with the same values.
 
     Raises:
-        UnknownNameError: a metric is computed of which `metrics.facts` tells no direction.
+        UnknownNameError: a metric is computed that `metrics.facts` does not list.
+
+    >>> table = pd.DataFrame({"patient": [f"p{i}" for i in range(40)], "target": 0.5, "prediction": 0.6})
+    >>> found = compute_metrics("regression", Scored(table, ("size",), patients_known=True), only=("mae",))
+    >>> round(found["mae"].value, 2), found["mae"].n, found["mae"].unit
+    (0.1, 40, 'patients')
     """
-    found = _binary(scored, only) if kind == "binary" else MEASURES[kind](scored)
-    check_metrics(found, kind, scored.class_names)
-    return {name: estimate for name, estimate in found.items() if only is None or name in only}
+    metrics = _binary(scored, only) if kind == "binary" else METRICS[kind](scored)
+    check_metrics(metrics, kind, scored.class_names)
+    return {name: estimate for name, estimate in metrics.items() if only is None or name in only}
 
 
 def _binary(scored: Scored, only: Collection[str] | None = None) -> dict[str, Estimate]:
@@ -79,10 +80,8 @@ def _binary(scored: Scored, only: Collection[str] | None = None) -> dict[str, Es
         scored.table["target"].to_numpy(np.float64),
         scored.scores()[:, 0],
         scored.patient,
+        scored.sampling,
         threshold=scored.table["threshold"].to_numpy(np.float64),
-        seed=scored.seed,
-        folds=scored.folds,
-        unit=scored.unit,
         calibrated=None if calibrated is None else calibrated[:, 0],
         only=only,
     )
@@ -93,10 +92,8 @@ def _multiclass(scored: Scored, ordinal: bool = False) -> dict[str, Estimate]:
         scored.table["target"].to_numpy(np.intp),
         scored.scores(),
         scored.patient,
+        scored.sampling,
         ordinal=ordinal,
-        seed=scored.seed,
-        folds=scored.folds,
-        unit=scored.unit,
         class_names=scored.class_names,
         calibrated=scored.of_classes("calibrated"),
     )
@@ -109,9 +106,7 @@ def _multilabel(scored: Scored) -> dict[str, Estimate]:
         targets,
         scored.scores(),
         scored.patient,
-        seed=scored.seed,
-        folds=scored.folds,
-        unit=scored.unit,
+        scored.sampling,
         class_names=scored.class_names,
         thresholds=None if thresholds is None else dict(zip(scored.class_names, thresholds.T, strict=True)),
     )
@@ -122,9 +117,7 @@ def _regression(scored: Scored) -> dict[str, Estimate]:
         scored.table["target"].to_numpy(np.float64),
         scored.table["prediction"].to_numpy(np.float64),
         scored.patient,
-        seed=scored.seed,
-        folds=scored.folds,
-        unit=scored.unit,
+        scored.sampling,
     )
 
 
@@ -133,26 +126,21 @@ def _segmentation(scored: Scored) -> dict[str, Estimate]:
     results: dict[str, Estimate] = {}
     for name in scored.class_names:
         columns = MaskColumns.from_table(scored.table, name)
-        found = segmentation_metrics(columns, scored.patient, seed=scored.seed, folds=scored.folds, unit=scored.unit)
+        metrics = segmentation_metrics(columns, scored.patient, scored.sampling)
         suffix = "" if len(scored.class_names) == 1 else f"_{name}"
-        results.update({f"{metric}{suffix}": estimate for metric, estimate in found.items()})
+        results.update({f"{metric}{suffix}": estimate for metric, estimate in metrics.items()})
     return results
 
 
 def _base_to_novel(scored: Scored) -> dict[str, Estimate]:
-    return base_to_novel_metrics(
-        scored.table["target"].to_numpy(np.intp),
-        scored.scores(),
-        scored.patient,
-        seed=scored.seed,
-        unit=scored.unit,
-    )
+    sampling = replace(scored.sampling, folds=None)
+    return base_to_novel_metrics(scored.table["target"].to_numpy(np.intp), scored.scores(), scored.patient, sampling)
 
 
 BASE_TO_NOVEL = "base-to-novel"
-"""No kind of task, but another way to look at exclusive classes."""
+"""Not a kind of task, but another split of exclusive classes: learnt on one half, tested on the other."""
 
-MEASURES: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
+METRICS: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
     "binary": _binary,
     "multilabel": _multilabel,
     "multiclass": _multiclass,
@@ -161,3 +149,4 @@ MEASURES: dict[str, Callable[[Scored], dict[str, Estimate]]] = {
     "segmentation": _segmentation,
     BASE_TO_NOVEL: _base_to_novel,
 }
+"""The metrics of each kind of task."""

@@ -1,4 +1,4 @@
-"""What is said of a task's classes to a text tower: prompt cards, and the sentences that come of them."""
+"""Prompts: the sentences of a task's classes that a text tower reads, from prompt cards or files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLOT = "{}"
 FROM_FILE = "a file of the caller's own"
 """In place of its name, which may name a person or a place."""
 LABELS = ("binary", "multilabel")
-"""Kinds whose labels are there or not: each is told to the tower in two rows, absent and present."""
+"""Kinds whose labels are there or not: each has two rows, absent and present."""
 EXCLUSIVE = ("multiclass", "ordinal")
 
 
@@ -37,7 +37,7 @@ class Phrases(CardModel):
 
     @field_validator("names", "sentences")
     @classmethod
-    def _said(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+    def _texts_fit(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         if any(not text.strip() for text in texts):
             raise ValueError("a name or sentence is empty; fill it in or take it out")
         repeated = sorted(text for text, times in Counter(texts).items() if times > 1)
@@ -55,7 +55,7 @@ class PromptCard(CardModel):
         templates: sentences with ``{}`` where a name goes; none takes the encoder's own.
         context: the template whose first words learners of a context start from; None takes that of their authors.
         classes: per class; of a yes-or-no label the finding itself.
-        absent: per yes-or-no label what is said where it is not there; None says "no" before each of its names.
+        absent: per yes-or-no label the phrases for its absence; None puts "no" before each of its names.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -77,16 +77,16 @@ class PromptCard(CardModel):
             raise ValueError("a template stands twice; each stands once")
         strange = sorted(set(self.absent) - set(self.classes))
         if strange:
-            raise ValueError(f"absent speaks of {', '.join(strange)}, which classes does not name")
+            raise ValueError(f"absent names {', '.join(strange)}, which classes does not name")
         return self
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """One row of a text classifier: a class, or a label that is there or not.
 
     Attributes:
-        label: the class; ``present``: False for the row that says it is not there.
+        label: the class; ``present``: False for the row of its absence.
         name: its first name, for learners of a context.
         prompts: per template one sentence for each name.
         sentences: the ensemble of whole sentences, possibly empty.
@@ -101,21 +101,21 @@ class Row:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """All that a text head says of a task.
+    """All sentences that a text head has for a task.
 
     Attributes:
         kind: of the task.
         templates: as they are shown; each row has its prompts in this order.
         rows: of exclusive classes one each, in order; of yes-or-no labels two each, absent before present.
         source: where names and sentences come from.
-        only_sentences: a file gave whole sentences and nothing else, so that who reads names and templates has nothing
-            of it.
+        only_sentences: a file gave whole sentences and nothing else, so that heads that read names and templates gain
+            nothing from it.
         context: the template that learners of a context start from, if the card names one.
     """
 
     kind: str
     templates: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[PromptRow, ...]
     source: str
     only_sentences: bool = False
     context: str | None = None
@@ -126,7 +126,11 @@ class PromptSet:
         return tuple(dict.fromkeys(row.label for row in self.rows))
 
     def of(self, names: Sequence[str]) -> PromptSet:
-        """The rows of these classes alone, in their order."""
+        """The rows of these classes alone, in their order.
+
+        >>> prompt_set("t", "multiclass", ["edema", "mass"], Own()).of(["mass"]).class_names
+        ('mass',)
+        """
         return replace(self, rows=tuple(row for name in names for row in self.rows if row.label == name))
 
     def plain(self) -> dict[str, Any]:
@@ -162,8 +166,19 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     A file is a prompt card, or a mapping of each class to a list of sentences (YAML or JSON, as the authors of
     BiomedCoOp keep theirs), which are added to the task's own names.
 
+    Args:
+        task: its name.
+        kind: of the task.
+        class_names: the classes or labels, in order.
+        own: the encoder's own templates, used where a card has none.
+        file: of the caller.
+
     Raises:
         EvalfmError: the kind has no classes, the file is not valid, or a class is missing or called like another.
+
+    >>> prompts = prompt_set("edema", "binary", ["edema"], Own())
+    >>> [(row.name, row.present, row.prompts) for row in prompts.rows]
+    [('no edema', False, (('no edema',),)), ('edema', True, (('edema',),))]
     """
     if kind not in (*LABELS, *EXCLUSIVE):
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
@@ -172,7 +187,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
         card, only_sentences = _from_file(user_path(file, "--prompts"), card)
     if kind in EXCLUSIVE and card.absent:
         raise EvalfmError(
-            f"The prompts of {card.name} say what is seen where {', '.join(card.absent)} is absent, and one of the "
+            f"The prompts of {card.name} describe the absence of {', '.join(card.absent)}, and one of the "
             f"classes of a {kind} task is always there; leave that out."
         )
     missing = [name for name in class_names if name not in card.classes]
@@ -189,19 +204,23 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
 
 
 def list_prompts() -> dict[str, PromptCard]:
-    """The built-in prompt cards by the name of their task."""
+    """The built-in prompt cards by the name of their task.
+
+    >>> "ptx-cls" in list_prompts()
+    True
+    """
     return dict(_built_in())
 
 
-def _rows(card: PromptCard, kind: str, class_names: Sequence[str], own: Own) -> Iterator[Row]:
+def _rows(card: PromptCard, kind: str, class_names: Sequence[str], own: Own) -> Iterator[PromptRow]:
     templates = card.templates or (own.present,)
     for name in class_names:
         present = _named(name, card.classes[name])
         if kind in LABELS:
             # The encoder's own sentence for absence says "no" itself.
-            told = card.absent.get(name)
-            if told is not None:
-                yield _row(name, False, _named(f"no {name}", told), templates)
+            absent = card.absent.get(name)
+            if absent is not None:
+                yield _row(name, False, _named(f"no {name}", absent), templates)
             elif card.templates:
                 yield _row(name, False, Phrases(names=tuple(f"no {each}" for each in present.names)), templates)
             else:
@@ -215,23 +234,23 @@ def _named(label: str, phrases: Phrases) -> Phrases:
     return phrases if phrases.names else phrases.model_copy(update={"names": (label.replace("_", " "),)})
 
 
-def _row(label: str, present: bool, phrases: Phrases, templates: Sequence[str]) -> Row:
+def _row(label: str, present: bool, phrases: Phrases, templates: Sequence[str]) -> PromptRow:
     prompts = tuple(tuple(template.replace(SLOT, name) for name in phrases.names) for template in templates)
-    return Row(label, present, phrases.names[0], prompts, phrases.sentences)
+    return PromptRow(label, present, phrases.names[0], prompts, phrases.sentences)
 
 
-def _refuse_repeats(rows: Sequence[Row]) -> None:
-    """Two rows that say the same cannot be told apart, whatever the image shows.
+def _refuse_repeats(rows: Sequence[PromptRow]) -> None:
+    """Refuse two rows with the same sentences, which no image can distinguish.
 
     The absence of one label is never weighed against another label, so that several may share ``clear lungs``.
 
     Raises:
         EvalfmError: two rows have a name, or all their prompts, in common.
     """
-    seen: dict[object, Row] = {}
+    seen: dict[object, PromptRow] = {}
     for row in rows:
-        for said in (row.name.casefold(), row.prompts):
-            other = seen.setdefault(said, row)
+        for text in (row.name.casefold(), row.prompts):
+            other = seen.setdefault(text, row)
             if other is not row and (other.label == row.label or (other.present and row.present)):
                 raise EvalfmError(
                     f"The classes {other.label!r} and {row.label!r} are both called {row.name!r}; give each a name of "
@@ -257,7 +276,7 @@ def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
     content = _read_json(path) if path.suffix.lower() == ".json" else read_yaml(path)
     if "classes" in content:
         return validate(PromptCard, {"name": card.name, "source": FROM_FILE, **content}, str(path)), False
-    if not all(isinstance(said, list) and said for said in content.values()):
+    if not all(isinstance(sentences, list) and sentences for sentences in content.values()):
         raise EvalfmError(f"{path} must map each class to a list of sentences, or be a prompt card with classes.")
     classes, absent = dict(card.classes), dict(card.absent)
     for label, sentences in content.items():
@@ -266,10 +285,9 @@ def _from_file(path: Path, card: PromptCard) -> tuple[PromptCard, bool]:
         if name not in card.classes and name.startswith("no "):
             kept, name = absent, name.removeprefix("no ")
         if name not in card.classes:
-            raise EvalfmError(f"{path} speaks of {label!r}; the task has {', '.join(card.classes)}.")
+            raise EvalfmError(f"{path} names {label!r}; the task has {', '.join(card.classes)}.")
         old = kept.get(name, Phrases())
-        found = validate(Phrases, {"names": old.names, "sentences": sentences}, f"{path}, {label}")
-        kept[name] = found
+        kept[name] = validate(Phrases, {"names": old.names, "sentences": sentences}, f"{path}, {label}")
     return card.model_copy(update={"classes": classes, "absent": absent, "source": FROM_FILE}), True
 
 

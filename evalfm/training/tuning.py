@@ -111,7 +111,7 @@ def tune(
     layout = head.layout(train.source, context)
     module = _start(head, layout, objective, train, context, recipe)
     adapted = copy.deepcopy(encoder)
-    adapted.settings = replace(adapted.settings, precision=setting.precision)
+    adapted.state = replace(adapted.state, precision=setting.precision)
     notes = _adapt(adapted, adaptation, recipe, context.seed)
     job = Job(
         encoder=adapted,
@@ -135,7 +135,7 @@ def tune(
     curve, epoch = _take_best(job)
     adapted.eval()
     adapted.seal()
-    head.keep(module, layout, objective, setting.device)
+    head.set_module(module, layout, objective, setting.device)
     source = source_of(adapted)
     seen = [replace(examples, source=source) for examples in (train, val)]
     notes += head.after_training(seen[0], seen[1], context)

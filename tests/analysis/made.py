@@ -14,7 +14,7 @@ from evalfm.features.cost import Cost
 from evalfm.record import Provenance, Record
 from evalfm.run import Run, publishing, run_folder, write_run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.kinds import Scored, measure
+from evalfm.tasks.kinds import Scored, compute_metrics
 
 METRICS = {
     "binary": "auroc",
@@ -73,7 +73,11 @@ def make_run(
     table = table.assign(split="test")
     if classes is None:
         classes = () if kind == "regression" else ("ptx",)
-    found = measure(kind, Scored(table, classes, True)) if kind != "segmentation" else {"dice_positive": Estimate(0.5)}
+    found = (
+        compute_metrics(kind, Scored(table, classes, True))
+        if kind != "segmentation"
+        else {"dice_positive": Estimate(0.5)}
+    )
     name = task or TASKS[kind]
     card_of_task = {"name": name, "title": "Is it?", "metrics": [METRICS[kind]], "kind": kind, "target": ["ptx"]}
     key = hashlib.sha256(f"{encoder}{name}{head}{seed}{baseline}{made or ''}".encode()).hexdigest()

@@ -16,7 +16,8 @@ from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
-from evalfm.statistics.subgroups import at_fixed_label, cross_aurocs
+from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.subgroups import SubgroupScores, cross_aurocs
 
 from .made import GRADES, LABELS, class_scores, class_table, label_table, make_run
 
@@ -64,7 +65,8 @@ def test_every_figure_is_that_of_the_statistics(tmp_path: Path) -> None:
     part = report.parts[0]
     y, s, a = table["target"].to_numpy(), table["score_ptx"].to_numpy(), table["chest_tube"].to_numpy() == 1
     patient = table["patient"].to_numpy(dtype=object)
-    cross, fixed = cross_aurocs(y, s, a, patient), at_fixed_label(y, s, a, patient, {"age": table["age"].to_numpy()})
+    level = SubgroupScores.of(y, s, a, patient)
+    cross, fixed = cross_aurocs(level), at_fixed_label(level, {"age": table["age"].to_numpy()})
     assert part.contrasts[0].cross == cross
     assert part.contrasts[0].fixed == fixed
     with_tube = next(each for each in part.strata if each.level == "1")
@@ -257,7 +259,9 @@ def test_every_label_is_a_question_over_the_images_where_it_is_known(tmp_path: P
         assert report.images == len(known)
         contrast = report.parts[0].contrasts[0]
         member = known["chest_tube"].to_numpy() == 1
-        expected = at_fixed_label(known[f"target_{name}"], known[f"score_{name}"], member, known["patient"])
+        expected = at_fixed_label(
+            SubgroupScores.of(known[f"target_{name}"], known[f"score_{name}"], member, known["patient"])
+        )
         assert contrast.fixed[0].effect.p == pytest.approx(expected[0].effect.p, rel=1e-9)
         assert ("the score is higher with chest_tube = 1" in contrast.verdict) == (name == "mass")
     # p is corrected over the levels of all labels, not label by label.

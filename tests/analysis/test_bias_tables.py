@@ -15,7 +15,8 @@ import pytest
 from evalfm import cli
 from evalfm.analysis.bias import bias
 from evalfm.analysis.scores import scores_of_table
-from evalfm.statistics.subgroups import at_fixed_label
+from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.subgroups import SubgroupScores
 
 Asked = Callable[..., tuple[int, str, str]]
 
@@ -150,9 +151,9 @@ def test_a_patient_in_both_groups_is_no_two_patients(tmp_path: Path) -> None:
     assert tube.method == "clustered, t"
     assert sex.method == "2000 permutations of patients within the label"
     member = TABLE["tube"].to_numpy() == 1
-    expected = at_fixed_label(TABLE["target"], TABLE["score"], member, TABLE["patient"])[0]
+    expected = at_fixed_label(SubgroupScores.of(TABLE["target"], TABLE["score"], member, TABLE["patient"]))[0]
     assert tube.p == pytest.approx(expected.p, rel=1e-9)
-    apart = at_fixed_label(TABLE["target"], TABLE["score"], member, np.arange(len(TABLE)))[0]
+    apart = at_fixed_label(SubgroupScores.of(TABLE["target"], TABLE["score"], member, np.arange(len(TABLE))))[0]
     assert tube.effect.p != pytest.approx(apart.effect.p, rel=1e-3)
 
 

@@ -12,7 +12,7 @@ from evalfm.analysis.bias_page import bias_markdown, bias_page, value_summary
 from evalfm.analysis.bias_values import bias_of_values
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.statistics.subgroup_means import mean_difference
+from evalfm.statistics.association import mean_difference
 
 from .made import GRADES, class_scores, class_table, make_run
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,11 +10,11 @@ import pytest
 from scipy.stats import binom
 
 from evalfm.analysis.bias import Contrast, Scores, bias
-from evalfm.statistics import subgroups
+from evalfm.statistics import fixed_label, subgroups
 from evalfm.statistics.intervals import estimates
 from evalfm.statistics.permutation import attribute_permutation
-from evalfm.statistics.simulation import Design, draw_study
-from evalfm.tasks.metrics import binary
+from evalfm.statistics.simulation import SimulationDesign, draw_study
+from evalfm.tasks.metrics import inputs
 
 STUDIES = 40
 
@@ -22,17 +22,20 @@ STUDIES = 40
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     """No verdict hangs on resamples or permutations."""
-    few = partial(estimates, resamples=100)
+
+    def few(*columns: Any, resamples: int = 0, **rest: Any) -> Any:
+        return estimates(*columns, resamples=100, **rest)
+
     monkeypatch.setattr(subgroups, "estimates", few)
-    monkeypatch.setattr(binary, "estimates", few)
+    monkeypatch.setattr(inputs, "estimates", few)
     monkeypatch.setattr(
-        subgroups,
+        fixed_label,
         "attribute_permutation",
-        lambda *asked, permutations, **rest: attribute_permutation(*asked, permutations=49, **rest),
+        lambda *columns, permutations, **rest: attribute_permutation(*columns, permutations=49, **rest),
     )
 
 
-def contrasts(design: Design, studies: int = STUDIES) -> list[Contrast]:
+def contrasts(design: SimulationDesign, studies: int = STUDIES) -> list[Contrast]:
     """What the report says of the tube in studies 0, 1, 2, …"""
     found = []
     for seed in range(studies):
@@ -47,7 +50,7 @@ def contrasts(design: Design, studies: int = STUDIES) -> list[Contrast]:
 
 def test_severity_alone_moves_the_descriptive_gap_and_not_the_verdict() -> None:
     # Tubes go with large lesions, the score follows size and never sees a tube.
-    found = contrasts(Design("severity", patients=600))
+    found = contrasts(SimulationDesign("severity", patients=600))
     words = [each.verdict for each in found]
     associated = sum(verdict.startswith("Among negatives the score is") for verdict in words)
     silent = [verdict for verdict in words if verdict.startswith("No association with tube = 1 was detected among")]
@@ -66,7 +69,7 @@ def test_severity_alone_moves_the_descriptive_gap_and_not_the_verdict() -> None:
 @pytest.mark.parametrize(("effect", "way"), [(0.7, "higher"), (-0.7, "lower")])
 @pytest.mark.parametrize("tie", ["label", "severity"])
 def test_a_planted_effect_among_negatives_is_found(tie: str, effect: float, way: str) -> None:
-    found = contrasts(Design(tie, patients=600, effect=effect), 10)
+    found = contrasts(SimulationDesign(tie, patients=600, effect=effect), 10)
     told = sum(each.verdict.startswith(f"Among negatives the score is {way} with tube = 1") for each in found)
     # At a power of .99, as so large an effect has in 600 patients, fewer than 7 of 10 have probability below 1e-4.
     assert told >= binom.ppf(1e-4, 10, 0.99)

@@ -25,10 +25,10 @@ from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.stratum_gap import StratumGap
-from evalfm.statistics.subgroups import Effect, FixedLabel
+from evalfm.statistics.fixed_label import Effect, FixedLabel
+from evalfm.statistics.subgroups import StratumGap
 from evalfm.tasks.card import list_tasks
-from evalfm.tasks.cohort import _card_of_column
+from evalfm.tasks.cohort import resolve_task
 from evalfm.tasks.metrics.facts import metric_of
 
 from .made import binary_table, make_run, signal
@@ -187,12 +187,12 @@ def test_a_plain_column_is_asked_in_words_that_fit_it(tmp_path: Path) -> None:
     columns = {
         "pneumothorax": (pd.Series([0.0, 1.0, np.nan]), "pneumothorax: yes or no?"),
         "sex": (pd.Series(["F", "M", None]), "sex: M or F?"),
-        "density": (pd.Series(["a", "b", "c"]), "density: which class?"),
+        "shade": (pd.Series(["a", "b", "c"]), "shade: which class?"),
         "age": (pd.Series(np.arange(30.0)), "age: what value?"),
     }
     for name, (column, title) in columns.items():
         table = pd.DataFrame({"id": [str(row) for row in range(len(column))], "image": "a.png", name: column})
-        assert _card_of_column(name, Manifest(DatasetInfo(name="d"), table, tmp_path)).title == title
+        assert resolve_task(name, Manifest(DatasetInfo(name="d"), table, tmp_path)).title == title
 
 
 def test_methods_say_what_was_done(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -290,20 +291,25 @@ def test_a_part_that_cannot_be_made_is_said_and_the_rest_stands(
 ) -> None:
     runs = [one(tmp_path), one(tmp_path, 1, encoder="two")]
     whole = sections(runs)[0]
-    broken = ("charts.roc", "charts.forest", "charts.calibration", "subgroups", "operating_table", "_costs", "_parts")
-    for name in broken:
 
-        def fail(*_: object, **__: object) -> None:
-            raise EvalfmError("it is broken.")
+    def fail(*_: object, **__: object) -> None:
+        raise EvalfmError("it is broken.")
 
+    broken: dict[str, object] = dict.fromkeys(
+        ("charts.roc", "charts.forest", "charts.calibration", "subgroups", "operating_table"), fail
+    )
+    # What the tables of costs and of splits are made with.
+    broken["Times"] = SimpleNamespace(of=fail)
+    broken["WITH_FINDING"] = type("Broken", (), {"__contains__": fail})()
+    for name, replacement in broken.items():
         with monkeypatch.context() as patch:
-            patch.setattr(f"evalfm.analysis.report.task.{name}", fail)
+            patch.setattr(f"evalfm.analysis.report.task.{name}", replacement)
             (section,) = sections(runs)
         lost = set(dict(whole.tables)) | set(dict(whole.drawings))
         lost -= set(dict(section.tables)) | set(dict(section.drawings))
         assert len(lost) <= 1, name
         assert sum("it is broken." in reason for reason in section.absent) == 1, name
     with monkeypatch.context() as patch:
-        patch.setattr("evalfm.analysis.report.task._section", fail)
+        patch.setattr("evalfm.analysis.report.task.task_tables", fail)
         (section,) = sections(runs)
     assert (section.title, section.words) == ("ptx-cls on toy", "This section could not be made: it is broken.")

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .typed import Shown, evalfm
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def evalfm(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def in_a_process(*arguments: object, cwd: Path) -> Shown:
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from evalfm.cli import main; main()"
     command = [sys.executable, "-c", code, str(ROOT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+    return Shown(done.returncode, done.stdout, done.stderr)
 
 
-def refused(asked: subprocess.CompletedProcess[str], message: str) -> None:
+def refused(asked: Shown, message: str) -> None:
     """One sentence with the remedy, exit 2, no traceback."""
     assert asked.returncode == 2, asked.stderr
     assert "Traceback" not in asked.stderr
@@ -153,6 +156,12 @@ def test_a_phantom_is_made_and_probing_it_says_so_first_and_last(tmp_path: Path)
 )
 def test_a_mistake_is_one_sentence_with_the_remedy(arguments: list[str], message: str, tmp_path: Path):
     refused(evalfm(*arguments, cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_of_its_own_shows_the_same(tmp_path: Path):
+    for arguments in (["ls", "tasks", "--json"], ["show", "task", "ptx-clss"]):
+        assert in_a_process(*arguments, cwd=tmp_path) == evalfm(*arguments, cwd=tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from evalfm import cli
 from evalfm.cli import console, study_tables
+from evalfm.study.config import Subset
 
 NAMES = ["[/red]", "[red]x[/red]", "[/]", "[link=http://a]b[/link]", "a\\[b]", "[1, 2]"]
 
@@ -36,18 +36,29 @@ def test_what_a_terminal_would_obey_is_printed_in_letters(capsys: pytest.Capture
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bars_and_growing_tables_show_brackets_as_they_are(name: str) -> None:
-    bars: Any = console.Bars()
-    bars._console = terminal()
-    assert list(bars.track([1, 2], f"B {name}")) == [1, 2]
-    live: Any = study_tables.LiveTable(f"T {name}")
-    printed = Console(file=io.StringIO(), width=200)
-    live._lines = [(f"L {name}", *"abcdef")]
-    live._running = f"R {name}"
-    live._bars.add_task(f"B {name}", total=1)
-    printed.print(live._render())
-    shown = printed.file.getvalue()  # type: ignore[attr-defined]
-    assert all(f"{letter} {name}" in shown for letter in "TLRB")
+def test_bars_and_growing_tables_show_brackets_as_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variable, value in {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200", "LINES": "50"}.items():
+        monkeypatch.setenv(variable, value)  # As at a terminal.
+    assert list(console.Bars().track([1, 2], f"B {name}")) == [1, 2]
+    assert f"B {name}" in capsys.readouterr().err
+    cell = SimpleNamespace(
+        encoder=SimpleNamespace(name=f"L {name}"),
+        task="t",
+        heads=("h",),
+        adaptation="a",
+        subset=Subset(),
+        label=f"R {name}",
+    )
+    outcome: Any = SimpleNamespace(cell=cell, runs=(), failure=SimpleNamespace(sentence=f"F {name}"), seconds=1.0)
+    with study_tables.LiveTable(f"T {name}") as live:
+        live.finished(outcome, 1, 2)
+        live.started(outcome.cell, 2, 2)
+        tracked = live.track([1], f"B {name}")
+        assert next(tracked) == 1
+    shown = capsys.readouterr().err
+    assert all(f"{letter} {name}" in shown for letter in "TLRBF"), shown
 
 
 def test_a_plan_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,10 +71,6 @@ def test_a_plan_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -
     told = capsys.readouterr().out
     assert "Plan of [/red]: [b]" in told
     assert "warning: [/w]" in told
-
-
-def terminal() -> Console:
-    return Console(file=io.StringIO(), force_terminal=True, width=120)
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:

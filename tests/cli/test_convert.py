@@ -15,13 +15,10 @@ import pytest
 import torch
 from torch import nn
 
+from .typed import evalfm
+
 ROOT = Path(__file__).resolve().parents[2]
 CODE = "import sys; sys.path.insert(0, sys.argv.pop(1)); from evalfm.cli import main; main()"
-
-
-def evalfm(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", CODE, str(ROOT), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
 
 
 def at_a_terminal(answer: str, *arguments: object) -> tuple[int, str]:
@@ -56,7 +53,7 @@ def test_without_a_terminal_a_yes_must_be_typed(whole: Path) -> None:
     asked = evalfm("convert", whole, "--out", out)
     assert asked.returncode == 2
     assert "Traceback" not in asked.stderr
-    assert re.search(r"Error: Nobody is there to say yes.*--yes", asked.stderr)
+    assert re.search(r"Error: Nothing was converted, as no terminal is there to say yes.*--yes", asked.stderr)
     assert re.search(r"SHA-256 [0-9a-f]{64}", asked.stdout)
     assert "torch.nn.modules.linear.Linear" in asked.stdout
     assert not out.exists()

@@ -29,7 +29,7 @@ def test_a_table_is_joined_and_told(folder: Path, tmp_path: Path) -> None:
     before = Manifest.read(folder)
     ids = before.table["id"].tolist()
     pd.DataFrame({"film": [*ids[:5], "zzz"], "edema": [1, 0, 1, 0, 1, 1]}).to_csv(tmp_path / "e.csv", index=False)
-    said = run(folder, "--with", tmp_path / "e.csv", "--on", "id=film", "--label", "edema", "--source", "reader")
+    said = run(folder, "--with", tmp_path / "e.csv", "--join-on", "id=film", "--label", "edema", "--source", "reader")
     assert f"5 of {len(ids)} images met a row of e.csv" in said
     assert "1 rows of e.csv met no image, such as 'zzz'" in said
     after = Manifest.read(folder)
@@ -44,10 +44,10 @@ def test_a_refused_join_leaves_the_folder_alone(folder: Path, tmp_path: Path) ->
     pd.DataFrame({"id": ids, label: flipped}).to_csv(tmp_path / "e.csv", index=False)
     before = sorted((path.name, path.read_bytes()) for path in folder.iterdir())
     assert "would change known values" in run(
-        folder, "--with", tmp_path / "e.csv", "--on", "id", "--label", label, code=2
+        folder, "--with", tmp_path / "e.csv", "--join-on", "id", "--label", label, code=2
     )
-    assert "--on MINE=THEIRS" in run(folder, "--with", tmp_path / "e.csv", code=2)
-    assert "leave --on" in run(folder, "--with", tmp_path / "e.csv", "--as", "tubes", "--on", "id", code=2)
+    assert "--join-on MINE=THEIRS" in run(folder, "--with", tmp_path / "e.csv", code=2)
+    assert "leave --join-on" in run(folder, "--with", tmp_path / "e.csv", "--as", "tubes", "--join-on", "id", code=2)
     assert "Known: " in run(folder, "--with", tmp_path / "e.csv", "--as", "quite-other", code=2)
-    assert "no file" in run(folder, "--with", tmp_path / "no.csv", "--on", "id", "--label", "x", code=2)
+    assert "no file" in run(folder, "--with", tmp_path / "no.csv", "--join-on", "id", "--label", "x", code=2)
     assert sorted((path.name, path.read_bytes()) for path in folder.iterdir()) == before

@@ -16,7 +16,7 @@ from evalfm.cli.app import app
 from evalfm.cli.options import OnceCommand, listed, listed_words
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.probing.names import one_of
+from evalfm.probing.names import is_encoder_path, is_task
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,14 +84,17 @@ def test_commas_in_paths_that_are_there_and_in_columns_are_no_separators(
     for name in ("a,b.parquet", "my,code.py", "card,one.yaml"):
         Path(name).touch()
     given = "hog,precomputed:a,b.parquet,my,code.py:build,card,one.yaml@cls,pixels,precomputed:no,no.csv"
-    assert listed([given], "--encoder", one_of) == [
+    assert listed([given], "--encoder", is_encoder_path) == [
         *("hog", "precomputed:a,b.parquet", "my,code.py:build", "card,one.yaml@cls", "pixels"),
         *("precomputed:no", "no.csv"),
     ]
     # Drive letters and backslashes hold no comma and mean nothing here.
-    assert listed([r"precomputed:C:\my\a.parquet,hog"], "--encoder", one_of) == [r"precomputed:C:\my\a.parquet", "hog"]
+    assert listed([r"precomputed:C:\my\a.parquet,hog"], "--encoder", is_encoder_path) == [
+        r"precomputed:C:\my\a.parquet",
+        "hog",
+    ]
     Manifest(squares.info, squares.table.assign(**{"Effusion, left": 1.0}), squares.folder).write(tmp_path / "set")
-    asked = listed(["Effusion, left,square"], "--task", partial(one_of, data=str(tmp_path / "set")))
+    asked = listed(["Effusion, left,square"], "--task", partial(is_task, data=str(tmp_path / "set")))
     assert asked == ["Effusion, left", "square"]
 
 
@@ -133,7 +136,7 @@ data: phantom
 encoders: [hgo, hog]
 tasks: [ptx-csl, {name: sex, heads: [liner]}]
 heads: {binary: [knnn]}
-baselines: [{encoder: resnet99, head: unett}]
+supervised: [{encoder: resnet99, head: unett}]
 """
 LIGHT = """
 import json, sys

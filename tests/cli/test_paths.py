@@ -70,7 +70,7 @@ BASE: dict[str, list[str]] = {
     "show task": ["name=ptx-cls"],
     "show data": ["name={data}"],
     "show run": ["folder={run}"],
-    "data join": ["folder={data}", "--with={bad}/other.csv", "--on=id", "--label=odd"],
+    "data join": ["folder={data}", "--with={bad}/other.csv", "--join-on=id", "--label=odd"],
     "data overlap": ["one={data}"],
     "data import": ["source=table", "--root={data}", "--csv={bad}/table.csv", "--out={out}", "--image=image",
                     "--label=square"],
@@ -102,7 +102,7 @@ show data: name
 show run: folder
 data join: folder other
 data overlap: one other
-data import: root official labels mapping csv
+data import: root official label_table mapping csv
 data check: folder
 data split: folder official
 data register: folder
@@ -142,9 +142,9 @@ features: device
 doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
-data join: known on label attribute mask source
-data import: source stratify part on name image id_column patient study split label attribute mask
-data import: class_folders label_kind levels mask_unknown mask_values unknown
+data join: known join_on labels label_kinds attributes masks source
+data import: source stratify subset join_on name image id patient study split labels attributes masks
+data import: class_folders label_kinds levels mask_unknown mask_values unknown_words
 data split: stratify test_where
 data make: what dial
 data register: name

@@ -21,7 +21,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_digests_are_those_of_the_bytes_and_failures_say_why(root: Path) -> None:
     digests = image_digests(["a.png", "b.png", "a.png", "absent.png"], root)
-    assert digests.found == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.png", "b.png")}
+    assert digests.by_locator == {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.png", "b.png")}
     assert list(digests.failed) == ["absent.png"]
     assert digests.failed["absent.png"]
 
@@ -43,7 +43,7 @@ def test_files_are_read_once_until_they_change(root: Path, monkeypatch: pytest.M
     os.utime(root / "a.png", ns=(1, 1))
     second = image_digests(["a.png", "b.png"], root)
     assert sorted(read) == ["a.png", "a.png", "b.png"]
-    assert second.found["a.png"] == hashlib.sha256(b"A.png").hexdigest()
+    assert second.by_locator["a.png"] == hashlib.sha256(b"A.png").hexdigest()
 
 
 def test_a_damaged_memory_is_read_anew(root: Path, tmp_path: Path) -> None:

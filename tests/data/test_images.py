@@ -21,7 +21,6 @@ from PIL import Image as Pillow
 from evalfm.data import arrays
 from evalfm.data.images import (
     Image,
-    _divided,
     image_digest,
     image_size,
     is_constant,
@@ -280,12 +279,12 @@ class TestArrays:
     def test_a_member_is_unpacked_once(
         self, stack: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        loads: list[object] = []
-        load = arrays._load
-        monkeypatch.setattr(arrays, "_load", lambda member: (loads.append(member), load(member))[1])
+        read_image("set.npz#train_images/0", tmp_path)
+        # Nothing of the file's content is asked for again.
+        monkeypatch.setattr(zipfile.ZipFile, "open", None)
+        monkeypatch.setattr(np.memmap, "__new__", None)
         for index in range(4):
-            read_image(f"set.npz#train_images/{index}", tmp_path)
-        assert len(loads) == 1
+            assert_pixels(read_image(f"set.npz#train_images/{index}", tmp_path), stack[index][None] / 255, bits=8)
 
     def test_what_is_read_cannot_be_spoilt_for_the_next_reader(self, stack: NDArray[np.uint8], tmp_path: Path) -> None:
         read_image("set.npz#train_images/0", tmp_path).pixels[:] = 0
@@ -582,8 +581,9 @@ def test_a_16_bit_set_within_half_its_range_needs_its_bits() -> None:
 
 
 @pytest.mark.parametrize("bits", range(1, 17))
-def test_dividing_in_float32_is_exact_for_every_value(bits: int) -> None:
-    values = np.arange(2**bits, dtype=np.uint16)
-    expected = (values.astype(np.float64) / (2**bits - 1)).astype(np.float32)
-    assert np.array_equal(_divided(values, bits), expected)
-    assert _divided(values, bits).dtype == np.float32
+def test_dividing_in_float32_is_exact_for_every_value(bits: int, tmp_path: Path) -> None:
+    values = np.arange(2**bits, dtype=np.uint16).reshape(2, -1)
+    np.save(tmp_path / "values.npy", values)
+    pixels = read_image("values.npy", tmp_path, bits=bits).pixels
+    assert np.array_equal(pixels[0], (values.astype(np.float64) / (2**bits - 1)).astype(np.float32))
+    assert pixels.dtype == np.float32

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -10,10 +11,10 @@ import pytest
 from PIL import Image
 
 from evalfm.data import splits, work_folders
+from evalfm.data.config import TableMapping
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
-from evalfm.data.sources import TableMapping
 from evalfm.errors import EvalfmError
 
 MAPPING = TableMapping(name="mine", patient="who", labels={"ptx": "ptx"}, masks={"ptx": "mask"})
@@ -34,7 +35,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def run(root: Path, out: Path, **options: object) -> Manifest:
-    return import_data("table", root, out, **{"mapping": MAPPING, **options})  # type: ignore[arg-type]
+    return import_data("table", root, out, **{"mapping": MAPPING, **options})
 
 
 def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_the_folder_is_whole_and_images_stay_where_they_are(root: Path, tmp_path
 
 
 def test_copies_are_those_that_the_table_names(root: Path, tmp_path: Path) -> None:
-    data = run(root, tmp_path / "out", copy=True)
+    data = run(root, tmp_path / "out", copy_images=True)
     files = sorted(str(path.relative_to(data.root)) for path in data.root.rglob("*.png"))
     assert files == sorted([*(f"a/{number}.png" for number in range(12)), "m.png"])
     assert data.info.root == "files"
@@ -113,7 +114,7 @@ def test_a_pipe_is_never_replaced_and_a_link_stays(root: Path, tmp_path: Path) -
 
 
 def test_the_root_is_never_replaced(root: Path, tmp_path: Path) -> None:
-    copied = run(root, tmp_path / "out", copy=True)
+    copied = run(root, tmp_path / "out", copy_images=True)
     (copied.root / "metadata.csv").write_text((root / "metadata.csv").read_text())
     with pytest.raises(EvalfmError, match="images lie in"):
         run(copied.root, tmp_path / "out", force=True)
@@ -132,7 +133,7 @@ def test_a_failure_while_publishing_leaves_the_earlier_import(
             raise OSError("disk full")
         return rename(self, target)
 
-    monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)  # A system that exchanges no folders.
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(EvalfmError, match=r"out cannot be written \(disk full\)"):
         run(root, tmp_path / "out", force=True)
@@ -142,15 +143,13 @@ def test_a_failure_while_publishing_leaves_the_earlier_import(
 
 
 KILLED = """
-import os, signal, sys
+import ctypes, os, shutil, signal, sys
 from pathlib import Path
-from evalfm.data import work_folders
 from evalfm.data.importing import import_data
 from tests.data.test_importing import MAPPING
 
-point, root, out, exchanged = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "True"
-steps = {"rename": Path.rename, "exchange": work_folders._exchanged, "rmtree": work_folders.shutil.rmtree}
-seen = 0
+root, out, exchanged = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "True"
+point = seen = 0
 
 def tapped(step, allowed=True):
     def call(*arguments, **options):
@@ -158,13 +157,19 @@ def tapped(step, allowed=True):
         if seen == point:
             os.kill(os.getpid(), signal.SIGKILL)
         seen += 1
-        return step(*arguments, **options) if allowed else False
+        return step(*arguments, **options) if allowed else None
     return call
 
-Path.rename = tapped(steps["rename"])
-work_folders._exchanged = tapped(steps["exchange"], exchanged)
-work_folders.shutil.rmtree = tapped(steps["rmtree"])
-import_data("table", root, out, mapping=MAPPING, force=True)
+Path.rename = tapped(Path.rename)
+ctypes.CDLL = tapped(ctypes.CDLL, exchanged)  # Asked for the call that exchanges two folders.
+shutil.rmtree = tapped(shutil.rmtree)
+# Each import is a fork, so that the libraries are loaded once.
+for line in sys.stdin:
+    point, process = int(line), os.fork()
+    if process == 0:
+        import_data("table", root, out, mapping=MAPPING, force=True)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -174,19 +179,22 @@ def test_a_kill_at_any_step_leaves_an_import_and_its_salt(root: Path, tmp_path: 
     out = tmp_path / "place/out"
     first = run(root, out)
     codes = []
-    for point in range(12):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(point), str(root), str(out), str(exchanged)], check=False, timeout=120
-        )
-        codes.append(done.returncode)
-        # Reading brings back what was on its way.
-        assert read_data(out).info.salt == first.info.salt
-        assert read_data(out).splits.tolist() == first.splits.tolist()
-        again = run(root, out, force=True)
-        assert again.table["id"].tolist() == first.table["id"].tolist()
-        assert [path.name for path in (tmp_path / "place").iterdir()] == ["out"]
-        if not done.returncode:
-            break
+    command = [sys.executable, "-c", KILLED, str(root), str(out), str(exchanged)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as importing:
+        assert importing.stdin is not None
+        assert importing.stdout is not None
+        for point in range(12):
+            print(point, file=importing.stdin, flush=True)
+            codes.append(int(importing.stdout.readline()))
+            # Reading brings back what was on its way.
+            assert read_data(out).info.salt == first.info.salt
+            assert read_data(out).splits.tolist() == first.splits.tolist()
+            again = run(root, out, force=True)
+            assert again.table["id"].tolist() == first.table["id"].tolist()
+            assert [path.name for path in (tmp_path / "place").iterdir()] == ["out"]
+            if not codes[-1]:
+                break
+        importing.stdin.close()
     assert set(codes[:-1]) == {-9}
     assert len(codes) >= (4 if exchanged else 6)
     assert codes[-1] == 0
@@ -197,7 +205,7 @@ def test_a_kill_at_any_step_leaves_an_import_and_its_salt(root: Path, tmp_path: 
 def test_what_is_written_has_the_modes_that_the_umask_leaves(root: Path, tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        run(root, tmp_path / "place/out", copy=True)
+        run(root, tmp_path / "place/out", copy_images=True)
         make_phantom(tmp_path / "place/phantom", n=2, size=64)
     finally:
         os.umask(before)
@@ -233,15 +241,15 @@ def test_wrong_calls_are_refused(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option",
-    [{"blank": "unknown"}, {"uncertain": "zero"}, {"part": "x"}, {"labels": Path("x.csv")}, {"on": "x"},
-     {"burned_in_checked": True}],
+    ("flag", "option"),
+    [("--blank", {"blank": "unknown"}), ("--uncertain", {"uncertain": "zero"}), ("--subset", {"subset": "x"}),
+     ("--labels", {"label_table": Path("x.csv")}), ("--join-on", {"join_on": "x"}),
+     ("--burned-in-checked", {"burned_in_checked": True})],
 )  # fmt: skip
 def test_an_option_that_a_source_would_not_honour_is_refused(
-    root: Path, tmp_path: Path, option: dict[str, object]
+    root: Path, tmp_path: Path, flag: str, option: dict[str, object]
 ) -> None:
-    (name,) = option
-    with pytest.raises(EvalfmError, match=f"'wingspan-ctr' knows no option --{name.replace('_', '-')}, ") as caught:
-        import_data("wingspan-ctr", root, tmp_path / "out", **option)  # type: ignore[arg-type]
+    with pytest.raises(EvalfmError, match=f"'wingspan-ctr' knows no option {flag}, ") as caught:
+        import_data("wingspan-ctr", root, tmp_path / "out", **option)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

@@ -13,8 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image as Pil
 
+from evalfm.data.config import JoinConfig
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.joining import Joining, join, read_other
+from evalfm.data.joining import join, read_other
 from evalfm.data.known_joins import known_join
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
@@ -33,7 +34,9 @@ def test_rows_meet_by_key_whatever_their_order() -> None:
     done = join(
         manifest(),
         other(tube=[1, 0, 1], maker=["A", "B", "C"]),
-        Joining(("id", "film"), {"chest_tube": "tube"}, {"maker": "maker"}, source="radiologist"),
+        JoinConfig(
+            join_on="id=film", labels={"chest_tube": "tube"}, attributes={"maker": "maker"}, source="radiologist"
+        ),
         "tubes.csv",
     )
     wider = done.manifest
@@ -50,9 +53,11 @@ def test_rows_meet_by_key_whatever_their_order() -> None:
 @pytest.mark.parametrize(("mine", "keys"), [("image", ["x/2.png", "y/3.png"]), ("image_name", ["2.png", "3.png"])])
 def test_parts_of_the_locator_are_keys(mine: str, keys: list[str]) -> None:
     table = pd.DataFrame({"file": keys, "edema": [1, 0]})
-    done = join(manifest(), table, Joining((mine, "file"), {"edema": "edema"}), "t")
+    done = join(manifest(), table, JoinConfig(join_on=f"{mine}=file", labels={"edema": "edema"}), "t")
     assert done.manifest.label("edema").tolist()[1:3] == [1, 0]
-    stems = join(manifest(), table.assign(file=["2", "3"]), Joining(("image_stem", "file"), {"edema": "edema"}), "t")
+    stems = join(
+        manifest(), table.assign(file=["2", "3"]), JoinConfig(join_on="image_stem=file", labels={"edema": "edema"}), "t"
+    )
     assert stems.manifest.label("edema").tolist()[1:3] == [1, 0]
 
 
@@ -61,16 +66,16 @@ def test_a_file_name_that_several_images_bear_is_no_key() -> None:
     twice = Manifest(DatasetInfo(name="mine"), table, Path("."))
     edema = pd.DataFrame({"file": ["1.png"], "edema": [1]})
     with pytest.raises(EvalfmError, match=r"Several images have the image_name '1\.png'"):
-        join(twice, edema, Joining(("image_name", "file"), {"edema": "edema"}), "t")
+        join(twice, edema, JoinConfig(join_on="image_name=file", labels={"edema": "edema"}), "t")
 
 
 def test_known_values_are_kept_unless_asked() -> None:
     mine = manifest(edema=[0, 1, float("nan"), 1])
     table = pd.DataFrame({"film": ["a", "b", "c", "d"], "edema": [1, 1, 1, None]})
-    joining = Joining(("id", "film"), {"edema": "edema"})
+    joining = JoinConfig(join_on="id=film", labels={"edema": "edema"})
     with pytest.raises(EvalfmError, match=r"t\.csv would change known values \(1 of edema\).*--replace"):
         join(mine, table, joining, "t.csv")
-    done = join(mine, table, Joining(("id", "film"), {"edema": "edema"}, replace=True), "t.csv")
+    done = join(mine, table, JoinConfig(join_on="id=film", labels={"edema": "edema"}, replace=True), "t.csv")
     # Where the other table says nothing, what is known stays.
     assert done.manifest.label("edema").tolist() == [1, 1, 1, 1]
     assert (done.filled, done.changed) == ({"edema": 1}, {"edema": 1})
@@ -79,7 +84,7 @@ def test_known_values_are_kept_unless_asked() -> None:
 
 def test_a_key_that_stands_twice() -> None:
     twice = pd.DataFrame({"film": ["a", "a", "b"], "edema": [1, 1, 0]})
-    joining = Joining(("id", "film"), {"edema": "edema"})
+    joining = JoinConfig(join_on="id=film", labels={"edema": "edema"})
     assert join(manifest(), twice, joining, "t").matched == 2
     with pytest.raises(EvalfmError, match="1 keys with different values in several rows, such as 'a'"):
         join(manifest(), twice.assign(edema=[1, 0, 0]), joining, "t")
@@ -88,18 +93,21 @@ def test_a_key_that_stands_twice() -> None:
 @pytest.mark.parametrize(
     ("joining", "said"),
     [
-        (Joining(("id", "flim"), {"tube": "tube"}), "no column of t 'flim'. Did you mean 'film'"),
-        (Joining(("idd", "film"), {"tube": "tube"}), "Did you mean 'id'"),
-        (Joining(("id", "film"), {"tube": "tubes"}), "Did you mean 'tube'"),
-        (Joining(("image", "film"), {"tube": "tube"}), r"No row of mine meets one of t: image is like 'x/1\.png'"),
-        (Joining(("image_name", "film"), {"tube": "tube"}), "No row of mine"),
-        (Joining(("id", "film")), "Nothing is asked"),
-        (Joining(("id", "film"), {"word": "word"}), "holds words"),
-        (Joining(("id", "film"), {"grade": "grade"}), "binary label 'grade' holds 2"),
-        (Joining(("id", "film"), {"split": "tube"}), "cannot be named 'split'"),
+        (JoinConfig(join_on="id=flim", labels={"tube": "tube"}), "no column of t 'flim'. Did you mean 'film'"),
+        (JoinConfig(join_on="idd=film", labels={"tube": "tube"}), "Did you mean 'id'"),
+        (JoinConfig(join_on="id=film", labels={"tube": "tubes"}), "Did you mean 'tube'"),
+        (
+            JoinConfig(join_on="image=film", labels={"tube": "tube"}),
+            r"No row of mine meets one of t: image is like 'x/1\.png'",
+        ),
+        (JoinConfig(join_on="image_name=film", labels={"tube": "tube"}), "No row of mine"),
+        (JoinConfig(join_on="id=film"), "Nothing is asked"),
+        (JoinConfig(join_on="id=film", labels={"word": "word"}), "holds words"),
+        (JoinConfig(join_on="id=film", labels={"grade": "grade"}), "binary label 'grade' holds 2"),
+        (JoinConfig(join_on="id=film", labels={"split": "tube"}), "cannot be named 'split'"),
     ],
 )
-def test_what_does_not_fit_is_refused(joining: Joining, said: str) -> None:
+def test_what_does_not_fit_is_refused(joining: JoinConfig, said: str) -> None:
     table = other(tube=[1, 0, 1], word=["q", "r", "s"], grade=[0, 2, 1])
     with pytest.raises(EvalfmError, match=said):
         join(manifest(), table, joining, "t")
@@ -109,11 +117,11 @@ def test_what_does_not_fit_is_refused(joining: Joining, said: str) -> None:
 def test_a_table_without_a_key_is_refused(keys: list[str | None]) -> None:
     table = pd.DataFrame({"film": pd.Series(keys, dtype=object), "tube": pd.Series([1.0] * len(keys))})
     with pytest.raises(EvalfmError, match="t has no row with a value in film"):
-        join(manifest(), table, Joining(("id", "film"), {"tube": "tube"}), "t")
+        join(manifest(), table, JoinConfig(join_on="id=film", labels={"tube": "tube"}), "t")
 
 
 def test_a_number_or_class_is_taken_by_its_kind() -> None:
-    joining = Joining(("id", "film"), {"grade": "grade"}, label_kinds={"grade": "number"})
+    joining = JoinConfig(join_on="id=film", labels={"grade": "grade"}, label_kinds={"grade": "number"})
     done = join(manifest(), other(grade=[2.5, 7, 1]), joining, "t")
     assert done.manifest.label("grade").tolist()[:2] == [7, 2.5]
     assert done.manifest.info.label_kind("grade") == "number"
@@ -152,7 +160,7 @@ def test_a_pickle_with_code_is_refused_and_never_run(tmp_path: Path, monkeypatch
 def test_tubes_of_siim(tmp_path: Path) -> None:
     path = tmp_path / "tubes.pkl"
     path.write_bytes(pickle.dumps({"1": True, "3": False, "9": True}))
-    table, joining = known_join("tubes", manifest(), read_other(path), Joining(("", "")))
+    table, joining = known_join(manifest(), read_other(path), JoinConfig(known="tubes"))
     done = join(manifest(), table, joining, "tubes")
     assert done.manifest.label("chest_tube").tolist()[::2] == [1, 0]
     assert done.manifest.info.attributes == ["chest_tube"]
@@ -163,7 +171,7 @@ def test_drains_of_chexpert_meet_whatever_the_release() -> None:
     paths = ["CheXpert-v1.0/train/p1/s1/v.jpg", "CheXpert-v1.0/train/p2/s1/v.jpg"]
     mine = Manifest(DatasetInfo(name="c"), pd.DataFrame({"id": ["1", "2"], "image": paths}), Path("."))
     drains = pd.DataFrame({"Path": [paths[1].replace("v1.0", "v1.0-small")], "Sex": ["F"], "Drain": [1]})
-    table, joining = known_join("drains", mine, drains, Joining(("", "")))
+    table, joining = known_join(mine, drains, JoinConfig(known="drains"))
     done = join(mine, table, joining, "drains")
     assert np.isnan(done.manifest.label("chest_tube")[0])
     assert done.manifest.label("chest_tube")[1] == 1
@@ -194,7 +202,7 @@ def chexmask(**changes: list[object]) -> pd.DataFrame:
 
 
 def test_chexmask_masks_are_pixels_of_the_film_and_marked_as_a_models(films: Manifest) -> None:
-    table, joining = known_join("chexmask", films, chexmask(), Joining(("", "")))
+    table, joining = known_join(films, chexmask(), JoinConfig(known="chexmask"))
     done = join(films, table, joining, "masks.csv")
     assert (done.matched, done.unused) == (1, 1)
     heart, left = done.manifest.mask(0, "heart"), done.manifest.mask(0, "left_lung")
@@ -205,30 +213,30 @@ def test_chexmask_masks_are_pixels_of_the_film_and_marked_as_a_models(films: Man
     assert done.manifest.mask(1, "heart") is None
     assert done.manifest.info.label_source["heart"] == "pseudo (CheXmask)"
     assert any("0.7 or more: 1 of 3 were left out" in note for note in done.manifest.info.notes)
-    table, _ = known_join("chexmask", films, chexmask(), Joining(("", "")), least_rca=0.5)
+    table, _ = known_join(films, chexmask(), JoinConfig(known="chexmask", least_rca=0.5))
     assert len(table) == 3
 
 
 def test_swapped_columns_of_chexmask_are_caught(films: Manifest) -> None:
     swapped = chexmask(**{"Dice RCA (Mean)": [0.95, 0.7, 0.9], "Dice RCA (Max)": [0.9, 0.6, 0.8]})
-    table, joining = known_join("chexmask", films, swapped, Joining(("", "")))
+    table, joining = known_join(films, swapped, JoinConfig(known="chexmask"))
     assert len(table) == 2
     assert "swapped" in (joining.note or "")
     mixed = chexmask(**{"Dice RCA (Max)": [0.95, 0.5, 0.9]})
     with pytest.raises(EvalfmError, match="mean estimated Dice above their largest"):
-        known_join("chexmask", films, mixed, Joining(("", "")))
+        known_join(films, mixed, JoinConfig(known="chexmask"))
     turned = chexmask(**{"Dice RCA (Mean)": [0.9, 0.7, 0.8]})
     with pytest.raises(EvalfmError, match="4 x 6 for row 1 of 6 x 4"):
-        known_join("chexmask", films, turned.assign(Height=[4, 6, 4], Width=[6, 4, 6]), Joining(("", "")))
+        known_join(films, turned.assign(Height=[4, 6, 4], Width=[6, 4, 6]), JoinConfig(known="chexmask"))
     with pytest.raises(EvalfmError, match="blank"):
-        known_join("chexmask", films, chexmask(Height=[6, 6, None]), Joining(("", "")))
+        known_join(films, chexmask(Height=[6, 6, None]), JoinConfig(known="chexmask"))
     with pytest.raises(EvalfmError, match="no column 'Dice RCA"):
-        known_join("chexmask", films, chexmask().drop(columns="Dice RCA (Mean)"), Joining(("", "")))
+        known_join(films, chexmask().drop(columns="Dice RCA (Mean)"), JoinConfig(known="chexmask"))
 
 
 def test_masks_of_one_other_size_are_declared(films: Manifest) -> None:
     small = chexmask(Height=[3, 3, 3], Width=[2, 2, 2], Heart=["1 2", "1 1", "1 1"])
-    table, joining = known_join("chexmask", films, small, Joining(("", "")))
+    table, joining = known_join(films, small, JoinConfig(known="chexmask"))
     assert joining.mask_size == (3, 2)
     heart = join(films, table.assign(**{"Left Lung": "1 1", "Right Lung": "1 1"}), joining, "m").manifest.mask(
         0, "heart"

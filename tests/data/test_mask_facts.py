@@ -62,12 +62,12 @@ def test_a_mask_is_decoded_once_and_again_when_it_changes(films: Manifest, decod
     rows = range(len(films))
     first = mask_facts(films, ["square"], rows)
     assert sorted(decoded) == list(rows)
-    assert [first.found[row].pixels / SIDE**2 for row in rows] == pytest.approx(films.table["size"].tolist())
+    assert [first.by_row[row].pixels / SIDE**2 for row in rows] == pytest.approx(films.table["size"].tolist())
     decoded.clear()
     assert mask_facts(Manifest.read(films.folder), ["square"], rows) == first
     assert decoded == []
     write_mask(films, 3, np.full((SIDE, SIDE), 255, dtype=np.uint8))
-    assert mask_facts(films, ["square"], rows).found[3].pixels == SIDE**2
+    assert mask_facts(films, ["square"], rows).by_row[3].pixels == SIDE**2
     assert decoded == [3]
 
 

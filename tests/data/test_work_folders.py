@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import time
@@ -19,10 +20,15 @@ def make(folder: Path, content: str) -> Path:
     return folder
 
 
+def without_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system whose C library exchanges no folders."""
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: None)
+
+
 @pytest.fixture(params=["in one step", "in two steps"])
 def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "in two steps":
-        monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+        without_exchange(monkeypatch)
 
 
 @pytest.mark.usefixtures("steps")
@@ -39,10 +45,9 @@ def test_two_steps_cope_with_a_folder_that_vanishes_or_comes_meanwhile(
     final = make(tmp_path / "final", "old")
     meanwhile = [lambda: shutil.rmtree(final), lambda: make(final, "of another process"), lambda: None]
 
-    def not_exchanged(one: Path, other: Path) -> bool:
+    def library(name: str | None) -> None:
         if len(meanwhile) == 3:
             meanwhile.pop(0)()
-        return False
 
     plain = Path.rename
 
@@ -51,7 +56,8 @@ def test_two_steps_cope_with_a_folder_that_vanishes_or_comes_meanwhile(
             meanwhile.pop(0)()
         return plain(self, target)
 
-    monkeypatch.setattr(work_folders, "_exchanged", not_exchanged)
+    # The system is asked for an exchange first, which its C library does not have.
+    monkeypatch.setattr(ctypes, "CDLL", library)
     monkeypatch.setattr(Path, "rename", rename)
     replace(make(tmp_path / "work" / "1", "new"), final)
     assert [path.name for path in final.iterdir()] == ["new"]
@@ -62,7 +68,7 @@ def test_two_steps_cope_with_a_folder_that_vanishes_or_comes_meanwhile(
 def test_what_a_killed_replacement_moved_aside_comes_back_or_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+    without_exchange(monkeypatch)
     plain = Path.rename
     for stop, expected in ((1, "old"), (2, "new")):
         here = tmp_path / str(stop)
@@ -82,7 +88,7 @@ def test_what_a_killed_replacement_moved_aside_comes_back_or_goes(
         with pytest.raises(KeyboardInterrupt):
             replace(work, final)
         monkeypatch.undo()
-        monkeypatch.setattr(work_folders, "_exchanged", lambda one, other: False)
+        without_exchange(monkeypatch)
         for _ in range(2):
             recover(final, here / "work")
             assert [path.name for path in final.iterdir()] == [expected]

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image as Pil
 
 from evalfm.data.images import Image
+from evalfm.encoders import find_card
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.encoders.registry import find_card
 
 from .expected import EXPECTED, Expected
-from .films import ellipse, film, image, overlap
+from .images import drawn, ellipse, image, overlap
 
 FILTERS = {name: Pil.Resampling[name.upper()] for name in ("bicubic", "bilinear", "lanczos")}
 FIXED = [name for name, facts in EXPECTED.items() if facts.scaling == "range"]
@@ -69,7 +69,7 @@ def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]
 def by_hand(name: str, given: Image) -> NDArray[np.float64]:
     facts = EXPECTED[name]
     pixels = np.asarray(given.pixels)
-    if facts.scaling == "min-max-film":
+    if facts.scaling == "min-max-image":
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
     planes = np.stack([laid_out(plane, facts).astype(np.float64) for plane in pixels])
     if facts.scaling == "min-max-input":
@@ -84,7 +84,7 @@ def by_hand(name: str, given: Image) -> NDArray[np.float64]:
 
 
 def unit_of(facts: Expected) -> float:
-    """How far the film's whole range reaches in the input, at most."""
+    """How far the image's whole range reaches in the input, at most."""
     low, high = facts.value_range
     spread = (high - low) / min(facts.statistics[1])
     return spread if facts.scaling == "range" else 8 * spread
@@ -93,12 +93,12 @@ def unit_of(facts: Expected) -> float:
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize(("height", "width", "bits"), [(300, 231, 8), (190, 640, 12), (600, 600, 16), (64, 50, 16)])
 def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width: int, bits: int) -> None:
-    given = film(height, width, bits)
+    given = drawn(height, width, bits)
     tensor, geometry = Preparer(find_card(name).preprocessing, name)(given)
     expected = by_hand(name, given)
     assert tensor.dtype == torch.float32
     assert tensor.shape == expected.shape
-    # Places up to 640 are known to 4e-5 of a pixel in single precision, and the film has hard edges.
+    # Places up to 640 are known to 4e-5 of a pixel in single precision, and the image has hard edges.
     assert np.abs(tensor.numpy() - expected).max() < 5e-5 * unit_of(EXPECTED[name])
     assert geometry.source == (height, width)
     assert geometry.output == tuple(tensor.shape[1:])
@@ -106,15 +106,15 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_film_that_leaves_most_of_its_range_unused(name: str) -> None:
-    """Scaling by the film's own values shows only where these do not reach from black to white."""
-    given = image(np.asarray(film(300, 231, 16).pixels) * np.float32(0.25) + np.float32(0.4), 16)
+    """Scaling by the image's own values shows only where these do not reach from black to white."""
+    given = image(np.asarray(drawn(300, 231, 16).pixels) * np.float32(0.25) + np.float32(0.4), 16)
     tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
     assert np.abs(tensor.numpy() - by_hand(name, given)).max() < 1e-4 * unit_of(EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", [name for name, facts in EXPECTED.items() if facts.channels == 3])
 def test_colour_stays_colour(name: str) -> None:
-    given = film(120, 97, channels=3)
+    given = drawn(120, 97, channels=3)
     tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
     unit = unit_of(EXPECTED[name])
     assert np.abs(tensor.numpy() - by_hand(name, given)).max() < 1e-4 * unit
@@ -137,7 +137,7 @@ def test_two_neighbouring_levels_of_16_bits_stay_apart(name: str) -> None:
 )
 def test_bicubic_overshoot_is_cut_as_the_8_bit_libraries_do(name: str) -> None:
     facts = EXPECTED[name]
-    given = film(200, 200)
+    given = drawn(200, 200)
     tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
     mean, std = (torch.tensor(each)[:, None, None] for each in facts.statistics)
     low, high = facts.value_range

@@ -10,16 +10,16 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of
-from evalfm.encoders.describing import described
-from evalfm.encoders.registry import ABSENT, find_card, list_absent
+from evalfm.encoders.catalogue import Wanted, catalogue, described, parameters_of
+from evalfm.encoders.registry import ABSENT, list_absent
 from evalfm.errors import EvalfmError
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def test_filters_keep_what_answers() -> None:
+def test_filters_keep_what_matches() -> None:
     chest = catalogue(Wanted(domain="CHEST", commercial="yes", most=100_000_000))
     assert "eva-x-b" in chest
     assert "chexzero" in chest
@@ -35,7 +35,7 @@ def test_filters_keep_what_answers() -> None:
     assert set(catalogue(Wanted(paradigm="label-supervised", least=80_000_000))) >= {"convnext-base", "sam-b"}
     assert "resnet50" not in catalogue(Wanted(least=80_000_000))
     assert set(catalogue(Wanted(licence="apache"))) >= {"dinov2-large", "resnet50"}
-    with pytest.raises(EvalfmError, match="No encoder is all of that; ask for less"):
+    with pytest.raises(EvalfmError, match="No encoder meets all conditions; leave one out"):
         catalogue(Wanted(domain="chest", licence="no such licence"))
 
 
@@ -114,7 +114,7 @@ def test_scaling_and_resizing_are_told_in_words() -> None:
     assert "black and white become 0 and 255; then mean 123, 117, 104, standard deviation 1" in told(
         "squeezenet1-0.caffe"
     )
-    assert "the film's smallest and largest value become 0 and 1" in told("biovil-t")
+    assert "the image's smallest and largest value become 0 and 1" in told("biovil-t")
     assert "no other size" in told("biomedclip")
     assert "multiples of 14" in told("rad-dino")
     assert dict(described(find_card("rad-dino@mean")))["Embedding"] == [

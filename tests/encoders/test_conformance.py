@@ -10,11 +10,11 @@ import timm
 import torch
 
 from evalfm.data.images import Image
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState
 from evalfm.encoders.families import builder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 
 from .expected import EXPECTED
 
@@ -29,7 +29,7 @@ def opened(card: EncoderCard, **options: Any) -> Encoder:
 def laid_out(card: EncoderCard) -> Encoder:
     """The card's encoder without memory for its tensors."""
     with torch.device("meta"):
-        return builder(card.family)(card, Settings(preprocessing=card.preprocessing), None).eval()
+        return builder(card.family)(card, EncoderState(preprocessing=card.preprocessing), None).eval()
 
 
 def opened_small(name: str, **options: Any) -> Encoder:

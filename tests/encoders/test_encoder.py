@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from evalfm.data.images import Image
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings, _is_finite, tensor_digest
-from evalfm.encoders.registry import find_card
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 
 
@@ -39,8 +40,8 @@ def toy_card(**changes: Any) -> EncoderCard:
 class Toy(Encoder):
     """Two layers of tokens: 2 prefix tokens of -1, then 6 patches that count upwards, plus the mean."""
 
-    def __init__(self, card: EncoderCard, settings: Settings | None = None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
+        super().__init__(card, state)
         self.gain = nn.Parameter(torch.ones(4))
         self.dropout = nn.Dropout(0.5)
 
@@ -132,7 +133,7 @@ def test_forward_is_differentiable_down_to_the_weights() -> None:
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_features_are_float32_in_every_precision(precision: Any) -> None:
-    features = Toy(toy_card(), Settings(precision=precision)).encode(batch())
+    features = Toy(toy_card(), EncoderState(precision=precision)).encode(batch())
     assert features.pooled.dtype == torch.float32
     assert {each.dtype for each in features.maps} == {torch.float32}
 
@@ -160,21 +161,21 @@ def test_lost_border_cells_are_repeated_so_that_the_map_covers_the_input() -> No
     assert float(features.pooled) == 1.5
 
 
-KEY_CHANGES: dict[str, tuple[dict[str, Any], Settings]] = {
-    "layers": ({"map_layers": (0, 2)}, Settings()),
-    "pooling": ({"pooling": "mean"}, Settings()),
-    "prefix": ({"prefix_tokens": 1}, Settings()),
-    "precision": ({}, Settings(precision="bfloat16")),
-    "code": ({}, Settings(code_digest="ab")),
+KEY_CHANGES: dict[str, tuple[dict[str, Any], EncoderState]] = {
+    "layers": ({"map_layers": (0, 2)}, EncoderState()),
+    "pooling": ({"pooling": "mean"}, EncoderState()),
+    "prefix": ({"prefix_tokens": 1}, EncoderState()),
+    "precision": ({}, EncoderState(precision="bfloat16")),
+    "code": ({}, EncoderState(code_digest="ab")),
     "size": (
         {},
-        Settings(preprocessing=toy_card().preprocessing.model_copy(update={"input_size": (24, 24)})),
+        EncoderState(preprocessing=toy_card().preprocessing.model_copy(update={"input_size": (24, 24)})),
     ),
     "resize": (
         {},
-        Settings(preprocessing=toy_card().preprocessing.model_copy(update={"resize": "letterbox"})),
+        EncoderState(preprocessing=toy_card().preprocessing.model_copy(update={"resize": "letterbox"})),
     ),
-    "mean": ({}, Settings(preprocessing=toy_card().preprocessing.model_copy(update={"mean": (0.001,)}))),
+    "mean": ({}, EncoderState(preprocessing=toy_card().preprocessing.model_copy(update={"mean": (0.001,)}))),
 }
 
 
@@ -183,15 +184,15 @@ def test_the_key_is_the_same_for_the_same_encoder() -> None:
     assert len(keys) == 1
     assert len(keys.pop()) == 64
     # Notes and the file's own digest change no feature.
-    assert Toy(toy_card(), Settings(notes=("x",), weights_file="y")).key == Toy(toy_card()).key
+    assert Toy(toy_card(), EncoderState(notes=("x",), weights_file="y")).key == Toy(toy_card()).key
     # Nor does what the card says about the encoder.
     assert Toy(toy_card(licence="other", unconfirmed=("A doubt.",))).key == Toy(toy_card()).key
 
 
 @pytest.mark.parametrize("what", KEY_CHANGES)
 def test_whatever_changes_features_changes_the_key(what: str) -> None:
-    changes, settings = KEY_CHANGES[what]
-    assert Toy(toy_card(**changes), settings).key != Toy(toy_card()).key
+    changes, state = KEY_CHANGES[what]
+    assert Toy(toy_card(**changes), state).key != Toy(toy_card()).key
 
 
 def test_other_weights_change_the_key() -> None:
@@ -280,9 +281,20 @@ def test_the_code_of_a_user_is_in_the_key(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_one_value_among_many_is_seen(bad: float) -> None:
-    spoilt = torch.zeros(2, 3, 4)
-    spoilt[1, 2, 3] = bad
-    assert not _is_finite((torch.ones(5), spoilt))
-    # Infinities of both signs, and finite values whose sum is none.
-    assert not _is_finite((torch.tensor([float("inf"), -float("inf")]),))
-    assert _is_finite((torch.full((9,), 3e38), torch.ones(2)))
+    class Given(Toy):
+        tokens, final = torch.zeros(2, 8, 4), torch.zeros(2, 8, 4)
+
+        def _forward(self, batch: Tensor) -> RawFeatures:
+            return RawFeatures(layers=(self.tokens, self.tokens), final=self.final)
+
+    encoder = Given(toy_card(map_norm="none"))
+    # Finite values whose sum is none.
+    encoder.final[:] = 3e38
+    assert torch.isinf(encoder.encode(batch()).pooled.sum())
+    encoder.tokens[1, 7, 3] = bad
+    with pytest.raises(EvalfmError, match="NaN or infinite"):
+        encoder.encode(batch())
+    # Of both signs.
+    encoder.tokens[0, 7, 3] = -bad
+    with pytest.raises(EvalfmError, match="NaN or infinite"):
+        encoder.encode(batch())

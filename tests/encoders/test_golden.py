@@ -79,7 +79,7 @@ def test_the_doctor_tells_cost_company_and_drift(trained: tuple[Encoder, Path], 
         return true(self, batch + torch.rand(()) if len(batch) > 1 else batch)
 
     monkeypatch.setattr(Encoder, "encode", drifting)
-    spoilt = {each.name: each for each in examine("squeezenet1-0.caffe", weights=str(trained[1]))}
+    spoilt = {each.name: each for each in examine("squeezenet1-0.caffe", weights=str(trained[1]), input_size=64)}
     assert spoilt["batches"].fine is False
 
 

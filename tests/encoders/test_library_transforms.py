@@ -1,4 +1,4 @@
-"""Preparation against the libraries' own transforms, run on 8-bit films of many sizes."""
+"""Preparation against the libraries' own transforms, run on 8-bit images of many sizes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
 from transformers import BitImageProcessor, CLIPImageProcessor
 
+from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 
 from .expected import EXPECTED
-from .films import film
+from .images import drawn
 
 SIZES = [(300, 231), (257, 256), (231, 300), (245, 400), (256, 259), (640, 633), (401, 300), (230, 227), (512, 509)]
 
@@ -106,7 +107,7 @@ def test_films_of_many_sizes_are_what_the_library_makes_of_them(name: str) -> No
     low, high = EXPECTED[name].value_range
     level = (high - low) / 255 / torch.tensor(EXPECTED[name].statistics[1])[:, None, None]
     for height, width in SIZES[:: 3 if EXPECTED[name].size > 400 else 1]:
-        picture = film(height, width, seed=height)
+        picture = drawn(height, width, seed=height)
         bytes_ = np.round(np.asarray(picture.pixels[0]) * 255).astype(np.uint8)
         expected = given(Pil.fromarray(bytes_).convert("RGB"))
         tensor, _ = preparer(picture)
@@ -152,7 +153,7 @@ def test_a_derived_card_prepares_as_timm_does_where_nothing_is_cut_off() -> None
     name = "vit_tiny_patch16_384.augreg_in21k_ft_in1k"
     card = find_card(f"random:{name}")
     assert timm.get_pretrained_cfg(name).crop_pct == 1.0
-    picture = film(400, 501)
+    picture = drawn(400, 501)
     bytes_ = np.round(np.asarray(picture.pixels[0]) * 255).astype(np.uint8)
     expected = from_timm(name)(Pil.fromarray(bytes_).convert("RGB"))
     assert float((Preparer(card.preprocessing, name)(picture)[0] - expected).abs().max()) < 2.5 / 255 / 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,9 +18,9 @@ from huggingface_hub import errors
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalfm.encoders import hub, load_encoder
+from evalfm.encoders import find_card, hub, load_encoder
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 TINY = "random:test_vit"
@@ -70,7 +71,7 @@ def test_timm_weights_give_timms_own_features(tiny: tuple[str, dict[str, Tensor]
     mean = load_encoder(f"{card}@mean", weights=saved(tensors, tmp_path))
     assert torch.allclose(mean.encode(batch).pooled, final[:, 1:].mean(1), atol=1e-6)
     assert encoder.random_weights is False
-    assert encoder.settings.weights_file is not None
+    assert encoder.state.weights_file is not None
 
 
 def missing(tensors: dict[str, Tensor]) -> None:
@@ -328,7 +329,7 @@ def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tm
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_reachable", lambda address: True)
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: io.BytesIO())
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
     index = tmp_path / "m.safetensors.index.json"
     index.write_text('{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}')
@@ -365,7 +366,7 @@ def test_the_hubs_refusals_are_put_in_one_sentence(
         raise error.__new__(error)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_reachable", lambda address: True)
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: io.BytesIO())
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     with pytest.raises(EvalfmError, match=said):
         hub.fetch(find_card("rad-dino"))
@@ -383,7 +384,7 @@ def test_the_pinned_revision_is_what_is_fetched_and_its_digest_checked(
         return str(path)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub, "_reachable", lambda address: True)
+    monkeypatch.setattr(hub, "urlopen", lambda request, timeout: io.BytesIO())
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", give)
     own = find_card(card)
     facts = {

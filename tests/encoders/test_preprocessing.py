@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from evalfm.data.geometry import Geometry
+from evalfm.encoders import find_card
 from evalfm.encoders.preprocessing import Preparer, override
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
-from .films import ellipse, film, image, overlap
+from .images import drawn, ellipse, image, overlap
 
 
 def test_colour_is_reduced_only_for_a_card_of_one_channel_and_said() -> None:
@@ -72,7 +72,7 @@ def test_the_geometry_says_where_each_pixel_came_from(policy: str, height: int, 
     rows, columns = np.mgrid[0:128, 0:128] + 0.5
     source_y = (matrix[0, 0] * rows + matrix[0, 1] * columns + matrix[0, 2]) / height
     source_x = (matrix[1, 0] * rows + matrix[1, 1] * columns + matrix[1, 2]) / width
-    # A linear ramp is kept by resampling, but for a filter's width from the film's border.
+    # A linear ramp is kept by resampling, but for a filter's width from the image's border.
     edge = 6 / min(height, width) + 6 / 128
     inner = (np.minimum(source_y, source_x) > edge) & (np.maximum(source_y, source_x) < 1 - edge)
     assert inner.sum() > 2000
@@ -109,11 +109,11 @@ def test_a_letterbox_pads_with_the_cards_value() -> None:
     assert torch.allclose(tensor[:, :, :56], torch.tensor((0.25 - 0.5) / 0.5))
     assert torch.allclose(tensor[:, :, 56:168], torch.tensor(1.0))
     assert geometry.matrix == ((2.24, 0.0, 0.0), (0.0, 2.24, 56.0))
-    assert notes == ("Films are resized by letterbox instead of shortest-edge-crop.",)
+    assert notes == ("Images are resized by letterbox instead of shortest-edge-crop.",)
 
 
 def test_an_augmentation_sees_pixels_before_their_normalisation_and_tells_the_geometry() -> None:
-    given, ranges = film(300, 260), []
+    given, ranges = drawn(300, 260), []
 
     def mirror(tensor: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
         ranges.append((float(tensor.min()), float(tensor.max())))
@@ -128,7 +128,7 @@ def test_an_augmentation_sees_pixels_before_their_normalisation_and_tells_the_ge
 
 
 def test_the_image_itself_is_left_alone() -> None:
-    given = film(224, 224)
+    given = drawn(224, 224)
     before = np.array(given.pixels)
     tensor, _ = Preparer(find_card("pixels").preprocessing, "pixels")(given)
     tensor += 1

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.preprocessing import MAX_SIDE
-from evalfm.encoders.registry import find_absent, find_card
+from evalfm.encoders.registry import find_absent
 from evalfm.errors import EvalfmError
 
 NUMPY = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype", "numpy.dtypes.Float64DType")

@@ -128,7 +128,7 @@ def test_a_file_cut_short_is_said_to_be(tmp_path: Path, container: str, kept: fl
     save_as(container, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(EvalfmError, match="cut short"):
+    with pytest.raises(EvalfmError, match="incomplete"):
         read_checkpoint(path, PLAIN)
 
 
@@ -438,7 +438,7 @@ def test_a_mapping_that_holds_itself_or_much_of_one_other_is_looked_into_once(tm
 def test_of_several_wrappers_none_is_guessed(tmp_path: Path) -> None:
     path = tmp_path / "w.pt"
     torch.save({"model": tensors(), "state_dict": tensors()}, path)
-    assert "holds tensors under state_dict, model, and which are meant cannot be told" in refusal_of(path)
+    assert "holds tensors under state_dict, model, and which are meant is not clear" in refusal_of(path)
     read = read_checkpoint(path, WeightsFacts(source="path", wrapper=("model",)))
     assert (set(read.tensors), read.notes) == ({"weight", "bias"}, ())
 
@@ -476,7 +476,7 @@ def test_of_two_encoders_in_a_file_none_is_guessed_and_what_lacks_a_tensor_stays
     path = tmp_path / "w.pt"
     both = {f"encoder_{which}.{name}": each for which in "qk" for name, each in tensors().items()}
     torch.save(both, path)
-    with pytest.raises(EvalfmError, match=r"under encoder_[qk]., encoder_[qk]., and which are meant cannot be told"):
+    with pytest.raises(EvalfmError, match=r"under encoder_[qk]., encoder_[qk]., and which are meant is not clear"):
         read_checkpoint(path, PLAIN).named_for(tensors())
     torch.save({"model.weight": torch.zeros(2)}, path)
     assert set(read_checkpoint(path, PLAIN).named_for(tensors()).tensors) == {"model.weight"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evalfm.encoders import load_encoder
-from evalfm.encoders.encoder import Encoder, RawFeatures
+from evalfm.encoders.encoder import Encoder
 from evalfm.features import cost as module
 from evalfm.features.cost import device_words, measure_cost
 from evalfm.features.operations import operation_counter
@@ -22,14 +22,12 @@ def encoder() -> Encoder:
 
 def test_the_pass_of_one_image_is_timed_after_a_first_one(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes: list[tuple[int, ...]] = []
-    forward = encoder._forward
 
-    def slow(batch: torch.Tensor) -> RawFeatures:
-        shapes.append(tuple(batch.shape))
+    def slow(_: Encoder, given: tuple[torch.Tensor, ...]) -> None:
+        shapes.append(tuple(given[0].shape))
         time.sleep(0.5 if len(shapes) == 1 else 0.03)
-        return forward(batch)
 
-    monkeypatch.setattr(encoder, "_forward", slow)
+    encoder.register_forward_pre_hook(slow)
     monkeypatch.setattr(module, "ENOUGH_SECONDS", 0.1)
     found = measure_cost(encoder)
     # Half a second of warming up is in no figure.

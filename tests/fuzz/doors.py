@@ -79,11 +79,11 @@ class Sources(Target):
         np.savez(base / "medmnist/breastmnist.npz", **parts)
         for name in ("montgomery", "shenzhen"):
             self.roots[name] = Path()
-            films = importlib.import_module("tests.data.sources.films")
+            published = importlib.import_module("tests.data.sources.published")
             (base / name / "ClinicalReadings").mkdir(parents=True)
             word = "MCUCXR" if name == "montgomery" else "CHNCXR"
             for stem in (f"{word}_0001_0", f"{word}_0104_1"):
-                films.write_picture(base / name / f"CXR_png/{stem}.png")
+                published.write_picture(base / name / f"CXR_png/{stem}.png")
                 (base / name / f"ClinicalReadings/{stem}.txt").write_text("Patient's Sex: F\nPatient's Age: 027Y\n")
 
     def run(self, case: Path, draw: random.Random) -> None:

@@ -23,13 +23,13 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
+from evalfm.data.config import JoinConfig, TableMapping
 from evalfm.data.images import image_digest, image_size, read_image
 from evalfm.data.importing import import_data
-from evalfm.data.joining import Joining, join, read_other
+from evalfm.data.joining import join, read_other
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import read_mask_file
 from evalfm.data.rle import decode
-from evalfm.data.sources import TableMapping
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.converting import examine
 from evalfm.encoders.weights import read_checkpoint
@@ -367,7 +367,7 @@ class Joined(Target):
             path = case / "t.parquet"
             odd_table(self.table, draw).to_parquet(path)
         other = read_other(path)
-        join(self.data, other, Joining(on=("id", "key"), labels={"tube": "value"}), "t")
+        join(self.data, other, JoinConfig(join_on="id=key", labels={"tube": "value"}), "t")
 
 
 class Embeddings(Target):

@@ -94,7 +94,7 @@ def test_many_rates_together_are_each_alone(array_source, make_examples):
         torch.nn.init.normal_(candidate.module.query, generator=drawn)
         torch.nn.init.normal_(candidate.module.answer, generator=drawn)
     features = source.features(range(5), maps=True)
-    together = bank.answers((features.maps, features.pooled))
+    together = bank.logits((features.maps, features.pooled))
     alone = torch.stack([each.module(features.maps, features.pooled) for each in bank.candidates])
     assert torch.allclose(together, alone, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)

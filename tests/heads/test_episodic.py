@@ -25,7 +25,7 @@ from evalfm.heads.episodic import (
 )
 from evalfm.heads.head import Context, Examples
 from evalfm.heads.knn import NeighbourHead
-from evalfm.statistics.episodes import episode_auroc
+from evalfm.statistics.auroc import episode_auroc
 
 QUERIES = 6
 

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.heads.from_mask import FromMaskHead
+from evalfm.heads.from_mask import FromMaskHead, area_fraction, lung_fraction
 from evalfm.heads.head import Context
 from evalfm.heads.segmentation.multiscale import MultiscaleHead
 from evalfm.heads.trained import Schedule
@@ -51,12 +52,13 @@ def test_measures_the_masks_it_predicts(plant, measure, truth):
 
 def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
     _, train, val, context = posed(plant)
-    head = FromMaskHead(MultiscaleHead(QUICK))
+    inner = MultiscaleHead(QUICK)
+    head = FromMaskHead(inner)
     head.fit(train, val, context)
     (threshold,) = head.tensors()["thresholds"].tolist()
     best = []
     grid = np.linspace(0.05, 0.95, 19)
-    predicted = [(row, probability[0].numpy()) for row, probability in head._inner.predict(val)]
+    predicted = [(row, probability[0].numpy()) for row, probability in inner.predict(val)]
     for value in [*grid, threshold]:
         overlap = sum(((p >= value) & val.masks(row)[0]).sum() for row, p in predicted)
         total = sum((p >= value).sum() + val.masks(row)[0].sum() for row, p in predicted)
@@ -68,14 +70,15 @@ def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
 
 def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
     _, train, val, context = posed(plant, "lung-fraction", noise=0.3)
-    head = FromMaskHead(MultiscaleHead(QUICK))
+    inner = MultiscaleHead(QUICK)
+    head = FromMaskHead(inner)
     head.fit(train, val, context)
     tensors = head.tensors()
     tensors["without_strays"][...] = False
     restored = load_head("from-mask", "regression")
     restored.load_tensors(tensors)
     expected = []
-    for _, (lesion, lungs) in head._inner.predict(val):
+    for _, (lesion, lungs) in inner.predict(val):
         lesion, lungs = (lesion >= tensors["thresholds"][0]), (lungs >= tensors["thresholds"][1])
         expected.append(float(lesion.sum() / (lesion | lungs).sum()))
     assert 0.01 < min(expected) < max(expected) < 0.5
@@ -83,34 +86,33 @@ def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
 
 
 def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
-    _, train, val, context = posed(plant, "ctr")
-    head = FromMaskHead(MultiscaleHead(QUICK))
+    source, train, val, context = posed(plant, "ctr")
+    # Far from any ratio that could be measured.
+    train = type(train)(source, train.rows, np.linspace(2, 3, len(train)), train.patients, train.masks)
+    inner = MultiscaleHead(QUICK)
+    head = FromMaskHead(inner)
     head.fit(train, val, context)
+    assert (head.predict(val) < 1).all()
     tensors = head.tensors()
     tensors["thresholds"][:] = 1.1
     head.load_tensors(tensors)
-    np.testing.assert_allclose(head.predict(val), train.target.mean())
-    choose = FromMaskHead.after_training
-    seen = []
+    np.testing.assert_allclose(head.predict(val), 2.5)
+    predict = inner.predict
 
-    def empty(self, *values):
-        notes = choose(self, *values)
-        self._thresholds[:] = 1.1
-        seen.extend(value for _, value in self._measured(values[1]))
-        return notes
+    def one_empty(examples):
+        for row, probability in predict(examples):
+            yield row, probability * (row != val.rows[0])
 
-    monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(FromMaskHead, "after_training", empty)
-    FromMaskHead(MultiscaleHead(QUICK)).fit(train, val, context)
-    monkeypatch.undo()
-    assert set(seen) == {None}
+    inner.predict = one_empty
+    notes = head.after_training(train, val, context)
+    assert notes[1].startswith(f"1 of {len(val)} val films get the mean of train")
 
 
 def test_stray_parts_are_left_out_where_val_is_better_off(plant):
     """One stray pixel at the border of every film makes a full extent of the whole width."""
     _, train, val, context = posed(plant, "ctr", noise=0.3)
-    head = FromMaskHead(MultiscaleHead(QUICK))
-    inner = head._inner
+    inner = MultiscaleHead(QUICK)
+    head = FromMaskHead(inner)
     predict = inner.predict
 
     def with_strays(examples):
@@ -123,10 +125,12 @@ def test_stray_parts_are_left_out_where_val_is_better_off(plant):
     notes = head.after_training(train, val, context)
     assert "their largest parts" in notes[0]
     assert np.abs(head.predict(val) - 20 / 60).mean() < 0.1
+    tensors = head.tensors()
     again = FromMaskHead()
-    again.load_tensors(head.tensors())
-    assert again._without_strays
-    head._without_strays = False
+    again.load_tensors(tensors)
+    assert again.tensors()["without_strays"]
+    tensors["without_strays"] = torch.tensor(False)
+    head.load_tensors(tensors)
     assert np.abs(head.predict(val) - 64 / 60).mean() < 0.1
 
 
@@ -159,3 +163,18 @@ def test_refusals(plant):
         FromMaskHead().fit(train, val, Context("binary", ("size",)))
     with pytest.raises(EvalfmError, match="not been fitted"):
         FromMaskHead().predict(val)
+
+
+def test_area_is_a_fraction_of_the_image():
+    mask = np.zeros((10, 20), dtype=bool)
+    mask[2:4, 5:10] = True
+    assert area_fraction(mask) == pytest.approx(10 / 200)
+
+
+def test_a_fraction_of_the_lungs_counts_what_lies_outside_their_mask():
+    lesion, lungs = np.zeros((4, 10), dtype=bool), np.zeros((4, 10), dtype=bool)
+    lesion[0, :6] = True
+    lungs[0, 4:8] = True
+    assert lung_fraction(lesion, lungs) == pytest.approx(6 / 8)
+    assert lung_fraction(lesion & False, lungs) == 0
+    assert lung_fraction(lesion, lungs & False) is None

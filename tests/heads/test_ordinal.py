@@ -117,7 +117,7 @@ def test_as_a_readout_it_answers_the_same_there_and_back(array_source, make_exam
     np.testing.assert_allclose(answer, expected, atol=2e-4)
     other = OrdinalHead()
     other.objective(train, context)
-    other.keep(module, head.layout(source, context), objective, torch.device("cpu"))
+    other.set_module(module, head.layout(source, context), objective, torch.device("cpu"))
     np.testing.assert_allclose(other.predict(val), expected, atol=2e-4)
 
 

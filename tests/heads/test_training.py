@@ -192,7 +192,7 @@ def test_the_best_epoch_is_kept_not_the_last(plant):
     tally = PooledDice(1, 1)
     target = read_targets(val, (16, 16), SILENT, "val") / 255
     found = source.features(val.rows.tolist(), maps=True)
-    tally.add(torch.logit(head.answers(found.maps, found.pooled).double())[None], target)
+    tally.add(torch.logit(head.outputs(found.maps, found.pooled).double())[None], target)
     best = max(line["val_dice"] for line in fit.curve)
     assert tally.score().item() == pytest.approx(best, abs=1e-3)
     assert abs(fit.curve[-1]["val_dice"] - best) > 2e-3

@@ -13,7 +13,7 @@ import torch
 from evalfm.analysis.table import task_tables
 from evalfm.data.work_folders import WRITING, machine
 from evalfm.encoders import load_encoder
-from evalfm.encoders.encoder import tensor_digest
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe

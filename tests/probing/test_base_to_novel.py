@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
@@ -22,9 +21,7 @@ from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
 from evalfm.probing.splits import make_splits
 from evalfm.run import Run
-from evalfm.statistics.classification import base_classes
 from evalfm.tasks.cohort import resolve_task, select_cohort
-from evalfm.tasks.metrics.base_to_novel import base_to_novel_metrics
 
 from ..readers import Seer, reader_card
 
@@ -108,29 +105,6 @@ def test_what_the_protocol_cannot_ask_is_refused(graded: Manifest, run: Run, tmp
     with pytest.raises(EvalfmError, match="no head for new images"):
         predict(run, graded, encoder=Seer(), out=tmp_path / "predicted")
     assert not list(tmp_path.rglob("run.json"))
-
-
-def test_the_metrics_alone():
-    generator = np.random.default_rng(0)
-    target = generator.integers(0, 5, 200)
-    scores = pd.DataFrame(generator.random((200, 5))).to_numpy()
-    patient = generator.integers(0, 120, 200)
-    found = base_to_novel_metrics(target, scores, patient, resamples=400)
-    own = np.where((np.arange(5) < 3) == (target < 3)[:, None], scores, -1)
-    b, n = ((own.argmax(1) == target)[half].mean() for half in (target < 3, target >= 3))
-    assert found["harmonic_mean"].value == pytest.approx(2 / (1 / b + 1 / n))
-    assert found["harmonic_mean"].low < found["harmonic_mean"].value < found["harmonic_mean"].high
-    wrong = np.eye(5)[np.where(target < 3, (target + 1) % 3, 7 - target)]
-    never = base_to_novel_metrics(target, wrong, patient, resamples=50)
-    assert never["accuracy_base"].value == 0
-    assert never["harmonic_mean"].value == 0
-    only = base_to_novel_metrics(target[target < 3], scores[target < 3], patient[target < 3], resamples=50)
-    assert only["harmonic_mean"].value is None
-    assert [base_classes(count) for count in (2, 3, 4, 7)] == [1, 2, 2, 4]
-    # Random scores would be always right on a half of one class.
-    for classes in (1, 2, 3):
-        with pytest.raises(EvalfmError, match="4 classes or more: in a half of one class every answer is right"):
-            base_to_novel_metrics(target % classes, scores[:, :classes], patient)
 
 
 def test_runs_are_compared_by_the_harmonic_mean_and_reported(run: Run, graded: Manifest, tmp_path: Path):

@@ -19,7 +19,7 @@ from evalfm.data.inpainting import Region
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import register
 from evalfm.encoders import Encoder, EncoderCard
-from evalfm.encoders.encoder import RawFeatures, Settings
+from evalfm.encoders.encoder import EncoderState, RawFeatures
 from evalfm.errors import EvalfmError
 from evalfm.probing.erasing import Erased, Erasure, PaintedOver, _places, erase
 from evalfm.probing.held_out import HeldOutImages
@@ -99,7 +99,7 @@ class Spot(Encoder):
             paradigm="none",
             domain="none",
         )  # fmt: skip
-        super().__init__(card, Settings())
+        super().__init__(card, EncoderState())
         self.place = place
 
     def _forward(self, batch: torch.Tensor) -> RawFeatures:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import make_phantom
-from evalfm.encoders.encoder import RawFeatures
-from evalfm.encoders.families.open_clip import OpenClipEncoder
+from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
@@ -56,15 +55,15 @@ def phantom(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
 @pytest.fixture(scope="module")
 def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
     seen: Counter[bytes] = Counter()
-    plain = OpenClipEncoder._forward
+    plain = Encoder.forward
 
-    def counted(encoder: OpenClipEncoder, batch: Tensor) -> RawFeatures:
+    def counted(encoder: Encoder, batch: Tensor) -> Features:
         seen.update(film.numpy().tobytes() for film in batch)
         return plain(encoder, batch)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("evalfm.encoders.families._tokenizer.fetch_beside", lambda *_: small[1] / "tokenizer.json")
-        patch.setattr(OpenClipEncoder, "_forward", counted)
+        patch.setattr(Encoder, "forward", counted)
         patch.setenv("EVALFM_HOME", str(tmp_path_factory.mktemp("home")))
         made = probe(
             small[0],
@@ -119,7 +118,8 @@ def test_the_record_holds_what_was_learnt_and_how(runs: list[Run]) -> None:
 def test_a_finished_run_predicts_without_reading(
     runs: list[Run], phantom: Manifest, small: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalfm.encoders.text.TextTower._read", None)
+    monkeypatch.setattr("evalfm.encoders.text.TextTower.encode", None)
+    monkeypatch.setattr("evalfm.encoders.text.TextTower.prompted", None)
     found = predict(runs[1], phantom, out=tmp_path / "predicted").table.set_index("id")
     test = runs[1].predictions().query("split == 'test'").set_index("id")
     assert found.loc[test.index, "score_pneumothorax"].tolist() == test["score_pneumothorax"].tolist()

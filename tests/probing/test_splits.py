@@ -26,9 +26,9 @@ def patients_of(cohort: Cohort, positions: np.ndarray) -> set[str]:
 
 def test_one_split_is_the_manifests_own(cohort: Cohort):
     (split,) = make_splits(cohort, Settings(task="square"))
-    split = cohort.manifest.table["split"].to_numpy()
+    names = cohort.manifest.table["split"].to_numpy()
     for name in ("train", "val", "test"):
-        assert set(split[cohort.rows[getattr(split, name)]]) == {name}
+        assert set(names[cohort.rows[getattr(split, name)]]) == {name}
     assert len(split.train) + len(split.val) + len(split.test) == len(cohort)
 
 

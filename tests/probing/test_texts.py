@@ -21,9 +21,9 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
 from evalfm.run import Run
+from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.statistics.classification import choose_threshold, f1
-from evalfm.statistics.temperature import fit_temperature, with_temperature
-from evalfm.tasks.prompts import PromptSet, Row
+from evalfm.tasks.prompts import PromptRow, PromptSet
 
 from ..readers import Reader, Seer, reader_card
 
@@ -107,7 +107,7 @@ def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Pa
 
 
 def test_other_words_another_tower_or_another_scale_are_another_key():
-    rows = (Row("square", False, "dark", (("dark",),)), Row("square", True, "bright", (("bright",),)))
+    rows = (PromptRow("square", False, "dark", (("dark",),)), PromptRow("square", True, "bright", (("bright",),)))
     text = Text(PromptSet("binary", ("{}",), rows, "test"), Reader(reader_card()))
     moved, louder = Reader(reader_card()), Reader(reader_card())
     moved.anchor.data += 1

@@ -1,4 +1,4 @@
-"""Real trained weights and real films through the encoders."""
+"""Real trained weights and real images through the encoders."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def oracle() -> nn.Module:
     return model
 
 
-def films(count: int = 4) -> list[Path]:
+def images(count: int = 4) -> list[Path]:
     return sorted((SHARED / "nih-cxr14-starter" / "images").glob("*.png"))[:count]
 
 
@@ -50,8 +50,8 @@ def prepared(encoder: Encoder, path: Path) -> Tensor:
 
 
 def test_the_real_weights_give_torchvisions_own_features(encoder: Encoder, oracle: nn.Module) -> None:
-    batch = torch.stack([prepared(encoder, path) for path in films()])
-    expected_input = torch.stack([by_hand(path) for path in films()])
+    batch = torch.stack([prepared(encoder, path) for path in images()])
+    expected_input = torch.stack([by_hand(path) for path in images()])
     assert float((batch - expected_input).abs().max()) < 5e-3
     features = encoder.encode(expected_input)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_the_real_weights_give_torchvisions_own_features(encoder: Encoder, oracl
 
 def test_the_real_weights_are_the_cards_and_nothing_is_random(encoder: Encoder) -> None:
     assert encoder.random_weights is False
-    assert encoder.settings.weights_file == encoder.card.weights.sha256
+    assert encoder.state.weights_file == encoder.card.weights.sha256
     assert not any("another file" in note for note in encoder.notes)
     with np.load(WEIGHTS) as archive:
         loaded = encoder.state_dict()
@@ -81,7 +81,7 @@ def test_the_real_weights_are_the_cards_and_nothing_is_random(encoder: Encoder) 
 
 
 def test_torchvisions_own_scaling_would_give_other_features(encoder: Encoder) -> None:
-    given = torch.stack([prepared(encoder, path) for path in films()])
+    given = torch.stack([prepared(encoder, path) for path in images()])
     right = encoder.encode(given).pooled
     unit = (given + torch.tensor([123.0, 117, 104])[:, None, None]) / 255
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -92,7 +92,7 @@ def test_torchvisions_own_scaling_would_give_other_features(encoder: Encoder) ->
 
 
 def test_trained_features_tell_films_apart_better_than_their_mean(encoder: Encoder) -> None:
-    given = torch.stack([prepared(encoder, path) for path in films(8)])
+    given = torch.stack([prepared(encoder, path) for path in images(8)])
     pooled = encoder.encode(given).pooled
     apart = torch.pdist(pooled)
     again = encoder.encode(given + torch.randn(given.shape, generator=torch.Generator().manual_seed(0))).pooled
@@ -101,9 +101,9 @@ def test_trained_features_tell_films_apart_better_than_their_mean(encoder: Encod
 
 @pytest.mark.parametrize("name", ["pixels", "hog", "squeezenet1-0.caffe"])
 def test_a_dicom_of_16_bits_goes_through(name: str, encoder: Encoder) -> None:
-    film: Image = read_image("RG1_J2KI.dcm", SHARED / "dicom")
+    image: Image = read_image("RG1_J2KI.dcm", SHARED / "dicom")
     model = encoder if name == encoder.card.name else load_encoder(name)
-    tensor, geometry = model.prepare(film)
+    tensor, geometry = model.prepare(image)
     assert geometry.source == (1955, 1841)
     features = model.encode(tensor[None])
     assert bool(torch.isfinite(features.pooled).all())

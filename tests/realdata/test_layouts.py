@@ -85,7 +85,7 @@ def test_a_hospitals_film_has_dark_air_and_must_be_looked_at_first(tmp_path: Pat
     name = str(pydicom.dcmread(SHARED / "dicom/RG1_J2KI.dcm", stop_before_pixels=True).SOPInstanceUID)
     (tmp_path / "labels.csv").write_text(f"SOPInstanceUID,view,pneumothorax\n{name},PA,0\n")
     data = import_data(
-        "dicom", SHARED / "dicom", tmp_path / "films", labels=tmp_path / "labels.csv", burned_in_checked=True
+        "dicom", SHARED / "dicom", tmp_path / "films", label_table=tmp_path / "labels.csv", burned_in_checked=True
     )
     assert len(data) == 1
     film = data.image(0)

@@ -42,7 +42,7 @@ def test_nih_cxr14(tmp_path: Path) -> None:
 
 
 def test_wingspan_ctr(tmp_path: Path) -> None:
-    data = import_data("wingspan-ctr", SHARED / "wingspan-ctr", tmp_path / "ctr", copy=True)
+    data = import_data("wingspan-ctr", SHARED / "wingspan-ctr", tmp_path / "ctr", copy_images=True)
     assert len(data) == 259
     ratios = data.label("ctr")
     assert np.isnan(ratios).sum() == 259 - 221

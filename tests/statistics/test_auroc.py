@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evalfm.statistics.auroc import Auroc, auroc, auroc_covariance, class_patients, weighted_auroc
+from evalfm.statistics.auroc import Auroc, AveragePrecision, auroc, average_precision, episode_auroc, weighted_auroc
 from evalfm.statistics.resampling import identify
 
 
@@ -22,35 +22,6 @@ def tied_data(n=120, seed=0, patients=40, scores=2):
     target = (generator.random(n) < 0.4).astype(float)
     score = np.round(generator.normal(size=(n, scores)) + target[:, None], 1)
     return target, score, generator.integers(0, patients, n)
-
-
-def direct_obuchowski(target, scores, patient):
-    """Obuchowski (1997) written out cluster by cluster from all pairs."""
-    clusters = np.unique(patient)
-    label = target == 1
-    m, n = label.sum(), (~label).sum()
-    with_positive = sum(label[patient == c].any() for c in clusters)
-    with_negative = sum((~label[patient == c]).any() for c in clusters)
-    areas, x_sums, y_sums = [], [], []
-    for score in scores.T:
-        pairs = kernel(score[label], score[~label])
-        area = pairs.mean()
-        x, y = pairs.mean(axis=1), pairs.mean(axis=0)
-        areas.append(area)
-        x_sums.append([x[patient[label] == c].sum() - (patient[label] == c).sum() * area for c in clusters])
-        y_sums.append([y[patient[~label] == c].sum() - (patient[~label] == c).sum() * area for c in clusters])
-    x_sums, y_sums = np.array(x_sums), np.array(y_sums)
-    total = len(clusters)
-    size = len(areas)
-    covariance = np.zeros((size, size))
-    for i in range(size):
-        for j in range(size):
-            s10 = with_positive / ((with_positive - 1) * m) * np.sum(x_sums[i] * x_sums[j])
-            s01 = with_negative / ((with_negative - 1) * n) * np.sum(y_sums[i] * y_sums[j])
-            s11 = total / (total - 1) * np.sum(x_sums[i] * y_sums[j])
-            s11_back = total / (total - 1) * np.sum(x_sums[j] * y_sums[i])
-            covariance[i, j] = s10 / m + s01 / n + (s11 + s11_back) / (m * n)
-    return np.array(areas), covariance
 
 
 def test_auroc_equals_sklearn_with_ties():
@@ -117,82 +88,12 @@ def test_within_folds_is_the_mean_over_folds():
     assert auroc(target, score[:, 0], folds) == pytest.approx(expected, abs=1e-14)
 
 
-def test_covariance_equals_direct_delong_at_one_image_per_patient():
-    target, score, _ = tied_data(80, scores=3)
-    found = auroc_covariance(target, score)
-    label = target == 1
-    pairs = np.stack([kernel(s[label], s[~label]) for s in score.T])
-    by_positive, by_negative = pairs.mean(axis=2), pairs.mean(axis=1)
-    direct = np.cov(by_positive) / label.sum() + np.cov(by_negative) / (~label).sum()
-    np.testing.assert_allclose(found.covariance, direct, atol=1e-10, rtol=1e-10)
-    np.testing.assert_allclose(found.auroc, pairs.mean(axis=(1, 2)), atol=1e-14)
-    np.testing.assert_allclose(
-        auroc_covariance(target, score, np.arange(80)).covariance, direct, atol=1e-10, rtol=1e-10
-    )
-
-
-def test_clustered_covariance_equals_obuchowski_written_out():
-    target, score, patient = tied_data(150, scores=3)
-    found = auroc_covariance(target, score, patient)
-    areas, covariance = direct_obuchowski(target, score, patient)
-    np.testing.assert_allclose(found.auroc, areas, atol=1e-14)
-    np.testing.assert_allclose(found.covariance, covariance, atol=1e-10, rtol=1e-10)
-    assert (found.positive_patients, found.negative_patients) == class_patients(target, patient)
-    assert np.all(np.linalg.eigvalsh(found.covariance) > 0)
-
-
-@pytest.mark.parametrize("n", [4, 5, 7, 12])
-def test_tiny_samples_with_ties_have_the_direct_covariance(n):
-    for seed in range(20):
-        generator = np.random.default_rng(seed)
-        target = np.r_[1, 1, 0, 0, generator.integers(0, 2, n - 4)].astype(float)
-        score = generator.integers(0, 3, (n, 2)).astype(float)
-        label = target == 1
-        pairs = np.stack([kernel(s[label], s[~label]) for s in score.T])
-        direct = np.cov(pairs.mean(axis=2)) / label.sum() + np.cov(pairs.mean(axis=1)) / (~label).sum()
-        np.testing.assert_allclose(auroc_covariance(target, score).covariance, direct, atol=1e-14)
-        patient = np.r_[0, 1, 2, 3, generator.integers(0, 4, n - 4)]
-        np.testing.assert_allclose(
-            auroc_covariance(target, score, patient).covariance,
-            direct_obuchowski(target, score, patient)[1],
-            atol=1e-14,
-        )
-
-
-def test_repeating_every_image_of_a_patient_changes_neither_area_nor_clustered_variance():
-    target, score, _ = tied_data(60, scores=1)
-    once = auroc_covariance(target, score, np.arange(60))
-    thrice = auroc_covariance(np.repeat(target, 3), np.repeat(score, 3, axis=0), np.repeat(np.arange(60), 3))
-    np.testing.assert_allclose(thrice.auroc, once.auroc, atol=1e-14)
-    np.testing.assert_allclose(thrice.covariance, once.covariance, atol=1e-12)
-    unclustered = auroc_covariance(np.repeat(target, 3), np.repeat(score, 3, axis=0))
-    assert unclustered.covariance[0, 0] < 0.5 * once.covariance[0, 0]
-
-
-def test_fold_covariance_is_of_the_mean_over_folds():
-    target, score, _ = tied_data(120)
-    folds = np.arange(120) % 2
-    parts = [auroc_covariance(target[folds == f], score[folds == f]) for f in (0, 1)]
-    found = auroc_covariance(target, score, folds=folds)
-    np.testing.assert_allclose(found.auroc, (parts[0].auroc + parts[1].auroc) / 2, atol=1e-14)
-    np.testing.assert_allclose(found.covariance, (parts[0].covariance + parts[1].covariance) / 4, atol=1e-14)
-
-
-def test_variance_needs_two_patients_of_each_class():
-    with pytest.raises(ValueError, match="two positive"):
-        auroc_covariance([1, 1, 0, 0], [1, 2, 3, 4], ["a", "a", "b", "c"])
-
-
 def test_leaving_out_each_patient_equals_computing_without_it():
     target, score, patient = tied_data(70, patients=18)
     patients = identify(patient)
     found = Auroc(target, score[:, 0], patients.codes, patients.count).without_each()
     expected = [auroc(target[patients.codes != p], score[patients.codes != p, 0]) for p in range(patients.count)]
     np.testing.assert_allclose(found, expected, atol=1e-13)
-
-
-def test_a_patient_with_both_kinds_counts_on_both_sides():
-    assert class_patients([1, 0, 1, 0, 0], ["a", "a", "b", "c", "c"]) == (2, 2)
 
 
 samples = st.lists(st.tuples(st.booleans(), st.integers(-6, 6)), min_size=4, max_size=40).filter(
@@ -210,3 +111,67 @@ def test_auroc_depends_on_order_alone(rows):
     assert auroc(1 - target, score) == pytest.approx(1 - area, abs=1e-15)
     assert auroc(np.tile(target, 2), np.tile(score, 2)) == pytest.approx(area, abs=1e-15)
     assert area == pytest.approx(kernel(score[target == 1], score[target == 0]).mean(), abs=1e-15)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(-4, 4)), min_size=1, max_size=40).filter(
+        lambda rows: any(label for label, _ in rows)
+    )
+)
+def test_average_precision_equals_sklearn_with_ties(rows):
+    target, score = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    assert average_precision(target, score) == pytest.approx(average_precision_score(target, score), abs=1e-14)
+
+
+def test_average_precision_counts_patients_as_rows_repeated():
+    generator = np.random.default_rng(0)
+    target = (generator.random(60) < 0.3).astype(float)
+    score = np.round(generator.normal(size=60) + target, 1)
+    patients = identify(generator.integers(0, 25, 60))
+    weights = generator.integers(0, 3, (20, patients.count)).astype(float)
+    expected = []
+    for row in weights:
+        times = row[patients.codes].astype(int)
+        expected.append(average_precision_score(np.repeat(target, times), np.repeat(score, times)))
+    found = AveragePrecision(target, score, patients.codes, patients.count).values(weights)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+
+
+def test_without_a_positive_there_is_no_average_precision():
+    assert np.isnan(average_precision([0, 0], [0.1, 0.2]))
+    assert average_precision([1], [0.3]) == 1.0
+
+
+@pytest.mark.parametrize(("classes", "queries"), [(2, 1), (2, 10), (5, 7)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_the_macro_auroc_of_episodes_is_scikit_learns(classes: int, queries: int, ties: bool):
+    generator = np.random.default_rng(classes + queries)
+    scores = generator.normal(size=(9, classes, queries, classes)) + 0.8 * np.eye(classes)[:, None]
+    if ties:
+        scores = scores.round(0)
+    truth = np.repeat(np.arange(classes), queries)
+    found = episode_auroc(scores)
+    for episode, flat in enumerate(scores.reshape(9, -1, classes)):
+        each = [roc_auc_score(truth == code, flat[:, code]) for code in range(classes)]
+        assert found[episode] == pytest.approx(np.mean(each), abs=1e-12)
+
+
+def test_equal_scores_are_at_chance_and_perfect_ones_at_one():
+    assert episode_auroc(np.zeros((2, 3, 4, 3))).tolist() == [0.5, 0.5]
+    perfect = np.broadcast_to(np.eye(3)[:, None], (3, 4, 3))[None]
+    assert episode_auroc(perfect).tolist() == [1.0]
+    assert episode_auroc(-perfect).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 3), (2, 3, 4, 2), (2, 1, 4, 1), (2, 3, 0, 3)])
+def test_scores_of_another_shape_are_refused(shape: tuple[int, ...]):
+    with pytest.raises(ValueError, match="scores must be"):
+        episode_auroc(np.zeros(shape))
+
+
+def test_a_score_that_is_no_number_is_refused():
+    scores = np.zeros((1, 2, 3, 2))
+    scores[0, 1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        episode_auroc(scores)

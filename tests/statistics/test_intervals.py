@@ -15,6 +15,7 @@ from evalfm.statistics.intervals import (
     bca_interval,
     estimates,
     interval,
+    over_episodes,
     percentile_interval,
 )
 from evalfm.statistics.resampling import FromRows, bootstrap, identify, mean_over_folds
@@ -169,3 +170,23 @@ def test_estimate_is_plain_in_json():
     estimate = Estimate(0.5, 0.4, 0.6, (0.4, 0.6), "BCa", 10).with_note("careful")
     assert estimate.to_json()["note"] == "careful"
     assert estimate.to_json()["percentile"] == (0.4, 0.6)
+
+
+def test_mean_and_interval_are_those_of_a_t_test():
+    values = np.random.default_rng(0).normal(0.7, 0.1, 40)
+    mean, deviation = over_episodes(values)
+    reference = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert mean.value == pytest.approx(values.mean())
+    assert (mean.low, mean.high) == pytest.approx(tuple(reference))
+    assert deviation == pytest.approx(np.std(values, ddof=1))
+    assert (mean.n, mean.unit) == (40, "episodes")
+    assert "share images" in mean.method
+
+
+def test_no_interval_of_one_episode_or_of_equal_ones():
+    alone, deviation = over_episodes([0.8])
+    assert (alone.value, alone.low, deviation) == (0.8, None, None)
+    assert alone.reason == "one episode has no spread"
+    equal, deviation = over_episodes([0.5, 0.5, 0.5])
+    assert (equal.value, equal.low, equal.high, deviation) == (0.5, None, None, 0.0)
+    assert "same value" in (equal.reason or "")

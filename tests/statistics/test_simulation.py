@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 from scipy.stats import binom, norm
 
+from evalfm.statistics.association import mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_auroc, compare_means
+from evalfm.statistics.fixed_label import as_logit, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
-from evalfm.statistics.simulation import Design, clustered_normal, draw_scores, draw_study, p_values
-from evalfm.statistics.subgroup_means import mean_difference
-from evalfm.statistics.subgroups import as_logit, at_fixed_label
+from evalfm.statistics.simulation import SimulationDesign, clustered_normal, draw_scores, draw_study, p_values
+from evalfm.statistics.subgroups import SubgroupScores
 
 RARE = 1e-4
 TIES = ("nothing", "label", "severity")
-NULLS = [Design(tie, patients=200) for tie in TIES] + [
-    Design(tie, patients=120, images=4, constant=constant) for tie in TIES for constant in (True, False)
+NULLS = [SimulationDesign(tie, patients=200) for tie in TIES] + [
+    SimulationDesign(tie, patients=120, images=4, constant=constant) for tie in TIES for constant in (True, False)
 ]
 EACH = 40
 NO_NULL = {"severity": {"AUROC(a given y = 1)", "effect at y = 1", "stratum gap"}}
@@ -29,7 +30,7 @@ NO_NULL = {"severity": {"AUROC(a given y = 1)", "effect at y = 1", "stratum gap"
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("tie", TIES)
 def test_studies_are_what_their_design_says(tie: str, constant: bool) -> None:
-    study = draw_study(Design(tie, patients=20_000, images=3, constant=constant), np.random.default_rng(0))
+    study = draw_study(SimulationDesign(tie, patients=20_000, images=3, constant=constant), np.random.default_rng(0))
     y, a = study.label, study.attribute
     assert y.mean() == pytest.approx(0.4 * 0.8 + 0.6 * 0.2, abs=0.01)
     first, second = a.reshape(-1, 3)[:, :2].T
@@ -49,11 +50,13 @@ def test_studies_are_what_their_design_says(tie: str, constant: bool) -> None:
 
 
 def test_the_effect_is_in_standard_deviations_of_the_logit() -> None:
-    design = Design("label", patients=40_000, effect=0.4)
+    design = SimulationDesign("label", patients=40_000, effect=0.4)
     study, null = (draw_study(each, np.random.default_rng(3)) for each in (design, replace(design, effect=0.0)))
     moved = as_logit(study.score) - as_logit(null.score)
     assert np.allclose(moved, 0.4 * study.attribute)
-    found = at_fixed_label(study.label, study.score, study.attribute, study.patient, permutations=1)[0].effect
+    found = at_fixed_label(SubgroupScores.of(study.label, study.score, study.attribute, study.patient), permutations=1)[
+        0
+    ].effect
     assert found.value == pytest.approx(0.4, abs=0.05)
 
 
@@ -70,7 +73,7 @@ def test_scores_have_the_areas_that_are_asked_for() -> None:
 
 
 @pytest.fixture(scope="module")
-def null_studies() -> dict[Design, list[dict[str, float | None]]]:
+def null_studies() -> dict[SimulationDesign, list[dict[str, float | None]]]:
     return {
         design: [p_values(draw_study(design, np.random.default_rng(seed)), 199) for seed in range(EACH)]
         for design in NULLS
@@ -83,7 +86,9 @@ def rejected(studies: list[dict[str, float | None]], test: str) -> int:
     return sum(p <= 0.05 for p in ps if p is not None)
 
 
-def test_every_test_holds_its_level_under_every_null(null_studies: dict[Design, list[dict[str, float | None]]]) -> None:
+def test_every_test_holds_its_level_under_every_null(
+    null_studies: dict[SimulationDesign, list[dict[str, float | None]]],
+) -> None:
     names = next(iter(null_studies.values()))[0]
     for test in names:
         counts = {
@@ -97,7 +102,7 @@ def test_every_test_holds_its_level_under_every_null(null_studies: dict[Design, 
         assert low <= sum(counts.values()) <= high, (test, counts)
 
 
-def test_severity_is_found_where_it_is(null_studies: dict[Design, list[dict[str, float | None]]]) -> None:
+def test_severity_is_found_where_it_is(null_studies: dict[SimulationDesign, list[dict[str, float | None]]]) -> None:
     for design, studies in null_studies.items():
         if design.tie == "severity":
             assert rejected(studies, "effect at y = 1") > binom.isf(RARE, EACH, 0.05)
@@ -105,11 +110,11 @@ def test_severity_is_found_where_it_is(null_studies: dict[Design, list[dict[str,
 
 def test_images_that_count_as_patients_lose_the_level() -> None:
     """What the bounds above would say of tests that forget who is whose."""
-    design, counts = Design(patients=120, images=4), {"effect": 0, "area": 0}
+    design, counts = SimulationDesign(patients=120, images=4), {"effect": 0, "area": 0}
     for seed in range(100):
         study = draw_study(design, np.random.default_rng(seed))
         alone, negative = np.arange(len(study.label)), ~study.label
-        fixed = at_fixed_label(study.label, study.score, study.attribute, alone, permutations=1)[0]
+        fixed = at_fixed_label(SubgroupScores.of(study.label, study.score, study.attribute, alone), permutations=1)[0]
         area = mean_difference(study.false_area[negative], study.attribute[negative], alone[negative])
         counts["effect"] += fixed.effect.p < 0.05
         counts["area"] += area.p < 0.05
@@ -120,7 +125,7 @@ def test_power_rises_with_the_dial() -> None:
     tests = ("AUROC(a given y = 0)", "effect at y = 0", "false-positive area", "Dice, adjusted", "verdict")
     shares = []
     for effect in (0.3, 0.6, 1.0):
-        design = Design("label", effect=effect)
+        design = SimulationDesign("label", effect=effect)
         made = [p_values(draw_study(design, np.random.default_rng(seed)), 199) for seed in range(30)]
         shares.append([rejected(made, test) for test in tests])
     assert all(low < middle <= high for low, middle, high in zip(*shares, strict=True)), shares

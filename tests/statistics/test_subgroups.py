@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 import pytest
-import statsmodels.api as sm
-import statsmodels.formula.api as smf
-from scipy.stats import norm, t
+from scipy.stats import binom, t
 from sklearn.metrics import roc_auc_score
 
-from evalfm.statistics.auroc import auroc_covariance
-from evalfm.statistics.subgroups import as_logit, at_fixed_label, balanced_auroc, cross_aurocs
+from evalfm.statistics.auroc import auroc
+from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 
 def study(
@@ -35,7 +34,7 @@ def brute(data: dict[str, np.ndarray], positives: np.ndarray, negatives: np.ndar
 def test_the_four_aurocs_pair_what_they_say() -> None:
     data = study()
     y, a = data["target"] == 1, data["member"]
-    found = cross_aurocs(**data)
+    found = cross_aurocs(SubgroupScores.of(**data))
     expected = {
         "subgroup": brute(data, y & a, ~y & a),
         "background": brute(data, y & ~a, ~y & ~a),
@@ -52,11 +51,11 @@ def test_the_four_aurocs_pair_what_they_say() -> None:
 def test_too_few_patients_give_a_reason_and_no_number() -> None:
     data = study(60)
     data["member"] = np.arange(60) < 3
-    found = cross_aurocs(**data)
+    found = cross_aurocs(SubgroupScores.of(**data))
     assert found["subgroup"].value is None
     assert "needs 10 patients" in str(found["subgroup"].reason)
     assert found["gap"].value is None
-    fixed = at_fixed_label(**data)
+    fixed = at_fixed_label(SubgroupScores.of(**data))
     assert all(each.auroc.value is None and each.effect.value is None and each.effect.reason for each in fixed.values())
 
 
@@ -69,165 +68,139 @@ def test_balanced_weights_undo_the_tie_between_label_and_attribute() -> None:
             cell = (a == level) & (y == truth)
             weights[cell] = (a == level).mean() * (y == truth).sum() / cell.sum()
     expected = roc_auc_score(y, data["score"], sample_weight=weights)
-    assert balanced_auroc(data["target"], data["score"], a) == pytest.approx(expected)
+    assert balanced_auroc(SubgroupScores.of(**data)) == pytest.approx(expected)
     assert expected < roc_auc_score(y, data["score"])
-    assert np.isnan(balanced_auroc([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]))
-
-
-def test_the_effect_is_that_of_gee_with_bias_reduced_covariance() -> None:
-    data = study(400, effect=0.7, per_patient=2, seed=3)
-    age = np.random.default_rng(5).normal(60, 10, 400)
-    found = at_fixed_label(**data, covariates={"age": age})
-    frame = pd.DataFrame(
-        {
-            "s": as_logit(data["score"]),
-            "y": data["target"],
-            "a": data["member"].astype(float),
-            "age": age,
-            "g": data["patient"],
-        }
-    )
-    fitted = smf.gee("s ~ y + a + y:a + age", "g", frame, cov_struct=sm.cov_struct.Independence()).fit(
-        cov_type="bias_reduced"
-    )
-    assert found[0].effect.value == pytest.approx(fitted.params["a"], rel=1e-6)
-    assert found[1].effect.value == pytest.approx(fitted.params["a"] + fitted.params["y:a"], rel=1e-6)
-    assert found[0].effect.degrees_of_freedom is not None
-    half = (found[0].effect.high - found[0].effect.low) / 2
-    assert half == pytest.approx(t.ppf(0.975, found[0].effect.degrees_of_freedom) * fitted.bse["a"], rel=1e-5)
-    spread = frame["s"][frame["y"] == 0].std()
-    assert found[0].effect.standardised == pytest.approx(fitted.params["a"] / spread, rel=1e-6)
-
-
-def test_a_tie_between_label_and_attribute_alone_is_no_association() -> None:
-    """Size: 200 null studies at the 5 % level; 3 to 21 rejections lie within the binomial bounds at p < 1e-4."""
-    rejected = {"effect": 0, "auroc": 0}
-    for seed in range(200):
-        fixed = at_fixed_label(**study(300, seed=seed, per_patient=3))[0]
-        rejected["effect"] += bool(fixed.effect.p is not None and fixed.effect.p < 0.05)
-        rejected["auroc"] += bool(fixed.p is not None and fixed.p < 0.05)
-    assert all(1 <= count <= 23 for count in rejected.values()), rejected
-
-
-def test_a_planted_effect_among_negatives_is_found() -> None:
-    fixed = at_fixed_label(**study(800, effect=0.8, seed=1))
-    assert fixed[0].effect.p is not None
-    assert fixed[0].effect.p < 0.001
-    assert fixed[0].auroc.low > 0.5
-    negatives = study(800, effect=0.8, seed=1)
-    rows = negatives["target"] == 0
-    assert fixed[0].auroc.value == pytest.approx(roc_auc_score(negatives["member"][rows], negatives["score"][rows]))
-
-
-def test_severity_among_positives_leaves_the_negatives_alone() -> None:
-    generator = np.random.default_rng(11)
-    y = generator.random(2000) < 0.4
-    size = np.where(y, generator.random(2000), 0)
-    # Tubes go with large pneumothoraces; the score follows size and never sees a tube.
-    a = generator.random(2000) < np.where(y, 0.2 + 0.7 * size, 0.2)
-    s = 1 / (1 + np.exp(-(3 * size + generator.normal(size=2000))))
-    patient = np.arange(2000).astype(str)
-    found, fixed = cross_aurocs(y, s, a, patient), at_fixed_label(y, s, a, patient)
-    assert found["gap"].low > 0
-    assert fixed[0].p is not None
-    assert fixed[0].p > 0.05
-    assert fixed[1].p is not None
-    assert fixed[1].p < 0.05
-
-
-def test_logits_of_probabilities_and_scores_that_are_none() -> None:
-    assert as_logit([0.5, 0.0, 1.0]) == pytest.approx([0, -13.815510, 13.815510], abs=1e-5)
-    assert as_logit([-2.0, 3.0]).tolist() == [-2.0, 3.0]
+    assert np.isnan(balanced_auroc(SubgroupScores.of([0, 0, 1, 1], [0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1], range(4))))
 
 
 def test_ties_count_half_in_every_pair() -> None:
     data = study()
     data["score"] = np.round(data["score"], 1)
     y, a = data["target"] == 1, data["member"]
-    found = cross_aurocs(**data)
+    found = cross_aurocs(SubgroupScores.of(**data))
     assert found["bpsn"].value == pytest.approx(brute(data, y & ~a, ~y & a), abs=1e-12)
     assert found["bnsp"].value == pytest.approx(brute(data, y & a, ~y & ~a), abs=1e-12)
     for truth in (0, 1):
         rows = data["target"] == truth
         expected = roc_auc_score(a[rows], data["score"][rows])
-        assert at_fixed_label(**data)[truth].auroc.value == pytest.approx(expected, abs=1e-12)
+        assert at_fixed_label(SubgroupScores.of(**data))[truth].auroc.value == pytest.approx(expected, abs=1e-12)
 
 
-def test_the_area_at_fixed_label_has_the_clustered_error() -> None:
-    data = study(600, effect=0.3, per_patient=3, seed=4)
-    rows = data["target"] == 0
-    member, names = data["member"][rows], data["patient"][rows]
-    found = at_fixed_label(**data)[0]
-    error = auroc_covariance(member, data["score"][rows], names).covariance[0, 0] ** 0.5
-    freedom = min(np.unique(names[member]).size, np.unique(names[~member]).size) - 1
-    assert (found.auroc.high - found.auroc.low) / 2 == pytest.approx(norm.isf(0.025) * error, rel=1e-10)
-    assert found.method == "clustered, t"
-    assert found.p == pytest.approx(2 * t.sf(abs(found.auroc.value - 0.5) / error, freedom), rel=1e-10)
+def drawn(seed: int, patients: int, rows: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    patient = np.repeat(np.arange(patients), rows)
+    target = generator.random(len(patient)) < 0.4
+    score = target + generator.normal(size=patients)[patient] + generator.normal(size=len(patient))
+    return target, score, patient
 
 
-def test_a_score_that_is_the_same_among_negatives_has_no_effect_there_and_no_garbage() -> None:
-    data = study(400, effect=0.5)
-    # .1 + .2 thirty times over has a mean that is not itself: a standard deviation of rounding.
-    data["score"] = np.where(data["target"] == 1, data["score"], 0.1 + 0.2)
-    fixed = at_fixed_label(**data)
-    assert fixed[0].effect.value is None
-    assert fixed[0].effect.reason == "at label 0 the score has no spread beside the attribute's"
-    assert (fixed[0].auroc.value, fixed[0].auroc.low, fixed[0].p) == (0.5, None, None)
-    assert not fixed[0].excludes_chance
-    assert fixed[1].effect.p is not None
-    assert fixed[1].effect.standardised is None
-    folds = np.arange(400) % 2
-    # There is no scale to bring the folds to.
-    assert {each.effect.reason for each in at_fixed_label(**data, folds=folds).values()} == {"the score is constant"}
+def test_of_different_patients_the_variances_add() -> None:
+    target, score, patient = drawn(0, 200, 2)
+    member = patient % 3 == 0
+    found = stratum_gap(SubgroupScores.of(target, score, member, patient))
+    parts = [auroc_covariance(target[rows], score[rows], patient[rows]) for rows in (member, ~member)]
+    assert found.value == pytest.approx(parts[0].auroc[0] - parts[1].auroc[0])
+    error = (parts[0].covariance[0, 0] + parts[1].covariance[0, 0]) ** 0.5
+    freedom = np.unique(patient[member]).size - 1
+    assert found.p == pytest.approx(2 * t(freedom).sf(abs(found.value) / error), rel=1e-10)
+    assert (found.high - found.low) / 2 == pytest.approx(t(freedom).isf(0.025) * error, rel=1e-10)
+    # What a test at 5 % finds in four of five studies.
+    law = t(freedom, loc=found.detectable / error)
+    assert law.sf(t(freedom).isf(0.025)) == pytest.approx(0.8, abs=1e-6)
 
 
-@pytest.mark.parametrize("constant", [True, False])
-def test_levels_wholly_apart_exclude_chance_without_a_standard_error(constant: bool) -> None:
-    data = study(300, per_patient=1 if constant else 3)
-    spread = np.random.default_rng(0).random(300) / 10
-    data["score"] = np.where(data["member"], 0.8, 0.2) + spread
-    found = at_fixed_label(**data)[0]
-    assert (found.auroc.value, found.auroc.low) == (1.0, None)
-    assert found.auroc.reason == "the scores of the two levels lie wholly apart: no interval"
-    assert found.separated
-    assert found.excludes_chance
-    assert found.effect.p is not None
-    assert found.effect.p < 1e-6
-    # Where patients may be exchanged the permutations still have a p.
-    assert found.p == (pytest.approx(1 / 2001) if constant else None)
-    data["score"] = np.where(data["member"], 0.8, 0.2)
-    assert at_fixed_label(**data)[0].effect.p is None
-    data["score"] = np.where(data["member"], 0.2, 0.8) + spread
-    assert at_fixed_label(**data)[0].separated
+def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
+    target, score, patient = drawn(1, 60)
+    both = [np.concatenate([each, each]) for each in (target, score, patient)]
+    found = stratum_gap(SubgroupScores.of(*both[:2], np.arange(120) < 60, both[2]))
+    assert found.value == 0
+    assert (found.low, found.high, found.p) == (None, None, None)
+    assert found.reason == "it has no standard error: no interval"
 
 
-def test_a_constant_score_has_no_effect_to_tell() -> None:
-    data = study(400)
-    data["score"] = np.full(400, 0.3)
-    fixed = at_fixed_label(**data)[0]
-    assert fixed.effect.value is None
-    assert fixed.effect.reason == "the score is constant"
-    assert fixed.auroc.value == 0.5
-    assert fixed.p is None
+def test_patients_in_both_levels_are_not_counted_twice() -> None:
+    rejected = apart = 0
+    studies = 400
+    for seed in range(studies):
+        target, score, patient = drawn(seed, 60, 4)
+        member = np.tile([True, True, False, False], 60)
+        rejected += stratum_gap(SubgroupScores.of(target, score, member, patient)).p < 0.05
+        # As if each patient were two: what the covariance is for.
+        apart += (
+            stratum_gap(SubgroupScores.of(target, score, member, np.where(member, patient, patient + 1000))).p < 0.05
+        )
+    assert binom.sf(rejected - 1, studies, 0.05) > 1e-4
+    assert binom.cdf(rejected, studies, 0.05) > 1e-4
+    assert apart != rejected
 
 
-def test_a_covariate_that_is_the_attribute_is_refused_with_the_reason() -> None:
-    data = study(400)
-    fixed = at_fixed_label(**data, covariates={"same": data["member"].astype(float)})
-    assert fixed[0].effect.reason == "attribute and covariates say the same"
+def test_a_true_gap_is_found_and_folds_are_averaged() -> None:
+    generator = np.random.default_rng(3)
+    target = generator.random(600) < 0.5
+    member = np.arange(600) % 2 == 0
+    score = generator.normal(size=600) + target * np.where(member, 2.0, 0.3)
+    folds = np.arange(600) % 5
+    found = stratum_gap(SubgroupScores.of(target, score, member, np.arange(600), folds))
+    expected = np.mean(
+        [
+            auroc(target[rows & member], score[rows & member]) - auroc(target[rows & ~member], score[rows & ~member])
+            for rows in (folds == fold for fold in range(5))
+        ]
+    )
+    assert found.value == pytest.approx(expected)
+    assert found.p < 1e-6
 
 
-def test_heads_of_folds_may_have_scales_of_their_own() -> None:
-    data = study(600, effect=0.6, seed=2)
-    fold = np.arange(600) % 3
-    plain = at_fixed_label(**data, folds=fold)
-    logit = as_logit(data["score"])
-    # A head that was regularised hard gives a fold a hundredth of the spread.
-    other = 1 / (1 + np.exp(-(logit * np.array([1.0, 0.01, 3.0])[fold] + np.array([0.0, -2.0, 1.0])[fold])))
-    moved = at_fixed_label(**{**data, "score": other}, folds=fold)
-    for truth in (0, 1):
-        assert moved[truth].effect.p == pytest.approx(plain[truth].effect.p, rel=1e-6)
-        assert moved[truth].effect.standardised == pytest.approx(plain[truth].effect.standardised, rel=1e-6)
-        assert moved[truth].auroc.value == pytest.approx(plain[truth].auroc.value)
-    assert plain[0].effect.p is not None
-    assert plain[0].effect.p < 0.01
+def test_too_few_patients_and_constant_scores_give_no_p() -> None:
+    target, score, patient = drawn(4, 120)
+    few = stratum_gap(SubgroupScores.of(target, score, patient < 12, patient))
+    assert few.value is None
+    assert "needs 10 patients of either class" in str(few.reason)
+    flat = stratum_gap(SubgroupScores.of(target, np.ones(120), patient < 60, patient))
+    assert flat.value == 0
+    # Never a width of zero.
+    assert (flat.low, flat.high, flat.p, flat.detectable) == (None, None, None, None)
+    assert flat.reason == "it has no standard error: no interval"
+    right = stratum_gap(SubgroupScores.of(target, target + 0.0, patient < 60, patient))
+    assert (right.value, right.low, right.p) == (0, None, None)
+
+
+def test_patients_in_both_levels_have_the_error_that_leaving_each_out_gives() -> None:
+    generator = np.random.default_rng(5)
+    patient = np.repeat(np.arange(300), 4)
+    target = (generator.random(300) < 0.4)[patient]
+    score = target + 2 * generator.normal(size=300)[patient] + generator.normal(size=1200)
+    member = generator.random(1200) < 0.4
+    score = np.round(score, 1)
+    found = stratum_gap(SubgroupScores.of(target, score, member, patient))
+    left = np.array(
+        [
+            auroc(target[kept & member], score[kept & member]) - auroc(target[kept & ~member], score[kept & ~member])
+            for kept in (patient != each for each in range(300))
+        ]
+    )
+    jackknife = (299 / 300 * ((left - left.mean()) ** 2).sum()) ** 0.5
+    freedom = min(np.unique(patient[rows]).size for rows in (member, ~member)) - 1
+    error = (found.high - found.low) / 2 / t(freedom).isf(0.025)
+    assert error == pytest.approx(jackknife, rel=0.02)
+    # What forgetting that a patient stands in both would give.
+    parts = [auroc_covariance(target[rows], score[rows], patient[rows]).covariance[0, 0] for rows in (member, ~member)]
+    assert sum(parts) ** 0.5 > 1.1 * jackknife
+
+
+def test_a_level_without_a_class_has_no_gap() -> None:
+    target, score, patient = drawn(7, 200)
+    member = (patient % 2 == 0) & ~target
+    assert stratum_gap(SubgroupScores.of(target, score, member, patient)).value is None
+
+
+def test_labels_membership_and_rows_are_checked() -> None:
+    with pytest.raises(ValueError, match="0 or 1"):
+        SubgroupScores.of([0, 2], [0.1, 0.2], [0, 1], ["a", "b"])
+    with pytest.raises(ValueError, match="0 or 1"):
+        SubgroupScores.of([0, 1], [0.1, 0.2], [0, np.nan], ["a", "b"])
+    for short in range(5):
+        columns = [[0, 1], [0.1, 0.2], [0, 1], ["a", "b"], [0, 1]]
+        columns[short] = columns[short][:1]
+        with pytest.raises(ValueError, match="same rows"):
+            SubgroupScores.of(*columns)

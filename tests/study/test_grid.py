@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 
-from evalfm.encoders.aliases import find_alias
+from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError
 from evalfm.study import Study, load_study
 from evalfm.study.cohorts import Posed, assume_all

@@ -155,7 +155,7 @@ def test_the_second_time_nothing_is_computed(
     def refuse(*_: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("evalfm.probing.head_group._Making.run", refuse)
+    monkeypatch.setattr("evalfm.probing.head_group.RunBuilder.run", refuse)
     monkeypatch.setattr(EncodedSource, "_extract", refuse)
     said: list[str] = []
     told = SimpleNamespace(track=lambda items, *_: iter(items), say=said.append)

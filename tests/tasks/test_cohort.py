@@ -14,6 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import resolve_task, select_cohort
+from evalfm.tasks.truth import parts_of
 
 
 def dataset(folder: Path, columns: dict[str, object], **info: object) -> Manifest:
@@ -278,3 +279,11 @@ def test_a_label_declared_as_classes_is_asked_as_classes(
         list(names) if kind != "binary" else sorted(map(str, values), key=(levels or sorted(map(str, values))).index)
     )
     assert told == {row: order.index(str(value)) for row, value in enumerate(values)}
+
+
+def test_the_lungs_are_their_own_mask_before_that_of_both_lungs():
+    each = ["left_lung_mask", "right_lung_mask"]
+    assert parts_of("lungs", each) == ("left_lung", "right_lung")
+    assert parts_of("lungs", [*each, "lungs_mask"]) == ("lungs",)
+    assert parts_of("lungs", each[:1]) == ("lungs",)
+    assert parts_of("heart", each) == ("heart",)

@@ -99,7 +99,7 @@ def test_sentences_of_a_file_are_added_to_the_tasks_own_names(tmp_path: Path):
         ({"pneumothorax": []}, "list of sentences"),
         ({"pneumothorax": [""]}, "is empty"),
         ({"pneumothorax": ["a", "a"]}, "stands twice"),
-        ({"effusion": ["Fluid."]}, "speaks of 'effusion'"),
+        ({"effusion": ["Fluid."]}, "names 'effusion'"),
         ({"name": "x", "classes": {"effusion": {"names": ["fluid"]}}}, "lack pneumothorax"),
         ({"name": "x", "templates": ["nothing"], "classes": {"pneumothorax": {}}}, "needs {} once"),
         ({"name": "x", "classes": {"pneumothorax": {"names": ["  "]}}}, "is empty"),

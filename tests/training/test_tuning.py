@@ -6,7 +6,7 @@ import torch
 
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import base_state
-from evalfm.encoders.encoder import tensor_digest
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 from evalfm.training.tuning import forget
 
@@ -111,7 +111,7 @@ def test_the_head_predicts_by_the_best_epoch(bench):
     from evalfm.heads.segmentation.targets import read_target
 
     targets = torch.stack([read_target(bench.cohort.masks(row), source.geometry(row), layout.grid) for row in rows])
-    answers = torch.logit(head.answers(features.maps, features.pooled).double(), eps=1e-9)
+    answers = torch.logit(head.outputs(features.maps, features.pooled).double(), eps=1e-9)
     tally.add(answers[None].float(), targets)
     assert float(tally.score()) == pytest.approx(max(curve), abs=2e-3)
 

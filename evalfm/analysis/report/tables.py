@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from evalfm.analysis.figures import describe
 from evalfm.analysis.table import Line
-from evalfm.data.spreadsheets import csv_text
+from evalfm.data.atomic import csv_text
 from evalfm.statistics.estimate import Estimate
 
 SHORT = 26

@@ -1,4 +1,4 @@
-"""Synthetic frontal chest radiographs with full truth: ``render`` a film, ``make_phantom`` a data set."""
+"""Synthetic frontal chest radiographs with full truth: ``render`` an image, ``make_phantom`` a data set."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evalfm.data.phantom.dataset import make_phantom
-    from evalfm.data.phantom.dials import Dials
-    from evalfm.data.phantom.film import Film, render, trace
+    from evalfm.data.phantom.patients import Dials
+    from evalfm.data.phantom.radiograph import Radiograph, render, trace
 
-__all__ = ["Dials", "Film", "make_phantom", "render", "trace"]
+__all__ = ["Dials", "Radiograph", "make_phantom", "render", "trace"]
 
 LABELS = (
     *("sex", "age", "view", "scanner", "pneumothorax", "cardiomegaly", "chest_tube", "ecg_leads"),
@@ -18,7 +18,13 @@ LABELS = (
 )
 """Columns of a phantom that can be asked for, known before one is drawn."""
 
-_HOME = {"Dials": "dials", "Film": "film", "make_phantom": "dataset", "render": "film", "trace": "film"}
+_HOME = {
+    "Dials": "patients",
+    "Radiograph": "radiograph",
+    "make_phantom": "dataset",
+    "render": "radiograph",
+    "trace": "radiograph",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The measures of one patient's chest, in film sides; the same at every visit and every image size."""
+"""The measures of one patient's chest, in image sides; the same at every visit and every image size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.phantom.patients import Patient
-from evalfm.data.phantom.streams import Stream, generator
+from evalfm.data.phantom.patients import Patient, Stream, generator
 
 
 @dataclass(frozen=True)

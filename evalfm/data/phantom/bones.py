@@ -13,14 +13,14 @@ from evalfm.data.phantom.silhouette import Chest
 
 _SHELL_ENTRIES = 1024
 _WALL = 0.012
-"""Ribs lie this far outside the lung, in film sides."""
+"""Ribs lie this far outside the lung, in image sides."""
 
 
 def bone_attenuation(frame: Frame, chest: Chest, anatomy: Anatomy, visit: Visit) -> Field:
     """What ribs, clavicles and spine add to the line integral [H, W] (no unit)."""
     bones = np.zeros_like(frame.x)
-    for part in bands(extent((chest.away < chest.outer + np.float32(_WALL)) & (frame.y > np.float32(0.08)))):
-        bones[part] = _ribs(frame.window(part), chest.window(part), anatomy)
+    for band in bands(extent((chest.away < chest.outer + np.float32(_WALL)) & (frame.y > np.float32(0.08)))):
+        bones[band] = _ribs(frame.window(band), chest.window(band), anatomy)
     upper = extent((frame.y > np.float32(0.04)) & (frame.y < np.float32(0.27)))
     bones[upper] += _clavicles(frame.window(upper), anatomy, visit)
     middle, columns = frame.strip(0.075)
@@ -34,7 +34,7 @@ def shoulder_attenuation(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
 
 
 def trachea(frame: Frame, anatomy: Anatomy) -> Field:
-    """Thickness of the air in the trachea and the main bronchi, in film sides."""
+    """Thickness of the air in the trachea and the main bronchi, in image sides."""
     x, y = frame.x - _bow(frame, anatomy) * 0.5, frame.y
     top = np.clip((0.372 - y) / 0.01, 0, 1)
     tube = np.sqrt(np.maximum(1 - (x / np.float32(0.020)) ** 2, 0)) * top
@@ -47,7 +47,7 @@ def trachea(frame: Frame, anatomy: Anatomy) -> Field:
 def _ribs(frame: Frame, chest: Chest, anatomy: Anatomy) -> Field:
     """Posterior and anterior ribs.
 
-    A rib is a hoop tilted forwards: x = a cos t, y = y_k + h sin t. On the film the posterior half is the
+    A rib is a hoop tilted forwards: x = a cos t, y = y_k + h sin t. On the image the posterior half is the
     curve y_k - fall * sqrt(1 - (x/a)^2), the anterior one y_k + rise * sqrt(...); both meet the wall at y_k,
     where the ray runs along the bone: it is brightest there. A table turns heights at the wall into numbers.
     """
@@ -103,7 +103,7 @@ def _shell_table() -> Field:
 
 
 def _clavicles(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
-    """S-shaped bars from the breastbone to the shoulder; flatter and higher on an AP film."""
+    """S-shaped bars from the breastbone to the shoulder; flatter and higher on an AP image."""
     medial, bow, lateral = anatomy.clavicle
     if visit.view == "AP":
         medial, bow, lateral = medial - 0.030, bow - 0.045, lateral - 0.020
@@ -127,8 +127,8 @@ def _rounded(table: np.ndarray, frame: Frame) -> Field:
 
 def _scapulae(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
     """The blade (a rounded triangle), its spine, and the head of the humerus with its shaft."""
-    aside = 0.0 if visit.view == "PA" else -0.045
-    x, y = np.abs(frame.x) - np.float32(anatomy.scapula + aside), frame.y
+    shift = 0.0 if visit.view == "PA" else -0.045
+    x, y = np.abs(frame.x) - np.float32(anatomy.scapula + shift), frame.y
     medial = x - np.float32(0.10) * (y - np.float32(0.28))
     lower = np.float32(0.50) - y - np.float32(1.75) * x
     upper = y - np.float32(0.175) + np.float32(0.10) * x
@@ -138,7 +138,7 @@ def _scapulae(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
     blade += np.float32(0.13) * bell((inside - np.float32(0.010)) / np.float32(0.007))
     ridge = (y - np.float32(0.215) + np.float32(0.36) * x) / np.float32(0.0085)
     blade += np.float32(0.15) * np.maximum(1 - ridge * ridge, 0) * _between(x, 0.01, 0.13)
-    head_x, head_y = x - np.float32(0.128 - 0.5 * aside), y - np.float32(0.185)
+    head_x, head_y = x - np.float32(0.128 - 0.5 * shift), y - np.float32(0.185)
     head = (head_x * head_x + head_y * head_y) / np.float32(0.047**2)
     humerus = np.float32(0.42) * np.sqrt(np.maximum(1 - head, 0)) + np.float32(0.12) * (
         np.abs(head - np.float32(0.93)) < 0.07
@@ -155,16 +155,16 @@ def _spine(frame: Frame, anatomy: Anatomy) -> Field:
     half = np.float32(0.034) + np.float32(0.014) * y
     square = (x / half) ** 2
     phase = y / np.float32(anatomy.vertebra) + np.float32(anatomy.vertebra_phase)
-    part = phase - np.floor(phase) - np.float32(0.5)
-    waist = square * (1 + np.float32(0.5) * np.cos(np.float32(2 * np.pi) * part))
+    offset = phase - np.floor(phase) - np.float32(0.5)
+    waist = square * (1 + np.float32(0.5) * np.cos(np.float32(2 * np.pi) * offset))
     side = np.sqrt(np.maximum(1 - waist, 0)) * np.float32(0.55) + np.float32(0.25) * bell(
         (np.sqrt(waist) - np.float32(0.9)) / np.float32(0.12)
     )
-    solid = np.clip((np.float32(0.44) - np.abs(part)) / np.float32(0.06), np.float32(0.35), 1)
-    plate = np.float32(0.22) * bell((np.abs(part) - np.float32(0.40)) / np.float32(0.05)) * (waist < 1)
+    solid = np.clip((np.float32(0.44) - np.abs(offset)) / np.float32(0.06), np.float32(0.35), 1)
+    plate = np.float32(0.22) * bell((np.abs(offset) - np.float32(0.40)) / np.float32(0.05)) * (waist < 1)
     pedicle = ((np.abs(x) / half - np.float32(0.58)) / np.float32(0.17)) ** 2
-    pedicle += ((part + np.float32(0.10)) / np.float32(0.2)) ** 2
-    process = (x / np.float32(0.008)) ** 2 + ((part - np.float32(0.2)) / np.float32(0.26)) ** 2
+    pedicle += ((offset + np.float32(0.10)) / np.float32(0.2)) ** 2
+    process = (x / np.float32(0.008)) ** 2 + ((offset - np.float32(0.2)) / np.float32(0.26)) ** 2
     detail = np.float32(0.28) * (np.abs(pedicle - np.float32(0.85)) < 0.25) + np.float32(0.30) * (process < 1)
     return np.asarray(0.62 * (side * solid + plate + detail), dtype=np.float32)
 

@@ -1,4 +1,4 @@
-"""A phantom data set on disk: films as PNG, truth in the manifest, dataset.yaml beside it."""
+"""A phantom data set on disk: images as PNG, truth in the manifest, dataset.yaml beside it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import pandas as pd
 from PIL import Image
 
 from evalfm.data import masks
+from evalfm.data.assign_splits import assign_splits
+from evalfm.data.columns import EMPTY_MASK
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.dealing import deal
-from evalfm.data.manifest import EMPTY_MASK, Manifest
-from evalfm.data.phantom.dials import Dials
-from evalfm.data.phantom.film import FINDINGS, LARGEST, SMALLEST, render
+from evalfm.data.manifest import Manifest
+from evalfm.data.phantom.patients import Dials
+from evalfm.data.phantom.radiograph import FINDINGS, LARGEST, SMALLEST, render
 from evalfm.data.work_folders import remove_stale, work_name
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
@@ -42,14 +43,14 @@ def make_phantom(
     workers: int = 1,
     name: str = "phantom",
 ) -> Manifest:
-    """Draw ``n`` films into ``folder``: images/*.png (8 bit), manifest.parquet and dataset.yaml.
+    """Draw ``n`` images into ``folder``: images/*.png (8 bit), manifest.parquet and dataset.yaml.
 
     The folder is there whole or not at all. The same numbers give the same bytes, whatever ``workers`` is;
-    the first films of a larger set are those of a smaller one. Patients are dealt to splits by hash.
+    the first images of a larger set are those of a smaller one. Patients are dealt to splits by hash.
 
     Args:
         folder: to make; must not hold anything yet.
-        n: films.
+        n: images.
         size: pixels along a side, 64 to 1024.
         seed: of the population.
         dials: how often findings and devices occur.
@@ -70,11 +71,11 @@ def make_phantom(
     try:
         (work / "images").mkdir()
         job = _Job(work, size, seed, dials)
-        rows = list(progress.track(_rows(job, n, workers), "phantom films", n))
+        rows = list(progress.track(_rows(job, n, workers), "phantom images", n))
         table = pd.DataFrame(rows)
         drawn = Manifest(_info(name, n, size, seed, dials), table, work)
-        # No two films are alike, so that none needs to be read again.
-        manifest = deal(drawn, seed=0, units=drawn.patients)
+        # No two images are alike, so that none needs to be read again.
+        manifest = assign_splits(drawn, seed=0, units=drawn.patients)
         manifest.write(work)
         if out.exists():
             out.rmdir()
@@ -95,9 +96,9 @@ class _Job:
 def _check(out: Path, n: int, size: int, seed: int, workers: int) -> None:
     faults = []
     if n < 1:
-        faults.append(f"{n} films cannot be drawn, ask for at least 1")
+        faults.append(f"{n} images cannot be drawn, ask for at least 1")
     if not SMALLEST <= size <= LARGEST:
-        faults.append(f"films of {size} pixels cannot be drawn, choose a size from {SMALLEST} to {LARGEST}")
+        faults.append(f"images of {size} pixels cannot be drawn, choose a size from {SMALLEST} to {LARGEST}")
     if seed < 0:
         faults.append(f"seed {seed} is negative, choose another")
     if workers < 1:
@@ -121,30 +122,30 @@ def _rows(job: _Job, n: int, workers: int) -> Iterator[dict[str, object]]:
 
 
 def _draw(job: _Job, index: int) -> dict[str, object]:
-    """Draw one film, write its image, and return its row of the manifest."""
-    film = render(job.seed, index, job.size, job.dials)
+    """Draw one image, write its image, and return its row of the manifest."""
+    drawn = render(job.seed, index, job.size, job.dials)
     name = f"phantom-{job.seed}-{index:06d}"
-    image = f"images/{name}.png"
-    stored = np.rint(film.pixels * 255).astype(np.uint8)
-    Image.fromarray(stored).save(job.folder / image, compress_level=1)
+    file = f"images/{name}.png"
+    stored = np.rint(drawn.pixels * 255).astype(np.uint8)
+    Image.fromarray(stored).save(job.folder / file, compress_level=1)
     truth = {
         f"{finding}_mask": masks.encode("relative", mask) if mask.any() else EMPTY_MASK
-        for finding, mask in ((finding, film.masks[finding]) for finding in FINDINGS)
+        for finding, mask in ((finding, drawn.masks[finding]) for finding in FINDINGS)
     }
     return {
         "id": name,
-        "image": image,
-        "patient": film.patient,
-        "sex": film.sex,
-        "age": film.age,
-        "view": film.view,
-        "scanner": film.scanner,
-        "pneumothorax": int(film.pneumothorax),
-        "cardiomegaly": int(film.cardiomegaly),
-        "chest_tube": int(film.chest_tube),
-        "ecg_leads": int(film.ecg_leads),
-        "ctr": film.ctr,
-        "pneumothorax_area": film.pneumothorax_area,
+        "image": file,
+        "patient": drawn.patient,
+        "sex": drawn.sex,
+        "age": drawn.age,
+        "view": drawn.view,
+        "scanner": drawn.scanner,
+        "pneumothorax": int(drawn.pneumothorax),
+        "cardiomegaly": int(drawn.cardiomegaly),
+        "chest_tube": int(drawn.chest_tube),
+        "ecg_leads": int(drawn.ecg_leads),
+        "ctr": drawn.ctr,
+        "pneumothorax_area": drawn.pneumothorax_area,
         **truth,
     }
 
@@ -164,5 +165,5 @@ def _info(name: str, n: int, size: int, seed: int, dials: Dials) -> DatasetInfo:
         public_ids=True,
         bits=8,
         unit="unit-interval",
-        notes=[f"{n} films of {size} pixels, seed {seed}; dials: {settings}."],
+        notes=[f"{n} images of {size} pixels, seed {seed}; dials: {settings}."],
     )

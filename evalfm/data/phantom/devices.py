@@ -1,4 +1,4 @@
-"""Devices on the film: a chest tube, ECG leads, and the side marker; each only adds attenuation."""
+"""Devices on the image: a chest tube, ECG leads, and the side marker; each only adds attenuation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.data.phantom.anatomy import Anatomy
-from evalfm.data.phantom.frame import Field, Ink, draw, spline, stroke, to_film
-from evalfm.data.phantom.patients import Pose, Visit
-from evalfm.data.phantom.streams import Stream, generator
+from evalfm.data.phantom.frame import Field, Ink, draw, spline, stroke, to_image
+from evalfm.data.phantom.patients import Pose, Stream, Visit, generator
 
 _EVEN = np.ones(2, dtype=np.float32)
 _HOSE = np.array([0.10, 0.42, 0.30, 0.20, 0.17, 0.16, 0.17, 0.20, 0.30, 0.42, 0.10], dtype=np.float32)
@@ -18,7 +17,7 @@ _HOSE = np.array([0.10, 0.42, 0.30, 0.20, 0.17, 0.16, 0.17, 0.20, 0.30, 0.42, 0.
 
 @dataclass(frozen=True)
 class Device:
-    """A device on the film: its attenuation [H, W], 0 elsewhere, and its mask (half of a pixel or more)."""
+    """A device on the image: its attenuation [H, W], 0 elsewhere, and its mask (half of a pixel or more)."""
 
     attenuation: Field
     mask: NDArray[np.bool_]
@@ -46,8 +45,8 @@ def chest_tube(seed: int, index: int, size: int, anatomy: Anatomy, visit: Visit,
         ]
     )
     knots[:, 0] *= side
-    path = to_film(spline(knots), visit.select_cohort)
-    half = rng.uniform(0.0075, 0.0125) * visit.select_cohort.scale
+    path = to_image(spline(knots), visit.pose)
+    half = rng.uniform(0.0075, 0.0125) * visit.pose.scale
     strength = rng.uniform(1.0, 1.7)
     shape = draw([(1.0, stroke(path, half, _EVEN, size))], size)
     hose = stroke(path, half, _HOSE, size)
@@ -59,7 +58,7 @@ def chest_tube(seed: int, index: int, size: int, anatomy: Anatomy, visit: Visit,
 
 
 def ecg_leads(seed: int, index: int, size: int, anatomy: Anatomy, visit: Visit) -> Device:
-    """Three to five electrodes on the skin with their wires to the film's edge."""
+    """Three to five electrodes on the skin with their wires to the image's edge."""
     rng = generator(seed, Stream.LEADS, index)
     places = np.array([(-0.25, 0.25), (0.25, 0.24), (0.27, 0.66), (-0.25, 0.68), (0.06, 0.50)])
     places = (places + rng.normal(0, 0.03, places.shape))[: int(rng.integers(3, 6))]
@@ -68,13 +67,13 @@ def ecg_leads(seed: int, index: int, size: int, anatomy: Anatomy, visit: Visit) 
     strokes = []
     for place in places:
         disc = rng.uniform(0.012, 0.017)
-        strokes.append((0.22, _disc(place, disc, visit.select_cohort, size)))
-        strokes.append((1.1, _disc(place, 0.0050, visit.select_cohort, size)))
+        strokes.append((0.22, _disc(place, disc, visit.pose, size)))
+        strokes.append((1.1, _disc(place, 0.0050, visit.pose, size)))
         end = np.array([away + rng.normal(0, 0.06), 1.1 if below else -0.1])
         sag = (place + end) / 2 + rng.normal(0, 0.05, 2)
         first = place + (end - place) * 0.15 + rng.normal(0, 0.02, 2)
-        path = to_film(spline(np.array([place, first, sag, end])), visit.select_cohort)
-        strokes.append((0.55, stroke(path, 0.0021 * visit.select_cohort.scale, _EVEN, size)))
+        path = to_image(spline(np.array([place, first, sag, end])), visit.pose)
+        strokes.append((0.55, stroke(path, 0.0021 * visit.pose.scale, _EVEN, size)))
     total = draw(strokes, size)
     return Device(total, total > 0.1)
 
@@ -96,8 +95,8 @@ def side_marker(rng: np.random.Generator, size: int) -> Field:
     return np.minimum(draw([(1.0, stroke(line.astype(np.float32), 0.0035, _EVEN, size)) for line in letter], size), 1)
 
 
-def _disc(place: NDArray[np.float64], radius: float, select_cohort: Pose, size: int) -> Ink:
+def _disc(place: NDArray[np.float64], radius: float, pose: Pose, size: int) -> Ink:
     """A disc as a closed band from its centre to its rim, which keeps its area when it is small."""
     turn = np.linspace(0, 2 * np.pi, 24)
     circle = place + 0.5 * radius * np.stack((np.cos(turn), np.sin(turn)), axis=1)
-    return stroke(to_film(circle, select_cohort), 0.5 * radius * select_cohort.scale, _EVEN, size)
+    return stroke(to_image(circle, pose), 0.5 * radius * pose.scale, _EVEN, size)

@@ -10,9 +10,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, ndtr, ndtri
 
-from evalfm.data.phantom.dials import Dials
-from evalfm.data.phantom.patients import Patient, Visit
-from evalfm.data.phantom.streams import Stream, generator
+from evalfm.data.phantom.patients import Dials, Patient, Stream, Visit, generator
 
 MEDIAN_AREA = 0.0084
 LOG_AREA_SD = 1.10
@@ -20,7 +18,7 @@ LOG_AREA_SD = 1.10
 p75 1.8 % and p95 4.6 % lie within 11 % of it."""
 
 _STAYS = 0.7
-"""Chance that a film shows what the patient has; else it is drawn anew, so the prevalence holds."""
+"""Chance that an image shows what the patient has; else it is drawn anew, so the prevalence holds."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Pneumothorax:
         area: as a fraction of the image, as far as the lung field has room.
         deviation: log area in standard deviations from its mean.
         reach: how slowly it thins away from where it is thickest.
-        centre: height at which a lateral one is thickest, in film sides.
+        centre: height at which a lateral one is thickest, in image sides.
         share: of the chest's depth that the free air fills.
         wave: amplitude, wave number and phase of the visceral line's undulation.
     """
@@ -49,7 +47,7 @@ class Pneumothorax:
 
 
 def draw_pneumothorax(seed: int, index: int, patient: Patient, dials: Dials) -> Pneumothorax | None:
-    """The pneumothorax on film ``index``, or None. Returning patients mostly keep it, on the same side."""
+    """The pneumothorax on image ``index``, or None. Returning patients mostly keep it, on the same side."""
     of_patient = generator(seed, Stream.DISEASE_OF_PATIENT, patient.number)
     of_visit = generator(seed, Stream.DISEASE_OF_VISIT, index)
     side = -1 if of_patient.random() < 0.5 else 1
@@ -80,7 +78,7 @@ def draw_heart(seed: int, patient: Patient, visit: Visit, dials: Dials) -> float
     """The cardiothoracic ratio that the heart is drawn to.
 
     The class (above or below one half) is the patient's, drawn by the dial; a margin of .012 keeps rounding
-    to whole pixels from crossing it. An AP film magnifies the heart within its class: the prevalence holds.
+    to whole pixels from crossing it. An AP image magnifies the heart within its class: the prevalence holds.
     """
     chance, quantile = generator(seed, Stream.HEART_OF_PATIENT, patient.number).random(2)
     magnified = 0.02 if visit.view == "AP" else 0.0
@@ -90,7 +88,7 @@ def draw_heart(seed: int, patient: Patient, visit: Visit, dials: Dials) -> float
 
 
 def has_tube(seed: int, index: int, pneumothorax: Pneumothorax | None, dials: Dials) -> bool:
-    """Whether film ``index`` shows a chest tube."""
+    """Whether image ``index`` shows a chest tube."""
     chance = generator(seed, Stream.HAS_TUBE, index).random()
     return bool(chance < tube_probability(pneumothorax, dials))
 
@@ -106,7 +104,7 @@ def tube_probability(pneumothorax: Pneumothorax | None, dials: Dials) -> float:
 
 
 def has_leads(seed: int, index: int, dials: Dials) -> bool:
-    """Whether film ``index`` shows ECG leads."""
+    """Whether image ``index`` shows ECG leads."""
     return bool(generator(seed, Stream.HAS_LEADS, index).random() < dials.ecg_leads)
 
 

@@ -1,7 +1,7 @@
 """The patient's frame on the pixel grid, and the drawing of strokes into it.
 
-Lengths are in film sides (one side is some 43 cm). The patient's frame has x = 0 at the spine, growing to the
-image's right (the patient's left), and y = 0 at the top of the film, growing downwards.
+Lengths are in image sides (one side is some 43 cm). The patient's frame has x = 0 at the spine, growing to the
+image's right (the patient's left), and y = 0 at the top of the image, growing downwards.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Axis:
 
     @property
     def density(self) -> float:
-        """Entries per film side."""
+        """Entries per image side."""
         return len(self.values) / _REACH
 
 
@@ -45,7 +45,7 @@ class Frame:
 
     Attributes:
         size: pixels along a side.
-        pose: how the patient lies on the film.
+        pose: how the patient lies on the image.
         x, y: [H, W] patient coordinates.
         left: [H, W] True on the patient's left (the image's right).
         row: [H, W] index into tables over ``rows``; column: the same over ``columns``.
@@ -53,7 +53,7 @@ class Frame:
     """
 
     size: int
-    select_cohort: Pose
+    pose: Pose
     x: Field
     y: Field
     left: NDArray[np.bool_]
@@ -68,14 +68,14 @@ class Frame:
         return both[self.row]
 
     def strip(self, half: float) -> tuple[Frame, slice]:
-        """The columns of the film that show |x| below ``half``, as a narrower frame and where it lies."""
-        _, part = extent(np.abs(self.x) < half)
-        return self.window((slice(None), part)), part
+        """The columns of the image that show |x| below ``half``, as a narrower frame and where it lies."""
+        _, region = extent(np.abs(self.x) < half)
+        return self.window((slice(None), region)), region
 
-    def window(self, part: tuple[slice, slice]) -> Frame:
-        """The frame of a rectangle of the film."""
-        cut = {name: getattr(self, name)[part] for name in ("x", "y", "left", "row", "column")}
-        return replace(self, **cut)
+    def window(self, region: tuple[slice, slice]) -> Frame:
+        """The frame of a rectangle of the image."""
+        fields_there = {name: getattr(self, name)[region] for name in ("x", "y", "left", "row", "column")}
+        return replace(self, **fields_there)
 
     def by_column(self, table: Field) -> Field:
         """Look up a function of signed x."""
@@ -88,26 +88,26 @@ def extent(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def bands(part: tuple[slice, slice]) -> Iterator[tuple[slice, slice]]:
+def bands(region: tuple[slice, slice]) -> Iterator[tuple[slice, slice]]:
     """Cut a rectangle into bands of rows of some 64 KiB a field.
 
     Temporaries of that size stay in the cache and in the allocator's hands; whole fields would be returned
     to the system and faulted in again at every operation, which doubles the time.
     """
-    rows, columns = part
+    rows, columns = region
     height = max(_BAND_PIXELS // (columns.stop - columns.start), 8)
     for start in range(rows.start, rows.stop, height):
         yield slice(start, min(start + height, rows.stop)), columns
 
 
-def make_frame(size: int, select_cohort: Pose) -> Frame:
+def make_frame(size: int, pose: Pose) -> Frame:
     """Lay the patient's frame over ``size`` x ``size`` pixels."""
     across, down = _pixel_centres(size)
     rows, columns = _axes(size)
-    cosine = np.float32(np.cos(select_cohort.rotation) / select_cohort.scale)
-    sine = np.float32(np.sin(select_cohort.rotation) / select_cohort.scale)
-    u = across - np.float32(select_cohort.shift_x)
-    v = down - np.float32(0.5 + select_cohort.shift_y)
+    cosine = np.float32(np.cos(pose.rotation) / pose.scale)
+    sine = np.float32(np.sin(pose.rotation) / pose.scale)
+    u = across - np.float32(pose.shift_x)
+    v = down - np.float32(0.5 + pose.shift_y)
     x = cosine * u + sine * v
     y = cosine * v - sine * u + np.float32(0.5)
     left = x >= 0
@@ -117,20 +117,20 @@ def make_frame(size: int, select_cohort: Pose) -> Frame:
     row += left * np.int32(entries)
     column = ((x - np.float32(columns.start)) * np.float32(columns.density)).astype(np.int32)
     np.clip(column, 0, entries - 1, out=column)
-    return Frame(size, select_cohort, x, y, left, row, column, rows, columns)
+    return Frame(size, pose, x, y, left, row, column, rows, columns)
 
 
-def to_film(points: NDArray[np.floating], select_cohort: Pose) -> Field:
-    """Patient coordinates [..., 2] (x, y) to film coordinates in [0, 1] from the upper left corner."""
+def to_image(points: NDArray[np.floating], pose: Pose) -> Field:
+    """Patient coordinates [..., 2] (x, y) to image coordinates in [0, 1] from the upper left corner."""
     cosine, sine = (
-        math.cos(select_cohort.rotation) * select_cohort.scale,
-        math.sin(select_cohort.rotation) * select_cohort.scale,
+        math.cos(pose.rotation) * pose.scale,
+        math.sin(pose.rotation) * pose.scale,
     )
     x, y = points[..., 0], points[..., 1] - 0.5
-    film = np.empty(points.shape, dtype=np.float32)
-    film[..., 0] = cosine * x - sine * y + (0.5 + select_cohort.shift_x)
-    film[..., 1] = sine * x + cosine * y + (0.5 + select_cohort.shift_y)
-    return film
+    points_on_image = np.empty(points.shape, dtype=np.float32)
+    points_on_image[..., 0] = cosine * x - sine * y + (0.5 + pose.shift_x)
+    points_on_image[..., 1] = sine * x + cosine * y + (0.5 + pose.shift_y)
+    return points_on_image
 
 
 def bell(ratio: Field) -> Field:
@@ -138,15 +138,15 @@ def bell(ratio: Field) -> Field:
     return np.asarray(np.exp(-np.minimum(ratio * ratio, np.float32(40))), dtype=np.float32)
 
 
-def splat(film: Field, mass: Field, size: int) -> Field:
-    """Sum point masses at film coordinates [N, 2] into [size, size], each shared by four neighbours."""
-    # Points off the film gather in a margin, one pixel before and two behind, that is cut off at the end.
+def splat(places: Field, mass: Field, size: int) -> Field:
+    """Sum point masses at image coordinates [N, 2] into [size, size], each shared by four neighbours."""
+    # Points off the image gather in a margin, one pixel before and two behind, that is cut off at the end.
     width = size + 3
-    place = np.clip(film * np.float32(size) + np.float32(0.5), 0, size + 1.5)
+    place = np.clip(places * np.float32(size) + np.float32(0.5), 0, size + 1.5)
     corner = place.astype(np.int32)
-    part = place - corner
+    fraction = place - corner
     start = corner[:, 1] * width + corner[:, 0]
-    fx, lower = part[:, 0], mass * part[:, 1]
+    fx, lower = fraction[:, 0], mass * fraction[:, 1]
     upper = mass - lower
     upper_right, lower_right = upper * fx, lower * fx
     weights = (upper - upper_right, upper_right, lower - lower_right, lower_right)
@@ -157,14 +157,14 @@ def splat(film: Field, mass: Field, size: int) -> Field:
 
 @dataclass(frozen=True)
 class Ink:
-    """Point masses [N] at film coordinates [N, 2], to be drawn together."""
+    """Point masses [N] at image coordinates [N, 2], to be drawn together."""
 
     points: Field
     mass: Field
 
 
 def stroke(path: Field, half_width: float, profile: Field, size: int) -> Ink:
-    """A band along ``path`` [N, 2] (film coordinates); ``profile`` [M] is the thickness from edge to edge."""
+    """A band along ``path`` [N, 2] (image coordinates); ``profile`` [M] is the thickness from edge to edge."""
     step = 0.45 / size
     path = resample(path, step)
     along = np.gradient(path, axis=0)

@@ -6,9 +6,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from evalfm.data.phantom.anatomy import Anatomy
-from evalfm.data.phantom.frame import Field, Frame, bell, enlarge, fractal_noise, splat, to_film
-from evalfm.data.phantom.patients import Patient, Visit
-from evalfm.data.phantom.streams import Stream, generator
+from evalfm.data.phantom.frame import Field, Frame, bell, enlarge, fractal_noise, splat, to_image
+from evalfm.data.phantom.patients import Patient, Stream, Visit, generator
 
 _RADII = (0.0120, 0.0084, 0.0058, 0.0040, 0.0027)
 _LENGTHS = (0.075, 0.062, 0.052, 0.043, 0.034)
@@ -19,16 +18,16 @@ _BLURS = ((0,), (1, 2), (3, 4))
 
 
 def vessel_thickness(frame: Frame, patient: Patient, visit: Visit, seed: int) -> Field:
-    """Thickness of the pulmonary vessels [H, W], in film sides, as if both lungs were up."""
+    """Thickness of the pulmonary vessels [H, W], in image sides, as if both lungs were up."""
     rng = generator(seed, Stream.VESSELS, patient.number)
     layers = _grow(rng, visit, frame.size)
     total = np.zeros((1, 1), dtype=np.float32)
     for position, group in enumerate(_BLURS):
         grid = _grid(position, frame.size)
-        points = np.concatenate([layers[part][0] for part in group])
-        mass = np.concatenate([layers[part][1] for part in group]) * np.float32(grid**2 * frame.select_cohort.scale**2)
-        drawn = splat(to_film(points, frame.select_cohort), mass, grid)
-        sigma = 0.55 * float(np.mean([_RADII[part] for part in group])) * grid
+        points = np.concatenate([layers[level][0] for level in group])
+        mass = np.concatenate([layers[level][1] for level in group]) * np.float32(grid**2 * frame.pose.scale**2)
+        drawn = splat(to_image(points, frame.pose), mass, grid)
+        sigma = 0.55 * float(np.mean([_RADII[level] for level in group])) * grid
         # Sharing a point among four pixels is a blur of some .4 pixels already.
         if sigma > 0.6:
             drawn = gaussian_filter(drawn, sigma, truncate=2.5)
@@ -50,7 +49,7 @@ def parenchyma(frame: Frame, anatomy: Anatomy, patient: Patient, seed: int) -> F
 
 
 def hilum(frame: Frame, visit: Visit) -> Field:
-    """Thickness of the hila, in film sides."""
+    """Thickness of the hila, in image sides."""
     away = np.abs(frame.x - np.float32(visit.turn))
     level = np.where(frame.left, np.float32(0.415), np.float32(0.44))
     dx, dy = (away - np.float32(0.070)) / np.float32(0.026), (frame.y - level) / np.float32(0.045)

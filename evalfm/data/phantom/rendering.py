@@ -1,4 +1,4 @@
-"""From thicknesses to a film: Beer-Lambert along the ray, scatter, quantum noise, processing."""
+"""From thicknesses to an image: Beer-Lambert along the ray, scatter, quantum noise, processing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from evalfm.data.phantom.frame import Field, bands, enlarge
 
 WATER = 7.5
-"""Effective attenuation of soft tissue per film side (.175 per cm at chest energies, 43 cm)."""
+"""Effective attenuation of soft tissue per image side (.175 per cm at chest energies, 43 cm)."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Look:
 
     Attributes:
         scanner: its name.
-        low, high: attenuations shown black and white, relative to the film's own level.
+        low, high: attenuations shown black and white, relative to the image's own level.
         gamma: of the display curve; shoulder: how softly it saturates.
         equalise: how far slow differences in brightness are evened out (0 to 1).
         sharpen: gain of the unsharp mask.
-        noise: relative quantum noise per pixel behind no patient, on a film of 256 pixels.
+        noise: relative quantum noise per pixel behind no patient, on an image of 256 pixels.
         scatter: share of scattered over primary radiation, on average.
-        collimation: dark margins (left, top, right, bottom), in film sides.
+        collimation: dark margins (left, top, right, bottom), in image sides.
     """
 
     scanner: str
@@ -49,7 +49,7 @@ _SCANNERS = {
 
 
 def draw_look(rng: np.random.Generator, *, lying: bool) -> Look:
-    """A scanner and its settings for one film; a portable (AP) film scatters more and is noisier."""
+    """A scanner and its settings for one image; a portable (AP) image scatters more and is noisier."""
     scanner = "ABC"[int(rng.choice(3, p=(0.30, 0.45, 0.25) if lying else (0.45, 0.30, 0.25)))]
     base = _SCANNERS[scanner]
     margins = np.where(rng.random(4) < 0.16, rng.uniform(0.008, 0.05, 4), 0.0)
@@ -68,7 +68,7 @@ def draw_look(rng: np.random.Generator, *, lying: bool) -> Look:
 
 
 def expose(body: Field, devices: Field, lead: Field, look: Look, noise: Field) -> Field:
-    """The film [H, W] in [0, 1], air dark and bone bright.
+    """The image [H, W] in [0, 1], air dark and bone bright.
 
     Args:
         body: line integral of attenuation through the patient.
@@ -89,17 +89,17 @@ def expose(body: Field, devices: Field, lead: Field, look: Look, noise: Field) -
     near = enlarge(_slow(plain, 0.010, 128), size)
     grain = np.float32(look.noise * size / 256)
     level = np.float32(0.75 * (mean - 2.1))
-    film = np.empty_like(body)
-    for part in bands((slice(0, size), slice(0, size))):
-        seen = plain[part]
-        processed = np.float32(look.sharpen) * (seen - near[part]) - lift[part] * np.clip(seen, 0, 1) - level
-        arriving = (primary[part] * np.exp(-devices[part]) + scattered[part]) * np.exp(-lead[part])
-        film[part] = _display(processed - np.log(arriving) + grain * noise[part] / np.sqrt(arriving), look)
-    return _collimate(film, look)
+    image = np.empty_like(body)
+    for band in bands((slice(0, size), slice(0, size))):
+        seen = plain[band]
+        processed = np.float32(look.sharpen) * (seen - near[band]) - lift[band] * np.clip(seen, 0, 1) - level
+        arriving = (primary[band] * np.exp(-devices[band]) + scattered[band]) * np.exp(-lead[band])
+        image[band] = _display(processed - np.log(arriving) + grain * noise[band] / np.sqrt(arriving), look)
+    return _collimate(image, look)
 
 
 def _slow(field: Field, sigma: float, grid: int = 64) -> Field:
-    """``field`` blurred by ``sigma`` film sides, on a grid of at most ``grid`` x ``grid``."""
+    """``field`` blurred by ``sigma`` image sides, on a grid of at most ``grid`` x ``grid``."""
     size = field.shape[0]
     coarse = min(size, grid)
     whole = size % coarse == 0
@@ -115,11 +115,11 @@ def _display(shown: Field, look: Look) -> Field:
     return np.asarray(value * (1 + value**power) ** (-1 / power), dtype=np.float32)
 
 
-def _collimate(film: Field, look: Look) -> Field:
-    size = film.shape[0]
+def _collimate(image: Field, look: Look) -> Field:
+    size = image.shape[0]
     left, top, right, bottom = (round(margin * size) for margin in look.collimation)
-    for cut, axis, far in ((left, 1, False), (top, 0, False), (right, 1, True), (bottom, 0, True)):
-        if cut:
-            edge = slice(size - cut, size) if far else slice(0, cut)
-            film[(slice(None), edge) if axis else (edge, slice(None))] *= np.float32(0.04)
-    return film
+    for width, axis, far in ((left, 1, False), (top, 0, False), (right, 1, True), (bottom, 0, True)):
+        if width:
+            edge = slice(size - width, size) if far else slice(0, width)
+            image[(slice(None), edge) if axis else (edge, slice(None))] *= np.float32(0.04)
+    return image

@@ -1,4 +1,4 @@
-"""Where lungs, heart and pneumothorax lie on the film: distance fields and the masks they give."""
+"""Where lungs, heart and pneumothorax lie on the image: distance fields and the masks they give."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Chest:
     right_heart: Field
     apex: Field
 
-    def window(self, part: tuple[slice, slice]) -> Chest:
-        """The distances on a rectangle of the film."""
-        return Chest(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+    def window(self, region: tuple[slice, slice]) -> Chest:
+        """The distances on a rectangle of the image."""
+        return Chest(**{field.name: getattr(self, field.name)[region] for field in fields(self)})
 
     @property
     def heart(self) -> Mask:
@@ -136,7 +136,7 @@ def _walls(lung: Lung, anatomy: Anatomy, y: Field, side: int) -> _Walls:
     else:
         inner = inner - 0.006 + 0.018 * np.clip((y - 0.34) / 0.20, 0, 1)
     inner = inner - np.minimum(below, 0)
-    return _Walls(*(part for edge in (outer, inner) for part in _with_cosine(edge, y)))
+    return _Walls(*(each for edge in (outer, inner) for each in _with_cosine(edge, y)))
 
 
 def _with_cosine(edge: NDArray[np.floating], y: Field) -> tuple[Field, Field]:

@@ -6,12 +6,11 @@ import numpy as np
 
 from evalfm.data.phantom.anatomy import Anatomy
 from evalfm.data.phantom.frame import Field, Frame, fractal_noise
-from evalfm.data.phantom.patients import Patient, Visit
-from evalfm.data.phantom.streams import Stream, generator
+from evalfm.data.phantom.patients import Patient, Stream, Visit, generator
 
 
 def body_thickness(frame: Frame, anatomy: Anatomy, visit: Visit, patient: Patient, seed: int) -> Field:
-    """Thickness [H, W] of the body as if it held no air, in film sides. Smooth: meant for a coarse frame."""
+    """Thickness [H, W] of the body as if it held no air, in image sides. Smooth: meant for a coarse frame."""
     torso = _torso(frame, anatomy)
     arms = _arms(frame, anatomy, visit)
     tissue = np.hypot(torso, arms)
@@ -24,7 +23,7 @@ def body_thickness(frame: Frame, anatomy: Anatomy, visit: Visit, patient: Patien
 
 
 def stomach_gas(frame: Frame, anatomy: Anatomy, visit: Visit, rng: np.random.Generator) -> Field:
-    """Thickness of gas under the left diaphragm: a stomach bubble, and loops of bowel on some films."""
+    """Thickness of gas under the left diaphragm: a stomach bubble, and loops of bowel on some images."""
     gas = np.zeros((frame.size, frame.size), dtype=np.float32)
     level = anatomy.left.dome_y - visit.inspiration
     bubble, loops = rng.random(2)
@@ -53,7 +52,7 @@ def _torso(frame: Frame, anatomy: Anatomy) -> Field:
 
 
 def _smooth(table: np.ndarray, frame: Frame) -> Field:
-    """Round the corners of a piecewise-linear table over some .03 film sides."""
+    """Round the corners of a piecewise-linear table over some .03 image sides."""
     width = max(int(0.03 * frame.rows.density), 1)
     padded = np.pad(table, width, mode="edge")
     total = np.cumsum(padded)
@@ -81,9 +80,9 @@ def _pectoral(frame: Frame, patient: Patient) -> Field:
 
 def _breasts(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
     """Half balloons whose lower border shows; they fall aside where the patient lies."""
-    aside = 0.035 if visit.view == "AP" else 0.0
+    shift = 0.035 if visit.view == "AP" else 0.0
     radius = anatomy.breast_radius
-    balloon = _ball(frame, 0.185 + aside, anatomy.breast_y, radius * 1.05, radius, mirrored=True)
+    balloon = _ball(frame, 0.185 + shift, anatomy.breast_y, radius * 1.05, radius, mirrored=True)
     above = np.clip((frame.y - np.float32(anatomy.breast_y - radius)) / np.float32(radius), 0, 1)
     return np.asarray(balloon * np.sqrt(balloon) * above * np.float32(anatomy.breast * 1.4), dtype=np.float32)
 

@@ -1,7 +1,7 @@
 """Public data sets in their native layout: a module per source, found by file name, loaded when asked for.
 
 A source is a module with one function ``import_source(root, options) -> Imported``; ``nih-cxr14`` lives in
-``nih_cxr14.py``. Its ``OPTIONS``, where it has any, name the choices of ``ImportOptions`` that it honours. Modules that
+``nih_cxr14.py``. Its ``OPTIONS``, where it has any, name the fields of ``ImportOptions`` that it honours. Modules that
 begin with an underscore are no sources.
 """
 
@@ -9,12 +9,39 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
-from evalfm.data.sources._contract import CHOICES, Imported, ImportOptions, Source, TableMapping
+from evalfm.cards import flag_of, option_of
+from evalfm.data.config import ImportOptions
+from evalfm.data.dataset_info import DatasetInfo
 from evalfm.errors import EvalfmError, UnknownNameError
 
-__all__ = ["ImportOptions", "Imported", "Source", "TableMapping", "check_options", "list_sources", "load_source"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Imported:
+    """The rows of a source and its facts; locators are relative to the root that was given.
+
+    A ``split`` column stands where the source brings an official split, and ``info.split`` then tells of it. Where that
+    has no val, ``val_from_train`` asks for it to be drawn by patient from train.
+    """
+
+    table: pd.DataFrame
+    info: DatasetInfo
+    val_from_train: bool = False
+
+
+class Source(Protocol):
+    """Reads a data set in its native layout under ``root``."""
+
+    def __call__(self, root: Path, options: ImportOptions) -> Imported:
+        """Rows and facts of the set under ``root``."""
+        ...
 
 
 def list_sources() -> list[str]:
@@ -40,10 +67,11 @@ def check_options(name: str, options: ImportOptions) -> None:
         UnknownNameError: there is no such source.
         EvalfmError: an option is given that it does not know; names the sources that do.
     """
-    for choice in CHOICES:
-        if getattr(options, choice) not in (None, False) and choice not in _honoured(name):
-            knowing = ", ".join(repr(other) for other in list_sources() if choice in _honoured(other))
-            flag = "a mapping of columns" if choice == "mapping" else f"--{choice.replace('_', '-')}"
+    for option, field in ImportOptions.model_fields.items():
+        unset = option_of(field).hidden or getattr(options, option) in (None, False)
+        if not unset and option not in _honoured(name):
+            knowing = ", ".join(repr(other) for other in list_sources() if option in _honoured(other))
+            flag = "a mapping of columns" if option == "mapping" else flag_of(option, field)
             raise EvalfmError(f"The source {name!r} knows no option {flag}, which belongs to {knowing}; leave it out.")
 
 

@@ -1,19 +1,26 @@
-"""What sources share: files and columns that must be there, and labels with blank and uncertain cells."""
+"""What sources share: files and columns that must be there, labels, DICOM headers, and masks of several rows."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydicom.config import disable_value_validation
 
 from evalfm.data.columns import as_text, numbers_or_cells
 from evalfm.data.dataset_info import BlankRule, UncertainRule
-from evalfm.data.locators import OUTSIDE, locator_faults
+from evalfm.data.dicom import LONGEST_LIFE, dicom_attributes
+from evalfm.data.digests import WORKERS
+from evalfm.data.locators import OUTSIDE, files_below, locator_faults
+from evalfm.data.rle import EMPTY, decode_union, encode
 from evalfm.errors import EvalfmError, suggestion
+from evalfm.progress import Progress
 
 SHOWN = 5
 OLDEST = 100.0
@@ -32,26 +39,26 @@ def expect_file(root: Path, names: Sequence[str]) -> Path:
     raise EvalfmError(f"There is no {names[0]} in {root}, which {what_is_in(root)}; give the folder that holds it.")
 
 
-def choose_part(root: Path, found: Sequence[Path], part: str | None, expected: str) -> Path:
+def choose_subset(root: Path, candidates: Sequence[Path], subset: str | None, expected: str) -> Path:
     """The one of ``found`` under ``root``, or that which ``part`` names, with its suffix or without.
 
     Raises:
         EvalfmError: there is none, ``part`` is none of them, or there are several and none is named.
     """
-    if not found:
+    if not candidates:
         raise EvalfmError(f"There is no {expected} in {root}, which {what_is_in(root)}; give the folder that holds it.")
-    names = [path.name for path in found]
-    if part is not None:
-        named = [path for path in found if part in (path.name, path.stem)]
+    names = [path.name for path in candidates]
+    if subset is not None:
+        named = [path for path in candidates if subset in (path.name, path.stem)]
         if len(named) != 1:
-            raise EvalfmError(f"There is no {part} in {root}. {suggestion(part, names)}")
+            raise EvalfmError(f"There is no {subset} in {root}. {suggestion(subset, names)}")
         return named[0]
-    if len(found) > 1:
+    if len(candidates) > 1:
         raise EvalfmError(
-            f"{root} holds {len(found)} sets ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}); "
-            f"choose one with --part {names[0]}."
+            f"{root} holds {len(candidates)} sets ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}); "
+            f"choose one with --subset {names[0]}."
         )
-    return found[0]
+    return candidates[0]
 
 
 def what_is_in(folder: Path) -> str:
@@ -149,7 +156,73 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
     there = ~rows["image"].isin(list(faults))
     if not there.all():
         # A part that is gone altogether is more than some missing files.
-        parts = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
-        gone = f", all of {' and '.join(parts)} among them" if parts else ""
+        missing = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
+        gone = f", all of {' and '.join(missing)} among them" if missing else ""
         notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out{gone}.")
     return rows[there].reset_index(drop=True)
+
+
+ATTRIBUTES = ("sex", "age", "view")
+
+
+def header_columns(locators: pd.Series, root: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+    """Columns ``sex``, ``age`` and ``view`` of images [N], unknown where a file is no sound DICOM."""
+
+    def read(locator: str) -> dict[str, Any]:
+        try:
+            return dict(dicom_attributes(root / locator))
+        except EvalfmError:
+            return {}
+
+    # SIIM-ACR writes ages that the standard forbids; each would be a warning.
+    with disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
+        headers = list(progress.track(pool.map(read, locators), "DICOM headers", len(locators)))
+    damaged = sum(not facts for facts in headers)
+    if damaged:
+        notes.append(f"{damaged} of {len(headers)} headers cannot be read; sex, age and view are unknown there.")
+    columns: dict[str, Any] = {name: [facts.get(name) for facts in headers] for name in ATTRIBUTES}
+    columns["age"] = pd.Series(columns["age"], dtype="float64")
+    ageless = int(columns["age"].isna().sum()) - damaged
+    if ageless:
+        beyond = f"or one beyond {LONGEST_LIFE:.0f} years"
+        notes.append(f"{ageless} of {len(headers)} images have no age in their header, {beyond}.")
+    return {name: pd.Series(values, dtype=object) if name != "age" else values for name, values in columns.items()}
+
+
+def files_by_stem(root: Path, folders: tuple[str, ...], suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Name without suffix → locator, of every file with one of ``suffixes`` below ``folders`` of ``root``."""
+    places: dict[str, str] = {}
+    for folder in folders:
+        for locator in files_below(root, folder):
+            path = PurePosixPath(locator)
+            if path.suffix.lower() in suffixes:
+                places.setdefault(path.stem, locator)
+    return places
+
+
+def united(names: pd.Series, cells: pd.Series, size: tuple[int, int], file: Path, notes: list[str]) -> pd.Series:
+    """Run lengths (``relative``) by name, in the order of first appearance; several rows of a name become their union.
+
+    Rows whose cell is blank say nothing and are left out. ``-1`` is an image without a region.
+
+    Raises:
+        EvalfmError: an image is empty in one row and marked in another, or runs do not fit ``size``.
+    """
+    text = as_text(cells)
+    known = text.notna() & names.notna()
+    if not known.all():
+        notes.append(f"{int((~known).sum())} rows of {file.name} have no name or no runs and say nothing.")
+    rows = pd.DataFrame({"name": names[known], "text": text[known]}).drop_duplicates()
+    counts = rows.groupby("name", sort=False)["text"].transform("size")
+    runs = dict(zip(rows["name"], rows["text"], strict=True))
+    several = rows[counts > 1].groupby("name", sort=False)["text"]
+    for name, texts in several:
+        if EMPTY in set(texts):
+            raise EvalfmError(f"{file} says of {name} that it is empty and that it is marked; correct it.")
+        try:
+            runs[name] = encode("relative", decode_union("relative", texts, size))
+        except EvalfmError as error:
+            raise EvalfmError(f"{file}, {name}: {error}") from None
+    if len(several):
+        notes.append(f"{len(several)} images have several regions, which were united.")
+    return pd.Series(runs, dtype=object)

@@ -1,4 +1,4 @@
-"""CANDID-PTX: 19,237 films as DICOM with pneumothorax and chest tubes outlined; the only public set with both."""
+"""CANDID-PTX: 19,237 images as DICOM with pneumothorax and chest tubes outlined; the only public set with both."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.rle import EMPTY
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._headers import ATTRIBUTES, header_columns
-from evalfm.data.sources._regions import united
-from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import ATTRIBUTES, column, expect_file, header_columns, united, what_is_in
 from evalfm.errors import EvalfmError
 
 TABLE, TUBES = "Pneumothorax_reports.csv", "chest_tube.csv"
@@ -24,21 +23,21 @@ _PATIENT = re.compile(r"^P?0*(\d+)$", re.IGNORECASE)
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``Pneumothorax_reports.csv``, ``chest_tube.csv`` and ``dataset/<SOPInstanceUID>[.dcm]``; one row per film.
+    """Read ``Pneumothorax_reports.csv``, ``chest_tube.csv`` and ``dataset/<SOPInstanceUID>[.dcm]``; one row per image.
 
-    The patient is the number that ``filename`` begins with. Films that belong to two patients are left out. A film
+    The patient is the number that ``filename`` begins with. Images that belong to two patients are left out. An image
     that ``chest_tube.csv`` does not name has no tube; a row of it that holds ``-1`` marks nothing, and with a blank one
     alone it is unknown. Reports do not enter.
 
     Raises:
-        EvalfmError: a file or column is missing, or a film is said to be empty and marked.
+        EvalfmError: a file or column is missing, or an image is said to be empty and marked.
     """
     file, tube_file = expect_file(root, (TABLE,)), expect_file(root, (TUBES,))
     native, tubes = read_table(file), read_table(tube_file)
     notes: list[str] = []
     names = as_text(column(native, "SOPInstanceUID", file))
     patients = as_text(column(native, "filename", file)).map(_patient)
-    # What is told below is of the films that are there.
+    # What is told below is of the images that are there.
     images = _images(root)
     here = names.isin(images) | names.isna()
     regions = united(names[here], column(native, "EncodedPixels", file)[here], SIZE, file, notes)
@@ -49,30 +48,30 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     undrawn = set(tube_names[tube_cells.isna()].dropna()) - set(marks.index)
     strange = set(tube_names.dropna()) - set(names)
     if strange:
-        notes.append(f"{len(strange)} films of {TUBES} have no row in {TABLE} and were left out.")
+        notes.append(f"{len(strange)} images of {TUBES} have no row in {TABLE} and were left out.")
     unclear = (undrawn - strange) & set(images)
     if unclear:
-        told = "whether they show a tube is unknown"
-        notes.append(f"{len(unclear)} films have a row in {TUBES} without runs; {told}.")
+        consequence = "whether they show a tube is unknown"
+        notes.append(f"{len(unclear)} images have a row in {TUBES} without runs; {consequence}.")
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
     if several := len(shared & set(images)):
-        notes.append(f"{several} films belong to two patients or to none in some row, and were left out.")
+        notes.append(f"{several} images belong to two patients or to none in some row, and were left out.")
     owners = owners[~owners["name"].isin(shared)]
     nameless = int((owners["patient"].isna() & owners["name"].isin(images)).sum())
     if nameless:
-        notes.append(f"{nameless} films have no patient in their filename and were left out.")
+        notes.append(f"{nameless} images have no patient in their filename and were left out.")
     owners = owners[owners["patient"].notna()]
     image = owners["name"].map(images)
     there = image.notna()
     if not there.any():
         first = owners["name"].iloc[0] if len(owners) else "*"
         raise EvalfmError(
-            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
+            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the images there."
         )
     if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(owners)} films of the table have no file and were left out.")
+        notes.append(f"{int((~there).sum())} of {len(owners)} images of the table have no file and were left out.")
     owners, image = owners[there].reset_index(drop=True), image[there].reset_index(drop=True)
     pneumothorax = owners["name"].map(regions)
     tube = owners["name"].map(marks).astype(object)
@@ -98,15 +97,15 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         mask_sizes={"pneumothorax": SIZE, "chest_tube": SIZE},
         label_source={"pneumothorax": "radiologist", "chest_tube": "radiologist"},
         attributes=[*ATTRIBUTES, "chest_tube"],
-        notes=[*notes, f"A film without a row in {TUBES} counts as one without a tube."],
+        notes=[*notes, f"An image without a row in {TUBES} counts as one without a tube."],
     )
     return Imported(table, info)
 
 
 def _patient(filename: str | None) -> str | None:
     """The number before the first ``_``, without ``P`` and leading zeros."""
-    found = _PATIENT.match((filename or "").split("_")[0].strip())
-    return found[1] if found else None
+    match = _PATIENT.match((filename or "").split("_")[0].strip())
+    return match[1] if match else None
 
 
 def _images(root: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""CheXlocalize: radiologists' outlines of ten findings on the validation and test films of CheXpert."""
+"""CheXlocalize: radiologists' outlines of ten findings on the validation and test images of CheXpert."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import pandas as pd
 
 from evalfm.cards import read_json
 from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, first_word, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.masks import decode
 from evalfm.data.rle import EMPTY
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, snake, with_files
 from evalfm.errors import EvalfmError
 
-PARTS = {"val": "gt_segmentations_val.json", "test": "gt_segmentations_test.json"}
+FILES = {"val": "gt_segmentations_val.json", "test": "gt_segmentations_test.json"}
 FOLDERS = ("CheXlocalize/", "")
 RENAMED = {"Airspace Opacity": "Lung Opacity"}
 FINDINGS = (
@@ -36,9 +37,9 @@ FINDINGS = (
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``CheXlocalize/gt_segmentations_{val,test}.json`` and the frontal films in ``CheXpert/{val,test}/``.
+    """Read ``CheXlocalize/gt_segmentations_{val,test}.json`` and the frontal images in ``CheXpert/{val,test}/``.
 
-    A film that the labels (``CheXpert/{val,test}_labels.csv``, if they are there) call negative has an empty mask; a
+    An image that the labels (``CheXpert/{val,test}_labels.csv``, if they are there) call negative has an empty mask; a
     positive one without an outline has an unknown one. Without the labels a finding is there where it is outlined.
     There is no training part: the set is for tests of what was learnt elsewhere.
 
@@ -47,9 +48,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """
     notes: list[str] = []
     tables = [
-        _part(root, part, expect_file(root, [folder + name for folder in FOLDERS]), notes)
-        for part, name in PARTS.items()
-        if part == "test" or any((root / f"{folder}{name}").is_file() for folder in FOLDERS)
+        _split(root, split, expect_file(root, [folder + name for folder in FOLDERS]), notes)
+        for split, name in FILES.items()
+        if split == "test" or any((root / f"{folder}{name}").is_file() for folder in FOLDERS)
     ]
     table = with_files(
         pd.concat(tables, ignore_index=True), root, notes, "put CheXpert's val/ and test/ into CheXpert/"
@@ -71,10 +72,10 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(table, info)
 
 
-def _part(root: Path, part: str, file: Path, notes: list[str]) -> pd.DataFrame:
+def _split(root: Path, split: str, file: Path, notes: list[str]) -> pd.DataFrame:
     content: Any = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(masks, dict) for masks in content.values()):
-        raise EvalfmError(f"{file} is no mapping of films to findings; fetch it again.")
+        raise EvalfmError(f"{file} is no mapping of images to findings; fetch it again.")
     known = {**{finding: finding for finding in FINDINGS}, **RENAMED}
     unknown = sorted({name for masks in content.values() for name in masks} - set(known))
     if unknown:
@@ -82,33 +83,33 @@ def _part(root: Path, part: str, file: Path, notes: list[str]) -> pd.DataFrame:
     outlines = {
         key: {known[name]: _text(mask, key, file) for name, mask in masks.items()} for key, masks in content.items()
     }
-    labels = _labels(root, part)
+    labels = _labels(root, split)
     keys = sorted({*outlines, *(labels.index if labels is not None else ())})
     frontal = [key for key in keys if key.endswith("frontal")]
     if len(frontal) < len(keys):
-        notes.append(f"{len(keys) - len(frontal)} {part} films are not frontal and were left out.")
+        notes.append(f"{len(keys) - len(frontal)} {split} images are not frontal and were left out.")
     columns: dict[str, Any] = {
-        "id": [f"{part}/{key}" for key in frontal],
-        "image": [f"CheXpert/{part}/{'/'.join(key.split('_', 2))}.jpg" for key in frontal],
+        "id": [f"{split}/{key}" for key in frontal],
+        "image": [f"CheXpert/{split}/{'/'.join(key.split('_', 2))}.jpg" for key in frontal],
         "patient": [key.split("_")[0] for key in frontal],
-        "split": part,
+        "split": split,
     }
     for finding in FINDINGS:
         marks = [outlines.get(key, {}).get(finding) for key in frontal]
-        told = [np.nan] * len(frontal) if labels is None else labels[finding].reindex(frontal).tolist()
+        values = [np.nan] * len(frontal) if labels is None else labels[finding].reindex(frontal).tolist()
         marked = [mark is not None and mark != EMPTY for mark in marks]
         if labels is None:
-            told = [float(mark) for mark in marked]
-        clash = [key for key, value, mark in zip(frontal, told, marked, strict=True) if mark and value == 0]
+            values = [float(mark) for mark in marked]
+        clash = [key for key, value, mark in zip(frontal, values, marked, strict=True) if mark and value == 0]
         if clash:
             notes.append(
-                f"{len(clash)} {part} films have {finding} outlined though labelled negative; the outline counts."
+                f"{len(clash)} {split} images have {finding} outlined though labelled negative; the outline counts."
             )
-        columns[snake(finding)] = [1.0 if mark else value for value, mark in zip(told, marked, strict=True)]
+        columns[snake(finding)] = [1.0 if mark else value for value, mark in zip(values, marked, strict=True)]
         columns[snake(finding) + MASK_SUFFIX] = pd.Series(
             [
                 mark if is_marked else EMPTY if value == 0 else None
-                for mark, is_marked, value in zip(marks, marked, told, strict=True)
+                for mark, is_marked, value in zip(marks, marked, values, strict=True)
             ],
             dtype=object,
         )
@@ -124,9 +125,9 @@ def _text(mask: Any, key: str, file: Path) -> str:
     raise EvalfmError(f"{file}, {key}: a mask is not of size and counts; fetch it again.")
 
 
-def _labels(root: Path, part: str) -> pd.DataFrame | None:
-    """Findings by the name of the film, as outlines have it, or None where the table is not there."""
-    file = root / "CheXpert" / f"{part}_labels.csv"
+def _labels(root: Path, split: str) -> pd.DataFrame | None:
+    """Findings by the name of the image, as outlines have it, or None where the table is not there."""
+    file = root / "CheXpert" / f"{split}_labels.csv"
     if not file.is_file():
         return None
     native = read_table(file)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
-from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.sources._chexpert_labels import LABELS, observations
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import ages, column, expect_file, sexes, with_files
+from evalfm.data.config import ImportOptions
+from evalfm.data.dataset_info import BlankRule, DatasetInfo, SplitRule, UncertainRule
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import ages, binary_labels, column, expect_file, sexes, snake, with_files
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"blank", "uncertain"})
@@ -25,7 +25,7 @@ UNTOLD = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``train.csv``, ``valid.csv`` and, if it is there, ``test.csv``, and the frontal films that they name.
+    """Read ``train.csv``, ``valid.csv`` and, if it is there, ``test.csv``, and the frontal images that they name.
 
     ``root`` is the folder of the tables or the one above. Paths begin with the release's name
     (``CheXpert-v1.0/train/patient…``) or with the part (``test/patient…``). With ``test.csv`` the official parts stand;
@@ -33,18 +33,18 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     negative by the set's convention, −1 is unknown; both can be chosen.
 
     Raises:
-        EvalfmError: a file or column is missing, a path names no patient and study, or ``test.csv`` has no film here.
+        EvalfmError: a file or column is missing, a path names no patient and study, or ``test.csv`` has no image here.
     """
     train = expect_file(root, [f"{release}/train.csv".lstrip("/") for release in RELEASES])
     folder = train.parent
     prefix = "" if folder == root else f"{folder.name}/"
-    parts = {"train": train, "valid": expect_file(folder, ["valid.csv"])}
+    files = {"train": train, "valid": expect_file(folder, ["valid.csv"])}
     if (folder / "test.csv").is_file():
-        parts["test"] = folder / "test.csv"
+        files["test"] = folder / "test.csv"
     blank, uncertain = options.blank or "negative", options.uncertain or "unknown"
     notes: list[str] = []
     tables = []
-    for part, file in parts.items():
+    for split, file in files.items():
         native = read_table(file)
         path = as_text(column(native, "Path", file))
         keys = path.str.extract(PATIENT)
@@ -53,7 +53,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             raise EvalfmError(f"{file}, line {line}: the path names no patient and study; take the original table.")
         # A path may begin with the release's own name, whatever the folder is called here.
         image = prefix + path.str.replace(RELEASE, "", regex=True)
-        untold = [name for name in UNTOLD if name not in native] if part == "test" else []
+        untold = [name for name in UNTOLD if name not in native] if split == "test" else []
         facts = native.reindex(columns=[*native, *untold])
         tables.append(
             pd.DataFrame(
@@ -62,7 +62,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
                     "image": image,
                     "patient": keys[0],
                     "study": keys[0] + "/" + keys[1],
-                    "split": part,
+                    "split": split,
                     **observations(native, file, blank=blank, uncertain=uncertain),
                     "sex": column(facts, "Sex", file).replace("Unknown", None),
                     "age": column(facts, "Age", file),
@@ -76,17 +76,17 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     side = table["_side"].where(table["_side"].notna(), table["image"].str.extract(SIDE)[0].str.capitalize())
     frontal = side == "Frontal"
     if not frontal.all():
-        notes.append(f"{int((~frontal).sum())} of {len(table)} films are not frontal and were left out.")
+        notes.append(f"{int((~frontal).sum())} of {len(table)} images are not frontal and were left out.")
     table = with_files(table[frontal].drop(columns="_side"), root, notes, "give the folder that holds train.csv")
-    if "test" in parts and not (table["split"] == "test").any():
+    if "test" in files and not (table["split"] == "test").any():
         first = f", such as {tables[-1]['image'].iloc[0]}" if len(tables[-1]) else ""
         raise EvalfmError(
-            f"No film of {parts['test']} is in {root}{first}; put the films there, or move the table away so that "
+            f"No image of {files['test']} is in {root}{first}; put the images there, or move the table away so that "
             "valid.csv is the test part."
         )
-    # What is told of sexes and ages is of the films that enter.
+    # What is told of sexes and ages is of the images that enter.
     table = table.assign(sex=sexes(table["sex"], notes), age=ages(table["age"], notes))
-    table["split"], rule = _split(table, tested="test" in parts)
+    table["split"], rule = _split(table, tested="test" in files)
     info = DatasetInfo(
         name=NAME,
         title="CheXpert",
@@ -100,7 +100,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=rule,
         notes=notes,
     )
-    return Imported(table, info, val_from_train="test" not in parts)
+    return Imported(table, info, val_from_train="test" not in files)
 
 
 def _split(table: pd.DataFrame, *, tested: bool) -> tuple[pd.Series, SplitRule]:
@@ -109,3 +109,38 @@ def _split(table: pd.DataFrame, *, tested: bool) -> tuple[pd.Series, SplitRule]:
         return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as val, test.csv")
     named = table["split"].replace({"valid": "test"})
     return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as test")
+
+
+OBSERVATIONS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""``Support Devices`` are devices of any kind: no label of a chest tube."""
+
+LABELS = tuple(snake(name) for name in OBSERVATIONS)
+
+
+def observations(
+    native: pd.DataFrame, file: Path, *, blank: BlankRule, uncertain: UncertainRule
+) -> dict[str, pd.Series]:
+    """Label → 0, 1 or NaN per row of ``native``.
+
+    Raises:
+        EvalfmError: an observation has no column.
+    """
+    return {
+        snake(name): binary_labels(column(native, name, file), blank=blank, uncertain=uncertain)
+        for name in OBSERVATIONS
+    }

@@ -9,14 +9,15 @@ from typing import Any
 import pandas as pd
 
 from evalfm.cards import read_json
+from evalfm.data.columns import SPLITS
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import locator_faults
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import choose_part, with_files
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import choose_subset, with_files
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part"})
-SPLITS = ("train", "val", "test")
+OPTIONS = frozenset({"subset"})
 LABEL = "label"
 LOOKED_AT = 200
 DERIVED = {
@@ -44,8 +45,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: the file is absent or of another form, no image is there, or a class has two words.
     """
-    found = [path for path in sorted(root.glob("split_*.json")) if root.is_dir() and path.is_file()]
-    file = choose_part(root, found, options.part, "split_X.json")
+    files = [path for path in sorted(root.glob("split_*.json")) if root.is_dir() and path.is_file()]
+    file = choose_subset(root, files, options.subset, "split_X.json")
     rows = _rows(file)
     notes: list[str] = []
     rows["image"] = _locators(rows["path"], root, file)

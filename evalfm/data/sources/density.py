@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import files_below
+from evalfm.data.sources import Imported
 from evalfm.data.sources import table as any_table
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
 from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
 from evalfm.errors import EvalfmError
 
@@ -67,7 +67,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             "view": as_text(column(native, "view_position", file)).map(_upper),
             "density": _density(column(native, "breast_density", file), file, notes),
             "birads": pd.to_numeric(birads),
-            "split": only_words(column(native, "split", file), _part, "training or test", file),
+            "split": only_words(column(native, "split", file), _split_of, "training or test", file),
         }
     )
     return Imported(table, _info(notes), val_from_train=True)
@@ -82,22 +82,25 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
     native, file = any_table.read_mapped(root, mapping)
     present = set(native.columns)
 
-    def found(given: str | None, *names: str) -> str:
+    def column_of(given: str | None, *names: str) -> str:
         return given or next((name for name in names if name in present), names[0])
 
     mapping = mapping.model_copy(
         update={
-            "labels": {"density": found(mapping.labels.get("density"), "density", "breast_density"), **mapping.labels},
+            "labels": {
+                "density": column_of(mapping.labels.get("density"), "density", "breast_density"),
+                **mapping.labels,
+            },
             "label_kinds": {**mapping.label_kinds, "density": "class"},
             "levels": {name: levels for name, levels in mapping.levels.items() if name != "density"},
             "attributes": {
-                "laterality": found(mapping.attributes.get("laterality"), "laterality"),
-                "view": found(mapping.attributes.get("view"), "view", "view_position"),
+                "laterality": column_of(mapping.attributes.get("laterality"), "laterality"),
+                "view": column_of(mapping.attributes.get("view"), "view", "view_position"),
                 **mapping.attributes,
             },
         }
     )
-    imported = any_table.import_source(root, replace(options, mapping=mapping))
+    imported = any_table.import_source(root, options.model_copy(update={"mapping": mapping}))
     notes = list(imported.info.notes)
     table = imported.table.assign(
         density=_density(imported.table["density"], file, notes),
@@ -134,23 +137,23 @@ def _density(cells: pd.Series, file: Path, notes: list[str]) -> pd.Series:
 
 
 def _grade(word: str) -> str | None:
-    found = _DENSITY.match(word)
-    if found is None:
+    match = _DENSITY.match(word)
+    if match is None:
         return None
-    grade = found[1].upper()
+    grade = match[1].upper()
     return GRADES[int(grade) - 1] if grade.isdecimal() else grade
 
 
 def _category(word: str) -> str | None:
-    found = _BIRADS.match(word)
-    return found[1] if found else None
+    match = _BIRADS.match(word)
+    return match[1] if match else None
 
 
 def _side(word: str) -> str | None:
     return SIDES.get(word.lower())
 
 
-def _part(word: str) -> str | None:
+def _split_of(word: str) -> str | None:
     return {"training": "train", "test": "test"}.get(word.lower())
 
 

@@ -10,13 +10,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.images import image_size, read_stored
 from evalfm.data.locators import files_below
 from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
-from evalfm.data.raw_films import BITS, SIDE, SUFFIX
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import ages, column, sexes, what_is_in
+from evalfm.data.stored import JSRT_BITS, JSRT_SIDE, JSRT_SUFFIX
 from evalfm.errors import EvalfmError
 
 MASKS = {"heart": "heart", "left_lung": "left lung", "right_lung": "right lung"}
@@ -32,34 +33,34 @@ _NAME = re.compile(r"JPC(L|N)N\d{3}")
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``*.IMG``, or copies as PNG, and SCR's ``heart/``, ``left lung/`` and ``right lung/`` below ``root``.
 
-    ``nodule`` is in the film's name (JPCLN with, JPCNN without). With all three outlines ``ctr`` is measured, and
+    ``nodule`` is in the image's name (JPCLN with, JPCNN without). With all three outlines ``ctr`` is measured, and
     ``cardiomegaly`` is a ratio above .5. Sex and age come from a table with ``Img, Age, Sex``, if there is one.
-    Outlines have half of the films' size. SCR's two folds are odd and even numbers; the split is dealt by hash.
+    Outlines have half of the images' size. SCR's two folds are odd and even numbers; the split is dealt by hash.
 
     Raises:
-        EvalfmError: no film is there, or an outline cannot be read.
+        EvalfmError: no image is there, or an outline cannot be read.
     """
     there_are = [PurePosixPath(name) for name in files_below(root)]
-    films = {path.stem: path for path in there_are if path.suffix.lower() == SUFFIX}
-    others = [name for name in films if not _NAME.fullmatch(name)]
-    films = {name: path for name, path in films.items() if _NAME.fullmatch(name)} or _copies(there_are)
-    if not films:
+    images = {path.stem: path for path in there_are if path.suffix.lower() == JSRT_SUFFIX}
+    others = [name for name in images if not _NAME.fullmatch(name)]
+    images = {name: path for name, path in images.items() if _NAME.fullmatch(name)} or _copies(there_are)
+    if not images:
         raise EvalfmError(
             f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}, nor a copy as PNG; unpack it "
             "there."
         )
     notes: list[str] = []
     if others:
-        notes.append(f"{len(others)} files {SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
-    names = list(films)
-    sides = np.array([image_size(path.as_posix(), root) for path in films.values()], dtype=np.float64)
-    bits = _bits(films, root, notes)
+        notes.append(f"{len(others)} files {JSRT_SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
+    names = list(images)
+    sides = np.array([image_size(path.as_posix(), root) for path in images.values()], dtype=np.float64)
+    bits = _bits(images, root, notes)
     columns: dict[str, object] = {
         "id": names,
-        "image": [films[name].as_posix() for name in names],
+        "image": [images[name].as_posix() for name in names],
         "nodule": [float(name.startswith("JPCLN")) for name in names],
-        "spacing_row_mm": PIXEL_MM * SIDE / sides[:, 0],
-        "spacing_column_mm": PIXEL_MM * SIDE / sides[:, 1],
+        "spacing_row_mm": PIXEL_MM * JSRT_SIDE / sides[:, 0],
+        "spacing_column_mm": PIXEL_MM * JSRT_SIDE / sides[:, 1],
     }
     outlines = {finding: _outlines(root, folder, names) for finding, folder in MASKS.items()}
     there = [finding for finding, masks in outlines.items() if any(masks)]
@@ -67,7 +68,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         columns[f"{finding}_mask"] = pd.Series(outlines[finding], dtype=object)
         lacking = outlines[finding].count(None)
         if lacking:
-            notes.append(f"{lacking} of {len(names)} films have no {finding} outline.")
+            notes.append(f"{lacking} of {len(names)} images have no {finding} outline.")
     source = dict.fromkeys(there, "SCR, observer 1")
     kinds: dict[str, str] = {}
     if len(there) == len(MASKS):
@@ -78,7 +79,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     else:
         notes.append("There are no outlines of heart and both lungs, so no cardiothoracic ratio.")
     attributes = _attributes(root, names, columns, notes)
-    notes.append("SCR's two folds are the films of odd and of even numbers; the split here is another.")
+    notes.append("SCR's two folds are the images of odd and of even numbers; the split here is another.")
     info = DatasetInfo(
         name="jsrt",
         title="JSRT with the outlines of SCR",
@@ -98,29 +99,29 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 
 def _copies(files: list[PurePosixPath]) -> dict[str, PurePosixPath]:
-    """Films as pictures by name; outlines bear the same names."""
-    found: dict[str, PurePosixPath] = {}
+    """Images as pictures by name; outlines bear the same names."""
+    by_stem: dict[str, PurePosixPath] = {}
     for path in files:
         places = {part.lower().replace("_", " ") for part in path.parts[:-1]}
         if path.suffix.lower() in COPIES and _NAME.fullmatch(path.stem) and not places & set(MASKS.values()):
-            found.setdefault(path.stem, path)
-    return found
+            by_stem.setdefault(path.stem, path)
+    return by_stem
 
 
-def _bits(films: dict[str, PurePosixPath], root: Path, notes: list[str]) -> int | None:
-    """Significant bits where the files do not say: 12 of the raw films, and of copies that keep them in 16."""
-    first = next(iter(films.values()))
-    if first.suffix.lower() == SUFFIX:
-        return BITS
-    notes.append("The films are copies, whose grey values are as somebody left them; look at them with `data check`.")
-    looked_at = [read_stored(path.as_posix(), root) for path in list(films.values())[:LOOKED_AT]]
+def _bits(images: dict[str, PurePosixPath], root: Path, notes: list[str]) -> int | None:
+    """Significant bits where the files do not say: 12 of the raw images, and of copies that keep them in 16."""
+    first = next(iter(images.values()))
+    if first.suffix.lower() == JSRT_SUFFIX:
+        return JSRT_BITS
+    notes.append("The images are copies, whose grey values are as somebody left them; look at them with `data check`.")
+    looked_at = [read_stored(path.as_posix(), root) for path in list(images.values())[:LOOKED_AT]]
     deep = [stored for stored in looked_at if stored.bits == 16]
-    return BITS if deep and max(int(stored.values.max()) for stored in deep) < 2**BITS else None
+    return JSRT_BITS if deep and max(int(stored.values.max()) for stored in deep) < 2**JSRT_BITS else None
 
 
 def _outlines(root: Path, folder: str, names: list[str]) -> list[str | None]:
-    """Locator of each film's outline in any folder called ``folder`` below ``root``; GIF goes before copies."""
-    found = {
+    """Locator of each image's outline in any folder called ``folder`` below ``root``; GIF goes before copies."""
+    masks = {
         path.stem: path.relative_to(root).as_posix()
         for name in dict.fromkeys((folder.replace(" ", "_"), folder))
         for place in sorted(root.rglob(name))
@@ -128,7 +129,7 @@ def _outlines(root: Path, folder: str, names: list[str]) -> list[str | None]:
         for suffix in ("*.bmp", "*.png", "*.gif")
         for path in sorted(place.glob(suffix))
     }
-    return [found.get(name) for name in names]
+    return [masks.get(name) for name in names]
 
 
 def _ratios(root: Path, outlines: dict[str, list[str | None]]) -> NDArray[np.float64]:
@@ -149,10 +150,12 @@ def _attributes(root: Path, names: list[str], columns: dict[str, object], notes:
     for file in sorted(root.rglob("*.csv")):
         native = read_table(file)
         if {"Img", "Age", "Sex"} <= set(native):
-            film = as_text(column(native, "Img", file)).str.split(".").str[0]
-            if film.duplicated().any():
-                raise EvalfmError(f"{file} names {film[film.duplicated()].iloc[0]} twice; keep one row.")
-            rows = native.set_axis(film).reindex(names)
+            names_of_rows = as_text(column(native, "Img", file)).str.split(".").str[0]
+            if names_of_rows.duplicated().any():
+                raise EvalfmError(
+                    f"{file} names {names_of_rows[names_of_rows.duplicated()].iloc[0]} twice; keep one row."
+                )
+            rows = native.set_axis(names_of_rows).reindex(names)
             columns |= {"sex": sexes(rows["Sex"], notes).to_numpy(), "age": ages(rows["Age"], notes).to_numpy()}
             return ["sex", "age"]
     return []

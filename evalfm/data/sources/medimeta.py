@@ -12,17 +12,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.cards import read_text, read_yaml
-from evalfm.data.columns import as_numbers, as_text, read_table
+from evalfm.data.columns import SPLITS, as_numbers, as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import ages, choose_part, column, expect_file, sexes, snake, with_files
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import ages, choose_subset, column, expect_file, sexes, snake, with_files
 from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part"})
+OPTIONS = frozenset({"subset"})
 INFO, TABLE = "info.yaml", "annotations.csv"
-SPLITS = ("train", "val", "test")
 SPLIT_FOLDERS = ("splits", "original_splits")
 BINARY, MULTICLASS = "BINARY_CLASSIFICATION", "MULTICLASS_CLASSIFICATION"
 MULTILABEL, ORDINAL = "MULTILABEL_CLASSIFICATION", "ORDINAL_REGRESSION"
@@ -55,11 +55,11 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: a file or column is missing, labels and table are not of the same images, or a kind is unknown.
     """
-    folder = _folder(root, options.part)
+    folder = _folder(root, options.subset)
     prefix = "" if folder == root else f"{folder.name}/"
     content = read_yaml(folder / INFO, number_keys=True)
-    told = content.get("tasks")
-    tasks = [_task(item, folder) for item in (told if isinstance(told, list) and told else [None])]
+    stated = content.get("tasks")
+    tasks = [_task(item, folder) for item in (stated if isinstance(stated, list) and stated else [None])]
     file = expect_file(folder, [TABLE])
     native = read_table(file)
     notes: list[str] = []
@@ -103,11 +103,11 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(table, info, val_from_train=not (table["split"] == "val").any())
 
 
-def _folder(root: Path, part: str | None) -> Path:
-    if part is None and (root / INFO).is_file():
+def _folder(root: Path, subset: str | None) -> Path:
+    if subset is None and (root / INFO).is_file():
         return root
-    found = sorted(path.parent for path in root.glob(f"*/{INFO}")) if root.is_dir() else []
-    return choose_part(root, found, part, INFO)
+    folders = sorted(path.parent for path in root.glob(f"*/{INFO}")) if root.is_dir() else []
+    return choose_subset(root, folders, subset, INFO)
 
 
 def _task(item: Any, folder: Path) -> _Task:
@@ -173,10 +173,10 @@ def _array(task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.
     values = stored.reshape(len(stored), -1)[numbers]
     values = np.where(values < 0, np.nan, values)
     own = native.get(f"tasks/{task.name}")
-    told = None if own is None or values.shape[1] != 1 else as_numbers(own)
-    if told is not None:
-        told = told.where(told >= 0)
-        if not np.array_equal(told.to_numpy(), values[:, 0], equal_nan=True):
+    own_labels = None if own is None or values.shape[1] != 1 else as_numbers(own)
+    if own_labels is not None:
+        own_labels = own_labels.where(own_labels >= 0)
+        if not np.array_equal(own_labels.to_numpy(), values[:, 0], equal_nan=True):
             raise EvalfmError(f"{file} and the column tasks/{task.name} of {TABLE} differ; fetch both again.")
     return values
 
@@ -205,17 +205,17 @@ def _split(folder: Path, paths: pd.Series) -> tuple[pd.Series, SplitRule]:
     if place is None:
         expect_file(folder, ["splits/train.txt"])
     split_of: dict[str, str] = {}
-    for part in SPLITS:
-        file = folder / str(place) / f"{part}.txt"
+    for split in SPLITS:
+        file = folder / str(place) / f"{split}.txt"
         for line in read_text(file).split() if file.is_file() else []:
             stem = PurePosixPath(line).stem
-            if split_of.setdefault(stem, part) != part:
+            if split_of.setdefault(stem, split) != split:
                 raise EvalfmError(
-                    f"{line} is in {part}.txt and {split_of[stem]}.txt of {folder / str(place)}; keep it in one."
+                    f"{line} is in {split}.txt and {split_of[stem]}.txt of {folder / str(place)}; keep it in one."
                 )
-    split = paths.map(lambda path: split_of.get(PurePosixPath(path).stem))
-    if split.isna().any():
+    assigned = paths.map(lambda path: split_of.get(PurePosixPath(path).stem))
+    if assigned.isna().any():
         raise EvalfmError(
-            f"{int(split.isna().sum())} images are in no list of {folder / str(place)}; fetch the lists again."
+            f"{int(assigned.isna().sum())} images are in no list of {folder / str(place)}; fetch the lists again."
         )
-    return split.astype(object), SplitRule(rule="official", note=f"lists of {place}/")
+    return assigned.astype(object), SplitRule(rule="official", note=f"lists of {place}/")

@@ -12,15 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.columns import SPLITS
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.digests import image_digests
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import SHOWN, choose_part
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import SHOWN, choose_subset
 from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part"})
-SPLITS = ("train", "val", "test")
+OPTIONS = frozenset({"subset"})
 PRECEDENCE = ("test", "train", "val")
 CITATION = (
     "Yang et al., MedMNIST v2: A large-scale lightweight benchmark for 2D and 3D biomedical image classification, "
@@ -87,7 +88,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: there is no such file, an array lacks or has another length than its labels, or it is 3-D.
     """
-    file = choose_part(root, sorted(root.glob("*.npz")) if root.is_dir() else [], options.part, "pneumoniamnist.npz")
+    file = choose_subset(root, sorted(root.glob("*.npz")), options.subset, "pneumoniamnist.npz")
     shapes, labels = _read(file)
     name = re.sub(r"_\d+$", "", file.stem.lower())
     known = KNOWN.get(name)
@@ -102,7 +103,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
     kept = _in_one_part(table, root, options)
     lost = table.loc[~kept, "split"].value_counts()
-    told = ", ".join(f"{count} of {part}" for part, count in lost.items())
+    counts = ", ".join(f"{count} of {split}" for split, count in lost.items())
     info = DatasetInfo(
         name=file.stem,
         title=f"MedMNIST v2: {file.stem}" if known else file.stem,
@@ -116,7 +117,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=SplitRule(rule="source", note="split of the file, by image; whose image is whose it does not say"),
         notes=[
             f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels.",
-            *([f"The file has images in two parts with identical bytes; left out: {told}."] if told else []),
+            *([f"The file has images in two parts with identical bytes; left out: {counts}."] if counts else []),
         ],
     )
     return Imported(table[kept].reset_index(drop=True), info)
@@ -124,10 +125,10 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _in_one_part(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.bool_]:
     """[N] False for images whose bytes stand in a part that goes before theirs: test, then train, then val."""
-    found = image_digests(table["image"].tolist(), root, progress=options.progress).found
-    place = table["split"].map({part: number for number, part in enumerate(PRECEDENCE)})
+    digests = image_digests(table["image"].tolist(), root, progress=options.progress).by_locator
+    place = table["split"].map({split: number for number, split in enumerate(PRECEDENCE)})
     # What cannot be read has no digest; the check of the manifest names it.
-    alike = table["image"].map(found).fillna(table["id"])
+    alike = table["image"].map(digests).fillna(table["id"])
     return np.asarray(place == place.groupby(alike).transform("min"), dtype=bool)
 
 

@@ -11,12 +11,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tables import ages, choose_part, column, only_words, sexes, with_files
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import ages, choose_subset, column, only_words, sexes, with_files
 from evalfm.errors import EvalfmError
 
-OPTIONS = frozenset({"part", "labels"})
+OPTIONS = frozenset({"subset", "label_table"})
 IMAGE = "image_path"
 LABEL, MULTIHOT = "label", "label_multihot"
 SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -34,8 +35,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: a file or column is missing, or a list is none of 0 and 1 or has another length than the first.
     """
-    found = [options.labels] if options.labels is not None else sorted(root.glob("*.csv")) if root.is_dir() else []
-    file = choose_part(root, found, options.part, "*.csv with image_path and label")
+    tables = sorted(root.glob("*.csv")) if options.label_table is None else [options.label_table]
+    file = choose_subset(root, tables, options.subset, "*.csv with image_path and label")
     native = read_table(file)
     notes: list[str] = []
     native["image"] = _relative(column(native, IMAGE, file), root, file)

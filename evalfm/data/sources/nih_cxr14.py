@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_numbers, as_text, first_word, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.digests import WORKERS
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, what_is_in
 from evalfm.data.splits import import_ids
 from evalfm.errors import EvalfmError
@@ -47,7 +48,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``Data_Entry_2017*.csv`` and the images in ``images*/``; rows without a file are left out.
 
     Ages above 100 are errors of the set and become unknown. The original pixel spacing is scaled by
-    original size ÷ stored size, since the films were squashed. The official lists are followed where both
+    original size ÷ stored size, since the images were squashed. The official lists are followed where both
     lie in ``root``.
 
     Raises:
@@ -103,7 +104,7 @@ def _images(root: Path) -> dict[str, str]:
 
 def _labels(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
     codes, combinations = pd.factorize(as_text(cells).fillna(""))
-    sets = [{part.strip() for part in str(combination).split("|")} for combination in combinations]
+    sets = [{word.strip() for word in str(combination).split("|")} for combination in combinations]
     unknown = sorted(set().union(*sets) - set(FINDINGS))
     if unknown:
         words = ", ".join(repr(word) for word in unknown[:3])
@@ -118,9 +119,9 @@ def _labels(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
 
 def _age(cells: pd.Series, notes: list[str]) -> NDArray[np.float64]:
     """Years; the table of 2017 writes ``058Y``, ``013M`` and ``005D``."""
-    parts = as_text(cells).astype("string").str.extract(r"^(\d+)([YMWD]?)$")
-    units = parts[1].map({"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}).astype(float)
-    age = pd.to_numeric(parts[0]).astype(float).to_numpy() / units.to_numpy()
+    fields = as_text(cells).astype("string").str.extract(r"^(\d+)([YMWD]?)$")
+    units = fields[1].map({"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}).astype(float)
+    age = pd.to_numeric(fields[0]).astype(float).to_numpy() / units.to_numpy()
     wrong = age > OLDEST
     if wrong.any():
         notes.append(f"{int(wrong.sum())} ages above {OLDEST:.0f} are errors of the set and were made unknown.")
@@ -141,8 +142,8 @@ def _sizes(
 
     # Threads wait for distant disks together.
     with ThreadPoolExecutor(WORKERS) as pool:
-        found = options.progress.track(pool.map(size, image), "image sizes", len(image))
-        sizes = np.array(list(found), dtype=np.float64).reshape(-1, 2)
+        read = options.progress.track(pool.map(size, image), "image sizes", len(image))
+        sizes = np.array(list(read), dtype=np.float64).reshape(-1, 2)
     broken = np.flatnonzero(np.isnan(sizes[:, 0]))
     if len(broken):
         name = str(image.iloc[broken[0]]).rpartition("/")[2]
@@ -158,7 +159,7 @@ def _spacing(
     widths: NDArray[np.float64],
     notes: list[str],
 ) -> dict[str, NDArray[np.float64]]:
-    """Millimetres per stored pixel; unknown where an adult's film would be less than 250 mm high."""
+    """Millimetres per stored pixel; unknown where an adult's image would be less than 250 mm high."""
 
     def numbers(*names: str) -> NDArray[np.float64]:
         given = column(native, names, file)
@@ -176,7 +177,7 @@ def _spacing(
     too_low = (height_mm < LOWEST_ADULT_FILM_MM) & ~(age < ADULT)
     if too_low.any():
         notes.append(
-            f"{int(too_low.sum())} adult films would be under {LOWEST_ADULT_FILM_MM:.0f} mm high; "
+            f"{int(too_low.sum())} adult images would be under {LOWEST_ADULT_FILM_MM:.0f} mm high; "
             "their pixel spacing was made unknown."
         )
     unknown = too_low | ~(height_mm > 0) | ~(width_mm > 0)

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, expect_file, sexes, with_files
 from evalfm.errors import EvalfmError
 
@@ -50,10 +51,10 @@ DEVICES = ("chest_tube", "endotracheal_tube", "nasogastric_tube", "tracheostomy_
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv`` and ``<ImageDir>/<ImageID>``, or films in ``root``.
+    """Read ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv`` and ``<ImageDir>/<ImageID>`` (or in ``root``).
 
-    PA, AP and AP-horizontal films enter. ``label_method`` says who labelled, ``Physician`` or ``RNN_model``, so that
-    a cohort can ask for physicians. Age is the year of the study less that of birth. Films marked ``exclude`` are left
+    PA, AP and AP-horizontal images enter. ``label_method`` says who labelled, ``Physician`` or ``RNN_model``, so that
+    a cohort can ask for physicians. Age is the year of the study less that of birth. Images marked ``exclude`` are left
     out.
 
     Raises:
@@ -80,12 +81,14 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         }
     )
     table = _without(table, view.isna(), "are not PA or AP", notes)
-    excluded = words.map(lambda found: found is not None and EXCLUDED in found).reindex(table.index)
+    excluded = words.map(lambda words_of_row: words_of_row is not None and EXCLUDED in words_of_row).reindex(
+        table.index
+    )
     table = _without(table, excluded, "are marked to be excluded", notes)
     nobody = table["patient"].isna() | table["id"].isna()
     table = _without(table, nobody, "name no patient", notes).reset_index(drop=True)
     table = with_files(table, root, notes, "give the folder that holds the numbered folders of images")
-    # What is told of sexes and ages is of the films that enter.
+    # What is told of sexes and ages is of the images that enter.
     table = table.assign(sex=sexes(table["sex"], notes), age=_plausible(table["age"], notes))
     info = DatasetInfo(
         name="padchest",
@@ -102,7 +105,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 def _without(table: pd.DataFrame, gone: pd.Series, why: str, notes: list[str]) -> pd.DataFrame:
     if gone.any():
-        notes.append(f"{int(gone.sum())} films {why} and were left out.")
+        notes.append(f"{int(gone.sum())} images {why} and were left out.")
     return table[~gone]
 
 
@@ -131,7 +134,7 @@ def _labels(words: pd.Series) -> dict[str, NDArray[np.float64]]:
     unknown = words.isna().to_numpy()
     columns = {}
     for label, names in FINDINGS.items():
-        present = np.array([found is not None and not found.isdisjoint(names) for found in words])
+        present = np.array([words_of_row is not None and not words_of_row.isdisjoint(names) for words_of_row in words])
         columns[label] = np.where(unknown, np.nan, present)
     return columns
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._tuberculosis import read_films
+from evalfm.data.config import ImportOptions
+from evalfm.data.sources import Imported
+from evalfm.data.sources.montgomery import read_images
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
@@ -14,7 +15,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Masks may lie in ``masks/`` too. The last digit of a name is 1 for tuberculosis. The set names no patients.
 
     Raises:
-        EvalfmError: no film is there, or a name is another.
+        EvalfmError: no image is there, or a name is another.
     """
     facts = {
         "name": "shenzhen",
@@ -22,4 +23,4 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         "licence": "National Library of Medicine, research use with attribution",
         "redistributable_images": True,
     }
-    return read_films(root, "CHNCXR", {"lungs": (("mask", "masks"), "_mask.png")}, facts)
+    return read_images(root, "CHNCXR", {"lungs": (("mask", "masks"), "_mask.png")}, facts)

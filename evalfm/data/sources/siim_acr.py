@@ -1,4 +1,4 @@
-"""SIIM-ACR Pneumothorax: 12,047 films of NIH ChestX-ray14 as DICOM, with the pneumothorax outlined."""
+"""SIIM-ACR Pneumothorax: 12,047 images of NIH ChestX-ray14 as DICOM, with the pneumothorax outlined."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.rle import EMPTY
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._headers import ATTRIBUTES, files_by_stem, header_columns
-from evalfm.data.sources._regions import united
-from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import (
+    ATTRIBUTES,
+    column,
+    expect_file,
+    files_by_stem,
+    header_columns,
+    united,
+    what_is_in,
+)
 from evalfm.errors import EvalfmError
 
 TABLES = ("train-rle.csv", "stage_2_train.csv")
@@ -22,14 +29,14 @@ SIZE = (1024, 1024)
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``train-rle.csv`` and ``dicom-images-train/*/*/<ImageId>.dcm``; one row per film.
+    """Read ``train-rle.csv`` and ``dicom-images-train/*/*/<ImageId>.dcm``; one row per image.
 
-    The regions of a film in several rows are united; ``-1`` is a film without pneumothorax. Films without a row are
-    left out. No patient is told: PatientID is another for every film, and the films are NIH's. The headers keep the
-    pixel spacing of the films before they were made 1024 × 1024, so that of these is unknown.
+    The regions of an image in several rows are united; ``-1`` is an image without pneumothorax. Images without a row
+    are left out. Patients are unknown: PatientID is another for every image, and the images are NIH's. The headers keep
+    the pixel spacing of the images before they were made 1024 × 1024, so that of these is unknown.
 
     Raises:
-        EvalfmError: a file or column is missing, or a film is said to be empty and marked.
+        EvalfmError: a file or column is missing, or an image is said to be empty and marked.
     """
     file = expect_file(root, TABLES)
     native = read_table(file)
@@ -38,18 +45,18 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not set(places) & set(names):
         first = names.iloc[0] if len(names) else "*"
         raise EvalfmError(
-            f"There is no {FOLDERS[0]}/*/*/{first}.dcm in {root}, which {what_is_in(root)}; unpack the films there."
+            f"There is no {FOLDERS[0]}/*/*/{first}.dcm in {root}, which {what_is_in(root)}; unpack the images there."
         )
     notes: list[str] = []
     there = names.isin(places) | names.isna()
     if not there.all():
         lost, listed = names[~there].nunique(), names.nunique()
-        notes.append(f"{lost} of {listed} films of the table have no file and were left out.")
-    # What is told of regions is of the films that enter.
+        notes.append(f"{lost} of {listed} images of the table have no file and were left out.")
+    # What is told of regions is of the images that enter.
     regions = united(names[there], column(native, "EncodedPixels", file)[there], SIZE, file, notes)
     unlabelled = len(set(places) - set(regions.index))
     if unlabelled:
-        notes.append(f"{unlabelled} films have no row in {file.name} and were left out.")
+        notes.append(f"{unlabelled} images have no row in {file.name} and were left out.")
     image = pd.Series([places[name] for name in regions.index], dtype=object)
     table = pd.DataFrame(
         {
@@ -65,7 +72,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     info = DatasetInfo(
         name="siim-acr",
         title="SIIM-ACR Pneumothorax Segmentation",
-        licence="terms of the SIIM-ACR challenge; the films are NIH's",
+        licence="terms of the SIIM-ACR challenge; the images are NIH's",
         citation="Society for Imaging Informatics in Medicine and American College of Radiology, 2019",
         mask_dialects={"pneumothorax": "relative"},
         mask_sizes={"pneumothorax": SIZE},
@@ -73,7 +80,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         derived_from=["nih-cxr14"],
         attributes=list(ATTRIBUTES),
         public_ids=True,
-        spacing_note="unknown: the headers keep that of the films before they were made 1024 × 1024",
-        notes=[*notes, "The films are NIH's: use `evalfm data overlap` before this set and NIH's stand in one study."],
+        spacing_note="unknown: the headers keep that of the images before they were made 1024 × 1024",
+        notes=[*notes, "The images are NIH's: use `evalfm data overlap` before this set and NIH's stand in one study."],
     )
     return Imported(table, info)

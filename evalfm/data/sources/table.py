@@ -7,15 +7,15 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
+from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, TEXT_COLUMNS, as_text, read_table, with_numbers, without_words
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.locators import file_of, locator_faults
-from evalfm.data.manifest import EMPTY_MASK
-from evalfm.data.sources import _class_folders as folders
-from evalfm.data.sources._contract import Imported, ImportOptions, TableMapping
-from evalfm.data.sources._label_maps import without_unjudged
+from evalfm.data.locators import file_of, files_below, locator_faults
+from evalfm.data.masks import mask_file_values
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import binary_labels, column, two_words, what_is_in
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.progress import Progress
 
 OPTIONS = frozenset({"blank", "uncertain", "mapping"})
 METADATA = "metadata.csv"
@@ -26,6 +26,8 @@ SPLIT_WORDS = {
 }  # fmt: skip
 _SPLIT_FOLDER = "\0split"
 ROLES = ("patient", "study", "group", "slice")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".dcm", ".dicom")
+PATH, CLASS, SPLIT = "path", "class", "split"
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
@@ -43,9 +45,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if mapping.class_folders is None:
         native, file = read_mapped(root, mapping)
     else:
-        native, file = folders.class_folders(root, SPLIT_WORDS, notes), root
-        split = folders.SPLIT if folders.SPLIT in native else None
-        words = {"image": folders.PATH, "labels": {mapping.class_folders: folders.CLASS}, "split": split}
+        native, file = read_class_folders(root, notes), root
+        split = SPLIT if SPLIT in native else None
+        words = {"image": PATH, "labels": {mapping.class_folders: CLASS}, "split": split}
         mapping = mapping.model_copy(update=words)
     if mapping.unknown_words:
         notes.append(f"Cells that say {', '.join(mapping.unknown_words)} were taken for empty ones.")
@@ -125,23 +127,23 @@ def read_mapped(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
     Raises:
         EvalfmError: there is none.
     """
-    table, file = _found(root, mapping)
+    table, file = _read_table(root, mapping)
     return without_words(table, mapping.unknown_words), file
 
 
-def _found(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
+def _read_table(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
     if mapping.csv is not None:
         return read_table(mapping.csv), mapping.csv
-    parts = []
+    tables = []
     if not (root / METADATA).is_file():
         for folder in sorted(root.iterdir()) if root.is_dir() else []:
             if folder.name in SPLIT_WORDS and (folder / METADATA).is_file():
-                part = read_table(folder / METADATA)
-                names = as_text(column(part, mapping.image, folder / METADATA))
-                part[mapping.image] = pd.Series([name and f"{folder.name}/{name}" for name in names], dtype=object)
-                part[_SPLIT_FOLDER] = folder.name
-                parts.append(part)
-    if parts:
+                table = read_table(folder / METADATA)
+                names = as_text(column(table, mapping.image, folder / METADATA))
+                table[mapping.image] = pd.Series([name and f"{folder.name}/{name}" for name in names], dtype=object)
+                table[_SPLIT_FOLDER] = folder.name
+                tables.append(table)
+    if tables:
         others = [
             entry.parent.name for entry in sorted(root.glob(f"*/{METADATA}")) if entry.parent.name not in SPLIT_WORDS
         ]
@@ -150,7 +152,7 @@ def _found(root: Path, mapping: TableMapping) -> tuple[pd.DataFrame, Path]:
                 f"{root} holds {METADATA} in {', '.join(others[:3])} too, which names no split; call the folder train, "
                 "validation or test, or move it away."
             )
-        return pd.concat(parts, ignore_index=True), root / METADATA
+        return pd.concat(tables, ignore_index=True), root / METADATA
     if not (root / METADATA).is_file():
         raise EvalfmError(
             f"There is no {METADATA} in {root}, which {what_is_in(root)}; give the table with --csv, or, where each "
@@ -202,4 +204,79 @@ def _info(mapping: TableMapping, root: Path, has_split: bool) -> DatasetInfo:
         bits=mapping.bits,
         unit=mapping.unit,
         split=SplitRule(rule="source") if has_split else None,
+    )
+
+
+def without_unjudged(
+    columns: dict[str, pd.Series], mapping: TableMapping, root: Path, notes: list[str], progress: Progress
+) -> None:
+    """Make masks unknown in ``columns`` that hold a value of ``mask_unknown``, and look for those of ``mask_values``.
+
+    Raises:
+        EvalfmError: no file holds a value that is said to be a finding, or a file is no map of labels.
+    """
+    findings = list(dict.fromkeys([*mapping.mask_values, *mapping.mask_unknown]))
+    if not findings:
+        return
+    cells = [cell for finding in findings for cell in columns[finding + MASK_SUFFIX].dropna() if cell != EMPTY_MASK]
+    absent = locator_faults(cells, root)
+    files = [cell for cell in dict.fromkeys(cells) if cell not in absent]
+    held = {cell: frozenset(mask_file_values(cell, root)) for cell in progress.track(files, "label maps", len(files))}
+    for finding in findings:
+        column = columns[finding + MASK_SUFFIX]
+        values, unknown = mapping.mask_values.get(finding, []), set(mapping.mask_unknown.get(finding, []))
+        there = [held[cell] for cell in column if cell in held]
+        present = frozenset().union(*there)
+        if values and there and not present & set(values):
+            wanted, known = (", ".join(map(str, sorted(each))) for each in (values, present))
+            raise EvalfmError(f"No {finding} mask holds {wanted}, only {known}; correct mask_values (--mask-values).")
+        unjudged = column.map(lambda cell, unknown=unknown: bool(held.get(cell, frozenset()) & unknown)).astype(bool)
+        if unjudged.any():
+            said = ", ".join(map(str, sorted(unknown)))
+            notes.append(
+                f"{int(unjudged.sum())} of {len(there)} {finding} masks hold pixels that nobody judged ({said}) and "
+                "were made unknown."
+            )
+            columns[finding + MASK_SUFFIX] = column.mask(unjudged, None)
+
+
+def read_class_folders(root: Path, notes: list[str]) -> pd.DataFrame:
+    """Columns ``path``, ``class`` and, where the classes lie in ``train/``, ``test/`` …, ``split`` of every image.
+
+    Files that are no images by their suffix are counted in ``notes``.
+
+    Raises:
+        EvalfmError: there are fewer than two classes, or folders of splits and of classes lie side by side.
+    """
+    tops = _folders(root)
+    splits = [name for name in tops if name.lower() in SPLIT_WORDS]
+    if splits and len(splits) < len(tops):
+        other = next(name for name in tops if name not in splits)
+        raise EvalfmError(f"{root} holds {splits[0]}/ and {other}/ side by side; give a root of splits or of classes.")
+    rows: list[dict[str, str]] = []
+    others = 0
+    for split in splits or [""]:
+        for name in _folders(root / split):
+            for file in files_below(root, f"{split}/{name}" if split else name):
+                if PurePosixPath(file).name.startswith("."):
+                    continue
+                if not file.lower().endswith(SUFFIXES):
+                    others += 1
+                    continue
+                rows.append({PATH: file, CLASS: name} | ({SPLIT: split.lower()} if split else {}))
+    table = pd.DataFrame(rows, dtype=object)
+    if len(rows) == 0 or table[CLASS].nunique() < 2:
+        raise EvalfmError(
+            f"{root}, which {what_is_in(root)}, has images in fewer than two folders; give the folder that holds one "
+            "folder for each class, or train/ and test/ with them."
+        )
+    if others:
+        notes.append(f"{others} files in the folders are no images and were left out.")
+    return table
+
+
+def _folders(folder: Path) -> list[str]:
+    """Names of the folders in ``folder`` but hidden ones and what archives of other systems leave."""
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith((".", "__"))
     )

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from evalfm.data.columns import as_text, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.sources._contract import Imported, ImportOptions
-from evalfm.data.sources._headers import files_by_stem, header_columns
-from evalfm.data.sources._tables import column, expect_file, snake, what_is_in
+from evalfm.data.sources import Imported
+from evalfm.data.sources._tables import column, expect_file, files_by_stem, header_columns, snake, what_is_in
 from evalfm.errors import EvalfmError
 
 NAME = "vindr-cxr"
@@ -23,12 +23,12 @@ SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``annotations_{train,test}.csv`` (or Kaggle's ``train.csv``) and ``{train,test}/<image_id>.dicom``.
 
-    The tables have a row per reader and box. A finding is there in a training film if more than half of its readers
+    The tables have a row per reader and box. A finding is there in a training image if more than half of its readers
     boxed it; the test table is the readers' consensus. ``no_finding`` is where no class is there. Boxes do not enter.
     With the test table its part stands and val is drawn from train; else a split is dealt. Patients are unknown.
 
     Raises:
-        EvalfmError: a file or column is missing, or no film is there.
+        EvalfmError: a file or column is missing, or no image is there.
     """
     train = expect_file(root, TRAIN)
     test = next((root / name for name in TEST if (root / name).is_file()), None)
@@ -41,8 +41,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         }
         - {"No finding"}
     )
-    parts = [_films(native, part, classes, train) for part, native in tables.items()]
-    table = pd.concat(parts, ignore_index=True)
+    table = pd.concat([_images(native, split, classes, train) for split, native in tables.items()], ignore_index=True)
     notes: list[str] = []
     nameless = sum(int(as_text(column(native, "image_id", train)).isna().sum()) for native in tables.values())
     if nameless:
@@ -52,13 +51,13 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not there.any():
         first = table["id"].iloc[0] if len(table) else "*"
         raise EvalfmError(
-            f"There is no train/{first}.dicom in {root}, which {what_is_in(root)}; unpack the films there."
+            f"There is no train/{first}.dicom in {root}, which {what_is_in(root)}; unpack the images there."
         )
     if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(table)} films of the tables have no file and were left out.")
+        notes.append(f"{int((~there).sum())} of {len(table)} images of the tables have no file and were left out.")
     table, image = table[there].reset_index(drop=True), image[there].reset_index(drop=True)
     facts = header_columns(image, root, options.progress, notes) if image.str.endswith((".dicom", ".dcm")).any() else {}
-    # The films are frontal, and their headers say no view.
+    # The images are frontal, and their headers say no view.
     facts.pop("view", None)
     table = table.assign(image=image, **facts)
     labels = [snake(name) for name in classes]
@@ -82,19 +81,19 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(table, info, val_from_train=test is not None)
 
 
-def _films(native: pd.DataFrame, part: str, classes: list[str], file: Path) -> pd.DataFrame:
-    """A row per film: each class by the share of its readers, in the order of first appearance."""
-    film = as_text(column(native, "image_id", file))
+def _images(native: pd.DataFrame, split: str, classes: list[str], file: Path) -> pd.DataFrame:
+    """A row per image: each class by the share of its readers, in the order of first appearance."""
+    image = as_text(column(native, "image_id", file))
     word = as_text(column(native, "class_name", file))
     reader = as_text(native["rad_id"]) if "rad_id" in native else pd.Series("consensus", index=native.index)
-    names = list(dict.fromkeys(film.dropna()))
-    votes = pd.DataFrame({"film": film, "word": word, "reader": reader}).drop_duplicates()
-    readers = votes.groupby("film")["reader"].nunique().reindex(names).to_numpy()
-    columns: dict[str, object] = {"id": names, "split": part}
-    found = np.zeros(len(names), dtype=bool)
+    names = list(dict.fromkeys(image.dropna()))
+    votes = pd.DataFrame({"image": image, "word": word, "reader": reader}).drop_duplicates()
+    readers = votes.groupby("image")["reader"].nunique().reindex(names).to_numpy()
+    columns: dict[str, object] = {"id": names, "split": split}
+    any_finding = np.zeros(len(names), dtype=bool)
     for name in classes:
-        count = votes[votes["word"] == name].groupby("film")["reader"].nunique().reindex(names).fillna(0).to_numpy()
+        count = votes[votes["word"] == name].groupby("image")["reader"].nunique().reindex(names).fillna(0).to_numpy()
         there = 2 * count > readers
-        found |= there
+        any_finding |= there
         columns[snake(name)] = there.astype(float)
-    return pd.DataFrame({**columns, "no_finding": (~found).astype(float)})
+    return pd.DataFrame({**columns, "no_finding": (~any_finding).astype(float)})

@@ -10,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import as_numbers, as_text, first_word, read_table
+from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.sources._contract import Imported, ImportOptions
+from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import column, what_is_in
 from evalfm.errors import EvalfmError
 

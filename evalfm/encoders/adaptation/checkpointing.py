@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from evalfm.encoders.adaptation.blocks import blocks
+from evalfm.encoders.blocks import blocks
 from evalfm.encoders.encoder import Encoder
 
 
@@ -25,14 +25,18 @@ def activation_checkpointing(encoder: Encoder) -> bool:
 
     Returns:
         Whether there are blocks; otherwise nothing is changed. Calling it twice is as once.
+
+    >>> from evalfm.encoders import load_encoder
+    >>> activation_checkpointing(load_encoder("random:test_vit")), activation_checkpointing(load_encoder("pixels"))
+    (True, False)
     """
-    found = [block for _, block in blocks(encoder)]
-    for block in found:
+    members = [block for _, block in blocks(encoder)]
+    for block in members:
         if not hasattr(type(block), "_recomputes"):
             # A class, not a function bound to this block: a copy of the model must run its own weights.
             kind: Any = type(block)
             block.__class__ = _recomputing(kind)
-    return bool(found)
+    return bool(members)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from timm.layers.drop import DropPath
 from torch import nn
 
 from evalfm.encoders.encoder import Encoder
@@ -25,6 +24,10 @@ def set_drop_path(encoder: Encoder, rate: float) -> tuple[float, ...]:
 
     Raises:
         EvalfmError: the rate is not in [0, 1), or it is over 0 and the network has no such places.
+
+    >>> from evalfm.encoders import load_encoder
+    >>> set_drop_path(load_encoder("random:test_vit"), 0.0)[-1]
+    0.0
     """
     if not 0 <= rate < 1:
         raise EvalfmError(f"A drop-path rate of {rate:g} is not in [0, 1); take 0.1 or so.")
@@ -61,5 +64,7 @@ def _set(block: nn.Module, name: str, rate: float) -> None:
     if type(present).__name__ == "StochasticDepth":
         present.p = rate
     elif rate > 0 or not (present is None or isinstance(present, nn.Identity)):
+        from timm.layers.drop import DropPath
+
         setattr(block, name, DropPath(rate))
         getattr(block, name).train(block.training)

@@ -6,11 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from timm.models import group_parameters
 from torch import nn
 from torch.nn import Parameter
 
-from evalfm.encoders.adaptation.blocks import blocks
+from evalfm.encoders.blocks import blocks
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 
@@ -34,6 +33,10 @@ def layer_groups(encoder: Encoder) -> list[Layer]:
     group per block, and the last what comes after them (final norm); first and last may be empty. What lies
     between two blocks goes with the next one. timm models say themselves which parameters form a block
     (``group_matcher``); elsewhere it is a residual block, or, in a plain chain of layers, one layer.
+
+    >>> from evalfm.encoders import load_encoder
+    >>> len(layer_groups(load_encoder("random:test_vit")))
+    8
     """
     groups = _by_matcher(encoder) or _by_blocks(encoder)
     return [[(name, each) for name, each in group if each.requires_grad] for group in groups]
@@ -94,6 +97,8 @@ def _by_matcher(encoder: Encoder) -> list[Layer] | None:
     matcher = model.group_matcher(coarse=False)
     if not isinstance(matcher, dict):
         return None
+    from timm.models import group_parameters
+
     ordinals: dict[str, int] = group_parameters(model, _without_trailing(matcher), reverse=True)
     # timm gives what no pattern matches the highest number, but does not say that it did.
     patterns = [re.compile(each) for spec in _without_trailing(matcher).values() for each in _patterns(spec)]

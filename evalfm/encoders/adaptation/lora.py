@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from evalfm.cautions import Caution
-from evalfm.encoders.adaptation.blocks import LORA
+from evalfm.encoders.blocks import LORA
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 
@@ -67,7 +66,7 @@ def add_lora(encoder: Encoder, rank: int = 8, alpha: float | None = None, seed: 
 
     Transformers get it on the linear layers of the attention in their blocks (query, key, value, output),
     convolutional networks on every convolution that is not grouped, and on the linear layers that act on each
-    cell of a map, which are 1 × 1 convolutions. Which layers take part is found by running one blank image.
+    cell of a map, which are 1 × 1 convolutions. Which layers take part is seen by running one blank image.
     A is drawn as by peft (Kaiming uniform) from ``seed`` alone, B is 0: the features are unchanged at first.
     The frozen tensors keep their values; :func:`base_state` gives them under their own names.
 
@@ -248,6 +247,8 @@ def _dimensions(encoder: Encoder) -> dict[str, int]:
 
 def _inject(encoder: Encoder, targets: list[str], rank: int, alpha: float) -> None:
     """Let peft wrap exactly ``targets``; A and B have still to be set."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     # A pattern, which must match whole names: a list would also match their ends.
     pattern = "|".join(re.escape(name) for name in targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=pattern, lora_dropout=0.0, bias="none")  # type: ignore[arg-type]
@@ -264,7 +265,13 @@ def _inject(encoder: Encoder, targets: list[str], rank: int, alpha: float) -> No
 
 
 def _layers(encoder: nn.Module) -> Iterator[tuple[str, Any]]:
-    return ((name, module) for name, module in encoder.named_modules() if isinstance(module, LoraLayer))
+    return ((name, module) for name, module in encoder.named_modules() if _is_adapted(module))
+
+
+def _is_adapted(module: nn.Module) -> bool:
+    """Whether ``module`` is a layer of peft's, which none can be before peft is imported."""
+    library = sys.modules.get("peft.tuners.lora")
+    return library is not None and isinstance(module, library.LoraLayer)
 
 
 def _pair(layer: Any) -> tuple[Tensor, Tensor]:
@@ -293,13 +300,13 @@ def _misfit(encoder: Encoder, name: str, first: Tensor, second: Tensor) -> str |
         module: Any = encoder.get_submodule(name)
     except AttributeError:
         return f"there is no layer {name}"
-    layer: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    layer: Any = module.get_base_layer() if _is_adapted(module) else module
     if type(layer) not in (nn.Linear, nn.Conv2d):
         return f"{name} is a {type(layer).__name__}"
     weight, rank = layer.weight, len(first)
     ones = (1,) * (weight.ndim - 2)
     expected = (rank, *weight.shape[1:]), (weight.shape[0], rank, *ones)
-    found = tuple(first.shape), tuple(second.shape)
-    if found != expected:
-        return f"{name} takes the shapes {expected[0]} and {expected[1]}, not {found[0]} and {found[1]}"
+    shapes = tuple(first.shape), tuple(second.shape)
+    if shapes != expected:
+        return f"{name} takes the shapes {expected[0]} and {expected[1]}, not {shapes[0]} and {shapes[1]}"
     return None

@@ -9,16 +9,20 @@ from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
-    from evalfm.encoders.encoder import Encoder, Settings
+    from evalfm.encoders.encoder import Encoder, EncoderState
     from evalfm.encoders.weights import Checkpoint
 
-FAMILIES = ("classical", "light", "open_clip", "ports", "timm", "torchvision", "transformers")
+FAMILIES = {
+    **{name: name for name in ("classical", "open_clip", "ports", "timm", "torchvision", "transformers")},
+    "light": "classical",
+}
+"""The module of each family of cards."""
 
 
 class Builder(Protocol):
     """Builds the encoder of a card; without a checkpoint its weights are drawn from torch's generator."""
 
-    def __call__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+    def __call__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
         """The encoder of ``card`` with the tensors of ``checkpoint``."""
         ...
 
@@ -31,4 +35,4 @@ def builder(family: str) -> Builder:
     """
     if family not in FAMILIES:
         raise EvalfmError(f"Encoders of family {family!r} come from code: name it as file.py:build.")
-    return cast(Builder, import_module(f"{__name__}.{family}").build)
+    return cast(Builder, import_module(f"{__name__}.{FAMILIES[family]}").build)

@@ -1,21 +1,25 @@
-"""Features that nobody trained: cosine frequencies of the pixels, and histograms of oriented gradients."""
+"""Encoders without published weights: cosine frequencies, histograms of oriented gradients, a small network."""
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint
-from evalfm.errors import UnknownNameError
+from evalfm.errors import EvalfmError, UnknownNameError
+
+WIDTHS = (32, 64, 128, 256)
+SMALLEST = 28
 
 
 class Pixels(Encoder):
-    """The film at 32 × 32, as the 16 × 16 lowest coefficients of its orthonormal cosine transform (DCT-II).
+    """The image at 32 × 32, as the 16 × 16 lowest coefficients of its orthonormal cosine transform (DCT-II).
 
     A fixed transform instead of principal components, so that nothing is fitted. The map's channels are the
     4 × 4 means of each cell of 16 pixels.
@@ -23,8 +27,8 @@ class Pixels(Encoder):
 
     SIDE, KEPT, CELL = 32, 16, 16
 
-    def __init__(self, card: EncoderCard, settings: Settings | None = None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
+        super().__init__(card, state)
         self.cosines: Tensor
         self.register_buffer("cosines", cosine_matrix(self.SIDE)[: self.KEPT], persistent=False)
 
@@ -58,7 +62,7 @@ class Hog(Encoder):
         padded = functional.pad(grey[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
         across = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
         down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
-        # Zero where the film is blank, and differentiable there.
+        # Zero where the image is blank, and differentiable there.
         magnitude = torch.sqrt(across.square() + down.square() + 1e-12) - 1e-6
         position = torch.atan2(down, across) * (self.ORIENTATIONS / math.pi)
         lower = torch.floor(position)
@@ -86,8 +90,47 @@ class Hog(Encoder):
         return total / count
 
 
+class LightCNN(Encoder):
+    """Four blocks of a 3×3 convolution, batch norm and ReLU, with 2×2 maximum pooling after the first three.
+
+    Blocks of 32, 64, 128 and 256 channels; layers 0 and 1 are the first two after pooling (strides 2 and 4), 2 the
+    third after pooling and 3 the last (both stride 8). Odd sides are pooled with a last half-filled cell, so that
+    every map covers the image.
+
+    Raises:
+        EvalfmError: the input is smaller than 28 pixels.
+    """
+
+    def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
+        super().__init__(card, state)
+        if min(self.input_size) < SMALLEST:
+            raise EvalfmError(f"{card.name} takes images of {SMALLEST} pixels or more; raise --input-size.")
+        widths = (self.preparer.facts.channels, *WIDTHS)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, kernel_size=3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(),
+                nn.MaxPool2d(2, ceil_mode=True) if outputs != WIDTHS[-1] else nn.Identity(),
+            )
+            for inputs, outputs in pairwise(widths)
+        )
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        layers = []
+        for block in self.blocks:
+            batch = block(batch)
+            layers.append(batch)
+        return RawFeatures(layers=tuple(layers[index] for index in self.card.map_layers), final=batch)
+
+
 def cosine_matrix(side: int) -> Tensor:
-    """Orthonormal DCT-II as a matrix [side, side]: row k holds the k-th cosine."""
+    """Orthonormal DCT-II as a matrix [side, side]: row k holds the k-th cosine.
+
+    >>> matrix = cosine_matrix(4)
+    >>> bool(torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-6))
+    True
+    """
     frequency = torch.arange(side, dtype=torch.float64)[:, None]
     position = torch.arange(side, dtype=torch.float64)[None, :] + 0.5
     matrix = torch.cos(math.pi * frequency * position / side) * math.sqrt(2 / side)
@@ -95,11 +138,11 @@ def cosine_matrix(side: int) -> Tensor:
     return matrix.float()
 
 
-KINDS: dict[str, type[Encoder]] = {"pixels": Pixels, "hog": Hog}
+KINDS: dict[str, type[Encoder]] = {"pixels": Pixels, "hog": Hog, "light-cnn": LightCNN}
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The encoder without weights that the card's architecture names; there is no checkpoint to read."""
     if card.architecture not in KINDS:
         raise UnknownNameError("encoder without weights", card.architecture, KINDS)
-    return KINDS[card.architecture](card, settings)
+    return KINDS[card.architecture](card, state)

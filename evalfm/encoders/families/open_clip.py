@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from open_clip import model as library
 from open_clip.hf_model import HFTextEncoder
 from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 from transformers import BertConfig
 
 from evalfm.cards import read_json
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
+from evalfm.encoders.families._tokenizer import spelled, tokenizer_of
 from evalfm.encoders.text import TextTower
-from evalfm.encoders.weights import Checkpoint, load_into
+from evalfm.encoders.weights import Checkpoint, load_into, read_checkpoint
 from evalfm.errors import EvalfmError
 
 RENAMED = {"proj": "hf_proj_type", "pooler_type": "hf_pooler_type"}
 """Names of settings in configurations of older releases."""
+
+START, END = 49406, 49407
+"""Tokens before and after a text in OpenAI's vocabulary; what follows is 0."""
 
 
 class OpenClipEncoder(Encoder):
@@ -30,14 +35,14 @@ class OpenClipEncoder(Encoder):
     A checkpoint is compared with both towers, of which the image tower is kept.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         if checkpoint is None:
             self.model: Any = vision_of(card)
         else:
             whole = load(card, checkpoint)
             said = checkpoint.named_for(whole.state_dict()).notes[len(checkpoint.notes) :]
-            self.settings = replace(self.settings, notes=(*self.settings.notes, *said))
+            self.add_notes(*said)
             self.model = whole.visual
 
     def _forward(self, batch: Tensor) -> RawFeatures:
@@ -47,14 +52,73 @@ class OpenClipEncoder(Encoder):
             final, layers = trunk.forward_intermediates(batch, indices=indices, norm=normed, output_fmt="NCHW")
             head = trunk.forward_head(final)
             return RawFeatures(tuple(layers), final, {"projection": self.model.head(head)})
-        found = self.model.forward_intermediates(batch, indices=indices, normalize_intermediates=normed)
-        return RawFeatures(tuple(found["image_intermediates"]), None, {"projection": found["image_features"]})
+        output = self.model.forward_intermediates(batch, indices=indices, normalize_intermediates=normed)
+        return RawFeatures(tuple(output["image_intermediates"]), None, {"projection": output["image_features"]})
 
     def _text_tower(self) -> TextTower:
-        from evalfm.encoders.families._open_clip_text import BertText, ClipText
+        kind = BertText if "bert" in self.card.arguments["text_cfg"] else OpenClipText
+        return kind(self.card, self.state.origin)
 
-        kind = BertText if "bert" in self.card.arguments["text_cfg"] else ClipText
-        return kind(self.card, self.settings.origin)
+
+class OpenClipText(TextTower):
+    """The end-of-text token of a causal transformer, projected; the tokenizer comes with open_clip."""
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        self.model: Any = whole_of(card) if origin is None else load(card, read_checkpoint(origin, card.weights))
+        self.model.visual = nn.Identity()
+        self.tokenizer = SimpleTokenizer(context_length=self.facts.context_length)
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
+
+    def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+        rows = [[START, *self.tokenizer.encode(text), END] for text in texts]
+        return {"text": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
+
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.token_embedding
+        return words
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        embedded: Tensor = self.model.encode_text(**tokens)
+        return embedded
+
+    def _vocabulary(self) -> str:
+        return spelled(self.tokenizer)
+
+
+class BertText(TextTower):
+    """BERT's CLS token, projected; its tokenizer is one tokenizer.json. Its attention is masked where ids are 0."""
+
+    filling_unseen = True
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        self.tokenizer = tokenizer_of(card, origin)
+        whole: Any = None if origin is None else load(card, read_checkpoint(origin, card.weights))
+        self.model: Any = bert_of(card) if whole is None else whole.text
+        if whole is not None:
+            self.logit_scale = float(whole.logit_scale.detach().exp())
+
+    def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+        rows = [self.tokenizer.encode(text).ids for text in texts]
+        return {"x": _filled(rows, self.facts.context_length)}, [len(row) for row in rows]
+
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.transformer.get_input_embeddings()
+        return words
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        embedded: Tensor = self.model(**tokens)
+        return embedded
+
+    def _vocabulary(self) -> str:
+        written: str = self.tokenizer.to_str()
+        return written
+
+
+def _filled(rows: list[list[int]], length: int) -> Tensor:
+    """Token ids [N, length]; what is short is filled with 0, what is long is cut, for the caller to refuse."""
+    return torch.tensor([(row + [0] * length)[:length] for row in rows])
 
 
 class Dual(nn.Module):
@@ -120,8 +184,8 @@ def _check_config(card: EncoderCard, checkpoint: Checkpoint) -> None:
         return
     content = read_json(path)
     try:
-        found: Mapping[str, Any] = content.get("model_cfg", content)
-        theirs, own = _plain(found), _plain(card.arguments)
+        written: Mapping[str, Any] = content.get("model_cfg", content)
+        theirs, own = _plain(written), _plain(card.arguments)
     except (ValueError, AttributeError, TypeError):
         raise EvalfmError(f"{path} is no configuration of open_clip; fetch it again or remove it.") from None
     differing = [f"{name} {theirs[name]!r} instead of {own[name]!r}" for name in own if theirs.get(name) != own[name]]
@@ -142,6 +206,6 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "embed_dim": config["embed_dim"], "quick_gelu": bool(config.get("quick_gelu", False))}
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The card's image tower, with the checkpoint's tensors or random ones."""
-    return OpenClipEncoder(card, settings, checkpoint)
+    return OpenClipEncoder(card, state, checkpoint)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import timm
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -25,8 +24,8 @@ POSITIONS = ("pos_embed", "relative_position")
 class TimmEncoder(Encoder):
     """A timm model without its classifier; timm resamples a ViT's positions (bicubic, antialiased)."""
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         _check_name(card.architecture)
         published = timm.get_pretrained_cfg(card.architecture)
         arguments = dict(card.arguments)
@@ -46,7 +45,7 @@ class TimmEncoder(Encoder):
             if "img_size" not in arguments and _positions(checkpoint.tensors) != _positions(tensors):
                 words = f"timm interpolates the positions in {card.name}'s file to the input size."
                 notes.append(Caution("input-changed", words))
-        self.settings = replace(self.settings, notes=(*self.settings.notes, *notes))
+        self.add_notes(*notes)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         final, layers = self.model.forward_intermediates(
@@ -89,7 +88,7 @@ def derive_card(architecture: str) -> EncoderCard:
     tokens = final.ndim == 3
     return EncoderCard(
         name=f"random:{architecture}",
-        summary=f"timm's {architecture} with random weights: a floor that has learnt nothing.",
+        summary=f"timm's {architecture} with random weights: a baseline that has learnt nothing.",
         family="timm",
         architecture=architecture,
         weights=WeightsFacts(source="none"),
@@ -174,6 +173,6 @@ def _check_name(architecture: str) -> None:
         raise UnknownNameError("timm model", architecture, timm.list_models())
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The card's timm model, with the checkpoint's tensors or random ones."""
-    return TimmEncoder(card, settings, checkpoint)
+    return TimmEncoder(card, state, checkpoint)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torchvision.models
 from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, load_into
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -16,8 +14,8 @@ from evalfm.errors import EvalfmError, UnknownNameError
 class TorchvisionEncoder(Encoder):
     """Runs ``features`` and keeps what the card's ``map_layers`` (indices of its children) give."""
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         if card.architecture not in torchvision.models.list_models():
             raise UnknownNameError("torchvision model", card.architecture, torchvision.models.list_models())
         model = torchvision.models.get_model(card.architecture, weights=None, **card.arguments)
@@ -27,7 +25,7 @@ class TorchvisionEncoder(Encoder):
         self.model = nn.ModuleDict({"features": features})
         if checkpoint is not None:
             named = checkpoint.named_for(self.model.state_dict())
-            self.settings = replace(self.settings, notes=(*self.settings.notes, *named.notes[len(checkpoint.notes) :]))
+            self.add_notes(*named.notes[len(checkpoint.notes) :])
             load_into(self.model, named.tensors, card.weights, checkpoint.path)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
@@ -38,6 +36,6 @@ class TorchvisionEncoder(Encoder):
         return RawFeatures(layers=tuple(kept[index] for index in self.card.map_layers), final=batch)
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The card's torchvision model, with the checkpoint's tensors or random ones."""
-    return TorchvisionEncoder(card, settings, checkpoint)
+    return TorchvisionEncoder(card, state, checkpoint)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
+import string
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -16,16 +19,17 @@ from transformers.utils import logging as library_logging
 
 from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
+from evalfm.encoders.families._tokenizer import tokenizer_of
 from evalfm.encoders.text import TextTower
-from evalfm.encoders.weights import Checkpoint, check_fit, load_into
+from evalfm.encoders.weights import Checkpoint, check_fit, load_into, read_checkpoint
 from evalfm.errors import EvalfmError
 
 DECISIVE = ("layer_norm_eps", "hidden_act", "use_swiglu_ffn")
-"""Settings of a config.json that change features and leave every tensor's shape as it is."""
+"""EncoderState of a config.json that change features and leave every tensor's shape as it is."""
 
 INITIAL = ("layerscale_value", "layer_scale_init_value", "initializer_range", "initializer_factor")
-"""Settings that only say how tensors were drawn before training."""
+"""EncoderState that only say how tensors were drawn before training."""
 
 
 class TransformersEncoder(Encoder):
@@ -36,22 +40,22 @@ class TransformersEncoder(Encoder):
     ``_image_part`` is kept.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         config = config_of(card)
         self.model: Any
         if checkpoint is None:
             self.model = self._drawn(config)
         else:
             named = named_for(card, config, checkpoint)
-            self.settings = replace(self.settings, notes=(*self.settings.notes, *named.notes[len(checkpoint.notes) :]))
+            self.add_notes(*named.notes[len(checkpoint.notes) :])
             self.model = self._image_part(load(card, config, named))
         self.model.eval()
         trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
             words = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
             note = Caution("input-changed", words)
-            self.settings = replace(self.settings, notes=(*self.settings.notes, note))
+            self.add_notes(note)
 
     def _drawn(self, config: Any) -> Any:
         """The image part with random weights."""
@@ -93,9 +97,7 @@ class SiglipEncoder(TransformersEncoder):
         return normed
 
     def _text_tower(self) -> TextTower:
-        from evalfm.encoders.families._transformers_text import SiglipText
-
-        return SiglipText(self.card, self.settings.origin)
+        return SiglipText(self.card, self.state.origin)
 
 
 class ClipEncoder(TransformersEncoder):
@@ -116,9 +118,7 @@ class ClipEncoder(TransformersEncoder):
         return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
 
     def _text_tower(self) -> TextTower:
-        from evalfm.encoders.families._transformers_text import ClipText
-
-        return ClipText(self.card, self.settings.origin)
+        return ClipText(self.card, self.state.origin)
 
 
 class SwinEncoder(TransformersEncoder):
@@ -128,7 +128,7 @@ class SwinEncoder(TransformersEncoder):
     ``first`` through a linear layer with bias, at length 1 (You et al., CXR-CLIP, MICCAI 2023).
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
         dim = card.arguments.get("projection")
         behind: dict[str, Tensor] = {}
         if dim is not None and checkpoint is not None:
@@ -138,7 +138,7 @@ class SwinEncoder(TransformersEncoder):
             }
             swin = {name: each for name, each in every.items() if not name.startswith(PROJECTION)}
             checkpoint = replace(checkpoint, tensors=swin)
-        super().__init__(card, settings, checkpoint)
+        super().__init__(card, state, checkpoint)
         self.projection = None if dim is None else nn.Linear(self.model.config.hidden_size, dim)
         if self.projection is not None and checkpoint is not None:
             load_into(self.projection, behind, card.weights, checkpoint.path)
@@ -167,6 +167,85 @@ class SwinEncoder(TransformersEncoder):
         stride = self.model.config.patch_size * 2**stage
         rows, columns = (-(-side // stride) for side in batch.shape[2:])
         return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
+
+
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+class _DualText(TextTower):
+    """Reads the whole model again and keeps its text part; without ``origin`` the weights are drawn."""
+
+    text_class: ClassVar[Any]
+    model: Any
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        self.tokenizer = tokenizer_of(card, origin)
+        config = config_of(card)
+        if origin is None:
+            self._take(self.text_class(config.text_config), config, None)
+        else:
+            model = load(card, config, named_for(card, config, read_checkpoint(origin, card.weights)))
+            self._take(model.text_model, config, model)
+
+    def _take(self, text: Any, config: Any, whole: Any) -> None:
+        """Keep the text model and what follows it."""
+        raise NotImplementedError
+
+    def _written(self, text: str) -> str:
+        """A sentence as the model was trained to read it."""
+        facts = self.facts.arguments
+        if facts.get("canonical"):
+            text = " ".join(text.translate(PUNCTUATION).split())
+        return text.lower() if facts.get("canonical") or facts.get("lower") else re.sub(r"\s+", " ", text).strip()
+
+    def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
+        rows = [self.tokenizer.encode(self._written(text)).ids for text in texts]
+        pad, length = int(self.facts.arguments["pad_id"]), self.facts.context_length
+        ids = torch.tensor([(each + [pad] * length)[:length] for each in rows])
+        return {"input_ids": ids}, [len(each) for each in rows]
+
+    def _words(self) -> nn.Module:
+        words: nn.Module = self.model.get_input_embeddings()
+        return words
+
+    def _vocabulary(self) -> str:
+        written: str = self.tokenizer.to_str()
+        return written
+
+
+class ClipText(_DualText):
+    """CLIP: the end-of-text token of a causal transformer, projected. What pads comes after it and is not seen."""
+
+    text_class = transformers.CLIPTextModel
+    filling_unseen = True
+
+    def _take(self, text: Any, config: Any, whole: Any) -> None:
+        self.model = text
+        drawn = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        self.projection = drawn if whole is None else whole.text_projection
+        scale = config.logit_scale_init_value if whole is None else float(whole.logit_scale.detach())
+        self.logit_scale = float(torch.tensor(scale).exp())
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        projected: Tensor = self.projection(self.model(**tokens).pooler_output)
+        return projected
+
+
+class SiglipText(_DualText):
+    """SigLIP: the last of always ``context_length`` tokens, padding seen, through the text head."""
+
+    text_class = transformers.SiglipTextModel
+
+    def _take(self, text: Any, config: Any, whole: Any) -> None:
+        self.model = text
+        if whole is not None:
+            self.logit_scale = float(whole.logit_scale.detach().exp())
+            self.logit_bias = float(whole.logit_bias.detach())
+
+    def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
+        pooled: Tensor = self.model(**tokens).pooler_output
+        return pooled
 
 
 PROJECTION = "image_projection.projection."
@@ -230,7 +309,7 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
     check_fit(
         missing=report["missing_keys"],
         unexpected=report["unexpected_keys"],
-        mismatched=[f"{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]],
+        mismatched=[f"{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]],
         facts=card.weights,
         origin=checkpoint.path,
     )
@@ -240,7 +319,7 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
 def _kind(card: EncoderCard) -> Any:
     kind = getattr(transformers, card.architecture, None)
     if not (inspect.isclass(kind) and issubclass(kind, transformers.PreTrainedModel)):
-        raise EvalfmError(f"transformers has no model class {card.architecture!r}; mend the card's architecture.")
+        raise EvalfmError(f"transformers has no model class {card.architecture!r}; fix the card's architecture.")
     return kind
 
 
@@ -267,16 +346,16 @@ def _check_config(checkpoint: Checkpoint, card: EncoderCard, config: Any) -> Non
 
 
 def _differences(
-    found: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, Any], inside: str
+    theirs: Mapping[str, Any], own: Mapping[str, Any], named: Mapping[str, Any], inside: str
 ) -> Iterator[str]:
-    """Settings of ``found`` that are not the model's own, where the card names them or they decide features."""
+    """Settings of ``theirs`` that are not the model's own, where the card names them or they decide features."""
     for name in own:
-        if name not in found or name in INITIAL or (name not in named and name not in DECISIVE):
+        if name not in theirs or name in INITIAL or (name not in named and name not in DECISIVE):
             continue
-        if isinstance(named.get(name), dict) and isinstance(found[name], dict):
-            yield from _differences(found[name], own[name], named[name], f"{inside}{name}.")
-        elif found[name] != own[name]:
-            yield f"{inside}{name} {found[name]!r} instead of {own[name]!r}"
+        if isinstance(named.get(name), dict) and isinstance(theirs[name], dict):
+            yield from _differences(theirs[name], own[name], named[name], f"{inside}{name}.")
+        elif theirs[name] != own[name]:
+            yield f"{inside}{name} {theirs[name]!r} instead of {own[name]!r}"
 
 
 @contextmanager
@@ -294,6 +373,6 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The card's transformers model, with the checkpoint's tensors or random ones."""
-    return KINDS.get(card.architecture, TransformersEncoder)(card, settings, checkpoint)
+    return KINDS.get(card.architecture, TransformersEncoder)(card, state, checkpoint)

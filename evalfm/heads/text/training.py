@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.encoders.prompted import Prompted
+from evalfm.encoders.text import Prompted
 from evalfm.errors import EvalfmError
 from evalfm.progress import Progress
 

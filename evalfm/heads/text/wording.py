@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from evalfm.encoders.prompted import Prompted
-from evalfm.encoders.text import TextTower
-from evalfm.tasks.prompts import SLOT, Row
+from evalfm.encoders.text import Prompted, TextTower
+from evalfm.tasks.prompts import SLOT, PromptRow
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,6 @@ class Wording:
         return cls(content["template"], tuple(content["names"]))
 
 
-def names_of(rows: Sequence[Row]) -> tuple[str, ...]:
+def names_of(rows: Sequence[PromptRow]) -> tuple[str, ...]:
     """What each row is called."""
     return tuple(row.name for row in rows)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from evalfm.data.dealing import split_units
+from evalfm.data.assign_splits import split_units
 from evalfm.data.episodes import Episodes, draw_episodes
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError

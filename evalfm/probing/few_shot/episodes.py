@@ -46,7 +46,8 @@ from evalfm.probing.settings import EncoderSettings
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
 from evalfm.run import WORK, IfExists, check_writable, content_key, publishing, remove_leftovers, run_folder
-from evalfm.statistics.episodes import episode_auroc, over_episodes
+from evalfm.statistics.auroc import episode_auroc
+from evalfm.statistics.intervals import over_episodes
 from evalfm.training.tuning import forget
 
 OVERLAP = Caution(
@@ -274,7 +275,7 @@ class EpisodeBuilder:
             "prompts": None if settings.prompts is None else "file",
             "episodes": settings.episodes_of(method),
             "data": info.name,
-            "encoder": {"name": session.name, **session.asked},
+            "encoder": {"name": session.name, **session.requested},
         }
         counted = {"images": len(self.asked.drawn.used), "images_of_cohort": len(cohort)}
         return EpisodeRecord(

@@ -1,1 +1,1 @@
-"""What is reported per kind of task: metrics with their intervals, patients resampled as wholes."""
+"""Metrics per kind of task with their intervals, patients resampled as wholes."""

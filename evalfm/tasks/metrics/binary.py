@@ -1,4 +1,4 @@
-"""What is reported of a yes-or-no task."""
+"""Metrics of a yes-or-no task."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics import classification
-from evalfm.statistics.auroc import Auroc
+from evalfm.statistics.auroc import Auroc, AveragePrecision
 from evalfm.statistics.calibration import CalibrationCoefficient, calibration_error_statistic
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
-from evalfm.statistics.precision_recall import AveragePrecision
+from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import (
     Patients,
     Positions,
@@ -24,7 +23,7 @@ from evalfm.statistics.resampling import (
     over_folds,
     sums_over_folds,
 )
-from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
+from evalfm.tasks.metrics.inputs import BY_PATIENT, Sampling, checked_columns
 
 FEWEST_PATIENTS = 10
 """AUROC needs so many patients with a positive and with a negative image."""
@@ -52,39 +51,33 @@ RATES: dict[str, Rate] = {
 }
 
 THRESHOLD_RULE = "youden"
-"""How the operating point of a yes-or-no label is chosen on val, unless asked otherwise."""
+"""Default rule that picks the operating threshold of a yes-or-no label on the validation set."""
 
 DEFAULT_THRESHOLD = 0.5
-"""Where probabilities are cut that nobody has looked at on val."""
+"""Threshold of probabilities where none was chosen on validation data."""
 
 
 def binary_metrics(
     target: ArrayLike,
     score: ArrayLike,
     patient: ArrayLike,
+    sampling: Sampling = BY_PATIENT,
     *,
     threshold: float | NDArray[np.float64] | None,
-    seed: int = 0,
-    folds: ArrayLike | None = None,
-    unit: str = "patients",
-    resamples: int = RESAMPLES,
-    only: Collection[str] | None = None,
     calibrated: ArrayLike | None = None,
+    only: Collection[str] | None = None,
 ) -> dict[str, Estimate]:
     """Every metric of a binary task with its interval.
 
     Args:
-        target: [N] 0 or 1.
+        target: 0 or 1, [N].
         score: [N]; Brier, ECE and calibration need probabilities and are absent for scores outside [0, 1].
-        patient: [N] who is on the image; resampled as a whole.
-        threshold: chosen on val; a score at or above it is positive. One, or one per row where folds have
-            their own; None leaves out what needs it.
-        seed: of the resamples.
-        folds: [N] for out-of-fold scores: every metric is computed per fold and averaged.
-        unit: ``"images"`` where patients are unknown and each image is its own.
-        resamples: how many.
+        patient: patient id of each row, [N]; patients are resampled as a whole.
+        sampling: folds, and how intervals are made.
+        threshold: chosen on the validation set; a score at or above it is positive. One, or one per row where folds
+            have their own; None leaves out what needs it.
+        calibrated: scores at the temperature chosen on the validation set, [N]; None leaves out what needs it.
         only: these metrics alone, with the same values; None gives all.
-        calibrated: [N] the scores at the temperature that val chose; None leaves out what needs it.
 
     Returns:
         ``auroc, auprc, sensitivity, specificity, ppv, npv, f1, accuracy, balanced_accuracy, brier, ece,
@@ -94,8 +87,14 @@ def binary_metrics(
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0 nor 1.
+
+    >>> label = [0, 1] * 30
+    >>> score = [0.3 + 0.4 * y + (i % 7 - 3) / 10 for i, y in enumerate(label)]
+    >>> found = binary_metrics(label, score, range(60), threshold=0.5, only=("auroc", "sensitivity"))
+    >>> {name: [round(each, 2) for each in (of.value, of.low, of.high)] for name, of in found.items()}
+    {'auroc': [0.89, 0.79, 0.95], 'sensitivity': [0.7, 0.52, 0.83]}
     """
-    patients = checked_patients(patient, folds)
+    unit, patients = sampling.unit, sampling.patients(patient)
     given = {"target": target, "score": score}
     if isinstance(threshold, np.ndarray):
         given["threshold"] = threshold
@@ -112,18 +111,26 @@ def binary_metrics(
         "f1_all_positive": measured_rates(label, value, patients, -np.inf, unit=unit)["f1"],
     }
     if calibrated is not None:
-        mended = checked_columns({"calibrated": calibrated}, len(patients.codes))["calibrated"]
-        found = measured_calibration(label, mended, patients, unit=unit)
-        measured |= {f"{name}_calibrated": found[name] for name in ("brier", "ece")}
+        scaled = checked_columns({"calibrated": calibrated}, len(patients.codes))["calibrated"]
+        of_scaled = measured_calibration(label, scaled, patients, unit=unit)
+        measured |= {f"{name}_calibrated": of_scaled[name] for name in ("brier", "ece")}
     wanted = {name: item for name, item in measured.items() if only is None or name in only}
-    return estimates(wanted, patients, seed=seed, unit=unit, resamples=resamples)
+    return sampling.estimates(wanted, patients)
 
 
 def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") -> float:
-    """The operating point on val by ``statistics.classification.choose_threshold``, which states the rules.
+    """The operating threshold on the validation set, by ``statistics.classification.choose_threshold``.
+
+    Args:
+        target: 0 or 1, [N].
+        score: [N].
+        rule: ``youden``, ``f1``, ``sensitivity=.9`` or ``specificity=.9``.
 
     Raises:
-        EvalfmError: an unknown rule, or val holds only one class.
+        EvalfmError: an unknown rule, or the validation set holds only one class.
+
+    >>> choose_threshold([0, 0, 1, 1], [0.1, 0.3, 0.7, 0.9])
+    0.5
     """
     columns = checked_columns({"target": target, "score": score}, len(np.asarray(target)))
     try:
@@ -135,7 +142,7 @@ def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") 
 def measured_auroc(label: Values, value: Values, patients: Patients, *, unit: str) -> Measured | Estimate:
     """AUROC, absent below ten positive or ten negative patients.
 
-    A patient with images of both kinds counts on both sides.
+    A patient with images of both kinds counts in both.
     """
     positive, negative = patients.behind(label == 1), patients.behind(label == 0)
     fewest = min(positive, negative)
@@ -175,7 +182,7 @@ def measured_rates(
     *,
     unit: str,
 ) -> dict[str, Measured | Estimate]:
-    """Sensitivity and its kin at the threshold; each absent with the reason where there is none."""
+    """The rates that a threshold gives, from sensitivity to accuracy; absent with the reason where there is none."""
     if threshold is None:
         reason = "no threshold was chosen on val"
         return {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in RATES}
@@ -204,11 +211,11 @@ def measured_rates(
 def _at_default(label: Values, value: Values, patients: Patients, *, unit: str) -> dict[str, Measured | Estimate]:
     """The rates at .5, which means something for probabilities alone."""
     probable = value.min() >= 0 and value.max() <= 1
-    found = measured_rates(label, value, patients, DEFAULT_THRESHOLD if probable else None, unit=unit)
+    rates = measured_rates(label, value, patients, DEFAULT_THRESHOLD if probable else None, unit=unit)
     if not probable:
         reason = "scores outside [0, 1] are no probabilities"
-        found = {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in found}
-    return {f"{name}_default": item for name, item in found.items()}
+        rates = {name: Estimate.absent(reason, n=patients.behind(), unit=unit) for name in rates}
+    return {f"{name}_default": item for name, item in rates.items()}
 
 
 def measured_calibration(

@@ -1,4 +1,4 @@
-"""What is known of every metric before anything is measured: unit, direction, and what must stand beside it.
+"""Facts of every metric: its kinds of task, unit, direction, and what must be shown beside it.
 
 One table for tables, comparisons, choices and reports. A metric that is not in it is refused where it is computed.
 """
@@ -13,7 +13,7 @@ from typing import Literal
 from evalfm.errors import UnknownNameError
 
 Better = Literal["higher", "lower"] | float | None
-"""Which values are good: high or low ones, those nearest to a number, or none can be told."""
+"""Which values are good: high or low ones, those nearest to a number, or None where neither can be said."""
 
 SHARE, OF_TARGET, IMAGES = "", "unit of the target", "images"
 
@@ -28,7 +28,7 @@ class Metric:
         of_class: kinds that have it of each class or label, which the full name ends in.
         unit: empty for shares, areas under curves, correlations and losses.
         better: ``higher``, ``lower``, the number that it should be nearest to, or None where neither can be said.
-        beside: full names of what must be shown with it, where a predictor that knows nothing shines on it alone.
+        beside: full names of what must be shown with it, where a baseline is good at it alone.
     """
 
     name: str
@@ -54,6 +54,9 @@ class Metric:
 
         Raises:
             ValueError: the metric has no better and worse.
+
+        >>> metric_of("auroc").badness(0.9), metric_of("calibration_slope").badness(0.75)
+        (-0.9, 0.25)
         """
         if value is None:
             return float("inf")
@@ -150,7 +153,10 @@ def metric_of(name: str, classes: tuple[str, ...] | None = None) -> Metric:
         classes: where they are known an ending must be one of them; None lets every ending pass.
 
     Raises:
-        UnknownNameError: no metric is called so.
+        UnknownNameError: there is no metric of that name.
+
+    >>> metric_of("brier").direction, metric_of("sensitivity").beside, metric_of("dice_all_heart").base
+    ('lower', ('specificity',), 'dice_all')
     """
     base = _base_of(name, classes)
     if base is None:
@@ -165,6 +171,8 @@ def check_metrics(names: Iterable[str], kind: str, classes: tuple[str, ...] | No
 
     Raises:
         UnknownNameError: there is such a name.
+
+    >>> check_metrics(["auroc", "brier"], "binary")
     """
     for name in names:
         base = _base_of(name, classes)
@@ -173,7 +181,11 @@ def check_metrics(names: Iterable[str], kind: str, classes: tuple[str, ...] | No
 
 
 def names_of(kind: str) -> list[str]:
-    """The metrics of ``kind``; of those that each class has the plain name."""
+    """The metrics of ``kind``; of those that each class has the plain name.
+
+    >>> names_of("regression")
+    ['mae', 'rmse', 'r2', 'pearson', 'spearman', 'ccc', 'bias', 'limits_low', 'limits_high']
+    """
     return [name for name, facts in FACTS.items() if kind in facts.kinds | facts.of_class]
 
 

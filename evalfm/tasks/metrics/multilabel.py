@@ -1,4 +1,4 @@
-"""What is reported of several yes-or-no labels at once: macro and per label."""
+"""Metrics of several yes-or-no labels at once: macro and per label."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
+from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Patients, Values
 from evalfm.tasks.metrics.binary import RATES, measured_auroc, measured_average_precision, measured_rates
-from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
+from evalfm.tasks.metrics.inputs import BY_PATIENT, Sampling, checked_columns
 from evalfm.tasks.metrics.multiclass import macro
 
 
@@ -20,22 +20,21 @@ def multilabel_metrics(
     targets: ArrayLike,
     scores: ArrayLike,
     patient: ArrayLike,
+    sampling: Sampling = BY_PATIENT,
     *,
     class_names: Sequence[str],
     thresholds: Mapping[str, float | Values] | None = None,
-    seed: int = 0,
-    folds: ArrayLike | None = None,
-    unit: str = "patients",
-    resamples: int = RESAMPLES,
 ) -> dict[str, Estimate]:
     """Metrics of each label over the images where it is known, and their mean over labels.
 
     Args:
-        targets: [N, K] 0, 1 or NaN (unknown).
+        targets: 0, 1 or NaN (unknown), [N, K].
         scores: [N, K]; NaN where a label could not be learnt: such images do not count for it.
-        class_names: [K] names of the labels.
-        thresholds: per label the operating point chosen on val, one or one per row; None leaves out what needs it.
-        patient, seed, folds, unit, resamples: as for ``binary_metrics``.
+        patient: patient id of each row, [N]; patients are resampled as a whole.
+        sampling: folds, and how intervals are made.
+        class_names: names of the labels, [K].
+        thresholds: per label the threshold chosen on the validation set, one or one per row; None leaves out what
+            needs it.
 
     Returns:
         ``macro_auroc, macro_auprc`` and, per label, ``auroc[name], auprc[name]``, with thresholds also
@@ -43,8 +42,14 @@ def multilabel_metrics(
 
     Raises:
         EvalfmError: rows are missing or do not fit, or a label is neither 0, 1 nor NaN.
+
+    >>> labels = np.array([[0, 1], [1, 0], [1, 1], [0, 0]] * 12)
+    >>> scores = 0.4 * labels + np.linspace(0, 0.6, 96).reshape(48, 2)[:, ::-1]
+    >>> found = multilabel_metrics(labels, scores, range(48), Sampling(resamples=200), class_names=["edema", "mass"])
+    >>> round(found["macro_auroc"].value, 2), round(found["auroc[mass]"].value, 2)
+    (0.94, 0.94)
     """
-    patients = checked_patients(patient, folds)
+    unit, patients = sampling.unit, sampling.patients(patient)
     given = np.asarray(scores, dtype=np.float64)
     learnt = ~np.isnan(given)
     values = checked_columns({"scores": np.where(learnt, given, 0.0)}, len(patients.codes))["scores"]
@@ -71,12 +76,12 @@ def multilabel_metrics(
         for metric, item in measured.items():
             per_metric.setdefault(metric, {})[name] = item
     everything: dict[str, Measured | Estimate] = {
-        f"macro_{metric}": macro(parts, n=patients.count, unit=unit, names="labels")
-        for metric, parts in per_metric.items()
+        f"macro_{metric}": macro(of_labels, n=patients.count, unit=unit, names="labels")
+        for metric, of_labels in per_metric.items()
     }
-    for metric, parts in per_metric.items():
-        everything |= {f"{metric}[{name}]": item for name, item in parts.items()}
-    return estimates(everything, patients, seed=seed, unit=unit, resamples=resamples)
+    for metric, of_labels in per_metric.items():
+        everything |= {f"{metric}[{name}]": item for name, item in of_labels.items()}
+    return sampling.estimates(everything, patients)
 
 
 def _one_label(
@@ -90,8 +95,8 @@ def _one_label(
     label, value, patients = label[known], value[known], patients.among(known)
     if isinstance(threshold, np.ndarray):
         threshold = threshold[known]
-    found: dict[str, Measured | Estimate] = {
+    of_scores: dict[str, Measured | Estimate] = {
         "auroc": measured_auroc(label, value, patients, unit=unit),
         "auprc": measured_average_precision(label, value, patients),
     }
-    return found | (measured_rates(label, value, patients, threshold, unit=unit) if rates else {})
+    return of_scores | (measured_rates(label, value, patients, threshold, unit=unit) if rates else {})

@@ -1,4 +1,4 @@
-"""What is reported of a measured quantity."""
+"""Metrics of a measured quantity."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from numpy.typing import ArrayLike
 
 from evalfm.statistics import agreement
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
+from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Values, over_folds, sums_over_folds
-from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
+from evalfm.tasks.metrics.inputs import BY_PATIENT, Sampling, checked_columns
 
 OF_MOMENTS: dict[str, tuple[Callable[[Values], Values], str]] = {
     "mae": (agreement.mean_absolute_error, "no image"),
@@ -29,17 +29,14 @@ def regression_metrics(
     target: ArrayLike,
     prediction: ArrayLike,
     patient: ArrayLike,
-    *,
-    seed: int = 0,
-    folds: ArrayLike | None = None,
-    unit: str = "patients",
-    resamples: int = RESAMPLES,
+    sampling: Sampling = BY_PATIENT,
 ) -> dict[str, Estimate]:
     """Every metric of a regression task with its interval.
 
     Args:
-        target, prediction: [N] in the target's unit.
-        patient, seed, folds, unit, resamples: as for ``binary_metrics``.
+        target, prediction: in the target's unit, [N].
+        patient: patient id of each row, [N]; patients are resampled as a whole.
+        sampling: folds, and how intervals are made.
 
     Returns:
         ``mae, rmse, r2, pearson, spearman, ccc`` (Lin's concordance), ``bias`` (mean of prediction − target),
@@ -47,8 +44,14 @@ def regression_metrics(
 
     Raises:
         EvalfmError: rows are missing or do not fit.
+
+    >>> import numpy as np
+    >>> target = np.linspace(0.3, 0.6, 40)
+    >>> found = regression_metrics(target, target + 0.02, range(40), Sampling(resamples=200))
+    >>> round(found["mae"].value, 3), round(found["bias"].value, 3), found["mae"].reason
+    (0.02, 0.02, 'degenerate bootstrap: every resample gives the same value')
     """
-    patients = checked_patients(patient, folds)
+    patients = sampling.patients(patient)
     columns = checked_columns({"target": target, "prediction": prediction}, len(patients.codes))
     truth, guess = columns["target"], columns["prediction"]
     moments = agreement.moment_columns(truth, guess)
@@ -64,4 +67,4 @@ def regression_metrics(
         n=patients.count,
         undefined="target or prediction is constant",
     )
-    return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
+    return sampling.estimates(measured, patients)

@@ -1,4 +1,4 @@
-"""What is reported of a segmentation task: each image against its truth, then all images together."""
+"""Metrics of masks: each image against its truth, then all images together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import KDTree
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import RESAMPLES, Measured, estimates
+from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Patients, Values, mean_over_folds
 from evalfm.tasks.metrics.binary import measured_auroc
-from evalfm.tasks.metrics.inputs import checked_columns, checked_patients
-from evalfm.tasks.metrics.surfaces import surface_distances
+from evalfm.tasks.metrics.inputs import BY_PATIENT, Sampling, checked_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,6 +25,8 @@ SCORE_SHARE = 0.001
 """The image score is the mean of this share of the pixels, the most probable ones."""
 TOLERANCE_SHARE = 0.01
 """NSD tolerance as a share of the image height where the spacing is unknown."""
+PERCENTILE = 95
+"""Of the distances between borders, for HD95."""
 HISTOGRAM_BINS = 1 << 14
 """A power of two, so that a probability falls into its bin without rounding."""
 
@@ -72,12 +74,18 @@ def image_scores(
     Args:
         probability: [H, W] on the original grid.
         truth: [H, W].
-        threshold: chosen on val.
+        threshold: chosen on the validation set.
         spacing_mm: (row, column) pixel spacing; None gives HD95 in pixels.
         tolerance_mm: of the NSD; without spacing 1 % of the image height is used.
 
     Raises:
         EvalfmError: the shapes differ or a probability is not finite.
+
+    >>> truth = np.zeros((8, 8), dtype=bool)
+    >>> truth[2:5, 2:5] = True
+    >>> found = image_scores(np.roll(truth, 1, axis=1) * 0.9, truth, 0.5, spacing_mm=(0.5, 0.5))
+    >>> round(found.dice, 3), found.hd95, found.distance_unit
+    (0.667, 0.5, 'mm')
     """
     _check_image(probability, truth)
     predicted = probability >= threshold
@@ -107,14 +115,24 @@ def image_scores(
 
 
 def image_score(probability: NDArray[np.floating]) -> float:
-    """Mean of the top .1 % of pixel probabilities [H, W], at least one pixel (areas would tie at 0)."""
+    """Mean of the top .1 % of pixel probabilities [H, W], at least one pixel (areas would tie at 0).
+
+    >>> image_score(np.array([[0.1, 0.9], [0.2, 0.3]]))
+    0.9
+    """
     count = math.ceil(SCORE_SHARE * probability.size)
     top = np.partition(probability, probability.size - count, axis=None)[probability.size - count :]
     return float(top.mean(dtype=np.float64))
 
 
 class PixelHistogram:
-    """Counts of pixels by probability, pooled over images, from which val chooses its pixel threshold."""
+    """Counts of pixels by probability, pooled over validation images, from which the pixel threshold is chosen.
+
+    >>> histogram = PixelHistogram(bins=8)
+    >>> histogram.add(np.array([[0.2, 0.9], [0.3, 0.7]]), np.array([[False, True], [False, True]]))
+    >>> histogram.best_threshold()
+    0.5
+    """
 
     def __init__(self, bins: int = HISTOGRAM_BINS) -> None:
         if bins < 1 or bins & (bins - 1):
@@ -139,8 +157,7 @@ class PixelHistogram:
     def best_threshold(self) -> float:
         """The bin edge above 0 with the largest pooled-pixel Dice; amid equal ones the middle (lower) one.
 
-        A threshold of 0 would call pixels of probability 0, and turn a head that finds nothing into one that finds
-        everything.
+        A threshold of 0 would call pixels of probability 0, and turn empty masks into full ones.
 
         Raises:
             EvalfmError: no pixel of the truth was counted.
@@ -199,21 +216,18 @@ class MaskColumns:
 def segmentation_metrics(
     columns: MaskColumns,
     patient: ArrayLike,
-    *,
-    seed: int = 0,
-    folds: ArrayLike | None = None,
-    unit: str = "patients",
-    resamples: int = RESAMPLES,
+    sampling: Sampling = BY_PATIENT,
 ) -> dict[str, Estimate]:
     """Every metric of a segmentation task with its interval; means are over images.
 
     Args:
-        columns: [N] scores of each image.
-        patient, seed, folds, unit, resamples: as for ``binary_metrics``.
+        columns: scores of each image, [N].
+        patient: patient id of each row, [N]; patients are resampled as a whole.
+        sampling: folds, and how intervals are made.
 
     Returns:
         Over images with a lesion ``dice_positive`` (the primary), ``iou_positive`` and ``fraction_missed``
-        (no pixel of the lesion found). Over all images ``dice_all`` (both empty: 1) and ``image_auroc`` of
+        (no pixel of the lesion predicted). Over all images ``dice_all`` (both empty: 1) and ``image_auroc`` of
         ``score``. Over images without a lesion ``false_positive_area`` (fraction of the image). Over images
         where not both masks are empty ``hd95_mm, hd95_pixels, nsd, nsd_mm, nsd_pixels``: millimetres and
         pixels are never averaged together. The counts of images ``empty_predictions`` (a lesion, nothing
@@ -221,8 +235,15 @@ def segmentation_metrics(
 
     Raises:
         EvalfmError: rows are missing or do not fit.
+
+    >>> truth = np.zeros((8, 8), dtype=bool)
+    >>> truth[2:5, 2:5] = True
+    >>> scores = [image_scores(np.roll(truth, shift, axis=1) * 1.0, truth, 0.5, spacing_mm=None) for shift in range(4)]
+    >>> found = segmentation_metrics(MaskColumns.stack(scores), range(4), Sampling(resamples=200))
+    >>> round(found["dice_positive"].value, 3), round(found["fraction_missed"].value, 3)
+    (0.5, 0.25)
     """
-    patients = checked_patients(patient, folds)
+    unit, patients = sampling.unit, sampling.patients(patient)
     names = ("dice", "iou", "area_true", "area_predicted", "score")
     checked = checked_columns({name: getattr(columns, name) for name in names}, len(patients.codes))
     lesion, predicted = checked["area_true"] > 0, checked["area_predicted"] > 0
@@ -244,7 +265,7 @@ def segmentation_metrics(
         "empty_truths": _count(~lesion & predicted, patients, unit),
         "both_empty": _count(~lesion & ~predicted, patients, unit),
     }
-    return estimates(measured, patients, seed=seed, unit=unit, resamples=resamples)
+    return sampling.estimates(measured, patients)
 
 
 def _distances(
@@ -252,19 +273,19 @@ def _distances(
 ) -> dict[str, Measured | Estimate]:
     """HD95 and NSD over the images where not both masks are empty, apart by the unit of distance."""
     checked_columns({"hd95": columns.hd95[defined], "nsd": columns.nsd[defined]}, int(defined.sum()))
-    found: dict[str, Measured | Estimate] = {}
+    distances: dict[str, Measured | Estimate] = {}
     in_unit = {which: defined & (columns.distance_unit == which) for which in ("mm", "pixels")}
     for which, rows in in_unit.items():
         for name, values in (("hd95", columns.hd95), ("nsd", columns.nsd)):
             undefined = f"no image is measured in {which}, or every mask is empty, true and predicted"
             statistic = mean_over_folds(np.where(rows, values, 0.0), patients, rows)
-            found[f"{name}_{which}"] = Measured(statistic, n=patients.behind(rows), undefined=undefined)
+            distances[f"{name}_{which}"] = Measured(statistic, n=patients.behind(rows), undefined=undefined)
     if in_unit["mm"].any() and in_unit["pixels"].any():
         reason = "tolerances in mm and in pixels are not averaged: see nsd_mm and nsd_pixels"
-        found["nsd"] = Estimate.absent(reason, n=patients.behind(defined), unit=unit)
+        distances["nsd"] = Estimate.absent(reason, n=patients.behind(defined), unit=unit)
     else:
-        found["nsd"] = found["nsd_mm" if in_unit["mm"].any() else "nsd_pixels"]
-    return found
+        distances["nsd"] = distances["nsd_mm" if in_unit["mm"].any() else "nsd_pixels"]
+    return distances
 
 
 def _count(rows: NDArray[np.bool_], patients: Patients, unit: str) -> Estimate:
@@ -281,7 +302,76 @@ def _check_image(probability: NDArray[np.floating], truth: NDArray[np.bool_]) ->
     if probability.shape != truth.shape or truth.ndim != 2:
         raise EvalfmError(
             f"A prediction of shape {probability.shape} cannot be scored against a mask of shape "
-            f"{truth.shape}; bring both to the original film's grid."
+            f"{truth.shape}; bring both to the original image's grid."
         )
     if not np.isfinite(probability).all():
         raise EvalfmError("A predicted mask holds missing or infinite probabilities; check the head's training.")
+
+
+@dataclass(frozen=True)
+class SurfaceDistances:
+    """From each border pixel of one mask to the nearest border pixel of the other, both ways.
+
+    Attributes:
+        forward: [S] from the first mask's border to the second's.
+        backward: [T] from the second mask's border to the first's.
+    """
+
+    forward: NDArray[np.float64]
+    backward: NDArray[np.float64]
+
+    @property
+    def hd95(self) -> float:
+        """The larger of the two directed 95th percentiles (linear between ranks)."""
+        return float(max(np.percentile(self.forward, PERCENTILE), np.percentile(self.backward, PERCENTILE)))
+
+    def nsd(self, tolerance: float) -> float:
+        """Share of border pixels of both masks that lie within ``tolerance`` of the other border."""
+        near = np.count_nonzero(self.forward <= tolerance) + np.count_nonzero(self.backward <= tolerance)
+        return near / (len(self.forward) + len(self.backward))
+
+
+def surface_distances(
+    first: NDArray[np.bool_], second: NDArray[np.bool_], spacing: tuple[float, float] = (1.0, 1.0)
+) -> SurfaceDistances:
+    """Border-to-border distances of two masks [H, W], not empty, in the unit of ``spacing`` (row, column).
+
+    Raises:
+        ValueError: the shapes differ or a mask is empty.
+
+    >>> one = np.zeros((6, 6), dtype=bool)
+    >>> one[1:4, 1:4] = True
+    >>> found = surface_distances(one, np.roll(one, 1, axis=1), spacing=(0.5, 0.5))
+    >>> found.hd95, float(found.nsd(tolerance=0.4))
+    (0.5, 0.5)
+    """
+    if first.shape != second.shape:
+        raise ValueError(f"masks of different shapes {first.shape} and {second.shape}")
+    one, other = (border_points(mask) * np.asarray(spacing) for mask in (first, second))
+    if not len(one) or not len(other):
+        raise ValueError("an empty mask has no border")
+    forward, _ = _tree(other).query(one)
+    backward, _ = _tree(one).query(other)
+    return SurfaceDistances(np.asarray(forward), np.asarray(backward))
+
+
+def border_points(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[S, 2] row and column of the pixels of ``mask`` [H, W] with one of four neighbours outside it.
+
+    What lies beyond the image is outside.
+
+    >>> border_points(np.ones((2, 2), dtype=bool)).tolist()
+    [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return np.empty((0, 2))
+    box = np.pad(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 1)
+    inner = box[:-2, 1:-1] & box[2:, 1:-1] & box[1:-1, :-2] & box[1:-1, 2:]
+    points = np.argwhere(box[1:-1, 1:-1] & ~inner).astype(np.float64)
+    return points + np.array([rows[0], columns[0]], dtype=np.float64)
+
+
+def _tree(points: NDArray[np.float64]) -> KDTree:
+    # Borders are short beside the image: a tree of them beats a distance transform of every pixel.
+    return KDTree(points, balanced_tree=False, compact_nodes=False)

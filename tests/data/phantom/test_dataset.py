@@ -10,7 +10,7 @@ import pytest
 
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import Dials, make_phantom, render
-from evalfm.data.phantom.film import FINDINGS
+from evalfm.data.phantom.radiograph import FINDINGS
 from evalfm.errors import EvalfmError
 
 

@@ -8,7 +8,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_dicom
+from .published import read_source, write_dicom
 
 REPORTS = "SOPInstanceUID,StudyInstanceUID,EncodedPixels,Report,filename\n"
 ROWS = (
@@ -33,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("candid-ptx", root)
+    return read_source("candid-ptx", root)
 
 
 def test_labels_patients_and_masks(root: Path) -> None:

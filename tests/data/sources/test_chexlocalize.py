@@ -11,7 +11,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.masks import encode
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 SIDE = (10, 7)
 FINDINGS = (
@@ -57,7 +57,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("chexlocalize", root)
+    return read_source("chexlocalize", root)
 
 
 def test_outlines_labels_and_what_neither_says(root: Path) -> None:

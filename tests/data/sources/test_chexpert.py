@@ -9,7 +9,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 HEADER = (
     "Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,"
@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> Manifest:
-    return imported("chexpert", root, **options)
+    return read_source("chexpert", root, **options)
 
 
 def test_labels_follow_the_conventions_and_the_options(tmp_path: Path) -> None:

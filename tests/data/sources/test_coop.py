@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.coop import import_source
 from evalfm.errors import EvalfmError
 
@@ -104,9 +104,9 @@ def test_names_of_a_private_set_are_hashed(root: Path) -> None:
 
 def test_what_does_not_fit_is_named(root: Path) -> None:
     write(root, SPLIT, "split_zhou.json")
-    with pytest.raises(EvalfmError, match=r"holds 2 sets .* --part split_BTMRI\.json"):
+    with pytest.raises(EvalfmError, match=r"holds 2 sets .* --subset split_BTMRI\.json"):
         read(root)
-    assert len(read(root, part="split_BTMRI")) == 5
+    assert len(read(root, subset="split_BTMRI")) == 5
     (root / "split_zhou.json").unlink()
     write(root, {"train": [], "test": []})
     with pytest.raises(EvalfmError, match="no list 'val'"):

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions, TableMapping
 from evalfm.data.sources.density import import_source
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
-from tests.data.sources.films import drawn
+from tests.data.sources.published import drawn
 
 HEADER = "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split\n"
 VIEWS = (("L", "CC"), ("L", "MLO"), ("R", "CC"), ("R", "MLO"))
@@ -34,11 +34,10 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(root: Path, **options: object) -> Manifest:
-    asked = ImportOptions(**options)  # type: ignore[arg-type]
-    imported = import_source(root, asked)
+def read(root: Path, *, seed: int = 0, **options: object) -> Manifest:
+    imported = import_source(root, ImportOptions(**options))  # type: ignore[arg-type]
     info = imported.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return drawn(Manifest(info, imported.table, root), imported, asked)
+    return drawn(Manifest(info, imported.table, root), imported, seed)
 
 
 def test_every_view_has_its_breasts_density(root: Path) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalfm.data.dealing import deal
+from evalfm.data.assign_splits import deal
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table, split_keys
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_dicom
+from .published import read_source, write_dicom
 
 
 def write(path: Path, **tags: Any) -> str:
@@ -41,7 +41,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> Manifest:
-    return imported("dicom", root, **options)
+    return read_source("dicom", root, **options)
 
 
 def labels(tmp_path: Path, text: str) -> Path:
@@ -79,7 +79,7 @@ def test_an_import_again_gives_the_same_hashes(root: Path, tmp_path: Path) -> No
 
 def test_labels_meet_by_accession_and_only_zeros_and_ones_enter(root: Path, tmp_path: Path) -> None:
     path = labels(tmp_path, "acc,Pneumothorax,MRN,report\nA1,1,77,Jane Smith\nA3,-1,78,x\nA9,0,79,y\n")
-    data = read(root, labels=path, on="AccessionNumber=acc")
+    data = read(root, label_table=path, join_on="AccessionNumber=acc")
     assert np.array_equal(data.label("pneumothorax"), [1, np.nan, np.nan], equal_nan=True)
     assert "Jane" not in data.table.to_csv()
     facts = ["sex", "age", "view", "manufacturer", "pneumothorax"]
@@ -87,7 +87,7 @@ def test_labels_meet_by_accession_and_only_zeros_and_ones_enter(root: Path, tmp_
     assert "2 of 3 films" not in data.info.notes[0]
     assert data.info.notes[0].startswith("5 of 6 films have a row in labels.csv; 1 of its 3 rows have no film.")
     assert data.info.notes[-1] == "2 columns of the labels did not enter."
-    zero = read(root, labels=path, on="AccessionNumber=acc", uncertain="zero", blank="negative")
+    zero = read(root, label_table=path, join_on="AccessionNumber=acc", uncertain="zero", blank="negative")
     assert zero.label("pneumothorax").tolist() == [1, 0, 0]
 
 
@@ -96,7 +96,7 @@ def test_a_view_may_come_from_the_labels(root: Path, tmp_path: Path) -> None:
     write(root / "c/side2", ViewPosition=None, AccessionNumber="A5", PatientID="P5")
     assert "2 view unknown" in read(root).info.notes[0]
     path = labels(tmp_path, "AccessionNumber,view,ptx\nA4,ap,1\nA5,LATERAL,0\n")
-    data = read(root, labels=path, on="AccessionNumber")
+    data = read(root, label_table=path, join_on="AccessionNumber")
     assert data.table["image"].tolist()[-1] == "c/unknown"
     assert data.table["view"].tolist()[-1] == "AP"
     assert data.label("ptx")[-1] == 1
@@ -122,15 +122,15 @@ def test_copies_and_damage_are_counted(root: Path) -> None:
 
 def test_labels_that_contradict_or_meet_nothing_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalfmError, match="several different rows for 1 values of acc, the first in line 3"):
-        read(root, labels=labels(tmp_path, "acc,ptx\nA1,1\nA1,0\n"), on="AccessionNumber=acc")
+        read(root, label_table=labels(tmp_path, "acc,ptx\nA1,1\nA1,0\n"), join_on="AccessionNumber=acc")
     with pytest.raises(EvalfmError, match="No AccessionNumber of 6 films"):
-        read(root, labels=labels(tmp_path, "acc,ptx\nB1,1\n"), on="AccessionNumber=acc")
+        read(root, label_table=labels(tmp_path, "acc,ptx\nB1,1\n"), join_on="AccessionNumber=acc")
     with pytest.raises(EvalfmError, match="'AccessionNumber'"):
-        read(root, labels=labels(tmp_path, "acc,ptx\nA1,1\n"), on="Accession=acc")
+        read(root, label_table=labels(tmp_path, "acc,ptx\nA1,1\n"), join_on="Accession=acc")
     with pytest.raises(EvalfmError, match="no column of 0 and 1"):
-        read(root, labels=labels(tmp_path, "acc,ptx\nA1,yes\n"), on="AccessionNumber=acc")
+        read(root, label_table=labels(tmp_path, "acc,ptx\nA1,yes\n"), join_on="AccessionNumber=acc")
     with pytest.raises(EvalfmError, match="Labels need their table"):
-        read(root, on="AccessionNumber")
+        read(root, join_on="AccessionNumber")
 
 
 def test_a_film_without_a_patient_is_refused_where_others_have_one(root: Path) -> None:

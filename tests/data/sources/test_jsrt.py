@@ -10,7 +10,7 @@ from evalfm.data.images import image_size, read_image
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported
+from .published import read_source
 
 
 def write_film(path: Path, top: int = 4095) -> None:
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("jsrt", root)
+    return read_source("jsrt", root)
 
 
 def test_films_are_read_with_air_dark(root: Path) -> None:

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.medimeta import import_source
 from evalfm.errors import EvalfmError
-from tests.data.sources.films import drawn
+from tests.data.sources.published import drawn
 
 
 def read(root: Path, **options: object) -> Manifest:
-    asked = ImportOptions(**options)  # type: ignore[arg-type]
-    imported = import_source(root, asked)
+    imported = import_source(root, ImportOptions(**options))  # type: ignore[arg-type]
     info = imported.info.model_copy(update={"root": str(root), "salt": "pepper"})
-    return drawn(Manifest(info, imported.table, root), imported, asked)
+    return drawn(Manifest(info, imported.table, root), imported)
 
 
 INFO = """
@@ -72,7 +71,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def test_tasks_are_columns_under_their_own_words(root: Path) -> None:
-    data = read(root, part="cxr")
+    data = read(root, subset="cxr")
     data.validate(deep=True)
     assert data.table["id"].tolist() == ["000000", "000001", "000002", "000003"]
     assert data.locator(3) == "cxr/images/000003.tiff"
@@ -100,7 +99,7 @@ def test_the_folder_of_the_set_itself_is_a_root_too(root: Path) -> None:
 def test_rows_of_the_table_may_stand_in_another_order_than_the_arrays(root: Path) -> None:
     header, *rows = TABLE.splitlines()
     (root / "cxr/annotations.csv").write_text("\n".join([header, *reversed(rows)]))
-    data = read(root, part="cxr")
+    data = read(root, subset="cxr")
     assert data.table["id"].tolist() == ["000003", "000002", "000001", "000000"]
     assert data.label("pleural_thickening").tolist() == [1, 0, 0, 1]
     assert data.label("patient_gender").tolist() == [0, 1, 1, 0]
@@ -110,24 +109,24 @@ def test_rows_of_the_table_may_stand_in_another_order_than_the_arrays(root: Path
 def test_arrays_that_are_not_of_this_table_are_refused(root: Path) -> None:
     np.save(root / "cxr/task_labels/patient gender.npy", np.array([0, 1, 0, 0]))
     with pytest.raises(EvalfmError, match=r"and the column tasks/patient gender of annotations\.csv differ"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     np.save(root / "cxr/task_labels/patient gender.npy", np.array([0, 1, 0]))
     with pytest.raises(EvalfmError, match=r"holds labels of 3 images where annotations\.csv has 4"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     np.save(root / "cxr/task_labels/patient gender.npy", np.array([0, 1, 1, {}], dtype=object))
     with pytest.raises(EvalfmError, match="cannot be read"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     np.save(root / "cxr/task_labels/patient gender.npy", np.array(LABELS["patient gender"]))
     np.save(root / "cxr/task_labels/grade.npy", np.array([0, 3, 1, 1]))
     with pytest.raises(EvalfmError, match=r"grade\.npy of .* holds 3, which info\.yaml does not name"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
 
 
 def test_original_lists_serve_where_there_are_no_others_and_val_is_dealt(root: Path) -> None:
     (root / "cxr/splits").rename(root / "cxr/original_splits")
     (root / "cxr/original_splits/val.txt").unlink()
     (root / "cxr/original_splits/train.txt").write_text("images/000000.tiff\nimages/000001.tiff\nimages/000002.tiff\n")
-    data = read(root, part="cxr")
+    data = read(root, subset="cxr")
     data.validate()
     assert data.splits[3] == "test"
     assert set(data.splits[:3]) <= {"train", "val"}
@@ -139,22 +138,22 @@ def test_a_patient_in_two_lists_is_a_fault(root: Path) -> None:
     (root / "cxr/splits/val.txt").write_text("images/000002.tiff\n")
     (root / "cxr/splits/train.txt").write_text("images/000000.tiff\nimages/000001.tiff\n")
     with pytest.raises(EvalfmError, match="patient '8' is in train and val"):
-        read(root, part="cxr").validate()
+        read(root, subset="cxr").validate()
 
 
 def test_what_does_not_fit_is_named(root: Path) -> None:
     (root / "oct").mkdir()
     (root / "oct/info.yaml").write_text(INFO)
-    with pytest.raises(EvalfmError, match=r"holds 2 sets .cxr, oct.; choose one with --part cxr"):
+    with pytest.raises(EvalfmError, match=r"holds 2 sets .cxr, oct.; choose one with --subset cxr"):
         read(root)
     with pytest.raises(EvalfmError, match=r"no annotations\.csv in .*oct, which holds info\.yaml"):
-        read(root, part="oct")
+        read(root, subset="oct")
     (root / "cxr/splits/train.txt").write_text("images/000001.tiff\n")
     with pytest.raises(EvalfmError, match="1 images are in no list"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     (root / "cxr/splits/train.txt").write_text("images/000001.tiff\nimages/000002.tiff\nimages/000003.tiff\n")
     with pytest.raises(EvalfmError, match=r"000003\.tiff is in test\.txt and train\.txt"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     (root / "cxr/splits/train.txt").write_text("images/000001.tiff\nimages/000002.tiff\n")
     (root / "cxr/images.hdf5").touch()
     for path in (root / "cxr/images").iterdir():
@@ -162,10 +161,10 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
     with pytest.raises(
         EvalfmError, match=r"no cxr/images/000000\.tiff in .*unpack the images, which images\.hdf5 holds"
     ):
-        read(root, part="cxr")
+        read(root, subset="cxr")
     (root / "cxr/info.yaml").write_text(INFO.replace("ORDINAL_REGRESSION", "SEGMENTATION"))
     with pytest.raises(EvalfmError, match="the task 'grade' of kind 'SEGMENTATION'"):
-        read(root, part="cxr")
+        read(root, subset="cxr")
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from evalfm.data.config import ImportOptions
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.medmnist import import_source
 from evalfm.errors import EvalfmError
 
@@ -116,11 +116,11 @@ def test_a_set_of_ones_own_in_this_layout(tmp_path: Path) -> None:
 def test_one_of_several_files_is_chosen_by_name(tmp_path: Path) -> None:
     write(tmp_path / "pneumoniamnist.npz", BINARY)
     write(tmp_path / "pneumoniamnist_64.npz", BINARY)
-    with pytest.raises(EvalfmError, match=r"holds 2 sets .* choose one with --part pneumoniamnist\.npz"):
+    with pytest.raises(EvalfmError, match=r"holds 2 sets .* choose one with --subset pneumoniamnist\.npz"):
         read(tmp_path)
-    assert read(tmp_path, part="pneumoniamnist_64").locator(0).startswith("pneumoniamnist_64.npz#")
+    assert read(tmp_path, subset="pneumoniamnist_64").locator(0).startswith("pneumoniamnist_64.npz#")
     with pytest.raises(EvalfmError, match="Did you mean 'pneumoniamnist"):
-        read(tmp_path, part="pneumoniamnist_46")
+        read(tmp_path, subset="pneumoniamnist_46")
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         read(tmp_path)
     write(tmp_path / "octmnist.npz", CLASSES)
     with pytest.raises(EvalfmError, match="class 6 where octmnist has 4"):
-        read(tmp_path, part="octmnist")
+        read(tmp_path, subset="octmnist")
     file.write_bytes(b"no zip")
     with pytest.raises(EvalfmError, match="cannot be read as NPZ"):
-        read(tmp_path, part="pneumoniamnist")
+        read(tmp_path, subset="pneumoniamnist")
 
 
 def test_objects_are_never_unpickled(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_objects_are_never_unpickled(tmp_path: Path) -> None:
 def test_import_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     write(tmp_path / "root/pneumoniamnist.npz", BINARY)
-    data = import_data("medmnist", tmp_path / "root", tmp_path / "out", part="pneumoniamnist", copy=True)
+    data = import_data("medmnist", tmp_path / "root", tmp_path / "out", subset="pneumoniamnist", copy_images=True)
     data.validate(deep=True)
     assert data.info.split is not None
     assert data.info.split.rule == "source"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalfm.data.config import ImportOptions
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.mermed import import_source
 from evalfm.errors import EvalfmError
 
@@ -98,12 +98,12 @@ def test_without_a_split_patients_are_dealt_and_stay_whole(root: Path, tmp_path:
 
 def test_a_table_elsewhere_and_one_of_several(root: Path, tmp_path: Path) -> None:
     (root / "cxr.csv").rename(tmp_path / "labels.csv")
-    assert len(read(root, labels=tmp_path / "labels.csv")) == 4
+    assert len(read(root, label_table=tmp_path / "labels.csv")) == 4
     (root / "a.csv").write_text(CSV)
     (root / "b.csv").write_text(CSV)
-    with pytest.raises(EvalfmError, match=r"holds 2 sets .* --part a\.csv"):
+    with pytest.raises(EvalfmError, match=r"holds 2 sets .* --subset a\.csv"):
         read(root)
-    assert read(root, part="b").info.name == "b"
+    assert read(root, subset="b").info.name == "b"
 
 
 def test_what_does_not_fit_is_named(root: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 META = "dicom_id,subject_id,study_id,PerformedProcedureStepDescription,ViewPosition,Rows,Columns,StudyDate\n"
 LABELS = (
@@ -47,7 +47,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path, **options: Any) -> Manifest:
-    return imported("mimic-cxr-jpg", root, **options)
+    return read_source("mimic-cxr-jpg", root, **options)
 
 
 def test_films_meet_the_labels_of_their_study(root: Path) -> None:
@@ -68,9 +68,9 @@ def test_films_meet_the_labels_of_their_study(root: Path) -> None:
 def test_options_and_the_other_labeller(root: Path) -> None:
     assert read(root, uncertain="one").label("consolidation")[1] == 1
     assert np.isnan(read(root, blank="unknown").label("pneumothorax")[0])
-    assert read(root, part="negbio").label("pneumothorax")[1] == 0
-    with pytest.raises(EvalfmError, match="--part is chexpert or negbio"):
-        read(root, part="radiologist")
+    assert read(root, subset="negbio").label("pneumothorax")[1] == 0
+    with pytest.raises(EvalfmError, match="--subset is chexpert or negbio"):
+        read(root, subset="radiologist")
 
 
 def test_what_is_left_out_is_counted(root: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 HEADER = (
@@ -36,7 +36,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("padchest", root)
+    return read_source("padchest", root)
 
 
 def test_labels_ages_and_views(root: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_dicom
+from .published import read_source, write_dicom
 
 SIDE = (1024, 1024)
 HEADER = "ImageId, EncodedPixels\n"
@@ -40,7 +40,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("siim-acr", root)
+    return read_source("siim-acr", root)
 
 
 def test_rows_labels_and_headers(root: Path) -> None:

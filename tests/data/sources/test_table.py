@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 from evalfm.cards import validate
 from evalfm.cli.app import app
 from evalfm.data.checks import deep_faults
+from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions, TableMapping
 from evalfm.data.sources.table import import_source
 from evalfm.errors import EvalfmError
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
-from .films import write_picture
+from .published import write_picture
 
 CSV = (
     "File,PID,Set,PTX,Grade,Ratio,Report,Sex,Age,Site\n"
@@ -212,7 +212,7 @@ def test_words_for_unknown_are_empty_cells_when_asked(root: Path) -> None:
     assert "row 2: y is 'NA'; leave the cell empty, or say that the word means unknown (`--unknown NA`" in str(
         caught.value
     )
-    data, notes = noted(root, mapping.model_copy(update={"unknown_words": ["NA", "-9"]}))
+    data, notes = noted(root, mapping.model_copy(update={"unknown_words": ("NA", "-9")}))
     assert np.array_equal(data.label("y"), [1, np.nan, 0], equal_nan=True)
     assert data.table["sex"].tolist() == ["F", None, None]
     assert np.array_equal(data.label("bmi"), [22, np.nan, np.nan], equal_nan=True)

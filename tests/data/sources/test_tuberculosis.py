@@ -10,7 +10,7 @@ from PIL import Image
 
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_picture
+from .published import read_source, write_picture
 
 
 def half(path: Path, *, left: bool) -> None:
@@ -34,7 +34,7 @@ def test_montgomery(tmp_path: Path) -> None:
         half(tmp_path / f"ManualMask/rightMask/{name}.png", left=False)
     reading(tmp_path, "MCUCXR_0001_0", "Patient's Sex: F\nPatient's Age: 027Y\nnormal\n\n")
     reading(tmp_path, "MCUCXR_0104_1", "Patient's Sex: M\nPatient's Age: 008M\ninfiltrate from 2 years ago, 55Y\n")
-    data = imported("montgomery", tmp_path)
+    data = read_source("montgomery", tmp_path)
     data.validate(deep=True)
     assert data.label("tuberculosis").tolist() == [0, 1, 1]
     assert data.table["sex"].tolist() == ["F", "M", None]
@@ -55,7 +55,7 @@ def test_shenzhen(tmp_path: Path) -> None:
     reading(tmp_path, "CHNCXR_0001_0", "male 45yrs\nnormal")
     reading(tmp_path, "CHNCXR_0330_1", "Female, 6 months\nPTB in the right upper field\n")
     reading(tmp_path, "CHNCXR_0331_1", "female 23 yrs\n\nSTB, 2007")
-    data = imported("shenzhen", tmp_path)
+    data = read_source("shenzhen", tmp_path)
     data.validate(deep=True)
     assert data.label("tuberculosis").tolist() == [0, 1, 1]
     assert data.table["sex"].tolist() == ["M", "F", "F"]
@@ -87,7 +87,7 @@ def test_sex_and_age_are_read_where_the_set_writes_them(
 ) -> None:
     write_picture(tmp_path / "CXR_png/CHNCXR_0001_0.png")
     reading(tmp_path, "CHNCXR_0001_0", text)
-    row = imported("shenzhen", tmp_path).table.iloc[0]
+    row = read_source("shenzhen", tmp_path).table.iloc[0]
     assert row["sex"] == sex
     assert np.isnan(row["age"]) if age is None else row["age"] == pytest.approx(age)
 
@@ -99,14 +99,14 @@ def test_a_palette_of_greys_is_one_channel(tmp_path: Path) -> None:
     film.putpalette([level for grey in (200, 100, 0, 255) for level in (grey, grey, grey)])
     film.save(path)
     assert Image.open(path).mode == "P"
-    pixels = imported("shenzhen", tmp_path).image(0).pixels
+    pixels = read_source("shenzhen", tmp_path).image(0).pixels
     assert np.allclose(pixels, np.array([[[200, 100], [0, 255]]]) / 255)
 
 
 def test_masks_of_shenzhen_may_lie_in_a_folder_of_either_name(tmp_path: Path) -> None:
     write_picture(tmp_path / "CXR_png/CHNCXR_0001_0.png")
     half(tmp_path / "masks/CHNCXR_0001_0_mask.png", left=True)
-    mask = imported("shenzhen", tmp_path).mask(0, "lungs")
+    mask = read_source("shenzhen", tmp_path).mask(0, "lungs")
     assert mask is not None
     assert mask[:, :4].all()
     assert not mask[:, 4:].any()
@@ -116,7 +116,7 @@ def test_masks_of_shenzhen_may_lie_in_a_folder_of_either_name(tmp_path: Path) ->
 def test_a_wrong_root_or_name_is_told(tmp_path: Path, source: str, first: str) -> None:
     write_picture(tmp_path / "images/x.png")
     with pytest.raises(EvalfmError, match=rf"no CXR_png/{first}_0001_0\.png in .*, which holds images"):
-        imported(source, tmp_path)
+        read_source(source, tmp_path)
     write_picture(tmp_path / f"CXR_png/{first}_0001_2.png")
     with pytest.raises(EvalfmError, match="is not named"):
-        imported(source, tmp_path)
+        read_source(source, tmp_path)

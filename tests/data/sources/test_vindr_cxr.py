@@ -7,7 +7,7 @@ import pytest
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
-from .films import imported, write_dicom, write_picture
+from .published import read_source, write_dicom, write_picture
 
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max\n"
 ROWS = (
@@ -32,7 +32,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def read(root: Path) -> Manifest:
-    return imported("vindr-cxr", root)
+    return read_source("vindr-cxr", root)
 
 
 def test_a_finding_needs_more_than_half_of_its_readers(root: Path) -> None:

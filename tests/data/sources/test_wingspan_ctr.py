@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalfm.data.config import ImportOptions
 from evalfm.data.manifest import Manifest
-from evalfm.data.sources import ImportOptions
 from evalfm.data.sources.wingspan_ctr import import_source
 from evalfm.errors import EvalfmError
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState
 from evalfm.encoders.families import builder
 
-DRAWN = Settings(random_weights=True)
+DRAWN = EncoderState(random_weights=True)
 
 
 def build(card: EncoderCard, size: int, **fields: Any) -> Encoder:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from evalfm.encoders.adaptation.blocks import blocks
 from evalfm.encoders.adaptation.checkpointing import activation_checkpointing
 from evalfm.encoders.adaptation.drop_path import set_drop_path
 from evalfm.encoders.adaptation.lora import add_lora, set_training
+from evalfm.encoders.blocks import blocks
 from evalfm.encoders.encoder import Encoder
 
 NAMES = ["vit", "swin", "resnet", "convnext", "dinov2", "squeezenet", "densenet"]

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import ALPHA, add_lora, base_state, load_lora, lora_state, set_training
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, tensor_digest
+from evalfm.encoders.encoder import Encoder, RawFeatures
+from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 
 # Counted by hand from the architectures: qkv and proj of 3 blocks; of 8 blocks; query, key, value and output

@@ -23,10 +23,10 @@ class Expected:
         maps: (channels, rows) of each map at the native input size.
         size: side of the square input; ``resize``: squash, crop (short edge to ``resize_to``, then the centre) or
             letterbox (to ``resize_to``, None: to ``size``).
-        statistics: mean and std per channel on the scale of ``value_range``, to which 0 and 1 of the film go.
+        statistics: mean and std per channel on the scale of ``value_range``, to which 0 and 1 of the image go.
         crop: how the start of a centre crop is rounded: torchvision's ``even``, transformers' ``down``.
         first: filter of a letterbox before it is padded, sides cut to whole pixels; None: ``interpolation``, rounded.
-        cut_overshoot: whether the last resize stays within the film's range.
+        cut_overshoot: whether the last resize stays within the image's range.
         scaling: of the values, as on the card.
         prefix_tokens: before the patches.
         text: dimension and context length of the text tower, if there is one.
@@ -49,7 +49,7 @@ class Expected:
     cut_overshoot: bool = True
     statistics: tuple[Triple, Triple] = IMAGENET
     value_range: tuple[float, float] = (0.0, 1.0)
-    scaling: Literal["range", "min-max-film", "min-max-input", "z-score-input"] = "range"
+    scaling: Literal["range", "min-max-image", "min-max-input", "z-score-input"] = "range"
     pad: Literal["centre", "start"] = "centre"
     prefix_tokens: int = 0
     text: tuple[int, int] | None = None

@@ -43,6 +43,7 @@ EXPECTED: dict[str, Expected] = {
         prefix_tokens=1,
         small=70,
         narrow=NARROW,
+        meta=True,
     ),
     "dinov2-base": Expected(
         source=DINOV2,
@@ -57,6 +58,7 @@ EXPECTED: dict[str, Expected] = {
         prefix_tokens=1,
         small=70,
         narrow=NARROW,
+        meta=True,
     ),
     "resnet50": Expected(
         source=TORCHVISION,

@@ -45,7 +45,7 @@ RESNET50 = 25_557_032 - 2048 * 1000 - 1000  # torchvision's model table less the
 BIOVILT_PARAMETERS = (
     RESNET50
     + 2048 * 256
-    + 256  # 1 x 1 convolution; the missing previous film
+    + 256  # 1 x 1 convolution; the missing previous radiograph
     + 512 * 128
     + 2 * 128
     + 128 * 128
@@ -113,7 +113,7 @@ EXPECTED: dict[str, Expected] = {
         resize_to=512,
         interpolation="bilinear",
         statistics=PLAIN,
-        scaling="min-max-film",
+        scaling="min-max-image",
         text=(128, 512),
         small=64,
         narrow={"arguments": {"layers": [1, 1, 1, 1]}},

@@ -15,9 +15,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import BertConfig, BertModel
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "no", "pneumothorax", "a", "photo", "of", "heart"]

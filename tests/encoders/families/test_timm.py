@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 

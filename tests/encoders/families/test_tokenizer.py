@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers.convert_slow_tokenizer import import_protobuf
 
+from evalfm.encoders import find_card
 from evalfm.encoders.families._tokenizer import tokenizer_of
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 PIECES = [

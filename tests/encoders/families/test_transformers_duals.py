@@ -15,10 +15,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 
 from evalfm.data.images import Image
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.registry import find_card
 from evalfm.errors import EvalfmError
 
 VISION = {

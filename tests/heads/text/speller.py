@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.text import TextTower
 from evalfm.heads.head import Context, Examples, Text
-from evalfm.tasks.prompts import PromptSet, Row
+from evalfm.tasks.prompts import PromptRow, PromptSet
 
 from ...readers import reader_card
 from ..conftest import ArraySource, examples_of
@@ -45,12 +45,12 @@ class Speller(TextTower):
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
         self.asked += texts
-        rows = [[1, *(self._number(word) for word in text.split()), 2] for text in texts]
+        rows = [[1, *(self.number(word) for word in text.split()), 2] for text in texts]
         ids = torch.tensor([(row + [0] * LENGTH)[:LENGTH] for row in rows])
         return {"ids": ids}, [len(row) for row in rows]
 
     @staticmethod
-    def _number(word: str) -> int:
+    def number(word: str) -> int:
         return WORDS.index(word.strip(".")) if word.strip(".") in WORDS else 3
 
     def _words(self) -> nn.Module:
@@ -62,9 +62,9 @@ class Speller(TextTower):
         return torch.tanh((hidden * (ids != 0)[..., None]).sum(1)) @ self.projection
 
 
-def row(name: str, *sentences: str, present: bool = True) -> Row:
+def row(name: str, *sentences: str, present: bool = True) -> PromptRow:
     """A class with its sentences."""
-    return Row(name, present, name, ((name,),), sentences)
+    return PromptRow(name, present, name, ((name,),), sentences)
 
 
 PETS = (
@@ -74,12 +74,12 @@ PETS = (
 )
 
 
-def text(rows: Sequence[Row] = PETS, kind: str = "multiclass") -> Text:
+def text(rows: Sequence[PromptRow] = PETS, kind: str = "multiclass") -> Text:
     """The sentences with a fresh tower."""
     return Text(PromptSet(kind, ("{}",), tuple(rows), "test"), Speller())
 
 
-def context(rows: Sequence[Row] = PETS, kind: str = "multiclass", **changes: Any) -> Context:
+def context(rows: Sequence[PromptRow] = PETS, kind: str = "multiclass", **changes: Any) -> Context:
     """What a head is told."""
     names = tuple(dict.fromkeys(each.name for each in rows if each.present))
     return Context(kind, names, text=text(rows, kind), **changes)

@@ -26,7 +26,7 @@ YES_NO = (row("no cat", "no cat.", present=False), row("cat", "it is furry."))
 
 
 def ids(sentence: str) -> list[int]:
-    return [1, *(Speller._number(word) for word in sentence.split()), 2]
+    return [1, *(Speller.number(word) for word in sentence.split()), 2]
 
 
 def embedded(tower: Speller, sentence: str, learnt: Tensor | None = None) -> Tensor:

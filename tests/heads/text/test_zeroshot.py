@@ -11,7 +11,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
-from evalfm.tasks.prompts import PromptSet, Row
+from evalfm.tasks.prompts import PromptRow, PromptSet
 
 from ...readers import SCALE, Reader, reader_card
 from ..conftest import ArraySource, examples_of
@@ -21,16 +21,16 @@ POOLED = torch.rand(40, 3, generator=GENERATOR)
 EMBEDDED = {"bright": [1.0, 0, 0], "dark": [0, 1.0, 0], "grey": [0.6, 0.6, 0]}
 
 
-def row(label: str, *prompts: tuple[str, ...], present: bool = True) -> Row:
-    return Row(label, present, prompts[0][0], prompts)
+def row(label: str, *prompts: tuple[str, ...], present: bool = True) -> PromptRow:
+    return PromptRow(label, present, prompts[0][0], prompts)
 
 
-def context(kind: str, rows: tuple[Row, ...], names: tuple[str, ...]) -> Context:
+def context(kind: str, rows: tuple[PromptRow, ...], names: tuple[str, ...]) -> Context:
     prompts = PromptSet(kind, tuple(f"t{number}" for number in range(len(rows[0].prompts))), rows, "test")
     return Context(kind, names, text=Text(prompts, Reader(reader_card())))
 
 
-def fitted(kind: str, rows: tuple[Row, ...], names: tuple[str, ...]) -> tuple[ZeroShotHead, np.ndarray]:
+def fitted(kind: str, rows: tuple[PromptRow, ...], names: tuple[str, ...]) -> tuple[ZeroShotHead, np.ndarray]:
     head = ZeroShotHead()
     examples = examples_of(ArraySource(POOLED), range(40), np.zeros(40))
     head.fit(examples, examples, context(kind, rows, names))

@@ -12,7 +12,8 @@ from sklearn.metrics import roc_auc_score
 import evalfm
 from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
-from evalfm.encoders.encoder import Encoder, tensor_digest
+from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.weights import tensor_digest
 from evalfm.episodes import EpisodeRun, find_episodes
 from evalfm.probing.few_shot import tuning
 

@@ -8,6 +8,7 @@ from sklearn import metrics
 
 from evalfm.errors import EvalfmError
 from evalfm.tasks.metrics.binary import binary_metrics, choose_threshold
+from evalfm.tasks.metrics.inputs import Sampling
 
 KEYS = {
     "auroc", "auprc", "sensitivity", "specificity", "ppv", "npv", "f1", "accuracy", "balanced_accuracy",
@@ -56,14 +57,14 @@ def test_every_metric_has_value_interval_and_counts():
 
 def test_the_default_threshold_stands_beside_the_chosen_one():
     target, score, patient = study()
-    found = binary_metrics(target, score, patient, threshold=0.3, resamples=50)
+    found = binary_metrics(target, score, patient, Sampling(resamples=50), threshold=0.3)
     assert found["f1"].value == pytest.approx(metrics.f1_score(target, score >= 0.3))
     assert found["f1_default"].value == pytest.approx(metrics.f1_score(target, score >= 0.5))
     assert found["accuracy_default"].value == pytest.approx(metrics.accuracy_score(target, score >= 0.5))
     # What answers yes to everything: 2p / (1 + p).
     share = target.mean()
     assert found["f1_all_positive"].value == pytest.approx(2 * share / (1 + share))
-    far = binary_metrics(target, score * 10, patient, threshold=3.0, resamples=50)
+    far = binary_metrics(target, score * 10, patient, Sampling(resamples=50), threshold=3.0)
     assert far["f1"].value == pytest.approx(found["f1"].value)
     assert far["f1_default"].value is None
     assert "no probabilities" in far["f1_default"].reason
@@ -72,10 +73,10 @@ def test_the_default_threshold_stands_beside_the_chosen_one():
 def test_calibration_at_a_temperature_is_that_of_the_given_scores():
     target, score, patient = study()
     mended = np.clip(score * 0.5 + 0.2, 0, 1)
-    found = binary_metrics(target, score, patient, threshold=0.5, calibrated=mended, resamples=50)
+    found = binary_metrics(target, score, patient, Sampling(resamples=50), threshold=0.5, calibrated=mended)
     assert found["brier_calibrated"].value == pytest.approx(metrics.brier_score_loss(target, mended))
     assert found["brier"].value == pytest.approx(metrics.brier_score_loss(target, score))
-    alone = binary_metrics(target, mended, patient, threshold=0.5, resamples=50)
+    alone = binary_metrics(target, mended, patient, Sampling(resamples=50), threshold=0.5)
     assert found["ece_calibrated"].value == alone["ece"].value
 
 
@@ -109,7 +110,9 @@ def test_auroc_minima_count_patients(positives):
     # Five images per patient: images are many, patients are few.
     target = np.repeat(np.r_[np.ones(positives), np.zeros(40)], 5)
     score = np.random.default_rng(0).random(len(target)) * 0.5 + 0.2 * target
-    found = binary_metrics(target, score, np.repeat(np.arange(positives + 40), 5), threshold=None, resamples=200)
+    found = binary_metrics(
+        target, score, np.repeat(np.arange(positives + 40), 5), Sampling(resamples=200), threshold=None
+    )
     if positives < 10:
         assert found["auroc"].value is None
         assert "there are 9 and 40" in found["auroc"].reason
@@ -120,7 +123,7 @@ def test_auroc_minima_count_patients(positives):
 
 def test_auroc_minima_hold_for_negatives_too():
     target = np.r_[np.ones(40), np.zeros(5)]
-    found = binary_metrics(target, np.linspace(0, 1, 45), np.arange(45), threshold=0.5, resamples=100)
+    found = binary_metrics(target, np.linspace(0, 1, 45), np.arange(45), Sampling(resamples=100), threshold=0.5)
     assert found["auroc"].value is None
 
 
@@ -137,7 +140,7 @@ def test_all_right_has_no_interval():
 
 def test_without_threshold_only_the_rates_are_absent():
     target, score, patient = study()
-    found = binary_metrics(target, score, patient, threshold=None, resamples=100)
+    found = binary_metrics(target, score, patient, Sampling(resamples=100), threshold=None)
     for name in ("sensitivity", "specificity", "ppv", "f1", "balanced_accuracy"):
         assert found[name].value is None
         assert "threshold" in found[name].reason
@@ -146,7 +149,7 @@ def test_without_threshold_only_the_rates_are_absent():
 
 def test_scores_beyond_one_are_ranked_but_not_calibrated():
     target, score, patient = study()
-    found = binary_metrics(target, 10 * score, patient, threshold=5.0, resamples=100)
+    found = binary_metrics(target, 10 * score, patient, Sampling(resamples=100), threshold=5.0)
     assert found["auroc"].value == pytest.approx(metrics.roc_auc_score(target, score))
     assert found["ece"].value is None
     assert "probabilities" in found["ece"].reason
@@ -154,14 +157,14 @@ def test_scores_beyond_one_are_ranked_but_not_calibrated():
 
 def test_nothing_called_has_no_ppv():
     target, score, patient = study()
-    found = binary_metrics(target, score, patient, threshold=2.0, resamples=100)
+    found = binary_metrics(target, score, patient, Sampling(resamples=100), threshold=2.0)
     assert found["ppv"].value is None
     assert "called positive" in found["ppv"].reason
     assert found["sensitivity"].value == 0.0
 
 
 def test_one_class_only_is_said_not_scored():
-    found = binary_metrics(np.zeros(30), np.linspace(0, 1, 30), np.arange(30), threshold=0.5, resamples=100)
+    found = binary_metrics(np.zeros(30), np.linspace(0, 1, 30), np.arange(30), Sampling(resamples=100), threshold=0.5)
     for name in ("auroc", "auprc", "sensitivity", "balanced_accuracy", "calibration_slope"):
         assert found[name].value is None
         assert found[name].reason
@@ -172,7 +175,7 @@ def test_folds_average_per_fold_and_rank_within():
     target, score, _ = study()
     patient, folds = np.arange(240), np.arange(240) % 4
     thresholds = 0.3 + 0.1 * folds
-    found = binary_metrics(target, score, patient, threshold=thresholds, folds=folds)
+    found = binary_metrics(target, score, patient, Sampling(folds=folds), threshold=thresholds)
     parts = [folds == f for f in range(4)]
     auroc = np.mean([metrics.roc_auc_score(target[p], score[p]) for p in parts])
     recall = np.mean([metrics.recall_score(target[p], score[p] >= thresholds[p]) for p in parts])
@@ -183,7 +186,7 @@ def test_folds_average_per_fold_and_rank_within():
     assert found["calibration_slope"].value == pytest.approx(slope)
     assert "within folds, excludes training variance" in found["auroc"].method
     # Adding a constant to one fold's scores moves no pair within a fold.
-    shifted = binary_metrics(target, score + folds, patient, threshold=None, folds=folds)
+    shifted = binary_metrics(target, score + folds, patient, Sampling(folds=folds), threshold=None)
     assert (shifted["auroc"].value, shifted["auroc"].low) == (found["auroc"].value, found["auroc"].low)
 
 
@@ -193,7 +196,7 @@ def test_faults_are_told_together_with_the_remedy():
     with pytest.raises(EvalfmError, match="0 and 1"):
         binary_metrics([0, 2], [0.1, 0.2], list("ab"), threshold=0.5)
     with pytest.raises(EvalfmError, match="more than one fold"):
-        binary_metrics([0, 1], [0.1, 0.2], list("aa"), threshold=0.5, folds=[0, 1])
+        binary_metrics([0, 1], [0.1, 0.2], list("aa"), Sampling(folds=[0, 1]), threshold=0.5)
     with pytest.raises(EvalfmError, match="threshold holds"):
         binary_metrics([0, 1], [0.1, 0.2], list("ab"), threshold=np.array([0.5, np.nan]))
 
@@ -206,6 +209,6 @@ def test_a_threshold_from_val_or_one_sentence():
 
 def test_seeds_fix_the_interval():
     target, score, patient = study(80)
-    first = binary_metrics(target, score, patient, threshold=0.5, seed=3)
-    assert first == binary_metrics(target, score, patient, threshold=0.5, seed=3)
-    assert first["auroc"].low != binary_metrics(target, score, patient, threshold=0.5, seed=4)["auroc"].low
+    first = binary_metrics(target, score, patient, Sampling(seed=3), threshold=0.5)
+    assert first == binary_metrics(target, score, patient, Sampling(seed=3), threshold=0.5)
+    assert first["auroc"].low != binary_metrics(target, score, patient, Sampling(seed=4), threshold=0.5)["auroc"].low

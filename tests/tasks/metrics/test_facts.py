@@ -13,7 +13,7 @@ from evalfm.analysis.report.methods import _tests
 from evalfm.cards import validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import DEFAULTS, TaskCard, list_tasks
-from evalfm.tasks.kinds import MEASURES, Scored, measure
+from evalfm.tasks.kinds import METRICS, Scored, compute_metrics
 from evalfm.tasks.metrics.binary import RATES, Rate
 from evalfm.tasks.metrics.facts import FACTS, check_metrics, metric_of, names_of
 
@@ -57,10 +57,10 @@ def produced(kind: str) -> dict[str, tuple[str, ...]]:
     """Every metric that ``kind`` can have, each with the classes of the run that had it."""
     several = [("heart",)] if kind in ("binary", "regression") else [CLASSES]
     several += [("heart",)] if kind == "segmentation" else []
-    return {name: classes for classes in several for name in measure(kind, scored(kind, classes))}
+    return {name: classes for classes in several for name in compute_metrics(kind, scored(kind, classes))}
 
 
-@pytest.mark.parametrize("kind", MEASURES)
+@pytest.mark.parametrize("kind", METRICS)
 def test_every_metric_has_its_direction_whatever_class_it_is_of(kind: str) -> None:
     names = produced(kind)
     assert names
@@ -85,7 +85,7 @@ def test_a_metric_of_no_direction_or_another_kind_is_refused_where_it_is_compute
 ) -> None:
     monkeypatch.setitem(RATES, "informedness", Rate(RATES["accuracy"].formula, "all", "no image"))
     with pytest.raises(UnknownNameError, match="no metric of binary tasks 'informedness'"):
-        measure("binary", scored("binary", ("heart",)))
+        compute_metrics("binary", scored("binary", ("heart",)))
     for name, kind in (
         ("dice", "segmentation"),
         ("auroc[]x", "multilabel"),
@@ -111,7 +111,7 @@ def test_what_a_name_ends_in_never_turns_its_direction() -> None:
     assert metric_of("auroc").badness(0.9) < metric_of("auroc").badness(0.8) < metric_of("auroc").badness(None)
 
 
-@pytest.mark.parametrize("kind", MEASURES)
+@pytest.mark.parametrize("kind", METRICS)
 def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_methods(kind: str) -> None:
     for name, classes in produced(kind).items():
         table = scored(kind, classes).table

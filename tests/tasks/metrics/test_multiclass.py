@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.metrics.multiclass import multiclass_metrics
+from evalfm.statistics.classification import base_classes
+from evalfm.tasks.metrics.inputs import Sampling
+from evalfm.tasks.metrics.multiclass import base_to_novel_metrics, multiclass_metrics
 
 
 def study(n=300, seed=0, classes=4):
@@ -34,13 +37,13 @@ def test_values_equal_sklearn():
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
         assert found[name].low < value < found[name].high
-    assert "quadratic_kappa" not in multiclass_metrics(target, scores, patient, resamples=20)
+    assert "quadratic_kappa" not in multiclass_metrics(target, scores, patient, Sampling(resamples=20))
 
 
 def test_certainty_before_and_after_a_temperature():
     target, scores, patient = study()
     flat = np.full_like(scores, 0.25)
-    found = multiclass_metrics(target, scores, patient, calibrated=flat, resamples=50)
+    found = multiclass_metrics(target, scores, patient, Sampling(resamples=50), calibrated=flat)
     assert found["log_loss_calibrated"].value == pytest.approx(np.log(4))
     assert found["ece_calibrated"].value == pytest.approx(abs((target == 0).mean() - 0.25))
     order = np.argsort(scores.max(axis=1), kind="stable")
@@ -48,7 +51,7 @@ def test_certainty_before_and_after_a_temperature():
     sure = np.sort(scores.max(axis=1))
     gaps = np.abs(right.reshape(15, -1).mean(axis=1) - sure.reshape(15, -1).mean(axis=1))
     assert found["ece"].value == pytest.approx(gaps.mean())
-    wild = multiclass_metrics(target, scores * 9, patient, resamples=50)
+    wild = multiclass_metrics(target, scores * 9, patient, Sampling(resamples=50))
     assert wild["log_loss"].value is None
     assert "no probabilities" in wild["ece"].reason
 
@@ -57,7 +60,7 @@ def test_rare_classes_leave_the_macro_and_are_named():
     target, scores, _ = study()
     keep = (target != 3) | (np.cumsum(target == 3) <= 4)
     found = multiclass_metrics(
-        target[keep], scores[keep], np.arange(keep.sum()), class_names=list("abcd"), resamples=100
+        target[keep], scores[keep], np.arange(keep.sum()), Sampling(resamples=100), class_names=list("abcd")
     )
     assert found["auroc[d]"].value is None
     assert found["macro_auroc"].value == pytest.approx(np.mean([found[f"auroc[{c}]"].value for c in "abc"]))
@@ -66,7 +69,7 @@ def test_rare_classes_leave_the_macro_and_are_named():
 
 def test_with_too_few_of_every_class_there_is_no_macro():
     target, scores, _ = study(20)
-    found = multiclass_metrics(target[:12], scores[:12], np.arange(12), resamples=50)
+    found = multiclass_metrics(target[:12], scores[:12], np.arange(12), Sampling(resamples=50))
     assert found["macro_auroc"].value is None
     assert "no classes" in found["macro_auroc"].reason
 
@@ -74,7 +77,7 @@ def test_with_too_few_of_every_class_there_is_no_macro():
 def test_folds_are_averaged():
     target, scores, _ = study()
     folds = np.arange(300) % 2
-    found = multiclass_metrics(target, scores, np.arange(300), folds=folds, resamples=50)
+    found = multiclass_metrics(target, scores, np.arange(300), Sampling(folds=folds, resamples=50))
     parts = [metrics.roc_auc_score(target[folds == f], scores[folds == f], multi_class="ovr") for f in (0, 1)]
     assert found["macro_auroc"].value == pytest.approx(np.mean(parts))
 
@@ -87,3 +90,26 @@ def test_faults_are_refused():
         multiclass_metrics(target, scores[:, 0], patient)
     with pytest.raises(EvalfmError, match="3 class names"):
         multiclass_metrics(target, scores, patient, class_names=list("abc"))
+
+
+def test_base_to_novel_of_accuracies_on_each_half():
+    generator = np.random.default_rng(0)
+    target = generator.integers(0, 5, 200)
+    scores = pd.DataFrame(generator.random((200, 5))).to_numpy()
+    patient = generator.integers(0, 120, 200)
+    found = base_to_novel_metrics(target, scores, patient, Sampling(resamples=400))
+    own = np.where((np.arange(5) < 3) == (target < 3)[:, None], scores, -1)
+    b, n = ((own.argmax(1) == target)[half].mean() for half in (target < 3, target >= 3))
+    assert found["harmonic_mean"].value == pytest.approx(2 / (1 / b + 1 / n))
+    assert found["harmonic_mean"].low < found["harmonic_mean"].value < found["harmonic_mean"].high
+    wrong = np.eye(5)[np.where(target < 3, (target + 1) % 3, 7 - target)]
+    never = base_to_novel_metrics(target, wrong, patient, Sampling(resamples=50))
+    assert never["accuracy_base"].value == 0
+    assert never["harmonic_mean"].value == 0
+    only = base_to_novel_metrics(target[target < 3], scores[target < 3], patient[target < 3], Sampling(resamples=50))
+    assert only["harmonic_mean"].value is None
+    assert [base_classes(count) for count in (2, 3, 4, 7)] == [1, 2, 2, 4]
+    # Random scores would be always right on a half of one class.
+    for classes in (1, 2, 3):
+        with pytest.raises(EvalfmError, match="4 classes or more: in a half of one class every answer is right"):
+            base_to_novel_metrics(target % classes, scores[:, :classes], patient)

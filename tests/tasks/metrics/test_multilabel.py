@@ -7,6 +7,7 @@ import pytest
 from sklearn import metrics
 
 from evalfm.errors import EvalfmError
+from evalfm.tasks.metrics.inputs import Sampling
 from evalfm.tasks.metrics.multilabel import multilabel_metrics
 
 NAMES = ("effusion", "mass", "hernia")
@@ -49,7 +50,7 @@ def test_a_threshold_may_differ_from_row_to_row_and_follows_the_known_rows():
 def test_unknown_labels_leave_that_label_alone():
     targets, scores, patient = study()
     targets[:50, 1] = np.nan
-    found = multilabel_metrics(targets, scores, patient, class_names=NAMES, resamples=100)
+    found = multilabel_metrics(targets, scores, patient, Sampling(resamples=100), class_names=NAMES)
     assert found["auroc[mass]"].value == pytest.approx(metrics.roc_auc_score(targets[50:, 1], scores[50:, 1]))
     assert found["auroc[mass]"].n == len(np.unique(patient[50:]))
     assert found["auroc[effusion]"].n == len(np.unique(patient))
@@ -61,7 +62,7 @@ def test_rare_and_unknown_labels_are_named():
     targets[:, 1] = np.nan
     targets[:, 2] = 0
     targets[:3, 2] = 1
-    found = multilabel_metrics(targets, scores, patient, class_names=NAMES, resamples=100)
+    found = multilabel_metrics(targets, scores, patient, Sampling(resamples=100), class_names=NAMES)
     assert found["macro_auroc"].value == found["auroc[effusion]"].value
     assert found["macro_auroc"].note == "over 1 of 3 labels, without hernia, mass"
     assert found["auroc[mass]"].reason == "the label is unknown on every image"
@@ -71,7 +72,7 @@ def test_unknown_labels_with_folds():
     targets, scores, _ = study()
     folds = np.arange(200) % 2
     targets[folds == 1, 0] = np.nan
-    found = multilabel_metrics(targets, scores, np.arange(200), class_names=NAMES, folds=folds, resamples=50)
+    found = multilabel_metrics(targets, scores, np.arange(200), Sampling(folds=folds, resamples=50), class_names=NAMES)
     expected = metrics.roc_auc_score(targets[folds == 0, 0], scores[folds == 0, 0])
     assert found["auroc[effusion]"].value == pytest.approx(expected)
 

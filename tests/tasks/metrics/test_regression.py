@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn import metrics
 
 from evalfm.errors import EvalfmError
+from evalfm.tasks.metrics.inputs import Sampling
 from evalfm.tasks.metrics.regression import regression_metrics
 
 KEYS = {"mae", "rmse", "r2", "pearson", "spearman", "ccc", "bias", "limits_low", "limits_high"}
@@ -50,7 +51,7 @@ def test_interval_of_a_mean_equals_its_standard_error():
 
 def test_a_constant_prediction_is_said():
     target, _, patient = study()
-    found = regression_metrics(target, np.full(120, 0.5), patient, resamples=100)
+    found = regression_metrics(target, np.full(120, 0.5), patient, Sampling(resamples=100))
     assert found["pearson"].value is None
     assert "constant" in found["pearson"].reason
     assert found["spearman"].value is None
@@ -61,7 +62,7 @@ def test_a_constant_prediction_is_said():
 def test_folds_are_averaged():
     target, prediction, _ = study()
     folds = np.arange(120) % 3
-    found = regression_metrics(target, prediction, np.arange(120), folds=folds, resamples=100)
+    found = regression_metrics(target, prediction, np.arange(120), Sampling(folds=folds, resamples=100))
     parts = [metrics.r2_score(target[folds == f], prediction[folds == f]) for f in range(3)]
     assert found["r2"].value == pytest.approx(np.mean(parts))
     parts = [stats.spearmanr(target[folds == f], prediction[folds == f]).statistic for f in range(3)]

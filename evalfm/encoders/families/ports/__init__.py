@@ -9,7 +9,7 @@ from evalfm.errors import UnknownNameError
 
 if TYPE_CHECKING:
     from evalfm.encoders.card import EncoderCard
-    from evalfm.encoders.encoder import Encoder, Settings
+    from evalfm.encoders.encoder import Encoder, EncoderState
     from evalfm.encoders.families import Builder
     from evalfm.encoders.weights import Checkpoint
 
@@ -18,10 +18,10 @@ ARCHITECTURES = {
     "biovil-t-resnet50": ("biovilt", "BioVilTEncoder"),
     "medimageinsight-davit": ("medimageinsight", "MedImageInsightEncoder"),
 }
-"""Module and class of each port, by the card's ``architecture``; a module is imported when it is asked for."""
+"""Module and class of each port, by the card's ``architecture``; a module is imported when it is needed."""
 
 
-def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> Encoder:
+def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:
     """The port that the card's ``architecture`` names, with the checkpoint's tensors or random ones.
 
     Raises:
@@ -31,4 +31,4 @@ def build(card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) 
         raise UnknownNameError("port", card.architecture, ARCHITECTURES)
     module, name = ARCHITECTURES[card.architecture]
     kind = cast("Builder", getattr(import_module(f"{__name__}.{module}"), name))
-    return kind(card, settings, checkpoint)
+    return kind(card, state, checkpoint)

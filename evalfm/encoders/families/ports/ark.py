@@ -11,7 +11,7 @@ from timm.models.swin_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into
 
 
@@ -25,8 +25,8 @@ class ArkEncoder(Encoder):
     ``generate_embeddings``.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         arguments = dict(card.arguments)
         backbone, projected = arguments.pop("backbone"), arguments.pop("projector")
         arguments |= {"num_classes": 0, "img_size": self.input_size}

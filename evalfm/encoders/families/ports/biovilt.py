@@ -1,4 +1,4 @@
-"""BioViL-T's image encoder for a single film, from torchvision's ResNet-50."""
+"""BioViL-T's image encoder for a single radiograph, from torchvision's ResNet-50."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, load_into
 
 if TYPE_CHECKING:
     from evalfm.encoders.text import TextTower
 
 STATIC = 256
-"""Channels of the film itself, and as many for its change since a previous film."""
+"""Channels of the image itself, and as many for its change since a previous radiograph."""
 
 JOINT = 128
-"""Dimensions of the space that films and sentences share."""
+"""Dimensions of the space that images and sentences share."""
 
 
 class BioVilTEncoder(Encoder):
-    """ResNet-50, a 1 x 1 convolution to 256 channels, 256 more for the missing previous film, projector to 128.
+    """ResNet-50, a 1 x 1 convolution to 256 channels, 256 more for the missing previous radiograph, projector to 128.
 
-    Without a previous film the authors' model never runs its transformer: the change since then is one learnt
+    Without a previous radiograph the authors' model never runs its transformer: the change since then is one learnt
     vector, the same in every cell. Its tensors are left in the file. ``projection`` is the published embedding,
     the mean of the projected cells (not the projection of their mean); ``fused`` the mean of the 512 channels. Maps
     are the ResNet's stages, then the 512 channels.
@@ -34,8 +34,8 @@ class BioVilTEncoder(Encoder):
     2023; the authors' hi-ml-multimodal package.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         self.model = ImageModel(list(card.arguments["layers"]))
         if checkpoint is not None:
             load_into(self.model, checkpoint.tensors, card.weights, checkpoint.path)
@@ -51,11 +51,11 @@ class BioVilTEncoder(Encoder):
     def _text_tower(self) -> TextTower:
         from evalfm.encoders.families.ports.biovilt_text import BioVilTTextTower
 
-        return BioVilTTextTower(self.card, self.settings)
+        return BioVilTTextTower(self.card, self.state)
 
 
 class ImageModel(nn.Module):
-    """The parts that a single film needs, under the names of the authors' file."""
+    """The parts that a single radiograph needs, under the names of the authors' file."""
 
     def __init__(self, layers: list[int]) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class ImageModel(nn.Module):
 
 
 class SingleImageEncoder(nn.Module):
-    """The ResNet and what stands for a previous film that there is not."""
+    """The ResNet and what stands for a previous radiograph that there is not."""
 
     def __init__(self, layers: list[int]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class SingleImageEncoder(nn.Module):
         nn.init.trunc_normal_(self.missing_previous_emb, std=0.02)
 
     def forward(self, batch: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The four stages, and the film's cells beside those of the missing one [B, 512, h, w]."""
+        """The four stages, and the image's cells beside those of the missing one [B, 512, h, w]."""
         net = self.encoder
         batch = net.maxpool(net.relu(net.bn1(net.conv1(batch))))
         stages = []

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, BertTokenizer
 from transformers.utils import logging as library_logging
 
 from evalfm.encoders.card import EncoderCard, WeightsFacts
-from evalfm.encoders.encoder import Settings
+from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.hub import fetch_beside
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import check_fit, load_into, read_checkpoint
@@ -28,7 +28,7 @@ class BioVilTTextTower(TextTower):
     Args:
         card: its ``text_tower.arguments`` give ``weights``, the file's name, and ``bert``, settings of the BERT that
             differ from transformers' defaults.
-        settings: whose ``origin`` is the image encoder's file; with random weights the text tower is random too.
+        state: whose ``origin`` is the image encoder's file; with random weights the text tower is random too.
 
     Raises:
         EvalfmError: the vocabulary or the text weights are missing, or do not fit.
@@ -36,17 +36,17 @@ class BioVilTTextTower(TextTower):
 
     filling_unseen = True
 
-    def __init__(self, card: EncoderCard, settings: Settings) -> None:
+    def __init__(self, card: EncoderCard, state: EncoderState) -> None:
         super().__init__(card)
         config: Any = BertConfig(**self.facts.arguments.get("bert", {}))
-        vocabulary = fetch_beside(card, settings.origin, self.facts.tokenizer[0])
+        vocabulary = fetch_beside(card, state.origin, self.facts.tokenizer[0])
         self.tokenizer = BertTokenizer(vocab=str(vocabulary))
-        self.head = _Head(config.hidden_size, self.facts.dim)
+        self.head = _Projection(config.hidden_size, self.facts.dim)
         self.bert: Any
-        if settings.random_weights:
+        if state.random_weights:
             self.bert = BertModel(config, add_pooling_layer=False)
             return
-        checkpoint = read_checkpoint(fetch_beside(card, settings.origin, self.facts.arguments["weights"]), FACTS)
+        checkpoint = read_checkpoint(fetch_beside(card, state.origin, self.facts.arguments["weights"]), FACTS)
         parts: dict[str, dict[str, Tensor]] = {BERT: {}, HEAD: {}, "": {}}
         for name, tensor in checkpoint.tensors.items():
             prefix = next(each for each in parts if name.startswith(each))
@@ -56,7 +56,7 @@ class BioVilTTextTower(TextTower):
             missing=[BERT + name for name in report["missing_keys"]],
             unexpected=[*(BERT + name for name in report["unexpected_keys"]), *parts[""]],
             mismatched=[
-                f"{BERT}{name} {list(found)} instead of {list(own)}" for name, found, own in report["mismatched_keys"]
+                f"{BERT}{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]
             ],
             facts=FACTS,
             origin=checkpoint.path,
@@ -110,7 +110,7 @@ def _bert(config: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]
     return model, report
 
 
-class _Head(nn.Module):
+class _Projection(nn.Module):
     """The authors' projection head, under their names."""
 
     def __init__(self, width: int, dim: int) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Encoder, RawFeatures, Settings
+from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, load_into
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ class MedImageInsightEncoder(Encoder):
     (arXiv 2410.06542); the authors' ``UniCLModel.encode_image``.
     """
 
-    def __init__(self, card: EncoderCard, settings: Settings, checkpoint: Checkpoint | None) -> None:
-        super().__init__(card, settings)
+    def __init__(self, card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> None:
+        super().__init__(card, state)
         arguments = dict(card.arguments)
         backbone, projected = arguments.pop("backbone"), arguments.pop("projection")
         model: Any = timm.create_model(backbone, pretrained=False, num_classes=0, **arguments)
@@ -69,7 +69,7 @@ class MedImageInsightEncoder(Encoder):
     def _text_tower(self) -> TextTower:
         from evalfm.encoders.families.ports.medimageinsight_text import MedImageInsightTextTower
 
-        return MedImageInsightTextTower(self.card, self.settings)
+        return MedImageInsightTextTower(self.card, self.state)
 
 
 def as_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.encoder import Settings
+from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families._tokenizer import spelled
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import load_into, read_checkpoint
@@ -27,7 +27,7 @@ class MedImageInsightTextTower(TextTower):
 
     Args:
         card: its ``text_tower.arguments`` give ``width``, ``heads`` and ``layers``.
-        settings: whose ``origin`` is the file; None draws random weights.
+        state: whose ``origin`` is the file; None draws random weights.
 
     Raises:
         EvalfmError: the file has changed since the image encoder was read, or does not fit.
@@ -35,21 +35,21 @@ class MedImageInsightTextTower(TextTower):
 
     filling_unseen = True
 
-    def __init__(self, card: EncoderCard, settings: Settings) -> None:
+    def __init__(self, card: EncoderCard, state: EncoderState) -> None:
         super().__init__(card)
         shape = self.facts.arguments
         self.model = _Sentences(
             shape["width"], shape["heads"], shape["layers"], self.facts.context_length, self.facts.dim
         )
         self.tokenizer = SimpleTokenizer(context_length=self.facts.context_length)
-        if settings.origin is not None:
-            checkpoint = read_checkpoint(settings.origin, card.weights)
-            if checkpoint.sha256 != settings.weights_file:
-                raise EvalfmError(f"{settings.origin} has changed since the image encoder was read; load both again.")
+        if state.origin is not None:
+            checkpoint = read_checkpoint(state.origin, card.weights)
+            if checkpoint.sha256 != state.weights_file:
+                raise EvalfmError(f"{state.origin} has changed since the image encoder was read; load both again.")
             tensors = {
                 name: each for name, each in checkpoint.tensors.items() if name in _OWN or name.startswith(_LANG)
             }
-            load_into(self.model, tensors, card.weights.model_copy(update={"unexpected_keys": ()}), settings.origin)
+            load_into(self.model, tensors, card.weights.model_copy(update={"unexpected_keys": ()}), state.origin)
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:

@@ -13,10 +13,10 @@ import yaml
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.encoders import load_encoder
-from evalfm.encoders.encoder import Settings
+from evalfm.encoders import find_card, load_encoder
+from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families.ports.ark import ArkEncoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 WIDTHS, HEADS, DEPTHS, WINDOW, SIDE = (8, 16, 32, 64), (1, 2, 4, 8), (2, 2, 2, 2), 3, 96
@@ -238,7 +238,7 @@ def test_the_card_builds_the_authors_configuration() -> None:
     """Windows of 12 at every stage of 768 pixels, every second block shifted by 6 cells."""
     card = find_card("ark-plus")
     with torch.device("meta"):
-        encoder: Any = ArkEncoder(card, Settings(preprocessing=card.preprocessing), None)
+        encoder: Any = ArkEncoder(card, EncoderState(preprocessing=card.preprocessing), None)
     for stage, heads in zip(encoder.model.layers, (6, 12, 24, 48), strict=True):
         for index, block in enumerate(stage.blocks):
             assert (block.attn.num_heads, block.window_size) == (heads, (12, 12))

@@ -1,4 +1,4 @@
-"""BioViL-T against plain forwards of its image encoder for one film and of CXR-BERT, under the authors' names."""
+"""BioViL-T against plain forwards of its image encoder for one image and of CXR-BERT, under the authors' names."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ BERT = {
 
 
 def published(seed: int = 0) -> dict[str, Tensor]:
-    """The image model's state dict, one bottleneck a stage, with the parts that a single film leaves aside."""
+    """The image model's state dict, one bottleneck a stage, with the parts that a single radiograph leaves aside."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
@@ -321,8 +321,8 @@ def test_another_file_is_refused(
 def test_the_film_is_brought_to_its_own_range(card: str) -> None:
     encoder = load_encoder(card, weights="random")
     pixels = np.linspace(0.3, 0.5, 90 * 80, dtype=np.float32).reshape(1, 90, 80)
-    film = Image(pixels=pixels, unit="unit-interval", bits=16, spacing_mm=None, rule="test")
-    whole = np.asarray(encoder.prepare(film)[0])
+    image = Image(pixels=pixels, unit="unit-interval", bits=16, spacing_mm=None, rule="test")
+    whole = np.asarray(encoder.prepare(image)[0])
     wider = Image(pixels=(pixels - 0.3) * 5, unit="unit-interval", bits=16, spacing_mm=None, rule="test")
     assert np.allclose(whole, np.asarray(encoder.prepare(wider)[0]), atol=1e-5)
     # Before the crop it reached from 0 to 1.

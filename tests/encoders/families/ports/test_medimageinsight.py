@@ -18,10 +18,10 @@ from timm.models.davit import ChannelAttentionV2
 from torch import Tensor
 from torch.nn import functional
 
-from evalfm.encoders import load_encoder
-from evalfm.encoders.encoder import Settings
+from evalfm.encoders import find_card, load_encoder
+from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families.ports.medimageinsight import MedImageInsightEncoder
-from evalfm.encoders.registry import CARDS, find_card
+from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
 
 WIDTHS, HEADS, DEPTHS, WINDOW, SIDE = (8, 16, 32, 64), (1, 2, 4, 8), (1, 1, 2, 1), 4, 64
@@ -341,7 +341,7 @@ def test_the_card_builds_the_authors_configuration() -> None:
     """What leaves every shape as it is: config.yaml's NUM_HEADS, NUM_GROUPS, WINDOW_SIZE and dynamic scale."""
     card = find_card("medimageinsight")
     with torch.device("meta"):
-        encoder: Any = MedImageInsightEncoder(card, Settings(preprocessing=card.preprocessing), None)
+        encoder: Any = MedImageInsightEncoder(card, EncoderState(preprocessing=card.preprocessing), None)
     for stage, heads in zip(encoder.model.stages, (8, 16, 32, 64), strict=True):
         for block in stage.blocks:
             assert (block.spatial_block.attn.num_heads, block.spatial_block.window_size) == (heads, (12, 12))

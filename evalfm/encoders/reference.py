@@ -1,0 +1,316 @@
+"""The name of an encoder, parsed once: what kind of thing it stands for, and where that is."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.registry import load_plugin, named_card, plugin_names, read_card
+from evalfm.errors import EvalfmError, UnknownNameError, shown
+from evalfm.paths import user_path
+
+if TYPE_CHECKING:
+    from evalfm.encoders.encoder import Encoder
+
+Kind = Literal["card", "card-file", "plug-in", "code", "object", "random", "precomputed", "constant", "metadata"]
+
+
+class Prefix(NamedTuple):
+    """A word that may stand before the first colon of a name.
+
+    Attributes:
+        kind: what a name that begins with it stands for.
+        example: a whole name, for messages and lists.
+        is_table: whether it is a table of features and no model.
+        takes_path: whether a file stands behind the colon.
+        card: ``module:function`` that makes the card of what stands behind the colon; imported when it is called.
+    """
+
+    kind: Kind
+    example: str
+    is_table: bool = False
+    takes_path: bool = False
+    card: str | None = None
+
+
+PREFIXES = {
+    prefix.kind: prefix
+    for prefix in (
+        Prefix("random", "random:resnet18", card="evalfm.encoders.families.timm:derive_card"),
+        Prefix("precomputed", "precomputed:embeddings.parquet", is_table=True, takes_path=True),
+        Prefix("constant", "constant", is_table=True),
+        Prefix("metadata", "metadata", is_table=True),
+    )
+}
+"""Everything that is named by a word and a colon, by the word; without a colon in the example, the word stands alone.
+
+A new family of names is one line here.
+"""
+
+_CARD_FILE = re.compile(r"(?P<path>.+\.ya?ml)(?P<modifiers>(?:@[\w.-]*)*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class EncoderRef:
+    """What a caller names as an encoder; everything that a name can say is read here, without torch.
+
+    Attributes:
+        kind: a built-in ``card`` (or an unknown name), a ``card-file``, a ``plug-in``, ``code`` (a function in a Python
+            file), an ``object`` (encoder, card or function in place of a name), or one of ``PREFIXES``.
+        label: the name as it was given, or the name of the object's card.
+        name: of the card, of the plug-in, or of the model behind the prefix.
+        path: of the card, of the code or of the embeddings; None where a run records ``precomputed`` alone.
+        attribute: the function that builds the encoder, for ``code``.
+        modifiers: poolings and variants behind ``@``, in order.
+        given: the object, for ``object``.
+    """
+
+    kind: Kind
+    label: str
+    name: str = ""
+    path: str | None = None
+    attribute: str | None = None
+    modifiers: tuple[str, ...] = ()
+    given: Any = field(default=None, hash=False)
+
+    @classmethod
+    def parse(cls, given: EncoderLike) -> EncoderRef:
+        r"""Read a name, or take an object in place of one; nothing that it names need be there.
+
+        Raises:
+            EvalfmError: it says too little (``random:``, ``mine.py``) or too much (``constant:1``).
+
+        >>> EncoderRef.parse("rad-dino@mean").modifiers
+        ('mean',)
+        >>> code = EncoderRef.parse(r"C:\models\mine.py:build")
+        >>> (code.kind, code.path, code.attribute)
+        ('code', 'C:\\models\\mine.py', 'build')
+        >>> EncoderRef.parse("precomputed:embeddings.parquet").is_table
+        True
+        """
+        if isinstance(given, EncoderRef):
+            return given
+        if isinstance(given, os.PathLike):
+            given = os.fspath(given)
+        if not isinstance(given, str):
+            card = _card_of(given)
+            if card is None and not callable(given):
+                raise EvalfmError(f"{shown(repr(given))} is no encoder; give a name, a card or a function.")
+            return cls("object", card.name if card else getattr(given, "__name__", repr(given)), given=given)
+        word, colon, rest = given.partition(":")
+        if word in PREFIXES:
+            return cls._prefixed(given, PREFIXES[word], rest if colon else None)
+        path, colon, attribute = given.rpartition(":")
+        if colon and path.endswith(".py"):
+            if not attribute.isidentifier():
+                raise EvalfmError(f"{shown(given)} names no function; say which builds the encoder: {path}:build.")
+            return cls("code", given, path=path, attribute=attribute)
+        if given.endswith(".py"):
+            raise EvalfmError(f"{shown(given)} names no function; say which builds the encoder: {given}:build.")
+        file = _CARD_FILE.fullmatch(given)
+        if file is not None:
+            return cls("card-file", given, path=file["path"], modifiers=_words(file["modifiers"]))
+        name, _, modifiers = given.partition("@")
+        kind: Kind = "plug-in" if name in plugin_names() else "card"
+        return cls(kind, given, name=name, modifiers=_words(modifiers))
+
+    @classmethod
+    def _prefixed(cls, given: str, prefix: Prefix, rest: str | None) -> EncoderRef:
+        if ":" not in prefix.example:
+            if rest is not None:
+                raise EvalfmError(f"{shown(given)} says too much; the encoder is called {prefix.example}.")
+            return cls(prefix.kind, given, name=prefix.kind)
+        if prefix.takes_path:
+            return cls(prefix.kind, given, name=prefix.kind, path=rest or None)
+        name, _, modifiers = (rest or "").partition("@")
+        if not name:
+            raise EvalfmError(f"{shown(given)} does not say which; write it as {prefix.example}.")
+        return cls(prefix.kind, given, name=name, modifiers=_words(modifiers))
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table of features: no model, no maps, nothing to train."""
+        return self.kind in PREFIXES and PREFIXES[self.kind].is_table
+
+    @property
+    def is_code(self) -> bool:
+        """Whether code builds the encoder and decides its settings; a plug-in is imported to see."""
+        return self.kind == "code" or self.factory() is not None
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether a library, or a plug-in's own code, must be imported to look it up."""
+        return self.kind == "plug-in" or (self.kind in PREFIXES and PREFIXES[self.kind].card is not None)
+
+    def factory(self) -> Callable[[], Encoder] | None:
+        """What a plug-in or an object is where it is no card: the function that makes the encoder; else None.
+
+        Raises:
+            EvalfmError: the plug-in cannot be imported, or is code and was named with a pooling.
+        """
+        if self.kind == "object":
+            given = self.given
+            if isinstance(given, EncoderCard):
+                return None
+            return given if _card_of(given) is None else lambda: given
+        made = load_plugin(self.name) if self.kind == "plug-in" else None
+        if made is None or isinstance(made, EncoderCard):
+            return None
+        if self.modifiers:
+            raise EvalfmError(f"{self.name} comes from code and takes no @{self.modifiers[0]}; leave it out.")
+        return made
+
+    def card(self) -> EncoderCard | None:
+        """The card, where one can be had without running code; None for tables and code.
+
+        Raises:
+            EvalfmError: unknown name, pooling or variant, or a card that is not valid.
+
+        >>> EncoderRef.parse("rad-dino").card().family
+        'transformers'
+        >>> EncoderRef.parse("constant").card() is None
+        True
+        """
+        card = self._card()
+        return None if card is None else reduce(_modified, self.modifiers, card)
+
+    def _card(self) -> EncoderCard | None:
+        if self.kind == "card":
+            word, colon, _ = self.name.partition(":")
+            if colon:
+                raise UnknownNameError("kind of encoder", f"{word}:", [each.example for each in PREFIXES.values()])
+            return named_card(self.name)
+        if self.kind == "card-file":
+            return read_card(user_path(self.path or "", "--encoder"))
+        if self.kind == "object":
+            return _card_of(self.given)
+        if self.kind == "plug-in":
+            loaded = load_plugin(self.name)
+            return loaded if isinstance(loaded, EncoderCard) else None
+        location = PREFIXES[self.kind].card if self.kind in PREFIXES else None
+        if location is None:
+            return None
+        module, _, function = location.partition(":")
+        card: EncoderCard = getattr(import_module(module), function)(self.name)
+        return card
+
+    def check(self) -> None:
+        """Refuse an encoder that is not there, before data are read or made.
+
+        Raises:
+            EvalfmError: there is no such card, plug-in, pooling or file.
+
+        >>> EncoderRef.parse("hog").check()
+        """
+        prefix = PREFIXES.get(self.kind)
+        if prefix is not None and prefix.takes_path and self.path is None:
+            raise EvalfmError(f"{self.label} does not say which file; write it as {prefix.example}.")
+        if self.path is not None and self.kind != "card-file":
+            if not os.path.isfile(user_path(self.path, "--encoder")):
+                raise EvalfmError(f"There is no file {self.path}; check --encoder.")
+            return
+        self.card()
+
+
+EncoderLike: TypeAlias = "str | EncoderCard | Encoder | Callable[[], Encoder] | EncoderRef"
+"""What a caller may give where an encoder is wanted."""
+
+
+def find_card(encoder: EncoderLike) -> EncoderCard:
+    """The card that ``encoder`` stands for: a name, ``random:<timm model>`` or a path, each ``@pooling``, ``@variant``.
+
+    A plug-in that is code is run for its card.
+
+    Raises:
+        EvalfmError: unknown name, pooling or variant, a card that is not valid, or something that has no card.
+
+    >>> find_card("rad-dino@mean").pooled_dim
+    768
+    """
+    ref = EncoderRef.parse(encoder)
+    card = ref.card()
+    if card is None and ref.kind == "plug-in":
+        factory = ref.factory()
+        card = None if factory is None else factory().card
+    if card is None:
+        what = "a table of features" if ref.is_table else "code"
+        raise EvalfmError(f"{ref.label} is {what} and has no card; `evalfm ls encoders` lists those that have one.")
+    return card
+
+
+def _words(modifiers: str) -> tuple[str, ...]:
+    return tuple(filter(None, modifiers.split("@")))
+
+
+def _modified(card: EncoderCard, word: str) -> EncoderCard:
+    """The card with another pooling or a variant, named by it."""
+    if word in (card.pooling, card.variant):
+        return card
+    if word in card.variants:
+        change = {"variant": word}
+    elif word in card.poolings:
+        change = {"pooling": word}
+    else:
+        kinds = "pooling or variant" if card.variants else "pooling"
+        raise UnknownNameError(f"{kinds} of {card.name}", word, [*card.poolings, *card.variants])
+    # A golden embedding is of the card as it is published.
+    return card.model_copy(update={**change, "golden": None, "name": f"{card.name}@{word}"})
+
+
+def _card_of(given: object) -> EncoderCard | None:
+    """The card that is given, or that an encoder bears, by which it is known from a function without torch."""
+    card = given if isinstance(given, EncoderCard) else getattr(given, "card", None)
+    return card if isinstance(card, EncoderCard) else None
+
+
+@dataclass(frozen=True)
+class Alias:
+    """What a word stands for.
+
+    Attributes:
+        name: the word. encoder, head, adaptation, resize: as they would be named one by one. The whole image is
+            squashed to the input, for nothing was learnt with the crop that the encoder's card has.
+    """
+
+    name: str
+    encoder: str
+    head: str
+    adaptation: str
+    resize: str = "squash"
+
+    def applied(self, adaptation: str | None, heads: Sequence[str] | None) -> tuple[str, tuple[str, ...]]:
+        """Adaptation and heads, where the caller said nothing else.
+
+        Raises:
+            EvalfmError: the caller named something else.
+        """
+        if adaptation not in (None, self.adaptation) or (heads and tuple(heads) != (self.head,)):
+            raise EvalfmError(
+                f"{self.name} stands for --encoder {self.encoder} --head {self.head} --adaptation {self.adaptation}; "
+                f"say --encoder {self.encoder} to choose another head or adaptation."
+            )
+        return self.adaptation, (self.head,)
+
+
+ALIASES = {
+    alias.name: alias
+    for alias in (
+        Alias("unet-resnet34", "resnet34", "unet", "scratch"),
+        Alias("unet-efficientnet-b4", "efficientnet-b4", "unet", "scratch"),
+    )
+}
+
+
+def find_alias(name: str) -> Alias | None:
+    """What ``name`` stands for, or None where it is no alias.
+
+    >>> find_alias("unet-resnet34").encoder
+    'resnet34'
+    """
+    return ALIASES.get(name)
