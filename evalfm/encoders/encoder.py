@@ -86,7 +86,7 @@ class EncoderState:
         weights_file: SHA-256 of the file read, if any.
         origin: where that file lies; a tokenizer is looked for beside it. Never written to a run.
         code_digest: SHA-256 of the user's file that built the encoder, if any.
-        notes: cautions that a run must repeat.
+        cautions: cautions that a run must repeat.
     """
 
     preprocessing: Preprocessing | None = None
@@ -95,7 +95,7 @@ class EncoderState:
     weights_file: str | None = None
     origin: Path | None = None
     code_digest: str | None = None
-    notes: tuple[Caution, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
 class Encoder(nn.Module, ABC):
@@ -266,13 +266,13 @@ class Encoder(nn.Module, ABC):
         return self.state.precision
 
     @property
-    def notes(self) -> tuple[Caution, ...]:
+    def cautions(self) -> tuple[Caution, ...]:
         """Sentences that a run must repeat."""
-        return self.state.notes
+        return self.state.cautions
 
-    def add_notes(self, *cautions: Caution) -> None:
+    def add_cautions(self, *cautions: Caution) -> None:
         """Add cautions that a run must repeat."""
-        self.state = replace(self.state, notes=(*self.state.notes, *cautions))
+        self.state = replace(self.state, cautions=(*self.state.cautions, *cautions))
 
     @property
     def weights_digest(self) -> str:

@@ -43,7 +43,7 @@ def load_encoder(
             makes one.
         weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
             checkpoint.
-        input_size, resize: override the card; recorded in ``notes`` and in ``key``.
+        input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
         precision: in which the model runs; features are float32 in any case.
         device: where the model runs; ``auto`` takes a GPU if there is one.
         seed: from which random weights are drawn.
@@ -71,7 +71,7 @@ def load_encoder(
         made.seal()
         return made.eval().to(place)
     card = find_card(ref)
-    facts, notes = override(card, input_size, resize)
+    facts, cautions = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
     state = EncoderState(
         preprocessing=facts,
@@ -79,7 +79,7 @@ def load_encoder(
         random_weights=drawn,
         weights_file=checkpoint.sha256 if checkpoint else None,
         origin=checkpoint.path if checkpoint else None,
-        notes=(*notes, *_caution(card, checkpoint, drawn)),
+        cautions=(*cautions, *_caution(card, checkpoint, drawn)),
     )
     # Building draws initial weights; the caller's generator must not feel it.
     with torch.random.fork_rng(devices=[]):
@@ -140,19 +140,19 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
 
 
 def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[Caution]:
-    notes: list[Caution] = []
+    cautions: list[Caution] = []
     if drawn:
-        notes.append(Caution("random-weights", f"{card.name} has random weights: it has learnt nothing."))
+        cautions.append(Caution("random-weights", f"{card.name} has random weights: it has learnt nothing."))
     elif checkpoint is not None and card.weights.sha256 not in (None, checkpoint.sha256):
         words = f"The weights of {card.name} are another file than the one its card pins."
-        notes.append(Caution("other-weights", words))
+        cautions.append(Caution("other-weights", words))
     if checkpoint is not None and card.weights.revision == "main" and card.weights.sha256 is None:
         words = f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
-        notes.append(Caution("unpinned-weights", words))
-    notes += checkpoint.notes if checkpoint is not None else ()
+        cautions.append(Caution("unpinned-weights", words))
+    cautions += checkpoint.cautions if checkpoint is not None else ()
     if not drawn:
-        notes += [Caution("unconfirmed-card", f"Unconfirmed: {sentence}") for sentence in card.unconfirmed]
-    return notes
+        cautions += [Caution("unconfirmed-card", f"Unconfirmed: {sentence}") for sentence in card.unconfirmed]
+    return cautions
 
 
 def _check_size(encoder: Encoder, card: EncoderCard) -> None:

@@ -215,7 +215,7 @@ def override(
     >>> override(find_card("pixels"), 128, None)[1]
     ('The input is 128 x 128 instead of 256 x 256.',)
     """
-    facts, notes = card.preprocessing, []
+    facts, cautions = card.preprocessing, []
     changes: dict[str, object] = {}
     if resize is not None and resize != facts.resize:
         if resize not in ("squash", "shortest-edge-crop", "letterbox"):
@@ -223,7 +223,7 @@ def override(
         changes |= {"resize": resize, "resize_to": None, "first_interpolation": None, "side_rounding": "nearest"}
         if resize == "shortest-edge-crop":
             changes["resize_to"] = max(facts.input_size)
-        notes.append(Caution("input-changed", f"Images are resized by {resize} instead of {facts.resize}."))
+        cautions.append(Caution("input-changed", f"Images are resized by {resize} instead of {facts.resize}."))
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if size is not None and tuple(size) != facts.input_size:
         if card.fixed_input_size:
@@ -241,8 +241,8 @@ def override(
             changes["resize_to"] = resize_to * max(size) // max(facts.input_size)
         changes["input_size"] = (int(size[0]), int(size[1]))
         words = f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}."
-        notes.append(Caution("input-changed", words))
-    return facts.model_copy(update=changes), tuple(notes)
+        cautions.append(Caution("input-changed", words))
+    return facts.model_copy(update=changes), tuple(cautions)
 
 
 def _check_multiple(card: EncoderCard, size: tuple[int, int]) -> None:

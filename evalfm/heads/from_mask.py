@@ -69,7 +69,7 @@ class FromMaskHead(PooledHead, TrainableHead):
         check_kind(self, context)
         train, val = self.usable(train), self.usable(val)
         fit = self._inner.fit(train, val, self._of_masks(context))
-        return replace(fit, notes=(*fit.notes, *self.after_training(train, val, context)))
+        return replace(fit, cautions=(*fit.cautions, *self.after_training(train, val, context)))
 
     def usable(self, examples: Examples) -> Examples:
         """The rows that have every mask.
@@ -165,11 +165,11 @@ class FromMaskHead(PooledHead, TrainableHead):
             f"Masks are measured on {parts}: mean absolute error on val {errors[0]:.4f} with all parts, "
             f"{errors[1]:.4f} with the largest."
         )
-        notes = [Caution("measured-on-masks", words)]
+        cautions = [Caution("measured-on-masks", words)]
         if empty:
             words = f"{empty} of {len(val)} val images get the mean of train: their predicted heart or lungs are empty."
-            notes.append(Caution("measured-on-masks", words))
-        return tuple(notes)
+            cautions.append(Caution("measured-on-masks", words))
+        return tuple(cautions)
 
     def _of_masks(self, context: Context) -> Context:
         if context.measure not in MEASURES or not context.findings:

@@ -91,7 +91,7 @@ class LinearHead(_LogisticHead):
         several = len(names) > 1
         chosen: dict[str, float | int | str] = {}
         path: list[dict[str, float | int | str]] = []
-        notes: list[Caution] = []
+        cautions: list[Caution] = []
         weights, biases = [], []
         for column, label in enumerate(names):
             if several and not (_learnable(train_target[:, column]) and _learnable(val_target[:, column])):
@@ -118,12 +118,12 @@ class LinearHead(_LogisticHead):
             key = f"C[{label}]" if several else "C"
             chosen[key] = self._strengths[best]
             path += _path_lines(self._strengths, losses, label if several else None)
-            notes += _notes(self._strengths, best, label, scaling, solved.converged)
+            cautions += _cautions(self._strengths, best, label, scaling, solved.converged)
             weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
             weights.append(weight)
             biases.append(bias)
         self._weight, self._bias = torch.cat(weights), torch.cat(biases)
-        return Fit(chosen, tuple(path), notes=tuple(notes))
+        return Fit(chosen, tuple(path), cautions=tuple(cautions))
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each label, [N, K]; binary: K = 1."""
@@ -169,10 +169,10 @@ class SoftmaxHead(_LogisticHead):
         truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
         losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
         best = smallest_best(losses)
-        notes = _notes(self._strengths, best, label, scaling, solved.converged)
+        cautions = _cautions(self._strengths, best, label, scaling, solved.converged)
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
-            notes.append(without_images(absent))
+            cautions.append(without_images(absent))
         weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
         self._weight = torch.zeros(len(context.class_names), weight.shape[1], dtype=torch.float64)
         self._bias = torch.full((len(context.class_names),), -torch.inf, dtype=torch.float64)
@@ -180,7 +180,7 @@ class SoftmaxHead(_LogisticHead):
         return Fit(
             {"C": self._strengths[best]},
             tuple(_path_lines(self._strengths, losses, None)),
-            notes=tuple(notes),
+            cautions=tuple(cautions),
         )
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
@@ -223,19 +223,19 @@ def without_images(classes: Sequence[str]) -> Caution:
     return Caution("unseen-class", words)
 
 
-def _notes(
+def _cautions(
     strengths: tuple[float, ...], best: int, label: str, scaling: Standardisation, converged: Tensor
 ) -> list[Caution]:
-    notes: list[Caution] = []
+    cautions: list[Caution] = []
     if len(strengths) > 1 and best in (0, len(strengths) - 1):
         end = "lower" if best == 0 else "upper"
         words = f"The best C for {label!r}, {strengths[best]:.3g}, lies at the {end} edge of the grid."
-        notes.append(Caution("grid-edge", words))
+        cautions.append(Caution("grid-edge", words))
     dropped = int((~scaling.kept).sum())
     if dropped:
         words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
-        notes.append(Caution("constant-features", words))
+        cautions.append(Caution("constant-features", words))
     if not bool(converged.all()):
         late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
-        notes.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))
-    return notes
+        cautions.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))
+    return cautions

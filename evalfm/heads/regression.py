@@ -67,16 +67,16 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         path: tuple[dict[str, float | int | str], ...] = tuple(
             {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
         )
-        notes = []
+        cautions = []
         if len(self._penalties) > 1 and best in (0, len(self._penalties) - 1):
             end = "upper" if best == 0 else "lower"
             words = f"The best alpha, {self._penalties[best]:.3g}, lies at the {end} edge of the grid."
-            notes.append(Caution("grid-edge", words))
+            cautions.append(Caution("grid-edge", words))
         dropped = int((~scaling.kept).sum())
         if dropped:
             words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
-            notes.append(Caution("constant-features", words))
-        return Fit({"alpha": self._penalties[best]}, path, notes=tuple(notes))
+            cautions.append(Caution("constant-features", words))
+        return Fit({"alpha": self._penalties[best]}, path, cautions=tuple(cautions))
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Values in the target's unit, [N, 1]."""

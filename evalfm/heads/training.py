@@ -340,9 +340,9 @@ def _choose(bank: _Bank, device: torch.device) -> Fit:
     best.module.load_state_dict(best.best_state)
     bank.head.set_module(best.module, bank.layout, bank.objective, device)
     rates = [candidate.learning_rate for candidate in bank.candidates]
-    notes = []
+    cautions = []
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
         words = f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid."
-        notes.append(Caution("grid-edge", words))
+        cautions.append(Caution("grid-edge", words))
     chosen: Line = {"learning_rate": best.learning_rate, "epoch": best.best_epoch}
-    return Fit(chosen, tuple(each.summary() for each in bank.candidates), tuple(best.curve), tuple(notes))
+    return Fit(chosen, tuple(each.summary() for each in bank.candidates), tuple(best.curve), tuple(cautions))

@@ -76,17 +76,17 @@ def associated(split: Split, cohort: Cohort, association: Association, seed: int
                 )
         return found
 
-    notes = []
+    cautions = []
     chosen = {}
     for name in ("train", "val"):
         chosen[name], told = _tied(cells(getattr(split, name), name, seed), association.strength)
-        notes.append(f"{name} {told}")
+        cautions.append(f"{name} {told}")
     every = cells(split.test, "test", 0)
     most = min(map(len, every.values()))
-    words = f"Association of label and {association.attribute}: {'; '.join(notes)}; test 4 × {most} images, phi 0."
+    words = f"Association of label and {association.attribute}: {'; '.join(cautions)}; test 4 × {most} images, phi 0."
     note = Caution("association", words)
     test = np.sort(np.concatenate([inside[:most] for inside in every.values()]))
-    return replace(split, train=chosen["train"], val=chosen["val"], test=test, notes=(*split.notes, note))
+    return replace(split, train=chosen["train"], val=chosen["val"], test=test, cautions=(*split.cautions, note))
 
 
 def _tied(cells: dict[tuple[int, int], NDArray[np.intp]], strength: float) -> tuple[NDArray[np.intp], str]:

@@ -60,7 +60,7 @@ def fit_halves(
         f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
         "themselves; harmonic mean 2bn / (b + n) of the two accuracies.",
     )
-    told = replace(fit, notes=(note, *fit.notes))
+    told = replace(fit, cautions=(note, *fit.cautions))
     return HeadResult(split, told, Scores(on_val, on_test, Operating()), head.tensors())
 
 

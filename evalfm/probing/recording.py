@@ -176,7 +176,7 @@ def as_trained(session: EncoderSession, adaptation: str) -> EncoderSession:
         card={**session.card, "pretraining_data": []},
         random_weights=False,
         weights_digest=None,
-        notes=(*(each for each in session.notes if each.code != "random-weights"), FROM_RANDOM),
+        cautions=(*(each for each in session.cautions if each.code != "random-weights"), FROM_RANDOM),
     )
 
 
@@ -230,10 +230,10 @@ def _cautions(session: EncoderSession, assignment: SplitAssignment, results: Seq
     """Every caution that belongs beside the figures, each once."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     unknown = "Patients unknown: images of one patient may be in train and in test, intervals are over images."
-    cautions = of_result(session, [cohort.manifest, tested.manifest], unknown, cohort.notes)
+    cautions = of_result(session, [cohort.manifest, tested.manifest], unknown, cohort.cautions)
     for result in results:
         fold = result.split.fold
-        cautions += [replace(each, fold=fold) for each in (*result.split.notes, *result.fit.notes)]
+        cautions += [replace(each, fold=fold) for each in (*result.split.cautions, *result.fit.cautions)]
         lost = ", ".join(unlearnable(cohort, result.split))
         if lost:
             words = f"One class only in train or in val, so no score is given: {lost}."
@@ -254,7 +254,7 @@ def of_result(
         cautions.append(Caution("patients-unknown", unknown))
     cautions += [*contamination(session.card, manifests), *of_cohort]
     # What the encoder says of its random weights is said already.
-    return cautions + [each for each in session.notes if each.code != "random-weights"]
+    return cautions + [each for each in session.cautions if each.code != "random-weights"]
 
 
 def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[Caution]:

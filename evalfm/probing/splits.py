@@ -24,14 +24,14 @@ class Split:
 
     Attributes:
         fold: which fold it is, or None where there is one split.
-        notes: what must be said of how it was dealt.
+        cautions: what must be said of how it was dealt.
     """
 
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     test: NDArray[np.intp]
     fold: int | None = None
-    notes: tuple[Caution, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
 def make_splits(cohort: Cohort, settings: Settings, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
@@ -163,7 +163,7 @@ def _few_val(split: Split, cohort: Cohort, patients: NDArray[np.object_], settin
     ]
     words = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
     return replace(
-        split, val=split.val[kept], notes=(*split.notes, *([Caution("scarce-val", words)] if scarce else []))
+        split, val=split.val[kept], cautions=(*split.cautions, *([Caution("scarce-val", words)] if scarce else []))
     )
 
 

@@ -54,7 +54,7 @@ def run_job(job: Job, device: torch.device, precision: Precision, progress: Prog
     share = max(1, job.recipe.batch_size // job.processes)
     fitting = Fitting(min(share, CPU_MICRO_BATCH) if device.type == "cpu" else share)
     job.folder.mkdir(parents=True, exist_ok=True)
-    notes: list[Caution] = []
+    cautions: list[Caution] = []
     while True:
         short = False
         try:
@@ -66,12 +66,12 @@ def run_job(job: Job, device: torch.device, precision: Precision, progress: Prog
             # Not retried in here: the error holds on to what filled the memory.
             short = True
         if not short:
-            return tuple(notes)
+            return tuple(cautions)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         fitting, told = _smaller(job, fitting, device)
-        notes.append(Caution("memory", told))
+        cautions.append(Caution("memory", told))
         progress.say(told)
 
 

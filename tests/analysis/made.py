@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from evalfm.cautions import Caution
 from evalfm.features.cost import Cost
 from evalfm.record import Provenance, Record
 from evalfm.run import Run, publishing, run_folder, write_run
@@ -67,6 +69,7 @@ def make_run(
     classes: tuple[str, ...] | None = None,
     cost: Cost | None = None,
     made: dict[str, Any] | None = None,
+    cautions: Sequence[Caution] = (),
     **data: Any,
 ) -> Run:
     """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance."""
@@ -106,7 +109,7 @@ def make_run(
         metrics={name: estimate.to_json() for name, estimate in found.items()},
         chosen={},
         exclusions=[],
-        cautions=[],
+        cautions=list(cautions),
         provenance=provenance(**{"weights_digest": encoder, "cost": cost, **(made or {})}),
     )
     folder = run_folder(out, encoder, name, head, "frozen", key)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from evalfm.analysis.choose import Limits, choose
 from evalfm.analysis.worst import worst_stratum
+from evalfm.cautions import Caution
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
@@ -78,7 +79,7 @@ def test_the_worst_stratum_and_doubts_are_told(tmp_path: Path) -> None:
     worst = min(areas, key=lambda view: areas[view])
     assert first.worst == f"view = {worst}: auroc {areas[worst]:.3f} on {(table['view'] == worst).sum()} images"
     asked = next(each for each in found.candidates if each.encoder == "asked")
-    assert asked.flags == ("Read the licence before commercial use.",)
+    assert asked.flags == (Caution("licence", "Read the licence before commercial use."),)
 
 
 def test_an_encoder_that_is_no_better_than_a_baseline_is_said_so(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_a_mark_that_no_run_writes_is_no_mark(tmp_path: Path) -> None:
     expected = told(run.folder)
     own = table.attrs[MARK]
     for mark in ([], {}, "evalfm", {**own, "kind": ["binary"]}, {**own, "kind": "other"}, {**own, "class_names": 3},
-                 {**own, "class_names": ["mass"]}, {**own, "notes": None}):  # fmt: skip
+                 {**own, "class_names": ["mass"]}, {**own, "cautions": None}):  # fmt: skip
         table.attrs = {MARK: mark}
         table.to_parquet(tmp_path / "t.parquet", index=False)
         assert same(expected, told(tmp_path / "t.parquet")), mark

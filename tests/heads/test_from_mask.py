@@ -122,8 +122,8 @@ def test_stray_parts_are_left_out_where_val_is_better_off(plant):
 
     head.fit(train, val, context)
     inner.predict = with_strays
-    notes = head.after_training(train, val, context)
-    assert "their largest parts" in notes[0]
+    cautions = head.after_training(train, val, context)
+    assert "their largest parts" in cautions[0].sentence
     assert np.abs(head.predict(val) - 20 / 60).mean() < 0.1
     tensors = head.tensors()
     again = FromMaskHead()

@@ -61,7 +61,7 @@ def test_phi_is_what_was_asked_at_the_same_number_of_images(cohort: Cohort, stre
     label, tube = pairs(cohort, split.test)
     assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
     assert split.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
-    assert f"train {len(split.train)} images, phi" in split.notes[-1]
+    assert f"train {len(split.train)} images, phi" in split.cautions[-1].sentence
 
 
 def test_images_stay_on_their_side_and_cells_are_nested(cohort: Cohort):

@@ -173,8 +173,8 @@ def test_a_run_applied_to_its_own_films_gives_its_own_scores(labelled: list[Run]
     written = (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns
     again = predict(labelled[0], squares, out=tmp_path / "predicted")
     pd.testing.assert_frame_equal(again.table, predicted.table, check_dtype=False)
-    assert again.notes[:-1] == predicted.notes
-    assert again.notes[-1].endswith("holds these predictions already; they are returned as they are.")
+    assert again.cautions[:-1] == predicted.cautions
+    assert again.cautions[-1].sentence.endswith("holds these predictions already; they are returned as they are.")
     assert (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns == written
     fewer = squares.select(list(range(10)))
     older = dataclasses.replace(squares, table=squares.table.assign(age=squares.table["age"] + 1))
@@ -200,13 +200,13 @@ def test_damaged_predictions_in_the_way_are_told_and_kept(
     assert (tmp_path / "predicted" / file).read_bytes() == content
 
 
-@pytest.mark.parametrize("notes", [None, 3, {"a": 1}])
+@pytest.mark.parametrize("cautions", [None, 3, {"a": 1}, [{"code": "other"}]])
 def test_predictions_with_strange_cautions_are_not_taken_for_ones_own(
-    labelled: list[Run], squares: Manifest, tmp_path: Path, notes: object
+    labelled: list[Run], squares: Manifest, tmp_path: Path, cautions: object
 ):
     predict(labelled[0], squares, out=tmp_path / "predicted")
     summary = json.loads((tmp_path / "predicted/predict.json").read_text())
-    (tmp_path / "predicted/predict.json").write_text(json.dumps(summary | {"notes": notes}))
+    (tmp_path / "predicted/predict.json").write_text(json.dumps(summary | {"cautions": cautions}))
     with pytest.raises(EvalfmError, match="is there already and holds something else"):
         predict(labelled[0], squares, out=tmp_path / "predicted")
 
@@ -301,7 +301,7 @@ def test_nothing_private_is_in_any_byte_of_a_run(tmp_path: Path):
 
 def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
     record = json.loads((labelled[0].folder / "run.json").read_text())
-    assert record["data"]["parts"]["test"]["patients"] == 21
+    assert record["data"]["splits"]["test"]["patients"] == 21
     assert record["data"]["label_source"] == {"square": "mask"}
     assert record["head"]["grid"]["C"]
     assert record["provenance"]["versions"]["torch"]

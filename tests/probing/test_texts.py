@@ -326,5 +326,7 @@ def test_few_val_images_where_asked(squares: Manifest, out: Path):
     assert min(there.values()) < 8
     assert rows(scarce, "val")["target"].value_counts().to_dict() == {each: min(n, 8) for each, n in there.items()}
     told = ", ".join(f"{there[each]} of square = {each:g}" for each in sorted(there) if there[each] < 8)
-    assert f"Val has fewer than 8 images of a class, and all of these were taken: {told}." in scarce.record.notes
+    assert f"Val has fewer than 8 images of a class, and all of these were taken: {told}." in map(
+        str, scarce.record.cautions
+    )
     assert not any("Val has fewer" in str(each) for each in run.record.cautions)

@@ -96,7 +96,7 @@ def test_random_towers_have_no_side(data: Manifest, tmp_path: Path):
     assert abs(value - 0.5) <= 0.2
     for run in (plain, swapped):
         assert run.record.provenance.random_weights
-        assert "Random weights: the encoder has learnt nothing." in run.record.notes
+        assert "Random weights: the encoder has learnt nothing." in map(str, run.record.cautions)
     (table,) = task_tables([plain])
     assert {point.encoder for point in operating_points(table)} == {"chexzero (random weights)", "constant"}
     assert table.lines[0].encoder == "chexzero (random weights)"

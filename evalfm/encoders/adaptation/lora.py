@@ -47,7 +47,7 @@ class LoraReport:
     parameters: int
 
     @property
-    def notes(self) -> tuple[Caution, ...]:
+    def cautions(self) -> tuple[Caution, ...]:
         """Cautions that a run must repeat."""
         what = "linear layers of the attention" if self.kind == "attention" else "convolutions"
         sentences = [

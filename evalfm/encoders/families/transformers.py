@@ -48,14 +48,14 @@ class TransformersEncoder(Encoder):
             self.model = self._drawn(config)
         else:
             named = named_for(card, config, checkpoint)
-            self.add_notes(*named.notes[len(checkpoint.notes) :])
+            self.add_cautions(*named.cautions[len(checkpoint.cautions) :])
             self.model = self._image_part(load(card, config, named))
         self.model.eval()
         trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
             words = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
             note = Caution("input-changed", words)
-            self.add_notes(note)
+            self.add_cautions(note)
 
     def _drawn(self, config: Any) -> Any:
         """The image part with random weights."""

@@ -126,7 +126,7 @@ class LearnedContextHead(TextHead):
         if self.reads_sentences:
             chosen |= _said(weights)
             chosen |= {"weights_of": whose, "sentences": len(sentences)}
-        return Fit(chosen, curve=curve, notes=tuple(self._notes(text.prompts, sentences, learnt)))
+        return Fit(chosen, curve=curve, cautions=tuple(self._cautions(text.prompts, sentences, learnt)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of a text head, ``context`` [n, W] and its ``wording``."""
@@ -185,20 +185,20 @@ class LearnedContextHead(TextHead):
         embedded = dict(zip(place, normalised(text.tower.encode(list(place)).cpu()).float(), strict=True))
         return torch.stack([torch.stack([embedded[row.sentences[number]] for row in rows]) for number in range(count)])
 
-    def _notes(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[Caution]:
-        notes = []
+    def _cautions(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[Caution]:
+        cautions = []
         most = max(len(row.sentences) for row in prompts.rows)
         if self.reads_sentences and most > len(sentences):
             words = (
                 f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
             )
-            notes.append(Caution("fewer-sentences", words))
+            cautions.append(Caution("fewer-sentences", words))
         present = set(train.target.tolist())
         held_out_images = [row.name for number, row in enumerate(prompts.rows) if number not in present]
         if held_out_images:
             words = f"No train image shows {', '.join(held_out_images)}; the context was learnt on the others."
-            notes.append(Caution("unseen-class", words))
-        return notes
+            cautions.append(Caution("unseen-class", words))
+        return cautions
 
 
 class CoOpHead(LearnedContextHead):

@@ -190,11 +190,11 @@ class EpisodeBuilder:
         # What fine-tuning has finished stays there when the process dies, and is taken over by the next one.
         work = adopt(self.out / WORK, f"episodes-{key[:16]}") if method == FINE_TUNE else None
         aurocs: dict[int, NDArray[np.float64]] = {}
-        notes: list[Caution] = []
+        cautions: list[Caution] = []
         for shots, scores, told in self._frozen(method) if work is None else self._fine_tuned(work):
             aurocs[shots] = episode_auroc(scores)
-            notes += told
-        record = self._record(method, key, aurocs, notes, watch.seconds())
+            cautions += told
+        record = self._record(method, key, aurocs, cautions, watch.seconds())
         with publishing(self.out, folder, IfExists.REPLACED if self.known.force else IfExists.KEPT) as place:
             write_episodes(place, record, self._table(aurocs))
         if work is not None:
@@ -258,7 +258,12 @@ class EpisodeBuilder:
         return pd.DataFrame(lines)
 
     def _record(
-        self, method: Method, key: str, aurocs: Mapping[int, NDArray[np.float64]], notes: list[Caution], seconds: float
+        self,
+        method: Method,
+        key: str,
+        aurocs: Mapping[int, NDArray[np.float64]],
+        cautions: list[Caution],
+        seconds: float,
     ) -> EpisodeRecord:
         cohort, settings = self.asked.cohort, self.settings
         info = cohort.manifest.info
@@ -297,7 +302,7 @@ class EpisodeBuilder:
                 **counted,
             },
             results=results,
-            cautions=self._cautions(session, notes),
+            cautions=self._cautions(session, cautions),
             provenance=provenance(session, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
         )
 
@@ -312,5 +317,5 @@ class EpisodeBuilder:
         """Every caution that belongs beside the figures, each once."""
         cohort = self.asked.cohort
         unknown = "Patients unknown: images of one patient may be in support and in queries."
-        cautions = of_result(session, [cohort.manifest], unknown, cohort.notes)
+        cautions = of_result(session, [cohort.manifest], unknown, cohort.cautions)
         return list(dict.fromkeys([OVERLAP, *cautions, *of_methods]))

@@ -39,8 +39,8 @@ class Frozen:
         found = episodic.solve(method, self._features, support, query, strength)
         late = int((~found.converged).sum())
         words = f"The solver stopped before its tolerance in {late} episodes of {shots} shots."
-        notes = [Caution("solver-stopped", words)] if late else []
-        return found.scores.reshape(*query.shape, query.shape[1]).numpy(), notes
+        cautions = [Caution("solver-stopped", words)] if late else []
+        return found.scores.reshape(*query.shape, query.shape[1]).numpy(), cautions
 
     def told(self, text: Text) -> Scores:
         """By sentences alone: the same for every support."""

@@ -162,15 +162,15 @@ def test_a_result_is_whole_or_not_there(squares: Manifest, tmp_path: Path, monke
 
 def test_notes_say_what_must_be_read_with_the_figures(squares: Manifest, tmp_path: Path):
     (made,) = run(squares, tmp_path, "random:test_vit", methods=["linear"], input_size=32)
-    assert made.record.notes[0].startswith("Episodes draw from one pool of images and overlap")
-    assert "Random weights: the encoder has learnt nothing." in made.record.notes
+    assert made.record.cautions[0].sentence.startswith("Episodes draw from one pool of images and overlap")
+    assert "Random weights: the encoder has learnt nothing." in map(str, made.record.cautions)
     assert made.record.provenance.random_weights
     info = squares.info.model_copy(update={"synthetic": True})
     unknown = Manifest(info, squares.table.drop(columns="patient"), squares.folder)
     seen = Seer(reader_card(pretraining_data=[{"name": "squares", "what": "images"}]))
     (made,) = run(unknown, tmp_path, seen, methods=["linear"])
     for start in ("Synthetic data", "Patients unknown", "Contamination: reader was pre-trained on images of squares"):
-        assert any(note.startswith(start) for note in made.record.notes), start
+        assert any(str(each).startswith(start) for each in made.record.cautions), start
 
 
 def test_ids_leave_as_the_data_set_says(squares: Manifest, tmp_path: Path):
