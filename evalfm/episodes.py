@@ -13,7 +13,18 @@ from pydantic import Field
 
 from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
-from evalfm.record import Count, DataFacts, EncoderConfig, Metric, Result, Section, Word, read_record, write_record
+from evalfm.record import (
+    Count,
+    DataFacts,
+    EncoderConfig,
+    Metric,
+    Result,
+    Section,
+    WholeSection,
+    Word,
+    read_record,
+    write_record,
+)
 from evalfm.run import folders_with, warn, whole
 
 RECORD = "episodes.json"
@@ -36,7 +47,7 @@ class ShotsResult(Section):
     sd: float | None
 
 
-class EpisodeConfig(Section):
+class EpisodeConfig(WholeSection):
     """The settings of few-shot episodes, enough to run them again."""
 
     queries: Count
@@ -49,14 +60,14 @@ class EpisodeConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
 
 
-class EpisodeTask(Section):
-    """The task's card, whole; these of its keys are read."""
+class EpisodeTaskSection(WholeSection):
+    """The task's card."""
 
     name: Word
     kind: str | None = None
 
 
-class MethodSection(Section):
+class MethodSection(WholeSection):
     """A few-shot method and its settings."""
 
     name: Word
@@ -74,7 +85,7 @@ class EpisodeRecord(Result):
     """Everything that episodes.json holds; ``results`` has one entry for each number of shots."""
 
     config: EpisodeConfig
-    task: EpisodeTask
+    task: EpisodeTaskSection
     method: MethodSection
     data: EpisodeData
     results: list[ShotsResult]

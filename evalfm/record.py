@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from evalfm.cards import in_words
+from evalfm.cards import CardModel, in_words
 from evalfm.cautions import Caution, with_known_codes
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
@@ -46,17 +46,21 @@ Exclusions = list[Annotated[Exclusion, AfterValidator(lambda each: _counted(each
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Section(BaseModel):
-    """A part of a record. Keys that this version does not know are kept and not read, so that newer files open."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
+class Section(CardModel):
+    """A section of a record; of a file, keys that this version does not know are ignored, so that newer ones open."""
 
     def as_written(self) -> dict[str, Any]:
         """The keys that the file has, as plain values."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class EncoderConfig(Section):
+class WholeSection(Section):
+    """A section that holds all of a card or configuration, of which these keys are read."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class EncoderConfig(WholeSection):
     """How the encoder was loaded; ``weights`` never holds a path."""
 
     name: str | None = None
@@ -65,7 +69,7 @@ class EncoderConfig(Section):
     resize: str | None = None
 
 
-class RunConfig(Section):
+class RunConfig(WholeSection):
     """The settings of a run, enough to run it again."""
 
     baseline: bool
@@ -83,7 +87,7 @@ class RunConfig(Section):
     base_to_novel: bool = False
     threshold: str = ""
     associate: str | None = None
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
     encoder: EncoderConfig = EncoderConfig()
 
     @model_validator(mode="after")
@@ -93,14 +97,14 @@ class RunConfig(Section):
         return self
 
 
-class WeightsSection(Section):
+class WeightsSection(WholeSection):
     """Where an encoder's weights come from; ``none`` for one without any."""
 
     source: str | None = None
 
 
-class EncoderSection(Section):
-    """The encoder's card, whole; these of its keys are read."""
+class EncoderSection(WholeSection):
+    """The encoder's card."""
 
     name: Word
     parameters: Annotated[int, Field(ge=0, le=1 << 60)] | None = None
@@ -108,9 +112,9 @@ class EncoderSection(Section):
     commercial_use: str | None = None
     gated: bool | None = None
     pooling: str | None = None
-    poolings: dict[str, int | None] = {}
+    poolings: dict[str, int | None] = Field(default_factory=dict)
     weights: WeightsSection = WeightsSection()
-    pretraining_data: list[dict[str, Any]] = []
+    pretraining_data: list[dict[str, Any]] = Field(default_factory=list)
 
     @property
     def dimensions(self) -> int | None:
@@ -118,15 +122,15 @@ class EncoderSection(Section):
         return None if self.pooling is None else self.poolings.get(self.pooling)
 
 
-class TaskSection(Section):
-    """The task's card, whole; these of its keys are read."""
+class TaskSection(WholeSection):
+    """The task's card."""
 
     name: Word
     title: str
     kind: Kind
     target: Annotated[list[Word], Field(min_length=1)]
     metrics: Annotated[list[Word], Field(min_length=1)]
-    subgroups: list[str] = []
+    subgroups: list[str] = Field(default_factory=list)
     version: int = 1
     measure: str | None = None
     where: str | None = None
@@ -138,8 +142,8 @@ class HeadSection(Section):
     """The head: its name, its grid, and what of the features it reads."""
 
     name: Word
-    grid: dict[str, Any] = {}
-    needs: list[str] = []
+    grid: dict[str, Any] = Field(default_factory=dict)
+    needs: list[str] = Field(default_factory=list)
     deterministic: bool | None = None
 
 
@@ -166,7 +170,7 @@ class DataFacts(Section):
     class_names: list[Word]
     licence: str = "unknown"
     citation: str | None = None
-    label_source: dict[str, str] = {}
+    label_source: dict[str, str] = Field(default_factory=dict)
     patients_known: bool = False
 
     @property
@@ -183,7 +187,7 @@ class DataSection(DataFacts):
     label_source: dict[str, str]
     patients_known: bool
     test_digest: str | None = None
-    derived_from: list[str] = []
+    derived_from: list[str] = Field(default_factory=list)
     folds: Annotated[int, Field(ge=2)] | None
     splits: SplitSizes
     redistributable_images: bool
@@ -205,11 +209,11 @@ class Chosen(Section):
         folds: the same of each fold, where there are some; then all else is empty.
     """
 
-    head: dict[str, Any] = {}
-    thresholds: dict[str, float | None] = {}
-    temperatures: dict[str, float | None] = {}
-    path: list[Any] = []
-    curve: list[Any] = []
+    head: dict[str, Any] = Field(default_factory=dict)
+    thresholds: dict[str, float | None] = Field(default_factory=dict)
+    temperatures: dict[str, float | None] = Field(default_factory=dict)
+    path: list[Any] = Field(default_factory=list)
+    curve: list[Any] = Field(default_factory=list)
     folds: list[Chosen] | None = None
 
     @property
@@ -233,7 +237,7 @@ class Spread(Section):
     sd: float
 
 
-class PromptSection(Section):
+class PromptSection(WholeSection):
     """The sentences of a head that reads text, and of zero-shot what each template gives alone."""
 
     source: Any = None
@@ -241,7 +245,7 @@ class PromptSection(Section):
     context: Any = None
     rows: Any = None
     metric: str | None = None
-    by_template: list[TemplateResult] = []
+    by_template: list[TemplateResult] = Field(default_factory=list)
     spread: Spread | None = None
 
     @model_validator(mode="after")
@@ -356,7 +360,7 @@ def read_record(path: Path, model: type[Model], what: str) -> Model:
             raise EvalfmError(f"{path} is of schema {schema}, newer than this evalfm reads ({SCHEMA}); upgrade evalfm.")
         if type(schema) is int and schema == 1:
             content = migrated(content)
-        return model.model_validate_json(json.dumps(with_known_codes(content)), strict=True)
+        return model.model_validate_json(json.dumps(with_known_codes(content)), strict=True, extra="allow")
     except (OSError, ValueError) as error:
         fault = faults_of(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
         fault = printable(fault[:500]).rstrip(".")

@@ -155,7 +155,7 @@ def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Pa
         encoder="strong",
         seed=1,
         settings={"shots": 10},
-        parts={"train": few, "val": few, "test": every},
+        splits={"train": few, "val": few, "test": every},
     )
     (found,) = sections([*made, poor])
     tables = dict(found.tables)
@@ -174,7 +174,7 @@ def test_several_seeds_of_few_labels_have_one_interval_of_their_mean(tmp_path: P
             binary_table(signal(TARGET, 0.5, seed), TARGET),
             seed=seed,
             settings={"shots": 10},
-            parts={"train": few, "val": few, "test": every},
+            splits={"train": few, "val": few, "test": every},
         )
         for seed in range(1, 4)
     ]

@@ -277,8 +277,9 @@ def test_contamination_follows_where_the_films_come_from(tmp_path: Path):
     from evalfm.probing.recording import contamination
 
     card = {"name": "seen-it", "pretraining_data": [{"name": "NIH-CXR14", "what": "images"}]}
-    (note,) = contamination(card, [manifest])
-    assert "images of nih-cxr14" in note
+    (caution,) = contamination(card, [manifest])
+    assert caution.code == "contamination"
+    assert "images of nih-cxr14" in caution.sentence
     assert contamination({"name": "new", "pretraining_data": []}, [manifest]) == []
 
 

@@ -20,6 +20,7 @@ from evalfm.heads.head import Text
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
+from evalfm.record import Chosen
 from evalfm.run import Run
 from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.statistics.classification import choose_threshold, f1
@@ -78,9 +79,11 @@ def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     assert zeroshot.metrics["f1_default"].value == pytest.approx(f1_score(test["target"], test["score_square"] >= 0.5))
 
 
-def assert_chosen_on(split: pd.DataFrame, other: pd.DataFrame, chosen: dict, name: str, target: str, rule: str) -> None:
+def assert_chosen_on(
+    split: pd.DataFrame, other: pd.DataFrame, chosen: Chosen, name: str, target: str, rule: str
+) -> None:
     """Threshold and temperature of ``name`` are those of ``split``, and ``other`` would have given others."""
-    threshold, temperature = chosen["thresholds"][name], chosen["temperatures"][name]
+    threshold, temperature = chosen.thresholds[name], chosen.temperatures[name]
     of_part, of_other = (
         (
             choose_threshold(rows[target], rows[f"score_{name}"], rule),
@@ -132,13 +135,14 @@ def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
 def test_the_record_holds_the_sentences_and_each_template_alone(zeroshot: Run, prompts: Path):
     told = zeroshot.record.prompts
     assert told is not None
-    assert told["templates"] == ["{}", "grey {}"]
-    assert told["rows"][0]["prompts"] == [["dark"], ["grey dark"]]
-    alone = {each["template"]: each["value"] for each in told["by_template"]}
+    assert told.templates == ["{}", "grey {}"]
+    assert told.rows[0]["prompts"] == [["dark"], ["grey dark"]]
+    alone = {each.template: each.estimate.value for each in told.by_template}
     assert list(alone) == ["{}", "grey {}"]
-    assert told["spread"]["least"] == min(alone.values())
-    assert told["spread"]["sd"] == pytest.approx(np.std(list(alone.values()), ddof=1))
-    assert all(each["low"] is not None or each["reason"] for each in told["by_template"])
+    assert told.spread is not None
+    assert told.spread.least == min(alone.values())
+    assert told.spread.sd == pytest.approx(np.std(list(alone.values()), ddof=1))
+    assert all(each.estimate.low is not None or each.estimate.reason for each in told.by_template)
     assert prompts.name not in (zeroshot.folder / "run.json").read_text()
 
 
@@ -200,21 +204,22 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     (run,) = probe(
         Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, baselines="none", out=out
     )
-    splits = run.record.chosen.folds
+    splits = run.record.chosen.each
     assert len(splits) == 3
     test = rows(run, "test")
     assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
-        fold: split["thresholds"]["square"] for fold, split in enumerate(splits)
+        fold: split.thresholds["square"] for fold, split in enumerate(splits)
     }
     val = rows(run, "val")
     for fold, split in enumerate(splits):
         assert_chosen_on(val[val["fold"] == fold], test[test["fold"] == fold], split, "square", "target", "youden")
     assert run.record.prompts is not None
     # Both see what is plain to see, fold by fold.
-    assert [each["value"] > 0.9 for each in run.record.prompts["by_template"]] == [True, True]
+    assert [(each.estimate.value or 0) > 0.9 for each in run.record.prompts.by_template] == [True, True]
     # Applied to other films it is cut at their median.
     found = predict(run, squares, encoder=Seer(), out=tmp_path / "predicted").table
-    thresholds, temperatures = ([split[what]["square"] for split in splits] for what in ("thresholds", "temperatures"))
+    thresholds = [split.thresholds["square"] for split in splits]
+    temperatures = [split.temperatures["square"] for split in splits]
     assert found["threshold"].unique().tolist() == [np.median(thresholds)]
     assert np.median(thresholds) not in (thresholds[0], np.mean(thresholds))
     expected = with_temperature(found["score_square"], float(np.median(temperatures)))
@@ -286,8 +291,8 @@ def test_a_label_without_a_score_has_none_by_any_template(squares: Manifest, tmp
     (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], baselines="none", out=tmp_path)
     assert rows(run, "test")["score_rare"].isna().all()
     assert run.record.prompts is not None
-    (alone,) = run.record.prompts["by_template"]
-    assert alone["value"] == run.metrics["macro_auroc"].value == run.metrics["auroc[bright]"].value
+    (alone,) = run.record.prompts.by_template
+    assert alone.estimate.value == run.metrics["macro_auroc"].value == run.metrics["auroc[bright]"].value
 
 
 def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(

@@ -76,7 +76,7 @@ def test_the_linear_probe_is_scikit_learns_on_the_stored_images(
         assert line.macro_auroc == pytest.approx(np.mean(expected), abs=1e-9)
     for result in made.record.results:
         values = table[table["shots"] == result.shots]["macro_auroc"]
-        assert result.estimate.value == pytest.approx(values.mean())
+        assert result.mean.value == pytest.approx(values.mean())
         assert result.sd == pytest.approx(values.std())
 
 
@@ -92,8 +92,8 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     )
     predictions = probed.predictions().set_index("id")
     (result,) = zeroshot.record.results
-    assert (result.shots, result.estimate.n) == (0, 6)
-    assert (result.estimate.value or 0) > 0.9
+    assert (result.shots, result.mean.n) == (0, 6)
+    assert (result.mean.value or 0) > 0.9
     for line in zeroshot.table().itertuples():
         asked = predictions.loc[list(line.query)]
         assert line.macro_auroc == pytest.approx(roc_auc_score(asked["target"], asked["score_square"]))
@@ -101,7 +101,7 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     queries = linear.table().groupby("episode")["query"].first()
     for line in zeroshot.table().itertuples():
         assert list(queries[line.episode]) == list(line.query)
-    assert "bright" in json.dumps(zeroshot.record.method["text"])
+    assert "bright" in json.dumps(zeroshot.record.method.as_written()["text"])
     assert str(tmp_path) not in (zeroshot.folder / RECORD).read_text()
 
 
@@ -127,7 +127,7 @@ def test_a_support_is_the_start_of_a_larger_one_and_queries_stay(squares: Manife
 def test_what_sees_nothing_is_at_chance(squares: Manifest, tmp_path: Path, method: str):
     (made,) = run(squares, tmp_path, "constant", methods=[method])
     assert made.table()["macro_auroc"].tolist() == [0.5] * 12
-    assert made.record.results[0].estimate.reason == "all episodes have the same value"
+    assert made.record.results[0].mean.reason == "all episodes have the same value"
 
 
 def test_what_is_there_is_returned_and_any_setting_makes_another(
@@ -240,7 +240,7 @@ def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
     assert aside.title == "Few-shot episodes: square on squares"
     (rows,) = [table.rows for heading, table in aside.tables if heading == "Mean over episodes"]
     told = {(row[1], row[2]): (row[4], row[5]) for row in rows}
-    expected = {(each.method, at.shots): (at.estimate, at.sd) for each in made for at in each.record.results}
+    expected = {(each.method, at.shots): (at.mean, at.sd) for each in made for at in each.record.results}
     assert told == expected
     probed = probe("hog", "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     page = report_page(probed, episodes=made)

@@ -53,8 +53,8 @@ def test_the_first_episodes_are_trained_each_from_the_encoder_as_it_is(
         assert list(ids[split.test]) == list(line.query)
         assert scores["target"].tolist() == [0.0] * 3 + [1.0] * 3
         assert line.macro_auroc == pytest.approx(roc_auc_score(scores["target"], scores["score_square"]))
-    assert made.record.method["recipe"]["epochs"] == 1
-    assert made.record.method["chosen_on"] == "support"
+    assert made.record.method.as_written()["recipe"]["epochs"] == 1
+    assert made.record.method.as_written()["chosen_on"] == "support"
     assert list((tmp_path / ".work").iterdir()) == []
     # More episodes are drawn for other methods, and the first ones stay what they are.
     assert run(squares, tmp_path, encoder, episodes=20).folder == made.folder
