@@ -20,8 +20,7 @@ from evalfm.encoders import load_encoder
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context
-from evalfm.heads.segmentation.linear import LinearDenseHead
-from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.segmentation.light import LinearDenseHead, MultiscaleHead
 from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.heads.training import fit_together
 from evalfm.probing.labelled import LabelledFeatures

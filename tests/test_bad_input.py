@@ -131,7 +131,7 @@ def refusal(
     message = str(caught.value)
     for text in named:
         assert text in message, message
-    assert re.search(r"[.?]$", message.strip()) or "to mend:" in message, message
+    assert re.search(r"[.?]$", message.strip()) or "to fix:" in message, message
     assert not out.is_dir() or (find_runs(out) == [] and left_behind(out) == [])
     return message
 
@@ -218,7 +218,7 @@ class TestImages:
         films.image(4).unlink()
         films.image(20).unlink()
         message = refusal(
-            films, out, "2 faults to mend", "row 5: image 'f4.png' is not there", "row 21: image 'f20.png'"
+            films, out, "2 faults to fix", "row 5: image 'f4.png' is not there", "row 21: image 'f20.png'"
         )
         assert "mend" in message
 
@@ -261,7 +261,7 @@ class TestImages:
         pixels = noise()
         pixels[3, 5] = value
         stored(films, 9, pixels)
-        refusal(films, out, "Row 10", "odd.npy", "NaN or infinite pixels", "mend it or take it out")
+        refusal(films, out, "Row 10", "odd.npy", "NaN or infinite pixels", "fix it or take it out")
 
     def test_dicom_without_pixels(self, films: Films, out: Path):
         dicom(films, 9, pixels=False)
@@ -333,7 +333,7 @@ class TestLabels:
 class TestSplits:
     def test_a_patient_in_two(self, films: Films, out: Path):
         films.spoil(films.rows_of("test")[0], "patient", "p0")
-        refusal(films, out, "the patient 'p0' is in test and train", "deal it again by patient")
+        refusal(films, out, "the patient 'p0' is in test and train", "split again by patient")
 
     def test_the_same_bytes_in_two(self, films: Films, out: Path):
         train, test = films.rows_of("train")[0], films.rows_of("test")[1]

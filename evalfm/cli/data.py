@@ -68,7 +68,7 @@ def check(
             typer.echo(f"  {remark}")
         for line in fault_lines(report.faults):
             typer.echo(f"  FAULT {line}")
-        typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: mend them and check again.")
+        typer.echo("No fault found." if report.passed else f"{len(report.faults)} faults: fix them and check again.")
         if html is not None:
             typer.echo(f"Wrote {html}")
     if not report.passed:
@@ -78,17 +78,17 @@ def check(
 @app.command()
 def split(
     folder: Annotated[str, typer.Argument(help="Folder or registered name.")],
-    seed: Annotated[int, typer.Option(help="Of the hash that deals patients.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the hash that assigns patients.")] = 0,
     stratify: Annotated[str | None, typer.Option(help="Label whose share is kept equal in all splits.")] = None,
     official: Annotated[list[Path] | None, typer.Option(help="Lists of ids: train….txt, val….txt, test….txt.")] = None,
-    test_where: Annotated[str | None, typer.Option(help="Deal the patients of matching images to test.")] = None,
+    test_where: Annotated[str | None, typer.Option(help="Patients of matching images are test.")] = None,
     val_from_train: Annotated[
         bool, typer.Option("--val-from-train", help="Draw val by patient from train; train and test are else kept.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the split that is there.")] = False,
     export: Annotated[Path | None, typer.Option(help="Also write train.txt, val.txt, test.txt here.")] = None,
 ) -> None:
-    """Deal the patients of a data set to train, val and test; images of the same bytes stay together.
+    """Assign the patients of a data set to train, val and test; images of the same bytes stay together.
 
     Examples:
 
@@ -107,7 +107,7 @@ def split(
         from evalfm.run import check_writable
 
         check_writable(export, "--export")
-    # A faulty split is what this verb mends, so it is not refused here.
+    # A faulty split is what this verb fixes, so it is not refused here.
     manifest = Table.read(find_folder(folder), validate=False)
     if val_from_train:
         if stratify or official or test_where:
@@ -116,7 +116,7 @@ def split(
     else:
         if not force and "split" in manifest.table and manifest.table["split"].notna().any():
             raise EvalfmError(
-                f"{manifest.info.name} has a split already ({split_sizes(manifest)}); add --force to deal it anew, or "
+                f"{manifest.info.name} has a split already ({split_sizes(manifest)}); add --force to replace it, or "
                 "--val-from-train to draw val from its train."
             )
         assigned = assign_splits(
@@ -193,7 +193,7 @@ def relocate(
         bool, typer.Option("--follow-links", help="Trust links under the new root, wherever they lead.")
     ] = False,
 ) -> None:
-    """Tell a data set where its images lie now; nothing changes unless all of them are there.
+    """Say where the images of a data set lie now; nothing changes unless all of them are there.
 
     Examples:
 

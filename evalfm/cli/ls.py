@@ -36,7 +36,7 @@ def encoders(
     from evalfm.cli.console import emit_json, print_rows
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
-    from evalfm.encoders.reference import ALIASES
+    from evalfm.encoders.reference import ALIASES, PREFIXES
     from evalfm.encoders.registry import list_factories
     from evalfm.errors import UnknownNameError
 
@@ -76,7 +76,8 @@ def encoders(
     variants = [f"{name}@{each}" for name, card in cards.items() for each in getattr(card, "variants", {})]
     if variants:
         typer.echo(f"Variants of the forward pass: {', '.join(variants)}.")
-    typer.echo("Also: random:<timm name>, precomputed:FILE, constant, metadata, card.yaml, file.py:build.")
+    also = [*(prefix.example for prefix in PREFIXES.values()), "card.yaml", "file.py:build"]
+    typer.echo(f"Also: {', '.join(also)}.")
     baselines = [f"{each.name} ({each.encoder}, head {each.head}, {each.adaptation})" for each in ALIASES.values()]
     typer.echo(f"Supervised baselines in one word: {', '.join(baselines)}.")
 

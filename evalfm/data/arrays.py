@@ -67,7 +67,7 @@ class _Unpacked:
         self._lock = threading.Lock()
 
     def get(self, member: _Member) -> NDArray[Any]:
-        """The array of ``member``, unpacked once however many threads ask."""
+        """The array of ``member``, unpacked once however many threads read it."""
         with self._lock:
             if member not in self._arrays:
                 self._arrays[member] = _load(member)
@@ -130,9 +130,7 @@ def item(path: Path, member: str | None) -> NDArray[Any]:
 
 def _check_index(index: int | None, shape: tuple[int, ...], path: Path, member: str | None) -> None:
     if index is not None and (not shape or index >= shape[0]):
-        raise EvalfmError(
-            f"{path.name}#{member} asks for image {index} of {shape[0] if shape else 0}; count them from 0."
-        )
+        raise EvalfmError(f"{path.name}#{member} names image {index} of {shape[0] if shape else 0}; count them from 0.")
 
 
 def _address(path: Path, member: str | None) -> tuple[_Member, int | None]:
@@ -222,7 +220,7 @@ class _Opened:
             self._stream: IO[bytes] = self._member.path.open("rb")
         else:
             info = _info(self._member)
-            # The other methods unpack without bound, however little is asked for.
+            # The other methods unpack without bound, however little is needed.
             if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise EvalfmError(
                     f"Array {self._member.name} of {self._member.path.name} is packed in a way that NumPy does not "
@@ -297,7 +295,7 @@ def _inflated(member: _Member) -> NDArray[Any]:
 
 
 def _check_claim(header: _Header, member: _Member) -> None:
-    """Refuse an array that claims more than its archive holds, before room for it is asked for."""
+    """Refuse an array that claims more than its archive holds, before memory for it is allocated."""
     info = _info(member)
     if header.bytes > info.file_size:
         raise _another_length(member)

@@ -45,12 +45,12 @@ def with_val_from_train(manifest: Manifest, *, seed: int = 0, progress: Progress
     """The manifest with an eighth of its training patients moved to val, by hash; nothing else moves.
 
     Raises:
-        EvalfmError: there is no split, or it has a val part already.
+        EvalfmError: there is no split, or it has val already.
     """
     split = manifest.splits
     if np.any(split == "val"):
         raise EvalfmError(
-            f"The split of {manifest.info.name!r} has a val part already; leave --val-from-train out, or deal all anew."
+            f"The split of {manifest.info.name!r} has val already; leave --val-from-train out, or split all anew."
         )
     drawn = splits.val_from_train(split, split_units(manifest, progress=progress), seed=seed)
     rule = manifest.info.split or SplitRule(rule="other")
@@ -77,7 +77,7 @@ def assign_splits(
     Args:
         manifest: with or without a split, which is replaced.
         seed: of the hash.
-        fractions: of train, val and test, where those are dealt.
+        fractions: of train, val and test, where those are used.
         stratify: a label whose share is kept equal in all splits.
         official: lists of ids named ``train…``, ``val…``, ``test…``; without a list of val it is drawn from
             train.

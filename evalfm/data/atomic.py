@@ -15,7 +15,7 @@ from evalfm.errors import EvalfmError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader ever sees a part of it; parents are created.
+    """Write ``content`` to ``path`` so that no reader ever sees it half-written; parents are created.
 
     A link stays and what it leads to is replaced, with the mode that it had. A pipe or terminal is written to and not
     replaced.
@@ -57,7 +57,7 @@ def file_place(path: Path) -> Path | None:
 
 
 def check_writable_file(path: Path) -> None:
-    """Ask before any work whether a file can be written to ``path``; its folder must be there.
+    """Check before any work that a file can be written to ``path``; its folder must be there.
 
     Raises:
         EvalfmError: it cannot.
@@ -98,7 +98,7 @@ def _mode(path: Path) -> int:
 
 
 def _write_through(path: Path, content: bytes) -> None:
-    # A pipe that nobody reads is told at once and not waited for.
+    # A pipe that nobody reads is reported at once and not waited for.
     flags = os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     handle = os.open(path, flags)
     if hasattr(os, "O_NONBLOCK"):

@@ -61,7 +61,7 @@ def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
     if len(shown) > SHOWN:
         lines.append(f"  … and {len(shown) - SHOWN} more.")
     number = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to mend:\n" + "\n".join(lines))
+    raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to fix:\n" + "\n".join(lines))
 
 
 def fault_lines(faults: Sequence[Fault]) -> list[str]:
@@ -114,7 +114,7 @@ def deep_faults(
     """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size.
 
     Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
-    not decoded again. Without ``headers`` an image needs no header: whoever asks decodes it whole.
+    not decoded again. Without ``headers`` an image needs no header: the caller decodes it whole.
     """
     selected = [each for each in manifest.findings if findings is None or each in findings]
     return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, selected, progress)]
@@ -194,12 +194,12 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     table = manifest.table
     if "split" not in table:
         return
-    remedy = "write train, val or test, or deal a split with `evalfm data split`"
+    remedy = "write train, val or test, or make a split with `evalfm data split`"
     yield from _rows(manifest, ~table["split"].isin(SPLITS), "split", remedy)
     what = manifest.patient_column
     if what != "id":
         for name, splits in _in_two_splits(pd.Series(manifest.patients), table["split"]):
-            remedy = f"a {what} belongs to one split, deal it again by {what}"
+            remedy = f"a {what} belongs to one split, split again by {what}"
             yield Fault(f"the {what} {_shown(name)} is in {splits}; {remedy}", kind=f"{what} in two splits")
     if table["image"].duplicated().any():
         for name, splits in _in_two_splits(table["image"], table["split"]):
@@ -279,9 +279,7 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
     """Files of images and masks that are not under the root."""
     if not manifest.root.is_dir():
         remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
-        yield Fault(
-            f"the root {manifest.root} is not there; mount the disk, or tell where the images lie now: {remedy}"
-        )
+        yield Fault(f"the root {manifest.root} is not there; mount the disk, or say where the images lie now: {remedy}")
         return
     columns = ["image"]
     columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]

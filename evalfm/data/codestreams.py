@@ -1,6 +1,6 @@
 """What a JPEG or JPEG 2000 stream says of itself, read before a decoder believes it.
 
-A decoder asks for the memory that the stream claims, not for what the file around it says; and a JPEG of many scans
+A decoder allocates the memory that the stream claims, not for what the file around it says; and a JPEG of many scans
 over an empty picture takes a decoder a fraction of a second for every few bytes.
 """
 

@@ -167,7 +167,7 @@ def _is_lists(value: Any) -> bool:
 
 
 class ImportOptions(CardModel):
-    """The part of an import's configuration that its source reads.
+    """What of an import's configuration its source reads.
 
     Attributes:
         salt: of the hashes in a source that takes no name as it is.

@@ -26,7 +26,7 @@ class SplitRule(CardModel):
         rule: ``hash`` (per patient, stable), ``stratified``, ``official`` (lists of ids), ``source`` (a
             column of the source), ``test-where`` (an expression names the test patients) or ``other``.
         seed: of the hash, where one took part.
-        fractions: of train, val and test, where they were dealt.
+        fractions: of train, val and test, where they were used.
         stratify: the label whose frequency was kept equal.
         where: the expression of ``test-where``.
         note: anything else worth knowing, such as from where val was drawn.

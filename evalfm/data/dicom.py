@@ -82,7 +82,7 @@ def read_dicom_image(path: Path, frame: str | None, locator: str) -> DicomImage:
         stored = _decoded(dataset, number, locator)
         # A window would turn infinity into white or black, unseen.
         if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-            raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
+            raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
         # The bytes of the pixels are decoded; on a large image they are as large again as all that follows.
         for keyword in _PIXEL_KEYWORDS:
             dataset.pop(keyword, None)
@@ -121,7 +121,7 @@ def dicom_attributes(path: Path) -> DicomAttributes:
     def text(tag: str) -> str | None:
         return str(dataset.get(tag, "") or "").strip() or None
 
-    # A damaged value shows when it is asked for.
+    # A damaged value shows when it is read.
     with decoding(lambda error: _damaged(path.name, error)):
         sex = (text("PatientSex") or "").upper()
         return {

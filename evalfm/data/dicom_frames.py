@@ -133,7 +133,7 @@ def decoded_frame(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
 
 
 def is_available(uid: str) -> bool:
-    """Whether this module decodes ``uid``; asked by pydicom."""
+    """Whether this module decodes ``uid``; which pydicom calls."""
     return uid == RLELossless
 
 
@@ -141,7 +141,7 @@ def decode_runs(frame: bytes, runner: DecodeRunner) -> bytearray:
     """A frame of run lengths (PS3.5 annex G) as little-endian planes, for pydicom to shape.
 
     Raises:
-        ValueError: the segments are not those that the header asks for, or not as long as the image.
+        ValueError: the segments are not those that the header declares, or not as long as the image.
     """
     if runner.bits_allocated % 8:
         raise NotImplementedError(f"run lengths of {runner.bits_allocated} bits")

@@ -1,4 +1,4 @@
-"""Few-shot episodes: which images are learnt from and which are asked, drawn by a seed, patients apart."""
+"""Few-shot episodes: the images to learn from (support) and to classify (queries), by a seed, patients apart."""
 
 from __future__ import annotations
 
@@ -50,23 +50,23 @@ def draw_episodes(
     seed: int,
     split: NDArray[np.object_] | None = None,
 ) -> Episodes:
-    """Draw ``episodes`` times ``shots`` images of each class to learn from and ``queries`` of each to ask.
+    """Draw ``episodes`` times ``shots`` images of each class to learn from and ``queries`` of each to classify.
 
-    Support comes from train and queries from test, so that no patient is on both sides; without a ``split`` the queries
-    are drawn from all images, then the support from images of other patients. On each side a patient gives a second
+    Support comes from train and queries from test, so that no patient is in both; without a ``split`` the queries
+    are drawn from all images, then the support from images of other patients. In each a patient gives a second
     image only when the class has no new patient. An episode depends on ``seed``, its own number and the images alone:
-    not on their order, on the set's name, on the machine, on how many episodes or how many shots are asked.
+    not on their order, on the set's name, on the machine, on how many episodes or how many shots are drawn.
 
     Args:
         labels: [N] class of each image, 0 … C − 1.
-        patients: [N]; those who share an image are one (see ``dealing.split_units``).
+        patients: [N]; those who share an image are one (see ``assign_splits.split_units``).
         ids: [N], each once.
         class_names: [C], for errors.
         shots, queries: images per class.
         split: [N] ``train``, ``val`` or ``test`` of each image, or None.
 
     Raises:
-        EvalfmError: a class has fewer images than are asked; all of them are named.
+        EvalfmError: a class has fewer images than needed; all such classes are named.
     """
     order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
     codes = pd.factorize(patients[order])[0].astype(np.intp)
@@ -147,7 +147,7 @@ def _check(
     else:
         wanted = [(f"{shots} shots and {queries} queries", "the data set", shots + queries, asking)]
     faults = [
-        f"{what} of class {class_names[code]} were asked for, but {where} has {count} images of it"
+        f"{what} of class {class_names[code]} are needed, but {where} has {count} images of it"
         for what, where, number, allowed in wanted
         for code, count in enumerate(pool.count(allowed).tolist())
         if count < number
@@ -163,6 +163,6 @@ def _check_rest(
         if count < shots:
             raise EvalfmError(
                 f"In episode {episode + 1} class {class_names[code]} has {count} images of patients who are not among "
-                f"the {queries} queries a class, fewer than {shots} shots; take fewer shots or queries, or deal a "
+                f"the {queries} queries a class, fewer than {shots} shots; take fewer shots or queries, or make a "
                 "split with `evalfm data split`."
             )

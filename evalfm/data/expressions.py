@@ -1,7 +1,7 @@
 """Cohorts as text, such as ``age >= 18 and view in ['PA', 'AP']``: read safely, unknown satisfies nothing.
 
 Allowed are names of columns, numbers and texts, comparisons (also chained: ``20 < age <= 60``), ``in`` and
-``not in`` a list, ``and``, ``or``, ``not`` and parentheses. ``col is None`` asks for unknown values and
+``not in`` a list, ``and``, ``or``, ``not`` and parentheses. ``col is None`` selects unknown values and
 ``col is not None`` for known ones; any other comparison with an unknown value is unknown, ``not`` of
 unknown is unknown, and a row for which the whole is unknown is left out.
 """
@@ -118,7 +118,7 @@ def _comparison(node: ast.Compare, table: pd.DataFrame, expr: str) -> _Truth:
 def _link(left: ast.expr, operator: ast.cmpop, right: ast.expr, table: pd.DataFrame, expr: str) -> _Truth:
     if isinstance(operator, ast.Is | ast.IsNot):
         if not (isinstance(left, ast.Name) and isinstance(right, ast.Constant) and right.value is None):
-            raise EvalfmError(f"In {expr!r} `is` asks only for unknown values; write `column is None` or use `==`.")
+            raise EvalfmError(f"In {expr!r} `is` selects only unknown values; write `column is None` or use `==`.")
         known = _operand(left, table, expr).known
         return _Truth(known, ~known) if isinstance(operator, ast.IsNot) else _Truth(~known, known)
     first = _operand(left, table, expr)
@@ -167,7 +167,7 @@ def _constant(node: ast.expr, expr: str) -> Value:
         if isinstance(node.value, int | float):
             return float(node.value)
         if node.value is None:
-            raise EvalfmError(f"In {expr!r} ask for unknown values with `is None` or `is not None`.")
+            raise EvalfmError(f"In {expr!r} select unknown values with `is None` or `is not None`.")
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
         value = node.operand.value
         if isinstance(value, int | float):

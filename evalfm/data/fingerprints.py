@@ -1,6 +1,6 @@
 """What an image looks like in 5 kB, the same after rescaling, recompression, inversion and shifts in intensity.
 
-A fingerprint is a perceptual hash of two parts. The thumbnail holds the ranks of 32 × 32 cell means, so that any rising
+A fingerprint is a perceptual hash of two fields. The thumbnail holds ranks of 32 × 32 cell means, so that any rising
 change of intensity leaves it as it is, an inverted image has its negative, and the correlation of two is Spearman's.
 Chests are alike at that size; the detail, ranks of 64 × 64 cell means less their blurred selves, tells ribs from other
 ribs.

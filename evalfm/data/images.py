@@ -58,7 +58,7 @@ class Image:
 
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
-    """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, told apart by content.
+    """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, distinguished by content.
 
     A file called ``.img`` of 2048 × 2048 two-byte numbers is an image of JSRT.
 
@@ -89,7 +89,7 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
         else:
             image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
         if not np.isfinite(image.pixels).all():
-            raise EvalfmError(f"{locator} holds NaN or infinite pixels; mend it or take it out of the table.")
+            raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
         return _without_equal_channels(image)
 
 
@@ -127,7 +127,7 @@ def image_size(locator: str, root: Path) -> tuple[int, int]:
 def image_digest(locator: str, root: Path) -> str:
     """SHA-256 in hex of what is stored: the bytes of the file, or type, shape and values of an array's item.
 
-    A frame or page but the first is told apart by its number.
+    A frame or page but the first is distinguished by its number.
 
     Raises:
         EvalfmError: the file is absent, outside ``root`` or cannot be read.
@@ -200,12 +200,12 @@ def _mode_without_links(root: str, name: str) -> int | None:
 def is_constant(image: Image) -> bool:
     """Whether every pixel has one value, as of an image that was never exposed or exported wrongly."""
     first = image.pixels[:, :1, :1]
-    # The first row tells of almost every image that it varies, for a thousandth of the cost.
+    # The first row shows of almost every image that it varies, for a thousandth of the cost.
     return bool((image.pixels[:, :1] == first).all() and (image.pixels == first).all())
 
 
 def needs_bits(max_value: int, stored_bits: int) -> bool:
-    """Whether a set whose largest stored value is ``max_value`` must be told its significant bits.
+    """Whether a set whose largest stored value is ``max_value`` must declare its significant bits.
 
     So it is when values wider than 8 bits never exceed half of their range: 12 bits in 16, most likely.
     """

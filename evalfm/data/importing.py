@@ -81,7 +81,7 @@ def _imported(config: ImportConfig) -> Manifest:
     for note in info.notes:
         progress.say(note)
     if set(manifest.splits) == {"train", "test"}:
-        progress.say("The split has no val part, on which heads choose; --val-from-train draws it by patient.")
+        progress.say("The split has no val, on which heads choose; --val-from-train draws it by patient.")
 
     work = out.parent / work_name()
     try:
@@ -100,7 +100,7 @@ def _imported(config: ImportConfig) -> Manifest:
 
 
 def relocate(manifest: Manifest, root: str, *, follow_links: bool = False) -> Manifest:
-    """Write another ``root`` into dataset.yaml; a relative one is told from here, ``${VARIABLE}`` stays as it is.
+    """Write another ``root`` into dataset.yaml; a relative one starts here, ``${VARIABLE}`` stays as it is.
 
     Raises:
         EvalfmError: a file of the table is not there; nothing was written.

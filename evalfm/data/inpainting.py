@@ -62,8 +62,8 @@ def control_region(region: Region, keep_off: Mask, blank: Mask) -> Region | None
     """The mirror image of ``region`` across the image's vertical midline, moved as little as the image allows.
 
     It lies inside the image, does not touch ``keep_off`` [H, W], and holds no more of ``blank`` [H, W], where nothing
-    is shown, than ``region`` itself. Of places that are equally near the upper left one is taken, so equal masks give
-    the same control. None where no place within a quarter of the longer side fits.
+    is shown, than ``region`` itself. Of places equally near the upper left one is taken, so the same masks give the
+    same control. None where no place within a quarter of the longer side fits.
     """
     height, width = keep_off.shape
     shape = region.shape[:, ::-1]

@@ -129,7 +129,7 @@ def join(manifest: Manifest, other: pd.DataFrame, config: JoinConfig, name: str)
 
 
 def keys_of(manifest: Manifest, name: str) -> pd.Series:
-    """What the rows of a manifest are joined by: a column, or a part of the locator (``IMAGE_KEYS``).
+    """What the rows of a manifest are joined by: a column, or something of the locator (``IMAGE_KEYS``).
 
     Raises:
         UnknownNameError: there is no such column.
@@ -162,7 +162,7 @@ def _wanted(other: pd.DataFrame, config: JoinConfig) -> pd.DataFrame:
         if attribute not in columns:
             columns[attribute] = with_numbers(other[source])
     if not columns:
-        raise EvalfmError("Nothing is asked of the second table; name columns with --label, --attribute or --mask.")
+        raise EvalfmError("Nothing is taken from the second table; name columns with --label, --attribute or --mask.")
     return pd.DataFrame(columns)
 
 

@@ -1,4 +1,4 @@
-"""Do the files that a table names exist under its root: asked folder by folder, for 100,000 rows a second."""
+"""Whether the files that a table names exist under its root: read folder by folder, 100,000 rows a second."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def relative_root(place: Path, folder: Path) -> str:
         return os.path.abspath(place)
 
 
-def files_below(root: Path, folder_name: str = ".") -> list[str]:
-    """Locators of all files below ``part`` of ``root``, sorted; links to folders are entered where they are followed.
+def files_below(root: Path, below: str = ".") -> list[str]:
+    """Locators of all files in ``root``/``below``, sorted; links to folders are entered where they are followed.
 
     Raises:
         EvalfmError: links lead out of the root, and nobody has said that they are to be followed.
     """
     files, outside, seen = [], [], set()
     whole, follow = os.path.realpath(root), isinstance(root, LinkedRoot)
-    for folder, folders, names in os.walk(root / folder_name, followlinks=follow):
+    for folder, folders, names in os.walk(root / below, followlinks=follow):
         place = os.path.realpath(folder)
         if place in seen:
             # A link that leads to where it lies, or to what was read already.
@@ -88,7 +88,7 @@ def _inside(path: str, root: str) -> bool:
 
 
 def file_of(locator: str) -> str:
-    """The file part of a locator: ``sets/a.npz`` of ``sets/a.npz#train_images/17``."""
+    """The file of a locator: ``sets/a.npz`` of ``sets/a.npz#train_images/17``."""
     return locator.split(MEMBER_MARK, 1)[0]
 
 

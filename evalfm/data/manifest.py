@@ -287,7 +287,7 @@ class Manifest:
         """
         if "split" not in self.table:
             raise EvalfmError(
-                f"The data set {self.info.name!r} has no split; deal one: `evalfm data split {self.folder}`."
+                f"The data set {self.info.name!r} has no split; make one: `evalfm data split {self.folder}`."
             )
         return self.table["split"].to_numpy(dtype=object)
 
@@ -299,7 +299,7 @@ class Manifest:
         """The patient of ``row`` (or what stands for it) as it may leave the manifest."""
         return str(public_names([self.patients[row]], self.info)[0])
 
-    # Parts
+    # Rows and splits
 
     def where(self, expr: str) -> NDArray[np.bool_]:
         """Rows that satisfy ``expr``, such as ``age >= 18 and view == 'PA'``; see ``expressions``."""
@@ -319,7 +319,7 @@ class Manifest:
         return dataclasses.replace(self, table=self.table.iloc[chosen.astype(np.intp)].reset_index(drop=True))
 
     def with_split(self, split: NDArray[np.object_] | Sequence[str], info: DatasetInfo | None = None) -> Manifest:
-        """The manifest with another split [N], and with ``info`` that tells of it."""
+        """The manifest with another split [N], and with ``info`` that describes it."""
         table = self.table.assign(split=pd.Series(list(split), dtype=object))
         return Manifest(info or self.info, table, self.folder)
 

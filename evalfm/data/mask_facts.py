@@ -73,7 +73,7 @@ class MaskFacts:
 def mask_facts(
     manifest: Manifest, findings: Sequence[str], rows: Sequence[int], *, progress: Progress = SILENT
 ) -> MaskFacts:
-    """Facts of the masks of ``findings`` together (one, or the parts of one) for ``rows``.
+    """Facts of the masks of ``findings`` together (one, or those that make up one) for ``rows``.
 
     A mask is decoded where its cell, its file, its image or what dataset.yaml says of masks is not what it was when it
     was decoded last.

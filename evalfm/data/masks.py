@@ -49,7 +49,7 @@ def read_mask_file(
 ) -> NDArray[np.bool_]:
     """A mask [H, W] from a PNG, GIF, BMP, TIFF, JPEG or an array of NPZ or NPY.
 
-    Values of 0 and 1 are taken as they are. Any others are cut at half of what a pixel can hold (above 127 of
+    Values of 0 and 1 are taken as they are. Any others are thresholded at half of what a pixel can hold (above 127 of
     255), so that antialiased borders are halved. A palette of colours counts by its indices, which must be 0
     and 1.
 
@@ -68,7 +68,7 @@ def read_mask_file(
     if values is not None:
         return _chosen(stored, locator, frozenset(values), frozenset(named))
     if stored.white_is_zero:
-        # tifffile and others set the tag for bits and write 1 for the finding; the file does not tell which it is.
+        # tifffile and others set the tag for bits and write 1 for the finding; the file does not say which it is.
         raise EvalfmError(
             f"Mask {locator} is a TIFF that says white is zero; save it as PNG, 0 and 255, or {SAY_VALUES}."
         )
@@ -150,7 +150,7 @@ def _refuse_labels(grey: NDArray[Any], top: float, locator: str, *, lossy: bool)
     """Refuse a map of labels: a value between 0 and the largest that fills an area of its own, not a border.
 
     Borders that were smoothed are steep: no pixel of theirs has eight equal neighbours. Compression leaves noise near
-    black and white, where only a share of such pixels tells an area; a label of one or two pixels' width is told by
+    black and white, where only a share of such pixels shows an area; a label of one or two pixels' width is known by
     having nothing brighter near it.
     """
     high = grey.max()

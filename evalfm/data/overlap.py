@@ -95,7 +95,7 @@ def drop_from_train(overlap: Overlap) -> tuple[Manifest, int]:
     one, second = overlap.one, overlap.second
     for manifest in (one, second):
         if "split" not in manifest.table:
-            raise EvalfmError(f"{manifest.info.name} has no split yet; deal one with `evalfm data split`.")
+            raise EvalfmError(f"{manifest.info.name} has no split yet; make one with `evalfm data split`.")
     doomed: set[int] = set()
     for pair in overlap.pairs:
         for here, there, manifest in _both_ways(overlap, pair):
@@ -109,7 +109,7 @@ def drop_from_train(overlap: Overlap) -> tuple[Manifest, int]:
 def with_patients(overlap: Overlap, seed: int = 0) -> tuple[Manifest, int]:
     """The first manifest with the patients (and the split) of the second where their images are the same.
 
-    Images without a copy there stay patients of their own, dealt by hash. How many were matched comes with it.
+    Images without a copy there stay patients of their own, assigned by hash. How many were matched comes with it.
 
     Raises:
         EvalfmError: the second knows no patients, or one image has two of them.

@@ -33,7 +33,7 @@ _FORMATS = {
 
 
 class ForeignError(Exception):
-    """A pickle asks for something else than plain values."""
+    """A pickle holds something else than plain values."""
 
 
 @dataclass(eq=False, slots=True)

@@ -62,7 +62,7 @@ def split_keys(names: Iterable[str]) -> NDArray[np.object_]:
 def mask_split_keys(keys: Iterable[str], salted: Iterable[str], salt: str) -> NDArray[np.object_]:
     """Hide ``keys`` (16 hex digits), or unmask what was hidden: each exclusive-or the hash of its ``salted`` name.
 
-    Without the salt a masked key tells nothing, while a plain hash of a number could be tried out. What is no key is
+    Without the salt a masked key reveals nothing, while a plain hash of a number could be tried out. What is no key is
     returned as its salted name.
     """
     start = hashlib.sha256(f"split\x1f{salt}\x1f".encode())
@@ -110,7 +110,7 @@ def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | None = None) -> pd.DataFrame:
-    """The part of ``manifest`` that may leave it: ``id``, ``patient``, ``split`` and the declared attributes.
+    """The columns of ``manifest`` that may leave it: ``id``, ``patient``, ``split`` and the declared attributes.
 
     ``rows`` are positions, all by default. Without known patients ``patient`` is the public name of what
     stands for one (the exam, else the image).
@@ -141,7 +141,7 @@ def attribute_faults(manifest: Manifest, cells_named: Collection[str] = ()) -> l
     """Why declared attributes may not leave: sentences, empty where all is well.
 
     An attribute is a category or a number. Names, paths, masks, dates and free text are none. Of the columns
-    ``cells_named`` the bad cells are told one by one, so nothing more is said of their numbers.
+    ``cells_named`` the bad cells are reported one by one, so nothing more is said of their numbers.
     """
     import pandas as pd
 

@@ -102,7 +102,7 @@ def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
     if not manifest.patients_known:
         remarks.append(f"Patients unknown: every {manifest.patient_column} counts as a patient of its own.")
     if "split" not in manifest.table:
-        remarks.append("No split yet: deal one with `evalfm data split`.")
+        remarks.append("No split yet: make one with `evalfm data split`.")
     sizes = Counter((*look.size, look.bits or 0) for look in looks if look.failure is None)
     return replace(_report(manifest, faults, remarks), sizes=dict(sizes.most_common()), negatives=negatives)
 
@@ -129,7 +129,7 @@ def looks_inverted(pixels: NDArray[np.float32]) -> bool:
     """Whether a frontal chest image [H, W] is brighter over the lung fields than over the spine and the heart.
 
     What is black or white up to the edge (borders, collimation, direct exposure) is left out, and blocks lie in the
-    same shares of the sides of what remains; no landmark is sought. On the 880 real images at hand 4 are called
+    same shares of the sides of what remains; no landmark is sought. On the 880 radiographs at hand 4 are called
     inverted, 2 of which are, and 876 of their 880 negatives, with borders or without. The blocks and the margin were
     chosen on these same images, so other sets may fare a little worse.
     """

@@ -78,9 +78,9 @@ def _pairs(text: str, size: Size) -> tuple[Runs, Runs]:
     """First and second numbers of the pairs in ``text``, none larger than the image has pixels."""
     words = text.split()
     if not all(word.isascii() and word.isdecimal() for word in words):
-        raise EvalfmError(f"A run-length mask holds {_start(text)!r}, which are not all whole numbers; mend it.")
+        raise EvalfmError(f"A run-length mask holds {_start(text)!r}, which are not all whole numbers; fix it.")
     if len(words) % 2:
-        raise EvalfmError("A run-length mask has an odd number of values, so a run lacks its length; mend it.")
+        raise EvalfmError("A run-length mask has an odd number of values, so a run lacks its length; fix it.")
     if max(map(len, words)) > 15:
         raise _outside(size)
     values = np.array([int(word) for word in words], dtype=np.int64)
@@ -162,7 +162,7 @@ def _counts_of_json(text: str, size: Size) -> str:
         content: Any = json.loads(text)
         stated, counts = content["size"], content["counts"]
     except (ValueError, KeyError, RecursionError):
-        raise EvalfmError("A COCO mask is no JSON with size and counts; mend it.") from None
+        raise EvalfmError("A COCO mask is no JSON with size and counts; fix it.") from None
     if stated != list(size):
         raise EvalfmError(
             f"A COCO mask has size {stated}, its image {list(size)} (height, width); check that they match."

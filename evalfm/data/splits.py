@@ -1,6 +1,6 @@
-"""Who is in train, val and test: dealt by hashes of patients, so that the order of rows does not matter.
+"""Who is in train, val and test: assigned by hashes of patients, so that the order of rows does not matter.
 
-What every function here calls a patient may be several, who share an image (see ``dealing.split_units``).
+What every function here calls a patient may be several, who share an image (see ``assign_splits.split_units``).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|tiff?|dcm|bmp)$", re.IGNORECASE)
 
 
 def assign(patients: Names, *, seed: int, fractions: Fractions = DEFAULT_FRACTIONS) -> NDArray[np.object_]:
-    """Deal each patient to ``train``, ``val`` or ``test`` by hash(patient, seed); [N] str.
+    """Assign each patient to ``train``, ``val`` or ``test`` by hash(patient, seed); [N] str.
 
     A patient's split depends on nothing but that: when rows vanish or come, no other row moves.
     """
@@ -45,9 +45,9 @@ def assign(patients: Names, *, seed: int, fractions: Fractions = DEFAULT_FRACTIO
 def stratified(
     patients: Names, labels: ArrayLike, *, seed: int, fractions: Fractions = DEFAULT_FRACTIONS
 ) -> NDArray[np.object_]:
-    """Deal patients so that each class has its share in every split; [N] str.
+    """Split patients so that each class has its share in every split; [N] str.
 
-    Within each class the patients are cut in the order of their hash. A patient has the highest class of
+    Within each class the patients are divided in the order of their hash. A patient has the highest class of
     their images, patients without a known label are a class of their own. Patients may move when rows vanish.
 
     Args:
@@ -75,7 +75,7 @@ def test_where(
 ) -> NDArray[np.object_]:
     """Make test exactly the patients with a row in ``mask``; all others go to train and val; [N] str.
 
-    All rows of such a patient go to test, also those outside of ``mask``. The others are dealt by hash,
+    All rows of such a patient go to test, also those outside of ``mask``. The others are assigned by hash,
     .875 to train and .125 to val.
 
     Raises:
@@ -106,7 +106,7 @@ def val_from_train(
 
 
 def folds(patients: Names, k: int, seed: int, labels: ArrayLike | None = None) -> NDArray[np.intp]:
-    """Deal patients to ``k`` folds of equal size; [N] int from 0 to k − 1.
+    """Assign patients to ``k`` folds of equal size; [N] int from 0 to k − 1.
 
     With ``labels`` [N] each fold gets its share of each class of patients (see `stratified`).
 
@@ -146,7 +146,7 @@ def fold_split(
     fold_of_patient = np.empty(len(unique), dtype=np.intp)
     fold_of_patient[codes] = fold_of
     if (fold_of_patient[codes] != fold_of).any():
-        raise EvalfmError("A patient is in two folds; deal the folds by patient.")
+        raise EvalfmError("A patient is in two folds; make the folds by patient.")
     order_by = _uniform(unique, f"fold {fold}", seed)
     assigned = np.full(len(unique), "train", dtype=object)
     assigned[fold_of_patient == fold] = "test"
@@ -183,9 +183,7 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer
     for code, label in enumerate(names):
         members = np.flatnonzero(classes == code)
         if len(members) < k and not fewer:
-            raise EvalfmError(
-                f"{k} shots of class {label} were asked for, but it has {len(members)} images; take fewer."
-            )
+            raise EvalfmError(f"{k} shots of class {label} are needed, but it has {len(members)} images; take fewer.")
         nth_image = pd.Series(patient_codes[members]).groupby(patient_codes[members]).cumcount().to_numpy()
         queues.append(members[np.lexsort((order_by[members], nth_image))].tolist())
     if not queues:
@@ -243,7 +241,7 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
     the name of its file, such as ``00000001_000.png``; lists may name images that are not there.
 
     Raises:
-        EvalfmError: a name tells no split, an id is in two lists, or a row is in none.
+        EvalfmError: a file name names no split, an id is in two lists, or a row is in none.
     """
     split_of: dict[str, str] = {}
     split_of_stem: dict[str, str | None] = {}
@@ -252,7 +250,7 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
         for name in _lines(path):
             if split_of.setdefault(name, split_name) != split_name:
                 raise EvalfmError(f"{name} is in the lists of {split_of[name]} and {split_name}; keep it in one.")
-            # Two files that differ in their suffix only, in two lists: the stem alone tells nothing.
+            # Two files that differ in their suffix only, in two lists: the stem alone is ambiguous.
             if split_of_stem.setdefault(_stem(name), split_name) != split_name:
                 split_of_stem[_stem(name)] = None
     values = np.asarray(ids, dtype=object)

@@ -16,7 +16,7 @@ from evalfm.errors import EvalfmError
 Kind = Literal["dicom", "zip", "npy", "tiff", "picture"]
 
 MOST_PIXELS = 40_000_000
-"""An image that claims more is refused before its memory is asked for; digitised mammograms have up to 38 million."""
+"""An image that claims more is refused before its memory is allocated; digitised mammograms have up to 38 million."""
 MOST_CHANNELS = 4
 MOST_BYTES = 2**29
 LONGEST_SIDE = 2**16

@@ -1,4 +1,4 @@
-"""How much a file of a table may hold, told before it is read: a small one can stand for any number of cells."""
+"""How much a file of a table may hold, checked before it is read: a small one can stand for any number of cells."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What a TIFF says of its pages, believed only as far as it was checked.
 
 Libraries for TIFF follow page chains, tags of many makers and sizes that a damaged file states; a few bytes make them
-run for ever or ask for terabytes. Here the chain is walked within bounds, and one page is cut out as a TIFF of its own
+run for ever or claim terabytes. Here the chain is walked within bounds, and one page is cut out as a TIFF of its own
 with the tags that pixels need and nothing else.
 """
 

@@ -26,7 +26,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 
 
 def work_name() -> str:
-    """A name that no other work folder has; it tells the machine, without naming it, and the process."""
+    """A name that no other work folder has; it identifies the machine, without naming it, and the process."""
     return f"{WRITING}{machine()}-{os.getpid()}-{uuid.uuid4().hex}"
 
 
@@ -89,7 +89,7 @@ def replace(work: Path, final: Path) -> None:
     """Put the folder ``work`` in the place of the folder ``final``, which is removed.
 
     Where the system can exchange the two in one step there is either the old or the new one at every moment.
-    Elsewhere the old one moves aside first; after a kill between the two steps ``recover`` brings it back.
+    Elsewhere the old one is renamed first; after a kill between the two steps ``recover`` brings it back.
     """
     if _exchanged(work, final):
         shutil.rmtree(work, ignore_errors=True)
@@ -121,7 +121,7 @@ def put(work: Path, final: Path) -> None:
 
 
 def recover(final: Path, beside: Path) -> None:
-    """Bring back a ``final`` that a killed ``replace`` with its work folder in ``beside`` had moved aside."""
+    """Bring back a ``final`` that a killed ``replace`` with its work folder in ``beside`` had renamed."""
     earlier = _earlier(final, beside)
     if not earlier.is_dir():
         return

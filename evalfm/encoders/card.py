@@ -314,6 +314,11 @@ class EncoderCard(CardModel):
         return {**content, "preprocessing": {**facts, "crop_rounding": "down"}}
 
     @property
+    def base_name(self) -> str:
+        """The name without ``@pooling`` and ``@variant``."""
+        return self.name.partition("@")[0]
+
+    @property
     def pooled_dim(self) -> int:
         """Dimension of the chosen pooling."""
         return self.poolings[self.pooling]

@@ -138,8 +138,7 @@ def _loadable(card: EncoderCard) -> list[tuple[str, list[str]]]:
     library = "its own code" if card.family == "own" else card.family
     model = [f"{card.architecture} ({library}), {shown_size(card.parameters)} parameters"]
     poolings = [
-        f"{name}: {dim} dimensions"
-        + ("" if name == card.pooling else f"; take it as {card.name.partition('@')[0]}@{name}")
+        f"{name}: {dim} dimensions" + ("" if name == card.pooling else f"; take it as {card.base_name}@{name}")
         for name, dim in sorted(card.poolings.items(), key=lambda pair: pair[0] != card.pooling)
     ]
     return [
@@ -154,9 +153,8 @@ def _loadable(card: EncoderCard) -> list[tuple[str, list[str]]]:
 
 
 def _variants(card: EncoderCard) -> list[str]:
-    own = card.name.partition("@")[0]
     return [
-        f"{name}: {variant.summary}" + (" (taken)" if name == card.variant else f" Take it as {own}@{name}.")
+        f"{name}: {variant.summary}" + (" (taken)" if name == card.variant else f" Take it as {card.base_name}@{name}.")
         for name, variant in card.variants.items()
     ]
 
@@ -223,10 +221,8 @@ def _text(card: EncoderCard) -> list[str]:
     if tower is None:
         return []
     prompts = f"a finding is {tower.present.format('FINDING')!r}, its absence {tower.absent.format('FINDING')!r}"
-    own = card.name.partition("@")[0]
-    space = (
-        f"sentences of up to {tower.context_length} tokens, {tower.dim} dimensions, shared with {own}@{tower.pooling}"
-    )
+    shared = f"{card.base_name}@{tower.pooling}"
+    space = f"sentences of up to {tower.context_length} tokens, {tower.dim} dimensions, shared with {shared}"
     return [space, prompts]
 
 

@@ -307,10 +307,10 @@ ALIASES = {
 }
 
 
-def find_alias(name: str) -> Alias | None:
-    """What ``name`` stands for, or None where it is no alias.
+def find_alias(encoder: EncoderLike) -> Alias | None:
+    """The whole baseline that ``encoder`` stands for, or None where it is an encoder alone.
 
     >>> find_alias("unet-resnet34").encoder
     'resnet34'
     """
-    return ALIASES.get(name)
+    return ALIASES.get(encoder) if isinstance(encoder, str) else None

@@ -1,4 +1,4 @@
-"""What the heads on pooled features share: standardising, known labels, and checks with a remedy."""
+"""What heads on pooled features share: standardisation, known labels, and checks with a remedy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,12 @@ class Standardisation:
 
     @classmethod
     def of(cls, features: NDArray[np.float32]) -> Standardisation:
-        """Population mean and standard deviation of ``features`` [N, D]."""
+        """Population mean and standard deviation of ``features`` [N, D].
+
+        >>> scaling = Standardisation.of(np.array([[1, 5], [3, 5]], dtype=np.float32))
+        >>> scaling.mean.tolist(), scaling.scale.tolist(), scaling.kept.tolist()
+        ([2.0, 5.0], [1.0, 1.0], [True, False])
+        """
         mean = features.mean(axis=0, dtype=np.float64)
         scale = features.std(axis=0, dtype=np.float64)
         kept = scale > CONSTANT * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
@@ -52,8 +57,8 @@ def check_kind(head: Head, context: Context) -> None:
         )
 
 
-def finite_pooled(examples: Examples, part: str) -> NDArray[np.float32]:
-    """Pooled features [N, D] of ``part``, all finite.
+def finite_pooled(examples: Examples, split: str) -> NDArray[np.float32]:
+    """Pooled features [N, D] of ``split``, all finite.
 
     Raises:
         EvalfmError: a feature is not a finite number.
@@ -62,26 +67,29 @@ def finite_pooled(examples: Examples, part: str) -> NDArray[np.float32]:
     broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if len(broken):
         raise EvalfmError(
-            f"{len(broken)} {part} images have features that are not finite "
+            f"{len(broken)} {split} images have features that are not finite "
             f"(first: row {int(examples.rows[broken[0]]) + 1}); take out these images, "
             "or compute the features with --precision float32."
         )
     return features
 
 
-def known_rows(target: NDArray[np.float64], part: str, label: str) -> NDArray[np.intp]:
+def known_rows(target: NDArray[np.float64], split: str, label: str) -> NDArray[np.intp]:
     """Positions whose target [N] is known.
 
     Raises:
         EvalfmError: none is.
+
+    >>> known_rows(np.array([1.0, np.nan, 0.0]), "train", "edema").tolist()
+    [0, 2]
     """
     rows = np.flatnonzero(np.isfinite(target))
     if len(rows) == 0:
-        raise EvalfmError(f"No {part} image has a known {label!r}; label some, or choose another task.")
+        raise EvalfmError(f"No {split} image has a known {label!r}; label some, or choose another task.")
     return rows
 
 
-def check_two_classes(target: NDArray[np.float64], part: str, label: str) -> None:
+def check_two_classes(target: NDArray[np.float64], split: str, label: str) -> None:
     """Refuse to learn or to choose where only one class is seen.
 
     Raises:
@@ -91,14 +99,17 @@ def check_two_classes(target: NDArray[np.float64], part: str, label: str) -> Non
         remedy = {
             "train": "enlarge train or draw more shots",
             "val": "enlarge val, for C and thresholds are chosen there",
-        }[part]
-        raise EvalfmError(f"In {part} {label!r} has one class only; {remedy}.")
+        }[split]
+        raise EvalfmError(f"In {split} {label!r} has one class only; {remedy}.")
 
 
 def tied(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``values`` to 9 decimals, so that films with equal features have equal scores.
+    """``values`` to 9 decimals, so that images with equal features have equal scores.
 
     Products and exponentials of one and the same row differ in their last bit with its place in the batch, by which
     lane of the processor it went through; a rank metric would read that as an order.
+
+    >>> tied(np.array([0.1 + 0.2])).tolist()
+    [0.3]
     """
     return np.asarray(np.round(values, TIED_DECIMALS), dtype=np.float64)

@@ -35,7 +35,7 @@ NEGLIGIBLE = 1e-13
 
 
 @dataclass(frozen=True)
-class Batch:
+class EpisodeBatch:
     """E episodes of C classes as inner products of their features, which are all that any method here needs.
 
     Attributes:
@@ -49,16 +49,16 @@ class Batch:
     classes: int
 
     @classmethod
-    def of(cls, support: Tensor, query: Tensor, classes: int) -> Batch:
+    def of(cls, support: Tensor, query: Tensor, classes: int) -> EpisodeBatch:
         """From features [E, C·n, D] and [E, Q, D]."""
         return cls(support @ support.mT, query @ support.mT, classes)
 
     def __len__(self) -> int:
         return len(self.own)
 
-    def __getitem__(self, part: slice) -> Batch:
+    def __getitem__(self, chosen: slice) -> EpisodeBatch:
         """Some of the episodes."""
-        return Batch(self.own[part], self.cross[part], self.classes)
+        return EpisodeBatch(self.own[chosen], self.cross[chosen], self.classes)
 
     @property
     def shots(self) -> int:
@@ -85,11 +85,15 @@ class Answers:
 
 
 def normalised(features: Tensor) -> Tensor:
-    """Each of [N, D] divided by its length, in float64; zero stays zero."""
+    """Each of [N, D] divided by its length, in float64; zero stays zero.
+
+    >>> normalised(torch.tensor([[3.0, 4.0]])).tolist()
+    [[0.6, 0.8]]
+    """
     return functional.normalize(features.double(), dim=-1)
 
 
-def linear(batch: Batch, strength: float = STRENGTH) -> Answers:
+def linear(batch: EpisodeBatch, strength: float = STRENGTH) -> Answers:
     """Logistic regression: scikit-learn's objective C·Σ log-loss + ½‖W‖², intercepts unpenalised.
 
     With two classes it is the binomial form, which has one vector of weights: a softmax at C/2 is the same problem.
@@ -98,7 +102,7 @@ def linear(batch: Batch, strength: float = STRENGTH) -> Answers:
     return Answers(_tied(against_rest(margins)), converged)
 
 
-def prototypes(batch: Batch) -> Answers:
+def prototypes(batch: EpisodeBatch) -> Answers:
     """Cosine to the mean support feature of each class, softmax at the temperature of ``knn``; features of length 1."""
     share = batch.one_hot / batch.shots
     length = (share.mT @ batch.own @ share).diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
@@ -106,7 +110,7 @@ def prototypes(batch: Batch) -> Answers:
     return Answers(_tied(against_rest(cosine / TEMPERATURE)), _all(batch))
 
 
-def neighbours(batch: Batch, k: int = NEIGHBOURS) -> Answers:
+def neighbours(batch: EpisodeBatch, k: int = NEIGHBOURS) -> Answers:
     """Votes of the k nearest by cosine as the head ``knn`` counts them, or of all where there are fewer; features of
     length 1."""
     # Rounded, and the sort stable: which of two equal neighbours comes first is not left to the last bit.
@@ -117,7 +121,7 @@ def neighbours(batch: Batch, k: int = NEIGHBOURS) -> Answers:
     return Answers(_tied((votes + 1 / batch.classes) / (weight.sum(dim=-1, keepdim=True) + 1)), _all(batch))
 
 
-METHODS: dict[str, Callable[[Batch, float], Answers]] = {
+METHODS: dict[str, Callable[[EpisodeBatch, float], Answers]] = {
     "linear": linear,
     "prototypes": lambda batch, strength: prototypes(batch),
     "knn": lambda batch, strength: neighbours(batch),
@@ -152,37 +156,46 @@ def solve(
 
     Returns:
         Scores [E, C·q, C].
+
+    >>> features = normalised(torch.tensor([[1.0, 0], [0, 1], [1, 0.2], [0.1, 1]]))
+    >>> answers = solve("prototypes", features, np.array([[[0], [1]]]), np.array([[[2], [3]]]))
+    >>> answers.scores.argmax(dim=-1).tolist()
+    [[0, 1]]
     """
     batch = _products(features, support, query)
     size = max(1, BLOCK_BYTES // (batch.own[0].nbytes + batch.cross[0].nbytes))
-    found = [METHODS[method](batch[start : start + size], strength) for start in range(0, len(batch), size)]
-    return Answers(torch.cat([each.scores for each in found]), torch.cat([each.converged for each in found]))
+    blocks = [METHODS[method](batch[start : start + size], strength) for start in range(0, len(batch), size)]
+    return Answers(torch.cat([each.scores for each in blocks]), torch.cat([each.converged for each in blocks]))
 
 
-def _products(features: Tensor, support: NDArray[np.intp], query: NDArray[np.intp]) -> Batch:
+def _products(features: Tensor, support: NDArray[np.intp], query: NDArray[np.intp]) -> EpisodeBatch:
     """Inner products of all episodes, a few at a time: so many that their features stay in the processor's cache."""
     episodes, classes = support.shape[:2]
     images = torch.from_numpy(np.concatenate([each.reshape(episodes, -1) for each in (support, query)], axis=1))
     learnt, width = support[0].size, features.shape[1]
     size = max(1, CACHE_BYTES // (8 * images.shape[1] * width))
-    found = []
+    blocks = []
     for start in range(0, episodes, size):
-        part = images[start : start + size]
-        drawn = features.index_select(0, part.reshape(-1)).reshape(*part.shape, width)
-        found.append(drawn @ drawn[:, :learnt].mT)
-    whole = torch.cat(found)
-    return Batch(whole[:, :learnt], whole[:, learnt:], classes)
+        block = images[start : start + size]
+        drawn = features.index_select(0, block.reshape(-1)).reshape(*block.shape, width)
+        blocks.append(drawn @ drawn[:, :learnt].mT)
+    whole = torch.cat(blocks)
+    return EpisodeBatch(whole[:, :learnt], whole[:, learnt:], classes)
 
 
 def against_rest(margins: Tensor) -> Tensor:
     """Log odds of each class against all others by a softmax over ``margins`` [..., C]: its order is that of the
-    probability, without the ties of a probability that has come to 0 or 1."""
+    probability, without the ties of a probability that has come to 0 or 1.
+
+    >>> against_rest(torch.tensor([2.0, 0.0])).tolist()
+    [2.0, -2.0]
+    """
     own = torch.eye(margins.shape[-1], dtype=torch.bool)
     others = margins[..., None, :].masked_fill(own, -torch.inf)
     return margins - torch.logsumexp(others, dim=-1)
 
 
-def softmax_margins(batch: Batch, strength: float) -> tuple[Tensor, Tensor]:
+def softmax_margins(batch: EpisodeBatch, strength: float) -> tuple[Tensor, Tensor]:
     """Margins [E, Q, C] of softmax regression, and whether each episode converged [E].
 
     The weights lie in the span of the centred support, whose principal axes make the Hessian with equal example weights
@@ -210,19 +223,19 @@ def _newton(features: Tensor, one_hot: Tensor, strength: float) -> tuple[Tensor,
     episodes, examples, rank = features.shape
     classes = one_hot.shape[1]
     inverse = _flat_inverse(features, strength / classes)
-    found = features.new_zeros(episodes, rank + 1, classes)
+    solution = features.new_zeros(episodes, rank + 1, classes)
     # A last column of ones carries the intercept; the penalty leaves it out.
     design = torch.cat([features, features.new_ones(episodes, examples, 1)], dim=2)
-    penalty = torch.ones_like(found[:1])
+    penalty = torch.ones_like(solution[:1])
     penalty[:, -1] = 0
     active = torch.arange(episodes)
     converged = torch.zeros(episodes, dtype=torch.bool)
     for _ in range(MAX_NEWTON_STEPS):
-        probability = torch.softmax(design @ found[active], dim=2)
-        gradient = strength * (design.mT @ (probability - one_hot)) + penalty * found[active]
+        probability = torch.softmax(design @ solution[active], dim=2)
+        gradient = strength * (design.mT @ (probability - one_hot)) + penalty * solution[active]
         # The softmax does not see what is common to all classes; of it there is rounding alone.
         gradient = gradient - gradient.mean(dim=2, keepdim=True)
-        near = _norm(inverse * gradient) <= TOLERANCE * _norm(found[active]) + ROUNDING
+        near = _norm(inverse * gradient) <= TOLERANCE * _norm(solution[active]) + ROUNDING
         converged[active[near]] = True
         if bool(near.all()):
             break
@@ -231,8 +244,8 @@ def _newton(features: Tensor, one_hot: Tensor, strength: float) -> tuple[Tensor,
             active, design, inverse = active[keep], design[keep], inverse[keep]
             probability, gradient = probability[keep], gradient[keep]
         step = _conjugate(design, probability, gradient, inverse, penalty, strength)
-        found[active] = _shortened(found[active], step, gradient, design, one_hot, penalty, strength)
-    return found[:, :-1], found[:, -1:], converged
+        solution[active] = _shortened(solution[active], step, gradient, design, one_hot, penalty, strength)
+    return solution[:, :-1], solution[:, -1:], converged
 
 
 def _flat_inverse(features: Tensor, weight: float) -> Tensor:
@@ -271,7 +284,7 @@ def _conjugate(
 
 
 def _shortened(
-    found: Tensor,
+    solution: Tensor,
     step: Tensor,
     gradient: Tensor,
     design: Tensor,
@@ -286,11 +299,11 @@ def _shortened(
         loss = torch.logsumexp(margins, dim=2).sum(dim=1) - (margins * one_hot).sum(dim=(1, 2))
         return strength * loss + (penalty * point.square()).sum(dim=(1, 2)) / 2
 
-    start = objective(found)
+    start = objective(solution)
     slope = (gradient * step).sum(dim=(1, 2))
     length = torch.ones_like(slope)
     for _ in range(MAX_HALVINGS):
-        ahead = found + length[:, None, None] * step
+        ahead = solution + length[:, None, None] * step
         # Near the minimum the objective cannot fall by more than its own rounding.
         failed = objective(ahead) > start + SUFFICIENT_DECREASE * length * slope + 1e-13 * start.abs()
         if not bool(failed.any()):
@@ -308,5 +321,5 @@ def _tied(values: Tensor) -> Tensor:
     return values.round(decimals=TIED_DECIMALS)
 
 
-def _all(batch: Batch) -> Tensor:
+def _all(batch: EpisodeBatch) -> Tensor:
     return torch.ones(len(batch), dtype=torch.bool)

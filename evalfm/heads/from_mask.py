@@ -20,7 +20,7 @@ from evalfm.heads._pooled import check_kind
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective
-from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.segmentation.light import MultiscaleHead
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedDenseHead
 from evalfm.tasks.metrics.segmentation import PixelHistogram
@@ -31,10 +31,10 @@ MEASURES = ("area-fraction", "ctr", "lung-fraction")
 class FromMaskHead(PooledHead, TrainableHead):
     """Trains a dense head on the masks that the target is measured on, and measures what it predicts.
 
-    The pixel threshold of each mask maximises pooled-pixel Dice on val. Masks are measured on the stored film's grid,
+    The pixel threshold of each mask maximises pooled-pixel Dice on val. Masks are measured on the stored image's grid,
     whole or without stray parts, whichever has the smaller mean absolute error on val: one stray pixel decides a full
     extent. Without stray parts a lesion or heart is its largest connected part, the lungs their two
-    largest. A film whose predicted heart or lungs are empty has no ratio: it gets the mean of train.
+    largest. An image whose predicted heart or lungs are empty has no ratio: it gets the mean of train.
     """
 
     name: ClassVar[str] = "from-mask"
@@ -96,12 +96,12 @@ class FromMaskHead(PooledHead, TrainableHead):
         )
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
-        """The measure of every film's predicted masks, [N, 1]."""
-        found = [value for _, value in self._measured(examples)]
-        return np.array([[self._otherwise if value is None else value] for value in found], dtype=np.float64)
+        """The measure of every image's predicted masks, [N, 1]."""
+        values = [self._otherwise if value is None else value for _, value in self._measured(examples)]
+        return np.array(values, dtype=np.float64)[:, None]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The dense head's tensors under ``masks.``, thresholds, measure, and what a film without a ratio gets."""
+        """The dense head's tensors under ``masks.``, thresholds, measure, and what an image without a ratio gets."""
         own = {
             "thresholds": torch.from_numpy(self._thresholds),
             "without_strays": torch.tensor(self._without_strays),
@@ -142,7 +142,7 @@ class FromMaskHead(PooledHead, TrainableHead):
         self._inner.set_module(module, layout, objective, device)
 
     def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
-        """Choose the thresholds on val, and count the films of val that have no measure."""
+        """Choose the thresholds on val, and count the images of val that have no measure."""
         train, val = self.usable(train), self.usable(val)
         assert val.masks is not None
         assert context.measure is not None
@@ -155,9 +155,9 @@ class FromMaskHead(PooledHead, TrainableHead):
         self._otherwise = float(np.nanmean(train.target))
         errors, empty = [], 0
         for self._without_strays in (False, True):
-            found = [value for _, value in self._measured(val)]
-            empty = sum(value is None for value in found)
-            known = np.array([self._otherwise if value is None else value for value in found])
+            values = [value for _, value in self._measured(val)]
+            empty = sum(value is None for value in values)
+            known = np.array([self._otherwise if value is None else value for value in values])
             errors.append(float(np.nanmean(np.abs(known - val.target))))
         self._without_strays = errors[1] < errors[0]
         parts = "their largest parts" if self._without_strays else "all their parts"
@@ -203,7 +203,11 @@ class FromMaskHead(PooledHead, TrainableHead):
 
 
 def area_fraction(mask: NDArray[np.bool_]) -> float:
-    """Area of ``mask`` [H, W] as a fraction of the image, in [0, 1]."""
+    """Area of ``mask`` [H, W] as a fraction of the image, in [0, 1].
+
+    >>> area_fraction(np.array([[True, False], [False, False]]))
+    0.25
+    """
     return float(mask.mean())
 
 
@@ -211,5 +215,9 @@ def lung_fraction(lesion: NDArray[np.bool_], lungs: NDArray[np.bool_]) -> float 
     """Area of ``lesion`` [H, W] as a fraction of the field of both lungs, in [0, 1]; None without lungs.
 
     The field is lungs and lesion together: some masks of the lungs end where a pneumothorax begins, others hold it.
+
+    >>> lungs = np.array([[True, True, False], [True, True, False]])
+    >>> lung_fraction(np.array([[False, False, True], [False, False, False]]), lungs)
+    0.2
     """
     return float(lesion.sum() / (lungs | lesion).sum()) if lungs.any() else None

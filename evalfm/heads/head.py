@@ -19,20 +19,20 @@ from evalfm.progress import SILENT, Progress
 from evalfm.tasks.prompts import PromptSet
 
 MaskReader = Callable[[int], NDArray[np.bool_]]
-"""From a row of the manifest to its masks, bool [K, H, W], on the stored film's grid."""
+"""From a row of the manifest to its masks, bool [K, H, W], on the stored image's grid."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows of a feature source with what is asked of them.
+    """Rows of a feature source with their targets.
 
     Attributes:
         source: where the features come from.
-        rows: [N] positions in the manifest.
-        target: [N] float64 labels, class indices or measurements; [N, K] for multilabel; [N, 0] for masks.
-        patients: [N] patient of each row.
+        rows: positions in the manifest, [N].
+        target: float64 labels, class indices or measurements, [N]; [N, K] for multilabel; [N, 0] for masks.
+        patients: patient id of each row, [N].
         masks: reads the masks of a row for segmentation and for measurements on masks, else None.
-        masked: [N] whether each row has masks to read; None where all have, or none is needed.
+        masked: whether each row has masks to read, [N]; None where all have, or none is needed.
     """
 
     source: FeatureSource
@@ -90,7 +90,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Fit:
-    """How a head was fitted: every choice made on val, and what to tell about it.
+    """How a head was fitted: every choice made on val, and its notes.
 
     Attributes:
         chosen: the selected hyper-parameters, such as ``{"C": 0.01}``.
@@ -147,8 +147,8 @@ class PooledHead(Head):
 
 
 class DenseHead(Head):
-    """A head that gives a probability to every pixel of the stored film."""
+    """A head that gives a probability to every pixel of the stored image."""
 
     @abstractmethod
     def predict(self, examples: Examples) -> Iterator[tuple[int, Tensor]]:
-        """For each row in order: the row and its probabilities, float32 [K, H, W] on the stored film's grid."""
+        """For each row in order: the row and its probabilities, float32 [K, H, W] on the stored image's grid."""

@@ -1,9 +1,11 @@
-"""The module that every trained head consists of: features of a batch in, the head's answer before its link out."""
+"""The module of every trained head: features of a batch in, the head's answer before its link out."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -164,10 +166,35 @@ class AffineModule(HeadModule):
 
 
 def log_odds(fraction: Tensor) -> Tensor:
-    """Log odds of a ``fraction`` [K], kept off 0 and 1."""
+    """Log odds of a ``fraction`` [K], kept off 0 and 1.
+
+    >>> [round(each, 3) for each in log_odds(torch.tensor([0.5, 0.9])).tolist()]
+    [0.0, 2.197]
+    """
     return torch.logit(fraction.double().clamp(1e-4, 1 - 1e-4)).float()
 
 
 def fan_in_deviation(inputs: int) -> float:
-    """Standard deviation of weights that keeps the variance of ``inputs`` standardised inputs."""
+    """Standard deviation of weights that keeps the variance of ``inputs`` standardised inputs.
+
+    >>> fan_in_deviation(256)
+    0.0625
+    """
     return 1 / math.sqrt(inputs)
+
+
+@contextmanager
+def drawn_from(generator: torch.Generator) -> Iterator[None]:
+    """Within it torch's own generator is seeded by one number of ``generator``; afterwards it is as it was.
+
+    >>> with drawn_from(torch.Generator().manual_seed(0)):
+    ...     first = nn.Linear(2, 1).weight
+    >>> with drawn_from(torch.Generator().manual_seed(0)):
+    ...     second = nn.Linear(2, 1).weight
+    >>> torch.equal(first, second)
+    True
+    """
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,4 +1,4 @@
-"""What trained heads minimise, and the val score that chooses among them, per kind of task."""
+"""The loss of trained heads, and the val score that chooses among them, per kind of task."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes
 from evalfm.heads.head import Context, Examples
 from evalfm.heads.module import Layout, log_odds
-from evalfm.heads.segmentation.losses import PooledDice, pixel_loss
-from evalfm.heads.segmentation.targets import read_targets
+from evalfm.heads.segmentation.masks import PooledDice, pixel_loss, read_targets
 from evalfm.progress import Progress
 
 Total = Callable[[Tensor], Tensor]
@@ -63,11 +62,11 @@ class Objective(ABC):
         """The truth of all examples as one tensor [N, …]."""
 
     @abstractmethod
-    def check(self, target: Tensor, part: str) -> None:
+    def check(self, target: Tensor, split: str) -> None:
         """Refuse what nothing can be learnt from, or chosen on.
 
         Raises:
-            EvalfmError: the truth of ``part`` is all one.
+            EvalfmError: the truth of ``split`` is all one.
         """
 
     @abstractmethod
@@ -84,7 +83,7 @@ class Objective(ABC):
 
     @abstractmethod
     def start(self, target: Tensor, positive_share: float) -> Tensor:
-        """The answer [K] that knows nothing but the truth of train; see ``Readout.start_at``."""
+        """The best constant answer [K] on train, from which a module starts; see ``HeadModule.init_bias``."""
 
     def positive(self, target: Tensor) -> Tensor | None:
         """Which examples [N] every batch must hold a share of; None where batches are drawn evenly."""
@@ -127,11 +126,11 @@ class MaskObjective(Objective):
         assert grid is not None
         return read_targets(examples, grid, progress, label)
 
-    def check(self, target: Tensor, part: str) -> None:
+    def check(self, target: Tensor, split: str) -> None:
         """Some image must show a lesion."""
         if not bool(target.any()):
             names = ", ".join(self._names)
-            raise EvalfmError(f"No image of {part} shows {names} within the encoder's view; enlarge {part}.")
+            raise EvalfmError(f"No image of {split} shows {names} within the encoder's view; enlarge {split}.")
 
     def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """See ``pixel_loss``."""
@@ -149,7 +148,7 @@ class MaskObjective(Objective):
         return log_odds(fraction.clamp(max=0.5))
 
     def positive(self, target: Tensor) -> Tensor:
-        """Films with any lesion (``any`` of bytes gives bytes, whose ``~`` is not a negation)."""
+        """Images with any lesion (``any`` of bytes gives bytes, whose ``~`` is not a negation)."""
         return (target.flatten(1) > 0).any(dim=1)
 
 
@@ -169,14 +168,14 @@ class LabelObjective(Objective):
         target = torch.from_numpy(np.asarray(examples.target, dtype=np.float32))
         return target[:, None] if target.ndim == 1 else target
 
-    def check(self, target: Tensor, part: str) -> None:
+    def check(self, target: Tensor, split: str) -> None:
         """Some label must be known and have both classes."""
         known = [target[:, column][~target[:, column].isnan()] for column in range(len(self._names))]
         if not any(bool((values != values[:1]).any()) for values in known):
-            check_two_classes(known[0].double().numpy(), part, " / ".join(self._names))
+            check_two_classes(known[0].double().numpy(), split, " / ".join(self._names))
 
     def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
-        """A label that nobody of the batch knows gives nothing."""
+        """A label that is unknown throughout the batch adds nothing."""
         known = ~target.isnan()
         wanted = torch.where(known, target, 0.0) * (1 - self._smoothing) + self._smoothing / 2
         each = functional.binary_cross_entropy_with_logits(logits, wanted.expand_as(logits), reduction="none")
@@ -212,9 +211,9 @@ class ClassObjective(Objective):
         """Class indices [N]."""
         return torch.from_numpy(np.asarray(examples.target)).long()
 
-    def check(self, target: Tensor, part: str) -> None:
+    def check(self, target: Tensor, split: str) -> None:
         """Two classes or more."""
-        check_two_classes(target.double().numpy(), part, " / ".join(self._names))
+        check_two_classes(target.double().numpy(), split, " / ".join(self._names))
 
     def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
         """Mean cross-entropy."""
@@ -271,9 +270,9 @@ class ValueObjective(Objective):
         standardised = (np.asarray(examples.target, dtype=np.float64) - self.mean) / self.scale
         return torch.from_numpy(standardised).float()[:, None]
 
-    def check(self, target: Tensor, part: str) -> None:
+    def check(self, target: Tensor, split: str) -> None:
         """Two values or more to learn from."""
-        if part == "train" and len(target) < 2:
+        if split == "train" and len(target) < 2:
             raise EvalfmError("Train has one known value; a regression needs two or more, so enlarge train.")
 
     def loss(self, logits: Tensor, target: Tensor, total: Total = here) -> Tensor:
@@ -299,7 +298,7 @@ class ValueObjective(Objective):
 
 
 def objective_of(train: Examples, context: Context) -> Objective:
-    """The objective of the task that ``context`` tells."""
+    """The objective of the kind of task in ``context``."""
     if context.kind == "segmentation":
         return MaskObjective(context.class_names)
     if context.kind in ("binary", "multilabel"):
@@ -334,7 +333,7 @@ class _MaskTally:
 
 
 class _MeanTally(ABC):
-    """The mean over val images (and labels) of what ``each`` says of an answer."""
+    """The mean over val images (and labels) of the penalty that ``each`` gives an answer."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None

@@ -25,7 +25,7 @@ SMALLEST_STEP, LARGEST_STEP = -12.0, 8.0
 """Bounds on the logarithm of the distance between two thresholds."""
 
 
-class OrdinalReadout(HeadModule):
+class OrdinalModule(HeadModule):
     """One score and ordered thresholds: log-probabilities of the classes, [B, K]."""
 
     seen: Tensor
@@ -153,13 +153,13 @@ class OrdinalHead(PooledHead, TrainableHead):
         return Layout.of(source, len(context.class_names))
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
-        """Zero weights; of the classes that the objective saw in train, of all before it was asked."""
+        """Zero weights; of the classes that the objective saw in train, of all before that."""
         seen = self._seen if len(self._seen) else torch.ones(layout.outputs, dtype=torch.bool)
-        return OrdinalReadout(layout.pooled_dim, seen)
+        return OrdinalModule(layout.pooled_dim, seen)
 
     def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The fitted score and thresholds."""
-        module = OrdinalReadout(len(self._weight), self._seen)
+        module = OrdinalModule(len(self._weight), self._seen)
         module.standardise(statistics)
         scale, mean = statistics.pooled_scale.double(), statistics.pooled_mean.double()
         module.project.weight.data.copy_((self._weight * scale)[None])
@@ -170,7 +170,7 @@ class OrdinalHead(PooledHead, TrainableHead):
 
     def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
         """Take the score and the thresholds back, on features as they are."""
-        assert isinstance(module, OrdinalReadout)
+        assert isinstance(module, OrdinalModule)
         project = module.project
         self._weight = (project.weight.detach().double() / project.scale.double())[0].cpu()
         shift = project.bias.detach().double()[0].cpu() - self._weight @ project.mean.double().cpu()
@@ -182,6 +182,10 @@ def log_probabilities(score: Tensor, first: Tensor, steps: Tensor) -> Tensor:
     """Of K classes [N, K] for ``score`` [N], the first threshold and the logarithms [K − 2] of the steps between.
 
     σ(a) − σ(b) = σ(a)·σ(−b)·(1 − e^(b − a)), so that no difference of nearly equal numbers is taken.
+
+    >>> score, first, steps = torch.zeros(1), torch.tensor(-1.0), torch.zeros(1)
+    >>> [round(each, 3) for each in log_probabilities(score, first, steps).exp()[0].tolist()]
+    [0.269, 0.231, 0.5]
     """
     thresholds = torch.cat([first[None], first + steps.exp().cumsum(0)])
     below = thresholds[None] - score[:, None]
@@ -206,7 +210,7 @@ def solve_path(
     free = classes - 1
     unbounded: tuple[float | None, float | None] = (None, None)
     bounds: Any = [unbounded] + [(SMALLEST_STEP, LARGEST_STEP)] * (free - 1) + [unbounded] * features.shape[1]
-    found, converged = [], []
+    solutions, converged = [], []
     for strength in strengths:
 
         def value(flat: Any, strength: float = strength) -> tuple[float, Any]:
@@ -221,9 +225,9 @@ def solve_path(
         options: Any = {"maxiter": 2000, "maxfun": 4000, "ftol": 1e-12, "gtol": 1e-8}
         solved: Any = minimize(value, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
         start = torch.from_numpy(np.asarray(solved.x))
-        found.append((start[0].clone(), start[1:free].clone(), start[free:].clone()))
+        solutions.append((start[0].clone(), start[1:free].clone(), start[free:].clone()))
         converged.append(bool(solved.success))
-    return found, converged
+    return solutions, converged
 
 
 def _loss(solution: tuple[Tensor, Tensor, Tensor], features: Tensor, place: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The heads by name: light to import, each class loaded when it is asked for."""
+"""The heads by name: light to import, each class loaded when it is needed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ _ENTRIES = (
         ("segmentation",),
         ("maps",),
         "one 1×1 convolution on the deepest map",
-        "evalfm.heads.segmentation.linear:LinearDenseHead",
+        "evalfm.heads.segmentation.light:LinearDenseHead",
     ),
     HeadEntry(
         "knn",
@@ -86,14 +86,14 @@ _ENTRIES = (
         ("binary", "multilabel", "multiclass", "ordinal", "regression"),
         ("pooled",),
         "one hidden layer on standardised pooled features, rate and epoch chosen on val",
-        "evalfm.heads.mlp:PerceptronHead",
+        "evalfm.heads.nonlinear:PerceptronHead",
     ),
     HeadEntry(
         "attentive",
         ("binary", "multilabel", "multiclass", "ordinal", "regression"),
         ("maps",),
         "a learnt query attends over the cells of the deepest map, rate and epoch chosen on val",
-        "evalfm.heads.attentive:AttentiveHead",
+        "evalfm.heads.nonlinear:AttentiveHead",
     ),
     HeadEntry(
         "zeroshot",
@@ -128,14 +128,14 @@ _ENTRIES = (
         ("segmentation",),
         ("maps",),
         "all maps projected, summed at a fine grid and read by a light convolutional decoder",
-        "evalfm.heads.segmentation.multiscale:MultiscaleHead",
+        "evalfm.heads.segmentation.light:MultiscaleHead",
     ),
     HeadEntry(
         "global-local",
         ("segmentation",),
         ("maps", "pooled"),
         "the multiscale decoder, its maps modulated and its mask gated by the pooled embedding",
-        "evalfm.heads.segmentation.global_local:GlobalLocalHead",
+        "evalfm.heads.segmentation.light:GlobalLocalHead",
     ),
     HeadEntry(
         "upernet",
@@ -155,21 +155,25 @@ _ENTRIES = (
         "all-empty",
         ("segmentation",),
         (),
-        "baseline: finds nothing on any film",
+        "baseline: an empty mask for every image",
         "evalfm.heads.segmentation.baselines:AllEmpty",
     ),
     HeadEntry(
         "mean-mask",
         ("segmentation",),
         (),
-        "baseline: the mean of the training masks on every film",
+        "baseline: the mean of the training masks on every image",
         "evalfm.heads.segmentation.baselines:MeanMask",
     ),
 )
 
 
 def list_heads() -> tuple[HeadEntry, ...]:
-    """Every head there is; a name may stand more than once, for different kinds of task."""
+    """Every head there is; a name may stand more than once, for different kinds of task.
+
+    >>> sorted({entry.name for entry in list_heads()})[:4]
+    ['all-empty', 'attentive', 'biomed-dpt', 'biomedcoop']
+    """
     return _ENTRIES
 
 
@@ -177,8 +181,11 @@ def load_head(name: str, kind: str) -> Head:
     """A fresh head called ``name`` for tasks of ``kind``, with its default grid.
 
     Raises:
-        UnknownNameError: no head is called ``name``.
+        UnknownNameError: there is no head of that name.
         EvalfmError: the head does not serve ``kind``.
+
+    >>> load_head("ridge", "regression").needs
+    frozenset({'pooled'})
     """
     module, _, attribute = find_head(name, kind).location.partition(":")
     head: Head = getattr(importlib.import_module(module), attribute)()
@@ -189,8 +196,11 @@ def find_head(name: str, kind: str | None = None) -> HeadEntry:
     """The entry of the head called ``name`` for tasks of ``kind`` (None: for any); nothing is imported.
 
     Raises:
-        UnknownNameError: no head is called ``name``.
+        UnknownNameError: there is no head of that name.
         EvalfmError: the head does not serve ``kind``.
+
+    >>> find_head("linear", "segmentation").summary
+    'one 1×1 convolution on the deepest map'
     """
     named = [entry for entry in _ENTRIES if entry.name == name]
     if not named:

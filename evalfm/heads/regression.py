@@ -109,6 +109,9 @@ def ridge_path(
     """Weights [k, d] of every penalty [k] for centred ``features`` [n, d] and ``target`` [n].
 
     The eigenvectors of the smaller of XᵀX and XXᵀ serve all penalties.
+
+    >>> ridge_path(np.array([[-1.0], [1.0]]), np.array([-2.0, 2.0]), np.array([0.0, 2.0])).round(3).tolist()
+    [[2.0], [1.0]]
     """
     n, d = features.shape
     wide = d > n

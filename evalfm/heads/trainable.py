@@ -1,4 +1,4 @@
-"""What a head must give so that it can be trained together with its encoder."""
+"""The interface of a head that can be trained together with its encoder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every head trained by gradient is: a readout, how it is trained, and its way back to scores and films."""
+"""Heads trained by gradient: a module, its schedule, and the way from its logits to scores and masks."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
-from evalfm.heads.segmentation.targets import target_grid
+from evalfm.heads.segmentation.masks import target_grid
 from evalfm.heads.trainable import TrainableHead
+from evalfm.heads.training import fit_together
 
 PREDICTION_BATCH = 16
 
@@ -51,7 +52,7 @@ class Schedule:
 
 
 class TrainedHead(Head, TrainableHead):
-    """A head whose readout ``fit_together`` trains; subclasses say which readout."""
+    """A head whose module ``fit_together`` trains; subclasses give the module."""
 
     deterministic: ClassVar[bool] = False
     rates: ClassVar[tuple[float, ...]]
@@ -61,13 +62,13 @@ class TrainedHead(Head, TrainableHead):
         self.schedule = schedule or self.default_schedule
         self.learning_rates = tuple(sorted(learning_rates or self.rates))
         self._layout: Layout | None = None
-        self._readout: HeadModule | None = None
+        self._module: HeadModule | None = None
         self._objective: Objective | None = None
         self._device = torch.device("cpu")
 
     @property
     def grid(self) -> dict[str, object]:
-        """Learning rates, schedule and the readout's own settings."""
+        """Learning rates, schedule and the module's own settings."""
         return {
             "learning_rate": list(self.learning_rates),
             "optimiser": "AdamW",
@@ -76,12 +77,12 @@ class TrainedHead(Head, TrainableHead):
         }
 
     def settings(self) -> dict[str, object]:
-        """The readout's own settings."""
+        """The module's own settings."""
         return {}
 
     @property
     def reads_maps(self) -> bool:
-        """Whether the readout looks at maps."""
+        """Whether the module looks at maps."""
         return "maps" in self.needs
 
     def objective(self, train: Examples, context: Context) -> Objective:
@@ -89,16 +90,16 @@ class TrainedHead(Head, TrainableHead):
         return objective_of(train, context)
 
     def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
-        """The trained readout itself, which holds its own statistics."""
+        """The trained module itself, which holds its own statistics."""
         return self._fitted()[0]
 
     def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
-        """Take the trained readout."""
-        self._readout, self._layout, self._objective = module.to(device).eval(), layout, objective
+        """Take the trained module."""
+        self._module, self._layout, self._objective = module.to(device).eval(), layout, objective
         self._device = device
 
     def outputs(self, maps: Maps, pooled: Tensor) -> Tensor:
-        """What the readout says of a batch, through the objective's link, on the CPU."""
+        """Scores of a batch, through the objective's link, on the CPU."""
         module, _ = self._fitted()
         assert self._objective is not None
         with torch.no_grad():
@@ -126,19 +127,17 @@ class TrainedHead(Head, TrainableHead):
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Train alone; ``fit_together`` trains several heads for one pass over the features."""
-        from evalfm.heads.training import fit_together  # which imports this module
-
         return fit_together([self], train, val, context)[0]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The readout's parameters and statistics, ``layout.*``, and ``link.*`` from logits to scores."""
-        if self._readout is None or self._layout is None or self._objective is None:
+        """The module's parameters and statistics, ``layout.*``, and ``link.*`` from logits to scores."""
+        if self._module is None or self._layout is None or self._objective is None:
             return {}
-        state = {name: value.cpu().contiguous() for name, value in self._readout.state_dict().items()}
+        state = {name: value.cpu().contiguous() for name, value in self._module.state_dict().items()}
         return state | self._layout.tensors() | self._objective.tensors()
 
     def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Rebuild the readout from ``tensors``."""
+        """Rebuild the module from ``tensors``."""
         layout = Layout.from_tensors(tensors)
         module = self.new_module(layout, torch.Generator())
         own = {name: value for name, value in tensors.items() if not name.startswith(("layout.", "link."))}
@@ -146,15 +145,15 @@ class TrainedHead(Head, TrainableHead):
         self.set_module(module, layout, restored_objective(tensors, layout), torch.device("cpu"))
 
     def _fitted(self) -> tuple[HeadModule, Layout]:
-        if self._readout is None or self._layout is None:
+        if self._module is None or self._layout is None:
             raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
-        return self._readout, self._layout
+        return self._module, self._layout
 
 
 class TrainedDenseHead(TrainedHead, DenseHead):
     """A trained head that answers in masks.
 
-    Logits go bilinearly onto a grid of a quarter of the input, probabilities from there onto the film.
+    Logits go bilinearly onto a grid of a quarter of the input, probabilities from there onto the image.
     """
 
     kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
@@ -165,7 +164,7 @@ class TrainedDenseHead(TrainedHead, DenseHead):
         return Layout.of(source, len(context.class_names), self.answer_grid(source.input_size), maps=True)
 
     def answer_grid(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the masks that the readout gives for an input."""
+        """Height and width of the masks that the module gives for an input."""
         return target_grid(input_size)
 
     def check_source(self, source: FeatureSource) -> None:
@@ -179,11 +178,11 @@ class TrainedDenseHead(TrainedHead, DenseHead):
         if self.answer_grid(source.input_size) != layout.grid:
             raise EvalfmError(
                 f"The head {self.name!r} was trained to answer on a grid of {layout.grid} and the input of "
-                f"{source.name} asks for {self.answer_grid(source.input_size)}; take the input size of the run."
+                f"{source.name} needs {self.answer_grid(source.input_size)}; take the input size of the run."
             )
 
     def predict(self, examples: Examples) -> Iterator[tuple[int, Tensor]]:
-        """For each row its probabilities [K, H, W] on the film's grid; 0 where the encoder saw nothing."""
+        """For each row its probabilities [K, H, W] on the image's grid; 0 where the encoder saw nothing."""
         for row, probabilities in predict_dense([self], examples):
             yield row, probabilities[0]
 
@@ -225,3 +224,12 @@ def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iter
         for position, row in enumerate(batch):
             geometry = examples.source.geometry(row)
             yield row, tuple(geometry.to_source(output[position], outside=0.0) for output in outputs)
+
+
+def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:
+    """The trained heads among ``heads``, in groups that can share one pass over the features."""
+    groups: dict[tuple[Schedule, bool], list[TrainedHead]] = {}
+    for head in heads:
+        if isinstance(head, TrainedHead):
+            groups.setdefault((head.schedule, head.reads_maps), []).append(head)
+    return list(groups.values())

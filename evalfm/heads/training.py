@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,10 +18,12 @@ from torch.func import functional_call, vmap
 from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_kind
-from evalfm.heads.head import Context, Examples, Fit, Head
+from evalfm.heads.head import Context, Examples, Fit
 from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective
-from evalfm.heads.trained import Schedule, TrainedHead
+
+if TYPE_CHECKING:
+    from evalfm.heads.trained import Schedule, TrainedHead
 
 Batch = tuple[Maps, Tensor]
 Line = dict[str, float | int | str]
@@ -192,15 +195,6 @@ def fit_together(heads: Sequence[TrainedHead], train: Examples, val: Examples, c
             step += 1
         _look(going, val, truths, schedule, with_maps, context.device)
     return [_choose(bank, context.device) for bank in banks]
-
-
-def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:
-    """The trained heads among ``heads``, in groups that can share one pass over the features."""
-    groups: dict[tuple[Schedule, bool], list[TrainedHead]] = {}
-    for head in heads:
-        if isinstance(head, TrainedHead):
-            groups.setdefault((head.schedule, head.reads_maps), []).append(head)
-    return list(groups.values())
 
 
 def start_readout(

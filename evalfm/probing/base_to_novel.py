@@ -11,16 +11,37 @@ from numpy.typing import NDArray
 from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head, Text
-from evalfm.heads.text.base_to_novel import base_and_novel
 from evalfm.heads.text.classifier import TextHead
 from evalfm.probing.operating import Operating
 from evalfm.probing.recording import HeadResult
 from evalfm.probing.scoring import Scores, pooled_columns
 from evalfm.probing.splits import Split
+from evalfm.statistics.classification import FEWEST_TO_HALVE, base_classes
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.tasks.metrics.multiclass import OF_HALVES
 from evalfm.tasks.prompts import EXCLUSIVE
+
+
+def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The first ceil(C / 2) classes, and the rest.
+
+    Raises:
+        EvalfmError: two classes are called the same, or a half would be one class.
+
+    >>> base_and_novel(["edema", "mass", "nodule", "effusion"])
+    (('edema', 'mass'), ('nodule', 'effusion'))
+    """
+    names = tuple(class_names)
+    if len({name.casefold() for name in names}) < len(names):
+        raise EvalfmError(f"Two of the classes {', '.join(names)} are called the same; give each a name of its own.")
+    if len(names) < FEWEST_TO_HALVE:
+        raise EvalfmError(
+            f"Base-to-novel needs {FEWEST_TO_HALVE} classes or more, and there are {len(names)} ({', '.join(names)}): "
+            "in a half of one class every answer is right; take a task of more classes."
+        )
+    half = base_classes(len(names))
+    return names[:half], names[half:]
 
 
 def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:

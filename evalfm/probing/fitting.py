@@ -17,7 +17,8 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead, Text
 from evalfm.heads.text.classifier import TextHead
-from evalfm.heads.training import fit_together, trained_together
+from evalfm.heads.trained import trained_together
+from evalfm.heads.training import fit_together
 from evalfm.probing.base_to_novel import fit_halves
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment, measured_findings
 from evalfm.probing.recording import HeadResult

@@ -64,7 +64,7 @@ def name_faults(
             _checked(faults, find_head, head, kind)
     for each in data:
         _checked(faults, check_data, each)
-    baselines = [find_alias(each) if aliases and isinstance(each, str) else None for each in encoders]
+    baselines = [find_alias(each) if aliases else None for each in encoders]
     if recipe is not None:
         for alias in baselines:
             _checked(faults, recipe_of, adaptation or (alias.adaptation if alias is not None else "frozen"), recipe)

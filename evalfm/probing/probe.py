@@ -9,7 +9,7 @@ from pathlib import Path
 
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.reference import find_alias
+from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.trainable import TrainableHead
@@ -212,7 +212,7 @@ def _job(
     Raises:
         EvalfmError: they do not go together.
     """
-    alias = find_alias(encoder) if isinstance(encoder, str) else None
+    alias = find_alias(encoder)
     if alias is not None:
         encoder = alias.encoder
         adaptation, heads = alias.applied(adaptation, heads)
@@ -220,7 +220,7 @@ def _job(
     adaptation = adaptation or "frozen"
     settings = Settings.checked(task=task, heads=heads, adaptation=adaptation, **shared)
     encoder_settings = EncoderSettings.checked(
-        name=encoder if isinstance(encoder, str) else encoder.card.name,
+        name=EncoderRef.parse(encoder).label,
         weights=start_weights(weights, adaptation),
         resize=resize,
         **machine,

@@ -50,7 +50,7 @@ def text_for(heads: Sequence[Head], session: EncoderSession, cohort: Cohort, fil
     if card.pooling != facts.pooling:
         raise EvalfmError(
             f"Sentences and images of {card.name} meet in its pooling {facts.pooling!r}, not in {card.pooling!r}; "
-            f"ask --encoder {card.name.partition('@')[0]}@{facts.pooling}."
+            f"take --encoder {card.base_name}@{facts.pooling}."
         )
     own = Own(facts.present, facts.absent)
     prompts = prompt_set(cohort.task.name, cohort.task.kind, cohort.class_names, own, file)

@@ -17,7 +17,7 @@ from evalfm.encoders.preprocessing import Augment, Preparer
 from evalfm.errors import EvalfmError
 from evalfm.features.films import FilmMemory
 from evalfm.heads.head import Examples
-from evalfm.heads.segmentation.targets import read_target
+from evalfm.heads.segmentation.masks import read_target
 
 MEMORY_BYTES = 1_000_000_000
 BATCHES_AHEAD = 2

@@ -109,4 +109,4 @@ def test_the_verb_writes_the_page_whole_or_says_why_not(data: Manifest, tmp_path
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(data.folder / "3.png")
     code, _ = asked("--html", tmp_path / "page.html")
     assert code == 2
-    assert "1 fault to mend" in (tmp_path / "page.html").read_text()
+    assert "1 fault to fix" in (tmp_path / "page.html").read_text()

@@ -28,8 +28,8 @@ def run(*words: object, code: int = 0) -> str:
 def test_a_table_is_joined_and_told(folder: Path, tmp_path: Path) -> None:
     before = Manifest.read(folder)
     ids = before.table["id"].tolist()
-    pd.DataFrame({"film": [*ids[:5], "zzz"], "edema": [1, 0, 1, 0, 1, 1]}).to_csv(tmp_path / "e.csv", index=False)
-    said = run(folder, "--with", tmp_path / "e.csv", "--join-on", "id=film", "--label", "edema", "--source", "reader")
+    pd.DataFrame({"image": [*ids[:5], "zzz"], "edema": [1, 0, 1, 0, 1, 1]}).to_csv(tmp_path / "e.csv", index=False)
+    said = run(folder, "--with", tmp_path / "e.csv", "--join-on", "id=image", "--label", "edema", "--source", "reader")
     assert f"5 of {len(ids)} images met a row of e.csv" in said
     assert "1 rows of e.csv met no image, such as 'zzz'" in said
     after = Manifest.read(folder)

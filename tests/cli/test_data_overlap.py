@@ -18,21 +18,21 @@ from evalfm.data.phantom import render
 from evalfm.errors import EvalfmError
 
 
-def made(folder: Path, films: list[np.ndarray], **columns: list[str]) -> Path:
+def made(folder: Path, images: list[np.ndarray], **columns: list[str]) -> Path:
     folder.mkdir()
-    for number, film in enumerate(films):
-        Pil.fromarray(np.round(film * 255).astype(np.uint8)).save(folder / f"{number}.png")
-    names = [f"{number}.png" for number in range(len(films))]
-    table = pd.DataFrame({"id": [f"{folder.name}{n}" for n in range(len(films))], "image": names, **columns})
+    for number, image in enumerate(images):
+        Pil.fromarray(np.round(image * 255).astype(np.uint8)).save(folder / f"{number}.png")
+    names = [f"{number}.png" for number in range(len(images))]
+    table = pd.DataFrame({"id": [f"{folder.name}{n}" for n in range(len(images))], "image": names, **columns})
     Manifest(DatasetInfo(name=folder.name, public_ids=True), table, folder).write(folder)
     return folder
 
 
 @pytest.fixture
 def sets(tmp_path: Path, home: Path) -> tuple[Path, Path]:
-    films = [render(0, number, 128).pixels for number in range(5)]
-    one = made(tmp_path / "siim", [1 - films[0], films[4]], split=["train", "train"])
-    return one, made(tmp_path / "nih", films[:4], patient=["a", "b", "c", "c"], split=["test", "train", "val", "val"])
+    images = [render(0, number, 128).pixels for number in range(5)]
+    one = made(tmp_path / "siim", [1 - images[0], images[4]], split=["train", "train"])
+    return one, made(tmp_path / "nih", images[:4], patient=["a", "b", "c", "c"], split=["test", "train", "val", "val"])
 
 
 def run(*words: object) -> str:
@@ -84,9 +84,9 @@ def test_where_the_pairs_cannot_go_is_told_before_any_image_is_read(
 
 
 def test_an_id_that_is_a_formula_is_written_as_a_word(tmp_path: Path, home: Path) -> None:
-    films = [render(0, number, 128).pixels for number in range(2)]
-    one = made(tmp_path / "one", films)
-    other = made(tmp_path / "other", films, patient=["=HYPERLINK(1)", "-1.5"])
+    images = [render(0, number, 128).pixels for number in range(2)]
+    one = made(tmp_path / "one", images)
+    other = made(tmp_path / "other", images, patient=["=HYPERLINK(1)", "-1.5"])
     manifest = Manifest.read(one)
     table = manifest.table.assign(id=['=cmd|"x"', "@SUM(1)"])
     Manifest(manifest.info, table, one).write(one)

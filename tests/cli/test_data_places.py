@@ -172,9 +172,9 @@ def test_val_is_drawn_from_train_at_the_import_or_later(here: Path) -> None:
     assert [part == "test" for part in a.splits] == [number < 8 for number in range(30)]
     assert a.info.split is not None
     assert a.info.split.note == "val is drawn by patient from train"
-    assert "has a val part already" in refused("data", "split", "a", "--val-from-train")
+    assert "has val already" in refused("data", "split", "a", "--val-from-train")
     assert "leave the other rules out" in refused("data", "split", "a", "--val-from-train", "--stratify", "lab")
-    # A split that is dealt to few patients may lack it too.
+    # A split that is assigned to few patients may lack it too.
     run(*ASKED, *PLAIN, "--root", "store", "--out", "c", "--val-from-train")
     assert "val" in read_data("c").splits
 

@@ -92,7 +92,7 @@ def refused(path: Path, member: str = "") -> str:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "film.dcm"
+    return tmp_path / "image.dcm"
 
 
 class TestEncodings:
@@ -172,10 +172,10 @@ class TestEncodings:
         write(path, np.stack([RAMP12, RAMP12[::-1], RAMP12 // 2]), **WHOLE_RANGE)
         np.testing.assert_allclose(pixels(path, "#1")[0], RAMP12[::-1] / 4096, atol=1e-7)
         np.testing.assert_allclose(pixels(path, "#2")[0], (RAMP12 // 2) / 4096, atol=1e-7)
-        assert image_size("film.dcm#2", path.parent) == (HEIGHT, WIDTH)
+        assert image_size("image.dcm#2", path.parent) == (HEIGHT, WIDTH)
         assert "has 3 frames" in refused(path)
         assert "none of the 3 frames" in refused(path, "#3")
-        assert len({image_digest(f"film.dcm#{frame}", path.parent) for frame in range(3)}) == 3
+        assert len({image_digest(f"image.dcm#{frame}", path.parent) for frame in range(3)}) == 3
 
     def test_frames_of_an_enhanced_file_have_their_own_steps(self, path: Path) -> None:
         def group(keyword: str, **elements: Any) -> Dataset:
@@ -203,7 +203,7 @@ class TestEncodings:
             PerFrameFunctionalGroupsSequence=own,
         )
         for frame, slope in enumerate((1, 2)):
-            image = read_image(f"film.dcm#{frame}", path.parent)
+            image = read_image(f"image.dcm#{frame}", path.parent)
             assert (image.unit, image.spacing_mm) == ("HU", (0.7, 0.6))
             np.testing.assert_array_equal(image.pixels[0], RAMP12.astype(np.float32) * slope - 1024)
 
@@ -255,7 +255,7 @@ class TestSteps:
         np.testing.assert_allclose(result[:25], expected, atol=1e-6)
         assert (result[25:] == 0).all()
 
-    def test_padding_is_air_in_inverted_films_too(self, path: Path) -> None:
+    def test_padding_is_air_in_inverted_images_too(self, path: Path) -> None:
         values = RAMP12.copy()
         values[:2] = 0
         write(path, values, BitsStored=12, PhotometricInterpretation="MONOCHROME1", PixelPaddingValue=0)
@@ -450,9 +450,9 @@ class TestAttributes:
         assert dicom_attributes(path)["age"] == 90
 
     def test_a_picture_has_none(self, tmp_path: Path) -> None:
-        Pillow.fromarray(RAMP8).save(tmp_path / "film.png")
+        Pillow.fromarray(RAMP8).save(tmp_path / "image.png")
         with pytest.raises(EvalfmError, match="no DICOM file"):
-            dicom_attributes(tmp_path / "film.png")
+            dicom_attributes(tmp_path / "image.png")
 
 
 class TestRefusals:
@@ -475,7 +475,7 @@ class TestRefusals:
         whole = path.read_bytes()
         assert pixels(path).shape == (1, 64, 64)
         path.write_bytes(whole[: int(len(whole) * kept)])
-        assert "film.dcm" in refused(path)
+        assert "image.dcm" in refused(path)
 
     def test_without_pixels(self, path: Path) -> None:
         dataset = write(path, RAMP12)
@@ -491,10 +491,10 @@ class TestRefusals:
         write(path, RAMP12, syntax="1.2.840.10008.1.2.4.100", frames=[bytes(64)])
         assert "transfer syntax that cannot be read" in refused(path)
 
-    def test_more_pixels_than_any_film_has(self, path: Path) -> None:
+    def test_more_pixels_than_any_image_has(self, path: Path) -> None:
         write(path, RAMP12, Rows=60000, Columns=60000)
-        assert "more than any film has" in refused(path)
-        with pytest.raises(EvalfmError, match="more than any film has"):
+        assert "more than any image has" in refused(path)
+        with pytest.raises(EvalfmError, match="more than any image has"):
             image_size(path.name, path.parent)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf])

@@ -103,7 +103,7 @@ def test_percentiles_leave_out_padding() -> None:
     np.testing.assert_allclose(scaled[5000 + 500], 0.5)
 
 
-def test_percentiles_of_films_with_almost_one_value() -> None:
+def test_percentiles_of_images_with_almost_one_value() -> None:
     values = np.zeros(1000)
     values[0] = 8
     np.testing.assert_array_equal(to_unit_interval(values, header(), values < 0)[0], values / 8)

@@ -115,8 +115,8 @@ def values_within(low: int, high: int) -> NDArray[np.int64]:
     return np.asarray(RNG.permutation(values).reshape(HEIGHT, WIDTH))
 
 
-def films(signed: bool, bits: int) -> list[NDArray[np.int64]]:
-    """One film over the whole range and one without a negative value, since no value tells what is signed."""
+def images(signed: bool, bits: int) -> list[NDArray[np.int64]]:
+    """One image over the whole range and one without a negative value, since no value tells what is signed."""
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     return [values_within(low, high), values_within(max(low, 0), high // 2)]
 
@@ -157,9 +157,9 @@ def test_voi_luts_on_stored_values(
     tmp_path: Path, syntax: str, allocated: int, bits: int, signed: bool, descriptor: str
 ) -> None:
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
-    path = tmp_path / "film.dcm"
+    path = tmp_path / "image.dcm"
     for stored, table, white in itertools.product(
-        films(signed, bits), tables(low, high), ("MONOCHROME1", "MONOCHROME2")
+        images(signed, bits), tables(low, high), ("MONOCHROME1", "MONOCHROME2")
     ):
         if descriptor == "SS" and not -32768 <= table.first <= 32767:
             continue
@@ -191,7 +191,7 @@ def test_voi_luts_on_stored_values(
 def test_modality_luts(tmp_path: Path, syntax: str, allocated: int, bits: int, signed: bool) -> None:
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
     path = tmp_path / "slice.dcm"
-    for stored, table in itertools.product(films(signed, bits), tables(low, high)):
+    for stored, table in itertools.product(images(signed, bits), tables(low, high)):
         item = lut_item(table, syntax == "big")
         elements = {"ModalityLUTSequence": [item], "RescaleSlope": 3, "RescaleIntercept": -7}
         written(path, stored, SYNTAXES[syntax], allocated, bits, PixelRepresentation=signed, Modality="MR", **elements)
@@ -211,7 +211,7 @@ def test_a_voi_lut_behind_a_modality_lut_starts_unsigned(tmp_path: Path, syntax:
     first = Table(-2048, [int(value) for value in np.arange(4096) * 15 + 2000], 16, "words")
     second = Table(40000, entries(20000, 12), 12, "US")
     written(
-        tmp_path / "film.dcm",
+        tmp_path / "image.dcm",
         stored,
         SYNTAXES[syntax],
         16,
@@ -221,7 +221,7 @@ def test_a_voi_lut_behind_a_modality_lut_starts_unsigned(tmp_path: Path, syntax:
         VOILUTSequence=[lut_item(second, syntax == "big")],
     )
     expected = [[second.value(first.value(value)) / 4095 for value in row] for row in stored.tolist()]
-    np.testing.assert_allclose(as_read(tmp_path / "film.dcm"), expected, atol=1e-6)
+    np.testing.assert_allclose(as_read(tmp_path / "image.dcm"), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
@@ -245,9 +245,9 @@ def test_voi_luts_behind_a_rescale(
     tmp_path: Path, syntax: str, signed: bool, bits: int, slope: int, intercept: int, first: int
 ) -> None:
     table = Table(first, entries(2000, 16), 16, "words")
-    for stored in films(signed, bits):
+    for stored in images(signed, bits):
         written(
-            tmp_path / "film.dcm",
+            tmp_path / "image.dcm",
             stored,
             SYNTAXES[syntax],
             16,
@@ -258,7 +258,7 @@ def test_voi_luts_behind_a_rescale(
             VOILUTSequence=[lut_item(table, syntax == "big")],
         )
         expected = [[table.value(value * slope + intercept) / 65535 for value in row] for row in stored.tolist()]
-        np.testing.assert_allclose(as_read(tmp_path / "film.dcm"), expected, atol=1e-6)
+        np.testing.assert_allclose(as_read(tmp_path / "image.dcm"), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -116,8 +116,8 @@ def test_more_than_there_is_is_refused_with_every_number():
     message = str(caught.value)
     for code in range(2):
         train, test = ((content["split"][content["labels"] == code] == part).sum() for part in ("train", "test"))
-        assert f"9 shots of class c{code} were asked for, but train has {train} images of it" in message
-        assert f"99 queries of class c{code} were asked for, but test has {test} images of it" in message
+        assert f"9 shots of class c{code} are needed, but train has {train} images of it" in message
+        assert f"99 queries of class c{code} are needed, but test has {test} images of it" in message
     assert "Take fewer with --shots or --queries" in message
 
 
@@ -130,5 +130,5 @@ def test_without_a_split_patients_of_the_queries_are_no_support():
         assert not shown & asked
     with pytest.raises(EvalfmError, match=r"episode 1 class c0 has 4 images of patients who are not among the 1 quer"):
         draw(content, shots=5, queries=1)
-    with pytest.raises(EvalfmError, match="5 shots and 2 queries of class c0 were asked for, but the data set has 6"):
+    with pytest.raises(EvalfmError, match="5 shots and 2 queries of class c0 are needed, but the data set has 6"):
         draw(content, shots=5, queries=2)

@@ -47,16 +47,16 @@ def test_identity_changes_nothing():
 
 
 def test_a_flip_is_a_mirror_and_its_own_inverse():
-    film = torch.rand(1, 12, 16)
+    image = torch.rand(1, 12, 16)
     flipped = Geometry.identity((12, 16)).flip_horizontal()
-    torch.testing.assert_close(flipped.to_input(film), film.flip(-1))
-    torch.testing.assert_close(flipped.to_source(film.flip(-1)), film)
+    torch.testing.assert_close(flipped.to_input(image), image.flip(-1))
+    torch.testing.assert_close(flipped.to_source(image.flip(-1)), image)
 
 
 def test_a_crop_keeps_its_place_and_hides_the_rest():
-    film = torch.arange(100.0).reshape(1, 10, 10)
+    image = torch.arange(100.0).reshape(1, 10, 10)
     geometry = Geometry.identity((10, 10)).crop(2, 3, (4, 5))
-    torch.testing.assert_close(geometry.to_input(film), film[:, 2:6, 3:8])
+    torch.testing.assert_close(geometry.to_input(image), image[:, 2:6, 3:8])
     back = geometry.to_source(torch.ones(1, 4, 5), outside=-1.0)
     expected = torch.full((1, 10, 10), -1.0)
     expected[:, 2:6, 3:8] = 1.0
@@ -65,9 +65,9 @@ def test_a_crop_keeps_its_place_and_hides_the_rest():
 
 
 def test_rows_and_columns_are_not_swapped():
-    film = torch.zeros(1, 40, 20)
-    film[:, :10] = 1.0  # the upper quarter
-    small = Geometry.identity((40, 20)).resize((8, 8)).to_input(film)
+    image = torch.zeros(1, 40, 20)
+    image[:, :10] = 1.0  # the upper quarter
+    small = Geometry.identity((40, 20)).resize((8, 8)).to_input(image)
     assert small[0, :2].min() == 1.0
     assert small[0, 2:].max() == 0.0
 
@@ -80,9 +80,9 @@ def test_maps_of_any_grid_return_like_a_bilinear_upsampling():
 
 
 def test_a_grid_of_the_truth_holds_area_fractions():
-    film = torch.zeros(1, 64, 64)
-    film[:, :6, :3] = 1.0
-    cells = Geometry.identity((64, 64)).resize((32, 32)).to_input(film, (8, 8))
+    image = torch.zeros(1, 64, 64)
+    image[:, :6, :3] = 1.0
+    cells = Geometry.identity((64, 64)).resize((32, 32)).to_input(image, (8, 8))
     assert float(cells[0, 0, 0]) == pytest.approx(18 / 64)
     assert float(cells.sum() - cells[0, 0, 0]) == 0.0
 

@@ -67,13 +67,13 @@ class Panic(BaseException):
     "error", [Panic("index out of bounds"), RecursionError("too deep"), struct.error(), Exception()]
 )
 def test_whatever_a_decoder_raises_is_one_sentence(error: BaseException) -> None:
-    with pytest.raises(EvalfmError, match=r"^film: "), decoding(lambda caught: EvalfmError(f"film: {caught!r}")):
+    with pytest.raises(EvalfmError, match=r"^image: "), decoding(lambda caught: EvalfmError(f"image: {caught!r}")):
         raise error
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3), EvalfmError("as it is")])
 def test_interrupts_exits_and_sentences_go_through(error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, decoding(lambda _: EvalfmError("film")):
+    with pytest.raises(type(error)) as caught, decoding(lambda _: EvalfmError("image")):
         raise error
     assert caught.value is error
 
@@ -227,7 +227,7 @@ def test_a_compressed_picture_of_another_size_than_the_header(
     dicom_file(tmp_path / "a.dcm", syntax, made(4000, 4000))
     assert "compressed picture of 4000 × 4000 where its header says 6 × 8" in refused(tmp_path / "a.dcm")
     dicom_file(tmp_path / "a.dcm", syntax, made(60000, 60000))
-    assert "more than any film has" in refused(tmp_path / "a.dcm")
+    assert "more than any image has" in refused(tmp_path / "a.dcm")
 
 
 def test_jpeg_2000_of_many_tiles_or_layers(tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_pages_through_rubbish(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entries", "data", "why"),
     [
-        ([*page(2**31, 2**31), (273, 4, 1, 8), (279, 4, 1, 48)], bytes(100), "more than any film has"),
+        ([*page(2**31, 2**31), (273, 4, 1, 8), (279, 4, 1, 48)], bytes(100), "more than any image has"),
         ([*page(6, 8), (322, 4, 1, 2**30), (323, 4, 1, 2**30), (324, 4, 1, 8), (325, 4, 1, 8)], b"", "more than any"),
         ([*page(6, 8), (273, 4, 1, 8), (279, 4, 1, 10**6)], bytes(100), "cut short"),
         ([*page(6, 8), (273, 4, 1, 10**8), (279, 4, 1, 48)], bytes(100), "cut short"),
@@ -339,7 +339,7 @@ def test_a_strip_that_unpacks_without_end_is_cut_at_its_size(tmp_path: Path, com
 def test_compressed_strips_larger_than_their_page(
     tmp_path: Path, compression: int, made: Callable[[int, int], bytes]
 ) -> None:
-    for size, why in (((6, 8), ""), ((4000, 4000), "4000 × 4000"), ((60000, 60000), "more than any film has")):
+    for size, why in (((6, 8), ""), ((4000, 4000), "4000 × 4000"), ((60000, 60000), "more than any image has")):
         strip = made(*size)
         tags = [*page(6, 8, compression), (273, 4, 1, 14 + 12 * 7), (279, 4, 1, len(strip))]
         (tmp_path / "a.tif").write_bytes(tiff(tags, strip))
@@ -394,7 +394,7 @@ def test_floats_of_every_width(tmp_path: Path, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("read", [read_image, read_stored])
-def test_complex_numbers_are_no_film(tmp_path: Path, read: Callable[[str, Path], object]) -> None:
+def test_complex_numbers_are_no_image(tmp_path: Path, read: Callable[[str, Path], object]) -> None:
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.complex64))
     np.save(tmp_path / "a.npy", GREY.astype(np.complex64))
     for name in ("a.tif", "a.npy"):
@@ -402,7 +402,7 @@ def test_complex_numbers_are_no_film(tmp_path: Path, read: Callable[[str, Path],
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 8), (8, 1)])
-def test_one_row_or_column_is_a_film_and_none_is_not(tmp_path: Path, shape: tuple[int, int]) -> None:
+def test_one_row_or_column_is_a_image_and_none_is_not(tmp_path: Path, shape: tuple[int, int]) -> None:
     values = np.arange(8, dtype=np.uint8)[: shape[0] * shape[1]].reshape(shape)
     Pillow.fromarray(values).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")

@@ -72,24 +72,24 @@ def scanlines(samples: NDArray[Any]) -> bytes:
 
 class TestPng:
     def test_8_bits(self, tmp_path: Path) -> None:
-        Pillow.fromarray(GREY8).save(tmp_path / "film.png")
-        image = read_image("film.png", tmp_path)
+        Pillow.fromarray(GREY8).save(tmp_path / "image.png")
+        image = read_image("image.png", tmp_path)
         assert_pixels(image, GREY8[None] / 255, bits=8)
         assert image.rule == "PNG, divided by 2^8 − 1"
 
     def test_every_one_of_16_bits_arrives(self, tmp_path: Path) -> None:
-        png(tmp_path / "film.png", 0, 16, scanlines(GREY16.astype(">u2")), HEIGHT, WIDTH)
-        assert_pixels(read_image("film.png", tmp_path), GREY16[None] / 65535, bits=16)
+        png(tmp_path / "image.png", 0, 16, scanlines(GREY16.astype(">u2")), HEIGHT, WIDTH)
+        assert_pixels(read_image("image.png", tmp_path), GREY16[None] / 65535, bits=16)
 
     def test_12_significant_bits_of_16(self, tmp_path: Path) -> None:
         values = GREY16 % 4096
         values[0, 0] = 4095
-        Pillow.fromarray(values).save(tmp_path / "film.png")
-        assert_pixels(read_image("film.png", tmp_path, bits=12), values[None] / 4095, bits=12)
+        Pillow.fromarray(values).save(tmp_path / "image.png")
+        assert_pixels(read_image("image.png", tmp_path, bits=12), values[None] / 4095, bits=12)
 
     def test_values_above_the_significant_bits_are_refused(self, tmp_path: Path) -> None:
-        Pillow.fromarray(np.array([[0, 4096]], np.uint16)).save(tmp_path / "film.png")
-        message = refused("film.png", tmp_path, lambda name, root: read_image(name, root, bits=12))
+        Pillow.fromarray(np.array([[0, 4096]], np.uint16)).save(tmp_path / "image.png")
+        message = refused("image.png", tmp_path, lambda name, root: read_image(name, root, bits=12))
         assert "from 0 to 4096" in message
         assert "--bits" in message
 
@@ -101,9 +101,9 @@ class TestPng:
     def test_2_and_4_bits_fill_the_unit_interval(self, tmp_path: Path, depth: int) -> None:
         values = [0, 1, 2, 2**depth - 1]
         packed = sum(value << (8 * (4 * depth // 8) - depth * (place + 1)) for place, value in enumerate(values))
-        png(tmp_path / "film.png", 0, depth, b"\0" + packed.to_bytes(4 * depth // 8, "big"), 1, 4)
+        png(tmp_path / "image.png", 0, depth, b"\0" + packed.to_bytes(4 * depth // 8, "big"), 1, 4)
         expected = np.array([[values]]) / (2**depth - 1)
-        np.testing.assert_allclose(read_image("film.png", tmp_path).pixels, expected, atol=1e-7)
+        np.testing.assert_allclose(read_image("image.png", tmp_path).pixels, expected, atol=1e-7)
 
     def test_colour_keeps_its_channels(self, tmp_path: Path) -> None:
         Pillow.fromarray(COLOUR).save(tmp_path / "photo.png")
@@ -112,8 +112,8 @@ class TestPng:
     @pytest.mark.parametrize("opacity", [255, 0, "varies"])
     def test_grey_stored_as_rgba_is_one_channel_whatever_its_opacity(self, tmp_path: Path, opacity: int | str) -> None:
         alpha = GREY8[::-1] if opacity == "varies" else np.full_like(GREY8, opacity)
-        Pillow.fromarray(np.dstack([GREY8, GREY8, GREY8, alpha])).save(tmp_path / "film.png")
-        image = read_image("film.png", tmp_path)
+        Pillow.fromarray(np.dstack([GREY8, GREY8, GREY8, alpha])).save(tmp_path / "image.png")
+        image = read_image("image.png", tmp_path)
         assert_pixels(image, GREY8[None] / 255, bits=8)
         assert "opacity dropped" in image.rule
         assert "three equal channels taken as one" in image.rule
@@ -123,8 +123,8 @@ class TestPng:
         assert_pixels(read_image("photo.png", tmp_path), COLOUR.transpose(2, 0, 1) / 255, bits=8)
 
     def test_grey_with_opacity(self, tmp_path: Path) -> None:
-        Pillow.fromarray(np.dstack([GREY8, GREY8[::-1]])).save(tmp_path / "film.png")
-        assert_pixels(read_image("film.png", tmp_path), GREY8[None] / 255, bits=8)
+        Pillow.fromarray(np.dstack([GREY8, GREY8[::-1]])).save(tmp_path / "image.png")
+        assert_pixels(read_image("image.png", tmp_path), GREY8[None] / 255, bits=8)
 
     def test_a_palette_stands_for_its_colours(self, tmp_path: Path) -> None:
         indices = Pillow.fromarray(np.array([[0, 1, 2]], np.uint8))
@@ -136,8 +136,8 @@ class TestPng:
     def test_a_grey_palette_is_one_channel_of_its_greys(self, tmp_path: Path) -> None:
         indices = Pillow.fromarray(np.array([[0, 1, 2]], np.uint8))
         indices.putpalette([90, 90, 90, 200, 200, 200, 5, 5, 5])
-        indices.save(tmp_path / "film.png")
-        assert_pixels(read_image("film.png", tmp_path), np.array([[[90, 200, 5]]]) / 255, bits=8)
+        indices.save(tmp_path / "image.png")
+        assert_pixels(read_image("image.png", tmp_path), np.array([[[90, 200, 5]]]) / 255, bits=8)
 
     @pytest.mark.parametrize(("colour_type", "channels"), [(2, 3), (4, 2), (6, 4)])
     def test_16_bits_in_several_channels_would_be_cut_and_is_refused(
@@ -148,24 +148,24 @@ class TestPng:
         assert "16 bits in several channels" in refused("photo.png", tmp_path)
 
     def test_the_content_counts_not_the_name(self, tmp_path: Path) -> None:
-        Pillow.fromarray(GREY8).save(tmp_path / "film.dcm", format="PNG")
-        assert_pixels(read_image("film.dcm", tmp_path), GREY8[None] / 255, bits=8)
+        Pillow.fromarray(GREY8).save(tmp_path / "image.dcm", format="PNG")
+        assert_pixels(read_image("image.dcm", tmp_path), GREY8[None] / 255, bits=8)
 
 
 class TestOtherPictures:
     def test_jpeg_is_as_its_decoder_gives_it(self, tmp_path: Path) -> None:
         smooth = np.add.outer(np.arange(16), np.arange(24)).astype(np.uint8) * 5
-        Pillow.fromarray(smooth).save(tmp_path / "film.jpg", quality=100)
-        image = read_image("film.jpg", tmp_path)
+        Pillow.fromarray(smooth).save(tmp_path / "image.jpg", quality=100)
+        image = read_image("image.jpg", tmp_path)
         assert (image.pixels.shape, image.bits) == ((1, 16, 24), 8)
         assert np.abs(image.pixels[0] * 255 - smooth).max() <= 2
 
     def test_orientation_is_not_applied_since_masks_lie_on_the_stored_grid(self, tmp_path: Path) -> None:
         tags = Pillow.Exif()
         tags[0x0112] = 6
-        Pillow.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "film.jpg", exif=tags)
-        assert read_image("film.jpg", tmp_path).pixels.shape == (1, 4, 9)
-        assert image_size("film.jpg", tmp_path) == (4, 9)
+        Pillow.fromarray(np.zeros((4, 9), np.uint8)).save(tmp_path / "image.jpg", exif=tags)
+        assert read_image("image.jpg", tmp_path).pixels.shape == (1, 4, 9)
+        assert image_size("image.jpg", tmp_path) == (4, 9)
 
     def test_bmp(self, tmp_path: Path) -> None:
         Pillow.fromarray(COLOUR).save(tmp_path / "photo.bmp")
@@ -173,10 +173,10 @@ class TestOtherPictures:
 
     def test_frames_of_a_gif_are_named(self, tmp_path: Path) -> None:
         frames = [Pillow.fromarray(np.full((3, 4), value, np.uint8)) for value in (10, 200)]
-        frames[0].save(tmp_path / "film.gif", save_all=True, append_images=frames[1:])
-        assert "has 2 frames" in refused("film.gif", tmp_path)
-        assert_pixels(read_image("film.gif#1", tmp_path), np.full((1, 3, 4), 200) / 255, bits=8)
-        assert "none of the 2 frames" in refused("film.gif#2", tmp_path)
+        frames[0].save(tmp_path / "image.gif", save_all=True, append_images=frames[1:])
+        assert "has 2 frames" in refused("image.gif", tmp_path)
+        assert_pixels(read_image("image.gif#1", tmp_path), np.full((1, 3, 4), 200) / 255, bits=8)
+        assert "none of the 2 frames" in refused("image.gif#2", tmp_path)
 
 
 class TestTiff:
@@ -185,37 +185,37 @@ class TestTiff:
     @pytest.mark.parametrize("values", [GREY8, GREY16], ids=["8", "16"])
     def test_grey(self, tmp_path: Path, values: NDArray[Any], compression: str | None, byteorder: Any) -> None:
         tifffile.imwrite(
-            tmp_path / "film.tif",
+            tmp_path / "image.tif",
             values,
             compression=compression,
             byteorder=byteorder,
             photometric="minisblack",
         )
         bits = values.dtype.itemsize * 8
-        assert_pixels(read_image("film.tif", tmp_path), values[None] / (2**bits - 1), bits=bits)
+        assert_pixels(read_image("image.tif", tmp_path), values[None] / (2**bits - 1), bits=bits)
 
     def test_12_bits_of_16(self, tmp_path: Path) -> None:
-        tifffile.imwrite(tmp_path / "film.tif", GREY16 % 4096)
-        assert_pixels(read_image("film.tif", tmp_path, bits=12), (GREY16 % 4096)[None] / 4095, bits=12)
+        tifffile.imwrite(tmp_path / "image.tif", GREY16 % 4096)
+        assert_pixels(read_image("image.tif", tmp_path, bits=12), (GREY16 % 4096)[None] / 4095, bits=12)
 
     @pytest.mark.parametrize("values", [GREY8, GREY16], ids=["8", "16"])
     def test_white_as_zero_is_turned_round(self, tmp_path: Path, values: NDArray[Any]) -> None:
-        tifffile.imwrite(tmp_path / "film.tif", values, photometric="miniswhite")
+        tifffile.imwrite(tmp_path / "image.tif", values, photometric="miniswhite")
         top = np.iinfo(values.dtype).max
-        image = read_image("film.tif", tmp_path)
+        image = read_image("image.tif", tmp_path)
         assert_pixels(image, (top - values.astype(float))[None] / top, bits=values.dtype.itemsize * 8)
         assert "white is zero" in image.rule
 
     @pytest.mark.parametrize("mode", ["1", "L"])
     def test_white_as_zero_written_by_another_program(self, tmp_path: Path, mode: str) -> None:
-        film = Pillow.fromarray(np.array([[0, 255], [255, 255]], np.uint8)).convert(mode)
-        film.save(tmp_path / "film.tif", tiffinfo={262: 0}, compression="tiff_lzw")
-        np.testing.assert_array_equal(read_image("film.tif", tmp_path).pixels, [[[0, 1], [1, 1]]])
+        image = Pillow.fromarray(np.array([[0, 255], [255, 255]], np.uint8)).convert(mode)
+        image.save(tmp_path / "image.tif", tiffinfo={262: 0}, compression="tiff_lzw")
+        np.testing.assert_array_equal(read_image("image.tif", tmp_path).pixels, [[[0, 1], [1, 1]]])
 
     def test_floats_are_taken_as_they_are(self, tmp_path: Path) -> None:
         values = np.linspace(0, 1, 35, dtype=np.float32).reshape(HEIGHT, WIDTH)
-        tifffile.imwrite(tmp_path / "film.tif", values)
-        np.testing.assert_array_equal(read_image("film.tif", tmp_path).pixels[0], values)
+        tifffile.imwrite(tmp_path / "image.tif", values)
+        np.testing.assert_array_equal(read_image("image.tif", tmp_path).pixels[0], values)
 
     def test_floats_outside_the_unit_interval_need_their_unit(self, tmp_path: Path) -> None:
         values = np.array([[-1000, 40.5]], np.float32)
@@ -239,13 +239,13 @@ class TestTiff:
         assert_pixels(read_image("photo.tif", tmp_path), values.transpose(2, 0, 1) / 65535, bits=16)
 
     def test_pages_are_named(self, tmp_path: Path) -> None:
-        with tifffile.TiffWriter(tmp_path / "films.tif") as writer:
+        with tifffile.TiffWriter(tmp_path / "images.tif") as writer:
             writer.write(GREY16, metadata=None)
             writer.write(GREY16[:3, :2] // 2, metadata=None)
-        assert "has 2 pages" in refused("films.tif", tmp_path)
-        assert_pixels(read_image("films.tif#1", tmp_path), (GREY16[:3, :2] // 2)[None] / 65535, bits=16)
-        assert image_size("films.tif#1", tmp_path) == (3, 2)
-        assert "none of the 2 pages" in refused("films.tif#2", tmp_path)
+        assert "has 2 pages" in refused("images.tif", tmp_path)
+        assert_pixels(read_image("images.tif#1", tmp_path), (GREY16[:3, :2] // 2)[None] / 65535, bits=16)
+        assert image_size("images.tif#1", tmp_path) == (3, 2)
+        assert "none of the 2 pages" in refused("images.tif#2", tmp_path)
 
 
 class TestArrays:
@@ -293,9 +293,9 @@ class TestArrays:
     @pytest.mark.parametrize("order", ["C", "F"])
     @pytest.mark.parametrize("dtype", ["<u2", ">u2"])
     def test_npy_in_any_order(self, tmp_path: Path, dtype: str, order: Any) -> None:
-        np.save(tmp_path / "film.npy", np.asarray(GREY16, dtype, order=order))
+        np.save(tmp_path / "image.npy", np.asarray(GREY16, dtype, order=order))
         np.save(tmp_path / "stack.npy", np.asarray(np.stack([GREY16 * 0, GREY16]), dtype, order=order))
-        assert_pixels(read_image("film.npy", tmp_path), GREY16[None] / 65535, bits=16)
+        assert_pixels(read_image("image.npy", tmp_path), GREY16[None] / 65535, bits=16)
         assert_pixels(read_image("stack.npy#1", tmp_path), GREY16[None] / 65535, bits=16)
 
     @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are counted by Linux alone")
@@ -374,30 +374,30 @@ class TestRefusals:
     @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "gif"])
     def test_truncated(self, tmp_path: Path, suffix: str) -> None:
         noise = np.random.default_rng(4).integers(0, 256, (64, 64), dtype=np.uint8)
-        Pillow.fromarray(noise).save(tmp_path / f"film.{suffix}")
-        whole = (tmp_path / f"film.{suffix}").read_bytes()
+        Pillow.fromarray(noise).save(tmp_path / f"image.{suffix}")
+        whole = (tmp_path / f"image.{suffix}").read_bytes()
         (tmp_path / f"short.{suffix}").write_bytes(whole[: len(whole) * 2 // 3])
         assert f"short.{suffix} cannot be read" in refused(f"short.{suffix}", tmp_path)
 
     def test_a_file_that_is_no_image(self, tmp_path: Path) -> None:
-        (tmp_path / "notes.png").write_text("no film at all")
+        (tmp_path / "notes.png").write_text("no image at all")
         (tmp_path / "empty.png").touch()
         for name in ("notes.png", "empty.png"):
             assert "not a PNG, JPEG" in refused(name, tmp_path)
             assert "not a PNG, JPEG" in refused(name, tmp_path, image_size)
 
     def test_programs_in_pictures_are_not_run(self, tmp_path: Path) -> None:
-        (tmp_path / "film.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-        assert "not a PNG, JPEG" in refused("film.eps", tmp_path)
+        (tmp_path / "image.eps").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+        assert "not a PNG, JPEG" in refused("image.eps", tmp_path)
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("unit", ["unit-interval", "raw"])
     def test_nan_and_infinity(self, tmp_path: Path, value: float, unit: str) -> None:
         values = np.full((4, 4), 0.5, np.float32)
         values[2, 1] = value
-        np.save(tmp_path / "film.npy", values)
-        tifffile.imwrite(tmp_path / "film.tif", values)
-        for name in ("film.npy", "film.tif"):
+        np.save(tmp_path / "image.npy", values)
+        tifffile.imwrite(tmp_path / "image.tif", values)
+        for name in ("image.npy", "image.tif"):
             message = refused(name, tmp_path, lambda name, root: read_image(name, root, unit=unit))
             assert "NaN or infinite" in message or "outside of 0 to 1" in message
 
@@ -411,7 +411,7 @@ class TestRefusals:
         header = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000), }".ljust(117) + "\n"
         claim = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + bytes(64)
         (tmp_path / "bomb.npy").write_bytes(claim)
-        assert "more than any film has" in refused("bomb.npy", tmp_path, read)
+        assert "more than any image has" in refused("bomb.npy", tmp_path, read)
 
     def test_a_member_longer_than_its_bytes(self, tmp_path: Path) -> None:
 
@@ -422,32 +422,32 @@ class TestRefusals:
         assert "another length than it says" in refused("bomb.npz#images/0", tmp_path)
 
     def test_an_empty_array(self, tmp_path: Path) -> None:
-        np.save(tmp_path / "film.npy", np.zeros((0, 5), np.uint8))
-        assert "has no pixels" in refused("film.npy", tmp_path)
+        np.save(tmp_path / "image.npy", np.zeros((0, 5), np.uint8))
+        assert "has no pixels" in refused("image.npy", tmp_path)
 
     def test_an_unknown_unit(self, tmp_path: Path) -> None:
         with pytest.raises(UnknownNameError, match="Did you mean 'HU'"):
-            read_image("film.png", tmp_path, unit="Hu")
+            read_image("image.png", tmp_path, unit="Hu")
 
 
 class TestResolve:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:
         (tmp_path / "root/images").mkdir(parents=True)
-        Pillow.fromarray(GREY8).save(tmp_path / "root/images/film.png")
+        Pillow.fromarray(GREY8).save(tmp_path / "root/images/image.png")
         Pillow.fromarray(GREY8).save(tmp_path / "secret.png")
         return tmp_path / "root"
 
     def test_a_plain_path_and_a_member(self, root: Path) -> None:
-        assert resolve("images/film.png", root) == (root / "images/film.png", None)
-        assert resolve("images/film.png#a/b#c", root) == (root / "images/film.png", "a/b#c")
-        assert resolve("images/film.png#", root) == (root / "images/film.png", "")
-        assert resolve("./images//film.png", root)[0].samefile(root / "images/film.png")
+        assert resolve("images/image.png", root) == (root / "images/image.png", None)
+        assert resolve("images/image.png#a/b#c", root) == (root / "images/image.png", "a/b#c")
+        assert resolve("images/image.png#", root) == (root / "images/image.png", "")
+        assert resolve("./images//image.png", root)[0].samefile(root / "images/image.png")
 
     def test_a_relative_root(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.chdir(root.parent)
-        assert resolve("images/film.png", Path("root"))[0].samefile(root / "images/film.png")
-        assert resolve("images/film.png", Path("root/../root"))[0].samefile(root / "images/film.png")
+        assert resolve("images/image.png", Path("root"))[0].samefile(root / "images/image.png")
+        assert resolve("images/image.png", Path("root/../root"))[0].samefile(root / "images/image.png")
 
     @pytest.mark.parametrize(
         "locator",
@@ -456,13 +456,13 @@ class TestResolve:
             "#images",
             "../secret.png",
             "images/../../secret.png",
-            "images/../images/film.png",
+            "images/../images/image.png",
             "..\\secret.png",
             "/etc/passwd",
             "\\\\server\\share",
-            "C:/film.png",
-            "images/film.png\0",
-            "images/film.png#a\0",
+            "C:/image.png",
+            "images/image.png\0",
+            "images/image.png#a\0",
         ],
     )
     def test_paths_that_leave_the_root(self, root: Path, locator: str) -> None:
@@ -471,50 +471,50 @@ class TestResolve:
             refused(locator, root, read)
 
     def test_an_absolute_path_into_the_root_is_refused_too(self, root: Path) -> None:
-        refused(str(root / "images/film.png"), root, resolve)
+        refused(str(root / "images/image.png"), root, resolve)
 
     def test_a_file_that_is_not_there(self, root: Path) -> None:
-        for name in ("images/gone.png", "gone/film.png", "images", "images/film.png/more"):
+        for name in ("images/gone.png", "gone/image.png", "images", "images/image.png/more"):
             assert f"There is no file {name} under" in refused(name, root, resolve)
 
     def test_links_inside_are_followed(self, root: Path) -> None:
-        (root / "film.png").symlink_to("images/film.png")
+        (root / "image.png").symlink_to("images/image.png")
         (root / "folder").symlink_to("images")
-        assert resolve("film.png", root)[0] == root / "images/film.png"
-        assert resolve("folder/film.png", root)[0] == root / "images/film.png"
+        assert resolve("image.png", root)[0] == root / "images/image.png"
+        assert resolve("folder/image.png", root)[0] == root / "images/image.png"
 
     def test_links_that_leave_are_refused(self, root: Path) -> None:
-        (root / "film.png").symlink_to("../secret.png")
+        (root / "image.png").symlink_to("../secret.png")
         (root / "folder").symlink_to("..")
         (root / "images/far.png").symlink_to(root.parent / "secret.png")
         (root / "chain.png").symlink_to("images/far.png")
-        for name in ("film.png", "folder/secret.png", "images/far.png", "chain.png"):
+        for name in ("image.png", "folder/secret.png", "images/far.png", "chain.png"):
             assert "through a link" in refused(name, root, resolve)
 
     def test_a_link_is_seen_even_if_it_appears_after_a_first_reading(self, root: Path) -> None:
-        resolve("images/film.png", root)
-        (root / "images/film.png").unlink()
-        (root / "images/film.png").symlink_to("../../secret.png")
-        assert "through a link" in refused("images/film.png", root, resolve)
+        resolve("images/image.png", root)
+        (root / "images/image.png").unlink()
+        (root / "images/image.png").symlink_to("../../secret.png")
+        assert "through a link" in refused("images/image.png", root, resolve)
 
     def test_a_root_that_is_a_link(self, root: Path) -> None:
         (root.parent / "link").symlink_to("root")
-        (root / "inside.png").symlink_to("images/film.png")
+        (root / "inside.png").symlink_to("images/image.png")
         (root / "outside.png").symlink_to("../secret.png")
-        for name in ("images/film.png", "inside.png"):
-            assert resolve(name, root.parent / "link")[0].samefile(root / "images/film.png")
+        for name in ("images/image.png", "inside.png"):
+            assert resolve(name, root.parent / "link")[0].samefile(root / "images/image.png")
         refused("outside.png", root.parent / "link", resolve)
 
     def test_a_root_that_is_moved_to_another_folder_is_followed(self, root: Path) -> None:
         other = root.parent / "other/images"
         other.mkdir(parents=True)
-        Pillow.fromarray(255 - GREY8).save(other / "film.png")
+        Pillow.fromarray(255 - GREY8).save(other / "image.png")
         link = root.parent / "current"
         link.symlink_to("root")
-        before = read_image("images/film.png", link).pixels
+        before = read_image("images/image.png", link).pixels
         link.unlink()
         link.symlink_to("other")
-        np.testing.assert_allclose(read_image("images/film.png", link).pixels, 1 - before, atol=1e-6)
+        np.testing.assert_allclose(read_image("images/image.png", link).pixels, 1 - before, atol=1e-6)
 
     def test_a_loop_and_a_dangling_link(self, root: Path) -> None:
         (root / "loop.png").symlink_to("loop.png")
@@ -529,9 +529,9 @@ class TestResolve:
 
 class TestDigest:
     def test_of_a_file_is_that_of_its_bytes(self, tmp_path: Path) -> None:
-        Pillow.fromarray(GREY8).save(tmp_path / "film.png")
-        whole = (tmp_path / "film.png").read_bytes()
-        assert image_digest("film.png", tmp_path) == hashlib.sha256(whole).hexdigest()
+        Pillow.fromarray(GREY8).save(tmp_path / "image.png")
+        whole = (tmp_path / "image.png").read_bytes()
+        assert image_digest("image.png", tmp_path) == hashlib.sha256(whole).hexdigest()
 
     def test_of_an_item_is_that_of_its_values(self, tmp_path: Path) -> None:
         stack = np.stack([GREY16, GREY16 + 1, GREY16])
@@ -550,8 +550,8 @@ class TestDigest:
         assert a == d
 
     def test_pages_of_one_file_differ(self, tmp_path: Path) -> None:
-        tifffile.imwrite(tmp_path / "films.tif", np.stack([GREY8] * 11), metadata=None)
-        digests = {image_digest(f"films.tif#{page}", tmp_path) for page in (0, 1, 10)}
+        tifffile.imwrite(tmp_path / "images.tif", np.stack([GREY8] * 11), metadata=None)
+        digests = {image_digest(f"images.tif#{page}", tmp_path) for page in (0, 1, 10)}
         assert len(digests) == 3
 
 
@@ -564,7 +564,7 @@ def test_the_size_is_that_of_the_pixels(tmp_path: Path, name: str) -> None:
     assert image_size(name, tmp_path) == (HEIGHT, WIDTH) == read_image(name, tmp_path).pixels.shape[1:]
 
 
-def test_constant_films_are_told() -> None:
+def test_constant_images_are_told() -> None:
     flat = np.full((3, 4, 4), 0.25, np.float32)
     assert is_constant(Image(flat, "unit-interval", 8, None, ""))
     channels = flat * np.array([[[1]], [[2]], [[3]]], np.float32)

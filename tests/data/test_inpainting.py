@@ -1,4 +1,4 @@
-"""Painting over and its control: against brute force, the whole film's solution, and phantoms without the device."""
+"""Painting over and its control: against brute force, the whole image's solution, and phantoms without the device."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_region_is_its_mask() -> None:
         Region.of(np.zeros(SIZE, dtype=bool))
 
 
-def test_widening_is_by_distance_and_by_the_films_height() -> None:
+def test_widening_is_by_distance_and_by_the_images_height() -> None:
     assert [widening(height) for height in (64, 256, 1024, 3000)] == [2, 2, 4, 12]
     dot = line(slice(20, 21), slice(20, 21))
     rows, columns = np.nonzero(widened(dot, 3))
@@ -68,10 +68,10 @@ def test_the_control_is_the_nearest_free_place_by_brute_force(seed: int) -> None
     assert (found is None) == (best is None)
     if found is not None and best is not None:
         assert np.hypot(found.top - 5, found.left - (SIZE[1] - 16)) == best[0]
-        film = found.mask(SIZE)
-        assert film.sum() == hook().sum()
-        assert not (film & keep_off).any()
-        assert (blank & film).sum() <= allowed
+        image = found.mask(SIZE)
+        assert image.sum() == hook().sum()
+        assert not (image & keep_off).any()
+        assert (blank & image).sum() <= allowed
 
 
 def test_no_place_gives_none() -> None:
@@ -91,14 +91,14 @@ def test_a_control_never_lies_on_padding() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_other_pixel_stays_bit_by_bit_and_the_film_itself_untouched(channels: int) -> None:
-    film = np.random.default_rng(0).random((channels, *SIZE), dtype=np.float32)
-    before = film.copy()
-    painted = inpainted(film, Region.of(hook()))
+def test_every_other_pixel_stays_bit_by_bit_and_the_image_itself_untouched(channels: int) -> None:
+    image = np.random.default_rng(0).random((channels, *SIZE), dtype=np.float32)
+    before = image.copy()
+    painted = inpainted(image, Region.of(hook()))
     assert painted.dtype == np.float32
-    assert np.array_equal(film, before)
-    assert np.array_equal(painted[:, ~hook()].view(np.uint32), film[:, ~hook()].view(np.uint32))
-    assert (painted[:, hook()] != film[:, hook()]).all()
+    assert np.array_equal(image, before)
+    assert np.array_equal(painted[:, ~hook()].view(np.uint32), image[:, ~hook()].view(np.uint32))
+    assert (painted[:, hook()] != image[:, hook()]).all()
 
 
 def test_a_ramp_is_restored_whatever_its_unit_and_depth() -> None:
@@ -109,11 +109,11 @@ def test_a_ramp_is_restored_whatever_its_unit_and_depth() -> None:
     assert np.abs(inpainted(spoilt, Region.of(hook())) - ramp).max() < 1e-3
 
 
-def test_it_is_the_solution_on_the_whole_film_also_at_its_border() -> None:
-    film = np.random.default_rng(1).random((1, *SIZE)).astype(np.float32)
+def test_it_is_the_solution_on_the_whole_image_also_at_its_border() -> None:
+    image = np.random.default_rng(1).random((1, *SIZE)).astype(np.float32)
     for mask in (hook(), line(slice(0, 9), slice(3, 5)), line(slice(30, 40), slice(45, 48))):
-        painted, whole = inpainted(film, Region.of(mask)), inpaint_biharmonic(film[0].astype(np.float64), mask)
-        # Both hold what leaves the range of the surroundings: of the whole film, and of the region's box.
+        painted, whole = inpainted(image, Region.of(mask)), inpaint_biharmonic(image[0].astype(np.float64), mask)
+        # Both hold what leaves the range of the surroundings: of the whole image, and of the region's box.
         held = np.clip(whole, painted[0][mask].min(), painted[0][mask].max())
         assert np.abs(painted[0] - held)[mask].max() < 1e-6
 
@@ -127,8 +127,8 @@ def test_a_phantom_without_its_tube_comes_nearer_to_the_one_drawn_without(index:
     region = Region.of(wide)
     painted = inpainted(with_tube.pixels[None], region)[0]
 
-    def distance(film: NDArray[np.float32]) -> float:
-        return float(np.sqrt(((film - without.pixels)[tube] ** 2).mean()))
+    def distance(image: NDArray[np.float32]) -> float:
+        return float(np.sqrt(((image - without.pixels)[tube] ** 2).mean()))
 
     assert distance(painted) < distance(with_tube.pixels)
     control = control_region(region, wide, np.zeros_like(tube))

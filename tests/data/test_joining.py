@@ -101,7 +101,7 @@ def test_a_key_that_stands_twice() -> None:
             r"No row of mine meets one of t: image is like 'x/1\.png'",
         ),
         (JoinConfig(join_on="image_name=film", labels={"tube": "tube"}), "No row of mine"),
-        (JoinConfig(join_on="id=film"), "Nothing is asked"),
+        (JoinConfig(join_on="id=film"), "Nothing is taken"),
         (JoinConfig(join_on="id=film", labels={"word": "word"}), "holds words"),
         (JoinConfig(join_on="id=film", labels={"grade": "grade"}), "binary label 'grade' holds 2"),
         (JoinConfig(join_on="id=film", labels={"split": "tube"}), "cannot be named 'split'"),
@@ -179,7 +179,7 @@ def test_drains_of_chexpert_meet_whatever_the_release() -> None:
 
 
 @pytest.fixture
-def films(tmp_path: Path) -> Manifest:
+def data(tmp_path: Path) -> Manifest:
     for name in ("1", "2", "3"):
         Pil.fromarray(np.zeros((6, 4), np.uint8)).save(tmp_path / f"{name}.png")
     table = pd.DataFrame({"id": ["i", "j", "k"], "image": ["1.png", "2.png", "3.png"]})
@@ -201,9 +201,9 @@ def chexmask(**changes: list[object]) -> pd.DataFrame:
     return pd.DataFrame(columns | changes)
 
 
-def test_chexmask_masks_are_pixels_of_the_film_and_marked_as_a_models(films: Manifest) -> None:
-    table, joining = known_join(films, chexmask(), JoinConfig(known="chexmask"))
-    done = join(films, table, joining, "masks.csv")
+def test_chexmask_masks_are_pixels_of_the_image_and_marked_as_a_models(data: Manifest) -> None:
+    table, joining = known_join(data, chexmask(), JoinConfig(known="chexmask"))
+    done = join(data, table, joining, "masks.csv")
     assert (done.matched, done.unused) == (1, 1)
     heart, left = done.manifest.mask(0, "heart"), done.manifest.mask(0, "left_lung")
     assert heart is not None
@@ -213,32 +213,32 @@ def test_chexmask_masks_are_pixels_of_the_film_and_marked_as_a_models(films: Man
     assert done.manifest.mask(1, "heart") is None
     assert done.manifest.info.label_source["heart"] == "pseudo (CheXmask)"
     assert any("0.7 or more: 1 of 3 were left out" in note for note in done.manifest.info.notes)
-    table, _ = known_join(films, chexmask(), JoinConfig(known="chexmask", least_rca=0.5))
+    table, _ = known_join(data, chexmask(), JoinConfig(known="chexmask", least_rca=0.5))
     assert len(table) == 3
 
 
-def test_swapped_columns_of_chexmask_are_caught(films: Manifest) -> None:
+def test_swapped_columns_of_chexmask_are_caught(data: Manifest) -> None:
     swapped = chexmask(**{"Dice RCA (Mean)": [0.95, 0.7, 0.9], "Dice RCA (Max)": [0.9, 0.6, 0.8]})
-    table, joining = known_join(films, swapped, JoinConfig(known="chexmask"))
+    table, joining = known_join(data, swapped, JoinConfig(known="chexmask"))
     assert len(table) == 2
     assert "swapped" in (joining.note or "")
     mixed = chexmask(**{"Dice RCA (Max)": [0.95, 0.5, 0.9]})
     with pytest.raises(EvalfmError, match="mean estimated Dice above their largest"):
-        known_join(films, mixed, JoinConfig(known="chexmask"))
+        known_join(data, mixed, JoinConfig(known="chexmask"))
     turned = chexmask(**{"Dice RCA (Mean)": [0.9, 0.7, 0.8]})
     with pytest.raises(EvalfmError, match="4 x 6 for row 1 of 6 x 4"):
-        known_join(films, turned.assign(Height=[4, 6, 4], Width=[6, 4, 6]), JoinConfig(known="chexmask"))
+        known_join(data, turned.assign(Height=[4, 6, 4], Width=[6, 4, 6]), JoinConfig(known="chexmask"))
     with pytest.raises(EvalfmError, match="blank"):
-        known_join(films, chexmask(Height=[6, 6, None]), JoinConfig(known="chexmask"))
+        known_join(data, chexmask(Height=[6, 6, None]), JoinConfig(known="chexmask"))
     with pytest.raises(EvalfmError, match="no column 'Dice RCA"):
-        known_join(films, chexmask().drop(columns="Dice RCA (Mean)"), JoinConfig(known="chexmask"))
+        known_join(data, chexmask().drop(columns="Dice RCA (Mean)"), JoinConfig(known="chexmask"))
 
 
-def test_masks_of_one_other_size_are_declared(films: Manifest) -> None:
+def test_masks_of_one_other_size_are_declared(data: Manifest) -> None:
     small = chexmask(Height=[3, 3, 3], Width=[2, 2, 2], Heart=["1 2", "1 1", "1 1"])
-    table, joining = known_join(films, small, JoinConfig(known="chexmask"))
+    table, joining = known_join(data, small, JoinConfig(known="chexmask"))
     assert joining.mask_size == (3, 2)
-    heart = join(films, table.assign(**{"Left Lung": "1 1", "Right Lung": "1 1"}), joining, "m").manifest.mask(
+    heart = join(data, table.assign(**{"Left Lung": "1 1", "Right Lung": "1 1"}), joining, "m").manifest.mask(
         0, "heart"
     )
     assert heart is not None

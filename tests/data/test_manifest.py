@@ -193,7 +193,7 @@ def test_all_faults_come_at_once_with_row_and_remedy(toy: Manifest) -> None:
         "row 4: image 'a/../../b.png' leaves the root",
     ):
         assert line in text
-    assert text.startswith("The data set 'toy' has 10 faults to mend:")
+    assert text.startswith("The data set 'toy' has 10 faults to fix:")
 
 
 def test_the_list_of_faults_is_capped(toy: Manifest) -> None:
@@ -259,7 +259,7 @@ def test_one_bad_cell_is_named_and_no_good_one(toy: Manifest, column: str, value
         **{name: pd.Series(cells, dtype=object, index=range(4)) for name, cells in columns.items()}
     )
     text = faults_of(Manifest(info, table, toy.folder))
-    assert "has 1 fault to mend" in text
+    assert "has 1 fault to fix" in text
     assert fault in text
 
 

@@ -23,8 +23,8 @@ PATIENTS = 12
 
 
 @pytest.fixture
-def films(tmp_path: Path, home: Path) -> Manifest:
-    return make_squares(tmp_path / "films", patients=PATIENTS)
+def data(tmp_path: Path, home: Path) -> Manifest:
+    return make_squares(tmp_path / "images", patients=PATIENTS)
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return rows
 
 
-def write_mask(films: Manifest, row: int, mask: np.ndarray) -> None:
-    path = films.root / str(films.table["square_mask"].iat[row])
+def write_mask(data: Manifest, row: int, mask: np.ndarray) -> None:
+    path = data.root / str(data.table["square_mask"].iat[row])
     before = path.stat()
     Image.fromarray(mask).save(path)
     # Coarse clocks would hide a change within one tick.
@@ -58,66 +58,66 @@ def test_facts_are_those_of_the_mask() -> None:
     assert fact_of(mask).digest != fact_of(mask[:, ::-1]).digest
 
 
-def test_a_mask_is_decoded_once_and_again_when_it_changes(films: Manifest, decoded: list[int]) -> None:
-    rows = range(len(films))
-    first = mask_facts(films, ["square"], rows)
+def test_a_mask_is_decoded_once_and_again_when_it_changes(data: Manifest, decoded: list[int]) -> None:
+    rows = range(len(data))
+    first = mask_facts(data, ["square"], rows)
     assert sorted(decoded) == list(rows)
-    assert [first.by_row[row].pixels / SIDE**2 for row in rows] == pytest.approx(films.table["size"].tolist())
+    assert [first.by_row[row].pixels / SIDE**2 for row in rows] == pytest.approx(data.table["size"].tolist())
     decoded.clear()
-    assert mask_facts(Manifest.read(films.folder), ["square"], rows) == first
+    assert mask_facts(Manifest.read(data.folder), ["square"], rows) == first
     assert decoded == []
-    write_mask(films, 3, np.full((SIDE, SIDE), 255, dtype=np.uint8))
-    assert mask_facts(films, ["square"], rows).by_row[3].pixels == SIDE**2
+    write_mask(data, 3, np.full((SIDE, SIDE), 255, dtype=np.uint8))
+    assert mask_facts(data, ["square"], rows).by_row[3].pixels == SIDE**2
     assert decoded == [3]
 
 
-def test_what_the_data_set_says_of_masks_and_its_images_count_too(films: Manifest, decoded: list[int]) -> None:
-    rows = range(len(films))
-    mask_facts(films, ["square"], rows)
+def test_what_the_data_set_says_of_masks_and_its_images_count_too(data: Manifest, decoded: list[int]) -> None:
+    rows = range(len(data))
+    mask_facts(data, ["square"], rows)
     decoded.clear()
-    said = films.info.model_copy(update={"mask_sizes": {"square": (SIDE, SIDE)}})
-    mask_facts(Manifest(said, films.table, films.folder), ["square"], rows)
+    said = data.info.model_copy(update={"mask_sizes": {"square": (SIDE, SIDE)}})
+    mask_facts(Manifest(said, data.table, data.folder), ["square"], rows)
     assert sorted(decoded) == list(rows)
-    mask_facts(films, ["square"], rows)
+    mask_facts(data, ["square"], rows)
     decoded.clear()
-    Image.fromarray(np.zeros((SIDE, SIDE + 2), dtype=np.uint8)).save(films.root / films.locator(5))
+    Image.fromarray(np.zeros((SIDE, SIDE + 2), dtype=np.uint8)).save(data.root / data.locator(5))
     with pytest.raises(EvalfmError, match=r"mask of row 6 has 64 × 64 pixels, its image 64 × 66"):
-        mask_facts(films, ["square"], rows).known(5)
+        mask_facts(data, ["square"], rows).known(5)
     assert decoded == [5]
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": [1]}', '{"a": ["x", "y", "z", 1, 2, 3]}', "[" * 5000])
-def test_a_damaged_memory_is_as_good_as_none(films: Manifest, home: Path, content: str) -> None:
-    found = mask_facts(films, ["square"], [0, 1])
+def test_a_damaged_memory_is_as_good_as_none(data: Manifest, home: Path, content: str) -> None:
+    found = mask_facts(data, ["square"], [0, 1])
     (sidecar,) = (home / "cache" / "masks").iterdir()
     assert "s0-0" not in sidecar.read_text(), "no names of files"
     sidecar.write_text(content)
-    assert mask_facts(films, ["square"], [0, 1]) == found
+    assert mask_facts(data, ["square"], [0, 1]) == found
 
 
 def test_classification_reads_no_mask_and_a_finished_run_none_again(
-    films: Manifest, decoded: list[int], square_seg: str, tmp_path: Path
+    data: Manifest, decoded: list[int], square_seg: str, tmp_path: Path
 ) -> None:
-    bad = films.root / str(films.table["square_mask"].iat[1])
+    bad = data.root / str(data.table["square_mask"].iat[1])
     whole = bad.read_bytes()
     bad.write_bytes(b"no image")
-    load_question(Settings.checked(task="square"), films, SILENT)
+    load_question(Settings.checked(task="square"), data, SILENT)
     assert decoded == []
-    with pytest.raises(EvalfmError, match=r"1 fault to mend:\s+row 2: s0-1-mask\.png cannot be read"):
-        load_question(Settings.checked(task=square_seg), films, SILENT)
+    with pytest.raises(EvalfmError, match=r"1 fault to fix:\s+row 2: s0-1-mask\.png cannot be read"):
+        load_question(Settings.checked(task=square_seg), data, SILENT)
     bad.write_bytes(whole)
-    probe("pixels", square_seg, data=films, heads=["linear"], out=tmp_path / "runs")
+    probe("pixels", square_seg, data=data, heads=["linear"], out=tmp_path / "runs")
     decoded.clear()
     with pytest.warns(UserWarning, match="3 runs are there already"):
-        probe("pixels", square_seg, data=films, heads=["linear"], out=tmp_path / "runs")
+        probe("pixels", square_seg, data=data, heads=["linear"], out=tmp_path / "runs")
     assert decoded == []
 
 
-def test_an_unreadable_mask_of_another_finding_hinders_nothing_but_the_check(films: Manifest) -> None:
-    table = films.table.assign(other_mask="nothing.png")
-    (films.root / "nothing.png").write_bytes(b"no image")
-    info = films.info.model_copy(update={"mask_dialects": {"square": "file", "other": "file"}})
-    both = Manifest(info, table, films.folder)
+def test_an_unreadable_mask_of_another_finding_hinders_nothing_but_the_check(data: Manifest) -> None:
+    table = data.table.assign(other_mask="nothing.png")
+    (data.root / "nothing.png").write_bytes(b"no image")
+    info = data.info.model_copy(update={"mask_dialects": {"square": "file", "other": "file"}})
+    both = Manifest(info, table, data.folder)
     both.validate(deep=True, findings=["square"])
-    with pytest.raises(EvalfmError, match=f"{len(films)} faults"):
+    with pytest.raises(EvalfmError, match=f"{len(data)} faults"):
         both.validate(deep=True)

@@ -1,4 +1,4 @@
-"""Planted copies are found and other films are not; train gives way, patients come over."""
+"""Planted copies are found and other images are not; train gives way, patients come over."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from evalfm.errors import EvalfmError
 Pixels = NDArray[np.float32]
 
 
-def resized(film: Pixels, height: int, width: int) -> Pixels:
-    return np.clip(np.asarray(Pil.fromarray(film).resize((width, height), Pil.Resampling.BICUBIC)), 0, 1)
+def resized(image: Pixels, height: int, width: int) -> Pixels:
+    return np.clip(np.asarray(Pil.fromarray(image).resize((width, height), Pil.Resampling.BICUBIC)), 0, 1)
 
 
-def recompressed(film: Pixels, quality: int = 40) -> Pixels:
+def recompressed(image: Pixels, quality: int = 40) -> Pixels:
     stream = io.BytesIO()
-    Pil.fromarray(np.round(film * 255).astype(np.uint8)).save(stream, "JPEG", quality=quality)
+    Pil.fromarray(np.round(image * 255).astype(np.uint8)).save(stream, "JPEG", quality=quality)
     return np.asarray(Pil.open(stream), dtype=np.float32) / 255
 
 
 CHANGES: dict[str, Callable[[Pixels], Pixels]] = {
-    "rescaled": lambda film: resized(film, 150, 190),
+    "rescaled": lambda image: resized(image, 150, 190),
     "recompressed": recompressed,
-    "inverted": lambda film: 1 - film,
-    "brighter": lambda film: 0.7 * film + 0.25,
-    "gamma": lambda film: film**1.6,
-    "everything": lambda film: recompressed(1 - resized(film**0.8, 128, 128)),
+    "inverted": lambda image: 1 - image,
+    "brighter": lambda image: 0.7 * image + 0.25,
+    "gamma": lambda image: image**1.6,
+    "everything": lambda image: recompressed(1 - resized(image**0.8, 128, 128)),
 }
 
 
-def films(count: int, first: int = 0) -> list[Pixels]:
+def images(count: int, first: int = 0) -> list[Pixels]:
     return [render(0, number, 256).pixels for number in range(first, first + count)]
 
 
 def written(folder: Path, pixels: list[Pixels], name: str, **columns: list[object]) -> Manifest:
     folder.mkdir(parents=True)
-    for number, film in enumerate(pixels):
-        Pil.fromarray(np.round(film * 255).astype(np.uint8)).save(folder / f"{number}.png")
+    for number, image in enumerate(pixels):
+        Pil.fromarray(np.round(image * 255).astype(np.uint8)).save(folder / f"{number}.png")
     names = [f"{number}.png" for number in range(len(pixels))]
     table = pd.DataFrame({"id": [f"{name}{number}" for number in range(len(pixels))], "image": names, **columns})
     return Manifest(DatasetInfo(name=name, root=str(folder), public_ids=True), table, folder).write(folder)
@@ -63,7 +63,7 @@ def _own_home(home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def drawn() -> list[Pixels]:
-    return films(24)
+    return images(24)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -109,7 +109,7 @@ def test_only_train_gives_way(drawn: list[Pixels], tmp_path: Path) -> None:
         drop_from_train(find_overlap(written(tmp_path / "bare", drawn[:1], "bare"), other))
 
 
-def test_patients_and_splits_come_over_with_the_films(drawn: list[Pixels], tmp_path: Path) -> None:
+def test_patients_and_splits_come_over_with_the_images(drawn: list[Pixels], tmp_path: Path) -> None:
     one = written(tmp_path / "siim", [1 - drawn[2], drawn[9], resized(drawn[0], 100, 100)], "siim")
     nih = written(
         tmp_path / "nih", drawn[:4], "nih", patient=["a", "b", "a", "c"], split=["test", "train", "test", "val"]
@@ -125,10 +125,10 @@ def test_patients_and_splits_come_over_with_the_films(drawn: list[Pixels], tmp_p
         with_patients(find_overlap(nih, one))
 
 
-def test_one_film_of_two_patients_is_refused(drawn: list[Pixels], tmp_path: Path) -> None:
+def test_one_image_of_two_patients_is_refused(drawn: list[Pixels], tmp_path: Path) -> None:
     one = written(tmp_path / "one", drawn[:1], "one")
     two = written(tmp_path / "two", [drawn[0] ** 1.2, drawn[0] ** 0.8], "two", patient=["a", "b"])
-    with pytest.raises(EvalfmError, match="films of two patients of two"):
+    with pytest.raises(EvalfmError, match="images of two patients of two"):
         with_patients(find_overlap(one, two))
 
 

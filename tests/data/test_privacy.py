@@ -110,7 +110,7 @@ def test_an_age_in_words_does_not_leave() -> None:
         ("the patient 'Smith' is in train and test", "the patient '…' is in train and test"),
         ("Smith, Doe: 3 of 4 rows", "…, …: 3 of 4 rows"),
         ("id 1.2.840.2.", "id …"),
-        (r"C:\Users\anna\x and ~/films/y, ./z and ../z/w", "… and …, … and …"),
+        (r"C:\Users\anna\x and ~/images/y, ./z and ../z/w", "… and …, … and …"),
         (f"{Path.home()}/a b", "… b"),
         ("embeddings.parquet holds NaN; set.npz#train/1 too", "… holds NaN; … too"),
         (

@@ -109,8 +109,8 @@ def test_white_as_zero_in_floats_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_preview_in_a_jpeg_is_no_frame(tmp_path: Path) -> None:
-    film, preview = (Pillow.fromarray(np.full(size, 90, np.uint8)) for size in ((32, 48), (8, 12)))
-    film.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
+    image, preview = (Pillow.fromarray(np.full(size, 90, np.uint8)) for size in ((32, 48), (8, 12)))
+    image.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[preview])
     assert read_raster(tmp_path / "a.jpg", None, "a.jpg").values.shape == (1, 32, 48)
 
 

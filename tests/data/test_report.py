@@ -85,14 +85,14 @@ def test_unknown_patients_and_no_split_are_remarks(tmp_path: Path) -> None:
 
 
 def frontal(height: int = 300, width: int = 260) -> np.ndarray:
-    """A frontal film in blocks: air, body, dark lungs, a bright middle and a white abdomen."""
+    """A frontal image in blocks: air, body, dark lungs, a bright middle and a white abdomen."""
     rows, columns = np.mgrid[0:height, 0:width]
     across, down = columns / width, rows / height
-    film = np.where((across > 0.04) & (across < 0.96), 0.5, 0.0)
-    film[((abs(across - 0.27) < 0.13) | (abs(across - 0.73) < 0.13)) & (down > 0.15) & (down < 0.75)] = 0.2
-    film[(abs(across - 0.5) < 0.09) & (down > 0.1)] = 0.7
-    film[(down > 0.8) & (across > 0.04) & (across < 0.96)] = 0.8
-    return film.astype(np.float32)
+    image = np.where((across > 0.04) & (across < 0.96), 0.5, 0.0)
+    image[((abs(across - 0.27) < 0.13) | (abs(across - 0.73) < 0.13)) & (down > 0.15) & (down < 0.75)] = 0.2
+    image[(abs(across - 0.5) < 0.09) & (down > 0.1)] = 0.7
+    image[(down > 0.8) & (across > 0.04) & (across < 0.96)] = 0.8
+    return image.astype(np.float32)
 
 
 BORDERS = {
@@ -109,22 +109,22 @@ BORDERS = {
 @pytest.mark.parametrize("where", BORDERS)
 @pytest.mark.parametrize("shade", [0.0, 0.03, 1.0])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_borders_make_no_film_look_inverted_and_hide_none(where: str, shade: float, inverted: bool) -> None:
-    film = 1 - frontal() if inverted else frontal()
-    assert looks_inverted(np.pad(film, BORDERS[where], constant_values=shade).astype(np.float32)) is inverted
+def test_borders_make_no_image_look_inverted_and_hide_none(where: str, shade: float, inverted: bool) -> None:
+    image = 1 - frontal() if inverted else frontal()
+    assert looks_inverted(np.pad(image, BORDERS[where], constant_values=shade).astype(np.float32)) is inverted
 
 
 @pytest.mark.parametrize("shade", [0.0, 1.0])
 @pytest.mark.parametrize("inverted", [False, True])
-def test_slanting_collimation_is_no_film(shade: float, inverted: bool) -> None:
-    film = 1 - frontal() if inverted else frontal()
-    rows, columns = np.mgrid[0 : film.shape[0], 0 : film.shape[1]]
-    film[columns + rows * 0.15 < 50] = shade
-    film[columns + rows * 0.15 > 270] = shade
-    film[rows - columns * 0.15 < 10] = shade
-    assert looks_inverted(film) is inverted
+def test_slanting_collimation_is_no_image(shade: float, inverted: bool) -> None:
+    image = 1 - frontal() if inverted else frontal()
+    rows, columns = np.mgrid[0 : image.shape[0], 0 : image.shape[1]]
+    image[columns + rows * 0.15 < 50] = shade
+    image[columns + rows * 0.15 > 270] = shade
+    image[rows - columns * 0.15 < 10] = shade
+    assert looks_inverted(image) is inverted
 
 
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_a_film_of_one_value_looks_like_nothing(value: float) -> None:
+def test_a_image_of_one_value_looks_like_nothing(value: float) -> None:
     assert not looks_inverted(np.full((90, 90), value, np.float32))

@@ -20,22 +20,22 @@ def parts_per_patient(patients: np.ndarray, split: np.ndarray) -> int:
 
 def test_assign_is_the_same_on_every_machine() -> None:
     # Written out: a change here moves every patient of every data set.
-    dealt = splits.assign(["a", "b", "c", "d", "e", "f", "g"], seed=0)
-    assert dealt.tolist() == ["train", "train", "val", "test", "val", "test", "val"]
+    assigned = splits.assign(["a", "b", "c", "d", "e", "f", "g"], seed=0)
+    assert assigned.tolist() == ["train", "train", "val", "test", "val", "test", "val"]
 
 
 def test_assign_gives_the_fractions_and_keeps_patients_whole() -> None:
-    dealt = splits.assign(MANY, seed=0)
-    shares = [float(np.mean(dealt == part)) for part in ("train", "val", "test")]
+    assigned = splits.assign(MANY, seed=0)
+    shares = [float(np.mean(assigned == part)) for part in ("train", "val", "test")]
     assert np.allclose(shares, [0.7, 0.1, 0.2], atol=0.03)
-    assert parts_per_patient(MANY[:600], dealt[:600]) == 1
+    assert parts_per_patient(MANY[:600], assigned[:600]) == 1
 
 
 def test_assign_is_stable_when_rows_vanish_or_change_places() -> None:
-    dealt = dict(zip(MANY, splits.assign(MANY, seed=0), strict=True))
+    assigned = dict(zip(MANY, splits.assign(MANY, seed=0), strict=True))
     some = np.random.default_rng(0).permutation(MANY)[:100]
     again = splits.assign(some, seed=0)
-    assert [dealt[name] for name in some] == again.tolist()
+    assert [assigned[name] for name in some] == again.tolist()
 
 
 def test_assign_depends_on_the_seed() -> None:
@@ -74,10 +74,10 @@ def test_stratified_keeps_the_share_of_positives() -> None:
     patients = np.array([f"p{i}" for i in range(621)], dtype=object)
     labels = np.zeros(621)
     labels[:44] = 1
-    dealt = splits.stratified(patients, labels, seed=3)
-    positives = [int(labels[dealt == part].sum()) for part in ("train", "val", "test")]
+    assigned = splits.stratified(patients, labels, seed=3)
+    positives = [int(labels[assigned == part].sum()) for part in ("train", "val", "test")]
     assert positives == [31, 4, 9]
-    assert np.bincount(labels[dealt == "val"].astype(int)).tolist() == [58, 4]
+    assert np.bincount(labels[assigned == "val"].astype(int)).tolist() == [58, 4]
 
 
 def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole() -> None:
@@ -86,10 +86,12 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
     labels[1:20:2] = 1  # the second image of ten patients, the first of ten others
     labels[20:40:2] = 1
     labels[100:120] = np.nan
-    dealt = splits.stratified(patients, labels, seed=0)
-    assert parts_per_patient(patients, dealt) == 1
+    assigned = splits.stratified(patients, labels, seed=0)
+    assert parts_per_patient(patients, assigned) == 1
     positive = np.unique(patients[labels == 1])
-    assert [len(np.unique(patients[(dealt == part) & np.isin(patients, positive)])) for part in ("train", "val")] == [
+    assert [
+        len(np.unique(patients[(assigned == part) & np.isin(patients, positive)])) for part in ("train", "val")
+    ] == [
         14,
         2,
     ]
@@ -98,9 +100,9 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
 def test_test_where_makes_test_exactly_those_patients() -> None:
     mask = np.zeros(len(MANY), dtype=bool)
     mask[[0, 30, 31]] = True
-    dealt = splits.test_where(MANY, mask, seed=0)
-    assert np.flatnonzero(dealt == "test").tolist() == [0, 1, 2, 30, 31, 32]
-    assert np.isclose(np.mean(dealt == "val"), 0.125, atol=0.02)
+    assigned = splits.test_where(MANY, mask, seed=0)
+    assert np.flatnonzero(assigned == "test").tolist() == [0, 1, 2, 30, 31, 32]
+    assert np.isclose(np.mean(assigned == "val"), 0.125, atol=0.02)
     for wrong in (np.zeros(len(MANY), dtype=bool), np.ones(len(MANY), dtype=bool)):
         with pytest.raises(EvalfmError, match="divides the patients"):
             splits.test_where(MANY, wrong, seed=0)
@@ -108,10 +110,10 @@ def test_test_where_makes_test_exactly_those_patients() -> None:
 
 def test_val_from_train_touches_no_test_patient() -> None:
     split = np.where(np.arange(6000) < 4500, "train", "test").astype(object)
-    dealt = splits.val_from_train(split, MANY, seed=0)
-    assert (dealt[4500:] == "test").all()
-    assert np.isclose(np.mean(dealt[:4500] == "val"), 0.125, atol=0.03)
-    assert parts_per_patient(MANY[:600], dealt[:600]) == 1
+    assigned = splits.val_from_train(split, MANY, seed=0)
+    assert (assigned[4500:] == "test").all()
+    assert np.isclose(np.mean(assigned[:4500] == "val"), 0.125, atol=0.03)
+    assert parts_per_patient(MANY[:600], assigned[:600]) == 1
 
 
 def test_folds_are_by_patient_of_equal_size_and_stratified() -> None:
@@ -210,7 +212,7 @@ def test_shots_depend_on_the_seed_and_not_on_other_rows() -> None:
 
 
 def test_too_many_shots_name_the_class() -> None:
-    with pytest.raises(EvalfmError, match="3 shots of class 1 were asked for, but it has 2 images"):
+    with pytest.raises(EvalfmError, match="3 shots of class 1 are needed, but it has 2 images"):
         splits.nested_shots([0, 0, 0, 1, 1, np.nan], ["a", "b", "c", "d", "e", "f"], 3, 0)
     with pytest.raises(EvalfmError, match="known label"):
         splits.nested_shots([np.nan], ["a"], 1, 0)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import io
+import json
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
 import time
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from evalfm.encoders import _unpickling, converting, load_encoder
+from evalfm.encoders import converting, load_encoder
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.converting import convert, examine
 from evalfm.encoders.weight_files import unsafe_globals
@@ -32,14 +37,31 @@ PLAIN = WeightsFacts(source="path")
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@cache
+def script() -> dict[str, Any]:
+    """The script that the process runs."""
+    return runpy.run_path(str(converting.READER))
+
+
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read in this process: the content is what is tested, and a process of its own takes seconds to start."""
 
-    def read(source: Path, target: Path, metadata: dict[str, str]) -> dict[str, Any]:
-        return _unpickling.convert(str(source), str(target), metadata)
+    class Here(contextlib.AbstractContextManager["Here"]):
+        """In the place of the process."""
 
-    monkeypatch.setattr(converting, "_read_apart", read)
+        def __init__(self, command: list[str], **_: object) -> None:
+            source, target, metadata = command[-3:]
+            assert command[:3] == [sys.executable, "-I", str(converting.READER)]
+            self.stdout = io.BytesIO(json.dumps(script()["convert"](source, target, json.loads(metadata))).encode())
+
+        def wait(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(subprocess, "Popen", Here)
 
 
 class Harmful:
@@ -323,21 +345,24 @@ def test_the_reading_process_is_not_given_the_callers_environment(
 
 
 SLOW = """
-import sys, threading, time
-sys.path.insert(0, {folder!r})
-import _unpickling
-threading.Thread(target=_unpickling._end_with_parent, args=(sys.argv[2],), daemon=True).start()
-with open(sys.argv[2], "wb") as file:
-    file.write(b"half")
-open({started!r}, "w").close()
-time.sleep(60)
+import runpy, sys, time
+import safetensors.torch
+
+def half(*_, **__):
+    with open(sys.argv[2], "wb") as file:
+        file.write(b"half")
+    open({started!r}, "w").close()
+    time.sleep(60)
+
+safetensors.torch.save_file = half
+runpy.run_path({reader!r}, run_name="__main__")
 """
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_a_stop_half_way_leaves_nothing(tmp_path: Path, whole: Path, how: signal.Signals) -> None:
     out, started, reader = tmp_path / "out.safetensors", tmp_path / "started", tmp_path / "reader.py"
-    reader.write_text(SLOW.format(folder=str(converting.READER.parent), started=str(started)))
+    reader.write_text(SLOW.format(reader=str(converting.READER), started=str(started)))
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
         "from evalfm.encoders import converting\n"

@@ -1,4 +1,4 @@
-"""Run by test_kills.py in a process of its own: kills, company and a full disk, told as JSON."""
+"""Run by test_store_kills.py in a process of its own: kills, company and a full disk, told as JSON."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from evalfm.heads import episodic
 from evalfm.heads.episodic import (
-    Batch,
+    EpisodeBatch,
     against_rest,
     linear,
     neighbours,
@@ -43,8 +43,8 @@ class Drawn:
         return self.support.shape[1] // self.classes
 
     @property
-    def batch(self) -> Batch:
-        return Batch.of(self.support, self.query, self.classes)
+    def batch(self) -> EpisodeBatch:
+        return EpisodeBatch.of(self.support, self.query, self.classes)
 
 
 def drawn(
@@ -103,7 +103,7 @@ def test_the_linear_probe_is_scikit_learns(classes: int, shots: int, dimensions:
 def test_coefficients_and_intercepts_are_scikit_learns(classes: int):
     made = drawn(classes, 4, 16, raw=True)
     axes = torch.cat([torch.zeros(1, 16), torch.eye(16)]).double().expand(len(made.support), -1, -1)
-    margins, _ = softmax_margins(Batch.of(made.support, axes, classes), 0.5 if classes == 2 else 1.0)
+    margins, _ = softmax_margins(EpisodeBatch.of(made.support, axes, classes), 0.5 if classes == 2 else 1.0)
     for episode in range(len(made.support)):
         model = fitted(made, episode, 1.0)
         bias, weight = margins[episode, 0].numpy(), (margins[episode, 1:] - margins[episode, :1]).numpy().T
@@ -131,7 +131,7 @@ def test_an_episode_does_not_depend_on_its_companions():
     made.support[3] *= 40
     together = linear(made.batch, 10.0).scores
     for episode in (0, 3, 8):
-        alone = linear(Batch.of(made.support[episode : episode + 1], made.query[episode : episode + 1], 5), 10.0)
+        alone = linear(EpisodeBatch.of(made.support[episode : episode + 1], made.query[episode : episode + 1], 5), 10.0)
         assert alone.scores[0].numpy() == pytest.approx(together[episode].numpy(), rel=1e-4, abs=1e-4)
 
 
@@ -157,7 +157,7 @@ def test_rows_of_the_features_are_those_asked():
     generator = np.random.default_rng(1)
     features = normalised(torch.from_numpy(generator.normal(size=(30, 8))))
     support, query = np.array([[[3, 4], [20, 21]]]), np.array([[[5], [22]]])
-    by_hand = Batch.of(features[[3, 4, 20, 21]][None], features[[5, 22]][None], 2)
+    by_hand = EpisodeBatch.of(features[[3, 4, 20, 21]][None], features[[5, 22]][None], 2)
     for name, method in episodic.METHODS.items():
         assert torch.equal(solve(name, features, support, query).scores, method(by_hand, 1.0).scores)
 
@@ -167,7 +167,7 @@ def test_rows_of_the_features_are_those_asked():
 def test_features_that_know_nothing_are_at_chance_exactly(method: str, classes: int):
     alike = torch.full((3, classes * 4, 8), 0.37, dtype=torch.float64)
     asked = torch.full((3, classes * QUERIES, 8), 0.37, dtype=torch.float64)
-    answers = episodic.METHODS[method](Batch.of(normalised(alike), normalised(asked), classes), 1.0)
+    answers = episodic.METHODS[method](EpisodeBatch.of(normalised(alike), normalised(asked), classes), 1.0)
     assert answers.converged.all()
     assert episode_auroc(answers.scores.reshape(3, classes, QUERIES, classes).numpy()).tolist() == [0.5] * 3
 
@@ -177,7 +177,7 @@ def test_equal_queries_have_equal_scores(method: str):
     # A number and a length at which products of one and the same row differ in their last bit from place to place.
     made = drawn(raw=True, dimensions=17)
     asked = made.query[:, :1].expand(-1, 13, -1).contiguous()
-    scores = episodic.METHODS[method](Batch.of(made.support, asked, 5), 1.0).scores
+    scores = episodic.METHODS[method](EpisodeBatch.of(made.support, asked, 5), 1.0).scores
     assert torch.equal(scores, scores[:, :1].expand_as(scores))
 
 

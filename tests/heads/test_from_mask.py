@@ -8,7 +8,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.from_mask import FromMaskHead, area_fraction, lung_fraction
 from evalfm.heads.head import Context
-from evalfm.heads.segmentation.multiscale import MultiscaleHead
+from evalfm.heads.segmentation.light import MultiscaleHead
 from evalfm.heads.trained import Schedule
 
 QUICK = Schedule(epochs=8, least_steps=120, batch_size=8)

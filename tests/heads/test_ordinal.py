@@ -10,7 +10,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.head import Context
 from evalfm.heads.module import Statistics
-from evalfm.heads.ordinal import OrdinalHead, OrdinalReadout
+from evalfm.heads.ordinal import OrdinalHead, OrdinalModule
 
 NAMES = ("none", "mild", "severe", "gross")
 
@@ -126,7 +126,7 @@ def test_a_fresh_readout_starts_at_the_shares_of_train(array_source, make_exampl
     head = OrdinalHead()
     objective = head.objective(train, context)
     module = head.new_module(head.layout(source, context), torch.Generator())
-    assert isinstance(module, OrdinalReadout)
+    assert isinstance(module, OrdinalModule)
     target = objective.read(train, None, context.progress, "train")
     module.init_bias(objective.start(target, 0.0))
     shares = np.bincount(train.target.astype(int)) + 1

@@ -7,10 +7,8 @@ import torch
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
 from evalfm.heads.module import Projection
-from evalfm.heads.segmentation.linear import LinearDenseHead
-from evalfm.heads.segmentation.losses import PooledDice
-from evalfm.heads.segmentation.multiscale import MultiscaleHead
-from evalfm.heads.segmentation.targets import read_targets
+from evalfm.heads.segmentation.light import LinearDenseHead, MultiscaleHead
+from evalfm.heads.segmentation.masks import PooledDice, read_targets
 from evalfm.heads.trained import Schedule, predict_dense
 from evalfm.heads.training import deal_batches, fit_together
 from evalfm.progress import SILENT

@@ -15,7 +15,7 @@ from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.probing.base_to_novel import as_base_to_novel
+from evalfm.probing.base_to_novel import as_base_to_novel, base_and_novel
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.settings import Settings
@@ -133,3 +133,20 @@ def test_runs_are_compared_by_the_harmonic_mean_and_reported(run: Run, graded: M
     with pytest.raises(EvalfmError, match="tried its classes in halves"):
         bias_of_values(run, ["sex"])
     assert not asks_questions(run)
+
+
+def test_classes_that_cannot_be_halved_are_refused() -> None:
+    for names in (["one"], ["one", "two"], ["benign", "malignant", "normal"]):
+        with pytest.raises(EvalfmError, match=f"needs 4 classes or more, and there are {len(names)}"):
+            base_and_novel(names)
+    with pytest.raises(EvalfmError, match="called the same"):
+        base_and_novel(["one", "One", "two"])
+
+
+@pytest.mark.parametrize(("count", "base"), [(4, 2), (5, 3), (7, 4), (8, 4)])
+def test_base_is_the_first_half_rounded_up(count: int, base: int) -> None:
+    names = tuple(f"c{number}" for number in range(count))
+    first, rest = base_and_novel(names)
+    assert first + rest == names
+    assert len(first) == base
+    assert not set(first) & set(rest)

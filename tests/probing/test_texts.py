@@ -257,7 +257,7 @@ def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path:
     ("asked", "sentence"),
     [
         ({"encoder": "pixels", "heads": ["zeroshot"]}, "pixels has no text tower"),
-        ({"encoder": Seer(reader_card(pooling="mean")), "heads": ["zeroshot"]}, "ask --encoder reader@shared"),
+        ({"encoder": Seer(reader_card(pooling="mean")), "heads": ["zeroshot"]}, "take --encoder reader@shared"),
         ({"encoder": "metadata", "heads": ["zeroshot"]}, "metadata has no text tower"),
         ({"encoder": "pixels", "heads": ["linear"], "prompts": "x.json"}, "read by text heads alone"),
         ({"encoder": Seer(), "heads": ["zeroshot"], "threshold": "best"}, "unknown threshold rule 'best'"),

@@ -15,9 +15,10 @@ from safetensors.torch import save_file
 import evalfm
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.encoders import load_encoder
+from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
-from evalfm.heads.segmentation.linear import LinearDenseHead
+from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.probe import probe
 from evalfm.run import Run
@@ -156,7 +157,7 @@ def test_the_second_time_nothing_is_computed(
         raise AssertionError("computed again")
 
     monkeypatch.setattr("evalfm.probing.head_group.RunBuilder.run", refuse)
-    monkeypatch.setattr(EncodedSource, "_extract", refuse)
+    monkeypatch.setattr(Encoder, "encode", refuse)
     said: list[str] = []
     told = SimpleNamespace(track=lambda items, *_: iter(items), say=said.append)
     again = run_study(trained_study, finished.folder, told)
@@ -281,19 +282,19 @@ def test_the_plan_counts_the_passes_that_are_made(
     machine = Machine(maps="stream")
     planned = [each.estimate for each in make_plan(asked, machine).cells]
     assert [each is not None for each in planned] == [True, True]
-    seen: list[int] = []
-    count = EncodedSource._count
+    sources: list[EncodedSource] = []
+    begin = EncodedSource.__init__
 
-    def counted(self: EncodedSource, work: Any) -> None:
-        seen.append(work.images)
-        count(self, work)
+    def kept(self: EncodedSource, *arguments: Any, **options: Any) -> None:
+        begin(self, *arguments, **options)
+        sources.append(self)
 
-    monkeypatch.setattr(EncodedSource, "_count", counted)
+    monkeypatch.setattr(EncodedSource, "__init__", kept)
     runs = run_study(asked, tmp_path, machine=machine)
     assert not runs.failed
     forwards = sum(each.forwards for each in planned if each is not None)
     # Early stopping makes it less; the last look of a training is never left out.
-    assert 0.2 * forwards < sum(seen) <= forwards
+    assert 0.2 * forwards < sum(each.encoded_images for each in sources) <= forwards
     labels = planned[0]
     assert labels is not None
     assert labels.forwards == len(list(Path(data).glob("s*-?.png")))

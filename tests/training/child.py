@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from evalfm.data import atomic
 from evalfm.data.dataset_info import DatasetInfo
@@ -49,15 +50,14 @@ def kill() -> None:
 
 
 def in_a_step() -> None:
-    step, seen = loop._Training._step, []
+    seen = []
 
-    def counted(self, batch, whole):
+    def counted(*_):
         seen.append(1)
         if len(seen) == 4:
             kill()
-        return step(self, batch, whole)
 
-    loop._Training._step = counted
+    register_optimizer_step_pre_hook(counted)
 
 
 def in_a_write() -> None:

@@ -8,7 +8,7 @@ import torch
 
 from evalfm.data.images import Image
 from evalfm.errors import EvalfmError
-from evalfm.heads.segmentation.targets import read_target
+from evalfm.heads.segmentation.masks import read_target
 from evalfm.training.augmentation import Augmentation, augmenter
 from evalfm.training.films import FilmReader
 

@@ -108,7 +108,7 @@ def test_the_head_predicts_by_the_best_epoch(bench):
     layout = head.layout(source, bench.context)
     rows = bench.cohort.rows[bench.split.val].tolist()
     features = source.features(rows, maps=True)
-    from evalfm.heads.segmentation.targets import read_target
+    from evalfm.heads.segmentation.masks import read_target
 
     targets = torch.stack([read_target(bench.cohort.masks(row), source.geometry(row), layout.grid) for row in rows])
     answers = torch.logit(head.outputs(features.maps, features.pooled).double(), eps=1e-9)

@@ -16,7 +16,7 @@ LABELS = (
     *("sex", "age", "view", "scanner", "pneumothorax", "cardiomegaly", "chest_tube", "ecg_leads"),
     *("ctr", "pneumothorax_area"),
 )
-"""Columns of a phantom that can be asked for, known before one is drawn."""
+"""Columns of a phantom, known before one is drawn."""
 
 _HOME = {
     "Dials": "patients",
@@ -28,7 +28,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for: pandas and scipy are not loaded before."""
+    """Import a public name when it is first used: pandas and scipy are not loaded before."""
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -46,7 +46,7 @@ def make_phantom(
     """Draw ``n`` images into ``folder``: images/*.png (8 bit), manifest.parquet and dataset.yaml.
 
     The folder is there whole or not at all. The same numbers give the same bytes, whatever ``workers`` is;
-    the first images of a larger set are those of a smaller one. Patients are dealt to splits by hash.
+    the first images of a larger set are those of a smaller one. Patients are assigned to splits by hash.
 
     Args:
         folder: to make; must not hold anything yet.
@@ -96,7 +96,7 @@ class _Job:
 def _check(out: Path, n: int, size: int, seed: int, workers: int) -> None:
     faults = []
     if n < 1:
-        faults.append(f"{n} images cannot be drawn, ask for at least 1")
+        faults.append(f"{n} images cannot be drawn, take at least 1")
     if not SMALLEST <= size <= LARGEST:
         faults.append(f"images of {size} pixels cannot be drawn, choose a size from {SMALLEST} to {LARGEST}")
     if seed < 0:

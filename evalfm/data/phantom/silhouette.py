@@ -92,7 +92,7 @@ def open_pneumothorax(chest: Chest, frame: Frame, pneumothorax: Pneumothorax) ->
     """Free air between chest wall and lung: the part of the lung field nearest the wall.
 
     An apical one is thickest at the apex, a lateral one along the wall; the border undulates. The area is
-    that asked for, to the pixel: the depth at which the visceral line lies is a quantile over the lung field.
+    the one drawn, to the pixel: the depth at which the visceral line lies is a quantile over the lung field.
     """
     # A soft minimum: at the apex the lung draws back from the rib cage and the mediastinum in one round.
     inner = chest.medial + np.float32(0.9) * np.maximum(chest.apex, 0)

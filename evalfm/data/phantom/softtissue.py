@@ -79,7 +79,7 @@ def _pectoral(frame: Frame, patient: Patient) -> Field:
 
 
 def _breasts(frame: Frame, anatomy: Anatomy, visit: Visit) -> Field:
-    """Half balloons whose lower border shows; they fall aside where the patient lies."""
+    """Half balloons whose lower border shows; they fall outwards where the patient lies."""
     shift = 0.035 if visit.view == "AP" else 0.0
     radius = anatomy.breast_radius
     balloon = _ball(frame, 0.185 + shift, anatomy.breast_y, radius * 1.05, radius, mirrored=True)

@@ -1,4 +1,4 @@
-"""Public data sets in their native layout: a module per source, found by file name, loaded when asked for.
+"""Public data sets in their native layout: a module per source, found by file name, loaded when used.
 
 A source is a module with one function ``import_source(root, options) -> Imported``; ``nih-cxr14`` lives in
 ``nih_cxr14.py``. Its ``OPTIONS``, where it has any, name the fields of ``ImportOptions`` that it honours. Modules that
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 class Imported:
     """The rows of a source and its facts; locators are relative to the root that was given.
 
-    A ``split`` column stands where the source brings an official split, and ``info.split`` then tells of it. Where that
-    has no val, ``val_from_train`` asks for it to be drawn by patient from train.
+    A ``split`` column stands where the source brings an official split, and ``info.split`` then describes it. Where it
+    has no val, ``val_from_train`` says that it is to be drawn by patient from train.
     """
 
     table: pd.DataFrame

@@ -40,10 +40,10 @@ def expect_file(root: Path, names: Sequence[str]) -> Path:
 
 
 def choose_subset(root: Path, candidates: Sequence[Path], subset: str | None, expected: str) -> Path:
-    """The one of ``found`` under ``root``, or that which ``part`` names, with its suffix or without.
+    """The one of ``candidates`` under ``root``, or that which ``subset`` names, with its suffix or without.
 
     Raises:
-        EvalfmError: there is none, ``part`` is none of them, or there are several and none is named.
+        EvalfmError: there is none, ``subset`` is none of them, or there are several and none is named.
     """
     if not candidates:
         raise EvalfmError(f"There is no {expected} in {root}, which {what_is_in(root)}; give the folder that holds it.")
@@ -113,7 +113,7 @@ def two_words(cells: pd.Series, levels: Sequence[str] | None) -> pd.Series:
 
 
 def ages(cells: pd.Series, notes: list[str]) -> pd.Series:
-    """Years as float64; words and ages above 100, which are errors in every public set, become unknown and are told."""
+    """Years as float64; words and ages above 100, errors in every public set, become unknown and are counted."""
     text = as_text(cells)
     years = pd.to_numeric(text, errors="coerce").astype(np.float64)
     wrong = (years > OLDEST) | (years < 0) | (years.isna() & text.notna())
@@ -123,7 +123,7 @@ def ages(cells: pd.Series, notes: list[str]) -> pd.Series:
 
 
 def sexes(cells: pd.Series, notes: list[str]) -> pd.Series:
-    """``F`` and ``M`` from their usual words; any other word becomes unknown and is told."""
+    """``F`` and ``M`` from their usual words; any other word becomes unknown and is counted in ``notes``."""
     text = as_text(cells)
     words = [SEXES.get(word.lower()) if word else None for word in text]
     strange = int(text.notna().sum()) - sum(word is not None for word in words)
@@ -155,7 +155,7 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
         raise EvalfmError(f"There is no {rows['image'].iloc[0]} in {root}, which {what_is_in(root)}; {expected}.")
     there = ~rows["image"].isin(list(faults))
     if not there.all():
-        # A part that is gone altogether is more than some missing files.
+        # A split that is gone altogether is more than some missing files.
         missing = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
         gone = f", all of {' and '.join(missing)} among them" if missing else ""
         notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out{gone}.")

@@ -37,7 +37,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     notes: list[str] = []
     names = as_text(column(native, "SOPInstanceUID", file))
     patients = as_text(column(native, "filename", file)).map(_patient)
-    # What is told below is of the images that are there.
+    # Notes count the images that are there.
     images = _images(root)
     here = names.isin(images) | names.isna()
     regions = united(names[here], column(native, "EncodedPixels", file)[here], SIZE, file, notes)

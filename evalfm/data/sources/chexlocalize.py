@@ -41,7 +41,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
     An image that the labels (``CheXpert/{val,test}_labels.csv``, if they are there) call negative has an empty mask; a
     positive one without an outline has an unknown one. Without the labels a finding is there where it is outlined.
-    There is no training part: the set is for tests of what was learnt elsewhere.
+    There is no training split: the set is for tests of what was learnt elsewhere.
 
     Raises:
         EvalfmError: a file is missing or damaged, or a finding is unknown.
@@ -66,7 +66,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         derived_from=["chexpert"],
         attributes=["view"] if "view" in table else [],
         public_ids=True,
-        split=SplitRule(rule="official", note="validation and test parts of CheXpert; there is no training part"),
+        split=SplitRule(rule="official", note="validation and test splits of CheXpert; there is no training split"),
         notes=notes,
     )
     return Imported(table, info)

@@ -21,15 +21,15 @@ RELEASE = r"^(?:.*/)?(?=[^/]+/patient\d+/study\d+/)"
 """All that stands before ``train/patient…``."""
 SIDE = r"(frontal|lateral)[^/]*$"
 UNTOLD = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
-"""Columns that the table of the test part may lack."""
+"""Columns that the table of the test split may lack."""
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``train.csv``, ``valid.csv`` and, if it is there, ``test.csv``, and the frontal images that they name.
 
     ``root`` is the folder of the tables or the one above. Paths begin with the release's name
-    (``CheXpert-v1.0/train/patient…``) or with the part (``test/patient…``). With ``test.csv`` the official parts stand;
-    without it the radiologists' ``valid.csv`` is the test part and val is drawn by patient from train. Blank cells are
+    (``CheXpert-v1.0/train/patient…``) or with the split (``test/patient…``). With ``test.csv`` its split stands;
+    without it the radiologists' ``valid.csv`` is the test split and val is drawn by patient from train. Blank cells are
     negative by the set's convention, −1 is unknown; both can be chosen.
 
     Raises:
@@ -72,7 +72,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             )
         )
     table = pd.concat(tables, ignore_index=True)
-    # The radiologists' table of the test part may not say the side; the file's name does.
+    # The radiologists' table of the test split may not say the view; the file's name does.
     side = table["_side"].where(table["_side"].notna(), table["image"].str.extract(SIDE)[0].str.capitalize())
     frontal = side == "Frontal"
     if not frontal.all():
@@ -82,9 +82,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         first = f", such as {tables[-1]['image'].iloc[0]}" if len(tables[-1]) else ""
         raise EvalfmError(
             f"No image of {files['test']} is in {root}{first}; put the images there, or move the table away so that "
-            "valid.csv is the test part."
+            "valid.csv is the test split."
         )
-    # What is told of sexes and ages is of the images that enter.
+    # Notes count the images that enter.
     table = table.assign(sex=sexes(table["sex"], notes), age=ages(table["age"], notes))
     table["split"], rule = _split(table, tested="test" in files)
     info = DatasetInfo(

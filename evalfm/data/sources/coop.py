@@ -39,7 +39,7 @@ DERIVED = {
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``split_X.json`` = ``{"train": [[path, label, class], …], "val": …, "test": …}`` in ``root``.
 
-    ``part`` names the file where there are several. Paths start in ``X/`` (as in BiomedCoOp), ``images/`` or ``root``.
+    ``subset`` names one of several files. Paths start in ``X/`` (as in BiomedCoOp), ``images/`` or ``root``.
     ``label`` holds the words for the classes; numbers and words must agree. The layout knows no patients.
 
     Raises:

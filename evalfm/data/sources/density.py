@@ -1,4 +1,4 @@
-"""Breast density on mammograms: VinDr-Mammo, and any table that tells side and view."""
+"""Breast density on mammograms: VinDr-Mammo, and any table with laterality and view."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read VinDr-Mammo (``breast-level_annotations.csv`` and ``images/<study>/<image>.dicom``), or a mapped table.
 
     ``density`` is A to D, in this order. The exam stays in one split, whoever the patient is. Of VinDr-Mammo the
-    official test part is kept and val is dealt by exam from training; ``birads`` is the breast's category.
+    official test split is kept and val is drawn by exam from training; ``birads`` is the breast's category.
 
-    A mapped table must tell the exam or the patient; its columns of density, side and view are found by their names
+    A mapped table must hold the exam or the patient; columns of density, laterality and view are known by their names
     (``density`` or ``breast_density``, ``laterality``, ``view`` or ``view_position``) or by the mapping.
 
     Raises:
@@ -54,7 +54,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
     if not there.all():
         notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
-    # What is told below is of the images that are there.
+    # Notes count the images that are there.
     native = native[there].reset_index(drop=True)
     study, image_id, image = (cells[there].reset_index(drop=True) for cells in (study, image_id, image))
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
@@ -74,11 +74,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
 
 def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
-    """Any table: read as one, then density, side and view brought into one form and exams held together."""
+    """Any table: read as one, then density, laterality and view brought into one form and exams held together."""
     if mapping.patient is None and mapping.study is None:
-        raise EvalfmError(
-            "Views of one exam must stay together: say which column tells it, --study COLUMN or --patient."
-        )
+        raise EvalfmError("Views of one exam must stay together: name its column, --study COLUMN or --patient.")
     native, file = any_table.read_mapped(root, mapping)
     present = set(native.columns)
 

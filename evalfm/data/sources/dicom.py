@@ -152,7 +152,7 @@ def _frontal(files: list[_File], labels: pd.DataFrame | None, counts: Counter[st
         elif file.frames > 1:
             counts["several frames"] += 1
         elif not view:
-            counts["view unknown (a column `view` of the labels may tell it)"] += 1
+            counts["view unknown (a column `view` of the labels may name it)"] += 1
         elif view not in FRONTAL:
             counts["not frontal"] += 1
         else:

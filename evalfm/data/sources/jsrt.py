@@ -26,7 +26,7 @@ PIXEL_MM = 0.175
 ENLARGED = 0.5
 COPIES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 LOOKED_AT = 8
-"""Copies that are read to tell 12 bits in 16 from 16."""
+"""Copies that are read to distinguish 12 bits in 16 from 16."""
 _NAME = re.compile(r"JPC(L|N)N\d{3}")
 
 
@@ -35,7 +35,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
     ``nodule`` is in the image's name (JPCLN with, JPCNN without). With all three outlines ``ctr`` is measured, and
     ``cardiomegaly`` is a ratio above .5. Sex and age come from a table with ``Img, Age, Sex``, if there is one.
-    Outlines have half of the images' size. SCR's two folds are odd and even numbers; the split is dealt by hash.
+    Outlines have half of the images' size. SCR's two folds are odd and even numbers; the split is by hash.
 
     Raises:
         EvalfmError: no image is there, or an outline cannot be read.
@@ -146,7 +146,7 @@ def _ratios(root: Path, outlines: dict[str, list[str | None]]) -> NDArray[np.flo
 
 
 def _attributes(root: Path, names: list[str], columns: dict[str, object], notes: list[str]) -> list[str]:
-    """Put sex and age into ``columns`` where a table of ``root`` tells them; which there are."""
+    """Put sex and age into ``columns`` where a table of ``root`` holds them; names those there are."""
     for file in sorted(root.rglob("*.csv")):
         native = read_table(file)
         if {"Img", "Age", "Sex"} <= set(native):

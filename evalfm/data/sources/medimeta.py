@@ -48,7 +48,7 @@ class _Task:
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``info.yaml``, ``annotations.csv``, ``images/000000.tiff``, ``task_labels/<task>.npy`` and ``splits/``.
 
-    ``root`` is the folder of the set, or that of all sets, of which ``part`` names one. Each task is a column: 0 and
+    ``root`` is the folder of the set, or that of all sets, of which ``subset`` names one. Each task is a column: 0 and
     1 of a binary one (a note says what they mean), words of classes, numbers of ordered grades; the labels of a task
     with several are a column each, under their own names. Where ``splits/`` lacks, ``original_splits/`` is followed.
 
@@ -78,7 +78,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             labels.append(name)
             if kind != "binary":
                 kinds[name] = kind
-    # What is told of them is of the images that are there.
+    # Notes count the images that are there.
     there = ~columns["image"].isin(list(locator_faults(columns["image"], root)))
     attributes = _attributes(native[there], columns, notes)
     table = pd.DataFrame(columns)
@@ -146,7 +146,7 @@ def _columns(
             )
         return [(snake(word), values[:, position], "binary") for position, word in enumerate(words)]
     if values.shape[1] != 1:
-        raise EvalfmError(f"task_labels/{task.name}.npy of {folder} has {values.shape[1]} labels where one is asked.")
+        raise EvalfmError(f"task_labels/{task.name}.npy of {folder} has {values.shape[1]} labels, not one.")
     flat = values[:, 0]
     stray = sorted(set(flat[~np.isnan(flat)].astype(int).tolist()) - set(task.words))
     if stray:

@@ -78,12 +78,12 @@ KNOWN = {
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read ``{train,val,test}_{images,labels}`` of an NPZ in ``root``; ``part`` names it where there are several.
+    """Read ``{train,val,test}_{images,labels}`` of an NPZ in ``root``; ``subset`` names it where there are several.
 
     Images stay in the file, under locators such as ``pneumoniamnist.npz#train_images/17``. Labels [N] or [N, 1] are
     one column, [N, K] are K labels of their own. A set that MedMNIST does not have gets ``label`` or ``label_0``,
     ``label_1``, …. The layout knows no patients, and the official split is by image. An image that the file has in two
-    parts stays in one, test before train before val, so that nobody chooses on what was trained on.
+    splits stays in one, test before train before val, so that nobody chooses on what was trained on.
 
     Raises:
         EvalfmError: there is no such file, an array lacks or has another length than its labels, or it is 3-D.
@@ -101,7 +101,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     values = np.concatenate([labels[split] for split in SPLITS])
     columns, kinds = _columns(values, known, file)
     table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
-    kept = _in_one_part(table, root, options)
+    kept = _in_one_split(table, root, options)
     lost = table.loc[~kept, "split"].value_counts()
     counts = ", ".join(f"{count} of {split}" for split, count in lost.items())
     info = DatasetInfo(
@@ -117,14 +117,14 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         split=SplitRule(rule="source", note="split of the file, by image; whose image is whose it does not say"),
         notes=[
             f"Images of {' × '.join(map(str, shapes['train'][1:]))} pixels.",
-            *([f"The file has images in two parts with identical bytes; left out: {counts}."] if counts else []),
+            *([f"The file has images in two splits with identical bytes; left out: {counts}."] if counts else []),
         ],
     )
     return Imported(table[kept].reset_index(drop=True), info)
 
 
-def _in_one_part(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.bool_]:
-    """[N] False for images whose bytes stand in a part that goes before theirs: test, then train, then val."""
+def _in_one_split(table: pd.DataFrame, root: Path, options: ImportOptions) -> NDArray[np.bool_]:
+    """[N] False for images whose bytes stand in a split that goes before theirs: test, then train, then val."""
     digests = image_digests(table["image"].tolist(), root, progress=options.progress).by_locator
     place = table["split"].map({split: number for number, split in enumerate(PRECEDENCE)})
     # What cannot be read has no digest; the check of the manifest names it.
@@ -195,6 +195,6 @@ def _columns(
     if number == 1 and top > 1:
         return {names[0]: values[:, 0]}, {names[0]: "class"}
     if top > 1:
-        raise EvalfmError(f"{file} holds {number} labels an image with values up to {top}, where 0 and 1 are asked.")
+        raise EvalfmError(f"{file} holds {number} labels an image with values up to {top}, where 0 and 1 are expected.")
     turned = values if known is None or known.positive == 1 else 1 - values
     return {name: turned[:, column] for column, name in enumerate(names)}, {}

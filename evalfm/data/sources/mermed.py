@@ -25,11 +25,11 @@ PATIENT = ("patient_id", "patient")
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
-    """Read the CSV in ``root`` (``part`` names one of several), or ``labels`` that lie elsewhere; paths are under root.
+    """Read the CSV in ``root`` (``subset`` names one of several), or ``label_table``; paths are under root.
 
     ``label`` is one class per image, a word or a number; ``[0, 1, …]`` in it or in ``label_multihot`` are labels
     ``label_0``, ``label_1``, … in the list's order, whose names the table does not hold. ``split`` is followed where
-    it stands; otherwise patients (``patient_id``, else images) are dealt by hash, not as the authors do, whose split
+    it stands; otherwise patients (``patient_id``, else images) are split by hash, not as the authors do, whose split
     is drawn at random by image. ``age`` and ``gender`` or ``sex`` become attributes.
 
     Raises:

@@ -24,7 +24,7 @@ SPLIT_WORDS = {"train": "train", "validate": "val", "test": "test"}
 def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``mimic-cxr-2.x.0-{chexpert,metadata,split}.csv[.gz]`` and ``files/p10/p10000032/s50414267/<dicom_id>.jpg``.
 
-    PA and AP images enter. ``part`` chooses the labeller, ``chexpert`` or ``negbio``. A study without a row of labels
+    PA and AP images enter. ``subset`` chooses the labeller, ``chexpert`` or ``negbio``. A study without a row of labels
     has unknown ones. The official split is followed where its table is there. Blank cells are negative by the set's
     convention, −1 is unknown; both can be chosen.
 

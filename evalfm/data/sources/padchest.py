@@ -54,7 +54,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """Read ``PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv`` and ``<ImageDir>/<ImageID>`` (or in ``root``).
 
     PA, AP and AP-horizontal images enter. ``label_method`` says who labelled, ``Physician`` or ``RNN_model``, so that
-    a cohort can ask for physicians. Age is the year of the study less that of birth. Images marked ``exclude`` are left
+    a cohort can select physicians. Age is the year of the study less that of birth. Images marked ``exclude`` are left
     out.
 
     Raises:
@@ -88,7 +88,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     nobody = table["patient"].isna() | table["id"].isna()
     table = _without(table, nobody, "name no patient", notes).reset_index(drop=True)
     table = with_files(table, root, notes, "give the folder that holds the numbered folders of images")
-    # What is told of sexes and ages is of the images that enter.
+    # Notes count the images that enter.
     table = table.assign(sex=sexes(table["sex"], notes), age=_plausible(table["age"], notes))
     info = DatasetInfo(
         name="padchest",

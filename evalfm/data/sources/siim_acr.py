@@ -52,7 +52,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if not there.all():
         lost, listed = names[~there].nunique(), names.nunique()
         notes.append(f"{lost} of {listed} images of the table have no file and were left out.")
-    # What is told of regions is of the images that enter.
+    # Notes count the images that enter.
     regions = united(names[there], column(native, "EncodedPixels", file)[there], SIZE, file, notes)
     unlabelled = len(set(places) - set(regions.index))
     if unlabelled:

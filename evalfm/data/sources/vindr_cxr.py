@@ -25,7 +25,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
 
     The tables have a row per reader and box. A finding is there in a training image if more than half of its readers
     boxed it; the test table is the readers' consensus. ``no_finding`` is where no class is there. Boxes do not enter.
-    With the test table its part stands and val is drawn from train; else a split is dealt. Patients are unknown.
+    With the test table its split stands and val is drawn from train; else the split is by hash. Patients are unknown.
 
     Raises:
         EvalfmError: a file or column is missing, or no image is there.

@@ -1,4 +1,4 @@
-"""Masks from a head that never looks at the image: nothing at all, or the average training mask."""
+"""Baselines of masks that never look at the image: empty, or the mean training mask."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GRID = 64
 
 
 class MeanMask(DenseHead):
-    """Gives every film the mean of the training masks, stretched onto it."""
+    """Gives every image the mean of the training masks, stretched onto it."""
 
     name: ClassVar[str] = "mean-mask"
     kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
@@ -34,7 +34,7 @@ class MeanMask(DenseHead):
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Average the training masks; there is nothing to choose."""
         if train.masks is None:
-            raise EvalfmError(f"The head {self.name} needs masks; ask a segmentation task.")
+            raise EvalfmError(f"The head {self.name} needs masks; take a segmentation task.")
         total = torch.zeros(len(context.class_names), GRID, GRID)
         for row in train.rows.tolist():
             masks = torch.from_numpy(train.masks(row)).float()
@@ -43,7 +43,7 @@ class MeanMask(DenseHead):
         return Fit(chosen={})
 
     def predict(self, examples: Examples) -> Iterator[tuple[int, Tensor]]:
-        """The same mask for every row, on its film's grid."""
+        """The same mask for every row, on its image's grid."""
         for row in examples.rows.tolist():
             height, width = examples.source.geometry(row).source
             stretched = torch.nn.functional.interpolate(self._mean[None], (height, width), mode="bilinear")
@@ -59,7 +59,7 @@ class MeanMask(DenseHead):
 
 
 class AllEmpty(MeanMask):
-    """Finds nothing on any film: what a high Dice over mostly empty masks is worth."""
+    """An empty mask for every image: what a high Dice over mostly empty masks is worth."""
 
     name: ClassVar[str] = "all-empty"
 

@@ -13,8 +13,7 @@ from torch.nn import functional
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context
-from evalfm.heads.module import HeadModule, Layout, Maps
-from evalfm.heads.segmentation._drawn import drawn_from
+from evalfm.heads.module import HeadModule, Layout, Maps, drawn_from
 from evalfm.heads.trained import TrainedDenseHead
 
 WIDTH_PER_STRIDE = 16

@@ -11,8 +11,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, fan_in_deviation
-from evalfm.heads.segmentation._drawn import drawn_from
+from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, drawn_from, fan_in_deviation
 from evalfm.heads.trained import TrainedDenseHead
 
 WIDTH = 64
@@ -28,7 +27,7 @@ class UPerNetDecoder(HeadModule):
     A hierarchical encoder's enter as they are, those finer than stride 4 left out. Of an encoder whose maps share a
     stride they are brought to 1, 1/2, 1/4 and 1/8 of the answer's grid, shallow to deep, bilinearly up or by area
     down; two maps on one level are summed. The library's batch norm is replaced by group norm: its pyramid pooling
-    normalises a single cell, which batch norm cannot do for a single film, and nothing then depends on the batch.
+    normalises a single cell, which batch norm cannot do for a single image, and nothing then depends on the batch.
     The image is never seen.
     """
 
@@ -103,7 +102,11 @@ class UPerNetHead(TrainedDenseHead):
 
 
 def is_hierarchical(strides: tuple[int, ...]) -> bool:
-    """Whether resolution falls from map to map; a single map counts as such."""
+    """Whether resolution falls from map to map; a single map counts as such.
+
+    >>> is_hierarchical((4, 8, 16)), is_hierarchical((14, 14))
+    (True, False)
+    """
     return len(set(strides)) == len(strides)
 
 
@@ -112,6 +115,9 @@ def pyramid_levels(strides: tuple[int, ...]) -> tuple[int | None, ...]:
 
     Hierarchical maps have a level each, those finer than stride 4 none (unless there is no other). Maps of one
     stride are spread over four levels, or as many as there are maps; of five the first two share the finest.
+
+    >>> pyramid_levels((2, 4, 8, 16)), pyramid_levels((14, 14, 14, 14))
+    ((None, 0, 1, 2), (0, 1, 2, 3))
     """
     if not is_hierarchical(strides):
         count = min(LEVELS, len(strides))

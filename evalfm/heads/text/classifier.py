@@ -1,4 +1,4 @@
-"""What every head that reads text ends in: one normalised text embedding a row, compared with the image's."""
+"""The base of all heads that read text: one text embedding of length 1 per row, compared with the image's."""
 
 from __future__ import annotations
 
@@ -88,7 +88,11 @@ class TextHead(PooledHead):
 
 
 def normalised(vectors: Tensor) -> Tensor:
-    """``vectors`` [N, D] of length 1, float64."""
+    """``vectors`` [N, D] of length 1, float64.
+
+    >>> normalised(torch.tensor([[3.0, 4.0]])).tolist()
+    [[0.6, 0.8]]
+    """
     return functional.normalize(vectors.double(), dim=-1)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import zlib
 from abc import abstractmethod
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -15,25 +17,74 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalfm.cautions import Caution
-from evalfm.encoders.text import TextTower
+from evalfm.encoders.text import Prompted, TextTower
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, Text
 from evalfm.heads.text.classifier import TextHead, normalised, text_of
-from evalfm.heads.text.losses import (
+from evalfm.heads.text.published import TrainingEnvironment, Weights, table_digest, template_of, weights_of
+from evalfm.heads.text.training import (
+    ContextLoss,
+    ContextSchedule,
+    Labelled,
+    Penalty,
     absolute_difference,
     best_logits,
     centre,
     distillation,
+    learn_context,
     selected,
     squared_difference,
 )
-from evalfm.heads.text.published import TrainingEnvironment, Weights, table_digest, template_of, weights_of
-from evalfm.heads.text.training import ContextSchedule, Labelled, Penalty, learn_context
-from evalfm.heads.text.wording import Wording, names_of
-from evalfm.tasks.prompts import LABELS, PromptSet
+from evalfm.tasks.prompts import LABELS, SLOT, PromptRow, PromptSet
 
 EPOCHS: dict[TrainingEnvironment, int] = {"few-shot": 100, "base-to-novel": 50}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What is stored with a learnt context so that it can be used for other classes.
+
+    Attributes:
+        template: with ``{}`` where a class's name goes.
+        names: of the rows that it was learnt on, in order.
+    """
+
+    template: str
+    names: tuple[str, ...]
+
+    @property
+    def phrase(self) -> str:
+        """The words before the class."""
+        return self.template.partition(SLOT)[0].rstrip()
+
+    @property
+    def learnt(self) -> int:
+        """How many tokens are learnt: the first ones of the phrase, one for each of its words (as in CoOp's code)."""
+        return len(self.phrase.split())
+
+    def prompted(self, tower: TextTower, names: Sequence[str]) -> Prompted:
+        """The template for each of ``names``, read by ``tower``, the context open.
+
+        Raises:
+            EvalfmError: a sentence is longer than the tower reads.
+        """
+        return tower.prompted([self.template.replace(SLOT, name) for name in names], self.phrase, self.learnt)
+
+    def as_tensor(self) -> Tensor:
+        """As bytes, uint8 [L], for head.safetensors."""
+        return torch.tensor(list(json.dumps(asdict(self), sort_keys=True).encode()), dtype=torch.uint8)
+
+    @classmethod
+    def from_tensor(cls, tensor: Tensor) -> Wording:
+        """What ``as_tensor`` gave, back."""
+        content = json.loads(bytes(tensor.tolist()))
+        return cls(content["template"], tuple(content["names"]))
+
+
+def names_of(rows: Sequence[PromptRow]) -> tuple[str, ...]:
+    """What each row is called."""
+    return tuple(row.name for row in rows)
 
 
 class LearnedContextHead(TextHead):
@@ -42,7 +93,7 @@ class LearnedContextHead(TextHead):
     It starts from the words of a template, so that the seed changes the order of batches (and the shots) alone.
 
     Args:
-        setting: whose weights and number of epochs are taken.
+        setting: ``few-shot`` or ``base-to-novel``, whose weights and number of epochs are taken.
         schedule: in place of the authors'.
     """
 
@@ -83,7 +134,7 @@ class LearnedContextHead(TextHead):
         }
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
-        """Learn the context on train; val is looked at and decides nothing.
+        """Learn the context on train; nothing is chosen on val.
 
         Raises:
             EvalfmError: the kind is not served; the encoder reads no text, or pools images in another space; a class
@@ -102,30 +153,28 @@ class LearnedContextHead(TextHead):
         place = prompted.initial.device
         learnt, shown = (each.to(place) for each in known)
         whose, weights = weights_of(self.name, self._setting, names)
-        found, curve = learn_context(
-            prompted,
+        penalty = self.penalty(learnt.images, sentences.to(place), scale, weights)
+        vectors, curve = learn_context(
+            ContextLoss(prompted, scale, penalty),
             learnt,
             shown,
-            scale,
-            self.penalty(learnt.images, sentences.to(place), scale, weights),
             self.schedule,
             torch.Generator().manual_seed(context.seed * 2**20 + zlib.crc32(self.name.encode()) % 2**20),
             context.progress,
             f"learning a context, {self.name}",
         )
-        self._context, self._wording = found.cpu(), wording
+        self._context, self._wording = vectors.cpu(), wording
         with torch.no_grad():
-            self.keep(prompted.encode(found).cpu(), scale, text.prompts.kind)
+            self.keep(prompted.encode(vectors).cpu(), scale, text.prompts.kind)
         chosen: dict[str, float | int | str] = {
             "epoch": self.schedule.epochs,
             "template": wording.template,
             "context_tokens": wording.learnt,
-            "parameters": found.numel(),
+            "parameters": vectors.numel(),
             "logit_scale": scale,
         }
         if self.reads_sentences:
-            chosen |= _said(weights)
-            chosen |= {"weights_of": whose, "sentences": len(sentences)}
+            chosen |= {**_plain(weights), "weights_of": whose, "sentences": len(sentences)}
         return Fit(chosen, curve=curve, cautions=tuple(self._cautions(text.prompts, sentences, learnt)))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -181,7 +230,7 @@ class LearnedContextHead(TextHead):
                 "with --prompts FILE, a YAML or JSON mapping of each class to its sentences."
             )
         count = min(len(row.sentences) for row in rows)
-        place = {said: None for number in range(count) for row in rows for said in [row.sentences[number]]}
+        place = dict.fromkeys(row.sentences[number] for number in range(count) for row in rows)
         embedded = dict(zip(place, normalised(text.tower.encode(list(place)).cpu()).float(), strict=True))
         return torch.stack([torch.stack([embedded[row.sentences[number]] for row in rows]) for number in range(count)])
 
@@ -194,9 +243,9 @@ class LearnedContextHead(TextHead):
             )
             cautions.append(Caution("fewer-sentences", words))
         present = set(train.target.tolist())
-        held_out_images = [row.name for number, row in enumerate(prompts.rows) if number not in present]
-        if held_out_images:
-            words = f"No train image shows {', '.join(held_out_images)}; the context was learnt on the others."
+        absent = [row.name for number, row in enumerate(prompts.rows) if number not in present]
+        if absent:
+            words = f"No train image shows {', '.join(absent)}; the context was learnt on the others."
             cautions.append(Caution("unseen-class", words))
         return cautions
 
@@ -255,22 +304,19 @@ class BiomedDPTHead(LearnedContextHead):
         return added
 
 
-def _labelled(examples: Examples, part: str, label: str, tower: TextTower) -> Labelled:
-    """Known images of ``part`` with the row of texts that each belongs to: the class, or absent 0 and present 1."""
-    rows: NDArray[np.intp] = known_rows(examples.target, part, label)
-    features = finite_pooled(examples, part)
+def _labelled(examples: Examples, split: str, label: str, tower: TextTower) -> Labelled:
+    """Known images of ``split`` with the row of texts that each belongs to: the class, or absent 0 and present 1."""
+    rows: NDArray[np.intp] = known_rows(examples.target, split, label)
+    features = finite_pooled(examples, split)
     if features.shape[1] != tower.facts.dim:
         raise EvalfmError(
             f"The images of {examples.source.name} have {features.shape[1]} features and sentences {tower.facts.dim}; "
-            f"ask the pooling in which they meet: @{tower.facts.pooling}."
+            f"take the pooling in which they meet: @{tower.facts.pooling}."
         )
     images = normalised(torch.from_numpy(features[rows])).float()
     return Labelled(images, torch.from_numpy(examples.target[rows].astype(np.int64)))
 
 
-def _said(weights: Weights) -> dict[str, float | int | str]:
-    said: dict[str, float | int | str] = {
-        "consistency": weights.consistency,
-        "distillation": weights.distillation,
-    }
-    return said | ({"tau": weights.tau} if math.isfinite(weights.tau) else {})
+def _plain(weights: Weights) -> dict[str, float | int | str]:
+    plain: dict[str, float | int | str] = {"consistency": weights.consistency, "distillation": weights.distillation}
+    return plain | ({"tau": weights.tau} if math.isfinite(weights.tau) else {})

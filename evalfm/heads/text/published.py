@@ -49,8 +49,8 @@ class Published(CardModel):
         keys += [set(table) for table in self.templates.values()]
         if any(DEFAULT not in each for each in keys):
             raise ValueError(f"every table needs {DEFAULT!r}")
-        said = [template for table in self.templates.values() for template in table.values()]
-        wrong = [template for template in said if template.count(SLOT) != 1 or f" {SLOT}" not in template[1:]]
+        every = [template for table in self.templates.values() for template in table.values()]
+        wrong = [template for template in every if template.count(SLOT) != 1 or f" {SLOT}" not in template[1:]]
         if wrong:
             raise ValueError(f"the template {wrong[0]!r} needs words before {SLOT}, which it holds once")
         return self
@@ -58,12 +58,16 @@ class Published(CardModel):
 
 @cache
 def published() -> Published:
-    """What the file holds."""
+    """The content of published.yaml."""
     return validate(Published, read_yaml(FILE), str(FILE))
 
 
 def weights_of(head: str, setting: TrainingEnvironment, names: Sequence[str]) -> tuple[str, Weights]:
-    """Whose weights are taken, and these: those of the first of ``names`` (data set, task) that has some."""
+    """The weights of the first of ``names`` (data set, task) that has some, after its name.
+
+    >>> weights_of("coop", "few-shot", ("my-data", "ptx-cls"))[0]
+    'default'
+    """
     settings = published().weights.get(head)
     return (DEFAULT, Weights()) if settings is None else _first(settings[setting], names)
 
@@ -74,11 +78,11 @@ def template_of(head: str, names: Sequence[str]) -> str:
 
 
 def table_digest(head: str, setting: TrainingEnvironment) -> str:
-    """SHA-256 of all that the file holds for a head and a setting: what of it decides a run."""
+    """SHA-256 of all entries for a head and a setting, which are part of the run key."""
     content = published()
     weights = content.weights.get(head, {}).get(setting, {})
-    said = [{name: each.model_dump_json() for name, each in weights.items()}, content.templates[head]]
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    content_of_head = [{name: each.model_dump_json() for name, each in weights.items()}, content.templates[head]]
+    return hashlib.sha256(json.dumps(content_of_head, sort_keys=True).encode()).hexdigest()
 
 
 def _first(table: Mapping[str, Value], names: Sequence[str]) -> tuple[str, Value]:

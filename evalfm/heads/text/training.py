@@ -1,4 +1,8 @@
-"""Training of a context on stored image features: gradients reach the context alone."""
+"""Training of a context on stored image features: the terms of the loss, the schedule and the loop.
+
+Shapes: images v [B, D], learnt texts t [C, D] and sentences e [n, C, D] are of length 1; logits are [B, C]. s is the
+tower's logit scale.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,11 @@ class ContextSchedule:
     warm_up_rate: float = 1e-5
 
     def rate_of(self, epoch: int) -> float:
-        """Learning rate of an epoch, counted from 0; the cosine starts after the warm-up and ends short of 0."""
+        """Learning rate of an epoch, counted from 0; the cosine starts after the warm-up and ends short of 0.
+
+        >>> [round(ContextSchedule(epochs=3, rate=0.002).rate_of(epoch), 5) for epoch in range(3)]
+        [1e-05, 0.002, 0.0015]
+        """
         if epoch < self.warm_up_epochs:
             return self.warm_up_rate
         return self.rate * (1 + math.cos(math.pi * (epoch - self.warm_up_epochs) / self.epochs)) / 2
@@ -69,25 +77,53 @@ class Penalty(Protocol):
 Line = dict[str, float | int | str]
 
 
+@dataclass(frozen=True)
+class ContextLoss:
+    """Cross-entropy of softmax over ``scale`` · cosine to the prompted sentences, plus ``penalty``."""
+
+    prompted: Prompted
+    scale: float
+    penalty: Penalty
+
+    def texts(self, context: Tensor) -> Tensor:
+        """Embeddings [C, D] of length 1 of the sentences with ``context`` [n, W]."""
+        return functional.normalize(self.prompted.encode(context), dim=-1)
+
+    def of(self, context: Tensor, train: Labelled, positions: Tensor) -> Tensor:
+        """The loss of a batch of ``train``."""
+        texts = self.texts(context)
+        logits = self.scale * train.images[positions] @ texts.T
+        return functional.cross_entropy(logits, train.target[positions]) + self.penalty(texts, logits, positions)
+
+    def log_loss(self, context: Tensor, images: Labelled) -> Tensor:
+        """The cross-entropy alone, over all images."""
+        return functional.cross_entropy(self.scale * images.images @ self.texts(context).T, images.target)
+
+
 def learn_context(
-    prompted: Prompted,
+    loss_of: ContextLoss,
     train: Labelled,
     val: Labelled,
-    scale: float,
-    penalty: Penalty,
     schedule: ContextSchedule,
     generator: torch.Generator,
     progress: Progress,
     label: str,
 ) -> tuple[Tensor, tuple[Line, ...]]:
-    """The context [n, W] after the last epoch, and per epoch the mean train loss and val's log-loss.
+    """The context [n, W] after the last epoch, and per epoch the mean train loss and the log-loss on val.
 
-    Cross-entropy of softmax over ``scale`` · cosine, plus ``penalty``. Val is looked at and decides nothing.
+    The epoch is not chosen on val: the last one is kept, as its authors do.
+
+    Args:
+        loss_of: what is minimised, and where the context starts from.
+        train, val: images and the row of texts that each belongs to.
+        schedule: epochs, batches and rates.
+        generator: of the batches' order.
+        progress, label: where the epochs are shown, and under which words.
 
     Raises:
         EvalfmError: the loss is no longer finite.
     """
-    context = prompted.initial.clone().requires_grad_()
+    context = loss_of.prompted.initial.clone().requires_grad_()
     optimiser = torch.optim.SGD(
         [context], schedule.rate, momentum=schedule.momentum, weight_decay=schedule.weight_decay
     )
@@ -97,9 +133,7 @@ def learn_context(
         losses = []
         for positions in shuffled(len(train), schedule.batch_size, generator):
             positions = positions.to(context.device)
-            texts = functional.normalize(prompted.encode(context), dim=-1)
-            logits = scale * train.images[positions] @ texts.T
-            loss = functional.cross_entropy(logits, train.target[positions]) + penalty(texts, logits, positions)
+            loss = loss_of.of(context, train, positions)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
@@ -110,13 +144,82 @@ def learn_context(
                 f"The loss of {label} is not finite in epoch {epoch + 1}; check the weights of the text tower."
             )
         with torch.no_grad():
-            texts = functional.normalize(prompted.encode(context), dim=-1)
-            on_val = functional.cross_entropy(scale * val.images @ texts.T, val.target)
+            on_val = loss_of.log_loss(context, val)
         curve.append({"epoch": epoch + 1, "train_loss": mean, "val_log_loss": float(on_val)})
     return context.detach(), tuple(curve)
 
 
 def shuffled(count: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions of one epoch in batches; an incomplete last one is left out unless it is the only one."""
+    """Positions of one epoch in batches; an incomplete last one is left out unless it is the only one.
+
+    >>> [len(batch) for batch in shuffled(5, 2, torch.Generator().manual_seed(0))]
+    [2, 2]
+    """
     batches = torch.split(torch.randperm(count, generator=generator), batch_size)
     yield from batches if len(batches) == 1 or len(batches[-1]) == batch_size else batches[:-1]
+
+
+def squared_difference(texts: Tensor, centres: Tensor) -> Tensor:
+    """Mean over classes and dimensions of (t − ē)², BiomedCoOp's SCCM before its weight (arXiv 2411.15232).
+
+    Of vectors of length 1 it is (2 − 2 · mean cosine) / D.
+
+    >>> round(float(squared_difference(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))), 3)
+    0.4
+    """
+    return functional.mse_loss(texts, centres)
+
+
+def absolute_difference(texts: Tensor, centres: Tensor) -> Tensor:
+    """Mean over classes and dimensions of |t − e|, Biomed-DPT's before its weight (arXiv 2505.05189).
+
+    >>> round(float(absolute_difference(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.6, 0.8]]))), 3)
+    0.6
+    """
+    return functional.l1_loss(texts, centres)
+
+
+def distillation(teacher: Tensor, student: Tensor) -> Tensor:
+    """KL(softmax teacher ‖ softmax student) over all logits [B, C], divided by B · C; 0 where they agree.
+
+    >>> round(float(distillation(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 0.0]]))), 3)
+    0.164
+    """
+    divergence = functional.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="sum", log_target=True)
+    return divergence / student.numel()
+
+
+def best_logits(images: Tensor, sentences: Tensor, scale: float) -> Tensor:
+    """Of each image and sentence number the largest logit over the classes, max over c of s · v · e_i,c: [B, n].
+
+    >>> best_logits(torch.tensor([[1.0, 0.0]]), torch.eye(2)[None], scale=10.0).tolist()
+    [[10.0]]
+    """
+    return scale * torch.einsum("bd,ncd->bnc", images, sentences).amax(-1)
+
+
+def selected(scores: Tensor, tau: float) -> Tensor:
+    """Which sentences [n] have a standard score of at most ``tau`` in absolute value (KDSP).
+
+    ``scores`` [n] are batch means of ``best_logits``. The authors first subtract the median and divide by the median
+    absolute deviation, and then standardise the result by its mean and standard deviation (n − 1); the second step
+    undoes the first, so it is left out and a median absolute deviation of 0 does no harm. Equal scores, and a single
+    one, are all kept.
+
+    >>> selected(torch.tensor([1.0, 1.1, 1.2, 9.0]), tau=1.0).tolist()
+    [True, True, True, False]
+    """
+    deviation = scores.std() if len(scores) > 1 else scores.new_zeros(())
+    # Rounding alone is no spread.
+    if float(deviation) <= 1e-6 * float(scores.abs().max()):
+        return torch.ones_like(scores, dtype=torch.bool)
+    return ((scores - scores.mean()) / deviation).abs() <= tau
+
+
+def centre(sentences: Tensor) -> Tensor:
+    """The mean over sentences [n, C, D] of each class, brought to length 1: [C, D].
+
+    >>> centre(torch.tensor([[[3.0, 0.0]], [[-1.0, 0.0]]])).tolist()
+    [[1.0, 0.0]]
+    """
+    return functional.normalize(sentences.mean(0), dim=-1)

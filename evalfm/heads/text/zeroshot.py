@@ -18,7 +18,7 @@ from evalfm.tasks.prompts import PromptSet
 class ZeroShotHead(TextHead):
     """Sentences of each row, embedded, brought to length 1, averaged over names and templates, and to length 1 again.
 
-    Radford et al., ICML 2021, section 3.1.4. Train is not looked at; val decides only the operating point.
+    Radford et al., ICML 2021, section 3.1.4. Train is not used; only the operating threshold is chosen on val.
     """
 
     name: ClassVar[str] = "zeroshot"
@@ -68,10 +68,10 @@ class ZeroShotHead(TextHead):
 
 def template_embeddings(prompts: PromptSet, tower: TextTower) -> Tensor:
     """Text embeddings [T, R, D] of length 1, float64: per template and row the mean over the row's names."""
-    sentences = dict.fromkeys(said for row in prompts.rows for each in row.prompts for said in each)
+    sentences = dict.fromkeys(text for row in prompts.rows for each in row.prompts for text in each)
     place = {sentence: number for number, sentence in enumerate(sentences)}
     embedded = normalised(tower.encode(list(sentences)).cpu())
     rows = [
-        torch.stack([embedded[[place[said] for said in each]].mean(0) for each in row.prompts]) for row in prompts.rows
+        torch.stack([embedded[[place[text] for text in each]].mean(0) for each in row.prompts]) for row in prompts.rows
     ]
     return normalised(torch.stack(rows, dim=1))

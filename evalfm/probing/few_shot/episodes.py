@@ -18,6 +18,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.encoders.encoder import Encoder
+from evalfm.encoders.reference import EncoderRef
 from evalfm.episodes import RECORD, EpisodeRecord, EpisodeRun, ShotsResult, write_episodes
 from evalfm.heads import episodic
 from evalfm.heads.head import Text
@@ -114,7 +115,7 @@ def run_episodes(
         seed=seed,
     )
     encoder_settings = EncoderSettings.checked(
-        name=encoder if isinstance(encoder, str) else encoder.card.name,
+        name=EncoderRef.parse(encoder).label,
         weights=str(weights),
         input_size=input_size,
         resize=resize,

@@ -32,19 +32,19 @@ def test_the_data_set_is_valid_and_says_what_it_is(manifest: Manifest) -> None:
     assert manifest.patients_known
 
 
-def test_rows_hold_the_film_and_its_truth(manifest: Manifest) -> None:
+def test_rows_hold_the_image_and_its_truth(manifest: Manifest) -> None:
     for row in (0, 7, 23):
-        film = render(2, row, 64)
+        radiograph = render(2, row, 64)
         image = manifest.image(row)
         assert image.bits == 8
-        assert image.pixels[0] == pytest.approx(film.pixels, abs=0.5 / 255 + 1e-6)
+        assert image.pixels[0] == pytest.approx(radiograph.pixels, abs=0.5 / 255 + 1e-6)
         for finding in FINDINGS:
-            assert np.array_equal(manifest.mask(row, finding), film.masks[finding]), finding
+            assert np.array_equal(manifest.mask(row, finding), radiograph.masks[finding]), finding
         record = manifest.table.iloc[row]
-        assert record["ctr"] == pytest.approx(film.ctr)
-        assert record["pneumothorax"] == film.pneumothorax
-        assert record["chest_tube"] == film.chest_tube
-        assert (record["sex"], record["view"], record["age"]) == (film.sex, film.view, film.age)
+        assert record["ctr"] == pytest.approx(radiograph.ctr)
+        assert record["pneumothorax"] == radiograph.pneumothorax
+        assert record["chest_tube"] == radiograph.chest_tube
+        assert (record["sex"], record["view"], record["age"]) == (radiograph.sex, radiograph.view, radiograph.age)
 
 
 def test_patients_stay_in_one_split(manifest: Manifest) -> None:
@@ -63,7 +63,7 @@ def test_the_same_numbers_give_the_same_bytes_with_any_number_of_workers(manifes
     assert again.table["split"].tolist() == manifest.table["split"][:12].tolist()
 
 
-def test_dials_reach_the_films(tmp_path: Path) -> None:
+def test_dials_reach_the_images(tmp_path: Path) -> None:
     dials = Dials(pneumothorax=1, tube_given_pneumothorax=1, ecg_leads=0)
     table = make_phantom(tmp_path / "all", n=6, size=64, dials=dials).table
     assert table["pneumothorax"].tolist() == [1] * 6
@@ -75,7 +75,7 @@ def test_what_is_wrong_is_named_at_once_and_nothing_is_written(tmp_path: Path) -
     taken = tmp_path / "taken"
     taken.mkdir()
     (taken / "mine.txt").write_text("mine")
-    with pytest.raises(EvalfmError, match=r"0 films.*32 pixels.*holds something"):
+    with pytest.raises(EvalfmError, match=r"0 images.*32 pixels.*holds something"):
         make_phantom(taken, n=0, size=32)
     assert [path.name for path in tmp_path.rglob("*")] == ["taken", "mine.txt"]
 

@@ -52,7 +52,7 @@ def population() -> dict[str, np.ndarray]:
 
 
 def test_findings_occur_as_often_as_the_dials_say(population: dict[str, np.ndarray]) -> None:
-    # Films of one patient go together: up to three of them count as one at worst.
+    # Images of one patient go together: up to three of them count as one at worst.
     positive, tube = population["pneumothorax"], population["tube"]
     assert within(positive.sum(), N, 0.4, clustering=2)
     assert within(population["cardiomegaly"].sum(), N, 0.25, clustering=2)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evalfm.data.phantom.frame import bands, draw, fractal_noise, make_frame, splat, spline, stroke, to_film
+from evalfm.data.phantom.frame import bands, draw, fractal_noise, make_frame, splat, spline, stroke, to_image
 from evalfm.data.phantom.patients import Pose
 
 POSE = Pose(rotation=0.05, scale=1.1, shift_x=0.02, shift_y=-0.03)
@@ -11,10 +11,10 @@ POSE = Pose(rotation=0.05, scale=1.1, shift_x=0.02, shift_y=-0.03)
 
 def test_the_frame_and_its_inverse_agree() -> None:
     frame = make_frame(64, POSE)
-    film = to_film(np.stack((frame.x, frame.y), axis=-1), POSE)
+    image = to_image(np.stack((frame.x, frame.y), axis=-1), POSE)
     centre = (np.arange(64) + 0.5) / 64
-    assert film[..., 0] == pytest.approx(np.broadcast_to(centre, (64, 64)), abs=1e-5)
-    assert film[..., 1] == pytest.approx(np.broadcast_to(centre[:, None], (64, 64)), abs=1e-5)
+    assert image[..., 0] == pytest.approx(np.broadcast_to(centre, (64, 64)), abs=1e-5)
+    assert image[..., 1] == pytest.approx(np.broadcast_to(centre[:, None], (64, 64)), abs=1e-5)
 
 
 def test_tables_are_looked_up_at_the_pixel() -> None:
@@ -25,7 +25,7 @@ def test_tables_are_looked_up_at_the_pixel() -> None:
     assert np.array_equal(sides == 1, frame.x >= 0)
 
 
-def test_splatting_keeps_mass_and_centre_and_drops_what_is_off_the_film() -> None:
+def test_splatting_keeps_mass_and_centre_and_drops_what_is_off_the_image() -> None:
     points = np.array([[0.30, 0.71], [0.52, 0.48], [1.4, 0.5], [0.5, -0.2]], dtype=np.float32)
     drawn = splat(points, np.array([2.0, 3.0, 50.0, 50.0], dtype=np.float32), 50)
     assert drawn.sum() == pytest.approx(5.0)

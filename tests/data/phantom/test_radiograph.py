@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_dilation, gaussian_filter
 
-from evalfm.data.phantom import Dials, Film, render, trace
+from evalfm.data.phantom import Dials, Radiograph, render, trace
 from evalfm.data.phantom.frame import make_frame
 from evalfm.data.phantom.lungs import vessel_thickness
 from evalfm.data.phantom.patients import draw_patient, draw_visit, patient_of
@@ -15,7 +15,7 @@ from evalfm.errors import EvalfmError
 POSITIVE = Dials(pneumothorax=1.0)
 
 
-def films(dials: Dials, count: int, size: int = 128, seed: int = 3) -> Iterator[Film]:
+def images(dials: Dials, count: int, size: int = 128, seed: int = 3) -> Iterator[Radiograph]:
     for index in range(count):
         yield render(seed, index, size, dials)
 
@@ -30,7 +30,7 @@ def halve(values: np.ndarray) -> np.ndarray:
     return values.astype(float).reshape(size, 2, size, 2).mean(axis=(1, 3))
 
 
-def test_the_same_numbers_give_the_same_film() -> None:
+def test_the_same_numbers_give_the_same_image() -> None:
     first, again = render(7, 12, 96), render(7, 12, 96)
     assert np.array_equal(first.pixels, again.pixels)
     assert all(np.array_equal(first.masks[name], again.masks[name]) for name in first.masks)
@@ -38,21 +38,21 @@ def test_the_same_numbers_give_the_same_film() -> None:
     assert not np.array_equal(first.pixels, render(8, 12, 96).pixels)
 
 
-def test_a_film_does_not_depend_on_those_drawn_before_it() -> None:
+def test_a_image_does_not_depend_on_those_drawn_before_it() -> None:
     alone = render(4, 9, 64)
-    for _ in films(Dials(), 5, size=64, seed=4):
+    for _ in images(Dials(), 5, size=64, seed=4):
         pass
     assert np.array_equal(alone.pixels, render(4, 9, 64).pixels)
 
 
 @pytest.mark.parametrize("size", [64, 100, 128, 257, 512])
 def test_any_size_gives_pixels_in_range(size: int) -> None:
-    film = render(1, 5, size)
-    assert film.pixels.shape == (size, size)
-    assert film.pixels.dtype == np.float32
-    assert film.pixels.min() >= 0
-    assert film.pixels.max() <= 1
-    assert all(mask.shape == (size, size) and mask.dtype == bool for mask in film.masks.values())
+    image = render(1, 5, size)
+    assert image.pixels.shape == (size, size)
+    assert image.pixels.dtype == np.float32
+    assert image.pixels.min() >= 0
+    assert image.pixels.max() <= 1
+    assert all(mask.shape == (size, size) and mask.dtype == bool for mask in image.masks.values())
 
 
 @pytest.mark.parametrize(("size", "index"), [(63, 0), (1025, 0), (128, -1)])
@@ -87,10 +87,10 @@ def test_the_forced_tube_is_the_tube_that_the_dials_draw() -> None:
 
 def test_the_tube_enters_the_side_of_the_pneumothorax() -> None:
     for index in range(12):
-        film = trace(3, index, 128, POSITIVE, tube=True)
-        left = film.masks["left_lung"]
-        side = bool((film.masks["pneumothorax"] & left).any())
-        overlap = [int((film.masks["chest_tube"] & film.masks[name]).sum()) for name in ("right_lung", "left_lung")]
+        image = trace(3, index, 128, POSITIVE, tube=True)
+        left = image.masks["left_lung"]
+        side = bool((image.masks["pneumothorax"] & left).any())
+        overlap = [int((image.masks["chest_tube"] & image.masks[name]).sum()) for name in ("right_lung", "left_lung")]
         assert overlap[side] > 0
         assert overlap[not side] == 0
 
@@ -104,12 +104,12 @@ def test_leads_do_not_depend_on_disease_and_leave_the_rest_alone() -> None:
 
 def test_a_pneumothorax_lies_in_one_lung_field() -> None:
     for index in range(40):
-        film = trace(3, index, 128, POSITIVE)
-        mask = film.masks["pneumothorax"]
-        in_lung = [bool((mask & film.masks[name]).any()) for name in ("left_lung", "right_lung")]
+        image = trace(3, index, 128, POSITIVE)
+        mask = image.masks["pneumothorax"]
+        in_lung = [bool((mask & image.masks[name]).any()) for name in ("left_lung", "right_lung")]
         assert sorted(in_lung) == [False, True]
-        assert not (mask & ~film.masks["left_lung"] & ~film.masks["right_lung"]).any()
-        assert film.pneumothorax_area == mask.mean() > 0
+        assert not (mask & ~image.masks["left_lung"] & ~image.masks["right_lung"]).any()
+        assert image.pneumothorax_area == mask.mean() > 0
         assert not trace(3, index, 128, Dials(pneumothorax=0)).masks["pneumothorax"].any()
 
 
@@ -119,15 +119,15 @@ def test_free_air_is_darker_than_lung_and_has_no_vessels() -> None:
     assert len(large) >= 5
     seen, gone = [], []
     for index in large:
-        film = render(3, index, 256, Dials(pneumothorax=1, **bare))
+        image = render(3, index, 256, Dials(pneumothorax=1, **bare))
         healthy = render(3, index, 256, Dials(pneumothorax=0, **bare))
-        assert np.array_equal(film.masks["heart"], healthy.masks["heart"])
-        inner = film.masks["pneumothorax"] & ~binary_dilation(~film.masks["pneumothorax"], iterations=4)
-        assert film.pixels[inner].mean() < healthy.pixels[inner].mean() - 0.01
+        assert np.array_equal(image.masks["heart"], healthy.masks["heart"])
+        inner = image.masks["pneumothorax"] & ~binary_dilation(~image.masks["pneumothorax"], iterations=4)
+        assert image.pixels[inner].mean() < healthy.pixels[inner].mean() - 0.01
         visit = draw_visit(3, index, Dials())
         vessels = vessel_thickness(make_frame(256, visit.pose), draw_patient(3, patient_of(index)), visit, 3)
         marking = fine(vessels)[inner]
-        gone.append(np.corrcoef(fine(film.pixels)[inner], marking)[0, 1])
+        gone.append(np.corrcoef(fine(image.pixels)[inner], marking)[0, 1])
         seen.append(np.corrcoef(fine(healthy.pixels)[inner], marking)[0, 1])
     assert np.mean(seen) > 0.08
     assert abs(np.mean(gone)) < np.mean(seen) / 2
@@ -146,10 +146,10 @@ def test_areas_are_distributed_as_in_siim() -> None:
 
 def test_the_ratio_is_that_of_the_masks_and_decides_cardiomegaly() -> None:
     for index in range(60):
-        film = trace(5, index, 256)
-        lungs = film.masks["left_lung"] | film.masks["right_lung"]
-        assert film.ctr == width(film.masks["heart"]) / width(lungs)
-        assert film.cardiomegaly == (film.ctr > 0.5)
+        image = trace(5, index, 256)
+        lungs = image.masks["left_lung"] | image.masks["right_lung"]
+        assert image.ctr == width(image.masks["heart"]) / width(lungs)
+        assert image.cardiomegaly == (image.ctr > 0.5)
 
 
 def test_the_cardiomegaly_dial_sets_its_prevalence() -> None:
@@ -179,12 +179,12 @@ def test_masks_are_where_they_belong() -> None:
 
 
 def test_air_is_dark_and_bone_is_bright() -> None:
-    for film in films(Dials(pneumothorax=0, ecg_leads=0, tube_given_none=0, cardiomegaly=0), 12):
-        lungs = film.masks["left_lung"] | film.masks["right_lung"]
-        heart = film.masks["heart"]
-        assert film.pixels[lungs].mean() < film.pixels[heart].mean() - 0.1
+    for image in images(Dials(pneumothorax=0, ecg_leads=0, tube_given_none=0, cardiomegaly=0), 12):
+        lungs = image.masks["left_lung"] | image.masks["right_lung"]
+        heart = image.masks["heart"]
+        assert image.pixels[lungs].mean() < image.pixels[heart].mean() - 0.1
         # Above the shoulders there is nothing but air, and lead in the marker.
-        assert np.median(film.pixels[4:12, 4:12]) < film.pixels[lungs].mean()
+        assert np.median(image.pixels[4:12, 4:12]) < image.pixels[lungs].mean()
 
 
 def test_returning_patients_keep_their_anatomy_and_change_their_pose() -> None:
@@ -209,7 +209,7 @@ def test_the_chest_of_a_returning_patient_keeps_its_width() -> None:
 
 
 @pytest.mark.parametrize("index", [0, 1, 5, 11])
-def test_the_film_is_the_same_at_every_size(index: int) -> None:
+def test_the_image_is_the_same_at_every_size(index: int) -> None:
     small, large = render(9, index, 128), render(9, index, 256)
     assert (small.pneumothorax, small.chest_tube, small.scanner) == (
         large.pneumothorax,
@@ -224,8 +224,8 @@ def test_the_film_is_the_same_at_every_size(index: int) -> None:
         assert np.abs(halve(large.masks[name]) - small.masks[name]).mean() < 0.01
 
 
-def test_truth_alone_is_the_truth_of_the_film() -> None:
-    film, truth = render(3, 4, 128), trace(3, 4, 128)
+def test_truth_alone_is_the_truth_of_the_image() -> None:
+    image, truth = render(3, 4, 128), trace(3, 4, 128)
     assert not truth.pixels.any()
-    assert all(np.array_equal(film.masks[name], truth.masks[name]) for name in film.masks)
-    assert (film.ctr, film.sex, film.pneumothorax_area) == (truth.ctr, truth.sex, truth.pneumothorax_area)
+    assert all(np.array_equal(image.masks[name], truth.masks[name]) for name in image.masks)
+    assert (image.ctr, image.sex, image.pneumothorax_area) == (truth.ctr, truth.sex, truth.pneumothorax_area)

@@ -27,19 +27,19 @@ def test_noise_averages_out_to_the_same_at_every_size() -> None:
 def test_more_attenuation_is_brighter_and_noisier() -> None:
     levels = [exposed(64, LOOK, device=device, grain=False)[:32].mean() for device in (0.0, 0.2, 0.5, 1.0, 4.0)]
     assert np.all(np.diff(levels) > 0)
-    film = exposed(128, replace(LOOK, gamma=1.0, shoulder=50.0), device=0.6)
-    assert film[:64].std() > 1.1 * film[64:].std()
+    image = exposed(128, replace(LOOK, gamma=1.0, shoulder=50.0), device=0.6)
+    assert image[:64].std() > 1.1 * image[64:].std()
 
 
 def test_scatter_lowers_contrast() -> None:
     contrast = []
     for scatter in (0.0, 0.5):
-        film = exposed(64, replace(LOOK, scatter=scatter), device=0.5, grain=False)
-        contrast.append(film[:32].mean() - film[32:].mean())
+        image = exposed(64, replace(LOOK, scatter=scatter), device=0.5, grain=False)
+        contrast.append(image[:32].mean() - image[32:].mean())
     assert contrast[1] < contrast[0]
 
 
 def test_collimation_darkens_the_margins_asked_for() -> None:
-    film = exposed(64, replace(LOOK, collimation=(0.125, 0.0, 0.25, 0.0)), grain=False)
-    dark = film[32] < 0.1 * film[32, 32]
+    image = exposed(64, replace(LOOK, collimation=(0.125, 0.0, 0.25, 0.0)), grain=False)
+    dark = image[32] < 0.1 * image[32, 32]
     assert np.flatnonzero(~dark)[[0, -1]].tolist() == [8, 47]

@@ -1,4 +1,4 @@
-"""Films as the sets ship them, for the tests of sources."""
+"""Images as the sets ship them, for the tests of sources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from evalfm.data.sources import Imported, check_options, load_source
 
 
 def write_dicom(path: Path, *, side: tuple[int, int] = (6, 8), **tags: Any) -> str:
-    """A 12-bit film of ``side``; None leaves a tag out. Gives its SOPInstanceUID."""
+    """A 12-bit image of ``side``; None leaves a tag out. Gives its SOPInstanceUID."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     uid = str(tags.pop("SOPInstanceUID", generate_uid(entropy_srcs=[path.name])))

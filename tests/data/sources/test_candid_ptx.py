@@ -65,11 +65,11 @@ def test_nothing_private_enters(root: Path) -> None:
 def test_what_is_left_out_is_counted(root: Path) -> None:
     notes = read(root).info.notes
     assert "1 rows of Pneumothorax_reports.csv have no name or no runs and say nothing." in notes
-    assert "1 films belong to two patients or to none in some row, and were left out." in notes
-    assert "1 of 4 films of the table have no file and were left out." in notes
+    assert "1 images belong to two patients or to none in some row, and were left out." in notes
+    assert "1 of 4 images of the table have no file and were left out." in notes
 
 
-def test_what_is_told_of_films_is_of_those_that_are_there(root: Path) -> None:
+def test_notes_count_the_images_that_are_there(root: Path) -> None:
     with (root / "Pneumothorax_reports.csv").open("a") as table:
         for number in range(20):
             table.write(f"5.{number},9.9,{number} 2,x,P20_1.dcm\n5.{number},9.9,{number + 50} 2,x,P20_1.dcm\n")
@@ -77,13 +77,13 @@ def test_what_is_told_of_films_is_of_those_that_are_there(root: Path) -> None:
     with (root / "chest_tube.csv").open("a") as table:
         table.write("".join(f"5.{number},9.9,\n" for number in range(20)))
     notes = read(root).info.notes
-    assert "1 films have several regions, which were united." in notes
-    assert "1 films belong to two patients or to none in some row, and were left out." in notes
-    assert "21 of 24 films of the table have no file and were left out." in notes
+    assert "1 images have several regions, which were united." in notes
+    assert "1 images belong to two patients or to none in some row, and were left out." in notes
+    assert "21 of 24 images of the table have no file and were left out." in notes
     assert not any("no patient in their filename" in note or "without runs" in note for note in notes)
 
 
-def test_a_film_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
+def test_an_image_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
     with (root / "Pneumothorax_reports.csv").open("a") as table:
         table.write("1.2.6,9.6,-1,normal,Pxx_1.dcm\n")
     write_dicom(root / "dataset/1.2.6.dcm", side=(1024, 1024))
@@ -93,9 +93,9 @@ def test_a_film_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> 
     # A tube that was listed and not drawn is neither there nor absent.
     assert np.array_equal(data.label("chest_tube"), [1, 0, np.nan], equal_nan=True)
     assert data.mask(2, "chest_tube") is None
-    assert "1 films have no patient in their filename and were left out." in data.info.notes
-    assert "1 films of chest_tube.csv have no row in Pneumothorax_reports.csv and were left out." in data.info.notes
-    assert "1 films have a row in chest_tube.csv without runs; whether they show a tube is unknown." in data.info.notes
+    assert "1 images have no patient in their filename and were left out." in data.info.notes
+    assert "1 images of chest_tube.csv have no row in Pneumothorax_reports.csv and were left out." in data.info.notes
+    assert "1 images have a row in chest_tube.csv without runs; whether they show a tube is unknown." in data.info.notes
 
 
 def test_what_is_missing_is_named(root: Path) -> None:

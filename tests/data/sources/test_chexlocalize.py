@@ -80,8 +80,8 @@ def test_outlines_labels_and_what_neither_says(root: Path) -> None:
     assert data.table["consolidation_mask"].tolist() == ["-1", "-1", "-1"]
     # An outline counts against the label.
     assert data.label("edema").tolist() == [0, 1, 0]
-    assert any("1 test films have Edema outlined though labelled negative" in note for note in data.info.notes)
-    assert "1 test films are not frontal and were left out." in data.info.notes
+    assert any("1 test images have Edema outlined though labelled negative" in note for note in data.info.notes)
+    assert "1 test images are not frontal and were left out." in data.info.notes
 
 
 def test_without_labels_a_finding_is_where_it_is_outlined(root: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_swapped_size_or_unknown_finding_is_refused(root: Path) -> None:
         read(root)
 
 
-def test_masks_of_another_size_than_the_film_are_a_fault(root: Path) -> None:
+def test_masks_of_another_size_than_the_image_are_a_fault(root: Path) -> None:
     write_picture(root / "CheXpert/test/patient64541/study1/view1_frontal.jpg", SIDE[::-1])
     data = read(root)
     with pytest.raises(EvalfmError, match=r"size \[10, 7\], its image \[7, 10\]"):

@@ -137,7 +137,7 @@ def test_any_table_with_side_and_view(table: Path) -> None:
 def test_exams_of_any_table_stay_whole(table: Path, tmp_path: Path) -> None:
     data = import_data("density", table, tmp_path / "out", mapping=mapping(table))
     assert (data.table.groupby("study")["split"].nunique() == 1).all()
-    with pytest.raises(EvalfmError, match=r"say which column tells it, --study COLUMN or --patient\."):
+    with pytest.raises(EvalfmError, match=r"name its column, --study COLUMN or --patient\."):
         read(table, mapping=mapping(table, study=None))
     both = read(table, mapping=mapping(table, patient="who"))
     assert both.patients_known

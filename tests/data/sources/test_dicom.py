@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalfm.data.assign_splits import deal
+from evalfm.data.assign_splits import assign_splits
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table, split_keys
@@ -16,7 +16,7 @@ from .published import read_source, write_dicom
 
 
 def write(path: Path, **tags: Any) -> str:
-    """A film of a hospital, with all that may name somebody."""
+    """An image of a hospital, with all that may name somebody."""
     facts = {
         "AccessionNumber": "A1",
         "PatientID": "P1",
@@ -49,7 +49,7 @@ def labels(tmp_path: Path, text: str) -> Path:
     return tmp_path / "labels.csv"
 
 
-def test_frontal_films_enter_and_the_rest_is_counted(root: Path) -> None:
+def test_frontal_images_enter_and_the_rest_is_counted(root: Path) -> None:
     data = read(root)
     data.validate(deep=True)
     assert data.table["image"].tolist() == ["a/IM0001", "a/IM0002", "b/IM0001.dcm"]
@@ -84,8 +84,8 @@ def test_labels_meet_by_accession_and_only_zeros_and_ones_enter(root: Path, tmp_
     assert "Jane" not in data.table.to_csv()
     facts = ["sex", "age", "view", "manufacturer", "pneumothorax"]
     assert list(data.table.columns) == ["id", "image", "patient", "split_key", *facts]
-    assert "2 of 3 films" not in data.info.notes[0]
-    assert data.info.notes[0].startswith("5 of 6 films have a row in labels.csv; 1 of its 3 rows have no film.")
+    assert "2 of 3 images" not in data.info.notes[0]
+    assert data.info.notes[0].startswith("5 of 6 images have a row in labels.csv; 1 of its 3 rows have no image.")
     assert data.info.notes[-1] == "2 columns of the labels did not enter."
     zero = read(root, label_table=path, join_on="AccessionNumber=acc", uncertain="zero", blank="negative")
     assert zero.label("pneumothorax").tolist() == [1, 0, 0]
@@ -104,7 +104,7 @@ def test_a_view_may_come_from_the_labels(root: Path, tmp_path: Path) -> None:
 
 def test_names_in_the_pixels_must_be_ruled_out(root: Path) -> None:
     write(root / "a/IM0003", BurnedInAnnotation=None)
-    with pytest.raises(EvalfmError, match="1 of 4 films do not rule out names in their pixels"):
+    with pytest.raises(EvalfmError, match="1 of 4 images do not rule out names in their pixels"):
         read(root)
     data = read(root, burned_in_checked=True)
     assert len(data) == 4
@@ -116,14 +116,14 @@ def test_copies_and_damage_are_counted(root: Path) -> None:
     write(root / "z/again", SOPInstanceUID=uid)
     (root / "z/broken").write_bytes(b"\0" * 128 + b"DICM" + b"\x02\x00\x00\x00UL\x04")
     note = read(root).info.notes[0]
-    assert "1 copies of a film" in note
+    assert "1 copies of an image" in note
     assert "1 damaged" in note or "1 no pixels" in note
 
 
 def test_labels_that_contradict_or_meet_nothing_are_refused(root: Path, tmp_path: Path) -> None:
     with pytest.raises(EvalfmError, match="several different rows for 1 values of acc, the first in line 3"):
         read(root, label_table=labels(tmp_path, "acc,ptx\nA1,1\nA1,0\n"), join_on="AccessionNumber=acc")
-    with pytest.raises(EvalfmError, match="No AccessionNumber of 6 films"):
+    with pytest.raises(EvalfmError, match="No AccessionNumber of 6 images"):
         read(root, label_table=labels(tmp_path, "acc,ptx\nB1,1\n"), join_on="AccessionNumber=acc")
     with pytest.raises(EvalfmError, match="'AccessionNumber'"):
         read(root, label_table=labels(tmp_path, "acc,ptx\nA1,1\n"), join_on="Accession=acc")
@@ -133,15 +133,15 @@ def test_labels_that_contradict_or_meet_nothing_are_refused(root: Path, tmp_path
         read(root, join_on="AccessionNumber")
 
 
-def test_a_film_without_a_patient_is_refused_where_others_have_one(root: Path) -> None:
+def test_an_image_without_a_patient_is_refused_where_others_have_one(root: Path) -> None:
     write(root / "a/IM0004", PatientID=None)
-    with pytest.raises(EvalfmError, match="1 of 4 films have no PatientID"):
+    with pytest.raises(EvalfmError, match="1 of 4 images have no PatientID"):
         read(root)
 
 
 def test_a_wrong_root_says_what_is_there(tmp_path: Path) -> None:
-    (tmp_path / "film.png").write_bytes(b"no")
-    with pytest.raises(EvalfmError, match=r"no \*\.dcm with pixels in .*, which holds film\.png"):
+    (tmp_path / "image.png").write_bytes(b"no")
+    with pytest.raises(EvalfmError, match=r"no \*\.dcm with pixels in .*, which holds image\.png"):
         read(tmp_path)
 
 
@@ -164,12 +164,12 @@ def test_another_salt_gives_other_names_and_the_same_split(tmp_path: Path) -> No
     assert set(one.split_keys) == set(split_keys([f"P{number}" for number in range(25)]))
     assert len(set(one.splits)) == 3
     assert one.splits.tolist() == two.splits.tolist()
-    again = [deal(each, seed=8).splits.tolist() for each in (one, two)]
+    again = [assign_splits(each, seed=8).splits.tolist() for each in (one, two)]
     assert again[0] == again[1] != one.splits.tolist()
     assert "split_key" not in public_table(one)
 
 
-def test_without_patients_the_films_themselves_keep_their_split_under_any_salt(tmp_path: Path) -> None:
+def test_without_patients_the_images_themselves_keep_their_split_under_any_salt(tmp_path: Path) -> None:
     folder = tmp_path / "export"
     for number in range(20):
         write(folder / f"IM{number:04d}", PatientID="")

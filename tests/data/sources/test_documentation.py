@@ -53,14 +53,14 @@ def test_the_mapping_file_of_the_page_reads_the_table_of_the_page(
     (tmp_path / "map.yaml").write_text(mapping + "\n")
     organs = np.zeros((12, 10), np.uint8)
     organs[4:8, 3:6], organs[1:9, 0:2], organs[1:9, 8:10] = 1, 2, 3
-    (tmp_path / "films/a").mkdir(parents=True)
+    (tmp_path / "images/a").mkdir(parents=True)
     for number in (1, 2, 3, 4):
-        film = np.random.default_rng(number).integers(0, 256, (12, 10)).astype(np.uint8)
-        Image.fromarray(film).save(tmp_path / f"films/a/{number}.png")
+        image = np.random.default_rng(number).integers(0, 256, (12, 10)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"images/a/{number}.png")
     for number in (1, 2, 4):
         labels = organs.copy()
         labels[:2] = 255 if number == 2 else labels[:2]
-        Image.fromarray(labels).save(tmp_path / f"films/a/{number}_seg.png")
+        Image.fromarray(labels).save(tmp_path / f"images/a/{number}_seg.png")
     (line,) = (each for each in COMMANDS if "--mapping map.yaml" in each)
     done = CliRunner().invoke(app, shlex.split(line)[1:], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output

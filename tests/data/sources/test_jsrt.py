@@ -13,7 +13,7 @@ from evalfm.errors import EvalfmError
 from .published import read_source
 
 
-def write_film(path: Path, top: int = 4095) -> None:
+def write_image(path: Path, top: int = 4095) -> None:
     """Rows from dark (a large number, as JSRT has it) to bright."""
     path.parent.mkdir(parents=True, exist_ok=True)
     values = np.repeat(np.linspace(top, 0, 2048).round().astype(">u2")[:, None], 2048, axis=1)
@@ -29,8 +29,8 @@ def outline(path: Path, left: int, right: int) -> None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    write_film(tmp_path / "All247images/JPCLN001.IMG")
-    write_film(tmp_path / "All247images/JPCNN001.IMG")
+    write_image(tmp_path / "All247images/JPCLN001.IMG")
+    write_image(tmp_path / "All247images/JPCNN001.IMG")
     for fold, name, heart in (("fold1", "JPCLN001", (400, 700)), ("fold2", "JPCNN001", (450, 600))):
         outline(tmp_path / f"scr/{fold}/masks/heart/{name}.gif", *heart)
         outline(tmp_path / f"scr/{fold}/masks/left lung/{name}.gif", 550, 800)
@@ -43,20 +43,20 @@ def read(root: Path) -> Manifest:
     return read_source("jsrt", root)
 
 
-def test_films_are_read_with_air_dark(root: Path) -> None:
-    film = read_image("All247images/JPCLN001.IMG", root)
+def test_images_are_read_with_air_dark(root: Path) -> None:
+    image = read_image("All247images/JPCLN001.IMG", root)
     assert image_size("All247images/JPCLN001.IMG", root) == (2048, 2048)
-    assert film.pixels.shape == (1, 2048, 2048)
-    assert film.bits == 12
-    # 4095 is stored where the film is black.
-    assert film.pixels[0, 0, 0] == 0
-    assert film.pixels[0, -1, 0] == 1
-    assert film.pixels[0, 1024, 5] == pytest.approx(1024 / 2047, abs=1e-3)
+    assert image.pixels.shape == (1, 2048, 2048)
+    assert image.bits == 12
+    # 4095 is stored where the image is black.
+    assert image.pixels[0, 0, 0] == 0
+    assert image.pixels[0, -1, 0] == 1
+    assert image.pixels[0, 1024, 5] == pytest.approx(1024 / 2047, abs=1e-3)
 
 
 def test_another_file_of_that_name_is_refused(root: Path) -> None:
-    write_film(root / "All247images/JPCLN001.IMG", top=60000)
-    with pytest.raises(EvalfmError, match="values up to 60000, where JSRT's films have 12 bits"):
+    write_image(root / "All247images/JPCLN001.IMG", top=60000)
+    with pytest.raises(EvalfmError, match="values up to 60000, where JSRT's images have 12 bits"):
         read_image("All247images/JPCLN001.IMG", root)
 
 
@@ -74,14 +74,14 @@ def test_labels_outlines_and_ratio(root: Path) -> None:
     assert np.flatnonzero(heart.any(axis=0))[[0, -1]].tolist() == [800, 1399]
     left = data.mask(0, "left_lung")
     assert left is not None
-    # The left lung is the patient's, on the right of the film.
+    # The left lung is the patient's, on the right of the image.
     assert np.flatnonzero(left.any(axis=0))[[0, -1]].tolist() == [1100, 1599]
     assert data.spacing_mm(0) == (0.175, 0.175)
     assert data.table["sex"].tolist() == ["M", "F"]
     assert np.array_equal(data.table["age"], [np.nan, 61], equal_nan=True)
     assert data.info.notes == [
         "1 ages are no years from 0 to 100 and were made unknown.",
-        "SCR's two folds are the films of odd and of even numbers; the split here is another.",
+        "SCR's two folds are the images of odd and of even numbers; the split here is another.",
     ]
 
 
@@ -96,10 +96,10 @@ def test_labels_outlines_and_ratio(root: Path) -> None:
 def test_copies_as_png_are_read(root: Path, side: int, kind: type, value: int, bits: int | None, seen: float) -> None:
     for path in list(root.rglob("*.IMG")):
         path.unlink()
-        film = np.full((side, side), value, kind)
-        film[0, 0] = 0
+        image = np.full((side, side), value, kind)
+        image[0, 0] = 0
         (root / "png").mkdir(exist_ok=True)
-        Image.fromarray(film).save(root / f"png/{path.stem}.png")
+        Image.fromarray(image).save(root / f"png/{path.stem}.png")
     for path in list(root.rglob("*.gif")):
         folder = path.parent.with_name(path.parent.name.replace(" ", "_"))
         folder.mkdir(exist_ok=True)
@@ -113,7 +113,7 @@ def test_copies_as_png_are_read(root: Path, side: int, kind: type, value: int, b
     assert data.spacing_mm(0) == pytest.approx((0.175 * 2048 / side, 0.175 * 2048 / side))
     assert data.info.bits == bits
     assert data.image(0).pixels[0, 5, 5] == pytest.approx(seen)
-    assert any("The films are copies" in note for note in data.info.notes)
+    assert any("The images are copies" in note for note in data.info.notes)
 
 
 def test_without_outlines_there_is_no_ratio(root: Path) -> None:

@@ -54,7 +54,7 @@ def test_every_image_keeps_its_label_and_split(tmp_path: Path) -> None:
     assert (data.info.licence, data.info.derived_from) == ("CC BY 4.0", ["kermany-cxr"])
 
 
-def test_an_image_in_two_parts_stays_in_one(tmp_path: Path) -> None:
+def test_an_image_in_two_splits_stays_in_one(tmp_path: Path) -> None:
     arrays: dict[str, object] = {}
     for split, values in {"train": [1, 2, 2, 3], "val": [2, 4], "test": [3, 5, 4]}.items():
         arrays[f"{split}_images"] = np.array(values, np.uint8)[:, None, None] * np.ones((5, 6), np.uint8)
@@ -65,7 +65,7 @@ def test_an_image_in_two_parts_stays_in_one(tmp_path: Path) -> None:
     # Test is whole; twins inside one part stay, and labels go with their images.
     assert data.table["id"].tolist() == ["train_0", "train_1", "train_2", "test_0", "test_1", "test_2"]
     assert data.label("pneumonia").tolist() == [1, 0, 0, 1, 1, 0]
-    told = "The file has images in two parts with identical bytes; left out: 2 of val, 1 of train."
+    told = "The file has images in two splits with identical bytes; left out: 2 of val, 1 of train."
     assert data.info.notes[1] == told
 
 

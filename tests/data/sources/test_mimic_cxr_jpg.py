@@ -39,10 +39,10 @@ def root(tmp_path: Path) -> Path:
     split += "aa-1,50414267,10000032,train\naa-2,50414267,10000032,train\nbb-1,57375967,10000764,validate\n"
     split += "cc-1,50000001,11000032,test\ndd-1,50000002,11000033,test\n"
     (tmp_path / "mimic-cxr-2.0.0-split.csv").write_text(split)
-    for number, (subject, study, film) in enumerate(
+    for number, (subject, study, image) in enumerate(
         [("10000032", "50414267", "aa-1"), ("10000764", "57375967", "bb-1"), ("11000032", "50000001", "cc-1")]
     ):
-        write_picture(tmp_path / f"files/p{subject[:2]}/p{subject}/s{study}/{film}.jpg", seed=number)
+        write_picture(tmp_path / f"files/p{subject[:2]}/p{subject}/s{study}/{image}.jpg", seed=number)
     return tmp_path
 
 
@@ -50,7 +50,7 @@ def read(root: Path, **options: Any) -> Manifest:
     return read_source("mimic-cxr-jpg", root, **options)
 
 
-def test_films_meet_the_labels_of_their_study(root: Path) -> None:
+def test_images_meet_the_labels_of_their_study(root: Path) -> None:
     data = read(root)
     data.validate(deep=True)
     assert data.table["id"].tolist() == ["aa-1", "bb-1", "cc-1"]
@@ -75,9 +75,9 @@ def test_options_and_the_other_labeller(root: Path) -> None:
 
 def test_what_is_left_out_is_counted(root: Path) -> None:
     assert read(root).info.notes == [
-        "1 of 5 films are not PA or AP and were left out.",
+        "1 of 5 images are not PA or AP and were left out.",
         "1 of 4 rows have no image file and were left out.",
-        "1 films are of studies without labels, which are unknown.",
+        "1 images are of studies without labels, which are unknown.",
     ]
 
 
@@ -93,7 +93,7 @@ def test_what_is_missing_or_double_is_named(root: Path) -> None:
 
 def test_a_split_of_another_version_is_refused(root: Path) -> None:
     (root / "mimic-cxr-2.0.0-split.csv").write_text("dicom_id,study_id,subject_id,split\naa-1,1,1,train\n")
-    with pytest.raises(EvalfmError, match="names no split for 4 films"):
+    with pytest.raises(EvalfmError, match="names no split for 4 images"):
         read(root)
 
 

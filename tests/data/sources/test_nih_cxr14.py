@@ -80,7 +80,7 @@ def test_spacing_is_scaled_by_each_side(root: Path) -> None:
     assert data.spacing_mm(1) is None
     assert data.spacing_mm(2) == pytest.approx((2500 * 0.171 / 50, 2048 * 0.171 / 100))
     assert data.spacing_mm(3) == pytest.approx((2000 * 0.1 / 50, 2048 * 0.1 / 100))
-    assert "2 adult films would be under 250 mm high" in data.info.notes[2]
+    assert "2 adult images would be under 250 mm high" in data.info.notes[2]
 
 
 def test_row_and_column_spacing_are_not_exchanged(root: Path) -> None:
@@ -89,7 +89,7 @@ def test_row_and_column_spacing_are_not_exchanged(root: Path) -> None:
     assert read(root).spacing_mm(0) == pytest.approx((3000 * 0.1 / 50, 2500 * 0.2 / 100))
 
 
-def test_a_low_film_of_unknown_age_counts_as_an_adults(root: Path) -> None:
+def test_a_low_image_of_unknown_age_counts_as_an_adults(root: Path) -> None:
     rows = ROWS.replace("413,F,AP,2048,2500,0.171,0.171", "413,F,AP,2048,2500,0.09,0.09")
     (root / "Data_Entry_2017_v2020.csv").write_text(HEADER + rows)
     assert read(root).spacing_mm(2) is None

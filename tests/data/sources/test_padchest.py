@@ -63,15 +63,15 @@ def test_reports_dates_and_births_do_not_enter(root: Path) -> None:
 
 def test_what_is_left_out_is_counted(root: Path) -> None:
     assert read(root).info.notes == [
-        "1 films are not PA or AP and were left out.",
-        "1 films are marked to be excluded and were left out.",
-        "1 films name no patient and were left out.",
+        "1 images are not PA or AP and were left out.",
+        "1 images are marked to be excluded and were left out.",
+        "1 images name no patient and were left out.",
         "1 of 5 rows have no image file and were left out.",
         "1 ages are not from 0 to 100 and were made unknown.",
     ]
 
 
-def test_films_may_all_lie_in_the_root(root: Path) -> None:
+def test_images_may_all_lie_in_the_root(root: Path) -> None:
     for path in list(root.glob("*/*.png")):
         path.rename(root / path.name)
     for folder in (root / "0", root / "36"):

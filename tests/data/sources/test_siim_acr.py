@@ -58,25 +58,25 @@ def test_rows_labels_and_headers(root: Path) -> None:
 
 def test_ages_beyond_any_life_are_unknown_and_a_child_keeps_no_spacing(root: Path) -> None:
     folder = root / "dicom-images-train/more/series"
-    # As in the set: 148 and 413, and spacings of the film of some 2500 pixels that became 1024.
+    # As in the set: 148 and 413, and spacings of the image of some 2500 pixels that became 1024.
     for name, age in (("a", "413"), ("b", "148"), ("c", "5"), ("d", "12")):
         write_dicom(folder / f"9.9.{name}.dcm", side=SIDE, PatientAge=age, PixelSpacing=[0.143, 0.143])
     with (root / "train-rle.csv").open("a") as table:
         table.write("".join(f"9.9.{name}, -1\n" for name in "abcd"))
     data = read(root)
     assert np.array_equal(data.table["age"][3:], [np.nan, np.nan, 5, 12], equal_nan=True)
-    # 12 years and .143 mm would be a film 146 mm high.
+    # 12 years and .143 mm would be an image 146 mm high.
     assert [data.spacing_mm(row) for row in range(3, 7)] == [None] * 4
     assert data.image(6).spacing_mm is None
-    assert "2 of 7 films have no age in their header, or one beyond 120 years." in data.info.notes
+    assert "2 of 7 images have no age in their header, or one beyond 120 years." in data.info.notes
 
 
-def test_regions_are_counted_in_the_films_that_are_there(root: Path) -> None:
+def test_regions_are_counted_in_the_images_that_are_there(root: Path) -> None:
     with (root / "train-rle.csv").open("a") as table:
         table.write("".join(f"1.2.276.absent{n}, {start} 5\n" for n in range(30) for start in (0, 50)))
     notes = read(root).info.notes
-    assert "1 films have several regions, which were united." in notes
-    assert "31 of 34 films of the table have no file and were left out." in notes
+    assert "1 images have several regions, which were united." in notes
+    assert "31 of 34 images of the table have no file and were left out." in notes
 
 
 def test_masks_run_down_the_columns_and_regions_are_united(root: Path) -> None:
@@ -95,9 +95,9 @@ def test_masks_run_down_the_columns_and_regions_are_united(root: Path) -> None:
 
 def test_what_is_left_out_is_counted(root: Path) -> None:
     notes = read(root).info.notes
-    assert "1 films have several regions, which were united." in notes
-    assert "1 of 4 films of the table have no file and were left out." in notes
-    assert "1 films have no row in train-rle.csv and were left out." in notes
+    assert "1 images have several regions, which were united." in notes
+    assert "1 of 4 images of the table have no file and were left out." in notes
+    assert "1 images have no row in train-rle.csv and were left out." in notes
 
 
 def test_contradictions_and_runs_of_another_size_are_refused(root: Path) -> None:

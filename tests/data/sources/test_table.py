@@ -307,21 +307,21 @@ def test_classes_lie_in_folders_of_splits(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_no_classes_are_refused(tmp_path: Path) -> None:
-    root = folder_of(tmp_path / "s", "films/1.png", "notes/2.txt")
-    with pytest.raises(EvalfmError, match=r"holds films, notes, has images in fewer than two folders"):
+    root = folder_of(tmp_path / "s", "images/1.png", "notes/2.txt")
+    with pytest.raises(EvalfmError, match=r"holds images, notes, has images in fewer than two folders"):
         read(root, TableMapping(class_folders="y"))
     with pytest.raises(
-        EvalfmError, match=r"holds films, notes; give the table with --csv, or, .* --class-folders NAME"
+        EvalfmError, match=r"holds images, notes; give the table with --csv, or, .* --class-folders NAME"
     ):
         read(root, TableMapping())
 
 
 def test_maps_of_labels_are_read_by_their_values(root: Path) -> None:
-    film = np.random.default_rng(0).integers(0, 256, (20, 16)).astype(np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (20, 16)).astype(np.uint8)
     maps = np.zeros((20, 16), np.uint8)
     maps[2:10, 2:6], maps[2:10, 8:14] = 1, 2
     for number in (1, 2, 3):
-        Image.fromarray(film).save(root / f"a/{number}.png")
+        Image.fromarray(image).save(root / f"a/{number}.png")
         Image.fromarray(maps + np.uint8(253) * ((maps == 2) & (number == 2))).save(root / f"a/{number}_m.png")
     (root.parent / "mine.csv").write_text("file,m\na/1.png,a/1_m.png\na/2.png,a/2_m.png\na/3.png,-1\n")
     base = {"csv": root.parent / "mine.csv", "image": "file", "masks": {"heart": "m", "lungs": "m"}}
@@ -344,7 +344,7 @@ def test_maps_of_labels_are_read_by_their_values(root: Path) -> None:
 
 
 def test_the_command_line_says_it_all(tmp_path: Path) -> None:
-    root = tmp_path / "films"
+    root = tmp_path / "images"
     root.mkdir()
     for number in range(8):
         write_picture(root / f"{number}.png", seed=number)

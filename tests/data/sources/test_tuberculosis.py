@@ -44,7 +44,7 @@ def test_montgomery(tmp_path: Path) -> None:
     assert left[:, :4].all()
     assert not left[:, 4:].any()
     assert data.mask(2, "right_lung") is None
-    assert "1 of 3 films have no sex in their reading, 1 no age." in data.info.notes
+    assert "1 of 3 images have no sex in their reading, 1 no age." in data.info.notes
     assert "infiltrate" not in data.table.to_csv()
 
 
@@ -62,7 +62,7 @@ def test_shenzhen(tmp_path: Path) -> None:
     assert data.table["age"].tolist() == [45, 0.5, 23]
     assert data.mask(0, "lungs") is not None
     assert data.mask(1, "lungs") is None
-    assert "1 films are of patients under 18." in data.info.notes
+    assert "1 images are of patients under 18." in data.info.notes
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_sex_and_age_are_read_where_the_set_writes_them(
 def test_a_palette_of_greys_is_one_channel(tmp_path: Path) -> None:
     path = tmp_path / "CXR_png/CHNCXR_0001_0.png"
     path.parent.mkdir()
-    film = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8))
-    film.putpalette([level for grey in (200, 100, 0, 255) for level in (grey, grey, grey)])
-    film.save(path)
+    image = Image.fromarray(np.array([[0, 1], [2, 3]], np.uint8))
+    image.putpalette([level for grey in (200, 100, 0, 255) for level in (grey, grey, grey)])
+    image.save(path)
     assert Image.open(path).mode == "P"
     pixels = read_source("shenzhen", tmp_path).image(0).pixels
     assert np.allclose(pixels, np.array([[[200, 100], [0, 255]]]) / 255)

@@ -46,7 +46,7 @@ def test_a_finding_needs_more_than_half_of_its_readers(root: Path) -> None:
     assert data.table["sex"].tolist() == ["M", "M"]
     assert "view" not in data.table
     assert "split" not in data.table
-    assert data.info.notes == ["1 of 3 films of the tables have no file and were left out."]
+    assert data.info.notes == ["1 of 3 images of the tables have no file and were left out."]
 
 
 def test_the_consensus_is_the_test_part(root: Path) -> None:

@@ -253,7 +253,7 @@ def test_what_cannot_be_learnt_is_refused() -> None:
         head.fit(images(), val, Context("multiclass", ("a", "b")))
     with pytest.raises(EvalfmError, match="not multilabel"):
         head.fit(images(), val, context(kind="multilabel"))
-    with pytest.raises(EvalfmError, match=r"have 7 features and sentences 5; ask .* @shared"):
+    with pytest.raises(EvalfmError, match=r"have 7 features and sentences 5; take .* @shared"):
         head.fit(examples_of(ArraySource(torch.rand(30, 7)), range(30), np.arange(30) % 3), val, context())
     with pytest.raises(EvalfmError, match="one class only"):
         head.fit(examples_of(images().source, range(30), np.zeros(30)), val, context())

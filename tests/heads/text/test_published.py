@@ -7,8 +7,6 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from evalfm.errors import EvalfmError
-from evalfm.heads.text.base_to_novel import base_and_novel
 from evalfm.heads.text.published import (
     Published,
     TrainingEnvironment,
@@ -88,20 +86,3 @@ def test_a_table_that_cannot_be_used_is_refused() -> None:
     for template in ("{} here.", "a photo.", "a {} and {}.", "a{}."):
         with pytest.raises(ValidationError, match="needs words before"):
             Published.model_validate(content | {"templates": {"coop": {"default": template}}})
-
-
-@pytest.mark.parametrize(("count", "base"), [(4, 2), (5, 3), (7, 4), (8, 4)])
-def test_base_is_the_first_half_rounded_up(count: int, base: int) -> None:
-    names = tuple(f"c{number}" for number in range(count))
-    first, rest = base_and_novel(names)
-    assert first + rest == names
-    assert len(first) == base
-    assert not set(first) & set(rest)
-
-
-def test_classes_that_cannot_be_halved_are_refused() -> None:
-    for names in (["one"], ["one", "two"], ["benign", "malignant", "normal"]):
-        with pytest.raises(EvalfmError, match=f"needs 4 classes or more, and there are {len(names)}"):
-            base_and_novel(names)
-    with pytest.raises(EvalfmError, match="called the same"):
-        base_and_novel(["one", "One", "two"])

@@ -1,4 +1,4 @@
-"""The multiscale dense head: every map projected, summed on a fine grid, read by a light decoder."""
+"""Light dense heads: one 1×1 convolution, a multiscale decoder, and one that the pooled embedding modulates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,41 @@ from torch.nn import functional
 
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics, fan_in_deviation
 from evalfm.heads.trained import TrainedDenseHead
+
+
+class LinearDecoder(HeadModule):
+    """Standardised deepest map → 1×1 convolution → bilinear to the target grid."""
+
+    def __init__(self, layout: Layout, generator: torch.Generator) -> None:
+        super().__init__()
+        assert layout.grid is not None
+        self.grid = layout.grid
+        self.project = Projection(layout.channels[-1], layout.outputs, 0.0, generator)
+
+    def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
+        """[B, C, h, w] of each map to logits [B, K, *grid]."""
+        logits = self.project(maps[-1])
+        return functional.interpolate(logits, self.grid, mode="bilinear", align_corners=False)
+
+    def standardise(self, statistics: Statistics) -> None:
+        """Take the statistics of the deepest map."""
+        self.project.standardise(statistics.map_means[-1], statistics.map_scales[-1])
+
+    def init_bias(self, answer: Tensor) -> None:
+        """Set the bias; the weights start at zero."""
+        self.project.bias.data.copy_(answer)
+
+
+class LinearDenseHead(TrainedDenseHead):
+    """What of the lesion can be read off one place of the deepest map by a plane."""
+
+    name: ClassVar[str] = "linear"
+    rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
+
+    def new_module(self, layout: Layout, generator: torch.Generator) -> LinearDecoder:
+        """A fresh decoder, its weights zero."""
+        return LinearDecoder(layout, generator)
+
 
 WIDTH = 32
 GROUPS = 8
@@ -114,3 +149,65 @@ def _resize(level: Tensor, grid: tuple[int, ...]) -> Tensor:
     if tuple(level.shape[-2:]) == grid:
         return level
     return functional.interpolate(level, grid, mode="bilinear", align_corners=False)
+
+
+class GlobalLocalDecoder(HeadModule):
+    """A multiscale decoder whose projected maps are scaled and shifted per channel by the pooled embedding.
+
+    The modulation is FiLM (Perez et al. 2018): at every scale ``map · (1 + scale) + shift``, both linear in the
+    standardised pooled embedding. A logit per mask channel, linear in it too, is added to every place of the mask, so
+    that an image which as a whole looks healthy can be left empty. All three start at zero: the decoder starts as a
+    multiscale one. The image is never seen.
+    """
+
+    def __init__(self, layout: Layout, generator: torch.Generator) -> None:
+        super().__init__()
+        self.local = MultiscaleDecoder(layout, generator)
+        count = layout.pooled_dim
+        self.films = nn.ModuleList(Projection(count, 2 * WIDTH, 0.0, generator) for _ in layout.channels)
+        self.gate = Projection(count, layout.outputs, 0.0, generator)
+        self._take_pooled(torch.zeros(count), torch.ones(count))
+
+    def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
+        """Maps [B, C, h, w] each and pooled [B, D] to logits [B, K, *grid]."""
+        levels = zip(self.films, self.local.project(maps), strict=True)
+        modulated = tuple(_modulated(level, film(pooled)) for film, level in levels)
+        evidence: Tensor = self.gate(pooled)
+        return self.local.decode(modulated) + evidence[:, :, None, None]
+
+    def standardise(self, statistics: Statistics) -> None:
+        """Take the statistics of every map and of the pooled features."""
+        self.local.standardise(statistics)
+        self._take_pooled(statistics.pooled_mean, statistics.pooled_scale)
+
+    def init_bias(self, answer: Tensor) -> None:
+        """Set the last bias to ``answer`` [K]."""
+        self.local.init_bias(answer)
+
+    def _take_pooled(self, mean: Tensor, scale: Tensor) -> None:
+        # Divided by √D, for else a step of Adam, which moves all D weights at once, would move the answer by D rates.
+        for projection in (*self.films, self.gate):
+            assert isinstance(projection, Projection)
+            projection.standardise(mean, scale * len(scale) ** 0.5)
+
+
+class GlobalLocalHead(TrainedDenseHead):
+    """What a light decoder can read off all maps when it knows the image's pooled embedding."""
+
+    name: ClassVar[str] = "global-local"
+    needs: ClassVar[frozenset[str]] = frozenset({"maps", "pooled"})
+    rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
+
+    def new_module(self, layout: Layout, generator: torch.Generator) -> GlobalLocalDecoder:
+        """A fresh decoder, its modulation the identity."""
+        return GlobalLocalDecoder(layout, generator)
+
+    def settings(self) -> dict[str, object]:
+        """Those of the multiscale decoder, and the modulation."""
+        return {**decoder_settings(), "modulation": "FiLM at every scale and a logit per mask"}
+
+
+def _modulated(level: Tensor, film: Tensor) -> Tensor:
+    """A map [B, 32, h, w] scaled and shifted by ``film`` [B, 64]."""
+    scale, shift = film[:, :, None, None].chunk(2, dim=1)
+    return level * (1 + scale) + shift

@@ -1,12 +1,58 @@
-"""What dense heads minimise, and the val score that chooses among them."""
+"""Masks as dense heads learn them: targets on the training grid, the loss, and the val score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from evalfm.data.geometry import Geometry
+from evalfm.errors import EvalfmError
+from evalfm.heads.head import Examples
+from evalfm.progress import Progress
+
+TARGET_STRIDE = 4
+LARGEST_TARGET = 128
+
+
+def target_grid(input_size: tuple[int, int]) -> tuple[int, int]:
+    """A quarter of the encoder's input, at most 128 cells a side.
+
+    >>> target_grid((224, 1024))
+    (56, 128)
+    """
+    height, width = (min(LARGEST_TARGET, max(1, round(side / TARGET_STRIDE))) for side in input_size)
+    return height, width
+
+
+def read_targets(examples: Examples, grid: tuple[int, int], progress: Progress, label: str) -> Tensor:
+    """Masks of all examples as area fractions of the cells of ``grid``: uint8 [N, K, h, w], 255 = full.
+
+    What the encoder's input does not show (cropped away, padded) counts as empty here; scoring on the image's
+    own grid still counts it.
+
+    Raises:
+        EvalfmError: the examples have no masks.
+    """
+    if examples.masks is None:
+        raise EvalfmError("A segmentation head needs masks; add a mask column to the manifest.")
+    targets = []
+    for row in progress.track(examples.rows.tolist(), f"masks of {label}", len(examples)):
+        targets.append(read_target(examples.masks(row), examples.source.geometry(row), grid))
+    return torch.stack(targets)
+
+
+def read_target(masks: NDArray[np.bool_], geometry: Geometry, grid: tuple[int, int]) -> Tensor:
+    """The ``masks`` [K, H, W] of one image as area fractions of the cells of ``grid``: uint8 [K, h, w], 255 = full."""
+    if not masks.any():
+        return torch.zeros(len(masks), *grid, dtype=torch.uint8)
+    fraction = geometry.to_input(torch.from_numpy(masks).float(), grid)
+    return (fraction * 255).round().to(torch.uint8)
+
 
 SMOOTHING = 1.0
 BINS = 512
@@ -17,8 +63,12 @@ def pixel_loss(logits: Tensor, target: Tensor, total: Callable[[Tensor], Tensor]
     """Binary cross-entropy plus soft Dice of each candidate, [L].
 
     ``logits`` is [L, B, K, h, w], ``target`` [B, K, h, w] area fractions. Dice is taken over the whole batch
-    per channel, so films without a lesion neither divide by zero nor reward emptiness (Milletari et al. 2016;
+    per channel, so images without a lesion neither divide by zero nor reward emptiness (Milletari et al. 2016;
     nnU-Net's batch Dice). ``total`` adds up over processes, so that the batch is that of all of them.
+
+    >>> target = torch.tensor([[[[1.0, 0.0]]]])
+    >>> [round(each, 3) for each in pixel_loss(torch.tensor([[[[[8.0, -8.0]]]], [[[[0.0, 0.0]]]]]), target).tolist()]
+    [0.001, 1.026]
     """
     truth = target.expand_as(logits)
     cross_entropy = functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean((1, 2, 3, 4))
@@ -30,7 +80,13 @@ def pixel_loss(logits: Tensor, target: Tensor, total: Callable[[Tensor], Tensor]
 
 
 class PooledDice:
-    """Dice of all pixels together at the best of many thresholds, per candidate and channel."""
+    """Dice of all pixels together at the best of many thresholds, per candidate and channel.
+
+    >>> dice = PooledDice(candidates=1, channels=1)
+    >>> dice.add(torch.tensor([[[[[4.0, -4.0, -4.0]]]]]), torch.tensor([[[[1.0, 0.0, 0.0]]]]))
+    >>> dice.score().tolist()
+    [1.0]
+    """
 
     def __init__(self, candidates: int, channels: int) -> None:
         self._shape = (candidates, channels)

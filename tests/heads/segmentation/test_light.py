@@ -7,8 +7,7 @@ from torch.func import functional_call, vmap
 
 from evalfm.heads.head import Context
 from evalfm.heads.module import Layout
-from evalfm.heads.segmentation.global_local import GlobalLocalDecoder, GlobalLocalHead
-from evalfm.heads.segmentation.multiscale import MultiscaleDecoder, MultiscaleHead
+from evalfm.heads.segmentation.light import GlobalLocalDecoder, GlobalLocalHead, MultiscaleDecoder, MultiscaleHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import fit_together
 
