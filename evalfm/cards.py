@@ -44,6 +44,9 @@ class Option:
         metavar: what stands for its value in the help; empty for that of its type.
         hidden: whether it is no option of the command line at all.
         bare: of a mapping, whether a name without ``=`` stands for itself.
+        several: whether a verb takes several values of it, each a configuration of its own.
+        in_key: whether it enters the run key as it is. So it is unless said otherwise: what was forgotten makes two
+            runs of one, and never one of two.
     """
 
     panel: str | None = None
@@ -51,10 +54,12 @@ class Option:
     metavar: str = ""
     hidden: bool = False
     bare: bool = False
+    several: bool = False
+    in_key: bool = True
 
 
 def option_of(field: FieldInfo) -> Option:
-    """How ``field`` stands on the command line."""
+    """How ``field`` stands on the command line and in the run key."""
     return next((each for each in field.metadata if isinstance(each, Option)), Option())
 
 

@@ -16,7 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.record import (
     Count,
     DataFacts,
-    EncoderConfig,
+    LoadedEncoder,
     Metric,
     Result,
     Section,
@@ -57,7 +57,7 @@ class EpisodeConfig(WholeSection):
     strength: float | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
     prompts: str | None = None
-    encoder: EncoderConfig = EncoderConfig()
+    encoder: LoadedEncoder = LoadedEncoder()
 
 
 class EpisodeTaskSection(WholeSection):

@@ -14,6 +14,7 @@ from pydantic_core import from_json
 
 from evalfm.cards import CardModel, in_words
 from evalfm.cautions import Caution, with_known_codes
+from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.schema_one import migrated
@@ -21,6 +22,7 @@ from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import Kind
 from evalfm.tasks.cohort import Exclusion
 from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.training.recipe import Adaptation
 
 SCHEMA = 2
 LARGEST = 1e100
@@ -60,41 +62,20 @@ class WholeSection(Section):
     model_config = ConfigDict(extra="allow")
 
 
-class EncoderConfig(WholeSection):
-    """How the encoder was loaded; ``weights`` never holds a path."""
+class LoadedEncoder(WholeSection, EncoderOptions):
+    """How the encoder was loaded, by what name; ``weights`` are None for a table of features, and never a path."""
 
     name: str | None = None
-    weights: Literal["hub", "random", "file"] | None = None
-    input_size: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
-    resize: str | None = None
+    weights: Literal["hub", "random", "file"] | None = None  # type: ignore[assignment]
 
 
-class RunConfig(WholeSection):
-    """The settings of a run, enough to run it again."""
+class RunConfig(WholeSection, EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions):
+    """The options of a run, enough to run it again; ``seed`` is the run's own."""
 
     baseline: bool
-    adaptation: Literal["frozen", "lora", "full", "scratch"]
+    adaptation: Adaptation
     seed: Count
-    data: str | None = None
-    test_data: str | None = None
-    shots: Count | None = None
-    val_shots: Count | None = None
-    label_fraction: float | None = None
-    folds: Count | None = None
-    limit: Count | None = None
-    where: str | None = None
-    test_where: str | None = None
-    base_to_novel: bool = False
-    threshold: str = ""
-    associate: str | None = None
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    encoder: EncoderConfig = EncoderConfig()
-
-    @model_validator(mode="after")
-    def _strength(self) -> RunConfig:
-        if self.associate is not None and not re.fullmatch(r"[^=\s]+\s*=\s*\d{0,9}\.?\d{1,9}", self.associate.strip()):
-            raise ValueError(f"associate is {self.associate[:60]!r}, not column=strength")
-        return self
+    encoder: LoadedEncoder = LoadedEncoder()
 
 
 class WeightsSection(WholeSection):
@@ -343,6 +324,10 @@ def faults_of(error: ValidationError, most: int = 3) -> str:
     return "; ".join(faults[:most]) + (f"; and {len(faults) - most} more" if len(faults) > most else "")
 
 
+class _NewerError(EvalfmError):
+    """A record of a newer schema."""
+
+
 def read_record(path: Path, model: type[Model], what: str) -> Model:
     """The file at ``path`` as ``model``; letters that would steer a terminal become a replacement character.
 
@@ -357,11 +342,13 @@ def read_record(path: Path, model: type[Model], what: str) -> Model:
         content = _plain(from_json(path.read_bytes(), allow_inf_nan=False), "")
         schema = content.get("schema") if isinstance(content, dict) else None
         if type(schema) is int and schema > SCHEMA:
-            raise EvalfmError(f"{path} is of schema {schema}, newer than this evalfm reads ({SCHEMA}); upgrade evalfm.")
+            raise _NewerError(f"{path} is of schema {schema}, newer than this evalfm reads ({SCHEMA}); upgrade evalfm.")
         if type(schema) is int and schema == 1:
             content = migrated(content)
         return model.model_validate_json(json.dumps(with_known_codes(content)), strict=True, extra="allow")
-    except (OSError, ValueError) as error:
+    except _NewerError:
+        raise
+    except (OSError, ValueError, EvalfmError) as error:
         fault = faults_of(error) if isinstance(error, ValidationError) else str(error).splitlines()[0]
         fault = printable(fault[:500]).rstrip(".")
         raise EvalfmError(f"{path} cannot be read as {what} ({fault}); run it again with --force.") from None

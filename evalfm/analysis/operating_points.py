@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalfm.analysis.table import Line, TaskTable
+from evalfm.config import THRESHOLD_RULE
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 
 RATES = ("f1", "sensitivity", "specificity", "accuracy")
 CERTAINTY = ("brier", "ece")
@@ -82,7 +82,7 @@ def wanted(runs: Sequence[Run]) -> bool:
 
 
 def _rule(run: Run) -> str:
-    return run.record.config.threshold or THRESHOLD_RULE
+    return run.record.config.threshold
 
 
 def chosen_in_words(runs: Sequence[Run]) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import cohort_of, cohort_words, told_apart
+from evalfm.config import THRESHOLD_RULE
 from evalfm.episodes import EpisodeRun
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 
 NO_RESULT = frozenset(
     {"seed", "seeds", "heads", "baselines", "processes", "prompts", "task", "data", "test_data", "encoder"}

@@ -178,8 +178,9 @@ def _listed(text: str) -> list[str]:
 def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Path, device: str) -> list[Run]:
     """The runs of the studies that --decode and --curve ask for; those that are there already are read."""
     from evalfm.cli.console import Bars
+    from evalfm.config import MachineOptions
     from evalfm.errors import EvalfmError
-    from evalfm.study import Machine, run_study
+    from evalfm.study import run_study
     from evalfm.study.cohorts import Manifests
     from evalfm.study.shortcuts import curve_studies, decode_studies
 
@@ -191,11 +192,11 @@ def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Pat
     makers = [maker for maker, wanted in ((decode_studies, decode), (curve_studies, curve)) if wanted]
     found: list[Run] = []
     for study in [study for maker in makers for each in plain for study in maker(runs, each, manifests)]:
-        done = run_study(study, out / study.name, bars, machine=Machine(device=device), manifests=manifests)
+        done = run_study(study, out / study.name, bars, machine=MachineOptions(device=device), manifests=manifests)
         found += done.runs
         for failed in done.failed:
             assert failed.failure is not None
-            typer.echo(f"Not made: {failed.cell.label}: {failed.failure.sentence}", err=True)
+            typer.echo(f"Not made: {failed.cell.description}: {failed.failure.sentence}", err=True)
     return found
 
 

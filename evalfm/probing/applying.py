@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.cards import validate
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
@@ -25,7 +26,6 @@ from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.session import TABLES, EncoderSession, open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 from evalfm.run import HEAD, Run
 from evalfm.tasks.card import TaskCard
@@ -138,30 +138,24 @@ def _reopen(
         raise EvalfmError(
             f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
         )
-    config = run.record.config.encoder
-    source = str(weights) if weights is not None else config.weights or "hub"
+    loaded = run.record.config.encoder
+    source = str(weights) if weights is not None else loaded.weights or "hub"
     if run.adaptation in ("full", "scratch"):
         # Every tensor is in the run; what the encoder starts with is written over.
         source = "random" if run.record.encoder.weights.source != "none" else "hub"
     if source == "file":
         raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
     precision = run.record.provenance.precision
-    settings = EncoderSettings.checked(
-        name=run.encoder,
-        weights=source,
-        device=device,
-        precision=precision,
-        maps="stream",
-        input_size=config.input_size,
-        resize=config.resize,
-    )
+    shape = {"input_size": loaded.input_size, "resize": loaded.resize}
+    options = {"weights": source, "device": device, "precision": precision, "maps": "stream", **shape}
+    config = validate(EncoderConfig, options, "The call")
     named: str | EncoderCard | Encoder = run.encoder
     if encoder is not None:
         named = encoder
     elif run.encoder not in TABLES:
         named = validate(EncoderCard, run.record.encoder.as_written(), f"The encoder of {run.folder}")
     hidden = frozenset(map(str, run.record.task.target))
-    session = open_session(named, settings, manifest, None, progress, hidden)
+    session = open_session(named, config, manifest, None, progress, hidden)
     if run.adaptation in ("full", "scratch"):
         return session
     if session.weights_digest != run.record.provenance.weights_digest:

@@ -19,9 +19,9 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.applying import RunPredictor
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.counterfactual import answers_of, mean, too_little
 from evalfm.probing.held_out import HeldOutImages, held_out_images
-from evalfm.probing.loading import load_manifest
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means

@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cards import validate
+from evalfm.config import SplitOptions
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
 from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.labelled import data_key
-from evalfm.probing.loading import load_manifest
 from evalfm.probing.recording import lineage, same_name
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
 from evalfm.run import Run
@@ -57,11 +57,11 @@ def held_out_images(
     Raises:
         EvalfmError: it is another data set, and the run's own cannot be found to compare with, or nothing is left.
     """
-    settings = _settings(run)
+    options = run.record.config
     task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
-    cohort = select_cohort(task, manifest, settings.where)
-    asked = limited(cohort, settings.limit)
-    dealt = _dealt(run, asked, settings)
+    cohort = select_cohort(task, manifest, options.where)
+    asked = limited(cohort, options.limit)
+    dealt = _dealt(run, asked, options)
     if dealt is not None:
         groups = tuple((split.fold, split.test) for split in dealt)
         tested = sum(len(split.test) for split in dealt)
@@ -70,7 +70,7 @@ def held_out_images(
         )
     if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
         return HeldOutImages(asked, ((None, np.arange(len(asked))),), asked.exclusions)
-    seen, rows = _training(run, settings, task, manifest, trained_on, progress)
+    seen, rows = _training(run, options, task, manifest, trained_on, progress)
     shared, reasons = _shared(cohort, seen, rows, progress)
     keep = np.flatnonzero(~shared)
     if not len(keep):
@@ -80,16 +80,10 @@ def held_out_images(
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
-def _settings(run: Run) -> Settings:
-    """What the run was asked, as far as it decides which rows went where."""
-    config = run.record.config.as_written()
-    return Settings.checked(**{name: config[name] for name in Settings.model_fields if name in config})
-
-
-def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
+def _dealt(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
     """The parts of ``cohort`` where it is the one that ``run`` learnt from; else None."""
     try:
-        dealt = make_splits(cohort, settings, subset_seed=run.record.config.seed)
+        dealt = make_splits(cohort, options, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
     named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
@@ -98,7 +92,7 @@ def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
 
 def _training(
     run: Run,
-    settings: Settings,
+    options: SplitOptions,
     task: TaskCard,
     manifest: Manifest,
     trained_on: str | Path | Manifest | None,
@@ -111,13 +105,13 @@ def _training(
     for candidate in candidates if trained_on is None else [trained_on]:
         try:
             own = load_manifest(candidate, task.name, progress)
-            cohort = limited(select_cohort(task, own, settings.where), settings.limit)
+            cohort = limited(select_cohort(task, own, options.where), options.limit)
         except EvalfmError as error:
             if trained_on is not None:
                 raise
             told = told or f" ({error})"
             continue
-        dealt = _dealt(run, cohort, settings)
+        dealt = _dealt(run, cohort, options)
         if dealt is not None:
             used = np.unique(np.concatenate([np.concatenate([split.train, split.val]) for split in dealt]))
             return cohort, cohort.rows[used]

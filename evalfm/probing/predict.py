@@ -25,7 +25,7 @@ from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.predictions import PREDICTIONS
 from evalfm.probing.applying import RunPredictor, check_applicable
-from evalfm.probing.loading import load_manifest
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.session import EncoderSession
 from evalfm.progress import SILENT, Progress
 from evalfm.run import IfExists, Run, check_writable, content_key, publishing, remove_leftovers

@@ -198,9 +198,9 @@ def write_failures(out: Path, failed: Sequence[Outcome], manifests: Sequence[Man
     content = [
         {
             "cell": outcome.cell.key,
-            "encoder": without_private(outcome.cell.encoder.name, ()),
+            "encoder": without_private(outcome.cell.encoder, ()),
             "task": without_private(outcome.cell.task, ()),
-            "heads": list(outcome.cell.heads),
+            "heads": list(outcome.cell.heads or ()),
             "adaptation": outcome.cell.adaptation,
             "shots": outcome.cell.shots,
             "label_fraction": outcome.cell.label_fraction,

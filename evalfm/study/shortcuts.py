@@ -12,8 +12,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.probing.associating import CURVE, KINDS
 from evalfm.probing.labelled import rows_digest
+from evalfm.probing.splits import ASSOCIATED_KINDS, CURVE
 from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study
@@ -81,7 +81,7 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         config = run.record.config
         kind = _kind_of(run)
         reason = None
-        if run.is_baseline or run.record.task.kind not in KINDS:
+        if run.is_baseline or run.record.task.kind not in ASSOCIATED_KINDS:
             reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are asked"

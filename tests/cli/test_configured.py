@@ -75,6 +75,9 @@ def test_each_type_has_its_option() -> None:
     [
         (["--shots", "1", "--shots", "2"], "--shots takes one value and was given 2 times; give it once."),
         (["--recipe", "epochs"], "--recipe epochs is not NAME=VALUE; write it so."),
+        (["--recipe", "=3"], "--recipe =3 is not NAME=VALUE; write it so."),
+        (["--recipe", "epochs="], "--recipe epochs= is not NAME=VALUE; write it so."),
+        (["--sizes", "1,x"], "--sizes takes whole numbers with commas between, such as 1,2,5, not '1,x'."),
         (["--recipe", "a=1", "--recipe", "a=2"], "--recipe a=2 is not NAME=VALUE, each name once; write it so."),
     ],
 )

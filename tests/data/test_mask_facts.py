@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import fact_of, mask_facts
 from evalfm.errors import EvalfmError
-from evalfm.probing.loading import load_question
+from evalfm.probing.cohort import load_cohort
 from evalfm.probing.probe import probe
-from evalfm.probing.settings import Settings
 from evalfm.progress import SILENT
 
 from ..squares import SIDE, make_squares
@@ -101,10 +101,10 @@ def test_classification_reads_no_mask_and_a_finished_run_none_again(
     bad = data.root / str(data.table["square_mask"].iat[1])
     whole = bad.read_bytes()
     bad.write_bytes(b"no image")
-    load_question(Settings.checked(task="square"), data, SILENT)
+    load_cohort("square", SplitOptions(), data, SILENT)
     assert decoded == []
     with pytest.raises(EvalfmError, match=r"1 fault to fix:\s+row 2: s0-1-mask\.png cannot be read"):
-        load_question(Settings.checked(task=square_seg), data, SILENT)
+        load_cohort(square_seg, SplitOptions(), data, SILENT)
     bad.write_bytes(whole)
     probe("pixels", square_seg, data=data, heads=["linear"], out=tmp_path / "runs")
     decoded.clear()

@@ -13,12 +13,12 @@ from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.compare import compare
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions
+from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.base_to_novel import as_base_to_novel, base_and_novel
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import make_splits
 from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
@@ -81,7 +81,7 @@ def test_the_three_figures_are_what_they_say(run: Run):
 
 def test_train_and_val_hold_base_classes_alone(graded: Manifest):
     cohort = as_base_to_novel(select_cohort(resolve_task("grade", graded), graded), [])
-    settings = Settings.checked(task="grade", base_to_novel=True, shots=3, val_shots=2)
+    settings = SplitOptions(base_to_novel=True, shots=3, val_shots=2)
     (split,) = make_splits(cohort, settings)
     assert sorted(cohort.target[split.train]) == [0, 0, 0, 1, 1, 1]
     assert sorted(cohort.target[split.val]) == [0, 0, 1, 1]

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from evalfm.analysis.report.quality import quality_tables, read_features
 from evalfm.cli.app import app
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.feature_quality import feature_quality
-from evalfm.probing.loading import load_manifest
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
 from evalfm.statistics.representation import rank_me
 
@@ -24,7 +24,7 @@ def test_the_figures_are_of_the_encoders_own_features(squares: Manifest, tmp_pat
     assert found == json.loads((tmp_path / "features.json").read_text())
     assert [each["encoder"] for each in found["encoders"]] == ["hog", "pixels"]
     assert found["images"] == len(squares)
-    session = open_session("hog", EncoderSettings.checked(name="hog"), squares, None, SILENT, frozenset())
+    session = open_session("hog", EncoderConfig(), squares, None, SILENT, frozenset())
     pooled = session.source.features(range(len(squares))).pooled.numpy()
     assert found["encoders"][0]["rank_me"]["value"] == pytest.approx(rank_me(pooled))
     assert found["encoders"][0]["dimensions"] == pooled.shape[1]

@@ -319,12 +319,12 @@ def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
 
 
 def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(squares: Manifest, tmp_path: Path):
+    from evalfm.config import EncoderConfig
     from evalfm.probing.session import open_session
-    from evalfm.probing.settings import EncoderSettings
     from evalfm.progress import SILENT
 
     men = squares.select((squares.table["sex"] == "M").to_numpy())
-    session = open_session("metadata", EncoderSettings(name="metadata"), squares, men, SILENT)
+    session = open_session("metadata", EncoderConfig(), squares, men, SILENT)
     assert session.test is not None
     assert session.test.pooled_dim == session.source.pooled_dim
     rows = np.flatnonzero((squares.table["sex"] == "M").to_numpy())

@@ -15,14 +15,15 @@ from sklearn.metrics import roc_auc_score
 import evalfm
 from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.page import report_page, write_tables
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
 from evalfm.errors import EvalfmError
+from evalfm.heads import episodic
 from evalfm.probing.few_shot import episodes as module
-from evalfm.probing.few_shot.settings import EpisodeSettings
+from evalfm.probing.few_shot.config import STRENGTH, EpisodeConfig
 from evalfm.probing.probe import probe
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
 from evalfm.run import find_runs
 
@@ -50,7 +51,7 @@ def graded(squares: Manifest) -> Manifest:
 
 
 def features_by_id(manifest: Manifest, encoder: str) -> dict[str, np.ndarray]:
-    session = open_session(encoder, EncoderSettings.checked(name=encoder), manifest, None, SILENT)
+    session = open_session(encoder, EncoderConfig(), manifest, None, SILENT)
     pooled = session.source.features(range(len(manifest))).pooled.double().numpy()
     return dict(zip(manifest.table["id"], pooled / np.linalg.norm(pooled, axis=1, keepdims=True), strict=True))
 
@@ -193,9 +194,9 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"shots": (99,)}, "99 shots of class no square are needed, but train has"),
-        ({"queries": 99}, "99 queries of class square are needed, but test has"),
-        ({"task": "size"}, "the regression task size is of no one class; ask a task of classes"),
+        ({"shots": (99,)}, "99 shots of class no square were asked for, but train has"),
+        ({"queries": 99}, "99 queries of class square were asked for, but test has"),
+        ({"task": "size"}, "the regression task size is of no one class; take a task of classes"),
         ({"task": "chexpert5"}, "no column|ask one of its labels"),
         ({"encoder": "hgo"}, "no encoder 'hgo'"),
         ({"shots": ()}, "shots"),
@@ -208,7 +209,7 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
         ({"methods": ["fine-tune"]}, "hog has no weights, so fine-tune has nothing to train"),
         ({"methods": ["fine-tune"], "encoder": "constant"}, "constant has no weights"),
         ({"methods": ["zeroshot"]}, "hog has no text tower"),
-        ({"methods": ["linear"], "prompts": "x.yaml"}, "method zeroshot, which is not asked"),
+        ({"methods": ["linear"], "prompts": "x.yaml"}, "method zeroshot, which is not among them"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -223,15 +224,18 @@ def test_a_multilabel_task_is_refused_with_the_way_out(squares: Manifest, tmp_pa
     card = tmp_path / "both.yaml"
     card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [square, other]\n")
     table = squares.table.assign(other=1.0 - squares.table["square"])
-    with pytest.raises(EvalfmError, match="multilabel task both is of no one class; ask one of its labels, as --task"):
+    with pytest.raises(EvalfmError, match="multilabel task both is of no one class; take one of its labels, as --task"):
         run(Manifest(squares.info, table, squares.folder), tmp_path / "out", task=str(card))
 
 
 def test_settings_are_checked_whole():
-    settings = EpisodeSettings.checked(task="x", methods=("linear", "fine-tune"), episodes=3, fine_tune_episodes=5)
+    settings = EpisodeConfig.checked(
+        encoder="hog", task="x", methods=("linear", "fine-tune"), episodes=3, fine_tune_episodes=5
+    )
     assert [settings.episodes_of(each) for each in settings.methods] == [3, 3]
     assert settings.whole_recipe.probe_start is False
-    assert EpisodeSettings.checked(task="x").methods == ("linear", "prototypes", "knn")
+    assert STRENGTH == episodic.STRENGTH
+    assert EpisodeConfig.checked(encoder="hog", task="x").methods == ("linear", "prototypes", "knn")
 
 
 def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
