@@ -62,18 +62,19 @@ class WholeSection(Section):
     model_config = ConfigDict(extra="allow")
 
 
-class LoadedEncoder(WholeSection, EncoderOptions):
+class LoadedEncoder(EncoderOptions, WholeSection):
     """How the encoder was loaded, by what name; ``weights`` are None for a table of features, and never a path."""
 
     name: str | None = None
     weights: Literal["hub", "random", "file"] | None = None  # type: ignore[assignment]
 
 
-class RunConfig(WholeSection, EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions):
+class RunConfig(EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions, WholeSection):
     """The options of a run, enough to run it again; ``seed`` is the run's own."""
 
     baseline: bool
     adaptation: Adaptation
+    heads: tuple[str, ...] | None = None
     seed: Count
     encoder: LoadedEncoder = LoadedEncoder()
 
