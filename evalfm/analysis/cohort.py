@@ -1,4 +1,4 @@
-"""On which test images runs were asked what: figures of two cohorts are never ranked together."""
+"""Which task and test images a run answers: figures of two cohorts are never ranked together."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def cohort_words(run: Run) -> str:
 def cohort_names(grouped: Mapping[Cohort, Sequence[Run]]) -> dict[Cohort, str]:
     """Each cohort in words; where those of one task are alike, with what tells them apart."""
     firsts = {cohort: runs[0] for cohort, runs in grouped.items()}
-    names = told_apart(
+    names = distinct_names(
         [f"{run.task}\n{cohort_words(run)}" for run in firsts.values()], list(firsts.values()), _FACETS, ", {}"
     )
     return {cohort: name.partition("\n")[2] for cohort, name in zip(firsts, names, strict=True)}
@@ -68,7 +68,7 @@ def labels_words(run: Run) -> str:
     return ", ".join(sorted(set(run.record.data.label_source.values()))) or "unstated"
 
 
-def told_apart(
+def distinct_names(
     names: Sequence[str], things: Sequence[Any], facets: Sequence[Callable[[Any], str]], form: str
 ) -> list[str]:
     """``names`` of ``things``; equal ones get what they differ by, facet after facet until none is equal.
@@ -78,7 +78,7 @@ def told_apart(
     added: list[list[str]] = [[] for _ in names]
 
     def full() -> list[str]:
-        return [name + (form.format(", ".join(told)) if told else "") for name, told in zip(names, added, strict=True)]
+        return [name + (form.format(", ".join(more)) if more else "") for name, more in zip(names, added, strict=True)]
 
     for facet in facets:
         now = full()

@@ -77,7 +77,7 @@ def as_json(table: TaskTable) -> list[dict[str, Any]]:
 
 
 def wanted(runs: Sequence[Run]) -> bool:
-    """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
+    """Whether a head among ``runs`` reads text, or a rule of its own chose the operating point: then they are shown."""
     return any(run.record.prompts or _rule(run) != THRESHOLD_RULE for run in runs)
 
 

@@ -14,7 +14,8 @@ from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
-from evalfm.statistics.intervals import Measured
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Average, Patients, Statistic
 from evalfm.tasks.metrics.facts import metric_of
 
@@ -165,3 +166,16 @@ def _words(source: Mapping[str, str]) -> str:
 
 def _name(run: Run) -> str:
     return f"{run.encoder}/{run.head}-{run.adaptation} ({run.record.key[:8]})"
+
+
+def over_seeds(line: Line, metric: str) -> Estimate:
+    """``metric`` of a line of one or several seeds, with its interval or the reason why there is none."""
+    first = line.runs[0].estimate(metric)
+    values = [value for run in line.runs if (value := run.estimate(metric).value) is not None]
+    if len(line.runs) == 1 or not values:
+        return first
+    try:
+        paired = pair([line], metric)
+    except EvalfmError as error:
+        return Estimate(sum(values) / len(values), n=first.n, unit=first.unit, reason=str(error))
+    return estimates({metric: paired.measured(0)}, paired.patients, unit=first.unit)[metric]

@@ -88,7 +88,7 @@ class Predictions:
         if "split" not in columns or (folds and "fold" not in columns):
             lost = "split" if "split" not in columns else "fold"
             raise EvalfmError(
-                f"{path.name} is a run's predictions without its column {lost!r}, so test rows cannot be told or "
+                f"{path.name} is a run's predictions without its column {lost!r}, so test rows are unknown or "
                 "scores of different folds would be ranked together; give the table as the run wrote it."
             )
         table = native[as_words(native["split"]) == "test"].reset_index(drop=True)
@@ -235,8 +235,8 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
 
 def numbers_or_words(column: pd.Series) -> pd.Series:
     """A column of text as numbers where every known cell is one, else as it is."""
-    told = pd.to_numeric(column, errors="coerce")
-    return told if column.notna().any() and (told.notna() == column.notna()).all() else column
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if column.notna().any() and (numbers.notna() == column.notna()).all() else column
 
 
 def unknown_words(table: pd.DataFrame) -> list[str]:
@@ -271,8 +271,8 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Which rows of a table from elsewhere are asked.
+class RowsOfTest:
+    """Which rows of a table from elsewhere are of test.
 
     Attributes:
         test: bool [N].
@@ -287,13 +287,13 @@ class Rows:
     cautions: tuple[str, ...]
 
 
-def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows:
+def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> RowsOfTest:
     """The test rows of a table with a column of splits, and the folds of one with folds; else every row.
 
     A column of splits is called so, or holds nothing but words for splits. ``named`` columns are something else.
 
     Raises:
-        EvalfmError: it cannot be told who is test, or what was trained together: the remedy is said.
+        EvalfmError: it is unknown who is test, or what was trained together: the remedy is said.
     """
     columns = [str(name) for name in table.columns if str(name) not in set(named)]
     said: list[str] = []
@@ -305,7 +305,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
             what = ", ".join(repr(word) if word else "empty cells" for word in strange[:3])
             raise EvalfmError(
                 f"The column {name!r} of {source} holds {what} where train, val or test should stand, so test rows "
-                "cannot be told; mend the cells, or name the column fold or otherwise if it means something else."
+                "are unknown; fix the cells, or name the column fold or otherwise if it means something else."
             )
     votes = {name: np.array([_WORDS[word] == "test" for word in words]) for name, words in by_split.items()}
     if votes:
@@ -325,7 +325,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
         if not test.all():
             said.append(
                 f"{int((~test).sum())} rows of train or val were left out by the column {first!r}; {int(test.sum())} "
-                "of test are asked."
+                "of test are used."
             )
     seeds = [name for name in columns if _SEED.match(name) and table.loc[test, name].nunique(dropna=False) > 1]
     if seeds:
@@ -350,7 +350,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
             f"{several[0]!r}, which may be of different models."
         )
     gone = [name for name in columns if _SEED.match(name)]
-    return Rows(test, folds, (*by_split, *by_fold, *gone), tuple(said))
+    return RowsOfTest(test, folds, (*by_split, *by_fold, *gone), tuple(said))
 
 
 def _is_split(name: str, column: pd.Series) -> bool:

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone are one line of a table; lines that are alike are told apart by what differs."""
+"""Runs that differ in their seed alone are one line of a table; lines that are alike are named by what differs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from evalfm.analysis.cohort import cohort_of, cohort_words, told_apart
+from evalfm.analysis.cohort import cohort_of, cohort_words, distinct_names
 from evalfm.config import THRESHOLD_RULE
 from evalfm.episodes import EpisodeRun
 from evalfm.run import Run
@@ -20,7 +20,7 @@ NO_RESULT = frozenset(
 )
 """Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
 NO_FEATURE = frozenset({"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision"})
-"""Likewise, of how the encoder was asked; weights and precision stand in the record."""
+"""Likewise, of how the encoder was loaded; weights and precision are in the record."""
 SUBSETS = ("shots", "val_shots", "label_fraction", "associate")
 """What draws the training images anew for each seed."""
 OVER_SEEDS = "over several seeds the interval goes from the lowest to the highest end of theirs"
@@ -87,18 +87,18 @@ def encoder_label(run: Run) -> str:
 
 
 def line_names(firsts: Sequence[Run], by: Sequence[Callable[[Run], str]] | None = None) -> list[str]:
-    """A name for the encoder of each line, by its first run: equal ones of one head and adaptation told apart."""
+    """A name for the encoder of each line, by its first run: equal ones of one head and adaptation get what differs."""
     names = [f"{run.head}\n{run.adaptation}\n{encoder_label(run)}" for run in firsts]
     facets = facets_among(firsts) if by is None else by
-    return [name.split("\n", 2)[2] for name in told_apart(names, firsts, facets, " ({})")]
+    return [name.split("\n", 2)[2] for name in distinct_names(names, firsts, facets, " ({})")]
 
 
 def model_names(runs: Sequence[Run]) -> list[str]:
     """Encoder, head and adaptation of each run; where these are alike, with what tells them apart."""
     names = [f"{encoder_label(run)} · {run.head} · {run.adaptation}" for run in runs]
     for more in (lambda run: run.task, lambda run: run.record.data.test_name, cohort_words):
-        names = told_apart(names, runs, (more,), " · {}")
-    return told_apart(names, runs, facets_among(runs), " ({})")
+        names = distinct_names(names, runs, (more,), " · {}")
+    return distinct_names(names, runs, facets_among(runs), " ({})")
 
 
 def facets_among(runs: Sequence[Run]) -> list[Callable[[Run], str]]:

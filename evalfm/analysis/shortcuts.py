@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import Cohort, cohort_of
-from evalfm.analysis.pairing import pair
-from evalfm.analysis.seeds import over_seeds
+from evalfm.analysis.pairing import over_seeds, pair
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
@@ -83,10 +82,10 @@ class Curve:
 
 
 def decodability(runs: Iterable[Run]) -> list[Decoded]:
-    """Of every run that asked for an attribute among negatives (``--where "pneumothorax == 0"``), with its baseline."""
-    asked = [run for run in runs if _finding(run) is not None]
+    """Of every run of an attribute among negatives (``--where "pneumothorax == 0"``), with its baseline."""
+    decodings = [run for run in runs if _finding(run) is not None]
     found = []
-    for table in task_tables(asked):
+    for table in task_tables(decodings):
         for line in (each for each in table.lines if not each.baseline):
             run = line.runs[0]
             matching = [
@@ -127,18 +126,18 @@ def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     """Of every line that was trained with an attribute tied to the label at several strengths."""
     tied = [run for run in runs if run.record.config.associate and not run.is_baseline]
     grouped: dict[tuple[Cohort, str, str], list[Line]] = {}
-    told: dict[Cohort, tuple[str, str, str]] = {}
+    words: dict[Cohort, tuple[str, str, str]] = {}
     for table in task_tables(tied):
         for line in table.lines:
             first = line.runs[0]
             cohort = cohort_of(first)
-            told[cohort] = (table.task, table.cohort, table.metric_names[0])
+            words[cohort] = (table.task, table.cohort, table.metric_names[0])
             grouped.setdefault((cohort, _tie(first)[0], settings_but(first, "associate")), []).append(line)
     # One name for all strengths of a curve, which a table tells apart.
     names = line_names([lines[0].runs[0] for lines in grouped.values()])
     curves = []
     for ((cohort, attribute, _), lines), name in zip(grouped.items(), names, strict=True):
-        task, data, metric = told[cohort]
+        task, data, metric = words[cohort]
         model = f"{name} · {lines[0].head} · {lines[0].adaptation}"
         curves.append(_curve((task, data, attribute, model, metric), lines))
     return curves
@@ -175,6 +174,6 @@ def _finding(run: Run) -> str | None:
 
 
 def _alike(one: Line, other: Line) -> bool:
-    """Whether two lines of one cohort were asked in the same way."""
+    """Whether two lines of one cohort were made in the same way."""
     first, second = one.runs[0].record.config, other.runs[0].record.config
     return all(getattr(first, name) == getattr(second, name) for name in ("shots", "label_fraction", "val_shots"))

@@ -1,4 +1,4 @@
-"""Runs side by side: per task one line per encoder and head, primary metrics with intervals, baselines below."""
+"""Runs compared: per task one line per encoder and head, primary metrics with intervals, baselines below."""
 
 from __future__ import annotations
 
@@ -124,13 +124,13 @@ def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
-    """The first metrics that the task asks for, class by class where there are several; else the run's first ones.
+    """The first metrics that the task names, class by class where there are several; else the run's first ones.
 
     What a metric must not be read without comes with it, also beyond their number.
     """
     classes = record.data.class_names
-    asked = [name for metric in record.task.metrics for name in (metric, *(f"{metric}_{each}" for each in classes))]
-    found = [name for name in asked if name in record.metrics] or list(record.metrics)
+    named = [name for metric in record.task.metrics for name in (metric, *(f"{metric}_{each}" for each in classes))]
+    found = [name for name in named if name in record.metrics] or list(record.metrics)
     shown: dict[str, None] = {}
     for name in found:
         if len(shown) < SHOWN_METRICS:

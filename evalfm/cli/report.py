@@ -28,7 +28,7 @@ def report(
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
     from evalfm.analysis.report.page import report_page, write_tables
-    from evalfm.analysis.report.quality import FEATURES, read_features
+    from evalfm.analysis.report.section import FEATURES, read_features
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically

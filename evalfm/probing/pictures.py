@@ -10,8 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.curves import draw_learning
-from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
+from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_learning, draw_overlays, draw_roc
 from evalfm.data.masks import decode
 from evalfm.errors import EvalfmError
 from evalfm.record import Record
@@ -87,7 +86,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort,
                 size = (int(content["height"]), int(content["width"]))
                 overlays.append(
                     Overlay(
-                        film=cohort.manifest.image(row).pixels.mean(axis=0),
+                        image=cohort.manifest.image(row).pixels.mean(axis=0),
                         truth=cohort.masks(row)[index],
                         prediction=decode("relative", content[f"prediction_rle_{name}"], size),
                         label=f"{label}, Dice {content[f'dice_{name}']:.2f}",

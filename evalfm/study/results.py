@@ -21,7 +21,7 @@ FAILURES = "failures.json"
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One metric of one run.
 
     Attributes:
@@ -105,7 +105,7 @@ class Row:
     run: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(ResultRow))
 TYPES = {
     "rank": "Int64",
     "shots": "Int64",
@@ -127,13 +127,13 @@ TYPES = {
 """Columns that may be null keep their type even where all is null."""
 
 
-def rows_of(study: str, run: Run, out: Path) -> list[Row]:
+def rows_of(study: str, run: Run, out: Path) -> list[ResultRow]:
     """One row a metric of ``run``, which lies under ``out``."""
     record = run.record
     config = record.config
     primaries = _primaries(run)
     return [
-        Row(
+        ResultRow(
             study=study,
             encoder=run.encoder,
             weights=config.encoder.weights,
@@ -177,12 +177,12 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
     ]
 
 
-def table_of(rows: Iterable[Row]) -> pd.DataFrame:
-    """The rows as a table with the columns of ``Row``, also where there are none."""
+def table_of(rows: Iterable[ResultRow]) -> pd.DataFrame:
+    """The rows as a table with the columns of ``ResultRow``, also where there are none."""
     return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(TYPES)
 
 
-def write_results(out: Path, rows: Sequence[Row]) -> Path:
+def write_results(out: Path, rows: Sequence[ResultRow]) -> Path:
     """Publish the table of ``rows`` in ``out`` by one rename."""
     content = io.BytesIO()
     table_of(rows).to_parquet(content, index=False)

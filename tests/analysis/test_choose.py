@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.choose import Limits, choose
-from evalfm.analysis.worst import worst_stratum
+from evalfm.analysis.choose import Limits, choose, worst_stratum
 from evalfm.cautions import Caution
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError

@@ -84,11 +84,11 @@ SUBSETS = ("shots", "label_fraction", "associate")
 def _tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
     metrics = {usual_metric(run.kind, run.primary) for run in runs}
-    told = {
+    words_of = {
         "auroc": "DeLong with the covariance of Obuchowski for AUROC",
         "macro_auroc": "the same joint over the classes for macro AUROC",
     }
-    tests = [words for metric, words in told.items() if metric in metrics]
+    tests = [words for metric, words in words_of.items() if metric in metrics]
     if len(tests) == 1 and "macro_auroc" in metrics:
         tests = ["DeLong with the covariance of Obuchowski, joint over the classes, for macro AUROC"]
     influences = sorted(metrics & (METRICS.keys() - {"accuracy"}))
@@ -104,9 +104,9 @@ def _software(runs: Sequence[Run]) -> str:
     for run in runs:
         for name, version in run.record.provenance.versions.items():
             versions.setdefault(name, set()).add(version)
-    told = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
+    software = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
     devices = sorted({f"{each.record.provenance.device}, {each.record.provenance.precision}" for each in runs})
-    return f"Software: {_listed(told) or 'not recorded'}; run on {_listed(devices)}."
+    return f"Software: {_listed(software) or 'not recorded'}; run on {_listed(devices)}."
 
 
 def _listed(words: Iterable[str]) -> str:

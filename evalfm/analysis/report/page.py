@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import render
-from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.quality import quality_tables
-from evalfm.analysis.report.section import ReportSection
+from evalfm.analysis.report.section import ReportSection, few_shot_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import FAULTS, sections, why
 from evalfm.cautions import ON_TOP, sentences
@@ -36,23 +34,23 @@ def report_page(
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
     cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
-    told = sections(runs)
+    reports = sections(runs)
     return render(
         "report.html",
         title=title,
         cautions=cautions,
-        sections=told,
-        asides=_asides(features, episodes),
+        sections=reports,
+        others=_others(features, episodes),
         provenance=_provenance(runs),
         notes=_notes(runs),
-        methods=methods_paragraph(runs, compared=any(section.pairs for section in told)),
-        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in told)],
+        methods=methods_paragraph(runs, compared=any(section.pairs for section in reports)),
+        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in reports)],
         left_to_authors=LEFT_TO_AUTHORS,
         citations=sorted({run.record.data.citation for run in runs if run.record.data.citation}),
     )
 
 
-def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
+def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
     found: list[ReportSection] = []
     try:
         found += few_shot_sections(episodes)
@@ -95,7 +93,7 @@ def write_tables(
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     found = [each for section in sections(runs) for _, each in [*section.tables, *section.folded]]
-    found += [each for aside in _asides(features, episodes) for _, each in aside.tables]
+    found += [each for section in _others(features, episodes) for _, each in section.tables]
     paths = []
     for each in [*found, _provenance(runs), _notes(runs)]:
         path = folder / f"{each.name}.csv"

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import evalfm
-from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.page import report_page, write_tables
+from evalfm.analysis.report.section import few_shot_sections
 from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
