@@ -27,16 +27,16 @@ def defaults() -> str:
     for setting in type(RECIPES["full"]).model_fields:
         cells = " | ".join(shown(getattr(RECIPES[name], setting)) for name in names)
         lines.append(f"| {setting} | {cells} |")
-    lines += ["", f"Operating point of yes-or-no labels: `{THRESHOLD_RULE}` on val."]
+    lines += ["", f"Operating threshold of yes-or-no labels: `{THRESHOLD_RULE}`, on the validation set."]
     return "\n".join(lines)
 
 
 def flat(grid: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
     """Settings with those inside of others named ``schedule.epochs``."""
-    found: list[tuple[str, object]] = []
+    settings: list[tuple[str, object]] = []
     for name, value in grid.items():
-        found += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return found
+        settings += flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
+    return settings
 
 
 def shown(value: object) -> str:
@@ -49,7 +49,7 @@ def shown(value: object) -> str:
 
 
 def written(page: str) -> str:
-    """``page`` with the tables of today."""
+    """``page`` with the tables of the code as it is."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{defaults()}\n{END}{after}"

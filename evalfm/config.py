@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from evalfm.cards import CardModel, Option, option_of, validate
+from evalfm.cards import CardModel, Option, checked, option_of
 from evalfm.encoders.reference import find_alias
-from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.errors import EvalfmError
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Resize = Literal["squash", "shortest-edge-crop", "letterbox"]
@@ -24,16 +22,7 @@ Maps = Literal["auto", "store", "stream"]
 Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
 STRONGEST_ASSOCIATION = 0.95
-SPLIT, FEW, HEADS, TRAINING, ENCODER, MACHINE = (
-    "Cohort and split",
-    "Few labels",
-    "Heads and evaluation",
-    "Training of the encoder",
-    "Encoder",
-    "Machine",
-)
-Model = TypeVar("Model", bound=CardModel)
-Function = TypeVar("Function", bound=Callable[..., Any])
+SPLIT, FEW, HEADS = "Cohort and split", "Few labels", "Heads and evaluation"
 _ASSOCIATION = re.compile(r"^\s*(?P<attribute>[^=\s]+)\s*=\s*(?P<strength>\d*\.?\d+)\s*$")
 
 
@@ -45,6 +34,8 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
+ON_MACHINE, OF_ENCODER = Option("Machine", in_key=False), Option("Encoder", in_key=False)
+NOT_IN_KEY = Option(in_key=False)
 Text = Annotated[str, BeforeValidator(_plain)]
 """A name or a path, which Python may give as a ``Path``."""
 
@@ -77,12 +68,12 @@ class Association:
 
 
 class DataOptions(CardModel):
-    """Which images are asked about, and how they are split."""
+    """Which images are measured, and how they are split."""
 
     data: Annotated[
         Text | None,
         Field(description="Folder or registered name of a data set; without it the task's own, else the phantom."),
-        Option(in_key=False),
+        NOT_IN_KEY,
     ] = None
     test_data: Annotated[
         Text | None, Field(description="Another data set, all of it tested."), Option(SPLIT, in_key=False)
@@ -91,13 +82,9 @@ class DataOptions(CardModel):
         str | None, Field(description="Rows of the cohort, e.g. \"view == 'PA'\"; others are left out."), Option(SPLIT)
     ] = None
     test_where: Annotated[
-        str | None,
-        Field(description="Rows whose patients make up the test set, e.g. \"site == 'B'\"."),
-        Option(SPLIT),
+        str | None, Field(description="Rows whose patients make up the test set, e.g. \"site == 'B'\"."), Option(SPLIT)
     ] = None
-    folds: Annotated[int | None, Field(ge=2, description="Cross-validation by patient: each image is tested once.")] = (
-        None
-    )
+    folds: Annotated[int | None, Field(ge=2, description="Folds by patient: each image is tested once.")] = None
     limit: Annotated[
         int | None,
         Field(ge=1, description="At most so many images, in proportion from each split and class."),
@@ -136,7 +123,7 @@ class TrainingOptions(CardModel):
     recipe: Annotated[
         dict[str, Any],
         Field(description="Change the recipe of --adaptation, e.g. epochs=10 or rank=16; repeat for several."),
-        Option(TRAINING, in_key=False),
+        Option("Training of the encoder", in_key=False),
     ] = Field(default_factory=dict)
 
     @property
@@ -215,9 +202,7 @@ class EvaluationOptions(CardModel):
     """How often a head is trained, how it is scored and what stands beside it."""
 
     seeds: Annotated[
-        int,
-        Field(ge=1, description="Seeds of subset, initialisation and batch order, never of the split."),
-        Option(in_key=False),
+        int, Field(ge=1, description="Seeds of subset, initialisation and batch order, never of the split."), NOT_IN_KEY
     ] = 1
     threshold: Annotated[
         str,
@@ -239,15 +224,13 @@ class EvaluationOptions(CardModel):
 class ComputeOptions(CardModel):
     """With what features are computed; of these, results depend on the precision alone."""
 
-    batch_size: Annotated[
-        int | None, Field(ge=1, description="Images per forward pass."), Option(MACHINE, in_key=False)
-    ] = None
-    workers: Annotated[int, Field(ge=1, description="Threads that decode images."), Option(MACHINE, in_key=False)] = 2
-    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), Option(MACHINE, in_key=False)] = "auto"
+    batch_size: Annotated[int | None, Field(ge=1, description="Images per forward pass."), ON_MACHINE] = None
+    workers: Annotated[int, Field(ge=1, description="Threads that decode images."), ON_MACHINE] = 2
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
     precision: Annotated[
         Precision,
         Field(description="Of the encoder's forward pass; auto is bfloat16 on GPUs that have it, else float32."),
-        Option(MACHINE, in_key=False),
+        ON_MACHINE,
     ] = "auto"
 
 
@@ -255,38 +238,26 @@ class MachineOptions(ComputeOptions):
     """With what a probe is computed; of these, results depend on the precision alone."""
 
     processes: Annotated[
-        int,
-        Field(ge=1, description="Processes (GPUs) that train an encoder together."),
-        Option(MACHINE, in_key=False),
+        int, Field(ge=1, description="Processes (GPUs) that train an encoder together."), ON_MACHINE
     ] = 1
     maps: Annotated[
         Maps,
         Field(description="Keep feature maps on disk, or run the encoder in every epoch; auto goes by the budget."),
-        Option(MACHINE, in_key=False),
+        ON_MACHINE,
     ] = "auto"
     cache_images: Annotated[
-        bool,
-        Field(description="Keep prepared images on disk where the encoder runs in every epoch."),
-        Option(MACHINE, in_key=False),
+        bool, Field(description="Keep prepared images on disk where the encoder runs in every epoch."), ON_MACHINE
     ] = False
 
 
 class EncoderOptions(CardModel):
     """How an encoder is loaded."""
 
-    weights: Annotated[Text, Field(description="hub, random, or the path of a checkpoint."), Option(in_key=False)] = (
-        "hub"
-    )
+    weights: Annotated[Text, Field(description="hub, random, or the path of a checkpoint."), NOT_IN_KEY] = "hub"
     input_size: Annotated[
-        int | None,
-        Field(ge=8, description="Input size in pixels, in place of the card's."),
-        Option(ENCODER, in_key=False),
+        int | None, Field(ge=8, description="Input size in pixels, in place of the card's."), OF_ENCODER
     ] = None
-    resize: Annotated[
-        Resize | None,
-        Field(description="Resize policy, in place of the card's."),
-        Option(ENCODER, in_key=False),
-    ] = None
+    resize: Annotated[Resize | None, Field(description="Resize policy, in place of the card's."), OF_ENCODER] = None
 
 
 class EncoderConfig(MachineOptions, EncoderOptions):
@@ -316,8 +287,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         Field(description="A task's name, task.yaml, or a label column of the data; several likewise."),
         Option(several=True, in_key=False),
     ]
-    out: Annotated[Path, Field(description="Where runs are written."), Option(in_key=False)] = Path("runs")
-    force: Annotated[bool, Field(description="Run again what is there already."), Option(in_key=False)] = False
+    out: Annotated[Path, Field(description="Where runs are written."), NOT_IN_KEY] = Path("runs")
+    force: Annotated[bool, Field(description="Run again what is there already."), NOT_IN_KEY] = False
 
     @classmethod
     def checked(cls, **options: object) -> ProbeConfig:
@@ -397,63 +368,3 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         """
         fields = type(self).model_fields
         return self.model_dump(mode="json", include={name for name in fields if option_of(fields[name]).in_key})
-
-
-def checked(model: type[Model], options: Mapping[str, object]) -> Model:
-    """Build ``model`` from the options of a call; one that is None has its default.
-
-    Raises:
-        UnknownNameError: there is no such option.
-        EvalfmError: names every option that is not valid.
-    """
-    for name in options:
-        if name not in model.model_fields:
-            raise UnknownNameError("option", name, model.model_fields)
-    return validate(model, {name: value for name, value in options.items() if value is not None}, "The call")
-
-
-def group_of(model: type[Model], options: Mapping[str, object]) -> Model:
-    """The options of ``model`` among those of a call.
-
-    Raises:
-        EvalfmError: names every option that is not valid.
-    """
-    return checked(model, {name: options[name] for name in model.model_fields if name in options})
-
-
-def takes(*models: type[CardModel]) -> Callable[[Function], Function]:
-    """Decorate a function whose ``**options`` are fields of ``models``, so that ``help`` and editors show each of them.
-
-    Fields that the function has as parameters of its own stand as these.
-
-    >>> @takes(EvaluationOptions)
-    ... def measure(encoder: str, **options: object) -> None:
-    ...     "Measure."
-    >>> list(inspect.signature(measure).parameters)
-    ['encoder', 'seeds', 'threshold', 'baselines']
-    """
-    fields = {name: field for model in models for name, field in model.model_fields.items()}
-
-    def decorate(function: Function) -> Function:
-        own = list(inspect.signature(function).parameters.values())
-        said = {each.name for each in own}
-        listed = {name: field for name, field in fields.items() if name not in said}
-        options = [
-            inspect.Parameter(
-                name,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=field.annotation,
-                default=inspect.Parameter.empty
-                if field.is_required()
-                else field.get_default(call_default_factory=True),
-            )
-            for name, field in listed.items()
-        ]
-        positional = [each for each in own if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-        after = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
-        vars(function)["__signature__"] = inspect.Signature([*positional, *options, *after])
-        lines = [f"        {name}: {field.description}" for name, field in listed.items()]
-        function.__doc__ = "\n".join([f"{function.__doc__ or ''}\n    Options:", *lines, "    "])
-        return function
-
-    return decorate

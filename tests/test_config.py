@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from evalfm.config import MachineOptions, ProbeConfig, SubsetOptions, takes
+from evalfm.cards import takes
+from evalfm.config import MachineOptions, ProbeConfig, SubsetOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.few_shot.config import EpisodeConfig
 from evalfm.probing.few_shot.episodes import run_episodes

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
-from evalfm.probing import opened
+from evalfm.probing import session
 from evalfm.run import find_runs
 from evalfm.tasks.prompts import Own, PromptCard, prompt_set
 
@@ -22,9 +22,9 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
-    once = functools.cache(opened.load_encoder)
+    once = functools.cache(session.load_encoder)
     # Drawing 240 million random numbers three times is not what is tested.
-    monkeypatch.setattr(opened, "load_encoder", once)
+    monkeypatch.setattr(session, "load_encoder", once)
     commands = 0
     for language, text in BLOCK.findall(PAGE.read_text()):
         if language == "yaml":
@@ -41,13 +41,13 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
             assert done.exit_code == 0, f"{line}\n{done.output}"
     assert commands == 4
     runs = [run for run in find_runs(tmp_path / "runs") if run.head == "zeroshot"]
-    told = {tuple(row["prompts"][0][0] for row in run.record.prompts["rows"]) for run in runs if run.record.prompts}
-    assert told == {
+    prompts = {tuple(row["prompts"][0][0] for row in run.record.prompts["rows"]) for run in runs if run.record.prompts}
+    assert prompts == {
         ("no pneumothorax", "pneumothorax"),
         ("a chest X-ray showing a heart of normal size", "a chest X-ray showing an enlarged heart"),
         ("Both lungs are fully expanded.", "Air lies beside the lung."),
     }
-    # Random towers: said in the run, and they may rank films either way.
+    # Random towers: said in the run, and they may rank images either way.
     assert all(run.record.provenance.random_weights for run in runs)
     assert all("Random weights" in " ".join(map(str, run.record.cautions)) for run in runs)
     absent, present = prompt_set("ptx-cls", "binary", ("pneumothorax",), Own(), tmp_path / "mapping.json").rows

@@ -58,7 +58,7 @@ def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) 
         more_sizes=max(0, len(report.sizes) - MOST_SIZES),
         remarks=[remark for remark in report.remarks if remark not in info.notes],
         sheets=sheets,
-        no_films=why,
+        no_images=why,
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from evalfm.analysis.cohort import Cohort, cohort_of
 from evalfm.analysis.pairing import over_seeds, pair
-from evalfm.analysis.series import line_names, settings_but
+from evalfm.analysis.series import input_words, line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
@@ -88,14 +88,7 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
     for table in task_tables(decodings):
         for line in (each for each in table.lines if not each.baseline):
             run = line.runs[0]
-            matching = [
-                each
-                for each in table.lines
-                if each.baseline
-                and each.encoder == f"random:{run.encoder}"
-                and each.head == line.head
-                and _alike(each, line)
-            ]
+            matching = [each for each in table.lines if _is_untrained(each, line) and _alike(each, line)]
             difference, reason = (
                 None,
                 "no run on random weights of the same architecture (--baselines all; what has no weights has none)",
@@ -171,6 +164,13 @@ def _tie(run: Run) -> tuple[str, float]:
 def _finding(run: Run) -> str | None:
     found = NEGATIVES.search(run.record.config.where or "")
     return found["finding"] if found and run.record.task.kind == "binary" else None
+
+
+def _is_untrained(baseline: Line, line: Line) -> bool:
+    """Whether ``baseline`` has random weights of the architecture of ``line``, at its input, under the same head."""
+    drawn, run = baseline.runs[0], line.runs[0]
+    same = drawn.encoder == run.encoder and input_words(drawn) == input_words(run) and drawn.head == run.head
+    return baseline.baseline and drawn.record.provenance.random_weights and same
 
 
 def _alike(one: Line, other: Line) -> bool:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cards import group_of
 from evalfm.cli.configured import configured
 from evalfm.cli.options import listed
-from evalfm.config import ComputeOptions, group_of
+from evalfm.config import ComputeOptions
 from evalfm.probing.few_shot.config import FINE_TUNE, EpisodeConfig, EpisodeOptions
 
 if TYPE_CHECKING:
@@ -120,8 +121,8 @@ def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], da
         return
     content = read_yaml(episodes_file(config))
     known = {kind: _entries(content.get(f"{kind}s")) for kind in ("encoder", "task")}
-    for kind, asked in (("encoder", encoders), ("task", tasks)):
-        for name in asked:
+    for kind, names in (("encoder", encoders), ("task", tasks)):
+        for name in names:
             if name not in known[kind]:
                 raise UnknownNameError(f"{kind} of {content.get('name')}", name, known[kind])
     faults: list[EvalfmError] = []
@@ -132,10 +133,10 @@ def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], da
 
 
 def _entries(content: object) -> dict[str, object]:
-    """Names in a list of a configuration, each with data of its own if it has any; what is no name is told later."""
+    """Names in a list of a configuration, each with data of its own if it has any; what is no name is refused later."""
     entries = content if isinstance(content, list) else []
-    found = [each if isinstance(each, dict) else {"name": each} for each in entries]
-    return {each["name"]: each.get("data") for each in found if isinstance(each.get("name"), str)}
+    named = [each if isinstance(each, dict) else {"name": each} for each in entries]
+    return {each["name"]: each.get("data") for each in named if isinstance(each.get("name"), str)}
 
 
 def _study(config: str | None, encoders: Sequence[str], tasks: Sequence[str], options: dict[str, Any]) -> EpisodeStudy:
@@ -176,9 +177,9 @@ def _print_plan(plan: EpisodePlan, *, on_stderr: bool) -> None:
     rows = []
     for each in plan.costs:
         cost = each.estimate
-        told = ["–"] * 3 if cost is None else [cost.passes, duration(cost.seconds), size(cost.memory_bytes)]
+        figures = ["–"] * 3 if cost is None else [cost.passes, duration(cost.seconds), size(cost.memory_bytes)]
         shots = "all" if each.shots is None else str(each.shots)
-        rows.append([each.encoder, each.task, each.data, each.method, shots, str(each.episodes), *told])
+        rows.append([each.encoder, each.task, each.data, each.method, shots, str(each.episodes), *figures])
     header = ["encoder", "task", "data", "method", "shots", "episodes", "passes of the encoder", "time", "memory"]
     print_rows(f"Plan: {plan.study.title}", header, rows, on_stderr=on_stderr)
     lines = [f"about {duration(plan.seconds)} in all"]

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field
 
-from evalfm.cards import CardModel, Option
+from evalfm.cards import CardModel, Option, group_of
 from evalfm.cli.configured import configured
 from evalfm.cli.options import listed
-from evalfm.config import MachineOptions, Text, group_of
+from evalfm.config import MachineOptions, Text
 from evalfm.study.config import Assumed
 from evalfm.training.recipe import Adaptation
 

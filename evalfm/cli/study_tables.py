@@ -38,12 +38,12 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     several = len({each.cell.data for each in plan.cells}) > 1
     for each in plan.cells:
         cell, cost = each.cell, each.estimate
-        told = ("", "unknown", "", "", "")
+        text = ("", "unknown", "", "", "")
         if cost is not None:
             disk = sum(cost.disk_bytes.values())
-            told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
+            text = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
         task = f"{cell.task} on {cell.data}" if several else cell.task
-        row = (cell.encoder, task, ", ".join(cell.heads or ()), cell.adaptation, cell.subset.label, *told)
+        row = (cell.encoder, task, ", ".join(cell.heads or ()), cell.adaptation, cell.subset.label, *text)
         rows.append([in_letters(text) for text in row])
     print_fitting(console, in_letters(f"Plan of {plan.study.name}: {plan.study.title}"), header, rows)
     lines = [totals(plan)]
@@ -173,12 +173,12 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
         shown.add(run.head)
         metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
         estimate = averaged(runs, metric)
-        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
-        lines.append((*names, run.head, cell.adaptation, cell.subset.label, told, duration(outcome.seconds)))
+        text = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
+        lines.append((*names, run.head, cell.adaptation, cell.subset.label, text, duration(outcome.seconds)))
     if outcome.failure is not None:
-        told = f"failed: {outcome.failure.sentence}"
+        text = f"failed: {outcome.failure.sentence}"
         heads = ", ".join(head for head in cell.heads or () if head not in shown)
-        lines.append((*names, heads, cell.adaptation, cell.subset.label, told, duration(outcome.seconds)))
+        lines.append((*names, heads, cell.adaptation, cell.subset.label, text, duration(outcome.seconds)))
     return lines
 
 
@@ -189,9 +189,9 @@ def print_results(title: str, done: StudyRuns) -> None:
 
     grouped = _by_subset(done)
     for subset, runs in grouped.items():
-        told = title if len(grouped) == 1 else f"{title}: trained on {subset.label}"
+        text = title if len(grouped) == 1 else f"{title}: trained on {subset.label}"
         tables = task_tables(runs)
-        print_overview(told, tables)
+        print_overview(text, tables)
         for table in tables:
             print_operating_points(table)
     if done.failed:

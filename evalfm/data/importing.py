@@ -43,6 +43,15 @@ def import_data(
 
     Raises:
         EvalfmError: an option is unknown, or something is missing or wrong; nothing was written.
+
+    >>> from PIL import Image
+    >>> Path("images").mkdir()
+    >>> for name in "ab":
+    ...     Image.new("L", (8, 8)).save(f"images/{name}.png")
+    >>> _ = Path("images/labels.csv").write_text("file,edema\\na.png,1\\nb.png,0\\n")
+    >>> data = import_data("table", "images", "mine", csv="images/labels.csv", image="file", labels=["edema"])
+    >>> data.labels, data.label("edema").tolist()
+    (['edema'], [1.0, 0.0])
     """
     given = {**options, "source": source, "root": str(root), "out": out}
     given |= {"progress": progress, "salt": secrets.token_hex(16)}

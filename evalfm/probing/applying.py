@@ -1,4 +1,4 @@
-"""A finished run made ready to answer on other images: its encoder, heads and thresholds."""
+"""A finished run made ready to predict on other images: its encoder, heads and thresholds."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from evalfm.tasks.card import TaskCard
 
 @dataclass(frozen=True)
 class RunPredictor:
-    """A finished run with its encoder opened on ``manifest`` and its heads, one per fold where there are folds."""
+    """A finished run with its encoder loaded for ``manifest`` and its heads, one per fold where there are folds."""
 
     run: Run
     task: TaskCard
@@ -68,7 +68,7 @@ class RunPredictor:
 
         Args:
             rows: of the manifest.
-            fold: whose head and threshold answer; None takes the mean of all heads and the median of their thresholds.
+            fold: whose head and threshold predict; None takes the mean of all heads and the median of their thresholds.
             films: the same rows with other pixels; their features are forgotten afterwards.
         """
         manifest = films or self.manifest

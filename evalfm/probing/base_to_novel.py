@@ -45,10 +45,10 @@ def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
 
 
 def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
-    """The question under a name of its own, with the metrics of this protocol.
+    """The cohort under a name of its own, with the metrics of this protocol.
 
     Raises:
-        EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learnt.
+        EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learned.
     """
     if cohort.task.kind not in EXCLUSIVE:
         raise EvalfmError(f"--base-to-novel needs several classes; {cohort.task.name} is {cohort.task.kind}.")
@@ -56,7 +56,7 @@ def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
     deaf = [head.name for head in heads if not isinstance(head, TextHead)]
     if deaf:
         raise EvalfmError(
-            f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
+            f"--base-to-novel has classes that were never seen, which {', '.join(deaf)} cannot name; "
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
     name = f"{cohort.task.name}-{BASE_TO_NOVEL}"

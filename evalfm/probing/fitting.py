@@ -22,7 +22,7 @@ from evalfm.heads.training import fit_together
 from evalfm.probing.base_to_novel import fit_halves
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment, measured_findings
 from evalfm.probing.recording import HeadResult
-from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
+from evalfm.probing.scoring import Scores, SizedExamples, score_dense, score_pooled
 from evalfm.probing.session import EncoderSession, training_forecast
 from evalfm.probing.splits import Split, unlearnable
 from evalfm.progress import Progress
@@ -174,8 +174,8 @@ def _score(
     scores: dict[str, Scores] = {}
     dense = [head for head in heads if isinstance(head, DenseHead)]
     if dense:
-        shown = Films(val, cohort.manifest.spacing_mm)
-        tested = Films(test, tested_on.cohort.manifest.spacing_mm)
+        shown = SizedExamples(val, cohort.manifest.spacing_mm)
+        tested = SizedExamples(test, tested_on.cohort.manifest.spacing_mm)
         scored = score_dense(dense, shown, tested, cohort.task, cohort.class_names, progress)
         scores |= dict(zip((head.name for head in dense), scored, strict=True))
     for head in heads:

@@ -209,7 +209,7 @@ class RunBuilder:
                 shutil.copytree(place / BOARD, board)
 
     def _config(self) -> dict[str, Any]:
-        """The options as a run tells them: no path, and the recipe whole."""
+        """The options as a run records them: no path, and the recipe whole."""
         config, session = self.group.config, self.group.session
         recipe = config.whole_recipe
         return {

@@ -1,4 +1,4 @@
-"""What val decides about finished scores: where they are cut, and how sure they may be."""
+"""What val decides about finished scores: their threshold, and how sure they may be."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ from evalfm.tasks.cohort import Cohort
 Rows = NDArray[np.intp]
 
 SHOWN = 3
-"""How many of the best, median and worst films an overlay sheet shows."""
+"""How many of the best, median and worst images an overlay sheet shows."""
 
 
 def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:
-    """Draw learning curves and what the kind of task calls for; films only where their pixels may be shown.
+    """Draw learning curves and what the kind of task calls for; images only where their pixels may be shown.
 
     ``cohort`` is the one that was tested; ``rows`` [N] gives its manifest's row of each line of ``table``.
     """
@@ -96,9 +96,9 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort,
 
 
 def worst_by_stratum(shown: pd.DataFrame, names: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
-    """The last film of ``shown`` (sorted, best first) at each level of the attributes ``names``, with its title.
+    """The last image of ``shown`` (sorted, best first) at each level of the attributes ``names``, with its title.
 
-    An attribute that parts no films (absent, of one level, a number that nobody cut) is passed over.
+    An attribute that divides no images (absent, of one level, a number without bins) is passed over.
     """
     picks = []
     for name in names:

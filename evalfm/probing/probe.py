@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
-from evalfm.config import THRESHOLD_RULE, ProbeConfig, takes
+from evalfm.cards import takes
+from evalfm.config import THRESHOLD_RULE, ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef

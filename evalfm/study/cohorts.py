@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.config import DataOptions, SplitOptions, SubsetOptions, checked
+from evalfm.cards import checked
+from evalfm.config import DataOptions, SplitOptions, SubsetOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.cohort import load_manifest, matching_test

@@ -112,7 +112,7 @@ class Study(EvaluationOptions, DataOptions):
     """A grid of probes; what is not listed here is as ``evalfm probe`` takes it.
 
     Attributes:
-        name: part of the paths that a study writes, and a column of its results.
+        name: in the paths that a study writes, and a column of its results.
         title: what it is about, printed above its table.
         data: folder, registered name or ``phantom``; ``--data`` takes another.
         baselines: here ``all`` unless said otherwise.

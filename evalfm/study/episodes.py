@@ -103,7 +103,7 @@ class EpisodeStudy(EpisodeOptions):
         return validate(EpisodeStudy, content, f"episodes {self.name}")
 
     def only(self, encoders: Sequence[str] = (), tasks: Sequence[str] = ()) -> EpisodeStudy:
-        """The part with these names; nothing named keeps all.
+        """The same with these names alone; nothing named keeps all.
 
         Raises:
             UnknownNameError: a name is not among them.

@@ -1,4 +1,4 @@
-"""The studies that a subgroup report asks for: decodability of an attribute, and the shortcut curve."""
+"""The studies behind a subgroup report: decodability of an attribute, and the shortcut curve."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def decode_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) ->
     The encoders are those of ``runs``, frozen, with random weights of each beside it.
 
     Raises:
-        EvalfmError: no run can be asked again.
+        EvalfmError: no run can be repeated.
     """
     studies: dict[str, Study] = {}
     for group in _grouped(runs).values():
@@ -53,7 +53,7 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
     """Per data set and task of ``runs``: the same encoders and heads, ``attribute`` tied to the label in train.
 
     Raises:
-        EvalfmError: no run can be asked again.
+        EvalfmError: no run can be repeated.
     """
     studies = []
     for group in _grouped(runs).values():
@@ -74,7 +74,7 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
 
 
 def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
-    """Runs that can be asked again, by what they were asked of."""
+    """Runs that can be repeated, by their task and data."""
     grouped: dict[tuple[str, ...], list[Run]] = {}
     reasons = []
     for run in runs:
@@ -84,28 +84,28 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         if run.is_baseline or run.record.task.kind not in ASSOCIATED_KINDS:
             reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
-            reason = f"trained its encoder ({run.adaptation}); frozen features are asked"
+            reason = f"trained its encoder ({run.adaptation}); frozen features are needed"
         elif kind in (None, "code", "card-file"):
             # A run from anywhere names no code and no file of this machine.
-            reason = "names an encoder of code or a card of its own; ask it yourself with `evalfm probe`"
+            reason = "names an encoder of code or a card of its own; run it yourself with `evalfm probe`"
         elif config.test_data:
             reason = "was tested on other data"
         elif config.shots or config.label_fraction or config.associate:
-            reason = "was trained on a part of train"
+            reason = "was trained on some of train"
         elif config.encoder.weights == "file" or kind == "precomputed":
             reason = (
-                "used a file that no run names; ask it yourself with `evalfm probe --weights FILE --task chest_tube "
+                "used a file that no run names; run it yourself with `evalfm probe --weights FILE --task chest_tube "
                 '--where "pneumothorax == 0" --baselines all` and `--associate`, and name the folder of those runs too'
             )
         if reason is not None:
             reasons.append(f"{run.encoder} · {run.head} {reason}")
             continue
-        asked = (config.data, config.where, config.folds, config.test_where, config.limit)
-        # Two data sets of one name are told apart by the images.
-        grouped.setdefault((run.task, *map(str, (run.record.data.test_digest, *asked))), []).append(run)
+        same = (config.data, config.where, config.folds, config.test_where, config.limit)
+        # Two data sets of one name differ in their images.
+        grouped.setdefault((run.task, *map(str, (run.record.data.test_digest, *same))), []).append(run)
     if not grouped:
         told = "; ".join(dict.fromkeys(reasons)) or "there is no run"
-        raise EvalfmError(f"--decode and --curve find no run to ask again: {told}.")
+        raise EvalfmError(f"--decode and --curve find no run to repeat: {told}.")
     return grouped
 
 
@@ -138,7 +138,7 @@ def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str
 
 
 def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
-    """The data set that ``run`` was made on, and by which name it is found here.
+    """The data set that ``run`` was made on, and by which name it is known here.
 
     Raises:
         EvalfmError: none of that name holds the images that were tested.
@@ -171,7 +171,7 @@ def _check_column(manifest: Manifest, attribute: str) -> None:
     if attribute not in manifest.table.columns:
         raise EvalfmError(
             f"Data set {manifest.info.name} has no column {attribute!r}; --decode and --curve take columns with two "
-            "levels, neither cut nor crossed."
+            "levels, without bins or crossings."
         )
 
 

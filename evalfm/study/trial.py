@@ -96,7 +96,7 @@ def load_for_trial(
     """Load the encoder ``name``; its speed does not depend on its weights.
 
     Args:
-        fetch: ask for the weights themselves, which may download them; else they are drawn.
+        fetch: load the weights themselves, which may download them; else they are drawn.
 
     Raises:
         EvalfmError: it cannot be built even so.

@@ -214,13 +214,13 @@ def test_what_is_written_has_the_modes_that_the_umask_leaves(root: Path, tmp_pat
 
 
 def test_official_and_stratified_splits(root: Path, tmp_path: Path) -> None:
-    for part, numbers in (("train", range(6)), ("val", range(6, 8)), ("test", range(8, 12))):
-        (tmp_path / f"{part}.txt").write_text("".join(f"a/{number}.png\n" for number in numbers))
+    for split, numbers in (("train", range(6)), ("val", range(6, 8)), ("test", range(8, 12))):
+        (tmp_path / f"{split}.txt").write_text("".join(f"a/{number}.png\n" for number in numbers))
     (tmp_path / "lists").mkdir()
     data = run(
         root,
         tmp_path / "out",
-        official=[tmp_path / f"{part}.txt" for part in ("train", "val", "test")],
+        official=[tmp_path / f"{split}.txt" for split in ("train", "val", "test")],
         mapping=MAPPING.model_copy(update={"id": "file_name"}),
     )
     assert data.splits.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 4

@@ -88,11 +88,11 @@ def test_what_the_data_set_says_of_masks_and_its_images_count_too(data: Manifest
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": [1]}', '{"a": ["x", "y", "z", 1, 2, 3]}', "[" * 5000])
 def test_a_damaged_memory_is_as_good_as_none(data: Manifest, home: Path, content: str) -> None:
-    found = mask_facts(data, ["square"], [0, 1])
+    facts = mask_facts(data, ["square"], [0, 1])
     (sidecar,) = (home / "cache" / "masks").iterdir()
     assert "s0-0" not in sidecar.read_text(), "no names of files"
     sidecar.write_text(content)
-    assert mask_facts(data, ["square"], [0, 1]) == found
+    assert mask_facts(data, ["square"], [0, 1]) == facts
 
 
 def test_classification_reads_no_mask_and_a_finished_run_none_again(

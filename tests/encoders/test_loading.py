@@ -322,10 +322,10 @@ def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.
 
 
 def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+    fetched = []
 
     def give(repository: str, file: str, *, revision: str, **keywords: object) -> str:
-        asked.append((file, revision))
+        fetched.append((file, revision))
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -336,7 +336,7 @@ def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tm
     own = find_card("rad-dino")
     card = own.model_copy(update={"weights": own.weights.model_copy(update={"file": index.name, "revision": "d"})})
     assert hub.fetch(card) == index
-    assert asked == [(index.name, "d"), ("m-1.safetensors", "d"), ("m-2.safetensors", "d")]
+    assert fetched == [(index.name, "d"), ("m-1.safetensors", "d"), ("m-2.safetensors", "d")]
 
 
 def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -377,10 +377,10 @@ def test_the_pinned_revision_is_what_is_fetched_and_its_digest_checked(
 ) -> None:
     card, tensors = tiny
     path = saved(tensors, tmp_path)
-    asked = []
+    fetched = []
 
     def give(repository: str, file: str, *, revision: str, **keywords: object) -> str:
-        asked.append((repository, file, revision))
+        fetched.append((repository, file, revision))
         return str(path)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -396,7 +396,7 @@ def test_the_pinned_revision_is_what_is_fetched_and_its_digest_checked(
     }
     hubbed = own.model_copy(update={"weights": own.weights.model_copy(update=facts)})
     encoder = load_encoder(hubbed)
-    assert asked == [("a/b", "c", "d")]
+    assert fetched == [("a/b", "c", "d")]
     assert isinstance(encoder, Encoder)
     pinned = hubbed.model_copy(update={"weights": hubbed.weights.model_copy(update={"sha256": "0" * 64})})
     with pytest.raises(EvalfmError, match="pins by its SHA-256"):

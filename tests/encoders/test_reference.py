@@ -120,8 +120,9 @@ def test_a_plugin_of_code_takes_no_pooling(monkeypatch: pytest.MonkeyPatch) -> N
     ref = EncoderRef.parse("theirs")
     assert (ref.kind, ref.is_code, ref.is_slow, ref.card()) == ("plug-in", True, True, None)
     assert find_card("theirs").name == "pixels"
-    with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
-        load_encoder("theirs@mean")
+    for refuse in (load_encoder, lambda name: EncoderRef.parse(name).check()):
+        with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
+            refuse("theirs@mean")
 
 
 def test_every_prefix_is_served() -> None:
@@ -145,8 +146,8 @@ def test_an_alias_stands_for_what_there_is(name: str) -> None:
 
 
 def test_the_two_unets_are_resnet34_and_efficientnet_b4_from_scratch() -> None:
-    found = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
-    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in found.items()}
+    baselines = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
+    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in baselines.items()}
     assert parts == {
         "unet-resnet34": ("resnet34", "unet", "scratch"),
         "unet-efficientnet-b4": ("efficientnet-b4", "unet", "scratch"),

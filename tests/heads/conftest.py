@@ -17,13 +17,13 @@ from evalfm.heads.head import Examples
 
 @dataclass
 class ArraySource:
-    """Features held in memory; counts how often maps are asked for."""
+    """Features held in memory; counts how often maps are read."""
 
     pooled: torch.Tensor
     maps: tuple[torch.Tensor, ...] = ()
     strides: tuple[int, ...] = ()
     size: tuple[int, int] = (64, 64)
-    film: tuple[int, int] = (64, 64)
+    image: tuple[int, int] = (64, 64)
     name: str = "planted"
     key: str = "planted"
     calls: list[list[int]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class ArraySource:
         return Features(self.pooled[index], tuple(level[index] for level in self.maps))
 
     def geometry(self, row: int) -> Geometry:
-        return Geometry.identity(self.film).resize(self.size)
+        return Geometry.identity(self.image).resize(self.size)
 
 
 def examples_of(source: ArraySource, rows: Sequence[int], target: object = None, masks: object = None) -> Examples:
@@ -86,9 +86,9 @@ def plant(array_source, make_examples) -> Callable[..., tuple]:
         side=9,
         noise=0.6,
         seed=0,
-        film=None,
+        image=None,
     ):
-        """(source, train, val): a square of ``side`` pixels on every 1/``prevalence``-th film."""
+        """(source, train, val): a square of ``side`` pixels on every 1/``prevalence``-th image."""
         draw = np.random.default_rng(seed)
         masks = np.zeros((count, 1, size, size), dtype=bool)
         for index in np.flatnonzero(np.arange(count) % max(1, round(1 / prevalence)) == 0):
@@ -104,7 +104,7 @@ def plant(array_source, make_examples) -> Callable[..., tuple]:
             # Large unequal offsets and scales: a head that does not standardise cannot learn from these.
             scale = 10 ** torch.linspace(-2, 2, channels + level)
             maps.append(((pattern + 3 * signal * direction[:, None, None]) + 5) * scale[:, None, None])
-        source = array_source(torch.zeros(count, 1), tuple(maps), tuple(strides), (size, size), film or (size, size))
+        source = array_source(torch.zeros(count, 1), tuple(maps), tuple(strides), (size, size), image or (size, size))
         reader = lambda row: masks[row]  # noqa: E731
         order = list(range(count))
         return (

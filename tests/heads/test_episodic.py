@@ -166,8 +166,8 @@ def test_rows_of_the_features_are_those_asked():
 @pytest.mark.parametrize("classes", [2, 5])
 def test_features_that_know_nothing_are_at_chance_exactly(method: str, classes: int):
     alike = torch.full((3, classes * 4, 8), 0.37, dtype=torch.float64)
-    asked = torch.full((3, classes * QUERIES, 8), 0.37, dtype=torch.float64)
-    answers = episodic.METHODS[method](EpisodeBatch.of(normalised(alike), normalised(asked), classes), 1.0)
+    queries = torch.full((3, classes * QUERIES, 8), 0.37, dtype=torch.float64)
+    answers = episodic.METHODS[method](EpisodeBatch.of(normalised(alike), normalised(queries), classes), 1.0)
     assert answers.converged.all()
     assert episode_auroc(answers.scores.reshape(3, classes, QUERIES, classes).numpy()).tolist() == [0.5] * 3
 
@@ -176,8 +176,8 @@ def test_features_that_know_nothing_are_at_chance_exactly(method: str, classes: 
 def test_equal_queries_have_equal_scores(method: str):
     # A number and a length at which products of one and the same row differ in their last bit from place to place.
     made = drawn(raw=True, dimensions=17)
-    asked = made.query[:, :1].expand(-1, 13, -1).contiguous()
-    scores = episodic.METHODS[method](EpisodeBatch.of(made.support, asked, 5), 1.0).scores
+    queries = made.query[:, :1].expand(-1, 13, -1).contiguous()
+    scores = episodic.METHODS[method](EpisodeBatch.of(made.support, queries, 5), 1.0).scores
     assert torch.equal(scores, scores[:, :1].expand_as(scores))
 
 

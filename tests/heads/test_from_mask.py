@@ -14,8 +14,8 @@ from evalfm.heads.trained import Schedule
 QUICK = Schedule(epochs=8, least_steps=120, batch_size=8)
 
 
-def posed(plant, measure="area-fraction", **options):
-    """The planted squares, asked for their area; for ``ctr`` the square is the heart and a wide band the lungs."""
+def planted(plant, measure="area-fraction", **options):
+    """The planted squares, with their area as target; for ``ctr`` the square is the heart and a wide band the lungs."""
     source, train, val = plant(side=20, prevalence=1.0, **options)
     masks = train.masks
 
@@ -38,7 +38,7 @@ def posed(plant, measure="area-fraction", **options):
 
 @pytest.mark.parametrize(("measure", "truth"), [("area-fraction", 400 / 4096), ("ctr", 20 / 60)])
 def test_measures_the_masks_it_predicts(plant, measure, truth):
-    _, train, val, context = posed(plant, measure, noise=0.3)
+    _, train, val, context = planted(plant, measure, noise=0.3)
     head = FromMaskHead(MultiscaleHead(QUICK))
     fit = head.fit(train, val, context)
     answer = head.predict(val)
@@ -51,7 +51,7 @@ def test_measures_the_masks_it_predicts(plant, measure, truth):
 
 
 def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
-    _, train, val, context = posed(plant)
+    _, train, val, context = planted(plant)
     inner = MultiscaleHead(QUICK)
     head = FromMaskHead(inner)
     head.fit(train, val, context)
@@ -69,7 +69,7 @@ def test_the_measure_is_taken_at_the_threshold_that_val_chose(plant):
 
 
 def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
-    _, train, val, context = posed(plant, "lung-fraction", noise=0.3)
+    _, train, val, context = planted(plant, "lung-fraction", noise=0.3)
     inner = MultiscaleHead(QUICK)
     head = FromMaskHead(inner)
     head.fit(train, val, context)
@@ -86,7 +86,7 @@ def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
 
 
 def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
-    source, train, val, context = posed(plant, "ctr")
+    source, train, val, context = planted(plant, "ctr")
     # Far from any ratio that could be measured.
     train = type(train)(source, train.rows, np.linspace(2, 3, len(train)), train.patients, train.masks)
     inner = MultiscaleHead(QUICK)
@@ -109,8 +109,8 @@ def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
 
 
 def test_stray_parts_are_left_out_where_val_is_better_off(plant):
-    """One stray pixel at the border of every film makes a full extent of the whole width."""
-    _, train, val, context = posed(plant, "ctr", noise=0.3)
+    """One stray pixel at the border of every image makes a full extent of the whole width."""
+    _, train, val, context = planted(plant, "ctr", noise=0.3)
     inner = MultiscaleHead(QUICK)
     head = FromMaskHead(inner)
     predict = inner.predict
@@ -135,7 +135,7 @@ def test_stray_parts_are_left_out_where_val_is_better_off(plant):
 
 
 def test_rows_without_masks_are_not_learnt_from_and_still_measured(plant):
-    source, train, val, context = posed(plant)
+    source, train, val, context = planted(plant)
     known = np.arange(len(train)) % 2 == 0
     refused = set(train.rows[~known].tolist())
 
@@ -153,7 +153,7 @@ def test_rows_without_masks_are_not_learnt_from_and_still_measured(plant):
 
 
 def test_refusals(plant):
-    source, train, val, context = posed(plant)
+    source, train, val, context = planted(plant)
     bare = type(train)(source, train.rows, train.target, train.patients)
     with pytest.raises(EvalfmError, match="measures masks"):
         FromMaskHead().fit(bare, val, context)

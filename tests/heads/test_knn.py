@@ -10,7 +10,7 @@ from evalfm.heads.knn import NeighbourHead
 
 
 @pytest.fixture
-def films(array_source, make_examples):
+def splits(array_source, make_examples):
     generator = np.random.default_rng(0)
     label = np.arange(90) % 3
     features = generator.normal(size=(90, 8)) + 2 * (label[:, None] == np.arange(8) % 3)
@@ -35,8 +35,8 @@ def brute_force(train, query, k, classes):
     return np.array(rows)
 
 
-def test_multiclass_is_the_brute_force_vote(films):
-    train, val = films
+def test_multiclass_is_the_brute_force_vote(splits):
+    train, val = splits
     head = NeighbourHead()
     fit = head.fit(train, val, Context("multiclass", ("a", "b", "c")))
     assert [line["k"] for line in fit.path] == [1, 3, 5, 9, 15, 25, 50]
@@ -48,8 +48,8 @@ def test_multiclass_is_the_brute_force_vote(films):
     assert head.predict(val) == pytest.approx(brute_force(train, val, fit.chosen["k"], 3), abs=1e-4)
 
 
-def test_binary_scores_the_positive_class_and_round_trips(films):
-    train, val = (type(part)(part.source, part.rows, (part.target == 2) * 1.0, part.patients) for part in films)
+def test_binary_scores_the_positive_class_and_round_trips(splits):
+    train, val = (type(split)(split.source, split.rows, (split.target == 2) * 1.0, split.patients) for split in splits)
     head, other = NeighbourHead(), NeighbourHead()
     fit = head.fit(train, val, Context("binary", ("c",)))
     scores = head.predict(val)
@@ -60,8 +60,8 @@ def test_binary_scores_the_positive_class_and_round_trips(films):
     assert np.array_equal(other.predict(val), scores)
 
 
-def test_one_class_is_refused(films):
-    train, val = films
+def test_one_class_is_refused(splits):
+    train, val = splits
     with pytest.raises(EvalfmError, match="one class only"):
         NeighbourHead().fit(
             type(train)(train.source, train.rows, train.target * 0, train.patients),

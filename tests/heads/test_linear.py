@@ -14,7 +14,7 @@ BINARY = Context("binary", ("sick",))
 
 
 @pytest.fixture
-def films(array_source, make_examples):
+def splits(array_source, make_examples):
     def build(n=240, d=12, seed=0, classes=2, flip=0.25):
         generator = np.random.default_rng(seed)
         label = generator.integers(0, classes, n)
@@ -34,8 +34,8 @@ def films(array_source, make_examples):
     return build
 
 
-def test_agrees_with_a_scikit_learn_grid(films):
-    _, train, val = films()
+def test_agrees_with_a_scikit_learn_grid(splits):
+    _, train, val = splits()
     head = LinearHead()
     fit = head.fit(train, val, BINARY)
     scaler = StandardScaler().fit(train.pooled().astype(np.float64))
@@ -55,16 +55,16 @@ def test_agrees_with_a_scikit_learn_grid(films):
     assert "1 of 12 features are constant on train and were dropped." in map(str, fit.cautions)
 
 
-def test_val_is_only_used_to_choose(films):
-    _, train, val = films()
+def test_val_is_only_used_to_choose(splits):
+    _, train, val = splits()
     head, other = LinearHead((0.1,)), LinearHead((0.1,))
     head.fit(train, val, BINARY)
     other.fit(train, type(val)(val.source, val.rows[:40], val.target[:40], val.patients[:40]), BINARY)
     assert torch.equal(head.tensors()["weight"], other.tensors()["weight"])
 
 
-def test_unknown_labels_change_nothing(films):
-    source, train, val = films()
+def test_unknown_labels_change_nothing(splits):
+    source, train, val = splits()
     head, other = LinearHead(), LinearHead()
     target = train.target.copy()
     target[:20] = np.nan
@@ -74,8 +74,8 @@ def test_unknown_labels_change_nothing(films):
     assert torch.equal(head.tensors()["weight"], other.tensors()["weight"])
 
 
-def test_multilabel_is_independent_binary(films):
-    source, train, val = films()
+def test_multilabel_is_independent_binary(splits):
+    source, train, val = splits()
     generator = np.random.default_rng(5)
     second = [
         (train.pooled()[:, 0] > np.median(train.pooled()[:, 0])).astype(float),
@@ -94,8 +94,8 @@ def test_multilabel_is_independent_binary(films):
         assert many.predict(val)[:, column] == pytest.approx(single.predict(val)[:, 0], abs=1e-9)
 
 
-def test_softmax_probabilities_order_and_absent_class(films):
-    _, train, val = films(classes=3, flip=0.0)
+def test_softmax_probabilities_order_and_absent_class(splits):
+    _, train, val = splits(classes=3, flip=0.0)
     head = SoftmaxHead()
     fit = head.fit(train, val, Context("multiclass", ("a", "b", "c", "never")))
     scores = head.predict(val)
@@ -107,8 +107,8 @@ def test_softmax_probabilities_order_and_absent_class(films):
 
 
 @pytest.mark.parametrize(("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "multiclass", 3)])
-def test_tensors_round_trip(films, head, kind, classes):
-    _, train, val = films(classes=classes)
+def test_tensors_round_trip(splits, head, kind, classes):
+    _, train, val = splits(classes=classes)
     first, second = head(), head()
     first.fit(train, val, Context(kind, ("sick",) if classes == 2 else ("0", "1", "2")))
     second.load_tensors(first.tensors())
@@ -128,8 +128,8 @@ def test_ties_take_the_smaller_c_and_the_edge_is_told(array_source, make_example
     assert head.predict(make_examples(source, [0, 1])) == pytest.approx(np.full((2, 1), 0.5))
 
 
-def test_two_shots(films):
-    source, train, val = films()
+def test_two_shots(splits):
+    source, train, val = splits()
     pair = [int(np.flatnonzero(train.target == value)[0]) for value in (0, 1)]
     few = type(train)(source, train.rows[pair], train.target[pair], train.patients[pair])
     head = LinearHead()
@@ -137,8 +137,8 @@ def test_two_shots(films):
     assert np.isfinite(head.predict(val)).all()
 
 
-def test_refusals(films):
-    source, train, val = films()
+def test_refusals(splits):
+    source, train, val = splits()
     same = type(train)(source, train.rows, np.ones(len(train)), train.patients)
     with pytest.raises(EvalfmError, match="In train 'sick' has one class only; enlarge train"):
         LinearHead().fit(same, val, BINARY)

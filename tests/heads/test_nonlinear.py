@@ -71,7 +71,7 @@ def test_regression_is_in_the_targets_own_unit(array_source, make_examples):
 
 
 def test_unknown_labels_count_for_nothing(array_source, make_examples):
-    """A label unknown for some films gives what the other label gives without those films being known."""
+    """A label unknown for some images gives what the other label gives without those images being known."""
     source, train, val = planted(array_source, make_examples, "multilabel")
     blank = train.target.copy()
     blank[::2, 0] = np.nan
@@ -108,14 +108,14 @@ QUICK_MAPS = Schedule(epochs=6, least_steps=150, batch_size=32)
 
 
 def planted_cell(array_source, make_examples, count=300, channels=8, grid=9, seed=0):
-    """A film is positive where one cell anywhere shows a pattern; the mean over cells hardly moves."""
+    """An image is positive where one cell anywhere shows a pattern; the mean over cells hardly moves."""
     draw = torch.Generator().manual_seed(seed)
     maps = torch.randn(count, channels, grid, grid, generator=draw)
     pattern = 6 * torch.nn.functional.normalize(torch.randn(channels, generator=draw), dim=0)
     positive = np.arange(count) % 2
-    for film in np.flatnonzero(positive):
+    for row in np.flatnonzero(positive):
         y, x = torch.randint(grid, (2,), generator=draw).tolist()
-        maps[film, :, y, x] += pattern
+        maps[row, :, y, x] += pattern
     maps = maps * 10.0 ** torch.linspace(-2, 2, channels)[:, None, None] + 3
     source = array_source(maps.mean((2, 3)), (maps,), (16,), (144, 144))
     half = count // 2

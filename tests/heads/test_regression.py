@@ -14,7 +14,7 @@ CONTEXT = Context("regression", ("ctr",))
 
 
 @pytest.fixture
-def films(array_source, make_examples):
+def splits(array_source, make_examples):
     generator = np.random.default_rng(0)
     features = generator.normal(size=(160, 10)) * 10.0 ** generator.integers(-2, 3, 10) + 50
     weight = generator.normal(size=10) / features.std(0)
@@ -35,8 +35,8 @@ def test_path_is_scikit_learns(n, d):
         assert row == pytest.approx(reference.coef_, rel=1e-5, abs=1e-9)
 
 
-def test_chosen_on_val_and_in_the_unit_of_the_target(films):
-    train, val = films
+def test_chosen_on_val_and_in_the_unit_of_the_target(splits):
+    train, val = splits
     head, other = RidgeHead(), RidgeHead()
     fit = head.fit(train, val, CONTEXT)
     scaler = StandardScaler().fit(train.pooled().astype(np.float64))

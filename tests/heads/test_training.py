@@ -82,7 +82,7 @@ def test_maps_are_fetched_once_for_all_heads_and_rates(plant):
         fit_together(heads, train, val, CONTEXT)
         counts.append(list(source.calls))
     assert counts[0] == counts[1]
-    # 4 batches of 8 films for the statistics, then 3 times 8 steps and 2 batches of the 16 val films.
+    # 4 batches of 8 images for the statistics, then 3 times 8 steps and 2 batches of the 16 val images.
     assert len(counts[0]) == 4 + 3 * (8 + 2)
 
 
@@ -97,7 +97,7 @@ def test_companions_change_a_head_by_rounding_only(plant):
 
 
 def test_round_trip_and_prediction_on_the_film(plant):
-    source, train, val = plant(film=(90, 70))
+    source, train, val = plant(image=(90, 70))
     heads = [LinearDenseHead(QUICK), MultiscaleHead(QUICK)]
     reader = lambda row: np.pad(train_masks(row), ((0, 0), (0, 26), (0, 6)))  # noqa: E731
     train_masks = train.masks

@@ -19,6 +19,8 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.run import ENCODER, Run
 
+from ..shortened import in_full
+
 TINY = "random:test_vit"
 QUICK = {"epochs": 2, "least_steps": 4}
 
@@ -77,7 +79,8 @@ def test_predict_repeats_the_run(squares, square_seg, tmp_path, adaptation, task
 
 def test_what_a_trained_run_holds(squares, tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "gethostname", lambda: "a-private-machine")
-    (run,) = adapted(squares, tmp_path / "runs", "full")
+    with in_full():
+        (run,) = adapted(squares, tmp_path / "runs", "full")
     assert run.folder.name.startswith("linear-full-")
     record = run.record
     assert record.config.adaptation == "full"

@@ -11,8 +11,8 @@ from evalfm.analysis.report.section import quality_tables, read_features
 from evalfm.cli.app import app
 from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
+from evalfm.data.phantom import make_phantom
 from evalfm.errors import EvalfmError
-from evalfm.probing.cohort import load_manifest
 from evalfm.probing.feature_quality import feature_quality
 from evalfm.probing.session import open_session
 from evalfm.progress import SILENT
@@ -40,8 +40,9 @@ def test_whole_patients_are_drawn_and_always_the_same(squares: Manifest) -> None
     assert feature_quality(["pixels"], squares, images=30, seed=1) != few
 
 
-def test_random_weights_and_synthetic_data_are_said(home: Path) -> None:
-    found = feature_quality(["random:resnet18"], load_manifest(None, "", SILENT), images=20)
+def test_random_weights_and_synthetic_data_are_said(tmp_path: Path) -> None:
+    data = make_phantom(tmp_path / "phantom", n=24, size=64)
+    found = feature_quality(["random:resnet18"], data, images=20)
     cautions = quality_tables(0, found).cautions
     assert cautions[0].startswith("Synthetic data")
     assert cautions[1] == "Random weights: random:resnet18 has learnt nothing."

@@ -19,6 +19,8 @@ from evalfm.run import Run, find_runs
 
 from ..squares import make_squares
 
+pytestmark = pytest.mark.usefixtures("in_full")
+
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:

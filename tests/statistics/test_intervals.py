@@ -44,6 +44,26 @@ def test_bca_equals_scipy_on_the_same_resamples():
     assert found[0] != pytest.approx(percentile_interval(resampled)[0], rel=1e-3)
 
 
+def test_bca_counts_resamples_level_with_the_estimate_by_half():
+    """A share of thirty patients: one resample in seven is level with it."""
+    hits = (np.arange(30) < 9).astype(float)
+    patients = identify(np.arange(30))
+    statistic = mean_over_folds(hits, patients)
+    resampled = bootstrap({"share": statistic}, patients, seed=3)["share"]
+    assert np.mean(np.isclose(resampled, 0.3)) > 0.1
+    given = BootstrapResult(confidence_interval=None, bootstrap_distribution=resampled.round(12), standard_error=None)
+    expected = stats.bootstrap(
+        (hits,),
+        lambda sample, axis=-1: np.round(sample.mean(axis=axis), 12),
+        n_resamples=0,
+        bootstrap_result=given,
+        method="BCa",
+        vectorized=True,
+    ).confidence_interval
+    found = bca_interval(0.3, resampled, statistic.without_each())
+    assert found == pytest.approx((expected.low, expected.high), rel=1e-9)
+
+
 def test_percentile_is_the_central_95_per_cent():
     assert percentile_interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
 

@@ -76,17 +76,17 @@ def test_an_attribute_that_varies_in_a_patient_is_not_exchanged() -> None:
 def test_the_same_seed_gives_the_same_p() -> None:
     generator = GENERATOR(3)
     member, score = generator.random(50) < 0.4, generator.random(50)
-    asked = member, score, np.arange(50), np.zeros(50)
-    assert attribute_permutation(*asked, seed=1) == attribute_permutation(*asked, seed=1)
-    assert attribute_permutation(*asked, seed=1) != attribute_permutation(*asked, seed=2)
+    columns = member, score, np.arange(50), np.zeros(50)
+    assert attribute_permutation(*columns, seed=1) == attribute_permutation(*columns, seed=1)
+    assert attribute_permutation(*columns, seed=1) != attribute_permutation(*columns, seed=2)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = GENERATOR(4)
-    asked = generator.random(50) < 0.4, generator.random(50), np.arange(50), np.zeros(50)
-    whole = attribute_permutation(*asked, permutations=100)
+    columns = generator.random(50) < 0.4, generator.random(50), np.arange(50), np.zeros(50)
+    whole = attribute_permutation(*columns, permutations=100)
     monkeypatch.setattr(permutation, "_CELLS", 50 * 7)
-    assert attribute_permutation(*asked, permutations=100) == whole
+    assert attribute_permutation(*columns, permutations=100) == whole
 
 
 def test_the_level_holds_where_spreads_and_group_sizes_differ() -> None:

@@ -49,7 +49,7 @@ def test_every_card_is_named_as_its_file_and_complete(name: str):
     if name in ("density", "coop-classes"):
         assert card.where is None, "what is no chest radiograph has no frontal view"
     else:
-        assert card.where is not None, "chest tasks ask frontal films only"
+        assert card.where is not None, "chest tasks are of frontal radiographs only"
     assert "chest_tube" not in card.subgroups or "chest_tube" not in card.target
 
 

@@ -1,4 +1,4 @@
-"""Who is asked and what the truth is: cohorts, unknown labels, labels from masks, measured ratios, plain columns."""
+"""The cohort and the truth of a task: conditions, unknown labels, labels from masks, measured ratios, plain columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evalfm.tasks.truth import parts_of
 
 
 def dataset(folder: Path, columns: dict[str, object], **info: object) -> Manifest:
-    """A manifest of as many 8×10 films as the columns have rows."""
+    """A manifest of as many 8×10 images as the columns have rows."""
     number = len(next(iter(columns.values())))  # type: ignore[call-overload]
     generator = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def dataset(folder: Path, columns: dict[str, object], **info: object) -> Manifes
         Image.fromarray(generator.integers(0, 255, (8, 10), dtype=np.uint8)).save(folder / f"{row}.png")
     table = pd.DataFrame(
         {
-            "id": [f"film{row}" for row in range(number)],
+            "id": [f"image{row}" for row in range(number)],
             "patient": [f"p{row}" for row in range(number)],
             "image": [f"{row}.png" for row in range(number)],
             "split": (["train", "val", "test"] * number)[:number],
@@ -56,7 +56,7 @@ def test_unknown_labels_leave_and_are_counted(tmp_path: Path):
     assert cohort.label_source == {"pneumothorax": "radiologist"}
 
 
-def test_lateral_films_are_outside_a_chest_task_and_unknown_views_stay(tmp_path: Path):
+def test_lateral_images_are_outside_a_chest_task_and_unknown_views_stay(tmp_path: Path):
     manifest = dataset(
         tmp_path,
         {"pneumothorax": [1, 0, 1, 0], "view": ["PA", "lateral", None, "AP"]},
@@ -150,8 +150,8 @@ def test_size_in_the_lungs_is_of_both_lungs_and_what_the_air_took_of_them(tmp_pa
 def test_lungs_are_both_sides_together_or_their_own_mask(tmp_path: Path):
     right = rectangle(tmp_path, "right.png", slice(0, 8), slice(0, 3))
     left = rectangle(tmp_path, "left.png", slice(2, 8), slice(7, 10))
-    sides = {"right_lung_mask": [right, right], "left_lung_mask": [left, None]}
-    both = dataset(tmp_path, sides, mask_dialects=dict.fromkeys(("right_lung", "left_lung"), "file"))
+    lungs_apart = {"right_lung_mask": [right, right], "left_lung_mask": [left, None]}
+    both = dataset(tmp_path, lungs_apart, mask_dialects=dict.fromkeys(("right_lung", "left_lung"), "file"))
     cohort = select_cohort(load_task("lung-seg"), both)
     assert cohort.rows.tolist() == [0]
     assert cohort.class_names == ("lungs",)
@@ -274,11 +274,11 @@ def test_a_label_declared_as_classes_is_asked_as_classes(
     )
     cohort = select_cohort(resolve_task("g", manifest), manifest)
     assert (cohort.task.kind, cohort.class_names, cohort.task.title) == (kind, names, title)
-    told = dict(zip(cohort.rows.tolist(), cohort.target.tolist(), strict=True))
+    codes = dict(zip(cohort.rows.tolist(), cohort.target.tolist(), strict=True))
     order = (
         list(names) if kind != "binary" else sorted(map(str, values), key=(levels or sorted(map(str, values))).index)
     )
-    assert told == {row: order.index(str(value)) for row, value in enumerate(values)}
+    assert codes == {row: order.index(str(value)) for row, value in enumerate(values)}
 
 
 def test_the_lungs_are_their_own_mask_before_that_of_both_lungs():

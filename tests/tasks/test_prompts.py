@@ -20,7 +20,7 @@ def written(path: Path, content: object) -> Path:
 
 
 NAMED = {name: card for name, card in list_tasks().items() if card.kind in (*LABELS, *EXCLUSIVE)}
-# What its classes are the data set alone knows.
+# Its classes stand in the data set alone.
 del NAMED["coop-classes"]
 
 
@@ -73,8 +73,8 @@ def test_a_plain_column_is_asked_by_the_encoders_own_sentences():
 
 def test_several_labels_have_two_rows_each_in_their_order():
     prompts = prompt_set("chexpert5", "multilabel", ("edema", "atelectasis"), OWN)
-    told = [(row.label, row.present) for row in prompts.rows]
-    assert told == [("edema", False), ("edema", True), ("atelectasis", False), ("atelectasis", True)]
+    shown = [(row.label, row.present) for row in prompts.rows]
+    assert shown == [("edema", False), ("edema", True), ("atelectasis", False), ("atelectasis", True)]
     assert prompts.class_names == ("edema", "atelectasis")
     assert [row.label for row in prompts.of(["atelectasis"]).rows] == ["atelectasis"] * 2
 

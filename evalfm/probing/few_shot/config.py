@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from evalfm.cards import CardModel, Option
-from evalfm.config import ComputeOptions, EncoderConfig, EncoderOptions, Text, checked
+from evalfm.cards import CardModel, Option, checked
+from evalfm.config import ComputeOptions, EncoderConfig, EncoderOptions, Text
 from evalfm.training.recipe import Recipe, recipe_of
 
 Method = Literal["linear", "prototypes", "knn", "zeroshot", "fine-tune"]

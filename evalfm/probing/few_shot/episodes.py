@@ -1,4 +1,4 @@
-"""Few-shot episodes: how well an encoder's features answer a task that shows a few images of each class."""
+"""Few-shot episodes: how well an encoder's features serve a task with a few images of each class."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 import evalfm
+from evalfm.cards import takes
 from evalfm.cautions import Caution
-from evalfm.config import takes
 from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names

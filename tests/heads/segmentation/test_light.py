@@ -87,7 +87,7 @@ def test_copies_run_as_one():
 
 
 def test_it_uses_evidence_that_only_the_pooled_embedding_has(plant):
-    """Every film's maps show a square; the pooled embedding alone tells whether it is a lesion."""
+    """Every image's maps show a square; the pooled embedding alone says whether it is a lesion."""
     torch.set_num_threads(1)
     source, train, val = plant(prevalence=1.0, noise=0.3, count=72, train=48)
     draw = np.random.default_rng(1)

@@ -14,10 +14,10 @@ def test_grid_is_a_quarter_of_the_input_and_capped():
 
 
 def test_targets_are_area_fractions_in_place(array_source, make_examples):
-    source = array_source(torch.zeros(3, 1), size=(32, 32), film=(64, 128))
+    source = array_source(torch.zeros(3, 1), size=(32, 32), image=(64, 128))
     masks = np.zeros((3, 2, 64, 128), dtype=bool)
     masks[1, 0, :32, 64:] = True  # upper right quarter
-    masks[1, 1, :8, :8] = True  # half of the first cell: 8 × 16 film pixels each
+    masks[1, 1, :8, :8] = True  # half of the first cell: 8 × 16 image pixels each
     target = read_targets(make_examples(source, range(3), masks=lambda row: masks[row]), (8, 8), SILENT, "train")
     assert target.dtype == torch.uint8
     assert target.shape == (3, 2, 8, 8)

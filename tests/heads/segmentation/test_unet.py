@@ -36,10 +36,12 @@ def test_it_answers_at_the_size_of_the_input_whatever_that_is(plant):
 @pytest.mark.parametrize("strides", [(16,) * 5, (8,), (4, 8, 8)])
 def test_maps_of_one_stride_are_refused_with_the_remedy(plant, strides):
     _, train, val = plant(strides=strides, size=64)
-    told = r"needs maps of falling resolution and those of planted have strides .*; take the head upernet or multiscale"
-    with pytest.raises(EvalfmError, match=told):
+    sentence = (
+        r"needs maps of falling resolution and those of planted have strides .*; take the head upernet or multiscale"
+    )
+    with pytest.raises(EvalfmError, match=sentence):
         UNetHead().fit(train, val, CONTEXT)
-    with pytest.raises(EvalfmError, match=told):
+    with pytest.raises(EvalfmError, match=sentence):
         UNetHead().layout(train.source, CONTEXT)
 
 

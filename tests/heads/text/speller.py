@@ -41,10 +41,10 @@ class Speller(TextTower):
         self.words = nn.Embedding.from_pretrained(torch.randn(len(WORDS), WIDTH, generator=generator))
         self.positions = nn.Parameter(torch.randn(LENGTH, WIDTH, generator=generator), requires_grad=False)
         self.projection = nn.Parameter(torch.randn(WIDTH, DIM, generator=generator), requires_grad=False)
-        self.asked: list[str] = []
+        self.read: list[str] = []
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
-        self.asked += texts
+        self.read += texts
         rows = [[1, *(self.number(word) for word in text.split()), 2] for text in texts]
         ids = torch.tensor([(row + [0] * LENGTH)[:LENGTH] for row in rows])
         return {"ids": ids}, [len(row) for row in rows]
@@ -80,7 +80,7 @@ def text(rows: Sequence[PromptRow] = PETS, kind: str = "multiclass") -> Text:
 
 
 def context(rows: Sequence[PromptRow] = PETS, kind: str = "multiclass", **changes: Any) -> Context:
-    """What a head is told."""
+    """What a head is given."""
     names = tuple(dict.fromkeys(each.name for each in rows if each.present))
     return Context(kind, names, text=text(rows, kind), **changes)
 

@@ -118,16 +118,16 @@ def test_a_plain_sentence_is_what_the_small_tower_gives() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_nothing_but_the_context_trains(kind: type[LearnedContextHead]) -> None:
-    told = context()
-    assert told.text is not None
-    before = {name: each.clone() for name, each in told.text.tower.state_dict().items()}
-    fit = kind(schedule=SHORT).fit(images(), images(seed=1), told)
+    given_text = context()
+    assert given_text.text is not None
+    before = {name: each.clone() for name, each in given_text.text.tower.state_dict().items()}
+    fit = kind(schedule=SHORT).fit(images(), images(seed=1), given_text)
     assert fit.chosen["parameters"] == 4 * WIDTH
     assert fit.chosen["context_tokens"] == 4
     assert fit.chosen["epoch"] == 3
-    after = told.text.tower.state_dict()
+    after = given_text.text.tower.state_dict()
     assert all(torch.equal(after[name], each) for name, each in before.items())
-    assert all(parameter.grad is None for parameter in told.text.tower.parameters())
+    assert all(parameter.grad is None for parameter in given_text.text.tower.parameters())
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
@@ -172,15 +172,15 @@ def test_the_seed_changes_the_order_of_batches_alone() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_sentences_are_read_once_and_the_phrase_only_where_it_is_learnt(kind: type[LearnedContextHead]) -> None:
-    told = context()
-    assert told.text is not None
+    given_text = context()
+    assert given_text.text is not None
     head = kind(schedule=SHORT)
-    head.fit(images(), images(seed=1), told)
-    asked = told.text.tower.asked  # type: ignore[attr-defined]
+    head.fit(images(), images(seed=1), given_text)
+    read = given_text.text.tower.read  # type: ignore[attr-defined]
     sentences = [said for each in PETS for said in each.sentences]
     expected = [] if kind is CoOpHead else sentences
-    assert sorted(each for each in asked if each in sentences) == sorted(expected)
-    assert sum("photo" in each for each in asked) == 3 + 1
+    assert sorted(each for each in read if each in sentences) == sorted(expected)
+    assert sum("photo" in each for each in read) == 3 + 1
 
 
 def test_as_many_sentences_count_as_every_class_has() -> None:
@@ -229,14 +229,14 @@ def test_base_and_novel_classes_share_none() -> None:
         head.for_classes(context((row("fish"), row("no dog"))).text)  # type: ignore[arg-type]
     head.fit(images(), images(seed=1), context())
     for rows in ((row("fish"), row("Dog")), PETS):
-        told = context(rows).text
-        assert told is not None
+        given_text = context(rows).text
+        assert given_text is not None
         with pytest.raises(EvalfmError, match="no novel class"):
-            head.for_classes(told)
-    told = context(YES_NO, "binary").text
-    assert told is not None
+            head.for_classes(given_text)
+    given_text = context(YES_NO, "binary").text
+    assert given_text is not None
     with pytest.raises(EvalfmError, match="no novel classes"):
-        head.for_classes(told)
+        head.for_classes(given_text)
 
 
 @pytest.mark.parametrize("kind", [BiomedCoOpHead, BiomedDPTHead], ids=lambda kind: kind.name)
@@ -298,10 +298,10 @@ def test_defaults_are_the_authors_and_in_the_grid() -> None:
 
 
 def test_a_prompt_cards_context_goes_before_the_authors_template() -> None:
-    asked = context(data="dermamnist")
-    assert asked.text is not None
-    own = replace(asked, text=replace(asked.text, prompts=replace(asked.text.prompts, context="a cat {}.")))
-    for given, template in ((asked, "a dermoscopy image of {}."), (own, "a cat {}.")):
+    of_data = context(data="dermamnist")
+    assert of_data.text is not None
+    own = replace(of_data, text=replace(of_data.text, prompts=replace(of_data.text.prompts, context="a cat {}.")))
+    for given, template in ((of_data, "a dermoscopy image of {}."), (own, "a cat {}.")):
         fit = BiomedDPTHead(schedule=SHORT).fit(images(), images(6, seed=1), given)
         assert fit.chosen["template"] == template
     assert own.text is not None

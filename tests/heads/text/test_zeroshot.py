@@ -109,12 +109,12 @@ def test_templates_stand_alone_and_together():
 
 
 def test_each_sentence_is_read_once():
-    asked = context("multiclass", (row("a", ("bright",), ("grey",)), row("b", ("dark",), ("dark",))), ("a", "b"))
+    given = context("multiclass", (row("a", ("bright",), ("grey",)), row("b", ("dark",), ("dark",))), ("a", "b"))
     examples = examples_of(ArraySource(POOLED), range(40), np.zeros(40))
     head = ZeroShotHead()
-    head.fit(examples, examples, asked)
-    assert asked.text is not None
-    assert sorted(asked.text.tower.asked) == ["bright", "dark", "grey"]  # type: ignore[attr-defined]
+    head.fit(examples, examples, given)
+    assert given.text is not None
+    assert sorted(given.text.tower.asked) == ["bright", "dark", "grey"]  # type: ignore[attr-defined]
 
 
 def test_a_run_s_tensors_predict_without_reading():

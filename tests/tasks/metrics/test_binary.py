@@ -72,11 +72,11 @@ def test_the_default_threshold_stands_beside_the_chosen_one():
 
 def test_calibration_at_a_temperature_is_that_of_the_given_scores():
     target, score, patient = study()
-    mended = np.clip(score * 0.5 + 0.2, 0, 1)
-    found = binary_metrics(target, score, patient, Sampling(resamples=50), threshold=0.5, calibrated=mended)
-    assert found["brier_calibrated"].value == pytest.approx(metrics.brier_score_loss(target, mended))
+    scaled = np.clip(score * 0.5 + 0.2, 0, 1)
+    found = binary_metrics(target, score, patient, Sampling(resamples=50), threshold=0.5, calibrated=scaled)
+    assert found["brier_calibrated"].value == pytest.approx(metrics.brier_score_loss(target, scaled))
     assert found["brier"].value == pytest.approx(metrics.brier_score_loss(target, score))
-    alone = binary_metrics(target, mended, patient, Sampling(resamples=50), threshold=0.5)
+    alone = binary_metrics(target, scaled, patient, Sampling(resamples=50), threshold=0.5)
     assert found["ece_calibrated"].value == alone["ece"].value
 
 

@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
+from evalfm.cards import checked
 from evalfm.cli.app import app
-from evalfm.config import Association, SplitOptions, checked
+from evalfm.config import Association, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import Dials, make_phantom
 from evalfm.data.registered import register
