@@ -212,7 +212,7 @@ def _paragraph(
     else:
         names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
         sentences.append(
-            f"{start}{len(candidates)} are not significantly worse than the best on {comparison.metric}: {names}; "
+            f"{start}{len(candidates)} are not significantly worse than the best in {comparison.metric}: {names}; "
             f"{_smallest(candidates, of)}."
         )
         found = [entry.detectable for entry in comparison.entries if entry.in_best_set and entry.detectable]

@@ -22,7 +22,7 @@ TABLE, SHORTCUTS = "Tables of other models", "Shortcuts: runs that are made"
 
 
 class BiasOptions(CardModel):
-    """What a subgroup report asks about, and how tables of other models are read."""
+    """What a subgroup report is of, and how tables of other models are read."""
 
     by: Annotated[
         tuple[str, ...], Field(description="Attributes: chest_tube,sex,age:65,view; sex*view for both at once.")
@@ -69,7 +69,7 @@ def bias(
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
     Scores are tested among images without the finding; Dice, false alarms and errors by their means. Each of several
-    labels is a question of its own, and so is each class against the rest; grades are asked by the error of the
+    labels is a question of its own, and so is each class against the rest; grades are reported by the error of the
     expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is read as the
     run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and scores are
     ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among the named
@@ -122,20 +122,20 @@ def bias(
     own: list[tuple[Predictions, str | None]] = []
     columns = {"target": request.target, "score": request.score, "patient": request.patient}
     for path in tables:
-        found = predictions_of_table(path, **columns, label=label)
-        if found is None and label is not None:
+        predictions = predictions_of_table(path, **columns, label=label)
+        if predictions is None and label is not None:
             raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
-        if found is None:
+        if predictions is None:
             scores = scores_of_table(path, **columns, threshold=threshold)
             beside.append([scores])
         elif threshold is not None:
             raise EvalfmError(
                 f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
             )
-        elif asks_questions(*found):
-            beside.append(questions_of_run(*found))
+        elif asks_questions(*predictions):
+            beside.append(questions_of_run(*predictions))
         else:
-            own.append(found)
+            own.append(predictions)
     reports, values = [], []
     absent: dict[str, EvalfmError] = {}
     for name, run in named:
@@ -159,10 +159,10 @@ def bias(
     if markdown is not None:
         write_atomically(markdown, bias_markdown(reports, values, decoded, curves, not_shown).encode())
     if json:
-        models_told = [*(report.to_json() for report in reports), *(told.to_json() for told in values)]
+        of_models = [*(report.to_json() for report in reports), *(each.to_json() for each in values)]
         emit_json(
             {
-                "models": models_told,
+                "models": of_models,
                 "decodability": [each.to_json() for each in decoded],
                 "curves": [each.to_json() for each in curves],
                 "not_shown": not_shown,
@@ -171,8 +171,8 @@ def bias(
         return
     if reports:
         header, rows = summary(reports)
-        told = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
-        print_rows(f"Among images without the finding: {told}", header, rows)
+        shown = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
+        print_rows(f"Among images without the finding: {shown}", header, rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
         for sentence in sentences(report):
@@ -180,7 +180,7 @@ def bias(
     if values:
         rows = [[name, *cells] for name, cells in value_summary(values)]
         title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
-        print_rows(title, ["value and attribute", *(told.model for told in values)], rows)
+        print_rows(title, ["value and attribute", *(each.model for each in values)], rows)
     for each in values:
         typer.echo(f"{each.model}: {each.images} images")
         for sentence in value_sentences(each):
@@ -207,18 +207,18 @@ def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:
 
     plain = [each for each in request.by if not set(each) & {":", "*"}]
     if not plain:
-        raise EvalfmError("--decode and --curve take columns with two levels, neither cut nor crossed.")
+        raise EvalfmError("--decode and --curve take columns with two levels, without thresholds and not crossed.")
     bars, machine = Bars(), MachineOptions(device=request.device)
     manifests = Manifests(bars)
     makers = [maker for maker, wanted in ((decode_studies, request.decode), (curve_studies, request.curve)) if wanted]
-    found: list[Run] = []
+    made: list[Run] = []
     for study in [study for maker in makers for each in plain for study in maker(runs, each, manifests)]:
         done = run_study(study, request.out / study.name, bars, machine=machine, manifests=manifests)
-        found += done.runs
+        made += done.runs
         for failed in done.failed:
             assert failed.failure is not None
             typer.echo(f"Not made: {failed.cell.description}: {failed.failure.sentence}", err=True)
-    return found
+    return made
 
 
 def _inputs(models: Sequence[Path], request: BiasOptions) -> tuple[list[Run], list[Run], list[Path]]:
@@ -239,17 +239,17 @@ def _inputs(models: Sequence[Path], request: BiasOptions) -> tuple[list[Run], li
             )
         every = runs_in([path])
         beside += every
-        # What asks for an attribute itself, as --decode does, is no answer that could lean on it.
-        found = [
+        # A run of the attribute itself, as --decode makes, has no score that could lean on it.
+        chosen = [
             run
             for run in plain_runs(every)
             if request.task in (None, run.task) and not set(run.record.task.target) & set(request.by)
         ]
-        if len(found) > 1:
-            found = [run for run in found if not run.is_baseline]
-        if not found:
+        if len(chosen) > 1:
+            chosen = [run for run in chosen if not run.is_baseline]
+        if not chosen:
             raise EvalfmError(f"There is no run in {path} to report on; make one with `evalfm probe --task ptx-cls`.")
-        runs += found
+        runs += chosen
     if request.threshold is not None and not tables:
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
     label = request.label

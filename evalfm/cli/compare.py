@@ -1,4 +1,4 @@
-"""`evalfm compare`: encoders side by side on the same patients, with corrected paired tests."""
+"""`evalfm compare`: encoders compared on the same patients, with corrected paired tests."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def compare(
     from evalfm.cli.console import emit_json
     from evalfm.errors import UnknownNameError
 
-    found = runs_in(runs)
+    chosen = runs_in(runs)
     if head is not None:
-        heads = sorted({run.head for run in found})
+        heads = sorted({run.head for run in chosen})
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
-        found = [run for run in found if run.head == head or run.is_baseline]
-    tables = comparisons(found, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
+        chosen = [run for run in chosen if run.head == head or run.is_baseline]
+    tables = comparisons(chosen, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
     if json:
         emit_json([table.to_json() for table in tables])
         return
@@ -79,17 +79,17 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
             typer.echo(sentence, err=True)
         left_out[sentence] = None
 
-    found = {
+    by_folder = {
         run.folder.resolve(): run
         for folder in folders
         for run in find_runs(folder, with_predictions=with_predictions, say=say)
     }
-    if not found:
+    if not by_folder:
         named = ", ".join(map(str, folders))
         if left_out:
             raise EvalfmError(f"No run in {named} can be read, {len(left_out)} left out; copy them again, whole.")
         raise EvalfmError(f"There is no run in {named}; make some with `evalfm probe`.")
-    return list(found.values())
+    return list(by_folder.values())
 
 
 def _show(table: Comparison) -> None:

@@ -32,7 +32,7 @@ class CounterfactualOptions(CardModel):
         Field(description="The run's own data, where --data are others and its name is not registered."),
     ] = None
     images: Annotated[int | None, Field(description="Phantom images, each drawn twice; without it 200.")] = None
-    size: Annotated[int | None, Field(description="Their side in pixels; without it 256.")] = None
+    size: Annotated[int | None, Field(description="Their height and width in pixels; without it 256.")] = None
     weights: Annotated[str | None, Field(description="The checkpoint, where the run's came from a file.")] = None
     encoder: Annotated[str | None, Field(description="file.py:build, where the run's encoder came from one.")] = None
     device: Annotated[str, Field(description="auto, cpu or cuda.")] = "auto"
@@ -48,7 +48,7 @@ def counterfactual(
 
     Without --data the same phantom images are drawn without and with a tube. With --data every image of it that shows a
     tube, and that the run has not seen, is answered three times: as it is, with the tube painted out, and with a
-    region of the same shape on the other side painted over by the same means.
+    region of the same shape mirrored to the other half painted over by the same means.
 
     Example:
 

@@ -62,20 +62,20 @@ class RunPredictor:
         return cls(run, task, manifest, session, tuple(_heads(run, task)))
 
     def answers(
-        self, rows: NDArray[np.intp], *, fold: int | None = None, films: Manifest | None = None
+        self, rows: NDArray[np.intp], *, fold: int | None = None, images: Manifest | None = None
     ) -> pd.DataFrame:
         """The kind's columns for ``rows``, with the decision at the run's threshold.
 
         Args:
             rows: of the manifest.
             fold: whose head and threshold predict; None takes the mean of all heads and the median of their thresholds.
-            films: the same rows with other pixels; their features are forgotten afterwards.
+            images: the same rows with other pixels; their features are forgotten afterwards.
         """
-        manifest = films or self.manifest
+        manifest = images or self.manifest
         with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
             own = self.session.source
-            if films is not None and isinstance(own, EncodedSource):
-                own = own.over(films, FeatureStore(Path(scratch)))
+            if images is not None and isinstance(own, EncodedSource):
+                own = own.over(images, FeatureStore(Path(scratch)))
             sources: Sequence[FeatureSource] = trained_sources(self.run, self.session, manifest, Path(scratch))
             sources = sources or [own] * len(self.heads)
             taken = range(len(self.heads)) if fold is None else [fold]
@@ -174,9 +174,9 @@ def _heads(run: Run, task: TaskCard) -> list[Head]:
         try:
             head.load_tensors(group)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            told = str(error).splitlines() or [type(error).__name__]
+            lines = str(error).splitlines() or [type(error).__name__]
             raise EvalfmError(
-                f"{run.folder / HEAD} does not fit the head {run.head} ({told[0][:200]}); copy the whole run again."
+                f"{run.folder / HEAD} does not fit the head {run.head} ({lines[0][:200]}); copy the whole run again."
             ) from None
         heads.append(head)
     return heads

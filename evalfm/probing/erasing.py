@@ -225,7 +225,7 @@ def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tupl
             continue
         used.append(kept)
         for table, painted in zip(tables, shown, strict=True):
-            table.append(ready.answers(cohort.rows[kept], fold=fold, films=painted))
+            table.append(ready.answers(cohort.rows[kept], fold=fold, images=painted))
     return np.concatenate(used), [pd.concat(each, ignore_index=True) for each in tables]
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down: the predictions of every part as one table, and run.json."""
+"""What a run writes down: the predictions of every split as one table, and run.json."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FROM_RANDOM = Caution(
 
 @dataclass(frozen=True)
 class HeadResult:
-    """One head fitted and scored on one part; ``encoder`` holds what of the encoder was trained with it."""
+    """One head fitted and scored on one split; ``encoder`` holds what of the encoder was trained with it."""
 
     split: Split
     fit: Fit
@@ -47,23 +47,23 @@ class HeadResult:
 def predictions_table(
     cohort: Cohort, test: Cohort | None, results: Sequence[HeadResult]
 ) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-    """One row per val and test example of every part: who it is, which part, and the kind's columns.
+    """One row per val and test example of every split: who it is, which split, and the kind's columns.
 
     Beside it, the row of the manifest that each line came from; it stays in memory.
     """
     pieces, rows = [], []
     for result in results:
         tested = (cohort, result.split.test) if test is None else (test, np.arange(len(test)))
-        for name, (asked, positions), scored in (
+        for name, (of_split, positions), scored in (
             ("val", (cohort, result.split.val), result.scores.val),
             ("test", tested, result.scores.test),
         ):
-            who = public_table(asked.manifest, asked.rows[positions]).reset_index(drop=True)
+            who = public_table(of_split.manifest, of_split.rows[positions]).reset_index(drop=True)
             who["split"] = name
             if result.split.fold is not None:
                 who["fold"] = result.split.fold
             pieces.append(pd.concat([who, scored.reset_index(drop=True)], axis=1))
-            rows.append(asked.rows[positions])
+            rows.append(of_split.rows[positions])
     return pd.concat(pieces, ignore_index=True), np.concatenate(rows)
 
 
@@ -184,13 +184,13 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     info = cohort.manifest.info
 
-    def count(asked: Cohort, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
+    def count(counted: Cohort, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
         positions = np.unique(np.concatenate(list(groups)))
-        patients = asked.manifest.patients[asked.rows[positions]]
+        patients = counted.manifest.patients[counted.rows[positions]]
         return {
             "images": len(positions),
             "patients": len(set(patients.tolist())),
-            "positive_images": int(asked.positive[positions].sum()),
+            "positive_images": int(counted.positive[positions].sum()),
         }
 
     counts = {name: count(cohort, [getattr(split, name) for split in assignment.splits]) for name in ("train", "val")}

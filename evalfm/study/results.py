@@ -13,7 +13,8 @@ import pandas as pd
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
-from evalfm.run import Run
+from evalfm.record import SCHEMA
+from evalfm.run import MARK, Run
 from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
@@ -33,9 +34,9 @@ class ResultRow:
         head: name of the head.
         adaptation: ``frozen``, ``lora``, ``full`` or ``scratch``.
         rank: of LoRA; null for the others.
-        shots: training images per class; null where not asked.
-        label_fraction: of the training patients; null where not asked.
-        associate: the attribute tied to the label in train, and how strongly; null where not asked.
+        shots: training images per class; null where not given.
+        label_fraction: of the training patients; null where not given.
+        associate: the attribute tied to the label in train, and how strongly; null where not given.
         base_to_novel: whether the first half of the classes alone was learnt from.
         seed: number of the seed.
         baseline: whether it is a baseline that knows nothing.
@@ -49,15 +50,15 @@ class ResultRow:
         reason: why value or interval is absent.
         data: name of the data set.
         test_data: name of the data set that was tested.
-        where: which part of the cohort was kept; null is all.
-        test_where: whose patients were put into test; null where not asked.
+        where: which rows of the cohort were kept; null is all.
+        test_where: whose patients were put into test; null where not given.
         folds: how many, of out-of-fold predictions; null for one split.
         test_digest: hash of the test images: figures of two are of two cohorts.
         precision: of the encoder's forward pass.
-        input_size: in pixels, where another than the card's was asked; null else.
+        input_size: in pixels, where another than the card's was given; null else.
         resize: likewise, the policy.
         feature_key: hash of all that decides the features.
-        limit: most images asked for; null is all.
+        limit: most images; null is all.
         synthetic: whether the data are synthetic.
         random_weights: whether the encoder had learnt nothing.
         seconds: that the run took when it was made; heads on one frozen encoder share them evenly.
@@ -185,7 +186,9 @@ def table_of(rows: Iterable[ResultRow]) -> pd.DataFrame:
 def write_results(out: Path, rows: Sequence[ResultRow]) -> Path:
     """Publish the table of ``rows`` in ``out`` by one rename."""
     content = io.BytesIO()
-    table_of(rows).to_parquet(content, index=False)
+    table = table_of(rows)
+    table.attrs = {MARK: {"schema": SCHEMA}}
+    table.to_parquet(content, index=False)
     write_atomically(out / RESULTS, content.getvalue())
     return out / RESULTS
 

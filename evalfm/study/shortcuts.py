@@ -134,7 +134,7 @@ def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str
         for run in group
     }
     shared = {"folds": config.folds, "test_where": config.test_where, "limit": config.limit}
-    return {"schema": 1, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
+    return {"schema": 2, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
 
 
 def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:

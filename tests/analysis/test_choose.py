@@ -47,7 +47,7 @@ def test_the_smallest_of_those_that_cannot_be_told_apart_comes_first(tmp_path: P
     assert found.candidates[0].dimensions == 384
     reasons = dict(found.excluded)
     assert reasons["poor · linear · frozen"].startswith("significantly worse than the best (p < .001")
-    assert "are not significantly worse than the best on auroc: " in found.paragraph
+    assert "are not significantly worse than the best in auroc: " in found.paragraph
     assert "would have been found with 80 % power" in found.paragraph
     assert "The best baseline, constant, reaches 0.500" in found.paragraph
 
