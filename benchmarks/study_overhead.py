@@ -45,7 +45,7 @@ def main() -> None:
         def directly(out: Path) -> float:
             started = time.perf_counter()
             for cell in cells:
-                probe(**cell.arguments(), out=out)
+                probe(cell.model_copy(update={"out": out}))
             return time.perf_counter() - started
 
         def through(out: Path) -> float:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from evalfm.config import THRESHOLD_RULE
 from evalfm.heads import list_heads, load_head
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import RECIPES
 
 PAGE = Path(__file__).with_name("methodology.md")

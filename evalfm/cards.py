@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 
-from evalfm.errors import EvalfmError
+from evalfm.errors import EvalfmError, UnknownNameError
 
 MAX_BYTES = 2_000_000
 """Length of a YAML file, in bytes."""
@@ -44,6 +45,9 @@ class Option:
         metavar: what stands for its value in the help; empty for that of its type.
         hidden: whether it is no option of the command line at all.
         bare: of a mapping, whether a name without ``=`` stands for itself.
+        several: whether a verb takes several values of it, each a configuration of its own.
+        in_key: whether it enters the run key as it is. So it is unless said otherwise: what was forgotten makes two
+            runs of one, and never one of two.
     """
 
     panel: str | None = None
@@ -51,10 +55,12 @@ class Option:
     metavar: str = ""
     hidden: bool = False
     bare: bool = False
+    several: bool = False
+    in_key: bool = True
 
 
 def option_of(field: FieldInfo) -> Option:
-    """How ``field`` stands on the command line."""
+    """How ``field`` stands on the command line and in the run key."""
     return next((each for each in field.metadata if isinstance(each, Option)), Option())
 
 
@@ -64,6 +70,7 @@ def flag_of(name: str, field: FieldInfo) -> str:
 
 
 Model = TypeVar("Model", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def read_yaml(path: Path, *, number_keys: bool = False) -> dict[str, Any]:
@@ -290,3 +297,66 @@ def in_words(place: tuple[int | str, ...], message: str) -> str:
     where = ".".join(map(str, place))
     sentence = message.removeprefix("Value error, ")
     return f"{where}: {sentence}" if where else sentence
+
+
+def checked(model: type[Model], options: Mapping[str, object]) -> Model:
+    """Build ``model`` from the options of a call; one that is None has its default.
+
+    Raises:
+        UnknownNameError: there is no such option.
+        EvalfmError: names every option that is not valid.
+    """
+    for name in options:
+        if name not in model.model_fields:
+            raise UnknownNameError("option", name, model.model_fields)
+    return validate(model, {name: value for name, value in options.items() if value is not None}, "The call")
+
+
+def group_of(model: type[Model], options: Mapping[str, object]) -> Model:
+    """The options of ``model`` among those of a call.
+
+    Raises:
+        EvalfmError: names every option that is not valid.
+    """
+    return checked(model, {name: options[name] for name in model.model_fields if name in options})
+
+
+def takes(*models: type[BaseModel]) -> Callable[[Function], Function]:
+    """Decorate a function whose ``**options`` are fields of ``models``, so that ``help`` and editors show each of them.
+
+    Fields that the function has as parameters of its own stand as these.
+
+    >>> class Draw(CardModel):
+    ...     seed: int = 0
+    >>> @takes(Draw)
+    ... def draw(encoder: str, **options: object) -> None:
+    ...     "Draw."
+    >>> list(inspect.signature(draw).parameters)
+    ['encoder', 'seed']
+    """
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = list(signature.parameters.values())
+        named = {each.name for each in own}
+        listed = {name: field for name, field in fields.items() if name not in named}
+        options = [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=field.annotation,
+                default=inspect.Parameter.empty
+                if field.is_required()
+                else field.get_default(call_default_factory=True),
+            )
+            for name, field in listed.items()
+        ]
+        positional = [each for each in own if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        after = [each for each in own if each.kind is inspect.Parameter.KEYWORD_ONLY]
+        vars(function)["__signature__"] = signature.replace(parameters=[*positional, *options, *after])
+        lines = [f"        {name}: {field.description}" for name, field in listed.items()]
+        function.__doc__ = "\n".join([f"{function.__doc__ or ''}\n    Options:", *lines, "    "])
+        return function
+
+    return decorate

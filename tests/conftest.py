@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from evalfm.data.manifest import Manifest
 
+from .shortened import in_full, in_short
 from .squares import make_squares
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,6 +20,23 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["EVALFM_HOME"] = tempfile.mkdtemp(prefix="evalfm-home-")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shortened() -> Iterator[None]:
+    """Runs are made in short (see ``shortened.py``); tests that load no torch make none."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    with in_short():
+        yield
+
+
+@pytest.fixture(scope="module", name="in_full")
+def whole_runs(shortened: None) -> Iterator[None]:
+    """Runs of this module are made as a user's are."""
+    with in_full():
+        yield
 
 
 @pytest.fixture

@@ -13,14 +13,13 @@ PACKAGE = TESTS.parent / "evalfm"
 
 KEPT = {
     ("analysis/test_sentences.py", "_verdict"): "a sentence per contrast; to be public as `verdict`",
-    ("heads/test_attentive.py", "_Bank"): "candidates trained as one; the trainer is about to be rewritten",
+    ("heads/test_nonlinear.py", "_Bank"): "candidates trained as one; the trainer is about to be rewritten",
     ("probing/test_erasing.py", "_places"): "where the control lies on each image; to be public as `places_of`",
-    ("probing/test_run_key.py", "_folder"): "the key of a run that is not made; to be public as `run_folder`",
     ("statistics/test_permutation.py", "_CELLS"): "size of a block; to be public as `CELLS`",
     ("study/test_estimate.py", "_Plan"): "epochs and steps of both trainers, which are about to be rewritten",
     ("tasks/metrics/test_facts.py", "_tests"): "the test that goes with a metric; to be public as `paired_tests`",
-    ("encoders/test_variants.py", "_pos_embed"): "timm's own",
-    ("encoders/test_variants.py", "_forward_pre_hooks"): "torch's own",
+    ("encoders/test_blocks.py", "_pos_embed"): "timm's own",
+    ("encoders/test_blocks.py", "_forward_pre_hooks"): "torch's own",
 }
 
 
@@ -83,14 +82,14 @@ def test_no_test_reaches_behind_a_door_but_those_that_say_why() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from evalfm.runs import _x",
-        "import evalfm.runs\nevalfm.runs._x",
+        "from evalfm.run import _x",
+        "import evalfm.run\nevalfm.runs._x",
         "from evalfm import runs\nruns._x()",
-        "from evalfm.runs import Run\nRun.read('a')._x.y",
+        "from evalfm.run import Run\nRun.read('a')._x.y",
         "monkeypatch.setattr(runs, '_x', None)",
-        "monkeypatch.setattr('evalfm.runs._x', None)",
-        "monkeypatch.setattr('evalfm.runs._X.read', None)",
-        "SCRIPT = '''\nimport sys\nfrom evalfm.runs import _x\n'''",
+        "monkeypatch.setattr('evalfm.run._x', None)",
+        "monkeypatch.setattr('evalfm.run._X.read', None)",
+        "SCRIPT = '''\nimport sys\nfrom evalfm.run import _x\n'''",
     ],
 )
 def test_a_reach_is_seen(source: str) -> None:

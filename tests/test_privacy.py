@@ -22,6 +22,7 @@ from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 
 PATIENTS, SIDE = 24, 48
+pytestmark = pytest.mark.usefixtures("in_full")
 UID = "1.2.826.0.1.3680043.8.498.77"
 
 

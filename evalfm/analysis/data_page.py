@@ -1,4 +1,4 @@
-"""A data set on one page: Table 1, what was left out, shortcuts on offer, sizes, films."""
+"""A data set on one page: Table 1, what was left out, possible shortcuts, sizes, images."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from evalfm.errors import EvalfmError
 
 MOST_PAIRS = 30
 MOST_SIZES = 8
-FILMS = 8
+MOST_IMAGES = 8
 COLOURS = (GREEN, ORANGE, BLUE, GREY)
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """A picture of several films, as text for a page."""
+    """A picture of several images, as text for a page."""
 
     title: str
     uri: str
 
 
 def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) -> str:
-    """The page as HTML; films only where the set's licence lets them be shown, or ``with_images`` says so.
+    """The page as HTML; images only where the set's licence lets them be shown, or ``with_images`` says so.
 
     Nothing but counts, declared attributes and public ids enters it.
     """
@@ -58,7 +58,7 @@ def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) 
         more_sizes=max(0, len(report.sizes) - MOST_SIZES),
         remarks=[remark for remark in report.remarks if remark not in info.notes],
         sheets=sheets,
-        no_films=why,
+        no_images=why,
     )
 
 
@@ -86,31 +86,31 @@ def _told(pair: Association) -> dict[str, str]:
 
 
 def _sheets(manifest: Manifest, report: Report) -> list[Sheet]:
-    """Films evenly spread over the table, masked ones first; and those that look inverted."""
+    """Images evenly spread over the table, masked ones first; and those that look inverted."""
     marked = np.zeros(len(manifest), dtype=bool)
     for finding in manifest.findings:
         marked |= (manifest.table[f"{finding}_mask"].notna() & (manifest.table[f"{finding}_mask"] != "-1")).to_numpy()
     rows = np.flatnonzero(marked) if marked.any() else np.arange(len(manifest))
-    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(FILMS, len(rows))).round().astype(int))].tolist()
-    sheets = [_sheet(manifest, spread, "Films of this set, as an encoder is given them")]
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST_IMAGES, len(rows))).round().astype(int))].tolist()
+    sheets = [_sheet(manifest, spread, "Images of this set, as an encoder is given them")]
     if report.negatives:
-        sheets.append(_sheet(manifest, report.negatives[:FILMS], "Films that look inverted"))
+        sheets.append(_sheet(manifest, report.negatives[:MOST_IMAGES], "Images that look inverted"))
     return [sheet for sheet in sheets if sheet is not None]
 
 
 def _sheet(manifest: Manifest, rows: Sequence[int], title: str) -> Sheet | None:
-    films = []
+    shown = []
     for row in rows:
         try:
-            films.append((row, manifest.image(row).pixels))
+            shown.append((row, manifest.image(row).pixels))
         except (EvalfmError, OSError):
             continue
-    if not films:
+    if not shown:
         return None
-    columns = min(4, len(films))
-    lines = -(-len(films) // columns)
+    columns = min(4, len(shown))
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(2.5 * columns, 2.7 * lines + 0.6), layout="constrained")
-    for place, (row, pixels) in enumerate(films, start=1):
+    for place, (row, pixels) in enumerate(shown, start=1):
         axes = figure.add_subplot(lines, columns, place)
         picture = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)
         low, high = (

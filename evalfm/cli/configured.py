@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from evalfm.cards import flag_of, option_of
-from evalfm.cli.options import listed
+from evalfm.cli.options import listed, listed_words
 from evalfm.errors import EvalfmError
 
 Verb = Callable[..., Any]
@@ -31,7 +31,8 @@ def configured(
     What was not given is not in it, so the model's own default holds. An option's help is its field's description, its
     choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
     several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated; one with a model
-    takes the path of its YAML file, which the model that holds it reads.
+    takes the path of its YAML file, which the model that holds it reads. Of a field of which a verb takes ``several``,
+    each for a configuration of its own, the verb gets the list as it was typed.
 
     Args:
         models: configurations; a field that two of them share is one option.
@@ -60,6 +61,7 @@ def configured(
 
         # What the verb needs without an option comes first, its switches such as --json last.
         first = [each for each in own if each.default is inspect.Parameter.empty]
+        made.sort(key=lambda each: each.default is not inspect.Parameter.empty)
         signature = [*first, *made, *(each for each in own if each not in first)]
         signature = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in signature]
         vars(with_options)["__signature__"] = inspect.Signature(signature)
@@ -74,13 +76,16 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     if not field.description:
         raise TypeError(f"The field {name} has no description, which is its help.")
     option, plain = option_of(field), _plain(name, field.annotation)
+    if option.several:
+        plain = list[str]
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     flags = option.names or (flag_of(name, field),)
-    usual = "" if default in (None, False, (), {}, "") else f" Default: {default}."
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    usual = "" if default is None or default is False or shown in ("", {}) else f" Default: {shown}."
     info = typer.Option(
         *flags,
         help=field.description + usual,
-        metavar=option.metavar or (PAIR if _is_mapping(field) else None),
+        metavar=option.metavar or _metavar(field),
         rich_help_panel=option.panel,
         show_default=False,
     )
@@ -94,15 +99,22 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     )
 
 
+def _metavar(field: FieldInfo) -> str | None:
+    """What stands for the values of an option that takes several; None for that of its type."""
+    if _is_mapping(field):
+        return PAIR
+    if words := _words(field):
+        return f"[{'|'.join(words)}]"
+    items = _items(field)
+    return "NUMBER,…" if int in items else "NAME,…" if items or option_of(field).several else None
+
+
 def _plain(name: str, annotation: Any) -> Any:
     """The type of the option for a field of type ``annotation``."""
     kinds = [each for each in _alternatives(annotation) if each is not NoneType]
     for kind in kinds:
         origin = get_origin(kind) or kind
-        if origin is tuple:
-            inner = _plain(name, get_args(kind)[0])
-            return list[str] if inner is bool else list[inner]  # type: ignore[valid-type]
-        if origin is dict:
+        if origin in (tuple, dict):
             return list[str]
     if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], BaseModel):
         return Path
@@ -126,21 +138,47 @@ def _is_mapping(field: FieldInfo) -> bool:
     return any((get_origin(kind) or kind) is dict for kind in _alternatives(field.annotation))
 
 
+def _items(field: FieldInfo) -> list[Any]:
+    """The types of the items of a field with a tuple; none for others."""
+    tuples = [each for each in _alternatives(field.annotation) if get_origin(each) is tuple]
+    return [item for each in tuples for item in _alternatives(get_args(each)[0])]
+
+
+def _words(field: FieldInfo) -> list[str]:
+    """What the items of a field with a tuple may be, where these are words of a fixed set."""
+    return [str(word) for item in _items(field) if get_origin(item) is Literal for word in get_args(item)]
+
+
+def _numbers(values: list[str], flag: str) -> tuple[int, ...]:
+    pieces = [piece for value in values for piece in value.split(",")]
+    try:
+        return tuple(int(piece) for piece in pieces)
+    except ValueError:
+        text = ",".join(values)
+        raise EvalfmError(f"{flag} takes whole numbers with commas between, such as 1,2,5, not {text!r}.") from None
+
+
 def _value(name: str, field: FieldInfo, value: Any) -> Any:
     """What the model is given for what typer has read; None where the option was not given."""
     if value is None or value == []:
         return None
-    if not isinstance(value, list):
+    option, flag = option_of(field), flag_of(name, field)
+    if not isinstance(value, list) or option.several:
         return value
     if not _is_mapping(field):
-        return tuple(listed(value, flag_of(name, field))) if isinstance(value[0], str) else tuple(value)
-    option, pairs = option_of(field), dict[str, str]()
+        words = _words(field)
+        if words:
+            return tuple(listed_words(value, flag, words))
+        if int in _items(field):
+            return _numbers(value, flag)
+        return tuple(listed(value, flag))
+    pairs: dict[str, str] = {}
     for item in value:
         key, mark, text = item.partition("=")
         if option.bare and not mark:
             mark, text = "=", key
         if not (key.strip() and mark and text.strip()) or key.strip() in pairs:
             again = ", each name once" if key.strip() in pairs else ""
-            raise EvalfmError(f"{flag_of(name, field)} {item} is not {option.metavar or PAIR}{again}; write it so.")
+            raise EvalfmError(f"{flag} {item} is not {option.metavar or PAIR}{again}; write it so.")
         pairs[key.strip()] = text.strip()
     return pairs

@@ -33,7 +33,7 @@ def demo(
     runs = run_study(study, out, bars)
     for outcome in runs.failed:
         assert outcome.failure is not None
-        raise EvalfmError(f"A part of the demo failed ({outcome.cell.label}): {outcome.failure.sentence}")
+        raise EvalfmError(f"A part of the demo failed ({outcome.cell.description}): {outcome.failure.sentence}")
     tables = task_tables(runs)
     picture = out / "demo.png"
     panels = []

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalfm.cli.options import listed, listed_words
-from evalfm.cli.probe import Precision
+from evalfm.cards import group_of
+from evalfm.cli.configured import configured
+from evalfm.cli.options import listed
+from evalfm.config import ComputeOptions
+from evalfm.probing.few_shot.config import FINE_TUNE, EpisodeConfig, EpisodeOptions
 
 if TYPE_CHECKING:
     from evalfm.episodes import EpisodeRun
@@ -21,17 +22,9 @@ SOME_FAILED = 1
 """Exit status where an encoder failed: what did not fail is on disk."""
 
 
-class Method(StrEnum):
-    """How an episode is answered."""
-
-    linear = "linear"
-    prototypes = "prototypes"
-    knn = "knn"
-    zeroshot = "zeroshot"
-    fine_tune = "fine-tune"
-
-
+@configured(EpisodeConfig, without=("encoder", "task", "input_size", "resize"))
 def episodes(
+    options: dict[str, Any],
     config: Annotated[str | None, typer.Argument(help="Episodes that ship with evalfm, or episodes.yaml.")] = None,
     encoder: Annotated[
         list[str] | None,
@@ -40,30 +33,10 @@ def episodes(
     task: Annotated[
         list[str] | None, typer.Option(help="As for probe; several likewise. With CONFIG: only these.")
     ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder or registered name; else CONFIG's, or the phantom.")] = None,
-    shots: Annotated[str | None, typer.Option(help="Images of each class to learn from, such as 1,2,5.")] = None,
-    queries: Annotated[int | None, typer.Option(help="Images of each class to ask.")] = None,
-    number: Annotated[int | None, typer.Option("--episodes", help="How many episodes.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Several likewise.", metavar=f"[{'|'.join(Method)}]")] = None,
-    fine_tune_episodes: Annotated[int | None, typer.Option(help="How many of them are fine-tuned.")] = None,
-    recipe: Annotated[
-        list[str] | None, typer.Option(help="Change the recipe of fine-tune, e.g. epochs=5; repeat for several.")
-    ] = None,
-    strength: Annotated[float | None, typer.Option(help="C of the linear probe.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="Sentences for zeroshot, in place of the task's own.")] = None,
-    where: Annotated[str | None, typer.Option(help="Keep a part of the cohort, e.g. \"view == 'PA'\".")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draw.")] = None,
-    weights: Annotated[str | None, typer.Option(help="hub, random, or the path of a checkpoint.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Print what it will cost and stop.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Images per forward pass.")] = None,
-    workers: Annotated[int, typer.Option(help="Threads that decode images.")] = 2,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
-    precision: Annotated[Precision, typer.Option(help="Of the encoder's forward pass.")] = Precision.auto,
-    out: Annotated[Path, typer.Option(help="Where results are written.")] = Path("episodes"),
-    force: Annotated[bool, typer.Option("--force", help="Compute again what is there already.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan or the results as JSON.")] = False,
 ) -> None:
-    """Answer a task from a few images of each class, many times over: macro AUROC, mean ± sd over episodes.
+    """Learn a task from a few images of each class, many times over: macro AUROC, mean ± sd over episodes.
 
     An episode draws its support from train and its queries from test; the draw is fixed by the seed and stored with
     the result. Methods: linear, prototypes and knn on stored features (all three by default), zeroshot by sentences,
@@ -83,38 +56,25 @@ def episodes(
 
     from evalfm.probing.names import is_encoder_path, is_task
 
+    data = options.get("data")
     encoders = listed(encoder, "--encoder", is_encoder_path)
     tasks = listed(task, "--task", partial(is_task, data=data))
-    methods = listed_words(method, "--method", Method)
     # Before torch is imported, which takes seconds.
     _check(config, encoders, tasks, data)
 
     from evalfm.cli.console import Bars, emit_json
     from evalfm.cli.phantom_notice import print_notice
-    from evalfm.study.cell import Machine
     from evalfm.study.cohorts import Manifests
     from evalfm.study.episode_plan import plan_episodes
-    from evalfm.study.episodes import pose_tasks, run_episode_study
+    from evalfm.study.episodes import draw_cohorts, run_episode_study
 
-    changes = {
-        "shots": None if shots is None else _numbers(shots),
-        "queries": queries,
-        "episodes": number,
-        "fine_tune_episodes": fine_tune_episodes,
-        "recipe": _recipe(recipe) if recipe else None,
-        "strength": strength,
-        "where": where,
-        "seed": seed,
-    }
-    study = _asked(config, encoders, tasks, data, weights, prompts)
-    study = study.by(methods) if methods else study
-    study = study.changed(**{name: value for name, value in changes.items() if value is not None})
+    study = _study(config, encoders, tasks, options)
     bars = Bars()
     print_notice(study.data, bars)
-    machine = Machine(device=device, precision=precision.value, batch_size=batch_size, workers=workers)
-    posed = pose_tasks(study, Manifests(bars), bars)
-    if plan or "fine-tune" in study.methods:
-        planned = plan_episodes(study, posed, machine, bars)
+    machine = group_of(ComputeOptions, options)
+    cohorts = draw_cohorts(study, Manifests(bars), bars)
+    if plan or FINE_TUNE in study.methods:
+        planned = plan_episodes(study, cohorts, machine, bars)
         if plan and json:
             emit_json(planned.to_json())
         else:
@@ -123,7 +83,8 @@ def episodes(
         return
     runs: list[EpisodeRun] = []
     failed = []
-    for outcome in run_episode_study(study, out, bars, machine=machine, posed=posed, force=force):
+    out, force = (options.get(name, EpisodeConfig.model_fields[name].default) for name in ("out", "force"))
+    for outcome in run_episode_study(study, out, bars, machine=machine, cohorts=cohorts, force=force):
         runs += outcome.runs
         for reason in outcome.cell.left_out:
             bars.say(f"left out: {reason}")
@@ -160,8 +121,8 @@ def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], da
         return
     content = read_yaml(episodes_file(config))
     known = {kind: _entries(content.get(f"{kind}s")) for kind in ("encoder", "task")}
-    for kind, asked in (("encoder", encoders), ("task", tasks)):
-        for name in asked:
+    for kind, names in (("encoder", encoders), ("task", tasks)):
+        for name in names:
             if name not in known[kind]:
                 raise UnknownNameError(f"{kind} of {content.get('name')}", name, known[kind])
     faults: list[EvalfmError] = []
@@ -172,60 +133,41 @@ def _check(config: str | None, encoders: Sequence[str], tasks: Sequence[str], da
 
 
 def _entries(content: object) -> dict[str, object]:
-    """Names in a list of a configuration, each with data of its own if it has any; what is no name is told later."""
+    """Names in a list of a configuration, each with data of its own if it has any; what is no name is refused later."""
     entries = content if isinstance(content, list) else []
-    found = [each if isinstance(each, dict) else {"name": each} for each in entries]
-    return {each["name"]: each.get("data") for each in found if isinstance(each.get("name"), str)}
+    named = [each if isinstance(each, dict) else {"name": each} for each in entries]
+    return {each["name"]: each.get("data") for each in named if isinstance(each.get("name"), str)}
 
 
-def _asked(
-    config: str | None,
-    encoders: Sequence[str],
-    tasks: Sequence[str],
-    data: str | None,
-    weights: str | None,
-    prompts: str | None,
-) -> EpisodeStudy:
-    """What the command line asks: a part of a configuration, or a small one of its own."""
-    from evalfm.cards import validate
+def _study(config: str | None, encoders: Sequence[str], tasks: Sequence[str], options: dict[str, Any]) -> EpisodeStudy:
+    """What the command line names: some of a configuration, or a small one of its own."""
+    from evalfm.cards import parse_yaml, validate
     from evalfm.errors import EvalfmError
     from evalfm.study.episodes import EpisodeStudy, load_episodes, takes_weights
 
+    data, weights, prompts = (options.get(name) for name in ("data", "weights", "prompts"))
     if config is not None:
-        asked = load_episodes(config).on(data).only(encoders, tasks)
+        study = load_episodes(config).on(data).only(encoders, tasks)
     else:
-        content: dict[str, Any] = {"name": "asked", "title": "Few-shot episodes", "data": data or "phantom"}
-        asked = validate(EpisodeStudy, content | {"schema": 1, "encoders": encoders, "tasks": tasks}, "The call")
+        content: dict[str, Any] = {"name": "call", "title": "Few-shot episodes", "data": data or "phantom"}
+        study = validate(EpisodeStudy, content | {"schema": 1, "encoders": encoders, "tasks": tasks}, "The call")
+    changes = {name: options[name] for name in EpisodeOptions.model_fields if name in options}
+    if "recipe" in changes:
+        changes["recipe"] = {name: parse_yaml(text, f"--recipe {name}") for name, text in changes["recipe"].items()}
     if weights is not None:
-        if weights not in ("hub", "random") and len(asked.encoders) > 1:
+        if weights not in ("hub", "random") and len(study.encoders) > 1:
             raise EvalfmError("--weights PATH is of one encoder; name one with --encoder.")
-        takes = {each.name: takes_weights(each.name) for each in asked.encoders}
+        takes = {each.name: takes_weights(each.name) for each in study.encoders}
         if not any(takes.values()):
             raise EvalfmError(f"{', '.join(takes)} takes no weights; leave --weights out.")
-        asked = asked.changed(
-            encoders=[each.model_dump() | ({"weights": weights} if takes[each.name] else {}) for each in asked.encoders]
-        )
+        changes["encoders"] = [
+            each.model_dump() | ({"weights": weights} if takes[each.name] else {}) for each in study.encoders
+        ]
     if prompts is not None:
-        if len(asked.tasks) > 1:
+        if len(study.tasks) > 1:
             raise EvalfmError("--prompts is of one task; name one with --task.")
-        asked = asked.changed(tasks=[each.model_dump() | {"prompts": prompts} for each in asked.tasks])
-    return asked
-
-
-def _numbers(text: str) -> list[int]:
-    from evalfm.errors import EvalfmError
-
-    try:
-        return [int(each) for each in text.split(",")]
-    except ValueError:
-        raise EvalfmError(f"--shots takes whole numbers with commas between, such as 1,2,5, not {text!r}.") from None
-
-
-def _recipe(pairs: list[str]) -> dict[str, object]:
-    from evalfm.cards import parse_yaml
-    from evalfm.training.recipe import parse_changes
-
-    return {name: parse_yaml(str(value), f"--recipe {name}") for name, value in parse_changes(pairs).items()}
+        changes["tasks"] = [each.model_dump() | {"prompts": prompts} for each in study.tasks]
+    return study.by(changes.pop("methods"), **changes) if "methods" in changes else study.changed(**changes)
 
 
 def _print_plan(plan: EpisodePlan, *, on_stderr: bool) -> None:
@@ -235,9 +177,9 @@ def _print_plan(plan: EpisodePlan, *, on_stderr: bool) -> None:
     rows = []
     for each in plan.costs:
         cost = each.estimate
-        told = ["–"] * 3 if cost is None else [cost.passes, duration(cost.seconds), size(cost.memory_bytes)]
+        figures = ["–"] * 3 if cost is None else [cost.passes, duration(cost.seconds), size(cost.memory_bytes)]
         shots = "all" if each.shots is None else str(each.shots)
-        rows.append([each.encoder, each.task, each.data, each.method, shots, str(each.episodes), *told])
+        rows.append([each.encoder, each.task, each.data, each.method, shots, str(each.episodes), *figures])
     header = ["encoder", "task", "data", "method", "shots", "episodes", "passes of the encoder", "time", "memory"]
     print_rows(f"Plan: {plan.study.title}", header, rows, on_stderr=on_stderr)
     lines = [f"about {duration(plan.seconds)} in all"]

@@ -69,10 +69,10 @@ def listed(values: Iterable[str] | None, option: str, is_one: Callable[[str], bo
             end = next(whole, start + 1)
             names.append(",".join(pieces[start:end]).strip())
             start = end
-    found = [name for name in dict.fromkeys(names) if name]
-    if given and not found:
+    unique = [name for name in dict.fromkeys(names) if name]
+    if given and not unique:
         raise EvalfmError(f"{option} was given without a name; say which, with commas between several.")
-    return found
+    return unique
 
 
 def listed_words(values: Iterable[str] | None, option: str, known: Iterable[str]) -> list[str]:

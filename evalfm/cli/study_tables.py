@@ -13,9 +13,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from evalfm.runs import Run
-    from evalfm.study.cell import Cell
-    from evalfm.study.config import Subset
+    from evalfm.config import ProbeConfig, SubsetOptions
+    from evalfm.run import Run
     from evalfm.study.executor import Outcome
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
@@ -30,7 +29,6 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
 
     from evalfm.cli.console import in_letters
     from evalfm.cli.tables import print_fitting
-    from evalfm.study.cell import subset_label
 
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
@@ -40,12 +38,12 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     several = len({each.cell.data for each in plan.cells}) > 1
     for each in plan.cells:
         cell, cost = each.cell, each.estimate
-        told = ("", "unknown", "", "", "")
+        text = ("", "unknown", "", "", "")
         if cost is not None:
             disk = sum(cost.disk_bytes.values())
-            told = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
+            text = (f"{cost.images:,}", cost.passes, duration(cost.seconds), size(disk), size(cost.memory_bytes))
         task = f"{cell.task} on {cell.data}" if several else cell.task
-        row = (cell.encoder.name, task, ", ".join(cell.heads), cell.adaptation, subset_label(cell.subset), *told)
+        row = (cell.encoder, task, ", ".join(cell.heads or ()), cell.adaptation, cell.subset.label, *text)
         rows.append([in_letters(text) for text in row])
     print_fitting(console, in_letters(f"Plan of {plan.study.name}: {plan.study.title}"), header, rows)
     lines = [totals(plan)]
@@ -125,9 +123,9 @@ class LiveTable:
         """Print one line above the table."""
         self._console.print(message, style="dim", highlight=False, markup=False, soft_wrap=True)
 
-    def started(self, cell: Cell, number: int, of: int) -> None:
+    def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Show what runs."""
-        self._running = f"cell {number} of {of}: {cell.label}"
+        self._running = f"cell {number} of {of}: {cell.description}"
 
     def finished(self, outcome: Outcome, number: int, of: int) -> None:
         """Add the cell's lines to the table, or print them."""
@@ -163,10 +161,9 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
     """A finished cell as lines: one a head with the primary metric over its seeds; one where it failed."""
     from evalfm.analysis.figures import describe
     from evalfm.analysis.series import averaged, seed_sd, series
-    from evalfm.study.cell import subset_label
 
     cell = outcome.cell
-    names = (cell.encoder.name, cell.task)
+    names = (cell.encoder, cell.task)
     lines: list[tuple[str, ...]] = []
     shown: set[str] = set()
     for runs in series(run for run in outcome.runs if not run.is_baseline):
@@ -176,12 +173,12 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
         shown.add(run.head)
         metric = next((name for name in run.metrics if name.startswith(run.primary)), run.primary)
         estimate = averaged(runs, metric)
-        told = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
-        lines.append((*names, run.head, cell.adaptation, subset_label(cell.subset), told, duration(outcome.seconds)))
+        text = f"{metric} " + ("–" if estimate.value is None else describe(estimate, seed_sd(runs, metric)))
+        lines.append((*names, run.head, cell.adaptation, cell.subset.label, text, duration(outcome.seconds)))
     if outcome.failure is not None:
-        told = f"failed: {outcome.failure.sentence}"
-        heads = ", ".join(head for head in cell.heads if head not in shown)
-        lines.append((*names, heads, cell.adaptation, subset_label(cell.subset), told, duration(outcome.seconds)))
+        text = f"failed: {outcome.failure.sentence}"
+        heads = ", ".join(head for head in cell.heads or () if head not in shown)
+        lines.append((*names, heads, cell.adaptation, cell.subset.label, text, duration(outcome.seconds)))
     return lines
 
 
@@ -189,20 +186,19 @@ def print_results(title: str, done: StudyRuns) -> None:
     """Print the tables of results, subset by subset, then where they lie and what failed."""
     from evalfm.analysis.table import task_tables
     from evalfm.cli.console import print_operating_points, print_overview
-    from evalfm.study.cell import subset_label
 
     grouped = _by_subset(done)
     for subset, runs in grouped.items():
-        told = title if len(grouped) == 1 else f"{title}: trained on {subset_label(subset)}"
+        text = title if len(grouped) == 1 else f"{title}: trained on {subset.label}"
         tables = task_tables(runs)
-        print_overview(told, tables)
+        print_overview(text, tables)
         for table in tables:
             print_operating_points(table)
     if done.failed:
         sys.stdout.write(f"{len(done.failed)} cell(s) failed, see {done.failures}:\n")
         for outcome in done.failed:
             assert outcome.failure is not None
-            sys.stdout.write(f"  {outcome.cell.label}: {outcome.failure.sentence}\n")
+            sys.stdout.write(f"  {outcome.cell.description}: {outcome.failure.sentence}\n")
     sys.stdout.write(f"{len(done)} runs; table: {done.results}\n")
 
 
@@ -213,11 +209,11 @@ def results_json(done: StudyRuns) -> dict[str, Any]:
 
     return {
         "subsets": [
-            {**subset._asdict(), "tables": [table_json(table) for table in task_tables(runs)]}
+            {**subset.model_dump(), "tables": [table_json(table) for table in task_tables(runs)]}
             for subset, runs in _by_subset(done).items()
         ],
         "failures": [
-            {"cell": outcome.cell.label, "error": outcome.failure.error, "sentence": outcome.failure.sentence}
+            {"cell": outcome.cell.description, "error": outcome.failure.error, "sentence": outcome.failure.sentence}
             for outcome in done.failed
             if outcome.failure is not None
         ],
@@ -225,13 +221,11 @@ def results_json(done: StudyRuns) -> dict[str, Any]:
     }
 
 
-def _by_subset(runs: Sequence[Run]) -> dict[Subset, list[Run]]:
-    from evalfm.study.config import Subset
+def _by_subset(runs: Sequence[Run]) -> dict[SubsetOptions, list[Run]]:
 
-    grouped: dict[Subset, list[Run]] = {}
+    grouped: dict[SubsetOptions, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        halves = bool(config.get("base_to_novel"))
-        subset = Subset(config.get("shots"), config.get("label_fraction"), config.get("associate"), halves)
+        subset = config.subset
         grouped.setdefault(subset, []).append(run)
     return grouped

@@ -24,6 +24,10 @@ def split_units(
 
     It is the patient, and with them whoever has an image of the same bytes, and so on; such a unit has the name of
     the first of its patients, and any other the patient's own.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> split_units(make_phantom("units", n=4, size=64)).tolist()
+    ['phantom-0-000000', 'phantom-0-000001', 'phantom-0-000002', 'phantom-0-000003']
     """
     positions = np.arange(len(manifest)) if rows is None else rows
     keys = manifest.split_keys[positions]
@@ -87,6 +91,11 @@ def assign_splits(
 
     Raises:
         EvalfmError: more than one option is given, or the option does not fit the data.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> manifest = assign_splits(make_phantom("split", n=12, size=64), where="age >= 60")
+    >>> manifest.info.split.rule, bool((manifest.splits[manifest.where("age >= 60")] == "test").all())
+    ('test-where', True)
     """
     chosen = [word for word, value in (("stratify", stratify), ("official", official), ("where", where)) if value]
     if len(chosen) > 1:

@@ -113,7 +113,11 @@ _FORMULA = re.compile(r"[\s\"'\0\ufeff\u200b-\u200f\u2060]*[=+\-@\uff0b\uff0d\uf
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """``header`` and ``rows`` as CSV with every digit; None and NaN are empty, words that would be run have a ``'``."""
+    """``header`` and ``rows`` as CSV with every digit; None and NaN are empty, words that would be run have a ``'``.
+
+    >>> csv_text(["id", "note"], [["a", "=1+1"], ["b", None]])
+    "id,note\\na,'=1+1\\nb,\\n"
+    """
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(map(_cell, header))

@@ -44,6 +44,10 @@ def read_table(path: Path) -> pd.DataFrame:
 
     Raises:
         EvalfmError: the file is absent or not readable as such a table.
+
+    >>> _ = Path("t.csv").write_text("id,age\\n007,64\\n")
+    >>> read_table(Path("t.csv"))["id"].tolist()
+    ['007']
     """
     input_file(path)
     is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
@@ -147,6 +151,9 @@ def as_text(column: pd.Series) -> pd.Series:
 
     Raises:
         EvalfmError: a cell holds several values, or an infinite number, which are no text.
+
+    >>> as_text(pd.Series([75.0, None])).tolist()
+    ['75', None]
     """
     missing = column.isna().to_numpy(dtype=bool)
     values = column.astype(object).to_numpy()
@@ -176,7 +183,11 @@ def _refuse_infinite(column: pd.Series) -> None:
 
 
 def as_numbers(column: pd.Series) -> pd.Series | None:
-    """Cells as float64, NaN where missing; None where some cell is no number."""
+    """Cells as float64, NaN where missing; None where some cell is no number.
+
+    >>> as_numbers(pd.Series(["75", None])).tolist()
+    [75.0, nan]
+    """
     numbers, wrong = _parsed(column)
     return None if wrong.any() else numbers
 

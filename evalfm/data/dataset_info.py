@@ -154,6 +154,10 @@ def read_dataset_info(path: Path) -> DatasetInfo:
 
 
 def dataset_yaml(info: DatasetInfo) -> str:
-    """The text of dataset.yaml, fields in their order, without unset values."""
+    """The text of dataset.yaml, fields in their order, without unset values.
+
+    >>> print(dataset_yaml(DatasetInfo(name="mine", label_source={"edema": "radiologist"})).splitlines()[1])
+    name: mine
+    """
     content = info.model_dump(mode="json", by_alias=True, exclude_none=True)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)

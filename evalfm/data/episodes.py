@@ -67,6 +67,11 @@ def draw_episodes(
 
     Raises:
         EvalfmError: a class has fewer images than needed; all such classes are named.
+
+    >>> labels, patients = np.array([0, 0, 1, 1]), np.array(list("abcd"), dtype=object)
+    >>> drawn = draw_episodes(labels, patients, list("wxyz"), ["no", "yes"], shots=1, queries=1, episodes=3, seed=0)
+    >>> drawn.support.shape, drawn.query.shape
+    ((3, 2, 1), (3, 2, 1))
     """
     order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
     codes = pd.factorize(patients[order])[0].astype(np.intp)

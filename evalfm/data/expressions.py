@@ -59,6 +59,10 @@ def evaluate(expr: str, table: pd.DataFrame) -> Booleans:
     Raises:
         UnknownNameError: the expression names a column that is not there.
         EvalfmError: it is no expression of the allowed form, or compares texts with numbers.
+
+    >>> table = pd.DataFrame({"age": [17.0, 64.0, np.nan], "view": ["PA", "AP", "PA"]})
+    >>> evaluate("age >= 18 and view in ['PA', 'AP']", table).tolist()
+    [False, True, False]
     """
     return _truth(_parse(expr), table, expr).holds
 
@@ -68,6 +72,9 @@ def columns_of(expr: str) -> list[str]:
 
     Raises:
         EvalfmError: it is no expression.
+
+    >>> sorted(columns_of("age >= 18 and view == 'PA'"))
+    ['age', 'view']
     """
     names = [node.id for node in ast.walk(_parse(expr)) if isinstance(node, ast.Name)]
     return list(dict.fromkeys(names))

@@ -21,6 +21,9 @@ class Geometry:
 
     ``matrix`` maps continuous image coordinates (y, x), in pixels, to continuous input coordinates.
     Feature maps of any grid cover the whole input, so their inverse goes through the input's frame.
+
+    >>> Geometry.identity((100, 200)).resize((50, 100)).crop(0, 25, (50, 50)).inverse().output
+    (100, 200)
     """
 
     source: tuple[int, int]

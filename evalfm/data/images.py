@@ -74,6 +74,11 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
 
     Raises:
         EvalfmError: absent, truncated, of an unknown kind, with NaN, or outside ``root``.
+
+    >>> import PIL.Image
+    >>> PIL.Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save("grey.png")
+    >>> read_image("grey.png", Path(".")).pixels.tolist()
+    [[[0.0, 1.0]]]
     """
     if unit is not None and unit not in UNITS:
         raise UnknownNameError("unit", unit, UNITS)

@@ -90,6 +90,11 @@ def inpainted(pixels: NDArray[np.float32], region: Region) -> NDArray[np.float32
 
     Damelin and Hoang (2018), as scikit-image has it, in double precision on the region's surroundings. Every other
     pixel stays what it was, bit by bit; the new ones lie within the range of their surroundings.
+
+    >>> mask = np.zeros((8, 8), dtype=bool)
+    >>> mask[3:5, 3:5] = True
+    >>> inpainted(np.ones((1, 8, 8), dtype=np.float32), Region.of(mask)).min().item()
+    1.0
     """
     height, width = pixels.shape[1:]
     window = tuple(

@@ -50,6 +50,10 @@ def read_other(path: Path) -> pd.DataFrame:
 
     Raises:
         EvalfmError: absent, damaged, or a pickle that holds anything else.
+
+    >>> _ = Path("tubes.csv").write_text("id,tube\\na,1\\n")
+    >>> read_other(Path("tubes.csv")).columns.tolist()
+    ['id', 'tube']
     """
     with input_file(path, "check --with").open("rb") as stream:
         start = stream.read(1)
@@ -71,6 +75,13 @@ def join(manifest: Manifest, other: pd.DataFrame, config: JoinConfig, name: str)
     Raises:
         EvalfmError: a column is missing or cannot be joined to, a key stands twice with different values, no row
             matches, or labels would change.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> phantom = make_phantom("join", n=3, size=64)
+    >>> other = pd.DataFrame({"name": phantom.table["id"][:2], "edema": [1, 0]})
+    >>> joined = join(phantom, other, JoinConfig(join_on="id=name", labels=["edema"]), "other.csv")
+    >>> joined.matched, joined.unmatched, joined.manifest.label("edema").tolist()
+    (2, 1, [1.0, 0.0, nan])
     """
     mine, theirs = config.keys
     keys = keys_of(manifest, mine)

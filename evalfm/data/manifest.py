@@ -43,6 +43,13 @@ class Manifest:
         table: the rows, numbered from 0; text as str or None, labels and numbers as float64, NaN where
             unknown.
         folder: where dataset.yaml lies or will lie; a relative ``info.root`` starts here.
+
+    >>> table = pd.DataFrame({"id": ["a", "b"], "image": ["a.png", "b.png"], "edema": [1, 0]})
+    >>> manifest = Manifest(DatasetInfo(name="mine", label_source={"edema": "radiologist"}), table, Path("mine"))
+    >>> manifest.labels, manifest.label("edema").tolist(), manifest.where("edema == 1").tolist()
+    (['edema'], [1.0, 0.0], [True, False])
+    >>> manifest.select([1]).table["id"].tolist()
+    ['b']
     """
 
     info: DatasetInfo
@@ -67,6 +74,11 @@ class Manifest:
 
         Raises:
             EvalfmError: a file is missing or not readable, or the data have faults (all of them are listed).
+
+        >>> from evalfm.data.phantom import make_phantom
+        >>> folder = make_phantom("read", n=4, size=64).folder
+        >>> len(Manifest.read(folder))
+        4
         """
         file = _table_file(Path(path))
         info = read_dataset_info(file.parent / DATASET_FILE)
@@ -177,7 +189,7 @@ class Manifest:
             UnknownNameError: the manifest has no masks of ``finding``.
             EvalfmError: the mask cannot be read, or has a size that is neither the image's nor declared.
         """
-        from evalfm.data.masks import decode, read_mask_file
+        from evalfm.data.masks import decode, onto_grid, read_mask_file
 
         dialect = self.info.mask_dialects.get(finding)
         if dialect is None or finding + MASK_SUFFIX not in self.table:
@@ -199,7 +211,7 @@ class Manifest:
                 f"The {finding} mask of row {row + 1} has {_by(mask.shape)} pixels, its image {_by(size)}; "
                 f"correct it or declare `mask_sizes: {{{finding}: {list(mask.shape)}}}` in dataset.yaml."
             )
-        return mask if mask.shape == size else _onto_grid(mask, size)
+        return mask if mask.shape == size else onto_grid(mask, size)
 
     def spacing_mm(self, row: int) -> tuple[float, float] | None:
         """Pixel spacing (row, column) in mm of the stored image; None where it is unknown.
@@ -338,6 +350,10 @@ def read_data(name_or_path: str | Path) -> Manifest:
 
     Raises:
         EvalfmError: it is not there (near names are proposed), or it has faults.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> read_data(make_phantom("data", n=4, size=64).folder).image(0).pixels.shape
+    (1, 64, 64)
     """
     return Manifest.read(find_folder(name_or_path))
 
@@ -376,13 +392,6 @@ def _table_file(path: Path) -> Path:
             f"{path} holds neither {PARQUET_FILE} nor {CSV_FILE}; import the data with `evalfm data import`."
         )
     return tables[0]
-
-
-def _onto_grid(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Nearest neighbour by pixel centres."""
-    rows = ((np.arange(size[0]) + 0.5) * mask.shape[0] / size[0]).astype(np.intp)
-    columns = ((np.arange(size[1]) + 0.5) * mask.shape[1] / size[1]).astype(np.intp)
-    return mask[np.ix_(rows, columns)]
 
 
 def _by(size: tuple[int, ...]) -> str:

@@ -76,6 +76,11 @@ def find_overlap(one: Manifest, other: Manifest | None = None, progress: Progres
 
     Near copies are found by the correlation of their thumbnails, all pairs, and verified by that of their details;
     crops are not found.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> first, second = make_phantom("one", n=2, size=64), make_phantom("two", n=2, size=64)
+    >>> [(pair.one, pair.other, pair.kind) for pair in find_overlap(first, second).pairs]
+    [(0, 0, 'exact'), (1, 1, 'exact')]
     """
     first = fingerprints(one, progress)
     second = first if other is None else fingerprints(other, progress)

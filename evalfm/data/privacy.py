@@ -42,6 +42,9 @@ def public_names(values: Iterable[str], info: DatasetInfo) -> NDArray[np.object_
 
     Raises:
         EvalfmError: names need a hash and dataset.yaml holds no salt.
+
+    >>> public_names(["patient-7"], DatasetInfo(name="mine", salt="pepper")).tolist()
+    ['23d9adca3084cb35']
     """
     if info.names_are_public:
         return _objects(list(values))
@@ -105,7 +108,11 @@ def without_private(text: str, manifests: Iterable[Manifest]) -> str:
 
 
 def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ages with everything above 90 years set to 90; unknown stays NaN."""
+    """Ages with everything above 90 years set to 90; unknown stays NaN.
+
+    >>> top_coded_age(np.array([64.0, 97.0, np.nan])).tolist()
+    [64.0, 90.0, nan]
+    """
     return np.minimum(age, TOP_CODED_AGE)
 
 

@@ -82,7 +82,12 @@ class _Look:
 
 
 def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
-    """Look at every row, file, mask and pixel; faults of the data are reported, never raised."""
+    """Look at every row, file, mask and pixel; faults of the data are reported, never raised.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> check(make_phantom("checked", n=4, size=64)).passed
+    True
+    """
     faults = quick_faults(manifest)
     remarks: list[str] = []
     if len(manifest) == 0 or not manifest.root.is_dir():

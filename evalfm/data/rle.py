@@ -35,6 +35,9 @@ def decode(dialect: str, text: str, size: Size) -> Mask:
 
     Raises:
         EvalfmError: the runs are malformed, overlap, leave the image or belong to one of another size.
+
+    >>> decode("relative", "1 2", (2, 3)).astype(int).tolist()
+    [[0, 1, 0], [1, 0, 0]]
     """
     height, width = size
     stripped = text.strip()
@@ -49,7 +52,11 @@ def decode(dialect: str, text: str, size: Size) -> Mask:
 
 
 def decode_union(dialect: str, texts: Iterable[str], size: Size) -> Mask:
-    """Everything that several rows of one image mark; see ``decode``."""
+    """Everything that several rows of one image mark; see ``decode``.
+
+    >>> decode_union("absolute", ["1 2", "6 1"], (2, 3)).astype(int).tolist()
+    [[1, 1, 0], [0, 0, 1]]
+    """
     union = np.zeros(size, dtype=bool)
     for text in texts:
         union |= decode(dialect, text, size)
@@ -61,6 +68,9 @@ def encode(dialect: str, mask: Mask) -> str:
 
     Raises:
         ValueError: ``mask`` is not bool [H, W] with pixels.
+
+    >>> encode("relative", np.array([[False, True], [True, False]]))
+    '1 2'
     """
     encoder = _dialect(dialect)[1]
     if mask.ndim != 2 or mask.dtype != bool or not mask.size:

@@ -35,6 +35,9 @@ def assign(patients: Names, *, seed: int, fractions: Fractions = DEFAULT_FRACTIO
     """Assign each patient to ``train``, ``val`` or ``test`` by hash(patient, seed); [N] str.
 
     A patient's split depends on nothing but that: when rows vanish or come, no other row moves.
+
+    >>> assign(["p1", "p1", "p2", "p3"], seed=1).tolist()
+    ['train', 'train', 'val', 'test']
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
@@ -55,6 +58,11 @@ def stratified(
         labels: [N] class of each image, NaN or None where unknown.
         seed: of the hash.
         fractions: of train, val and test.
+
+    >>> patients = [f"p{number}" for number in range(20)]
+    >>> split = stratified(patients, [0, 1] * 10, seed=0, fractions=(0.6, 0.2, 0.2))
+    >>> [int((split[1::2] == name).sum()) for name in SPLITS]
+    [6, 2, 2]
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
@@ -80,6 +88,9 @@ def test_where(
 
     Raises:
         EvalfmError: the mask names no patient, or all of them.
+
+    >>> test_where(["p1", "p1", "p2", "p3"], np.array([True, False, False, False]), seed=0).tolist()
+    ['test', 'test', 'train', 'train']
     """
     codes, unique = _patients(patients)
     chosen = np.zeros(len(unique), dtype=bool)
@@ -95,7 +106,12 @@ def test_where(
 def val_from_train(
     split: NDArray[np.object_], patients: Names, *, seed: int, fraction: float = VAL_OF_TRAINING
 ) -> NDArray[np.object_]:
-    """Move ``fraction`` of the training patients to val by hash, at least one of several; [N] str."""
+    """Move ``fraction`` of the training patients to val by hash, at least one of several; [N] str.
+
+    >>> split = np.array(["train", "train", "train", "test"], dtype=object)
+    >>> val_from_train(split, ["p1", "p1", "p2", "p3"], seed=0).tolist()
+    ['val', 'val', 'train', 'test']
+    """
     codes, unique = _patients(patients)
     places = _uniform(unique, SPLIT, seed, "val")[codes]
     training = np.sort(np.unique(places[split == "train"]))
@@ -112,6 +128,9 @@ def folds(patients: Names, k: int, seed: int, labels: ArrayLike | None = None) -
 
     Raises:
         EvalfmError: ``k`` is below 2, or a class has fewer patients than there are folds.
+
+    >>> folds(["p1", "p1", "p2", "p3", "p4"], 2, seed=0).tolist()
+    [0, 0, 1, 0, 1]
     """
     codes, unique = _patients(patients)
     if k < 2:
@@ -141,6 +160,10 @@ def fold_split(
     """The split in which ``fold`` is test, and val is drawn by patient from the others; [N] str.
 
     With ``labels`` val gets its share of each class, at least one patient of every class that has two.
+
+    >>> patients = ["p1", "p1", "p2", "p3", "p4"]
+    >>> fold_split(folds(patients, 2, seed=0), 1, patients, seed=0).tolist()
+    ['val', 'val', 'test', 'train', 'test']
     """
     codes, unique = _patients(patients)
     fold_of_patient = np.empty(len(unique), dtype=np.intp)
@@ -173,6 +196,9 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer
 
     Raises:
         EvalfmError: a class has fewer than ``k`` images.
+
+    >>> nested_shots([0, 0, 1, 1], ["p1", "p2", "p3", "p4"], 1, seed=0).tolist()
+    [0, 2]
     """
     if k < 1:
         raise EvalfmError(f"There must be at least 1 shot per class, not {k}.")
@@ -210,6 +236,9 @@ def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLik
 
     Raises:
         EvalfmError: ``fraction`` is not in (0, 1].
+
+    >>> label_fraction(["p1", "p1", "p2", "p3"], 0.5, seed=0).tolist()
+    [0, 1, 3]
     """
     if not 0 < fraction <= 1:
         raise EvalfmError(f"A fraction of the labels lies above 0 and up to 1, not at {fraction}.")
@@ -224,7 +253,11 @@ def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLik
 
 
 def export_ids(ids: Names, split: Names, folder: Path) -> list[Path]:
-    """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line, in row order."""
+    """Write ``train.txt``, ``val.txt`` and ``test.txt`` into ``folder``, one id a line, in row order.
+
+    >>> [path.name for path in export_ids(["a", "b"], ["train", "test"], Path("lists"))]
+    ['train.txt', 'val.txt', 'test.txt']
+    """
     names, split_of_row = np.asarray(ids, dtype=object), np.asarray(split, dtype=object)
     written = []
     for split_name in SPLITS:
@@ -242,6 +275,10 @@ def import_ids(ids: Names, lists: Sequence[Path]) -> NDArray[np.object_]:
 
     Raises:
         EvalfmError: a file name names no split, an id is in two lists, or a row is in none.
+
+    >>> lists = export_ids(["a", "b"], ["train", "test"], Path("lists"))
+    >>> import_ids(["b", "a"], lists).tolist()
+    ['test', 'train']
     """
     split_of: dict[str, str] = {}
     split_of_stem: dict[str, str | None] = {}

@@ -48,7 +48,13 @@ class Association:
 
 
 def table_one(manifest: Manifest) -> tuple[tuple[str, ...], list[Row]]:
-    """Columns (splits that there are, and all) and rows: images, patients, labels, masks, attributes."""
+    """Columns (splits that there are, and all) and rows: images, patients, labels, masks, attributes.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> groups, rows = table_one(make_phantom("table", n=10, size=64))
+    >>> groups[-1], rows[0].name, rows[0].cells[-1]
+    ('all', 'images', '10')
+    """
     table = manifest.table
     groups: dict[str, NDArray[np.bool_]] = {}
     if "split" in table:

@@ -191,7 +191,7 @@ def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any
         every = list(tensors_of(read(source), left_out))
     except Exception as error:
         said = (str(error).strip().split("\n")[0] or type(error).__name__)[:200]
-        return {"error": f"is damaged, incomplete or no torch checkpoint of plain tensors ({said}); fetch it again"}
+        return {"error": f"is damaged, incomplete or no checkpoint of plain tensors ({said}); fetch it again"}
     tensors: dict[str, Tensor] = {}
     total = sum(tensor.numel() * tensor.element_size() for _, tensor in every)
     if total > 256 * 2**20 + 50 * os.path.getsize(source):

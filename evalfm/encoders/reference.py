@@ -215,7 +215,8 @@ class EncoderRef:
             if not os.path.isfile(user_path(self.path, "--encoder")):
                 raise EvalfmError(f"There is no file {self.path}; check --encoder.")
             return
-        self.card()
+        if self.factory() is None:
+            self.card()
 
 
 EncoderLike: TypeAlias = "str | EncoderCard | Encoder | Callable[[], Encoder] | EncoderRef"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head, Text
 from evalfm.heads.text.classifier import TextHead
@@ -44,10 +45,10 @@ def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[s
 
 
 def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
-    """The question under a name of its own, with the metrics of this protocol.
+    """The cohort under a name of its own, with the metrics of this protocol.
 
     Raises:
-        EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learnt.
+        EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learned.
     """
     if cohort.task.kind not in EXCLUSIVE:
         raise EvalfmError(f"--base-to-novel needs several classes; {cohort.task.name} is {cohort.task.kind}.")
@@ -55,7 +56,7 @@ def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
     deaf = [head.name for head in heads if not isinstance(head, TextHead)]
     if deaf:
         raise EvalfmError(
-            f"--base-to-novel asks for classes that were never seen, which {', '.join(deaf)} cannot name; "
+            f"--base-to-novel has classes that were never seen, which {', '.join(deaf)} cannot name; "
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
     name = f"{cohort.task.name}-{BASE_TO_NOVEL}"
@@ -75,11 +76,12 @@ def fit_halves(
         pooled_columns(_scores(heads, part_of, len(base)), part_of.target, context.kind, context.class_names)
         for part_of in (val, test)
     )
-    note = (
+    note = Caution(
+        "base-to-novel",
         f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
-        "themselves; harmonic mean 2bn / (b + n) of the two accuracies."
+        "themselves; harmonic mean 2bn / (b + n) of the two accuracies.",
     )
-    told = replace(fit, notes=(note, *fit.notes))
+    told = replace(fit, cautions=(note, *fit.cautions))
     return HeadResult(split, told, Scores(on_val, on_test, Operating()), head.tensors())
 
 

@@ -1,4 +1,4 @@
-"""The same film with and without a chest tube: what a run's answer changes by, all else equal."""
+"""The same image with and without a chest tube: what a run's prediction changes by, all else equal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import sentences
 from evalfm.data.phantom import Dials, make_phantom
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
 
 IMAGES = 200
@@ -26,20 +27,20 @@ SIZE = 256
 FEWEST = 10
 """Patients below which no difference is given."""
 SEED = 9001
-"""Of the films, so that none is one of a phantom that a run has seen (those have small seeds)."""
+"""Of the images, so that none is one of a phantom that a run has seen (those have small seeds)."""
 ANSWERS = re.compile(r"score_.*|prediction|area_predicted_.*|decision_.*")
 """Columns of predictions that may change."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """One column among films of one truth.
+    """One column among images of one truth.
 
     Attributes:
         answer: the column of the predictions.
-        among: which films.
+        among: which images.
         without, with_tube: its mean, None where it has none.
-        difference: with minus without, paired by film, or None with the ``reason``.
+        difference: with minus without, paired by image, or None with the ``reason``.
     """
 
     answer: str
@@ -77,13 +78,13 @@ def counterfactual(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Counterfactual:
-    """Apply ``run`` to phantom films drawn twice, without and with a chest tube, equal in every other pixel.
+    """Apply ``run`` to phantom images drawn twice, without and with a chest tube, equal in every other pixel.
 
     Args:
         run: a finished run.
-        images: how many films, each drawn twice.
-        size: their pixels along a side.
-        seed: of the films.
+        images: how many images, each drawn twice.
+        size: their pixels along each edge.
+        seed: of the images.
         weights, encoder, device: as for ``predict``.
 
     Raises:
@@ -104,11 +105,11 @@ def counterfactual(
             truths.append(manifest.table["pneumothorax"].to_numpy(dtype=np.float64))
     without, with_tube = tables
     if len(without) != len(truths[0]) or without["id"].tolist() != with_tube["id"].tolist():
-        raise EvalfmError(f"The task {run.task} leaves out some of the phantom's films; the pairs cannot be made.")
+        raise EvalfmError(f"The task {run.task} leaves out some of the phantom's images; the pairs cannot be made.")
     if not np.array_equal(truths[0], truths[1]):
-        raise AssertionError("the tube changed the truth of a film")
-    notes = ["Synthetic data: the films are phantoms; what a tube changes on patients may differ."]
-    notes += [note for note in run.record.notes if note.startswith("Random weights")]
+        raise AssertionError("the tube changed the truth of an image")
+    notes = ["Synthetic data: the images are phantoms; what a tube changes on patients may differ."]
+    notes += sentences(run.record.cautions, {"random-weights"})
     name = f"{run.encoder} · {run.head} · {run.adaptation}"
     return Counterfactual(name, run.task, tuple(_changes(without, with_tube, truths[0])), tuple(notes))
 

@@ -1,4 +1,4 @@
-"""A device painted out of real films, against a region of the same shape: what a run's answer changes by."""
+"""A device painted out of real images, against a region of the same shape: what a run's prediction changes by."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.applying import RunPredictor
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.counterfactual import answers_of, mean, too_little
 from evalfm.probing.held_out import HeldOutImages, held_out_images
-from evalfm.probing.loading import load_manifest
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion
@@ -36,13 +37,13 @@ DEVICE = "chest_tube"
 
 @dataclass(frozen=True)
 class Erasure:
-    """One column among films of one truth.
+    """One column among images of one truth.
 
     Attributes:
         answer: the column of the predictions.
-        among: which films.
-        as_it_is: its mean on the untouched films, None where it has none.
-        device: without the device minus as it is, paired by film; None with the ``reason``.
+        among: which images.
+        as_it_is: its mean on the untouched images, None where it has none.
+        device: without the device minus as it is, paired by image; None with the ``reason``.
         control: with the control region painted over minus as it is.
         contrast: device minus control: what the device does beyond painting.
     """
@@ -60,10 +61,10 @@ class Erasure:
 
 @dataclass(frozen=True)
 class Erased:
-    """What painting a device out changes, and which films it was done on.
+    """What painting a device out changes, and which images it was done on.
 
     Attributes:
-        films: how many; ``left_out`` tells of the others.
+        films: how many; ``left_out`` names the others.
     """
 
     model: str
@@ -82,12 +83,12 @@ class Erased:
 
 @dataclass(frozen=True, eq=False)
 class PaintedOver(Manifest):
-    """A manifest whose films come with a region painted over, in memory alone."""
+    """A manifest whose images come with a region painted over, in memory alone."""
 
     regions: Mapping[int, Region]
 
     def image(self, row: int) -> Image:
-        """The film of ``row`` with its region filled in."""
+        """The image of ``row`` with its region filled in."""
         film = super().image(row)
         return replace(film, pixels=inpainted(film.pixels, self.regions[row]))
 
@@ -118,19 +119,19 @@ def erase(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Erased:
-    """Apply ``run`` to films with a device: as they are, with it painted out, and with a control region painted over.
+    """Apply ``run`` to images with a device: as they are, with it painted out, and with a control region painted over.
 
-    Only films that the run has not seen are used. Nothing of their pixels or features is kept.
+    Only images that the run has not seen are used. Nothing of their pixels or features is kept.
 
     Args:
         run: a finished run.
-        data: a data set with ``<mask>_mask``: the run's own (its test films are used) or another.
+        data: a data set with ``<mask>_mask``: the run's own (its test images are used) or another.
         mask: the device.
-        trained_on: the run's own data, where ``data`` are others and it is not found by its name.
+        trained_on: the run's own data, where ``data`` are others and its name does not lead to it.
         weights, encoder, device: as for ``predict``.
 
     Raises:
-        EvalfmError: there are no such masks, no film is left, or the run cannot be applied.
+        EvalfmError: there are no such masks, no image is left, or the run cannot be applied.
     """
     run = run if isinstance(run, Run) else Run.read(run)
     manifest = load_manifest(data, run.task, progress)
@@ -138,7 +139,7 @@ def erase(
         held = f"has masks of {', '.join(manifest.findings)}" if manifest.findings else "has no masks"
         raise EvalfmError(
             f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
-            "of chest tubes, another device with --mask, or leave --data out for phantom films."
+            "of chest tubes, another device with --mask, or leave --data out for phantom images."
         )
     task = TaskCard.model_validate(run.record.task)
     manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
@@ -168,10 +169,10 @@ class _Places:
 
 
 def _places(films: HeldOutImages, mask: str, progress: Progress) -> _Places:
-    """Where the device and its control lie on each film; films without one are counted.
+    """Where the device and its control lie on each image; images without one are counted.
 
     Raises:
-        EvalfmError: no film has both.
+        EvalfmError: no image has both.
     """
     cohort = films.cohort
     manifest = cohort.manifest
@@ -199,20 +200,20 @@ def _places(films: HeldOutImages, mask: str, progress: Progress) -> _Places:
     if not device:
         told = "; ".join(f"{item.images} {item.reason}" for item in (*films.left_out, *left_out))
         raise EvalfmError(
-            f"No film of {manifest.info.name} is left to paint a {mask} out of ({told}); name other data or "
+            f"No image of {manifest.info.name} is left to paint a {mask} out of ({told}); name other data or "
             "another --mask."
         )
     return _Places(device, control, left_out, lesion_unknown)
 
 
 def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Where a film [C, H, W] shows nothing: its lowest or its highest value, as of padding and bare detector."""
+    """Where an image [C, H, W] shows nothing: its lowest or its highest value, as of padding and bare detector."""
     flat = pixels.mean(axis=0)
     return np.asarray((flat == flat.min()) | (flat == flat.max()))
 
 
 def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
-    """Positions into the question's rows, and for each the answers: as it is, device, control."""
+    """Positions into the cohort's rows, and for each the predictions: as it is, device, control."""
     cohort = films.cohort
     manifest = cohort.manifest
     shown = [None, *(PaintedOver(manifest.info, manifest.table, manifest.folder, each) for each in places.both)]
@@ -224,7 +225,7 @@ def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tupl
             continue
         used.append(kept)
         for table, painted in zip(tables, shown, strict=True):
-            table.append(ready.answers(cohort.rows[kept], fold=fold, films=painted))
+            table.append(ready.answers(cohort.rows[kept], fold=fold, images=painted))
     return np.concatenate(used), [pd.concat(each, ignore_index=True) for each in tables]
 
 
@@ -247,7 +248,7 @@ def _erasures(cohort: Cohort, positions: NDArray[np.intp], tables: Sequence[pd.D
 
 
 def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """The films that ``answer`` is told of apart: without and with its finding, where the task asks for findings."""
+    """The images that ``answer`` is given for apart: without and with its finding, where the task has findings."""
     kind = cohort.task.kind
     truths: dict[str, NDArray[np.float64]] = {}
     if kind == "multilabel":
@@ -259,19 +260,19 @@ def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterato
             yield f"without {name}", truth == 0
             yield f"with {name}", truth == 1
             return
-    yield "all films", np.ones(len(positions), dtype=bool)
+    yield "all images", np.ones(len(positions), dtype=bool)
 
 
 def _notes(run: Run, cohort: Cohort, mask: str, places: _Places) -> Iterator[str]:
     info = cohort.manifest.info
     if info.synthetic or run.record.provenance.synthetic:
-        yield "Synthetic data: these figures say nothing about patients."
-    yield from (note for note in run.record.notes if note.startswith(("Random weights", "Contamination")))
+        yield SYNTHETIC.sentence
+    yield from sentences(run.record.cautions, {"random-weights", "contamination"})
     if not cohort.manifest.patients_known:
         yield "Patients unknown: intervals are over images."
     if places.lesion_unknown:
-        yield f"On {places.lesion_unknown} films the finding's outline is unknown; the control may lie on it."
+        yield f"On {places.lesion_unknown} images the finding's outline is unknown; the control may lie on it."
     yield (
         f"Painted over by biharmonic inpainting, which is seen too: that is what the control is for. What goes with a "
-        f"{mask} on the same film (a re-expanded lung, other devices) stays."
+        f"{mask} on the same image (a re-expanded lung, other devices) stays."
     )

@@ -1,4 +1,4 @@
-"""Which results a call found on disk and gives back as they are: that is said, never done in silence."""
+"""Which results a call meets on disk and gives back as they are: that is said, never done in silence."""
 
 from __future__ import annotations
 

@@ -11,22 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cards import validate
+from evalfm.config import EncoderConfig
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.probing.loading import load_manifest
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.names import check_names
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import check_writable
+from evalfm.run import check_writable
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.representation import NEIGHBOURS, jackknifed, linear_cka, rank_me, shared_neighbours
 from evalfm.statistics.resampling import Values
 
 FEATURES = "features.json"
 IMAGES = 1000
-"""Asked for by default; a Gram matrix is images × images."""
+"""By default; a Gram matrix is images × images."""
 
 
 def feature_quality(
@@ -37,7 +38,7 @@ def feature_quality(
     seed: int = 0,
     out: str | Path | None = None,
     progress: Progress = SILENT,
-    **settings: Any,
+    **options: Any,
 ) -> dict[str, Any]:
     """RankMe of each encoder, and linear CKA and shared neighbours of each two, on images drawn by ``seed``.
 
@@ -46,7 +47,7 @@ def feature_quality(
         data: a data set as ``probe`` takes it; None takes the phantom.
         images: at most so many, the same for all; whole patients are drawn.
         out: folder for ``features.json``; None writes nothing.
-        settings: of ``EncoderSettings``, the same for all.
+        options: fields of ``EncoderConfig``, the same for all.
 
     Returns:
         What ``features.json`` holds.
@@ -57,6 +58,7 @@ def feature_quality(
     names = list(dict.fromkeys(encoders))
     if not names:
         raise EvalfmError("Name at least one encoder with --encoder.")
+    config = validate(EncoderConfig, options, "The call")
     check_names(names, data=[data])
     if images < 2 * NEIGHBOURS:
         raise EvalfmError(f"--images must be {2 * NEIGHBOURS} at least, not {images}.")
@@ -67,17 +69,15 @@ def feature_quality(
     rows = _drawn(manifest, images, seed)
     patient = manifest.patients[rows]
     unit = "patients" if manifest.patients_known else "images"
-    found: dict[str, Values] = {}
-    told = []
+    features: dict[str, Values] = {}
+    described = []
     for name in names:
-        session = open_session(
-            name, EncoderSettings.checked(name=name, **settings), manifest, None, progress, frozenset()
-        )
+        session = open_session(name, config, manifest, None, progress, frozenset())
         values = session.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise EvalfmError(f"{name} gives features that are no numbers on these images; see `evalfm doctor`.")
-        found[session.name] = values
-        told.append(
+        features[session.name] = values
+        described.append(
             {
                 "encoder": session.name,
                 "dimensions": int(values.shape[1]),
@@ -86,7 +86,9 @@ def feature_quality(
                 "rank_me": _rank(values, patient, unit).to_json(),
             }
         )
-    pairs = [_pair(one, other, found[one], found[other], patient, unit) for one, other in combinations(found, 2)]
+    pairs = [
+        _pair(one, other, features[one], features[other], patient, unit) for one, other in combinations(features, 2)
+    ]
     content = {
         "schema": 1,
         "data": manifest.info.name,
@@ -96,7 +98,7 @@ def feature_quality(
         "unit": unit,
         "neighbours": NEIGHBOURS,
         "by_chance": NEIGHBOURS / (len(rows) - 1),
-        "encoders": told,
+        "encoders": described,
         "pairs": pairs,
     }
     if out is not None:

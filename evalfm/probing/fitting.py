@@ -1,4 +1,4 @@
-"""Heads fitted on one part of a question and scored on its val and test images."""
+"""Heads fitted on one split of a cohort and scored on its val and test images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evalfm.heads.training import fit_together
 from evalfm.probing.base_to_novel import fit_halves
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment, measured_findings
 from evalfm.probing.recording import HeadResult
-from evalfm.probing.scoring import Films, Scores, score_dense, score_pooled
+from evalfm.probing.scoring import Scores, SizedExamples, score_dense, score_pooled
 from evalfm.probing.session import EncoderSession, training_forecast
 from evalfm.probing.splits import Split, unlearnable
 from evalfm.progress import Progress
@@ -33,7 +33,7 @@ from evalfm.training.tuning import TrainingEnvironment, tune
 
 @dataclass(frozen=True)
 class Training:
-    """How the encoder of a cell is trained, and where.
+    """How the encoder is trained with a head, and where.
 
     Attributes:
         folder: where checkpoints and features of the trained encoder lie until the run is published.
@@ -48,13 +48,13 @@ class Training:
 
 @dataclass(frozen=True)
 class FitOptions:
-    """What the fitting of any head is asked.
+    """What decides the fit of any head beside its data.
 
     Attributes:
         seed: of initialisation and batch order.
-        threshold: how val chooses the operating point.
+        threshold: rule that picks the operating point on val.
         text: sentences and tower for heads that read text.
-        halves: whether heads learn on half of the classes and are tried on both.
+        halves: whether heads learn on half of the classes and are tested on both.
     """
 
     seed: int
@@ -68,22 +68,22 @@ def fit_frozen(
     heads: Sequence[Head],
     assignment: SplitAssignment,
     split: Split,
-    asked: FitOptions,
+    options: FitOptions,
     progress: Progress,
 ) -> dict[str, HeadResult]:
     """Fit every head on frozen features, trained ones in one pass over them, and score val and test."""
-    context = _context(session, assignment, asked, progress)
+    context = _context(session, assignment, options, progress)
     labelled = LabelledFeatures(assignment.cohort, session.source)
     train, val = labelled.examples(split.train), labelled.examples(split.val)
-    if asked.halves:
+    if options.halves:
         test = labelled.examples(split.test)
         return {h.name: fit_halves(h, split, train, val, test, context) for h in heads if isinstance(h, TextHead)}
     fits: dict[str, Fit] = {}
     for together in trained_together(heads):
-        found = fit_together(together, train, val, context)
-        fits |= dict(zip((head.name for head in together), found, strict=True))
+        fitted = fit_together(together, train, val, context)
+        fits |= dict(zip((head.name for head in together), fitted, strict=True))
     fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
-    scores = _score(heads, assignment, split, session.source, session.test, asked.threshold, progress)
+    scores = _score(heads, assignment, split, session.source, session.test, options.threshold, progress)
     return {head.name: HeadResult(split, fits[head.name], scores[head.name], head.tensors()) for head in heads}
 
 
@@ -92,7 +92,7 @@ def fit_trained(
     head: Head,
     assignment: SplitAssignment,
     split: Split,
-    asked: FitOptions,
+    options: FitOptions,
     training: Training,
     progress: Progress,
 ) -> HeadResult:
@@ -105,12 +105,12 @@ def fit_trained(
     if not isinstance(base, EncodedSource):
         raise EvalfmError(f"{session.name} is a table of features; only an encoder of images can be trained.")
     cohort = assignment.cohort
-    if session.redraw is not None and training.adaptation != "lora" and asked.seed:
-        base = base.of(session.redraw(asked.seed))
+    if session.redraw is not None and training.adaptation != "lora" and options.seed:
+        base = base.of(session.redraw(options.seed))
     recipe = training.recipe
     progress.say(training_forecast(base, len(split.train), recipe.epochs, training.processes))
     labelled = LabelledFeatures(cohort, base)
-    context = _context(session, assignment, asked, progress)
+    context = _context(session, assignment, options, progress)
     precision = session.training_precision
     assert is_precision(precision)
     features = FeatureStore(training.folder / "features")
@@ -134,21 +134,21 @@ def fit_trained(
         progress=progress,
     )
     test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)
-    scores = _score([head], assignment, split, source_of(tuned.encoder), test, asked.threshold, progress)
+    scores = _score([head], assignment, split, source_of(tuned.encoder), test, options.threshold, progress)
     return HeadResult(split, tuned.fit, scores[head.name], head.tensors(), tuned.tensors)
 
 
-def _context(session: EncoderSession, assignment: SplitAssignment, asked: FitOptions, progress: Progress) -> Context:
+def _context(session: EncoderSession, assignment: SplitAssignment, options: FitOptions, progress: Progress) -> Context:
     cohort = assignment.cohort
     return Context(
         cohort.task.kind,
         cohort.class_names,
-        asked.seed,
+        options.seed,
         torch.device(session.device),
         progress,
         cohort.task.measure,
         measured_findings(cohort),
-        asked.text,
+        options.text,
         cohort.manifest.info.name,
         cohort.task.name.removesuffix(f"-{BASE_TO_NOVEL}"),
     )
@@ -167,15 +167,15 @@ def _score(
     cohort = assignment.cohort
     labelled = LabelledFeatures(cohort, source)
     val = labelled.examples(split.val)
-    test_side, positions = labelled, split.test
+    tested_on, positions = labelled, split.test
     if assignment.test is not None:
-        test_side, positions = LabelledFeatures(assignment.test, test_source or source), np.arange(len(assignment.test))
-    test: Examples = test_side.examples(positions)
+        tested_on, positions = LabelledFeatures(assignment.test, test_source or source), np.arange(len(assignment.test))
+    test: Examples = tested_on.examples(positions)
     scores: dict[str, Scores] = {}
     dense = [head for head in heads if isinstance(head, DenseHead)]
     if dense:
-        shown = Films(val, cohort.manifest.spacing_mm)
-        tested = Films(test, test_side.cohort.manifest.spacing_mm)
+        shown = SizedExamples(val, cohort.manifest.spacing_mm)
+        tested = SizedExamples(test, tested_on.cohort.manifest.spacing_mm)
         scored = score_dense(dense, shown, tested, cohort.task, cohort.class_names, progress)
         scores |= dict(zip((head.name for head in dense), scored, strict=True))
     for head in heads:

@@ -1,4 +1,4 @@
-"""From heads on an encoder to runs: fit on every part, score, measure, publish."""
+"""From heads on an encoder to runs: fit on every split, score, measure, publish."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 import evalfm
+from evalfm.config import ProbeConfig
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
@@ -21,11 +22,10 @@ from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.session import EncoderSession, compute_ahead
-from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
-from evalfm.runs import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
-from evalfm.training.recipe import Recipe, Trained
+from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_trainable, forget
 
@@ -33,56 +33,37 @@ FROZEN = "frozen"
 
 
 @dataclass(frozen=True)
-class FineTuneConfig:
-    """How the encoder of a cell is trained with each head."""
-
-    name: Trained
-    recipe: Recipe
-    settings: EncoderSettings
-
-
-@dataclass(frozen=True)
-class Cell:
+class HeadGroup:
     """Heads to be fitted on one encoder, together where they read the same maps.
 
     Attributes:
-        opened: the encoder on the question's images.
+        session: the encoder on the cohort's images.
         heads: names of heads.
-        baseline: True for a baseline that knows nothing.
-        adapted: how the encoder is trained, each head with a copy of its own; None where it is frozen.
+        config: the options that they are fitted by; an encoder that is trained is copied for each head.
+        baseline: True for a baseline.
         text: sentences and tower, where a head reads text.
     """
 
     session: EncoderSession
     heads: tuple[str, ...]
+    config: ProbeConfig
     baseline: bool = False
-    adapted: FineTuneConfig | None = None
     text: Text | None = None
 
-    @property
-    def adaptation(self) -> str:
-        """The word in paths and tables."""
-        return FROZEN if self.adapted is None else self.adapted.name
 
-
-def run_cell(
-    cell: Cell,
-    assignments: Sequence[SplitAssignment],
-    settings: Settings,
-    out: Path,
-    *,
-    known: Known,
-    progress: Progress,
+def run_group(
+    group: HeadGroup, assignments: Sequence[SplitAssignment], *, known: Known, progress: Progress
 ) -> list[Run]:
-    """The runs of ``cell``, one per head and seed; those on disk are returned as they are unless ``known`` says no."""
+    """The runs of ``group``, one per head and seed; those on disk are returned as they are unless ``known`` says no."""
+    config, out = group.config, group.config.out
     runs: list[Run] = []
     for seed, assignment in enumerate(assignments):
-        heads = [load_head(name, assignment.cohort.task.kind) for name in cell.heads]
-        if settings.base_to_novel:
+        heads = [load_head(name, assignment.cohort.task.kind) for name in group.heads]
+        if config.base_to_novel:
             heads = [head.for_base() for head in heads if isinstance(head, TextHead)]
-        varies = settings.draws_subsets or cell.adapted is not None
+        varies = config.draws_subsets or config.adaptation != FROZEN
         wanted = [head for head in heads if seed == 0 or not head.deterministic or varies]
-        folders = {head.name: _folder(cell, head, assignment, settings, seed, out) for head in wanted}
+        folders = {head.name: place_of(group, head, assignment, seed) for head in wanted}
         for folder, key in folders.values():
             recover(folder, out / WORK)
             if (folder / RECORD).is_file():
@@ -92,48 +73,45 @@ def run_cell(
         if missing:
             check_writable(out)
             if_exists = IfExists.REPLACED if known.force else IfExists.KEPT
-            making = RunBuilder(cell, assignment, settings, seed, out, if_exists, progress)
-            making.run(missing, folders)
+            RunBuilder(group, assignment, seed, if_exists, progress).run(missing, folders)
         runs += [Run.read(folders[head.name][0]) for head in wanted]
     return runs
 
 
-def _folder(
-    cell: Cell, head: Head, assignment: SplitAssignment, settings: Settings, seed: int, out: Path
-) -> tuple[Path, str]:
+def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: int) -> tuple[Path, str]:
     """Where the run of ``head`` stands, and its key: a hash over all that decides its result."""
-    task = assignment.cohort.task
-    source = cell.session.source
-    adaptation: str | dict[str, Any] = cell.adaptation
-    if cell.adapted is not None:
-        check_trainable(head, cell.adapted.name)
+    config, task, source = group.config, assignment.cohort.task, group.session.source
+    adaptation: str | dict[str, Any] = config.adaptation
+    recipe = config.whole_recipe
+    if recipe is not None:
+        check_trainable(head, config.adaptation)
         adaptation = {
-            "name": cell.adapted.name,
-            "recipe": cell.adapted.recipe.model_dump(),
-            "precision": cell.session.training_precision,
+            "name": config.adaptation,
+            "recipe": recipe.model_dump(),
+            "precision": group.session.training_precision,
         }
-        if cell.adapted.recipe.batch_norm == "batch":
+        if recipe.batch_norm == "batch":
             # Each process normalises its own share of a batch.
-            adaptation["processes"] = cell.adapted.settings.processes
+            adaptation["processes"] = config.processes
     content: dict[str, Any] = {
         "schema": 1,
         "evalfm": evalfm.__version__,
         "encoder": source.key,
-        "seen": cell.session.card["pretraining_data"],
+        "seen": group.session.card["pretraining_data"],
         "task": task.model_dump(mode="json"),
         "head": {"name": head.name, "grid": head.grid},
         "adaptation": adaptation,
         "data": assignment.key,
         "facts": assignment.facts,
-        "subset": settings.subset(),
+        "options": config.key_options(),
         "seed": seed,
     }
-    if cell.text is not None and reads_text(head):
-        content["text"] = text_key(cell.text, assignment.cohort.manifest.info.name)
+    if group.text is not None and reads_text(head):
+        content["text"] = text_key(group.text, assignment.cohort.manifest.info.name)
     if task.kind == "regression" and "maps" in head.needs:
         content["masks"] = measured_key(assignment.cohort)
     key = content_key(content)
-    return run_folder(out, cell.session.name, task.name, head.name, cell.adaptation, key), key
+    return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key
 
 
 def _training(key: str, fold: int | str) -> str:
@@ -143,62 +121,61 @@ def _training(key: str, fold: int | str) -> str:
 
 @dataclass(frozen=True)
 class RunBuilder:
-    """The making of the runs of one cell and seed; each appears whole or not at all."""
+    """Makes the runs of one group and seed; each appears whole or not at all."""
 
-    cell: Cell
+    group: HeadGroup
     assignment: SplitAssignment
-    settings: Settings
     seed: int
-    out: Path
     if_exists: IfExists
     progress: Progress
 
     def run(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
         """Fit, score and publish ``heads``: frozen ones together, trained ones one after the other."""
-        if self.cell.adapted is None:
+        recipe = self.group.config.whole_recipe
+        if recipe is None:
             self._frozen(heads, folders)
             return
         for head in heads:
-            self._trained(head, self.cell.adapted, *folders[head.name])
+            self._trained(head, recipe, *folders[head.name])
 
     def _frozen(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
-        watch = Stopwatch()
+        watch, config = Stopwatch(), self.group.config
         self._compute_ahead(maps=any("maps" in head.needs for head in heads))
         fitted: dict[str, list[HeadResult]] = {head.name: [] for head in heads}
+        options = FitOptions(self.seed, config.threshold, self.group.text, config.base_to_novel)
         for split in self.assignment.splits:
             self._announce(split.fold, ", ".join(head.name for head in heads))
-            asked = FitOptions(self.seed, self.settings.threshold, self.cell.text, self.settings.base_to_novel)
-            found = fit_frozen(self.cell.session, heads, self.assignment, split, asked, self.progress)
-            for name, result in found.items():
+            results = fit_frozen(self.group.session, heads, self.assignment, split, options, self.progress)
+            for name, result in results.items():
                 fitted[name].append(result)
         seconds = watch.seconds() / len(heads)
         for head in heads:
             self._publish(head, fitted[head.name], *folders[head.name], seconds, ())
 
-    def _trained(self, head: Head, adapted: FineTuneConfig, folder: Path, key: str) -> None:
-        watch = Stopwatch()
-        if adapted.recipe.probe_start:
+    def _trained(self, head: Head, recipe: Recipe, folder: Path, key: str) -> None:
+        watch, config = Stopwatch(), self.group.config
+        adaptation = config.adaptation
+        assert adaptation != "frozen"
+        if recipe.probe_start:
             self._compute_ahead(maps="maps" in head.needs)
         works, results = [], []
+        options = FitOptions(self.seed, config.threshold)
         for split in self.assignment.splits:
-            self._announce(split.fold, f"{head.name}, {adapted.name}")
-            place = adopt(self.out / WORK, _training(key, split.fold or 0))
+            self._announce(split.fold, f"{head.name}, {adaptation}")
+            place = adopt(config.out / WORK, _training(key, split.fold or 0))
             works.append(place)
-            training = Training(
-                adapted.name, adapted.recipe, place, adapted.settings.workers, adapted.settings.processes
-            )
-            # A fresh head for every part: one that was trained once would go on from there.
-            fresh = load_head(head.name, self.assignment.cohort.task.kind)
-            asked = FitOptions(self.seed, self.settings.threshold)
+            training = Training(adaptation, recipe, place, config.workers, config.processes)
+            # A new head for every split: one that was trained once would go on from there.
+            new = load_head(head.name, self.assignment.cohort.task.kind)
             results.append(
-                fit_trained(self.cell.session, fresh, self.assignment, split, asked, training, self.progress)
+                fit_trained(self.group.session, new, self.assignment, split, options, training, self.progress)
             )
         self._publish(head, results, folder, key, watch.seconds(), works)
         for place in works:
             forget(place)
 
     def _compute_ahead(self, *, maps: bool) -> None:
-        assignment, session = self.assignment, self.cell.session
+        assignment, session = self.assignment, self.group.session
         used = np.unique(
             np.concatenate([np.concatenate([split.train, split.val, split.test]) for split in assignment.splits])
         )
@@ -207,7 +184,7 @@ class RunBuilder:
             compute_ahead(session.test, assignment.test.rows, maps=maps, progress=self.progress)
 
     def _announce(self, fold: int | None, what: str) -> None:
-        label = f"{self.cell.session.name} × {self.assignment.cohort.task.name}"
+        label = f"{self.group.session.name} × {self.assignment.cohort.task.name}"
         if fold is not None:
             label += f", fold {fold + 1} of {len(self.assignment.splits)}"
         self.progress.say(f"{label}: {what}")
@@ -215,21 +192,14 @@ class RunBuilder:
     def _publish(
         self, head: Head, results: Sequence[HeadResult], folder: Path, key: str, seconds: float, works: Sequence[Path]
     ) -> None:
-        assignment, session, settings = self.assignment, self.cell.session, self.settings
+        assignment, session, config = self.assignment, self.group.session, self.group.config
         table, rows = predictions_table(assignment.cohort, assignment.test, results)
-        asked: dict[str, Any] = {**settings.model_dump(mode="json"), "baseline": self.cell.baseline, "seed": self.seed}
-        # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
-        asked["task"] = assignment.cohort.task.name
-        asked["prompts"] = None if settings.prompts is None else "file"
-        asked["encoder"] = {"name": session.name, **session.requested}
-        asked["adaptation"], asked["recipe"] = self.cell.adaptation, {}
-        if self.cell.adapted is not None:
-            asked["recipe"] = self.cell.adapted.recipe.model_dump(mode="json")
-            asked["processes"] = self.cell.adapted.settings.processes
-        text = self.cell.text if reads_text(head) else None
-        record = make_record(session, assignment, head, results, table, asked, key, seconds, text)
-        with publishing(self.out, folder, self.if_exists) as work:
+        text = self.group.text if reads_text(head) else None
+        record = make_record(session, assignment, head, results, table, self._config(), key, seconds, text)
+        with publishing(config.out, folder, self.if_exists) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
+            # With matplotlib, which only a run that is made needs.
+
             # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
 
@@ -237,3 +207,18 @@ class RunBuilder:
             for result, place in zip(results, works, strict=False):
                 board = work / BOARD if result.split.fold is None else work / BOARD / f"fold{result.split.fold}"
                 shutil.copytree(place / BOARD, board)
+
+    def _config(self) -> dict[str, Any]:
+        """The options as a run records them: no path, and the recipe whole."""
+        config, session = self.group.config, self.group.session
+        recipe = config.whole_recipe
+        return {
+            **config.recorded(),
+            "baseline": self.group.baseline,
+            "seed": self.seed,
+            # The task's name and not the path of its card, which may name a person or a place; the record has it whole.
+            "task": self.assignment.cohort.task.name,
+            "encoder": {"name": session.name, **session.requested},
+            "recipe": {} if recipe is None else recipe.model_dump(mode="json"),
+            **({} if recipe is None else {"processes": config.processes}),
+        }

@@ -1,4 +1,4 @@
-"""Which films of a data set a finished run has neither learnt from nor chosen on, strictly."""
+"""Which images of a data set a finished run has neither learned from nor chosen on, strictly."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cards import validate
+from evalfm.config import SplitOptions
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
 from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
+from evalfm.probing.cohort import load_manifest
 from evalfm.probing.labelled import data_key
-from evalfm.probing.loading import load_manifest
 from evalfm.probing.recording import lineage, same_name
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
 
@@ -30,13 +30,13 @@ KEY = 64
 
 @dataclass(frozen=True)
 class HeldOutImages:
-    """Films that a run has not seen.
+    """Images that a run has not seen.
 
     Attributes:
-        question: the run's task, posed to the data set.
-        groups: positions into ``question.rows``, each with the fold whose head has not seen them; None where one head,
+        cohort: of the run's task in the data set.
+        groups: positions into ``cohort.rows``, each with the fold whose head has not seen them; None where one head,
             or every head, has not.
-        left_out: why the other films are not there.
+        left_out: why the other images are not there.
     """
 
     cohort: Cohort
@@ -47,21 +47,21 @@ class HeldOutImages:
 def held_out_images(
     run: Run, manifest: Manifest, trained_on: str | Path | Manifest | None, progress: Progress
 ) -> HeldOutImages:
-    """The films of ``manifest`` that ``run`` has not seen.
+    """The images of ``manifest`` that ``run`` has not seen.
 
-    Of the data that the run was made from those are its test films, fold by fold where it has folds; its separate test
+    Of the data that the run was made from those are its test images, fold by fold where it has folds; its separate test
     data are unseen whole. Any other data set leaves out what it shares with the run's train and val: the same bytes,
-    and where one set is made of the other, near copies and films of the same patients (these among phantoms too).
-    Which data are the run's is told by the hash of ids, bytes, truth and split that the run holds, not by a name.
+    and where one set is made of the other, near copies and images of the same patients (these among phantoms too).
+    Which data are the run's is decided by the hash of ids, bytes, truth and split that the run holds, not by a name.
 
     Raises:
-        EvalfmError: it is another data set, and the run's own cannot be found to compare with, or nothing is left.
+        EvalfmError: it is another data set, and the run's own is not at hand to compare with, or nothing is left.
     """
-    settings = _settings(run)
-    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
-    cohort = select_cohort(task, manifest, settings.where)
-    asked = limited(cohort, settings.limit)
-    dealt = _dealt(run, asked, settings)
+    options = run.record.config
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
+    cohort = select_cohort(task, manifest, options.where)
+    asked = limited(cohort, options.limit)
+    dealt = _dealt(run, asked, options)
     if dealt is not None:
         groups = tuple((split.fold, split.test) for split in dealt)
         tested = sum(len(split.test) for split in dealt)
@@ -70,26 +70,21 @@ def held_out_images(
         )
     if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
         return HeldOutImages(asked, ((None, np.arange(len(asked))),), asked.exclusions)
-    seen, rows = _training(run, settings, task, manifest, trained_on, progress)
+    seen, rows = _training(run, options, task, manifest, trained_on, progress)
     shared, reasons = _shared(cohort, seen, rows, progress)
     keep = np.flatnonzero(~shared)
     if not len(keep):
         raise EvalfmError(
-            f"The run was trained or chosen on every film of {manifest.info.name} that its task asks; name other data."
+            f"The run was trained or chosen on every image of {manifest.info.name} that its task selects; "
+            "name other data."
         )
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
-def _settings(run: Run) -> Settings:
-    """What the run was asked, as far as it decides which rows went where."""
-    config = run.record.config
-    return Settings.checked(**{name: config[name] for name in Settings.model_fields if name in config})
-
-
-def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
-    """The parts of ``cohort`` where it is the one that ``run`` learnt from; else None."""
+def _dealt(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
+    """The splits of ``cohort`` where it is the one that ``run`` learned from; else None."""
     try:
-        dealt = make_splits(cohort, settings, subset_seed=int(run.record.config["seed"]))
+        dealt = make_splits(cohort, options, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
     named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
@@ -98,33 +93,33 @@ def _dealt(run: Run, cohort: Cohort, settings: Settings) -> list[Split] | None:
 
 def _training(
     run: Run,
-    settings: Settings,
+    options: SplitOptions,
     task: TaskCard,
     manifest: Manifest,
     trained_on: str | Path | Manifest | None,
     progress: Progress,
 ) -> tuple[Cohort, NDArray[np.intp]]:
-    """The question that the run learnt from, and the manifest's rows of its train and val."""
-    name = str(run.record.data["name"])
+    """The cohort that the run learned from, and the manifest's rows of its train and val."""
+    name = run.record.data.name
     told = ""
     candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
     for candidate in candidates if trained_on is None else [trained_on]:
         try:
             own = load_manifest(candidate, task.name, progress)
-            cohort = limited(select_cohort(task, own, settings.where), settings.limit)
+            cohort = limited(select_cohort(task, own, options.where), options.limit)
         except EvalfmError as error:
             if trained_on is not None:
                 raise
             told = told or f" ({error})"
             continue
-        dealt = _dealt(run, cohort, settings)
+        dealt = _dealt(run, cohort, options)
         if dealt is not None:
             used = np.unique(np.concatenate([np.concatenate([split.train, split.val]) for split in dealt]))
             return cohort, cohort.rows[used]
         told = f"; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either"
     raise EvalfmError(
         f"{manifest.info.name} is not what this run was made from (ids, images, truth or split differ). Name the run's "
-        f"own data, {name}, with --trained-on DIR, so that no film it has seen is used{told}."
+        f"own data, {name}, with --trained-on DIR, so that no image it has seen is used{told}."
     )
 
 
@@ -144,7 +139,7 @@ def _registered_as(name: str) -> list[Path]:
 def _shared(
     cohort: Cohort, seen: Cohort, rows: NDArray[np.intp], progress: Progress
 ) -> tuple[NDArray[np.bool_], list[tuple[str, int]]]:
-    """Which films of ``cohort`` the run has seen [N], and how many by each reason."""
+    """Which images of ``cohort`` the run has seen [N], and how many by each reason."""
     here, there = cohort.manifest, seen.manifest.select(rows)
     bytes_seen = set(there.digests(progress=progress).tolist())
     same = np.isin(here.digests(cohort.rows.tolist(), progress=progress), list(bytes_seen))
@@ -154,7 +149,7 @@ def _shared(
     if akin:
         copies = np.zeros(len(cohort), dtype=bool)
         copies[[pair.one for pair in find_overlap(asked, there, progress).pairs]] = True
-        reasons.append(("near copies of films of the run's train or val", int((copies & ~gone).sum())))
+        reasons.append(("near copies of images of the run's train or val", int((copies & ~gone).sum())))
         gone = gone | copies
     if akin or (here.info.synthetic and there.info.synthetic):
         patients = np.isin(asked.patients.astype(str), there.patients.astype(str))

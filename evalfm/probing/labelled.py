@@ -1,11 +1,11 @@
-"""A question with the features of its images: what a head's examples are cut from."""
+"""A cohort with the features of its images: what a head's examples are taken from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -25,13 +25,13 @@ from evalfm.tasks.truth import LUNGS, parts_of
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """A question and where the features of its manifest come from."""
+    """A cohort and where the features of its manifest come from."""
 
     cohort: Cohort
     source: FeatureSource
 
     def examples(self, positions: NDArray[np.intp]) -> Examples:
-        """What a head sees of the question's rows at ``positions``."""
+        """What a head sees of the cohort's rows at ``positions``."""
         cohort = self.cohort
         rows = cohort.rows[positions]
         reader: MaskReader | None = None
@@ -74,21 +74,21 @@ def read_measured(cohort: Cohort, row: int) -> NDArray[np.bool_]:
     Raises:
         EvalfmError: one of them is unknown.
     """
-    found = [cohort.manifest.mask(row, finding) for finding in measured_findings(cohort)]
-    masks = [mask for mask in found if mask is not None]
-    if len(masks) < len(found):
+    read = [cohort.manifest.mask(row, finding) for finding in measured_findings(cohort)]
+    masks = [mask for mask in read if mask is not None]
+    if len(masks) < len(read):
         raise EvalfmError(f"Row {row + 1} lacks a mask that {cohort.task.name} is measured on.")
     return np.stack(masks)
 
 
 @dataclass(frozen=True)
 class SplitAssignment:
-    """A question dealt for one seed.
+    """A cohort split for one seed.
 
     Attributes:
-        question: what is asked.
-        test: the question of separate test data, tested whole, or None.
-        parts: one training, or one per fold.
+        cohort: the rows and their targets.
+        test: the cohort of separate test data, tested whole, or None.
+        splits: one, or one per fold.
         key: hash of what each row is, what its truth is and where it went.
         facts: hash of what else of the data a run says or reckons with, see ``facts_key``.
     """
@@ -100,32 +100,34 @@ class SplitAssignment:
     facts: str = ""
 
     @classmethod
-    def of(cls, cohort: Cohort, test: Cohort | None, dealt: Sequence[Split]) -> SplitAssignment:
-        """Hash the parts of ``cohort``, and the separate test rows, if any."""
-        named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
+    def of(cls, cohort: Cohort, test: Cohort | None, splits: Sequence[Split]) -> SplitAssignment:
+        """Hash the splits of ``cohort``, and the separate test rows, if any."""
+        named = [
+            (f"{name}/{split.fold}", getattr(split, name)) for split in splits for name in ("train", "val", "test")
+        ]
         key = data_key(cohort, named)
         facts = facts_key(cohort)
         if test is not None:
             key += data_key(test, [("test", np.arange(len(test)))])
             facts += facts_key(test)
-        return cls(cohort, test, tuple(dealt), key, facts)
+        return cls(cohort, test, tuple(splits), key, facts)
 
 
-def data_key(cohort: Cohort, dealt: list[tuple[str, NDArray[np.intp]]]) -> str:
-    """Hash of what is asked and of how it is dealt: ids, image bytes, truth and part of every row, in hex."""
+def data_key(cohort: Cohort, assigned: list[tuple[str, NDArray[np.intp]]]) -> str:
+    """Hash of a cohort and of its split: ids, image bytes, truth and split of every row, in hex."""
     digest = hashlib.sha256()
     images = cohort.manifest.digests(cohort.rows.tolist())
     ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows]
     truths = cohort.mask_digests() if cohort.task.kind == "segmentation" else cohort.target.tolist()
     for position, truth in enumerate(truths):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
-    for name, positions in dealt:
+    for name, positions in assigned:
         digest.update(json.dumps([name, positions.tolist()]).encode())
     return digest.hexdigest()
 
 
 def facts_key(cohort: Cohort, *, attributes: bool = True) -> str:
-    """Hash of what a result depends on beside the ids, image bytes, truth and parts of ``data_key``, in hex.
+    """Hash of what a result depends on beside the ids, image bytes, truth and splits of ``data_key``, in hex.
 
     That is who is whose patient and by which name a row leaves the data, its declared ``attributes`` and pixel
     spacing, the names of the classes, and what the data set says of itself that a result repeats.
@@ -142,10 +144,10 @@ def facts_key(cohort: Cohort, *, attributes: bool = True) -> str:
         "label_source": cohort.label_source,
         "patients_known": bool(manifest.patients_known),
         "exclusions": [[each.reason, each.images] for each in cohort.exclusions],
-        "notes": list(cohort.notes),
+        "notes": list(map(str, cohort.cautions)),
     }
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
-    # Where a row went is told by the parts.
+    # Where a row went is in the splits.
     table = public_table(manifest, cohort.rows).drop(columns="split")
     columns = {str(name): table[name] for name in table if attributes or name in ("id", "patient")}
     columns |= {name: manifest.table[name].iloc[cohort.rows] for name in SPACING_COLUMNS if name in manifest.table}
@@ -178,53 +180,3 @@ def rows_digest(manifest: Manifest, rows: NDArray[np.intp]) -> str:
     images = manifest.digests(rows.tolist())
     each = sorted(f"{name}\x1f{image}" for name, image in zip(ids, images, strict=True))
     return hashlib.sha256("\x1e".join(each).encode()).hexdigest()
-
-
-def as_learnt(train: Cohort, test: Cohort) -> Cohort:
-    """``test`` with its classes numbered as ``train`` numbers them, which lacks none of them.
-
-    Each data set numbers the levels that it has: where the test data lack a class, the others would stand one lower.
-
-    Raises:
-        EvalfmError: the test data ask something else, or hold a class that cannot be learnt.
-    """
-    data = (test.manifest.info.name, train.manifest.info.name)
-    if test.task.kind != train.task.kind:
-        raise EvalfmError(
-            f"{train.task.name} is {test.task.kind} on the test data {data[0]} and {train.task.kind} on {data[1]}; "
-            "write a task card that says its kind."
-        )
-    names = train.class_names
-    if test.class_names == names:
-        return test
-    (target, *_) = train.task.target
-    numbered = any(name.removeprefix(f"{target}_").isdecimal() for name in (*test.class_names, *names))
-    if train.task.kind == "binary" and target in (*test.class_names, *names) and not numbered:
-        # 0 and 1 on one side, words on the other.
-        return replace(test, class_names=names)
-    if test.task.kind not in ("multiclass", "ordinal") or not set(test.class_names) <= set(names):
-        raise EvalfmError(
-            f"The test data {data[0]} hold {', '.join(test.class_names)} and {data[1]} {', '.join(names)}; give both "
-            "the same levels."
-        )
-    number = np.array([names.index(name) for name in test.class_names], dtype=np.float64)
-    return replace(test, target=number[test.target.astype(np.intp)], class_names=names)
-
-
-def refuse_shared_images(train: Cohort, test: Cohort) -> None:
-    """Refuse a test set that holds an image of the training set.
-
-    Raises:
-        EvalfmError: the same bytes stand on both sides.
-    """
-    seen = _digests(train.manifest, train.rows)
-    shared = sum(digest in seen for digest in _digests(test.manifest, test.rows))
-    if shared:
-        raise EvalfmError(
-            f"{shared} image(s) of the test data {test.manifest.info.name} are also in {train.manifest.info.name}; "
-            "take them out of one of the two."
-        )
-
-
-def _digests(manifest: Manifest, rows: NDArray[np.intp]) -> set[str]:
-    return set(manifest.digests(rows.tolist()).tolist())

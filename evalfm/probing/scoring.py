@@ -45,8 +45,8 @@ def score_pooled(
     scores = head.predict(val), head.predict(test)
     operating = Operating.chosen(task.kind, names, val.target, scores[0], rule)
     on_val, on_test = (
-        pooled_columns(found, split.target, task.kind, names).assign(**operating.columns(task.kind, names, found))
-        for found, split in zip(scores, (val, test), strict=True)
+        pooled_columns(each, split.target, task.kind, names).assign(**operating.columns(task.kind, names, each))
+        for each, split in zip(scores, (val, test), strict=True)
     )
     by_template = head.by_template(test) if isinstance(head, ZeroShotHead) else {}
     return Scores(on_val, on_test, operating, by_template)
@@ -67,7 +67,7 @@ def pooled_columns(
 
 
 @dataclass(frozen=True)
-class Films:
+class SizedExamples:
     """Examples with the size of their pixels.
 
     Attributes:
@@ -84,14 +84,19 @@ class Films:
     def truth(self, row: int) -> NDArray[np.bool_]:
         """The masks of ``row``, bool [K, H, W]."""
         if self.examples.masks is None:
-            raise ValueError("films are scored against masks")
+            raise ValueError("examples are scored against masks")
         return self.examples.masks(row)
 
 
 def score_dense(
-    heads: list[DenseHead], val: Films, test: Films, task: TaskCard, names: tuple[str, ...], progress: Progress
+    heads: list[DenseHead],
+    val: SizedExamples,
+    test: SizedExamples,
+    task: TaskCard,
+    names: tuple[str, ...],
+    progress: Progress,
 ) -> list[Scores]:
-    """Score every val and test film on its own grid, all heads in step so that a film's maps are made once.
+    """Score every val and test image on its own grid, all heads in step so that an image's maps are made once.
 
     The pixel threshold maximises pooled-pixel Dice on val.
     """
@@ -109,13 +114,13 @@ def score_dense(
         rows: list[list[dict[str, object]]] = [[] for _ in heads]
         for row, probabilities in progress.track(_in_step(heads, split.examples), f"scoring {label}", len(split)):
             truth = split.truth(row)
-            for found, probability, chosen in zip(rows, probabilities, thresholds, strict=True):
-                found.append(dense_row(probability, truth, chosen, split.spacing_mm(row), task.nsd_tolerance_mm))
+            for lines, probability, chosen in zip(rows, probabilities, thresholds, strict=True):
+                lines.append(dense_row(probability, truth, chosen, split.spacing_mm(row), task.nsd_tolerance_mm))
             limits = resolution_limits(split.examples.source, row, truth, names)
-            for found in rows:
-                found[-1].update(limits)
-        for table, found in zip(tables, rows, strict=True):
-            table.append(pd.DataFrame(found))
+            for lines in rows:
+                lines[-1].update(limits)
+        for table, lines in zip(tables, rows, strict=True):
+            table.append(pd.DataFrame(lines))
     return [Scores(table[0], table[1], Operating(chosen)) for table, chosen in zip(tables, thresholds, strict=True)]
 
 
@@ -126,17 +131,17 @@ def dense_row(
     spacing_mm: tuple[float, float] | None,
     tolerance_mm: float,
 ) -> dict[str, object]:
-    """The columns of one film: per class its scores against ``truth`` (if known) and the predicted mask as RLE."""
+    """The columns of one image: per class its scores against ``truth`` (if known) and the predicted mask as RLE."""
     row: dict[str, object] = {}
     for index, (name, threshold) in enumerate(thresholds.items()):
-        film = probability[index].numpy()
-        known = np.zeros(film.shape, dtype=bool) if truth is None else truth[index]
-        scored = image_scores(film, known, threshold, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
+        scores = probability[index].numpy()
+        known = np.zeros(scores.shape, dtype=bool) if truth is None else truth[index]
+        scored = image_scores(scores, known, threshold, spacing_mm=spacing_mm, tolerance_mm=tolerance_mm)
         values = scored.columns()
         if truth is None:
             values = {key: values[key] for key in ("area_predicted", "score")}
         row |= {f"{key}_{name}": value for key, value in values.items()}
-        row[f"prediction_rle_{name}"] = encode("relative", film >= threshold)
+        row[f"prediction_rle_{name}"] = encode("relative", scores >= threshold)
         row[f"threshold_{name}"] = threshold
     height, width = probability.shape[-2:]
     return row | {"height": height, "width": width}
@@ -146,25 +151,25 @@ def resolution_limits(
     source: FeatureSource, row: int, truth: NDArray[np.bool_], names: tuple[str, ...]
 ) -> dict[str, float]:
     """What the encoder could see of each lesion, and the Dice of the truth passed through its finest map grid."""
-    found: dict[str, float] = {}
+    limits: dict[str, float] = {}
     strides = source.map_strides
     geometry = source.geometry(row)
     visible = geometry.visible().numpy()
     for index, name in enumerate(names):
         area = int(truth[index].sum())
-        found[f"visible_lesion_fraction_{name}"] = float(truth[index][visible].sum() / area) if area else np.nan
+        limits[f"visible_lesion_fraction_{name}"] = float(truth[index][visible].sum() / area) if area else np.nan
         if not strides or not area:
-            found[f"oracle_dice_{name}"] = np.nan
+            limits[f"oracle_dice_{name}"] = np.nan
             continue
         grid = tuple(-(-labelled // min(strides)) for labelled in source.input_size)
         mask = torch.from_numpy(truth[index][None]).float()
         passed = geometry.to_source(geometry.to_input(mask, (grid[0], grid[1])))[0].numpy() >= 0.5
-        found[f"oracle_dice_{name}"] = float(2 * (passed & truth[index]).sum() / (passed.sum() + area))
-    return found
+        limits[f"oracle_dice_{name}"] = float(2 * (passed & truth[index]).sum() / (passed.sum() + area))
+    return limits
 
 
 def _in_step(heads: list[DenseHead], examples: Examples) -> Iterator[tuple[int, list[Tensor]]]:
-    """Every head's probabilities film by film; trained heads share one reading of the maps."""
+    """Every head's probabilities image by image; trained heads share one reading of the maps."""
     trained = [head for head in heads if isinstance(head, TrainedDenseHead)]
     if len(trained) == len(heads):
         for row, probabilities in predict_dense(trained, examples):

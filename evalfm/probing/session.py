@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
+from evalfm.config import EncoderConfig, EncoderOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders import load_encoder
@@ -24,7 +26,6 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
 from evalfm.probing.provenance import peak_memory_bytes
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import Progress
 
 METADATA = ("sex", "age", "view")
@@ -48,7 +49,7 @@ class EncoderSession:
             the GPU has no bfloat16 and no precision was chosen.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         requested: the settings that were chosen, as a run may show them.
-        notes: what the encoder says of itself, such as colour reduced to grey.
+        cautions: what the encoder says of itself, such as colour reduced to grey.
     """
 
     name: str
@@ -62,7 +63,7 @@ class EncoderSession:
     training_precision: str = "float32"
     requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
-    notes: tuple[str, ...] = field(default=())
+    cautions: tuple[Caution, ...] = field(default=())
 
 
 def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
@@ -111,7 +112,7 @@ def _seconds_per_image(source: EncodedSource) -> float:
 
 def open_session(
     encoder: EncoderLike,
-    settings: EncoderSettings,
+    settings: EncoderConfig,
     manifest: Manifest,
     test: Manifest | None,
     progress: Progress,
@@ -159,11 +160,11 @@ def open_session(
         training_precision=_training_precision(settings, device, loaded.precision),
         requested=_public(settings),
         redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
-        notes=loaded.notes,
+        cautions=loaded.cautions,
     )
 
 
-def _load(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str, seed: int = SEED) -> Encoder:
+def _load(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str, seed: int = SEED) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
     return load_encoder(
         encoder,
@@ -176,7 +177,7 @@ def _load(encoder: EncoderRef, settings: EncoderSettings, device: str, precision
     )
 
 
-def _redraw(encoder: EncoderRef, settings: EncoderSettings, device: str, precision: str) -> Callable[[int], Encoder]:
+def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
     def redrawn(seed: int) -> Encoder:
@@ -185,14 +186,14 @@ def _redraw(encoder: EncoderRef, settings: EncoderSettings, device: str, precisi
     return redrawn
 
 
-def _public(settings: EncoderSettings) -> dict[str, Any]:
+def _public(settings: EncoderConfig) -> dict[str, Any]:
     """The settings as a run may show them: a path of weights becomes the word ``file``."""
     weights = settings.weights if settings.weights in ("hub", "random") else "file"
-    shown = settings.model_dump(mode="json", include={"input_size", "resize", "maps", "batch_size"})
+    shown = settings.model_dump(mode="json", include={*EncoderOptions.model_fields, "maps", "batch_size"})
     return {**shown, "weights": weights}
 
 
-def _where(settings: EncoderSettings) -> tuple[str, str]:
+def _where(settings: EncoderConfig) -> tuple[str, str]:
     """The device and precision that ``auto`` stands for on this machine."""
     has_gpu = torch.cuda.is_available()
     if settings.device.startswith("cuda") and not has_gpu:
@@ -203,7 +204,7 @@ def _where(settings: EncoderSettings) -> tuple[str, str]:
     return device, precision
 
 
-def _training_precision(settings: EncoderSettings, device: str, precision: str) -> str:
+def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:
     """As for frozen features; ``auto`` means float16 with loss scaling on a GPU without bfloat16."""
     if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
         return "float16"

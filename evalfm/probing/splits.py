@@ -1,4 +1,4 @@
-"""Which images of a question are trained on, chosen on and tested."""
+"""Which images of a cohort are trained on, chosen on and tested."""
 
 from __future__ import annotations
 
@@ -8,33 +8,38 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data import splits
+from evalfm.cautions import Caution
+from evalfm.config import STRONGEST_ASSOCIATION, Association, SplitOptions
+from evalfm.data import splits as by_patient
 from evalfm.data.assign_splits import split_units
 from evalfm.errors import EvalfmError
-from evalfm.probing.associating import Association, associated
-from evalfm.probing.settings import Settings
 from evalfm.statistics.classification import base_classes
 from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.truth import binary_label
+
+CURVE = (0.0, 0.25, 0.5, 0.75, STRONGEST_ASSOCIATION)
+"""Strengths of a whole shortcut curve; the number of images is one that every one of them allows."""
+ASSOCIATED_KINDS = ("binary", "segmentation")
 
 
 @dataclass(frozen=True)
 class Split:
-    """One training with its val and test images, as positions into a question's rows.
+    """One training with its val and test images, as positions into a cohort's rows.
 
     Attributes:
         fold: which fold it is, or None where there is one split.
-        notes: what must be said of how it was dealt.
+        cautions: what must be said of how it was made.
     """
 
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     test: NDArray[np.intp]
     fold: int | None = None
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
-def make_splits(cohort: Cohort, settings: Settings, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
-    """Deal the rows of ``cohort``: one part, or one per fold.
+def make_splits(cohort: Cohort, options: SplitOptions, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
+    """Split the rows of ``cohort``: one split, or one per fold.
 
     ``split_seed`` decides folds; ``subset_seed`` only which training images a small subset takes.
 
@@ -42,23 +47,23 @@ def make_splits(cohort: Cohort, settings: Settings, split_seed: int = 0, subset_
         EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
             shots, or an association cannot be made.
     """
-    patients = _units(cohort, settings)
-    if settings.folds:
-        dealt = _by_folds(cohort, patients, settings.folds, split_seed)
+    patients = _units(cohort, options)
+    if options.folds:
+        splits = _by_folds(cohort, patients, options.folds, split_seed)
     else:
-        dealt = [_by_split(cohort, patients, settings)]
-    if settings.base_to_novel:
+        splits = [_by_split(cohort, patients, options)]
+    if options.base_to_novel:
         base = base_classes(len(cohort.class_names))
-        dealt = [_on_base(split, cohort, base) for split in dealt]
-    if settings.associate:
-        tie = Association.parse(settings.associate)
-        dealt = [associated(split, cohort, tie, subset_seed) for split in dealt]
-    return [_learnable(_few(split, cohort, patients, settings, subset_seed), cohort) for split in dealt]
+        splits = [_on_base(split, cohort, base) for split in splits]
+    if options.associate:
+        tie = Association.parse(options.associate)
+        splits = [associated(split, cohort, tie, subset_seed) for split in splits]
+    return [_learnable(_few(split, cohort, patients, options, subset_seed), cohort) for split in splits]
 
 
-def _units(cohort: Cohort, settings: Settings) -> NDArray[np.object_]:
+def _units(cohort: Cohort, options: SplitOptions) -> NDArray[np.object_]:
     """What stays together in each row: the patient, and whoever has the same image where anything is drawn here."""
-    if settings.folds or settings.test_where or settings.shots or settings.label_fraction:
+    if options.folds or options.test_where or options.shots or options.label_fraction:
         return split_units(cohort.manifest, cohort.rows)
     return cohort.manifest.patients[cohort.rows]
 
@@ -83,15 +88,15 @@ def limited(cohort: Cohort, limit: int | None) -> Cohort:
 
 def _by_folds(cohort: Cohort, patients: NDArray[np.object_], folds: int, seed: int) -> list[Split]:
     if len(set(patients.tolist())) < folds:
-        raise EvalfmError(f"{folds} folds need at least {folds} patients; ask fewer folds.")
+        raise EvalfmError(f"{folds} folds need at least {folds} patients; take fewer folds.")
     labels = _strata(cohort)
-    assigned = splits.folds(patients, folds, seed, labels=labels)
-    dealt = []
+    assigned = by_patient.folds(patients, folds, seed, labels=labels)
+    made = []
     for fold in range(folds):
-        names = splits.fold_split(assigned, fold, patients, seed, labels=labels)
+        names = by_patient.fold_split(assigned, fold, patients, seed, labels=labels)
         train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
-        dealt.append(Split(train, val, test, fold))
-    return dealt
+        made.append(Split(train, val, test, fold))
+    return made
 
 
 def _strata(cohort: Cohort) -> NDArray[np.intp] | None:
@@ -101,10 +106,10 @@ def _strata(cohort: Cohort) -> NDArray[np.intp] | None:
     return cohort.positive.astype(np.intp) if cohort.positive.any() else None
 
 
-def _by_split(cohort: Cohort, patients: NDArray[np.object_], settings: Settings) -> Split:
-    if settings.test_where:
-        moved = cohort.manifest.where(settings.test_where)[cohort.rows]
-        names = splits.test_where(patients, moved, seed=0)
+def _by_split(cohort: Cohort, patients: NDArray[np.object_], options: SplitOptions) -> Split:
+    if options.test_where:
+        moved = cohort.manifest.where(options.test_where)[cohort.rows]
+        names = by_patient.test_where(patients, moved, seed=0)
     else:
         names = _split_names(cohort)
     train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
@@ -114,54 +119,56 @@ def _by_split(cohort: Cohort, patients: NDArray[np.object_], settings: Settings)
 def _split_names(cohort: Cohort) -> NDArray[np.object_]:
     if "split" not in cohort.manifest.table.columns:
         raise EvalfmError(
-            f"Data set {cohort.manifest.info.name} has no split; run `evalfm data split` on it, or ask --folds 5."
+            f"Data set {cohort.manifest.info.name} has no split; run `evalfm data split` on it, or take --folds 5."
         )
     return cohort.manifest.table["split"].to_numpy(dtype=object)[cohort.rows]
 
 
-def _few(split: Split, cohort: Cohort, patients: NDArray[np.object_], settings: Settings, seed: int) -> Split:
+def _few(split: Split, cohort: Cohort, patients: NDArray[np.object_], options: SplitOptions, seed: int) -> Split:
     """Keep few training images; val and test stay whole."""
     inside = patients[split.train]
-    if settings.shots:
+    if options.shots:
         if cohort.task.kind in ("binary", "multiclass", "ordinal"):
             labels = cohort.target[split.train].astype(np.intp)
         elif cohort.task.kind == "segmentation":
             labels = cohort.positive[split.train].astype(np.intp)
         else:
             raise EvalfmError(
-                f"--shots counts images per class, which {cohort.task.kind} has not; ask --label-fraction."
+                f"--shots counts images per class, which {cohort.task.kind} has not; take --label-fraction."
             )
-        few = replace(split, train=split.train[splits.nested_shots(labels, inside, settings.shots, seed)])
-        return few if settings.val_shots is None else _few_val(few, cohort, patients, settings, seed)
-    if settings.label_fraction:
-        return replace(split, train=split.train[splits.label_fraction(inside, settings.label_fraction, seed)])
+        few = replace(split, train=split.train[by_patient.nested_shots(labels, inside, options.shots, seed)])
+        return few if options.val_shots is None else _few_val(few, cohort, patients, options, seed)
+    if options.label_fraction:
+        return replace(split, train=split.train[by_patient.label_fraction(inside, options.label_fraction, seed)])
     return split
 
 
 def _on_base(split: Split, cohort: Cohort, base: int) -> Split:
-    """Train and val cut down to images of the first ``base`` classes; test stays whole."""
-    learnt = cohort.target < base
-    return replace(split, train=split.train[learnt[split.train]], val=split.val[learnt[split.val]])
+    """Train and val reduced to images of the first ``base`` classes; test stays whole."""
+    learned = cohort.target < base
+    return replace(split, train=split.train[learned[split.train]], val=split.val[learned[split.val]])
 
 
-def _few_val(split: Split, cohort: Cohort, patients: NDArray[np.object_], settings: Settings, seed: int) -> Split:
+def _few_val(split: Split, cohort: Cohort, patients: NDArray[np.object_], options: SplitOptions, seed: int) -> Split:
     """Keep as many val images of each class as there are shots, at most ``val_shots``, or all where there are fewer.
 
     So do the papers' own programs (Dassl): a class with three images gives these three.
     """
-    assert settings.shots is not None
-    assert settings.val_shots is not None
+    assert options.shots is not None
+    assert options.val_shots is not None
     labels = (cohort.positive if cohort.task.kind == "segmentation" else cohort.target)[split.val].astype(np.intp)
-    number = min(settings.shots, settings.val_shots)
-    kept = splits.nested_shots(labels, patients[split.val], number, seed, fewer=True)
+    number = min(options.shots, options.val_shots)
+    kept = by_patient.nested_shots(labels, patients[split.val], number, seed, fewer=True)
     exclusive = cohort.task.kind in ("multiclass", "ordinal")
     scarce = [
         f"{count} of {cohort.class_names[label] if exclusive else f'{cohort.class_names[0]} = {label}'}"
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
         if count < number
     ]
-    told = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
-    return replace(split, val=split.val[kept], notes=(*split.notes, *([told] if scarce else [])))
+    words = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
+    return replace(
+        split, val=split.val[kept], cautions=(*split.cautions, *([Caution("scarce-val", words)] if scarce else []))
+    )
 
 
 def _learnable(split: Split, cohort: Cohort) -> Split:
@@ -169,7 +176,7 @@ def _learnable(split: Split, cohort: Cohort) -> Split:
     where = "" if split.fold is None else f" of fold {split.fold + 1}"
     if not len(split.val) and len(split.train) and split.fold is None and _has_no_val(cohort):
         raise EvalfmError(
-            f"{cohort.manifest.info.name} has no val part, on which heads choose; draw it by patient from train: "
+            f"{cohort.manifest.info.name} has no val split, on which heads choose; draw it by patient from train: "
             f"`evalfm data split {cohort.manifest.folder} --val-from-train`."
         )
     for name in ("train", "val", "test"):
@@ -221,3 +228,64 @@ def _classes(cohort: Cohort) -> dict[str, NDArray[np.float64]]:
 
 def _ids(cohort: Cohort) -> list[str]:
     return [str(name) for name in cohort.manifest.table["id"].to_numpy()[cohort.rows]]
+
+
+def associated(split: Split, cohort: Cohort, association: Association, seed: int) -> Split:
+    """``split`` with train and val reduced to the strength of ``association``, and test to groups of one size.
+
+    A group is one value of label and attribute (0 or 1). Train and val hold the most images that every strength of
+    ``CURVE`` allows, the same number at each; the images of a group are drawn in a fixed order, so that those of one
+    strength are nested in those of the next. Test is the same for every strength and seed.
+
+    Raises:
+        EvalfmError: the task has no label of yes and no, the attribute is no such column, or a group is empty.
+    """
+    if cohort.task.kind not in ASSOCIATED_KINDS:
+        raise EvalfmError(f"--associate needs a yes-or-no label; {cohort.task.name} is {cohort.task.kind}.")
+    attribute, _ = binary_label(cohort.manifest, association.attribute, cohort.rows)
+    label = cohort.positive.astype(np.float64)
+    where = "" if split.fold is None else f" of fold {split.fold + 1}"
+
+    def groups_of(positions: NDArray[np.intp], name: str, seed: int) -> dict[tuple[int, int], NDArray[np.intp]]:
+        order = _order(cohort, positions, seed)
+        groups = {(y, a): order[(label[order] == y) & (attribute[order] == a)] for y in (0, 1) for a in (0, 1)}
+        for (y, a), inside in groups.items():
+            if not len(inside):
+                raise EvalfmError(
+                    f"In {name}{where} no image has label {y} and {association.attribute} {a}, so the two cannot be "
+                    "made independent; take more data or another attribute."
+                )
+        return groups
+
+    by_split = []
+    chosen = {}
+    for name in ("train", "val"):
+        chosen[name], sentence = _tied(groups_of(getattr(split, name), name, seed), association.strength)
+        by_split.append(f"{name} {sentence}")
+    every = groups_of(split.test, "test", 0)
+    most = min(map(len, every.values()))
+    words = f"Association of label and {association.attribute}: {'; '.join(by_split)}; test 4 × {most} images, phi 0."
+    cautions = (*split.cautions, Caution("association", words))
+    test = np.sort(np.concatenate([inside[:most] for inside in every.values()]))
+    return replace(split, train=chosen["train"], val=chosen["val"], test=test, cautions=cautions)
+
+
+def _tied(groups: dict[tuple[int, int], NDArray[np.intp]], strength: float) -> tuple[NDArray[np.intp], str]:
+    """The images of the four groups at one strength, with their number and the phi that came of rounding, in words."""
+    aligned = min(len(groups[0, 0]), len(groups[1, 1]))
+    conflicting = min(len(groups[0, 1]), len(groups[1, 0]))
+    # Of each label, so that every strength from 0 to the strongest fits; even, so that 0 is met exactly.
+    half = 2 * (min(2 * conflicting, int(2 * aligned / (1 + STRONGEST_ASSOCIATION))) // 2)
+    if not half:
+        raise EvalfmError("There is too little data to tie label and attribute at every strength; take more.")
+    same = round(half * (1 + strength) / 2)
+    taken = {(y, a): inside[: same if y == a else half - same] for (y, a), inside in groups.items()}
+    phi = (2 * same - half) / half
+    return np.sort(np.concatenate(list(taken.values()))), f"{2 * half} images, phi {phi:.2f}"
+
+
+def _order(cohort: Cohort, positions: NDArray[np.intp], seed: int) -> NDArray[np.intp]:
+    """``positions`` in an order that a seed and the images' ids decide."""
+    ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows[positions]]
+    drawn = [hashlib.sha256(f"{seed}/{name}".encode()).hexdigest() for name in ids]
+    return positions[np.argsort(drawn, kind="stable")]

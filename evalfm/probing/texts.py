@@ -1,4 +1,4 @@
-"""The sentences and the text tower that a text head is given for a question."""
+"""The sentences and the text tower that a text head is given for a cohort."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def text_for(heads: Sequence[Head], session: EncoderSession, cohort: Cohort, fil
     """What the text heads among ``heads`` are given; None where there are none.
 
     Args:
-        heads: of one cell.
-        opened: the encoder.
-        question: whose classes are named.
+        heads: of one group.
+        session: the encoder.
+        cohort: whose classes are named.
         file: prompts in place of the task's own.
 
     Raises:

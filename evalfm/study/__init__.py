@@ -6,25 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from evalfm.study.cell import Cell as Cell
-    from evalfm.study.cell import Machine as Machine
+    from evalfm.study.config import Assumed as Assumed
     from evalfm.study.config import Study as Study
     from evalfm.study.config import configs as configs
     from evalfm.study.config import load_study as load_study
     from evalfm.study.executor import Executor as Executor
     from evalfm.study.executor import Outcome as Outcome
     from evalfm.study.executor import SerialExecutor as SerialExecutor
-    from evalfm.study.plan import Assumed as Assumed
     from evalfm.study.plan import Plan as Plan
     from evalfm.study.plan import make_plan as make_plan
     from evalfm.study.running import StudyRuns as StudyRuns
     from evalfm.study.running import run_study as run_study
 
 _HOME = {
-    "Assumed": "plan",
-    "Cell": "cell",
+    "Assumed": "config",
     "Executor": "executor",
-    "Machine": "cell",
     "Outcome": "executor",
     "Plan": "plan",
     "SerialExecutor": "executor",
@@ -38,9 +34,7 @@ _HOME = {
 
 __all__ = [
     "Assumed",
-    "Cell",
     "Executor",
-    "Machine",
     "Outcome",
     "Plan",
     "SerialExecutor",

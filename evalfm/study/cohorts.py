@@ -1,4 +1,4 @@
-"""The tasks of a study posed to their data before anything runs: how many images each has, and every fault at once."""
+"""The cohort of every task of a study before anything runs: how many images it has, and every fault at once."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cards import checked
+from evalfm.config import DataOptions, SplitOptions, SubsetOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.probing.labelled import as_learnt, refuse_shared_images
-from evalfm.probing.loading import load_manifest
-from evalfm.probing.settings import Settings
+from evalfm.probing.cohort import load_manifest, matching_test
 from evalfm.probing.splits import limited, make_splits
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cell import subset_label
-from evalfm.study.config import Study, Subset, TaskEntry, absent_data
+from evalfm.study.config import Study, TaskEntry, absent_data
 from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.prompts import EXCLUSIVE
@@ -43,19 +42,19 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A task of the study, posed.
+class TaskCohort:
+    """A task of the study with its images.
 
     Attributes:
-        card: the task. data: the data set's name as asked for.
+        card: the task. data: the data set's name as the study has it.
         sizes: per subset one entry for each fold, or one alone.
         manifest, rows: whose rows are used, of all subsets; None where the number of images is assumed.
-        classes: scores or mask channels of an answer.
+        classes: scores or mask channels of a prediction.
     """
 
     card: TaskCard
     data: str
-    sizes: dict[Subset, tuple[Sizes, ...]]
+    sizes: dict[SubsetOptions, tuple[Sizes, ...]]
     manifest: Manifest | None = None
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     classes: int = 1
@@ -81,40 +80,40 @@ class Manifests:
         """
         if name not in self._read:
             try:
-                found = load_manifest(name, "", self._progress)
+                manifest = load_manifest(name, "", self._progress)
             except UnknownNameError:
                 raise absent_data(name) from None
-            if not len(found):
+            if not len(manifest):
                 raise EvalfmError(f"Data set {name} has no rows; import it again or check the file.")
-            # Masks are read by the tasks that ask for them.
-            found.validate(deep=True, findings=(), progress=self._progress)
-            self._read[name] = found
+            # Masks are read by the tasks that need them.
+            manifest.validate(deep=True, findings=(), progress=self._progress)
+            self._read[name] = manifest
         return self._read[name]
 
 
-Posed = dict[tuple[str, str], Asked]
+TaskCohorts = dict[tuple[str, str], TaskCohort]
 """By the name of the task and of its data."""
 
 
-def select_cohorts(study: Study, manifests: Manifests) -> tuple[Posed, list[str]]:
+def select_cohorts(study: Study, manifests: Manifests) -> tuple[TaskCohorts, list[str]]:
     """Every task of ``study`` with its images; beside them one sentence a fault."""
-    asked: Posed = {}
+    cohorts: TaskCohorts = {}
     faults: list[str] = []
     for entry in study.tasks:
         try:
-            asked[entry.name, study.data_of(entry)[0]] = _select(study, entry, manifests)
-        except _SubsetFaults as found:
-            faults += found.sentences
+            cohorts[entry.name, study.data_of(entry)[0]] = _select(study, entry, manifests)
+        except _SubsetFaults as error:
+            faults += error.sentences
         except EvalfmError as error:
-            # A data set that is not there is one fault, however many tasks are asked of it.
+            # A data set that is not there is one fault, however many tasks use it.
             sentence = str(error)
             faults.append(sentence if sentence.startswith("There is no") else f"{entry.name}: {sentence}")
-    return asked, list(dict.fromkeys(faults))
+    return cohorts, list(dict.fromkeys(faults))
 
 
-def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
-    """Every task of ``study`` as if it had ``images`` images, dealt as by default; beside them the faults."""
-    asked: Posed = {}
+def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
+    """Every task of ``study`` as if it had ``images`` images, split as by default; beside them the faults."""
+    cohorts: TaskCohorts = {}
     faults: list[str] = []
     for entry in study.tasks:
         try:
@@ -128,11 +127,11 @@ def assume_all(study: Study, images: int) -> tuple[Posed, list[str]]:
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
         classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
-        asked[entry.name, data] = Asked(card, data, sizes, classes=classes)
-    return asked, list(dict.fromkeys(faults))
+        cohorts[entry.name, data] = TaskCohort(card, data, sizes, classes=classes)
+    return cohorts, list(dict.fromkeys(faults))
 
 
-def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...]:
+def _assumed(images: int, subset: SubsetOptions, folds: int | None) -> tuple[Sizes, ...]:
     shots, fraction = subset.shots, subset.label_fraction
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
     if folds:
@@ -148,7 +147,7 @@ def _assumed(images: int, subset: Subset, folds: int | None) -> tuple[Sizes, ...
     return (Sizes(train, val, test),) * (folds or 1)
 
 
-def _serves(subset: Subset, card: TaskCard) -> bool:
+def _serves(subset: SubsetOptions, card: TaskCard) -> bool:
     if subset.base_to_novel:
         return card.kind in EXCLUSIVE
     return subset.shots is None or card.kind not in WITHOUT_SHOTS
@@ -162,7 +161,7 @@ class _SubsetFaults(Exception):
         self.sentences = sentences
 
 
-def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
+def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
     data, test_where = study.data_of(entry)
     manifest = manifests.get(data)
     card = resolve_task(entry.name, manifest)
@@ -172,49 +171,39 @@ def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> Asked:
     if study.test_data is not None:
         outside = manifests.get(study.test_data)
         outside.validate(deep=True, findings=masks_of(card, outside))
-        test = limited(select_cohort(card, outside, study.where), study.limit)
-        refuse_shared_images(cohort, test)
-        test = as_learnt(cohort, test)
-    sizes: dict[Subset, tuple[Sizes, ...]] = {}
+        test = matching_test(cohort, limited(select_cohort(card, outside, study.where), study.limit))
+    sizes: dict[SubsetOptions, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
     for subset in study.subsets_of(entry):
         if not _serves(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
             continue
         try:
-            sizes[subset] = _deal(study, test_where, cohort, test, subset, used)
+            sizes[subset] = _sizes(study, test_where, cohort, test, subset, used)
         except EvalfmError as error:
-            where = "" if subset == Subset() else f" ({subset_label(subset)})"
+            where = "" if subset == SubsetOptions() else f" ({subset.label})"
             faults.append(f"{entry.name}{where}: {error}")
     if faults:
         raise _SubsetFaults(faults)
     rows = cohort.rows[np.unique(np.concatenate(used))] if used else np.empty(0, dtype=np.intp)
-    return Asked(card, data, sizes, manifest, rows, len(cohort.class_names))
+    return TaskCohort(card, data, sizes, manifest, rows, len(cohort.class_names))
 
 
-def _deal(
+def _sizes(
     study: Study,
     test_where: str | None,
     cohort: Cohort,
     test: Cohort | None,
-    subset: Subset,
+    subset: SubsetOptions,
     used: list[NDArray[np.intp]],
 ) -> tuple[Sizes, ...]:
-    """The sizes of the first seed's parts, once every seed has been dealt; their positions are added to ``used``."""
-    settings = Settings.checked(
-        task=cohort.task.name,
-        **subset._asdict(),
-        val_shots=study.val_shots if subset.shots is not None else None,
-        folds=study.folds,
-        seeds=study.seeds,
-        where=study.where,
-        test_where=test_where,
-        limit=study.limit,
-        test_data=study.test_data,
-    )
-    dealt = [make_splits(cohort, settings, subset_seed=seed) for seed in range(study.seeds)]
-    for part in (part for seed in dealt for part in seed):
-        used.append(np.concatenate([part.train, part.val, part.test]))
+    """The sizes of the first seed's splits, once every seed has its own; their positions are added to ``used``."""
+    content = {name: getattr(study, name) for name in DataOptions.model_fields} | subset.model_dump()
+    content |= {"test_where": test_where, "val_shots": study.val_shots if subset.shots is not None else None}
+    options = checked(SplitOptions, content)
+    by_seed = [make_splits(cohort, options, subset_seed=seed) for seed in range(study.seeds)]
+    for split in (split for splits in by_seed for split in splits):
+        used.append(np.concatenate([split.train, split.val, split.test]))
     return tuple(
-        Sizes(len(part.train), len(part.val), len(part.test) if test is None else len(test)) for part in dealt[0]
+        Sizes(len(split.train), len(split.val), len(split.test) if test is None else len(test)) for split in by_seed[0]
     )

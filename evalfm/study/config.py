@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.cards import CardModel, Option, read_yaml, validate
+from evalfm.config import Baselines, DataOptions, EncoderOptions, EvaluationOptions, HeadOptions, SubsetOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
 from evalfm.tasks.card import Kind
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
+PLAN = "Plan of what is not here"
 STUDY, EPISODES = "study", "episodes"
-"""What a YAML file asks for: a grid of probes, or few-shot episodes, which say ``protocol: episodes``."""
+"""What a YAML file holds: a grid of probes, or few-shot episodes, which say ``protocol: episodes``."""
 
 
 def named(value: Any) -> Any:
@@ -26,37 +28,25 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class EncoderEntry(CardModel):
-    """An encoder of the grid.
-
-    Attributes:
-        name: as ``evalfm probe --encoder`` takes it.
-        weights: ``hub``, ``random`` or the path of a checkpoint.
-        input_size, resize: override the card.
-    """
+class EncoderEntry(EncoderOptions):
+    """An encoder of the grid; ``name`` is what ``evalfm probe --encoder`` takes."""
 
     name: str
-    weights: str = "hub"
-    input_size: int | None = Field(None, ge=8)
-    resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
 
 
-class TaskEntry(CardModel):
+class TaskEntry(HeadOptions):
     """A task of the grid.
 
     Attributes:
         name: a task card's name or path, or a label column.
         heads: in place of the study's; None takes those.
         data: another data set than the study's, for this task alone; then ``test_where`` is its own too.
-        prompts: a file of sentences for text heads, in place of the task's own.
         base_to_novel: false leaves the study's base-to-novel column out for this task.
     """
 
     name: str
-    heads: tuple[str, ...] | None = None
     data: str | None = None
     test_where: str | None = None
-    prompts: str | None = None
     base_to_novel: bool = True
 
     @model_validator(mode="after")
@@ -79,23 +69,20 @@ class AdaptationEntry(CardModel):
     heads: tuple[str, ...] | None = None
 
 
-class SupervisedEntry(CardModel):
+class SupervisedEntry(EncoderOptions):
     """A network that is no encoder × adaptation of the grid, such as a supervised one.
 
     Attributes:
         encoder: a name, or an alias such as ``unet-resnet34`` that says head and adaptation too.
+        weights: what training starts from, unless it is from scratch.
+        resize: as of an encoder; an alias has one of its own.
         head: None takes the alias's, else the task's first.
         adaptation: None takes the alias's, else ``scratch``.
         recipe: changes of the adaptation's recipe.
         tasks: for which tasks of the study; None takes all that the head serves.
-        weights: what training starts from, unless it is from scratch; as those of an encoder.
-        input_size, resize: override the card; an alias has a resize of its own.
     """
 
     encoder: str
-    weights: str = "hub"
-    input_size: int | None = Field(None, ge=8)
-    resize: Literal["squash", "shortest-edge-crop", "letterbox"] | None = None
     head: str | None = None
     adaptation: Adaptation | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
@@ -108,8 +95,8 @@ class SupervisedEntry(CardModel):
         return self
 
     @property
-    def trained(self) -> str:
-        """The adaptation, where the entry names none that of a supervised baseline."""
+    def trained(self) -> Adaptation:
+        """The adaptation; without one in the entry, that of a supervised network."""
         return self.adaptation or "scratch"
 
     def serving(self, tasks: tuple[str, ...]) -> SupervisedEntry:
@@ -121,60 +108,32 @@ class SupervisedEntry(CardModel):
 HeadsByKind = dict[Kind, tuple[str, ...]]
 
 
-class Subset(NamedTuple):
-    """What of train is learnt from; all of it where nothing is asked.
+class Study(EvaluationOptions, DataOptions):
+    """A grid of probes; what is not listed here is as ``evalfm probe`` takes it.
 
     Attributes:
-        shots: images per class. label_fraction: of the patients.
-        associate: an attribute tied to the label, ``chest_tube=0.5``.
-        base_to_novel: whether the first half of the classes alone is learnt from, and both halves are tested.
-    """
-
-    shots: int | None = None
-    label_fraction: float | None = None
-    associate: str | None = None
-    base_to_novel: bool = False
-
-
-class Study(CardModel):
-    """A grid of probes.
-
-    Attributes:
-        name: part of the paths that a study writes, and a column of its results.
+        name: in the paths that a study writes, and a column of its results.
         title: what it is about, printed above its table.
         data: folder, registered name or ``phantom``; ``--data`` takes another.
-        test_data: another data set, tested whole.
-        where, test_where, folds, limit, baselines, threshold: as ``evalfm probe`` takes them.
+        baselines: here ``all`` unless said otherwise.
+        shots, label_fractions, associate: as ``evalfm probe`` takes one of them, each value a column of the grid; null
+            is all of train.
         base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
-            are tried on both halves.
-        val_shots: at most so many val images of each class where there are shots, and never more than those.
-        seeds: runs of each cell; a deterministic head on all of train has one.
-        shots: training images per class, each a column of the grid; null is all of train.
-        label_fractions: fractions of the training patients, each a column of the grid beside ``shots``.
-        associate: strengths at which a column is tied to the label in train, such as ``chest_tube=0.5``, each a column
-            of the grid.
+            are tested on both halves.
         encoders, tasks: the grid.
         heads: a list, or a list for each kind of task; a head that does not serve a task is left out there. Null takes
             each task's own.
         adaptations: what of the encoders is trained.
-        baselines: networks beside the grid.
+        supervised: networks beside the grid.
         on_phantom: keys that take another value where the data are the phantom.
     """
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[1, 2] = Field(2, alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str
     data: str
-    test_data: str | None = None
-    where: str | None = None
-    test_where: str | None = None
-    folds: int | None = Field(None, ge=2)
-    limit: int | None = Field(None, ge=1)
-    baselines: Literal["default", "none", "all"] = "all"
-    threshold: str = THRESHOLD_RULE
-    val_shots: int | None = Field(None, ge=1)
+    baselines: Baselines = "all"
     base_to_novel: int | None = Field(None, ge=1)
-    seeds: int = Field(1, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
     associate: tuple[str, ...] = ()
@@ -185,37 +144,48 @@ class Study(CardModel):
     supervised: tuple[SupervisedEntry, ...] = ()
     on_phantom: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _says_schema_1(cls, content: Any) -> Any:
+        if isinstance(content, dict) and ("floors" in content or isinstance(content.get("baselines"), (list, tuple))):
+            raise ValueError(
+                "floors is now baselines (default, none or all), and the list of networks under baselines is now "
+                "supervised; write these and schema: 2"
+            )
+        return content
+
     @model_validator(mode="after")
     def _changes_fit(self) -> Study:
-        wrong = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
-        if wrong:
-            raise ValueError(f"on_phantom changes {', '.join(wrong)}, which is no key that it could change")
+        unknown = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
+        if unknown:
+            raise ValueError(f"on_phantom changes {', '.join(unknown)}, which is no key that it could change")
         named = {task.name for task in self.tasks}
         for network in self.supervised:
-            strange = sorted(set(network.tasks or ()) - named)
-            if strange:
-                raise ValueError(f"the baseline {network.encoder} names {', '.join(strange)}, no task of the study")
+            unknown = sorted(set(network.tasks or ()) - named)
+            if unknown:
+                raise ValueError(f"the supervised {network.encoder} names {', '.join(unknown)}, no task of the study")
         if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
             raise ValueError("a task stands twice under tasks, with the same data")
         if not (self.encoders and self.adaptations) and not self.supervised:
-            raise ValueError("encoders with adaptations, or baselines, need at least one entry")
+            raise ValueError("encoders with adaptations, or supervised, need at least one entry")
         return self
 
     @property
-    def subsets(self) -> tuple[Subset, ...]:
-        """What of train is learnt from: shots, label fractions, associations and base-to-novel, each once."""
-        few = [Subset(shots=shots) for shots in self.shots]
-        few += [Subset(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
-        few += [Subset(associate=each) for each in self.associate]
-        few += [] if self.base_to_novel is None else [Subset(shots=self.base_to_novel, base_to_novel=True)]
-        return tuple(dict.fromkeys(few)) or (Subset(),)
+    def subsets(self) -> tuple[SubsetOptions, ...]:
+        """What of train is learned from: shots, label fractions, associations and base-to-novel, each once."""
+        few = [SubsetOptions(shots=shots) for shots in self.shots]
+        few += [SubsetOptions(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
+        few += [SubsetOptions(associate=each) for each in self.associate]
+        if self.base_to_novel is not None:
+            few.append(SubsetOptions(shots=self.base_to_novel, base_to_novel=True))
+        return tuple(dict.fromkeys(few)) or (SubsetOptions(),)
 
-    def subsets_of(self, task: TaskEntry) -> tuple[Subset, ...]:
-        """Those of ``subsets`` that are asked of ``task``."""
+    def subsets_of(self, task: TaskEntry) -> tuple[SubsetOptions, ...]:
+        """Those of ``subsets`` that ``task`` has."""
         return tuple(each for each in self.subsets if task.base_to_novel or not each.base_to_novel)
 
     def data_of(self, task: TaskEntry) -> tuple[str, str | None]:
-        """The data set of ``task`` and which of its patients are dealt to test."""
+        """The data set of ``task`` and which of its patients are put into test."""
         return (self.data, self.test_where) if task.data is None else (task.data, task.test_where)
 
     def changed(self, **changes: Any) -> Study:
@@ -240,7 +210,7 @@ class Study(CardModel):
     def only(
         self, encoders: tuple[str, ...] = (), tasks: tuple[str, ...] = (), adaptation: tuple[str, ...] = ()
     ) -> Study:
-        """The part of the study with these names, baselines among them; nothing named keeps all.
+        """The study with these names alone, supervised networks among them; nothing named keeps all.
 
         Raises:
             EvalfmError: a name is not in the study, or nothing is left.
@@ -265,17 +235,36 @@ class Study(CardModel):
         )
 
 
+class Assumed(CardModel):
+    """A data set or a machine that is not at hand, for a plan."""
+
+    images: Annotated[
+        int | None, Field(ge=10, description="Plan for so many images that are not here, split .7/.1/.2."), Option(PLAN)
+    ] = None
+    speed: Annotated[
+        float | None, Field(ge=0.001, description="Plan for a machine that keeps up so many TFLOP/s."), Option(PLAN)
+    ] = None
+    decode: Annotated[
+        float | None, Field(ge=0, description="Plan with so many ms for one worker to read an image."), Option(PLAN)
+    ] = None
+
+    @property
+    def decode_seconds(self) -> float | None:
+        """Of reading one image by one worker; None tries images of the data, or takes a stated value."""
+        return None if self.decode is None else self.decode / 1e3
+
+
 def check_study_names(study: Study, *, data: bool = True) -> None:
     """Look up encoders, heads, tasks and, if ``data``, data sets, before anything heavy is imported.
 
     Raises:
-        EvalfmError: names all that nobody answers to.
+        EvalfmError: names all that are unknown.
     """
     encoders = [each.name for each in study.encoders] + [each.encoder for each in study.supervised]
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
     of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
-    of_baselines = [each.head and (each.head,) for each in study.supervised]
-    heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_baselines) for head in heads or ())
+    of_supervised = [each.head and (each.head,) for each in study.supervised]
+    heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_supervised) for head in heads or ())
     faults: list[EvalfmError] = []
     for task in study.tasks:
         faults += task_faults(task.name, study.data_of(task)[0] if data else None, data=data)
@@ -285,7 +274,7 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
 
 
 def task_faults(task: str, where: str | None, *, data: bool = True) -> list[EvalfmError]:
-    """Why ``task`` cannot be asked of the data set ``where``, as far as names tell; without ``data``, of none."""
+    """Why ``task`` does not go with the data set ``where``, as far as names tell; without ``data``, with none."""
     if not data:
         # How many images a label column has only its data tell.
         return name_faults(tasks=[task])
@@ -296,7 +285,7 @@ def task_faults(task: str, where: str | None, *, data: bool = True) -> list[Eval
 
 
 def absent_data(name: str) -> EvalfmError:
-    """What is said of a data set that a study names and that is not here."""
+    """The error for a data set that a study names and that is not here."""
     return EvalfmError(
         f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
         " name its folder with --data DIR, or see the study run with --data phantom."
@@ -317,8 +306,8 @@ def episodes_file(name: str) -> Path:
     return path
 
 
-def _check_names(kind: str, asked: tuple[str, ...], known: list[str]) -> None:
-    for name in asked:
+def _check_names(kind: str, names: tuple[str, ...], known: Sequence[str]) -> None:
+    for name in names:
         if name not in known:
             raise UnknownNameError(f"{kind} of the study", name, set(known))
 
@@ -348,7 +337,7 @@ def load_study(name: str) -> Study:
     elif name in configs():
         path = configs()[name]
     elif name in shipped(EPISODES):
-        raise EvalfmError(f"{name} asks for few-shot episodes and is no study; run `evalfm episodes {name}`.")
+        raise EvalfmError(f"{name} holds few-shot episodes and is no study; run `evalfm episodes {name}`.")
     else:
         raise UnknownNameError("study", name, configs())
     return validate(Study, read_yaml(path), f"study {path.name}")

@@ -6,19 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from evalfm.config import ComputeOptions, EncoderOptions, ProbeConfig
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
-from evalfm.probing.few_shot.settings import FINE_TUNE
+from evalfm.probing.few_shot.cohort import EpisodeCohort
+from evalfm.probing.few_shot.config import FINE_TUNE
 from evalfm.progress import SILENT, Progress
-from evalfm.study.cell import Cell, Machine
 from evalfm.study.cohorts import Sizes
 from evalfm.study.config import EncoderEntry
-from evalfm.study.episodes import EpisodeCell, EpisodeStudy, EpisodeTask, TaskEpisodes, cells
+from evalfm.study.episodes import EpisodeCell, EpisodeStudy, EpisodeTask, cells
 from evalfm.study.estimate import CellEstimate, Rates, Stored, estimate_cell
-from evalfm.study.plan import SCORE_SECONDS, TRIED_FILMS, decode_seconds, place
+from evalfm.study.plan import SCORE_SECONDS, TRIED_IMAGES, decode_seconds, place
 from evalfm.study.trial import EncoderFacts, Loaded, load_for_trial, try_encoder
 
 FEATURES = "features"
@@ -50,8 +51,8 @@ class EpisodePlan:
     """What the episodes will cost, one encoder and task after the other.
 
     Attributes:
-        left_out: methods that an encoder cannot answer by.
-        warnings: what will make cells fail unless it is mended, such as weights that are not here.
+        left_out: methods that do not serve an encoder.
+        warnings: what will make cells fail unless it is fixed, such as weights that are not here.
     """
 
     study: EpisodeStudy
@@ -68,7 +69,7 @@ class EpisodePlan:
     def assumptions(self) -> tuple[str, ...]:
         """What the figures rest on."""
         return (
-            "one blank film tried on this machine",
+            "one blank image tried on this machine",
             "a training step is three forward passes; every training goes on to its last epoch",
             "solving the episodes on stored features is not counted, nor that tasks on one data set share images",
         )
@@ -91,7 +92,10 @@ class EpisodePlan:
 
 
 def plan_episodes(
-    study: EpisodeStudy, posed: Mapping[EpisodeTask, TaskEpisodes], machine: Machine, progress: Progress = SILENT
+    study: EpisodeStudy,
+    cohorts: Mapping[EpisodeTask, EpisodeCohort],
+    machine: ComputeOptions,
+    progress: Progress = SILENT,
 ) -> EpisodePlan:
     """Find out what ``study`` will cost; each encoder is loaded once for a trial, and nothing is written.
 
@@ -99,7 +103,7 @@ def plan_episodes(
         EvalfmError: an encoder is not known, or left without any method.
     """
     grid = cells(study)
-    planner = _Planner(study, posed, machine)
+    planner = _Planner(study, cohorts, machine)
     by_encoder: dict[str, list[EpisodeCell]] = {}
     for cell in grid:
         by_encoder.setdefault(cell.encoder.model_dump_json(), []).append(cell)
@@ -122,8 +126,8 @@ class _Tried:
 @dataclass
 class _Planner:
     study: EpisodeStudy
-    posed: Mapping[EpisodeTask, TaskEpisodes]
-    machine: Machine
+    cohorts: Mapping[EpisodeTask, EpisodeCohort]
+    machine: ComputeOptions
     warnings: list[str] = field(default_factory=list)
 
     def of_encoder(self, cells: list[EpisodeCell]) -> Iterator[EpisodeCost]:
@@ -131,22 +135,22 @@ class _Planner:
         loaded = self._loaded(cells[0].encoder)
         for cell in cells:
             tried = None if loaded is None else self._try(loaded, cell)
-            said = cell.encoder.name, cell.task.name, self.study.data_of(cell.task)
+            names = cell.encoder.name, cell.task.name, self.study.data_of(cell.task)
             if set(cell.methods) - {FINE_TUNE}:
-                found = None if tried is None else self._features(cell, tried)
-                yield EpisodeCost(*said, FEATURES, None, self.study.episodes, found)
+                estimate = None if tried is None else self._features(cell, tried)
+                yield EpisodeCost(*names, FEATURES, None, self.study.episodes, estimate)
             if FINE_TUNE in cell.methods:
-                episodes = self.posed[cell.task].settings.episodes_of(FINE_TUNE)
+                episodes = self.study.episodes_of(FINE_TUNE)
                 for shots in self.study.shots:
-                    found = None if tried is None else self._training(cell, shots, episodes, tried)
-                    yield EpisodeCost(*said, FINE_TUNE, shots, episodes, found)
+                    estimate = None if tried is None else self._training(cell, shots, episodes, tried)
+                    yield EpisodeCost(*names, FINE_TUNE, shots, episodes, estimate)
 
     def _loaded(self, entry: EncoderEntry) -> Loaded | None:
         if EncoderRef.parse(entry.name).is_table:
             return None
         device, precision = place(self.machine)
         try:
-            loaded = load_for_trial(entry, fetch=True, device=device, precision=precision)
+            loaded = load_for_trial(entry.name, entry, fetch=True, device=device, precision=precision)
         except EvalfmError as error:
             self.warnings.append(f"{entry.name}: {error}")
             return None
@@ -155,30 +159,30 @@ class _Planner:
         return loaded
 
     def _kind(self, cell: EpisodeCell) -> str:
-        kind = self.posed[cell.task].asked.cohort.task.kind
+        kind = self.cohorts[cell.task].cohort.task.kind
         return kind if kind == "binary" else "multiclass"
 
     def _try(self, loaded: Loaded, cell: EpisodeCell) -> _Tried:
-        asked = self.posed[cell.task].asked
-        facts = try_encoder(loaded, {("linear", self._kind(cell), len(asked.cohort.class_names))}, ())
-        rows = asked.cohort.rows[asked.drawn.used[:TRIED_FILMS]].tolist()
-        decode = decode_seconds(loaded.encoder, asked.cohort.manifest, rows)
+        cohort = self.cohorts[cell.task]
+        facts = try_encoder(loaded, {("linear", self._kind(cell), len(cohort.cohort.class_names))}, ())
+        rows = cohort.cohort.rows[cohort.drawn.used[:TRIED_IMAGES]].tolist()
+        decode = decode_seconds(loaded.encoder, cohort.cohort.manifest, rows)
         number_bytes = 4 if place(self.machine)[1] == "float32" else 2
         return _Tried(loaded, facts, Rates(facts.seconds, decode, SCORE_SECONDS, self.machine.workers, number_bytes))
 
     def _features(self, cell: EpisodeCell, tried: _Tried) -> CellEstimate:
         """Of encoding what stands in any episode and is not stored yet."""
-        asked = self.posed[cell.task].asked
-        rows = asked.cohort.rows[asked.drawn.used].tolist()
+        cohort = self.cohorts[cell.task]
+        rows = cohort.cohort.rows[cohort.drawn.used].tolist()
         missing = len(rows)
         if tried.facts.warning is None:
             store = FeatureStore(cache_folder() / "features")
-            missing = EncodedSource(tried.loaded.encoder, asked.cohort.manifest, store).missing(rows, maps=False)
+            missing = EncodedSource(tried.loaded.encoder, cohort.cohort.manifest, store).missing(rows, maps=False)
         return self._estimate(cell, None, 1, Sizes(len(rows), 0, 0), missing, tried)
 
     def _training(self, cell: EpisodeCell, shots: int, episodes: int, tried: _Tried) -> CellEstimate:
         """Of training a copy of the encoder on each support, which is its val too; no copy is kept."""
-        classes = len(self.posed[cell.task].asked.class_names)
+        classes = len(self.cohorts[cell.task].class_names)
         sizes = Sizes(shots * classes, shots * classes, self.study.queries * classes)
         return replace(self._estimate(cell, shots, episodes, sizes, 0, tried), disk_bytes={})
 
@@ -188,15 +192,17 @@ class _Planner:
         stored = Stored(missing, 0, 0, "stream")
         images = sizes.train + sizes.test
         cost = self._cell(cell, shots, seeds)
-        return estimate_cell(cost, self._kind(cell), [sizes], images, tried.facts, stored, tried.rates, self.machine)
+        return estimate_cell(cost, self._kind(cell), [sizes], images, tried.facts, stored, tried.rates)
 
-    def _cell(self, cell: EpisodeCell, shots: int | None, seeds: int) -> Cell:
+    def _cell(self, cell: EpisodeCell, shots: int | None, seeds: int) -> ProbeConfig:
         """The cell of a study that costs as much."""
         trained = shots is not None
-        recipe = self.posed[cell.task].settings.whole_recipe.model_dump(exclude={"rank", "alpha"}) if trained else {}
-        return Cell(
-            study=self.study.name,
-            encoder=cell.encoder,
+        recipe = self.study.whole_recipe.model_dump(exclude={"rank", "alpha"}) if trained else {}
+        options = {name: getattr(cell.encoder, name) for name in EncoderOptions.model_fields}
+        options |= {name: getattr(self.machine, name) for name in ComputeOptions.model_fields}
+        return ProbeConfig(
+            **options,
+            encoder=cell.encoder.name,
             task=cell.task.name,
             heads=("linear",),
             adaptation="full" if trained else "frozen",

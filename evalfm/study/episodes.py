@@ -10,27 +10,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.config import ComputeOptions, EncoderOptions
 from evalfm.encoders.reference import EncoderRef
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.heads import episodic
-from evalfm.probing.few_shot.cohort import EpisodeCohort, pose_episodes
-from evalfm.probing.few_shot.episodes import answer_episodes
-from evalfm.probing.few_shot.settings import (
-    DEFAULT_METHODS,
-    DEFAULT_SHOTS,
-    EPISODES,
-    FINE_TUNE,
-    FINE_TUNED_EPISODES,
-    QUERIES,
-    ZERO_SHOT,
-    EpisodeSettings,
-    Method,
-)
+from evalfm.probing.few_shot.cohort import EpisodeCohort, draw_cohort
+from evalfm.probing.few_shot.config import FINE_TUNE, ZERO_SHOT, EpisodeConfig, EpisodeOptions, Method
+from evalfm.probing.few_shot.episodes import solve_episodes
 from evalfm.probing.names import check_names
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT, Progress
-from evalfm.study.cell import Machine
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, EncoderEntry, episodes_file, named
 
@@ -49,16 +37,14 @@ class EpisodeTask(CardModel):
     prompts: str | None = None
 
 
-class EpisodeStudy(CardModel):
-    """Episodes of every encoder on every task.
+class EpisodeStudy(EpisodeOptions):
+    """Episodes of every encoder on every task; what is not listed here is as ``evalfm episodes`` takes it.
 
     Attributes:
         protocol: ``episodes``, which tells this file from a study of probes.
         name: a word. title: what it is about, printed above its tables.
         data: folder, registered name or ``phantom``; ``--data`` takes another for every task.
         on_phantom: keys that take another value with ``--data phantom``.
-
-    The other attributes are those of ``EpisodeSettings``, the same for all.
     """
 
     schema_version: Literal[1] = Field(1, alias="schema")
@@ -68,32 +54,25 @@ class EpisodeStudy(CardModel):
     data: str
     encoders: tuple[Annotated[EncoderEntry, BeforeValidator(named)], ...] = Field(min_length=1)
     tasks: tuple[Annotated[EpisodeTask, BeforeValidator(named)], ...] = Field(min_length=1)
-    methods: tuple[Method, ...] = DEFAULT_METHODS
-    shots: tuple[int, ...] = DEFAULT_SHOTS
-    queries: int = QUERIES
-    episodes: int = EPISODES
-    fine_tune_episodes: int = FINE_TUNED_EPISODES
-    recipe: dict[str, Any] = Field(default_factory=dict)
-    strength: float = episodic.STRENGTH
-    where: str | None = None
-    seed: int = 0
     on_phantom: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
-    def _sensible(self) -> EpisodeStudy:
-        wrong = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
-        if wrong:
-            raise ValueError(f"on_phantom changes {', '.join(wrong)}, which is no key that it could change")
+    def _entries_fit(self) -> EpisodeStudy:
+        unknown = sorted(set(self.on_phantom) - (set(type(self).model_fields) - {"name", "data", "on_phantom"}))
+        if unknown:
+            raise ValueError(f"on_phantom changes {', '.join(unknown)}, which is no key that it could change")
         if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
             raise ValueError("a task stands twice under tasks, with the same data")
         for task in self.tasks:
-            self.settings(task)
+            self.config(task, self.encoders[0])
         return self
 
-    def settings(self, task: EpisodeTask) -> EpisodeSettings:
-        """What ``task`` is asked of every encoder."""
-        shared = {name: getattr(self, name) for name in set(EpisodeSettings.model_fields) - {"task", "prompts"}}
-        return EpisodeSettings(task=task.name, prompts=task.prompts, **shared)
+    def config(self, task: EpisodeTask, encoder: EncoderEntry, **options: Any) -> EpisodeConfig:
+        """The episodes of ``encoder`` on ``task``."""
+        shared = {name: getattr(self, name) for name in EpisodeOptions.model_fields}
+        shared |= {name: getattr(encoder, name) for name in EncoderOptions.model_fields}
+        shared |= {"data": self.data_of(task), "prompts": task.prompts}
+        return EpisodeConfig(encoder=encoder.name, task=task.name, **(shared | options))
 
     def data_of(self, task: EpisodeTask) -> str:
         """The data set of ``task``."""
@@ -109,27 +88,28 @@ class EpisodeStudy(CardModel):
 
     def on(self, data: str | None) -> EpisodeStudy:
         """The same on ``data`` alone, every task once; on the phantom with ``on_phantom`` applied."""
-        found = self
+        study = self
         if data is not None:
-            tasks = {task.name: task.model_dump() | {"data": None} for task in found.tasks}
-            found = found.changed(data=data, tasks=list(tasks.values()))
-        return found.changed(**found.on_phantom) if found.data == PHANTOM and found.on_phantom else found
+            tasks = {task.name: task.model_dump() | {"data": None} for task in study.tasks}
+            study = study.changed(data=data, tasks=list(tasks.values()))
+        return study.changed(**study.on_phantom) if study.data == PHANTOM and study.on_phantom else study
 
-    def by(self, methods: Sequence[str]) -> EpisodeStudy:
-        """The same by these methods; what was set for others alone goes back to its default."""
+    def by(self, methods: Sequence[str], **changes: Any) -> EpisodeStudy:
+        """The same by these methods, with ``changes``; what was set for others alone goes back to its default."""
         idle = {FINE_TUNE: ("recipe", "fine_tune_episodes"), "linear": ("strength",)}
         dropped = {name for method, names in idle.items() if method not in methods for name in names}
         content = {name: value for name, value in self.model_dump(by_alias=True).items() if name not in dropped}
-        return validate(EpisodeStudy, {**content, "on_phantom": {}, "methods": methods}, f"episodes {self.name}")
+        content |= {"on_phantom": {}, "methods": methods, **changes}
+        return validate(EpisodeStudy, content, f"episodes {self.name}")
 
     def only(self, encoders: Sequence[str] = (), tasks: Sequence[str] = ()) -> EpisodeStudy:
-        """The part with these names; nothing named keeps all.
+        """The same with these names alone; nothing named keeps all.
 
         Raises:
             UnknownNameError: a name is not among them.
         """
-        for kind, asked, known in (("encoder", encoders, self.encoders), ("task", tasks, self.tasks)):
-            for name in asked:
+        for kind, names, known in (("encoder", encoders, self.encoders), ("task", tasks, self.tasks)):
+            for name in names:
                 if name not in {each.name for each in known}:
                     raise UnknownNameError(f"{kind} of {self.name}", name, {each.name for each in known})
         return self.changed(
@@ -164,7 +144,7 @@ def takes_weights(encoder: str) -> bool:
 
 @dataclass(frozen=True)
 class EpisodeCell:
-    """One encoder on one task, with the methods that it can answer by.
+    """One encoder on one task, with the methods that serve it.
 
     Attributes:
         left_out: those it cannot, each with the reason.
@@ -177,12 +157,12 @@ class EpisodeCell:
 
 
 def cells(study: EpisodeStudy) -> list[EpisodeCell]:
-    """Every encoder on every task; a method that an encoder cannot answer by is left out, with the reason.
+    """Every encoder on every task; a method that does not serve an encoder is left out, with the reason.
 
     Raises:
         EvalfmError: an encoder is not known, or one is left without any method.
     """
-    found = []
+    grid = []
     for entry in study.encoders:
         ref = EncoderRef.parse(entry.name)
         card = ref.card()
@@ -194,9 +174,9 @@ def cells(study: EpisodeStudy) -> list[EpisodeCell]:
         methods = tuple(each for each in study.methods if each not in reasons)
         left_out = tuple(reason for method, reason in reasons.items() if method in study.methods)
         if not methods:
-            raise EvalfmError(f"{'; '.join(left_out)}. Ask other methods, such as --method linear.")
-        found += [EpisodeCell(entry, task, methods, left_out) for task in study.tasks]
-    return found
+            raise EvalfmError(f"{'; '.join(left_out)}. Take other methods, such as --method linear.")
+        grid += [EpisodeCell(entry, task, methods, left_out) for task in study.tasks]
+    return grid
 
 
 @dataclass(frozen=True)
@@ -208,29 +188,29 @@ class EpisodeOutcome:
     failure: str | None = None
 
 
-def pose_tasks(
+def draw_cohorts(
     study: EpisodeStudy, manifests: Manifests, progress: Progress = SILENT
-) -> dict[EpisodeTask, TaskEpisodes]:
+) -> dict[EpisodeTask, EpisodeCohort]:
     """The episodes of every task, drawn once for all encoders.
 
     Raises:
-        EvalfmError: names every fault that the user must mend before anything runs.
+        EvalfmError: names every fault that the user must fix before anything runs.
     """
-    posed: dict[EpisodeTask, TaskEpisodes] = {}
+    cohorts: dict[EpisodeTask, EpisodeCohort] = {}
     faults: list[str] = []
     # Before data are read or made.
     check_names([entry.name for entry in study.encoders])
     for task in study.tasks:
         try:
-            settings = study.settings(task)
-            posed[task] = TaskEpisodes(settings, pose_episodes(settings, manifests.get(study.data_of(task)), progress))
+            config = study.config(task, study.encoders[0])
+            cohorts[task] = draw_cohort(config, manifests.get(study.data_of(task)), progress)
         except EvalfmError as error:
             faults.append(f"{task.name}: {error}" if len(study.tasks) > 1 else str(error))
     if len(faults) > 1:
         faults = [f"{study.name} has {len(faults)} faults:\n" + "\n".join(f"- {each}" for each in faults)]
     if faults:
         raise EvalfmError(faults[0])
-    return posed
+    return cohorts
 
 
 def run_episode_study(
@@ -238,39 +218,30 @@ def run_episode_study(
     out: str | Path,
     progress: Progress = SILENT,
     *,
-    machine: Machine | None = None,
-    posed: Mapping[EpisodeTask, TaskEpisodes] | None = None,
+    machine: ComputeOptions | None = None,
+    cohorts: Mapping[EpisodeTask, EpisodeCohort] | None = None,
     force: bool = False,
 ) -> Iterator[EpisodeOutcome]:
     """Run the cells one after the other; what is under ``out`` already is not computed again.
 
-    A cell that fails by something that its user can mend, such as weights that are not here, is told and the rest goes
-    on; where there is one cell alone its error is raised.
+    A cell that fails by something that its user can fix, such as weights that are not here, is recorded and the rest
+    goes on; where there is one cell alone its error is raised.
 
     Raises:
-        EvalfmError: of a single cell, or a fault of the tasks or names that must be mended first.
+        EvalfmError: of a single cell, or a fault of the tasks or names that must be fixed first.
     """
     grid = cells(study)
-    posed = posed or pose_tasks(study, Manifests(progress), progress)
-    options = (machine or Machine()).model_dump(include={"device", "precision", "batch_size", "workers"})
+    cohorts = cohorts or draw_cohorts(study, Manifests(progress), progress)
+    options = (machine or ComputeOptions()).model_dump(include=set(ComputeOptions.model_fields))
     for cell in grid:
-        settings = posed[cell.task].settings.model_copy(update={"methods": cell.methods})
-        encoder = EncoderSettings.checked(**cell.encoder.model_dump(), **options)
+        config = study.config(cell.task, cell.encoder, **options, out=out, force=force)
+        # What was valid with all methods is valid with some, whose options may do nothing here.
+        config = config.model_copy(update={"methods": cell.methods})
         try:
-            runs = answer_episodes(
-                cell.encoder.name, encoder, posed[cell.task].asked, settings, Path(out), force=force, progress=progress
-            )
+            runs = solve_episodes(cell.encoder.name, cohorts[cell.task], config, progress)
         except EvalfmError as error:
             if len(grid) == 1:
                 raise
             yield EpisodeOutcome(cell, (), str(error))
             continue
         yield EpisodeOutcome(cell, tuple(runs))
-
-
-@dataclass(frozen=True)
-class TaskEpisodes:
-    """A task's settings with its episodes."""
-
-    settings: EpisodeSettings
-    asked: EpisodeCohort

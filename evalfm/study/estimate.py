@@ -6,11 +6,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from evalfm.config import ProbeConfig, SubsetOptions
 from evalfm.heads import load_head
 from evalfm.heads.trained import Schedule, TrainedHead
-from evalfm.study.cell import Cell, Machine
 from evalfm.study.cohorts import Sizes
-from evalfm.study.config import Subset
 from evalfm.study.trial import EncoderFacts, HeadFacts
 from evalfm.training.recipe import Recipe, recipe_of
 
@@ -31,8 +30,8 @@ class Rates:
     Attributes:
         seconds: of one forward pass of one image.
         speed: operations a second of a machine that is not at hand; None takes the heads' trials.
-        decode_seconds: of reading and resizing one film by one worker.
-        score_seconds: of scoring one film's mask on its own grid.
+        decode_seconds: of reading and resizing one image by one worker.
+        score_seconds: of scoring the mask of one image on its own grid.
         workers: that decode.
         activation_bytes: of one number that a module gives: 2 in half precision, else 4.
     """
@@ -45,7 +44,7 @@ class Rates:
     speed: float | None = None
 
     def of_head(self, known: HeadFacts) -> float:
-        """Seconds of one answer of a head to one image."""
+        """Seconds of one prediction of a head for one image."""
         return known.seconds if self.speed is None else known.flops / self.speed
 
 
@@ -54,13 +53,13 @@ class Stored:
     """What of a cell's images the feature store holds already, or what becomes of the rest.
 
     Attributes:
-        missing: images without pooled features. missing_maps: without maps. missing_films: without a prepared film.
+        missing: images without pooled features. missing_maps: without maps. missing_prepared: without a prepared image.
         policy: ``store`` or ``stream``: what becomes of maps.
     """
 
     missing: int
     missing_maps: int
-    missing_films: int
+    missing_prepared: int
     policy: str
 
 
@@ -70,9 +69,9 @@ class CellEstimate:
 
     Attributes:
         images: that it uses. passes: how often the encoder sees them, in words.
-        forwards: forward passes of one image, a training step counting three. decoded, scored: films.
+        forwards: forward passes of one image, a training step counting three. decoded, scored: images.
         seconds: all of it.
-        disk_bytes: that stay: features, maps, films, trained encoders, by name.
+        disk_bytes: that stay: features, maps, prepared images, trained encoders, by name.
         work_bytes: of checkpoints while it trains, removed at its end.
         memory_bytes: of model and batch, roughly.
     """
@@ -117,32 +116,30 @@ def encoder_steps(recipe: Recipe, sizes: Sizes) -> Steps:
 
 
 def estimate_cell(
-    cell: Cell,
+    cell: ProbeConfig,
     kind: str,
-    parts: Sequence[Sizes],
+    splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
     stored: Stored,
     rates: Rates,
-    machine: Machine,
 ) -> CellEstimate:
-    """The cost of ``cell`` on ``parts`` (one training, or one per fold) with ``images`` in all."""
+    """The cost of ``cell`` on ``splits`` (one training, or one per fold) with ``images`` in all."""
     if cell.adaptation == "frozen":
-        return _frozen(cell, kind, parts, images, facts, stored, rates, machine)
-    return _trained(cell, kind, parts, images, facts, stored, rates, machine)
+        return _frozen(cell, kind, splits, images, facts, stored, rates)
+    return _trained(cell, kind, splits, images, facts, stored, rates)
 
 
 def _frozen(
-    cell: Cell,
+    cell: ProbeConfig,
     kind: str,
-    parts: Sequence[Sizes],
+    splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
     stored: Stored,
     rates: Rates,
-    machine: Machine,
 ) -> CellEstimate:
-    heads = {name: load_head(name, kind) for name in cell.heads}
+    heads = {name: load_head(name, kind) for name in cell.heads or ()}
     reads_maps = any("maps" in head.needs for head in heads.values())
     streamed = reads_maps and stored.policy == "stream"
     extracted = max(stored.missing, stored.missing_maps) if reads_maps and not streamed else stored.missing
@@ -150,7 +147,7 @@ def _frozen(
     train = {name: head for name, head in heads.items() if isinstance(head, TrainedHead)}
     steps, head_seconds, head_bytes = Steps(0, 0), 0.0, 0.0
     for name, head in train.items():
-        of_head = _sum(head_steps(head.schedule, part) for part in parts)
+        of_head = _sum(head_steps(head.schedule, split) for split in splits)
         # Heads on one schedule share their batches.
         steps = max(steps, of_head, key=lambda each: each.trained)
         known = facts.heads.get((name, kind), HeadFacts())
@@ -158,17 +155,17 @@ def _frozen(
         head_seconds += rates.of_head(known) * known.rates * work * fits
         kept = known.activations * rates.activation_bytes * head.schedule.batch_size
         head_bytes += float((known.parameters * STATE_BYTES + kept) * known.rates)
-    scored = sum(part.val + part.test for part in parts)
-    seen = (steps.trained + steps.looked + _predicted(parts, kind)) * fits if streamed else 0
+    scored = sum(split.val + split.test for split in splits)
+    seen = (steps.trained + steps.looked + _predicted(splits, kind)) * fits if streamed else 0
     copies = copies_of(cell, facts)
     forwards = float(extracted + seen) * copies
-    decoded = float(extracted + (stored.missing_films if machine.cache_images else seen)) * copies
-    dense = sum(len(cell.heads) * scored * fits for _ in [0] if kind == "segmentation") * copies
+    decoded = float(extracted + (stored.missing_prepared if cell.cache_images else seen)) * copies
+    dense = sum(len(heads) * scored * fits for _ in [0] if kind == "segmentation") * copies
     disk = {"features": float(stored.missing * facts.pooled_bytes) * copies}
     if reads_maps and not streamed:
         disk["maps"] = float(stored.missing_maps * facts.map_bytes) * copies
-    if streamed and machine.cache_images:
-        disk["films"] = float(stored.missing_films * facts.film_bytes) * copies
+    if streamed and cell.cache_images:
+        disk["prepared images"] = float(stored.missing_prepared * facts.prepared_bytes) * copies
     passes = f"{extracted:,} once" if extracted else "stored by then"
     if streamed:
         passes += f"; at most {seen:,} for heads that read maps"
@@ -184,27 +181,26 @@ def _frozen(
         disk_bytes=disk,
         memory_bytes=facts.parameters * 4
         + head_bytes
-        + float(LIVE * facts.largest * rates.activation_bytes * (machine.batch_size or facts.batch_size)),
+        + float(LIVE * facts.largest * rates.activation_bytes * (cell.batch_size or facts.batch_size)),
     )
 
 
 def _trained(
-    cell: Cell,
+    cell: ProbeConfig,
     kind: str,
-    parts: Sequence[Sizes],
+    splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
     stored: Stored,
     rates: Rates,
-    machine: Machine,
 ) -> CellEstimate:
     recipe = recipe_of(cell.adaptation, cell.recipe)
     assert recipe is not None
-    (name,) = cell.heads
+    (name,) = cell.heads or ()
     head, known = load_head(name, kind), facts.heads.get((name, kind), HeadFacts())
-    steps = _sum(encoder_steps(recipe, part) for part in parts)
-    scored = sum(part.val + part.test for part in parts)
-    predicted = _predicted(parts, kind)
+    steps = _sum(encoder_steps(recipe, split) for split in splits)
+    scored = sum(split.val + split.test for split in splits)
+    predicted = _predicted(splits, kind)
     trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + predicted
     forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + predicted) * cell.seeds)
     head_seconds = rates.of_head(known) * trained * cell.seeds
@@ -216,7 +212,7 @@ def _trained(
         extracted = max(stored.missing, stored.missing_maps) if reads_maps and not streamed else stored.missing
         start = Steps(0, 0)
         if isinstance(head, TrainedHead):
-            start = _sum(head_steps(head.schedule, part) for part in parts)
+            start = _sum(head_steps(head.schedule, split) for split in splits)
             work = FORWARD_AND_BACKWARD * start.trained + start.looked
             head_seconds += rates.of_head(known) * known.rates * work * cell.seeds
         again = (start.trained + start.looked) * cell.seeds if streamed else 0
@@ -225,12 +221,12 @@ def _trained(
         if reads_maps and not streamed:
             disk["maps"] = float(stored.missing_maps * facts.map_bytes)
     changed = facts.lora_parameters.get(recipe.rank, 0) if cell.adaptation == "lora" else facts.parameters
-    disk["trained encoders"] = 4.0 * changed * cell.seeds * len(parts)
+    disk["trained encoders"] = 4.0 * changed * cell.seeds * len(splits)
     dense = float(scored * cell.seeds if kind == "segmentation" else 0)
     own = facts.parameters * 4 + (changed + known.parameters) * (STATE_BYTES - 4) + known.parameters * 4
     average = (changed + known.parameters) * 4 if recipe.ema else 0
     # Every process has the whole model and its share of the batch; this is one of them.
-    batch = math.ceil(min(recipe.batch_size, max(part.train for part in parts)) / machine.processes)
+    batch = math.ceil(min(recipe.batch_size, max(split.train for split in splits)) / cell.processes)
     return CellEstimate(
         images=images,
         passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs:,} images, forward and back"
@@ -238,26 +234,26 @@ def _trained(
         forwards=forwards,
         decoded=decoded,
         scored=dense,
-        seconds=_seconds(forwards / machine.processes, decoded, dense, head_seconds / machine.processes, rates),
+        seconds=_seconds(forwards / cell.processes, decoded, dense, head_seconds / cell.processes, rates),
         disk_bytes=disk,
         work_bytes=4.0 * SAVED_COPIES * (changed + known.parameters),
         memory_bytes=own + average + float((facts.activations + known.activations) * rates.activation_bytes * batch),
     )
 
 
-def copies_of(cell: Cell, facts: EncoderFacts) -> int:
+def copies_of(cell: ProbeConfig, facts: EncoderFacts) -> int:
     """How many encoders a cell runs: with the baseline of random weights two."""
-    return 2 if cell.baselines == "all" and facts.learnt and cell.encoder.weights != "random" else 1
+    return 2 if cell.baselines == "all" and facts.pretrained and cell.weights != "random" else 1
 
 
-def _predicted(parts: Sequence[Sizes], kind: str) -> int:
+def _predicted(splits: Sequence[Sizes], kind: str) -> int:
     """Passes when all is trained: val and test, and for masks val once before, to choose the threshold."""
-    return sum((2 if kind == "segmentation" else 1) * part.val + part.test for part in parts)
+    return sum((2 if kind == "segmentation" else 1) * split.val + split.test for split in splits)
 
 
-def _fits(cell: Cell, deterministic: bool) -> int:
+def _fits(cell: ProbeConfig, deterministic: bool) -> int:
     """How often a cell is fitted: once a seed, but once in all where a seed changes nothing."""
-    return 1 if deterministic and cell.subset == Subset() else cell.seeds
+    return 1 if deterministic and cell.subset == SubsetOptions() else cell.seeds
 
 
 def _seconds(forwards: float, decoded: float, scored: float, head_seconds: float, rates: Rates) -> float:

@@ -8,18 +8,18 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
 import evalfm
+from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.existing import Known
 from evalfm.probing.probe import probe
 from evalfm.progress import Progress
-from evalfm.runs import Run
-from evalfm.study.cell import Cell, Machine
+from evalfm.run import Run
 
 PACKAGE = Path(evalfm.__file__).parent
 
@@ -42,7 +42,7 @@ class Failure:
 class Outcome:
     """What became of a cell: its runs and those of its baselines, or a failure."""
 
-    cell: Cell
+    cell: ProbeConfig
     runs: tuple[Run, ...]
     failure: Failure | None
     seconds: float
@@ -61,9 +61,9 @@ def _frames(error: Exception) -> str:
 
 
 class Executor(Protocol):
-    """Runs cells, wherever; each is a pure function of its JSON, the data sets and the folder of the runs."""
+    """Runs cells, wherever; each is a pure function of its JSON and the data sets."""
 
-    def run(self, cells: Iterable[Cell], out: Path, machine: Machine, progress: Progress) -> Iterator[Outcome]:
+    def run(self, cells: Iterable[ProbeConfig], progress: Progress) -> Iterator[Outcome]:
         """Yield the outcome of every cell as soon as it is there, in any order; a failing cell stops no other."""
         ...
 
@@ -78,42 +78,41 @@ class SerialExecutor:
     """
 
     manifest: Callable[[str], Manifest] | None = None
-    started: Callable[[Cell], None] = field(default=lambda cell: None)
-    _known: Known = field(default_factory=Known, init=False)
+    started: Callable[[ProbeConfig], None] = field(default=lambda cell: None)
 
-    def run(self, cells: Iterable[Cell], out: Path, machine: Machine, progress: Progress) -> Iterator[Outcome]:
+    def run(self, cells: Iterable[ProbeConfig], progress: Progress) -> Iterator[Outcome]:
         """In order; an interrupt by the keyboard goes through."""
         # A baseline that several cells share is made, or said to be there, once.
-        self._known = Known(machine.force)
+        known: Known | None = None
         for cell in cells:
+            known = known or Known(cell.force)
             self.started(cell)
-            yield self._one(cell, out, machine, progress)
+            yield self._one(cell, known, progress)
 
-    def _one(self, cell: Cell, out: Path, machine: Machine, progress: Progress) -> Outcome:
+    def _one(self, cell: ProbeConfig, known: Known, progress: Progress) -> Outcome:
         started = time.monotonic()
-        runs, failure = self._attempt(cell, out, machine, progress)
-        if failure is not None and failure.trace is not None and len(cell.heads) > 1:
-            # Nothing that the user could mend, such as memory that did not suffice for all heads at once.
-            found, failures = list(runs), []
-            for head in cell.heads:
-                alone, failure = self._attempt(cell.model_copy(update={"heads": (head,)}), out, machine, progress)
-                found += alone
+        runs, failure = self._attempt(cell, known, progress)
+        heads = cell.heads or ()
+        if failure is not None and failure.trace is not None and len(heads) > 1:
+            # Nothing that the user could fix, such as memory that did not suffice for all heads at once.
+            one_by_one, failures = list(runs), []
+            for head in heads:
+                alone, failure = self._attempt(cell.model_copy(update={"heads": (head,)}), known, progress)
+                one_by_one += alone
                 if failure is not None:
                     failures.append(Failure(failure.error, f"{head}: {failure.sentence}", failure.trace))
-            runs, failure = tuple(found), failures[0] if failures else None
+            runs, failure = tuple(one_by_one), failures[0] if failures else None
             if len(failures) > 1:
                 failure = Failure(failures[0].error, "; ".join(each.sentence for each in failures), failures[0].trace)
         return Outcome(cell, runs, failure, time.monotonic() - started)
 
-    def _attempt(
-        self, cell: Cell, out: Path, machine: Machine, progress: Progress
-    ) -> tuple[tuple[Run, ...], Failure | None]:
-        arguments: dict[str, Any] = {**cell.arguments(), **machine.arguments(cell)}
+    def _attempt(self, cell: ProbeConfig, known: Known, progress: Progress) -> tuple[tuple[Run, ...], Failure | None]:
         try:
-            for name in ("data", "test_data"):
-                if self.manifest is not None and name in arguments:
-                    arguments[name] = self.manifest(arguments[name])
-            return tuple(probe(**arguments, out=out, progress=progress, known=self._known)), None
+            data, test_data = (
+                None if self.manifest is None or name is None else self.manifest(name)
+                for name in (cell.data, cell.test_data)
+            )
+            return tuple(probe(cell, data=data, test_data=test_data, progress=progress, known=known)), None
         except EvalfmError as error:
             failure = Failure(type(error).__name__, str(error))
         except Exception as error:

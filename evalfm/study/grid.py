@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from evalfm.cards import CardModel
+from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, SubsetOptions
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cell import Cell, subset_label
-from evalfm.study.cohorts import WITHOUT_SHOTS, Asked, Posed
-from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, Subset, SupervisedEntry, TaskEntry
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
+from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts
+from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
 from evalfm.tasks.prompts import EXCLUSIVE, LABELS
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import check_trainable
@@ -35,11 +35,13 @@ class Grid:
     """The cells of a study in the order in which they run.
 
     Attributes:
+        supervised: keys of the cells that stand beside the grid.
         left_out: what makes no sense, known before anything runs.
-        faults: what the user must mend first, one sentence each.
+        faults: what the user must fix first, one sentence each.
     """
 
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[ProbeConfig] = field(default_factory=list)
+    supervised: set[str] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -55,8 +57,8 @@ class Grid:
             self.faults.append(str(error))
 
 
-def expand(study: Study, asked: Posed) -> Grid:
-    """The cells of ``study`` for the tasks that could be posed: task by task, encoder by encoder, frozen first."""
+def expand(study: Study, cohorts: TaskCohorts) -> Grid:
+    """The cells of ``study`` for the tasks that have a cohort: task by task, encoder by encoder, frozen first."""
     grid = Grid()
     encoders = [entry for entry in study.encoders if _no_alias(entry.name, grid) and _known(entry.name, grid)]
     adaptations = sorted(study.adaptations, key=lambda entry: entry.name != ONE_PASS)
@@ -64,27 +66,25 @@ def expand(study: Study, asked: Posed) -> Grid:
         _check_recipe(adaptation.name, adaptation.recipe, grid)
     _check_heads(study, grid)
     supervised = [_resolved(each, grid) for each in study.supervised if _known(each.encoder, grid)]
-    cells: dict[str, Cell] = {}
+    cells: dict[str, ProbeConfig] = {}
     for task in study.tasks:
-        posed = asked.get((task.name, study.data_of(task)[0]))
-        if posed is None:
+        cohort = cohorts.get((task.name, study.data_of(task)[0]))
+        if cohort is None:
             continue
         for subset in study.subsets_of(task):
-            if subset.base_to_novel and posed.manifest is not None and posed.classes < FEWEST_TO_HALVE:
-                what = f"{task.name} on {posed.data}, {subset_label(subset)}"
-                grid.leave_out(what, f"of {posed.classes} classes a half would be one, in which every answer is right")
+            kind = cohort.card.kind
+            if subset.base_to_novel and cohort.manifest is not None and cohort.classes < FEWEST_TO_HALVE:
+                what = f"{task.name} on {cohort.data}, {subset.label}"
+                grid.leave_out(what, f"of {cohort.classes} classes a half would be one, in which every answer is right")
                 continue
-            if subset.base_to_novel and posed.card.kind not in EXCLUSIVE:
-                grid.leave_out(f"{task.name}, {subset_label(subset)}", f"{posed.card.kind} has no classes to halve")
+            if subset.base_to_novel and kind not in EXCLUSIVE:
+                grid.leave_out(f"{task.name}, {subset.label}", f"{kind} has no classes to halve")
                 continue
-            if subset.shots is not None and posed.card.kind in WITHOUT_SHOTS:
-                kind = posed.card.kind
-                grid.leave_out(
-                    f"{task.name}, {subset_label(subset)}",
-                    f"shots count images per class, which {kind} has not; label_fractions serve it",
-                )
+            if subset.shots is not None and kind in WITHOUT_SHOTS:
+                reason = f"shots count images per class, which {kind} has not; label_fractions serve it"
+                grid.leave_out(f"{task.name}, {subset.label}", reason)
                 continue
-            row = _Row(study, task, posed, subset, grid)
+            row = _Row(study, task, cohort, subset, grid)
             for cell in row.cells(encoders, adaptations, supervised):
                 cells.setdefault(cell.key, cell)
     grid.cells = list(cells.values())
@@ -100,14 +100,14 @@ class _Row:
 
     study: Study
     task: TaskEntry
-    asked: Asked
-    subset: Subset
+    cohort: TaskCohort
+    subset: SubsetOptions
     grid: Grid
 
     def cells(
         self, encoders: list[EncoderEntry], adaptations: list[AdaptationEntry], supervised: list[SupervisedEntry]
-    ) -> Iterator[Cell]:
-        """Frozen encoders with all their heads, trained ones head by head, then baselines."""
+    ) -> Iterator[ProbeConfig]:
+        """Frozen encoders with all their heads, trained ones head by head, then networks beside the grid."""
         for encoder in encoders:
             first = True
             for adaptation in adaptations:
@@ -116,60 +116,51 @@ class _Row:
                 for names in filter(None, together):
                     # Baselines of a task are the same for all; random weights of an encoder come with its first cell.
                     baselines = self.study.baselines if first or self.study.baselines != "all" else "default"
-                    yield self._cell(encoder, names, adaptation, baselines=baselines)
+                    yield from self._cell(encoder.name, encoder, names, adaptation, baselines)
                     first = False
         for network in supervised:
             if network.tasks is not None and self.task.name not in network.tasks:
                 continue
-            shape = {"input_size": network.input_size, "resize": network.resize}
-            entry = EncoderEntry.model_validate({"name": network.encoder, "weights": network.weights, **shape})
-            assert network.adaptation is not None
-            wanted = (network.head,) if network.head is not None else self.asked.card.heads[:1]
-            adaptation = AdaptationEntry(name=network.adaptation, recipe=network.recipe)
+            heads = (network.head,) if network.head is not None else self.cohort.card.heads[:1]
+            adaptation = AdaptationEntry(name=network.trained, recipe=network.recipe)
             baselines = "default" if self.study.baselines == "all" else self.study.baselines
-            for head in self._serving(wanted, network.encoder, network.adaptation):
-                yield self._cell(entry, (head,), adaptation, baselines=baselines, supervised=True)
+            for head in self._serving(heads, network.encoder, network.trained):
+                for cell in self._cell(network.encoder, network, (head,), adaptation, baselines):
+                    self.grid.supervised.add(cell.key)
+                    yield cell
 
     def _cell(
-        self,
-        encoder: EncoderEntry,
-        heads: tuple[str, ...],
-        adaptation: AdaptationEntry,
-        *,
-        baselines: str,
-        supervised: bool = False,
-    ) -> Cell:
+        self, name: str, encoder: EncoderOptions, heads: tuple[str, ...], adaptation: AdaptationEntry, baselines: str
+    ) -> Iterator[ProbeConfig]:
+        """The cell, or none where its options do not go together, which is a fault."""
         study = self.study
-        data, test_where = study.data_of(self.task)
-        content: dict[str, Any] = {
-            "study": study.name,
-            "encoder": encoder,
-            "task": self.task.name,
-            "heads": heads,
-            "adaptation": adaptation.name,
-            "recipe": adaptation.recipe,
-            "data": data,
-            "test_data": study.test_data,
-            "where": study.where,
-            "test_where": test_where,
-            "folds": study.folds,
-            "limit": study.limit,
-            **self.subset._asdict(),
-            "val_shots": study.val_shots,
-            "threshold": study.threshold if self.asked.card.kind in LABELS else THRESHOLD_RULE,
-            "prompts": self.task.prompts if any(map(self._reads_text, heads)) else None,
-            "seeds": study.seeds,
-            "baselines": baselines,
-            "supervised": supervised,
-        }
-        return Cell(**content)
+        groups: tuple[type[CardModel], ...] = (DataOptions, EvaluationOptions)
+        options: dict[str, Any] = {name: getattr(study, name) for each in groups for name in each.model_fields}
+        options |= {name: getattr(encoder, name) for name in EncoderOptions.model_fields}
+        options |= self.subset.model_dump()
+        options["data"], options["test_where"] = study.data_of(self.task)
+        options["baselines"] = baselines
+        if self.cohort.card.kind not in LABELS:
+            options["threshold"] = None
+        if self.subset.shots is None:
+            options["val_shots"] = None
+        if adaptation.name == "scratch":
+            # Every weight is drawn, whatever the encoder could start from.
+            options["weights"] = None
+        if any(map(self._reads_text, heads)):
+            options["prompts"] = self.task.prompts
+        training = {"adaptation": adaptation.name, "recipe": adaptation.recipe}
+        try:
+            yield ProbeConfig.checked(encoder=name, task=self.task.name, heads=heads, **training, **options)
+        except EvalfmError as error:
+            self.grid.refuse(error)
 
     def _reads_text(self, head: str) -> bool:
-        return reads_text(load_head(head, self.asked.card.kind))
+        return reads_text(load_head(head, self.cohort.card.kind))
 
     def _heads(self, adaptation: AdaptationEntry) -> tuple[str, ...]:
-        """The heads asked of this task: its entry's, else the study's, else the card's; narrowed by the adaptation."""
-        study, card = self.study, self.asked.card
+        """The heads of this task: its entry's, else the study's, else the card's; narrowed by the adaptation."""
+        study, card = self.study, self.cohort.card
         if self.task.heads is not None:
             heads = self.task.heads
         elif isinstance(study.heads, dict):
@@ -180,7 +171,7 @@ class _Row:
 
     def _serving(self, heads: tuple[str, ...], encoder: str, adaptation: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
-        kind = self.asked.card.kind
+        kind = self.cohort.card.kind
         known = {entry.name for entry in list_heads()}
         kept = []
         for name in (head for head in dict.fromkeys(heads) if head in known):
@@ -191,7 +182,7 @@ class _Row:
                 continue
             reason = _hindrance(encoder, adaptation, needs=head.needs, kind=kind)
             if reason is None and self.subset.base_to_novel and not (adaptation == ONE_PASS and TEXT in head.needs):
-                reason = "base-to-novel asks for classes that were never seen, which only a frozen text head can name"
+                reason = "base-to-novel has classes that were never seen, which only a frozen text head can name"
             if reason is not None:
                 self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adaptation}", reason)
                 continue
@@ -226,7 +217,7 @@ def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: st
 
 
 def _no_alias(name: str, grid: Grid) -> bool:
-    """Whether ``name`` is an encoder and no word for a whole baseline; else a fault is noted."""
+    """Whether ``name`` is an encoder and no word for a whole supervised network; else a fault is noted."""
     if find_alias(name) is None:
         return True
     grid.refuse(EvalfmError(f"{name} stands for encoder, head and training at once; list it under supervised."))
@@ -234,7 +225,7 @@ def _no_alias(name: str, grid: Grid) -> bool:
 
 
 def _known(name: str, grid: Grid) -> bool:
-    """Whether an encoder answers to ``name``; else a fault is noted."""
+    """Whether there is an encoder ``name``; else a fault is noted."""
     alias = find_alias(name)
     try:
         EncoderRef.parse(name if alias is None else alias.encoder).check()
@@ -245,13 +236,13 @@ def _known(name: str, grid: Grid) -> bool:
 
 
 def _check_heads(study: Study, grid: Grid) -> None:
-    """Note every head that nobody answers to, wherever the study names it."""
+    """Note every unknown head, wherever the study names it."""
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
     of_tasks = [task.heads for task in study.tasks]
     of_adaptations = [adaptation.heads for adaptation in study.adaptations]
-    of_baselines = [(network.head,) if network.head is not None else None for network in study.supervised]
+    of_supervised = [(network.head,) if network.head is not None else None for network in study.supervised]
     known = {entry.name for entry in list_heads()}
-    for heads in (*of_study, *of_tasks, *of_adaptations, *of_baselines):
+    for heads in (*of_study, *of_tasks, *of_adaptations, *of_supervised):
         for name in heads or ():
             if name not in known:
                 grid.refuse(UnknownNameError("head", name, known))
@@ -265,7 +256,7 @@ def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> 
 
 
 def _resolved(network: SupervisedEntry, grid: Grid) -> SupervisedEntry:
-    """The baseline with its alias written out and its adaptation stated."""
+    """The network with its alias written out and its adaptation stated."""
     alias = find_alias(network.encoder)
     changes: dict[str, Any] = {"adaptation": network.trained}
     if alias is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from evalfm.config import ComputeOptions, EncoderOptions, MachineOptions, ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
@@ -18,42 +19,30 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
 from evalfm.progress import SILENT, Progress
-from evalfm.study.cell import Cell, Machine
-from evalfm.study.cohorts import Asked, Manifests, Posed, assume_all, select_cohorts
-from evalfm.study.config import EncoderEntry, Study
+from evalfm.study.cohorts import Manifests, TaskCohort, TaskCohorts, assume_all, select_cohorts
+from evalfm.study.config import Assumed, Study
 from evalfm.study.estimate import CellEstimate, Rates, Stored, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
-from evalfm.training.recipe import recipe_of
 
 DECODE_SECONDS = 0.03
-"""Of reading a film of 1024² and bringing it to 518², where there are no films to try (PNG here: .02); one core."""
+"""Of reading an image of 1024² and bringing it to 518², where there are none to try (PNG here: .02); one core."""
 SCORE_SECONDS = 0.03
-"""Of scoring the mask of one film of 1024² with its surface distances; one core."""
-TRIED_FILMS = 3
-
-
-@dataclass(frozen=True)
-class Assumed:
-    """A data set or a machine that is not at hand.
-
-    Attributes:
-        images: of the data set, dealt .7/.1/.2; None reads the study's own data.
-        speed: 10¹² operations a second that the machine keeps up; None tries this one.
-        decode_seconds: of reading one film by one worker; None tries films of the data, or takes a stated value.
-    """
-
-    images: int | None = None
-    speed: float | None = None
-    decode_seconds: float | None = None
+"""Of scoring the mask of one image of 1024² with its surface distances; one core."""
+TRIED_IMAGES = 3
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell and its cost; None where it cannot be told, as for an encoder from code that needs a GPU."""
+    """A cell and its cost; None where it is unknown, as for an encoder from code that needs a GPU.
 
-    cell: Cell
+    Attributes:
+        supervised: whether the cell stands beside the grid.
+    """
+
+    cell: ProbeConfig
     estimate: CellEstimate | None
+    supervised: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ class Plan:
     Attributes:
         cells: in the order in which they run.
         left_out: combinations that make no sense.
-        warnings: what will make cells fail unless it is mended, such as weights that are not here.
+        warnings: what will make cells fail unless it is fixed, such as weights that are not here.
         assumptions: what the figures rest on, one sentence each.
     """
 
@@ -108,7 +97,8 @@ class Plan:
             "study": self.study.name,
             "title": self.study.title,
             "cells": [
-                {"key": each.cell.key, **each.cell.model_dump(mode="json")}
+                {"key": each.cell.key, "supervised": each.supervised}
+                | each.cell.model_dump(mode="json", exclude={*MachineOptions.model_fields, "out", "force"})
                 | {"estimate": None if each.estimate is None else vars(each.estimate)}
                 for each in self.cells
             ],
@@ -125,18 +115,18 @@ class Plan:
         }
 
 
-def check_study(study: Study, manifests: Manifests) -> tuple[Grid, Posed]:
+def check_study(study: Study, manifests: Manifests) -> tuple[Grid, TaskCohorts]:
     """The cells of ``study``, after every fault of all of them has been looked for.
 
     Raises:
-        EvalfmError: names every fault that the user must mend before anything runs.
+        EvalfmError: names every fault that the user must fix before anything runs.
     """
-    asked, faults = select_cohorts(study, manifests)
-    return _checked(study, asked, faults), asked
+    cohorts, faults = select_cohorts(study, manifests)
+    return _checked(study, cohorts, faults), cohorts
 
 
-def _checked(study: Study, asked: Posed, faults: list[str]) -> Grid:
-    grid = expand(study, asked)
+def _checked(study: Study, cohorts: TaskCohorts, faults: list[str]) -> Grid:
+    grid = expand(study, cohorts)
     faults = list(dict.fromkeys([*faults, *grid.faults]))
     if len(faults) == 1:
         raise EvalfmError(faults[0])
@@ -149,7 +139,7 @@ def _checked(study: Study, asked: Posed, faults: list[str]) -> Grid:
 
 def make_plan(
     study: Study,
-    machine: Machine | None = None,
+    machine: MachineOptions | None = None,
     assumed: Assumed | None = None,
     manifests: Manifests | None = None,
     progress: Progress = SILENT,
@@ -157,16 +147,16 @@ def make_plan(
     """Find out what ``study`` will cost; each encoder is loaded once for a trial, and nothing is written.
 
     Raises:
-        EvalfmError: names every fault that the user must mend before anything runs.
+        EvalfmError: names every fault that the user must fix before anything runs.
     """
-    machine, assumed, manifests = machine or Machine(), assumed or Assumed(), manifests or Manifests(progress)
+    machine, assumed, manifests = machine or MachineOptions(), assumed or Assumed(), manifests or Manifests(progress)
     if assumed.images is None:
-        grid, asked = check_study(study, manifests)
+        grid, cohorts = check_study(study, manifests)
     else:
-        asked, faults = assume_all(study, assumed.images)
-        grid = _checked(study, asked, faults)
-    planner = _Planner(study, machine, assumed, asked, progress)
-    cells = planner.plan(grid.cells)
+        cohorts, faults = assume_all(study, assumed.images)
+        grid = _checked(study, cohorts, faults)
+    planner = _Planner(study, machine, assumed, cohorts, progress)
+    cells = planner.plan(grid)
     return Plan(study, cells, tuple(grid.left_out), tuple(planner.warnings), planner.assumptions())
 
 
@@ -175,9 +165,9 @@ class _Planner:
     """Goes through the cells in order and remembers what earlier ones will have stored."""
 
     study: Study
-    machine: Machine
+    machine: MachineOptions
     assumed: Assumed
-    asked: Posed
+    cohorts: TaskCohorts
     progress: Progress
     warnings: list[str] = field(default_factory=list)
     decode: dict[str, float] = field(default_factory=dict)
@@ -185,67 +175,72 @@ class _Planner:
     map_bytes: float = 0.0
     policies: dict[tuple[str, str], str] = field(default_factory=dict)
 
-    def plan(self, cells: list[Cell]) -> tuple[PlannedCell, ...]:
+    def plan(self, grid: Grid) -> tuple[PlannedCell, ...]:
         """Every cell with its cost; one encoder is in memory at a time."""
         self.store = FeatureStore(cache_folder() / "features")
-        by_encoder: dict[str, list[Cell]] = {}
-        for cell in cells:
-            by_encoder.setdefault(_start(cell).model_dump_json(), []).append(cell)
-        found: dict[str, CellEstimate | None] = {}
-        for text, of_encoder in self.progress.track(by_encoder.items(), "trying the encoders", len(by_encoder)):
-            found |= self._of_encoder(EncoderEntry.model_validate_json(text), of_encoder)
-        return tuple(PlannedCell(cell, found[cell.key]) for cell in cells)
+        by_encoder: dict[str, list[ProbeConfig]] = {}
+        for cell in grid.cells:
+            by_encoder.setdefault(_encoder_of(cell), []).append(cell.on(self.machine))
+        estimates: dict[str, CellEstimate | None] = {}
+        for of_encoder in self.progress.track(by_encoder.values(), "trying the encoders", len(by_encoder)):
+            estimates |= self._of_encoder(of_encoder)
+        return tuple(PlannedCell(cell, estimates[cell.key], cell.key in grid.supervised) for cell in grid.cells)
 
     def assumptions(self) -> tuple[str, ...]:
         """What the figures rest on."""
         images, speed = self.assumed.images, self.assumed.speed
-        told = []
+        said = []
         if images is not None:
-            told.append(f"{images:,} images for every task, dealt .7/.1/.2, whatever its cohort or test_where")
-            told.append(f"{LARGEST_BUDGET / 1e9:.0f} GB for stored maps; what does not fit is computed in every pass")
-        told.append(
-            "one blank film tried on this machine"
+            said.append(f"{images:,} images for every task, split .7/.1/.2, whatever its cohort or test_where")
+            said.append(f"{LARGEST_BUDGET / 1e9:.0f} GB for stored maps; what does not fit is computed in every pass")
+        said.append(
+            "one blank image tried on this machine"
             if speed is None
             else f"{speed:g} · 10¹² operations a second, counted on the model"
         )
-        told.append("a training step is three forward passes; every training goes on to its last epoch")
+        said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
-            told.append(f"{decode} to read a film, by {self.machine.workers} workers, not overlapped")
-        told.append(
-            f"{SCORE_SECONDS * 1e3:.0f} ms to score a film's mask; baselines but random weights are not counted"
+            said.append(f"{decode} to read an image, by {self.machine.workers} workers, not overlapped")
+        said.append(
+            f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image; baselines but random weights are not counted"
         )
-        return tuple(told)
+        return tuple(said)
 
-    def _of_encoder(self, entry: EncoderEntry, cells: list[Cell]) -> dict[str, CellEstimate | None]:
-        if EncoderRef.parse(entry.name).is_table:
+    def _of_encoder(self, cells: list[ProbeConfig]) -> dict[str, CellEstimate | None]:
+        name = cells[0].encoder
+        if EncoderRef.parse(name).is_table:
             return dict.fromkeys((cell.key for cell in cells), None)
         device, precision = self._place()
         try:
-            loaded = load_for_trial(entry, fetch=self.assumed.speed is None, device=device, precision=precision)
+            loaded = load_for_trial(
+                name, cells[0], fetch=self.assumed.speed is None, device=device, precision=precision
+            )
             heads = {
-                (head, card.kind, self.asked[cell.task, cell.data].classes)
+                (head, cohort.card.kind, cohort.classes)
                 for cell in cells
-                for card in [self.asked[cell.task, cell.data].card]
-                for head in cell.heads
+                for cohort in [self._cohort(cell)]
+                for head in cell.heads or ()
             }
-            recipes = [recipe_of(cell.adaptation, cell.recipe) for cell in cells if cell.adaptation == "lora"]
+            recipes = [cell.whole_recipe for cell in cells if cell.adaptation == "lora"]
             facts = try_encoder(loaded, heads, {recipe.rank for recipe in recipes if recipe is not None})
         except EvalfmError as error:
-            self.warnings.append(f"{entry.name}: {error}")
+            self.warnings.append(f"{name}: {error}")
             return dict.fromkeys((cell.key for cell in cells), None)
         if facts.warning is not None:
             self.warnings.append(facts.warning)
-        found: dict[str, CellEstimate | None] = {}
+        estimates: dict[str, CellEstimate | None] = {}
         for cell in cells:
-            asked = self.asked[cell.task, cell.data]
-            rates = self._rates(loaded.encoder, facts, asked)
-            stored = self._stored(loaded.encoder, facts, asked, cell)
-            parts = asked.sizes[cell.subset]
-            images = len(asked.rows) if asked.manifest is not None else max(part.total for part in parts)
-            kind = asked.card.kind
-            found[cell.key] = estimate_cell(cell, kind, parts, images, facts, stored, rates, self.machine)
-        return found
+            cohort = self._cohort(cell)
+            rates = self._rates(loaded.encoder, facts, cohort)
+            stored = self._stored(loaded.encoder, facts, cohort, cell)
+            splits = cohort.sizes[cell.subset]
+            images = len(cohort.rows) if cohort.manifest is not None else max(split.total for split in splits)
+            estimates[cell.key] = estimate_cell(cell, cohort.card.kind, splits, images, facts, stored, rates)
+        return estimates
+
+    def _cohort(self, cell: ProbeConfig) -> TaskCohort:
+        return self.cohorts[cell.task, str(cell.data)]
 
     def _place(self) -> tuple[str, str]:
         """Device and precision of the trial; assumed machines need no GPU here."""
@@ -253,51 +248,51 @@ class _Planner:
             return "cpu", "float32"
         return place(self.machine)
 
-    def _rates(self, encoder: Encoder, facts: EncoderFacts, asked: Asked) -> Rates:
+    def _rates(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort) -> Rates:
         speed = self.assumed.speed
         # What computes without counted operations (a classical descriptor) is as fast as here.
         seconds = facts.flops / (speed * 1e12) if speed is not None and facts.flops else facts.seconds
-        if asked.data not in self.decode:
-            self.decode[asked.data] = self._decode_seconds(encoder, asked)
+        if cohort.data not in self.decode:
+            self.decode[cohort.data] = self._decode_seconds(encoder, cohort)
         half = speed is not None if self.machine.precision == "auto" else self.machine.precision != "float32"
         half = half or self._place()[1] != "float32"
         return Rates(
             seconds,
-            self.decode[asked.data],
+            self.decode[cohort.data],
             SCORE_SECONDS,
             self.machine.workers,
             2 if half else 4,
             None if speed is None else speed * 1e12,
         )
 
-    def _decode_seconds(self, encoder: Encoder, asked: Asked) -> float:
+    def _decode_seconds(self, encoder: Encoder, cohort: TaskCohort) -> float:
         if self.assumed.decode_seconds is not None:
             return self.assumed.decode_seconds
-        if asked.manifest is None or not len(asked.rows):
+        if cohort.manifest is None or not len(cohort.rows):
             return DECODE_SECONDS
-        return decode_seconds(encoder, asked.manifest, asked.rows[:TRIED_FILMS].tolist())
+        return decode_seconds(encoder, cohort.manifest, cohort.rows[:TRIED_IMAGES].tolist())
 
-    def _stored(self, encoder: Encoder, facts: EncoderFacts, asked: Asked, cell: Cell) -> Stored:
+    def _stored(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort, cell: ProbeConfig) -> Stored:
         """What is missing for ``cell`` after all cells before it."""
-        kind = asked.card.kind
-        reads_maps = any("maps" in load_head(name, kind).needs for name in cell.heads)
-        entry = _start(cell).model_dump_json()
-        if asked.manifest is not None:
-            count, rows = len(asked.rows), asked.rows.tolist()
-            source = EncodedSource(encoder, asked.manifest, self.store, maps=self.machine.maps)
+        kind = cohort.card.kind
+        reads_maps = any("maps" in load_head(name, kind).needs for name in cell.heads or ())
+        entry = _encoder_of(cell)
+        if cohort.manifest is not None:
+            count, rows = len(cohort.rows), cohort.rows.tolist()
+            source = EncodedSource(encoder, cohort.manifest, self.store, maps=self.machine.maps)
             lacking = count if facts.warning is not None else source.missing(rows, maps=False)
-            whole = len(asked.manifest)
+            whole = len(cohort.manifest)
         else:
-            count = whole = lacking = max(part.total for part in asked.sizes[cell.subset])
-        policy = self._policy((entry, asked.data), facts, whole * copies_of(cell, facts)) if reads_maps else "stream"
+            count = whole = lacking = max(split.total for split in cohort.sizes[cell.subset])
+        policy = self._policy((entry, cohort.data), facts, whole * copies_of(cell, facts)) if reads_maps else "stream"
         lacking_maps = lacking if reads_maps else 0
-        if reads_maps and asked.manifest is not None and facts.warning is None and policy == "store":
-            stored = EncodedSource(encoder, asked.manifest, self.store, maps="store")
+        if reads_maps and cohort.manifest is not None and facts.warning is None and policy == "store":
+            stored = EncodedSource(encoder, cohort.manifest, self.store, maps="store")
             lacking_maps = stored.missing(rows, maps=True)
-        missing = self._first(entry, asked.data, "pooled", lacking)
-        missing_maps = self._first(entry, asked.data, "maps", lacking_maps) if policy == "store" and reads_maps else 0
-        films = self._first(entry, asked.data, "films", count) if policy == "stream" and reads_maps else 0
-        return Stored(missing, missing_maps, films, policy)
+        missing = self._first(entry, cohort.data, "pooled", lacking)
+        missing_maps = self._first(entry, cohort.data, "maps", lacking_maps) if policy == "store" and reads_maps else 0
+        prepared = self._first(entry, cohort.data, "prepared", count) if policy == "stream" and reads_maps else 0
+        return Stored(missing, missing_maps, prepared, policy)
 
     def _policy(self, key: tuple[str, str], facts: EncoderFacts, images: int) -> str:
         """What becomes of the maps of an encoder on a data set: as the store will decide when it comes to it."""
@@ -322,7 +317,7 @@ class _Planner:
         return max(0, count - before)
 
 
-def place(machine: Machine) -> tuple[str, str]:
+def place(machine: ComputeOptions) -> tuple[str, str]:
     """The device and precision that ``machine`` stands for here."""
     on_gpu = torch.cuda.is_available() if machine.device == "auto" else machine.device != "cpu"
     device = "cuda" if on_gpu and machine.device == "auto" else machine.device
@@ -333,13 +328,13 @@ def place(machine: Machine) -> tuple[str, str]:
 
 
 def decode_seconds(encoder: Encoder, manifest: Manifest, rows: Sequence[int]) -> float:
-    """Of reading and preparing one film, by trying ``rows``."""
+    """Of reading and preparing one image, by trying ``rows``."""
     started = time.perf_counter()
     for row in rows:
         encoder.prepare(manifest.image(row))
     return (time.perf_counter() - started) / len(rows)
 
 
-def _start(cell: Cell) -> EncoderEntry:
-    """The encoder that a cell loads: from scratch with random weights."""
-    return cell.encoder.model_copy(update={"weights": "random"}) if cell.adaptation == "scratch" else cell.encoder
+def _encoder_of(cell: ProbeConfig) -> str:
+    """The encoder that a cell loads, by name and options."""
+    return cell.model_dump_json(include={"encoder", *EncoderOptions.model_fields})

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, overload
 
+from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run, check_writable
-from evalfm.study.cell import Cell, Machine
+from evalfm.run import Run, check_writable
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.executor import Executor, Outcome, SerialExecutor
 from evalfm.study.plan import check_study
-from evalfm.study.results import FAILURES, RESULTS, Row, rows_of, write_failures, write_results
+from evalfm.study.results import FAILURES, RESULTS, ResultRow, rows_of, write_failures, write_results
 
 
 class Watch(Protocol):
-    """Is told how a study goes on."""
+    """Follows how a study goes on."""
 
-    def started(self, cell: Cell, number: int, of: int) -> None:
+    def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """The cell is about to run."""
         ...
 
@@ -30,18 +30,18 @@ class Watch(Protocol):
 
 
 class Sayer:
-    """Tells of failures alone, through the progress."""
+    """Says failures alone, through the progress."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
 
-    def started(self, cell: Cell, number: int, of: int) -> None:
+    def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Say nothing; the probe itself does."""
 
     def finished(self, outcome: Outcome, number: int, of: int) -> None:
         """Say what failed."""
         if outcome.failure is not None:
-            self._progress.say(f"Failed: {outcome.cell.label}: {outcome.failure.sentence}")
+            self._progress.say(f"Failed: {outcome.cell.description}: {outcome.failure.sentence}")
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def run_study(
     out: str | Path,
     progress: Progress = SILENT,
     *,
-    machine: Machine | None = None,
+    machine: MachineOptions | None = None,
+    force: bool = False,
     executor: Executor | None = None,
     manifests: Manifests | None = None,
     watch: Watch | None = None,
@@ -100,33 +101,34 @@ def run_study(
         out: folder of the runs, of ``results.parquet`` and of ``failures.json``.
         progress: where long work is shown.
         machine: with what cells are run.
+        force: run again what is there already.
         executor: who runs them; one after the other in this process where None.
         manifests: data sets that were read already.
-        watch: is told of every cell; failures are said through ``progress`` where None.
+        watch: follows every cell; failures are said through ``progress`` where None.
 
     Returns:
         The runs as a sequence, with what failed in ``failed``.
 
     Raises:
-        EvalfmError: names every fault that the user must mend before anything runs.
+        EvalfmError: names every fault that the user must fix before anything runs.
     """
-    folder, machine = Path(out), machine or Machine()
+    folder, machine = Path(out), machine or MachineOptions()
     manifests, watch = manifests or Manifests(progress), watch or Sayer(progress)
     check_writable(folder)
-    cells = check_study(study, manifests)[0].cells
+    cells = [cell.on(machine, out=folder, force=force) for cell in check_study(study, manifests)[0].cells]
     numbers = {cell.key: number for number, cell in enumerate(cells, 1)}
 
-    def started(cell: Cell) -> None:
+    def started(cell: ProbeConfig) -> None:
         watch.started(cell, numbers[cell.key], len(cells))
 
     executor = executor or SerialExecutor(manifests.get, started)
     runs: dict[Path, Run] = {}
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     failed: list[Outcome] = []
     write_results(folder, rows)
     write_failures(folder, failed)
-    for number, outcome in enumerate(executor.run(cells, folder, machine, progress), 1):
-        # An encoder of the grid that is also a baseline (pixels) is shown as what it was asked for first.
+    for number, outcome in enumerate(executor.run(cells, progress), 1):
+        # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
         fresh = [run for run in outcome.runs if run.folder not in runs]
         runs |= {run.folder: run for run in fresh}
         rows += [row for run in fresh for row in rows_of(study.name, run, folder)]

@@ -1,4 +1,4 @@
-"""What an encoder costs, found by one blank film: operations, seconds, parameters, bytes of what it gives."""
+"""What an encoder costs, by a trial on one blank image: operations, seconds, parameters, bytes of its features."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from evalfm.config import EncoderOptions
 from evalfm.encoders import load_encoder
 from evalfm.encoders.adaptation.lora import add_lora
 from evalfm.encoders.encoder import Encoder
@@ -25,12 +26,11 @@ from evalfm.heads import load_head
 from evalfm.heads.head import Context
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedHead
-from evalfm.study.config import EncoderEntry
 
 GPU_BATCH = 8
-"""Films of a trial on a GPU, where one alone would measure the waiting."""
+"""Images of a trial on a GPU, where one alone would measure the waiting."""
 HEAD_BATCH = 8
-"""Films of a head's trial."""
+"""Images of a head's trial."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class HeadFacts:
     """A trained head on one encoder.
 
     Attributes:
-        flops: operations of one answer to one image. seconds: of that on this machine.
+        flops: operations of one prediction for one image. seconds: of that on this machine.
         parameters: how many it has.
         activations: numbers that its modules give for one image.
         rates: learning rates trained together on a frozen encoder; 0 where nothing is trained in steps.
@@ -60,9 +60,9 @@ class EncoderFacts:
         seconds: of that pass on this machine.
         parameters: how many it has. lora_parameters: how many LoRA adds, by rank.
         batch_size: images of a call where features are extracted.
-        pooled_bytes, map_bytes, film_bytes: of one image on disk: embedding, maps, prepared film.
+        pooled_bytes, map_bytes, prepared_bytes: of one image on disk: embedding, maps, prepared image.
         activations: numbers that its modules give for one image. largest: that the largest of them gives.
-        learnt: whether it has weights that were learnt before, so that random ones are a baseline.
+        pretrained: whether it has weights that were learned before, so that random ones are a baseline.
         heads: by head and kind of task.
         warning: why its weights cannot be had, or None.
     """
@@ -73,10 +73,10 @@ class EncoderFacts:
     batch_size: int
     pooled_bytes: int
     map_bytes: int
-    film_bytes: int
+    prepared_bytes: int
     activations: int
     largest: int
-    learnt: bool
+    pretrained: bool
     heads: Mapping[tuple[str, str], HeadFacts] = field(default_factory=dict)
     lora_parameters: Mapping[int, int] = field(default_factory=dict)
     warning: str | None = None
@@ -90,33 +90,35 @@ class Loaded:
     warning: str | None = None
 
 
-def load_for_trial(entry: EncoderEntry, *, fetch: bool, device: str = "cpu", precision: str = "float32") -> Loaded:
-    """Load the encoder of ``entry``; its speed does not depend on its weights.
+def load_for_trial(
+    name: str, options: EncoderOptions, *, fetch: bool, device: str = "cpu", precision: str = "float32"
+) -> Loaded:
+    """Load the encoder ``name``; its speed does not depend on its weights.
 
     Args:
-        fetch: ask for the weights themselves, which may download them; else they are drawn.
+        fetch: load the weights themselves, which may download them; else they are drawn.
 
     Raises:
         EvalfmError: it cannot be built even so.
     """
-    options: dict[str, Any] = {"input_size": entry.input_size, "resize": entry.resize, "device": device}
-    if not EncoderRef.parse(entry.name).is_code:
-        options["precision"] = precision
+    settings: dict[str, Any] = {"input_size": options.input_size, "resize": options.resize, "device": device}
+    if not EncoderRef.parse(name).is_code:
+        settings["precision"] = precision
     warning = None
     if fetch:
         try:
-            return Loaded(load_encoder(entry.name, weights=entry.weights, **options))
+            return Loaded(load_encoder(name, weights=options.weights, **settings))
         except EvalfmError as error:
             warning = str(error)
     try:
-        return Loaded(load_encoder(entry.name, weights="random", **options), warning)
+        return Loaded(load_encoder(name, weights="random", **settings), warning)
     except EvalfmError:
         # What takes no weights has none to be drawn.
-        return Loaded(load_encoder(entry.name, **options), warning)
+        return Loaded(load_encoder(name, **settings), warning)
 
 
 def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: Iterable[int]) -> EncoderFacts:
-    """Run one blank film through an encoder and through ``heads`` (name, kind, classes).
+    """Run one blank image through an encoder and through ``heads`` (name, kind, classes).
 
     Raises:
         EvalfmError: it gives other features than its card says.
@@ -138,10 +140,10 @@ def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: It
         batch_size=automatic_batch_size(encoder),
         pooled_bytes=estimate_bytes(_as_source(encoder), 1, maps=False),
         map_bytes=estimate_bytes(_as_source(encoder), 1) - estimate_bytes(_as_source(encoder), 1, maps=False),
-        film_bytes=film_bytes(encoder),
+        prepared_bytes=film_bytes(encoder),
         activations=sum(outputs),
         largest=max(outputs, default=blank.numel()),
-        learnt=encoder.card.weights.source != "none",
+        pretrained=encoder.card.weights.source != "none",
         heads=head_facts,
         lora_parameters={rank: _lora_parameters(encoder, rank) for rank in ranks},
         warning=loaded.warning,

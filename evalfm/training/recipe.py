@@ -107,18 +107,3 @@ def recipe_of(adaptation: str, changes: Mapping[str, object] | None = None) -> R
     if idle:
         raise EvalfmError(f"{', '.join(idle)} would do nothing with --adaptation {adaptation}; leave it out.")
     return validate(Recipe, {**base.model_dump(), **changes}, "The recipe")
-
-
-def parse_changes(pairs: list[str] | None) -> dict[str, object]:
-    """``["epochs=10", "flip=true"]`` as a mapping; values are read by the recipe's own types.
-
-    Raises:
-        EvalfmError: a pair has no ``=``.
-    """
-    changes: dict[str, object] = {}
-    for pair in pairs or []:
-        name, equals, value = pair.partition("=")
-        if not equals or not name.strip() or not value.strip():
-            raise EvalfmError(f"--recipe takes NAME=VALUE, such as epochs=10, not {pair!r}.")
-        changes[name.strip()] = value.strip()
-    return changes

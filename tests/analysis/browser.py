@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -43,7 +43,8 @@ def asked_for(page: Path, elements: Callable[[str], str]) -> list[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Server) as server:
+    # A browser holds connections open on which it asks nothing yet.
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         copy = page.with_name(f"asking-{page.name}")
         address = f"http://127.0.0.1:{server.server_address[1]}"

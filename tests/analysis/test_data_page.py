@@ -15,8 +15,10 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import check, looks_inverted
 
+pytestmark = pytest.mark.usefixtures("in_full")
 
-def film(seed: int, *, inverted: bool = False) -> np.ndarray:
+
+def image(seed: int, *, inverted: bool = False) -> np.ndarray:
     """A bright middle between two dark fields, with a little noise."""
     grey = np.full((64, 64), 160.0)
     grey[12:50, 8:24] = grey[12:50, 40:56] = 40
@@ -30,7 +32,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
     folder = tmp_path / "set"
     folder.mkdir()
     for row in range(24):
-        Image.fromarray(film(row, inverted=row == 5)).save(folder / f"{row}.png")
+        Image.fromarray(image(row, inverted=row == 5)).save(folder / f"{row}.png")
     mask = np.zeros((64, 64), np.uint8)
     mask[20:40, 10:20] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -71,10 +73,10 @@ def test_the_page_says_what_the_set_holds_and_nothing_private(data: Manifest) ->
     assert "--with-images shows them" in page
 
 
-def test_films_are_shown_only_where_they_may_be(data: Manifest) -> None:
+def test_images_are_shown_only_where_they_may_be(data: Manifest) -> None:
     report = check(data)
     shown = data_page(data, report, with_images=True)
-    # One sheet of films, one of those that look inverted.
+    # One sheet of images, one of those that look inverted.
     assert report.negatives == (5,)
     assert shown.count("data:image/png;base64,") == 2
     assert "secret-" not in shown
@@ -82,11 +84,11 @@ def test_films_are_shown_only_where_they_may_be(data: Manifest) -> None:
     assert data_page(free, report).count("data:image/png") == 2
 
 
-def test_an_inverted_film_is_seen_and_a_side_view_is_not_judged(data: Manifest) -> None:
-    assert not looks_inverted(film(0).astype(np.float32) / 255)
-    assert looks_inverted(film(0, inverted=True).astype(np.float32) / 255)
+def test_an_inverted_image_is_seen_and_a_side_view_is_not_judged(data: Manifest) -> None:
+    assert not looks_inverted(image(0).astype(np.float32) / 255)
+    assert looks_inverted(image(0, inverted=True).astype(np.float32) / 255)
     report = check(data)
-    assert any("1 of 24 grey films look inverted" in remark for remark in report.remarks)
+    assert any("1 of 24 grey images look inverted" in remark for remark in report.remarks)
     sideways = data.table.assign(view=["LATERAL" if row == 5 else "PA" for row in range(24)])
     assert check(Manifest(data.info, sideways, data.folder)).negatives == ()
     assert report.sizes == {(64, 64, 8): 24}

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from evalfm.analysis.compare import compare
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import plain_runs
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import compare_auroc
 from tests.analysis.made import binary_table, make_run, signal
 
@@ -37,24 +36,22 @@ def test_tied_runs_stay_out_of_a_comparison(tmp_path: Path) -> None:
 
 def test_an_attribute_is_told_beside_random_weights_of_the_same_encoder(tmp_path: Path) -> None:
     asked = {"task_card": TUBE, "task": "chest_tube"}
-    scores = {
-        name: pd.DataFrame(binary_table(signal(TARGET, strength, seed), TARGET))
-        for name, strength, seed in (("one", 1.5, 1), ("random:one", 0.4, 2), ("random:two", 0.9, 3))
-    }
+    scores = [binary_table(signal(TARGET, strength, seed), TARGET) for strength, seed in ((1.5, 1), (0.4, 2), (0.9, 3))]
+    drawn = {"random_weights": True, "weights_digest": "drawn"}
     runs = [
-        make_run(tmp_path, table, encoder=name, baseline=name.startswith("random"), settings=AMONG, **asked)
-        for name, table in scores.items()
+        make_run(tmp_path, scores[0], encoder="one", settings=AMONG, **asked),
+        make_run(tmp_path, scores[1], encoder="one", baseline=True, made=drawn, settings=AMONG, **asked),
+        make_run(tmp_path, scores[2], encoder="two", baseline=True, made=drawn, settings=AMONG, **asked),
     ]
     (found,) = decodability([*runs, made(tmp_path, 1.0, 9)])
     assert (found.finding, found.attribute, found.encoder) == ("pneumothorax", "chest_tube", "one")
     assert found.baseline == runs[1].metrics["auroc"]
-    expected = compare_auroc(
-        TARGET, scores["one"]["score_ptx"], scores["random:one"]["score_ptx"], scores["one"]["patient"]
-    )
+    expected = compare_auroc(TARGET, scores[0]["score_ptx"], scores[1]["score_ptx"], scores[0]["patient"])
     assert found.difference is not None
     assert found.difference.value == pytest.approx(expected.value)
     assert found.difference.p == pytest.approx(expected.p)
-    (alone,) = decodability([runs[0]])
+    trained = make_run(tmp_path, scores[2], baseline=True, made={"weights_digest": "a"}, settings=AMONG, **asked)
+    (alone,) = decodability([runs[0], trained])
     assert alone.difference is None
     assert alone.reason is not None
 

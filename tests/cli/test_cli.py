@@ -14,6 +14,7 @@ from PIL import Image
 
 from .typed import Shown, evalfm
 
+pytestmark = pytest.mark.usefixtures("in_full")
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -16,6 +16,10 @@ from evalfm.cli.options import Verbs
 from evalfm.errors import EvalfmError
 
 
+class Inner(CardModel):
+    name: str = ""
+
+
 class Config(CardModel):
     encoder: Annotated[tuple[str, ...], Field(description="Encoders.")]
     shots: Annotated[int | None, Field(ge=1, description="Images per class."), Option("Few labels")] = None
@@ -24,6 +28,10 @@ class Config(CardModel):
         Literal["frozen", "lora"], Field(description="What is trained."), Option(names=("--adaptation", "-a"))
     ] = "frozen"
     recipe: Annotated[dict[str, Any], Field(description="Changes.")] = Field(default_factory=dict)
+    labels: Annotated[
+        dict[str, str], Field(description="Labels."), Option(names=("--label",), metavar="NAME[=COLUMN]", bare=True)
+    ] = Field(default_factory=dict)
+    mapping: Annotated[Inner | None, Field(description="YAML of columns.")] = None
     force: Annotated[bool, Field(description="Run again.")] = False
     inner: Annotated[str | None, Option(hidden=True)] = None
 
@@ -35,7 +43,7 @@ app = Verbs()
 @configured(Config)
 def probe(options: dict[str, Any], json_: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Say what was given."""
-    typer.echo(json.dumps({**options, "json": json_}))
+    typer.echo(json.dumps({**options, "json": json_}, default=str))
 
 
 @app.command()
@@ -57,13 +65,15 @@ def test_only_what_was_given_is_passed_on() -> None:
 def test_each_type_has_its_option() -> None:
     given = call(
         "--encoder", "a", "-a", "lora", "--recipe", "epochs=1", "--recipe", "rank = 2", "--sizes", "1", "--sizes", "2",
-        "--force", "--shots", "3", "--json",
+        "--force", "--shots", "3", "--label", "a", "--label", "b=c", "--mapping", "m.yaml", "--json",
     )  # fmt: skip
     assert given == {
         "encoder": ["a"],
         "adaptation": "lora",
         "recipe": {"epochs": "1", "rank": "2"},
         "sizes": [1, 2],
+        "labels": {"a": "a", "b": "c"},
+        "mapping": "m.yaml",
         "force": True,
         "shots": 3,
         "json": True,
@@ -75,7 +85,11 @@ def test_each_type_has_its_option() -> None:
     [
         (["--shots", "1", "--shots", "2"], "--shots takes one value and was given 2 times; give it once."),
         (["--recipe", "epochs"], "--recipe epochs is not NAME=VALUE; write it so."),
+        (["--recipe", "=3"], "--recipe =3 is not NAME=VALUE; write it so."),
+        (["--recipe", "epochs="], "--recipe epochs= is not NAME=VALUE; write it so."),
+        (["--sizes", "1,x"], "--sizes takes whole numbers with commas between, such as 1,2,5, not '1,x'."),
         (["--recipe", "a=1", "--recipe", "a=2"], "--recipe a=2 is not NAME=VALUE, each name once; write it so."),
+        (["--label", "a="], r"--label a= is not NAME\[=COLUMN\]; write it so."),
     ],
 )
 def test_what_cannot_be_read_is_refused(words: list[str], sentence: str) -> None:

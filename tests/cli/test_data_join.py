@@ -25,7 +25,7 @@ def run(*words: object, code: int = 0) -> str:
     return result.output + str(result.exception or "")
 
 
-def test_a_table_is_joined_and_told(folder: Path, tmp_path: Path) -> None:
+def test_a_table_is_joined_and_reported(folder: Path, tmp_path: Path) -> None:
     before = Manifest.read(folder)
     ids = before.table["id"].tolist()
     pd.DataFrame({"image": [*ids[:5], "zzz"], "edema": [1, 0, 1, 0, 1, 1]}).to_csv(tmp_path / "e.csv", index=False)

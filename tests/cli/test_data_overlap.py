@@ -73,7 +73,7 @@ def test_both_at_once_are_refused_and_nothing_is_written(sets: tuple[Path, Path]
     assert not (tmp_path / "p").exists()
 
 
-def test_where_the_pairs_cannot_go_is_told_before_any_image_is_read(
+def test_where_the_pairs_cannot_go_is_refused_before_any_image_is_read(
     sets: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evalfm.data.overlap.find_overlap", lambda *_: pytest.fail("the images were read"))

@@ -15,7 +15,7 @@ from evalfm.data.dataset_info import read_dataset_info
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.errors import EvalfmError
 
-ASKED = ["data", "import", "table", "--patient", "who", "--label", "lab"]
+IMPORT = ["data", "import", "table", "--patient", "who", "--label", "lab"]
 PLAIN = ["--csv", "m.csv", "--image", "file"]
 
 
@@ -64,7 +64,7 @@ def test_the_root_stays_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPa
             text = (here / "m.csv").read_text().replace("file,", "path,").splitlines()
             (here / "m2.csv").write_text("\n".join([text[0], *(f"store/{line}" for line in text[1:])]) + "\n")
             table = ["--csv", "m2.csv", "--image", "path"]
-        run(*ASKED, *table, "--root", given, "--out", out)
+        run(*IMPORT, *table, "--root", given, "--out", out)
         assert root_of(out) == written
         assert read_data(out).image(0).pixels.shape == (1, 8, 8)
     run("data", "split", "sets/a", "--force", "--seed", "1")
@@ -80,8 +80,8 @@ def test_the_root_stays_as_it_was_given(here: Path, monkeypatch: pytest.MonkeyPa
         read_data("elsewhere/sets/c")
 
 
-def test_a_set_is_told_where_its_images_lie_now(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(*ASKED, *PLAIN, "--root", str(here / "store"), "--out", "a")
+def test_a_set_is_reported_where_its_images_lie_now(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(*IMPORT, *PLAIN, "--root", str(here / "store"), "--out", "a")
     split = read_data("a").splits.tolist()
     (here / "moved").mkdir()
     (here / "store").rename(here / "moved/store")
@@ -113,12 +113,12 @@ def test_links_out_of_the_root_are_one_fault_and_followed_on_request(here: Path,
         lines = (here / "m.csv").read_text().splitlines()
         (here / "deep.csv").write_text("\n".join([lines[0], *(f"deep/{line}" for line in lines[1:])]) + "\n")
         table = ["--csv", "deep.csv", "--image", "file"]
-    said = refused(*ASKED, *table, "--root", "linked", "--out", "a")
+    said = refused(*IMPORT, *table, "--root", "linked", "--out", "a")
     assert len(said.splitlines()) == 2
     assert "30 rows (1, 2, 3, 4, …)" in said
     assert "--follow-links" in said
     assert not (here / "a").exists()
-    run(*ASKED, *table, "--root", "linked", "--out", "a", "--follow-links")
+    run(*IMPORT, *table, "--root", "linked", "--out", "a", "--follow-links")
     data = read_data("a")
     data.validate(deep=True)
     assert data.info.follow_links
@@ -127,7 +127,7 @@ def test_links_out_of_the_root_are_one_fault_and_followed_on_request(here: Path,
     run("data", "split", "a", "--force")
     assert read_data("a").info.follow_links
     copied = ["--root", "linked", "--out", "b", "--follow-links", "--copy"]
-    run(*ASKED, *table, *copied)
+    run(*IMPORT, *table, *copied)
     assert not read_data("b").info.follow_links
     assert not any(path.is_symlink() for path in (here / "b").rglob("*"))
 
@@ -139,8 +139,8 @@ def test_a_link_that_leads_to_where_it_lies_ends(here: Path) -> None:
     (here / "linked/other").symlink_to(here / "store")
     from evalfm.data.locators import LinkedRoot, files_below
 
-    found = files_below(LinkedRoot(here / "linked"))
-    assert found == sorted(f"other/{number}.png" for number in range(30))
+    files = files_below(LinkedRoot(here / "linked"))
+    assert files == sorted(f"other/{number}.png" for number in range(30))
     with pytest.raises(
         EvalfmError, match=r"1 folders in .* are links that lead out of it, such as other; add --follow-"
     ):
@@ -148,7 +148,7 @@ def test_a_link_that_leads_to_where_it_lies_ends(here: Path) -> None:
 
 
 def test_a_split_is_not_overwritten_unasked(here: Path) -> None:
-    run(*ASKED, *PLAIN, "--root", "store", "--out", "a")
+    run(*IMPORT, *PLAIN, "--root", "store", "--out", "a")
     before = read_data("a").splits.tolist()
     said = refused("data", "split", "a", "--seed", "5")
     assert "has a split already (train " in said
@@ -162,26 +162,26 @@ def test_a_split_is_not_overwritten_unasked(here: Path) -> None:
 
 
 def test_val_is_drawn_from_train_at_the_import_or_later(here: Path) -> None:
-    plain = [*ASKED, *PLAIN, "--split", "part", "--root", "store"]
+    plain = [*IMPORT, *PLAIN, "--split", "part", "--root", "store"]
     run(*plain, "--out", "a")
     run(*plain, "--out", "b", "--val-from-train")
     run("data", "split", "a", "--val-from-train")
     a, b = read_data("a"), read_data("b")
     assert a.splits.tolist() == b.splits.tolist()
     assert set(a.splits) == {"train", "val", "test"}
-    assert [part == "test" for part in a.splits] == [number < 8 for number in range(30)]
+    assert [split == "test" for split in a.splits] == [number < 8 for number in range(30)]
     assert a.info.split is not None
     assert a.info.split.note == "val is drawn by patient from train"
     assert "has val already" in refused("data", "split", "a", "--val-from-train")
     assert "leave the other rules out" in refused("data", "split", "a", "--val-from-train", "--stratify", "lab")
     # A split that is assigned to few patients may lack it too.
-    run(*ASKED, *PLAIN, "--root", "store", "--out", "c", "--val-from-train")
+    run(*IMPORT, *PLAIN, "--root", "store", "--out", "c", "--val-from-train")
     assert "val" in read_data("c").splits
 
 
 def test_what_has_no_val_is_refused_with_the_remedy(here: Path) -> None:
-    run(*ASKED, *PLAIN, "--split", "part", "--root", "store", "--out", "a")
-    asked = ["probe", "--encoder", "pixels", "--task", "lab", "--data", "a", "--out", "runs"]
-    said = refused(*asked)
-    assert "has no val part" in said
+    run(*IMPORT, *PLAIN, "--split", "part", "--root", "store", "--out", "a")
+    words = ["probe", "--encoder", "pixels", "--task", "lab", "--data", "a", "--out", "runs"]
+    said = refused(*words)
+    assert "has no val split" in said
     assert "`evalfm data split a --val-from-train`" in said

@@ -93,7 +93,7 @@ def test_one_encoder_that_fails_is_status_1(squares: Manifest, tmp_path: Path):
         (["--encoder", "hog", "--task", "squaer"], "square"),
         (["--encoder", "hogg", "--task", "square"], "hog"),
         (["--encoder", "hog", "--task", "square", "--weights", "random"], "takes no weights"),
-        (["--encoder", "hog", "--task", "square", "--shots", "1", "--shots", "3"], "--shots takes one value"),
+        (["--encoder", "hog", "--task", "square", "--queries", "1", "--queries", "3"], "--queries takes one value"),
     ],
 )
 def test_a_mistake_is_one_clear_refusal(squares: Manifest, tmp_path: Path, arguments: list[str], said: str):

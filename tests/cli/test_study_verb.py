@@ -106,10 +106,10 @@ def test_a_mistake_is_one_clear_refusal(arguments: list[str], said: str, home: P
 @pytest.mark.parametrize("name", sorted(configs()))
 def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch):
     """Without the trial of large encoders: one small one stands for all."""
+    from evalfm.config import EncoderOptions
     from evalfm.study import plan
-    from evalfm.study.config import EncoderEntry
 
-    small = plan.load_for_trial(EncoderEntry(name="light-cnn"), fetch=False)
+    small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)
     monkeypatch.setattr(plan, "load_for_trial", lambda *_, **__: small)
     asked = evalfm(name, "--plan", "--json", *ASSUMED)
     assert asked.exit_code == 0, asked.output
@@ -117,7 +117,7 @@ def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyP
     assert all(cell["estimate"] is not None for cell in told["cells"])
     assert told["warnings"] == []
     if name == "feature-quality":
-        kinds = {(cell["encoder"]["name"], cell["adaptation"]) for cell in told["cells"]}
+        kinds = {(cell["encoder"], cell["adaptation"]) for cell in told["cells"]}
         assert {("rad-dino", "frozen"), ("rad-dino", "lora"), ("rad-dino", "full")} <= kinds
         assert {("resnet34", "scratch"), ("densenet121", "scratch")} <= kinds
         pneumothorax = [cell for cell in told["cells"] if cell["task"].startswith("ptx")]
@@ -128,10 +128,10 @@ def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.MonkeyPatch):
+    from evalfm.config import EncoderOptions
     from evalfm.study import plan
-    from evalfm.study.config import EncoderEntry
 
-    small = plan.load_for_trial(EncoderEntry(name="light-cnn"), fetch=False)
+    small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)
     monkeypatch.setattr(plan, "load_for_trial", lambda *_, **__: small)
     options = [
         "--data",
@@ -147,22 +147,22 @@ def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.Mo
     ]
     told = json.loads(evalfm("feature-quality", "--plan", "--json", *ASSUMED, *options).stdout)
     cells = told["cells"]
-    assert {cell["encoder"]["weights"] for cell in cells} == {"random"}
+    assert {cell["weights"] for cell in cells} == {"random"}
     assert {cell["recipe"].get("epochs") for cell in cells if cell["adaptation"] != "frozen"} == {1}
     assert {(cell["data"], cell["test_where"], cell["limit"]) for cell in cells} == {("phantom", None, 60)}
 
 
 def test_random_weights_are_for_fine_tuned_baselines_too(monkeypatch: pytest.MonkeyPatch):
+    from evalfm.config import EncoderOptions
     from evalfm.study import plan
-    from evalfm.study.config import EncoderEntry
 
-    small = plan.load_for_trial(EncoderEntry(name="light-cnn"), fetch=False)
+    small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)
     monkeypatch.setattr(plan, "load_for_trial", lambda *_, **__: small)
     options = ["--data", "phantom", "--weights", "random", "--recipe", "epochs=2"]
     cells = json.loads(evalfm("breast-density", "--plan", "--json", *ASSUMED, *options).stdout)["cells"]
-    told = {(cell["encoder"]["name"], cell["encoder"]["weights"], cell["recipe"].get("epochs")) for cell in cells}
+    told = {(cell["encoder"], cell["weights"], cell["recipe"].get("epochs")) for cell in cells}
     assert told == {("chexzero", "random", None), ("convnext-base", "random", 2)}
-    (tuned,) = [cell for cell in cells if cell["baseline"]]
+    (tuned,) = [cell for cell in cells if cell["supervised"]]
     assert tuned["recipe"]["learning_rate"] == 1e-4
     cells = json.loads(evalfm("does-bigger-mean-better", "--plan", "--json", *ASSUMED, *options).stdout)["cells"]
-    assert [cell["encoder"]["weights"] for cell in cells if cell["baseline"]] == ["hub"]
+    assert [cell["weights"] for cell in cells if cell["supervised"]] == ["random"], "from scratch as ever"

@@ -122,10 +122,10 @@ def test_the_size_needs_the_header_alone(tmp_path: Path) -> None:
 
 def test_threads_unpack_a_member_once(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array_size(packed, "d/0")
-    plain, opened = zipfile.ZipFile.open, list[str]()
+    plain, names_read = zipfile.ZipFile.open, list[str]()
 
     def slow(self: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-        opened.append(info.filename)
+        names_read.append(info.filename)
         time.sleep(0.05)
         return plain(self, info)
 
@@ -133,7 +133,7 @@ def test_threads_unpack_a_member_once(packed: Path, monkeypatch: pytest.MonkeyPa
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda index: item(packed, f"d/{index % 5}"), range(200)))
     # The header had been read before.
-    assert opened == ["d.npy"]
+    assert names_read == ["d.npy"]
     for index, values in enumerate(read):
         np.testing.assert_array_equal(values, STACK[index % 5] + 3)
 

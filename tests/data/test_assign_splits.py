@@ -24,7 +24,7 @@ TABLE = pd.DataFrame(
 DATA = Manifest(DatasetInfo(name="toy", label_source={"ptx": "mask"}), TABLE, Path())
 
 
-def test_by_hash_and_told_in_the_info() -> None:
+def test_by_hash_and_reported_in_the_info() -> None:
     assigned = assign_splits(DATA, seed=5)
     assert assigned.splits.tolist() == splits.assign(DATA.patients, seed=5).tolist()
     assert assigned.info.split == SplitRule(rule="hash", seed=5, fractions=(0.7, 0.1, 0.2))
@@ -32,7 +32,7 @@ def test_by_hash_and_told_in_the_info() -> None:
 
 def test_stratified() -> None:
     assigned = assign_splits(DATA, stratify="ptx")
-    assert [int(TABLE["ptx"][assigned.splits == part].sum()) for part in splits_of()] == [28, 4, 8]
+    assert [int(TABLE["ptx"][assigned.splits == name_of_split].sum()) for name_of_split in splits_of()] == [28, 4, 8]
     assert assigned.info.split is not None
     assert assigned.info.split.stratify == "ptx"
     with pytest.raises(UnknownNameError, match="ptx"):
@@ -60,7 +60,7 @@ def test_official_lists_with_and_without_val(tmp_path: Path) -> None:
     assert assigned.info.split.note is not None
     (tmp_path / "train.txt").write_text("\n".join(TABLE["id"][:290]))
     (tmp_path / "val.txt").write_text("\n".join(TABLE["id"][290:300]))
-    assigned = assign_splits(DATA, official=[tmp_path / f"{part}.txt" for part in splits_of()])
+    assigned = assign_splits(DATA, official=[tmp_path / f"{name_of_split}.txt" for name_of_split in splits_of()])
     assert np.flatnonzero(assigned.splits == "val").tolist() == list(range(290, 300))
     assert assigned.info.split == SplitRule(rule="official")
 

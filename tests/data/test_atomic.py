@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import select
 import socket
 import stat
 import threading
@@ -97,7 +98,7 @@ def test_devices_are_written_to_and_stay_devices(tmp_path: Path) -> None:
     assert entries(tmp_path) == ["link", "null"]
 
 
-def test_a_pipe_is_written_to_where_somebody_reads_and_told_where_nobody_does(tmp_path: Path) -> None:
+def test_a_pipe_is_written_to_where_somebody_reads_and_reported_where_nobody_does(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(EvalfmError, match="cannot be written"):
         write_atomically(tmp_path / "pipe", b"content")
@@ -107,6 +108,8 @@ def test_a_pipe_is_written_to_where_somebody_reads_and_told_where_nobody_does(tm
     os.set_blocking(handle, True)
 
     def read() -> None:
+        # A pipe that nobody has opened to write yet reads as if it had ended.
+        select.select([handle], [], [], 60)
         with os.fdopen(handle, "rb") as stream:
             got.append(stream.read())
 
@@ -147,7 +150,7 @@ def test_folders_sockets_and_circles_are_refused_before_and_when_they_are_writte
     assert entries(tmp_path) == ["circle", "folder", "socket"]
 
 
-def test_a_file_that_could_not_be_written_is_told_before_the_work(
+def test_a_file_that_could_not_be_written_is_refused_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     check_writable_file(tmp_path / "new")

@@ -88,7 +88,7 @@ def test_unreadable_tables_are_named(tmp_path: Path) -> None:
         (b"", "cannot be read as CSV"),
     ],
 )
-def test_text_that_is_no_table_is_told_by_its_line(tmp_path: Path, content: bytes, message: str) -> None:
+def test_text_that_is_no_table_is_reported_by_its_line(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(EvalfmError, match=message):
         read_table(tmp_path / "a.csv")
@@ -143,12 +143,12 @@ def test_every_type_of_parquet_has_its_form_or_its_sentence(tmp_path: Path) -> N
         "half": [1, 0.5], "none": [np.nan, np.nan], "infinite": [np.inf, 1],
     }  # fmt: skip
     for name in columns:
-        found = as_numbers(table[name])
+        read = as_numbers(table[name])
         if name in numbers:
-            assert found is not None
-            assert np.array_equal(found, numbers[name], equal_nan=True), name
+            assert read is not None
+            assert np.array_equal(read, numbers[name], equal_nan=True), name
         else:
-            assert found is None, name
+            assert read is None, name
             # What is no number is text that the checks can show.
             assert isinstance(numbers_or_cells(table[name]).iloc[0], str), name
     assert as_text(table["day"]).tolist() == ["2020-01-02", None]

@@ -18,18 +18,18 @@ def table(classes: int = 3, each: int = 24, per_patient: int = 2, split: bool = 
     number = classes * each
     labels = np.arange(number) % classes
     patients = np.arange(number) // per_patient
-    parts = np.array(["train", "train", "val", "test", "test"], dtype=object)[patients % 5]
+    splits = np.array(["train", "train", "val", "test", "test"], dtype=object)[patients % 5]
     return {
         "labels": labels,
         "patients": np.array([f"p{each}" for each in patients], dtype=object),
         "ids": [f"i{each:04d}" for each in range(number)],
         "class_names": [f"c{each}" for each in range(classes)],
-        "split": parts if split else None,
+        "split": splits if split else None,
     }
 
 
-def draw(content: dict[str, Any], **asked: Any) -> Episodes:
-    return draw_episodes(**content, **{"shots": 4, "queries": 3, "episodes": 8, "seed": 0, **asked})
+def draw(content: dict[str, Any], **options: Any) -> Episodes:
+    return draw_episodes(**content, **{"shots": 4, "queries": 3, "episodes": 8, "seed": 0, **options})
 
 
 @settings(max_examples=40, deadline=None)
@@ -43,12 +43,12 @@ def test_exact_counts_and_nobody_on_both_sides(shots: int, queries: int, seed: i
         for code in range(3):
             assert (content["labels"][support[code]] == code).all()
             assert (content["labels"][query[code]] == code).all()
-        shown, asked = support.ravel(), query.ravel()
-        assert len(set(shown) | set(asked)) == len(shown) + len(asked)
-        assert not set(content["patients"][shown]) & set(content["patients"][asked])
+        shown, queried = support.ravel(), query.ravel()
+        assert len(set(shown) | set(queried)) == len(shown) + len(queried)
+        assert not set(content["patients"][shown]) & set(content["patients"][queried])
         if split:
             assert set(content["split"][shown]) == {"train"}
-            assert set(content["split"][asked]) == {"test"}
+            assert set(content["split"][queried]) == {"test"}
 
 
 def test_a_patient_gives_a_second_image_only_when_no_new_one_is_left():
@@ -63,7 +63,7 @@ def test_a_patient_gives_a_second_image_only_when_no_new_one_is_left():
     assert all(len(set(content["patients"][support.ravel()])) == 4 for support in more.support)
 
 
-def test_a_draw_depends_on_neither_the_order_of_rows_nor_how_much_is_asked():
+def test_a_draw_depends_on_neither_the_order_of_rows_nor_how_much_is_drawn():
     content = table()
     whole = draw(content, shots=6, episodes=20)
     few = draw(content, shots=2, episodes=5)
@@ -97,8 +97,8 @@ def test_the_draw_is_this_one_on_every_machine():
 def test_every_image_is_as_likely_as_any_other():
     content = table(classes=2, each=20, per_patient=1)
     drawn = draw(content, shots=2, queries=2, episodes=2000)
-    for positions, part in ((drawn.support, "train"), (drawn.query, "test")):
-        counts = np.bincount(positions.ravel(), minlength=40)[content["split"] == part]
+    for positions, name in ((drawn.support, "train"), (drawn.query, "test")):
+        counts = np.bincount(positions.ravel(), minlength=40)[content["split"] == name]
         expected = positions.size / len(counts)
         # Five standard deviations of a count.
         assert np.abs(counts - expected).max() < 5 * expected**0.5
@@ -115,7 +115,7 @@ def test_more_than_there_is_is_refused_with_every_number():
         draw(content, shots=9, queries=99)
     message = str(caught.value)
     for code in range(2):
-        train, test = ((content["split"][content["labels"] == code] == part).sum() for part in ("train", "test"))
+        train, test = ((content["split"][content["labels"] == code] == name).sum() for name in ("train", "test"))
         assert f"9 shots of class c{code} are needed, but train has {train} images of it" in message
         assert f"99 queries of class c{code} are needed, but test has {test} images of it" in message
     assert "Take fewer with --shots or --queries" in message
@@ -125,9 +125,9 @@ def test_without_a_split_patients_of_the_queries_are_no_support():
     # Six patients with an image of each class; the two who are asked leave four to learn from.
     content = table(classes=2, each=6, per_patient=2, split=False)
     for support, query in zip(*(getattr(draw(content, queries=1), name) for name in ("support", "query")), strict=True):
-        shown, asked = (set(content["patients"][each.ravel()]) for each in (support, query))
-        assert (len(shown), len(asked)) == (4, 2)
-        assert not shown & asked
+        shown, queried = (set(content["patients"][each.ravel()]) for each in (support, query))
+        assert (len(shown), len(queried)) == (4, 2)
+        assert not shown & queried
     with pytest.raises(EvalfmError, match=r"episode 1 class c0 has 4 images of patients who are not among the 1 quer"):
         draw(content, shots=5, queries=1)
     with pytest.raises(EvalfmError, match="5 shots and 2 queries of class c0 are needed, but the data set has 6"):

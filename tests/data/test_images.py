@@ -564,7 +564,7 @@ def test_the_size_is_that_of_the_pixels(tmp_path: Path, name: str) -> None:
     assert image_size(name, tmp_path) == (HEIGHT, WIDTH) == read_image(name, tmp_path).pixels.shape[1:]
 
 
-def test_constant_images_are_told() -> None:
+def test_constant_images_are_reported() -> None:
     flat = np.full((3, 4, 4), 0.25, np.float32)
     assert is_constant(Image(flat, "unit-interval", 8, None, ""))
     channels = flat * np.array([[[1]], [[2]], [[3]]], np.float32)

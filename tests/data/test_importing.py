@@ -81,6 +81,7 @@ def test_importing_again_needs_force_and_keeps_the_salt(root: Path, tmp_path: Pa
     assert second.info.split != first.info.split
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
     assert run(root, tmp_path / "other").info.salt != first.info.salt
+    assert run(root, tmp_path / "out", force=True, salt="pepper").info.salt == "pepper"
 
 
 def test_a_folder_that_is_no_import_is_never_touched(root: Path, tmp_path: Path) -> None:
@@ -214,13 +215,13 @@ def test_what_is_written_has_the_modes_that_the_umask_leaves(root: Path, tmp_pat
 
 
 def test_official_and_stratified_splits(root: Path, tmp_path: Path) -> None:
-    for part, numbers in (("train", range(6)), ("val", range(6, 8)), ("test", range(8, 12))):
-        (tmp_path / f"{part}.txt").write_text("".join(f"a/{number}.png\n" for number in numbers))
+    for split, numbers in (("train", range(6)), ("val", range(6, 8)), ("test", range(8, 12))):
+        (tmp_path / f"{split}.txt").write_text("".join(f"a/{number}.png\n" for number in numbers))
     (tmp_path / "lists").mkdir()
     data = run(
         root,
         tmp_path / "out",
-        official=[tmp_path / f"{part}.txt" for part in ("train", "val", "test")],
+        official=[tmp_path / f"{split}.txt" for split in ("train", "val", "test")],
         mapping=MAPPING.model_copy(update={"id": "file_name"}),
     )
     assert data.splits.tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 4

@@ -43,9 +43,9 @@ def test_widening_is_by_distance_and_by_the_images_height() -> None:
 
 
 def test_the_control_is_the_mirror_image_where_that_is_free() -> None:
-    found = control_region(Region.of(hook()), hook(), np.zeros(SIZE, dtype=bool))
-    assert found is not None
-    assert np.array_equal(found.mask(SIZE), hook()[:, ::-1])
+    control = control_region(Region.of(hook()), hook(), np.zeros(SIZE, dtype=bool))
+    assert control is not None
+    assert np.array_equal(control.mask(SIZE), hook()[:, ::-1])
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -64,11 +64,11 @@ def test_the_control_is_the_nearest_free_place_by_brute_force(seed: int) -> None
             away = np.hypot(top - 5, left - (SIZE[1] - 6 - 10))
             if away <= REACH * max(SIZE) and (best is None or away < best[0]):
                 best = (away, top, left)
-    found = control_region(region, keep_off, blank)
-    assert (found is None) == (best is None)
-    if found is not None and best is not None:
-        assert np.hypot(found.top - 5, found.left - (SIZE[1] - 16)) == best[0]
-        image = found.mask(SIZE)
+    control = control_region(region, keep_off, blank)
+    assert (control is None) == (best is None)
+    if control is not None and best is not None:
+        assert np.hypot(control.top - 5, control.left - (SIZE[1] - 16)) == best[0]
+        image = control.mask(SIZE)
         assert image.sum() == hook().sum()
         assert not (image & keep_off).any()
         assert (blank & image).sum() <= allowed
@@ -86,8 +86,8 @@ def test_no_place_gives_none() -> None:
 
 def test_a_control_never_lies_on_padding() -> None:
     padding = line(slice(0, 40), slice(24, 48))
-    found = control_region(Region.of(line(slice(5, 15), slice(4, 6))), line(slice(5, 15), slice(4, 6)), padding)
-    assert found is None or not (found.mask(SIZE) & padding).any()
+    control = control_region(Region.of(line(slice(5, 15), slice(4, 6))), line(slice(5, 15), slice(4, 6)), padding)
+    assert control is None or not (control.mask(SIZE) & padding).any()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -51,7 +51,7 @@ def test_rows_meet_by_key_whatever_their_order() -> None:
 
 
 @pytest.mark.parametrize(("mine", "keys"), [("image", ["x/2.png", "y/3.png"]), ("image_name", ["2.png", "3.png"])])
-def test_parts_of_the_locator_are_keys(mine: str, keys: list[str]) -> None:
+def test_splits_of_the_locator_are_keys(mine: str, keys: list[str]) -> None:
     table = pd.DataFrame({"file": keys, "edema": [1, 0]})
     done = join(manifest(), table, JoinConfig(join_on=f"{mine}=file", labels={"edema": "edema"}), "t")
     assert done.manifest.label("edema").tolist()[1:3] == [1, 0]
@@ -69,7 +69,7 @@ def test_a_file_name_that_several_images_bear_is_no_key() -> None:
         join(twice, edema, JoinConfig(join_on="image_name=file", labels={"edema": "edema"}), "t")
 
 
-def test_known_values_are_kept_unless_asked() -> None:
+def test_known_values_are_kept_unless_requested() -> None:
     mine = manifest(edema=[0, 1, float("nan"), 1])
     table = pd.DataFrame({"film": ["a", "b", "c", "d"], "edema": [1, 1, 1, None]})
     joining = JoinConfig(join_on="id=film", labels={"edema": "edema"})

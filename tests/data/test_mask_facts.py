@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import fact_of, mask_facts
 from evalfm.errors import EvalfmError
-from evalfm.probing.loading import load_question
+from evalfm.probing.cohort import load_cohort
 from evalfm.probing.probe import probe
-from evalfm.probing.settings import Settings
 from evalfm.progress import SILENT
 
 from ..squares import SIDE, make_squares
@@ -88,11 +88,11 @@ def test_what_the_data_set_says_of_masks_and_its_images_count_too(data: Manifest
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": [1]}', '{"a": ["x", "y", "z", 1, 2, 3]}', "[" * 5000])
 def test_a_damaged_memory_is_as_good_as_none(data: Manifest, home: Path, content: str) -> None:
-    found = mask_facts(data, ["square"], [0, 1])
+    facts = mask_facts(data, ["square"], [0, 1])
     (sidecar,) = (home / "cache" / "masks").iterdir()
     assert "s0-0" not in sidecar.read_text(), "no names of files"
     sidecar.write_text(content)
-    assert mask_facts(data, ["square"], [0, 1]) == found
+    assert mask_facts(data, ["square"], [0, 1]) == facts
 
 
 def test_classification_reads_no_mask_and_a_finished_run_none_again(
@@ -101,10 +101,10 @@ def test_classification_reads_no_mask_and_a_finished_run_none_again(
     bad = data.root / str(data.table["square_mask"].iat[1])
     whole = bad.read_bytes()
     bad.write_bytes(b"no image")
-    load_question(Settings.checked(task="square"), data, SILENT)
+    load_cohort("square", SplitOptions(), data, SILENT)
     assert decoded == []
     with pytest.raises(EvalfmError, match=r"1 fault to fix:\s+row 2: s0-1-mask\.png cannot be read"):
-        load_question(Settings.checked(task=square_seg), data, SILENT)
+        load_cohort(square_seg, SplitOptions(), data, SILENT)
     bad.write_bytes(whole)
     probe("pixels", square_seg, data=data, heads=["linear"], out=tmp_path / "runs")
     decoded.clear()

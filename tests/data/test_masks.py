@@ -200,7 +200,7 @@ def test_what_nobody_judged_is_not_taken_for_background(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_mask_file("inverted.png", tmp_path, [0]), TRUTH)
 
 
-def test_values_are_asked_of_maps_alone(tmp_path: Path) -> None:
+def test_values_are_read_of_maps_alone(tmp_path: Path) -> None:
     Pillow.fromarray(labelled({85: "heart"})).save(tmp_path / "m.jpg")
     with pytest.raises(EvalfmError, match="is a JPEG, which changes the values"):
         read_mask_file("m.jpg", tmp_path, [85])

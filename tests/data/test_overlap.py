@@ -70,18 +70,18 @@ def drawn() -> list[Pixels]:
 def test_a_planted_copy_is_found_and_nothing_else(change: str, drawn: list[Pixels], tmp_path: Path) -> None:
     one = written(tmp_path / "one", drawn[:12], "one")
     other = written(tmp_path / "other", [*drawn[12:], CHANGES[change](drawn[5])], "other")
-    found = find_overlap(one, other)
-    assert [(pair.one, pair.other, pair.kind) for pair in found.pairs] == [(5, 12, "near")]
-    assert found.pairs[0].inverted == (change in ("inverted", "everything"))
-    assert found.pairs[0].correlation > 0.95
+    overlap = find_overlap(one, other)
+    assert [(pair.one, pair.other, pair.kind) for pair in overlap.pairs] == [(5, 12, "near")]
+    assert overlap.pairs[0].inverted == (change in ("inverted", "everything"))
+    assert overlap.pairs[0].correlation > 0.95
     assert find_overlap(one, written(tmp_path / "third", drawn[12:], "third")).pairs == ()
 
 
 def test_the_same_bytes_are_exact(drawn: list[Pixels], tmp_path: Path) -> None:
     one = written(tmp_path / "one", [*drawn[:4], drawn[1]], "one", split=["train", "test", "val", "train", "train"])
-    found = find_overlap(one)
-    assert [(pair.one, pair.other, pair.kind) for pair in found.pairs] == [(1, 4, "exact")]
-    table = found.table()
+    overlap = find_overlap(one)
+    assert [(pair.one, pair.other, pair.kind) for pair in overlap.pairs] == [(1, 4, "exact")]
+    table = overlap.table()
     assert table.to_dict("records") == [
         {
             "one": "one1",
@@ -93,7 +93,7 @@ def test_the_same_bytes_are_exact(drawn: list[Pixels], tmp_path: Path) -> None:
             "other_split": "train",
         }
     ]
-    kept, dropped = drop_from_train(found)
+    kept, dropped = drop_from_train(overlap)
     assert dropped == 1
     assert kept.table["id"].tolist() == ["one0", "one1", "one2", "one3"]
     assert "1 images of train were dropped: one holds them in val or test." in kept.info.notes
@@ -136,9 +136,9 @@ def test_a_file_that_cannot_be_read_is_passed_by(drawn: list[Pixels], tmp_path: 
     one = written(tmp_path / "one", drawn[:3], "one")
     (tmp_path / "one" / "1.png").write_bytes(b"\x89PNG broken")
     (tmp_path / "one" / "2.png").unlink()
-    found = find_overlap(one, written(tmp_path / "two", drawn[:1], "two"))
-    assert found.failed == 2
-    assert [(pair.one, pair.other) for pair in found.pairs] == [(0, 0)]
+    overlap = find_overlap(one, written(tmp_path / "two", drawn[:1], "two"))
+    assert overlap.failed == 2
+    assert [(pair.one, pair.other) for pair in overlap.pairs] == [(0, 0)]
 
 
 def test_fingerprints_are_kept_until_the_file_changes(

@@ -54,10 +54,10 @@ def test_numbers_of_numpy_and_dicts_of_collections_become_plain(read: Callable[[
     kinds += ["float16", "float32", "float64"]
     values = {kind: np.array([1], dtype=kind)[0] for kind in kinds}
     values |= {"half": np.float32(0.5), "below": np.int16(-2), "word": np.str_("tübe"), "swapped": swapped(-2)}
-    found = read(pickle.dumps(OrderedDict(values), protocol=protocol))
-    assert found == {**dict.fromkeys(kinds, 1), "half": 0.5, "below": -2, "word": "tübe", "swapped": -2}
-    assert {type(each) for each in found.values()} == {bool, int, float, str}
-    assert type(found) is dict
+    content = read(pickle.dumps(OrderedDict(values), protocol=protocol))
+    assert content == {**dict.fromkeys(kinds, 1), "half": 0.5, "below": -2, "word": "tübe", "swapped": -2}
+    assert {type(each) for each in content.values()} == {bool, int, float, str}
+    assert type(content) is dict
     counted = read(pickle.dumps(Counter("aab"), protocol=protocol))
     assert (counted, type(counted)) == ({"a": 2, "b": 1}, dict)
     for kind in (bool, int, float, str, list, None):
@@ -221,7 +221,7 @@ def test_a_mapping_to_more_than_values_is_no_table(tmp_path: Path, value: Any) -
             read_other(tmp_path / "p.pkl")
 
 
-def test_damage_is_told_whatever_byte_it_hits(read: Callable[[bytes], Any]) -> None:
+def test_damage_is_reported_whatever_byte_it_hits(read: Callable[[bytes], Any]) -> None:
     draw = random.Random(5)
     values = {"a": np.bool_(True), "b": np.float64(2), "c": [1, "x"], "d": 2**40, "é": None}
     whole = [pickle.dumps(OrderedDict(values), protocol=protocol) for protocol in range(6)]

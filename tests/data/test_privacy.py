@@ -68,7 +68,7 @@ def test_without_salt_no_name_leaves() -> None:
         public_names(["a"], DatasetInfo(name="hospital"))
 
 
-def test_rows_come_in_the_order_asked_for() -> None:
+def test_rows_come_in_the_order_requested() -> None:
     public = public_table(manifest(), [2, 0])
     assert public["split"].tolist() == ["test", "train"]
     assert public["sex"].tolist() == [None, "F"]

@@ -36,17 +36,17 @@ def test_lzw_without_the_optional_library(tmp_path: Path, values: np.ndarray) ->
 @pytest.mark.usefixtures("without_imagecodecs")
 def test_white_as_zero_is_turned_once_without_the_optional_library(tmp_path: Path) -> None:
     Pillow.fromarray(GREY8).save(tmp_path / "a.tif", tiffinfo={262: 0}, compression="tiff_lzw")
-    with Pillow.open(tmp_path / "a.tif") as opened:
-        shown = np.asarray(opened.convert("L"))
+    with Pillow.open(tmp_path / "a.tif") as picture:
+        shown = np.asarray(picture.convert("L"))
     np.testing.assert_array_equal(read_raster(tmp_path / "a.tif", None, "a.tif").values[0], shown)
     np.testing.assert_array_equal(shown, 255 - _stored_bytes(tmp_path / "a.tif"))
 
 
 def _stored_bytes(path: Path) -> np.ndarray:
-    with tifffile.TiffFile(path) as opened:
-        page = opened.pages[0]
+    with tifffile.TiffFile(path) as picture:
+        page = picture.pages[0]
         raw = [
-            opened.filehandle.read_segments([offset], [count])
+            picture.filehandle.read_segments([offset], [count])
             for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
         ]
         data = b"".join(page.decode(segment, 0, jpegtables=None)[0].tobytes() for each in raw for segment, _ in each)
@@ -73,8 +73,8 @@ def test_palette_tiff(tmp_path: Path) -> None:
 def test_cmyk_as_pillow_shows_it(tmp_path: Path, suffix: str) -> None:
     flat = np.full((16, 16, 4), (10, 200, 90, 30), np.uint8)
     Pillow.fromarray(flat, mode="CMYK").save(tmp_path / f"a.{suffix}")
-    with Pillow.open(tmp_path / f"a.{suffix}") as opened:
-        expected = np.asarray(opened.convert("RGB")).transpose(2, 0, 1)
+    with Pillow.open(tmp_path / f"a.{suffix}") as picture:
+        expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1)
     np.testing.assert_array_equal(read_raster(tmp_path / f"a.{suffix}", None, "a").values, expected)
 
 

@@ -47,7 +47,7 @@ def test_wrong_names_and_folders_are_refused(home: Path, data: Path, tmp_path: P
     assert not home.exists()
 
 
-def test_unknown_gone_and_damaged_are_told_apart(home: Path, data: Path) -> None:
+def test_unknown_gone_and_damaged_are_distinguished(home: Path, data: Path) -> None:
     with pytest.raises(UnknownNameError, match="None is known"):
         registered_folder("siim")
     register("siim-acr", data)

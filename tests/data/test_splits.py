@@ -26,7 +26,7 @@ def test_assign_is_the_same_on_every_machine() -> None:
 
 def test_assign_gives_the_fractions_and_keeps_patients_whole() -> None:
     assigned = splits.assign(MANY, seed=0)
-    shares = [float(np.mean(assigned == part)) for part in ("train", "val", "test")]
+    shares = [float(np.mean(assigned == name)) for name in ("train", "val", "test")]
     assert np.allclose(shares, [0.7, 0.1, 0.2], atol=0.03)
     assert parts_per_patient(MANY[:600], assigned[:600]) == 1
 
@@ -75,7 +75,7 @@ def test_stratified_keeps_the_share_of_positives() -> None:
     labels = np.zeros(621)
     labels[:44] = 1
     assigned = splits.stratified(patients, labels, seed=3)
-    positives = [int(labels[assigned == part].sum()) for part in ("train", "val", "test")]
+    positives = [int(labels[assigned == name].sum()) for name in ("train", "val", "test")]
     assert positives == [31, 4, 9]
     assert np.bincount(labels[assigned == "val"].astype(int)).tolist() == [58, 4]
 
@@ -90,7 +90,7 @@ def test_stratified_counts_a_patient_by_the_highest_label_and_keeps_them_whole()
     assert parts_per_patient(patients, assigned) == 1
     positive = np.unique(patients[labels == 1])
     assert [
-        len(np.unique(patients[(assigned == part) & np.isin(patients, positive)])) for part in ("train", "val")
+        len(np.unique(patients[(assigned == name) & np.isin(patients, positive)])) for name in ("train", "val")
     ] == [
         14,
         2,

@@ -165,5 +165,5 @@ def test_a_mask_comes_back_wherever_nothing_was_cropped_away(name: str, height: 
     seen = geometry.visible()[None]
     back = geometry.to_source(geometry.to_input(mask)) > 0.5
     # A grid of 64 cells cannot hold a border to better than half a cell.
-    floor = 0.98 if EXPECTED[name].size >= 224 else 0.95
-    assert overlap(back & seen, (mask > 0.5) & seen) >= floor
+    least = 0.98 if EXPECTED[name].size >= 224 else 0.95
+    assert overlap(back & seen, (mask > 0.5) & seen) >= least

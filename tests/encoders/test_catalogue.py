@@ -108,15 +108,15 @@ def test_every_card_can_be_read_by_a_person(name: str) -> None:
 
 
 def test_scaling_and_resizing_are_told_in_words() -> None:
-    def told(name: str) -> str:
+    def input_lines(name: str) -> str:
         return " | ".join(dict(described(find_card(name)))["Input"])
 
-    assert "black and white become 0 and 255; then mean 123, 117, 104, standard deviation 1" in told(
+    assert "black and white become 0 and 255; then mean 123, 117, 104, standard deviation 1" in input_lines(
         "squeezenet1-0.caffe"
     )
-    assert "the image's smallest and largest value become 0 and 1" in told("biovil-t")
-    assert "no other size" in told("biomedclip")
-    assert "multiples of 14" in told("rad-dino")
+    assert "the image's smallest and largest value become 0 and 1" in input_lines("biovil-t")
+    assert "no other size" in input_lines("biomedclip")
+    assert "multiples of 14" in input_lines("rad-dino")
     assert dict(described(find_card("rad-dino@mean")))["Embedding"] == [
         "mean: 768 dimensions",
         "cls: 768 dimensions; take it as rad-dino@cls",

@@ -21,7 +21,7 @@ from .expected import EXPECTED
 NAMES = sorted(path.name.removesuffix(".yaml") for path in CARDS.glob("*.yaml"))
 
 
-def opened(card: EncoderCard, **options: Any) -> Encoder:
+def loaded(card: EncoderCard, **options: Any) -> Encoder:
     weights = "hub" if card.weights.source == "none" else "random"
     return load_encoder(card, weights=weights, **options)
 
@@ -35,7 +35,7 @@ def laid_out(card: EncoderCard) -> Encoder:
 def opened_small(name: str, **options: Any) -> Encoder:
     """The card's encoder at a small input size, and narrow where the table says how, to spare time."""
     card = find_card(name).model_copy(update=EXPECTED[name].narrow)
-    return opened(card, input_size=EXPECTED[name].small, **options)
+    return loaded(card, input_size=EXPECTED[name].small, **options)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -61,7 +61,7 @@ def test_the_encoder_is_what_its_authors_publish(name: str) -> None:
     facts = EXPECTED[name]
     card = find_card(name)
     # The largest are laid out without memory: shapes and counts are all that is asked here.
-    encoder = laid_out(card) if facts.meta else opened(card)
+    encoder = laid_out(card) if facts.meta else loaded(card)
     batch = torch.zeros(1, facts.channels, facts.size, facts.size, device="meta" if facts.meta else "cpu")
     assert sum(each.numel() for each in encoder.parameters()) == facts.parameters == card.parameters
     assert encoder.input_size == (facts.size, facts.size)
@@ -176,7 +176,7 @@ def test_bfloat16_is_close_to_float32(small: Encoder) -> None:
 
 def test_keys_tell_encoders_apart() -> None:
     names = ["pixels", "hog", "squeezenet1-0.caffe"]
-    assert len({opened(find_card(name)).key for name in names}) == 3
+    assert len({loaded(find_card(name)).key for name in names}) == 3
 
 
 @pytest.mark.parametrize("name", ["resnet34", "resnet50", "efficientnet-b4", "densenet121"])

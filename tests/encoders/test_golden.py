@@ -36,9 +36,9 @@ def test_what_was_written_is_found_and_the_same(trained: tuple[Encoder, Path]) -
     golden = find_golden(encoder.card)
     assert golden is not None
     assert len(golden.pooled) == 16
-    found = compare(encoder, golden)
-    assert found is not None
-    assert found.same
+    drift = compare(encoder, golden)
+    assert drift is not None
+    assert drift.same
 
 
 def test_drift_is_seen(trained: tuple[Encoder, Path], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,9 +47,9 @@ def test_drift_is_seen(trained: tuple[Encoder, Path], monkeypatch: pytest.Monkey
     encoder.preparer = type(encoder.preparer)(
         encoder.preparer.facts.model_copy(update={"mean": (123.0, 117.0, 114.0)}), "x"
     )
-    found = compare(encoder, golden)
-    assert found is not None
-    assert not found.same
+    drift = compare(encoder, golden)
+    assert drift is not None
+    assert not drift.same
 
 
 def test_other_weights_are_not_compared(trained: tuple[Encoder, Path]) -> None:

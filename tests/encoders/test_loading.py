@@ -127,8 +127,8 @@ def test_another_input_size_interpolates_positions_and_says_so(
     card, tensors = tiny
     path = saved(tensors, tmp_path)
     native, larger = load_encoder(card, weights=path), load_encoder(card, weights=path, input_size=192)
-    assert any("interpolates the positions" in note for note in larger.notes)
-    assert not any("interpolates" in note for note in native.notes)
+    assert any("interpolates the positions" in str(each) for each in larger.cautions)
+    assert not any("interpolates" in str(each) for each in native.cautions)
     assert larger.key != native.key
     grid = 192 // larger.map_strides[0]
     features = larger.encode(torch.zeros(1, 3, 192, 192))
@@ -147,7 +147,7 @@ def test_random_weights_are_seeded_and_leave_the_generator_alone() -> None:
     assert one.weights_digest == other.weights_digest
     assert one.key == other.key
     assert one.random_weights
-    assert one.notes == ("random:test_resnet has random weights: it has learnt nothing.",)
+    assert list(map(str, one.cautions)) == ["random:test_resnet has random weights: it has learnt nothing."]
     flat = [parameter for parameter in one.parameters() if parameter.ndim > 1]
     assert all(float(parameter.detach().std()) > 0 for parameter in flat)
 
@@ -155,7 +155,7 @@ def test_random_weights_are_seeded_and_leave_the_generator_alone() -> None:
 def test_random_weights_of_a_card_are_not_its_weights() -> None:
     encoder = load_encoder("squeezenet1-0.caffe", weights="random")
     assert encoder.random_weights
-    assert "squeezenet1-0.caffe has random weights: it has learnt nothing." in encoder.notes
+    assert "squeezenet1-0.caffe has random weights: it has learnt nothing." in map(str, encoder.cautions)
 
 
 def test_an_encoder_without_weights_takes_none(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_path_may_hold_other_weights_than_the_cards_and_says_so(tmp_path: Path
     path = tmp_path / "mine.npz"
     np.savez(path, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
     encoder = load_encoder("squeezenet1-0.caffe", weights=path)
-    assert any("another file than the one its card pins" in note for note in encoder.notes)
+    assert any("another file than the one its card pins" in str(each) for each in encoder.cautions)
     batch = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         expected = model.features(batch).mean((2, 3))
@@ -322,10 +322,10 @@ def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.
 
 
 def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = []
+    fetched = []
 
     def give(repository: str, file: str, *, revision: str, **keywords: object) -> str:
-        asked.append((file, revision))
+        fetched.append((file, revision))
         return str(tmp_path / file)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -336,7 +336,7 @@ def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tm
     own = find_card("rad-dino")
     card = own.model_copy(update={"weights": own.weights.model_copy(update={"file": index.name, "revision": "d"})})
     assert hub.fetch(card) == index
-    assert asked == [(index.name, "d"), ("m-1.safetensors", "d"), ("m-2.safetensors", "d")]
+    assert fetched == [(index.name, "d"), ("m-1.safetensors", "d"), ("m-2.safetensors", "d")]
 
 
 def test_a_hub_that_does_not_answer_is_given_up_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -377,10 +377,10 @@ def test_the_pinned_revision_is_what_is_fetched_and_its_digest_checked(
 ) -> None:
     card, tensors = tiny
     path = saved(tensors, tmp_path)
-    asked = []
+    fetched = []
 
     def give(repository: str, file: str, *, revision: str, **keywords: object) -> str:
-        asked.append((repository, file, revision))
+        fetched.append((repository, file, revision))
         return str(path)
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -396,7 +396,7 @@ def test_the_pinned_revision_is_what_is_fetched_and_its_digest_checked(
     }
     hubbed = own.model_copy(update={"weights": own.weights.model_copy(update=facts)})
     encoder = load_encoder(hubbed)
-    assert asked == [("a/b", "c", "d")]
+    assert fetched == [("a/b", "c", "d")]
     assert isinstance(encoder, Encoder)
     pinned = hubbed.model_copy(update={"weights": hubbed.weights.model_copy(update={"sha256": "0" * 64})})
     with pytest.raises(EvalfmError, match="pins by its SHA-256"):

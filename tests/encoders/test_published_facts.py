@@ -75,10 +75,10 @@ FACTS: list[tuple[str, str, Any, str]] = [
 
 @pytest.mark.parametrize(("name", "place", "fact", "source"), FACTS)
 def test_the_card_says_what_was_read(name: str, place: str, fact: Any, source: str) -> None:
-    found: Any = find_card(name)
+    value: Any = find_card(name)
     for step in place.split("."):
-        found = found[step] if isinstance(found, dict) else getattr(found, step)
-    assert found == fact, source
+        value = value[step] if isinstance(value, dict) else getattr(value, step)
+    assert value == fact, source
 
 
 def test_eva_x_has_seen_the_reports_of_mimic() -> None:

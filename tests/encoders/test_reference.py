@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evalfm.encoders import EncoderRef, find_card, load_encoder, registry
 from evalfm.encoders.reference import ALIASES, PREFIXES, find_alias
@@ -84,6 +87,20 @@ def test_what_is_not_there_is_refused_by_the_check(given: str, sentence: str) ->
         ref.check()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(st.sampled_from("ab:@./\\~\0é ,"), max_size=12),
+    st.sampled_from(["", "precomputed:", "constant", "hog@", "C:\\"]),
+    st.sampled_from(["", ".yaml", ".yml@mean", ".py:build", ".py", "@mean"]),
+)
+def test_any_text_is_a_name_or_refused_in_a_sentence(text: str, before: str, after: str) -> None:
+    name = before + text + after
+    with suppress(EvalfmError):
+        ref = EncoderRef.parse(name)
+        assert ref.label == name
+        ref.check()
+
+
 def test_tables_and_code_have_no_card(tmp_path: Path) -> None:
     for name in ("constant", "precomputed:f.csv", "enc.py:build"):
         assert EncoderRef.parse(name).card() is None
@@ -120,8 +137,9 @@ def test_a_plugin_of_code_takes_no_pooling(monkeypatch: pytest.MonkeyPatch) -> N
     ref = EncoderRef.parse("theirs")
     assert (ref.kind, ref.is_code, ref.is_slow, ref.card()) == ("plug-in", True, True, None)
     assert find_card("theirs").name == "pixels"
-    with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
-        load_encoder("theirs@mean")
+    for refuse in (load_encoder, lambda name: EncoderRef.parse(name).check()):
+        with pytest.raises(EvalfmError, match="theirs comes from code and takes no @mean; leave it out"):
+            refuse("theirs@mean")
 
 
 def test_every_prefix_is_served() -> None:
@@ -145,8 +163,8 @@ def test_an_alias_stands_for_what_there_is(name: str) -> None:
 
 
 def test_the_two_unets_are_resnet34_and_efficientnet_b4_from_scratch() -> None:
-    found = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
-    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in found.items()}
+    baselines = {name: find_alias(name) for name in ("unet-resnet34", "unet-efficientnet-b4")}
+    parts = {name: alias and (alias.encoder, alias.head, alias.adaptation) for name, alias in baselines.items()}
     assert parts == {
         "unet-resnet34": ("resnet34", "unet", "scratch"),
         "unet-efficientnet-b4": ("efficientnet-b4", "unet", "scratch"),

@@ -188,7 +188,7 @@ def test_a_phrase_that_the_tokenizer_joins_to_the_name_is_refused(tmp_path: Path
 
 def test_the_key_tells_towers_apart(tower: TextTower) -> None:
     texts, _ = sentences(tower)
-    fresh = copy.deepcopy(tower)  # Of which no key has been asked, so that none is remembered.
+    fresh = copy.deepcopy(tower)  # Of which no key was made, so that none is remembered.
     key = tower.key
     tower.encode(texts)
     assert tower.key == key

@@ -14,6 +14,8 @@ from evalfm.features import cost as module
 from evalfm.features.cost import device_words, measure_cost
 from evalfm.features.operations import operation_counter
 
+pytestmark = pytest.mark.usefixtures("in_full")
+
 
 @pytest.fixture
 def encoder() -> Encoder:

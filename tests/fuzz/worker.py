@@ -1,7 +1,9 @@
-"""Cases of one target in a process of its own: each is announced before it runs and judged after it.
+"""Cases of a target in a process of their own: each is announced before it runs and judged after it.
 
-``python -m tests.fuzz.worker TARGET SEED FIRST LAST FOLDER`` prints a line of JSON before and after every case.
-A case that spends ten seconds of processor time ends the process by SIGPROF; memory above two gigabytes fails.
+``python -m tests.fuzz.worker`` reads a line of JSON for each process that is wanted, ``[target, seed, first, last,
+folder]``, and forks it, so that the libraries are loaded once. It prints a line with the process's number, one before
+and one after every case, and one with how the process ended. A case that spends ten seconds of processor time ends the
+process by SIGPROF; memory above two gigabytes fails.
 """
 
 from __future__ import annotations
@@ -16,39 +18,62 @@ import sys
 import tempfile
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from .targets import Target
 
 SECONDS = 10
 BYTES = 2 << 30
 
 
 def main() -> None:
-    target_name, seed, first, last, folder = sys.argv[1], *map(int, sys.argv[2:5]), Path(sys.argv[5])
     told = os.fdopen(os.dup(1), "w", buffering=1)
     # What a case prints goes nowhere; what is told goes by the copy.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.environ["EVALFM_HOME"] = str(folder / "home")
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
     import torch
 
-    from evalfm.errors import EvalfmError
-
     from .doors import TARGETS
 
-    torch.set_num_threads(1)
-    base = folder / f"base-{target_name}-{os.getpid()}"
+    for line in sys.stdin:
+        name, seed, first, last, folder = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            # Torch's own pool does not survive a fork; the first to ask makes a new one.
+            torch.set_num_threads(1)
+            status = 1
+            try:
+                run(TARGETS[name], seed, range(first, last), Path(folder), told)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        told.write(json.dumps({"process": process}) + "\n")
+        told.write(json.dumps({"ended": os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])}) + "\n")
+
+
+def run(kind: Callable[[Path], Target], seed: int, cases: range, folder: Path, told: TextIO) -> None:
+    """Make the target and run its cases."""
+    from evalfm.errors import EvalfmError
+
+    os.environ["EVALFM_HOME"] = str(folder / "home")
+    base = folder / f"base-{os.getpid()}"
     base.mkdir(parents=True)
-    target = TARGETS[target_name](base)
+    target = kind(base)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + BYTES, used + BYTES))
-    for index in range(first, last):
-        case = Path(tempfile.mkdtemp(prefix=f"{target_name}-{index}-", dir=folder))
+    for index in cases:
+        case = Path(tempfile.mkdtemp(prefix=f"{target.name}-{index}-", dir=folder))
         told.write(json.dumps({"case": index}) + "\n")
         fault = None
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            target.run(case, random.Random(f"{target_name} {seed} {index}"))
+            target.run(case, random.Random(f"{target.name} {seed} {index}"))
         except EvalfmError as error:
             text = str(error)
             if not text.strip() or "Traceback" in text or len(text) > 20_000:

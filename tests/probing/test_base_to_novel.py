@@ -13,14 +13,14 @@ from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.compare import compare
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions
+from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.base_to_novel import as_base_to_novel, base_and_novel
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import make_splits
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from ..readers import Seer, reader_card
@@ -74,14 +74,14 @@ def test_the_three_figures_are_what_they_say(run: Run):
     assert run.metrics["accuracy_novel"].value == pytest.approx(n)
     assert run.metrics["harmonic_mean"].value == pytest.approx(2 * b * n / (b + n))
     assert run.primary == "harmonic_mean"
-    assert any("harmonic mean 2bn / (b + n)" in note for note in run.record.notes)
+    assert any("harmonic mean 2bn / (b + n)" in str(each) for each in run.record.cautions)
     shares = test["target"][base].value_counts(normalize=True).max()
     assert run.metrics["accuracy_base_constant"].value == pytest.approx(shares)
 
 
 def test_train_and_val_hold_base_classes_alone(graded: Manifest):
     cohort = as_base_to_novel(select_cohort(resolve_task("grade", graded), graded), [])
-    settings = Settings.checked(task="grade", base_to_novel=True, shots=3, val_shots=2)
+    settings = SplitOptions(base_to_novel=True, shots=3, val_shots=2)
     (split,) = make_splits(cohort, settings)
     assert sorted(cohort.target[split.train]) == [0, 0, 0, 1, 1, 1]
     assert sorted(cohort.target[split.val]) == [0, 0, 1, 1]

@@ -24,7 +24,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.erasing import Erased, Erasure, PaintedOver, _places, erase
 from evalfm.probing.held_out import HeldOutImages
 from evalfm.progress import SILENT
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 SIDE = 48
@@ -228,7 +228,7 @@ def test_other_data_are_used_without_what_the_run_has_seen(
     with pytest.raises(EvalfmError, match="is not it either"):
         erase(runs["tube"], mixed, trained_on=others, encoder=READERS["tube"])
     seen = films.select(films.splits == "train").with_split(["test"] * int((films.splits == "train").sum()))
-    with pytest.raises(EvalfmError, match="trained or chosen on every film"):
+    with pytest.raises(EvalfmError, match="trained or chosen on every image"):
         erase(runs["tube"], seen, trained_on=films, encoder=READERS["tube"])
 
 
@@ -267,7 +267,7 @@ def test_masks_measurements_and_films_without_a_place(tmp_path: Path) -> None:
     assert reasons["without a place for the control region"] == 1
     assert reasons["whose chest_tube mask is unknown"] == 1
     assert found.films == len(test) - 2
-    assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all films")}
+    assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all images")}
     card = tmp_path / "seg.yaml"
     card.write_text("name: tube-seg\nschema: 1\nkind: segmentation\ntitle: Where?\ntarget: [chest_tube]\n")
     (run,) = evalfm.probe("hog", str(card), data=films, heads=["linear"], baselines="none", out=out)
@@ -339,7 +339,7 @@ def test_what_is_missing_or_does_not_go_together_is_refused(runs: dict[str, Run]
     with pytest.raises(EvalfmError, match=r"has masks of chest_tube, not of pacemaker; name a data set"):
         erase(runs["tube"], films, mask="pacemaker")
     bare = Manifest(films.info.model_copy(update={"mask_dialects": {}}), films.table.iloc[:, :-1], films.folder)
-    with pytest.raises(EvalfmError, match=r"has no masks, not of chest_tube.*leave --data out for phantom films"):
+    with pytest.raises(EvalfmError, match=r"has no masks, not of chest_tube.*leave --data out for phantom images"):
         erase(runs["tube"], bare)
     nowhere = str(runs["tube"].folder)
     for arguments in (["--mask", "x"], ["--trained-on", "x"], ["--data", "x", "--images", "20"]):

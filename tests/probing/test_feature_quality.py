@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.report.quality import quality_tables, read_features
+from evalfm.analysis.report.section import quality_tables, read_features
 from evalfm.cli.app import app
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
+from evalfm.data.phantom import make_phantom
 from evalfm.errors import EvalfmError
 from evalfm.probing.feature_quality import feature_quality
-from evalfm.probing.loading import load_manifest
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
 from evalfm.statistics.representation import rank_me
 
@@ -24,7 +24,7 @@ def test_the_figures_are_of_the_encoders_own_features(squares: Manifest, tmp_pat
     assert found == json.loads((tmp_path / "features.json").read_text())
     assert [each["encoder"] for each in found["encoders"]] == ["hog", "pixels"]
     assert found["images"] == len(squares)
-    session = open_session("hog", EncoderSettings.checked(name="hog"), squares, None, SILENT, frozenset())
+    session = open_session("hog", EncoderConfig(), squares, None, SILENT, frozenset())
     pooled = session.source.features(range(len(squares))).pooled.numpy()
     assert found["encoders"][0]["rank_me"]["value"] == pytest.approx(rank_me(pooled))
     assert found["encoders"][0]["dimensions"] == pooled.shape[1]
@@ -40,8 +40,9 @@ def test_whole_patients_are_drawn_and_always_the_same(squares: Manifest) -> None
     assert feature_quality(["pixels"], squares, images=30, seed=1) != few
 
 
-def test_random_weights_and_synthetic_data_are_said(home: Path) -> None:
-    found = feature_quality(["random:resnet18"], load_manifest(None, "", SILENT), images=20)
+def test_random_weights_and_synthetic_data_are_said(tmp_path: Path) -> None:
+    data = make_phantom(tmp_path / "phantom", n=24, size=64)
+    found = feature_quality(["random:resnet18"], data, images=20)
     cautions = quality_tables(0, found).cautions
     assert cautions[0].startswith("Synthetic data")
     assert cautions[1] == "Random weights: random:resnet18 has learnt nothing."

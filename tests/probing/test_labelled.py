@@ -12,7 +12,8 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import encode
 from evalfm.errors import EvalfmError
-from evalfm.probing.labelled import as_learnt, measured_findings, read_measured
+from evalfm.probing.cohort import with_classes_of
+from evalfm.probing.labelled import measured_findings, read_measured
 from evalfm.tasks.card import TaskCard, load_task, with_defaults
 from evalfm.tasks.cohort import select_cohort
 
@@ -66,27 +67,27 @@ def test_classes_of_test_data_keep_the_numbers_that_were_learnt(tmp_path: Path) 
     test = select_cohort(graded("ordinal"), labelled(tmp_path, "two", ["D", "B", "C"]))
     # By its own levels B would be 0, which is A where it was learnt.
     assert test.target.ravel().tolist() == [2, 0, 1]
-    found = as_learnt(train, test)
+    found = with_classes_of(train, test)
     assert found.target.ravel().tolist() == [3, 1, 2]
     assert found.class_names == ("A", "B", "C", "D")
-    assert as_learnt(train, train) is train
+    assert with_classes_of(train, train) is train
     more = select_cohort(graded("ordinal"), labelled(tmp_path, "three", ["A", "E"]))
     with pytest.raises(
         EvalfmError, match="The test data three hold A, E and one A, B, C, D; give both the same levels"
     ):
-        as_learnt(train, more)
+        with_classes_of(train, more)
     with pytest.raises(EvalfmError, match="grade is multiclass on the test data two and ordinal on one"):
-        as_learnt(train, select_cohort(graded("multiclass"), labelled(tmp_path, "two", ["D", "B", "C"])))
+        with_classes_of(train, select_cohort(graded("multiclass"), labelled(tmp_path, "two", ["D", "B", "C"])))
 
 
 def test_words_and_numbers_of_a_binary_label_go_together_but_other_words_do_not(tmp_path: Path) -> None:
     words = select_cohort(graded("binary"), labelled(tmp_path, "words", ["fatty", "dense", "fatty"]))
     numbers = select_cohort(graded("binary"), labelled(tmp_path, "numbers", [0, 1, 0]))
-    assert as_learnt(words, numbers).class_names == words.class_names
-    assert as_learnt(words, numbers).target.ravel().tolist() == [0, 1, 0]
-    assert as_learnt(numbers, words).class_names == numbers.class_names
+    assert with_classes_of(words, numbers).class_names == words.class_names
+    assert with_classes_of(words, numbers).target.ravel().tolist() == [0, 1, 0]
+    assert with_classes_of(numbers, words).class_names == numbers.class_names
     with pytest.raises(EvalfmError, match="give both the same levels"):
-        as_learnt(words, select_cohort(graded("binary"), labelled(tmp_path, "one-sided", ["dense", "dense"])))
+        with_classes_of(words, select_cohort(graded("binary"), labelled(tmp_path, "one-sided", ["dense", "dense"])))
     # A 1 of levels 1 and 2 is the lower one, a 1 of 0 and 1 the higher.
     levels = labelled(tmp_path, "levels", [1, 2, 1])
     declared = {"label_source": {"density": "reader"}, "label_kinds": {"density": "class"}}
@@ -94,4 +95,4 @@ def test_words_and_numbers_of_a_binary_label_go_together_but_other_words_do_not(
     higher = select_cohort(graded("binary"), levels)
     assert (higher.class_names, higher.target.ravel().tolist()) == (("density_2",), [0, 1, 0])
     with pytest.raises(EvalfmError, match="give both the same levels"):
-        as_learnt(higher, numbers)
+        with_classes_of(higher, numbers)

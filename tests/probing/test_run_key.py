@@ -5,28 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
+from evalfm.config import EncoderConfig, ProbeConfig, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.probing.few_shot.episodes import run_episodes
-from evalfm.probing.head_group import Cell, FineTuneConfig, _folder
+from evalfm.probing.head_group import HeadGroup, place_of
 from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.probe import SomeFailedError, probe
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings, Settings
 from evalfm.probing.splits import make_splits
 from evalfm.progress import SILENT
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
-from evalfm.training.recipe import recipe_of
 
 from ..squares import make_squares
 
@@ -63,7 +62,7 @@ def test_patients_that_became_known_are_another_run_with_other_units(squares: Ma
     merged = merged.with_split(["train"] * 40 + ["val"] * 16 + ["test"] * (len(squares) - 56))
     apart = changed(merged, patient=squares.table["patient"])
     (one,), (other,) = ([linear(each, tmp_path)] for each in (merged, apart))
-    assert one.record.data["parts"]["test"]["patients"] < other.record.data["parts"]["test"]["patients"]
+    assert one.record.data.splits.test.patients < other.record.data.splits.test.patients
 
 
 def test_a_corrected_attribute_is_another_run_that_tells_the_new_one(squares: Manifest, tmp_path: Path) -> None:
@@ -107,7 +106,7 @@ def test_whatever_else_a_run_repeats_of_its_data_is_in_its_key(
 ) -> None:
     def facts(manifest: Manifest) -> tuple[str, str]:
         cohort = select_cohort(resolve_task("square", manifest), manifest)
-        assignment = SplitAssignment.of(cohort, None, make_splits(cohort, Settings.checked(task="square")))
+        assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
         return assignment.key, assignment.facts
 
     before, after = facts(squares), facts(changed(squares, **change))
@@ -133,16 +132,14 @@ def test_what_changes_no_result_is_not_in_the_key(squares: Manifest, square_seg:
 
 def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: Path) -> None:
     cohort = select_cohort(resolve_task("square", squares), squares)
-    settings = Settings.checked(task="square")
-    assignment = SplitAssignment.of(cohort, None, make_splits(cohort, settings))
-    session = open_session("random:test_resnet", EncoderSettings(name="r", device="cpu"), squares, None, SILENT)
+    assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
+    session = open_session("random:test_resnet", EncoderConfig(device="cpu"), squares, None, SILENT)
 
     def key(session: Any = session, adaptation: Any = "full", processes: int = 1, **recipe: object) -> str:
-        whole = recipe_of(adaptation, recipe)
-        assert whole is not None
-        adapted = FineTuneConfig(adaptation, whole, EncoderSettings(name="r", batch_size=7, processes=processes))
-        cell = Cell(session, ("mlp",), adapted=adapted)
-        return _folder(cell, load_head("mlp", "binary"), assignment, settings, 0, tmp_path)[1]
+        config = ProbeConfig(
+            encoder="r", task="square", adaptation=adaptation, recipe=recipe, batch_size=7, processes=processes
+        )
+        return place_of(HeadGroup(session, ("mlp",), config), load_head("mlp", "binary"), assignment, 0)[1]
 
     assert key() == key()
     assert key(batch_size=8) != key()
@@ -152,6 +149,60 @@ def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: 
     assert key(adaptation="scratch", processes=2) != key(adaptation="scratch")
     full, half = (load_encoder("random:test_resnet", precision=name) for name in ("float32", "bfloat16"))
     assert full.key != half.key
+
+
+NOT_AS_IT_IS = {
+    "encoder": "the encoder's own key: weights, card, preprocessing",
+    "weights": "the encoder's own key",
+    "input_size": "the encoder's own key",
+    "resize": "the encoder's own key",
+    "precision": "the encoder's own key, and that of a training",
+    "task": "the task's card, whole",
+    "data": "the images, truths and facts of the cohort",
+    "test_data": "the images, truths and facts of the test cohort",
+    "heads": "each head has a run of its own, with its name and grid",
+    "seeds": "each seed has a run of its own, with its number",
+    "prompts": "the sentences themselves, for heads that read them",
+    "adaptation": "its name",
+    "recipe": "the whole recipe",
+    "processes": "decides nothing but where each normalises its own share of a batch",
+    "baselines": "others stand beside the run or do not",
+    "device": "where a run is computed",
+    "batch_size": "how a run is computed",
+    "workers": "how a run is computed",
+    "maps": "where maps are kept",
+    "cache_images": "where images are kept",
+    "out": "where the run is written",
+    "force": "whether it is made again",
+}
+"""Options that do not enter the key as they are: by what they do, or why they do not."""
+
+
+def another(name: str) -> Any:
+    """A value of the option that is not its default; what it says does not matter here."""
+    field = ProbeConfig.model_fields[name]
+    kinds: dict[type, Any] = {bool: True, int: 3, float: 0.5, str: "x"}
+    named = [kind for kind in kinds if kind is field.annotation or kind in get_args(field.annotation)]
+    assert named, f"say here what another value of {name} is"
+    return kinds[named[0]]
+
+
+@pytest.mark.parametrize("name", ProbeConfig.model_fields)
+def test_every_option_is_in_the_key_or_has_a_reason_not_to_be(name: str, squares: Manifest, tmp_path: Path) -> None:
+    plain = ProbeConfig(encoder="pixels", task="square", out=tmp_path)
+    if name in NOT_AS_IT_IS:
+        assert name not in plain.key_options()
+        return
+    cohort = select_cohort(resolve_task("square", squares), squares)
+    assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
+    session = open_session("pixels", EncoderConfig(device="cpu"), squares, None, SILENT)
+
+    def key(config: ProbeConfig) -> str:
+        return place_of(HeadGroup(session, ("linear",), config), load_head("linear", "binary"), assignment, 0)[1]
+
+    changed = plain.model_copy(update={name: another(name)})
+    assert getattr(changed, name) != getattr(plain, name)
+    assert key(changed) != key(plain), "put the option in the key, or say above why it is not"
 
 
 def test_a_mask_moved_without_a_change_of_its_area_is_another_run_for_heads_that_learn_on_it(tmp_path: Path) -> None:
@@ -230,7 +281,7 @@ def test_wrong_names_of_any_are_told_before_data_are_read(tmp_path: Path, monkey
     def never(*_: object) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("evalfm.probing.probe.load_question", never)
+    monkeypatch.setattr("evalfm.probing.probe.load_cohort", never)
     with pytest.raises(EvalfmError, match="3 names") as told:
         probe(["hog", "hgo"], ["ptx-cls", "ptx-csl"], heads=["liner"], out=tmp_path)
     assert all(f"'{name}'" in str(told.value) for name in ("hgo", "ptx-csl", "liner"))

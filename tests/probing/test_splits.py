@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evalfm.config import ProbeConfig, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import limited, make_splits
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from tests.squares import make_squares
@@ -25,7 +25,7 @@ def patients_of(cohort: Cohort, positions: np.ndarray) -> set[str]:
 
 
 def test_one_split_is_the_manifests_own(cohort: Cohort):
-    (split,) = make_splits(cohort, Settings(task="square"))
+    (split,) = make_splits(cohort, SplitOptions())
     names = cohort.manifest.table["split"].to_numpy()
     for name in ("train", "val", "test"):
         assert set(names[cohort.rows[getattr(split, name)]]) == {name}
@@ -33,7 +33,7 @@ def test_one_split_is_the_manifests_own(cohort: Cohort):
 
 
 def test_folds_test_every_image_once_and_keep_patients_apart(cohort: Cohort):
-    dealt = make_splits(cohort, Settings(task="square", folds=5))
+    dealt = make_splits(cohort, SplitOptions(folds=5))
     tested = np.concatenate([split.test for split in dealt])
     assert sorted(tested.tolist()) == list(range(len(cohort)))
     for split in dealt:
@@ -44,10 +44,10 @@ def test_folds_test_every_image_once_and_keep_patients_apart(cohort: Cohort):
 
 
 def test_shots_are_nested_per_class_and_leave_val_and_test_alone(cohort: Cohort):
-    (whole,) = make_splits(cohort, Settings(task="square"))
+    (whole,) = make_splits(cohort, SplitOptions())
     smaller: set[int] = set()
     for shots in (1, 2, 4, 8):
-        (split,) = make_splits(cohort, Settings(task="square", shots=shots))
+        (split,) = make_splits(cohort, SplitOptions(shots=shots))
         chosen = set(split.train.tolist())
         assert smaller < chosen
         assert np.bincount(cohort.target[split.train].astype(int)).tolist() == [shots, shots]
@@ -57,7 +57,7 @@ def test_shots_are_nested_per_class_and_leave_val_and_test_alone(cohort: Cohort)
 
 
 def test_a_seed_draws_other_shots_but_never_another_split(cohort: Cohort):
-    settings = Settings(task="square", shots=4)
+    settings = SplitOptions(shots=4)
     (first,), (second,) = (make_splits(cohort, settings, subset_seed=seed) for seed in (0, 1))
     assert first.train.tolist() != second.train.tolist()
     assert first.test.tolist() == second.test.tolist()
@@ -65,11 +65,11 @@ def test_a_seed_draws_other_shots_but_never_another_split(cohort: Cohort):
 
 def test_more_shots_than_images_is_refused(cohort: Cohort):
     with pytest.raises(EvalfmError, match="take fewer"):
-        make_splits(cohort, Settings(task="square", shots=500))
+        make_splits(cohort, SplitOptions(shots=500))
 
 
 def test_test_where_deals_whole_patients_to_test(cohort: Cohort):
-    (split,) = make_splits(cohort, Settings(task="square", test_where="sex == 'M'"))
+    (split,) = make_splits(cohort, SplitOptions(test_where="sex == 'M'"))
     sex = cohort.manifest.table["sex"].to_numpy()
     tested = patients_of(cohort, split.test)
     assert not tested & patients_of(cohort, np.concatenate([split.train, split.val]))
@@ -98,7 +98,7 @@ def test_limit_keeps_splits_and_classes_in_proportion(cohort: Cohort):
 )
 def test_settings_that_contradict_each_other_are_refused(settings: dict[str, object], message: str):
     with pytest.raises(EvalfmError, match=message):
-        Settings.checked(task="square", **settings)
+        ProbeConfig.checked(encoder="hog", task="square", **settings)
 
 
 def test_identical_images_come_into_one_fold_and_never_into_train_and_test(tmp_path: Path):
@@ -112,10 +112,10 @@ def test_identical_images_come_into_one_fold_and_never_into_train_and_test(tmp_p
         asked = select_cohort(resolve_task("square", named), named)
         where = {row: position for position, row in enumerate(asked.rows.tolist())}
         for seed in range(4):
-            for split in make_splits(asked, Settings(task="square", folds=3), split_seed=seed):
+            for split in make_splits(asked, SplitOptions(folds=3), split_seed=seed):
                 found = [
                     [where[row] in positions for row in twins] for positions in (split.train, split.val, split.test)
                 ]
                 assert all(len(set(each)) == 1 for each in found)
-        (split,) = make_splits(asked, Settings(task="square", test_where="patient == 's50'"))
+        (split,) = make_splits(asked, SplitOptions(test_where="patient == 's50'"))
         assert {where[row] for row in twins} <= set(split.test.tolist())

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from evalfm.config import SubsetOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.study import Study, configs, load_study
-from evalfm.study.config import AdaptationEntry, EncoderEntry, Subset, SupervisedEntry, TaskEntry
+from evalfm.study.config import AdaptationEntry, EncoderEntry, SupervisedEntry, TaskEntry
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
 
@@ -37,6 +38,20 @@ def test_an_unknown_study_or_key_is_refused(tmp_path: Path):
         load_study(str(path))
 
 
+@pytest.mark.parametrize("old", ["floors: none", "baselines: [{encoder: unet-resnet34, adaptation: scratch}]"])
+def test_a_study_of_schema_1_gets_the_new_spelling_in_one_sentence(tmp_path: Path, old: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"schema: 1\nname: mine\ntitle: x\ndata: phantom\nencoders: [hog]\ntasks: [ptx-cls]\n{old}\n")
+    with pytest.raises(EvalfmError) as caught:
+        load_study(str(path))
+    assert str(caught.value).endswith(
+        "floors is now baselines (default, none or all), and the list of networks under baselines is now supervised; "
+        "write these and schema: 2."
+    )
+    path.write_text("schema: 1\nname: mine\ntitle: x\ndata: phantom\nencoders: [hog]\ntasks: [ptx-cls]\n")
+    assert load_study(str(path)).baselines == "all"
+
+
 def test_words_and_mappings_mean_the_same():
     short = study(adaptations=["frozen", "lora"])
     long = study(
@@ -50,12 +65,15 @@ def test_words_and_mappings_mean_the_same():
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [Subset()]),
-        ({"shots": [4, 16]}, [Subset(4), Subset(16)]),
-        ({"shots": [None, 4]}, [Subset(), Subset(4)]),
-        ({"label_fractions": [0.1, 1.0]}, [Subset(None, 0.1), Subset()]),
-        ({"associate": ["sex=0", "sex=0.5"]}, [Subset(associate="sex=0"), Subset(associate="sex=0.5")]),
-        ({"shots": [4, None], "label_fractions": [0.5, None]}, [Subset(4), Subset(), Subset(None, 0.5)]),
+        ({}, [SubsetOptions()]),
+        ({"shots": [4, 16]}, [SubsetOptions(shots=4), SubsetOptions(shots=16)]),
+        ({"shots": [None, 4]}, [SubsetOptions(), SubsetOptions(shots=4)]),
+        ({"label_fractions": [0.1, 1.0]}, [SubsetOptions(label_fraction=0.1), SubsetOptions()]),
+        ({"associate": ["sex=0", "sex=0.5"]}, [SubsetOptions(associate="sex=0"), SubsetOptions(associate="sex=0.5")]),
+        (
+            {"shots": [4, None], "label_fractions": [0.5, None]},
+            [SubsetOptions(shots=4), SubsetOptions(), SubsetOptions(label_fraction=0.5)],
+        ),
     ],
 )
 def test_shots_and_fractions_stand_beside_each_other(changes: dict, expected: list):

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from evalfm.config import ComputeOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.study import configs, load_study
-from evalfm.study.cell import Machine
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import EPISODES, shipped
 from evalfm.study.episode_plan import plan_episodes
-from evalfm.study.episodes import EpisodeStudy, cells, load_episodes, pose_tasks, run_episode_study
+from evalfm.study.episodes import EpisodeStudy, cells, draw_cohorts, load_episodes, run_episode_study
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "studies.md"
 TINY = {"name": "random:test_resnet", "input_size": 32}
@@ -79,7 +79,7 @@ def test_methods_that_an_encoder_cannot_answer_by_are_left_out():
         "hog by fine-tune: it has no weights to train",
         "hog by zeroshot: it reads no text",
     )
-    with pytest.raises(EvalfmError, match=r"constant by zeroshot: it reads no text\. Ask other methods"):
+    with pytest.raises(EvalfmError, match=r"constant by zeroshot: it reads no text\. Take other methods"):
         cells(asked(encoders=["constant"], methods=["zeroshot"]))
 
 
@@ -108,16 +108,16 @@ def test_an_encoder_that_fails_is_told_and_the_rest_goes_on(squares: Manifest, t
 def test_every_fault_of_the_tasks_is_said_before_anything_runs(squares: Manifest):
     study = asked(tasks=["square", "size", "squaer"], shots=[99], data=str(squares.folder))
     with pytest.raises(EvalfmError, match=r"(?s)3 faults.*square: 99 shots.*size: .*regression.*squaer: .*'square'"):
-        pose_tasks(study, Manifests())
+        draw_cohorts(study, Manifests())
 
 
 def test_the_plan_counts_images_once_and_every_training(squares: Manifest, home: Path):
     study = asked(encoders=[TINY, "constant"], data=str(squares.folder), methods=["linear", "knn", "fine-tune"])
     study = study.changed(recipe={"epochs": 2, "least_steps": 4}, fine_tune_episodes=2)
-    posed = pose_tasks(study, Manifests())
-    plan = plan_episodes(study, posed, Machine())
+    cohorts = draw_cohorts(study, Manifests())
+    plan = plan_episodes(study, cohorts, ComputeOptions())
     features, one, two, table = plan.costs
-    used = len(posed[study.tasks[0]].asked.drawn.used)
+    used = len(cohorts[study.tasks[0]].drawn.used)
     assert features.estimate is not None
     assert (features.method, features.estimate.forwards) == ("features", used)
     # Four steps of two or four images, each three passes; three looks at the support and one to choose a threshold;

@@ -10,9 +10,10 @@ import pytest
 from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError
 from evalfm.study import Study, load_study
-from evalfm.study.cohorts import Posed, assume_all
+from evalfm.study.cohorts import TaskCohorts, assume_all
+from evalfm.study.config import Assumed
 from evalfm.study.grid import Grid, expand
-from evalfm.study.plan import Assumed, make_plan
+from evalfm.study.plan import make_plan
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
@@ -25,7 +26,7 @@ def grid(**changes: object) -> Grid:
 
 
 def told(found: Grid) -> list[tuple[str, str, tuple[str, ...], str]]:
-    return [(cell.encoder.name, cell.task, cell.heads, cell.adaptation) for cell in found.cells]
+    return [(cell.encoder, cell.task, cell.heads, cell.adaptation) for cell in found.cells]
 
 
 def test_frozen_heads_go_together_and_trained_ones_alone():
@@ -75,7 +76,7 @@ def test_what_has_no_maps_is_left_out_of_masks():
 
 def test_random_weights_are_a_baseline_once_an_encoder_and_task():
     found = grid(encoders=["vit-small", "resnet50"], adaptations=["frozen", "full"], shots=[4, None], baselines="all")
-    baselines = [(cell.encoder.name, cell.adaptation, cell.shots) for cell in found.cells if cell.baselines == "all"]
+    baselines = [(cell.encoder, cell.adaptation, cell.shots) for cell in found.cells if cell.baselines == "all"]
     assert baselines == [
         ("vit-small", "frozen", 4),
         ("resnet50", "frozen", 4),
@@ -107,14 +108,14 @@ def test_baselines_stand_beside_the_grid():
             {"encoder": "densenet121", "tasks": ["ptx-cls"]},
         ],
     )
-    beside = [cell for cell in found.cells if cell.supervised]
-    assert [(cell.encoder.name, cell.heads, cell.adaptation) for cell in beside] == [
+    beside = [cell for cell in found.cells if cell.key in found.supervised]
+    assert [(cell.encoder, cell.heads, cell.adaptation) for cell in beside] == [
         ("densenet121", ("linear",), "scratch"),
         ("resnet34", ("unet",), "scratch"),
     ]
     # As `evalfm probe --encoder unet-resnet34` has it: the whole film.
-    assert [cell.encoder.resize for cell in beside] == [None, find_alias("unet-resnet34").resize]
-    assert beside[1].encoder.resize == "squash"
+    assert [cell.resize for cell in beside] == [None, find_alias("unet-resnet34").resize]
+    assert beside[1].resize == "squash"
     assert not found.faults
 
 
@@ -155,7 +156,7 @@ def test_a_task_on_two_data_sets_has_cells_for_both():
 def test_text_heads_need_a_tower_and_they_alone_take_the_sentences():
     asked = {"name": "ptx-cls", "prompts": "mine.yaml", "heads": ["zeroshot", "linear"]}
     found = grid(encoders=["chexzero", "resnet50"], tasks=[asked, "ptx-size"], threshold="f1")
-    assert [(cell.encoder.name, cell.heads, cell.prompts, cell.threshold) for cell in found.cells] == [
+    assert [(cell.encoder, cell.heads, cell.prompts, cell.threshold) for cell in found.cells] == [
         ("chexzero", ("zeroshot", "linear"), "mine.yaml", "f1"),
         ("resnet50", ("linear",), None, "f1"),
         ("chexzero", ("ridge",), None, "youden"),
@@ -170,13 +171,13 @@ def test_text_heads_need_a_tower_and_they_alone_take_the_sentences():
 def test_a_baseline_starts_from_weights_of_its_own():
     tuned = {"encoder": "resnet50", "adaptation": "full", "weights": "mine.safetensors"}
     (cell,) = grid(encoders=[], supervised=[tuned]).cells
-    assert (cell.encoder.weights, cell.adaptation) == ("mine.safetensors", "full")
+    assert (cell.weights, cell.adaptation) == ("mine.safetensors", "full")
     with pytest.raises(ValueError, match="trained from scratch, so its weights would do nothing"):
         grid(encoders=[], supervised=[{**tuned, "adaptation": "scratch"}])
 
 
 def test_a_set_of_three_classes_is_tried_in_no_halves():
-    def posed(classes: int) -> Posed:
+    def posed(classes: int) -> TaskCohorts:
         task = next(iter(assumed.values()))
         return {key: replace(task, classes=classes, manifest=cast("Manifest", object())) for key in assumed}
 

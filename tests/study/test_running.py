@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import save_file
 
 import evalfm
+from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
@@ -21,8 +22,8 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
-from evalfm.study import Machine, Study, StudyRuns, executor, make_plan, run_study
+from evalfm.run import Run
+from evalfm.study import Study, StudyRuns, executor, make_plan, run_study
 from evalfm.study.results import COLUMNS, rows_of, table_of, write_results
 
 QUICK = {"epochs": 1, "least_steps": 2, "batch_size": 16}
@@ -87,8 +88,8 @@ def test_the_whole_grid_is_there(finished: StudyRuns):
             run.task,
             run.head,
             run.adaptation,
-            run.record.config["label_fraction"],
-            run.record.config["seed"],
+            run.record.config.label_fraction,
+            run.record.config.seed,
         )
         for run in finished
         if not run.is_baseline
@@ -169,15 +170,15 @@ def test_the_second_time_nothing_is_computed(
     assert pd.read_parquet(again.results).equals(pd.read_parquet(finished.results))
 
 
-def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, **when: object) -> list[dict[str, Any]]:
-    """Let ``probe`` raise where its arguments are as in ``when``; gives the calls."""
-    calls: list[dict[str, Any]] = []
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, **when: object) -> list[ProbeConfig]:
+    """Let ``probe`` raise where its cell is as in ``when``; gives the cells."""
+    calls: list[ProbeConfig] = []
 
-    def called(**arguments: Any) -> list[Run]:
-        calls.append(arguments)
-        if all(arguments[name] == value for name, value in when.items()):
+    def called(cell: ProbeConfig, **objects: Any) -> list[Run]:
+        calls.append(cell)
+        if all(getattr(cell, name) == value for name, value in when.items()):
             raise error
-        return probe(**arguments)
+        return probe(cell, **objects)
 
     monkeypatch.setattr(executor, "probe", called)
     return calls
@@ -195,7 +196,7 @@ def test_a_failure_is_recorded_and_passed_by(
     assert found["sentence"] == str(error).splitlines()[0]
     assert (found["trace"] is None) == isinstance(error, EvalfmError)
     assert set(pd.read_parquet(runs.results)["encoder"]) == {"hog"}
-    assert runs.failed[0].cell.encoder.name == "pixels"
+    assert runs.failed[0].cell.encoder == "pixels"
     monkeypatch.undo()
     mended = run_study(study(data, heads=["linear"], baselines="none"), tmp_path)
     assert {run.encoder for run in mended} == {"pixels", "hog"}
@@ -225,17 +226,18 @@ def test_what_is_written_of_a_failure_names_no_file_patient_or_place(
 
 
 def test_one_head_does_not_take_the_others_along(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    calls: list[list[str]] = []
+    calls: list[tuple[str, ...]] = []
 
-    def called(**arguments: Any) -> list[Run]:
-        calls.append(arguments["heads"])
-        if "knn" in arguments["heads"]:
+    def called(cell: ProbeConfig, **objects: Any) -> list[Run]:
+        assert cell.heads is not None
+        calls.append(cell.heads)
+        if "knn" in cell.heads:
             raise RuntimeError("out of memory")
-        return probe(**arguments)
+        return probe(cell, **objects)
 
     monkeypatch.setattr(executor, "probe", called)
     runs = run_study(study(data, encoders=["hog"], baselines="none"), tmp_path)
-    assert calls == [["linear", "knn"], ["linear"], ["knn"]]
+    assert calls == [("linear", "knn"), ("linear",), ("knn",)]
     assert [run.head for run in runs] == ["linear"]
     assert [outcome.failure.sentence for outcome in runs.failed if outcome.failure] == ["knn: out of memory"]
 
@@ -269,9 +271,9 @@ def test_faults_of_any_seed_and_subset_are_found(data: str, tmp_path: Path):
 
 def test_the_machine_is_passed_on(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = failing(monkeypatch, RuntimeError(), encoder="nobody")
-    machine = Machine(workers=1, maps="stream", batch_size=5)
+    machine = MachineOptions(workers=1, maps="stream", batch_size=5)
     run_study(study(data, encoders=["hog"], heads=["linear"], baselines="none"), tmp_path, machine=machine)
-    assert [(call["workers"], call["maps"], call["batch_size"]) for call in calls] == [(1, "stream", 5)]
+    assert [(call.workers, call.maps, call.batch_size) for call in calls] == [(1, "stream", 5)]
 
 
 def test_the_plan_counts_the_passes_that_are_made(
@@ -279,7 +281,7 @@ def test_the_plan_counts_the_passes_that_are_made(
 ):
     encoder = {"name": "pixels", "input_size": 64}
     asked = study(data, encoders=[encoder], tasks=["square", square_seg], heads=["linear"], baselines="none", seeds=2)
-    machine = Machine(maps="stream")
+    machine = MachineOptions(maps="stream")
     planned = [each.estimate for each in make_plan(asked, machine).cells]
     assert [each is not None for each in planned] == [True, True]
     sources: list[EncodedSource] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
@@ -17,7 +18,6 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Examples, Head
 from evalfm.probing.labelled import LabelledFeatures
-from evalfm.probing.settings import Settings
 from evalfm.probing.splits import make_splits
 from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.training.checkpoint import read_state
@@ -42,7 +42,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.cohort = select_cohort(resolve_task(self.task, self.manifest), self.manifest)
         self.encoder: Encoder = load_encoder(self.encoder_name, input_size=32, seed=self.seed)
-        self.split = make_splits(self.cohort, Settings(task=self.task))[0]
+        self.split = make_splits(self.cohort, SplitOptions())[0]
         self.context = Context(self.cohort.task.kind, self.cohort.class_names, self.seed, progress=self)
 
     def track(self, items, label, total=None):

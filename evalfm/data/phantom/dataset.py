@@ -60,6 +60,10 @@ def make_phantom(
 
     Raises:
         EvalfmError: the folder is taken, or a number is out of range; nothing was written.
+
+    >>> manifest = make_phantom("phantom", n=10, size=64)
+    >>> len(manifest), manifest.findings
+    (10, ['heart', 'left_lung', 'right_lung', 'pneumothorax', 'chest_tube'])
     """
     out = Path(os.path.realpath(folder))
     _check(out, n, size, seed, workers)

@@ -27,6 +27,9 @@ class Dials:
 
     Raises:
         EvalfmError: a probability lies outside [0, 1] or the slope is not finite.
+
+    >>> Dials(tube_given_pneumothorax=0.9, tube_given_none=0.05).pneumothorax
+    0.35
     """
 
     pneumothorax: float = 0.35

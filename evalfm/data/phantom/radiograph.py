@@ -91,6 +91,10 @@ def render(
 
     Raises:
         EvalfmError: the size is out of range, or seed or index is negative.
+
+    >>> radiograph = render(0, 3, size=64, tube=True)
+    >>> radiograph.pixels.shape, radiograph.chest_tube
+    ((64, 64), True)
     """
     case = _draw_case(seed, index, size, dials or Dials(), tube)
     return _radiograph(case, _pixels(case))

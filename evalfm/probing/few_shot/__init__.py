@@ -1,1 +1,1 @@
-"""Few-shot episodes on one encoder: posed, answered by several methods, published."""
+"""Few-shot episodes on one encoder: drawn, solved by several methods, published."""

@@ -1,4 +1,4 @@
-"""A task posed in episodes: its classes, and which images each episode shows and asks."""
+"""A cohort in episodes: its classes, and which images each episode learns from and scores."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from evalfm.config import SplitOptions
 from evalfm.data.assign_splits import split_units
 from evalfm.data.episodes import Episodes, draw_episodes
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.probing.few_shot.settings import EpisodeSettings
+from evalfm.probing.cohort import load_cohort
+from evalfm.probing.few_shot.config import EpisodeConfig
 from evalfm.probing.labelled import data_key
-from evalfm.probing.loading import load_question
-from evalfm.probing.settings import Settings
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.cohort import Cohort
 
@@ -24,12 +24,12 @@ KINDS = ("binary", "multiclass", "ordinal")
 
 @dataclass(frozen=True)
 class EpisodeCohort:
-    """A question with its episodes.
+    """A cohort with its episodes.
 
     Attributes:
-        drawn: positions into the question's rows.
+        drawn: positions into the cohort's rows.
         class_names: of all classes; a binary task's two.
-        split: whether support and queries come from the parts of a split.
+        split: whether support and queries come from train and test of a split.
         images: hash of the cohort's images and their truth.
     """
 
@@ -42,23 +42,23 @@ class EpisodeCohort:
     def key(self, episodes: int) -> str:
         """Hash of the images, their truth and which of them stand in the first ``episodes``, in hex."""
         digest = hashlib.sha256(self.images.encode())
-        for dealt in (self.drawn.support[:episodes], self.drawn.query[:episodes]):
-            digest.update(f"{dealt.shape}{dealt.tolist()}".encode())
+        for positions in (self.drawn.support[:episodes], self.drawn.query[:episodes]):
+            digest.update(f"{positions.shape}{positions.tolist()}".encode())
         return digest.hexdigest()
 
 
-def pose_episodes(
-    settings: EpisodeSettings, data: str | Path | Manifest | None, progress: Progress = SILENT
+def draw_cohort(
+    config: EpisodeConfig, data: str | Path | Manifest | None, progress: Progress = SILENT
 ) -> EpisodeCohort:
-    """Read the data, pose the task and draw the episodes, before anything is computed.
+    """Read the data, select the cohort and draw the episodes, before anything is computed.
 
     Raises:
         EvalfmError: the data have faults, the task has no classes, or a class has too few images.
     """
-    cohort = load_question(Settings.checked(task=settings.task, where=settings.where), data, progress)
+    cohort = load_cohort(config.task, SplitOptions(where=config.where), data, progress)
     task, manifest = cohort.task, cohort.manifest
     if task.kind not in KINDS:
-        remedy = "ask one of its labels, as --task LABEL" if task.kind == "multilabel" else "ask a task of classes"
+        remedy = "take one of its labels, as --task LABEL" if task.kind == "multilabel" else "take a task of classes"
         raise EvalfmError(
             f"Episodes take n images of each class, and an image of the {task.kind} task {task.name} is of no one "
             f"class; {remedy}."
@@ -74,10 +74,10 @@ def pose_episodes(
         split_units(manifest, cohort.rows, progress=progress),
         [str(each) for each in manifest.table["id"].to_numpy()[cohort.rows]],
         names,
-        shots=max(settings.shots),
-        queries=settings.queries,
-        episodes=settings.episodes,
-        seed=settings.seed,
+        shots=max(config.shots),
+        queries=config.queries,
+        episodes=config.episodes,
+        seed=config.seed,
         split=manifest.splits[cohort.rows] if has_split else None,
     )
     return EpisodeCohort(cohort, drawn, names, has_split, data_key(cohort, []))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
 from evalfm.heads.head import Context, Text
@@ -25,24 +26,25 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Frozen:
-    """The episodes of a question on one encoder's features."""
+    """The episodes of a cohort on one encoder's features."""
 
     session: EncoderSession
-    asked: EpisodeCohort
+    episodes: EpisodeCohort
     progress: Progress
 
-    def learnt(self, method: str, shots: int, strength: float) -> tuple[Scores, list[str]]:
+    def learned(self, method: str, shots: int, strength: float) -> tuple[Scores, list[Caution]]:
         """By ``method`` on the first ``shots`` of each support, all episodes at once; and what must be said of it."""
-        drawn = self.asked.drawn
+        drawn = self.episodes.drawn
         support, query = (np.searchsorted(drawn.used, each) for each in (drawn.support[:, :, :shots], drawn.query))
-        found = episodic.solve(method, self._features, support, query, strength)
-        late = int((~found.converged).sum())
-        notes = [f"The solver stopped before its tolerance in {late} episodes of {shots} shots."] if late else []
-        return found.scores.reshape(*query.shape, query.shape[1]).numpy(), notes
+        solved = episodic.solve(method, self._features, support, query, strength)
+        late = int((~solved.converged).sum())
+        words = f"The solver stopped before its tolerance in {late} episodes of {shots} shots."
+        cautions = [Caution("solver-stopped", words)] if late else []
+        return solved.scores.reshape(*query.shape, query.shape[1]).numpy(), cautions
 
-    def told(self, text: Text) -> Scores:
+    def by_sentences(self, text: Text) -> Scores:
         """By sentences alone: the same for every support."""
-        cohort, drawn = self.asked.cohort, self.asked.drawn
+        cohort, drawn = self.episodes.cohort, self.episodes.drawn
         positions = np.unique(drawn.query)
         compute_ahead(self.session.source, cohort.rows[positions], maps=False, progress=self.progress)
         examples = LabelledFeatures(cohort, self.session.source).examples(positions)
@@ -54,7 +56,7 @@ class Frozen:
     @cached_property
     def _features(self) -> Tensor:
         """Features of every image that stands in an episode, each divided by its length, [M, D] float64."""
-        rows = self.asked.cohort.rows[self.asked.drawn.used]
+        rows = self.episodes.cohort.rows[self.episodes.drawn.used]
         compute_ahead(self.session.source, rows, maps=False, progress=self.progress)
         pooled = self.session.source.features(rows.tolist()).pooled
         broken = int((~torch.isfinite(pooled).all(dim=1)).sum())

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.config import THRESHOLD_RULE
 from evalfm.data.atomic import write_atomically
 from evalfm.data.episodes import Episodes
 from evalfm.errors import EvalfmError
@@ -21,7 +22,6 @@ from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.metrics.binary import THRESHOLD_RULE
 from evalfm.training.recipe import Recipe
 from evalfm.training.tuning import forget
 
@@ -44,7 +44,7 @@ class FineTuning:
     """The episodes of one encoder, one training each; what is finished stays in ``folder`` until it is published.
 
     Attributes:
-        question: whose rows the episodes' positions are.
+        cohort: whose rows the episodes' positions are.
         folder: of checkpoints and finished scores.
     """
 
@@ -69,9 +69,9 @@ class FineTuning:
     def _finished(self, drawn: Episodes, shots: int, episode: int) -> NDArray[np.float64]:
         file = self.folder / f"{shots}-{episode}.npy"
         if not file.is_file():
-            found = self._trained(drawn.support[episode, :, :shots], drawn.query[episode], f"{shots}-{episode}")
+            scores = self._trained(drawn.support[episode, :, :shots], drawn.query[episode], f"{shots}-{episode}")
             stream = BytesIO()
-            np.save(stream, found)
+            np.save(stream, scores)
             write_atomically(file, stream.getvalue())
             forget(self.folder / f"training-{shots}-{episode}")
         return np.asarray(np.load(file), dtype=np.float64)

@@ -51,9 +51,6 @@ RATES: dict[str, Rate] = {
     "balanced_accuracy": Rate(classification.balanced_accuracy, "all", "one class is missing"),
 }
 
-THRESHOLD_RULE = "youden"
-"""Default rule that picks the operating threshold of a yes-or-no label on the validation set."""
-
 DEFAULT_THRESHOLD = 0.5
 """Threshold of probabilities where none was chosen on validation data."""
 

@@ -33,18 +33,18 @@ def population() -> dict[str, np.ndarray]:
     for index in range(N):
         patient = draw_patient(5, patient_of(index))
         visit = draw_visit(5, index, dials)
-        found = draw_pneumothorax(5, index, patient, dials)
+        pneumothorax = draw_pneumothorax(5, index, patient, dials)
         rows.append(
             (
-                found is not None,
-                has_tube(5, index, found, dials),
+                pneumothorax is not None,
+                has_tube(5, index, pneumothorax, dials),
                 draw_heart(5, patient, visit, dials) > 0.5,
                 has_leads(5, index, dials),
                 visit.view == "AP",
                 patient.sex == "F",
                 patient.age,
                 patient.number,
-                found.side if found else 0,
+                pneumothorax.side if pneumothorax else 0,
             )
         )
     names = ("pneumothorax", "tube", "cardiomegaly", "leads", "lying", "female", "age", "patient", "side")
@@ -83,11 +83,11 @@ def test_returning_patients_keep_side_and_mostly_status(population: dict[str, np
 @pytest.mark.parametrize("slope", [-1.0, 0.8, 3.0])
 def test_tie_to_size_keeps_the_overall_probability(slope: float) -> None:
     dials = Dials(pneumothorax=1.0, tube_given_pneumothorax=0.3, tube_size_slope=slope)
-    found = draw_pneumothorax(0, 0, draw_patient(0, 0), dials)
-    assert found is not None
+    pneumothorax = draw_pneumothorax(0, 0, draw_patient(0, 0), dials)
+    assert pneumothorax is not None
     deviations = (np.arange(2000) + 0.5) / 2000
     normal = np.sqrt(2) * _inverse_error(2 * deviations - 1)
-    chances = [tube_probability(replace(found, deviation=float(value)), dials) for value in normal]
+    chances = [tube_probability(replace(pneumothorax, deviation=float(value)), dials) for value in normal]
     assert np.mean(chances) == pytest.approx(0.3, abs=0.002)
     odds = [math.log(p / (1 - p)) for p in (chances[600], chances[1400])]
     assert odds[1] - odds[0] == pytest.approx(slope * (normal[1400] - normal[600]), rel=1e-6)
@@ -95,19 +95,19 @@ def test_tie_to_size_keeps_the_overall_probability(slope: float) -> None:
 
 def test_size_does_not_move_the_tube_by_default() -> None:
     dials = Dials(pneumothorax=1.0)
-    found = draw_pneumothorax(0, 0, draw_patient(0, 0), dials)
-    assert found is not None
-    assert tube_probability(replace(found, deviation=-3.0), dials) == 0.45
-    assert tube_probability(replace(found, deviation=3.0), dials) == 0.45
+    pneumothorax = draw_pneumothorax(0, 0, draw_patient(0, 0), dials)
+    assert pneumothorax is not None
+    assert tube_probability(replace(pneumothorax, deviation=-3.0), dials) == 0.45
+    assert tube_probability(replace(pneumothorax, deviation=3.0), dials) == 0.45
 
 
 def test_tubes_go_to_the_larger_pneumothoraces_when_tied() -> None:
     dials = Dials(pneumothorax=1.0, tube_given_pneumothorax=0.5, tube_size_slope=2.0)
     sizes: dict[bool, list[float]] = {False: [], True: []}
     for index in range(600):
-        found = draw_pneumothorax(1, index, draw_patient(1, patient_of(index)), dials)
-        assert found is not None
-        sizes[has_tube(1, index, found, dials)].append(found.area)
+        pneumothorax = draw_pneumothorax(1, index, draw_patient(1, patient_of(index)), dials)
+        assert pneumothorax is not None
+        sizes[has_tube(1, index, pneumothorax, dials)].append(pneumothorax.area)
     assert np.median(sizes[True]) > 2 * np.median(sizes[False])
     assert within(len(sizes[True]), 600, 0.5, clustering=2)
 

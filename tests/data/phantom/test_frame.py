@@ -58,7 +58,7 @@ def test_noise_is_one_field_at_every_size() -> None:
 
 def test_bands_cover_a_rectangle_once() -> None:
     count = np.zeros((700, 300), dtype=int)
-    for part in bands((slice(13, 690), slice(5, 280))):
-        count[part] += 1
+    for band in bands((slice(13, 690), slice(5, 280))):
+        count[band] += 1
     assert count.sum() == 677 * 275
     assert set(np.unique(count)) == {0, 1}

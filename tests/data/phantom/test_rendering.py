@@ -39,7 +39,7 @@ def test_scatter_lowers_contrast() -> None:
     assert contrast[1] < contrast[0]
 
 
-def test_collimation_darkens_the_margins_asked_for() -> None:
+def test_collimation_darkens_the_margins_requested() -> None:
     image = exposed(64, replace(LOOK, collimation=(0.125, 0.0, 0.25, 0.0)), grain=False)
     dark = image[32] < 0.1 * image[32, 32]
     assert np.flatnonzero(~dark)[[0, -1]].tolist() == [8, 47]

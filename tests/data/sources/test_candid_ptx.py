@@ -83,7 +83,7 @@ def test_notes_count_the_images_that_are_there(root: Path) -> None:
     assert not any("no patient in their filename" in note or "without runs" in note for note in notes)
 
 
-def test_an_image_without_a_patient_and_strange_tube_rows_are_told(root: Path) -> None:
+def test_an_image_without_a_patient_and_strange_tube_rows_are_reported(root: Path) -> None:
     with (root / "Pneumothorax_reports.csv").open("a") as table:
         table.write("1.2.6,9.6,-1,normal,Pxx_1.dcm\n")
     write_dicom(root / "dataset/1.2.6.dcm", side=(1024, 1024))

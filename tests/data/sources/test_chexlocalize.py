@@ -95,7 +95,7 @@ def test_without_labels_a_finding_is_where_it_is_outlined(root: Path) -> None:
     assert data.label("cardiomegaly").tolist() == [0, 0]
 
 
-def test_the_validation_part_is_val(root: Path) -> None:
+def test_the_validation_split_is_val(root: Path) -> None:
     write_picture(root / "CheXpert/val/patient1/study1/view1_frontal.jpg", SIDE, seed=9)
     outlines = {"patient1_study1_view1_frontal": {"Edema": coco(square())}}
     (root / "CheXlocalize/gt_segmentations_val.json").write_text(json.dumps(outlines))

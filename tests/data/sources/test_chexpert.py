@@ -66,7 +66,7 @@ def test_side_views_and_absent_images_are_counted(tmp_path: Path) -> None:
     assert "1 of 43 rows have no image file and were left out." in notes
 
 
-def test_patients_stay_together_and_valid_is_the_test_part(tmp_path: Path) -> None:
+def test_patients_stay_together_and_valid_is_the_test_split(tmp_path: Path) -> None:
     data = read(folder(tmp_path))
     assert set(data.splits) == {"train", "val", "test"}
     assert data.patients[data.splits == "test"].tolist() == ["patient64541"]
@@ -76,7 +76,7 @@ def test_patients_stay_together_and_valid_is_the_test_part(tmp_path: Path) -> No
     assert data.table["study"].tolist()[:2] == ["patient00001/study1", "patient00001/study2"]
 
 
-def test_with_test_csv_the_official_parts_stand(tmp_path: Path) -> None:
+def test_with_test_csv_the_official_splits_stand(tmp_path: Path) -> None:
     place = folder(tmp_path)
     write_picture(place / "test/patient70000/study1/view1_frontal.jpg", seed=99)
     (place / "test.csv").write_text(
@@ -88,7 +88,7 @@ def test_with_test_csv_the_official_parts_stand(tmp_path: Path) -> None:
     assert (data.splits == "train").sum() == 41
 
 
-def test_paths_of_the_test_part_may_begin_with_it_and_say_no_side(tmp_path: Path) -> None:
+def test_paths_of_the_test_split_may_begin_with_it_and_say_no_side(tmp_path: Path) -> None:
     place = folder(tmp_path)
     names = [f"test/patient7000{number}/study1/view{number + 1}_frontal.jpg" for number in range(2)]
     for number, name in enumerate([*names, "test/patient70003/study1/view1_lateral.jpg"]):
@@ -107,7 +107,7 @@ def test_paths_of_the_test_part_may_begin_with_it_and_say_no_side(tmp_path: Path
         assert "2 of 47 images are not frontal and were left out." in data.info.notes
 
 
-def test_a_test_part_without_a_image_never_makes_valid_the_test(tmp_path: Path) -> None:
+def test_a_test_split_without_a_image_never_makes_valid_the_test(tmp_path: Path) -> None:
     place = folder(tmp_path)
     (place / "test.csv").write_text(HEADER + row("test/patient70000/study1/view1_frontal.jpg"))
     with pytest.raises(EvalfmError, match=r"No image of .*test\.csv is in .*, such as test/patient70000/study1/view1_"):

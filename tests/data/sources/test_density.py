@@ -52,7 +52,7 @@ def test_every_view_has_its_breasts_density(root: Path) -> None:
     assert select_cohort(load_task("density"), data).class_names == ("A", "B", "C", "D")
 
 
-def test_views_of_an_exam_never_cross_and_the_official_test_part_stays(root: Path) -> None:
+def test_views_of_an_exam_never_cross_and_the_official_test_split_stays(root: Path) -> None:
     data = read(root)
     assert data.patient_column == "study"
     assert not data.patients_known
@@ -63,6 +63,14 @@ def test_views_of_an_exam_never_cross_and_the_official_test_part_stays(root: Pat
     other = read(root, seed=7)
     assert (other.splits != data.splits).any()
     assert ((other.splits == "test") == (data.splits == "test")).all()
+
+
+def test_the_import_draws_val_from_train_where_the_official_split_has_none(root: Path, tmp_path: Path) -> None:
+    data = import_data("density", root, tmp_path / "out", seed=3)
+    assert data.splits.tolist() == read(root, seed=3).splits.tolist()
+    assert set(data.splits) == {"train", "val", "test"}
+    another = import_data("density", root, tmp_path / "another", stratify="birads")
+    assert another.info.split.rule == "stratified"
 
 
 def test_png_copies_are_found_and_rows_without_a_file_counted(root: Path) -> None:

@@ -27,9 +27,9 @@ COMMANDS = [
 
 def test_every_source_has_a_section_with_its_command() -> None:
     sections = re.split(r"^### ", PAGE, flags=re.MULTILINE)[1:]
-    told = {re.match(r"`([a-z0-9-]+)`", section)[1]: section for section in sections}  # type: ignore[index]
-    assert sorted(told) == list_sources()
-    for name, section in told.items():
+    section_of = {re.match(r"`([a-z0-9-]+)`", section)[1]: section for section in sections}  # type: ignore[index]
+    assert sorted(section_of) == list_sources()
+    for name, section in section_of.items():
         assert f"evalfm data import {name} --root" in section
 
 

@@ -57,8 +57,8 @@ SPLITS = {"train": [1, 2], "val": [0], "test": [3]}
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     folder = tmp_path / "cxr"
-    for part in ("images", "task_labels", "splits"):
-        (folder / part).mkdir(parents=True)
+    for name in ("images", "task_labels", "splits"):
+        (folder / name).mkdir(parents=True)
     (folder / "info.yaml").write_text(INFO)
     (folder / "annotations.csv").write_text(TABLE)
     for number in range(4):
@@ -122,7 +122,7 @@ def test_arrays_that_are_not_of_this_table_are_refused(root: Path) -> None:
         read(root, subset="cxr")
 
 
-def test_original_lists_serve_where_there_are_no_others_and_val_is_dealt(root: Path) -> None:
+def test_original_lists_serve_where_there_are_no_others_and_val_is_assigned(root: Path) -> None:
     (root / "cxr/splits").rename(root / "cxr/original_splits")
     (root / "cxr/original_splits/val.txt").unlink()
     (root / "cxr/original_splits/train.txt").write_text("images/000000.tiff\nimages/000001.tiff\nimages/000002.tiff\n")
@@ -168,7 +168,7 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("info.yaml", INFO.replace("{0: M, 1: F}", "{male: M, female: F}"), "names no tasks"),
         ("info.yaml", "id: cxr\ntasks: 3\n", "names no tasks"),
@@ -179,11 +179,11 @@ def test_what_does_not_fit_is_named(root: Path) -> None:
         ("task_labels/organ.npy", 3.0, r"organ\.npy holds labels of 0 images"),
     ],
 )
-def test_files_of_another_shape_are_told(root: Path, file: str, content: object, told: str) -> None:
+def test_files_of_another_shape_are_reported(root: Path, file: str, content: object, message: str) -> None:
     path = root / "cxr" / file
     if isinstance(content, float):
         np.save(path, np.float64(content))
     else:
         path.write_bytes(content if isinstance(content, bytes) else str(content).encode())
-    with pytest.raises(EvalfmError, match=told):
+    with pytest.raises(EvalfmError, match=message):
         read(root)

@@ -65,8 +65,8 @@ def test_an_image_in_two_splits_stays_in_one(tmp_path: Path) -> None:
     # Test is whole; twins inside one part stay, and labels go with their images.
     assert data.table["id"].tolist() == ["train_0", "train_1", "train_2", "test_0", "test_1", "test_2"]
     assert data.label("pneumonia").tolist() == [1, 0, 0, 1, 1, 0]
-    told = "The file has images in two splits with identical bytes; left out: 2 of val, 1 of train."
-    assert data.info.notes[1] == told
+    note = "The file has images in two splits with identical bytes; left out: 2 of val, 1 of train."
+    assert data.info.notes[1] == note
 
 
 def test_malignant_is_zero_in_breastmnist_and_one_here(tmp_path: Path) -> None:

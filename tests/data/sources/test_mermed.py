@@ -83,7 +83,7 @@ def test_numbers_are_classes_or_a_label(root: Path) -> None:
     assert read(root).info.label_kind("label") == "binary"
 
 
-def test_without_a_split_patients_are_dealt_and_stay_whole(root: Path, tmp_path: Path) -> None:
+def test_without_a_split_patients_are_assigned_and_stay_whole(root: Path, tmp_path: Path) -> None:
     rows = ["image_path,label,patient_id"]
     for number in range(30):
         Image.new("L", (4, 4), number).save(root / f"{number}.png")

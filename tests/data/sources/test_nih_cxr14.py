@@ -65,7 +65,7 @@ def test_rows_labels_and_places(root: Path) -> None:
     assert "split" not in data.table
 
 
-def test_what_is_left_out_or_changed_is_told(root: Path) -> None:
+def test_what_is_left_out_or_changed_is_reported(root: Path) -> None:
     data = read(root)
     assert np.array_equal(data.label("age"), [58, 59, np.nan, 3], equal_nan=True)
     assert [note.split(" ")[0] for note in data.info.notes] == ["1", "1", "2"]
@@ -119,7 +119,7 @@ def test_official_lists_are_followed_and_val_is_hashed_out(root: Path) -> None:
 def test_columns_are_found_by_name_and_missing_ones_named(root: Path) -> None:
     file = root / "Data_Entry_2017_v2020.csv"
     reordered = [line.split(",") for line in file.read_text().splitlines()]
-    file.write_text("\n".join(",".join([*parts[1:], f" {parts[0]}"]) for parts in reordered))
+    file.write_text("\n".join(",".join([*cells[1:], f" {cells[0]}"]) for cells in reordered))
     assert read(root).table["id"].tolist()[0] == "00000001_000"
     file.write_text((HEADER + ROWS).replace("Finding Labels", "Findings"))
     with pytest.raises(EvalfmError, match=r"no column 'Finding Labels'\. Did you mean 'Findings'"):
@@ -136,7 +136,7 @@ def test_no_images_at_all(root: Path) -> None:
         read(root)
 
 
-def test_a_broken_image_is_kept_for_the_checks_and_told(root: Path) -> None:
+def test_a_broken_image_is_kept_for_the_checks_and_reported(root: Path) -> None:
     (root / "images/00000002_000.png").write_bytes(b"no image")
     data = read(root)
     assert data.spacing_mm(2) is None

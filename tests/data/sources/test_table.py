@@ -200,7 +200,7 @@ def test_rows_without_a_file_are_refused_or_counted(root: Path) -> None:
         noted(root, skipping)
 
 
-def test_words_for_unknown_are_empty_cells_when_asked(root: Path) -> None:
+def test_words_for_unknown_are_empty_cells_when_requested(root: Path) -> None:
     (root.parent / "mine.csv").write_text("file,y,sex,bmi\na/1.png,1,F,22\na/2.png,NA,NA,NA\na/3.png,0,-9,-9\n")
     mapping = TableMapping(
         csv=root.parent / "mine.csv", image="file", labels={"y": "y"}, attributes={"sex": "sex", "bmi": "bmi"}
@@ -231,10 +231,10 @@ def test_words_are_levels_in_their_order(root: Path) -> None:
     assert np.array_equal(data.label("tb"), [1, 0, np.nan], equal_nan=True)
     card = resolve_task("density", data)
     assert card.kind == "ordinal"
-    asked = select_cohort(card, data)
+    cohort = select_cohort(card, data)
     # By the alphabet D would be the lowest.
-    assert asked.class_names == ("F", "G", "D")
-    assert asked.target.tolist() == [1, 2, 0]
+    assert cohort.class_names == ("F", "G", "D")
+    assert cohort.target.tolist() == [1, 2, 0]
     with pytest.raises(EvalfmError, match=r"row 2: density is 'D'; write one of the levels F, G, or nothing"):
         noted(root, mapping.model_copy(update={"levels": {"density": ["F", "G"], "tb": ["no", "yes"]}}))
 
@@ -245,8 +245,8 @@ def test_two_levels_of_a_class_are_positive_in_their_order(root: Path) -> None:
         csv=root.parent / "mine.csv", image="file", labels={"tb": "tb"}, levels={"tb": ["sick", "healthy"]}
     )
     data, _ = noted(root, mapping)
-    asked = select_cohort(resolve_task("tb", data), data)
-    assert (asked.task.kind, asked.class_names, asked.target.tolist()) == ("binary", ("tb_healthy",), [0, 1, 0])
+    cohort = select_cohort(resolve_task("tb", data), data)
+    assert (cohort.task.kind, cohort.class_names, cohort.target.tolist()) == ("binary", ("tb_healthy",), [0, 1, 0])
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,9 @@ def test_each_folder_is_a_class(tmp_path: Path) -> None:
 
 
 def test_classes_lie_in_folders_of_splits(tmp_path: Path) -> None:
-    names = [f"{part}/{name}/{part}{name}.png" for part in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")]
+    names = [
+        f"{split}/{name}/{split}{name}.png" for split in ("train", "val", "test") for name in ("NORMAL", "PNEUMONIA")
+    ]
     root = folder_of(tmp_path / "s", *names)
     mapping = TableMapping(
         class_folders="pneumonia", label_kinds={"pneumonia": "binary"}, levels={"pneumonia": ["NORMAL", "PNEUMONIA"]}

@@ -113,7 +113,7 @@ def test_masks_of_shenzhen_may_lie_in_a_folder_of_either_name(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("source", "first"), [("montgomery", "MCUCXR"), ("shenzhen", "CHNCXR")])
-def test_a_wrong_root_or_name_is_told(tmp_path: Path, source: str, first: str) -> None:
+def test_a_wrong_root_or_name_is_reported(tmp_path: Path, source: str, first: str) -> None:
     write_picture(tmp_path / "images/x.png")
     with pytest.raises(EvalfmError, match=rf"no CXR_png/{first}_0001_0\.png in .*, which holds images"):
         read_source(source, tmp_path)

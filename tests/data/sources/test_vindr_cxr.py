@@ -49,7 +49,7 @@ def test_a_finding_needs_more_than_half_of_its_readers(root: Path) -> None:
     assert data.info.notes == ["1 of 3 images of the tables have no file and were left out."]
 
 
-def test_the_consensus_is_the_test_part(root: Path) -> None:
+def test_the_consensus_is_the_test_split(root: Path) -> None:
     (root / "annotations").mkdir()
     (root / "train.csv").rename(root / "annotations/annotations_train.csv")
     (root / "annotations/annotations_test.csv").write_text(TEST)

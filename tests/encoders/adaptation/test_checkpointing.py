@@ -39,8 +39,8 @@ def test_gradients_and_statistics_are_the_same(
     assert activation_checkpointing(thrifty)
     batch = draw(plain, 3)
     expected, gradients = step(plain, batch)
-    found, others = step(thrifty, batch)
-    assert torch.equal(expected, found)
+    actual, others = step(thrifty, batch)
+    assert torch.equal(expected, actual)
     assert set(gradients) == set(others)
     assert max(float(each.abs().max()) for each in gradients.values()) > 0
     for parameter, gradient in gradients.items():
@@ -126,9 +126,9 @@ def test_without_gradient_the_features_are_the_same(
     encoder = make("dinov2")
     expected = encoder.encode(draw(encoder))
     activation_checkpointing(encoder)
-    found = encoder.encode(draw(encoder))
-    assert torch.equal(expected.pooled, found.pooled)
-    assert all(torch.equal(one, other) for one, other in zip(expected.maps, found.maps, strict=True))
+    actual = encoder.encode(draw(encoder))
+    assert torch.equal(expected.pooled, actual.pooled)
+    assert all(torch.equal(one, other) for one, other in zip(expected.maps, actual.maps, strict=True))
 
 
 def test_mixed_precision_is_repeated_too(make: Callable[[str], Encoder], draw: Callable[..., Tensor]) -> None:

@@ -38,8 +38,8 @@ def test_every_parameter_stands_once_and_in_its_place(name: str, make: Callable[
     encoder = make(name)
     groups = layer_groups(encoder)
     assert len(groups) == DEPTHS[name] + 2
-    found = [(key, id(each)) for group in groups for key, each in group]
-    assert sorted(found) == sorted((key, id(each)) for key, each in encoder.named_parameters())
+    actual = [(key, id(each)) for group in groups for key, each in group]
+    assert sorted(actual) == sorted((key, id(each)) for key, each in encoder.named_parameters())
     for expected, group in zip(PLACES[name], (groups[0], groups[-2], groups[-1]), strict=True):
         own = {key.removeprefix("model.") for key, _ in group}
         assert set(expected) <= own
@@ -94,8 +94,8 @@ def test_transformers_models(kind: str, arguments: dict[str, object], first: str
     encoder = Wrapped(getattr(transformers, f"{kind}Model")(config))
     groups = layer_groups(encoder)
     assert len(groups) == 5
-    found = [key for group in groups for key, _ in group]
-    assert sorted(found) == sorted(key for key, _ in encoder.named_parameters())
+    actual = [key for group in groups for key, _ in group]
+    assert sorted(actual) == sorted(key for key, _ in encoder.named_parameters())
     assert f"model.{first}" in [key for key, _ in groups[0]]
     assert f"model.{last}" in [key for key, _ in groups[-1]]
     undecayed = {

@@ -1,4 +1,4 @@
-"""The first encoders: two ViT-B/14, timm's and torchvision's classics, the floors and the small network."""
+"""The first encoders: two ViT-B/14, timm's and torchvision's classics, the baselines and the small network."""
 
 from __future__ import annotations
 

@@ -139,12 +139,12 @@ def test_light_cnns_weights_are_always_drawn_and_it_says_so() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    default, asked = load_encoder("light-cnn"), load_encoder("light-cnn", weights="random")
+    default, drawn = load_encoder("light-cnn"), load_encoder("light-cnn", weights="random")
     assert torch.equal(torch.rand(1), expected)
     assert default.random_weights
-    assert asked.random_weights
-    assert default.key == asked.key
-    assert default.notes == ("light-cnn has random weights: it has learnt nothing.",)
+    assert drawn.random_weights
+    assert default.key == drawn.key
+    assert list(map(str, default.cautions)) == ["light-cnn has random weights: it has learnt nothing."]
     assert load_encoder("light-cnn", weights="random", seed=1).weights_digest != default.weights_digest
     with pytest.raises(EvalfmError, match="takes no weights"):
         load_encoder("light-cnn", weights="some.pt")

@@ -157,8 +157,8 @@ def expected_texts(bert: Any, projection: Any) -> Tensor:
     ids = torch.tensor([[2, 4, 5, 3] + [0] * 8, [2, 9, 3] + [0] * 9])
     with torch.no_grad():
         hidden = bert(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state
-        found: Tensor = projection(hidden[:, 0])
-    return found
+        actual: Tensor = projection(hidden[:, 0])
+    return actual
 
 
 def biomedclip(folder: Path) -> tuple[EncoderCard, Any, Any, Any]:

@@ -161,8 +161,8 @@ def test_clip_reads_text_as_the_library_does(tmp_path: Path) -> None:
     ids = torch.tensor([[1, 3, 4, 2] + [2] * 8, [1, 5, 6, 7, 8, 2] + [2] * 6])
     with torch.no_grad():
         expected = model.get_text_features(input_ids=ids).pooler_output
-    found = encoder.encode_text(TEXTS)
-    assert same(found, expected)
+    actual = encoder.encode_text(TEXTS)
+    assert same(actual, expected)
     assert encoder.text_tower().logit_scale == pytest.approx(float(model.logit_scale.detach().exp()))
     # Sentences of other lengths beside it change nothing.
     assert same(encoder.encode_text(TEXTS[:1]), expected[:1])
@@ -374,9 +374,9 @@ def test_cxr_clip_projects_the_first_cell_and_maps_are_stages_before_they_are_ha
         transformers.SwinConfig(**SWIN, out_features=["stage1", "stage2", "stage3", "stage4"])
     ).eval()
     own = {f"swin.{name}": each for name, each in model.state_dict().items()}
-    found = backbone.load_state_dict(own, strict=False)
-    assert found.unexpected_keys == []
-    assert all("hidden_states_norms" in name for name in found.missing_keys)
+    actual = backbone.load_state_dict(own, strict=False)
+    assert actual.unexpected_keys == []
+    assert all("hidden_states_norms" in name for name in actual.missing_keys)
     with torch.no_grad():
         last = model(pixel_values=batch()).last_hidden_state
         norms = backbone.hidden_states_norms
@@ -422,7 +422,7 @@ def test_curia_takes_hounsfield_units_by_their_own_spread() -> None:
 def test_another_input_size_interpolates_positions_and_is_said(tmp_path: Path) -> None:
     model = siglip_model()
     encoder = load_encoder(siglip_card(), weights=folder_of(model, tmp_path), input_size=96)
-    assert any("interpolates the positions of medsiglip, made for 64 pixels" in note for note in encoder.notes)
+    assert any("interpolates the positions of medsiglip, made for 64 pixels" in str(each) for each in encoder.cautions)
     with torch.no_grad():
         output = model.vision_model(pixel_values=batch(size=96), interpolate_pos_encoding=True)
     assert same(encoder.encode(batch(size=96)).pooled, output.pooler_output)

@@ -13,18 +13,19 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import evalfm
-from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.page import report_page, write_tables
+from evalfm.analysis.report.section import few_shot_sections
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
 from evalfm.errors import EvalfmError
+from evalfm.heads import episodic
 from evalfm.probing.few_shot import episodes as module
-from evalfm.probing.few_shot.settings import EpisodeSettings
+from evalfm.probing.few_shot.config import STRENGTH, EpisodeConfig
 from evalfm.probing.probe import probe
 from evalfm.probing.session import open_session
-from evalfm.probing.settings import EncoderSettings
 from evalfm.progress import SILENT
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 
 from ...readers import Seer, reader_card
 
@@ -50,7 +51,7 @@ def graded(squares: Manifest) -> Manifest:
 
 
 def features_by_id(manifest: Manifest, encoder: str) -> dict[str, np.ndarray]:
-    session = open_session(encoder, EncoderSettings.checked(name=encoder), manifest, None, SILENT)
+    session = open_session(encoder, EncoderConfig(), manifest, None, SILENT)
     pooled = session.source.features(range(len(manifest))).pooled.double().numpy()
     return dict(zip(manifest.table["id"], pooled / np.linalg.norm(pooled, axis=1, keepdims=True), strict=True))
 
@@ -76,7 +77,7 @@ def test_the_linear_probe_is_scikit_learns_on_the_stored_images(
         assert line.macro_auroc == pytest.approx(np.mean(expected), abs=1e-9)
     for result in made.record.results:
         values = table[table["shots"] == result.shots]["macro_auroc"]
-        assert result.estimate.value == pytest.approx(values.mean())
+        assert result.mean.value == pytest.approx(values.mean())
         assert result.sd == pytest.approx(values.std())
 
 
@@ -92,8 +93,8 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     )
     predictions = probed.predictions().set_index("id")
     (result,) = zeroshot.record.results
-    assert (result.shots, result.estimate.n) == (0, 6)
-    assert (result.estimate.value or 0) > 0.9
+    assert (result.shots, result.mean.n) == (0, 6)
+    assert (result.mean.value or 0) > 0.9
     for line in zeroshot.table().itertuples():
         asked = predictions.loc[list(line.query)]
         assert line.macro_auroc == pytest.approx(roc_auc_score(asked["target"], asked["score_square"]))
@@ -101,7 +102,7 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     queries = linear.table().groupby("episode")["query"].first()
     for line in zeroshot.table().itertuples():
         assert list(queries[line.episode]) == list(line.query)
-    assert "bright" in json.dumps(zeroshot.record.method["text"])
+    assert "bright" in json.dumps(zeroshot.record.method.as_written()["text"])
     assert str(tmp_path) not in (zeroshot.folder / RECORD).read_text()
 
 
@@ -127,7 +128,7 @@ def test_a_support_is_the_start_of_a_larger_one_and_queries_stay(squares: Manife
 def test_what_sees_nothing_is_at_chance(squares: Manifest, tmp_path: Path, method: str):
     (made,) = run(squares, tmp_path, "constant", methods=[method])
     assert made.table()["macro_auroc"].tolist() == [0.5] * 12
-    assert made.record.results[0].estimate.reason == "all episodes have the same value"
+    assert made.record.results[0].mean.reason == "all episodes have the same value"
 
 
 def test_what_is_there_is_returned_and_any_setting_makes_another(
@@ -162,15 +163,15 @@ def test_a_result_is_whole_or_not_there(squares: Manifest, tmp_path: Path, monke
 
 def test_notes_say_what_must_be_read_with_the_figures(squares: Manifest, tmp_path: Path):
     (made,) = run(squares, tmp_path, "random:test_vit", methods=["linear"], input_size=32)
-    assert made.record.notes[0].startswith("Episodes draw from one pool of images and overlap")
-    assert "Random weights: the encoder has learnt nothing." in made.record.notes
+    assert made.record.cautions[0].sentence.startswith("Episodes draw from one pool of images and overlap")
+    assert "Random weights: the encoder has learnt nothing." in map(str, made.record.cautions)
     assert made.record.provenance.random_weights
     info = squares.info.model_copy(update={"synthetic": True})
     unknown = Manifest(info, squares.table.drop(columns="patient"), squares.folder)
     seen = Seer(reader_card(pretraining_data=[{"name": "squares", "what": "images"}]))
     (made,) = run(unknown, tmp_path, seen, methods=["linear"])
     for start in ("Synthetic data", "Patients unknown", "Contamination: reader was pre-trained on images of squares"):
-        assert any(note.startswith(start) for note in made.record.notes), start
+        assert any(str(each).startswith(start) for each in made.record.cautions), start
 
 
 def test_ids_leave_as_the_data_set_says(squares: Manifest, tmp_path: Path):
@@ -187,15 +188,15 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
     patient = dict(zip(squares.table["id"], squares.table["patient"], strict=True))
     for line in made.table().itertuples():
         assert not {patient[each] for each in line.support} & {patient[each] for each in line.query}
-    assert made.record.data["query_from"] == "all patients"
+    assert made.record.data.query_from == "all patients"
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"shots": (99,)}, "99 shots of class no square are needed, but train has"),
-        ({"queries": 99}, "99 queries of class square are needed, but test has"),
-        ({"task": "size"}, "the regression task size is of no one class; ask a task of classes"),
+        ({"shots": (99,)}, "99 shots of class no square were asked for, but train has"),
+        ({"queries": 99}, "99 queries of class square were asked for, but test has"),
+        ({"task": "size"}, "the regression task size is of no one class; take a task of classes"),
         ({"task": "chexpert5"}, "no column|ask one of its labels"),
         ({"encoder": "hgo"}, "no encoder 'hgo'"),
         ({"shots": ()}, "shots"),
@@ -208,7 +209,7 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
         ({"methods": ["fine-tune"]}, "hog has no weights, so fine-tune has nothing to train"),
         ({"methods": ["fine-tune"], "encoder": "constant"}, "constant has no weights"),
         ({"methods": ["zeroshot"]}, "hog has no text tower"),
-        ({"methods": ["linear"], "prompts": "x.yaml"}, "method zeroshot, which is not asked"),
+        ({"methods": ["linear"], "prompts": "x.yaml"}, "method zeroshot, which is not among them"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_nothing(
@@ -223,15 +224,18 @@ def test_a_multilabel_task_is_refused_with_the_way_out(squares: Manifest, tmp_pa
     card = tmp_path / "both.yaml"
     card.write_text("schema: 1\nname: both\nkind: multilabel\ntitle: Both?\ntarget: [square, other]\n")
     table = squares.table.assign(other=1.0 - squares.table["square"])
-    with pytest.raises(EvalfmError, match="multilabel task both is of no one class; ask one of its labels, as --task"):
+    with pytest.raises(EvalfmError, match="multilabel task both is of no one class; take one of its labels, as --task"):
         run(Manifest(squares.info, table, squares.folder), tmp_path / "out", task=str(card))
 
 
 def test_settings_are_checked_whole():
-    settings = EpisodeSettings.checked(task="x", methods=("linear", "fine-tune"), episodes=3, fine_tune_episodes=5)
+    settings = EpisodeConfig.checked(
+        encoder="hog", task="x", methods=("linear", "fine-tune"), episodes=3, fine_tune_episodes=5
+    )
     assert [settings.episodes_of(each) for each in settings.methods] == [3, 3]
     assert settings.whole_recipe.probe_start is False
-    assert EpisodeSettings.checked(task="x").methods == ("linear", "prototypes", "knn")
+    assert STRENGTH == episodic.STRENGTH
+    assert EpisodeConfig.checked(encoder="hog", task="x").methods == ("linear", "prototypes", "knn")
 
 
 def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
@@ -240,7 +244,7 @@ def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
     assert aside.title == "Few-shot episodes: square on squares"
     (rows,) = [table.rows for heading, table in aside.tables if heading == "Mean over episodes"]
     told = {(row[1], row[2]): (row[4], row[5]) for row in rows}
-    expected = {(each.method, at.shots): (at.estimate, at.sd) for each in made for at in each.record.results}
+    expected = {(each.method, at.shots): (at.mean, at.sd) for each in made for at in each.record.results}
     assert told == expected
     probed = probe("hog", "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     page = report_page(probed, episodes=made)

@@ -11,16 +11,16 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
+from evalfm.cards import checked
 from evalfm.cli.app import app
+from evalfm.config import Association, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import Dials, make_phantom
 from evalfm.data.registered import register
 from evalfm.errors import EvalfmError
-from evalfm.probing.associating import CURVE, Association
 from evalfm.probing.probe import probe
-from evalfm.probing.settings import Settings
-from evalfm.probing.splits import Split, make_splits
-from evalfm.runs import find_runs
+from evalfm.probing.splits import CURVE, Split, make_splits
+from evalfm.run import find_runs
 from evalfm.statistics.auroc import auroc
 from evalfm.study.cohorts import Manifests
 from evalfm.study.shortcuts import curve_studies, decode_studies
@@ -39,7 +39,7 @@ def cohort(tied: Manifest) -> Cohort:
 
 
 def dealt(cohort: Cohort, strength: float, **changes: object) -> list[Split]:
-    return make_splits(cohort, Settings(task="ptx-cls", associate=f"chest_tube={strength}", **changes))
+    return make_splits(cohort, SplitOptions(associate=f"chest_tube={strength}", **changes))
 
 
 def pairs(cohort: Cohort, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -61,11 +61,11 @@ def test_phi_is_what_was_asked_at_the_same_number_of_images(cohort: Cohort, stre
     label, tube = pairs(cohort, split.test)
     assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
     assert split.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
-    assert f"train {len(split.train)} images, phi" in split.notes[-1]
+    assert f"train {len(split.train)} images, phi" in split.cautions[-1].sentence
 
 
 def test_images_stay_on_their_side_and_cells_are_nested(cohort: Cohort):
-    (plain,) = make_splits(cohort, Settings(task="ptx-cls"))
+    (plain,) = make_splits(cohort, SplitOptions())
     inside = [dealt(cohort, strength)[0] for strength in CURVE]
     for split in inside:
         for name in ("train", "val", "test"):
@@ -76,7 +76,7 @@ def test_images_stay_on_their_side_and_cells_are_nested(cohort: Cohort):
 
 
 def test_a_seed_draws_other_training_images_and_the_same_test(cohort: Cohort):
-    settings = Settings(task="ptx-cls", associate="chest_tube=0.5")
+    settings = SplitOptions(associate="chest_tube=0.5")
     first, second = (make_splits(cohort, settings, subset_seed=seed)[0] for seed in (0, 1))
     assert set(first.train) != set(second.train)
     assert first.test.tolist() == second.test.tolist()
@@ -102,14 +102,9 @@ def test_what_cannot_be_tied_is_refused(cohort: Cohort, tied: Manifest):
         dealt(alone, 0.5)
     asked = select_cohort(resolve_task("ctr", tied), tied)
     with pytest.raises(EvalfmError, match="regression"):
-        make_splits(asked, Settings(task="ctr", associate="chest_tube=0.5"))
+        make_splits(asked, SplitOptions(associate="chest_tube=0.5"))
     with pytest.raises(EvalfmError, match="give one"):
-        Settings.checked(task="ptx-cls", associate="chest_tube=0.5", shots=4)
-
-
-def test_the_key_of_a_plain_run_knows_nothing_of_it():
-    assert "associate" not in Settings(task="ptx-cls").subset()
-    assert Settings(task="ptx-cls", associate="chest_tube=0.5").subset()["associate"] == "chest_tube=0.5"
+        checked(SplitOptions, {"associate": "chest_tube=0.5", "shots": 4})
 
 
 def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -128,9 +123,9 @@ def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path:
     made = find_runs(tmp_path / "made")
     strengths, areas = [], []
     for run in made:
-        if run.record.config["associate"]:
+        if run.record.config.associate:
             table = run.predictions().query("split == 'test'")
-            strengths.append(float(run.record.config["associate"].partition("=")[2]))
+            strengths.append(float(run.record.config.associate.partition("=")[2]))
             areas.append(auroc(table["target"], table["score_pneumothorax"], table["fold"]))
     assert len(strengths) == len(CURVE)
     assert curve["slope"]["value"] == pytest.approx(np.polyfit(strengths, areas, 1)[0], abs=1e-10)

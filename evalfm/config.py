@@ -1,0 +1,370 @@
+"""Every option of a probe, stated once: command line, Python call, study, run record and run key derive from it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from evalfm.cards import CardModel, Option, checked, option_of
+from evalfm.encoders.reference import find_alias
+from evalfm.errors import EvalfmError
+from evalfm.training.recipe import Adaptation, Recipe, recipe_of
+
+Resize = Literal["squash", "shortest-edge-crop", "letterbox"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Maps = Literal["auto", "store", "stream"]
+Baselines = Literal["default", "none", "all"]
+THRESHOLD_RULE = "youden"
+STRONGEST_ASSOCIATION = 0.95
+SPLIT, FEW, HEADS = "Cohort and split", "Few labels", "Heads and evaluation"
+_ASSOCIATION = re.compile(r"^\s*(?P<attribute>[^=\s]+)\s*=\s*(?P<strength>\d*\.?\d+)\s*$")
+
+
+def _plain(value: object) -> object:
+    return fspath(value) if isinstance(value, PathLike) else value
+
+
+def _several(value: object) -> object:
+    return (value,) if isinstance(value, str) else value
+
+
+ON_MACHINE, OF_ENCODER = Option("Machine", in_key=False), Option("Encoder", in_key=False)
+NOT_IN_KEY = Option(in_key=False)
+Text = Annotated[str, BeforeValidator(_plain)]
+"""A name or a path, which Python may give as a ``Path``."""
+
+
+@dataclass(frozen=True)
+class Association:
+    """How strongly an attribute goes with the label: phi, with both at one half."""
+
+    attribute: str
+    strength: float
+
+    @classmethod
+    def parse(cls, text: str) -> Association:
+        """Read ``chest_tube=0.5``.
+
+        Raises:
+            EvalfmError: it is not of this form, or the strength is not from 0 to .95.
+
+        >>> Association.parse("chest_tube=0.5")
+        Association(attribute='chest_tube', strength=0.5)
+        """
+        match = _ASSOCIATION.match(text)
+        strength = float(match["strength"]) if match else -1.0
+        if match is None or not 0 <= strength <= STRONGEST_ASSOCIATION:
+            raise EvalfmError(
+                f"{text!r} is no association; write column=strength with a strength from 0 to "
+                f"{STRONGEST_ASSOCIATION:g}, such as chest_tube=0.5."
+            )
+        return cls(match["attribute"], strength)
+
+
+class DataOptions(CardModel):
+    """Which images are measured, and how they are split."""
+
+    data: Annotated[
+        Text | None,
+        Field(description="Folder or registered name of a data set; without it the task's own, else the phantom."),
+        NOT_IN_KEY,
+    ] = None
+    test_data: Annotated[
+        Text | None, Field(description="Another data set, all of it tested."), Option(SPLIT, in_key=False)
+    ] = None
+    where: Annotated[
+        str | None, Field(description="Rows of the cohort, e.g. \"view == 'PA'\"; others are left out."), Option(SPLIT)
+    ] = None
+    test_where: Annotated[
+        str | None, Field(description="Rows whose patients make up the test set, e.g. \"site == 'B'\"."), Option(SPLIT)
+    ] = None
+    folds: Annotated[int | None, Field(ge=2, description="Folds by patient: each image is tested once.")] = None
+    limit: Annotated[
+        int | None,
+        Field(ge=1, description="At most so many images, in proportion from each split and class."),
+        Option(SPLIT),
+    ] = None
+    val_shots: Annotated[
+        int | None,
+        Field(ge=1, description="With --shots, at most so many val images per class, never more than shots."),
+        Option(FEW),
+    ] = None
+
+
+class HeadOptions(CardModel):
+    """What learns on the features."""
+
+    heads: Annotated[
+        Annotated[tuple[str, ...], BeforeValidator(_several)] | None,
+        Field(description="Head, or several; without it the task's linear and stronger head."),
+        Option(names=("--head",), in_key=False),
+    ] = None
+    prompts: Annotated[
+        Text | None,
+        Field(description="YAML or JSON of sentences for text heads, in place of the task's own."),
+        Option(HEADS, in_key=False),
+    ] = None
+
+
+class TrainingOptions(CardModel):
+    """What of the encoder is trained."""
+
+    adaptation: Annotated[
+        Adaptation,
+        Field(description="What of the encoder is trained: nothing, LoRA, all of it, or all from random weights."),
+        Option(names=("--adaptation", "-a"), in_key=False),
+    ] = "frozen"
+    recipe: Annotated[
+        dict[str, Any],
+        Field(description="Change the recipe of --adaptation, e.g. epochs=10 or rank=16; repeat for several."),
+        Option("Training of the encoder", in_key=False),
+    ] = Field(default_factory=dict)
+
+    @property
+    def whole_recipe(self) -> Recipe | None:
+        """The adaptation's recipe with the changes; None for frozen encoders."""
+        return recipe_of(self.adaptation, self.recipe)
+
+
+class SubsetOptions(CardModel):
+    """What of the training images is learned from; all of them where nothing is given."""
+
+    shots: Annotated[int | None, Field(ge=1, description="Training images per class, from nested subsets.")] = None
+    label_fraction: Annotated[
+        float | None,
+        Field(gt=0, le=1, description="Fraction of the training patients, from nested subsets."),
+        Option(FEW),
+    ] = None
+    associate: Annotated[
+        str | None,
+        Field(description="Tie a column to the label in train, e.g. chest_tube=0.5; in test they are independent."),
+        Option(SPLIT),
+    ] = None
+    base_to_novel: Annotated[
+        bool,
+        Field(description="Text heads learn on the first half of the classes and are tested on both halves."),
+        Option(FEW),
+    ] = False
+
+    @property
+    def label(self) -> str:
+        """The subset in words.
+
+        >>> SubsetOptions(shots=4).label
+        '4 shots'
+        """
+        if self.shots is not None:
+            return f"{self.shots} shots of base classes" if self.base_to_novel else f"{self.shots} shots"
+        if self.associate is not None:
+            return f"images with {self.associate}"
+        return "all of train" if self.label_fraction is None else f"{self.label_fraction:g} of the patients"
+
+
+class SplitOptions(SubsetOptions, DataOptions):
+    """What decides which rows are trained on, chosen on and tested."""
+
+    @property
+    def subset(self) -> SubsetOptions:
+        """What of the training images is learned from."""
+        return SubsetOptions(**{name: getattr(self, name) for name in SubsetOptions.model_fields})
+
+    @property
+    def draws_subsets(self) -> bool:
+        """True where a seed draws other training images, so that even a deterministic head differs."""
+        return any(each is not None for each in (self.shots, self.label_fraction, self.associate))
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> SplitOptions:
+        if self.folds and (self.test_where or self.test_data):
+            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
+        if self.shots and self.label_fraction:
+            raise ValueError("shots and label_fraction both choose the training images; give one")
+        if self.base_to_novel and (self.folds or self.test_data or self.associate):
+            raise ValueError("base_to_novel goes with one split, without folds, test_data and associate")
+        if self.val_shots and not self.shots:
+            raise ValueError("val_shots goes with shots; without them val stays whole")
+        if self.associate is not None:
+            if self.shots or self.label_fraction:
+                raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
+            if self.test_data:
+                raise ValueError("associate tests on images of the same data; leave test_data out")
+            Association.parse(self.associate)
+        return self
+
+
+class EvaluationOptions(CardModel):
+    """How often a head is trained, how it is scored and what stands beside it."""
+
+    seeds: Annotated[
+        int, Field(ge=1, description="Seeds of subset, initialisation and batch order, never of the split."), NOT_IN_KEY
+    ] = 1
+    threshold: Annotated[
+        str,
+        Field(
+            description="Rule that picks the operating threshold of yes-or-no labels on val: youden, f1, "
+            "sensitivity=.9 or specificity=.9."
+        ),
+        Option(HEADS),
+    ] = THRESHOLD_RULE
+    baselines: Annotated[
+        Baselines,
+        Field(
+            description="Constant, metadata and pixels beside the encoder (default), none, or all: random weights too."
+        ),
+        Option(HEADS, in_key=False),
+    ] = "default"
+
+
+class ComputeOptions(CardModel):
+    """With what features are computed; of these, results depend on the precision alone."""
+
+    batch_size: Annotated[int | None, Field(ge=1, description="Images per forward pass."), ON_MACHINE] = None
+    workers: Annotated[int, Field(ge=1, description="Threads that decode images."), ON_MACHINE] = 2
+    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
+    precision: Annotated[
+        Precision,
+        Field(description="Of the encoder's forward pass; auto is bfloat16 on GPUs that have it, else float32."),
+        ON_MACHINE,
+    ] = "auto"
+
+
+class MachineOptions(ComputeOptions):
+    """With what a probe is computed; of these, results depend on the precision alone."""
+
+    processes: Annotated[
+        int, Field(ge=1, description="Processes (GPUs) that train an encoder together."), ON_MACHINE
+    ] = 1
+    maps: Annotated[
+        Maps,
+        Field(description="Keep feature maps on disk, or run the encoder in every epoch; auto goes by the budget."),
+        ON_MACHINE,
+    ] = "auto"
+    cache_images: Annotated[
+        bool, Field(description="Keep prepared images on disk where the encoder runs in every epoch."), ON_MACHINE
+    ] = False
+
+
+class EncoderOptions(CardModel):
+    """How an encoder is loaded."""
+
+    weights: Annotated[Text, Field(description="hub, random, or the path of a checkpoint."), NOT_IN_KEY] = "hub"
+    input_size: Annotated[
+        int | None, Field(ge=8, description="Input size in pixels, in place of the card's."), OF_ENCODER
+    ] = None
+    resize: Annotated[Resize | None, Field(description="Resize policy, in place of the card's."), OF_ENCODER] = None
+
+
+class EncoderConfig(MachineOptions, EncoderOptions):
+    """How an encoder is loaded and run."""
+
+
+class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions):
+    """One encoder on one task: all that a call of ``probe`` may say, and a cell of a study.
+
+    It is a pure function of its JSON, so that it can be sent to another process or machine. What is implied is written
+    out: an alias such as ``unet-resnet34``, and the random weights that a training from scratch starts from.
+
+    >>> ProbeConfig(encoder="unet-resnet34", task="ptx-seg").heads
+    ('unet',)
+    """
+
+    encoder: Annotated[
+        str,
+        Field(
+            description="A card's name, random:NAME, card.yaml, file.py:build or precomputed:FILE; repeat for several, "
+            "or commas between."
+        ),
+        Option(several=True, in_key=False),
+    ]
+    task: Annotated[
+        str,
+        Field(description="A task's name, task.yaml, or a label column of the data; several likewise."),
+        Option(several=True, in_key=False),
+    ]
+    out: Annotated[Path, Field(description="Where runs are written."), NOT_IN_KEY] = Path("runs")
+    force: Annotated[bool, Field(description="Run again what is there already."), NOT_IN_KEY] = False
+
+    @classmethod
+    def checked(cls, **options: object) -> ProbeConfig:
+        """The configuration of ``options``.
+
+        Raises:
+            UnknownNameError: there is no such option.
+            EvalfmError: names every option that is not valid.
+        """
+        return checked(cls, options)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        alias = find_alias(str(content.get("encoder")))
+        if alias is not None:
+            adaptation, heads = alias.applied(content.get("adaptation"), content.get("heads"))
+            resize = content.get("resize") or alias.resize
+            content = {**content, "encoder": alias.encoder, "adaptation": adaptation, "heads": heads, "resize": resize}
+        if content.get("adaptation") == "scratch":
+            if str(content.get("weights", "hub")) not in ("hub", "random"):
+                raise EvalfmError(
+                    "--adaptation scratch starts from random weights; leave --weights out, or take --adaptation full."
+                )
+            content = {**content, "weights": "random"}
+        return content
+
+    @model_validator(mode="after")
+    def _compatible(self) -> ProbeConfig:
+        if self.base_to_novel and self.adaptation != "frozen":
+            raise ValueError("base_to_novel goes with a frozen encoder; leave adaptation out")
+        if self.threshold != THRESHOLD_RULE:
+            # Imported where it is needed: help and names come without numpy.
+            from evalfm.statistics.classification import choose_threshold
+
+            choose_threshold([0, 1], [0, 1], self.threshold)
+        if self.whole_recipe is None and self.processes > 1:
+            raise EvalfmError("A frozen encoder is not trained, so --processes would do nothing; leave it out.")
+        return self
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return f"{self.encoder} × {self.task}"
+
+    @property
+    def description(self) -> str:
+        """The same with heads, adaptation and subset."""
+        text = f"{self.label}: {', '.join(self.heads or ())}, {self.adaptation}"
+        return text if self.subset == SubsetOptions() else f"{text}, {self.subset.label}"
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of what is measured, the same in every process and on every machine."""
+        elsewhere = {*MachineOptions.model_fields, "out", "force"}
+        return hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode()).hexdigest()
+
+    def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
+        """The same on ``machine``, with ``changes`` of folder and force; a frozen encoder has no processes."""
+        content = {name: getattr(machine, name) for name in MachineOptions.model_fields}
+        if self.adaptation == "frozen":
+            content["processes"] = 1
+        return self.model_copy(update={**content, **changes})
+
+    def recorded(self) -> dict[str, Any]:
+        """The options as a run records them, without what the machine and the folders are; no path is in it."""
+        left_out = {*EncoderConfig.model_fields, "encoder", "out", "force"}
+        content = self.model_dump(mode="json", exclude=left_out)
+        return content | {"prompts": None if self.prompts is None else "file"}
+
+    def key_options(self) -> dict[str, Any]:
+        """The options that enter the run key as they are: all but those whose ``Option`` says ``in_key=False``.
+
+        Those decide no result, or enter the key by what they came to: the encoder, the images, the recipe.
+        """
+        fields = type(self).model_fields
+        return self.model_dump(mode="json", include={name for name in fields if option_of(fields[name]).in_key})
