@@ -48,7 +48,7 @@ def test_bars_and_growing_tables_show_brackets_as_they_are(
         heads=("h",),
         adaptation="a",
         subset=SimpleNamespace(label="all"),
-        label=f"R {name}",
+        description=f"R {name}",
     )
     outcome: Any = SimpleNamespace(cell=cell, runs=(), failure=SimpleNamespace(sentence=f"F {name}"), seconds=1.0)
     with study_tables.LiveTable(f"T {name}") as live:
