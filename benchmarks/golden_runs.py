@@ -203,7 +203,7 @@ def measure(golden: Golden, folder: Path, data: dict[str, Any]) -> dict[str, flo
     task = str(folder / golden.task) if golden.task.endswith(".yaml") else golden.task
     found: dict[str, float] = {}
     for run in probe(encoder, task, data=data[golden.data], **options):
-        seed = run.record.config.get("seed", 0)
+        seed = run.record.config.seed
         found |= {f"{run.head}.{seed}.{place}": value for place, value in figures(run).items()}
     return found
 

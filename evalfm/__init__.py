@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from evalfm.probing.few_shot.episodes import run_episodes as run_episodes
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
-    from evalfm.runs import Run as Run
-    from evalfm.runs import find_runs as find_runs
+    from evalfm.run import Run as Run
+    from evalfm.run import find_runs as find_runs
     from evalfm.study import Study as Study
     from evalfm.study import load_study as load_study
     from evalfm.study import run_study as run_study
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "EvalfmError": ("evalfm.errors", "EvalfmError"),
     "Manifest": ("evalfm.data.manifest", "Manifest"),
-    "Run": ("evalfm.runs", "Run"),
+    "Run": ("evalfm.run", "Run"),
     "Study": ("evalfm.study", "Study"),
-    "find_runs": ("evalfm.runs", "find_runs"),
+    "find_runs": ("evalfm.run", "find_runs"),
     "load_data": ("evalfm.data.manifest", "read_data"),
     "load_encoder": ("evalfm.encoders", "load_encoder"),
     "load_study": ("evalfm.study", "load_study"),

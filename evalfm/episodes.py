@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pandas as pd
 from pydantic import Field
 
-from evalfm.cards import CardModel
 from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
-from evalfm.facts import Count, EncoderFacts, EpisodeConfig, EpisodeData, Metric, NamedFacts, Word, read_record
-from evalfm.runs import Provenance, folders_with, warn, whole
-from evalfm.statistics.estimate import Estimate
+from evalfm.record import (
+    Count,
+    DataFacts,
+    LoadedEncoder,
+    Metric,
+    Result,
+    Section,
+    WholeSection,
+    Word,
+    read_record,
+    write_record,
+)
+from evalfm.run import folders_with, warn, whole
 
 RECORD = "episodes.json"
 TABLE = "episodes.parquet"
 CHANCE = 0.5
-"""Macro AUROC of whatever knows nothing."""
+"""Macro AUROC of a constant answer."""
 
 
-class ShotsResult(CardModel):
+class ShotsResult(Section):
     """Macro AUROC at one number of shots.
 
     Attributes:
@@ -38,35 +46,49 @@ class ShotsResult(CardModel):
     mean: Metric
     sd: float | None
 
-    @property
-    def estimate(self) -> Estimate:
-        """The mean."""
-        return Estimate.from_json(self.mean)
+
+class EpisodeConfig(WholeSection):
+    """The settings of few-shot episodes, enough to run them again."""
+
+    queries: Count
+    where: str | None = None
+    seed: int | None = None
+    episodes: int | None = None
+    strength: float | None = None
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    prompts: str | None = None
+    encoder: LoadedEncoder = LoadedEncoder()
 
 
-class Record(CardModel):
-    """Everything that episodes.json holds.
+class EpisodeTaskSection(WholeSection):
+    """The task's card."""
 
-    Attributes:
-        key: hash of all that decides the result.
-        config: the settings as they were asked for.
-        encoder, task: the cards, whole.
-        method: its name and what decides its answer.
-        data: name, licence, classes, from where support and queries were drawn.
-        results: one for each number of shots.
-        notes: cautions to print with the result.
-    """
+    name: Word
+    kind: str | None = None
 
-    schema_version: Literal[1] = Field(1, alias="schema")
-    key: Word
+
+class MethodSection(WholeSection):
+    """A few-shot method and its settings."""
+
+    name: Word
+
+
+class EpisodeData(DataFacts):
+    """The data of few-shot episodes: from where support and queries were drawn, and of how many images."""
+
+    images_of_cohort: Count | None = None
+    support_from: str | None = None
+    query_from: str | None = None
+
+
+class EpisodeRecord(Result):
+    """Everything that episodes.json holds; ``results`` has one entry for each number of shots."""
+
     config: EpisodeConfig
-    encoder: EncoderFacts
-    task: NamedFacts
-    method: NamedFacts
+    task: EpisodeTaskSection
+    method: MethodSection
     data: EpisodeData
     results: list[ShotsResult]
-    notes: list[str]
-    provenance: Provenance
 
 
 @dataclass(frozen=True)
@@ -82,39 +104,39 @@ class EpisodeRun:
         Raises:
             EvalfmError: there is no whole one.
         """
-        found = cls(Path(folder))
-        _ = found.record
-        return found
+        run = cls(Path(folder))
+        _ = run.record
+        return run
 
     @cached_property
-    def record(self) -> Record:
+    def record(self) -> EpisodeRecord:
         """The content of episodes.json."""
-        return read_record(self.folder / RECORD, Record, "few-shot episodes")
+        return read_record(self.folder / RECORD, EpisodeRecord, "few-shot episodes")
 
     @property
     def encoder(self) -> str:
         """The encoder's name."""
-        return str(self.record.encoder["name"])
+        return self.record.encoder.name
 
     @property
     def task(self) -> str:
         """The task's name."""
-        return str(self.record.task["name"])
+        return self.record.task.name
 
     @property
     def method(self) -> str:
         """The method's name."""
-        return str(self.record.method["name"])
+        return self.record.method.name
 
     @property
     def data(self) -> str:
         """The data set's name."""
-        return str(self.record.data["name"])
+        return self.record.data.name
 
     def table(self) -> pd.DataFrame:
         """One row an episode and number of shots: ``episode, shots, macro_auroc``, lists ``support`` and ``query``.
 
-        The lists hold ids, class after class in the order of ``record.data["class_names"]``.
+        The lists hold ids, class after class in the order of ``record.data.class_names``.
 
         Raises:
             EvalfmError: the file is gone or damaged.
@@ -125,20 +147,19 @@ class EpisodeRun:
             return pd.read_parquet(path)
         except Exception as error:
             # Whatever a damaged file makes the library raise is a fault of the file.
-            told = str(error).splitlines() or [type(error).__name__]
-            raise EvalfmError(f"{path} cannot be read ({told[0][:200]}); run them again with --force.") from None
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise EvalfmError(f"{path} cannot be read ({lines[0][:200]}); run them again with --force.") from None
 
 
-def find_episodes(out: str | Path, tell: Callable[[str], None] = warn) -> list[EpisodeRun]:
+def find_episodes(out: str | Path, say: Callable[[str], None] = warn) -> list[EpisodeRun]:
     """Every whole few-shot result under ``out``, sorted by path; work in progress is never listed.
 
-    ``tell`` is given a sentence for each that is left out because it is damaged.
+    ``say`` is given a sentence for each that is left out because it is damaged.
     """
-    return whole(folders_with(RECORD, Path(out)), EpisodeRun.read, tell)
+    return whole(folders_with(RECORD, Path(out)), EpisodeRun.read, say)
 
 
-def write_episodes(folder: Path, record: Record, table: pd.DataFrame) -> None:
+def write_episodes(folder: Path, record: EpisodeRecord, table: pd.DataFrame) -> None:
     """Write the two files of a result into ``folder``, episodes.json last."""
     table.to_parquet(folder / TABLE, index=False)
-    text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    write_record(folder / RECORD, record)

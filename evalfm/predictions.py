@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
-from evalfm.facts import printable
+from evalfm.record import DataSection, printable
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 PREDICTIONS = "predictions.parquet"
@@ -29,7 +28,7 @@ class _Unfit(Exception):
     """A table that is not what its record says, in words."""
 
 
-def read_predictions(folder: Path, kind: str, data: Mapping[str, Any]) -> pd.DataFrame:
+def read_predictions(folder: Path, kind: str, data: DataSection) -> pd.DataFrame:
     """The checked table of the run in ``folder``: one row per val and test example.
 
     Args:
@@ -46,7 +45,7 @@ def read_predictions(folder: Path, kind: str, data: Mapping[str, Any]) -> pd.Dat
     try:
         table = _read(path, data)
         _check_rows(table, data)
-        for fault in _faults(table, kind, [str(name) for name in data["class_names"]], data):
+        for fault in _faults(table, kind, data.class_names, data):
             raise _Unfit(fault)
     except _Unfit as fault:
         raise EvalfmError(
@@ -61,9 +60,9 @@ def read_predictions(folder: Path, kind: str, data: Mapping[str, Any]) -> pd.Dat
     return table
 
 
-def _read(path: Path, data: Mapping[str, Any]) -> pd.DataFrame:
+def _read(path: Path, data: DataSection) -> pd.DataFrame:
     """The table, once its size and columns are known to be those of a run."""
-    parts = data["parts"]
+    sizes = data.splits
     try:
         check_parquet(path)
         file = pq.ParquetFile(path)
@@ -75,7 +74,7 @@ def _read(path: Path, data: Mapping[str, Any]) -> pd.DataFrame:
         # Whatever a damaged file makes the library raise is a fault of the file.
         raise _Unfit(f"no Parquet: {_first_line(error)}") from None
     # Before anything is read: a small file may declare any number of rows.
-    if rows > parts["test"]["images"] + parts["val"]["images"] * (data["folds"] or 1):
+    if rows > sizes.test.images + sizes.val.images * (data.folds or 1):
         raise _Unfit(f"it has {rows:,} rows, more than val and test hold images")
     if len(set(schema.names)) < len(schema.names):
         raise _Unfit("a column stands twice")
@@ -105,30 +104,30 @@ def _printable_words(column: pd.Series) -> pd.Series:
     return column.map(lambda each: odd.get(each, each)) if odd else column
 
 
-def _check_rows(table: pd.DataFrame, data: Mapping[str, Any]) -> None:
+def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
     """Who is in the table: names, splits and folds, as many as the record counts."""
-    _need(table, ["id", "patient", "split", *(["fold"] if data["folds"] else [])])
+    _need(table, ["id", "patient", "split", *(["fold"] if data.folds else [])])
     for name in ("id", "patient", "split"):
         if not all(isinstance(each, str) for each in table[name]):
             raise _Unfit(f"the column {name!r} must hold a word in every row")
     if not table["split"].isin(SPLITS).all():
         raise _Unfit("the column 'split' must say val or test")
     if "fold" in table:
-        if not data["folds"]:
+        if not data.folds:
             raise _Unfit("it has folds and the record none")
-        if not _whole(table["fold"], range(int(data["folds"]))):
-            raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data['folds'] - 1}")
+        if not _whole(table["fold"], range(data.folds)):
+            raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data.folds - 1}")
     test = table[table["split"] == "test"]
-    part = data["parts"]["test"]
-    if len(test) != part["images"]:
-        raise _Unfit(f"it has {len(test)} test rows of {part['images']} test images")
+    size = data.splits.test
+    if len(test) != size.images:
+        raise _Unfit(f"it has {len(test)} test rows of {size.images} test images")
     if test["id"].duplicated().any():
         raise _Unfit("an image is tested twice")
-    if data["patients_known"] and test["patient"].nunique() != part["patients"]:
-        raise _Unfit(f"it tests {test['patient'].nunique()} patients of {part['patients']}")
+    if data.patients_known and test["patient"].nunique() != size.patients:
+        raise _Unfit(f"it tests {test['patient'].nunique()} patients of {size.patients}")
 
 
-def _faults(table: pd.DataFrame, kind: str, names: Sequence[str], data: Mapping[str, Any]) -> Iterator[str]:
+def _faults(table: pd.DataFrame, kind: str, names: Sequence[str], data: DataSection) -> Iterator[str]:
     """What is wrong with the columns of the kind of task."""
     positive: NDArray[np.bool_] | None = None
     if kind == "regression":
@@ -161,9 +160,9 @@ def _faults(table: pd.DataFrame, kind: str, names: Sequence[str], data: Mapping[
                 if ((values < low) | (values > high)).any():
                     yield f"the column {column!r} must lie between {low:g} and {high:g}"
     if positive is not None:
-        found = int(positive[(table["split"] == "test").to_numpy()].sum())
-        if found != data["parts"]["test"]["positive_images"]:
-            yield f"{found} test images have the finding, and {data['parts']['test']['positive_images']} by the record"
+        count = int(positive[(table["split"] == "test").to_numpy()].sum())
+        if count != data.splits.test.positive_images:
+            yield f"{count} test images have the finding, and {data.splits.test.positive_images} by the record"
 
 
 def _check_masks(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:

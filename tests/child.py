@@ -30,7 +30,7 @@ from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
 from evalfm.probing import cells
 from evalfm.probing.probe import probe
-from evalfm.runs import HEAD, PREDICTIONS, RECORD, Run, find_runs
+from evalfm.run import HEAD, PREDICTIONS, RECORD, Run, find_runs
 
 FILMS = 24
 SIDE = 48
@@ -86,7 +86,7 @@ class Result:
     def __init__(self, run: Run) -> None:
         here = {path.relative_to(run.folder).as_posix() for path in run.folder.rglob("*") if path.is_file()}
         self.files = here
-        self.old = OLD in run.record.notes
+        self.old = OLD in map(str, run.record.cautions)
         self.content = (
             (run.folder / PREDICTIONS).read_bytes(),
             (run.folder / HEAD).read_bytes(),
@@ -198,10 +198,10 @@ def watched_probe(folder: Path, data: Manifest, told: Path, **options: object) -
 
 
 def make_old(folder: Path) -> None:
-    """Mark the run as one of before, by a note and by other predictions."""
+    """Mark the run as one of before, by a caution and by other predictions."""
     (run,) = find_runs(folder / "out")
     record = json.loads((run.folder / RECORD).read_text())
-    record["notes"].append(OLD)
+    record["cautions"].append({"code": "other", "sentence": OLD})
     (run.folder / RECORD).write_text(json.dumps(record))
     (run.folder / PREDICTIONS).write_bytes(b"old")
 

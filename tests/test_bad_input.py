@@ -35,7 +35,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import Run, find_runs
+from evalfm.run import Run, find_runs
 
 from .dicoms import dicom_header
 

@@ -18,7 +18,7 @@ from PIL import Image
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.probing.probe import probe
-from evalfm.runs import HEAD, PREDICTIONS, Run
+from evalfm.run import HEAD, PREDICTIONS, Run
 
 
 @pytest.fixture(scope="module")

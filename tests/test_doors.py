@@ -82,14 +82,14 @@ def test_no_test_reaches_behind_a_door_but_those_that_say_why() -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        "from evalfm.runs import _x",
-        "import evalfm.runs\nevalfm.runs._x",
+        "from evalfm.run import _x",
+        "import evalfm.run\nevalfm.runs._x",
         "from evalfm import runs\nruns._x()",
-        "from evalfm.runs import Run\nRun.read('a')._x.y",
+        "from evalfm.run import Run\nRun.read('a')._x.y",
         "monkeypatch.setattr(runs, '_x', None)",
-        "monkeypatch.setattr('evalfm.runs._x', None)",
-        "monkeypatch.setattr('evalfm.runs._X.read', None)",
-        "SCRIPT = '''\nimport sys\nfrom evalfm.runs import _x\n'''",
+        "monkeypatch.setattr('evalfm.run._x', None)",
+        "monkeypatch.setattr('evalfm.run._X.read', None)",
+        "SCRIPT = '''\nimport sys\nfrom evalfm.run import _x\n'''",
     ],
 )
 def test_a_reach_is_seen(source: str) -> None:

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.cli.app import app
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 
 PAGE = Path(__file__).parents[1] / "docs/extending.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

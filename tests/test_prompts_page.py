@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from evalfm.cli.app import app
 from evalfm.probing import session
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 from evalfm.tasks.prompts import Own, PromptCard, prompt_set
 
 PAGE = Path(__file__).parents[1] / "docs/prompts.md"
@@ -49,7 +49,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
     }
     # Random towers: said in the run, and they may rank images either way.
     assert all(run.record.provenance.random_weights for run in runs)
-    assert all("Random weights" in " ".join(run.record.notes) for run in runs)
+    assert all("Random weights" in " ".join(map(str, run.record.cautions)) for run in runs)
     absent, present = prompt_set("ptx-cls", "binary", ("pneumothorax",), Own(), tmp_path / "mapping.json").rows
     assert present.sentences == tuple(json.loads((tmp_path / "mapping.json").read_text())["pneumothorax"])
     assert absent.sentences == ("Lung markings reach the chest wall.",)

@@ -10,11 +10,10 @@ import torch
 
 from evalfm.data.work_folders import work_name
 from evalfm.errors import EvalfmError
-from evalfm.runs import (
+from evalfm.record import Provenance, Record
+from evalfm.run import (
     RECORD,
     IfExists,
-    Provenance,
-    Record,
     Run,
     content_key,
     find_runs,
@@ -34,7 +33,7 @@ DATA = {
     "class_names": ["ptx"],
     "patients_known": True,
     "folds": None,
-    "parts": {"train": PART, "val": PART, "test": PART},
+    "splits": {"train": PART, "val": PART, "test": PART},
     "redistributable_images": False,
 }
 
@@ -46,7 +45,7 @@ def table_of(number: float) -> pd.DataFrame:
 
 def make_record(key: str = "0" * 64) -> Record:
     return Record(
-        schema=1,
+        schema=2,
         key=key,
         config={"baseline": False, "adaptation": "frozen", "seed": 0},
         encoder={"name": "pixels"},
@@ -59,7 +58,7 @@ def make_record(key: str = "0" * 64) -> Record:
         },
         chosen={},
         exclusions=[],
-        notes=[],
+        cautions=[],
         provenance=Provenance(
             versions={},
             git_commit=None,

@@ -23,7 +23,7 @@ from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
 from evalfm.probing.few_shot.episodes import run_episodes
 from evalfm.probing.probe import probe
-from evalfm.runs import HEAD, RECORD, Run, find_runs
+from evalfm.run import HEAD, RECORD, Run, find_runs
 from evalfm.study.results import rows_of, table_of
 from evalfm.study.shortcuts import curve_studies, decode_studies
 
@@ -205,7 +205,7 @@ def test_rows_of_results_and_studies_of_mutated_runs(made: Path, tmp_path: Path)
         folder = chance.choice(sorted(path.parent for path in root.rglob(RECORD)))
         mutate_record(folder / RECORD, chance)
         said: list[str] = []
-        runs = find_runs(root, tell=said.append)
+        runs = find_runs(root, say=said.append)
         assert len(runs) + len(said) == 5
         table_of(row for run in runs for row in rows_of("s", run, root))
         for studies in (decode_studies, curve_studies):
@@ -266,7 +266,7 @@ def test_names_of_others_are_shown_as_they_are_and_steer_nothing(tmp_path: Path)
         run = make_run(tmp_path / "runs", hostile, encoder="one" if place == 0 else "two", task_card=card)
         content = json.loads((run.folder / RECORD).read_text())
         content["encoder"]["name"] = name
-        content["notes"] = [f"Synthetic data: {NAME}"]
+        content["cautions"] = [{"code": "synthetic", "sentence": f"Synthetic data: {NAME}"}]
         (run.folder / RECORD).write_text(json.dumps(content))
     shown = NAME.replace("\x1b", "\N{REPLACEMENT CHARACTER}")
     page, markdown = tmp_path / "page.html", tmp_path / "told.md"

@@ -21,7 +21,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import make_phantom
 from evalfm.probing.probe import probe
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 ENCODER = "squeezenet1-0.caffe"

@@ -19,7 +19,7 @@ from evalfm.analysis.figures import describe
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 SIZES = (28, 64)
@@ -44,7 +44,7 @@ def on_val(run: Run) -> dict[str, float]:
         "log_loss": float(log_loss(label, score)),
         "auroc": float(roc_auc_score(label, score)),
         "f1_default": float(f1_score(label, score >= 0.5)),
-        "f1": float(f1_score(label, score >= run.record.chosen["thresholds"]["pneumonia"])),
+        "f1": float(f1_score(label, score >= run.record.chosen.thresholds["pneumonia"])),
     }
 
 
@@ -70,7 +70,7 @@ def report(runs: list[Run], tried: dict[int, dict[str, float]], command: str) ->
     baselines = [run for run in runs if run.is_baseline]
     val = [on_val(run) for run in seeds]
     size, sharper = best(tried), min(tried, key=lambda each: tried[each]["log_loss"])
-    part = seeds[0].record.data["parts"]
+    part = seeds[0].record.data.splits
     share = part["test"]["positive_images"] / part["test"]["images"]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     made = ", ".join(sorted({str(run.record.provenance.git_commit)[:12] for run in seeds}))

@@ -19,7 +19,7 @@ from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 
 TABLE = Path(__file__).with_suffix(".md")
 

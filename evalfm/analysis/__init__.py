@@ -1,1 +1,1 @@
-"""Reads runs and tables only: tables side by side and figures."""
+"""Reads runs and tables only: compared tables and figures."""

@@ -1,4 +1,4 @@
-"""Attributes as subgroups: levels of words, numbers cut where it is said, intersections of several."""
+"""Attributes as subgroups: levels of words, numbers divided at thresholds, intersections of several."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ OF_CLASSES = (
     "oracle_dice_",
 )
 """How columns begin that a class or a mask has of its own; they end in its name."""
-_PART = re.compile(r"^(?P<name>[^:]+?)(?::(?P<cuts>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
+_ATTRIBUTE = re.compile(r"^(?P<name>[^:]+?)(?::(?P<thresholds>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """One way to part the rows.
+    """One way to divide the rows into strata.
 
     Attributes:
-        name: as it was asked for, such as ``chest_tube`` or ``age:65``.
+        name: as it was given, such as ``chest_tube`` or ``age:65``.
         levels: words for the levels, in order.
         codes: [N] level of each row, −1 where unknown.
     """
@@ -50,16 +50,16 @@ class Attribute:
 
 
 def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
-    """Each of ``by``: a column, ``column:cut`` or ``column:cut/cut`` for a number, or ``one*other`` for both at once.
+    """Each of ``by``: a column, ``column:threshold`` or ``column:low/high`` of a number, or ``one*other`` for both.
 
     Raises:
-        EvalfmError: a column is not there, is a number without cuts, has one level only or too many.
+        EvalfmError: a column is not there, is a number without thresholds, has one level only or too many.
     """
     return [_attribute(table, each.strip()) for each in by]
 
 
 def usable(table: pd.DataFrame, by: Iterable[str]) -> tuple[list[Attribute], list[str]]:
-    """Those of ``by`` that part the rows, and a sentence for each that does not, such as one of a single level.
+    """Those of ``by`` that divide the rows, and a sentence for each that does not, such as one of a single level.
 
     Raises:
         UnknownNameError: a column is not there.
@@ -108,8 +108,8 @@ def covariates(table: pd.DataFrame, names: Iterable[str]) -> dict[str, NDArray[n
     return found
 
 
-def _attribute(table: pd.DataFrame, asked: str) -> Attribute:
-    parts = [_single(table, part.strip()) for part in asked.split("*")]
+def _attribute(table: pd.DataFrame, given: str) -> Attribute:
+    parts = [_single(table, part.strip()) for part in given.split("*")]
     if len(parts) == 1:
         return parts[0]
     codes = parts[0].codes.copy()
@@ -118,42 +118,42 @@ def _attribute(table: pd.DataFrame, asked: str) -> Attribute:
         unknown = (codes < 0) | (part.codes < 0)
         codes = np.where(unknown, -1, codes * len(part.levels) + part.codes)
         levels = [f"{one}, {other}" for one in levels for other in part.levels]
-    return Attribute(asked, *_present(levels, codes))
+    return Attribute(given, *_present(levels, codes))
 
 
-def _single(table: pd.DataFrame, asked: str) -> Attribute:
-    found = _PART.match(asked)
+def _single(table: pd.DataFrame, given: str) -> Attribute:
+    found = _ATTRIBUTE.match(given)
     if found is None:
-        raise EvalfmError(f"{asked!r} is no attribute; write a column, or column:cut for a number, such as age:65.")
+        raise EvalfmError(f"{given!r} is no attribute; write a column, or one with a threshold, such as age:65.")
     name = found["name"]
     column = _column(table, name)
     numeric = pd.api.types.is_numeric_dtype(column.dtype)
-    if found["cuts"]:
+    if found["thresholds"]:
         if not numeric:
-            raise EvalfmError(f"{name!r} holds words and cannot be cut; ask for --by {name}.")
-        cuts = sorted(float(cut) for cut in found["cuts"].split("/"))
+            raise EvalfmError(f"{name!r} holds words and takes no threshold; write --by {name}.")
+        thresholds = sorted(float(each) for each in found["thresholds"].split("/"))
         values = column.to_numpy(dtype=np.float64)
-        codes = np.where(np.isfinite(values), np.digitize(values, cuts), -1)
-        middle = [f"{low:g}–<{high:g}" for low, high in pairwise(cuts)]
-        return Attribute(asked, *_present([f"<{cuts[0]:g}", *middle, f"≥{cuts[-1]:g}"], codes))
+        codes = np.where(np.isfinite(values), np.digitize(values, thresholds), -1)
+        middle = [f"{low:g}–<{high:g}" for low, high in pairwise(thresholds)]
+        return Attribute(given, *_present([f"<{thresholds[0]:g}", *middle, f"≥{thresholds[-1]:g}"], codes))
     words = [None if pd.isna(value) else f"{value:g}" if isinstance(value, float) else str(value) for value in column]
     levels = sorted({word for word in words if word is not None})
     if numeric and len(levels) > 2:
-        raise EvalfmError(f"{name!r} is a number; say where to cut it, such as --by {name}:{_middle(column):g}.")
+        raise EvalfmError(f"{name!r} is a number; give a threshold, such as --by {name}:{_middle(column):g}.")
     if len(levels) > MOST_LEVELS:
         raise EvalfmError(f"{name!r} has {len(levels)} levels; an attribute has at most {MOST_LEVELS}.")
     if len(levels) < 2:
         what = f"only the level {levels[0]!r}" if levels else "no known value"
         raise EvalfmError(f"{name!r} has {what} among the test images, so there is nothing to compare.")
     place = {level: number for number, level in enumerate(levels)}
-    return Attribute(asked, tuple(levels), np.array([-1 if word is None else place[word] for word in words]))
+    return Attribute(given, tuple(levels), np.array([-1 if word is None else place[word] for word in words]))
 
 
 def _present(levels: list[str], codes: NDArray[np.intp]) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """Levels that occur, and codes among these."""
     there = [number for number in range(len(levels)) if (codes == number).any()]
     if len(there) < 2:
-        raise EvalfmError("Every known test image lies in one part; cut elsewhere.")
+        raise EvalfmError("Every known test image lies in one level; choose other thresholds.")
     place = np.full(len(levels) + 1, -1)
     place[there] = np.arange(len(there))
     return tuple(levels[number] for number in there), place[codes]

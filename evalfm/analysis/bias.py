@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import Attribute, covariates, usable
-from evalfm.analysis.scores import Scores
+from evalfm.analysis.scores import LabelScores
 from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
@@ -47,7 +47,7 @@ class Contrast:
         balanced: AUROC with label and attribute made independent, and ``drop`` to it from the plain one (descriptive).
         fixed: the tests, at label 0 and 1.
         gap: AUROC at the level minus AUROC elsewhere, with its p (uncorrected; severity alone moves it too).
-        corrected: p of the adjusted effect among negatives after Benjamini and Hochberg over all levels asked about.
+        corrected: p of the adjusted effect among negatives after Benjamini and Hochberg over all levels.
         verdict: in words.
     """
 
@@ -61,7 +61,7 @@ class Contrast:
     verdict: str
 
     @property
-    def told(self) -> bool:
+    def is_tested(self) -> bool:
         """Whether anything can be said: there is a corrected p, and an interval of the AUROC among negatives."""
         area = self.fixed[0].auroc
         return self.corrected is not None and area.low is not None and area.high is not None
@@ -73,7 +73,7 @@ class Contrast:
 
 
 @dataclass(frozen=True)
-class Part:
+class AttributeReport:
     """All that is said of one attribute; ``worst`` is the level of the lowest AUROC where two have one."""
 
     attribute: str
@@ -92,7 +92,7 @@ class Bias:
     patients: int
     unit: str
     adjusted_for: tuple[str, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[AttributeReport, ...]
     cautions: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
@@ -101,7 +101,7 @@ class Bias:
         return asdict(self)
 
 
-def bias(scores: Scores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
+def bias(scores: LabelScores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
     """The report of ``scores`` by each attribute, adjusted for ``adjust`` (never for the attribute itself).
 
     Raises:
@@ -112,36 +112,36 @@ def bias(scores: Scores, by: Sequence[str], *, adjust: Sequence[str] = (), seed:
 
 
 def bias_of_questions(
-    questions: Sequence[Scores], by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0
+    questions: Sequence[LabelScores], by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0
 ) -> list[Bias]:
     """A report per question of one model, such as its labels; p is corrected over the levels of all of them.
 
-    What a question cannot be asked by, such as an attribute of one level among its images, is said in its report.
+    What a question has no levels of, such as an attribute of one level among its images, is said in its report.
 
     Raises:
-        EvalfmError: as for ``bias``, where no question can be asked by any attribute.
+        EvalfmError: as for ``bias``, where no question has levels of any attribute.
     """
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
     wanted = dict.fromkeys(by)
-    asked = [usable(each.table, wanted) for each in questions]
-    if not any(found for found, _ in asked):
-        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in asked for reason in reasons)))
+    possible = [usable(each.table, wanted) for each in questions]
+    if not any(found for found, _ in possible):
+        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in possible for reason in reasons)))
     every = [
         [_part(each, attribute, adjust, seed) for attribute in found]
-        for each, (found, _) in zip(questions, asked, strict=True)
+        for each, (found, _) in zip(questions, possible, strict=True)
     ]
     corrected = iter(_corrected(list(chain.from_iterable(every))))
     reports = []
-    for scores, parts, (_, reasons) in zip(questions, every, asked, strict=True):
+    for scores, parts, (_, reasons) in zip(questions, every, possible, strict=True):
         n = len(set(scores.patient.tolist()))
         mine = tuple(next(corrected) for _ in parts)
-        told = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
-        reports.append(Bias(scores.name, len(scores.target), n, *told))
+        facts = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
+        reports.append(Bias(scores.name, len(scores.target), n, *facts))
     return reports
 
 
-def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int) -> Part:
+def _part(scores: LabelScores, attribute: Attribute, adjust: Sequence[str], seed: int) -> AttributeReport:
     columns = {part.split(":")[0].strip() for part in attribute.name.split("*")}
     known = attribute.codes >= 0
     extra = covariates(scores.table, [name for name in adjust if name not in columns])
@@ -149,9 +149,9 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
         _stratum(scores, attribute.codes == number, level, seed) for number, level in enumerate(attribute.levels)
     )
     # Of two levels one contrast says all.
-    asked = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
+    levels = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
     contrasts = []
-    for number in asked:
+    for number in levels:
         folds = None if scores.folds is None else scores.folds[known]
         member = attribute.codes[known] == number
         level = SubgroupScores.of(scores.target[known], scores.score[known], member, scores.patient[known], folds)
@@ -171,7 +171,7 @@ def _part(scores: Scores, attribute: Attribute, adjust: Sequence[str], seed: int
                 "",
             )
         )
-    return Part(attribute.name, int((~known).sum()), strata, tuple(contrasts), _worst(strata))
+    return AttributeReport(attribute.name, int((~known).sum()), strata, tuple(contrasts), _worst(strata))
 
 
 def _worst(strata: Sequence[Stratum]) -> str | None:
@@ -179,7 +179,7 @@ def _worst(strata: Sequence[Stratum]) -> str | None:
     return min(areas)[1] if len(areas) > 1 else None
 
 
-def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> Stratum:
+def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int) -> Stratum:
     target, score, patient = scores.target[rows], scores.score[rows], scores.patient[rows]
     probabilities = bool(score.min() >= 0 and score.max() <= 1)
     missing = Estimate.absent("no threshold was given", unit=scores.unit)
@@ -202,7 +202,7 @@ def _stratum(scores: Scores, rows: NDArray[np.bool_], level: str, seed: int) -> 
     )
 
 
-def _corrected(parts: Sequence[Part]) -> list[Part]:
+def _corrected(parts: Sequence[AttributeReport]) -> list[AttributeReport]:
     """Put the corrected p and the verdict into every contrast."""
     every = list(chain.from_iterable(part.contrasts for part in parts))
     raw = [np.nan if each.fixed[0].effect.p is None else each.fixed[0].effect.p for each in every]
@@ -228,7 +228,7 @@ def _verdict(attribute: str, contrast: Contrast) -> str:
             f"Among negatives every score with {what} is {way} than every other: an association that missed findings "
             "or other disease may also produce."
         )
-    if not contrast.told:
+    if not contrast.is_tested:
         reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
         return f"Cannot be said for {what}: {reason}."
     effect, area = negatives.effect.value, negatives.auroc.value
@@ -245,8 +245,8 @@ def _verdict(attribute: str, contrast: Contrast) -> str:
         )
     if contrast.corrected is not None and contrast.corrected < ALPHA:
         return (
-            f"Among negatives the mean score differs with {what}, but its AUROC for that is not told from .5: by the "
-            "rule, which asks for both, no association was found."
+            f"Among negatives the mean score differs with {what}, but its AUROC for that does not differ from .5: "
+            "by the rule, which needs both, no association was found."
         )
     detectable = negatives.effect.detectable
     could = (

@@ -6,11 +6,11 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from evalfm.analysis.bias import ALPHA, SHOWN, Bias, Contrast, Part, Stratum
+from evalfm.analysis.bias import ALPHA, SHOWN, AttributeReport, Bias, Contrast, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
 from evalfm.analysis.figures import describe
 from evalfm.analysis.pages import render
-from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
+from evalfm.analysis.report.details import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import Effect
@@ -18,7 +18,7 @@ from evalfm.statistics.subgroups import StratumGap
 
 TITLE = "Subgroups and shortcuts"
 MOST_COLUMNS = 4
-"""Models side by side."""
+"""Models compared."""
 _MARKUP = re.compile(r"<(?=[A-Za-z/!?])|[\\|`*]|\](?=\()")
 """What of a name or level, which may come from others, Markdown would take for HTML, a cell, code, stress or a link."""
 
@@ -32,7 +32,7 @@ def bias_page(
 ) -> str:
     """One HTML page for several models, those of scores and those of masks and measurements.
 
-    ``absent`` says which models could not be asked, and why.
+    ``absent`` says which models could not be reported, and why.
     """
     return render(
         "bias.html",
@@ -123,7 +123,7 @@ def bias_markdown(
             "p after Benjamini and Hochberg over all levels. Associations only.",
         ]
     if values:
-        lines += ["", "| value, attribute | " + " | ".join(plain_markdown(told.model) for told in values) + " |"]
+        lines += ["", "| value, attribute | " + " | ".join(plain_markdown(each.model) for each in values) + " |"]
         lines += ["|---" * (1 + len(values)) + "|"]
         lines += [
             "| " + " | ".join(map(plain_markdown, [name, *cells])) + " |" for name, cells in value_summary(values)
@@ -134,9 +134,9 @@ def bias_markdown(
         lines += [f"## {plain_markdown(report.model)}", ""]
         lines += [f"- {plain_markdown(sentence)}" for sentence in sentences(report)]
         lines.append("")
-    for told in values:
-        lines += [f"## {plain_markdown(told.model)}", ""]
-        lines += [f"- {plain_markdown(sentence)}" for sentence in value_sentences(told)]
+    for each in values:
+        lines += [f"## {plain_markdown(each.model)}", ""]
+        lines += [f"- {plain_markdown(sentence)}" for sentence in value_sentences(each)]
         lines.append("")
     told_of_shortcuts = shortcut_words(decoded, curves)
     if told_of_shortcuts:
@@ -161,10 +161,10 @@ def value_sentences(report: ValueBias) -> list[str]:
 
 def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[str]:
     """A sentence per probe for an attribute and per shortcut curve."""
-    told = []
+    lines = []
     for each in decoded:
         baseline = "" if each.baseline is None else f"; on random weights {words(each.baseline)}"
-        told.append(
+        lines.append(
             f"{each.encoder} · {each.head} on {each.data}: a probe for {each.attribute} among images without "
             f"{each.finding} has AUROC {words(each.auroc)}{baseline}."
         )
@@ -176,11 +176,11 @@ def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[
             if slope is None or slope.low is None or slope.high is None
             else (f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {_p(slope.p)}")
         )
-        told.append(
+        lines.append(
             f"{curve.model}, {curve.task} on {curve.data}: with {curve.attribute} tied to the label in train the "
             f"{curve.metric} is {points}; {found}."
         )
-    return told
+    return lines
 
 
 def _values(report: ValueBias) -> dict[str, Any]:
@@ -249,12 +249,12 @@ def _stratum(each: Stratum, worst: str | None) -> list[str]:
 def _tests(each: Contrast) -> list[str]:
     without, with_it = each.fixed[0], each.fixed[1]
     effect = without.effect
-    told = effect.reason or "–"
+    adjusted = effect.reason or "–"
     if effect.standardised is not None:
-        told = f"{effect.standardised:+.2f}"
+        adjusted = f"{effect.standardised:+.2f}"
     detectable = "–" if effect.detectable is None else f"{effect.detectable:.2f}"
     areas = [words(without.auroc), _p(without.p), words(with_it.auroc), _p(with_it.p)]
-    return [each.level, *areas, told, _p(each.corrected), detectable]
+    return [each.level, *areas, adjusted, _p(each.corrected), detectable]
 
 
 def _descriptive(each: Contrast) -> list[str]:
@@ -273,9 +273,9 @@ def _gap_value(found: StratumGap) -> str:
     return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}]"
 
 
-def gap_words(part: Part) -> list[str]:
+def gap_words(part: AttributeReport) -> list[str]:
     """Per level how its AUROC differs from that elsewhere, and what difference the test set could have shown."""
-    told = []
+    words = []
     for each in part.contrasts:
         found = each.gap
         if found.p is None:
@@ -286,8 +286,8 @@ def gap_words(part: Part) -> list[str]:
             if found.p >= ALPHA
             else f"p {_p(found.p)}, uncorrected; severity alone can do that"
         )
-        told.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
-    return told
+        words.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
+    return words
 
 
 def sentences(report: Bias) -> list[str]:

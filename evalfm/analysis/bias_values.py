@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.predictions import Predictions
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.association import MeanDifference, mean_difference
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
@@ -48,7 +48,7 @@ class Gap:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ValueOutcome:
     """One value by one attribute.
 
     Attributes:
@@ -71,7 +71,7 @@ class ValueBias:
     model: str
     images: int
     unit: str
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ValueOutcome, ...]
     cautions: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
@@ -100,7 +100,7 @@ def bias_of_values(
 ) -> ValueBias:
     """The report of a segmentation, regression or ordinal run by each attribute.
 
-    Dice is of films with the finding, adjusted for the logarithm of the lesion's area; the predicted area is of films
+    Dice is of images with the finding, adjusted for the logarithm of the lesion's area; the predicted area is of images
     without it. Errors of measurements are adjusted for the truth. A grade is measured by its expected number, the sum
     of the classes' numbers times their probabilities. ``label`` keeps one of several masks.
 
@@ -128,12 +128,12 @@ def bias_of_values(
     elif kind == BASE_TO_NOVEL:
         raise EvalfmError(f"{found.source} tried its classes in halves, which has no score to ask by attribute.")
     else:
-        raise EvalfmError(f"{found.source} answers a {kind} task, which is asked by its labels and has no errors.")
+        raise EvalfmError(f"{found.source} answers a {kind} task, which is reported by its labels and has no errors.")
     outcomes = []
-    parting, reasons = usable(table, by)
-    if not parting:
+    attributes_used, reasons = usable(table, by)
+    if not attributes_used:
         raise EvalfmError(" ".join(reasons))
-    for attribute in parting:
+    for attribute in attributes_used:
         own = {part.split(":")[0].strip() for part in attribute.name.split("*")}
         extra = covariates(table, [name for name in adjust if name not in own])
         outcomes += [_outcome(each, attribute, found.patient, extra, unit, seed) for each in measures]
@@ -181,9 +181,9 @@ def _outcome(
     extra: dict[str, Values],
     unit: str,
     seed: int,
-) -> Outcome:
-    asked = measure.rows & np.isfinite(measure.values)
-    known = asked & (attribute.codes >= 0)
+) -> ValueOutcome:
+    used = measure.rows & np.isfinite(measure.values)
+    known = used & (attribute.codes >= 0)
     levels = tuple(
         _level(name, measure.values, known & (attribute.codes == number), patient, unit, seed)
         for number, name in enumerate(attribute.levels)
@@ -199,8 +199,8 @@ def _outcome(
             {name: column[known] for name, column in held.items()},
         )
         gaps.append(Gap(attribute.levels[number], difference, None, ""))
-    unknown = int((asked & (attribute.codes < 0)).sum())
-    return Outcome(measure.name, attribute.name, tuple(held), unknown, levels, tuple(gaps))
+    unknown = int((used & (attribute.codes < 0)).sum())
+    return ValueOutcome(measure.name, attribute.name, tuple(held), unknown, levels, tuple(gaps))
 
 
 def _level(
@@ -214,7 +214,7 @@ def _level(
     return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
 
 
-def _corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def _corrected(outcomes: Sequence[ValueOutcome]) -> list[ValueOutcome]:
     raw = [np.nan if gap.difference.p is None else gap.difference.p for each in outcomes for gap in each.gaps]
     adjusted = iter(benjamini_hochberg(raw).tolist())
     made = []
@@ -228,7 +228,7 @@ def _corrected(outcomes: Sequence[Outcome]) -> list[Outcome]:
     return made
 
 
-def _verdict(outcome: Outcome, gap: Gap, p: float | None) -> str:
+def _verdict(outcome: ValueOutcome, gap: Gap, p: float | None) -> str:
     """Associational words; nothing is ever called free of bias."""
     what = f"{outcome.attribute} = {gap.level}"
     found = gap.difference

@@ -6,19 +6,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare, of_cohort
 from evalfm.analysis.figures import describe
+from evalfm.analysis.paired_metrics import Aurocs, PairedMetric, paired_metric
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
-from evalfm.analysis.worst import worst_stratum
+from evalfm.cautions import Caution, Code
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.metrics.facts import metric_of
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What an encoder must keep to; None asks for nothing.
+    """What an encoder must keep to; None is no limit.
 
     Attributes:
         most_parameters: of the encoder.
@@ -34,7 +36,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EncoderCandidate:
     """One encoder of the best set.
 
     Attributes:
@@ -57,7 +59,7 @@ class Candidate:
     dimensions: int | None
     licence: str
     worst: str | None
-    flags: tuple[str, ...]
+    flags: tuple[Caution, ...]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Choice:
     """The answer: candidates by cost, the cheapest first; what was left out; and the comparison behind it."""
 
     task: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[EncoderCandidate, ...]
     excluded: tuple[tuple[str, str], ...]
     paragraph: str
     comparison: Comparison
@@ -98,22 +100,22 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
             "folders of one of them, or say which with --cohort."
         )
     if len(tables) > 1:
-        told = "; ".join(table.cohort for table in tables)
-        raise EvalfmError(f"Runs of {task} were tested on {len(tables)} cohorts ({told}); say which with --cohort.")
+        cohorts = "; ".join(table.cohort for table in tables)
+        raise EvalfmError(f"Runs of {task} were tested on {len(tables)} cohorts ({cohorts}); say which with --cohort.")
     mine = [run for line in tables[0].lines for run in line.runs]
-    asked = limits or Limits()
+    kept_to = limits or Limits()
     times = Times.of(mine)
-    if asked.most_milliseconds is not None:
-        times.refuse_mixed(asked.most_milliseconds)
-    reasons = {id(run): _excluded(run, asked, times) for run in mine}
+    if kept_to.most_milliseconds is not None:
+        times.refuse_mixed(kept_to.most_milliseconds)
+    reasons = {id(run): _excluded(run, kept_to, times) for run in mine}
     kept = [run for run in mine if reasons[id(run)] is None]
     names = {
         id(run): f"{line.encoder} · {line.head} · {line.adaptation}" for line in tables[0].lines for run in line.runs
     }
     excluded = {names[id(run)]: str(reasons[id(run)]) for run in mine if reasons[id(run)] is not None}
     if all(run.is_baseline for run in kept):
-        told = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are baselines only"
-        raise EvalfmError(f"No encoder is left for {task} ({told}); loosen a limit or make more runs.")
+        why = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are baselines only"
+        raise EvalfmError(f"No encoder is left for {task} ({why}); loosen a limit or make more runs.")
     (comparison,) = compare(kept, task=task)
     (table,) = task_tables(kept)
     lines = {(line.encoder, line.head, line.adaptation): line for line in table.lines}
@@ -134,18 +136,18 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
 
 
 def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
-    """Why a run is not asked, or None."""
+    """Why a run is left out, or None."""
     if run.is_baseline:
         return None
     card = run.record.encoder
-    parameters = _parameters(run)
+    parameters = card.parameters
     if limits.most_parameters is not None and parameters is None:
         return "its number of parameters is not known"
     if limits.most_parameters is not None and parameters is not None and parameters > limits.most_parameters:
         return f"{parameters:,} parameters, more than {limits.most_parameters:,}"
-    if limits.commercial and card.get("commercial_use") != "yes":
-        return f"commercial use is {card.get('commercial_use') or 'unknown'!r}"
-    labels = int(run.record.data["parts"]["train"]["images"])
+    if limits.commercial and card.commercial_use != "yes":
+        return f"commercial use is {card.commercial_use or 'unknown'!r}"
+    labels = run.record.data.splits.train.images
     if limits.most_labels is not None and labels > limits.most_labels:
         return f"trained on {labels} images, more than {limits.most_labels}"
     if limits.most_milliseconds is None:
@@ -158,62 +160,59 @@ def _excluded(run: Run, limits: Limits, times: Times) -> str | None:
     return None
 
 
-def _parameters(run: Run) -> int | None:
-    """Of the encoder; None where nobody knows, as of a table of features."""
-    found = run.record.encoder.get("parameters")
-    return None if found is None else int(found)
-
-
 def _or_last(cost: float | None) -> float:
     """What is not known comes last."""
     return float("inf") if cost is None else cost
 
 
-def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -> Candidate:
+def _candidate(entry: Entry, line: Line, comparison: Comparison, times: Times) -> EncoderCandidate:
     run = line.runs[0]
     cost = run.record.provenance.cost
     card = run.record.encoder
-    pooling = card.get("pooling")
-    poolings = card.get("poolings") or {}
-    flags = [note for note in run.record.notes if note.startswith(("Contamination", "Random weights", "Synthetic"))]
-    if card.get("commercial_use") == "ask":
-        flags.append("Read the licence before commercial use.")
-    if card.get("gated"):
-        flags.append("Its weights are behind a form or a licence to accept.")
-    return Candidate(
+    flags = [each for each in run.record.cautions if each.code in AGAINST]
+    if card.commercial_use == "ask":
+        flags.append(Caution("licence", "Read the licence before commercial use."))
+    if card.gated:
+        flags.append(Caution("licence", "Its weights are behind a form or a licence to accept."))
+    return EncoderCandidate(
         entry.encoder,
         entry.head,
         entry.adaptation,
         _in_words(entry),
-        _parameters(run),
+        card.parameters,
         None if cost is None else cost.gigaflops,
         times.milliseconds(run),
         times.words(run),
-        poolings.get(pooling),
-        str(card.get("licence", "unknown")),
+        card.dimensions,
+        card.licence,
         worst_stratum(run, comparison.metric),
         tuple(flags),
     )
 
 
 def _paragraph(
-    comparison: Comparison, candidates: Sequence[Candidate], times: Times, of: Mapping[str, str], *, limited: bool
+    comparison: Comparison,
+    candidates: Sequence[EncoderCandidate],
+    times: Times,
+    of: Mapping[str, str],
+    *,
+    limited: bool,
 ) -> str:
     """The answer in sentences that hold: ``of`` gives each line's encoder, ``limited`` whether limits left any out."""
     first = candidates[0]
     name = f"{first.encoder} ({first.head}, {first.adaptation})"
-    asked = "that keeps to the limits" if limited else "that was asked"
+    which = "that keeps to the limits" if limited else "in these runs"
     start = f"For {comparison.task}, "
     lines = [entry for entry in comparison.entries if not entry.baseline]
     sentences = []
     if len(lines) == 1:
-        sentences.append(f"{start}{name} is the only encoder {asked}: nothing was compared.")
+        sentences.append(f"{start}{name} is the only encoder {which}: nothing was compared.")
     elif len(candidates) == 1:
-        sentences.append(f"{start}{name} is better than every other {_others(comparison, first, of)} {asked}.")
+        sentences.append(f"{start}{name} is better than every other {_others(comparison, first, of)} {which}.")
     else:
         names = ", ".join(f"{each.encoder} ({each.head}, {each.adaptation})" for each in candidates)
         sentences.append(
-            f"{start}{len(candidates)} are not significantly worse than the best on {comparison.metric}: {names}; "
+            f"{start}{len(candidates)} are not significantly worse than the best in {comparison.metric}: {names}; "
             f"{_smallest(candidates, of)}."
         )
         found = [entry.detectable for entry in comparison.entries if entry.in_best_set and entry.detectable]
@@ -231,15 +230,17 @@ def _paragraph(
     if first.worst:
         sentences.append(f"The worst stratum of {name} is {first.worst}.")
     for each in candidates:
-        sentences += [flag if flag.startswith(NAMED) else f"{each.encoder}: {flag}" for flag in each.flags]
+        sentences += [str(flag) if flag.code in NAMED else f"{each.encoder}: {flag}" for flag in each.flags]
     return " ".join(dict.fromkeys(sentences))
 
 
-NAMED = ("Contamination", "Synthetic")
-"""How flags begin that say themselves of what they speak."""
+AGAINST: frozenset[Code] = frozenset({"contamination", "random-weights", "synthetic"})
+"""Codes of what speaks against an encoder of the best set."""
+NAMED: frozenset[Code] = frozenset({"contamination", "synthetic"})
+"""Codes of those whose sentence names what it speaks of."""
 
 
-def _others(comparison: Comparison, first: Candidate, of: Mapping[str, str]) -> str:
+def _others(comparison: Comparison, first: EncoderCandidate, of: Mapping[str, str]) -> str:
     """What the lines are that ``first`` is better than: encoders, or only other uses of its own."""
     mine = next(each for each in comparison.entries if each.name == _line_name(first))
     others = [each for each in comparison.entries if not each.baseline and each is not mine]
@@ -256,7 +257,7 @@ def _others(comparison: Comparison, first: Candidate, of: Mapping[str, str]) -> 
     return next((words for words, holds in kinds.items() if holds), "encoder, head and adaptation")
 
 
-def _smallest(candidates: Sequence[Candidate], of: Mapping[str, str]) -> str:
+def _smallest(candidates: Sequence[EncoderCandidate], of: Mapping[str, str]) -> str:
     """Which encoder among ``candidates`` has the fewest parameters, as far as that can be said."""
     encoders = {of[_line_name(each)]: each.parameters for each in candidates}
     if len(encoders) == 1:
@@ -280,26 +281,66 @@ def _beside_baseline(comparison: Comparison, leading: Entry) -> list[str]:
     if not baselines:
         return []
     best, name = baselines[0], f"{leading.encoder} ({leading.head}, {leading.adaptation})"
-    told = [f"The best baseline, {best.encoder}, reaches {_in_words(best)}."]
+    words = [f"The best baseline, {best.encoder}, reaches {_in_words(best)}."]
     difference = best.difference
     if difference is None or difference.p is None:
-        return [*told, f"Whether {name} is better than that baseline could not be tested."]
+        return [*words, f"Whether {name} is better than that baseline could not be tested."]
     if difference.p >= ALPHA:
-        return [*told, f"{name} is not shown to be better than that baseline (p {_p(difference.p)})."]
+        return [*words, f"{name} is not shown to be better than that baseline (p {_p(difference.p)})."]
     if (difference.value < 0) == metric_of(comparison.metric).lower_is_better:
-        return [*told, f"That baseline is better than {name} (p {_p(difference.p)})."]
-    return told
+        return [*words, f"That baseline is better than {name} (p {_p(difference.p)})."]
+    return words
 
 
-def _line_name(candidate: Candidate) -> str:
+def _line_name(candidate: EncoderCandidate) -> str:
     return f"{candidate.encoder} · {candidate.head} · {candidate.adaptation}"
 
 
 def _in_words(entry: Entry) -> str:
     """The estimate, of several seeds with their number."""
-    told = describe(entry.estimate, entry.seed_sd)
-    return told if entry.seeds == 1 else f"{told}, {entry.seeds} seeds"
+    words = describe(entry.estimate, entry.seed_sd)
+    return words if entry.seeds == 1 else f"{words}, {entry.seeds} seeds"
 
 
 def _p(p: float | None) -> str:
     return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
+
+
+FEWEST = 10
+"""Patients (for AUROC: of either class) that a stratum must have to be called the worst."""
+
+
+def worst_stratum(run: Run, metric: str) -> str | None:
+    """The level with the worst ``metric`` among all declared attributes, in words; None where none is large enough.
+
+    Of a macro AUROC only strata that hold every class count: means over other classes do not compare.
+    """
+    table = run.predictions()
+    table = table[table["split"] == "test"].reset_index(drop=True)
+    kind, names = run.kind, tuple(run.record.data.class_names)
+    whole = paired_metric(kind, metric, metric, [table], names)[1]
+    facts = metric_of(metric)
+    found: list[tuple[float, str]] = []
+    for name in declared(table, names):
+        try:
+            (attribute,) = attributes(table, [name])
+        except EvalfmError:
+            # Numbers without thresholds and columns of one level make no strata.
+            continue
+        for number, level in enumerate(attribute.levels):
+            stratum = table[attribute.codes == number].reset_index(drop=True)
+            try:
+                of = paired_metric(kind, metric, metric, [stratum], names)[1]
+            except EvalfmError:
+                continue
+            if of.fewest < FEWEST or _classes(of) != _classes(whole):
+                continue
+            value = of.statistic(0).on_the_data()
+            if value == value:
+                words = f"{name} = {level}: {metric} {value:.3f} on {len(stratum)} images"
+                found.append((-facts.badness(value), words))
+    return min(found)[1] if found else None
+
+
+def _classes(of: PairedMetric) -> tuple[str, ...]:
+    return of.classes if isinstance(of, Aurocs) else ()

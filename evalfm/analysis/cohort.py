@@ -1,4 +1,4 @@
-"""On which test images runs were asked what: figures of two cohorts are never ranked together."""
+"""Which task and test images a run answers: figures of two cohorts are never ranked together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from evalfm.runs import Run
+from evalfm.run import Run
 
 Cohort = tuple[str, ...]
 """All that makes two runs answer one question about the same test images; the task's name stands first."""
@@ -16,11 +16,11 @@ _OF_TASK = ("target", "version", "measure", "where", "positives_only")
 def cohort_of(run: Run) -> Cohort:
     """The cohort that a run was tested on, for grouping alone."""
     data, config, task = run.record.data, run.record.config, run.record.task
-    asked: list[Any] = [run.kind, *(task.get(name) for name in _OF_TASK)]
-    images = [data["name"], data["test_name"], data.get("test_digest"), data["parts"]["test"]]
-    truth = [data["label_source"], data["class_names"]]
-    apart = [data["folds"], *(config.get(name) or None for name in ("where", "test_where", "limit"))]
-    return run.task, *(json.dumps(each, sort_keys=True) for each in (asked, images, truth, apart))
+    of_task: list[Any] = [run.kind, *(getattr(task, name) for name in _OF_TASK)]
+    images = [data.name, data.test_name, data.test_digest, data.splits.test.as_written()]
+    truth = [data.label_source, data.class_names]
+    apart = [data.folds, config.where or None, config.test_where or None, config.limit or None]
+    return run.task, *(json.dumps(each, sort_keys=True) for each in (of_task, images, truth, apart))
 
 
 def by_cohort(runs: Iterable[Run]) -> dict[Cohort, list[Run]]:
@@ -34,18 +34,18 @@ def by_cohort(runs: Iterable[Run]) -> dict[Cohort, list[Run]]:
 def cohort_words(run: Run) -> str:
     """Data set, and which of its images are tested: ``nih, where view == 'PA', 5 folds``."""
     data, config = run.record.data, run.record.config
-    name, tested = str(data["name"]), str(data["test_name"])
-    told = [tested if tested == name else f"{tested} (trained on {name})"]
-    for key, words in (("where", "where {}"), ("test_where", "tested where {}"), ("limit", "at most {} images")):
-        if config.get(key):
-            told.append(words.format(config[key]))
-    return ", ".join([*told, *([f"{data['folds']} folds"] if data["folds"] else [])])
+    words = [data.name if data.test_name == data.name else f"{data.test_name} (trained on {data.name})"]
+    words += [f"where {config.where}"] if config.where else []
+    words += [f"tested where {config.test_where}"] if config.test_where else []
+    words += [f"at most {config.limit} images"] if config.limit else []
+    words += [f"{data.folds} folds"] if data.folds else []
+    return ", ".join(words)
 
 
 def cohort_names(grouped: Mapping[Cohort, Sequence[Run]]) -> dict[Cohort, str]:
     """Each cohort in words; where those of one task are alike, with what tells them apart."""
     firsts = {cohort: runs[0] for cohort, runs in grouped.items()}
-    names = told_apart(
+    names = distinct_names(
         [f"{run.task}\n{cohort_words(run)}" for run in firsts.values()], list(firsts.values()), _FACETS, ", {}"
     )
     return {cohort: name.partition("\n")[2] for cohort, name in zip(firsts, names, strict=True)}
@@ -54,22 +54,21 @@ def cohort_names(grouped: Mapping[Cohort, Sequence[Run]]) -> dict[Cohort, str]:
 def test_counts(run: Run) -> str:
     """Test patients and images, how they were set apart, and where the truth comes from."""
     data = run.record.data
-    part = data["parts"]["test"]
-    unit = f"{part['patients']} patients, " if data["patients_known"] else "patients unknown, "
-    counts = f"test: {unit}{part['images']} images"
-    if run.record.task["kind"] in WITH_FINDING:
-        counts += f", {part['positive_images']} {WITH_FINDING[run.record.task['kind']]}"
-    folds = data["folds"]
-    counts += f", {folds} folds (intervals exclude training variance)" if folds else ", holdout"
+    test = data.splits.test
+    unit = f"{test.patients} patients, " if data.patients_known else "patients unknown, "
+    counts = f"test: {unit}{test.images} images"
+    if run.record.task.kind in WITH_FINDING:
+        counts += f", {test.positive_images} {WITH_FINDING[run.record.task.kind]}"
+    counts += f", {data.folds} folds (intervals exclude training variance)" if data.folds else ", holdout"
     return f"{counts}; labels: {labels_words(run)}"
 
 
 def labels_words(run: Run) -> str:
     """Where the truth comes from, each source once."""
-    return ", ".join(sorted(set(run.record.data["label_source"].values()))) or "unstated"
+    return ", ".join(sorted(set(run.record.data.label_source.values()))) or "unstated"
 
 
-def told_apart(
+def distinct_names(
     names: Sequence[str], things: Sequence[Any], facets: Sequence[Callable[[Any], str]], form: str
 ) -> list[str]:
     """``names`` of ``things``; equal ones get what they differ by, facet after facet until none is equal.
@@ -79,7 +78,7 @@ def told_apart(
     added: list[list[str]] = [[] for _ in names]
 
     def full() -> list[str]:
-        return [name + (form.format(", ".join(told)) if told else "") for name, told in zip(names, added, strict=True)]
+        return [name + (form.format(", ".join(more)) if more else "") for name, more in zip(names, added, strict=True)]
 
     for facet in facets:
         now = full()
@@ -99,14 +98,14 @@ WITH_FINDING = {
 }
 """What the positive images of a kind of task have; the other kinds have none."""
 _FACETS: tuple[Callable[[Run], str], ...] = (
-    lambda run: "classes in halves" if run.record.config.get("base_to_novel") else "all classes",
-    lambda run: "holdout" if not run.record.data["folds"] else f"{run.record.data['folds']} folds",
+    lambda run: "classes in halves" if run.record.config.base_to_novel else "all classes",
+    lambda run: "holdout" if not run.record.data.folds else f"{run.record.data.folds} folds",
     lambda run: f"labels {labels_words(run)}",
-    lambda run: f"{run.record.data['parts']['test']['images']} test images",
-    lambda run: f"images {str(run.record.data.get('test_digest'))[:8]}",
-    lambda run: f"version {run.record.task.get('version', 1)} of the task",
-    lambda run: f"{run.record.data['parts']['test']['positive_images']} positive",
-    lambda run: f"classes {', '.join(run.record.data['class_names'])}",
-    lambda run: json.dumps({name: run.record.task.get(name) for name in ("kind", *_OF_TASK)}, sort_keys=True),
+    lambda run: f"{run.record.data.splits.test.images} test images",
+    lambda run: f"images {str(run.record.data.test_digest)[:8]}",
+    lambda run: f"version {run.record.task.version} of the task",
+    lambda run: f"{run.record.data.splits.test.positive_images} positive",
+    lambda run: f"classes {', '.join(run.record.data.class_names)}",
+    lambda run: json.dumps({name: getattr(run.record.task, name) for name in ("kind", *_OF_TASK)}, sort_keys=True),
     lambda run: json.dumps(cohort_of(run)),
 )

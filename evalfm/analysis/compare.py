@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from evalfm.analysis.pairing import Paired, pair
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import estimates
@@ -37,7 +37,7 @@ class Entry:
         rank: 95 % interval of the rank among lines that are no baselines, over resampled patients.
         in_best_set: not significantly worse than the best; None for baselines.
         detectable: the true difference to the best that would have been found with 80 % power at the corrected level.
-        non_inferior: whether it is worse than the reference by less than the margin, after Holm; None if not asked.
+        non_inferior: whether it is worse than the reference by less than the margin, after Holm; None without a margin.
     """
 
     encoder: str
@@ -125,9 +125,9 @@ def compare(
     if not tables:
         raise EvalfmError("There is no run to compare; name folders of runs.")
     # Baselines alone, on a cohort that no encoder was tested on, stop nothing.
-    asked = [table for table in tables if not all(line.baseline for line in table.lines)] or tables
-    _refuse_strangers(asked)
-    return [_compare(table, metric, margin, reference) for table in asked]
+    shown = [table for table in tables if not all(line.baseline for line in table.lines)] or tables
+    _refuse_strangers(shown)
+    return [_compare(table, metric, margin, reference) for table in shown]
 
 
 def of_cohort(tables: Sequence[TaskTable], words: str) -> list[TaskTable]:
@@ -158,9 +158,9 @@ def _refuse_strangers(tables: Sequence[TaskTable]) -> None:
         if len(named) < len(lines) or len(lines) < 2:
             continue
         pair(lines[:2])
-        told = [table.cohort for table in tables if table.task == task]
+        cohorts = [table.cohort for table in tables if table.task == task]
         raise EvalfmError(
-            f"Every encoder of {task} was tested on a cohort of its own ({'; '.join(told[:5])}); run them on one."
+            f"Every encoder of {task} was tested on a cohort of its own ({'; '.join(cohorts[:5])}); run them on one."
         )
 
 
@@ -183,7 +183,7 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
     adjusted = dict(zip(every, holm([_p(differences[each]) for each in every]).tolist(), strict=True)) if every else {}
     to_best = _to_best(paired, differences, best, len(table.lines))
     ranks = _ranks(paired, contenders)
-    told = None if margin is None else _non_inferior(table, paired, contenders, best, margin, reference)
+    verdicts = None if margin is None else _non_inferior(table, paired, contenders, best, margin, reference)
     entries = []
     for place, line in enumerate(table.lines):
         difference = to_best.get(place)
@@ -205,7 +205,7 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
                 None
                 if difference is None or baseline
                 else minimal_detectable_difference(difference.standard_error, comparisons=max(1, len(every))),
-                None if told is None or baseline else told[1].get(place),
+                None if verdicts is None or baseline else verdicts[1].get(place),
             )
         )
     order = sorted(range(len(entries)), key=lambda place: _order(entries[place], paired.lower_is_better))
@@ -219,8 +219,8 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
         len(every),
         next((each.method for each in to_best.values()), "one encoder: nothing to compare"),
         margin,
-        None if told is None else told[0],
-        told is not None and reference is None,
+        None if verdicts is None else verdicts[0],
+        verdicts is not None and reference is None,
         table.cohort,
     )
 
@@ -272,11 +272,11 @@ def _non_inferior(
     raw = [non_inferiority(each, margin, lower_is_better=paired.lower_is_better) for each in differences]
     adjusted = holm([float("nan") if p is None else p for p in raw]) if raw else np.array([])
     sign = -1 if paired.lower_is_better else 1
-    told = {}
+    verdicts = {}
     for other, difference, p in zip(others, differences, adjusted, strict=True):
         # Without a standard error the difference is the same in every patient and speaks for itself.
-        told[other] = bool(sign * difference.value > -margin) if np.isnan(p) else bool(p < ALPHA / 2)
-    return table.lines[place].encoder, told
+        verdicts[other] = bool(sign * difference.value > -margin) if np.isnan(p) else bool(p < ALPHA / 2)
+    return table.lines[place].encoder, verdicts
 
 
 def _named(lines: Sequence[Line], contenders: Sequence[int], reference: str) -> int:

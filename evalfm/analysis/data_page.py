@@ -1,4 +1,4 @@
-"""A data set on one page: Table 1, what was left out, shortcuts on offer, sizes, images."""
+"""A data set on one page: Table 1, what was left out, possible shortcuts, sizes, images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from evalfm.errors import EvalfmError
 
 MOST_PAIRS = 30
 MOST_SIZES = 8
-IMAGES = 8
+MOST_IMAGES = 8
 COLOURS = (GREEN, ORANGE, BLUE, GREY)
 
 
@@ -91,26 +91,26 @@ def _sheets(manifest: Manifest, report: Report) -> list[Sheet]:
     for finding in manifest.findings:
         marked |= (manifest.table[f"{finding}_mask"].notna() & (manifest.table[f"{finding}_mask"] != "-1")).to_numpy()
     rows = np.flatnonzero(marked) if marked.any() else np.arange(len(manifest))
-    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).round().astype(int))].tolist()
+    spread = rows[np.unique(np.linspace(0, len(rows) - 1, min(MOST_IMAGES, len(rows))).round().astype(int))].tolist()
     sheets = [_sheet(manifest, spread, "Images of this set, as an encoder is given them")]
     if report.negatives:
-        sheets.append(_sheet(manifest, report.negatives[:IMAGES], "Images that look inverted"))
+        sheets.append(_sheet(manifest, report.negatives[:MOST_IMAGES], "Images that look inverted"))
     return [sheet for sheet in sheets if sheet is not None]
 
 
 def _sheet(manifest: Manifest, rows: Sequence[int], title: str) -> Sheet | None:
-    images = []
+    shown = []
     for row in rows:
         try:
-            images.append((row, manifest.image(row).pixels))
+            shown.append((row, manifest.image(row).pixels))
         except (EvalfmError, OSError):
             continue
-    if not images:
+    if not shown:
         return None
-    columns = min(4, len(images))
-    lines = -(-len(images) // columns)
+    columns = min(4, len(shown))
+    lines = -(-len(shown) // columns)
     figure = Figure(figsize=(2.5 * columns, 2.7 * lines + 0.6), layout="constrained")
-    for place, (row, pixels) in enumerate(images, start=1):
+    for place, (row, pixels) in enumerate(shown, start=1):
         axes = figure.add_subplot(lines, columns, place)
         picture = pixels[0] if len(pixels) == 1 else np.moveaxis(pixels, 0, 2)
         low, high = (

@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from evalfm.analysis.cohort import told_apart
+from evalfm.analysis.cohort import distinct_names
 from evalfm.analysis.series import input_words
+from evalfm.cautions import Code
 from evalfm.episodes import CHANCE, EpisodeRun, ShotsResult
 
 
@@ -26,10 +27,12 @@ class FewShotTable:
     cautions: list[str]
 
 
-ASKED = ("where", "queries")
-"""Settings that decide which images are asked."""
+OF_COHORT = ("where", "queries")
+"""Options that decide which images are used."""
 OF_IMAGES = ("images_of_cohort", "label_source", "class_names", "support_from", "query_from")
 """What a record says of them."""
+OF_ENCODER: frozenset[Code] = frozenset({"random-weights", "input-changed", "trained-from-random"})
+"""Codes of cautions that speak of the encoder without its name."""
 
 
 def few_shot_tables(runs: Sequence[EpisodeRun]) -> list[FewShotTable]:
@@ -38,14 +41,14 @@ def few_shot_tables(runs: Sequence[EpisodeRun]) -> list[FewShotTable]:
 
 
 def by_cohort(runs: Sequence[EpisodeRun]) -> list[tuple[str, list[EpisodeRun]]]:
-    """``runs`` by what they were asked of, with its name; in their order, the same result twice counts once."""
+    """``runs`` by their cohort, with its name; in their order, the same result twice counts once."""
     grouped: dict[str, dict[str, EpisodeRun]] = {}
     for run in runs:
         grouped.setdefault(json.dumps(_cohort(run), sort_keys=True), {}).setdefault(run.record.key, run)
     firsts = [next(iter(mine.values())) for mine in grouped.values()]
-    facets: list[Callable[[EpisodeRun], str]] = [_setting(name) for name in ASKED]
+    facets: list[Callable[[EpisodeRun], str]] = [_setting(name) for name in OF_COHORT]
     facets += [_of_data(name) for name in OF_IMAGES] + [lambda run: json.dumps(_cohort(run))]
-    names = told_apart([f"{run.task} on {run.data}" for run in firsts], firsts, facets, ", {}")
+    names = distinct_names([f"{run.task} on {run.data}" for run in firsts], firsts, facets, ", {}")
     return [(name, list(mine.values())) for name, mine in zip(names, grouped.values(), strict=True)]
 
 
@@ -60,26 +63,26 @@ def encoder_names(runs: Sequence[EpisodeRun]) -> list[str]:
         lambda run: f"run {run.record.key[:8]}",
         lambda run: f"run {run.record.key}",
     ]
-    names = told_apart([f"{run.method}\n{run.encoder}" for run in runs], runs, facets, " ({})")
+    names = distinct_names([f"{run.method}\n{run.encoder}" for run in runs], runs, facets, " ({})")
     return [name.partition("\n")[2] for name in names]
 
 
 def _cohort(run: EpisodeRun) -> list[object]:
     config, data = run.record.config, run.record.data
-    asked = [config.get(name) or None for name in ASKED]
-    return [run.task, run.record.task.get("kind"), run.data, *asked, *(data.get(name) for name in OF_IMAGES)]
+    options = [getattr(config, name) or None for name in OF_COHORT]
+    return [run.task, run.record.task.kind, run.data, *options, *(getattr(data, name) for name in OF_IMAGES)]
 
 
 def _setting(name: str) -> Callable[[EpisodeRun], str]:
-    def told(run: EpisodeRun) -> str:
-        value = run.record.config.get(name)
+    def words(run: EpisodeRun) -> str:
+        value = getattr(run.record.config, name)
         return f"{name} {'–' if value in (None, '', {}) else value}"
 
-    return told
+    return words
 
 
 def _of_data(name: str) -> Callable[[EpisodeRun], str]:
-    return lambda run: f"{name.replace('_', ' ')} {run.record.data.get(name) or '–'}"
+    return lambda run: f"{name.replace('_', ' ')} {getattr(run.record.data, name) or '–'}"
 
 
 def _table(name: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
@@ -89,18 +92,18 @@ def _table(name: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
     for run, encoder in zip(runs, encoder_names(runs), strict=True):
         at = {each.shots: each for each in run.record.results}
         rows.append([encoder, run.method, *(_cell(at[each]) if each in at else "–" for each in shots)])
-    counts = sorted({each.estimate.n for run in runs for each in run.record.results}, reverse=True)
-    told = " or ".join(str(each) for each in counts)
-    classes = runs[0].record.data["class_names"]
+    counts = sorted({each.mean.n for run in runs for each in run.record.results}, reverse=True)
+    episodes = " or ".join(str(each) for each in counts)
+    classes = runs[0].record.data.class_names
     cautions = [
-        f"Macro AUROC, mean ± sd over {told} episodes and the 95 % interval of the mean; {CHANCE:g} is chance. "
-        f"{len(classes)} classes, {runs[0].record.config['queries']} queries of each."
+        f"Macro AUROC, mean ± sd over {episodes} episodes and the 95 % interval of the mean; {CHANCE:g} is chance. "
+        f"{len(classes)} classes, {runs[0].record.config.queries} queries of each."
     ]
     several = len({run.encoder for run in runs}) > 1
     for run in runs:
-        for note in run.record.notes:
-            speaks = several and note.startswith(("Random weights", "The input", "Trained from"))
-            cautions.append(f"{run.encoder}: {note}" if speaks else note)
+        for note in run.record.cautions:
+            speaks = several and note.code in OF_ENCODER
+            cautions.append(f"{run.encoder}: {note}" if speaks else str(note))
     return FewShotTable(
         f"{name}: few-shot episodes", ["encoder", "method", *names], rows, list(dict.fromkeys(cautions))
     )
@@ -108,7 +111,7 @@ def _table(name: str, runs: Sequence[EpisodeRun]) -> FewShotTable:
 
 def _cell(result: ShotsResult) -> str:
     """``0.712 ± 0.083`` and below it the interval of the mean."""
-    estimate = result.estimate
+    estimate = result.mean
     value = "–" if estimate.value is None else f"{estimate.value:.3f}"
     spread = "" if result.sd is None else f" ± {result.sd:.3f}"
     if estimate.low is None or estimate.high is None:

@@ -1,20 +1,22 @@
-"""Pictures of results, drawn from plain arrays: ROC, masks on films, agreement, and a table as forest plot."""
+"""Pictures of results, drawn from plain arrays: ROC, masks on images, agreement, and a table as forest plot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from evalfm.statistics.estimate import Estimate
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-"""Okabe and Ito's colours, told apart by every eye."""
+"""Okabe and Ito's colours, distinct to every eye."""
 BAND_RESAMPLES = 500
 
 
@@ -37,15 +39,15 @@ class Caption:
 
 @dataclass(frozen=True)
 class Overlay:
-    """A film with the outlines of truth and prediction.
+    """An image with the outlines of truth and prediction.
 
     Attributes:
-        film: float [H, W] in [0, 1].
+        image: float [H, W] in [0, 1].
         truth, prediction: bool [H, W].
         label: what to print above it, such as ``"best, Dice 0.91"``.
     """
 
-    film: NDArray[np.float32]
+    image: NDArray[np.float32]
     truth: NDArray[np.bool_]
     prediction: NDArray[np.bool_]
     label: str
@@ -88,12 +90,12 @@ def draw_roc(
 
 
 def draw_overlays(path: Path, overlays: Sequence[Overlay], caption: Caption, columns: int = 3) -> None:
-    """A sheet of films with the truth outlined (solid) and the prediction (dashed)."""
+    """A sheet of images with the truth outlined (solid) and the prediction (dashed)."""
     rows = -(-len(overlays) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.8 * rows + 0.7), layout="constrained")
     for index, overlay in enumerate(overlays):
         axes = figure.add_subplot(rows, columns, index + 1)
-        axes.imshow(overlay.film, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
+        axes.imshow(overlay.image, cmap="gray", vmin=0, vmax=1, interpolation="antialiased")
         for mask, colour, style in ((overlay.truth, GREEN, "solid"), (overlay.prediction, ORANGE, "dashed")):
             if mask.any() and not mask.all():
                 axes.contour(mask, levels=[0.5], colors=[colour], linestyles=[style], linewidths=1.2)
@@ -195,3 +197,34 @@ def mean_roc(
             return None
         curves.append(np.interp(grid, false / false[-1], true / true[-1]))
     return np.asarray(np.mean(curves, axis=0), dtype=np.float64)
+
+
+SCORES = {"val_dice": "val Dice", "val_log_loss": "val log-loss", "val_mse": "val mean squared error"}
+"""What a curve may be scored by, and how it is called."""
+
+
+def draw_learning(path: Path, curves: Sequence[Sequence[Mapping[str, Any]]], caption: Caption) -> None:
+    """Loss on train (left) and score on val (right) against epochs, one line per fold; the best epoch is marked.
+
+    A line of a curve holds ``epoch``, ``train_loss`` (None before training) and one of ``SCORES``.
+    """
+    figure = Figure(figsize=(7.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    name = next(key for key in curves[0][0] if key in SCORES)
+    best_of = max if name == "val_dice" else min
+    for curve in curves:
+        trained = [line for line in curve if line["train_loss"] is not None]
+        left.plot([line["epoch"] for line in trained], [line["train_loss"] for line in trained], ".-", color=ORANGE)
+        scored = [line for line in curve if line[name] is not None]
+        right.plot([line["epoch"] for line in scored], [line[name] for line in scored], ".-", color=BLUE)
+        if scored:
+            best = best_of(scored, key=lambda line: line[name])
+            right.plot(best["epoch"], best[name], "o", color=BLUE, markersize=9, fillstyle="none")
+    left.set(xlabel="epoch", ylabel="train loss")
+    right.set(xlabel="epoch", ylabel=SCORES[name])
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    cautions = " ".join(f"({caution})" for caution in caption.cautions)
+    figure.suptitle(f"{caption.title} {cautions}\nbest epoch on val circled".strip(), fontsize=9)
+    figure.savefig(path, dpi=150)

@@ -8,7 +8,7 @@ from typing import Any
 
 from evalfm.analysis.table import Line, TaskTable
 from evalfm.config import THRESHOLD_RULE
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
 RATES = ("f1", "sensitivity", "specificity", "accuracy")
@@ -77,23 +77,21 @@ def as_json(table: TaskTable) -> list[dict[str, Any]]:
 
 
 def wanted(runs: Sequence[Run]) -> bool:
-    """Whether a head among ``runs`` reads text, or the operating point was asked for: then the points are shown."""
+    """Whether a head among ``runs`` reads text, or a rule of its own chose the operating point: then they are shown."""
     return any(run.record.prompts or _rule(run) != THRESHOLD_RULE for run in runs)
 
 
 def _rule(run: Run) -> str:
-    return str(run.record.config.get("threshold", THRESHOLD_RULE))
+    return run.record.config.threshold
 
 
 def chosen_in_words(runs: Sequence[Run]) -> str:
     """The rule and what it chose on val: one value, or the range over folds and seeds."""
-    parts = [part for run in runs for part in run.record.chosen.get("folds") or [run.record.chosen]]
-    thresholds, temperatures = (
-        sorted(value for part in parts for value in part.get(what, {}).values() if value is not None)
-        for what in ("thresholds", "temperatures")
-    )
-    told = f"{_rule(runs[0])} on val, {_range(thresholds)}"
-    return f"{told}; temperature {_range(temperatures)}" if temperatures else told
+    chosen = [each for run in runs for each in run.record.chosen.each]
+    thresholds = sorted(value for each in chosen for value in each.thresholds.values() if value is not None)
+    temperatures = sorted(value for each in chosen for value in each.temperatures.values() if value is not None)
+    words = f"{_rule(runs[0])} on val, {_range(thresholds)}"
+    return f"{words}; temperature {_range(temperatures)}" if temperatures else words
 
 
 def _range(values: Sequence[float]) -> str:

@@ -27,7 +27,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def _policy(script: str) -> str:
-    """What a browser lets a page do: draw itself and run ``script``; it asks nobody for anything."""
+    """What a browser lets a page do: draw itself and run ``script``; it requests nothing."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "

@@ -36,7 +36,7 @@ Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Rows:
+class PairedRows:
     """Whose the compared rows are.
 
     Attributes:
@@ -53,7 +53,7 @@ class Rows:
         return identify(self.names, self.folds)
 
     @classmethod
-    def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_] | None = None) -> Rows:
+    def of(cls, table: pd.DataFrame, kept: NDArray[np.bool_] | None = None) -> PairedRows:
         """Those of a table of predictions, all or the ``kept`` ones [N]."""
         table = table if kept is None else table[kept]
         folds = table["fold"].to_numpy(np.intp) if "fold" in table else None
@@ -67,7 +67,7 @@ class PairedMetric(ABC):
         rows: that it is of.
     """
 
-    rows: Rows
+    rows: PairedRows
 
     @abstractmethod
     def statistic(self, column: int) -> Statistic:
@@ -96,7 +96,7 @@ class PairedMetric(ABC):
 class Means(PairedMetric):
     """A mean of ``values`` [N, C]: Dice, absolute errors, right calls."""
 
-    rows: Rows
+    rows: PairedRows
     values: Values
 
     def statistic(self, column: int) -> Statistic:
@@ -116,18 +116,18 @@ class Aurocs(PairedMetric):
     Attributes:
         labels: [N, K] 0, 1 or NaN.
         scores: [N, K, C].
-        asked: K names; ``left_out`` those with too few patients.
+        classes: K names; ``left_out`` those with too few patients.
     """
 
-    rows: Rows
+    rows: PairedRows
     labels: Values
     scores: Values
-    asked: tuple[str, ...]
+    classes: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
     def statistic(self, column: int) -> Statistic:
         """Mean over the questions, pairs counted within folds."""
-        parts = [self._of(question, self.scores[:, question, column]) for question in range(len(self.asked))]
+        parts = [self._of(question, self.scores[:, question, column]) for question in range(len(self.classes))]
         return Average(parts, "classes")
 
     def contrasts(self, weights: Values) -> list[Difference]:
@@ -144,8 +144,8 @@ class Aurocs(PairedMetric):
         """Questions left out."""
         if not self.left_out:
             return None
-        every = len(self.asked) + len(self.left_out)
-        return f"over {len(self.asked)} of {every} classes, without {', '.join(self.left_out)}"
+        every = len(self.classes) + len(self.left_out)
+        return f"over {len(self.classes)} of {every} classes, without {', '.join(self.left_out)}"
 
     def _of(self, question: int, score: Values) -> Statistic:
         label = self.labels[:, question]
@@ -162,7 +162,7 @@ class Aurocs(PairedMetric):
 class Confusions(PairedMetric):
     """A metric of the confusion matrix of ``target`` [N] and ``called`` [N, C], class numbers below ``classes``."""
 
-    rows: Rows
+    rows: PairedRows
     metric: str
     target: NDArray[np.intp]
     called: NDArray[np.intp]
@@ -186,12 +186,14 @@ Names = tuple[str, ...]
 Make = Callable[[Tables, Names, str], PairedMetric]
 
 
-def paired_metric(kind: str, asked: str | None, primary: str, tables: Tables, names: Names) -> tuple[str, PairedMetric]:
+def paired_metric(
+    kind: str, requested: str | None, primary: str, tables: Tables, names: Names
+) -> tuple[str, PairedMetric]:
     """The metric by which runs of ``kind`` are compared, with its name.
 
     Args:
         kind: of the task.
-        asked: a metric; by default the task's ``primary`` where it can be paired, else the first that can.
+        requested: a metric; by default the task's ``primary`` where it can be paired, else the first that can.
         primary: the first metric of the task's card.
         tables: test predictions of each run, of the same images in the same order.
         names: of the classes.
@@ -200,7 +202,7 @@ def paired_metric(kind: str, asked: str | None, primary: str, tables: Tables, na
         EvalfmError: the metric cannot be paired, or there are too few patients for it.
     """
     able = PAIRED[kind]
-    metric = asked or usual_metric(kind, primary)
+    metric = requested or usual_metric(kind, primary)
     single = {f"auroc[{name}]": name for name in names if "macro_auroc" in able}
     if metric in single:
         return metric, _macro(kind, tables, names, (single[metric],))
@@ -226,7 +228,7 @@ def usual_metric(kind: str, primary: str) -> str:
 
 
 def _binary(tables: Tables, names: Names, kind: str) -> PairedMetric:
-    rows, target = Rows.of(tables[0]), tables[0]["target"].to_numpy(np.float64)
+    rows, target = PairedRows.of(tables[0]), tables[0]["target"].to_numpy(np.float64)
     counts = _counted(rows, target)
     if min(counts) < FEWEST_PATIENTS:
         raise EvalfmError(
@@ -246,7 +248,7 @@ def _macro(kind: str, tables: Tables, names: Names, wanted: Names) -> PairedMetr
 
     Classes with too few patients are left out, as the runs' own macro AUROC leaves them out.
     """
-    rows = Rows.of(tables[0])
+    rows = PairedRows.of(tables[0])
     labels, scores = [], []
     for name in wanted:
         label = (
@@ -266,24 +268,24 @@ def _macro(kind: str, tables: Tables, names: Names, wanted: Names) -> PairedMetr
     counts = [min(_counted(rows, label)) for label in labels]
     kept = [place for place, count in enumerate(counts) if count >= FEWEST_PATIENTS]
     if not kept:
-        told = ", ".join(f"{name} {count}" for name, count in zip(wanted, counts, strict=True))
+        shown = ", ".join(f"{name} {count}" for name, count in zip(wanted, counts, strict=True))
         raise EvalfmError(
             f"an AUROC needs {FEWEST_PATIENTS} test patients with a class and as many without it; the fewer of the two "
-            f"are: {told}. Test on more data, or with --folds."
+            f"are: {shown}. Test on more data, or with --folds."
         )
     for place in kept:
         _refuse_thin_folds(rows, labels[place], wanted[place])
     left_out = tuple(name for place, name in enumerate(wanted) if place not in kept)
     labels, scores = [labels[place] for place in kept], [scores[place] for place in kept]
-    asked = tuple(wanted[place] for place in kept)
-    return Aurocs(rows, np.stack(labels, axis=1), np.stack(scores, axis=1), asked, left_out)
+    classes = tuple(wanted[place] for place in kept)
+    return Aurocs(rows, np.stack(labels, axis=1), np.stack(scores, axis=1), classes, left_out)
 
 
-def _refuse_thin_folds(rows: Rows, label: Values, name: str) -> None:
+def _refuse_thin_folds(rows: PairedRows, label: Values, name: str) -> None:
     """A fold that cannot rank a class would drop out of its mean, which no paired variance could follow."""
     for fold in () if rows.folds is None else np.unique(rows.folds):
         inside = rows.folds == fold
-        counts = _counted(Rows(rows.names[inside], None), label[inside])
+        counts = _counted(PairedRows(rows.names[inside], None), label[inside])
         if min(counts) < 2:
             raise EvalfmError(
                 f"fold {int(fold) + 1} tests {counts[0]} patients with {name!r} and {counts[1]} without, and two of "
@@ -294,14 +296,14 @@ def _refuse_thin_folds(rows: Rows, label: Values, name: str) -> None:
 def _confusion(metric: str) -> Make:
     def make(tables: Tables, names: Names, kind: str) -> PairedMetric:
         target, called = _called(tables, names)
-        return Confusions(Rows.of(tables[0]), metric, target, called, len(names))
+        return Confusions(PairedRows.of(tables[0]), metric, target, called, len(names))
 
     return make
 
 
 def _accuracy(tables: Tables, names: Names, kind: str) -> PairedMetric:
     target, called = _called(tables, names)
-    return Means(Rows.of(tables[0]), (called == target[:, None]).astype(np.float64))
+    return Means(PairedRows.of(tables[0]), (called == target[:, None]).astype(np.float64))
 
 
 def _called(tables: Tables, names: Names) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -313,20 +315,20 @@ def _called(tables: Tables, names: Names) -> tuple[NDArray[np.intp], NDArray[np.
 
 
 def _dice(tables: Tables, names: Names, kind: str) -> PairedMetric:
-    """Of films with the lesion."""
+    """Of images with the lesion."""
     if len(names) > 1:
         raise EvalfmError(f"the task has several masks per image; name one, such as --metric dice_positive_{names[0]}.")
     there = tables[0][f"area_true_{names[0]}"].to_numpy(np.float64) > 0
     if not there.any():
-        raise EvalfmError("no test film has the finding, so there is no Dice to compare.")
+        raise EvalfmError("no test image has the finding, so there is no Dice to compare.")
     dice = np.stack([table[f"dice_{names[0]}"].to_numpy(np.float64)[there] for table in tables], axis=1)
-    return Means(Rows.of(tables[0], there), dice)
+    return Means(PairedRows.of(tables[0], there), dice)
 
 
 def _absolute_error(tables: Tables, names: Names, kind: str) -> PairedMetric:
     target = tables[0]["target"].to_numpy(np.float64)
     errors = [np.abs(table["prediction"].to_numpy(np.float64) - target) for table in tables]
-    return Means(Rows.of(tables[0]), np.stack(errors, axis=1))
+    return Means(PairedRows.of(tables[0]), np.stack(errors, axis=1))
 
 
 _OF_CLASSES: dict[str, Make] = {
@@ -346,7 +348,7 @@ PAIRED: Mapping[str, Mapping[str, Make]] = {
 """Per kind of task the metrics that can be paired, the usual one first."""
 
 
-def _counted(rows: Rows, label: Values) -> tuple[int, int]:
+def _counted(rows: PairedRows, label: Values) -> tuple[int, int]:
     """Patients with and without, among rows where the label is known."""
     known = ~np.isnan(label)
     return class_patients(label[known], rows.names[known])

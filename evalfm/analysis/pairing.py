@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from evalfm.analysis.paired_metrics import PAIRED, PairedMetric, paired_metric
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
-from evalfm.statistics.intervals import Measured
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Average, Patients, Statistic
 from evalfm.tasks.metrics.facts import metric_of
 
@@ -102,7 +103,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
     kind = first.kind
     if kind not in PAIRED:
         raise EvalfmError(f"{first.task} is {kind}; compare pairs tasks of kind {', '.join(PAIRED)}.")
-    names = tuple(str(name) for name in first.record.data["class_names"])
+    names = tuple(first.record.data.class_names)
     start = _tested(first)
     truth = _truth(kind, names)
     tables = []
@@ -115,8 +116,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
         raise
     except EvalfmError as error:
         raise EvalfmError(f"{first.task} cannot be compared: {error}") from None
-    unit = "patients" if first.record.data["patients_known"] else "images"
-    return Paired(name, of_runs, tuple(len(line.runs) for line in lines), unit)
+    return Paired(name, of_runs, tuple(len(line.runs) for line in lines), first.record.data.unit)
 
 
 def _tested(run: Run) -> pd.DataFrame:
@@ -135,22 +135,21 @@ def _truth(kind: str, names: Sequence[str]) -> list[str]:
 def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, truth: Sequence[str]) -> None:
     between = f"{_name(first)} and {_name(other)} cannot be paired: "
     mine, its = first.record.data, other.record.data
-    if mine["label_source"] != its["label_source"]:
-        told = f"{_words(mine['label_source'])} and {_words(its['label_source'])}"
-        raise EvalfmError(f"{between}their labels come from {told}.")
-    if mine["class_names"] != its["class_names"]:
-        told = f"{', '.join(mine['class_names'])} and {', '.join(its['class_names'])}"
-        raise EvalfmError(f"{between}their classes are {told}.")
+    if mine.label_source != its.label_source:
+        sources = f"{_words(mine.label_source)} and {_words(its.label_source)}"
+        raise EvalfmError(f"{between}their labels come from {sources}.")
+    if mine.class_names != its.class_names:
+        classes = f"{', '.join(mine.class_names)} and {', '.join(its.class_names)}"
+        raise EvalfmError(f"{between}their classes are {classes}.")
     if own["id"].tolist() != theirs["id"].tolist():
         shared = len(set(own["id"]) & set(theirs["id"]))
         raise EvalfmError(
             f"{between}they were tested on {len(own)} and {len(theirs)} images, {shared} of them the same; "
             "run both on one split."
         )
-    images = [run.record.data.get("test_digest") for run in (first, other)]
-    if None not in images and images[0] != images[1]:
+    if None not in (mine.test_digest, its.test_digest) and mine.test_digest != its.test_digest:
         raise EvalfmError(
-            f"{between}images of the same ids differ, so these are two data sets named {mine['test_name']!r}; "
+            f"{between}images of the same ids differ, so these are two data sets named {mine.test_name!r}; "
             "compare the runs of one at a time."
         )
     if ("fold" in own) != ("fold" in theirs):
@@ -161,9 +160,22 @@ def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, trut
             raise EvalfmError(f"{between}the column {column!r} of their predictions differs on the same images.")
 
 
-def _words(source: object) -> str:
-    return ", ".join(f"{key} {value}" for key, value in source.items()) if isinstance(source, dict) else str(source)
+def _words(source: Mapping[str, str]) -> str:
+    return ", ".join(f"{label} {where}" for label, where in source.items())
 
 
 def _name(run: Run) -> str:
     return f"{run.encoder}/{run.head}-{run.adaptation} ({run.record.key[:8]})"
+
+
+def over_seeds(line: Line, metric: str) -> Estimate:
+    """``metric`` of a line of one or several seeds, with its interval or the reason why there is none."""
+    first = line.runs[0].estimate(metric)
+    values = [value for run in line.runs if (value := run.estimate(metric).value) is not None]
+    if len(line.runs) == 1 or not values:
+        return first
+    try:
+        paired = pair([line], metric)
+    except EvalfmError as error:
+        return Estimate(sum(values) / len(values), n=first.n, unit=first.unit, reason=str(error))
+    return estimates({metric: paired.measured(0)}, paired.patients, unit=first.unit)[metric]

@@ -13,8 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import OF_CLASSES, OWN, declared
+from evalfm.cautions import BESIDE_FIGURES, SYNTHETIC, sentences
 from evalfm.errors import EvalfmError
-from evalfm.runs import MARK, MARKED_NOTES, Run
+from evalfm.run import MARK, Run
+from evalfm.schema_one import cautions_of
 from evalfm.tasks.kinds import METRICS
 
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
@@ -58,12 +60,12 @@ class Predictions:
         table = run.predictions()
         return cls(
             str(run.folder),
-            model or f"{run.encoder} · {run.head} · {run.adaptation}",
+            model or run.record.model_name,
             run.kind,
-            tuple(str(name) for name in run.record.data["class_names"]),
+            tuple(run.record.data.class_names),
             table[table["split"] == "test"].reset_index(drop=True),
-            "patients" if run.record.data["patients_known"] else "images",
-            tuple(note for note in run.record.notes if note.startswith(MARKED_NOTES)),
+            run.record.data.unit,
+            tuple(sentences(run.record.cautions, BESIDE_FIGURES)),
         )
 
     @classmethod
@@ -86,7 +88,7 @@ class Predictions:
         if "split" not in columns or (folds and "fold" not in columns):
             lost = "split" if "split" not in columns else "fold"
             raise EvalfmError(
-                f"{path.name} is a run's predictions without its column {lost!r}, so test rows cannot be told or "
+                f"{path.name} is a run's predictions without its column {lost!r}, so test rows are unknown or "
                 "scores of different folds would be ranked together; give the table as the run wrote it."
             )
         table = native[as_words(native["split"]) == "test"].reset_index(drop=True)
@@ -104,7 +106,7 @@ class Predictions:
 
     @property
     def patient(self) -> NDArray[np.object_]:
-        """[N] whose each row is."""
+        """Patient id of each row, [N]."""
         return self.table["patient"].to_numpy(dtype=object)
 
 
@@ -114,15 +116,26 @@ _Facts = tuple[str, tuple[str, ...], str, str | None, bool, tuple[str, ...]]
 
 def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     """What the mark of a Parquet file says; None where it is not one that evalfm writes, or of other columns."""
-    kind, names, notes = mark.get("kind"), mark.get("class_names"), mark.get("notes")
+    kind, names, cautions = mark.get("kind"), mark.get("class_names"), mark.get("cautions")
+    if mark.get("schema") == 1 and isinstance(mark.get("notes"), list):
+        cautions = cautions_of(mark["notes"])
     # Anybody may have written it.
-    if not isinstance(kind, str) or kind not in METRICS or not isinstance(names, list) or not isinstance(notes, list):
+    if not isinstance(kind, str) or kind not in METRICS or not isinstance(names, list):
+        return None
+    if not isinstance(cautions, list) or not all(isinstance(each, dict) for each in cautions):
         return None
     texts = tuple(str(name) for name in names)
     if not {"id", "patient", *_needed(kind, texts)} <= set(columns):
         return None
     unit = "patients" if mark.get("patients_known") else "images"
-    return kind, texts, unit, str(mark.get("model")), bool(mark.get("folds")), tuple(map(str, notes))
+    return (
+        kind,
+        texts,
+        unit,
+        str(mark.get("model")),
+        bool(mark.get("folds")),
+        tuple(str(each.get("sentence")) for each in cautions),
+    )
 
 
 def _needed(kind: str, names: Sequence[str]) -> set[str]:
@@ -159,7 +172,7 @@ def _by_columns(path: Path, native: pd.DataFrame) -> _Facts | None:
     if kind == "multiclass":
         cautions.append(f"{path.name} does not say whether its classes are grades; the run's own Parquet file does.")
     if native["id"].astype(str).str.startswith("phantom-").all():
-        cautions.append("Synthetic data: these figures say nothing about patients.")
+        cautions.append(SYNTHETIC.sentence)
     alone = (native["patient"].astype(str) == native["id"].astype(str)).all()
     return kind, names, "images" if alone else "patients", None, _in_folds(native), tuple(cautions)
 
@@ -222,8 +235,8 @@ def _numbers(column: pd.Series, name: str) -> pd.Series:
 
 def numbers_or_words(column: pd.Series) -> pd.Series:
     """A column of text as numbers where every known cell is one, else as it is."""
-    told = pd.to_numeric(column, errors="coerce")
-    return told if column.notna().any() and (told.notna() == column.notna()).all() else column
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if column.notna().any() and (numbers.notna() == column.notna()).all() else column
 
 
 def unknown_words(table: pd.DataFrame) -> list[str]:
@@ -258,8 +271,8 @@ def flat(table: pd.DataFrame) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Which rows of a table from elsewhere are asked.
+class RowsOfTest:
+    """Which rows of a table from elsewhere are of test.
 
     Attributes:
         test: bool [N].
@@ -274,13 +287,13 @@ class Rows:
     cautions: tuple[str, ...]
 
 
-def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows:
+def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> RowsOfTest:
     """The test rows of a table with a column of splits, and the folds of one with folds; else every row.
 
     A column of splits is called so, or holds nothing but words for splits. ``named`` columns are something else.
 
     Raises:
-        EvalfmError: it cannot be told who is test, or what was trained together: the remedy is said.
+        EvalfmError: it is unknown who is test, or what was trained together: the remedy is said.
     """
     columns = [str(name) for name in table.columns if str(name) not in set(named)]
     said: list[str] = []
@@ -292,7 +305,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
             what = ", ".join(repr(word) if word else "empty cells" for word in strange[:3])
             raise EvalfmError(
                 f"The column {name!r} of {source} holds {what} where train, val or test should stand, so test rows "
-                "cannot be told; mend the cells, or name the column fold or otherwise if it means something else."
+                "are unknown; fix the cells, or name the column fold or otherwise if it means something else."
             )
     votes = {name: np.array([_WORDS[word] == "test" for word in words]) for name, words in by_split.items()}
     if votes:
@@ -312,7 +325,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
         if not test.all():
             said.append(
                 f"{int((~test).sum())} rows of train or val were left out by the column {first!r}; {int(test.sum())} "
-                "of test are asked."
+                "of test are used."
             )
     seeds = [name for name in columns if _SEED.match(name) and table.loc[test, name].nunique(dropna=False) > 1]
     if seeds:
@@ -337,7 +350,7 @@ def rows_of_test(table: pd.DataFrame, source: str, named: Iterable[str]) -> Rows
             f"{several[0]!r}, which may be of different models."
         )
     gone = [name for name in columns if _SEED.match(name)]
-    return Rows(test, folds, (*by_split, *by_fold, *gone), tuple(said))
+    return RowsOfTest(test, folds, (*by_split, *by_fold, *gone), tuple(said))
 
 
 def _is_split(name: str, column: pd.Series) -> bool:

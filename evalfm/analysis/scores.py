@@ -13,15 +13,15 @@ from evalfm.analysis.attributes import declared
 from evalfm.analysis.predictions import Predictions, flat, numbers_or_words, rows_of_test, unknown_words
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.runs import Run
+from evalfm.run import Run
 
 QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Scores of one model on test images, with the attributes that may be asked about.
+class LabelScores:
+    """Scores of one model on test images, with the attributes beside them.
 
     Attributes:
         name: of the model.
@@ -51,10 +51,10 @@ def asks_questions(of: Run | Predictions, label: str | None = None) -> bool:
     return of.kind in QUESTIONS and (of.kind != "ordinal" or label is not None)
 
 
-def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> Scores:
+def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> LabelScores:
     """The test predictions of a run of one yes-or-no question, or of one ``label`` of a run of several.
 
-    A label of a multilabel run is of the images where it is known; a class is asked against all others. ``model`` is
+    A label of a multilabel run is of the images where it is known; a class is compared with all others. ``model`` is
     the run's name, by default encoder, head and adaptation.
 
     Raises:
@@ -66,28 +66,28 @@ def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str
         raise EvalfmError(f"{found.source} answers a {kind} task, which has no score of one yes-or-no question.")
     if label is not None and label not in names:
         raise UnknownNameError(f"label in {found.source}", label, names)
-    asked = names[0] if label is None else label
+    label_name = names[0] if label is None else label
     if kind == "multilabel":
-        known = table[f"target_{asked}"].notna() & table[f"score_{asked}"].notna()
+        known = table[f"target_{label_name}"].notna() & table[f"score_{label_name}"].notna()
         if not known.any():
             raise EvalfmError(
-                f"{asked!r} has no score in {found.source}: one class only in train or val, or never known."
+                f"{label_name!r} has no score in {found.source}: one class only in train or val, or never known."
             )
         table = table[known].reset_index(drop=True)
-        target = table[f"target_{asked}"].to_numpy(np.float64)
+        target = table[f"target_{label_name}"].to_numpy(np.float64)
     else:
         target = table["target"].to_numpy(np.float64)
         if kind != "binary":
-            target = (target == names.index(asked)).astype(np.float64)
+            target = (target == names.index(label_name)).astype(np.float64)
     # Of several labels each has its own.
-    cut = next((name for name in (f"threshold_{asked}", "threshold") if name in table), None)
+    threshold_column = next((name for name in (f"threshold_{label_name}", "threshold") if name in table), None)
     model = model or found.model
-    return Scores(
-        model if kind == "binary" else f"{model} · {asked}",
+    return LabelScores(
+        model if kind == "binary" else f"{model} · {label_name}",
         table[declared(table, names)],
         target,
-        table[f"score_{asked}"].to_numpy(np.float64),
-        None if cut is None else table[cut].to_numpy(np.float64),
+        table[f"score_{label_name}"].to_numpy(np.float64),
+        None if threshold_column is None else table[threshold_column].to_numpy(np.float64),
         table["patient"].to_numpy(dtype=object),
         table["fold"].to_numpy(np.intp) if "fold" in table else None,
         found.unit,
@@ -95,7 +95,7 @@ def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str
     )
 
 
-def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> list[Scores]:
+def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> list[LabelScores]:
     """Each yes-or-no question of a run: its only one, ``label``, or every label or class that has a score.
 
     Raises:
@@ -119,7 +119,7 @@ def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: 
 def predictions_of_table(
     path: Path, *, target: str = "target", score: str = "score", patient: str = "patient", label: str | None = None
 ) -> tuple[Predictions, str | None] | None:
-    """The table at ``path`` as predictions that evalfm wrote, with the label that is asked; None where it is no such.
+    """The table at ``path`` as predictions that evalfm wrote, with the label; None where it is no such.
 
     A score column that was named is a label's; any other makes it a table like those of other programs.
 
@@ -144,7 +144,7 @@ def scores_of_table(
     score: str = "score",
     patient: str | None = "patient",
     threshold: float | None = None,
-) -> Scores:
+) -> LabelScores:
     """A table of any model's predictions, CSV or Parquet; rows without a label are left out, which is said.
 
     Rows of train and val are left out where a column of splits tells them, and scores are ranked within folds where
@@ -152,7 +152,7 @@ def scores_of_table(
     and fold are no attributes.
 
     Raises:
-        EvalfmError: a column is missing, it cannot be told which rows are of test, labels are not 0 and 1, a score is
+        EvalfmError: a column is missing, it is unknown which rows are of test, labels are not 0 and 1, a score is
             no number, some rows have no patient, or the threshold is none.
     """
     native = flat(read_table(path))
@@ -179,7 +179,7 @@ def scores_of_table(
     numbers = pd.to_numeric(native[score], errors="coerce").to_numpy(np.float64)
     if not np.isfinite(numbers).all():
         wrong = int((~np.isfinite(numbers)).sum())
-        raise EvalfmError(f"The column {score!r} of {path.name} has {wrong} cells that are no number; mend them.")
+        raise EvalfmError(f"The column {score!r} of {path.name} has {wrong} cells that are no number; fix them.")
     _check_threshold(threshold, numbers)
     if not kept.all():
         cautions.append(f"{int((~kept).sum())} rows without a label were left out.")
@@ -200,7 +200,7 @@ def scores_of_table(
         apart = int((pd.Series(folds).groupby(names).nunique() > 1).sum())
         if apart:
             raise EvalfmError(
-                f"{apart} patients of {path.name} stand in several folds, which were dealt by image; leave their rows "
+                f"{apart} patients of {path.name} stand in several folds, which were made by image; leave their rows "
                 "out, or name a column of patients who do not with --patient."
             )
     native = native.drop(columns=[target, score, *([patient] if known else []), *rows.columns])
@@ -209,7 +209,7 @@ def scores_of_table(
     thresholds = None if threshold is None else np.full(len(native), threshold)
     unit = "patients" if known else "images"
     truth = labels.to_numpy(np.float64)
-    return Scores(path.name, native, truth, numbers, thresholds, names, folds, unit, tuple(cautions))
+    return LabelScores(path.name, native, truth, numbers, thresholds, names, folds, unit, tuple(cautions))
 
 
 def _check_threshold(threshold: float | None, scores: NDArray[np.float64]) -> None:

@@ -1,4 +1,4 @@
-"""Runs that differ in their seed alone are one line of a table; lines that are alike are told apart by what differs."""
+"""Runs that differ in their seed alone are one line of a table; lines that are alike are named by what differs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from evalfm.analysis.cohort import cohort_of, cohort_words, told_apart
+from evalfm.analysis.cohort import cohort_of, cohort_words, distinct_names
 from evalfm.config import THRESHOLD_RULE
 from evalfm.episodes import EpisodeRun
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
 NO_RESULT = frozenset(
@@ -20,7 +20,7 @@ NO_RESULT = frozenset(
 )
 """Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
 NO_FEATURE = frozenset({"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision"})
-"""Likewise, of how the encoder was asked; weights and precision stand in the record."""
+"""Likewise, of how the encoder was loaded; weights and precision are in the record."""
 SUBSETS = ("shots", "val_shots", "label_fraction", "associate")
 """What draws the training images anew for each seed."""
 OVER_SEEDS = "over several seeds the interval goes from the lowest to the highest end of theirs"
@@ -68,13 +68,13 @@ def seed_sd(runs: Sequence[Run], metric: str) -> float | None:
 
 def settings_of(run: Run) -> dict[str, Any]:
     """The settings of a run that change its result; those that were left as they are by default are absent."""
-    config = {name: value for name, value in run.record.config.items() if name not in NO_RESULT and _said(value)}
+    written = run.record.config.as_written()
+    config = {name: value for name, value in written.items() if name not in NO_RESULT and _said(value)}
     if config.get("threshold") == THRESHOLD_RULE:
         del config["threshold"]
-    asked = run.record.config.get("encoder") or {}
     return config | {
         f"encoder.{name}": value
-        for name, value in asked.items()
+        for name, value in run.record.config.encoder.as_written().items()
         if name not in NO_FEATURE and name != "name" and _said(value)
     }
 
@@ -87,32 +87,32 @@ def encoder_label(run: Run) -> str:
 
 
 def line_names(firsts: Sequence[Run], by: Sequence[Callable[[Run], str]] | None = None) -> list[str]:
-    """A name for the encoder of each line, by its first run: equal ones of one head and adaptation told apart."""
+    """A name for the encoder of each line, by its first run: equal ones of one head and adaptation get what differs."""
     names = [f"{run.head}\n{run.adaptation}\n{encoder_label(run)}" for run in firsts]
     facets = facets_among(firsts) if by is None else by
-    return [name.split("\n", 2)[2] for name in told_apart(names, firsts, facets, " ({})")]
+    return [name.split("\n", 2)[2] for name in distinct_names(names, firsts, facets, " ({})")]
 
 
 def model_names(runs: Sequence[Run]) -> list[str]:
     """Encoder, head and adaptation of each run; where these are alike, with what tells them apart."""
     names = [f"{encoder_label(run)} · {run.head} · {run.adaptation}" for run in runs]
-    for more in (lambda run: run.task, lambda run: str(run.record.data["test_name"]), cohort_words):
-        names = told_apart(names, runs, (more,), " · {}")
-    return told_apart(names, runs, facets_among(runs), " ({})")
+    for more in (lambda run: run.task, lambda run: run.record.data.test_name, cohort_words):
+        names = distinct_names(names, runs, (more,), " · {}")
+    return distinct_names(names, runs, facets_among(runs), " ({})")
 
 
 def facets_among(runs: Sequence[Run]) -> list[Callable[[Run], str]]:
     """What may tell ``runs`` apart, in words, the plainest first; none is equal to another in the last."""
     settings = sorted({name for run in runs for name in settings_of(run)} - {"recipe", "adaptation"})
-    recipes = sorted({name for run in runs for name in run.record.config.get("recipe") or {}})
+    recipes = sorted({name for run in runs for name in run.record.config.recipe})
     return [
         lambda run: "baseline" if run.is_baseline else "no baseline",
-        lambda run: f"{int(run.record.data['parts']['train']['images'])} train images",
+        lambda run: f"{run.record.data.splits.train.images} train images",
         lambda run: run.record.provenance.precision,
         *(_setting(name) for name in settings),
         *(_of_recipe(name) for name in recipes),
         lambda run: f"evalfm {run.record.provenance.versions.get('evalfm')}",
-        lambda run: f"head settings {_short(run.record.head.get('grid'))}",
+        lambda run: f"head settings {_short(run.record.head.grid)}",
         lambda run: f"sentences {_short(_sentences(run))}",
         lambda run: f"weights {str(run.record.provenance.weights_digest)[:8]}",
         lambda run: f"{'file' if run.encoder == 'precomputed' else 'features'} {run.record.provenance.feature_key[:8]}",
@@ -129,14 +129,13 @@ def _setting(name: str) -> Callable[[Run], str]:
 
 
 def _of_recipe(name: str) -> Callable[[Run], str]:
-    return lambda run: f"{name}={(run.record.config.get('recipe') or {}).get(name)}"
+    return lambda run: f"{name}={run.record.config.recipe.get(name)}"
 
 
 def input_words(run: Run | EpisodeRun) -> str:
     """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
-    asked = run.record.config.get("encoder") or {}
-    size, resize = asked.get("input_size"), asked.get("resize")
-    return ", ".join([*([f"{size} px"] if size else []), *([str(resize)] if resize else [])])
+    size, resize = run.record.config.encoder.input_size, run.record.config.encoder.resize
+    return ", ".join([*([f"{size} px"] if size else []), *([resize] if resize else [])])
 
 
 def settings_but(run: Run, *names: str) -> str:
@@ -153,7 +152,7 @@ def _all_but_the_seed(run: Run, names: frozenset[str] = frozenset()) -> str:
         [
             cohort_of(run),
             [run.encoder, made.feature_key, made.weights_digest, made.precision, made.random_weights],
-            [record.head, record.task.get("nsd_tolerance_mm"), _sentences(run)],
+            [record.head.as_written(), record.task.nsd_tolerance_mm, _sentences(run)],
             [settings, made.versions.get("evalfm"), None if drawn else made.split_hash],
         ],
         sort_keys=True,
@@ -163,12 +162,14 @@ def _all_but_the_seed(run: Run, names: frozenset[str] = frozenset()) -> str:
 
 def _drawn(run: Run) -> bool:
     """Whether a seed draws the training images, so that the split's hash differs with it."""
-    return any(run.record.config.get(name) is not None for name in SUBSETS)
+    return any(getattr(run.record.config, name) is not None for name in SUBSETS)
 
 
 def _sentences(run: Run) -> Mapping[str, Any] | None:
     prompts = run.record.prompts
-    return prompts and {name: prompts.get(name) for name in ("source", "templates", "context", "rows")}
+    if prompts is None:
+        return None
+    return {name: getattr(prompts, name) for name in ("source", "templates", "context", "rows")}
 
 
 def _said(value: object) -> bool:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import Cohort, cohort_of
-from evalfm.analysis.pairing import pair
-from evalfm.analysis.seeds import over_seeds
+from evalfm.analysis.pairing import over_seeds, pair
 from evalfm.analysis.series import input_words, line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 
@@ -83,10 +82,10 @@ class Curve:
 
 
 def decodability(runs: Iterable[Run]) -> list[Decoded]:
-    """Of every run that asked for an attribute among negatives (``--where "pneumothorax == 0"``), with its baseline."""
-    asked = [run for run in runs if _finding(run) is not None]
+    """Of every run of an attribute among negatives (``--where "pneumothorax == 0"``), with its baseline."""
+    decodings = [run for run in runs if _finding(run) is not None]
     found = []
-    for table in task_tables(asked):
+    for table in task_tables(decodings):
         for line in (each for each in table.lines if not each.baseline):
             run = line.runs[0]
             matching = [each for each in table.lines if _is_untrained(each, line) and _alike(each, line)]
@@ -103,7 +102,7 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
             found.append(
                 Decoded(
                     str(_finding(run)),
-                    str(run.record.task["target"][0]),
+                    run.record.task.target[0],
                     table.cohort,
                     line.encoder,
                     line.head,
@@ -118,20 +117,20 @@ def decodability(runs: Iterable[Run]) -> list[Decoded]:
 
 def shortcut_curves(runs: Iterable[Run]) -> list[Curve]:
     """Of every line that was trained with an attribute tied to the label at several strengths."""
-    tied = [run for run in runs if run.record.config.get("associate") and not run.is_baseline]
+    tied = [run for run in runs if run.record.config.associate and not run.is_baseline]
     grouped: dict[tuple[Cohort, str, str], list[Line]] = {}
-    told: dict[Cohort, tuple[str, str, str]] = {}
+    words: dict[Cohort, tuple[str, str, str]] = {}
     for table in task_tables(tied):
         for line in table.lines:
             first = line.runs[0]
             cohort = cohort_of(first)
-            told[cohort] = (table.task, table.cohort, table.metric_names[0])
+            words[cohort] = (table.task, table.cohort, table.metric_names[0])
             grouped.setdefault((cohort, _tie(first)[0], settings_but(first, "associate")), []).append(line)
     # One name for all strengths of a curve, which a table tells apart.
     names = line_names([lines[0].runs[0] for lines in grouped.values()])
     curves = []
     for ((cohort, attribute, _), lines), name in zip(grouped.items(), names, strict=True):
-        task, data, metric = told[cohort]
+        task, data, metric = words[cohort]
         model = f"{name} · {lines[0].head} · {lines[0].adaptation}"
         curves.append(_curve((task, data, attribute, model, metric), lines))
     return curves
@@ -141,7 +140,7 @@ def _curve(key: tuple[str, str, str, str, str], lines: Sequence[Line]) -> Curve:
     ordered = sorted(lines, key=lambda line: _tie(line.runs[0])[1])
     strengths = np.array([_tie(line.runs[0])[1] for line in ordered])
     points = tuple(
-        Point(float(strength), int(line.runs[0].record.data["parts"]["train"]["images"]), over_seeds(line, key[4]))
+        Point(float(strength), line.runs[0].record.data.splits.train.images, over_seeds(line, key[4]))
         for strength, line in zip(strengths, ordered, strict=True)
     )
     slope, reason = None, None
@@ -158,13 +157,13 @@ def _curve(key: tuple[str, str, str, str, str], lines: Sequence[Line]) -> Curve:
 
 
 def _tie(run: Run) -> tuple[str, float]:
-    attribute, _, strength = str(run.record.config["associate"]).partition("=")
+    attribute, _, strength = str(run.record.config.associate).partition("=")
     return attribute.strip(), float(strength)
 
 
 def _finding(run: Run) -> str | None:
-    found = NEGATIVES.search(str(run.record.config.get("where") or ""))
-    return found["finding"] if found and run.record.task["kind"] == "binary" else None
+    found = NEGATIVES.search(run.record.config.where or "")
+    return found["finding"] if found and run.record.task.kind == "binary" else None
 
 
 def _is_untrained(baseline: Line, line: Line) -> bool:
@@ -175,7 +174,6 @@ def _is_untrained(baseline: Line, line: Line) -> bool:
 
 
 def _alike(one: Line, other: Line) -> bool:
-    """Whether two lines of one cohort were asked in the same way."""
-    same = ("shots", "label_fraction", "val_shots")
-    configs = (one.runs[0].record.config, other.runs[0].record.config)
-    return all(configs[0].get(name) == configs[1].get(name) for name in same)
+    """Whether two lines of one cohort were made in the same way."""
+    first, second = one.runs[0].record.config, other.runs[0].record.config
+    return all(getattr(first, name) == getattr(second, name) for name in ("shots", "label_fraction", "val_shots"))

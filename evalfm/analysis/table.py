@@ -1,4 +1,4 @@
-"""Runs side by side: per task one line per encoder and head, primary metrics with intervals, baselines below."""
+"""Runs compared: per task one line per encoder and head, primary metrics with intervals, baselines below."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from evalfm.analysis.cohort import by_cohort, cohort_names, cohort_of, test_coun
 from evalfm.analysis.series import averaged, line_names, seed_sd, series
 from evalfm.analysis.series import encoder_label as encoder_label
 from evalfm.analysis.series import model_names as model_names
+from evalfm.cautions import Code, sentences
 from evalfm.errors import UnknownNameError
-from evalfm.runs import Record, Run
+from evalfm.record import Record
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.metrics.facts import metric_of
 
 SHOWN_METRICS = 3
 """So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""
+
+OF_EVERY_LINE: frozenset[Code] = frozenset({"synthetic", "patients-unknown", "contamination"})
+"""Codes of cautions that hold of a whole table."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def plain_runs(runs: Iterable[Run]) -> list[Run]:
 
 
 def _tie(run: Run) -> str:
-    return str(run.record.config.get("associate") or "")
+    return str(run.record.config.associate or "")
 
 
 def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
@@ -107,25 +112,25 @@ def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
         return line.baseline, primary.badness(line.metrics[names[0]].value)
 
     return TaskTable(
-        task=record.task["name"],
-        title=record.task["title"],
-        data=record.data["test_name"],
+        task=record.task.name,
+        title=record.task.title,
+        data=record.data.test_name,
         metric_names=names,
         lines=tuple(sorted(lines, key=order)),
-        cautions=tuple(dict.fromkeys(note for run in runs for note in run.record.notes if _general(note))),
+        cautions=tuple(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, OF_EVERY_LINE))),
         unit_counts=test_counts(runs[0]),
         cohort=cohort,
     )
 
 
 def _shown_metrics(record: Record) -> tuple[str, ...]:
-    """The first metrics that the task asks for, class by class where there are several; else the run's first ones.
+    """The first metrics that the task names, class by class where there are several; else the run's first ones.
 
     What a metric must not be read without comes with it, also beyond their number.
     """
-    classes = record.data["class_names"]
-    asked = [name for metric in record.task["metrics"] for name in (metric, *(f"{metric}_{each}" for each in classes))]
-    found = [name for name in asked if name in record.metrics] or list(record.metrics)
+    classes = record.data.class_names
+    named = [name for metric in record.task.metrics for name in (metric, *(f"{metric}_{each}" for each in classes))]
+    found = [name for name in named if name in record.metrics] or list(record.metrics)
     shown: dict[str, None] = {}
     for name in found:
         if len(shown) < SHOWN_METRICS:
@@ -152,10 +157,6 @@ def with_metrics(table: TaskTable, names: Sequence[str]) -> TaskTable:
             raise UnknownNameError(f"metric of {table.task} in these runs", name, known)
     lines = [replace(line, metrics={name: line.estimate(name) for name in names}) for line in table.lines]
     return replace(table, metric_names=tuple(names), lines=tuple(lines))
-
-
-def _general(note: str) -> bool:
-    return note.startswith(("Synthetic data", "Patients unknown", "Contamination"))
 
 
 def _line(runs: Sequence[Run], encoder: str, names: Sequence[str]) -> Line:

@@ -8,7 +8,7 @@ from statistics import median
 
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 
 Key = tuple[str, str]
 
@@ -64,5 +64,5 @@ class Times:
 
 
 def _key(run: Run, cost: Cost) -> Key:
-    size = run.record.encoder.get("parameters")
+    size = run.record.encoder.parameters
     return f"{run.encoder} {size}", f"{cost.device} {cost.batch} {cost.input_size} {cost.precision}"

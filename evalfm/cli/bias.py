@@ -2,43 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
+
+from evalfm.cards import CardModel, Option, validate
+from evalfm.cli.configured import configured
 
 if TYPE_CHECKING:
     from evalfm.analysis.predictions import Predictions
-    from evalfm.analysis.scores import Scores
-    from evalfm.runs import Run
+    from evalfm.analysis.scores import LabelScores
+    from evalfm.run import Run
 
 TABLES = (".csv", ".tsv", ".parquet", ".pq")
+TABLE, SHORTCUTS = "Tables of other models", "Shortcuts: runs that are made"
 
 
-def bias(
-    models: Annotated[list[Path], typer.Argument(help="Runs, folders that hold some, or a table of predictions.")],
-    by: Annotated[str, typer.Option(help="Attributes: chest_tube,sex,age:65,view; sex*view for both at once.")],
-    adjust: Annotated[str, typer.Option(help="Columns to adjust the test for, such as age,sex,view.")] = "",
-    task: Annotated[str | None, typer.Option(help="Runs of this task only.")] = None,
-    label: Annotated[
-        str | None,
-        typer.Option(help="Of runs of several labels, classes or masks: this one alone."),
-    ] = None,
-    target: Annotated[str, typer.Option(help="Of a table: column of the label, 0 or 1.")] = "target",
-    score: Annotated[str, typer.Option(help="Of a table: column of the score.")] = "score",
-    patient: Annotated[str, typer.Option(help="Of a table: column of the patient.")] = "patient",
+class BiasOptions(CardModel):
+    """What a subgroup report is of, and how tables of other models are read."""
+
+    by: Annotated[
+        tuple[str, ...], Field(description="Attributes: chest_tube,sex,age:65,view; sex*view for both at once.")
+    ]
+    adjust: Annotated[tuple[str, ...], Field(description="Columns to adjust the test for, such as age,sex,view.")] = ()
+    task: Annotated[str | None, Field(description="Runs of this task only.")] = None
+    label: Annotated[str | None, Field(description="Of runs of several labels, classes or masks: this one alone.")] = (
+        None
+    )
+    target: Annotated[str, Field(description="Column of the label, 0 or 1."), Option(TABLE)] = "target"
+    score: Annotated[str, Field(description="Column of the score."), Option(TABLE)] = "score"
+    patient: Annotated[str, Field(description="Column of the patient."), Option(TABLE)] = "patient"
     threshold: Annotated[
         float | None,
-        typer.Option(help="Of a table: at and above it a score is positive; it must not come from these rows."),
-    ] = None,
+        Field(description="At and above it a score is positive; it must not come from these rows."),
+        Option(TABLE),
+    ] = None
     decode: Annotated[
-        bool, typer.Option("--decode", help="Probe the features for each attribute among images without the finding.")
-    ] = False,
+        bool,
+        Field(description="Probe the features for each attribute among images without the finding."),
+        Option(SHORTCUTS),
+    ] = False
     curve: Annotated[
-        bool, typer.Option("--curve", help="Train the heads with each attribute tied to the label, more and more.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Where --decode and --curve write their runs.")] = Path("runs/shortcuts"),
-    device: Annotated[str, typer.Option(help="Of --decode and --curve: auto, cpu, cuda or cuda:1.")] = "auto",
+        bool,
+        Field(description="Train the heads with each attribute tied to the label, more and more."),
+        Option(SHORTCUTS),
+    ] = False
+    out: Annotated[Path, Field(description="Where --decode and --curve write their runs."), Option(SHORTCUTS)] = Path(
+        "runs/shortcuts"
+    )
+    device: Annotated[
+        str, Field(description="Of --decode and --curve: auto, cpu, cuda or cuda:1."), Option(SHORTCUTS)
+    ] = "auto"
+
+
+@configured(BiasOptions)
+def bias(
+    models: Annotated[list[Path], typer.Argument(help="Runs, folders that hold some, or a table of predictions.")],
+    options: Mapping[str, Any],
     html: Annotated[Path | None, typer.Option(help="Write the report on one page here.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the summary as Markdown here.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -46,7 +69,7 @@ def bias(
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
     Scores are tested among images without the finding; Dice, false alarms and errors by their means. Each of several
-    labels is a question of its own, and so is each class against the rest; grades are asked by the error of the
+    labels is a question of its own, and so is each class against the rest; grades are reported by the error of the
     expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is read as the
     run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and scores are
     ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among the named
@@ -86,46 +109,48 @@ def bias(
 
     refuse_folder(html)
     refuse_folder(markdown)
-    asked, held = _listed(by), _listed(adjust)
-    runs, every, tables = _found(models, task, label, threshold, asked)
-    if decode or curve:
+    request = validate(BiasOptions, dict(options), "The call")
+    by, adjust, label, threshold = request.by, request.adjust, request.label, request.threshold
+    runs, every, tables = _inputs(models, request)
+    if request.decode or request.curve:
         if not runs:
-            raise EvalfmError("--decode and --curve need runs; a table of predictions has no features to ask.")
-        every += _made(runs, asked, decode=decode, curve=curve, out=out, device=device)
+            raise EvalfmError("--decode and --curve need runs; a table of predictions has no features to probe.")
+        every += _shortcut_runs(runs, request)
     decoded, curves = decodability(every), shortcut_curves(every)
     named = list(zip(model_names(runs), runs, strict=True))
-    beside: list[list[Scores]] = []
+    beside: list[list[LabelScores]] = []
     own: list[tuple[Predictions, str | None]] = []
+    columns = {"target": request.target, "score": request.score, "patient": request.patient}
     for path in tables:
-        found = predictions_of_table(path, target=target, score=score, patient=patient, label=label)
-        if found is None and label is not None:
+        predictions = predictions_of_table(path, **columns, label=label)
+        if predictions is None and label is not None:
             raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
-        if found is None:
-            scores = scores_of_table(path, target=target, score=score, patient=patient, threshold=threshold)
+        if predictions is None:
+            scores = scores_of_table(path, **columns, threshold=threshold)
             beside.append([scores])
         elif threshold is not None:
             raise EvalfmError(
                 f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."
             )
-        elif asks_questions(*found):
-            beside.append(questions_of_run(*found))
+        elif asks_questions(*predictions):
+            beside.append(questions_of_run(*predictions))
         else:
-            own.append(found)
+            own.append(predictions)
     reports, values = [], []
     absent: dict[str, EvalfmError] = {}
     for name, run in named:
         try:
             if asks_questions(run, label):
-                reports += bias_of_questions(questions_of_run(run, label, model=name), asked, adjust=held)
+                reports += bias_of_questions(questions_of_run(run, label, model=name), by, adjust=adjust)
             else:
-                values.append(replace(bias_of_values(run, asked, label=label, adjust=held), model=name))
+                values.append(replace(bias_of_values(run, by, label=label, adjust=adjust), model=name))
         except UnknownNameError:
             raise
         except EvalfmError as error:
             # One of several models ends nothing.
             absent[name] = error
-    reports += [report for each in beside for report in bias_of_questions(each, asked, adjust=held)]
-    values += [bias_of_values(each, asked, label=name, adjust=held) for each, name in own]
+    reports += [report for each in beside for report in bias_of_questions(each, by, adjust=adjust)]
+    values += [bias_of_values(each, by, label=name, adjust=adjust) for each, name in own]
     if absent and not reports and not values:
         raise next(iter(absent.values()))
     not_shown = [f"{name}: {error}" for name, error in absent.items()]
@@ -134,10 +159,10 @@ def bias(
     if markdown is not None:
         write_atomically(markdown, bias_markdown(reports, values, decoded, curves, not_shown).encode())
     if json:
-        models_told = [*(report.to_json() for report in reports), *(told.to_json() for told in values)]
+        of_models = [*(report.to_json() for report in reports), *(each.to_json() for each in values)]
         emit_json(
             {
-                "models": models_told,
+                "models": of_models,
                 "decodability": [each.to_json() for each in decoded],
                 "curves": [each.to_json() for each in curves],
                 "not_shown": not_shown,
@@ -146,8 +171,8 @@ def bias(
         return
     if reports:
         header, rows = summary(reports)
-        told = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
-        print_rows(f"Among images without the finding: {told}", header, rows)
+        shown = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
+        print_rows(f"Among images without the finding: {shown}", header, rows)
     for report in reports:
         typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
         for sentence in sentences(report):
@@ -155,7 +180,7 @@ def bias(
     if values:
         rows = [[name, *cells] for name, cells in value_summary(values)]
         title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
-        print_rows(title, ["value and attribute", *(told.model for told in values)], rows)
+        print_rows(title, ["value and attribute", *(each.model for each in values)], rows)
     for each in values:
         typer.echo(f"{each.model}: {each.images} images")
         for sentence in value_sentences(each):
@@ -171,11 +196,7 @@ def bias(
             typer.echo(f"Wrote {written}")
 
 
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Path, device: str) -> list[Run]:
+def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:
     """The runs of the studies that --decode and --curve ask for; those that are there already are read."""
     from evalfm.cli.console import Bars
     from evalfm.config import MachineOptions
@@ -184,25 +205,23 @@ def _made(runs: list[Run], by: list[str], *, decode: bool, curve: bool, out: Pat
     from evalfm.study.cohorts import Manifests
     from evalfm.study.shortcuts import curve_studies, decode_studies
 
-    plain = [each for each in by if not set(each) & {":", "*"}]
+    plain = [each for each in request.by if not set(each) & {":", "*"}]
     if not plain:
-        raise EvalfmError("--decode and --curve take columns with two levels, neither cut nor crossed.")
-    bars = Bars()
+        raise EvalfmError("--decode and --curve take columns with two levels, without thresholds and not crossed.")
+    bars, machine = Bars(), MachineOptions(device=request.device)
     manifests = Manifests(bars)
-    makers = [maker for maker, wanted in ((decode_studies, decode), (curve_studies, curve)) if wanted]
-    found: list[Run] = []
+    makers = [maker for maker, wanted in ((decode_studies, request.decode), (curve_studies, request.curve)) if wanted]
+    made: list[Run] = []
     for study in [study for maker in makers for each in plain for study in maker(runs, each, manifests)]:
-        done = run_study(study, out / study.name, bars, machine=MachineOptions(device=device), manifests=manifests)
-        found += done.runs
+        done = run_study(study, request.out / study.name, bars, machine=machine, manifests=manifests)
+        made += done.runs
         for failed in done.failed:
             assert failed.failure is not None
             typer.echo(f"Not made: {failed.cell.description}: {failed.failure.sentence}", err=True)
-    return found
+    return made
 
 
-def _found(
-    models: list[Path], task: str | None, label: str | None, threshold: float | None, by: list[str]
-) -> tuple[list[Run], list[Run], list[Path]]:
+def _inputs(models: Sequence[Path], request: BiasOptions) -> tuple[list[Run], list[Run], list[Path]]:
     """Runs to report on, all runs beside them, and tables: every run below a folder but baselines, or the one it is."""
     from evalfm.analysis.table import plain_runs
     from evalfm.cli.compare import runs_in
@@ -220,25 +239,24 @@ def _found(
             )
         every = runs_in([path])
         beside += every
-        # What asks for an attribute itself, as --decode does, is no answer that could lean on it.
-        found = [run for run in plain_runs(every) if task in (None, run.task) and not set(_targets(run)) & set(by)]
-        if len(found) > 1:
-            found = [run for run in found if not run.is_baseline]
-        if not found:
+        # A run of the attribute itself, as --decode makes, has no score that could lean on it.
+        chosen = [
+            run
+            for run in plain_runs(every)
+            if request.task in (None, run.task) and not set(run.record.task.target) & set(request.by)
+        ]
+        if len(chosen) > 1:
+            chosen = [run for run in chosen if not run.is_baseline]
+        if not chosen:
             raise EvalfmError(f"There is no run in {path} to report on; make one with `evalfm probe --task ptx-cls`.")
-        runs += found
-    if threshold is not None and not tables:
+        runs += chosen
+    if request.threshold is not None and not tables:
         raise EvalfmError("--threshold is for a table; a run brings its own, chosen on val.")
-    if label is None:
+    label = request.label
+    if label is None or not runs:
         return runs, beside, tables
-    if not runs:
-        return runs, beside, tables
-    having = [run for run in runs if label in run.record.data["class_names"]]
+    having = [run for run in runs if label in run.record.data.class_names]
     if not having:
-        names = {str(name) for run in runs for name in run.record.data["class_names"]}
+        names = {name for run in runs for name in run.record.data.class_names}
         raise UnknownNameError("label, class or mask in these runs", label, names)
     return having, beside, tables
-
-
-def _targets(run: Run) -> list[str]:
-    return [str(each) for each in run.record.task.get("target", ())]

@@ -43,15 +43,15 @@ def choose(
     if licence not in (None, "commercial"):
         raise UnknownNameError("demand on the licence", str(licence), ["commercial"])
     most = None if max_params is None else parameters_of(max_params)
-    found = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms), cohort=cohort)
+    choice = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms), cohort=cohort)
     if json:
-        emit_json(found.to_json())
+        emit_json(choice.to_json())
         return
     header = [
         "encoder",
         "head",
         "adaptation",
-        found.comparison.metric,
+        choice.comparison.metric,
         "parameters",
         "GFLOP",
         "ms",
@@ -74,9 +74,9 @@ def choose(
             each.licence,
             each.worst or "–",
         ]
-        for each in found.candidates
+        for each in choice.candidates
     ]
-    print_rows(f"{found.task}: not significantly worse than the best, the smallest first", header, rows)
-    typer.echo(found.paragraph)
-    for name, reason in found.excluded:
+    print_rows(f"{choice.task}: not significantly worse than the best, the smallest first", header, rows)
+    typer.echo(choice.paragraph)
+    for name, reason in choice.excluded:
         typer.echo(f"  out: {name}: {reason}")

@@ -1,4 +1,4 @@
-"""`evalfm compare`: encoders side by side on the same patients, with corrected paired tests."""
+"""`evalfm compare`: encoders compared on the same patients, with corrected paired tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from evalfm.analysis.compare import Comparison, Entry
-    from evalfm.runs import Run
+    from evalfm.run import Run
 
 
 def compare(
@@ -46,13 +46,13 @@ def compare(
     from evalfm.cli.console import emit_json
     from evalfm.errors import UnknownNameError
 
-    found = runs_in(runs)
+    chosen = runs_in(runs)
     if head is not None:
-        heads = sorted({run.head for run in found})
+        heads = sorted({run.head for run in chosen})
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
-        found = [run for run in found if run.head == head or run.is_baseline]
-    tables = comparisons(found, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
+        chosen = [run for run in chosen if run.head == head or run.is_baseline]
+    tables = comparisons(chosen, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
     if json:
         emit_json([table.to_json() for table in tables])
         return
@@ -67,29 +67,29 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
         EvalfmError: a folder is not there, there is no run that can be read, or a folder is a damaged run itself.
     """
     from evalfm.errors import EvalfmError
-    from evalfm.runs import find_runs
+    from evalfm.run import find_runs
 
     for folder in folders:
         if not folder.is_dir():
             raise EvalfmError(f"There is no folder {folder}; name runs or folders that hold them.")
     left_out: dict[str, None] = {}
 
-    def tell(sentence: str) -> None:
+    def say(sentence: str) -> None:
         if sentence not in left_out:
             typer.echo(sentence, err=True)
         left_out[sentence] = None
 
-    found = {
+    by_folder = {
         run.folder.resolve(): run
         for folder in folders
-        for run in find_runs(folder, with_predictions=with_predictions, tell=tell)
+        for run in find_runs(folder, with_predictions=with_predictions, say=say)
     }
-    if not found:
+    if not by_folder:
         named = ", ".join(map(str, folders))
         if left_out:
             raise EvalfmError(f"No run in {named} can be read, {len(left_out)} left out; copy them again, whole.")
         raise EvalfmError(f"There is no run in {named}; make some with `evalfm probe`.")
-    return list(found.values())
+    return list(by_folder.values())
 
 
 def _show(table: Comparison) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.data.manifest import Manifest
-    from evalfm.runs import Run
+    from evalfm.run import Run
     from evalfm.statistics.estimate import Estimate
 
 INTERRUPTED = 130
@@ -128,8 +128,8 @@ def print_task(table: TaskTable) -> None:
         seeds = [str(len(line.runs))] if with_seeds else []
         rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
     print_rows(f"{table.task} on {table.cohort}: {table.title}", header, rows)
-    told = ["Of several seeds: mean ± standard deviation over them."] if with_seeds else []
-    _print_lines([table.unit_counts, *told, *table.cautions, *footnotes.lines()])
+    of_seeds = ["Of several seeds: mean ± standard deviation over them."] if with_seeds else []
+    _print_lines([table.unit_counts, *of_seeds, *table.cautions, *footnotes.lines()])
 
 
 def print_metrics(table: TaskTable) -> None:
@@ -149,7 +149,7 @@ def print_metrics(table: TaskTable) -> None:
 
 
 def print_operating_points(table: TaskTable) -> None:
-    """Print default and chosen thresholds side by side, where a head reads text or the rule was asked for."""
+    """Print default and chosen thresholds, where a head reads text or the rule was chosen."""
     from evalfm.analysis.figures import describe
     from evalfm.analysis.operating_points import HEADER, shown_points
 
@@ -165,12 +165,11 @@ def print_operating_points(table: TaskTable) -> None:
     _print_lines(
         ["Brier score and ECE are before temperature scaling above and after it below; AUROC is moved by neither."]
     )
-    for name, run in [(line.encoder, line.runs[0]) for line in table.lines if line.runs[0].record.prompts]:
-        spread = (run.record.prompts or {}).get("spread")
-        if spread is not None:
-            told = f"{spread['least']:.3f} to {spread['most']:.3f}, sd {spread['sd']:.3f}"
-            metric = (run.record.prompts or {})["metric"]
-            _print_lines([f"{name}, {run.head}: {metric} by each template alone {told}"])
+    for line in table.lines:
+        prompts = line.runs[0].record.prompts
+        if prompts is not None and prompts.spread is not None:
+            spread = f"{prompts.spread.least:.3f} to {prompts.spread.most:.3f}, sd {prompts.spread.sd:.3f}"
+            _print_lines([f"{line.encoder}, {line.head}: {prompts.metric} by each template alone {spread}"])
 
 
 def print_overview(title: str, tables: Sequence[TaskTable]) -> None:
@@ -233,15 +232,15 @@ def _print_lines(lines: Sequence[str]) -> None:
 
 
 def split_sizes(manifest: Manifest) -> str:
-    """How many images each part of the split has."""
+    """How many images each split has."""
     counts = manifest.table["split"].value_counts()
     return ", ".join(f"{name} {int(counts.get(name, 0))}" for name in ("train", "val", "test"))
 
 
 def summarise(manifest: Manifest) -> None:
-    """Say in a line how many images and patients there are in each part."""
+    """Say in a line how many images and patients there are in each split."""
     patients = f"{len(set(manifest.patients.tolist()))} patients" if manifest.patients_known else "patients unknown"
-    parts = ""
+    splits = ""
     if "split" in manifest.table:
-        parts = f"; {split_sizes(manifest)}"
-    sys.stdout.write(f"{manifest.info.name}: {len(manifest)} images, {patients}{parts}\n")
+        splits = f"; {split_sizes(manifest)}"
+    sys.stdout.write(f"{manifest.info.name}: {len(manifest)} images, {patients}{splits}\n")

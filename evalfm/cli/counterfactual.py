@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import Field
+
+from evalfm.cards import CardModel, validate
+from evalfm.cli.configured import configured
 
 if TYPE_CHECKING:
     from evalfm.probing.counterfactual import Change
     from evalfm.probing.erasing import Erased, Erasure
     from evalfm.statistics.comparison import Difference
 
-PAIRED = "Paired by film, 95 % interval over patients (t); p is not corrected. Decisions are at the run's threshold."
+PAIRED = "Paired by image, 95 % interval over patients (t); p is not corrected. Decisions are at the run's threshold."
 
 
+class CounterfactualOptions(CardModel):
+    """On which images the tube is drawn or painted out, and how the run's encoder is loaded again."""
+
+    data: Annotated[
+        str | None, Field(description="Images with outlined devices, painted out, in place of phantom images.")
+    ] = None
+    mask: Annotated[str | None, Field(description="Whose outline, with --data; without it chest_tube.")] = None
+    trained_on: Annotated[
+        str | None,
+        Field(description="The run's own data, where --data are others and its name is not registered."),
+    ] = None
+    images: Annotated[int | None, Field(description="Phantom images, each drawn twice; without it 200.")] = None
+    size: Annotated[int | None, Field(description="Their height and width in pixels; without it 256.")] = None
+    weights: Annotated[str | None, Field(description="The checkpoint, where the run's came from a file.")] = None
+    encoder: Annotated[str | None, Field(description="file.py:build, where the run's encoder came from one.")] = None
+    device: Annotated[str, Field(description="auto, cpu or cuda.")] = "auto"
+
+
+@configured(CounterfactualOptions)
 def counterfactual(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
-    data: Annotated[
-        str | None, typer.Option(help="Films with outlined devices, painted out, in place of phantom films.")
-    ] = None,
-    mask: Annotated[str | None, typer.Option(help="Whose outline, with --data: chest_tube where not said.")] = None,
-    trained_on: Annotated[
-        str | None, typer.Option(help="The run's own data, where --data are others and its name is not registered.")
-    ] = None,
-    images: Annotated[int | None, typer.Option(help="Phantom films, each drawn twice: 200 where not said.")] = None,
-    size: Annotated[int | None, typer.Option(help="Their side in pixels: 256 where not said.")] = None,
-    weights: Annotated[str | None, typer.Option(help="The checkpoint, where the run's came from a file.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="file.py:build, where the run's encoder came from one.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    options: Mapping[str, Any],
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say how a run's answers change by a chest tube, all else equal.
 
-    Without --data the same phantom films are drawn without and with a tube. With --data every film of it that shows a
+    Without --data the same phantom images are drawn without and with a tube. With --data every image of it that shows a
     tube, and that the run has not seen, is answered three times: as it is, with the tube painted out, and with a
-    region of the same shape on the other side painted over by the same means.
+    region of the same shape mirrored to the other half painted over by the same means.
 
     Example:
 
@@ -45,50 +58,34 @@ def counterfactual(
     """
     from evalfm.probing.names import check_names, check_run
 
+    request = validate(CounterfactualOptions, dict(options), "The call")
     check_run(run)
-    check_names([encoder] if encoder is not None else [], data=[data, trained_on])
+    check_names([] if request.encoder is None else [request.encoder], data=[request.data, request.trained_on])
 
     from evalfm.cli.console import Bars, emit_json, print_rows
     from evalfm.errors import EvalfmError
 
-    if data is not None:
-        if images is not None or size is not None:
-            raise EvalfmError("--images and --size are of phantom films; leave them out, or leave --data out.")
+    again: dict[str, Any] = request.model_dump(include={"weights", "encoder", "device"}) | {"progress": Bars()}
+    if request.data is not None:
+        if request.images is not None or request.size is not None:
+            raise EvalfmError("--images and --size are of phantom images; leave them out, or leave --data out.")
         from evalfm.probing.erasing import DEVICE, erase
 
-        erased = erase(
-            run,
-            data,
-            mask=mask or DEVICE,
-            trained_on=trained_on,
-            weights=weights,
-            encoder=encoder,
-            device=device,
-            progress=Bars(),
-        )
+        erased = erase(run, request.data, mask=request.mask or DEVICE, trained_on=request.trained_on, **again)
         if json:
             emit_json(erased.to_json())
         else:
             _print_erased(erased)
         return
-    if mask is not None or trained_on is not None:
-        raise EvalfmError("--mask and --trained-on go with films that have outlines; name them with --data.")
-    from evalfm.probing.counterfactual import IMAGES, SIZE
+    if request.mask is not None or request.trained_on is not None:
+        raise EvalfmError("--mask and --trained-on go with images that have outlines; name them with --data.")
     from evalfm.probing.counterfactual import counterfactual as changes_of
 
-    found = changes_of(
-        run,
-        images=IMAGES if images is None else images,
-        size=SIZE if size is None else size,
-        weights=weights,
-        encoder=encoder,
-        device=device,
-        progress=Bars(),
-    )
+    found = changes_of(run, **request.model_dump(include={"images", "size"}, exclude_none=True), **again)
     if json:
         emit_json(found.to_json())
         return
-    header = ["answer", "films", "images", "patients", "without tube", "with tube", "difference", "p"]
+    header = ["answer", "among", "images", "patients", "without tube", "with tube", "difference", "p"]
     print_rows(f"{found.model} on {found.task}: what the tube alone changes", header, map(_change, found.changes))
     _print_notes(found.notes)
 
@@ -97,11 +94,11 @@ def _print_erased(found: Erased) -> None:
     from evalfm.cli.console import print_rows
 
     name = found.mask
-    header = ["answer", "films", "images", "patients", "as it is", f"{name} out", "control out", "contrast", "p"]
-    title = f"{found.model} on {found.task}: {name} painted out of {found.films} films of {found.data}"
+    header = ["answer", "among", "images", "patients", "as it is", f"{name} out", "control out", "contrast", "p"]
+    title = f"{found.model} on {found.task}: {name} painted out of {found.films} images of {found.data}"
     print_rows(title, header, map(_erasure, found.erasures))
     out = "; ".join(f"{item.images} {item.reason}" for item in found.left_out)
-    _print_notes((f"Left out: {out}." if out else "No film was left out.", *found.notes))
+    _print_notes((f"Left out: {out}." if out else "No image was left out.", *found.notes))
 
 
 def _print_notes(notes: tuple[str, ...]) -> None:

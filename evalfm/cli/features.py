@@ -30,7 +30,7 @@ def features(
     encoders = listed(encoder, "--encoder", is_encoder_path)
     check_names(encoders, data=[data])
 
-    from evalfm.analysis.report.quality import quality_tables
+    from evalfm.analysis.report.section import quality_tables
     from evalfm.cli.console import Bars, emit_json, print_rows
     from evalfm.cli.phantom_notice import print_notice
     from evalfm.probing.feature_quality import FEATURES, feature_quality

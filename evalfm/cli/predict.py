@@ -36,6 +36,6 @@ def predict(
     if json:
         emit_json(as_plain(predicted))
         return
-    for note in predicted.notes:
-        typer.echo(f"  {note}")
+    for caution in predicted.cautions:
+        typer.echo(f"  {caution}")
     typer.echo(f"{len(predicted.table)} images: {predicted.folder / 'predictions.parquet'}")

@@ -15,7 +15,7 @@ def report(
     title: Annotated[str, typer.Option(help="What stands at its top.")] = "Encoders compared",
     csv: Annotated[Path | None, typer.Option(help="Write every table as CSV into this folder too.")] = None,
 ) -> None:
-    """Write one HTML file that opens offline: tables, intervals, curves, films, subgroups, methods and provenance.
+    """Write one HTML file that opens offline: tables, intervals, curves, images, subgroups, methods and provenance.
 
     A features.json in a named folder (see evalfm features) and few-shot episodes below one become sections.
 
@@ -28,30 +28,30 @@ def report(
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
     from evalfm.analysis.report.page import report_page, write_tables
-    from evalfm.analysis.report.quality import FEATURES, read_features
+    from evalfm.analysis.report.section import FEATURES, read_features
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
     from evalfm.episodes import find_episodes
     from evalfm.errors import UnknownNameError
-    from evalfm.runs import check_writable
+    from evalfm.run import check_writable
 
     refuse_folder(out)
     if csv is not None:
         check_writable(csv, "--csv")
-    found = runs_in(runs)
+    chosen = runs_in(runs)
     if task is not None:
-        tasks = sorted({run.task for run in found})
+        tasks = sorted({run.task for run in chosen})
         if task not in tasks:
             raise UnknownNameError("task among these runs", task, tasks)
-        found = [run for run in found if run.task == task]
+        chosen = [run for run in chosen if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
     episodes = [each for folder in runs for each in find_episodes(folder, _say) if task in (None, each.task)]
-    content = report_page(found, title, features, episodes).encode()
+    content = report_page(chosen, title, features, episodes).encode()
     write_atomically(out, content)
-    typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(found)} runs)")
+    typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(chosen)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(found, csv, features, episodes))} tables into {csv}")
+        typer.echo(f"Wrote {len(write_tables(chosen, csv, features, episodes))} tables into {csv}")
 
 
 def _say(sentence: str) -> None:

@@ -82,8 +82,8 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
 
     from evalfm.analysis.figures import describe
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.facts import printable
-    from evalfm.runs import Run
+    from evalfm.record import printable
+    from evalfm.run import Run
 
     whole = Run.read(folder)
     record = whole.record
@@ -95,11 +95,12 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
         for name, estimate in whole.metrics.items()
     ]
     print_rows(f"{whole.encoder} × {whole.task} × {whole.head}", ["metric", "estimate", "n", "note"], rows)
-    for note in record.notes:
-        typer.echo(f"  {note}")
-    by_fold = record.chosen.get("folds")
-    chosen = {"folds": len(by_fold)} if by_fold else record.chosen
-    _print({"data": record.data, "chosen": {key: chosen[key] for key in chosen if key not in ("path", "curve")}}, False)
+    for caution in record.cautions:
+        typer.echo(f"  {caution}")
+    by_fold = record.chosen.folds
+    chosen = {"folds": len(by_fold)} if by_fold else record.chosen.as_written()
+    shown = {name: value for name, value in chosen.items() if name not in ("path", "curve")}
+    _print({"data": record.data.as_written(), "chosen": shown}, False)
     files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.*"))
     typer.echo(f"files: {', '.join(map(printable, files))}")
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evalfm.config import ProbeConfig, SubsetOptions
-    from evalfm.runs import Run
+    from evalfm.run import Run
     from evalfm.study.executor import Outcome
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
@@ -222,11 +222,10 @@ def results_json(done: StudyRuns) -> dict[str, Any]:
 
 
 def _by_subset(runs: Sequence[Run]) -> dict[SubsetOptions, list[Run]]:
-    from evalfm.config import SubsetOptions
 
     grouped: dict[SubsetOptions, list[Run]] = {}
     for run in runs:
         config = run.record.config
-        subset = SubsetOptions(**{name: config[name] for name in SubsetOptions.model_fields if name in config})
+        subset = config.subset
         grouped.setdefault(subset, []).append(run)
     return grouped

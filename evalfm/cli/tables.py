@@ -51,7 +51,7 @@ def _table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]
         room = console.width - (2 * padding + 1) * len(header) - 1 - sum(longest)
         if room < 0:
             continue
-        # Widths of our own: rich shrinks a column below its least width, and then cuts the table off.
+        # Widths of our own: rich shrinks a column below its least width, and then crops the table.
         wanted = [most - least for least, most in zip(longest, natural, strict=True)]
         share = min(1, room / max(1, sum(wanted)))
         widths = [least + int(more * share) for least, more in zip(longest, wanted, strict=True)]

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
 from evalfm.encoders.preprocessing import Augment, Preparer
@@ -85,7 +86,7 @@ class EncoderState:
         weights_file: SHA-256 of the file read, if any.
         origin: where that file lies; a tokenizer is looked for beside it. Never written to a run.
         code_digest: SHA-256 of the user's file that built the encoder, if any.
-        notes: sentences that a run must repeat.
+        cautions: cautions that a run must repeat.
     """
 
     preprocessing: Preprocessing | None = None
@@ -94,7 +95,7 @@ class EncoderState:
     weights_file: str | None = None
     origin: Path | None = None
     code_digest: str | None = None
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
 class Encoder(nn.Module, ABC):
@@ -265,13 +266,13 @@ class Encoder(nn.Module, ABC):
         return self.state.precision
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def cautions(self) -> tuple[Caution, ...]:
         """Sentences that a run must repeat."""
-        return self.state.notes
+        return self.state.cautions
 
-    def add_notes(self, *sentences: str) -> None:
-        """Add sentences that a run must repeat."""
-        self.state = replace(self.state, notes=(*self.state.notes, *sentences))
+    def add_cautions(self, *cautions: Caution) -> None:
+        """Add cautions that a run must repeat."""
+        self.state = replace(self.state, cautions=(*self.state.cautions, *cautions))
 
     @property
     def weights_digest(self) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from evalfm.cautions import Caution
 from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
@@ -42,7 +43,7 @@ def load_encoder(
             makes one.
         weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
             checkpoint.
-        input_size, resize: override the card; recorded in ``notes`` and in ``key``.
+        input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
         precision: in which the model runs; features are float32 in any case.
         device: where the model runs; ``auto`` takes a GPU if there is one.
         seed: from which random weights are drawn.
@@ -70,7 +71,7 @@ def load_encoder(
         made.seal()
         return made.eval().to(place)
     card = find_card(ref)
-    facts, notes = override(card, input_size, resize)
+    facts, cautions = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
     state = EncoderState(
         preprocessing=facts,
@@ -78,7 +79,7 @@ def load_encoder(
         random_weights=drawn,
         weights_file=checkpoint.sha256 if checkpoint else None,
         origin=checkpoint.path if checkpoint else None,
-        notes=(*notes, *_caution(card, checkpoint, drawn)),
+        cautions=(*cautions, *_caution(card, checkpoint, drawn)),
     )
     # Building draws initial weights; the caller's generator must not feel it.
     with torch.random.fork_rng(devices=[]):
@@ -138,20 +139,20 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
     return checkpoint, False
 
 
-def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[str]:
-    notes = []
+def _caution(card: EncoderCard, checkpoint: Checkpoint | None, drawn: bool) -> list[Caution]:
+    cautions: list[Caution] = []
     if drawn:
-        notes.append(f"{card.name} has random weights: it has learnt nothing.")
+        cautions.append(Caution("random-weights", f"{card.name} has random weights: it has learnt nothing."))
     elif checkpoint is not None and card.weights.sha256 not in (None, checkpoint.sha256):
-        notes.append(f"The weights of {card.name} are another file than the one its card pins.")
+        words = f"The weights of {card.name} are another file than the one its card pins."
+        cautions.append(Caution("other-weights", words))
     if checkpoint is not None and card.weights.revision == "main" and card.weights.sha256 is None:
-        notes.append(
-            f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
-        )
-    notes += checkpoint.notes if checkpoint is not None else ()
+        words = f"No commit of the weights of {card.name} is pinned; SHA-256 of the file read: {checkpoint.sha256}."
+        cautions.append(Caution("unpinned-weights", words))
+    cautions += checkpoint.cautions if checkpoint is not None else ()
     if not drawn:
-        notes += [f"Unconfirmed: {sentence}" for sentence in card.unconfirmed]
-    return notes
+        cautions += [Caution("unconfirmed-card", f"Unconfirmed: {sentence}") for sentence in card.unconfirmed]
+    return cautions
 
 
 def _check_size(encoder: Encoder, card: EncoderCard) -> None:

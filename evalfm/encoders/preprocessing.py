@@ -13,6 +13,7 @@ from PIL import Image as Pil
 from torch import Tensor
 from torch.nn import functional
 
+from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import MAX_SIDE, EncoderCard, Preprocessing
 from evalfm.errors import EvalfmError
@@ -202,8 +203,8 @@ def _z_score(pixels: Tensor) -> Tensor:
 
 def override(
     card: EncoderCard, input_size: int | tuple[int, int] | None, resize: str | None
-) -> tuple[Preprocessing, tuple[str, ...]]:
-    """The card's preprocessing with another input size or resize policy, and sentences that say so.
+) -> tuple[Preprocessing, tuple[Caution, ...]]:
+    """The card's preprocessing with another input size or resize policy, and cautions that say so.
 
     The share that a centre crop cuts off is kept when the size changes.
 
@@ -214,7 +215,7 @@ def override(
     >>> override(find_card("pixels"), 128, None)[1]
     ('The input is 128 x 128 instead of 256 x 256.',)
     """
-    facts, notes = card.preprocessing, []
+    facts, cautions = card.preprocessing, []
     changes: dict[str, object] = {}
     if resize is not None and resize != facts.resize:
         if resize not in ("squash", "shortest-edge-crop", "letterbox"):
@@ -222,7 +223,7 @@ def override(
         changes |= {"resize": resize, "resize_to": None, "first_interpolation": None, "side_rounding": "nearest"}
         if resize == "shortest-edge-crop":
             changes["resize_to"] = max(facts.input_size)
-        notes.append(f"Images are resized by {resize} instead of {facts.resize}.")
+        cautions.append(Caution("input-changed", f"Images are resized by {resize} instead of {facts.resize}."))
     size = (input_size, input_size) if isinstance(input_size, int) else input_size
     if size is not None and tuple(size) != facts.input_size:
         if card.fixed_input_size:
@@ -239,8 +240,9 @@ def override(
         if isinstance(resize_to, int):
             changes["resize_to"] = resize_to * max(size) // max(facts.input_size)
         changes["input_size"] = (int(size[0]), int(size[1]))
-        notes.append(f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}.")
-    return facts.model_copy(update=changes), tuple(notes)
+        words = f"The input is {size[0]} x {size[1]} instead of {facts.input_size[0]} x {facts.input_size[1]}."
+        cautions.append(Caution("input-changed", words))
+    return facts.model_copy(update=changes), tuple(cautions)
 
 
 def _check_multiple(card: EncoderCard, size: tuple[int, int]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from evalfm.cards import read_json
+from evalfm.cautions import Caution
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weight_files import INDEX, check_plain, find_shards, has_shards, listed, read_content
 from evalfm.errors import EvalfmError
@@ -27,7 +28,7 @@ class Checkpoint:
     """Tensors of a file by name, unwrapped, with the file's SHA-256.
 
     ``config`` is the ``config.json`` that lay beside the file in a folder, if any. Of several shards, ``path`` is the
-    index or the first, and ``sha256`` is made of the names and digests of all. ``notes`` say, as sentences, what the
+    index or the first, and ``sha256`` is made of the names and digests of all. ``cautions`` say, as sentences, what the
     card does not know of the file.
     """
 
@@ -35,13 +36,13 @@ class Checkpoint:
     sha256: str
     tensors: dict[str, Tensor]
     config: dict[str, Any] | None = None
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
     def named_for(self, expected: Iterable[str]) -> Checkpoint:
         """The checkpoint with the names ``expected`` by a model, where one prefix stands before all of them.
 
         A training script that holds the encoder as ``self.model`` or ``self.backbone`` saves it so, beside its own
-        heads; what bears another prefix is left out, and ``notes`` say it. Anything else stays as it is.
+        heads; what bears another prefix is left out, and ``cautions`` say it. Anything else stays as it is.
 
         Raises:
             EvalfmError: several prefixes stand before all names.
@@ -61,10 +62,11 @@ class Checkpoint:
         (prefix,) = prefixes
         kept = {name.removeprefix(prefix): each for name, each in self.tensors.items() if name.startswith(prefix)}
         others = len(self.tensors) - len(kept)
-        note = f"The names of the encoder's tensors bear {prefix} in the file, which was left out" + (
+        words = f"The names of the encoder's tensors bear {prefix} in the file, which was left out" + (
             f", and so were {others} tensors without it." if others else "."
         )
-        return replace(self, tensors=kept, notes=(*self.notes, note))
+        note = Caution("renamed-weights", words)
+        return replace(self, tensors=kept, cautions=(*self.cautions, note))
 
 
 def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
@@ -73,7 +75,7 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
     The content decides the format, never the extension: safetensors, npz, torch's zip and legacy files.
     Pickles are read by torch's restricted unpickler, which builds tensors and plain containers; beside these
     only the data classes on the card's reviewed list may stand there, and they are not built. Tensors lie where the
-    card's ``wrapper`` says, or under the usual names of training programs, which ``notes`` then tell.
+    card's ``wrapper`` says, or under the usual names of training programs, which ``cautions`` then tell.
 
     Raises:
         EvalfmError: nothing there, damaged, of no known format, holding code, or holding NaN.
@@ -81,14 +83,14 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
     path = _find(location, facts)
     shards = find_shards(path)
     tensors: dict[str, Tensor] = {}
-    notes: list[str] = []
+    cautions: list[Caution] = []
     for shard in shards:
         content, sentences = _unwrap(read_content(shard, facts), facts, shard)
         twice = sorted(set(tensors) & set(content))
         if twice:
             raise EvalfmError(f"{shard} holds {listed(twice)}, as another shard does; fetch the shards again.")
         tensors |= check_plain(shard, content)
-        notes += [each for each in sentences if each not in notes]
+        cautions += [each for each in sentences if each not in cautions]
     digests = [(shard.name, file_digest(shard)) for shard in shards]
     together = "".join(f"{name} {digest}\n" for name, digest in digests)
     sha256 = digests[0][1] if shards == [path] else hashlib.sha256(together.encode()).hexdigest()
@@ -98,7 +100,7 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
         config = read_json(config_path)
         if not isinstance(config, dict):
             raise EvalfmError(f"{config_path} holds no settings by name; fetch it again or remove it.")
-    return Checkpoint(path, sha256, tensors, config, tuple(notes))
+    return Checkpoint(path, sha256, tensors, config, tuple(cautions))
 
 
 def file_digest(path: Path) -> str:
@@ -193,8 +195,8 @@ RARER_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "params_ema", "params", 
 """Looked for where there is none of ``WRAPPERS``."""
 
 
-def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors by the names that the card expects, and sentences on what the card did not say of the file."""
+def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str, Tensor], list[Caution]]:
+    """The tensors by the names that the card expects, and cautions on what the card did not say of the file."""
     if not isinstance(content, Mapping):
         raise EvalfmError(f"{path} holds a {type(content).__name__}, not tensors by name; save its state dict.")
     steps = list(facts.wrapper)
@@ -221,16 +223,18 @@ def _unwrap(content: object, facts: WeightsFacts, path: Path) -> tuple[dict[str,
             f"{path} holds entries that are no tensors ({listed(strange) if strange else 'it is empty'}); "
             "give a state dict, or name the wrapper's keys in the card's weights.wrapper."
         )
-    notes = [f"The tensors lay under {' / '.join(taken)} in the file of weights."] if taken else []
+    words = f"The tensors lay under {' / '.join(taken)} in the file of weights."
+    cautions = [Caution("renamed-weights", words)] if taken else []
     tensors, shortened = _renamed({str(name): value for name, value in content.items()}, facts)
     if shortened:
-        notes.append(f"The names of the tensors bear {' and '.join(shortened)} in the file, which was left out.")
+        words = f"The names of the tensors bear {' and '.join(shortened)} in the file, which was left out."
+        cautions.append(Caution("renamed-weights", words))
     if len(tensors) < len(content):
         raise EvalfmError(
             f"{path} holds two tensors of one name once the card's strip_prefix {facts.strip_prefix!r} and rename "
             "are applied; fix the card."
         )
-    return tensors, notes
+    return tensors, cautions
 
 
 def _is_flat(content: Mapping[Any, Any]) -> bool:

@@ -7,13 +7,16 @@ import re
 import time
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
-import torch
+from pydantic import ConfigDict
 
 from evalfm.cards import CardModel
-from evalfm.encoders.encoder import Encoder
-from evalfm.features.forward import device_of
-from evalfm.features.operations import operation_counter
+
+if TYPE_CHECKING:
+    import torch
+
+    from evalfm.encoders.encoder import Encoder
 
 BATCH = 1
 """Images of the pass that is timed: what one film waits for, not what a full batch gets through."""
@@ -33,6 +36,8 @@ class Cost(CardModel):
         precision: of the weights.
     """
 
+    model_config = ConfigDict(extra="ignore")
+
     milliseconds: float
     gigaflops: float
     batch: int
@@ -46,6 +51,12 @@ def measure_cost(encoder: Encoder) -> Cost:
 
     At least three passes are timed, more until a second has gone by, at most twenty.
     """
+    # A run's record holds a Cost, and is read without torch.
+    import torch
+
+    from evalfm.features.forward import device_of
+    from evalfm.features.operations import operation_counter
+
     device = device_of(encoder)
     shape = (BATCH, encoder.preparer.facts.channels, *encoder.input_size)
     film = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -69,6 +80,8 @@ def measure_cost(encoder: Encoder) -> Cost:
 
 def device_words(device: torch.device) -> str:
     """The device by name: the GPU's, or the processor's with how many threads torch uses of it."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":

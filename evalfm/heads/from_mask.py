@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
@@ -68,7 +69,7 @@ class FromMaskHead(PooledHead, TrainableHead):
         check_kind(self, context)
         train, val = self.usable(train), self.usable(val)
         fit = self._inner.fit(train, val, self._of_masks(context))
-        return replace(fit, notes=(*fit.notes, *self.after_training(train, val, context)))
+        return replace(fit, cautions=(*fit.cautions, *self.after_training(train, val, context)))
 
     def usable(self, examples: Examples) -> Examples:
         """The rows that have every mask.
@@ -140,7 +141,7 @@ class FromMaskHead(PooledHead, TrainableHead):
         """The dense head's."""
         self._inner.set_module(module, layout, objective, device)
 
-    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
         """Choose the thresholds on val, and count the images of val that have no measure."""
         train, val = self.usable(train), self.usable(val)
         assert val.masks is not None
@@ -160,15 +161,15 @@ class FromMaskHead(PooledHead, TrainableHead):
             errors.append(float(np.nanmean(np.abs(known - val.target))))
         self._without_strays = errors[1] < errors[0]
         parts = "their largest parts" if self._without_strays else "all their parts"
-        notes = [
+        words = (
             f"Masks are measured on {parts}: mean absolute error on val {errors[0]:.4f} with all parts, "
             f"{errors[1]:.4f} with the largest."
-        ]
+        )
+        cautions = [Caution("measured-on-masks", words)]
         if empty:
-            notes.append(
-                f"{empty} of {len(val)} val images get the mean of train: their predicted heart or lungs are empty."
-            )
-        return tuple(notes)
+            words = f"{empty} of {len(val)} val images get the mean of train: their predicted heart or lungs are empty."
+            cautions.append(Caution("measured-on-masks", words))
+        return tuple(cautions)
 
     def _of_masks(self, context: Context) -> Context:
         if context.measure not in MEASURES or not context.findings:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.text import TextTower
 from evalfm.features.source import FeatureSource
 from evalfm.progress import SILENT, Progress
@@ -95,13 +96,13 @@ class Fit:
         chosen: the selected hyper-parameters, such as ``{"C": 0.01}``.
         path: one mapping per candidate of the grid with its val score.
         curve: one mapping per epoch for heads that train in epochs.
-        notes: sentences to print, such as a best C at the grid's edge.
+        cautions: cautions to print, such as a best C at the grid's edge.
     """
 
     chosen: dict[str, float | int | str]
     path: tuple[dict[str, float | int | str], ...] = ()
     curve: tuple[dict[str, float | int | str], ...] = ()
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
 class Head(ABC):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from evalfm.cautions import Caution
 from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 
@@ -68,10 +69,10 @@ class NeighbourHead(PooledHead):
         path: tuple[dict[str, float | int | str], ...] = tuple(
             {"k": k, "val_log_loss": float(loss)} for k, loss in zip(sizes, losses, strict=True)
         )
-        notes: tuple[str, ...] = ()
+        cautions: tuple[Caution, ...] = ()
         if len(sizes) > 1 and best == len(sizes) - 1:
-            notes = (f"The best k, {self._chosen}, is the largest that was tried.",)
-        return Fit({"k": self._chosen}, path, notes=notes)
+            cautions = (Caution("grid-edge", f"The best k, {self._chosen}, is the largest that was tried."),)
+        return Fit({"k": self._chosen}, path, cautions=cautions)
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Share of the votes per class, [N, K]; binary: of the positive class, [N, 1]."""

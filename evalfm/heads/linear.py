@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
@@ -89,7 +91,7 @@ class LinearHead(_LogisticHead):
         several = len(names) > 1
         chosen: dict[str, float | int | str] = {}
         path: list[dict[str, float | int | str]] = []
-        notes: list[str] = []
+        cautions: list[Caution] = []
         weights, biases = [], []
         for column, label in enumerate(names):
             if several and not (_learnable(train_target[:, column]) and _learnable(val_target[:, column])):
@@ -116,12 +118,12 @@ class LinearHead(_LogisticHead):
             key = f"C[{label}]" if several else "C"
             chosen[key] = self._strengths[best]
             path += _path_lines(self._strengths, losses, label if several else None)
-            notes += _notes(self._strengths, best, label, scaling, solved.converged)
+            cautions += _cautions(self._strengths, best, label, scaling, solved.converged)
             weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
             weights.append(weight)
             biases.append(bias)
         self._weight, self._bias = torch.cat(weights), torch.cat(biases)
-        return Fit(chosen, tuple(path), notes=tuple(notes))
+        return Fit(chosen, tuple(path), cautions=tuple(cautions))
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each label, [N, K]; binary: K = 1."""
@@ -167,12 +169,10 @@ class SoftmaxHead(_LogisticHead):
         truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
         losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
         best = smallest_best(losses)
-        notes = _notes(self._strengths, best, label, scaling, solved.converged)
+        cautions = _cautions(self._strengths, best, label, scaling, solved.converged)
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
-            notes.append(
-                f"No train image shows {', '.join(absent)}: its probability is 0 and val images of it do not choose C."
-            )
+            cautions.append(without_images(absent))
         weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
         self._weight = torch.zeros(len(context.class_names), weight.shape[1], dtype=torch.float64)
         self._bias = torch.full((len(context.class_names),), -torch.inf, dtype=torch.float64)
@@ -180,7 +180,7 @@ class SoftmaxHead(_LogisticHead):
         return Fit(
             {"C": self._strengths[best]},
             tuple(_path_lines(self._strengths, losses, None)),
-            notes=tuple(notes),
+            cautions=tuple(cautions),
         )
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
@@ -221,17 +221,25 @@ def _path_lines(
     return lines if label is None else [{"label": label, **line} for line in lines]
 
 
-def _notes(
+def without_images(classes: Sequence[str]) -> Caution:
+    """What is said where train shows no image of ``classes``."""
+    words = f"No train image shows {', '.join(classes)}: its probability is 0 and val images of it do not choose C."
+    return Caution("unseen-class", words)
+
+
+def _cautions(
     strengths: tuple[float, ...], best: int, label: str, scaling: Standardisation, converged: Tensor
-) -> list[str]:
-    notes = []
+) -> list[Caution]:
+    cautions: list[Caution] = []
     if len(strengths) > 1 and best in (0, len(strengths) - 1):
         end = "lower" if best == 0 else "upper"
-        notes.append(f"The best C for {label!r}, {strengths[best]:.3g}, lies at the {end} edge of the grid.")
+        words = f"The best C for {label!r}, {strengths[best]:.3g}, lies at the {end} edge of the grid."
+        cautions.append(Caution("grid-edge", words))
     dropped = int((~scaling.kept).sum())
     if dropped:
-        notes.append(f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped.")
+        words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
+        cautions.append(Caution("constant-features", words))
     if not bool(converged.all()):
         late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
-        notes.append(f"The solver stopped before its tolerance at C = {late}.")
-    return notes
+        cautions.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))
+    return cautions

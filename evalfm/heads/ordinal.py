@@ -14,7 +14,7 @@ from torch.nn import functional
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
-from evalfm.heads.linear import STRENGTHS, _notes, smallest_best
+from evalfm.heads.linear import STRENGTHS, _cautions, smallest_best, without_images
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
 from evalfm.heads.trainable import TrainableHead
@@ -108,12 +108,10 @@ class OrdinalHead(PooledHead, TrainableHead):
         solutions, converged = solve_path(learnt, place, len(seen), self._strengths)
         losses = np.array([float(_loss(solution, held_out, truth) / len(truth)) for solution in solutions])
         best = smallest_best(losses)
-        notes = _notes(self._strengths, best, label, scaling, torch.tensor(converged))
+        cautions = _cautions(self._strengths, best, label, scaling, torch.tensor(converged))
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
-            notes.append(
-                f"No train image shows {', '.join(absent)}: its probability is 0 and val images of it do not choose C."
-            )
+            cautions.append(without_images(absent))
         first, steps, weight = solutions[best]
         raw = torch.zeros(len(scaling.mean), dtype=torch.float64)
         raw[torch.from_numpy(scaling.kept)] = weight / torch.from_numpy(scaling.scale[scaling.kept])
@@ -124,7 +122,7 @@ class OrdinalHead(PooledHead, TrainableHead):
         path: tuple[dict[str, float | int | str], ...] = tuple(
             {"C": strength, "val_log_loss": float(loss)} for strength, loss in zip(self._strengths, losses, strict=True)
         )
-        return Fit({"C": self._strengths[best]}, path, notes=tuple(notes))
+        return Fit({"C": self._strengths[best]}, path, cautions=tuple(cautions))
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import Standardisation, check_kind, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
@@ -66,14 +67,16 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         path: tuple[dict[str, float | int | str], ...] = tuple(
             {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
         )
-        notes = []
+        cautions = []
         if len(self._penalties) > 1 and best in (0, len(self._penalties) - 1):
             end = "upper" if best == 0 else "lower"
-            notes.append(f"The best alpha, {self._penalties[best]:.3g}, lies at the {end} edge of the grid.")
+            words = f"The best alpha, {self._penalties[best]:.3g}, lies at the {end} edge of the grid."
+            cautions.append(Caution("grid-edge", words))
         dropped = int((~scaling.kept).sum())
         if dropped:
-            notes.append(f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped.")
-        return Fit({"alpha": self._penalties[best]}, path, notes=tuple(notes))
+            words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
+            cautions.append(Caution("constant-features", words))
+        return Fit({"alpha": self._penalties[best]}, path, cautions=tuple(cautions))
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Values in the target's unit, [N, 1]."""

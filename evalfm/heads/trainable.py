@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context, Examples
 from evalfm.heads.module import AffineModule, HeadModule, Layout, Statistics
@@ -49,8 +50,8 @@ class TrainableHead(ABC):
         """The examples that can be trained on or chosen by; all of them, unless some lack what the head learns from."""
         return examples
 
-    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[str, ...]:
-        """Choose on val what the module itself does not hold, once it is kept; sentences for the run's notes."""
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
+        """Choose on val what the module itself does not hold, once it is kept; cautions about it."""
         return ()
 
 

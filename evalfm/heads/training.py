@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_kind
 from evalfm.heads.head import Context, Examples, Fit
@@ -333,8 +334,9 @@ def _choose(bank: _Bank, device: torch.device) -> Fit:
     best.module.load_state_dict(best.best_state)
     bank.head.set_module(best.module, bank.layout, bank.objective, device)
     rates = [candidate.learning_rate for candidate in bank.candidates]
-    notes = []
+    cautions = []
     if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
-        notes.append(f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid.")
+        words = f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid."
+        cautions.append(Caution("grid-edge", words))
     chosen: Line = {"learning_rate": best.learning_rate, "epoch": best.best_epoch}
-    return Fit(chosen, tuple(each.summary() for each in bank.candidates), tuple(best.curve), tuple(notes))
+    return Fit(chosen, tuple(each.summary() for each in bank.candidates), tuple(best.curve), tuple(cautions))

@@ -27,7 +27,7 @@ from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.session import TABLES, EncoderSession, open_session
 from evalfm.progress import Progress
-from evalfm.runs import HEAD, Run
+from evalfm.run import HEAD, Run
 from evalfm.tasks.card import TaskCard
 
 
@@ -57,25 +57,25 @@ class RunPredictor:
             EvalfmError: the run is none to apply, or the weights are others than its own.
         """
         check_applicable(run)
-        task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
+        task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
         session = _reopen(run, manifest, weights, encoder, device, progress)
         return cls(run, task, manifest, session, tuple(_heads(run, task)))
 
     def answers(
-        self, rows: NDArray[np.intp], *, fold: int | None = None, films: Manifest | None = None
+        self, rows: NDArray[np.intp], *, fold: int | None = None, images: Manifest | None = None
     ) -> pd.DataFrame:
         """The kind's columns for ``rows``, with the decision at the run's threshold.
 
         Args:
             rows: of the manifest.
             fold: whose head and threshold predict; None takes the mean of all heads and the median of their thresholds.
-            films: the same rows with other pixels; their features are forgotten afterwards.
+            images: the same rows with other pixels; their features are forgotten afterwards.
         """
-        manifest = films or self.manifest
+        manifest = images or self.manifest
         with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
             own = self.session.source
-            if films is not None and isinstance(own, EncodedSource):
-                own = own.over(films, FeatureStore(Path(scratch)))
+            if images is not None and isinstance(own, EncodedSource):
+                own = own.over(images, FeatureStore(Path(scratch)))
             sources: Sequence[FeatureSource] = trained_sources(self.run, self.session, manifest, Path(scratch))
             sources = sources or [own] * len(self.heads)
             taken = range(len(self.heads)) if fold is None else [fold]
@@ -86,14 +86,14 @@ class RunPredictor:
             return self._columns(heads, examples, self._operating(fold))
 
     def _operating(self, fold: int | None) -> Operating:
-        chosen = self.run.record.chosen
-        return Operating.recorded(chosen if fold is None else chosen["folds"][fold])
+        each = self.run.record.chosen.each
+        return Operating.recorded(each if fold is None else each[fold : fold + 1])
 
     def _columns(self, heads: Sequence[Head], examples: Sequence[Examples], operating: Operating) -> pd.DataFrame:
         if isinstance(heads[0], DenseHead):
             dense = [head for head in heads if isinstance(head, DenseHead)]
             return self._dense_columns(dense, examples, operating.thresholds)
-        names, kind = tuple(self.run.record.data["class_names"]), self.task.kind
+        names, kind = tuple(self.run.record.data.class_names), self.task.kind
         pooled = [head for head in heads if isinstance(head, PooledHead)]
         scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
         unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
@@ -122,7 +122,7 @@ def check_applicable(run: Run) -> None:
     Raises:
         EvalfmError: its classes were tried in halves.
     """
-    if run.record.config.get("base_to_novel"):
+    if run.record.config.base_to_novel:
         raise EvalfmError(f"{run.folder} was tried class by class in halves, which is no head for new images.")
 
 
@@ -138,23 +138,23 @@ def _reopen(
         raise EvalfmError(
             f"The encoder {run.encoder} reads a table, not images; its run cannot be applied to other data."
         )
-    asked = run.record.config.get("encoder") or {}
-    source = str(weights) if weights is not None else str(asked.get("weights") or "hub")
+    loaded = run.record.config.encoder
+    source = str(weights) if weights is not None else loaded.weights or "hub"
     if run.adaptation in ("full", "scratch"):
         # Every tensor is in the run; what the encoder starts with is written over.
-        source = "random" if run.record.encoder.get("weights", {}).get("source") != "none" else "hub"
+        source = "random" if run.record.encoder.weights.source != "none" else "hub"
     if source == "file":
         raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
     precision = run.record.provenance.precision
-    shape = {key: asked[key] for key in ("input_size", "resize") if key in asked}
+    shape = {"input_size": loaded.input_size, "resize": loaded.resize}
     options = {"weights": source, "device": device, "precision": precision, "maps": "stream", **shape}
     config = validate(EncoderConfig, options, "The call")
     named: str | EncoderCard | Encoder = run.encoder
     if encoder is not None:
         named = encoder
     elif run.encoder not in TABLES:
-        named = validate(EncoderCard, run.record.encoder, f"The encoder of {run.folder}")
-    hidden = frozenset(map(str, run.record.task["target"]))
+        named = validate(EncoderCard, run.record.encoder.as_written(), f"The encoder of {run.folder}")
+    hidden = frozenset(map(str, run.record.task.target))
     session = open_session(named, config, manifest, None, progress, hidden)
     if run.adaptation in ("full", "scratch"):
         return session
@@ -174,9 +174,9 @@ def _heads(run: Run, task: TaskCard) -> list[Head]:
         try:
             head.load_tensors(group)
         except (LookupError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            told = str(error).splitlines() or [type(error).__name__]
+            lines = str(error).splitlines() or [type(error).__name__]
             raise EvalfmError(
-                f"{run.folder / HEAD} does not fit the head {run.head} ({told[0][:200]}); copy the whole run again."
+                f"{run.folder / HEAD} does not fit the head {run.head} ({lines[0][:200]}); copy the whole run again."
             ) from None
         heads.append(head)
     return heads

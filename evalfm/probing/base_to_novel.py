@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head, Text
 from evalfm.heads.text.classifier import TextHead
@@ -75,11 +76,12 @@ def fit_halves(
         pooled_columns(_scores(heads, part_of, len(base)), part_of.target, context.kind, context.class_names)
         for part_of in (val, test)
     )
-    note = (
+    note = Caution(
+        "base-to-novel",
         f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
-        "themselves; harmonic mean 2bn / (b + n) of the two accuracies."
+        "themselves; harmonic mean 2bn / (b + n) of the two accuracies.",
     )
-    told = replace(fit, notes=(note, *fit.notes))
+    told = replace(fit, cautions=(note, *fit.cautions))
     return HeadResult(split, told, Scores(on_val, on_test, Operating()), head.tensors())
 
 

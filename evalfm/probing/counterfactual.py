@@ -13,12 +13,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import sentences
 from evalfm.data.phantom import Dials, make_phantom
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
 
 IMAGES = 200
@@ -108,7 +109,7 @@ def counterfactual(
     if not np.array_equal(truths[0], truths[1]):
         raise AssertionError("the tube changed the truth of an image")
     notes = ["Synthetic data: the images are phantoms; what a tube changes on patients may differ."]
-    notes += [note for note in run.record.notes if note.startswith("Random weights")]
+    notes += sentences(run.record.cautions, {"random-weights"})
     name = f"{run.encoder} · {run.head} · {run.adaptation}"
     return Counterfactual(name, run.task, tuple(_changes(without, with_tube, truths[0])), tuple(notes))
 

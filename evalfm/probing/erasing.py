@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
@@ -22,7 +23,7 @@ from evalfm.probing.cohort import load_manifest
 from evalfm.probing.counterfactual import answers_of, mean, too_little
 from evalfm.probing.held_out import HeldOutImages, held_out_images
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion
@@ -224,7 +225,7 @@ def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tupl
             continue
         used.append(kept)
         for table, painted in zip(tables, shown, strict=True):
-            table.append(ready.answers(cohort.rows[kept], fold=fold, films=painted))
+            table.append(ready.answers(cohort.rows[kept], fold=fold, images=painted))
     return np.concatenate(used), [pd.concat(each, ignore_index=True) for each in tables]
 
 
@@ -265,8 +266,8 @@ def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterato
 def _notes(run: Run, cohort: Cohort, mask: str, places: _Places) -> Iterator[str]:
     info = cohort.manifest.info
     if info.synthetic or run.record.provenance.synthetic:
-        yield "Synthetic data: these figures say nothing about patients."
-    yield from (note for note in run.record.notes if note.startswith(("Random weights", "Contamination")))
+        yield SYNTHETIC.sentence
+    yield from sentences(run.record.cautions, {"random-weights", "contamination"})
     if not cohort.manifest.patients_known:
         yield "Patients unknown: intervals are over images."
     if places.lesion_unknown:

@@ -24,7 +24,7 @@ from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, ma
 from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
-from evalfm.runs import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_trainable, forget

@@ -20,7 +20,7 @@ from evalfm.probing.labelled import data_key
 from evalfm.probing.recording import lineage, same_name
 from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
 
@@ -57,8 +57,8 @@ def held_out_images(
     Raises:
         EvalfmError: it is another data set, and the run's own is not at hand to compare with, or nothing is left.
     """
-    options = _options(run)
-    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
+    options = run.record.config
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     cohort = select_cohort(task, manifest, options.where)
     asked = limited(cohort, options.limit)
     dealt = _dealt(run, asked, options)
@@ -81,17 +81,10 @@ def held_out_images(
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
-def _options(run: Run) -> SplitOptions:
-    """The options of the run that decide which rows went where."""
-    config = run.record.config
-    content = {name: config[name] for name in SplitOptions.model_fields if name in config}
-    return validate(SplitOptions, content, f"The configuration of {run.folder}")
-
-
 def _dealt(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
     """The splits of ``cohort`` where it is the one that ``run`` learned from; else None."""
     try:
-        dealt = make_splits(cohort, options, subset_seed=int(run.record.config["seed"]))
+        dealt = make_splits(cohort, options, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
     named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
@@ -107,7 +100,7 @@ def _training(
     progress: Progress,
 ) -> tuple[Cohort, NDArray[np.intp]]:
     """The cohort that the run learned from, and the manifest's rows of its train and val."""
-    name = str(run.record.data["name"])
+    name = run.record.data.name
     told = ""
     candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
     for candidate in candidates if trained_on is None else [trained_on]:

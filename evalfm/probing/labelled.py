@@ -144,7 +144,7 @@ def facts_key(cohort: Cohort, *, attributes: bool = True) -> str:
         "label_source": cohort.label_source,
         "patients_known": bool(manifest.patients_known),
         "exclusions": [[each.reason, each.images] for each in cohort.exclusions],
-        "notes": list(cohort.notes),
+        "notes": list(map(str, cohort.cautions)),
     }
     digest = hashlib.sha256(json.dumps(whole, sort_keys=True).encode())
     # Where a row went is in the splits.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.record import Chosen
 from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.tasks.metrics.binary import choose_threshold
 from evalfm.tasks.prompts import LABELS
@@ -55,15 +56,15 @@ class Operating:
         return cls(thresholds, temperatures)
 
     @classmethod
-    def recorded(cls, chosen: Mapping[str, Any]) -> Operating:
-        """What a run's ``chosen`` tells; of folds the median over those that have a value."""
-        splits = chosen.get("folds", [chosen])
+    def recorded(cls, chosen: Sequence[Chosen]) -> Operating:
+        """What a run chose; of several folds the median over those that have a value."""
 
-        def median(what: str) -> dict[str, float]:
-            names = dict.fromkeys(name for split in splits for name in split.get(what, {}))
-            return {name: float(np.median([p[what][name] for p in splits if name in p[what]])) for name in names}
+        def median(of_folds: Sequence[Mapping[str, float | None]]) -> dict[str, float]:
+            known = [{name: value for name, value in each.items() if value is not None} for each in of_folds]
+            names = dict.fromkeys(name for each in known for name in each)
+            return {name: float(np.median([each[name] for each in known if name in each])) for name in names}
 
-        return cls(median("thresholds"), median("temperatures"))
+        return cls(median([each.thresholds for each in chosen]), median([each.temperatures for each in chosen]))
 
     def columns(self, kind: str, names: tuple[str, ...], scores: NDArray[np.float64]) -> dict[str, Any]:
         """What predictions say beside ``scores`` [N, K]: ``threshold`` (of several labels each) and ``calibrated``."""

@@ -10,11 +10,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.curves import draw_learning
-from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_overlays, draw_roc
+from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_learning, draw_overlays, draw_roc
 from evalfm.data.masks import decode
 from evalfm.errors import EvalfmError
-from evalfm.runs import Record, Run
+from evalfm.record import Record
+from evalfm.run import Run
 from evalfm.tasks.cohort import Cohort
 
 Rows = NDArray[np.intp]
@@ -30,7 +30,7 @@ def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, cohort: Coh
     """
     figures = folder / "figures"
     figures.mkdir()
-    curves = [split["curve"] for split in record.chosen.get("folds", [record.chosen]) if split.get("curve")]
+    curves = [each.curve for each in record.chosen.each if each.curve]
     if curves:
         draw_learning(figures / "learning_curve.png", curves, _caption(record))
     draw = PICTURES.get(cohort.task.kind)
@@ -43,16 +43,16 @@ def cautions(record: Record) -> tuple[str, ...]:
     """What must stand on every picture of a run."""
     found = []
     if record.provenance.synthetic:
-        found.append("phantom data" if record.data["name"].startswith("phantom") else "synthetic data")
+        found.append("phantom data" if record.data.name.startswith("phantom") else "synthetic data")
     if record.provenance.random_weights:
         found.append("random weights")
     return tuple(found)
 
 
 def _caption(record: Record) -> Caption:
-    title = f"{record.encoder['name']} · {record.task['name']} · {record.head['name']}"
-    if record.config["adaptation"] != "frozen":
-        title += f" · {record.config['adaptation']}"
+    title = f"{record.encoder.name} · {record.task.name} · {record.head.name}"
+    if record.config.adaptation != "frozen":
+        title += f" · {record.config.adaptation}"
     return Caption(title, cautions(record))
 
 
@@ -78,7 +78,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort,
             continue
         middle = max(0, (len(shown) - SHOWN) // 2)
         picks = [("best", shown[:SHOWN]), ("median", shown[middle : middle + SHOWN]), ("worst", shown[-SHOWN:])]
-        picks += worst_by_stratum(shown, [str(each) for each in record.task.get("subgroups", ())])
+        picks += worst_by_stratum(shown, record.task.subgroups)
         overlays = []
         for label, group in picks:
             for line, content in group.iterrows():
@@ -86,7 +86,7 @@ def _overlays(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort,
                 size = (int(content["height"]), int(content["width"]))
                 overlays.append(
                     Overlay(
-                        film=cohort.manifest.image(row).pixels.mean(axis=0),
+                        image=cohort.manifest.image(row).pixels.mean(axis=0),
                         truth=cohort.masks(row)[index],
                         prediction=decode("relative", content[f"prediction_rle_{name}"], size),
                         label=f"{label}, Dice {content[f'dice_{name}']:.2f}",

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 import evalfm
 from evalfm.cards import read_json, validate
+from evalfm.cautions import Caution
 from evalfm.data.columns import SPACING_COLUMNS
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
@@ -26,7 +28,7 @@ from evalfm.probing.applying import RunPredictor, check_applicable
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.session import EncoderSession
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import IfExists, Run, check_writable, content_key, publishing, remove_leftovers
+from evalfm.run import IfExists, Run, check_writable, content_key, publishing, remove_leftovers
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import task_rows
 
@@ -40,12 +42,12 @@ class Predicted:
     Attributes:
         folder: where they were written.
         table: one row per image: who it is, the kind's columns, and the decision at the run's threshold.
-        notes: cautions to print beside them.
+        cautions: to print beside them.
     """
 
     folder: Path
     table: pd.DataFrame
-    notes: tuple[str, ...]
+    cautions: tuple[Caution, ...]
 
 
 def predict(
@@ -76,7 +78,7 @@ def predict(
     if os.path.lexists(out) and not (out / SUMMARY).is_file():
         raise EvalfmError(taken)
     check_writable(out.parent)
-    task = validate(TaskCard, run.record.task, f"The task of {run.folder}")
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     manifest = load_manifest(data, task.name, progress)
     manifest.validate(deep=True, findings=())
     rows = np.flatnonzero(task_rows(task, manifest, None).keep)
@@ -86,23 +88,23 @@ def predict(
     key = _key(run, manifest, rows, who)
     if out.exists():
         # Of the same command, perhaps killed after its last step.
-        found = _found(out, key, who)
-        if found is None:
+        existing = _existing(out, key, who)
+        if existing is None:
             raise EvalfmError(taken)
-        table, notes = found
-        said = f"{out} holds these predictions already; they are returned as they are."
-        return Predicted(out, table, (*notes, said))
+        table, cautions = existing
+        again = f"{out} holds these predictions already; they are returned as they are."
+        return Predicted(out, table, (*cautions, Caution("existing", again)))
     ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
     columns = ready.answers(rows)
     table = pd.concat([who, columns], axis=1)
-    notes = _notes(run, manifest, ready.session, len(manifest) - len(rows))
+    cautions = _cautions(run, manifest, ready.session, len(manifest) - len(rows))
     remove_leftovers(out.parent)
     with publishing(out.parent, out, IfExists.REFUSED) as work:
         table.to_parquet(work / PREDICTIONS, index=False)
-        summary = {"schema": 1, "run": run.record.key, "key": key, "data": manifest.info.name, "images": len(rows)}
-        summary["notes"] = notes
+        summary = {"schema": 2, "run": run.record.key, "key": key, "data": manifest.info.name, "images": len(rows)}
+        summary["cautions"] = [asdict(each) for each in cautions]
         (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    return Predicted(out, table, tuple(notes))
+    return Predicted(out, table, tuple(cautions))
 
 
 def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame) -> str:
@@ -113,14 +115,14 @@ def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame
     return content_key({**content, "read": read, "who": who.to_csv(index=False)})
 
 
-def _found(out: Path, key: str, who: pd.DataFrame) -> tuple[pd.DataFrame, list[str]] | None:
+def _existing(out: Path, key: str, who: pd.DataFrame) -> tuple[pd.DataFrame, list[Caution]] | None:
     """The predictions in ``out`` and their cautions, or None where they are not those with ``key``, or damaged."""
     try:
         summary = read_json(out / SUMMARY)
-    except EvalfmError:
-        return None
-    notes = summary.get("notes") if isinstance(summary, dict) and summary.get("key") == key else None
-    if not isinstance(notes, list):
+        if summary["key"] != key:
+            return None
+        cautions = _CAUTIONS.validate_python(summary["cautions"])
+    except (EvalfmError, LookupError, TypeError, ValueError):
         return None
     try:
         check_parquet(out / PREDICTIONS)
@@ -129,22 +131,31 @@ def _found(out: Path, key: str, who: pd.DataFrame) -> tuple[pd.DataFrame, list[s
         # Whatever a damaged file makes the library raise is a fault of the file.
         return None
     whole = len(table) == len(who) and list(table.columns[: who.shape[1]]) == list(who.columns)
-    return (table, [str(note) for note in notes]) if whole else None
+    return (table, cautions) if whole else None
 
 
-def _notes(run: Run, manifest: Manifest, session: EncoderSession, outside: int) -> list[str]:
-    notes = [note for note in run.record.notes if note.startswith(("Synthetic data", "Random weights"))]
+def _cautions(run: Run, manifest: Manifest, session: EncoderSession, outside: int) -> list[Caution]:
+    cautions = [each for each in run.record.cautions if each.code in ("synthetic", "random-weights")]
     if manifest.info.synthetic and not run.record.provenance.synthetic:
-        notes.append("Synthetic data: these predictions are not about patients.")
+        cautions.append(Caution("synthetic", "Synthetic data: these predictions are not about patients."))
     if outside:
-        notes.append(f"{outside} image(s) outside the task's cohort were left out.")
-    if run.record.data["folds"]:
-        notes.append(f"Mean of the {run.record.data['folds']} heads of the folds; the threshold is their median.")
+        cautions.append(Caution("outside-cohort", f"{outside} image(s) outside the task's cohort were left out."))
+    if folds := run.record.data.folds:
+        words = f"Mean of the {folds} heads of the folds; the threshold is their median."
+        cautions.append(Caution("mean-of-folds", words))
     if session.source.key != run.record.provenance.feature_key:
-        notes.append("Library versions or settings differ from the run's: features may differ slightly.")
-    return notes
+        words = "Library versions or settings differ from the run's: features may differ slightly."
+        cautions.append(Caution("features-differ", words))
+    return cautions
+
+
+_CAUTIONS = TypeAdapter(list[Caution])
 
 
 def as_plain(predicted: Predicted) -> dict[str, Any]:
     """What `predict` did, as plain values."""
-    return {"folder": str(predicted.folder), "images": len(predicted.table), "notes": list(predicted.notes)}
+    return {
+        "folder": str(predicted.folder),
+        "images": len(predicted.table),
+        "cautions": [asdict(each) for each in predicted.cautions],
+    }

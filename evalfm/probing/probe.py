@@ -26,7 +26,7 @@ from evalfm.probing.session import EncoderSession, metadata_columns, open_sessio
 from evalfm.probing.splits import make_splits
 from evalfm.probing.texts import reads_text, text_for
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run, remove_leftovers
+from evalfm.run import Run, remove_leftovers
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.prompts import LABELS
 from evalfm.training.tuning import check_trainable

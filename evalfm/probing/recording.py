@@ -1,9 +1,9 @@
-"""What a run writes down: the predictions of every part as one table, and run.json."""
+"""What a run writes down: the predictions of every split as one table, and run.json."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import RANDOM_WEIGHTS, SYNTHETIC, Caution
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.features.encoded import EncodedSource
@@ -20,17 +21,21 @@ from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, unlearnable
-from evalfm.runs import Provenance, Record
+from evalfm.record import Chosen, Provenance, Record
+from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, compute_metrics
 
-FROM_RANDOM = "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features."
+FROM_RANDOM = Caution(
+    "trained-from-random",
+    "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features.",
+)
 
 
 @dataclass(frozen=True)
 class HeadResult:
-    """One head fitted and scored on one part; ``encoder`` holds what of the encoder was trained with it."""
+    """One head fitted and scored on one split; ``encoder`` holds what of the encoder was trained with it."""
 
     split: Split
     fit: Fit
@@ -42,23 +47,23 @@ class HeadResult:
 def predictions_table(
     cohort: Cohort, test: Cohort | None, results: Sequence[HeadResult]
 ) -> tuple[pd.DataFrame, NDArray[np.intp]]:
-    """One row per val and test example of every part: who it is, which part, and the kind's columns.
+    """One row per val and test example of every split: who it is, which split, and the kind's columns.
 
     Beside it, the row of the manifest that each line came from; it stays in memory.
     """
     pieces, rows = [], []
     for result in results:
         tested = (cohort, result.split.test) if test is None else (test, np.arange(len(test)))
-        for name, (asked, positions), scored in (
+        for name, (of_split, positions), scored in (
             ("val", (cohort, result.split.val), result.scores.val),
             ("test", tested, result.scores.test),
         ):
-            who = public_table(asked.manifest, asked.rows[positions]).reset_index(drop=True)
+            who = public_table(of_split.manifest, of_split.rows[positions]).reset_index(drop=True)
             who["split"] = name
             if result.split.fold is not None:
                 who["fold"] = result.split.fold
             pieces.append(pd.concat([who, scored.reset_index(drop=True)], axis=1))
-            rows.append(asked.rows[positions])
+            rows.append(of_split.rows[positions])
     return pd.concat(pieces, ignore_index=True), np.concatenate(rows)
 
 
@@ -102,18 +107,18 @@ def make_record(
     metrics = compute_metrics(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
     info = cohort.manifest.info
     return Record(
-        schema=1,
+        schema=2,
         key=key,
         config={**config, "data": info.name, "test_data": tested.manifest.info.name if assignment.test else None},
         encoder=session.card,
         task=cohort.task.model_dump(mode="json", by_alias=True),
         head={"name": head.name, "grid": head.grid, "needs": sorted(head.needs), "deterministic": head.deterministic},
         data=_data(assignment),
-        metrics={name: finite(estimate.to_json()) for name, estimate in metrics.items()},
+        metrics={name: _finite_estimate(estimate) for name, estimate in metrics.items()},
         chosen=_chosen(results),
-        exclusions=[asdict(item) for item in cohort.exclusions],
+        exclusions=list(cohort.exclusions),
         prompts=None if text is None else {**text.prompts.plain(), **_by_template(cohort.task, scored, results)},
-        notes=_notes(session, assignment, results),
+        cautions=_cautions(session, assignment, results),
         provenance=provenance(
             session, assignment.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
@@ -123,19 +128,19 @@ def make_record(
 def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) -> dict[str, Any]:
     """The primary metric on test by each template alone, and how far the templates lie apart; empty without any."""
     columns = [f"score_{name}" for name in scored.class_names]
-    found = {}
+    estimates = {}
     for template in results[0].scores.by_template:
         scores = np.concatenate([result.scores.by_template[template] for result in results])
         alone = replace(scored, table=scored.table.assign(**dict(zip(columns, scores.T, strict=True))))
-        found[template] = compute_metrics(task.kind, alone, only=(task.primary,)).get(task.primary)
-    told = {template: estimate for template, estimate in found.items() if estimate is not None}
-    values = [estimate.value for estimate in told.values() if estimate.value is not None]
-    if not told:
+        estimates[template] = compute_metrics(task.kind, alone, only=(task.primary,)).get(task.primary)
+    known = {template: estimate for template, estimate in estimates.items() if estimate is not None}
+    values = [estimate.value for estimate in known.values() if estimate.value is not None]
+    if not known:
         return {}
     spread = {"least": min(values), "most": max(values), "sd": float(np.std(values, ddof=1))} if values[1:] else None
     return {
         "metric": task.primary,
-        "by_template": [{"template": each, **finite(estimate.to_json())} for each, estimate in told.items()],
+        "by_template": [{"template": each, "estimate": _finite_estimate(estimate)} for each, estimate in known.items()],
         "spread": spread,
     }
 
@@ -171,7 +176,7 @@ def as_trained(session: EncoderSession, adaptation: str) -> EncoderSession:
         card={**session.card, "pretraining_data": []},
         random_weights=False,
         weights_digest=None,
-        notes=(*(note for note in session.notes if "random weights" not in note), FROM_RANDOM),
+        cautions=(*(each for each in session.cautions if each.code != "random-weights"), FROM_RANDOM),
     )
 
 
@@ -179,13 +184,13 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     info = cohort.manifest.info
 
-    def count(asked: Cohort, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
+    def count(counted: Cohort, groups: Sequence[NDArray[np.intp]]) -> dict[str, int]:
         positions = np.unique(np.concatenate(list(groups)))
-        patients = asked.manifest.patients[asked.rows[positions]]
+        patients = counted.manifest.patients[counted.rows[positions]]
         return {
             "images": len(positions),
             "patients": len(set(patients.tolist())),
-            "positive_images": int(asked.positive[positions].sum()),
+            "positive_images": int(counted.positive[positions].sum()),
         }
 
     counts = {name: count(cohort, [getattr(split, name) for split in assignment.splits]) for name in ("train", "val")}
@@ -201,12 +206,12 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
         "class_names": list(cohort.class_names),
         "patients_known": bool(cohort.manifest.patients_known and tested.manifest.patients_known),
         "folds": len(assignment.splits) if assignment.splits[0].fold is not None else None,
-        "parts": {**counts, "test": count(tested, in_test)},
+        "splits": {**counts, "test": count(tested, in_test)},
         "redistributable_images": bool(info.redistributable_images),
     }
 
 
-def _chosen(results: Sequence[HeadResult]) -> dict[str, Any]:
+def _chosen(results: Sequence[HeadResult]) -> Chosen:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
         {
@@ -218,42 +223,52 @@ def _chosen(results: Sequence[HeadResult]) -> dict[str, Any]:
         | ({"curve": list(result.fit.curve)} if result.fit.curve else {})
         for result in results
     ]
-    chosen: dict[str, Any] = finite(each[0] if results[0].split.fold is None else {"folds": each})
-    return chosen
+    return Chosen(**finite(each[0] if results[0].split.fold is None else {"folds": each}))
 
 
-def _notes(session: EncoderSession, assignment: SplitAssignment, results: Sequence[HeadResult]) -> list[str]:
+def _cautions(session: EncoderSession, assignment: SplitAssignment, results: Sequence[HeadResult]) -> list[Caution]:
     """Every caution that belongs beside the figures, each once."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
-    notes: list[str] = []
-    if cohort.manifest.info.synthetic or tested.manifest.info.synthetic:
-        notes.append("Synthetic data: these figures say nothing about patients.")
-    if session.random_weights:
-        notes.append("Random weights: the encoder has learnt nothing.")
-    if not (cohort.manifest.patients_known and tested.manifest.patients_known):
-        notes.append("Patients unknown: images of one patient may stand on both sides, intervals are over images.")
-    notes += contamination(session.card, [cohort.manifest, tested.manifest])
-    notes += [*cohort.notes, *session.notes]
+    unknown = "Patients unknown: images of one patient may be in train and in test, intervals are over images."
+    cautions = of_result(session, [cohort.manifest, tested.manifest], unknown, cohort.cautions)
     for result in results:
-        where = "" if result.split.fold is None else f"Fold {result.split.fold + 1}: "
-        notes += [where + note for note in (*result.split.notes, *result.fit.notes)]
+        fold = result.split.fold
+        cautions += [replace(each, fold=fold) for each in (*result.split.cautions, *result.fit.cautions)]
         lost = ", ".join(unlearnable(cohort, result.split))
         if lost:
-            notes.append(f"{where}One class only in train or in val, so no score is given: {lost}.")
-    return list(dict.fromkeys(notes))
+            words = f"One class only in train or in val, so no score is given: {lost}."
+            cautions.append(Caution("single-class", words, fold))
+    return list(dict.fromkeys(cautions))
 
 
-def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[str]:
-    """Sentences that name pre-training data which hold the evaluation data, through ``derived_from`` too."""
+def of_result(
+    session: EncoderSession, manifests: Sequence[Manifest], unknown: str, of_cohort: Sequence[Caution]
+) -> list[Caution]:
+    """Cautions of data, cohort and encoder; ``unknown`` is what follows where patients are unknown."""
+    cautions: list[Caution] = []
+    if any(manifest.info.synthetic for manifest in manifests):
+        cautions.append(SYNTHETIC)
+    if session.random_weights:
+        cautions.append(RANDOM_WEIGHTS)
+    if not all(manifest.patients_known for manifest in manifests):
+        cautions.append(Caution("patients-unknown", unknown))
+    cautions += [*contamination(session.card, manifests), *of_cohort]
+    # What the encoder says of its random weights is said already.
+    return cautions + [each for each in session.cautions if each.code != "random-weights"]
+
+
+def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[Caution]:
+    """Pre-training data that hold the evaluation data, through ``derived_from`` too."""
     held = {name: manifest.info.name for manifest in manifests for name in lineage(manifest)}
-    found = []
-    for entry in card.get("pretraining_data", []):
-        for name in sorted(held):
-            if same_name(str(entry["name"]), name):
-                found.append(
-                    f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]})."
-                )
-    return found
+    return [
+        Caution(
+            "contamination",
+            f"Contamination: {card['name']} was pre-trained on {entry['what']} of {name} ({held[name]}).",
+        )
+        for entry in card.get("pretraining_data", [])
+        for name in sorted(held)
+        if same_name(str(entry["name"]), name)
+    ]
 
 
 def lineage(manifest: Manifest) -> list[str]:
@@ -265,6 +280,10 @@ def same_name(one: str, other: str) -> bool:
     """Whether two names mean one data set, whatever their hyphens and capitals."""
     plain = ["".join(letter for letter in name.lower() if letter.isalnum()) for name in (one, other)]
     return plain[0] == plain[1]
+
+
+def _finite_estimate(estimate: Estimate) -> Estimate:
+    return Estimate.from_json(finite(estimate.to_json()))
 
 
 def finite(content: Any) -> Any:

@@ -15,12 +15,12 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.probing.session import EncoderSession
-from evalfm.runs import ENCODER, Run
+from evalfm.run import ENCODER, Run
 
 
 def by_fold(run: Run, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     """``tensors`` of a run, one mapping per fold where there are folds."""
-    folds = run.record.data["folds"]
+    folds = run.record.data.folds
     if not folds:
         return [tensors]
     groups: list[dict[str, Tensor]] = [{} for _ in range(folds)]

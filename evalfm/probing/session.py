@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.config import EncoderConfig, EncoderOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
@@ -48,7 +49,7 @@ class EncoderSession:
             the GPU has no bfloat16 and no precision was chosen.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         requested: the settings that were chosen, as a run may show them.
-        notes: what the encoder says of itself, such as colour reduced to grey.
+        cautions: what the encoder says of itself, such as colour reduced to grey.
     """
 
     name: str
@@ -62,7 +63,7 @@ class EncoderSession:
     training_precision: str = "float32"
     requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
-    notes: tuple[str, ...] = field(default=())
+    cautions: tuple[Caution, ...] = field(default=())
 
 
 def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
@@ -159,7 +160,7 @@ def open_session(
         training_precision=_training_precision(settings, device, loaded.precision),
         requested=_public(settings),
         redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
-        notes=loaded.notes,
+        cautions=loaded.cautions,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.config import STRONGEST_ASSOCIATION, Association, SplitOptions
 from evalfm.data import splits as by_patient
 from evalfm.data.assign_splits import split_units
@@ -27,14 +28,14 @@ class Split:
 
     Attributes:
         fold: which fold it is, or None where there is one split.
-        notes: what must be said of how it was made.
+        cautions: what must be said of how it was made.
     """
 
     train: NDArray[np.intp]
     val: NDArray[np.intp]
     test: NDArray[np.intp]
     fold: int | None = None
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
 
 def make_splits(cohort: Cohort, options: SplitOptions, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
@@ -164,8 +165,10 @@ def _few_val(split: Split, cohort: Cohort, patients: NDArray[np.object_], option
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
         if count < number
     ]
-    note = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
-    return replace(split, val=split.val[kept], notes=(*split.notes, *([note] if scarce else [])))
+    words = f"Val has fewer than {number} images of a class, and all of these were taken: {', '.join(scarce)}."
+    return replace(
+        split, val=split.val[kept], cautions=(*split.cautions, *([Caution("scarce-val", words)] if scarce else []))
+    )
 
 
 def _learnable(split: Split, cohort: Cohort) -> Split:
@@ -254,16 +257,17 @@ def associated(split: Split, cohort: Cohort, association: Association, seed: int
                 )
         return groups
 
-    notes = []
+    by_split = []
     chosen = {}
     for name in ("train", "val"):
         chosen[name], sentence = _tied(groups_of(getattr(split, name), name, seed), association.strength)
-        notes.append(f"{name} {sentence}")
+        by_split.append(f"{name} {sentence}")
     every = groups_of(split.test, "test", 0)
     most = min(map(len, every.values()))
-    note = f"Association of label and {association.attribute}: {'; '.join(notes)}; test 4 × {most} images, phi 0."
+    words = f"Association of label and {association.attribute}: {'; '.join(by_split)}; test 4 × {most} images, phi 0."
+    cautions = (*split.cautions, Caution("association", words))
     test = np.sort(np.concatenate([inside[:most] for inside in every.values()]))
-    return replace(split, train=chosen["train"], val=chosen["val"], test=test, notes=(*split.notes, note))
+    return replace(split, train=chosen["train"], val=chosen["val"], test=test, cautions=cautions)
 
 
 def _tied(groups: dict[tuple[int, int], NDArray[np.intp]], strength: float) -> tuple[NDArray[np.intp], str]:

@@ -128,7 +128,7 @@ class Study(EvaluationOptions, DataOptions):
         on_phantom: keys that take another value where the data are the phantom.
     """
 
-    schema_version: Literal[1] = Field(1, alias="schema")
+    schema_version: Literal[1, 2] = Field(2, alias="schema")
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     title: str
     data: str
@@ -143,6 +143,16 @@ class Study(EvaluationOptions, DataOptions):
     adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(named)], ...] = (AdaptationEntry(name="frozen"),)
     supervised: tuple[SupervisedEntry, ...] = ()
     on_phantom: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _says_schema_1(cls, content: Any) -> Any:
+        if isinstance(content, dict) and ("floors" in content or isinstance(content.get("baselines"), (list, tuple))):
+            raise ValueError(
+                "floors is now baselines (default, none or all), and the list of networks under baselines is now "
+                "supervised; write these and schema: 2"
+            )
+        return content
 
     @model_validator(mode="after")
     def _changes_fit(self) -> Study:

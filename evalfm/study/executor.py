@@ -19,7 +19,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.existing import Known
 from evalfm.probing.probe import probe
 from evalfm.progress import Progress
-from evalfm.runs import Run
+from evalfm.run import Run
 
 PACKAGE = Path(evalfm.__file__).parent
 

@@ -13,7 +13,8 @@ import pandas as pd
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
-from evalfm.runs import Run
+from evalfm.record import SCHEMA
+from evalfm.run import MARK, Run
 from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
@@ -21,7 +22,7 @@ FAILURES = "failures.json"
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One metric of one run.
 
     Attributes:
@@ -33,9 +34,9 @@ class Row:
         head: name of the head.
         adaptation: ``frozen``, ``lora``, ``full`` or ``scratch``.
         rank: of LoRA; null for the others.
-        shots: training images per class; null where not asked.
-        label_fraction: of the training patients; null where not asked.
-        associate: the attribute tied to the label in train, and how strongly; null where not asked.
+        shots: training images per class; null where not given.
+        label_fraction: of the training patients; null where not given.
+        associate: the attribute tied to the label in train, and how strongly; null where not given.
         base_to_novel: whether the first half of the classes alone was learnt from.
         seed: number of the seed.
         baseline: whether it is a baseline that knows nothing.
@@ -49,15 +50,15 @@ class Row:
         reason: why value or interval is absent.
         data: name of the data set.
         test_data: name of the data set that was tested.
-        where: which part of the cohort was kept; null is all.
-        test_where: whose patients were put into test; null where not asked.
+        where: which rows of the cohort were kept; null is all.
+        test_where: whose patients were put into test; null where not given.
         folds: how many, of out-of-fold predictions; null for one split.
         test_digest: hash of the test images: figures of two are of two cohorts.
         precision: of the encoder's forward pass.
-        input_size: in pixels, where another than the card's was asked; null else.
+        input_size: in pixels, where another than the card's was given; null else.
         resize: likewise, the policy.
         feature_key: hash of all that decides the features.
-        limit: most images asked for; null is all.
+        limit: most images; null is all.
         synthetic: whether the data are synthetic.
         random_weights: whether the encoder had learnt nothing.
         seconds: that the run took when it was made; heads on one frozen encoder share them evenly.
@@ -105,7 +106,7 @@ class Row:
     run: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(field.name for field in fields(ResultRow))
 TYPES = {
     "rank": "Int64",
     "shots": "Int64",
@@ -127,28 +128,26 @@ TYPES = {
 """Columns that may be null keep their type even where all is null."""
 
 
-def rows_of(study: str, run: Run, out: Path) -> list[Row]:
+def rows_of(study: str, run: Run, out: Path) -> list[ResultRow]:
     """One row a metric of ``run``, which lies under ``out``."""
     record = run.record
     config = record.config
-    recipe = config.get("recipe") or {}
-    asked = config.get("encoder") or {}
     primaries = _primaries(run)
     return [
-        Row(
+        ResultRow(
             study=study,
             encoder=run.encoder,
-            weights=asked.get("weights"),
+            weights=config.encoder.weights,
             task=run.task,
-            kind=str(record.task["kind"]),
+            kind=record.task.kind,
             head=run.head,
             adaptation=run.adaptation,
-            rank=recipe.get("rank") if run.adaptation == "lora" else None,
-            shots=config.get("shots"),
-            label_fraction=config.get("label_fraction"),
-            associate=config.get("associate"),
-            base_to_novel=bool(config.get("base_to_novel")),
-            seed=int(config["seed"]),
+            rank=config.recipe.get("rank") if run.adaptation == "lora" else None,
+            shots=config.shots,
+            label_fraction=config.label_fraction,
+            associate=config.associate,
+            base_to_novel=config.base_to_novel,
+            seed=config.seed,
             baseline=run.is_baseline,
             metric=name,
             primary=name in primaries,
@@ -158,17 +157,17 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
             n=estimate.n,
             unit=estimate.unit,
             reason=estimate.reason,
-            data=str(record.data["name"]),
-            test_data=str(record.data["test_name"]),
-            where=config.get("where"),
-            test_where=config.get("test_where"),
-            folds=record.data["folds"],
-            test_digest=record.data.get("test_digest"),
+            data=record.data.name,
+            test_data=record.data.test_name,
+            where=config.where,
+            test_where=config.test_where,
+            folds=record.data.folds,
+            test_digest=record.data.test_digest,
             precision=record.provenance.precision,
-            input_size=asked.get("input_size"),
-            resize=asked.get("resize"),
+            input_size=config.encoder.input_size,
+            resize=config.encoder.resize,
             feature_key=record.provenance.feature_key,
-            limit=config.get("limit"),
+            limit=config.limit,
             synthetic=record.provenance.synthetic,
             random_weights=record.provenance.random_weights,
             seconds=record.provenance.seconds,
@@ -179,15 +178,17 @@ def rows_of(study: str, run: Run, out: Path) -> list[Row]:
     ]
 
 
-def table_of(rows: Iterable[Row]) -> pd.DataFrame:
-    """The rows as a table with the columns of ``Row``, also where there are none."""
+def table_of(rows: Iterable[ResultRow]) -> pd.DataFrame:
+    """The rows as a table with the columns of ``ResultRow``, also where there are none."""
     return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(TYPES)
 
 
-def write_results(out: Path, rows: Sequence[Row]) -> Path:
+def write_results(out: Path, rows: Sequence[ResultRow]) -> Path:
     """Publish the table of ``rows`` in ``out`` by one rename."""
     content = io.BytesIO()
-    table_of(rows).to_parquet(content, index=False)
+    table = table_of(rows)
+    table.attrs = {MARK: {"schema": SCHEMA}}
+    table.to_parquet(content, index=False)
     write_atomically(out / RESULTS, content.getvalue())
     return out / RESULTS
 
@@ -220,4 +221,4 @@ def _primaries(run: Run) -> set[str]:
     """The metric that decides; for masks of several findings one of each."""
     if run.primary in run.metrics:
         return {run.primary}
-    return {f"{run.primary}_{name}" for name in run.record.data["class_names"]} & set(run.metrics)
+    return {f"{run.primary}_{name}" for name in run.record.data.class_names} & set(run.metrics)

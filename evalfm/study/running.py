@@ -9,12 +9,12 @@ from typing import Protocol, overload
 
 from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import Run, check_writable
+from evalfm.run import Run, check_writable
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.executor import Executor, Outcome, SerialExecutor
 from evalfm.study.plan import check_study
-from evalfm.study.results import FAILURES, RESULTS, Row, rows_of, write_failures, write_results
+from evalfm.study.results import FAILURES, RESULTS, ResultRow, rows_of, write_failures, write_results
 
 
 class Watch(Protocol):
@@ -123,7 +123,7 @@ def run_study(
 
     executor = executor or SerialExecutor(manifests.get, started)
     runs: dict[Path, Run] = {}
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     failed: list[Outcome] = []
     write_results(folder, rows)
     write_failures(folder, failed)

@@ -14,7 +14,7 @@ from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.labelled import rows_digest
 from evalfm.probing.splits import ASSOCIATED_KINDS, CURVE
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study
 
@@ -34,12 +34,12 @@ def decode_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) ->
     for group in _grouped(runs).values():
         first = group[0]
         config = first.record.config
-        finding = str(first.record.task["target"][0])
+        finding = first.record.task.target[0]
         name, manifest = _data_of(first, manifests)
         _check_column(manifest, attribute)
         content = _content(group, name, f"decode-{attribute}", f"Can the features tell {attribute} without {finding}?")
         inside = f"{finding} == 0"
-        content["where"] = f"({config['where']}) and {inside}" if config.get("where") else inside
+        content["where"] = f"({config.where}) and {inside}" if config.where else inside
         content["tasks"] = [{"name": attribute, "heads": ["linear"]}]
         content["baselines"] = "all"
         if not _known_in_train(manifest, attribute):
@@ -63,7 +63,7 @@ def curve_studies(runs: Sequence[Run], attribute: str, manifests: Manifests) -> 
         content = _content(
             group, name, f"curve-{attribute}", f"{first.task} with {attribute} tied to the label in train"
         )
-        content["where"] = first.record.config.get("where")
+        content["where"] = first.record.config.where
         content["tasks"] = [{"name": first.task, "heads": sorted({run.head for run in group})}]
         content["associate"] = [f"{attribute}={strength:g}" for strength in CURVE]
         content["baselines"] = "none"
@@ -81,18 +81,18 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         config = run.record.config
         kind = _kind_of(run)
         reason = None
-        if run.is_baseline or run.record.task["kind"] not in ASSOCIATED_KINDS:
+        if run.is_baseline or run.record.task.kind not in ASSOCIATED_KINDS:
             reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are needed"
         elif kind in (None, "code", "card-file"):
             # A run from anywhere names no code and no file of this machine.
             reason = "names an encoder of code or a card of its own; run it yourself with `evalfm probe`"
-        elif config.get("test_data"):
+        elif config.test_data:
             reason = "was tested on other data"
-        elif config.get("shots") or config.get("label_fraction") or config.get("associate"):
+        elif config.shots or config.label_fraction or config.associate:
             reason = "was trained on some of train"
-        elif (config.get("encoder") or {}).get("weights") == "file" or kind == "precomputed":
+        elif config.encoder.weights == "file" or kind == "precomputed":
             reason = (
                 "used a file that no run names; run it yourself with `evalfm probe --weights FILE --task chest_tube "
                 '--where "pneumothorax == 0" --baselines all` and `--associate`, and name the folder of those runs too'
@@ -100,9 +100,9 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         if reason is not None:
             reasons.append(f"{run.encoder} · {run.head} {reason}")
             continue
-        asked = tuple(str(config.get(name)) for name in ("data", "where", "folds", "test_where", "limit"))
+        same = (config.data, config.where, config.folds, config.test_where, config.limit)
         # Two data sets of one name differ in their images.
-        grouped.setdefault((run.task, str(run.record.data.get("test_digest")), *asked), []).append(run)
+        grouped.setdefault((run.task, *map(str, (run.record.data.test_digest, *same))), []).append(run)
     if not grouped:
         told = "; ".join(dict.fromkeys(reasons)) or "there is no run"
         raise EvalfmError(f"--decode and --curve find no run to repeat: {told}.")
@@ -111,7 +111,7 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
 
 def _called(run: Run) -> str:
     """The encoder by the name that a probe takes."""
-    return str((run.record.config.get("encoder") or {}).get("name") or run.encoder)
+    return run.record.config.encoder.name or run.encoder
 
 
 def _kind_of(run: Run) -> str | None:
@@ -125,14 +125,16 @@ def _kind_of(run: Run) -> str | None:
 def _content(group: Sequence[Run], data: str, name: str, title: str) -> dict[str, object]:
     config = group[0].record.config
     encoders = {
-        run.encoder: {"name": _called(run)}
-        | {key: asked.get(key) for key in ("input_size", "resize")}
-        | {"weights": asked.get("weights") or "hub"}
+        run.encoder: {
+            "name": _called(run),
+            "input_size": run.record.config.encoder.input_size,
+            "resize": run.record.config.encoder.resize,
+            "weights": run.record.config.encoder.weights or "hub",
+        }
         for run in group
-        for asked in [run.record.config.get("encoder") or {}]
     }
-    shared = {key: config.get(key) for key in ("folds", "test_where", "limit")}
-    return {"schema": 1, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
+    shared = {"folds": config.folds, "test_where": config.test_where, "limit": config.limit}
+    return {"schema": 2, "name": name, "title": title, "data": data, "encoders": list(encoders.values()), **shared}
 
 
 def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
@@ -141,7 +143,7 @@ def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
     Raises:
         EvalfmError: none of that name holds the images that were tested.
     """
-    name = str(run.record.config.get("data") or run.record.data["name"])
+    name = run.record.config.data or run.record.data.name
     known = [each for each, folder in registered().items() if each == name or _calls_itself(folder, name)]
     candidates = [*known, *([PHANTOM] if name.startswith(PHANTOM) and PHANTOM not in known else [])]
     tested = run.predictions().query("split == 'test'")["id"].tolist()
@@ -149,9 +151,7 @@ def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
         manifest = manifests.get(each)
         place = {str(one): row for row, one in enumerate(manifest.table["id"])}
         rows = [place[one] for one in dict.fromkeys(map(str, tested)) if one in place]
-        if len(rows) == len(set(tested)) and rows_digest(manifest, np.array(rows)) == run.record.data.get(
-            "test_digest"
-        ):
+        if len(rows) == len(set(tested)) and rows_digest(manifest, np.array(rows)) == run.record.data.test_digest:
             return each, manifest
     raise EvalfmError(
         f"No data set here holds the images that {run.encoder} · {run.head} was tested on (it is named {name!r}); "

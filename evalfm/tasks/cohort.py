@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
@@ -49,7 +50,7 @@ class Cohort:
         class_names: one per score column or mask channel.
         exclusions: why the other rows are not in it.
         label_source: where the truth comes from, per target.
-        notes: sentences that belong in the run.
+        cautions: cautions that belong in the run.
     """
 
     task: TaskCard
@@ -60,7 +61,7 @@ class Cohort:
     class_names: tuple[str, ...]
     exclusions: tuple[Exclusion, ...]
     label_source: dict[str, str]
-    notes: tuple[str, ...] = ()
+    cautions: tuple[Caution, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,7 +157,7 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
         class_names=truth.class_names,
         exclusions=inside.exclusions,
         label_source=truth.label_source,
-        notes=inside.notes,
+        cautions=inside.cautions,
     ).keep(known & truth.known, "target unknown")
     if task.positives_only:
         cohort = cohort.keep(cohort.positive, "no lesion (the task is of positives only)")
@@ -180,22 +181,23 @@ class TaskRows:
     Attributes:
         keep: [rows of the manifest] True for those inside.
         exclusions: how many fell out at each condition.
-        notes: conditions that could not be applied.
+        cautions: conditions that could not be applied.
     """
 
     keep: NDArray[np.bool_]
     exclusions: tuple[Exclusion, ...]
-    notes: tuple[str, ...]
+    cautions: tuple[Caution, ...]
 
 
 def task_rows(task: TaskCard, manifest: Manifest, where: str | None) -> TaskRows:
     """Apply the card's condition (if its columns are there) and the caller's ``where``, in this order."""
     keep = np.ones(len(manifest), dtype=bool)
     exclusions: list[Exclusion] = []
-    notes: list[str] = []
+    cautions: list[Caution] = []
     missing = sorted(set(columns_of(task.where)) - set(manifest.table.columns)) if task.where else []
     if missing:
-        notes.append(f"The task's cohort ({task.where}) was not applied: no column {', '.join(missing)}.")
+        words = f"The task's cohort ({task.where}) was not applied: no column {', '.join(missing)}."
+        cautions.append(Caution("cohort-not-applied", words))
     for expression in (None if missing else task.where, where):
         if expression is None:
             continue
@@ -204,7 +206,7 @@ def task_rows(task: TaskCard, manifest: Manifest, where: str | None) -> TaskRows
         if dropped:
             exclusions.append(Exclusion(f"outside {expression}", dropped))
         keep &= inside
-    return TaskRows(keep, tuple(exclusions), tuple(notes))
+    return TaskRows(keep, tuple(exclusions), tuple(cautions))
 
 
 def card_of_column(name: str, manifest: Manifest) -> TaskCard:

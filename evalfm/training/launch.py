@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.adaptation.checkpointing import activation_checkpointing
 from evalfm.encoders.encoder import Features, Precision
@@ -41,8 +42,8 @@ class Fitting:
     recompute: bool = False
 
 
-def run_job(job: Job, device: torch.device, precision: Precision, progress: Progress) -> tuple[str, ...]:
-    """Train to the end; the result is the checkpoint in the job's folder. Sentences that the run must repeat.
+def run_job(job: Job, device: torch.device, precision: Precision, progress: Progress) -> tuple[Caution, ...]:
+    """Train to the end; the result is the checkpoint in the job's folder. Cautions that the run must repeat.
 
     A step that does not fit the memory is tried again from the last checkpoint, first with activation
     checkpointing, then with half the micro-batch, each said aloud.
@@ -53,7 +54,7 @@ def run_job(job: Job, device: torch.device, precision: Precision, progress: Prog
     share = max(1, job.recipe.batch_size // job.processes)
     fitting = Fitting(min(share, CPU_MICRO_BATCH) if device.type == "cpu" else share)
     job.folder.mkdir(parents=True, exist_ok=True)
-    notes: list[str] = []
+    cautions: list[Caution] = []
     while True:
         short = False
         try:
@@ -65,12 +66,12 @@ def run_job(job: Job, device: torch.device, precision: Precision, progress: Prog
             # Not retried in here: the error holds on to what filled the memory.
             short = True
         if not short:
-            return tuple(notes)
+            return tuple(cautions)
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
         fitting, told = _smaller(job, fitting, device)
-        notes.append(told)
+        cautions.append(Caution("memory", told))
         progress.say(told)
 
 

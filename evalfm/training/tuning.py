@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.adaptation.drop_path import set_drop_path
 from evalfm.encoders.adaptation.lora import add_lora, lora_state
@@ -111,7 +112,7 @@ def tune(
     module = _start(head, layout, objective, train, context, recipe)
     adapted = copy.deepcopy(encoder)
     adapted.state = replace(adapted.state, precision=setting.precision)
-    notes = _adapt(adapted, adaptation, recipe, context.seed)
+    cautions = _adapt(adapted, adaptation, recipe, context.seed)
     job = Job(
         encoder=adapted,
         module=module.to(setting.device),
@@ -130,17 +131,17 @@ def tune(
     )
     if setting.processes > 1:
         job = sendable(job, manifest.size)
-    notes += run_job(job, setting.device, setting.precision, progress)
+    cautions += run_job(job, setting.device, setting.precision, progress)
     curve, epoch = _take_best(job)
     adapted.eval()
     adapted.seal()
     head.set_module(module, layout, objective, setting.device)
     source = source_of(adapted)
     seen = [replace(examples, source=source) for examples in (train, val)]
-    notes += head.after_training(seen[0], seen[1], context)
+    cautions += head.after_training(seen[0], seen[1], context)
     trained = lora_state(adapted) if adaptation == "lora" else adapted.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in trained.items()}
-    return FineTuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(notes)))
+    return FineTuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(cautions)))
 
 
 def forget(folder: Path) -> None:
@@ -163,17 +164,17 @@ def _start(
     return module
 
 
-def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[str]:
-    """Make what shall be trained trainable; sentences to tell."""
-    notes: list[str] = []
+def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> list[Caution]:
+    """Make what shall be trained trainable; cautions that the run must repeat."""
+    cautions: list[Caution] = []
     encoder.requires_grad_(True)
     if adaptation == "lora":
-        notes += add_lora(encoder, recipe.rank, recipe.alpha, seed).notes
+        cautions += add_lora(encoder, recipe.rank, recipe.alpha, seed).cautions
     elif not any(True for _ in encoder.parameters()):
         raise EvalfmError(f"{encoder.card.name} has no weights, so there is nothing to train; take another encoder.")
     # With 0 too, which switches off what a library puts in of itself.
     set_drop_path(encoder, recipe.drop_path)
-    return notes
+    return cautions
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from evalfm.cautions import Caution
 from evalfm.features.cost import Cost
-from evalfm.runs import Provenance, Record, Run, publishing, run_folder, write_run
+from evalfm.record import Provenance, Record
+from evalfm.run import Run, publishing, run_folder, write_run
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import Scored, compute_metrics
 
@@ -66,6 +69,7 @@ def make_run(
     classes: tuple[str, ...] | None = None,
     cost: Cost | None = None,
     made: dict[str, Any] | None = None,
+    cautions: Sequence[Caution] = (),
     **data: Any,
 ) -> Run:
     """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance."""
@@ -82,7 +86,7 @@ def make_run(
     key = hashlib.sha256(f"{encoder}{name}{head}{seed}{baseline}{made or ''}".encode()).hexdigest()
     part = {"images": len(table), "patients": table["patient"].nunique(), "positive_images": positives(table, kind)}
     record = Record(
-        schema=1,
+        schema=2,
         key=key,
         config={"baseline": baseline, "adaptation": "frozen", "seed": seed, **(settings or {})},
         encoder={"name": encoder, "pretraining_data": [], "parameters": 1, "licence": "MIT", **(card or {})},
@@ -98,14 +102,14 @@ def make_run(
             "class_names": list(classes),
             "patients_known": True,
             "folds": int(table["fold"].nunique()) if "fold" in table else None,
-            "parts": {"train": part, "val": part, "test": part},
+            "splits": {"train": part, "val": part, "test": part},
             "redistributable_images": False,
             **data,
         },
         metrics={name: estimate.to_json() for name, estimate in found.items()},
         chosen={},
         exclusions=[],
-        notes=[],
+        cautions=list(cautions),
         provenance=provenance(**{"weights_digest": encoder, "cost": cost, **(made or {})}),
     )
     folder = run_folder(out, encoder, name, head, "frozen", key)

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from scipy.stats import binom
 
-from evalfm.analysis.bias import Contrast, Scores, bias
+from evalfm.analysis.bias import Contrast, bias
+from evalfm.analysis.scores import LabelScores
 from evalfm.statistics import fixed_label, subgroups
 from evalfm.statistics.intervals import estimates
 from evalfm.statistics.permutation import attribute_permutation
@@ -43,7 +44,7 @@ def contrasts(design: SimulationDesign, studies: int = STUDIES) -> list[Contrast
         table = pd.DataFrame({"tube": study.attribute.astype(float)})
         patient = study.patient.astype(str).astype(object)
         truth = study.label.astype(float)
-        scores = Scores("model", table, truth, study.score, None, patient, None, "patients", ())
+        scores = LabelScores("model", table, truth, study.score, None, patient, None, "patients", ())
         found.append(bias(scores, ["tube"]).parts[0].contrasts[0])
     return found
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.choose import Limits, choose
-from evalfm.analysis.worst import worst_stratum
+from evalfm.analysis.choose import Limits, choose, worst_stratum
+from evalfm.cautions import Caution
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
 
 from .made import GRADES, binary_table, class_scores, class_table, make_run, signal
@@ -47,7 +47,7 @@ def test_the_smallest_of_those_that_cannot_be_told_apart_comes_first(tmp_path: P
     assert found.candidates[0].dimensions == 384
     reasons = dict(found.excluded)
     assert reasons["poor · linear · frozen"].startswith("significantly worse than the best (p < .001")
-    assert "are not significantly worse than the best on auroc: " in found.paragraph
+    assert "are not significantly worse than the best in auroc: " in found.paragraph
     assert "would have been found with 80 % power" in found.paragraph
     assert "The best baseline, constant, reaches 0.500" in found.paragraph
 
@@ -78,7 +78,7 @@ def test_the_worst_stratum_and_doubts_are_told(tmp_path: Path) -> None:
     worst = min(areas, key=lambda view: areas[view])
     assert first.worst == f"view = {worst}: auroc {areas[worst]:.3f} on {(table['view'] == worst).sum()} images"
     asked = next(each for each in found.candidates if each.encoder == "asked")
-    assert asked.flags == ("Read the licence before commercial use.",)
+    assert asked.flags == (Caution("licence", "Read the licence before commercial use."),)
 
 
 def test_an_encoder_that_is_no_better_than_a_baseline_is_said_so(tmp_path: Path) -> None:

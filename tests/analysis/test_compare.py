@@ -13,7 +13,7 @@ from evalfm.analysis.compare import compare
 from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_auroc, compare_means, holm, minimal_detectable_difference
 
@@ -250,9 +250,9 @@ def test_lines_on_fewer_labels_are_told_apart(tmp_path: Path) -> None:
     for number, shots in enumerate((None, 10)):
         images = {"images": 300 if shots is None else 20, "patients": 20, "positive_images": 10}
         test = {"images": 300, "patients": 300, "positive_images": int(TARGET.sum())}
-        parts = {"train": images, "val": images, "test": test}
+        splits = {"train": images, "val": images, "test": test}
         table = binary_table(signal(TARGET, 1.0, number), TARGET)
-        made.append(make_run(tmp_path / str(shots), table, settings={"shots": shots}, parts=parts))
+        made.append(make_run(tmp_path / str(shots), table, settings={"shots": shots}, splits=splits))
     (table,) = compare(made)
     assert sorted(entry.encoder for entry in table.entries) == ["one (20 train images)", "one (300 train images)"]
 

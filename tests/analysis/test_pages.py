@@ -15,7 +15,7 @@ from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import scores_of_run
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import check
-from evalfm.runs import Run
+from evalfm.run import Run
 
 from .browser import asked_for, needs_browser
 from .made import binary_table, make_run, signal

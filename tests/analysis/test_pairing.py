@@ -17,7 +17,7 @@ from evalfm.analysis.compare import Comparison, compare
 from evalfm.analysis.paired_metrics import PAIRED
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import compare_means, contrast_confusions, contrast_macro_aurocs
 from evalfm.tasks.metrics.multiclass import OF_CONFUSION
 

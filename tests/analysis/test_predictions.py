@@ -16,7 +16,7 @@ from evalfm.analysis.bias import bias
 from evalfm.analysis.scores import scores_of_table
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.runs import MARK, PREDICTIONS, Run
+from evalfm.run import MARK, PREDICTIONS, Run
 from evalfm.statistics.auroc import auroc
 
 from .made import GRADES, LABELS, binary_table, class_scores, class_table, label_table, make_run, signal
@@ -171,7 +171,7 @@ def test_a_mark_that_no_run_writes_is_no_mark(tmp_path: Path) -> None:
     expected = told(run.folder)
     own = table.attrs[MARK]
     for mark in ([], {}, "evalfm", {**own, "kind": ["binary"]}, {**own, "kind": "other"}, {**own, "class_names": 3},
-                 {**own, "class_names": ["mass"]}, {**own, "notes": None}):  # fmt: skip
+                 {**own, "class_names": ["mass"]}, {**own, "cautions": None}):  # fmt: skip
         table.attrs = {MARK: mark}
         table.to_parquet(tmp_path / "t.parquet", index=False)
         assert same(expected, told(tmp_path / "t.parquet")), mark

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 from evalfm.analysis.bias_values import bias_of_values
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
-from evalfm.analysis.report.svg import Axis, Chart, spanning
+from evalfm.analysis.report.svg import Chart, ChartAxis, spanning
 from evalfm.analysis.report.tables import Signed, table
 from evalfm.analysis.report.task import sections
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.estimate import Estimate
 
@@ -155,7 +155,7 @@ def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Pa
         encoder="strong",
         seed=1,
         settings={"shots": 10},
-        parts={"train": few, "val": few, "test": every},
+        splits={"train": few, "val": few, "test": every},
     )
     (found,) = sections([*made, poor])
     tables = dict(found.tables)
@@ -174,7 +174,7 @@ def test_several_seeds_of_few_labels_have_one_interval_of_their_mean(tmp_path: P
             binary_table(signal(TARGET, 0.5, seed), TARGET),
             seed=seed,
             settings={"shots": 10},
-            parts={"train": few, "val": few, "test": every},
+            splits={"train": few, "val": few, "test": every},
         )
         for seed in range(1, 4)
     ]
@@ -255,13 +255,13 @@ def test_a_table_as_csv_has_every_digit_and_no_formula() -> None:
 
 
 def test_a_chart_puts_values_where_its_axes_say() -> None:
-    chart = Chart(Axis("x", 0, 10), Axis("y", 0, 1), "t", width=400, height=320)
+    chart = Chart(ChartAxis("x", 0, 10), ChartAxis("y", 0, 1), "t", width=400, height=320)
     chart.dot(0, 0, "red", "start")
     chart.dot(10, 1, "red", "end")
     places = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"', str(chart.drawn()))
     assert places == [("52.0", "278.0"), ("386.0", "12.0")]
-    assert Axis("n", 10, 1000, logarithmic=True).share(100) == pytest.approx(0.5)
-    assert Axis("n", 10, 1000, logarithmic=True).ticks() == [10, 20, 50, 100, 200, 500, 1000]
+    assert ChartAxis("n", 10, 1000, logarithmic=True).share(100) == pytest.approx(0.5)
+    assert ChartAxis("n", 10, 1000, logarithmic=True).ticks() == [10, 20, 50, 100, 200, 500, 1000]
     assert spanning("x", [3.0, 3.0]).low < 3 < spanning("x", [3.0, 3.0]).high
 
 

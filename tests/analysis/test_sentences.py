@@ -23,7 +23,7 @@ from evalfm.cli.console import print_metrics
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import Effect, FixedLabel
 from evalfm.statistics.subgroups import StratumGap

@@ -22,7 +22,7 @@ from evalfm.cli.app import app
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.few_shot.episodes import run_episodes
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study.results import rows_of, table_of
 
 from .made import LABELS, binary_table, label_table, make_run, signal
@@ -158,8 +158,8 @@ def cohorts(out: Path) -> list[Run]:
     runs = [one(out / name, 0, settings=settings, **data) for name, settings, data in asked]
     folded = binary_table(signal(TARGET, 0.7, 4), TARGET).assign(fold=np.arange(120) % 5)
     train = {"images": 621, "patients": 621, "positive_images": 300}
-    parts = {"train": train, "val": PART, "test": PART}
-    runs.append(make_run(out / "folds", folded, settings={"folds": 5}, parts=parts, test_digest="d4"))
+    splits = {"train": train, "val": PART, "test": PART}
+    runs.append(make_run(out / "folds", folded, settings={"folds": 5}, splits=splits, test_digest="d4"))
     return [*runs, one(out / "plain", 9, encoder="two", test_digest="d0")]
 
 
@@ -203,11 +203,11 @@ def test_curves_are_of_one_cohort_and_of_one_encoder(tmp_path: Path) -> None:
     few = {"train": {"images": 20, "patients": 20, "positive_images": 10}, "val": PART, "test": PART}
     runs = cohorts(tmp_path)
     runs += [
-        one(tmp_path / f"few{seed}", seed, seed=seed, settings={"shots": 10}, parts=few, test_digest="d0")
+        one(tmp_path / f"few{seed}", seed, seed=seed, settings={"shots": 10}, splits=few, test_digest="d0")
         for seed in (0, 1)
     ]
     half = {"precision": "bfloat16", "feature_key": "b"}
-    runs.append(one(tmp_path / "half", 3, settings={"shots": 10}, parts=few, test_digest="d0", made=half))
+    runs.append(one(tmp_path / "half", 3, settings={"shots": 10}, splits=few, test_digest="d0", made=half))
     shown = {found.title: dict(found.tables).get("Few labels") for found in sections(runs)}
     curve = shown.pop("ptx-cls on toy, labels radiologist")
     assert curve is not None

@@ -10,7 +10,7 @@ import pytest
 from evalfm.analysis.compare import compare
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import plain_runs
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import compare_auroc
 from tests.analysis.made import binary_table, make_run, signal
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from evalfm.cli.app import app
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 
 from .. import readers
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evalfm.cautions import Caution
 from evalfm.data.images import Image
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
@@ -183,8 +184,8 @@ def test_the_key_is_the_same_for_the_same_encoder() -> None:
     keys = {Toy(toy_card()).key for _ in range(3)}
     assert len(keys) == 1
     assert len(keys.pop()) == 64
-    # Notes and the file's own digest change no feature.
-    assert Toy(toy_card(), EncoderState(notes=("x",), weights_file="y")).key == Toy(toy_card()).key
+    # Cautions and the file's own digest change no feature.
+    assert Toy(toy_card(), EncoderState(cautions=(Caution("other", "x"),), weights_file="y")).key == Toy(toy_card()).key
     # Nor does what the card says about the encoder.
     assert Toy(toy_card(licence="other", unconfirmed=("A doubt.",))).key == Toy(toy_card()).key
 

@@ -127,8 +127,8 @@ def test_another_input_size_interpolates_positions_and_says_so(
     card, tensors = tiny
     path = saved(tensors, tmp_path)
     native, larger = load_encoder(card, weights=path), load_encoder(card, weights=path, input_size=192)
-    assert any("interpolates the positions" in note for note in larger.notes)
-    assert not any("interpolates" in note for note in native.notes)
+    assert any("interpolates the positions" in str(each) for each in larger.cautions)
+    assert not any("interpolates" in str(each) for each in native.cautions)
     assert larger.key != native.key
     grid = 192 // larger.map_strides[0]
     features = larger.encode(torch.zeros(1, 3, 192, 192))
@@ -147,7 +147,7 @@ def test_random_weights_are_seeded_and_leave_the_generator_alone() -> None:
     assert one.weights_digest == other.weights_digest
     assert one.key == other.key
     assert one.random_weights
-    assert one.notes == ("random:test_resnet has random weights: it has learnt nothing.",)
+    assert list(map(str, one.cautions)) == ["random:test_resnet has random weights: it has learnt nothing."]
     flat = [parameter for parameter in one.parameters() if parameter.ndim > 1]
     assert all(float(parameter.detach().std()) > 0 for parameter in flat)
 
@@ -155,7 +155,7 @@ def test_random_weights_are_seeded_and_leave_the_generator_alone() -> None:
 def test_random_weights_of_a_card_are_not_its_weights() -> None:
     encoder = load_encoder("squeezenet1-0.caffe", weights="random")
     assert encoder.random_weights
-    assert "squeezenet1-0.caffe has random weights: it has learnt nothing." in encoder.notes
+    assert "squeezenet1-0.caffe has random weights: it has learnt nothing." in map(str, encoder.cautions)
 
 
 def test_an_encoder_without_weights_takes_none(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_a_path_may_hold_other_weights_than_the_cards_and_says_so(tmp_path: Path
     path = tmp_path / "mine.npz"
     np.savez(path, **{name: tensor.numpy() for name, tensor in model.state_dict().items()})
     encoder = load_encoder("squeezenet1-0.caffe", weights=path)
-    assert any("another file than the one its card pins" in note for note in encoder.notes)
+    assert any("another file than the one its card pins" in str(each) for each in encoder.cautions)
     batch = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         expected = model.features(batch).mean((2, 3))

@@ -103,13 +103,13 @@ def test_a_mask_comes_back_through_the_geometry(name: str, resize: str | None, h
 
 
 def test_a_letterbox_pads_with_the_cards_value() -> None:
-    facts, notes = override(find_card("vit-small"), None, "letterbox")
+    facts, cautions = override(find_card("vit-small"), None, "letterbox")
     facts = facts.model_copy(update={"pad_value": 0.25})
     tensor, geometry = Preparer(facts, "vit-small")(image(np.ones((1, 100, 50), dtype=np.float32)))
     assert torch.allclose(tensor[:, :, :56], torch.tensor((0.25 - 0.5) / 0.5))
     assert torch.allclose(tensor[:, :, 56:168], torch.tensor(1.0))
     assert geometry.matrix == ((2.24, 0.0, 0.0), (0.0, 2.24, 56.0))
-    assert notes == ("Images are resized by letterbox instead of shortest-edge-crop.",)
+    assert [each.sentence for each in cautions] == ["Images are resized by letterbox instead of shortest-edge-crop."]
 
 
 def test_an_augmentation_sees_pixels_before_their_normalisation_and_tells_the_geometry() -> None:
@@ -139,9 +139,9 @@ def test_the_image_itself_is_left_alone() -> None:
 
 
 def test_another_input_size_keeps_the_crop_and_names_the_nearest_multiple() -> None:
-    facts, notes = override(find_card("dinov2-base"), 448, None)
+    facts, cautions = override(find_card("dinov2-base"), 448, None)
     assert (facts.input_size, facts.resize_to) == ((448, 448), 512)
-    assert notes == ("The input is 448 x 448 instead of 224 x 224.",)
+    assert [each.sentence for each in cautions] == ["The input is 448 x 448 instead of 224 x 224."]
     with pytest.raises(EvalfmError, match=r"multiples of 14, not 450 x 450; the nearest is 448 x 448"):
         override(find_card("dinov2-base"), 450, None)
     with pytest.raises(EvalfmError, match="no resize policy 'stretch'"):

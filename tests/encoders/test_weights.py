@@ -416,9 +416,9 @@ def test_usual_wrappers_come_off_without_a_card_and_are_told(tmp_path: Path, wra
     read = read_checkpoint(path, PLAIN)
     assert set(read.tensors) == {"weight", "bias"}
     assert all(torch.equal(read.tensors[name], each) for name, each in tensors().items())
-    assert re.search(said, " ".join(read.notes))
+    assert re.search(said, " ".join(map(str, read.cautions)))
     save_as("zip", path)
-    assert read_checkpoint(path, PLAIN).notes == ()
+    assert read_checkpoint(path, PLAIN).cautions == ()
 
 
 def test_a_mapping_that_holds_itself_or_much_of_one_other_is_looked_into_once(tmp_path: Path) -> None:
@@ -440,7 +440,7 @@ def test_of_several_wrappers_none_is_guessed(tmp_path: Path) -> None:
     torch.save({"model": tensors(), "state_dict": tensors()}, path)
     assert "holds tensors under state_dict, model, and which are meant is not clear" in refusal_of(path)
     read = read_checkpoint(path, WeightsFacts(source="path", wrapper=("model",)))
-    assert (set(read.tensors), read.notes) == ({"weight", "bias"}, ())
+    assert (set(read.tensors), read.cautions) == ({"weight", "bias"}, ())
 
 
 @pytest.mark.parametrize(
@@ -467,7 +467,7 @@ def test_the_attribute_that_held_the_encoder_comes_off_and_is_told(tmp_path: Pat
     named = read.named_for(model.state_dict())
     load_into(model, named.tensors, PLAIN, path)
     assert all(torch.equal(model.state_dict()[name], each) for name, each in given.items())
-    (said,) = named.notes[len(read.notes) :]
+    (said,) = map(str, named.cautions[len(read.cautions) :])
     assert "tensors bear" in said
     assert (f"{left_out} tensors without it" in said) == bool(left_out)
 
@@ -492,7 +492,7 @@ def test_each_library_loads_what_a_training_script_wrapped(tmp_path: Path, name:
     torch.save({"state_dict": {before + key: each for key, each in inner.items()}}, tmp_path / "w.ckpt")
     wrapped = load_encoder(name, weights=str(tmp_path / "w.ckpt"))
     assert all(torch.equal(wrapped.state_dict()[f"model.{key}"], each) for key, each in inner.items())
-    assert f"bear {before} in the file" in " ".join(wrapped.notes)
+    assert f"bear {before} in the file" in " ".join(map(str, wrapped.cautions))
 
 
 def test_the_cards_prefix_is_known_without_the_wrapper_for_several_devices(tmp_path: Path) -> None:

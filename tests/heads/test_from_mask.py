@@ -104,8 +104,8 @@ def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
             yield row, probability * (row != val.rows[0])
 
     inner.predict = one_empty
-    notes = head.after_training(train, val, context)
-    assert notes[1].startswith(f"1 of {len(val)} val images get the mean of train")
+    cautions = head.after_training(train, val, context)
+    assert cautions[1].sentence.startswith(f"1 of {len(val)} val images get the mean of train")
 
 
 def test_stray_parts_are_left_out_where_val_is_better_off(plant):
@@ -122,8 +122,8 @@ def test_stray_parts_are_left_out_where_val_is_better_off(plant):
 
     head.fit(train, val, context)
     inner.predict = with_strays
-    notes = head.after_training(train, val, context)
-    assert "their largest parts" in notes[0]
+    cautions = head.after_training(train, val, context)
+    assert "their largest parts" in cautions[0].sentence
     assert np.abs(head.predict(val) - 20 / 60).mean() < 0.1
     tensors = head.tensors()
     again = FromMaskHead()

@@ -52,7 +52,7 @@ def test_agrees_with_a_scikit_learn_grid(splits):
     best.fit(scaler.transform(train.pooled().astype(np.float64)), train.target)
     expected = best.predict_proba(scaler.transform(val.pooled().astype(np.float64)))[:, 1:]
     assert head.predict(val) == pytest.approx(expected, abs=1e-3)
-    assert "1 of 12 features are constant on train and were dropped." in fit.notes
+    assert "1 of 12 features are constant on train and were dropped." in map(str, fit.cautions)
 
 
 def test_val_is_only_used_to_choose(splits):
@@ -103,7 +103,7 @@ def test_softmax_probabilities_order_and_absent_class(splits):
     assert scores.sum(axis=1) == pytest.approx(np.ones(120))
     assert (scores[:, 3] == 0).all()
     assert (scores.argmax(axis=1) == val.target).mean() > 0.85
-    assert any("No train image shows never" in note for note in fit.notes)
+    assert any("No train image shows never" in str(each) for each in fit.cautions)
 
 
 @pytest.mark.parametrize(("head", "kind", "classes"), [(LinearHead, "binary", 2), (SoftmaxHead, "multiclass", 3)])
@@ -124,7 +124,7 @@ def test_ties_take_the_smaller_c_and_the_edge_is_told(array_source, make_example
         make_examples(source, range(10), label[:10]), make_examples(source, range(10, 20), label[10:]), BINARY
     )
     assert fit.chosen == {"C": 1e-6}
-    assert any("lower edge of the grid" in note for note in fit.notes)
+    assert any("lower edge of the grid" in str(each) for each in fit.cautions)
     assert head.predict(make_examples(source, [0, 1])) == pytest.approx(np.full((2, 1), 0.5))
 
 

@@ -83,7 +83,7 @@ def test_a_class_that_train_does_not_show_has_probability_zero(array_source, mak
     part = make_examples(source, train.rows[known], train.target[known])
     head = OrdinalHead()
     fit = head.fit(part, val, context)
-    assert any("mild" in note for note in fit.notes)
+    assert any("mild" in str(each) for each in fit.cautions)
     answer = head.predict(val)
     assert not answer[:, 1].any()
     np.testing.assert_allclose(answer.sum(1), 1, atol=1e-9)

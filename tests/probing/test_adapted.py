@@ -19,7 +19,7 @@ from evalfm.heads.segmentation.light import LinearDenseHead, MultiscaleHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import ENCODER, Run
+from evalfm.run import ENCODER, Run
 
 from ..shortened import in_full
 
@@ -94,10 +94,10 @@ def test_what_a_trained_run_holds(squares, tmp_path, monkeypatch):
         (run,) = adapted(squares, tmp_path / "runs", "full")
     assert run.folder.name.startswith("linear-full-")
     record = run.record
-    assert record.config["adaptation"] == "full"
-    assert record.config["recipe"]["epochs"] == 2
-    assert record.config["recipe"]["layer_decay"] == 0.75
-    curve = record.chosen["curve"]
+    assert record.config.adaptation == "full"
+    assert record.config.recipe["epochs"] == 2
+    assert record.config.recipe["layer_decay"] == 0.75
+    curve = record.chosen.curve
     assert [line["epoch"] for line in curve] == [0, 1, 2]
     assert curve[0]["train_loss"] is None
     assert (run.folder / "figures" / "learning_curve.png").stat().st_size > 5000
@@ -132,17 +132,17 @@ def test_from_random_weights_a_baseline_is_told_from_a_baseline(squares, tmp_pat
     for run in (full, scratch):
         assert not run.record.provenance.random_weights
         assert run.record.provenance.weights_digest is None
-        assert any("supervised baseline" in note for note in run.record.notes)
-        assert run.record.encoder["pretraining_data"] == []
+        assert any("supervised baseline" in str(each) for each in run.record.cautions)
+        assert run.record.encoder.pretraining_data == []
     assert lora.record.provenance.random_weights
-    assert any("learnt nothing" in note for note in lora.record.notes)
+    assert any("learnt nothing" in str(each) for each in lora.record.cautions)
 
 
 def test_scratch_forgets_what_the_card_was_trained_on(squares, tmp_path):
     (run,) = adapted(squares, tmp_path / "runs", "scratch", encoder="resnet18", recipe={"epochs": 1, "least_steps": 1})
     assert run.encoder == "resnet18"
-    assert run.record.encoder["pretraining_data"] == []
-    assert not any("ImageNet" in note for note in run.record.notes)
+    assert run.record.encoder.pretraining_data == []
+    assert not any("ImageNet" in str(each) for each in run.record.cautions)
 
 
 def test_seeds_draw_other_weights_and_stand_in_one_line(squares, tmp_path):
@@ -170,7 +170,7 @@ def test_a_finished_run_is_returned_and_another_recipe_is_another_run(squares, t
 
 def test_few_labels_go_with_training(squares, tmp_path):
     (run,) = adapted(squares, tmp_path / "runs", "lora", shots=4)
-    assert run.record.data["parts"]["train"]["images"] == 8
+    assert run.record.data.splits.train.images == 8
 
 
 def test_without_heads_the_trainable_ones_of_the_task_run(squares, tmp_path):

@@ -20,7 +20,7 @@ from evalfm.probing.base_to_novel import as_base_to_novel, base_and_novel
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.splits import make_splits
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from ..readers import Seer, reader_card
@@ -74,7 +74,7 @@ def test_the_three_figures_are_what_they_say(run: Run):
     assert run.metrics["accuracy_novel"].value == pytest.approx(n)
     assert run.metrics["harmonic_mean"].value == pytest.approx(2 * b * n / (b + n))
     assert run.primary == "harmonic_mean"
-    assert any("harmonic mean 2bn / (b + n)" in note for note in run.record.notes)
+    assert any("harmonic mean 2bn / (b + n)" in str(each) for each in run.record.cautions)
     shares = test["target"][base].value_counts(normalize=True).max()
     assert run.metrics["accuracy_base_constant"].value == pytest.approx(shares)
 

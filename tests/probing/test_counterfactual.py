@@ -12,7 +12,7 @@ from evalfm.data.phantom import Dials, make_phantom, render
 from evalfm.errors import EvalfmError
 from evalfm.probing.counterfactual import SEED, counterfactual
 from evalfm.probing.predict import predict
-from evalfm.runs import Run
+from evalfm.run import Run
 
 
 @pytest.fixture(scope="module")

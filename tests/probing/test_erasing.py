@@ -24,7 +24,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.erasing import Erased, Erasure, PaintedOver, _places, erase
 from evalfm.probing.held_out import HeldOutImages
 from evalfm.progress import SILENT
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 SIDE = 48

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.report.quality import quality_tables, read_features
+from evalfm.analysis.report.section import quality_tables, read_features
 from evalfm.cli.app import app
 from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest

@@ -18,7 +18,7 @@ from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 
 from ..encoders.families import test_open_clip as open_clips
 
@@ -90,13 +90,13 @@ def test_a_random_tower_is_no_better_than_chance_and_says_so(runs: list[Run]) ->
         assert auroc.low is not None
         assert auroc.high is not None
         assert auroc.low <= 0.5 <= auroc.high, f"{run.head}: {auroc.value} [{auroc.low}, {auroc.high}]"
-        assert any("random weights" in note for note in run.record.notes)
+        assert any("random weights" in str(each) for each in run.record.cautions)
 
 
 def test_the_record_holds_what_was_learnt_and_how(runs: list[Run]) -> None:
     for run in runs:
-        chosen = run.record.chosen["head"]
-        assert chosen["epoch"] == len(run.record.chosen["curve"]) == 100
+        chosen = run.record.chosen.head
+        assert chosen["epoch"] == len(run.record.chosen.curve) == 100
         words = 5 if run.head == "biomed-dpt" else 4
         assert chosen["context_tokens"] == words
         assert chosen["parameters"] == words * 32
@@ -108,7 +108,7 @@ def test_the_record_holds_what_was_learnt_and_how(runs: list[Run]) -> None:
         else:
             assert (chosen["consistency"], chosen["distillation"], chosen["weights_of"]) == (1, 1, "default")
             assert chosen["sentences"] == 2
-    assert [run.record.chosen["head"]["template"] for run in runs] == [
+    assert [run.record.chosen.head["template"] for run in runs] == [
         "a photo of a {}.",
         "a photo of a {}.",
         "a chest X-ray image with {}.",

@@ -44,7 +44,7 @@ def test_each_label_is_measured_where_it_is_known(holes, tmp_path, head):
         assert run.metrics[metric].value is None
         assert "one class only" in run.metrics[metric].reason
     assert test["score_rare"].isna().all()
-    assert any("no score is given: rare" in note for note in run.record.notes)
+    assert any("no score is given: rare" in str(each) for each in run.record.cautions)
 
 
 def test_a_label_unknown_throughout_train_spoils_no_other(holes, tmp_path):

@@ -15,7 +15,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import Run, find_runs
+from evalfm.run import Run, find_runs
 
 from ..squares import make_squares
 
@@ -78,7 +78,7 @@ def test_the_threshold_comes_from_val_alone(labelled: list[Run]):
         - ((val["score_square"] >= value) & (val["target"] == 0)).sum() / (val["target"] == 0).sum()
         for value in candidates
     ]
-    threshold = labelled[0].record.chosen["thresholds"]["square"]
+    threshold = labelled[0].record.chosen.thresholds["square"]
     calls = val["score_square"] >= threshold
     reached = calls[val["target"] == 1].mean() - calls[val["target"] == 0].mean()
     assert reached == pytest.approx(max(youden))
@@ -150,7 +150,7 @@ def test_folds_give_every_image_one_test_score_and_a_head_per_fold(squares: Mani
     test = run.predictions().query("split == 'test'")
     assert sorted(test["id"]) == sorted(squares.table["id"])
     assert {name.split(".")[0] for name in run.head_tensors()} == {"fold0", "fold1", "fold2", "fold3"}
-    assert len(run.record.chosen["folds"]) == 4
+    assert len(run.record.chosen.folds) == 4
     assert "training variance" in run.metrics["auroc"].method
     within = [roc_auc_score(fold["target"], fold["score_square"]) for _, fold in test.groupby("fold")]
     assert run.metrics["auroc"].value == pytest.approx(np.mean(within))
@@ -175,8 +175,8 @@ def test_a_run_applied_to_its_own_films_gives_its_own_scores(labelled: list[Run]
     written = (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns
     again = predict(labelled[0], squares, out=tmp_path / "predicted")
     pd.testing.assert_frame_equal(again.table, predicted.table, check_dtype=False)
-    assert again.notes[:-1] == predicted.notes
-    assert again.notes[-1].endswith("holds these predictions already; they are returned as they are.")
+    assert again.cautions[:-1] == predicted.cautions
+    assert again.cautions[-1].sentence.endswith("holds these predictions already; they are returned as they are.")
     assert (tmp_path / "predicted/predictions.parquet").stat().st_mtime_ns == written
     fewer = squares.select(list(range(10)))
     older = dataclasses.replace(squares, table=squares.table.assign(age=squares.table["age"] + 1))
@@ -202,13 +202,13 @@ def test_damaged_predictions_in_the_way_are_told_and_kept(
     assert (tmp_path / "predicted" / file).read_bytes() == content
 
 
-@pytest.mark.parametrize("notes", [None, 3, {"a": 1}])
+@pytest.mark.parametrize("cautions", [None, 3, {"a": 1}, [{"code": "other"}]])
 def test_predictions_with_strange_cautions_are_not_taken_for_ones_own(
-    labelled: list[Run], squares: Manifest, tmp_path: Path, notes: object
+    labelled: list[Run], squares: Manifest, tmp_path: Path, cautions: object
 ):
     predict(labelled[0], squares, out=tmp_path / "predicted")
     summary = json.loads((tmp_path / "predicted/predict.json").read_text())
-    (tmp_path / "predicted/predict.json").write_text(json.dumps(summary | {"notes": notes}))
+    (tmp_path / "predicted/predict.json").write_text(json.dumps(summary | {"cautions": cautions}))
     with pytest.raises(EvalfmError, match="is there already and holds something else"):
         predict(labelled[0], squares, out=tmp_path / "predicted")
 
@@ -279,8 +279,9 @@ def test_contamination_follows_where_the_films_come_from(tmp_path: Path):
     from evalfm.probing.recording import contamination
 
     card = {"name": "seen-it", "pretraining_data": [{"name": "NIH-CXR14", "what": "images"}]}
-    (note,) = contamination(card, [manifest])
-    assert "images of nih-cxr14" in note
+    (caution,) = contamination(card, [manifest])
+    assert caution.code == "contamination"
+    assert "images of nih-cxr14" in caution.sentence
     assert contamination({"name": "new", "pretraining_data": []}, [manifest]) == []
 
 
@@ -303,7 +304,7 @@ def test_nothing_private_is_in_any_byte_of_a_run(tmp_path: Path):
 
 def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
     record = json.loads((labelled[0].folder / "run.json").read_text())
-    assert record["data"]["parts"]["test"]["patients"] == 21
+    assert record["data"]["splits"]["test"]["patients"] == 21
     assert record["data"]["label_source"] == {"square": "mask"}
     assert record["head"]["grid"]["C"]
     assert record["provenance"]["versions"]["torch"]

@@ -24,7 +24,7 @@ from evalfm.probing.probe import SomeFailedError, probe
 from evalfm.probing.session import open_session
 from evalfm.probing.splits import make_splits
 from evalfm.progress import SILENT
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from ..squares import make_squares
@@ -62,7 +62,7 @@ def test_patients_that_became_known_are_another_run_with_other_units(squares: Ma
     merged = merged.with_split(["train"] * 40 + ["val"] * 16 + ["test"] * (len(squares) - 56))
     apart = changed(merged, patient=squares.table["patient"])
     (one,), (other,) = ([linear(each, tmp_path)] for each in (merged, apart))
-    assert one.record.data["parts"]["test"]["patients"] < other.record.data["parts"]["test"]["patients"]
+    assert one.record.data.splits.test.patients < other.record.data.splits.test.patients
 
 
 def test_a_corrected_attribute_is_another_run_that_tells_the_new_one(squares: Manifest, tmp_path: Path) -> None:

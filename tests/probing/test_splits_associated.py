@@ -20,7 +20,7 @@ from evalfm.data.registered import register
 from evalfm.errors import EvalfmError
 from evalfm.probing.probe import probe
 from evalfm.probing.splits import CURVE, Split, make_splits
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 from evalfm.statistics.auroc import auroc
 from evalfm.study.cohorts import Manifests
 from evalfm.study.shortcuts import curve_studies, decode_studies
@@ -61,7 +61,7 @@ def test_phi_is_what_was_asked_at_the_same_number_of_images(cohort: Cohort, stre
     label, tube = pairs(cohort, split.test)
     assert np.corrcoef(label, tube)[0, 1] == pytest.approx(0, abs=1e-12)
     assert split.test.tolist() == loosest.test.tolist(), "every strength is tested on the same images"
-    assert f"train {len(split.train)} images, phi" in split.notes[-1]
+    assert f"train {len(split.train)} images, phi" in split.cautions[-1].sentence
 
 
 def test_images_stay_on_their_side_and_cells_are_nested(cohort: Cohort):
@@ -123,9 +123,9 @@ def test_the_verb_makes_probe_and_curve_and_tells_them(tied: Manifest, tmp_path:
     made = find_runs(tmp_path / "made")
     strengths, areas = [], []
     for run in made:
-        if run.record.config["associate"]:
+        if run.record.config.associate:
             table = run.predictions().query("split == 'test'")
-            strengths.append(float(run.record.config["associate"].partition("=")[2]))
+            strengths.append(float(run.record.config.associate.partition("=")[2]))
             areas.append(auroc(table["target"], table["score_pneumothorax"], table["fold"]))
     assert len(strengths) == len(CURVE)
     assert curve["slope"]["value"] == pytest.approx(np.polyfit(strengths, areas, 1)[0], abs=1e-10)

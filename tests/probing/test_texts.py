@@ -20,7 +20,8 @@ from evalfm.heads.head import Text
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
-from evalfm.runs import Run
+from evalfm.record import Chosen
+from evalfm.run import Run
 from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.statistics.classification import choose_threshold, f1
 from evalfm.tasks.prompts import PromptRow, PromptSet
@@ -66,7 +67,7 @@ def test_sentences_find_what_is_plain_to_see(zeroshot: Run):
 
 def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     val, test = rows(zeroshot, "val"), rows(zeroshot, "test")
-    threshold = zeroshot.record.chosen["thresholds"]["square"]
+    threshold = zeroshot.record.chosen.thresholds["square"]
     called = val["score_square"] >= threshold
     assert f1_score(val["target"], called) >= f1_score(val["target"], val["score_square"] >= 0.5)
     assert f1_score(val["target"], called) == max(
@@ -78,9 +79,11 @@ def test_the_threshold_comes_from_val_and_never_lowers_f1_there(zeroshot: Run):
     assert zeroshot.metrics["f1_default"].value == pytest.approx(f1_score(test["target"], test["score_square"] >= 0.5))
 
 
-def assert_chosen_on(split: pd.DataFrame, other: pd.DataFrame, chosen: dict, name: str, target: str, rule: str) -> None:
+def assert_chosen_on(
+    split: pd.DataFrame, other: pd.DataFrame, chosen: Chosen, name: str, target: str, rule: str
+) -> None:
     """Threshold and temperature of ``name`` are those of ``split``, and ``other`` would have given others."""
-    threshold, temperature = chosen["thresholds"][name], chosen["temperatures"][name]
+    threshold, temperature = chosen.thresholds[name], chosen.temperatures[name]
     of_part, of_other = (
         (
             choose_threshold(rows[target], rows[f"score_{name}"], rule),
@@ -102,7 +105,7 @@ def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Pa
     (run,) = probe("pixels", "square", data=squares, heads=["linear"], threshold=rule, baselines="none", out=out)
     val = rows(run, "val")
     asked, other = (choose_threshold(val["target"], val["score_square"], each) for each in (rule, "youden"))
-    assert run.record.chosen["thresholds"]["square"] == pytest.approx(asked)
+    assert run.record.chosen.thresholds["square"] == pytest.approx(asked)
     assert asked != pytest.approx(other)
 
 
@@ -121,7 +124,7 @@ def test_other_words_another_tower_or_another_scale_are_another_key():
 
 def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
     test = rows(zeroshot, "test")
-    assert zeroshot.record.chosen["temperatures"]["square"] > 0
+    assert zeroshot.record.chosen.temperatures["square"] > 0
     calibrated = roc_auc_score(test["target"], test["calibrated_square"])
     assert calibrated == pytest.approx(zeroshot.metrics["auroc"].value)
     assert zeroshot.metrics["brier_calibrated"].value == pytest.approx(
@@ -132,13 +135,14 @@ def test_temperature_and_threshold_leave_auroc_alone(zeroshot: Run):
 def test_the_record_holds_the_sentences_and_each_template_alone(zeroshot: Run, prompts: Path):
     told = zeroshot.record.prompts
     assert told is not None
-    assert told["templates"] == ["{}", "grey {}"]
-    assert told["rows"][0]["prompts"] == [["dark"], ["grey dark"]]
-    alone = {each["template"]: each["value"] for each in told["by_template"]}
+    assert told.templates == ["{}", "grey {}"]
+    assert told.rows[0]["prompts"] == [["dark"], ["grey dark"]]
+    alone = {each.template: each.estimate.value for each in told.by_template}
     assert list(alone) == ["{}", "grey {}"]
-    assert told["spread"]["least"] == min(alone.values())
-    assert told["spread"]["sd"] == pytest.approx(np.std(list(alone.values()), ddof=1))
-    assert all(each["low"] is not None or each["reason"] for each in told["by_template"])
+    assert told.spread is not None
+    assert told.spread.least == min(alone.values())
+    assert told.spread.sd == pytest.approx(np.std(list(alone.values()), ddof=1))
+    assert all(each.estimate.low is not None or each.estimate.reason for each in told.by_template)
     assert prompts.name not in (zeroshot.folder / "run.json").read_text()
 
 
@@ -200,21 +204,22 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     (run,) = probe(
         Seer(), "square", data=squares, heads=["zeroshot"], prompts=prompts, folds=3, baselines="none", out=out
     )
-    splits = run.record.chosen["folds"]
+    splits = run.record.chosen.each
     assert len(splits) == 3
     test = rows(run, "test")
     assert {f: t["threshold"].iat[0] for f, t in test.groupby("fold")} == {
-        fold: split["thresholds"]["square"] for fold, split in enumerate(splits)
+        fold: split.thresholds["square"] for fold, split in enumerate(splits)
     }
     val = rows(run, "val")
     for fold, split in enumerate(splits):
         assert_chosen_on(val[val["fold"] == fold], test[test["fold"] == fold], split, "square", "target", "youden")
     assert run.record.prompts is not None
     # Both see what is plain to see, fold by fold.
-    assert [each["value"] > 0.9 for each in run.record.prompts["by_template"]] == [True, True]
+    assert [(each.estimate.value or 0) > 0.9 for each in run.record.prompts.by_template] == [True, True]
     # Applied to other films it is cut at their median.
     found = predict(run, squares, encoder=Seer(), out=tmp_path / "predicted").table
-    thresholds, temperatures = ([split[what]["square"] for split in splits] for what in ("thresholds", "temperatures"))
+    thresholds = [split.thresholds["square"] for split in splits]
+    temperatures = [split.temperatures["square"] for split in splits]
     assert found["threshold"].unique().tolist() == [np.median(thresholds)]
     assert np.median(thresholds) not in (thresholds[0], np.mean(thresholds))
     expected = with_temperature(found["score_square"], float(np.median(temperatures)))
@@ -240,9 +245,9 @@ def test_several_labels_are_cut_each_where_val_says(squares: Manifest, tmp_path:
     (run,) = probe(Seer(), str(card), heads=["zeroshot"], **asked)
     test = rows(run, "test")
     for name in ("bright", "often"):
-        assert (test[f"threshold_{name}"] == run.record.chosen["thresholds"][name]).all()
+        assert (test[f"threshold_{name}"] == run.record.chosen.thresholds[name]).all()
         assert_chosen_on(rows(run, "val"), test, run.record.chosen, name, f"target_{name}", "f1")
-        calibrated = with_temperature(test[f"score_{name}"], run.record.chosen["temperatures"][name])
+        calibrated = with_temperature(test[f"score_{name}"], run.record.chosen.temperatures[name])
         assert test[f"calibrated_{name}"].tolist() == pytest.approx(calibrated.tolist())
         expected = f1_score(test[f"target_{name}"], test[f"score_{name}"] >= test[f"threshold_{name}"])
         assert run.metrics[f"f1[{name}]"].value == pytest.approx(expected)
@@ -286,8 +291,8 @@ def test_a_label_without_a_score_has_none_by_any_template(squares: Manifest, tmp
     (run,) = probe(Seer(), str(card), data=manifest, heads=["zeroshot"], baselines="none", out=tmp_path)
     assert rows(run, "test")["score_rare"].isna().all()
     assert run.record.prompts is not None
-    (alone,) = run.record.prompts["by_template"]
-    assert alone["value"] == run.metrics["macro_auroc"].value == run.metrics["auroc[bright]"].value
+    (alone,) = run.record.prompts.by_template
+    assert alone.estimate.value == run.metrics["macro_auroc"].value == run.metrics["auroc[bright]"].value
 
 
 def test_lines_on_other_test_images_have_a_constant_answer_of_their_own(
@@ -326,5 +331,7 @@ def test_few_val_images_where_asked(squares: Manifest, out: Path):
     assert min(there.values()) < 8
     assert rows(scarce, "val")["target"].value_counts().to_dict() == {each: min(n, 8) for each, n in there.items()}
     told = ", ".join(f"{there[each]} of square = {each:g}" for each in sorted(there) if there[each] < 8)
-    assert f"Val has fewer than 8 images of a class, and all of these were taken: {told}." in scarce.record.notes
-    assert not any("Val has fewer" in note for note in run.record.notes)
+    assert f"Val has fewer than 8 images of a class, and all of these were taken: {told}." in map(
+        str, scarce.record.cautions
+    )
+    assert not any("Val has fewer" in str(each) for each in run.record.cautions)

@@ -72,7 +72,7 @@ def test_the_real_weights_give_torchvisions_own_features(encoder: Encoder, oracl
 def test_the_real_weights_are_the_cards_and_nothing_is_random(encoder: Encoder) -> None:
     assert encoder.random_weights is False
     assert encoder.state.weights_file == encoder.card.weights.sha256
-    assert not any("another file" in note for note in encoder.notes)
+    assert not any("another file" in str(each) for each in encoder.cautions)
     with np.load(WEIGHTS) as archive:
         loaded = encoder.state_dict()
         used = [name for name in archive.files if name.startswith("features.")]

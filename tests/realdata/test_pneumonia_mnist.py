@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
@@ -58,7 +58,7 @@ def test_calling_every_test_image_positive_has_the_published_f1(short: Run):
 
 def test_the_threshold_of_val_never_lowers_f1_there(short: Run):
     val = part(short, "val")
-    threshold = short.record.chosen["thresholds"]["pneumonia"]
+    threshold = short.record.chosen.thresholds["pneumonia"]
     assert (val["threshold"] == threshold).all()
     best = f1_score(val["target"], val["score_pneumonia"] >= threshold)
     assert best >= f1_score(val["target"], val["score_pneumonia"] >= 0.5)
@@ -96,7 +96,7 @@ def test_random_towers_have_no_side(data: Manifest, tmp_path: Path):
     assert abs(value - 0.5) <= 0.2
     for run in (plain, swapped):
         assert run.record.provenance.random_weights
-        assert "Random weights: the encoder has learnt nothing." in run.record.notes
+        assert "Random weights: the encoder has learnt nothing." in map(str, run.record.cautions)
     (table,) = task_tables([plain])
     assert {point.encoder for point in operating_points(table)} == {"chexzero (random weights)", "constant"}
     assert table.lines[0].encoder == "chexzero (random weights)"

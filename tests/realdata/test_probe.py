@@ -14,7 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.masks import cardiothoracic_ratio
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 WEIGHTS = SHARED / "weights" / "squeezenet1_0_torchvision_keys_rgb255.npz"

@@ -38,6 +38,20 @@ def test_an_unknown_study_or_key_is_refused(tmp_path: Path):
         load_study(str(path))
 
 
+@pytest.mark.parametrize("old", ["floors: none", "baselines: [{encoder: unet-resnet34, adaptation: scratch}]"])
+def test_a_study_of_schema_1_gets_the_new_spelling_in_one_sentence(tmp_path: Path, old: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"schema: 1\nname: mine\ntitle: x\ndata: phantom\nencoders: [hog]\ntasks: [ptx-cls]\n{old}\n")
+    with pytest.raises(EvalfmError) as caught:
+        load_study(str(path))
+    assert str(caught.value).endswith(
+        "floors is now baselines (default, none or all), and the list of networks under baselines is now supervised; "
+        "write these and schema: 2."
+    )
+    path.write_text("schema: 1\nname: mine\ntitle: x\ndata: phantom\nencoders: [hog]\ntasks: [ptx-cls]\n")
+    assert load_study(str(path)).baselines == "all"
+
+
 def test_words_and_mappings_mean_the_same():
     short = study(adaptations=["frozen", "lora"])
     long = study(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evalfm.data.manifest import Manifest
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study import Study, StudyRuns, load_study, run_study
 from evalfm.study.config import PHANTOM
 
@@ -61,8 +61,8 @@ def test_bigger_against_light(films: Manifest, tmp_path: Path):
         )
     }
     for run in runs:
-        assert run.record.config["threshold"] == "f1"
-        share = run.record.data["parts"]["test"]["positive_images"] / run.record.data["parts"]["test"]["images"]
+        assert run.record.config.threshold == "f1"
+        share = run.record.data.splits.test.positive_images / run.record.data.splits.test.images
         assert run.metrics["f1_all_positive"].value == pytest.approx(2 * share / (1 + share))
     assert {run.encoder for run in runs if run.is_baseline} >= {"constant", "pixels"}
     # No word of these sentences is known to the reader: it cannot tell, and calls every film positive.
@@ -87,7 +87,7 @@ def test_density_by_sentences_by_a_probe_and_by_fine_tuning(films: Manifest, tmp
     ]
     for name in ("accuracy", "weighted_f1", "quadratic_kappa"):
         assert all(run.metrics[name].value is not None or run.metrics[name].reason for run in runs)
-    tuned = by_head["light-cnn", "linear"].record.config["recipe"]
+    tuned = by_head["light-cnn", "linear"].record.config.recipe
     assert {key: tuned[key] for key in ("learning_rate", "head_learning_rate", "layer_decay", "probe_start")} == {
         "learning_rate": 1e-4, "head_learning_rate": 1e-4, "layer_decay": 1.0, "probe_start": False,
     }  # fmt: skip

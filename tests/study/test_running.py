@@ -22,7 +22,7 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.study import Study, StudyRuns, executor, make_plan, run_study
 from evalfm.study.results import COLUMNS, rows_of, table_of, write_results
 
@@ -88,8 +88,8 @@ def test_the_whole_grid_is_there(finished: StudyRuns):
             run.task,
             run.head,
             run.adaptation,
-            run.record.config["label_fraction"],
-            run.record.config["seed"],
+            run.record.config.label_fraction,
+            run.record.config.seed,
         )
         for run in finished
         if not run.is_baseline

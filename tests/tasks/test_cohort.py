@@ -70,8 +70,8 @@ def test_lateral_images_are_outside_a_chest_task_and_unknown_views_stay(tmp_path
 
 def test_without_a_view_column_the_run_says_that_the_cohort_was_not_applied(tmp_path: Path):
     manifest = dataset(tmp_path, {"pneumothorax": [1, 0]}, label_source={"pneumothorax": "radiologist"})
-    (note,) = select_cohort(load_task("ptx-cls"), manifest).notes
-    assert "no column view" in note
+    (caution,) = select_cohort(load_task("ptx-cls"), manifest).cautions
+    assert "no column view" in caution.sentence
 
 
 def test_where_keeps_a_part_and_counts_the_rest(tmp_path: Path):

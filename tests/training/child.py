@@ -17,7 +17,7 @@ from evalfm.data import atomic
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.probing.probe import probe
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.training import loop
 
 OPTIONS = {

@@ -10,9 +10,9 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from evalfm.analysis.figures import describe, mean_roc
-from evalfm.analysis.report.svg import COLOURS, DASHES, GREY, Axis, Chart, spanning
+from evalfm.analysis.report.svg import COLOURS, DASHES, GREY, Chart, ChartAxis, spanning
 from evalfm.analysis.table import Line
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.estimate import Estimate
 
@@ -38,7 +38,7 @@ def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup
     names = [name for name, _, _ in shown]
     chart = Chart(
         spanning(metric, ends),
-        Axis("", -0.6, len(shown) - 0.4),
+        ChartAxis("", -0.6, len(shown) - 0.4),
         f"{metric} with 95 % intervals",
         width=760,
         height=70 + 24 * len(shown),
@@ -54,7 +54,9 @@ def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup
 
 def roc(lines: Sequence[Line]) -> Markup:
     """ROC curves of each line's first seed, the mean over folds where there are any."""
-    chart = Chart(Axis("1 − specificity", 0, 1), Axis("sensitivity", 0, 1), "ROC curves", width=470, height=430)
+    chart = Chart(
+        ChartAxis("1 − specificity", 0, 1), ChartAxis("sensitivity", 0, 1), "ROC curves", width=470, height=430
+    )
     chart.line([(0, 0), (1, 1)], GREY, "chance", dash="1 3", legend=False)
     for line, colour, dash in zip(lines, COLOURS, DASHES, strict=False):
         target, score, folds = _scores(line.runs[0])
@@ -63,8 +65,8 @@ def roc(lines: Sequence[Line]) -> Markup:
             continue
         area = line.runs[0].estimate("auroc")
         points = [(0.0, 0.0), *zip(_GRID.tolist(), curve.tolist(), strict=True)]
-        told = "no AUROC" if area.value is None else describe(area)
-        chart.line(points, colour, f"{name_of(line)}: {told}", dash=dash)
+        area_words = "no AUROC" if area.value is None else describe(area)
+        chart.line(points, colour, f"{name_of(line)}: {area_words}", dash=dash)
     return chart.drawn()
 
 
@@ -82,7 +84,7 @@ def calibration(lines: Sequence[Line]) -> Markup | None:
         drawn.append((name_of(line), mean, share, count, colour, dash))
     # Rare findings keep every bin in a corner: the axes end where the bins do.
     end = min(1.0, 1.1 * max(float(max(mean.max(), share.max())) for _, mean, share, *_ in drawn))
-    axes = Axis("mean probability", 0, end), Axis("share with the finding", 0, end)
+    axes = ChartAxis("mean probability", 0, end), ChartAxis("share with the finding", 0, end)
     chart = Chart(*axes, "Calibration", width=470, height=430)
     chart.line([(0, 0), (end, end)], GREY, "perfect", dash="1 3", legend=False)
     for name, mean, share, count, colour, dash in drawn:
@@ -110,7 +112,7 @@ def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Se
         return None
     chart = Chart(
         spanning(metric, ends),
-        Axis("", -0.6, len(classes) - 0.4),
+        ChartAxis("", -0.6, len(classes) - 0.4),
         f"{metric} by class",
         width=760,
         height=70 + (16 + 9 * len(lines)) * len(classes),
@@ -137,10 +139,10 @@ def spread(label: str, rows: Sequence[tuple[str, Values]]) -> Markup | None:
     if not shown:
         return None
     every = np.concatenate([values for _, values in shown])
-    axis = Axis(label, 0, 1) if every.min() >= 0 and every.max() <= 1 else spanning(label, every.tolist())
+    axis = ChartAxis(label, 0, 1) if every.min() >= 0 and every.max() <= 1 else spanning(label, every.tolist())
     chart = Chart(
         axis,
-        Axis("", -0.6, len(shown) - 0.4),
+        ChartAxis("", -0.6, len(shown) - 0.4),
         f"Distribution of {label}",
         width=760,
         height=70 + 26 * len(shown),
@@ -149,11 +151,11 @@ def spread(label: str, rows: Sequence[tuple[str, Values]]) -> Markup | None:
     for place, (name, values) in enumerate(shown):
         at = len(shown) - 1 - place
         low, first, middle, third, high = np.percentile(values, [5, 25, 50, 75, 95]).tolist()
-        told = f"{name}: median {middle:.3f}, quartiles {first:.3f} to {third:.3f}, 5–95 % {low:.3f} to {high:.3f}, "
-        told += f"{len(values)} images"
-        chart.whisker(low, high, at, COLOURS[0], told)
-        chart.box(first, third, at, COLOURS[0], told)
-        chart.dot(middle, at, COLOURS[1], told)
+        words = f"{name}: median {middle:.3f}, quartiles {first:.3f} to {third:.3f}, 5–95 % {low:.3f} to {high:.3f}, "
+        words += f"{len(values)} images"
+        chart.whisker(low, high, at, COLOURS[0], words)
+        chart.box(first, third, at, COLOURS[0], words)
+        chart.dot(middle, at, COLOURS[1], words)
     return chart.drawn()
 
 
@@ -177,7 +179,7 @@ def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) 
 
 
 def _lines(
-    title: str, label: str, told: str, metric: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
+    title: str, label: str, words: str, metric: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
 ) -> Markup | None:
     shown = [
         (name, [point for point in points if point[1].value is not None and (point[0] > 0 or not logarithmic)])
@@ -200,7 +202,7 @@ def _lines(
         ordered = sorted(points, key=lambda point: point[0])
         chart.line([(at, float(one.value or 0.0)) for at, one in ordered], colour, name, dash=dash)
         for at, estimate in ordered:
-            hover = f"{name}, {told.format(at)}: {describe(estimate)}"
+            hover = f"{name}, {words.format(at)}: {describe(estimate)}"
             if estimate.low is not None and estimate.high is not None:
                 chart.whisker(estimate.low, estimate.high, at, colour, hover, upright=True)
             chart.dot(at, float(estimate.value or 0.0), colour, hover)
@@ -211,6 +213,6 @@ def _scores(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
     """Labels, scores and folds of the test images of a binary run."""
     table = run.predictions()
     table = table[table["split"] == "test"]
-    score = table[f"score_{run.record.data['class_names'][0]}"].to_numpy(np.float64)
+    score = table[f"score_{run.record.data.class_names[0]}"].to_numpy(np.float64)
     folds = table["fold"].to_numpy(np.intp) if "fold" in table else None
     return table["target"].to_numpy(np.float64), score, folds

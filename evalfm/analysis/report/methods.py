@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from evalfm.analysis.paired_metrics import usual_metric
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.influence import METRICS
 
 SUBGROUPS = ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b")
@@ -30,7 +30,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     records = [run.record for run in runs]
     encoders = sorted({run.encoder for run in runs if not run.is_baseline})
     baselines = sorted({run.encoder for run in runs if run.is_baseline})
-    data = sorted({f"{each.data['test_name']} (licence: {each.data['licence']})" for each in records})
+    data = sorted({f"{each.data.test_name} (licence: {each.data.licence})" for each in records})
     sentences = [f"Features of {_listed(encoders) or 'no encoder'} were evaluated on {_listed(data)}."]
     if any(record.provenance.synthetic for record in records):
         sentences.append("At least one data set is synthetic: its figures say nothing about patients.")
@@ -38,18 +38,16 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         sentences.append(
             "At least one encoder had random weights: its figures say nothing about the published encoder."
         )
-    sources = sorted(
-        {f"{label}: {source}" for each in records for label, source in dict(each.data["label_source"]).items()}
-    )
+    sources = sorted({f"{label}: {source}" for each in records for label, source in each.data.label_source.items()})
     if sources:
         sentences.append(f"Labels came from these sources: {_listed(sources)}.")
-    if all(record.data["patients_known"] for record in records):
+    if all(record.data.patients_known for record in records):
         sentences.append("Train, val and test share no patient; patients were the unit of resampling.")
     else:
         sentences.append("Patients were not known everywhere; there images were split and resampled as if independent.")
-    folds = sorted({int(each.data["folds"]) for each in records if each.data["folds"]})
+    folds = sorted({each.data.folds for each in records if each.data.folds})
     if folds:
-        where = "Scores" if all(each.data["folds"] for each in records) else "Where there are folds, scores"
+        where = "Scores" if all(each.data.folds for each in records) else "Where there are folds, scores"
         sentences.append(
             f"{where} are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
         )
@@ -58,9 +56,9 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         f"Heads and what of the encoder was trained: {_listed(heads)}; what was chosen of hyper-parameters, epochs and "
         "thresholds was chosen on val alone."
     )
-    seeds = sorted({int(record.config["seed"]) for record in records})
+    seeds = sorted({record.config.seed for record in records})
     if len(seeds) > 1:
-        drawn = any(record.config.get(key) for record in records for key in SUBSETS)
+        drawn = any(getattr(record.config, name) for record in records for name in SUBSETS)
         also = ", and which of the training images a subset holds" if drawn else ""
         sentences.append(
             f"There were up to {len(seeds)} seeds; they vary initialisation and order{also}, never the split."
@@ -86,11 +84,11 @@ SUBSETS = ("shots", "label_fraction", "associate")
 def _tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
     metrics = {usual_metric(run.kind, run.primary) for run in runs}
-    told = {
+    words_of = {
         "auroc": "DeLong with the covariance of Obuchowski for AUROC",
         "macro_auroc": "the same joint over the classes for macro AUROC",
     }
-    tests = [words for metric, words in told.items() if metric in metrics]
+    tests = [words for metric, words in words_of.items() if metric in metrics]
     if len(tests) == 1 and "macro_auroc" in metrics:
         tests = ["DeLong with the covariance of Obuchowski, joint over the classes, for macro AUROC"]
     influences = sorted(metrics & (METRICS.keys() - {"accuracy"}))
@@ -106,9 +104,9 @@ def _software(runs: Sequence[Run]) -> str:
     for run in runs:
         for name, version in run.record.provenance.versions.items():
             versions.setdefault(name, set()).add(version)
-    told = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
+    software = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
     devices = sorted({f"{each.record.provenance.device}, {each.record.provenance.precision}" for each in runs})
-    return f"Software: {_listed(told) or 'not recorded'}; run on {_listed(devices)}."
+    return f"Software: {_listed(software) or 'not recorded'}; run on {_listed(devices)}."
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import render
-from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.quality import quality_tables
-from evalfm.analysis.report.section import FLAGS, ReportSection
+from evalfm.analysis.report.section import ReportSection, few_shot_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import FAULTS, sections, why
+from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 
 
 def report_page(
@@ -34,24 +33,24 @@ def report_page(
     """
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
-    cautions = list(dict.fromkeys(note for run in runs for note in run.record.notes if note.startswith(FLAGS)))
-    told = sections(runs)
+    cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
+    reports = sections(runs)
     return render(
         "report.html",
         title=title,
         cautions=cautions,
-        sections=told,
-        asides=_asides(features, episodes),
+        sections=reports,
+        others=_others(features, episodes),
         provenance=_provenance(runs),
         notes=_notes(runs),
-        methods=methods_paragraph(runs, compared=any(section.pairs for section in told)),
-        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in told)],
+        methods=methods_paragraph(runs, compared=any(section.pairs for section in reports)),
+        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in reports)],
         left_to_authors=LEFT_TO_AUTHORS,
-        citations=sorted({str(run.record.data["citation"]) for run in runs if run.record.data.get("citation")}),
+        citations=sorted({run.record.data.citation for run in runs if run.record.data.citation}),
     )
 
 
-def _asides(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
+def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
     found: list[ReportSection] = []
     try:
         found += few_shot_sections(episodes)
@@ -66,7 +65,7 @@ def _provenance(runs: Sequence[Run]) -> Table:
     rows: list[list[Value]] = []
     for run in runs:
         made = run.record.provenance
-        row: list[Value] = [run.encoder, run.task, run.head, run.adaptation, int(run.record.config["seed"])]
+        row: list[Value] = [run.encoder, run.task, run.head, run.adaptation, run.record.config.seed]
         row += [_short(each) for each in (run.record.key, made.weights_digest, made.feature_key, made.split_hash)]
         rows.append([*row, _short(made.git_commit), made.device, made.precision, made.seconds])
     return table("provenance", header, rows, "First eight characters of each hash; run.json holds them whole.")
@@ -76,9 +75,9 @@ def _notes(runs: Sequence[Run]) -> Table:
     """What single runs noted, beside what stands at the top."""
     rows: dict[tuple[str, str, str], list[Value]] = {}
     for run in runs:
-        for note in run.record.notes:
-            if not note.startswith(FLAGS):
-                rows[run.encoder, run.task, note] = [run.encoder, run.task, run.head, note]
+        for caution in run.record.cautions:
+            if caution.code not in ON_TOP:
+                rows[run.encoder, run.task, str(caution)] = [run.encoder, run.task, run.head, str(caution)]
     return table("notes", ["encoder", "task", "head", "note"], list(rows.values()) or [["–", "–", "–", "none"]])
 
 
@@ -94,7 +93,7 @@ def write_tables(
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     found = [each for section in sections(runs) for _, each in [*section.tables, *section.folded]]
-    found += [each for aside in _asides(features, episodes) for _, each in aside.tables]
+    found += [each for section in _others(features, episodes) for _, each in section.tables]
     paths = []
     for each in [*found, _provenance(runs), _notes(runs)]:
         path = folder / f"{each.name}.csv"

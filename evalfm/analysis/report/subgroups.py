@@ -11,13 +11,13 @@ from evalfm.analysis.bias_page import effect_words
 from evalfm.analysis.bias_values import ValueBias, bias_of_values
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
-from evalfm.analysis.scores import Scores, asks_questions, questions_of_run
+from evalfm.analysis.scores import LabelScores, asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 
-AGE_CUT = 65
-"""Where the report cuts ages; `evalfm bias` cuts them anywhere."""
+AGE_THRESHOLD = 65
+"""Threshold of ages in the report; `evalfm bias` takes any."""
 MOST_MODELS = 4
 """The best ones; of a task of many labels or classes the best one alone, all of its labels."""
 
@@ -35,30 +35,30 @@ def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
     """By the attributes that the task's card names; ``anchor`` begins the tables' names."""
     made = Subgroups()
     lines = [line for line in best if not line.baseline][:MOST_MODELS]
-    asked = _attributes(made, lines[0].runs[0]) if lines else []
-    if not asked:
+    by = _attributes(made, lines[0].runs[0]) if lines else []
+    if not by:
         return made
     if not asks_questions(lines[0].runs[0]):
-        _add_values(made, anchor, lines, asked)
+        _add_values(made, anchor, lines, by)
         return made
-    if lines[0].runs[0].record.task["kind"] != "binary":
+    if lines[0].runs[0].record.task.kind != "binary":
         lines = lines[:1]
-    models: list[tuple[Line, list[Scores]]] = []
+    models: list[tuple[Line, list[LabelScores]]] = []
     for line in lines:
         try:
             models.append((line, questions_of_run(line.runs[0], model=charts.name_of(line))))
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-    told = []
+    by_line = []
     for line, questions in models:
         try:
-            told.append((line, bias_of_questions(questions, asked)))
+            by_line.append((line, bias_of_questions(questions, by)))
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-    if told:
-        made.tables.append(_strata(f"{anchor}-strata", *told[0]))
-        made.tables.append(_leaning(f"{anchor}-leaning", [report for _, reports in told for report in reports]))
-    made.verdicts += [(charts.name_of(line), _verdicts(reports)) for line, reports in told]
+    if by_line:
+        made.tables.append(_strata(f"{anchor}-strata", *by_line[0]))
+        made.tables.append(_leaning(f"{anchor}-leaning", [report for _, reports in by_line for report in reports]))
+    made.verdicts += [(charts.name_of(line), _verdicts(reports)) for line, reports in by_line]
     return made
 
 
@@ -67,29 +67,29 @@ def _attributes(made: Subgroups, run: Run) -> list[str]:
     test = run.predictions()
     test = test[test["split"] == "test"].reset_index(drop=True)
     found = []
-    for name in run.record.task.get("subgroups", ()):
-        asked = f"{name}:{AGE_CUT}" if name == "age" else str(name)
+    for name in run.record.task.subgroups:
+        by = f"{name}:{AGE_THRESHOLD}" if name == "age" else str(name)
         try:
-            attributes(test, [asked])
+            attributes(test, [by])
         except EvalfmError as error:
             made.absent.append(f"Subgroups by {name}: {error}")
         else:
-            found.append(asked)
+            found.append(by)
     return found
 
 
-def _add_values(made: Subgroups, anchor: str, lines: Sequence[Line], asked: Sequence[str]) -> None:
-    told: list[ValueBias] = []
+def _add_values(made: Subgroups, anchor: str, lines: Sequence[Line], by: Sequence[str]) -> None:
+    of_values: list[ValueBias] = []
     for line in lines:
         name = charts.name_of(line)
         try:
-            told.append(replace(bias_of_values(line.runs[0], asked), model=name))
+            of_values.append(replace(bias_of_values(line.runs[0], by), model=name))
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {name}: {error}")
-    if told:
-        made.tables.append(_levels(f"{anchor}-strata", told[0]))
-        made.tables.append(_gaps(f"{anchor}-differences", told))
-    made.verdicts += [(each.model, [gap.verdict for of in each.outcomes for gap in of.gaps]) for each in told]
+    if of_values:
+        made.tables.append(_levels(f"{anchor}-strata", of_values[0]))
+        made.tables.append(_gaps(f"{anchor}-differences", of_values))
+    made.verdicts += [(each.model, [gap.verdict for of in each.outcomes for gap in of.gaps]) for each in of_values]
 
 
 def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
@@ -102,9 +102,9 @@ def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
     return f"Subgroups of {values.model}", table(name, header, rows)
 
 
-def _gaps(name: str, told: Sequence[ValueBias]) -> tuple[str, Table]:
+def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
     rows: list[list[Value]] = []
-    for values in told:
+    for values in of_values:
         for each in values.outcomes:
             for gap in each.gaps:
                 found = gap.difference
@@ -120,7 +120,7 @@ def _gaps(name: str, told: Sequence[ValueBias]) -> tuple[str, Table]:
 
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
-    several, thresholds = len(reports) > 1, line.runs[0].record.task["kind"] == "binary"
+    several, thresholds = len(reports) > 1, line.runs[0].record.task.kind == "binary"
     metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
     rows: list[list[Value]] = []
     for report in reports:
@@ -131,7 +131,7 @@ def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]
                 cells = [stratum.metrics[each] for each in metrics]
                 rows.append([*label, part.attribute, stratum.level, *counts, *cells])
     header = [*(["class"] if several else []), "attribute", "level", "images", reports[0].unit, "positive", *metrics]
-    folds = line.runs[0].record.data["folds"]
+    folds = line.runs[0].record.data.folds
     at = "At the threshold that the val of each fold chose." if folds else "At the one threshold of the run."
     caption = at if thresholds else "Each class or label against all else."
     return f"Subgroups of {charts.name_of(line)}", table(name, header, rows, caption)
@@ -160,7 +160,7 @@ def _verdicts(reports: Sequence[Bias]) -> list[str]:
     if len(reports) == 1:
         return [each.verdict for _, each in every]
     found = [f"{_class_of(report)}: {each.verdict}" for report, each in every if each.associated]
-    tested = sum(each.told for _, each in every)
+    tested = sum(each.is_tested for _, each in every)
     others = [
         f"Of {len(every)} questions, a class by a level each, {tested} could be tested and {len(found)} found an "
         "association; what could have been detected stands in the table."

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's colours, told apart by every eye."""
+"""Okabe and Ito's colours, distinct to every eye."""
 DASHES = ("", "7 3", "2 2", "9 3 2 3", "4 4", "1 3")
 """One for each colour, so that a page printed in grey can still be read."""
 GREY = "#777777"
@@ -20,7 +20,7 @@ _CHARACTER = 6.3
 
 
 @dataclass(frozen=True)
-class Axis:
+class ChartAxis:
     """One direction of a chart.
 
     Attributes:
@@ -50,21 +50,21 @@ class Axis:
         return [each for each in found if self.low - reach <= each <= self.high + reach]
 
 
-def spanning(label: str, values: Sequence[float], *, logarithmic: bool = False) -> Axis:
-    """An axis that holds all ``values`` with a little room on either side."""
+def spanning(label: str, values: Sequence[float], *, logarithmic: bool = False) -> ChartAxis:
+    """An axis that holds all ``values`` with a little room at both ends."""
     low, high = min(values), max(values)
     if logarithmic:
-        return Axis(label, low / 1.2, high * 1.2, logarithmic=True)
+        return ChartAxis(label, low / 1.2, high * 1.2, logarithmic=True)
     room = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
-    return Axis(label, low - room, high + room)
+    return ChartAxis(label, low - room, high + room)
 
 
 @dataclass
 class Chart:
     """A drawing area with two axes; ``rows`` names places on the vertical axis instead of numbers, from the top."""
 
-    x: Axis
-    y: Axis
+    x: ChartAxis
+    y: ChartAxis
     title: str
     width: int = 400
     height: int = 320
@@ -75,7 +75,7 @@ class Chart:
     def line(
         self, points: Sequence[tuple[float, float]], colour: str, hover: str, *, dash: str = "", legend: bool = True
     ) -> None:
-        """A line through ``points`` in the units of the axes; ``hover`` names it, in the legend too if asked."""
+        """A line through ``points`` in the units of the axes; ``hover`` names it, in the legend too if ``legend``."""
         path = " ".join(f"{self._across(x):.1f},{self._down(y):.1f}" for x, y in points)
         self._marks.append(
             f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8" '

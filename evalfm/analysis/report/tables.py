@@ -41,7 +41,7 @@ Value = str | int | float | None | Estimate | Signed | Seeded
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """What a reader sees, and by what the column is sorted."""
 
     text: str
@@ -70,10 +70,10 @@ class Table:
     caption: str = ""
 
     @property
-    def cells(self) -> list[list[Cell]]:
+    def cells(self) -> list[list[TableCell]]:
         """The rows as they are shown; what is absent as a dash with the number of its reason among the notes."""
         marks = dict(zip(self._reasons, _raised(len(self._reasons)), strict=True))
-        return [[Cell(_text(value, marks), _order(value)) for value in row] for row in self.rows]
+        return [[TableCell(_text(value, marks), _order(value)) for value in row] for row in self.rows]
 
     @property
     def notes(self) -> list[str]:

@@ -14,27 +14,33 @@ from evalfm.analysis.choose import choose
 from evalfm.analysis.cohort import by_cohort, cohort_names
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.pages import picture_uri
+from evalfm.analysis.pairing import over_seeds
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.classes import answers, by_class
-from evalfm.analysis.report.shortcuts import curve_drawings, curves_table, decodability_table
+from evalfm.analysis.report.details import (
+    answers,
+    by_class,
+    costs_table,
+    curve_drawings,
+    curves_table,
+    decodability_table,
+    exclusions_table,
+    operating_table,
+    splits_table,
+    templates_table,
+)
 from evalfm.analysis.report.subgroups import subgroups
 from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, p_words, table
-from evalfm.analysis.report.texts import operating_table, templates_table
-from evalfm.analysis.seeds import over_seeds
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import (
-    WITH_FINDING,
     Line,
     TaskTable,
-    encoder_label,
     every_metric,
     plain_runs,
     task_tables,
 )
-from evalfm.analysis.times import Times
 from evalfm.errors import EvalfmError
-from evalfm.runs import Run
+from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.tasks.metrics.facts import metric_of
 
@@ -45,19 +51,19 @@ FAULTS = (EvalfmError, ValueError, ArithmeticError)
 
 def why(error: Exception) -> str:
     """The reason in a sentence."""
-    told = str(error).rstrip(".") or type(error).__name__
-    return f"{told}." if isinstance(error, EvalfmError) else f"it could not be made ({told})."
+    reason = str(error).rstrip(".") or type(error).__name__
+    return f"{reason}." if isinstance(error, EvalfmError) else f"it could not be made ({reason})."
 
 
 @dataclass
-class Section:
+class TaskReport:
     """What the page shows of one task.
 
     Attributes:
         anchor: unique on the page.
         words: the answer in a paragraph.
         cautions: to stand at the top.
-        tables, drawings: in order, each with its heading; ``folded`` tables are opened by a click.
+        tables, drawings: in order, each with its heading; ``folded`` tables unfold by a click.
         pictures: PNG as URIs, with what they show.
         pairs: of lines that were compared.
         verdicts: of the subgroups, per model.
@@ -86,7 +92,7 @@ class Section:
             self.absent.append(f"{what}: {why(error)}")
 
 
-def sections(runs: Sequence[Run]) -> list[Section]:
+def sections(runs: Sequence[Run]) -> list[TaskReport]:
     """A section per task and test cohort, in the order of their names."""
     grouped = by_cohort(runs)
     names = cohort_names(grouped)
@@ -94,19 +100,19 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     return [_whole_section(number, grouped[cohort], names[cohort]) for number, cohort in enumerate(ordered)]
 
 
-def _whole_section(number: int, runs: Sequence[Run], cohort: str) -> Section:
+def _whole_section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     """The section, or the reason why there is none."""
     try:
         return _section(number, runs, cohort)
     except FAULTS as error:
-        told = f"This section could not be made: {why(error)}"
-        return Section(f"task-{number}", f"{runs[0].task} on {cohort}", "", told, [])
+        reason = f"This section could not be made: {why(error)}"
+        return TaskReport(f"task-{number}", f"{runs[0].task} on {cohort}", "", reason, [])
 
 
-def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
+def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     whole = _on_all_labels(plain_runs(runs))
     (summary,) = task_tables(whole)
-    made = Section(
+    made = TaskReport(
         f"task-{number}",
         f"{summary.task} on {cohort}",
         f"{summary.title} {summary.unit_counts}.",
@@ -123,7 +129,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
         best = _in_order(summary, choice.comparison)
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
         made.pairs = choice.comparison.pairs
-    made.tables.append(("Metrics that the task asks for first", _metrics(f"{made.anchor}-metrics", summary)))
+    made.tables.append(("Metrics that the task names first", _metrics(f"{made.anchor}-metrics", summary)))
     with made.part("All metrics"):
         made.folded.append(("All metrics", _all_metrics(f"{made.anchor}-all-metrics", summary)))
     metric = summary.metric_names[0]
@@ -135,21 +141,21 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
         drawing = charts.forest(metric, [(charts.name_of(each), each.metrics[metric], each.baseline) for each in best])
         _add(made, f"{metric} of every line, baselines hollow", drawing)
     _add_by_kind(made, best)
-    with made.part("Films"):
+    with made.part("Images"):
         _add_pictures(made, best)
     with made.part("Few labels"):
         _add_curves(made, plain_runs(runs), metric)
     with made.part("Shortcuts"):
         _add_shortcuts(made, runs)
     with made.part("Subgroups"):
-        told = subgroups(made.anchor, best)
-        made.tables += told.tables
-        made.verdicts += told.verdicts
-        made.absent += told.absent
+        strata = subgroups(made.anchor, best)
+        made.tables += strata.tables
+        made.verdicts += strata.verdicts
+        made.absent += strata.absent
     parts: tuple[tuple[str, Callable[[], Table]], ...] = (
-        ("What an image costs the encoders", lambda: _costs(f"{made.anchor}-costs", best)),
-        ("Who was trained on and tested", lambda: _parts(f"{made.anchor}-parts", whole[0])),
-        ("Who was left out", lambda: _exclusions(f"{made.anchor}-left-out", whole)),
+        ("What an image costs the encoders", lambda: costs_table(f"{made.anchor}-costs", best)),
+        ("Who was trained on and tested", lambda: splits_table(f"{made.anchor}-splits", whole[0])),
+        ("Who was left out", lambda: exclusions_table(f"{made.anchor}-left-out", whole)),
     )
     for title, make in parts:
         with made.part(title):
@@ -159,7 +165,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> Section:
 
 def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
     """Runs on all training labels; where there are none, those on the largest subset."""
-    whole = [run for run in runs if all(run.record.config.get(key) is None for key in SMALLER)]
+    whole = [run for run in runs if all(getattr(run.record.config, name) is None for name in SMALLER)]
     if any(not run.is_baseline for run in whole):
         return whole
     most = max(_labels(run) for run in runs if not run.is_baseline or not any(not each.is_baseline for each in runs))
@@ -167,7 +173,7 @@ def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
 
 
 def _labels(run: Run) -> int:
-    return int(run.record.data["parts"]["train"]["images"])
+    return run.record.data.splits.train.images
 
 
 def _in_order(summary: TaskTable, comparison: Comparison) -> list[Line]:
@@ -182,9 +188,9 @@ def _compared(name: str, found: Comparison) -> Table:
     rows: list[list[Value]] = []
     for each in found.entries:
         rank = None if each.rank is None else f"{each.rank[0]:g}–{each.rank[1]:g}"
-        told = "baseline" if each.baseline else "best" if each.in_best_set else ""
+        group = "baseline" if each.baseline else "best" if each.in_best_set else ""
         row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
-        rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, told])
+        rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, group])
     if not found.pairs:
         return table(name, header, rows, "One line that is no baseline: there is no pair to compare.")
     caption = (
@@ -234,17 +240,17 @@ def _all_metrics(name: str, summary: TaskTable) -> Table:
     return table(name, header, rows, caption)
 
 
-def _add_table(made: Section, heading: str, found: Table | None) -> None:
+def _add_table(made: TaskReport, heading: str, found: Table | None) -> None:
     if found is not None:
         made.tables.append((heading, found))
 
 
-def _add(made: Section, heading: str, drawing: Markup | None) -> None:
+def _add(made: TaskReport, heading: str, drawing: Markup | None) -> None:
     if drawing is not None:
         made.drawings.append((heading, drawing))
 
 
-def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
+def _add_by_kind(made: TaskReport, best: Sequence[Line]) -> None:
     """What the kind of task calls for, of the best lines and the best baseline."""
     baselines = [line for line in best if line.baseline][:1]
     shown = [*[line for line in best if not line.baseline][: charts.MOST_CURVES - len(baselines)], *baselines]
@@ -258,8 +264,8 @@ def _add_by_kind(made: Section, best: Sequence[Line]) -> None:
                 made.absent.append("Calibration: no model gives probabilities.")
             _add(made, "Calibration in ten equally filled bins", calibrated)
     if kind == "segmentation":
-        for each in best[0].runs[0].record.data["class_names"]:
-            heading = f"Dice on films with {each}: 5–95 %, quartiles and median"
+        for each in best[0].runs[0].record.data.class_names:
+            heading = f"Dice on images with {each}: 5–95 %, quartiles and median"
             with made.part(heading):
                 rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
                 _add(made, heading, charts.spread(f"Dice of {each}", rows))
@@ -303,8 +309,8 @@ def _errors(run: Run) -> charts.Values:
     return values
 
 
-def _add_pictures(made: Section, best: Sequence[Line]) -> None:
-    """The films and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
+def _add_pictures(made: TaskReport, best: Sequence[Line]) -> None:
+    """The images and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
     line = next((line for line in best if not line.baseline), best[0])
     run = line.runs[0]
     kind = run.kind
@@ -314,20 +320,20 @@ def _add_pictures(made: Section, best: Sequence[Line]) -> None:
     for path in paths if kind in ("segmentation", "regression") else []:
         made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
     if kind == "segmentation" and not paths:
-        shown = run.record.data["redistributable_images"]
+        shown = run.record.data.redistributable_images
         why = "" if shown else "the licence of the data does not let pixels be shown"
-        made.absent.append(f"Films with outlines: {why or 'the run drew none'}.")
+        made.absent.append(f"Images with outlines: {why or 'the run drew none'}.")
 
 
 def _shows(path: Path) -> str:
     return (
-        "best, median and worst films, and the worst of each stratum"
+        "best, median and worst images, and the worst of each stratum"
         if path.stem.startswith("overlays")
         else "agreement with the truth"
     )
 
 
-def _add_curves(made: Section, runs: Sequence[Run], metric: str) -> None:
+def _add_curves(made: TaskReport, runs: Sequence[Run], metric: str) -> None:
     """The metric against training images, of lines that were trained on several subsets and differ in these alone."""
     grouped: dict[str, list[Line]] = {}
     for summary in task_tables(runs):
@@ -360,61 +366,12 @@ def _images(line: Line) -> float:
     return float(np.mean([_labels(run) for run in line.runs]))
 
 
-def _add_shortcuts(made: Section, runs: Sequence[Run]) -> None:
-    """Shortcut curves, and how well an attribute can be told among negatives, where such runs are."""
+def _add_shortcuts(made: TaskReport, runs: Sequence[Run]) -> None:
+    """Shortcut curves, and how well an attribute can be decoded among negatives, where such runs are."""
     curves = shortcut_curves(runs)
     made.drawings += curve_drawings(curves)
     if curves:
         made.tables.append(("Shortcut curves", curves_table(f"{made.anchor}-shortcut", curves)))
-    told = decodability(runs)
-    if told:
-        made.tables.append(("Can the features tell it", decodability_table(f"{made.anchor}-decoded", told)))
-
-
-def _parts(name: str, run: Run) -> Table:
-    parts = run.record.data["parts"]
-    kind = run.kind
-    header = ["part", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
-    known = run.record.data["patients_known"]
-    rows: list[list[Value]] = [
-        [
-            part,
-            int(of["images"]),
-            int(of["patients"]) if known else None,
-            *([int(of["positive_images"])] if kind in WITH_FINDING else []),
-        ]
-        for part, of in parts.items()
-    ]
-    caption = "Over all folds; an image is tested in one fold and trains in others." if run.record.data["folds"] else ""
-    return table(name, header, rows, caption)
-
-
-def _costs(name: str, lines: Sequence[Line]) -> Table:
-    """Parameters, operations and time of every encoder; baselines are none."""
-    header = ["encoder", "parameters", "GFLOP", "ms", "measured on", "dimensions", "licence"]
-    times = Times.of([run for line in lines for run in line.runs])
-    rows: dict[str, list[Value]] = {}
-    for line in (line for line in lines if not line.baseline):
-        card, cost = line.runs[0].record.encoder, line.runs[0].record.provenance.cost
-        milliseconds, on = times.milliseconds(line.runs[0]), times.words(line.runs[0])
-        dimensions = (card.get("poolings") or {}).get(card.get("pooling"))
-        # Heads and training sets of one encoder are no encoders of their own.
-        name_of, size = encoder_label(line.runs[0]), card.get("parameters")
-        first: list[Value] = [name_of, None if size is None else int(size), None if cost is None else cost.gigaflops]
-        row = [*first, milliseconds, on, dimensions, str(card.get("licence", "unknown"))]
-        if name_of not in rows or rows[name_of][3] is None:
-            rows[name_of] = row
-    caption = (
-        "GFLOP and ms: of a forward pass of one image, a multiplication and an addition being two operations; times on "
-        "two devices do not compare."
-    )
-    return table(name, header, list(rows.values()), caption)
-
-
-def _exclusions(name: str, runs: Sequence[Run]) -> Table:
-    every: dict[str, int] = {}
-    for run in runs:
-        for each in run.record.exclusions:
-            every[str(each["reason"])] = max(every.get(str(each["reason"]), 0), int(each["images"]))
-    rows: list[list[Value]] = [[reason, images] for reason, images in every.items()]
-    return table(name, ["reason", "images"], rows or [["nobody", 0]])
+    decoded = decodability(runs)
+    if decoded:
+        made.tables.append(("Can the features tell it", decodability_table(f"{made.anchor}-decoded", decoded)))

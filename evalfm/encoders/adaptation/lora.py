@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from evalfm.cautions import Caution
 from evalfm.encoders.blocks import LORA
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
@@ -46,18 +47,18 @@ class LoraReport:
     parameters: int
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences that a run must repeat."""
+    def cautions(self) -> tuple[Caution, ...]:
+        """Cautions that a run must repeat."""
         what = "linear layers of the attention" if self.kind == "attention" else "convolutions"
-        notes = [
+        sentences = [
             f"LoRA of rank {self.rank} (alpha {self.alpha:g}) on {len(self.targets)} {what}: "
             f"{self.parameters:,} parameters are trained."
         ]
         for why in sorted({why for _, why in self.skipped}):
             names = [name for name, reason in self.skipped if reason == why]
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            notes.append(f"LoRA leaves out {', '.join(names[:_SHOWN])}{more}: {why}.")
-        return tuple(notes)
+            sentences.append(f"LoRA leaves out {', '.join(names[:_SHOWN])}{more}: {why}.")
+        return tuple(Caution("adaptation", sentence) for sentence in sentences)
 
 
 def add_lora(encoder: Encoder, rank: int = 8, alpha: float | None = None, seed: int = 0) -> LoraReport:

@@ -41,8 +41,8 @@ class OpenClipEncoder(Encoder):
             self.model: Any = vision_of(card)
         else:
             whole = load(card, checkpoint)
-            said = checkpoint.named_for(whole.state_dict()).notes[len(checkpoint.notes) :]
-            self.add_notes(*said)
+            said = checkpoint.named_for(whole.state_dict()).cautions[len(checkpoint.cautions) :]
+            self.add_cautions(*said)
             self.model = whole.visual
 
     def _forward(self, batch: Tensor) -> RawFeatures:

@@ -11,6 +11,7 @@ import timm
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into
@@ -31,18 +32,20 @@ class TimmEncoder(Encoder):
         if published is not None and published.fixed_input_size and self.input_size != published.input_size[1:]:
             arguments["img_size"] = self.input_size
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
-        notes = []
+        cautions = []
         if "img_size" in arguments:
-            notes.append(f"timm interpolates the positions of {card.name} to the input size.")
+            words = f"timm interpolates the positions of {card.name} to the input size."
+            cautions.append(Caution("input-changed", words))
         if checkpoint is not None:
             named = checkpoint.named_for(self.model.state_dict())
-            notes += named.notes[len(checkpoint.notes) :]
+            cautions += named.cautions[len(checkpoint.cautions) :]
             checkpoint = named
             tensors = _filtered(checkpoint, self.model, card)
             load_into(self.model, tensors, card.weights, checkpoint.path)
             if "img_size" not in arguments and _positions(checkpoint.tensors) != _positions(tensors):
-                notes.append(f"timm interpolates the positions in {card.name}'s file to the input size.")
-        self.add_notes(*notes)
+                words = f"timm interpolates the positions in {card.name}'s file to the input size."
+                cautions.append(Caution("input-changed", words))
+        self.add_cautions(*cautions)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         final, layers = self.model.forward_intermediates(

@@ -25,7 +25,7 @@ class TorchvisionEncoder(Encoder):
         self.model = nn.ModuleDict({"features": features})
         if checkpoint is not None:
             named = checkpoint.named_for(self.model.state_dict())
-            self.add_notes(*named.notes[len(checkpoint.notes) :])
+            self.add_cautions(*named.cautions[len(checkpoint.cautions) :])
             load_into(self.model, named.tensors, card.weights, checkpoint.path)
 
     def _forward(self, batch: Tensor) -> RawFeatures:

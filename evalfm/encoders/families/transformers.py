@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.utils import logging as library_logging
 
+from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.families._tokenizer import tokenizer_of
@@ -47,13 +48,14 @@ class TransformersEncoder(Encoder):
             self.model = self._drawn(config)
         else:
             named = named_for(card, config, checkpoint)
-            self.add_notes(*named.notes[len(checkpoint.notes) :])
+            self.add_cautions(*named.cautions[len(checkpoint.cautions) :])
             self.model = self._image_part(load(card, config, named))
         self.model.eval()
         trained = getattr(getattr(config, "vision_config", config), "image_size", None)
         if isinstance(trained, int) and self.input_size != (trained, trained):
-            note = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
-            self.add_notes(note)
+            words = f"transformers interpolates the positions of {card.name}, made for {trained} pixels."
+            note = Caution("input-changed", words)
+            self.add_cautions(note)
 
     def _drawn(self, config: Any) -> Any:
         """The image part with random weights."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.text import Prompted, TextTower
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_two_classes, finite_pooled, known_rows
@@ -174,7 +175,7 @@ class LearnedContextHead(TextHead):
         }
         if self.reads_sentences:
             chosen |= {**_plain(weights), "weights_of": whose, "sentences": len(sentences)}
-        return Fit(chosen, curve=curve, notes=tuple(self._notes(text.prompts, sentences, learnt)))
+        return Fit(chosen, curve=curve, cautions=tuple(self._cautions(text.prompts, sentences, learnt)))
 
     def tensors(self) -> dict[str, Tensor]:
         """Those of a text head, ``context`` [n, W] and its ``wording``."""
@@ -233,18 +234,20 @@ class LearnedContextHead(TextHead):
         embedded = dict(zip(place, normalised(text.tower.encode(list(place)).cpu()).float(), strict=True))
         return torch.stack([torch.stack([embedded[row.sentences[number]] for row in rows]) for number in range(count)])
 
-    def _notes(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[str]:
-        notes = []
+    def _cautions(self, prompts: PromptSet, sentences: Tensor, train: Labelled) -> list[Caution]:
+        cautions = []
         most = max(len(row.sentences) for row in prompts.rows)
         if self.reads_sentences and most > len(sentences):
-            notes.append(
+            words = (
                 f"Every class needs as many sentences as the others: of up to {most} the first {len(sentences)} count."
             )
+            cautions.append(Caution("fewer-sentences", words))
         present = set(train.target.tolist())
         absent = [row.name for number, row in enumerate(prompts.rows) if number not in present]
         if absent:
-            notes.append(f"No train image shows {', '.join(absent)}; the context was learnt on the others.")
-        return notes
+            words = f"No train image shows {', '.join(absent)}; the context was learnt on the others."
+            cautions.append(Caution("unseen-class", words))
+        return cautions
 
 
 class CoOpHead(LearnedContextHead):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 import evalfm
 from evalfm.cards import takes
+from evalfm.cautions import Caution
 from evalfm.data.episodes import QUERY, SUPPORT
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
-from evalfm.episodes import RECORD, EpisodeRun, Record, ShotsResult, write_episodes
+from evalfm.episodes import RECORD, EpisodeRecord, EpisodeRun, ShotsResult, write_episodes
 from evalfm.heads import episodic
 from evalfm.heads.head import Text
 from evalfm.heads.text.zeroshot import ZeroShotHead
@@ -31,26 +32,19 @@ from evalfm.probing.few_shot.tuning import FineTuning, check_trainable
 from evalfm.probing.labelled import facts_key
 from evalfm.probing.names import check_names
 from evalfm.probing.provenance import Stopwatch
-from evalfm.probing.recording import as_trained, contamination, provenance
+from evalfm.probing.recording import as_trained, of_result, provenance
 from evalfm.probing.session import EncoderSession, open_session
 from evalfm.probing.texts import text_for, text_key
 from evalfm.progress import SILENT, Progress
-from evalfm.runs import (
-    WORK,
-    IfExists,
-    check_writable,
-    content_key,
-    publishing,
-    remove_leftovers,
-    run_folder,
-)
+from evalfm.run import WORK, IfExists, check_writable, content_key, publishing, remove_leftovers, run_folder
 from evalfm.statistics.auroc import episode_auroc
 from evalfm.statistics.intervals import over_episodes
 from evalfm.training.tuning import forget
 
-OVERLAP = (
+OVERLAP = Caution(
+    "overlapping-episodes",
     "Episodes draw from one pool of images and overlap: sd is the spread over episodes, the interval is of their mean "
-    "and narrows with their number; neither says how it would be on other patients."
+    "and narrows with their number; neither says how it would be on other patients.",
 )
 
 
@@ -108,7 +102,7 @@ def solve_episodes(
     return runs
 
 
-Result = tuple[int, Scores, list[str]]
+Result = tuple[int, Scores, list[Caution]]
 
 
 @dataclass(frozen=True)
@@ -136,11 +130,12 @@ class EpisodeBuilder:
         self.progress.say(f"{self.session.name} × {self.episodes.cohort.task.name}: {method}")
         # What fine-tuning has finished stays there when the process dies, and is taken over by the next one.
         work = adopt(self.config.out / WORK, f"episodes-{key[:16]}") if method == FINE_TUNE else None
-        aurocs, notes = {}, []
-        for shots, scores, cautions in self._frozen(method) if work is None else self._fine_tuned(work):
+        aurocs: dict[int, NDArray[np.float64]] = {}
+        cautions: list[Caution] = []
+        for shots, scores, more in self._frozen(method) if work is None else self._fine_tuned(work):
             aurocs[shots] = episode_auroc(scores)
-            notes += cautions
-        record = self._record(method, key, aurocs, notes, watch.seconds())
+            cautions += more
+        record = self._record(method, key, aurocs, cautions, watch.seconds())
         with publishing(self.config.out, folder, IfExists.REPLACED if self.known.force else IfExists.KEPT) as place:
             write_episodes(place, record, self._table(aurocs))
         if work is not None:
@@ -204,15 +199,20 @@ class EpisodeBuilder:
         return pd.DataFrame(lines)
 
     def _record(
-        self, method: Method, key: str, aurocs: Mapping[int, NDArray[np.float64]], notes: list[str], seconds: float
-    ) -> Record:
+        self,
+        method: Method,
+        key: str,
+        aurocs: Mapping[int, NDArray[np.float64]],
+        cautions: list[Caution],
+        seconds: float,
+    ) -> EpisodeRecord:
         cohort, config = self.episodes.cohort, self.config
         info = cohort.manifest.info
         session = as_trained(self.session, "full") if method == FINE_TUNE else self.session
         results = []
         for shots, values in aurocs.items():
             mean, deviation = over_episodes(values)
-            results.append(ShotsResult(shots=shots, mean=mean.to_json(), sd=deviation))
+            results.append(ShotsResult(shots=shots, mean=mean, sd=deviation))
         options = config.recorded() | {
             # The task's name and not the path of its card, which may name a person or a place.
             "task": cohort.task.name,
@@ -223,8 +223,8 @@ class EpisodeBuilder:
             "encoder": {"name": session.name, **session.requested},
         }
         counted = {"images": len(self.episodes.drawn.used), "images_of_cohort": len(cohort)}
-        return Record(
-            schema=1,
+        return EpisodeRecord(
+            schema=2,
             key=key,
             config=options,
             encoder=session.card,
@@ -242,7 +242,7 @@ class EpisodeBuilder:
                 **counted,
             },
             results=results,
-            notes=self._notes(session, notes),
+            cautions=self._cautions(session, cautions),
             provenance=provenance(session, self._images_key(method), seconds, synthetic=bool(info.synthetic)),
         )
 
@@ -262,16 +262,9 @@ class EpisodeBuilder:
             return dict(ZeroShotHead().grid)
         return episodic.settings_of(method, self.config.strength)
 
-    def _notes(self, session: EncoderSession, notes_of_fits: list[str]) -> list[str]:
+    def _cautions(self, session: EncoderSession, of_methods: Sequence[Caution]) -> list[Caution]:
         """Every caution that belongs beside the figures, each once."""
-        manifest = self.episodes.cohort.manifest
-        notes = [OVERLAP]
-        if manifest.info.synthetic:
-            notes.append("Synthetic data: these figures say nothing about patients.")
-        if session.random_weights:
-            notes.append("Random weights: the encoder has learnt nothing.")
-        if not manifest.patients_known:
-            notes.append("Patients unknown: images of one patient may stand in support and queries.")
-        notes += contamination(session.card, [manifest])
-        notes += [*self.episodes.cohort.notes, *session.notes, *notes_of_fits]
-        return list(dict.fromkeys(notes))
+        cohort = self.episodes.cohort
+        unknown = "Patients unknown: images of one patient may be in support and in queries."
+        cautions = of_result(session, [cohort.manifest], unknown, cohort.cautions)
+        return list(dict.fromkeys([OVERLAP, *cautions, *of_methods]))

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
 from evalfm.heads.head import Context, Text
@@ -31,14 +32,15 @@ class Frozen:
     episodes: EpisodeCohort
     progress: Progress
 
-    def learned(self, method: str, shots: int, strength: float) -> tuple[Scores, list[str]]:
+    def learned(self, method: str, shots: int, strength: float) -> tuple[Scores, list[Caution]]:
         """By ``method`` on the first ``shots`` of each support, all episodes at once; and what must be said of it."""
         drawn = self.episodes.drawn
         support, query = (np.searchsorted(drawn.used, each) for each in (drawn.support[:, :, :shots], drawn.query))
         solved = episodic.solve(method, self._features, support, query, strength)
         late = int((~solved.converged).sum())
-        notes = [f"The solver stopped before its tolerance in {late} episodes of {shots} shots."] if late else []
-        return solved.scores.reshape(*query.shape, query.shape[1]).numpy(), notes
+        words = f"The solver stopped before its tolerance in {late} episodes of {shots} shots."
+        cautions = [Caution("solver-stopped", words)] if late else []
+        return solved.scores.reshape(*query.shape, query.shape[1]).numpy(), cautions
 
     def by_sentences(self, text: Text) -> Scores:
         """By sentences alone: the same for every support."""

@@ -144,7 +144,7 @@ def test_light_cnns_weights_are_always_drawn_and_it_says_so() -> None:
     assert default.random_weights
     assert drawn.random_weights
     assert default.key == drawn.key
-    assert default.notes == ("light-cnn has random weights: it has learnt nothing.",)
+    assert list(map(str, default.cautions)) == ["light-cnn has random weights: it has learnt nothing."]
     assert load_encoder("light-cnn", weights="random", seed=1).weights_digest != default.weights_digest
     with pytest.raises(EvalfmError, match="takes no weights"):
         load_encoder("light-cnn", weights="some.pt")

@@ -209,7 +209,7 @@ def test_positions_of_another_grid_are_interpolated_and_told(side: int, said: bo
     card = tiny("vit-base", drawn("vit_base_patch16_224", **SMALL), 224, SMALL, map_norm="final")
     save_file(model.state_dict(), tmp_path / "vit.safetensors")
     encoder = load_encoder(card, weights=tmp_path / "vit.safetensors")
-    assert any("interpolates the positions in vit-base's file" in note for note in encoder.notes) == said
+    assert any("interpolates the positions in vit-base's file" in str(each) for each in encoder.cautions) == said
     assert encoder.encode(batch(224)).maps[0].shape == (2, 48, 14, 14)
 
 

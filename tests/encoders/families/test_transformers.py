@@ -191,7 +191,7 @@ def test_another_size_interpolates_as_the_library_does_and_says_so(card: str, tm
         expected = model(pixel_values=larger).last_hidden_state
     features = encoder.encode(larger)
     assert torch.allclose(features.maps[-1].flatten(2).transpose(1, 2), expected[:, 1:], atol=1e-6)
-    assert any("interpolates the positions" in note for note in encoder.notes)
+    assert any("interpolates the positions" in str(each) for each in encoder.cautions)
 
 
 def test_half_precision_weights_run_in_float32(card: str, tmp_path: Path) -> None:

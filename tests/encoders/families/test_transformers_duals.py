@@ -422,7 +422,7 @@ def test_curia_takes_hounsfield_units_by_their_own_spread() -> None:
 def test_another_input_size_interpolates_positions_and_is_said(tmp_path: Path) -> None:
     model = siglip_model()
     encoder = load_encoder(siglip_card(), weights=folder_of(model, tmp_path), input_size=96)
-    assert any("interpolates the positions of medsiglip, made for 64 pixels" in note for note in encoder.notes)
+    assert any("interpolates the positions of medsiglip, made for 64 pixels" in str(each) for each in encoder.cautions)
     with torch.no_grad():
         output = model.vision_model(pixel_values=batch(size=96), interpolate_pos_encoding=True)
     assert same(encoder.encode(batch(size=96)).pooled, output.pooler_output)

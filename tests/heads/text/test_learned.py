@@ -188,10 +188,10 @@ def test_as_many_sentences_count_as_every_class_has() -> None:
     head = BiomedCoOpHead(schedule=SHORT)
     fit = head.fit(images(), images(seed=1), context(rows))
     assert fit.chosen["sentences"] == 1
-    assert any("of up to 3 the first 1 count" in note for note in fit.notes)
+    assert any("of up to 3 the first 1 count" in str(each) for each in fit.cautions)
     shorter = tuple(row(each.name, each.sentences[0]) for each in rows)
     other = BiomedCoOpHead(schedule=SHORT)
-    assert not other.fit(images(), images(seed=1), context(shorter)).notes
+    assert not other.fit(images(), images(seed=1), context(shorter)).cautions
     assert torch.equal(other.tensors()["context"], head.tensors()["context"])
 
 
@@ -267,7 +267,7 @@ def test_what_cannot_be_learnt_is_refused() -> None:
 def test_a_class_that_train_does_not_show_is_told() -> None:
     two = examples_of(images().source, range(30), np.arange(30) % 2)
     fit = CoOpHead(schedule=SHORT).fit(two, images(seed=1), context())
-    assert any("No train image shows bird" in note for note in fit.notes)
+    assert any("No train image shows bird" in str(each) for each in fit.cautions)
 
 
 def test_unknown_labels_are_left_out() -> None:

@@ -13,8 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 import evalfm
-from evalfm.analysis.report.few_shot import few_shot_sections
 from evalfm.analysis.report.page import report_page, write_tables
+from evalfm.analysis.report.section import few_shot_sections
 from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.episodes import RECORD, TABLE, EpisodeRun, find_episodes
@@ -25,7 +25,7 @@ from evalfm.probing.few_shot.config import STRENGTH, EpisodeConfig
 from evalfm.probing.probe import probe
 from evalfm.probing.session import open_session
 from evalfm.progress import SILENT
-from evalfm.runs import find_runs
+from evalfm.run import find_runs
 
 from ...readers import Seer, reader_card
 
@@ -77,7 +77,7 @@ def test_the_linear_probe_is_scikit_learns_on_the_stored_images(
         assert line.macro_auroc == pytest.approx(np.mean(expected), abs=1e-9)
     for result in made.record.results:
         values = table[table["shots"] == result.shots]["macro_auroc"]
-        assert result.estimate.value == pytest.approx(values.mean())
+        assert result.mean.value == pytest.approx(values.mean())
         assert result.sd == pytest.approx(values.std())
 
 
@@ -93,8 +93,8 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     )
     predictions = probed.predictions().set_index("id")
     (result,) = zeroshot.record.results
-    assert (result.shots, result.estimate.n) == (0, 6)
-    assert (result.estimate.value or 0) > 0.9
+    assert (result.shots, result.mean.n) == (0, 6)
+    assert (result.mean.value or 0) > 0.9
     for line in zeroshot.table().itertuples():
         asked = predictions.loc[list(line.query)]
         assert line.macro_auroc == pytest.approx(roc_auc_score(asked["target"], asked["score_square"]))
@@ -102,7 +102,7 @@ def test_sentences_score_queries_as_the_head_does(squares: Manifest, tmp_path: P
     queries = linear.table().groupby("episode")["query"].first()
     for line in zeroshot.table().itertuples():
         assert list(queries[line.episode]) == list(line.query)
-    assert "bright" in json.dumps(zeroshot.record.method["text"])
+    assert "bright" in json.dumps(zeroshot.record.method.as_written()["text"])
     assert str(tmp_path) not in (zeroshot.folder / RECORD).read_text()
 
 
@@ -128,7 +128,7 @@ def test_a_support_is_the_start_of_a_larger_one_and_queries_stay(squares: Manife
 def test_what_sees_nothing_is_at_chance(squares: Manifest, tmp_path: Path, method: str):
     (made,) = run(squares, tmp_path, "constant", methods=[method])
     assert made.table()["macro_auroc"].tolist() == [0.5] * 12
-    assert made.record.results[0].estimate.reason == "all episodes have the same value"
+    assert made.record.results[0].mean.reason == "all episodes have the same value"
 
 
 def test_what_is_there_is_returned_and_any_setting_makes_another(
@@ -163,15 +163,15 @@ def test_a_result_is_whole_or_not_there(squares: Manifest, tmp_path: Path, monke
 
 def test_notes_say_what_must_be_read_with_the_figures(squares: Manifest, tmp_path: Path):
     (made,) = run(squares, tmp_path, "random:test_vit", methods=["linear"], input_size=32)
-    assert made.record.notes[0].startswith("Episodes draw from one pool of images and overlap")
-    assert "Random weights: the encoder has learnt nothing." in made.record.notes
+    assert made.record.cautions[0].sentence.startswith("Episodes draw from one pool of images and overlap")
+    assert "Random weights: the encoder has learnt nothing." in map(str, made.record.cautions)
     assert made.record.provenance.random_weights
     info = squares.info.model_copy(update={"synthetic": True})
     unknown = Manifest(info, squares.table.drop(columns="patient"), squares.folder)
     seen = Seer(reader_card(pretraining_data=[{"name": "squares", "what": "images"}]))
     (made,) = run(unknown, tmp_path, seen, methods=["linear"])
     for start in ("Synthetic data", "Patients unknown", "Contamination: reader was pre-trained on images of squares"):
-        assert any(note.startswith(start) for note in made.record.notes), start
+        assert any(str(each).startswith(start) for each in made.record.cautions), start
 
 
 def test_ids_leave_as_the_data_set_says(squares: Manifest, tmp_path: Path):
@@ -188,7 +188,7 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
     patient = dict(zip(squares.table["id"], squares.table["patient"], strict=True))
     for line in made.table().itertuples():
         assert not {patient[each] for each in line.support} & {patient[each] for each in line.query}
-    assert made.record.data["query_from"] == "all patients"
+    assert made.record.data.query_from == "all patients"
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_the_report_has_a_section_of_them(squares: Manifest, tmp_path: Path):
     assert aside.title == "Few-shot episodes: square on squares"
     (rows,) = [table.rows for heading, table in aside.tables if heading == "Mean over episodes"]
     told = {(row[1], row[2]): (row[4], row[5]) for row in rows}
-    expected = {(each.method, at.shots): (at.estimate, at.sd) for each in made for at in each.record.results}
+    expected = {(each.method, at.shots): (at.mean, at.sd) for each in made for at in each.record.results}
     assert told == expected
     probed = probe("hog", "square", data=squares, heads=["linear"], baselines="none", out=tmp_path / "runs")
     page = report_page(probed, episodes=made)

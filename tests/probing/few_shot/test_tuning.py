@@ -53,8 +53,8 @@ def test_the_first_episodes_are_trained_each_from_the_encoder_as_it_is(
         assert list(ids[split.test]) == list(line.query)
         assert scores["target"].tolist() == [0.0] * 3 + [1.0] * 3
         assert line.macro_auroc == pytest.approx(roc_auc_score(scores["target"], scores["score_square"]))
-    assert made.record.method["recipe"]["epochs"] == 1
-    assert made.record.method["chosen_on"] == "support"
+    assert made.record.method.as_written()["recipe"]["epochs"] == 1
+    assert made.record.method.as_written()["chosen_on"] == "support"
     assert list((tmp_path / ".work").iterdir()) == []
     # More episodes are drawn for other methods, and the first ones stay what they are.
     assert run(squares, tmp_path, encoder, episodes=20).folder == made.folder
@@ -94,7 +94,7 @@ def test_three_ordered_classes_are_classes_like_any_other(squares: Manifest, tmp
     options = {"shots": (1,), "queries": 2, "episodes": 1, "recipe": QUICK, "methods": ["fine-tune", "linear"]}
     made = evalfm.run_episodes(encoder, str(card), data=graded, out=tmp_path / "out", **options)
     assert [len(each.table()["query"].iloc[0]) for each in made] == [6, 6]
-    assert made[0].record.data["class_names"] == ["0", "1", "2"]
+    assert made[0].record.data.class_names == ["0", "1", "2"]
 
 
 def test_no_step_is_chance_exactly(squares: Manifest, tmp_path: Path, encoder: Encoder):

@@ -9,39 +9,23 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import pandas as pd
-import torch
-from pydantic import Field, model_validator
-from safetensors.torch import load_file, save
-from torch import Tensor
-
-from evalfm.cards import CardModel
+from evalfm.cautions import BESIDE_FIGURES
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
-from evalfm.facts import (
-    Chosen,
-    Config,
-    DataFacts,
-    EncoderFacts,
-    ExclusionFacts,
-    HeadFacts,
-    Metric,
-    PromptFacts,
-    TaskFacts,
-    Word,
-    read_record,
-)
-from evalfm.features.cost import Cost
 from evalfm.paths import user_path
 from evalfm.predictions import PREDICTIONS, read_predictions
+from evalfm.record import Record, read_record, write_record
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.kinds import BASE_TO_NOVEL
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 RECORD = "run.json"
 HEAD = "head.safetensors"
@@ -49,75 +33,8 @@ ENCODER = "encoder.safetensors"
 WORK = ".work"
 MARK = "evalfm"
 """Under which predictions say in their Parquet file what they are; pandas keeps it as ``attrs``."""
-MARKED_NOTES = ("Synthetic", "Random", "Patients unknown")
-"""How notes begin that belong beside every figure of a run."""
 
-Found = TypeVar("Found")
-
-
-class Provenance(CardModel):
-    """Where, when and with what a run was made; no host name, user or path.
-
-    Attributes:
-        cost: of one image, of the encoder before any training; None where no encoder ran, as for tables of features,
-            and in runs of older versions.
-    """
-
-    versions: dict[str, str]
-    git_commit: str | None
-    device: str
-    precision: str
-    seconds: float
-    peak_memory_bytes: int | None
-    weights_digest: str | None
-    feature_key: str
-    split_hash: str
-    synthetic: bool
-    random_weights: bool
-    cost: Cost | None = None
-
-
-class Record(CardModel):
-    """Everything that run.json holds; what is read of it is checked here, for whoever wrote the file.
-
-    Attributes:
-        key: hash of all that decides the result.
-        config: the settings as they were asked for, enough to ask again.
-        encoder, task: the cards, whole.
-        head: its name and grid.
-        data: name, licence, label sources, sizes of the parts, whether patients are known.
-        metrics: per metric the estimate on test with interval, n and unit.
-        chosen: what val decided: hyper-parameters and thresholds, per fold where there are folds.
-        exclusions: how many images were not asked, by reason.
-        prompts: of a head that reads text its sentences, and of zero-shot the primary metric by each template alone.
-        notes: cautions to print with the result.
-    """
-
-    schema_version: Literal[1] = Field(1, alias="schema")
-    key: Word
-    config: Config
-    encoder: EncoderFacts
-    task: TaskFacts
-    head: HeadFacts
-    data: DataFacts
-    metrics: dict[Word, Metric] = Field(min_length=1)
-    chosen: Chosen
-    exclusions: list[ExclusionFacts]
-    prompts: PromptFacts | None = None
-    notes: list[str]
-    provenance: Provenance
-
-    @model_validator(mode="after")
-    def _belong_together(self) -> Record:
-        classes, kind, folds = self.data["class_names"], self.task["kind"], self.data["folds"]
-        if kind != "regression" and not classes:
-            raise ValueError(f"a {kind} task has classes, and data.class_names none")
-        if kind == "binary" and len(classes) > 1:
-            raise ValueError(f"a binary task has one class, not {len(classes)}")
-        by_fold = self.chosen.get("folds")
-        if by_fold is not None and len(by_fold) != folds:
-            raise ValueError(f"chosen tells of {len(by_fold)} folds, and data.folds is {folds}")
-        return self
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -147,47 +64,47 @@ class Run:
     @property
     def encoder(self) -> str:
         """The encoder's name."""
-        return str(self.record.encoder["name"])
+        return self.record.encoder.name
 
     @property
     def task(self) -> str:
         """The task's name."""
-        return str(self.record.task["name"])
+        return self.record.task.name
 
     @property
     def head(self) -> str:
         """The head's name."""
-        return str(self.record.head["name"])
+        return self.record.head.name
 
     @property
     def adaptation(self) -> str:
-        """What of the encoder was trained."""
-        return str(self.record.config["adaptation"])
+        """Which weights were trained: ``frozen``, ``lora``, ``full`` or ``scratch``."""
+        return self.record.config.adaptation
 
     @property
     def kind(self) -> str:
         """The kind of its task, or ``base-to-novel`` where classes were tried in halves."""
-        return BASE_TO_NOVEL if self.record.config.get("base_to_novel") else str(self.record.task["kind"])
+        return self.record.kind
 
     @property
     def primary(self) -> str:
         """The metric that decides."""
-        return str(self.record.task["metrics"][0])
+        return self.record.task.metrics[0]
 
     @property
     def seed(self) -> int:
         """The seed's number."""
-        return int(self.record.config["seed"])
+        return self.record.config.seed
 
     @property
     def is_baseline(self) -> bool:
-        """True for a baseline that knows nothing."""
-        return bool(self.record.config["baseline"])
+        """True for a baseline, which has not seen the disease."""
+        return self.record.config.baseline
 
-    @cached_property
+    @property
     def metrics(self) -> dict[str, Estimate]:
         """Every metric on test."""
-        return {name: Estimate.from_json(content) for name, content in self.record.metrics.items()}
+        return self.record.metrics
 
     def estimate(self, metric: str) -> Estimate:
         """A metric on test; absent where this run was not measured by it."""
@@ -221,13 +138,17 @@ class Run:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
+    # A finished run is read without torch; only what it learnt needs it.
+    import torch
+    from safetensors.torch import load_file
+
     try:
         tensors: dict[str, Tensor] = load_file(path)
         wild = [name for name, tensor in tensors.items() if not torch.isfinite(tensor.float()).all()]
     except Exception as error:
         # Whatever a damaged file makes the library raise is a fault of the file.
-        told = str(error).splitlines() or [type(error).__name__]
-        raise EvalfmError(f"{path} cannot be read ({told[0][:200]}); copy the whole run again.") from None
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise EvalfmError(f"{path} cannot be read ({lines[0][:200]}); copy the whole run again.") from None
     if wild:
         raise EvalfmError(f"{path} holds what is no finite number ({wild[0][:100]}); copy the whole run again.")
     return tensors
@@ -248,13 +169,13 @@ def warn(sentence: str) -> None:
     warnings.warn(sentence, stacklevel=3)
 
 
-def find_runs(out: str | Path, *, with_predictions: bool = False, tell: Callable[[str], None] = warn) -> list[Run]:
+def find_runs(out: str | Path, *, with_predictions: bool = False, say: Callable[[str], None] = warn) -> list[Run]:
     """Every whole run under ``out``, sorted by path; work in progress is never listed.
 
     Args:
         out: a folder that holds runs, or a run's own.
         with_predictions: look at the predictions of each run too, which whoever compares runs needs.
-        tell: is given a sentence for each run that is left out because it is damaged; by default a warning.
+        say: is given a sentence for each run that is left out because it is damaged; by default a warning.
 
     Raises:
         EvalfmError: ``out`` is a run's own folder, and the run is damaged.
@@ -269,29 +190,29 @@ def find_runs(out: str | Path, *, with_predictions: bool = False, tell: Callable
     root = user_path(out, "The folder of runs")
     if (root / RECORD).is_file():
         return [read(root)]
-    return whole(folders_with(RECORD, root), read, tell)
+    return whole(folders_with(RECORD, root), read, say)
 
 
-def whole(folders: Iterable[Path], read: Callable[[Path], Found], tell: Callable[[str], None]) -> list[Found]:
-    """What ``read`` makes of each folder; of one that is damaged ``tell`` is given the reason."""
-    found = []
+def whole(folders: Iterable[Path], read: Callable[[Path], Item], say: Callable[[str], None]) -> list[Item]:
+    """What ``read`` makes of each folder; of one that is damaged ``say`` is given the reason."""
+    items = []
     for folder in folders:
         try:
-            found.append(read(folder))
+            items.append(read(folder))
         except EvalfmError as error:
-            tell(f"Left out: {error}")
-    return found
+            say(f"Left out: {error}")
+    return items
 
 
 def folders_with(record: str, root: Path) -> list[Path]:
     """Folders from ``root`` down that hold a file called ``record``, sorted; work in progress is left out."""
-    found = []
+    folders = []
     for folder, inside, files in os.walk(root):
         # Not entered at all: what another process writes there comes and goes.
         inside[:] = [name for name in inside if name != WORK]
         if record in files:
-            found.append(Path(folder))
-    return sorted(found)
+            folders.append(Path(folder))
+    return sorted(folders)
 
 
 def check_writable(out: Path, option: str = "--out") -> None:
@@ -359,6 +280,8 @@ def write_run(
     encoder: dict[str, Tensor] | None = None,
 ) -> None:
     """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained."""
+    from safetensors.torch import save
+
     predictions = predictions.copy(deep=False)
     predictions.attrs = {MARK: _mark(record)}
     predictions.to_parquet(folder / PREDICTIONS, index=False)
@@ -367,22 +290,19 @@ def write_run(
         if content or name == HEAD:
             plain = {key: value.detach().cpu().contiguous() for key, value in (content or {}).items()}
             (folder / name).write_bytes(save(plain))
-    text = json.dumps(record.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-    (folder / RECORD).write_text(text + "\n", encoding="utf-8")
+    write_record(folder / RECORD, record)
 
 
 def _mark(record: Record) -> dict[str, Any]:
     """What a table of predictions must say of itself to be read as its run's wherever it is copied to."""
-    kind = BASE_TO_NOVEL if record.config.get("base_to_novel") else record.task.get("kind")
-    named = (record.encoder.get("name"), record.head.get("name"), record.config.get("adaptation"))
     return {
-        "schema": 1,
-        "kind": kind,
-        "class_names": list(record.data.get("class_names", ())),
-        "patients_known": bool(record.data.get("patients_known")),
-        "folds": record.data.get("folds"),
-        "model": " · ".join(map(str, named)),
-        "notes": [note for note in record.notes if note.startswith(MARKED_NOTES)],
+        "schema": 2,
+        "kind": record.kind,
+        "class_names": list(record.data.class_names),
+        "patients_known": record.data.patients_known,
+        "folds": record.data.folds,
+        "model": record.model_name,
+        "cautions": [asdict(each) for each in record.cautions if each.code in BESIDE_FIGURES],
     }
 
 
