@@ -199,8 +199,6 @@ class RunBuilder:
         with publishing(config.out, folder, self.if_exists) as work:
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
             # With matplotlib, which only a run that is made needs.
-
-            # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
 
             draw_pictures(work, record, table, assignment.test or assignment.cohort, rows)
