@@ -167,12 +167,7 @@ def _is_lists(value: Any) -> bool:
 
 
 class ImportOptions(CardModel):
-    """What of an import's configuration its source reads.
-
-    Attributes:
-        salt: of the hashes in a source that takes no name as it is.
-        progress: where long work is shown.
-    """
+    """What of an import's configuration its source reads."""
 
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
@@ -209,7 +204,11 @@ class ImportOptions(CardModel):
         Field(description="YAML that maps columns, for `table`, `density`, `dicom`; the options below go over it."),
         Option(_TABLE),
     ] = None
-    salt: Annotated[str, Field(repr=False), Option(hidden=True)] = ""
+    salt: Annotated[
+        str,
+        Field(repr=False, description="Of hashed ids. Default: that of the import that is replaced, else random."),
+        Option(hidden=True),
+    ] = ""
     progress: Annotated[SkipValidation[Progress], Field(repr=False), Option(hidden=True)] = SILENT
 
     @model_validator(mode="before")

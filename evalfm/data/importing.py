@@ -8,12 +8,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from evalfm.cards import validate
+from evalfm.cards import takes, validate
 from evalfm.data.assign_splits import assign_splits, with_val_from_train
 from evalfm.data.atomic import write_atomically
 from evalfm.data.checks import file_faults, raise_faults
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
-from evalfm.data.config import ImportConfig
+from evalfm.data.config import ImportConfig, TableMapping
 from evalfm.data.dataset_info import DATASET_FILE, dataset_yaml, read_dataset_info
 from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
 from evalfm.data.manifest import CSV_FILE, PARQUET_FILE, Manifest
@@ -25,6 +25,7 @@ from evalfm.progress import SILENT, Progress
 COPIES = "files"
 
 
+@takes(ImportConfig, TableMapping)
 def import_data(
     source: str, root: Path | str, out: Path | str, *, progress: Progress = SILENT, **options: Any
 ) -> Manifest:
@@ -39,7 +40,7 @@ def import_data(
         root: folder of the data set.
         out: folder to write; must be new, empty, or (with ``force``) an earlier import.
         progress: where long work is shown.
-        options: the other fields of ``ImportConfig``, and those of ``TableMapping`` for sources that read any table.
+        options: the other fields of ``ImportConfig``, and those of ``TableMapping`` for any table, as listed below.
 
     Raises:
         EvalfmError: an option is unknown, or something is missing or wrong; nothing was written.
@@ -53,8 +54,7 @@ def import_data(
     >>> data.labels, data.label("edema").tolist()
     (['edema'], [1.0, 0.0])
     """
-    given = {**options, "source": source, "root": str(root), "out": out}
-    given |= {"progress": progress, "salt": secrets.token_hex(16)}
+    given = {**options, "source": source, "root": str(root), "out": out, "progress": progress}
     return _imported(validate(ImportConfig, given, "The import"))
 
 
@@ -71,7 +71,8 @@ def _imported(config: ImportConfig) -> Manifest:
     recover(out, out.parent)
     remove_stale(out.parent)
     # Hashes that were there before stay as they are.
-    config = config.model_copy(update={"salt": _salt_of_earlier(out, root, config.force) or config.salt})
+    earlier = _salt_of_earlier(out, root, config.force)
+    config = config.model_copy(update={"salt": config.salt or earlier or secrets.token_hex(16)})
 
     imported = read_source(root, config)
     info = imported.info.model_copy(update={"root": root_from(config.root, out), "follow_links": config.follow_links})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from evalfm.statistics.resampling import Mask, Positions, Statistic, Values, blocks, mean_of_defined, ratio
+from evalfm.statistics.resampling import FromRows, Mask, Positions, Statistic, Values, blocks, mean_of_defined, ratio
 
 
 @dataclass(frozen=True)
@@ -207,28 +207,25 @@ def average_precision(target: ArrayLike, score: ArrayLike) -> float:
     return float(_precision_area(ranking, _first_level(ranking, np.asarray(score, dtype=np.float64)), *ones)[0])
 
 
-class AveragePrecision(Statistic):
-    """Average precision as a function of patient weights; arguments as for ``Auroc``.
+def average_precision_statistic(target: ArrayLike, score: ArrayLike, codes: Positions, patients: int) -> FromRows:
+    """Average precision as a function of patient weights.
 
-    >>> statistic = AveragePrecision([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8], codes=np.array([0, 1, 2, 3]), patients=4)
+    Args:
+        target, score: labels 0 or 1 and scores, [N].
+        codes: patient code of each row, [N], 0 … P − 1.
+        patients: P.
+
+    >>> statistic = average_precision_statistic([0, 0, 1, 1], [0.1, 0.4, 0.3, 0.8], np.arange(4), patients=4)
     >>> round(statistic.on_the_data(), 3), statistic.values(np.array([[1.0, 0, 1, 1]])).tolist()
     (0.833, [1.0])
     """
+    ranking = rank(target, score)
+    first = _first_level(ranking, np.asarray(score, dtype=np.float64))
 
-    def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int) -> None:
-        self.patients = patients
-        self.ranking = rank(target, score)
-        self.first = _first_level(self.ranking, np.asarray(score, dtype=np.float64))
-        self.positive = codes[self.ranking.positive]
-        self.negative = codes[self.ranking.negative]
+    def of_rows(weights: Values) -> Values:
+        return _precision_area(ranking, first, weights[:, ranking.positive], weights[:, ranking.negative])
 
-    def values(self, weights: Values) -> Values:
-        """Average precision [B] under patient weights [B, P]."""
-        parts = []
-        for start, stop in blocks(len(weights), len(self.positive) + len(self.negative)):
-            block = weights[start:stop]
-            parts.append(_precision_area(self.ranking, self.first, block[:, self.positive], block[:, self.negative]))
-        return np.concatenate(parts)
+    return FromRows(codes, patients, of_rows)
 
 
 def _first_level(ranking: Ranking, score: Values) -> Positions:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
 
-from evalfm.statistics.resampling import FromSums, Positions, Statistic, Values, blocks, ratio
+from evalfm.statistics.resampling import FromRows, FromSums, Positions, Values, blocks, ratio
 
 BINS = 15
 CLIP = 1e-6
@@ -128,35 +129,23 @@ def calibration_line(target: ArrayLike, score: ArrayLike, weights: Values | None
     return CalibrationLine(fitted[:, 0] - slope * centre, slope)
 
 
-class CalibrationCoefficient(Statistic):
+def calibration_line_statistic(
+    target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, which: Literal["slope", "intercept"]
+) -> FromRows:
     """Calibration slope or intercept as a function of patient weights.
 
     Args:
-        target, score: labels 0 or 1 and probabilities, [n].
-        codes: patient code of each row, [n], 0 … P − 1.
+        target, score: labels 0 or 1 and probabilities, [N].
+        codes: patient code of each row, [N], 0 … P − 1.
         patients: P.
         which: ``"slope"`` or ``"intercept"``.
 
     >>> label, score = [0, 1, 0, 1, 0, 1], [0.1, 0.2, 0.4, 0.6, 0.8, 0.9]
-    >>> slope = CalibrationCoefficient(label, score, np.arange(6), patients=6, which="slope")
+    >>> slope = calibration_line_statistic(label, score, np.arange(6), patients=6, which="slope")
     >>> round(slope.on_the_data(), 3)
     0.367
     """
-
-    def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, which: str) -> None:
-        self.patients = patients
-        self.target = np.asarray(target, dtype=np.float64)
-        self.score = np.asarray(score, dtype=np.float64)
-        self.codes = codes
-        self.which = which
-
-    def values(self, weights: Values) -> Values:
-        """The coefficient [B] under patient weights [B, P]."""
-        parts = []
-        for start, stop in blocks(len(weights), len(self.codes)):
-            line = calibration_line(self.target, self.score, weights[start:stop][:, self.codes])
-            parts.append(line.slope if self.which == "slope" else line.intercept)
-        return np.concatenate(parts)
+    return FromRows(codes, patients, lambda weights: getattr(calibration_line(target, score, weights), which))
 
 
 def calibration_in_the_large(target: ArrayLike, score: ArrayLike) -> float:

@@ -183,5 +183,5 @@ def test_what_has_no_val_is_refused_with_the_remedy(here: Path) -> None:
     run(*IMPORT, *PLAIN, "--split", "part", "--root", "store", "--out", "a")
     words = ["probe", "--encoder", "pixels", "--task", "lab", "--data", "a", "--out", "runs"]
     said = refused(*words)
-    assert "has no val part" in said
+    assert "has no val split" in said
     assert "`evalfm data split a --val-from-train`" in said

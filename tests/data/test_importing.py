@@ -81,6 +81,7 @@ def test_importing_again_needs_force_and_keeps_the_salt(root: Path, tmp_path: Pa
     assert second.info.split != first.info.split
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
     assert run(root, tmp_path / "other").info.salt != first.info.salt
+    assert run(root, tmp_path / "out", force=True, salt="pepper").info.salt == "pepper"
 
 
 def test_a_folder_that_is_no_import_is_never_touched(root: Path, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from evalfm.encoders import EncoderRef, find_card, load_encoder, registry
 from evalfm.encoders.reference import ALIASES, PREFIXES, find_alias
@@ -81,6 +84,20 @@ def test_a_name_that_says_too_little_or_too_much(given: str, sentence: str) -> N
 def test_what_is_not_there_is_refused_by_the_check(given: str, sentence: str) -> None:
     ref = EncoderRef.parse(given)
     with pytest.raises(EvalfmError, match=sentence):
+        ref.check()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(st.sampled_from("ab:@./\\~\0é ,"), max_size=12),
+    st.sampled_from(["", "precomputed:", "constant", "hog@", "C:\\"]),
+    st.sampled_from(["", ".yaml", ".yml@mean", ".py:build", ".py", "@mean"]),
+)
+def test_any_text_is_a_name_or_refused_in_a_sentence(text: str, before: str, after: str) -> None:
+    name = before + text + after
+    with suppress(EvalfmError):
+        ref = EncoderRef.parse(name)
+        assert ref.label == name
         ref.check()
 
 

@@ -34,7 +34,7 @@ def labelled(squares: Manifest, out: Path) -> list[Run]:
 
 @pytest.fixture(scope="module")
 def masked(squares: Manifest, square_seg: str, out: Path) -> list[Run]:
-    return probe("pixels", square_seg, data=squares, out=out)
+    return probe("pixels", square_seg, data=squares, input_size=128, out=out)
 
 
 def by_name(runs: list[Run]) -> dict[tuple[str, str], Run]:

@@ -81,7 +81,8 @@ def test_the_score_for_pneumothorax_leans_on_the_view(nih: Manifest, build: Path
 
 
 def test_several_maps_find_the_heart_better_than_the_last(wingspan: Manifest, build: Path):
-    runs = probe("squeezenet1-0.caffe", "heart-seg", weights=WEIGHTS, data=wingspan, out=build / "runs")
+    options = {"weights": WEIGHTS, "input_size": 128, "out": build / "runs"}
+    runs = probe("squeezenet1-0.caffe", "heart-seg", data=wingspan, **options)
     dice = {run.head: run.metrics["dice_positive"].value for run in runs}
     linear, multiscale, baseline = dice["linear"], dice["multiscale"], dice["mean-mask"]
     assert linear is not None

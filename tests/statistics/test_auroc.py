@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evalfm.statistics.auroc import Auroc, AveragePrecision, auroc, average_precision, episode_auroc, weighted_auroc
+from evalfm.statistics.auroc import (
+    Auroc,
+    auroc,
+    average_precision,
+    average_precision_statistic,
+    episode_auroc,
+    weighted_auroc,
+)
 from evalfm.statistics.resampling import identify
 
 
@@ -134,7 +141,7 @@ def test_average_precision_counts_patients_as_rows_repeated():
     for row in weights:
         times = row[patients.codes].astype(int)
         expected.append(average_precision_score(np.repeat(target, times), np.repeat(score, times)))
-    found = AveragePrecision(target, score, patients.codes, patients.count).values(weights)
+    found = average_precision_statistic(target, score, patients.codes, patients.count).values(weights)
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 

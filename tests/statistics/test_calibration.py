@@ -11,11 +11,11 @@ from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 from evalfm.statistics.calibration import (
     COLDEST,
     HOTTEST,
-    CalibrationCoefficient,
     brier,
     calibration_error_statistic,
     calibration_in_the_large,
     calibration_line,
+    calibration_line_statistic,
     equal_mass_bins,
     expected_calibration_error,
     fit_temperature,
@@ -57,7 +57,7 @@ def test_weighted_lines_equal_statsmodels_with_frequencies():
         for w in weights
     ]
     for index, which in enumerate(("intercept", "slope")):
-        found = CalibrationCoefficient(target, score, patients.codes, patients.count, which).values(weights)
+        found = calibration_line_statistic(target, score, patients.codes, patients.count, which).values(weights)
         np.testing.assert_allclose(found, [fit.params[index] for fit in expected], atol=1e-6)
 
 

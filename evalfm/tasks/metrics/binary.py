@@ -11,11 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from evalfm.errors import EvalfmError
 from evalfm.statistics import classification
-from evalfm.statistics.auroc import Auroc, AveragePrecision
-from evalfm.statistics.calibration import CalibrationCoefficient, calibration_error_statistic
+from evalfm.statistics.auroc import Auroc, average_precision_statistic
+from evalfm.statistics.calibration import calibration_error_statistic, calibration_line_statistic
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import (
+    FromRows,
     Patients,
     Positions,
     Values,
@@ -164,8 +165,8 @@ def measured_auroc(label: Values, value: Values, patients: Patients, *, unit: st
 def measured_average_precision(label: Values, value: Values, patients: Patients) -> Measured:
     """Average precision; undefined without a positive."""
 
-    def build(rows: Positions) -> AveragePrecision:
-        return AveragePrecision(label[rows], value[rows], patients.codes[rows], patients.count)
+    def build(rows: Positions) -> FromRows:
+        return average_precision_statistic(label[rows], value[rows], patients.codes[rows], patients.count)
 
     fewest = min(patients.behind(label == 1), patients.behind(label == 0))
     return Measured(over_folds(patients, build), n=patients.behind(), undefined="no image is positive", fewest=fewest)
@@ -227,11 +228,11 @@ def measured_calibration(
     squared = (value - label) ** 2
     no_line = "there is no fit: one class is missing, the scores are constant, or they separate the classes"
 
-    def line(which: str) -> Measured:
+    def line(which: Literal["slope", "intercept"]) -> Measured:
         return Measured(
             over_folds(
                 patients,
-                lambda rows: CalibrationCoefficient(
+                lambda rows: calibration_line_statistic(
                     label[rows], value[rows], patients.codes[rows], patients.count, which
                 ),
             ),
