@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE
+from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE, p_words
 from evalfm.analysis.pages import picture_uri, render
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import Report
@@ -73,7 +73,7 @@ def _told(pair: LabelAssociation) -> dict[str, str]:
     ratio = odds.reason or "–" if odds.value is None else f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]"
     if odds.note:
         ratio += " (½ added)"
-    p = "–" if pair.p is None else "< .001" if pair.p < 0.001 else f"{pair.p:.3f}"
+    p = p_words(pair.p)
     return {
         "label": pair.label,
         "attribute": pair.attribute,
