@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -296,11 +295,17 @@ def test_a_part_that_cannot_be_made_is_said_and_the_rest_stands(
         raise EvalfmError("it is broken.")
 
     broken: dict[str, object] = dict.fromkeys(
-        ("charts.roc", "charts.forest", "charts.calibration", "subgroups", "operating_table"), fail
+        (
+            "charts.roc",
+            "charts.forest",
+            "charts.calibration",
+            "subgroups",
+            "operating_table",
+            "costs_table",
+            "splits_table",
+        ),
+        fail,
     )
-    # What the tables of costs and of splits are made with.
-    broken["Times"] = SimpleNamespace(of=fail)
-    broken["WITH_FINDING"] = type("Broken", (), {"__contains__": fail})()
     for name, replacement in broken.items():
         with monkeypatch.context() as patch:
             patch.setattr(f"evalfm.analysis.report.task.{name}", replacement)
