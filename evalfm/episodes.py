@@ -47,7 +47,7 @@ class ShotsResult(Section):
     sd: float | None
 
 
-class EpisodeConfig(WholeSection):
+class EpisodeRunConfig(WholeSection):
     """The settings of few-shot episodes, enough to run them again."""
 
     queries: Count
@@ -74,8 +74,9 @@ class MethodSection(WholeSection):
 
 
 class EpisodeData(DataFacts):
-    """The data of few-shot episodes: from where support and queries were drawn, and of how many images."""
+    """The data of few-shot episodes: from where support and queries were drawn; ``images`` of the cohort were used."""
 
+    images: Count | None = None
     images_of_cohort: Count | None = None
     support_from: str | None = None
     query_from: str | None = None
@@ -84,7 +85,7 @@ class EpisodeData(DataFacts):
 class EpisodeRecord(Result):
     """Everything that episodes.json holds; ``results`` has one entry for each number of shots."""
 
-    config: EpisodeConfig
+    config: EpisodeRunConfig
     task: EpisodeTaskSection
     method: MethodSection
     data: EpisodeData
