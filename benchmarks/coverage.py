@@ -12,6 +12,7 @@ import argparse
 from collections.abc import Callable
 
 import numpy as np
+from drawn_studies import clustered_normal, draw_scores
 from numpy.typing import NDArray
 from scipy.stats import norm
 
@@ -20,7 +21,6 @@ from evalfm.statistics.comparison import compare_auroc, compare_means
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Statistic, identify, mean_over_folds
-from evalfm.statistics.simulation import clustered_normal, draw_scores
 
 Generator = np.random.Generator
 Values = NDArray[np.float64]

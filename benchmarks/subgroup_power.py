@@ -13,8 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-
-from evalfm.statistics.simulation import SimulationDesign, draw_study, p_values
+from drawn_studies import SimulationDesign, draw_study, p_values
 
 PERMUTATIONS = 199
 """A tenth of the report's, to save time."""

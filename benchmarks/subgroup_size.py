@@ -13,8 +13,7 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
-
-from evalfm.statistics.simulation import SimulationDesign, draw_study, p_values
+from drawn_studies import SimulationDesign, draw_study, p_values
 
 TIES = {"(i) independent": "nothing", "(ii) tied to the label": "label", "(iii) tied to severity": "severity"}
 NULLS = {

@@ -307,10 +307,6 @@ class Manifest:
         """The id of ``row`` as it may leave the manifest."""
         return str(public_names([str(self.table["id"].iat[row])], self.info)[0])
 
-    def public_patient(self, row: int) -> str:
-        """The patient of ``row`` (or what stands for it) as it may leave the manifest."""
-        return str(public_names([self.patients[row]], self.info)[0])
-
     # Rows and splits
 
     def where(self, expr: str) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 
@@ -43,14 +43,6 @@ class Estimate:
         'no image is positive'
         """
         return cls(None, reason=reason, n=n, unit=unit)
-
-    def with_note(self, note: str) -> Estimate:
-        """The same estimate with a caution beside it.
-
-        >>> Estimate(0.8, n=20).with_note("interval approximate").note
-        'interval approximate'
-        """
-        return replace(self, note=note)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for run.json.

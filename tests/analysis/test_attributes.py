@@ -24,16 +24,16 @@ def test_words_and_flags_are_levels_and_unknown_is_none() -> None:
     assert (tube.levels, tube.codes.tolist()) == (("0", "1"), [0, 1, 1, -1])
 
 
-def test_numbers_are_cut_where_it_is_said() -> None:
+def test_numbers_are_divided_at_thresholds() -> None:
     (age,) = attributes(TABLE, ["age:65"])
     assert (age.levels, age.codes.tolist()) == (("<65", "≥65"), [0, 1, 0, -1])
     (both,) = attributes(TABLE, ["age:30/65"])
     assert (both.levels, both.codes.tolist()) == (("<30", "30–<65", "≥65"), [0, 2, 1, -1])
-    with pytest.raises(EvalfmError, match=r"say where to cut it, such as --by age:64\.9"):
+    with pytest.raises(EvalfmError, match=r"give a threshold, such as --by age:64\.9"):
         attributes(TABLE, ["age"])
-    with pytest.raises(EvalfmError, match="holds words and cannot be cut"):
+    with pytest.raises(EvalfmError, match="holds words and takes no threshold"):
         attributes(TABLE, ["sex:3"])
-    with pytest.raises(EvalfmError, match="lies in one part"):
+    with pytest.raises(EvalfmError, match="lies in one level"):
         attributes(TABLE, ["age:200"])
 
 

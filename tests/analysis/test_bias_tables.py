@@ -76,13 +76,13 @@ REFUSED: dict[str, tuple[pd.DataFrame | str, tuple[str, ...], str]] = {
     "an attribute unknown": (TABLE.assign(tube=None), (), "'tube' has no known value"),
     "an attribute all NA": (TABLE.assign(tube="NA"), (), "'tube' has no known value"),
     "an attribute of one level": (TABLE.assign(tube=1), (), "only the level '1'"),
-    "a number not cut": (TABLE, ("--by", "age"), "say where to cut it"),
-    "cut where nobody is": (TABLE, ("--by", "age:200"), "lies in one part"),
+    "a number without threshold": (TABLE, ("--by", "age"), "give a threshold"),
+    "a threshold beyond everybody": (TABLE, ("--by", "age:200"), "lies in one level"),
     "the label as attribute": (TABLE, ("--by", "target"), "no attribute in the predictions 'target'"),
     "the score as attribute": (TABLE, ("--by", "score:0.5"), "no attribute in the predictions 'score'"),
     "adjusted for the score": (TABLE, ("--adjust", "score"), "no attribute in the predictions 'score'"),
     "adjusted for the patient": (TABLE, ("--adjust", "patient"), "no attribute in the predictions 'patient'"),
-    "a threshold that is none": (TABLE, ("--threshold", "nan"), "nan is no threshold of these scores"),
+    "a threshold that is none": (TABLE, ("--threshold", "nan"), "threshold: Input should be a finite number"),
     "a threshold in per cent": (TABLE, ("--threshold", "50"), "50 is no threshold of these scores"),
 }
 

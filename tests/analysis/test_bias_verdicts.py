@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from drawn_studies import SimulationDesign, draw_study
 from scipy.stats import binom
 
 from evalfm.analysis.bias import Contrast, bias
@@ -14,7 +15,6 @@ from evalfm.analysis.scores import LabelScores
 from evalfm.statistics import fixed_label, subgroups
 from evalfm.statistics.intervals import estimates
 from evalfm.statistics.permutation import attribute_permutation
-from evalfm.statistics.simulation import SimulationDesign, draw_study
 from evalfm.tasks.metrics import inputs
 
 STUDIES = 40

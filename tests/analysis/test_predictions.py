@@ -1,4 +1,4 @@
-"""A run's predictions copied elsewhere give the run's figures; of other tables test rows alone are asked."""
+"""A run's predictions copied elsewhere give the run's figures; of other tables test rows alone are used."""
 
 from __future__ import annotations
 
@@ -202,9 +202,7 @@ def test_only_test_rows_of_a_table_from_elsewhere_are_asked(
     found = read(tmp_path, table.assign(**{column: part}))
     alone = read(tmp_path, table[np.arange(ROWS) % 3 == 2])
     assert (found.target.tolist(), found.score.tolist()) == (alone.target.tolist(), alone.score.tolist())
-    assert found.cautions == (
-        f"160 rows of train or val were left out by the column '{column}'; 80 of test are asked.",
-    )
+    assert found.cautions == (f"160 rows of train or val were left out by the column '{column}'; 80 of test are used.",)
     assert column not in found.table
     assert alone.cautions == ()
 

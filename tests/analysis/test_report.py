@@ -120,7 +120,7 @@ def test_films_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_path: P
     assert len(open_set.pictures) == 1
     (closed,) = sections([masks(tmp_path / "closed", shown=False)])
     assert not closed.pictures
-    assert closed.absent[0] == "Films with outlines: the licence of the data does not let pixels be shown."
+    assert closed.absent[0] == "Images with outlines: the licence of the data does not let pixels be shown."
 
 
 def test_the_spread_of_dice_is_of_films_with_the_finding(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_runs_that_cannot_be_paired_are_shown_with_the_reason(tmp_path: Path) ->
     (found,) = sections([one, other])
     assert "not compared in pairs" in found.words
     assert "'patient' of their predictions differs" in found.words
-    assert found.tables[0][0] == "Metrics that the task asks for first"
+    assert found.tables[0][0] == "Metrics that the task names first"
 
 
 def test_the_methods_say_what_was_random_and_synthetic(tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ def test_tasks_of_several_classes_are_compared_and_told_by_class(tmp_path: Path,
         assert [each.split(":")[0] for each in verdicts[:-1]] == ["effusion"]
         assert verdicts[-1].startswith("Of 3 questions, a class by a level each, 3 could be tested and 1 found")
         assert {row[0] for row in tables["Subgroups of strong · linear"].rows} == set(LABELS)
-        assert "~ over 2 of 3 labels, without mass" in tables["Metrics that the task asks for first"].notes
+        assert "~ over 2 of 3 labels, without mass" in tables["Metrics that the task names first"].notes
         return
     answers = tables["What strong · linear answers"]
     test = made[0].predictions()

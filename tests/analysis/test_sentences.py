@@ -77,7 +77,7 @@ def test_better_than_whom_is_said_as_it_is(tmp_path: Path) -> None:
         "encoder, head and adaptation": [line(tmp_path, **worst, encoder=name, head="knn") for name in "ab"],
     }
     for words, made in others.items():
-        assert f"a (linear, frozen) is better than every other {words} that was asked." in paragraph([one, *made])
+        assert f"a (linear, frozen) is better than every other {words} in these runs." in paragraph([one, *made])
     large = line(tmp_path, **worst, encoder="large", parameters=50)
     alone = paragraph([one, large], Limits(most_parameters=10))
     assert "a (linear, frozen) is the only encoder that keeps to the limits: nothing was compared." in alone
@@ -161,7 +161,7 @@ def test_every_metric_is_there_on_request(tmp_path: Path, capsys: pytest.Capture
     (heading, whole) = section.folded[0]
     assert heading == "All metrics"
     assert {row[0] for row in whole.rows} == set(made.metrics)
-    shown = dict(section.tables)["Metrics that the task asks for first"]
+    shown = dict(section.tables)["Metrics that the task names first"]
     assert shown.caption.startswith(f"1 of {len(made.metrics)} metrics, with 95 % intervals")
     assert "<details><summary>All metrics</summary>" in report_page([made])
 
@@ -229,7 +229,7 @@ def contrast(effect: float, area: tuple[float, float, float], p: float) -> Contr
     [
         (0.4, (0.6, 0.55, 0.65), 0.01, "the score is higher with view = AP"),
         (-0.4, (0.6, 0.55, 0.65), 0.01, "point in opposite ways"),
-        (0.4, (0.52, 0.48, 0.56), 0.01, "its AUROC for that is not told from .5"),
+        (0.4, (0.52, 0.48, 0.56), 0.01, "its AUROC for that does not differ from .5"),
         (0.4, (0.6, 0.55, 0.65), 0.2, "No association with view = AP was detected"),
     ],
 )

@@ -138,9 +138,9 @@ def test_seeds_are_sorted_and_shown_as_mean_and_sd(tmp_path: Path) -> None:
     (content,) = json.loads(CliRunner().invoke(app, ["ls", "runs", str(tmp_path), "--json"]).stdout)
     assert content["lines"][0]["seeds"] == [2, 7, 11]
     (section,) = sections(runs)
-    (cell,) = [row[3] for row in dict(section.tables)["Metrics that the task asks for first"].cells]
+    (cell,) = [row[3] for row in dict(section.tables)["Metrics that the task names first"].cells]
     assert cell.text.startswith(told)
-    assert told in dict(section.tables)["Metrics that the task asks for first"].cells[0][3].text
+    assert told in dict(section.tables)["Metrics that the task names first"].cells[0][3].text
     assert "3 seeds" in choose(runs, "ptx-cls").candidates[0].estimate
     # A seed without a value is said, and never 0.
     assert averaged(line.runs, "nothing").value is None

@@ -12,7 +12,6 @@ import pytest
 
 from evalfm import cli
 from evalfm.cli import console, study_tables
-from evalfm.study.config import Subset
 
 NAMES = ["[/red]", "[red]x[/red]", "[/]", "[link=http://a]b[/link]", "a\\[b]", "[1, 2]"]
 
@@ -44,12 +43,12 @@ def test_bars_and_growing_tables_show_brackets_as_they_are(
     assert list(console.Bars().track([1, 2], f"B {name}")) == [1, 2]
     assert f"B {name}" in capsys.readouterr().err
     cell = SimpleNamespace(
-        encoder=SimpleNamespace(name=f"L {name}"),
+        encoder=f"L {name}",
         task="t",
         heads=("h",),
         adaptation="a",
-        subset=Subset(),
-        label=f"R {name}",
+        subset=SimpleNamespace(label="all"),
+        description=f"R {name}",
     )
     outcome: Any = SimpleNamespace(cell=cell, runs=(), failure=SimpleNamespace(sentence=f"F {name}"), seconds=1.0)
     with study_tables.LiveTable(f"T {name}") as live:

@@ -87,6 +87,12 @@ def test_a_grid_of_the_truth_holds_area_fractions():
     assert float(cells.sum() - cells[0, 0, 0]) == 0.0
 
 
+def test_a_mask_on_a_finer_grid_keeps_its_hard_border():
+    mask = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    cells = Geometry.identity((2, 2)).resize((8, 8)).to_input(mask)
+    assert torch.equal(cells, mask.repeat_interleave(4, 1).repeat_interleave(4, 2))
+
+
 @settings(max_examples=40, deadline=None)
 @given(height=st.integers(20, 200), width=st.integers(20, 200), top=st.integers(-10, 8), left=st.integers(-10, 8))
 def test_the_inverse_of_a_chain_is_its_inverse(height: int, width: int, top: int, left: int):

@@ -415,6 +415,16 @@ def test_a_mask_of_declared_size_comes_onto_the_image_grid(toy: Manifest) -> Non
     assert [tuple(place) for place in np.argwhere(mask)] == [(0, 2), (0, 3), (1, 2), (1, 3)]
 
 
+def test_a_mask_of_another_ratio_is_sampled_at_the_centres_of_pixels(toy: Manifest) -> None:
+    small = np.zeros((4, 6), np.uint8)
+    small[1, 1] = 255
+    write_png(toy.root / "masks/0.png", small)
+    mask = replaced(toy, {"mask_sizes": {"heart": (4, 6)}}).mask(0, "heart")
+    assert mask is not None
+    # The centres of rows 1 and 2 of 6 lie at 1.0 and 1.67 of 4, those of columns 1 and 2 of 8 at 1.13 and 1.88 of 6.
+    assert [tuple(place) for place in np.argwhere(mask)] == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
 def test_run_length_masks_are_decoded_by_their_dialect(toy: Manifest) -> None:
     cells = pd.Series(["1 2 6 1", None, None, "-1"], dtype=object)
     absolute = replaced(toy, {"mask_dialects": {"heart": "absolute"}}, heart_mask=cells)

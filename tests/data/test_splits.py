@@ -227,6 +227,12 @@ def test_label_fractions_are_nested_by_patient() -> None:
         earlier = set(rows.tolist())
     # .07 × 100 is 7.000000000000001 in floating point.
     assert len(splits.label_fraction([str(i) for i in range(100)], 0.07, 0)) == 7
+    # A fraction that is no whole number of patients is rounded up, so that a small one leaves a patient to learn from.
+    assert [len(splits.label_fraction([str(i) for i in range(10)], share, 0)) for share in (0.01, 0.25, 0.91)] == [
+        1,
+        3,
+        10,
+    ]
     rows = splits.label_fraction(MANY, 0.1, 0, LABELS)
     assert LABELS[rows].sum() == 60
     for wrong in (0, 1.5, -0.1):

@@ -187,7 +187,7 @@ def test_coverage_of_auroc_with_three_images_per_patient():
 
 
 def test_estimate_is_plain_in_json():
-    estimate = Estimate(0.5, 0.4, 0.6, (0.4, 0.6), "BCa", 10).with_note("careful")
+    estimate = Estimate(0.5, 0.4, 0.6, (0.4, 0.6), "BCa", 10, note="careful")
     assert estimate.to_json()["note"] == "careful"
     assert estimate.to_json()["percentile"] == (0.4, 0.6)
 

@@ -287,3 +287,11 @@ def test_the_lungs_are_their_own_mask_before_that_of_both_lungs():
     assert parts_of("lungs", [*each, "lungs_mask"]) == ("lungs",)
     assert parts_of("lungs", each[:1]) == ("lungs",)
     assert parts_of("heart", each) == ("heart",)
+
+
+def test_the_order_of_the_table_changes_nothing(tmp_path: Path):
+    manifest = dataset(tmp_path, {"pneumothorax": [1, 0, 0, 1, 1]})
+    turned = manifest.select([3, 0, 4, 2, 1])
+    first, second = (select_cohort(load_task("ptx-cls"), each) for each in (manifest, turned))
+    assert second.rows.tolist() == [1, 4, 3, 0, 2]
+    assert second.target.tolist() == first.target.tolist() == [1, 0, 0, 1, 1]

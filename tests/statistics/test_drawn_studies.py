@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from drawn_studies import SimulationDesign, clustered_normal, draw_scores, draw_study, p_values
 from scipy.stats import binom, norm
 
 from evalfm.statistics.association import mean_difference
@@ -14,7 +15,6 @@ from evalfm.statistics.comparison import compare_auroc, compare_means
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
-from evalfm.statistics.simulation import SimulationDesign, clustered_normal, draw_scores, draw_study, p_values
 from evalfm.statistics.subgroups import SubgroupScores
 
 RARE = 1e-4
