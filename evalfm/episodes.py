@@ -74,8 +74,9 @@ class MethodSection(WholeSection):
 
 
 class EpisodeData(DataFacts):
-    """The data of few-shot episodes: from where support and queries were drawn, and of how many images."""
+    """The data of few-shot episodes: from where support and queries were drawn; ``images`` of the cohort were used."""
 
+    images: Count | None = None
     images_of_cohort: Count | None = None
     support_from: str | None = None
     query_from: str | None = None
