@@ -47,7 +47,7 @@ class ShotsResult(Section):
     sd: float | None
 
 
-class EpisodeConfig(WholeSection):
+class EpisodeConfigSection(WholeSection):
     """The settings of few-shot episodes, enough to run them again."""
 
     queries: Count
@@ -85,7 +85,7 @@ class EpisodeData(DataFacts):
 class EpisodeRecord(Result):
     """Everything that episodes.json holds; ``results`` has one entry for each number of shots."""
 
-    config: EpisodeConfig
+    config: EpisodeConfigSection
     task: EpisodeTaskSection
     method: MethodSection
     data: EpisodeData
