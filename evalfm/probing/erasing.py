@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cards import validate
 from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
@@ -141,7 +142,7 @@ def erase(
             f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
             "of chest tubes, another device with --mask, or leave --data out for phantom images."
         )
-    task = TaskCard.model_validate(run.record.task)
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
     unseen = held_out_images(run, manifest, trained_on, progress)
     places = _places(unseen, mask, progress)

@@ -194,8 +194,8 @@ def test_without_a_split_patients_stay_apart(squares: Manifest, tmp_path: Path):
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"shots": (99,)}, "99 shots of class no square were asked for, but train has"),
-        ({"queries": 99}, "99 queries of class square were asked for, but test has"),
+        ({"shots": (99,)}, "99 shots of class no square are needed, but train has"),
+        ({"queries": 99}, "99 queries of class square are needed, but test has"),
         ({"task": "size"}, "the regression task size is of no one class; take a task of classes"),
         ({"task": "chexpert5"}, "no column|ask one of its labels"),
         ({"encoder": "hgo"}, "no encoder 'hgo'"),
