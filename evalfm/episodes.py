@@ -47,7 +47,7 @@ class ShotsResult(Section):
     sd: float | None
 
 
-class EpisodeConfigSection(WholeSection):
+class EpisodeRunConfig(WholeSection):
     """The settings of few-shot episodes, enough to run them again."""
 
     queries: Count
@@ -85,7 +85,7 @@ class EpisodeData(DataFacts):
 class EpisodeRecord(Result):
     """Everything that episodes.json holds; ``results`` has one entry for each number of shots."""
 
-    config: EpisodeConfigSection
+    config: EpisodeRunConfig
     task: EpisodeTaskSection
     method: MethodSection
     data: EpisodeData

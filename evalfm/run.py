@@ -119,6 +119,11 @@ class Run:
         """
         return read_predictions(self.folder, self.kind, self.record.data)
 
+    def test_predictions(self) -> pd.DataFrame:
+        """The rows of ``predictions`` that are of test, numbered from 0."""
+        table = self.predictions()
+        return table[table["split"] == "test"].reset_index(drop=True)
+
     def head_tensors(self) -> dict[str, Tensor]:
         """What the head learnt.
 

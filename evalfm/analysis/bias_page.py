@@ -8,7 +8,7 @@ from typing import Any
 
 from evalfm.analysis.bias import ALPHA, SHOWN, AttributeReport, Bias, Contrast, Stratum
 from evalfm.analysis.bias_values import Gap, ValueBias
-from evalfm.analysis.figures import describe
+from evalfm.analysis.figures import describe, p_words
 from evalfm.analysis.pages import render
 from evalfm.analysis.report.details import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.shortcuts import Curve, Decoded
@@ -98,7 +98,7 @@ def effect_words(effect: Effect, corrected: float | None) -> str:
     """An effect in standard deviations with its corrected p."""
     if effect.standardised is None:
         return "–"
-    return f"{effect.standardised:+.2f}, p {_p(corrected)}"
+    return f"{effect.standardised:+.2f}, p {p_words(corrected)}"
 
 
 def bias_markdown(
@@ -174,7 +174,9 @@ def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[
         found = (
             f"no slope ({curve.reason})"
             if slope is None or slope.low is None or slope.high is None
-            else (f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {_p(slope.p)}")
+            else (
+                f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {p_words(slope.p)}"
+            )
         )
         lines.append(
             f"{curve.model}, {curve.task} on {curve.data}: with {curve.attribute} tied to the label in train the "
@@ -213,7 +215,7 @@ def _gap(gap: Gap) -> list[str]:
     return [
         gap.level,
         f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]",
-        _p(gap.corrected),
+        p_words(gap.corrected),
         f"{found.detectable:.3g}",
     ]
 
@@ -253,8 +255,8 @@ def _tests(each: Contrast) -> list[str]:
     if effect.standardised is not None:
         adjusted = f"{effect.standardised:+.2f}"
     detectable = "–" if effect.detectable is None else f"{effect.detectable:.2f}"
-    areas = [words(without.auroc), _p(without.p), words(with_it.auroc), _p(with_it.p)]
-    return [each.level, *areas, adjusted, _p(each.corrected), detectable]
+    areas = [words(without.auroc), p_words(without.p), words(with_it.auroc), p_words(with_it.p)]
+    return [each.level, *areas, adjusted, p_words(each.corrected), detectable]
 
 
 def _descriptive(each: Contrast) -> list[str]:
@@ -262,7 +264,7 @@ def _descriptive(each: Contrast) -> list[str]:
     balanced = ["–" if value is None else f"{value:.3f}" for value in (each.balanced, each.drop)]
     found = each.gap
     detectable = "–" if found.detectable is None else f"{found.detectable:.3f}"
-    return [each.level, _gap_value(found), _p(found.p), detectable, *cross, *balanced]
+    return [each.level, _gap_value(found), p_words(found.p), detectable, *cross, *balanced]
 
 
 def _gap_value(found: StratumGap) -> str:
@@ -284,7 +286,7 @@ def gap_words(part: AttributeReport) -> list[str]:
         ending = (
             f"not detected; {could}"
             if found.p >= ALPHA
-            else f"p {_p(found.p)}, uncorrected; severity alone can do that"
+            else f"p {p_words(found.p)}, uncorrected; severity alone can do that"
         )
         words.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
     return words
@@ -305,7 +307,3 @@ def sentences(report: Bias) -> list[str]:
 def words(estimate: Estimate) -> str:
     """An estimate with its interval, ``~`` where that is approximate, or why there is none."""
     return describe(estimate) + (" ~" if estimate.note else "")
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"

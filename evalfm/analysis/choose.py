@@ -8,7 +8,7 @@ from typing import Any
 
 from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare, of_cohort
-from evalfm.analysis.figures import describe
+from evalfm.analysis.figures import describe, p_words
 from evalfm.analysis.paired_metrics import Aurocs, PairedMetric, paired_metric
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
@@ -127,7 +127,7 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
     limited = dict(excluded)
     for entry in comparison.entries:
         if entry.in_best_set is False:
-            excluded[entry.name] = f"significantly worse than the best (p {_p(entry.p)} after Holm)"
+            excluded[entry.name] = f"significantly worse than the best (p {p_words(entry.p)} after Holm)"
     of = {
         entry.name: lines[entry.encoder, entry.head, entry.adaptation].runs[0].encoder for entry in comparison.entries
     }
@@ -286,9 +286,9 @@ def _beside_baseline(comparison: Comparison, leading: Entry) -> list[str]:
     if difference is None or difference.p is None:
         return [*words, f"Whether {name} is better than that baseline could not be tested."]
     if difference.p >= ALPHA:
-        return [*words, f"{name} is not shown to be better than that baseline (p {_p(difference.p)})."]
+        return [*words, f"{name} is not shown to be better than that baseline (p {p_words(difference.p)})."]
     if (difference.value < 0) == metric_of(comparison.metric).lower_is_better:
-        return [*words, f"That baseline is better than {name} (p {_p(difference.p)})."]
+        return [*words, f"That baseline is better than {name} (p {p_words(difference.p)})."]
     return words
 
 
@@ -302,10 +302,6 @@ def _in_words(entry: Entry) -> str:
     return words if entry.seeds == 1 else f"{words}, {entry.seeds} seeds"
 
 
-def _p(p: float | None) -> str:
-    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
-
-
 FEWEST = 10
 """Patients (for AUROC: of either class) that a stratum must have to be called the worst."""
 
@@ -315,8 +311,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
 
     Of a macro AUROC only strata that hold every class count: means over other classes do not compare.
     """
-    table = run.predictions()
-    table = table[table["split"] == "test"].reset_index(drop=True)
+    table = run.test_predictions()
     kind, names = run.kind, tuple(run.record.data.class_names)
     whole = paired_metric(kind, metric, metric, [table], names)[1]
     facts = metric_of(metric)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE
+from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE, p_words
 from evalfm.analysis.pages import picture_uri, render
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import Report
-from evalfm.data.table_one import Association, associations, table_one
+from evalfm.data.table_one import LabelAssociation, associations, table_one
 from evalfm.errors import EvalfmError
 
 MOST_PAIRS = 30
@@ -68,12 +68,12 @@ def _by_source(label_source: dict[str, str]) -> list[tuple[str, str]]:
     return [(each, ", ".join(name for name, source in label_source.items() if source == each)) for each in sources]
 
 
-def _told(pair: Association) -> dict[str, str]:
+def _told(pair: LabelAssociation) -> dict[str, str]:
     odds = pair.odds
     ratio = odds.reason or "–" if odds.value is None else f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]"
     if odds.note:
         ratio += " (½ added)"
-    p = "–" if pair.p is None else "< .001" if pair.p < 0.001 else f"{pair.p:.3f}"
+    p = p_words(pair.p)
     return {
         "label": pair.label,
         "attribute": pair.attribute,

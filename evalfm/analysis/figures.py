@@ -162,6 +162,15 @@ def draw_forest(
     figure.savefig(path, dpi=150)
 
 
+def p_words(p: float | None) -> str:
+    """A p value as a reader wants it.
+
+    >>> p_words(0.0004), p_words(0.0312)
+    ('< .001', '0.031')
+    """
+    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
+
+
 def describe(estimate: Estimate, sd: float | None = None) -> str:
     """An estimate as a reader wants it: ``0.712 [0.650, 0.770]``, or the reason where it is absent.
 

@@ -121,8 +121,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
 
 def _tested(run: Run) -> pd.DataFrame:
     """The test rows of a run in the order of their ids."""
-    table = run.predictions()
-    return table[table["split"] == "test"].sort_values("id", kind="stable").reset_index(drop=True)
+    return run.test_predictions().sort_values("id", kind="stable").reset_index(drop=True)
 
 
 def _truth(kind: str, names: Sequence[str]) -> list[str]:

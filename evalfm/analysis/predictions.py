@@ -57,13 +57,12 @@ class Predictions:
     @classmethod
     def of_run(cls, run: Run, model: str | None = None) -> Predictions:
         """Those of a run, called ``model`` or by encoder, head and adaptation."""
-        table = run.predictions()
         return cls(
             str(run.folder),
             model or run.record.model_name,
             run.kind,
             tuple(run.record.data.class_names),
-            table[table["split"] == "test"].reset_index(drop=True),
+            run.test_predictions(),
             run.record.data.unit,
             tuple(sentences(run.record.cautions, BESIDE_FIGURES)),
         )

@@ -93,6 +93,7 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
 
 
 def _show(table: Comparison) -> None:
+    from evalfm.analysis.figures import p_words
     from evalfm.cli.console import Footnotes, print_rows
 
     header = [
@@ -113,7 +114,7 @@ def _show(table: Comparison) -> None:
     for entry in table.entries:
         estimate = footnotes.cell(entry.estimate, f"{entry.encoder}/{entry.head}")
         row = [entry.encoder, entry.head, entry.adaptation, estimate]
-        row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), _p(entry.p)]
+        row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), p_words(entry.p)]
         row += ["–" if entry.rank is None else f"{entry.rank[0]:g}–{entry.rank[1]:g}"]
         row += ["–" if entry.detectable is None else f"{entry.detectable:.3f}"]
         row += ["baseline" if entry.baseline else "best" if entry.in_best_set else ""]
@@ -146,7 +147,3 @@ def _difference(entry: Entry) -> str:
     if entry.difference.low is None:
         return f"{entry.difference.value:+.3f}"
     return f"{entry.difference.value:+.3f} [{entry.difference.low:+.3f}, {entry.difference.high:+.3f}]"
-
-
-def _p(p: float | None) -> str:
-    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"

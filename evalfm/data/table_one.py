@@ -28,7 +28,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Association:
+class LabelAssociation:
     """A label and a level of an attribute, how often they meet, and their odds ratio.
 
     Attributes:
@@ -75,7 +75,7 @@ def table_one(manifest: Manifest) -> tuple[tuple[str, ...], list[Row]]:
     return tuple(groups), rows
 
 
-def associations(manifest: Manifest) -> list[Association]:
+def associations(manifest: Manifest) -> list[LabelAssociation]:
     """Every binary label with every level of every attribute, the strongest first."""
     table, patients = manifest.table, manifest.patients
     associations_found = []
@@ -92,11 +92,11 @@ def associations(manifest: Manifest) -> list[Association]:
                         continue
                     ratio = odds_ratio(positive, present, patients)
                     shares = (float(positive[inside].mean()), float(positive[outside].mean()))
-                    associations_found.append(Association(label, attribute, level, *shares, ratio))
+                    associations_found.append(LabelAssociation(label, attribute, level, *shares, ratio))
     return sorted(_corrected(associations_found), key=lambda each: (each.p is None, each.p))
 
 
-def _corrected(associations_found: list[Association]) -> list[Association]:
+def _corrected(associations_found: list[LabelAssociation]) -> list[LabelAssociation]:
     from dataclasses import replace
 
     from scipy.stats import norm

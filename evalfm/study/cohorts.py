@@ -15,7 +15,7 @@ from evalfm.probing.cohort import load_manifest, matching_test
 from evalfm.probing.splits import limited, make_splits
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.config import Study, TaskEntry, absent_data
+from evalfm.study.config import AbsentDataError, Study, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.prompts import EXCLUSIVE
@@ -82,7 +82,7 @@ class Manifests:
             try:
                 manifest = load_manifest(name, "", self._progress)
             except UnknownNameError:
-                raise absent_data(name) from None
+                raise AbsentDataError(name) from None
             if not len(manifest):
                 raise EvalfmError(f"Data set {name} has no rows; import it again or check the file.")
             # Masks are read by the tasks that need them.
@@ -105,9 +105,9 @@ def select_cohorts(study: Study, manifests: Manifests) -> tuple[TaskCohorts, lis
         except _SubsetFaults as error:
             faults += error.sentences
         except EvalfmError as error:
-            # A data set that is not there is one fault, however many tasks use it.
-            sentence = str(error)
-            faults.append(sentence if sentence.startswith("There is no") else f"{entry.name}: {sentence}")
+            # What is not there is one fault, however many tasks use it.
+            alone = isinstance(error, AbsentDataError | UnknownNameError)
+            faults.append(str(error) if alone else f"{entry.name}: {error}")
     return cohorts, list(dict.fromkeys(faults))
 
 

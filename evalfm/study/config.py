@@ -280,16 +280,18 @@ def task_faults(task: str, where: str | None, *, data: bool = True) -> list[Eval
         return name_faults(tasks=[task])
     faults = name_faults(data=[where])
     if faults:
-        return [absent_data(str(where)) if isinstance(each, UnknownNameError) else each for each in faults]
+        return [AbsentDataError(str(where)) if isinstance(each, UnknownNameError) else each for each in faults]
     return name_faults(tasks=[task], data=[where])
 
 
-def absent_data(name: str) -> EvalfmError:
-    """The error for a data set that a study names and that is not here."""
-    return EvalfmError(
-        f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
-        " name its folder with --data DIR, or see the study run with --data phantom."
-    )
+class AbsentDataError(EvalfmError):
+    """A data set that a study names is not here."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"There is no data set {name!r} here; register yours with `evalfm data register DIR --name {name}`,"
+            " name its folder with --data DIR, or see the study run with --data phantom."
+        )
 
 
 def episodes_file(name: str) -> Path:

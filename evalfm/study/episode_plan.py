@@ -18,7 +18,7 @@ from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Sizes
 from evalfm.study.config import EncoderEntry
 from evalfm.study.episodes import EpisodeCell, EpisodeStudy, EpisodeTask, cells
-from evalfm.study.estimate import CellEstimate, Rates, Stored, estimate_cell
+from evalfm.study.estimate import CellEstimate, Rates, StoredFeatures, estimate_cell
 from evalfm.study.plan import SCORE_SECONDS, TRIED_IMAGES, decode_seconds, place
 from evalfm.study.trial import EncoderFacts, Loaded, load_for_trial, try_encoder
 
@@ -103,7 +103,7 @@ def plan_episodes(
         EvalfmError: an encoder is not known, or left without any method.
     """
     grid = cells(study)
-    planner = _Planner(study, cohorts, machine)
+    planner = _EpisodePlanner(study, cohorts, machine)
     by_encoder: dict[str, list[EpisodeCell]] = {}
     for cell in grid:
         by_encoder.setdefault(cell.encoder.model_dump_json(), []).append(cell)
@@ -124,7 +124,7 @@ class _Tried:
 
 
 @dataclass
-class _Planner:
+class _EpisodePlanner:
     study: EpisodeStudy
     cohorts: Mapping[EpisodeTask, EpisodeCohort]
     machine: ComputeOptions
@@ -189,7 +189,7 @@ class _Planner:
     def _estimate(
         self, cell: EpisodeCell, shots: int | None, seeds: int, sizes: Sizes, missing: int, tried: _Tried
     ) -> CellEstimate:
-        stored = Stored(missing, 0, 0, "stream")
+        stored = StoredFeatures(missing, 0, 0, "stream")
         images = sizes.train + sizes.test
         cost = self._cell(cell, shots, seeds)
         return estimate_cell(cost, self._kind(cell), [sizes], images, tried.facts, stored, tried.rates)

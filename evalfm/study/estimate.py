@@ -49,7 +49,7 @@ class Rates:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredFeatures:
     """What of a cell's images the feature store holds already, or what becomes of the rest.
 
     Attributes:
@@ -121,7 +121,7 @@ def estimate_cell(
     splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
-    stored: Stored,
+    stored: StoredFeatures,
     rates: Rates,
 ) -> CellEstimate:
     """The cost of ``cell`` on ``splits`` (one training, or one per fold) with ``images`` in all."""
@@ -136,7 +136,7 @@ def _frozen(
     splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
-    stored: Stored,
+    stored: StoredFeatures,
     rates: Rates,
 ) -> CellEstimate:
     heads = {name: load_head(name, kind) for name in cell.heads or ()}
@@ -191,7 +191,7 @@ def _trained(
     splits: Sequence[Sizes],
     images: int,
     facts: EncoderFacts,
-    stored: Stored,
+    stored: StoredFeatures,
     rates: Rates,
 ) -> CellEstimate:
     recipe = recipe_of(cell.adaptation, cell.recipe)

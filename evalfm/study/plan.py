@@ -21,7 +21,7 @@ from evalfm.heads import load_head
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Manifests, TaskCohort, TaskCohorts, assume_all, select_cohorts
 from evalfm.study.config import Assumed, Study
-from evalfm.study.estimate import CellEstimate, Rates, Stored, copies_of, estimate_cell
+from evalfm.study.estimate import CellEstimate, Rates, StoredFeatures, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
 
@@ -272,7 +272,7 @@ class _Planner:
             return DECODE_SECONDS
         return decode_seconds(encoder, cohort.manifest, cohort.rows[:TRIED_IMAGES].tolist())
 
-    def _stored(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort, cell: ProbeConfig) -> Stored:
+    def _stored(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort, cell: ProbeConfig) -> StoredFeatures:
         """What is missing for ``cell`` after all cells before it."""
         kind = cohort.card.kind
         reads_maps = any("maps" in load_head(name, kind).needs for name in cell.heads or ())
@@ -292,7 +292,7 @@ class _Planner:
         missing = self._first(entry, cohort.data, "pooled", lacking)
         missing_maps = self._first(entry, cohort.data, "maps", lacking_maps) if policy == "store" and reads_maps else 0
         prepared = self._first(entry, cohort.data, "prepared", count) if policy == "stream" and reads_maps else 0
-        return Stored(missing, missing_maps, prepared, policy)
+        return StoredFeatures(missing, missing_maps, prepared, policy)
 
     def _policy(self, key: tuple[str, str], facts: EncoderFacts, images: int) -> str:
         """What becomes of the maps of an encoder on a data set: as the store will decide when it comes to it."""

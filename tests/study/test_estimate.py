@@ -12,7 +12,7 @@ from evalfm.config import EncoderOptions, ProbeConfig
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import _Plan as HeadPlan
 from evalfm.study.cohorts import Sizes
-from evalfm.study.estimate import Rates, Stored, encoder_steps, estimate_cell, head_steps
+from evalfm.study.estimate import Rates, StoredFeatures, encoder_steps, estimate_cell, head_steps
 from evalfm.study.trial import EncoderFacts, HeadFacts, load_for_trial, try_encoder
 from evalfm.training.loop import _Plan as TrainingPlan
 from evalfm.training.recipe import recipe_of
@@ -60,17 +60,17 @@ def test_encoder_steps_are_those_of_the_training(train: int, val: int, epochs: i
 
 
 def test_a_frozen_label_is_one_pass():
-    found = estimate_cell(cell(), "binary", [Sizes(70, 10, 20)], 100, FACTS, Stored(100, 0, 0, "stream"), RATES)
+    found = estimate_cell(cell(), "binary", [Sizes(70, 10, 20)], 100, FACTS, StoredFeatures(100, 0, 0, "stream"), RATES)
     assert (found.forwards, found.decoded, found.scored) == (100, 100, 0)
     assert found.seconds == pytest.approx(100 * 0.01 + 100 * 0.04 / 2)
     assert found.disk_bytes == {"features": 40_000}
-    again = estimate_cell(cell(), "binary", [Sizes(70, 10, 20)], 100, FACTS, Stored(0, 0, 0, "stream"), RATES)
+    again = estimate_cell(cell(), "binary", [Sizes(70, 10, 20)], 100, FACTS, StoredFeatures(0, 0, 0, "stream"), RATES)
     assert (again.seconds, again.passes) == (0, "stored by then")
 
 
 def test_random_weights_as_a_baseline_are_a_second_encoder():
     asked = cell(baselines="all")
-    parts, stored = [Sizes(70, 10, 20)], Stored(100, 0, 0, "stream")
+    parts, stored = [Sizes(70, 10, 20)], StoredFeatures(100, 0, 0, "stream")
     twice = estimate_cell(asked, "binary", parts, 100, FACTS, stored, RATES)
     assert (twice.forwards, twice.disk_bytes["features"]) == (200, 80_000)
     drawn = cell(baselines="all", weights="random")
@@ -79,10 +79,14 @@ def test_random_weights_as_a_baseline_are_a_second_encoder():
 
 def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
     sizes = Sizes(160, 16, 24)
-    stored = estimate_cell(cell(seeds=3), "segmentation", [sizes], 200, FACTS, Stored(200, 200, 0, "store"), RATES)
+    stored = estimate_cell(
+        cell(seeds=3), "segmentation", [sizes], 200, FACTS, StoredFeatures(200, 200, 0, "store"), RATES
+    )
     assert stored.forwards == 200
     assert stored.disk_bytes == {"features": 80_000, "maps": 1_000_000}
-    streamed = estimate_cell(cell(seeds=3), "segmentation", [sizes], 200, FACTS, Stored(200, 0, 200, "stream"), RATES)
+    streamed = estimate_cell(
+        cell(seeds=3), "segmentation", [sizes], 200, FACTS, StoredFeatures(200, 0, 200, "stream"), RATES
+    )
     # 20 epochs of 10 steps of 16, 20 looks at 16, 64 for mean and deviation, val for the threshold, val and test
     # scored: each seed.
     seen = 3 * (20 * 10 * 16 + 20 * 16 + 64 + 16 + 16 + 24)
@@ -97,7 +101,7 @@ def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
         [sizes],
         200,
         FACTS,
-        Stored(200, 0, 200, "stream"),
+        StoredFeatures(200, 0, 200, "stream"),
         RATES,
     )
     assert (cached.decoded, cached.disk_bytes["prepared images"]) == (400, 200 * 6000)
@@ -106,7 +110,7 @@ def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
 def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
     recipe = {"epochs": 2, "least_steps": 0, "batch_size": 10, "probe_start": False, "ema": 0.0}
     asked = cell(adaptation="full", recipe=recipe, seeds=2)
-    found = estimate_cell(asked, "binary", [Sizes(70, 10, 20)], 100, FACTS, Stored(100, 0, 0, "stream"), RATES)
+    found = estimate_cell(asked, "binary", [Sizes(70, 10, 20)], 100, FACTS, StoredFeatures(100, 0, 0, "stream"), RATES)
     assert found.forwards == 2 * (3 * 2 * 70 + 3 * 10 + 30)
     assert found.decoded == 2 * (2 * 70 + 3 * 10 + 30)
     assert found.disk_bytes == {"trained encoders": 2 * 4e6}
@@ -114,7 +118,7 @@ def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
     assert found.memory_bytes == 16 * 1_000_005 + 4 * 10 * 20_001
     lora = estimate_cell(
         cell(adaptation="lora", recipe={**recipe, "rank": 8}), "binary", [Sizes(70, 10, 20)], 100, FACTS,
-        Stored(100, 0, 0, "stream"), RATES,
+        StoredFeatures(100, 0, 0, "stream"), RATES,
     )  # fmt: skip
     assert lora.disk_bytes == {"trained encoders": 4 * 10_000}
     assert lora.memory_bytes < found.memory_bytes
@@ -123,7 +127,7 @@ def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
 def test_a_probe_start_needs_frozen_features_first_and_folds_multiply():
     asked = cell(adaptation="full", recipe={"epochs": 1, "least_steps": 0, "batch_size": 10})
     parts = [Sizes(70, 10, 20)] * 2
-    found = estimate_cell(asked, "binary", parts, 100, FACTS, Stored(100, 0, 0, "stream"), RATES)
+    found = estimate_cell(asked, "binary", parts, 100, FACTS, StoredFeatures(100, 0, 0, "stream"), RATES)
     assert found.forwards == 100 + 2 * (3 * 70 + 2 * 10 + 30)
     assert found.disk_bytes["features"] == 40_000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from markupsafe import Markup
 from numpy.typing import NDArray
 
@@ -21,7 +20,6 @@ MOST_CURVES = len(COLOURS)
 _GRID = np.linspace(0, 1, 101)
 
 Values = NDArray[np.float64]
-Frame = pd.DataFrame
 
 
 def name_of(line: Line) -> str:
@@ -211,8 +209,7 @@ def _lines(
 
 def _scores(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
     """Labels, scores and folds of the test images of a binary run."""
-    table = run.predictions()
-    table = table[table["split"] == "test"]
+    table = run.test_predictions()
     score = table[f"score_{run.record.data.class_names[0]}"].to_numpy(np.float64)
     folds = table["fold"].to_numpy(np.intp) if "fold" in table else None
     return table["target"].to_numpy(np.float64), score, folds

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
+from evalfm.analysis.figures import p_words
 from evalfm.analysis.operating_points import HEADER, operating_points, wanted
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.analysis.table import WITH_FINDING, Line, TaskTable, encoder_label
 from evalfm.analysis.times import Times
@@ -29,8 +30,7 @@ def by_class(lines: Sequence[Line]) -> tuple[list[str], Areas]:
 def answers(name: str, run: Run) -> Table:
     """The confusion matrix of the test images of a run of exclusive classes."""
     classes = list(run.record.data.class_names)
-    test = run.predictions()
-    test = test[test["split"] == "test"]
+    test = run.test_predictions()
     called = test[[f"score_{each}" for each in classes]].to_numpy(np.float64).argmax(axis=1)
     target = test["target"].to_numpy(np.intp)
     rows: list[list[Value]] = []

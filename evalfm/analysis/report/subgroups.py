@@ -9,8 +9,9 @@ from evalfm.analysis.attributes import attributes
 from evalfm.analysis.bias import Bias, bias_of_questions
 from evalfm.analysis.bias_page import effect_words
 from evalfm.analysis.bias_values import ValueBias, bias_of_values
+from evalfm.analysis.figures import p_words
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.tables import Signed, Table, Value, p_words, table
+from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import LabelScores, asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
@@ -64,8 +65,7 @@ def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
 
 def _attributes(made: Subgroups, run: Run) -> list[str]:
     """Those of the card that the test images can be parted by; the others are said with the reason."""
-    test = run.predictions()
-    test = test[test["split"] == "test"].reset_index(drop=True)
+    test = run.test_predictions()
     found = []
     for name in run.record.task.subgroups:
         by = f"{name}:{AGE_THRESHOLD}" if name == "age" else str(name)

@@ -136,11 +136,6 @@ def table(name: str, header: Sequence[str], rows: Sequence[Sequence[Value]], cap
     return Table(name, tuple(header), tuple(tuple(row) for row in rows), caption)
 
 
-def p_words(p: float | None) -> str:
-    """A p value as a reader wants it."""
-    return "–" if p is None else "< .001" if p < 0.001 else f"{p:.3f}"
-
-
 def _raised(count: int) -> list[str]:
     """The numbers from 1 as superscripts."""
     return [str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")) for number in range(1, count + 1)]

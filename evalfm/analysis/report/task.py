@@ -13,6 +13,7 @@ from markupsafe import Markup
 from evalfm.analysis.choose import choose
 from evalfm.analysis.cohort import by_cohort, cohort_names
 from evalfm.analysis.compare import Comparison
+from evalfm.analysis.figures import p_words
 from evalfm.analysis.pages import picture_uri
 from evalfm.analysis.pairing import over_seeds
 from evalfm.analysis.report import charts
@@ -29,7 +30,7 @@ from evalfm.analysis.report.details import (
     templates_table,
 )
 from evalfm.analysis.report.subgroups import subgroups
-from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, p_words, table
+from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, table
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import (
@@ -291,20 +292,15 @@ def _by_class(name: str, lines: Sequence[Line]) -> Table:
     return table(name, ["class", *(charts.name_of(line) for line, _ in areas)], rows, caption)
 
 
-def _tested(run: Run) -> charts.Frame:
-    found = run.predictions()
-    return found[found["split"] == "test"].reset_index(drop=True)
-
-
 def _dice(run: Run, name: str) -> charts.Values:
-    found = _tested(run)
+    found = run.test_predictions()
     found = found[found[f"area_true_{name}"] > 0]
     values: charts.Values = found[f"dice_{name}"].to_numpy(np.float64)
     return values
 
 
 def _errors(run: Run) -> charts.Values:
-    found = _tested(run)
+    found = run.test_predictions()
     values: charts.Values = found["prediction"].to_numpy(np.float64) - found["target"].to_numpy(np.float64)
     return values
 
