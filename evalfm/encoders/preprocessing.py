@@ -212,8 +212,8 @@ def override(
         EvalfmError: the size is no multiple that the model takes, or the policy is unknown.
 
     >>> from evalfm.encoders import find_card
-    >>> override(find_card("pixels"), 128, None)[1]
-    ('The input is 128 x 128 instead of 256 x 256.',)
+    >>> [caution.sentence for caution in override(find_card("pixels"), 128, None)[1]]
+    ['The input is 128 x 128 instead of 256 x 256.']
     """
     facts, cautions = card.preprocessing, []
     changes: dict[str, object] = {}

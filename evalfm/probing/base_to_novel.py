@@ -81,8 +81,8 @@ def fit_halves(
         f"Base-to-novel: learnt on {', '.join(base)}; tested on these among themselves and on {', '.join(novel)} among "
         "themselves; harmonic mean 2bn / (b + n) of the two accuracies.",
     )
-    told = replace(fit, cautions=(note, *fit.cautions))
-    return HeadResult(split, told, Scores(on_val, on_test, Operating()), head.tensors())
+    with_note = replace(fit, cautions=(note, *fit.cautions))
+    return HeadResult(split, with_note, Scores(on_val, on_test, Operating()), head.tensors())
 
 
 def _scores(heads: tuple[TextHead, TextHead], examples: Examples, base: int) -> NDArray[np.float64]:

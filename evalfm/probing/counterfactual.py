@@ -100,8 +100,10 @@ def counterfactual(
                 Path(scratch) / name, n=images, size=size, seed=seed, dials=dials, progress=progress
             )
             out = Path(scratch) / f"predicted-{name}"
-            found = predict(run, manifest, weights=weights, encoder=encoder, out=out, device=device, progress=progress)
-            tables.append(found.table)
+            predicted = predict(
+                run, manifest, weights=weights, encoder=encoder, out=out, device=device, progress=progress
+            )
+            tables.append(predicted.table)
             truths.append(manifest.table["pneumothorax"].to_numpy(dtype=np.float64))
     without, with_tube = tables
     if len(without) != len(truths[0]) or without["id"].tolist() != with_tube["id"].tolist():
@@ -124,8 +126,8 @@ def _changes(without: pd.DataFrame, with_tube: pd.DataFrame, truth: NDArray[np.f
         for among, rows in (("without pneumothorax", truth == 0), ("with pneumothorax", truth == 1)):
             sizes = int(rows.sum()), len(set(patient[rows].tolist())), mean(before[rows]), mean(after[rows])
             reason = too_little(before[rows], after[rows], patients=sizes[1])
-            found = None if reason else compare_means(after[rows], before[rows], patient[rows])
-            yield Change(column, among, *sizes, found, reason)
+            difference = None if reason else compare_means(after[rows], before[rows], patient[rows])
+            yield Change(column, among, *sizes, difference, reason)
 
 
 def answers_of(table: pd.DataFrame) -> list[str]:

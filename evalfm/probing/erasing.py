@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.cards import validate
 from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
@@ -89,8 +90,8 @@ class PaintedOver(Manifest):
 
     def image(self, row: int) -> Image:
         """The image of ``row`` with its region filled in."""
-        film = super().image(row)
-        return replace(film, pixels=inpainted(film.pixels, self.regions[row]))
+        image = super().image(row)
+        return replace(image, pixels=inpainted(image.pixels, self.regions[row]))
 
     def digest(self, row: int) -> str:
         """Of the stored bytes and of what is painted over."""
@@ -99,8 +100,8 @@ class PaintedOver(Manifest):
     def digests(self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT) -> NDArray[np.object_]:
         """As ``digest``, of ``rows``."""
         wanted = range(len(self)) if rows is None else rows
-        found = super().digests(rows, progress=progress)
-        return np.array([self._painted(each, row) for each, row in zip(found, wanted, strict=True)], dtype=object)
+        digests = super().digests(rows, progress=progress)
+        return np.array([self._painted(each, row) for each, row in zip(digests, wanted, strict=True)], dtype=object)
 
     def _painted(self, digest: str, row: int) -> str:
         region = self.regions[row]
@@ -141,15 +142,15 @@ def erase(
             f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
             "of chest tubes, another device with --mask, or leave --data out for phantom images."
         )
-    task = TaskCard.model_validate(run.record.task)
+    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
-    films = held_out_images(run, manifest, trained_on, progress)
-    places = _places(films, mask, progress)
+    unseen = held_out_images(run, manifest, trained_on, progress)
+    places = _places(unseen, mask, progress)
     ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
-    erasures = tuple(_erasures(films.cohort, *_answers(ready, films, places)))
+    erasures = tuple(_erasures(unseen.cohort, *_answers(ready, unseen, places)))
     name = f"{run.encoder} · {run.head} · {run.adaptation}"
-    left_out = (*films.left_out, *places.left_out)
-    notes = tuple(_notes(run, films.cohort, mask, places))
+    left_out = (*unseen.left_out, *places.left_out)
+    notes = tuple(_notes(run, unseen.cohort, mask, places))
     return Erased(name, run.task, manifest.info.name, mask, len(places.device), erasures, left_out, notes)
 
 
@@ -168,19 +169,19 @@ class _Places:
         return self.device, self.control
 
 
-def _places(films: HeldOutImages, mask: str, progress: Progress) -> _Places:
+def _places(unseen: HeldOutImages, mask: str, progress: Progress) -> _Places:
     """Where the device and its control lie on each image; images without one are counted.
 
     Raises:
         EvalfmError: no image has both.
     """
-    cohort = films.cohort
+    cohort = unseen.cohort
     manifest = cohort.manifest
     findings = [name for name in cohort.task.target if name != mask and name in manifest.findings]
     device, control = {}, {}
     reasons: Counter[str] = Counter()
     lesion_unknown = 0
-    rows = np.concatenate([cohort.rows[positions] for _, positions in films.groups]).tolist()
+    rows = np.concatenate([cohort.rows[positions] for _, positions in unseen.groups]).tolist()
     for row in progress.track(rows, f"places of {mask}", len(rows)):
         drawn = manifest.mask(row, mask)
         if drawn is None or not drawn.any():
@@ -198,9 +199,9 @@ def _places(films: HeldOutImages, mask: str, progress: Progress) -> _Places:
         lesion_unknown += any(each is None for each in lesions)
     left_out = tuple(Exclusion(reason, images) for reason, images in reasons.items())
     if not device:
-        told = "; ".join(f"{item.images} {item.reason}" for item in (*films.left_out, *left_out))
+        reasons_given = "; ".join(f"{item.images} {item.reason}" for item in (*unseen.left_out, *left_out))
         raise EvalfmError(
-            f"No image of {manifest.info.name} is left to paint a {mask} out of ({told}); name other data or "
+            f"No image of {manifest.info.name} is left to paint a {mask} out of ({reasons_given}); name other data or "
             "another --mask."
         )
     return _Places(device, control, left_out, lesion_unknown)
@@ -212,14 +213,16 @@ def _blank(pixels: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray((flat == flat.min()) | (flat == flat.max()))
 
 
-def _answers(ready: RunPredictor, films: HeldOutImages, places: _Places) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
+def _answers(
+    ready: RunPredictor, unseen: HeldOutImages, places: _Places
+) -> tuple[NDArray[np.intp], list[pd.DataFrame]]:
     """Positions into the cohort's rows, and for each the predictions: as it is, device, control."""
-    cohort = films.cohort
+    cohort = unseen.cohort
     manifest = cohort.manifest
     shown = [None, *(PaintedOver(manifest.info, manifest.table, manifest.folder, each) for each in places.both)]
     used: list[NDArray[np.intp]] = []
     tables: list[list[pd.DataFrame]] = [[] for _ in shown]
-    for fold, positions in films.groups:
+    for fold, positions in unseen.groups:
         kept = positions[[row in places.device for row in cohort.rows[positions].tolist()]]
         if not len(kept):
             continue

@@ -27,12 +27,12 @@ class Known:
             # Made or met by this call already, as a baseline that several encoders share.
             return (folder / record).is_file()
         self._met.add(folder)
-        found = not self.force and (folder / record).is_file()
-        if found:
+        is_there = not self.force and (folder / record).is_file()
+        if is_there:
             self._returned.append(folder)
-        return found
+        return is_there
 
-    def tell(self, progress: Progress) -> None:
+    def say(self, progress: Progress) -> None:
         """Say what is given back: through ``progress``, or as a warning where that is silent."""
         if not self._returned:
             return

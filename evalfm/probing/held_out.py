@@ -60,16 +60,18 @@ def held_out_images(
     options = run.record.config
     task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
     cohort = select_cohort(task, manifest, options.where)
-    asked = limited(cohort, options.limit)
-    dealt = _dealt(run, asked, options)
-    if dealt is not None:
-        groups = tuple((split.fold, split.test) for split in dealt)
-        tested = sum(len(split.test) for split in dealt)
+    limited_cohort = limited(cohort, options.limit)
+    splits = _splits_of(run, limited_cohort, options)
+    if splits is not None:
+        groups = tuple((split.fold, split.test) for split in splits)
+        tested = sum(len(split.test) for split in splits)
         return HeldOutImages(
-            asked, groups, _counted(asked, ("in the run's train or val, or unused", len(asked) - tested))
+            limited_cohort,
+            groups,
+            _counted(limited_cohort, ("in the run's train or val, or unused", len(limited_cohort) - tested)),
         )
-    if run.record.provenance.split_hash[KEY:] == data_key(asked, [("test", np.arange(len(asked)))]):
-        return HeldOutImages(asked, ((None, np.arange(len(asked))),), asked.exclusions)
+    if run.record.provenance.split_hash[KEY:] == data_key(limited_cohort, [("test", np.arange(len(limited_cohort)))]):
+        return HeldOutImages(limited_cohort, ((None, np.arange(len(limited_cohort))),), limited_cohort.exclusions)
     seen, rows = _training(run, options, task, manifest, trained_on, progress)
     shared, reasons = _shared(cohort, seen, rows, progress)
     keep = np.flatnonzero(~shared)
@@ -81,14 +83,14 @@ def held_out_images(
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
-def _dealt(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
+def _splits_of(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
     """The splits of ``cohort`` where it is the one that ``run`` learned from; else None."""
     try:
-        dealt = make_splits(cohort, options, subset_seed=run.record.config.seed)
+        splits = make_splits(cohort, options, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
-    named = [(f"{name}/{split.fold}", getattr(split, name)) for split in dealt for name in ("train", "val", "test")]
-    return dealt if data_key(cohort, named) == run.record.provenance.split_hash[:KEY] else None
+    named = [(f"{name}/{split.fold}", getattr(split, name)) for split in splits for name in ("train", "val", "test")]
+    return splits if data_key(cohort, named) == run.record.provenance.split_hash[:KEY] else None
 
 
 def _training(
@@ -101,7 +103,7 @@ def _training(
 ) -> tuple[Cohort, NDArray[np.intp]]:
     """The cohort that the run learned from, and the manifest's rows of its train and val."""
     name = run.record.data.name
-    told = ""
+    why = ""
     candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
     for candidate in candidates if trained_on is None else [trained_on]:
         try:
@@ -110,30 +112,30 @@ def _training(
         except EvalfmError as error:
             if trained_on is not None:
                 raise
-            told = told or f" ({error})"
+            why = why or f" ({error})"
             continue
-        dealt = _dealt(run, cohort, options)
-        if dealt is not None:
-            used = np.unique(np.concatenate([np.concatenate([split.train, split.val]) for split in dealt]))
+        splits = _splits_of(run, cohort, options)
+        if splits is not None:
+            used = np.unique(np.concatenate([np.concatenate([split.train, split.val]) for split in splits]))
             return cohort, cohort.rows[used]
-        told = f"; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either"
+        why = f"; {own.info.name}{'' if trained_on is None else ' of --trained-on'} is not it either"
     raise EvalfmError(
         f"{manifest.info.name} is not what this run was made from (ids, images, truth or split differ). Name the run's "
-        f"own data, {name}, with --trained-on DIR, so that no image it has seen is used{told}."
+        f"own data, {name}, with --trained-on DIR, so that no image it has seen is used{why}."
     )
 
 
 def _registered_as(name: str) -> list[Path]:
     """Folders of registered data sets that call themselves ``name``, whatever they are registered as."""
-    found = []
+    folders = []
     for folder in registered().values():
         try:
             if read_dataset_info(folder / DATASET_FILE).name == name:
-                found.append(folder)
+                folders.append(folder)
         except EvalfmError:
             # A data set that is gone or damaged is not it.
             continue
-    return found
+    return folders
 
 
 def _shared(
@@ -145,14 +147,14 @@ def _shared(
     same = np.isin(here.digests(cohort.rows.tolist(), progress=progress), list(bytes_seen))
     reasons = [("of the run's train or val", int(same.sum()))]
     akin = any(same_name(one, other) for one in lineage(here) for other in lineage(there))
-    asked, gone = here.select(cohort.rows), same
+    selected, gone = here.select(cohort.rows), same
     if akin:
         copies = np.zeros(len(cohort), dtype=bool)
-        copies[[pair.one for pair in find_overlap(asked, there, progress).pairs]] = True
+        copies[[pair.one for pair in find_overlap(selected, there, progress).pairs]] = True
         reasons.append(("near copies of images of the run's train or val", int((copies & ~gone).sum())))
         gone = gone | copies
     if akin or (here.info.synthetic and there.info.synthetic):
-        patients = np.isin(asked.patients.astype(str), there.patients.astype(str))
+        patients = np.isin(selected.patients.astype(str), there.patients.astype(str))
         reasons.append(("of patients of the run's train or val", int((patients & ~gone).sum())))
         gone = gone | patients
     return gone, reasons

@@ -68,15 +68,15 @@ class Operating:
 
     def columns(self, kind: str, names: tuple[str, ...], scores: NDArray[np.float64]) -> dict[str, Any]:
         """What predictions say beside ``scores`` [N, K]: ``threshold`` (of several labels each) and ``calibrated``."""
-        found: dict[str, Any] = {}
+        columns: dict[str, Any] = {}
         if kind == "binary":
-            found["threshold"] = self.thresholds[names[0]]
+            columns["threshold"] = self.thresholds[names[0]]
         elif kind == "multilabel":
-            found |= {f"threshold_{name}": self.thresholds.get(name, np.nan) for name in names}
+            columns |= {f"threshold_{name}": self.thresholds.get(name, np.nan) for name in names}
         if ALL in self.temperatures:
-            mended = with_temperature(scores, self.temperatures[ALL])
-            found |= {f"calibrated_{name}": mended[:, index] for index, name in enumerate(names)}
+            calibrated = with_temperature(scores, self.temperatures[ALL])
+            columns |= {f"calibrated_{name}": calibrated[:, index] for index, name in enumerate(names)}
         for index, name in enumerate(names):
             if name in self.temperatures:
-                found[f"calibrated_{name}"] = with_temperature(scores[:, index], self.temperatures[name])
-        return found
+                columns[f"calibrated_{name}"] = with_temperature(scores[:, index], self.temperatures[name])
+        return columns

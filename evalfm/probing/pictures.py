@@ -41,12 +41,12 @@ def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, cohort: Coh
 
 def cautions(record: Record) -> tuple[str, ...]:
     """What must stand on every picture of a run."""
-    found = []
+    marks = []
     if record.provenance.synthetic:
-        found.append("phantom data" if record.data.name.startswith("phantom") else "synthetic data")
+        marks.append("phantom data" if record.data.name.startswith("phantom") else "synthetic data")
     if record.provenance.random_weights:
-        found.append("random weights")
-    return tuple(found)
+        marks.append("random weights")
+    return tuple(marks)
 
 
 def _caption(record: Record) -> Caption:

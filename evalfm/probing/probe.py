@@ -137,7 +137,7 @@ def probe(
                 failures[label] = f"{type(error).__name__}: {error}"
                 traces[label] = "".join(traceback.format_exception(error))
             progress.say(f"Failed: {label}: {failures[label]}")
-    known.tell(progress)
+    known.say(progress)
     if failures:
         raise SomeFailedError(list(runs.values()), failures, traces)
     return list(runs.values())

@@ -104,8 +104,8 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         # Two data sets of one name differ in their images.
         grouped.setdefault((run.task, *map(str, (run.record.data.test_digest, *same))), []).append(run)
     if not grouped:
-        told = "; ".join(dict.fromkeys(reasons)) or "there is no run"
-        raise EvalfmError(f"--decode and --curve find no run to repeat: {told}.")
+        why = "; ".join(dict.fromkeys(reasons)) or "there is no run"
+        raise EvalfmError(f"--decode and --curve find no run to repeat: {why}.")
     return grouped
 
 

@@ -26,6 +26,8 @@ def interrupted(arguments: list[str], home: Path, begun: Callable[[], bool]) -> 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A shell starts what runs in the background deaf to Ctrl-C, which would be handed down to here.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     until = time.monotonic() + 60
     while not begun() and process.poll() is None and time.monotonic() < until:

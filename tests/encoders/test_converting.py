@@ -370,7 +370,9 @@ def test_a_stop_half_way_leaves_nothing(tmp_path: Path, whole: Path, how: signal
         "converting.convert(converting.examine(Path(sys.argv[3])), Path(sys.argv[4]))\n"
     )
     command = [sys.executable, "-c", code, str(ROOT), str(reader), str(whole), str(out)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    # A shell starts what runs in the background deaf to Ctrl-C, which would be handed down to here.
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True, preexec_fn=heard)
     until = time.monotonic() + 60
     while not started.exists() and time.monotonic() < until:
         time.sleep(0.02)

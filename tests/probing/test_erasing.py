@@ -352,7 +352,7 @@ def test_the_verb_prints_what_was_found(runs: dict[str, Run], films: Manifest) -
         app, ["counterfactual", str(runs["constant"].folder), "--data", str(films.folder)], env={"COLUMNS": "200"}
     )
     assert told.exit_code == 0, told.output
-    assert f"painted out of {len(with_tube(films, 'test'))} films of own" in told.output
+    assert f"painted out of {len(with_tube(films, 'test'))} images of own" in told.output
     assert "without chest_tube" in told.output
     as_json = CliRunner().invoke(
         app, ["counterfactual", str(runs["constant"].folder), "--data", str(films.folder), "--json"]

@@ -98,7 +98,7 @@ def solve_episodes(
     known = Known(config.force)
     builder = EpisodeBuilder(session, cohort, config, known, progress, text, Frozen(session, cohort, progress))
     runs = [builder.result(method) for method in config.methods]
-    known.tell(progress)
+    known.say(progress)
     return runs
 
 
