@@ -173,3 +173,31 @@ def test_a_finished_run_is_read_without_torch(tmp_path: Path, code: str) -> None
     script = f"import sys\n{code}\nassert 'torch' not in sys.modules, 'torch was imported'"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "fault"),
+    [
+        (("metrics", "auroc", "n"), -1, "n is -1, which counts nothing"),
+        (("exclusions",), [{"reason": "none", "images": -2}], "images is -2, which counts nothing"),
+        (("data", "folds"), 400, "there are 400 folds of 60 test images"),
+        (("data", "class_names"), ["a", "a"], "class_names names a class twice"),
+        (("data", "splits", "test", "images"), 1.5, "data.splits.test.images"),
+        (("metrics", "auroc", "value"), 1e300, "metrics.auroc.value is a number without bounds"),
+        (("config", "baseline"), "no", "config.baseline"),
+        (("config", "associate"), "tube", "is no association"),
+    ],
+)
+def test_a_fault_is_named_with_the_run(tmp_path: Path, place: tuple[str, ...], value: Any, fault: str) -> None:
+    target = pd.Series([0, 1] * 30).to_numpy()
+    run = make_run(tmp_path, binary_table(signal(target, 1.0, 1), target))
+    content = json.loads((run.folder / RECORD).read_text(encoding="utf-8"))
+    holder = content
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = value
+    (run.folder / RECORD).write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(EvalfmError) as caught:
+        Run.read(run.folder)
+    assert fault in str(caught.value)
+    assert str(run.folder) in str(caught.value)
