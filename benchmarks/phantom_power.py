@@ -4,7 +4,7 @@
 
 A linear head on the `hog` embedding of 1,000 phantom images (C by the log-loss of 300 others), in which the tube goes
 with pneumothorax by a dial: 0 is 30 % of either kind of image, 1 is 80 % and 5 %, the two sets of docs/shortcuts.md.
-Each study asks the head's scores of 300 further images, three in ten of them with a tube whatever the label. Every image
+Each study asks the head's scores of 300 further images, three in ten of them with a tube for either label. Every image
 is drawn with and without its tube, so that what the tube does to the logit is known. Seeds are 0, 1, 2, …
 """
 

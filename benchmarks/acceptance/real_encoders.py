@@ -128,7 +128,7 @@ def main() -> None:
                 "# Really trained encoders on real images",
                 "",
                 f"`python benchmarks/acceptance/real_encoders.py` at commit `{commit[:12]}`. AUROC of the linear head",
-                "on frozen features of 621 NIH images, one per patient, out of five folds; 95 % interval over patients,",
+                "on frozen features of 621 NIH images, one a patient, out of five folds; 95 % interval over patients,",
                 "and in brackets the yardstick measured apart on the same images and weights. Labels are text-mined;",
                 "44 cases of pneumothorax and 56 of cardiomegaly settle no ranking.",
                 "",
