@@ -1,8 +1,8 @@
-"""`evalfm data check` against decoding the same films in two bare processes: the share of their rate that it reaches.
+"""`evalfm data check` against decoding the same images in two bare processes: the share of their rate that it reaches.
 
     python benchmarks/check.py [--images 10000] [--side 512]
 
-Films are phantom-like noise as PNG; each is read once by the loop and once by the check, which also hashes it and looks
+Images are phantom-like noise as PNG; each is read once by loop and once by the check, which also hashes it and looks
 at its pixels. Peak memory is printed for the whole set and for a tenth of it.
 """
 
@@ -24,22 +24,22 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.report import check
 
 
-def films(root: Path, count: int, side: int) -> Manifest:
-    """``count`` smooth films that no two are alike."""
+def radiographs(root: Path, count: int, side: int) -> Manifest:
+    """``count`` smooth radiographs that no two are alike."""
     generator = np.random.default_rng(0)
     base = np.asarray(Image.fromarray(generator.integers(0, 256, (16, 16), dtype=np.uint8)).resize((side, side), 2))
     names = []
     for number in range(count):
-        film = np.roll(base, (number % side, number // side), (0, 1)) // 2
-        film[0, :4] = number % 256, number // 256, 255, 0
+        radiograph = np.roll(base, (number % side, number // side), (0, 1)) // 2
+        radiograph[0, :4] = number % 256, number // 256, 255, 0
         names.append(f"{number}.png")
-        Image.fromarray(film).save(root / names[-1], compress_level=1)
+        Image.fromarray(radiograph).save(root / names[-1], compress_level=1)
     table = pd.DataFrame({"id": names, "image": names})
     return Manifest(DatasetInfo(name="noise", public_ids=True), table, root)
 
 
 def decode(path: str) -> float:
-    """What a bare loop does with a film."""
+    """What a bare loop does with a radiograph."""
     return float(np.asarray(Image.open(path)).astype(np.float32).mean())
 
 
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        data = films(root, options.images, options.side)
+        data = radiographs(root, options.images, options.side)
         paths = [str(root / name) for name in data.table["image"]]
         with ProcessPoolExecutor(2) as pool:
             list(pool.map(decode, paths[:100]))

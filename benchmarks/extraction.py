@@ -2,15 +2,15 @@
 
     python benchmarks/extraction.py [--encoder resnet50] [--images 256] [--rounds 3] [--device cpu] [--disk]
 
-Both sides take turns in this process, each on films that lie in memory at the encoder's input size; the loop
-prepares them, runs the encoder and keeps the pooled features. With --disk both read PNG films of twice that
+Both sides take turns in this process, each on radiographs that lie in memory at the encoder's input size; the loop
+prepares them, runs the encoder and keeps the pooled features. With --disk both read PNG radiographs of twice that
 size, so the loop decodes before it computes. Prints one ratio (throughput of extraction / throughput of the
 loop) and beside it what each side took, in images a second and in CPU seconds.
 
     python benchmarks/extraction.py --memory 10000
 
-runs extraction of that many films once, made as they are read, and prints the process's peak memory in MB
-instead; compare two numbers of films.
+runs extraction of that many radiographs once, made as they are read, and prints the process's peak memory in MB
+instead; compare two numbers of radiographs.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from evalfm.features.forward import automatic_batch_size, device_of
 from evalfm.features.store import FeatureStore
 
 
-class Films:
-    """A manifest of random films, kept in memory, read from PNG files, or made anew at each reading."""
+class Radiographs:
+    """A manifest of random radiographs, kept in memory, read from PNG files, or made anew at each reading."""
 
     def __init__(self, count: int, size: tuple[int, int], folder: Path | None = None, *, keep: bool = True):
         self.info = SimpleNamespace(bits=None, unit=None)
@@ -53,7 +53,7 @@ class Films:
         return Image(pixels, "unit-interval", 8, None, "made up")
 
     def image(self, row: int) -> Image:
-        """The film of ``row``."""
+        """The radiograph of ``row``."""
         if self._folder is not None:
             return read_image(f"{row}.png", self._folder)
         return self._make(row) if self._kept is None else self._kept[row]
@@ -63,19 +63,19 @@ class Films:
         return [hashlib.sha256(str(row).encode()).hexdigest() for row in rows]
 
 
-def bare_loop(encoder, films: Films, batch: int) -> torch.Tensor:
+def bare_loop(encoder, radiographs: Radiographs, batch: int) -> torch.Tensor:
     device, pooled = device_of(encoder), []
-    for first in range(0, len(films), batch):
-        images = [films.image(row) for row in range(first, min(first + batch, len(films)))]
+    for first in range(0, len(radiographs), batch):
+        images = [radiographs.image(row) for row in range(first, min(first + batch, len(radiographs)))]
         tensor = torch.stack([encoder.prepare(image)[0] for image in images]).to(device)
         pooled.append(encoder.encode(tensor).pooled.cpu())
     return torch.cat(pooled)
 
 
-def extraction(encoder, films: Films, batch: int, workers: int) -> torch.Tensor:
+def extraction(encoder, radiographs: Radiographs, batch: int, workers: int) -> torch.Tensor:
     with tempfile.TemporaryDirectory() as folder:
-        source = EncodedSource(encoder, films, FeatureStore(Path(folder)), batch_size=batch, workers=workers)
-        return source.features(range(len(films))).pooled
+        source = EncodedSource(encoder, radiographs, FeatureStore(Path(folder)), batch_size=batch, workers=workers)
+        return source.features(range(len(radiographs))).pooled
 
 
 def timed(work) -> tuple[np.ndarray, torch.Tensor]:
@@ -101,22 +101,22 @@ def main() -> None:
     encoder = load_encoder(options.encoder, weights=options.weights, device=options.device, precision=options.precision)
     batch = options.batch or automatic_batch_size(encoder)
     if options.memory:
-        films = Films(options.memory, encoder.input_size, keep=False)
+        radiographs = Radiographs(options.memory, encoder.input_size, keep=False)
         with tempfile.TemporaryDirectory() as folder:
-            source = EncodedSource(encoder, films, FeatureStore(Path(folder)), batch_size=batch)
+            source = EncodedSource(encoder, radiographs, FeatureStore(Path(folder)), batch_size=batch)
             source.prefetch(range(options.memory))
         print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
         return
     with tempfile.TemporaryDirectory() as folder:
         height, width = encoder.input_size
         size = (2 * height, 2 * width) if options.disk else (height, width)
-        films = Films(options.images, size, Path(folder) if options.disk else None)
-        encoder.encode(torch.zeros(batch, *encoder.prepare(films.image(0))[0].shape, device=device_of(encoder)))
+        radiographs = Radiographs(options.images, size, Path(folder) if options.disk else None)
+        encoder.encode(torch.zeros(batch, *encoder.prepare(radiographs.image(0))[0].shape, device=device_of(encoder)))
         loop, ours = np.zeros(2), np.zeros(2)
         for _ in range(options.rounds):
-            seconds, expected = timed(lambda: bare_loop(encoder, films, batch))
+            seconds, expected = timed(lambda: bare_loop(encoder, radiographs, batch))
             loop += seconds
-            seconds, found = timed(lambda: extraction(encoder, films, batch, options.workers))
+            seconds, found = timed(lambda: extraction(encoder, radiographs, batch, options.workers))
             ours += seconds
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     images = options.rounds * options.images

@@ -2,7 +2,7 @@
 
     python benchmarks/import_nih.py [--rows 112120]
 
-The table and the films are made here: links to a few PNG files of 64 x 64, in the published layout. Nothing is hashed.
+The table and the images are made here: links to a few PNG files of 64 x 64, in the published layout. Nothing is hashed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDER = 10_000
 
 
 def layout(root: Path, rows: int) -> None:
-    """The published layout with ``rows`` films of which many are one file."""
+    """The published layout with ``rows`` radiographs of which many are one file."""
     generator = np.random.default_rng(0)
     sources = []
     for number in range(16):

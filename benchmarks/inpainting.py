@@ -1,8 +1,8 @@
-"""A tube painted out of a phantom against the film drawn without it, in the tube and in the whole painted region.
+"""A tube painted out of a phantom against the radiograph drawn without it, in the tube and in the whole painted region.
 
     python benchmarks/inpainting.py
 
-Root mean squared difference in grey values of 0 to 1, noise included, over 100 films of seed 9001. What the control
+Root mean squared difference in grey values of 0 to 1, noise included, over 100 images of seed 9001. What the control
 changes is what painting over does where there is no tube: the least that can remain after painting the tube out.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.phantom import render
 
-FILMS = 100
+RADIOGRAPHS = 100
 
 
 def distance(one: NDArray[np.float32], other: NDArray[np.float32], where: NDArray[np.bool_]) -> float:
@@ -25,40 +25,40 @@ def distance(one: NDArray[np.float32], other: NDArray[np.float32], where: NDArra
 
 def main() -> None:
     print(
-        "| side | films | in the tube: before | after | widened outline: before | after | nearer | no control "
-        "| overlaps | changed outside | control changes | seconds a film |"
+        "| side | images | in the tube: before | after | widened outline: before | after | nearer | no control "
+        "| overlaps | changed outside | control changes | seconds a image |"
     )
     print("|---" * 12 + "|")
     for size in (256, 512, 1024):
         rows, homeless, seconds = [], 0, 0.0
-        for index in range(FILMS):
+        for index in range(RADIOGRAPHS):
             with_tube, without = (render(9001, index, size, tube=tube) for tube in (True, False))
-            film, goal, tube = with_tube.pixels, without.pixels, with_tube.masks["chest_tube"]
+            radiograph, goal, tube = with_tube.pixels, without.pixels, with_tube.masks["chest_tube"]
             started = time.perf_counter()
             wide = widened(tube, widening(size))
             region = Region.of(wide)
             lesion = with_tube.masks["pneumothorax"]
-            blank = (film == film.min()) | (film == film.max())
+            blank = (radiograph == radiograph.min()) | (radiograph == radiograph.max())
             control = control_region(region, wide | lesion, blank)
-            painted = inpainted(film[None], region)[0]
+            painted = inpainted(radiograph[None], region)[0]
             seconds += time.perf_counter() - started
             if control is None:
                 homeless += 1
                 continue
             place = control.mask(tube.shape)
-            beside = inpainted(film[None], control)[0]
+            beside = inpainted(radiograph[None], control)[0]
             rows.append((
-                distance(film, goal, tube), distance(painted, goal, tube),
-                distance(film, goal, wide), distance(painted, goal, wide),
-                float(distance(painted, goal, tube) < distance(film, goal, tube)),
+                distance(radiograph, goal, tube), distance(painted, goal, tube),
+                distance(radiograph, goal, wide), distance(painted, goal, wide),
+                float(distance(painted, goal, tube) < distance(radiograph, goal, tube)),
                 float((place & (wide | lesion)).any() or place.sum() != wide.sum()),
-                float((beside != film)[~place].any() or (painted != film)[~wide].any()),
-                distance(beside, film, place),
+                float((beside != radiograph)[~place].any() or (painted != radiograph)[~wide].any()),
+                distance(beside, radiograph, place),
             ))  # fmt: skip
         means = np.mean(rows, axis=0)
         shown = " | ".join(f"{value:.4f}" for value in means[:4])
         print(f"| {size} | {len(rows)} | {shown} | {100 * means[4]:.0f} % | {homeless} | {means[5]:g} | {means[6]:g} "
-              f"| {means[7]:.4f} | {seconds / FILMS:.2f} |")  # fmt: skip
+              f"| {means[7]:.4f} | {seconds / RADIOGRAPHS:.2f} |")  # fmt: skip
 
 
 if __name__ == "__main__":

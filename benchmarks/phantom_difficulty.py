@@ -1,8 +1,8 @@
-"""How hard the phantom is: probes that see little, and an ImageNet SqueezeNet, on 1,000 training films.
+"""How hard the phantom is: probes that see little, and an ImageNet SqueezeNet, on 1,000 training radiographs.
 
-    python benchmarks/phantom_difficulty.py [--squeezenet WEIGHTS.npz] [--films 1800] [--seed 11]
+    python benchmarks/phantom_difficulty.py [--squeezenet WEIGHTS.npz] [--radiographs 1800] [--seed 11]
 
-Test AUROC of an L2 logistic regression (C by the AUROC on 300 validation films) from 32 x 32
+Test AUROC of an L2 logistic regression (C by the AUROC on 300 validation radiographs) from 32 x 32
 pixels, the 16 x 16 lowest cosine coefficients, sex, age and view, and the global mean of SqueezeNet 1.0's
 last map (torchvision's key names, RGB 0-255 less 123, 117, 104). Bounds that the phantom is made to keep:
 pneumothorax at most .75 from pixels, .45-.55 from the metadata, at most .97 from SqueezeNet.
@@ -31,62 +31,62 @@ STRENGTHS = 10.0 ** np.arange(-6, 3)
 
 
 @dataclass
-class Films:
-    """What the probes see of the films, and the truth."""
+class Radiographs:
+    """What the probes see of the radiographs, and the truth."""
 
     rows: dict[str, list[object]] = field(default_factory=dict)
     pixels: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def add(self, **values: object) -> None:
-        """Append one film's truth."""
+        """Append one radiograph's truth."""
         for name, value in values.items():
             self.rows.setdefault(name, []).append(value)
 
     def column(self, name: str) -> NDArray[np.float64]:
-        """One truth of all films, as numbers."""
+        """One truth of all radiographs, as numbers."""
         return np.array(self.rows[name], dtype=float)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--squeezenet", type=Path)
-    parser.add_argument("--films", type=int, default=1800)
+    parser.add_argument("--radiographs", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=11)
     options = parser.parse_args()
     start = time.process_time()
-    films = draw(options.films, options.seed)
-    print(f"{options.films / (time.process_time() - start):.0f} films a processor second at 256 pixels")
-    known = films.column("pneumothorax") == 1
-    area = 100 * films.column("area")[known]
+    radiographs = draw(options.radiographs, options.seed)
+    print(f"{options.radiographs / (time.process_time() - start):.0f} images a processor second at 256 pixels")
+    known = radiographs.column("pneumothorax") == 1
+    area = 100 * radiographs.column("area")[known]
     print("area %:", " ".join(f"p{p} {np.percentile(area, p):.2f}" for p in (5, 25, 50, 75, 95)))
     inputs = {
-        "pixels": np.stack([shrunk(image) for image in films.pixels]),
-        "cosines": np.stack([cosines(image) for image in films.pixels]),
-        "metadata": np.stack([films.column(name) for name in ("female", "age", "lying")], axis=1),
+        "pixels": np.stack([shrunk(image) for image in radiographs.pixels]),
+        "cosines": np.stack([cosines(image) for image in radiographs.pixels]),
+        "metadata": np.stack([radiographs.column(name) for name in ("female", "age", "lying")], axis=1),
     }
     if options.squeezenet:
-        inputs["squeezenet"] = squeezenet(films.pixels, options.squeezenet)
+        inputs["squeezenet"] = squeezenet(radiographs.pixels, options.squeezenet)
     print(f"{'test AUROC':12}" + "".join(f"{label:>16}" for label in ("pneumothorax", "cardiomegaly", "tube")))
     for name, features in inputs.items():
-        scores = [probe(features, films.column(label)) for label in ("pneumothorax", "cardiomegaly", "tube")]
+        scores = [probe(features, radiographs.column(label)) for label in ("pneumothorax", "cardiomegaly", "tube")]
         print(f"{name:12}" + "".join(f"{score:16.3f}" for score in scores), flush=True)
 
 
-def draw(count: int, seed: int) -> Films:
-    films = Films()
+def draw(count: int, seed: int) -> Radiographs:
+    radiographs = Radiographs()
     for index in range(count):
-        film = render(seed, index, 256)
-        films.pixels.append(np.rint(film.pixels * 255).astype(np.uint8))
-        films.add(
-            pneumothorax=film.pneumothorax,
-            cardiomegaly=film.cardiomegaly,
-            tube=film.chest_tube,
-            area=film.pneumothorax_area,
-            female=film.sex == "F",
-            age=film.age,
-            lying=film.view == "AP",
+        radiograph = render(seed, index, 256)
+        radiographs.pixels.append(np.rint(radiograph.pixels * 255).astype(np.uint8))
+        radiographs.add(
+            pneumothorax=radiograph.pneumothorax,
+            cardiomegaly=radiograph.cardiomegaly,
+            tube=radiograph.chest_tube,
+            area=radiograph.pneumothorax_area,
+            female=radiograph.sex == "F",
+            age=radiograph.age,
+            lying=radiograph.view == "AP",
         )
-    return films
+    return radiographs
 
 
 def shrunk(image: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -115,7 +115,7 @@ def squeezenet(images: list[NDArray[np.uint8]], weights: Path) -> NDArray[np.flo
 
 
 def probe(features: NDArray[np.floating], target: NDArray[np.float64]) -> float:
-    """Test AUROC of the regularisation that does best on the validation films."""
+    """Test AUROC of the regularisation that does best on the validation radiographs."""
     fitted, chosen = slice(0, TRAIN), slice(TRAIN, TRAIN + VALIDATION)
     tested = slice(TRAIN + VALIDATION, None)
     best = (-1.0, 0.5)

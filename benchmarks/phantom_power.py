@@ -2,9 +2,9 @@
 
     python benchmarks/phantom_power.py [--studies 500]
 
-A linear head on the `hog` embedding of 1,000 phantom films (C by the log-loss of 300 others), in which the tube goes
-with pneumothorax by a dial: 0 is 30 % of either kind of film, 1 is 80 % and 5 %, the two sets of docs/shortcuts.md.
-Each study asks the head's scores of 300 further films, in which three in ten have a tube whatever the label. Every film
+A linear head on the `hog` embedding of 1,000 phantom images (C by the log-loss of 300 others), in which the tube goes
+with pneumothorax by a dial: 0 is 30 % of either kind of image, 1 is 80 % and 5 %, the two sets of docs/shortcuts.md.
+Each study asks the head's scores of 300 further images, three in ten of them with a tube for either label. Every image
 is drawn with and without its tube, so that what the tube does to the logit is known. Seeds are 0, 1, 2, …
 """
 
@@ -60,13 +60,16 @@ def main() -> None:
         print(f"| {dial:g} | {added:+.2f} | {cells} |", flush=True)
 
 
-def drawn(films: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings [2, films, D] without and with a tube, whether there is a pneumothorax, and whose films they are."""
+def drawn(radiographs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Embeddings [2, images, D] without and with a tube, whether there is a pneumothorax, and whose images they are."""
     encoder = evalfm.load_encoder("hog")
     features, label, patient = [], [], []
-    for index in range(films):
+    for index in range(radiographs):
         pair = [render(SEED, index, tube=tube) for tube in (False, True)]
-        batch = [encoder.prepare(Image(film.pixels[None], "unit-interval", 8, None, "phantom"))[0] for film in pair]
+        batch = [
+            encoder.prepare(Image(radiograph.pixels[None], "unit-interval", 8, None, "phantom"))[0]
+            for radiograph in pair
+        ]
         features.append(encoder.encode(torch.stack(batch)).pooled.numpy())
         label.append(pair[0].pneumothorax)
         patient.append(pair[0].patient)
@@ -74,7 +77,7 @@ def drawn(films: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def fitted(features: np.ndarray, label: np.ndarray, learnt: np.ndarray, chosen: np.ndarray) -> LogisticRegression:
-    """The head of the strength that does best on the films it has not learnt from."""
+    """The head of the strength that does best on the radiographs it has not learnt from."""
     heads = [
         make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=2000)).fit(
             features[learnt], label[learnt]

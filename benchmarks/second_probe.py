@@ -3,7 +3,7 @@
     python benchmarks/second_probe.py [--encoder resnet50] [--images 1000]
 
 Prints the ratio of their seconds (process start apart) and how many batches the encoder saw in each; the second must
-see none. Then ten more films are added, and the encoder sees just those.
+see none. Then ten more radiographs are added, and the encoder sees just those.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def main() -> None:
             probe(encoder, task, data=manifest, heads=["linear"], baselines="none", out=Path(folder) / "runs")
             return time.perf_counter() - started, seen
 
-        first, films = timed(small, "ptx-cls")
+        first, radiographs = timed(small, "ptx-cls")
         second, again = timed(small, "cardiomegaly-cls")
         _, more = timed(large, "cardiomegaly-cls")
         print(
-            f"{second / first:.3f} (first {first:.1f} s, {films} films encoded; second {second:.1f} s, {again}; "
+            f"{second / first:.3f} (first {first:.1f} s, {radiographs} images encoded; second {second:.1f} s, {again}; "
             f"ten more rows: {more})"
         )
 

@@ -64,7 +64,7 @@ def main() -> None:
         make_plan(study)
         planned = time.perf_counter() - started
         print(
-            f"{each['through'] - each['directly']:+.2f} s a cell ({len(cells)} cells, {options.images} films, "
+            f"{each['through'] - each['directly']:+.2f} s a cell ({len(cells)} cells, {options.images} images, "
             f"{options.rounds} rounds: directly {each['directly']:.2f} s, through the study {each['through']:.2f} s, "
             f"data read and checked included); the plan before it {planned:.1f} s"
         )

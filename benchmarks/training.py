@@ -4,7 +4,7 @@
     python benchmarks/training.py --encoder rad-dino --images 256 --epochs 4        (on a GPU; wanted: at least .85)
 
 Ours decodes, augments, averages weights, scores val and writes checkpoints; val and checkpoints are in its time. The
-bare loop has the films prepared in memory and does forward, backward and AdamW in the same precision.
+bare loop has the radiographs prepared in memory and does forward, backward and AdamW in the same precision.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="random:resnet18")
     parser.add_argument("--images", type=int, default=64, help="of train; val has an eighth of them")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--size", type=int, default=256, help="of the films, in pixels")
+    parser.add_argument("--size", type=int, default=256, help="of the images, in pixels")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
@@ -80,7 +80,7 @@ def main() -> None:
         layout = head.layout(side.source, context)
         module = head.new_module(layout, torch.Generator()).to(device)
         objective = head.objective(side.examples(rows), context)
-        films = torch.stack([encoder.prepare(manifest.image(int(row)))[0] for row in rows[:BATCH]]).to(device)
+        radiographs = torch.stack([encoder.prepare(manifest.image(int(row)))[0] for row in rows[:BATCH]]).to(device)
         target = objective.read(side.examples(rows[:BATCH]), layout.grid, context.progress, "train").to(device)
     model = Together(tuned.encoder.train(), module.train())
     optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
@@ -88,7 +88,7 @@ def main() -> None:
 
     def step() -> None:
         optimiser.zero_grad()
-        torch.autograd.backward(objective.loss(model(films)[None], target).sum())
+        torch.autograd.backward(objective.loss(model(radiographs)[None], target).sum())
         optimiser.step()
 
     step()

@@ -32,24 +32,30 @@ from evalfm.probing import cells
 from evalfm.probing.probe import probe
 from evalfm.run import HEAD, PREDICTIONS, RECORD, Run, find_runs
 
-FILMS = 24
+RADIOGRAPHS = 24
 SIDE = 48
 FILES = {RECORD, PREDICTIONS, HEAD, "figures/roc.png"}
 OLD = "The run that was there before."
 Scene = Callable[[Path], dict[str, object]]
 
 
-def make_films(folder: Path) -> Manifest:
-    """Films whose positives are a little brighter, so that scores differ and not one is perfect."""
+def make_radiographs(folder: Path) -> Manifest:
+    """Radiographs whose positives are a little brighter, so that scores differ and not one is perfect."""
     generator = np.random.default_rng(0)
     folder.mkdir()
     lines = []
-    for film in range(FILMS):
-        pixels = generator.normal(100 + 6 * (film % 2), 30, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{film}.png")
-        split = "train" if film < FILMS // 2 else "val" if film < FILMS * 3 // 4 else "test"
+    for radiograph in range(RADIOGRAPHS):
+        pixels = generator.normal(100 + 6 * (radiograph % 2), 30, (SIDE, SIDE)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{radiograph}.png")
+        split = "train" if radiograph < RADIOGRAPHS // 2 else "val" if radiograph < RADIOGRAPHS * 3 // 4 else "test"
         lines.append(
-            {"id": f"f{film}", "image": f"{film}.png", "patient": f"p{film}", "split": split, "sign": film % 2}
+            {
+                "id": f"f{radiograph}",
+                "image": f"{radiograph}.png",
+                "patient": f"p{radiograph}",
+                "split": split,
+                "sign": radiograph % 2,
+            }
         )
     info = DatasetInfo(name="films", public_ids=True, label_source={"sign": "mask"})
     Manifest(info, pd.DataFrame(lines), folder).write(folder)
@@ -237,7 +243,7 @@ def kill_everywhere(
 
 
 def kills(folder: Path) -> dict[str, object]:
-    data = make_films(folder / "films")
+    data = make_radiographs(folder / "films")
     undisturbed, empty, stored, old = (folder / name for name in ("undisturbed", "empty", "stored", "old"))
     empty.mkdir()
     told: dict[str, object] = {}
@@ -288,7 +294,7 @@ def probe_in_company(folder: Path, data: Manifest, number: int, **options: objec
 
 
 def company(folder: Path) -> dict[str, object]:
-    data = make_films(folder / "films")
+    data = make_radiographs(folder / "films")
     codes = [finished(fork(run_probe, folder / "alone", data))]
     told: dict[str, object] = {}
     for name, force in (("new", False), ("forced", True)):
@@ -325,7 +331,7 @@ def limited_probe(folder: Path, data: Manifest, limit: int, told: Path) -> None:
 
 def full(folder: Path) -> dict[str, object]:
     """No file may grow beyond a limit that each file of a run hits in turn; features are stored or not."""
-    data = make_films(folder / "films")
+    data = make_radiographs(folder / "films")
     codes = [finished(fork(run_probe, folder / "alone", data))]
     (reference,) = find_runs(folder / "alone" / "out")
     sizes = sorted((reference.folder / name).stat().st_size for name in FILES)
@@ -354,7 +360,7 @@ if __name__ == "__main__":
     scratch = Path(sys.argv[1])
     # Everything that a probe imports is imported before the first fork.
     (scratch / "warm").mkdir()
-    run_probe(scratch / "warm", make_films(scratch / "warm" / "films"))
+    run_probe(scratch / "warm", make_radiographs(scratch / "warm" / "films"))
     answers = {}
     for name in sys.argv[2:]:
         (scratch / name).mkdir()

@@ -1,4 +1,4 @@
-"""A made-up image-text encoder that sees how bright a film is, and reads the words bright, dark and grey."""
+"""A made-up image-text encoder that sees how bright a radiograph is, and reads the words bright, dark and grey."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Reader(TextTower):
 
 
 class Seer(Encoder):
-    """How much of a film is bright, how much dark, and nothing."""
+    """How much of a radiograph is bright, how much dark, and nothing."""
 
     def __init__(self, card: EncoderCard | None = None) -> None:
         super().__init__(card or reader_card())

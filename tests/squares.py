@@ -15,12 +15,12 @@ SIDE = 64
 
 
 def make_squares(folder: Path, patients: int = 60, seed: int = 0, **info: object) -> Manifest:
-    """Films of 64×64, two for every third patient; positives hold a bright square, wider for some than for others."""
+    """Images of 64×64, two for every third patient; positives hold a bright square, wider for some than for others."""
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
     for patient in range(patients):
-        for film in range(2 if patient % 3 == 0 else 1):
+        for radiograph in range(2 if patient % 3 == 0 else 1):
             positive = patient % 2
             pixels = generator.normal(90, 18, (SIDE, SIDE))
             mask = np.zeros((SIDE, SIDE), dtype=bool)
@@ -29,7 +29,7 @@ def make_squares(folder: Path, patients: int = 60, seed: int = 0, **info: object
                 top, left = generator.integers(2, SIDE - side - 2, 2)
                 mask[top : top + side, left : left + side] = True
                 pixels[mask] += 90
-            name = f"s{patient}-{film}"
+            name = f"s{patient}-{radiograph}"
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{name}.png")
             Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"{name}-mask.png")
             lines.append(

@@ -47,7 +47,7 @@ SEGMENTATION = "name: square-seg\nschema: 1\nkind: segmentation\ntitle: Where is
 
 
 @dataclass
-class Films:
+class Radiographs:
     """A data set as a user has it: a folder of PNGs, manifest.csv and dataset.yaml, to be spoilt."""
 
     folder: Path
@@ -71,8 +71,8 @@ class Films:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Films:
-    """Forty films of 48×48 by forty patients, every second with a bright square: 12 train, 8 val, 20 test."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Radiographs:
+    """Forty radiographs of 48×48 by forty patients, every second with a bright square: 12 train, 8 val, 20 test."""
     generator = np.random.default_rng(5)
     folder = tmp_path_factory.mktemp("films")
     lines = []
@@ -99,16 +99,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Films:
         "label_kinds": {"grade": "class"},
         "mask_dialects": {"square": "file"},
     }
-    films = Films(folder, pd.DataFrame(lines, columns=columns), facts)
-    films.save()
-    return films
+    radiographs = Radiographs(folder, pd.DataFrame(lines, columns=columns), facts)
+    radiographs.save()
+    return radiographs
 
 
 @pytest.fixture
-def films(whole: Films, tmp_path: Path) -> Films:
+def radiographs(whole: Radiographs, tmp_path: Path) -> Radiographs:
     """A copy to spoil."""
     shutil.copytree(whole.folder, tmp_path / "films")
-    return Films(tmp_path / "films", whole.table.copy(), json.loads(json.dumps(whole.facts)))
+    return Radiographs(tmp_path / "films", whole.table.copy(), json.loads(json.dumps(whole.facts)))
 
 
 @pytest.fixture
@@ -122,10 +122,15 @@ def left_behind(folder: Path) -> list[Path]:
 
 
 def refusal(
-    films: Films | Path, out: Path, *named: str, encoder: str | Encoder = "pixels", task: str = "square", **asked: Any
+    radiographs: Radiographs | Path,
+    out: Path,
+    *named: str,
+    encoder: str | Encoder = "pixels",
+    task: str = "square",
+    **asked: Any,
 ) -> str:
     """The sentence that ``probe`` refuses with: it holds every ``named`` text, and nothing is left under ``out``."""
-    folder = films.save() if isinstance(films, Films) else films
+    folder = radiographs.save() if isinstance(radiographs, Radiographs) else radiographs
     asked = {"heads": ["linear"], "baselines": "none", **asked}
     with pytest.raises(EvalfmError) as caught:
         probe(encoder, task, data=folder, out=out, **asked)
@@ -137,8 +142,10 @@ def refusal(
     return message
 
 
-def only_run(films: Films, out: Path, task: str = "square", **asked: Any) -> Run:
-    (run,) = probe("pixels", task, data=films.save(), out=out, **{"heads": ["linear"], "baselines": "none", **asked})
+def only_run(radiographs: Radiographs, out: Path, task: str = "square", **asked: Any) -> Run:
+    (run,) = probe(
+        "pixels", task, data=radiographs.save(), out=out, **{"heads": ["linear"], "baselines": "none", **asked}
+    )
     return run
 
 
@@ -153,52 +160,52 @@ def refused_by_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtur
     return error
 
 
-def test_the_films_unspoilt_are_probed(films: Films, out: Path):
-    assert only_run(films, out).metrics["auroc"].value is not None
-    assert only_run(films, out, task="grade").metrics["accuracy"].value is not None
+def test_the_radiographs_unspoilt_are_probed(radiographs: Radiographs, out: Path):
+    assert only_run(radiographs, out).metrics["auroc"].value is not None
+    assert only_run(radiographs, out, task="grade").metrics["accuracy"].value is not None
 
 
 class TestNames:
-    def test_encoder(self, films: Films, out: Path):
-        refusal(films, out, "no encoder 'pixel'", "Did you mean 'pixels'?", encoder="pixel")
-        refusal(films, out, "'quite-other'", "Known: ", "hog", encoder="quite-other")
-        refusal(films, out, "no-such-card.yaml", "check the path", encoder="no-such-card.yaml")
+    def test_encoder(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "no encoder 'pixel'", "Did you mean 'pixels'?", encoder="pixel")
+        refusal(radiographs, out, "'quite-other'", "Known: ", "hog", encoder="quite-other")
+        refusal(radiographs, out, "no-such-card.yaml", "check the path", encoder="no-such-card.yaml")
 
-    def test_task_and_label_column(self, films: Films, out: Path):
-        refusal(films, out, "no task or label column 'squaer'", "Did you mean 'square'?", task="squaer")
-        refusal(films, out, "'ptx-clss'", "Did you mean 'ptx-cls'", task="ptx-clss")
+    def test_task_and_label_column(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "no task or label column 'squaer'", "Did you mean 'square'?", task="squaer")
+        refusal(radiographs, out, "'ptx-clss'", "Did you mean 'ptx-cls'", task="ptx-clss")
 
-    def test_a_task_whose_label_the_data_lack(self, films: Films, out: Path):
-        refusal(films, out, "'cardiomegaly'", "Known: ", "square", task="cardiomegaly-cls")
+    def test_a_task_whose_label_the_data_lack(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "'cardiomegaly'", "Known: ", "square", task="cardiomegaly-cls")
 
-    def test_head_before_weights_are_fetched(self, films: Films, out: Path):
-        refusal(films, out, "no head 'liner'", "Did you mean 'linear'?", heads=["liner"], encoder="rad-dino")
-        refusal(films, out, "'ridge' does not serve binary", "take 'attentive' or 'biomed-dpt'", heads=["ridge"])
+    def test_head_before_weights_are_fetched(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "no head 'liner'", "Did you mean 'linear'?", heads=["liner"], encoder="rad-dino")
+        refusal(radiographs, out, "'ridge' does not serve binary", "take 'attentive' or 'biomed-dpt'", heads=["ridge"])
 
-    def test_columns_of_conditions(self, films: Films, out: Path):
-        refusal(films, out, "no column 'gradde'", "Did you mean 'grade'?", where="gradde == 1")
-        refusal(films, out, "no column 'gradde'", "Did you mean 'grade'?", test_where="gradde == 1")
+    def test_columns_of_conditions(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "no column 'gradde'", "Did you mean 'grade'?", where="gradde == 1")
+        refusal(radiographs, out, "no column 'gradde'", "Did you mean 'grade'?", test_where="gradde == 1")
 
-    def test_labels_that_dataset_yaml_declares(self, films: Films, out: Path):
-        films.facts["label_source"]["sqare"] = "mask"
-        refusal(films, out, "'sqare'", "add it or remove it", "Did you mean 'square'")
+    def test_labels_that_dataset_yaml_declares(self, radiographs: Radiographs, out: Path):
+        radiographs.facts["label_source"]["sqare"] = "mask"
+        refusal(radiographs, out, "'sqare'", "add it or remove it", "Did you mean 'square'")
 
-    def test_data(self, films: Films, out: Path, tmp_path: Path):
+    def test_data(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         refusal(tmp_path / "nowhere", out, "nowhere", "check the path")
-        (films.folder / "manifest.csv").unlink()
-        refusal(films.folder, out, "neither manifest.parquet nor manifest.csv", "evalfm data import")
+        (radiographs.folder / "manifest.csv").unlink()
+        refusal(radiographs.folder, out, "neither manifest.parquet nor manifest.csv", "evalfm data import")
 
 
-def whole_png(films: Films, row: int, pixels: NDArray[Any]) -> None:
-    Image.fromarray(pixels).save(films.image(row))
+def whole_png(radiographs: Radiographs, row: int, pixels: NDArray[Any]) -> None:
+    Image.fromarray(pixels).save(radiographs.image(row))
 
 
-def stored(films: Films, row: int, pixels: NDArray[Any]) -> None:
-    np.save(films.folder / "odd.npy", pixels)
-    films.spoil(row, "image", "odd.npy")
+def stored(radiographs: Radiographs, row: int, pixels: NDArray[Any]) -> None:
+    np.save(radiographs.folder / "odd.npy", pixels)
+    radiographs.spoil(row, "image", "odd.npy")
 
 
-def dicom(films: Films, row: int, *, pixels: bool, syntax: str = ExplicitVRLittleEndian) -> None:
+def dicom(radiographs: Radiographs, row: int, *, pixels: bool, syntax: str = ExplicitVRLittleEndian) -> None:
     dataset = dicom_header(syntax)
     if pixels:
         dataset.Rows = dataset.Columns = SIDE
@@ -206,8 +213,10 @@ def dicom(films: Films, row: int, *, pixels: bool, syntax: str = ExplicitVRLittl
         dataset.HighBit, dataset.PixelRepresentation = 7, 0
         dataset.add_new("PixelData", "OB", encapsulate([bytes(SIDE * SIDE)]))
         dataset["PixelData"].is_undefined_length = True
-    pydicom.dcmwrite(films.folder / "odd.dcm", dataset, implicit_vr=False, little_endian=True, enforce_file_format=True)
-    films.spoil(row, "image", "odd.dcm")
+    pydicom.dcmwrite(
+        radiographs.folder / "odd.dcm", dataset, implicit_vr=False, little_endian=True, enforce_file_format=True
+    )
+    radiographs.spoil(row, "image", "odd.dcm")
 
 
 def noise() -> NDArray[np.float32]:
@@ -215,160 +224,165 @@ def noise() -> NDArray[np.float32]:
 
 
 class TestImages:
-    def test_missing(self, films: Films, out: Path):
-        films.image(4).unlink()
-        films.image(20).unlink()
+    def test_missing(self, radiographs: Radiographs, out: Path):
+        radiographs.image(4).unlink()
+        radiographs.image(20).unlink()
         message = refusal(
-            films, out, "2 faults to fix", "row 5: image 'f4.png' is not there", "row 21: image 'f20.png'"
+            radiographs, out, "2 faults to fix", "row 5: image 'f4.png' is not there", "row 21: image 'f20.png'"
         )
         assert "to fix" in message
 
-    def test_truncated(self, films: Films, out: Path, home: Path):
-        content = films.image(6).read_bytes()
-        films.image(6).write_bytes(content[: len(content) // 2])
-        refusal(films, out, "Row 7", "f6.png", "export it again or take it out of the table")
+    def test_truncated(self, radiographs: Radiographs, out: Path, home: Path):
+        content = radiographs.image(6).read_bytes()
+        radiographs.image(6).write_bytes(content[: len(content) // 2])
+        refusal(radiographs, out, "Row 7", "f6.png", "export it again or take it out of the table")
         chunks = [path for path in (home / "cache" / "features").rglob("*") if path.suffix == ".npy"]
         assert chunks == [], "nothing of the chunk that the film belongs to is kept"
 
-    def test_empty_file(self, films: Films, out: Path):
-        films.image(6).write_bytes(b"")
-        refusal(films, out, "row 7", "f6.png", "take it out of the table")
+    def test_empty_file(self, radiographs: Radiographs, out: Path):
+        radiographs.image(6).write_bytes(b"")
+        refusal(radiographs, out, "row 7", "f6.png", "take it out of the table")
 
     @pytest.mark.parametrize("value", [0, 117])
-    def test_all_one_value(self, films: Films, out: Path, value: int):
-        whole_png(films, 9, np.full((SIDE, SIDE), value, dtype=np.uint8))
-        refusal(films, out, "Row 10", "all pixels", "replace the file or drop the row", "evalfm data check")
+    def test_all_one_value(self, radiographs: Radiographs, out: Path, value: int):
+        whole_png(radiographs, 9, np.full((SIDE, SIDE), value, dtype=np.uint8))
+        refusal(radiographs, out, "Row 10", "all pixels", "replace the file or drop the row", "evalfm data check")
 
-    def test_all_one_value_where_the_input_is_padded(self, films: Films, out: Path):
-        whole_png(films, 9, np.full((SIDE, SIDE // 2), 117, dtype=np.uint8))
-        films.spoil(9, "square_mask", None)
-        refusal(films, out, "Row 10", "all pixels", encoder="hog", resize="letterbox")
+    def test_all_one_value_where_the_input_is_padded(self, radiographs: Radiographs, out: Path):
+        whole_png(radiographs, 9, np.full((SIDE, SIDE // 2), 117, dtype=np.uint8))
+        radiographs.spoil(9, "square_mask", None)
+        refusal(radiographs, out, "Row 10", "all pixels", encoder="hog", resize="letterbox")
 
-    def test_all_one_colour(self, films: Films, out: Path):
-        whole_png(films, 9, np.broadcast_to(np.uint8([10, 20, 30]), (SIDE, SIDE, 3)).copy())
-        refusal(films, out, "Row 10", "all pixels")
+    def test_all_one_colour(self, radiographs: Radiographs, out: Path):
+        whole_png(radiographs, 9, np.broadcast_to(np.uint8([10, 20, 30]), (SIDE, SIDE, 3)).copy())
+        refusal(radiographs, out, "Row 10", "all pixels")
 
-    def test_all_one_value_for_masks(self, films: Films, out: Path, tmp_path: Path):
-        whole_png(films, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
+    def test_all_one_value_for_masks(self, radiographs: Radiographs, out: Path, tmp_path: Path):
+        whole_png(radiographs, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
         (tmp_path / "seg.yaml").write_text(SEGMENTATION)
-        refusal(films, out, "Row 10", "all pixels", task=str(tmp_path / "seg.yaml"), maps="stream")
+        refusal(radiographs, out, "Row 10", "all pixels", task=str(tmp_path / "seg.yaml"), maps="stream")
 
-    def test_all_one_value_outside_of_the_cohort_does_no_harm(self, films: Films, out: Path):
-        whole_png(films, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
-        assert only_run(films, out, where="id != 'f9'").metrics["auroc"].value is not None
+    def test_all_one_value_outside_of_the_cohort_does_no_harm(self, radiographs: Radiographs, out: Path):
+        whole_png(radiographs, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
+        assert only_run(radiographs, out, where="id != 'f9'").metrics["auroc"].value is not None
 
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-    def test_pixels_that_are_no_numbers(self, films: Films, out: Path, value: float):
+    def test_pixels_that_are_no_numbers(self, radiographs: Radiographs, out: Path, value: float):
         pixels = noise()
         pixels[3, 5] = value
-        stored(films, 9, pixels)
-        refusal(films, out, "Row 10", "odd.npy", "NaN or infinite pixels", "fix it or take it out")
+        stored(radiographs, 9, pixels)
+        refusal(radiographs, out, "Row 10", "odd.npy", "NaN or infinite pixels", "fix it or take it out")
 
-    def test_dicom_without_pixels(self, films: Films, out: Path):
-        dicom(films, 9, pixels=False)
-        films.spoil(9, "square_mask", None)
-        refusal(films, out, "row 10", "odd.dcm", "without pixels", "take it out of the table")
+    def test_dicom_without_pixels(self, radiographs: Radiographs, out: Path):
+        dicom(radiographs, 9, pixels=False)
+        radiographs.spoil(9, "square_mask", None)
+        refusal(radiographs, out, "row 10", "odd.dcm", "without pixels", "take it out of the table")
 
-    def test_dicom_of_an_unknown_transfer_syntax(self, films: Films, out: Path):
-        dicom(films, 9, pixels=True, syntax="1.2.3.4.5.6")
-        refusal(films, out, "Row 10", "odd.dcm", "transfer syntax that cannot be read", "convert it")
+    def test_dicom_of_an_unknown_transfer_syntax(self, radiographs: Radiographs, out: Path):
+        dicom(radiographs, 9, pixels=True, syntax="1.2.3.4.5.6")
+        refusal(radiographs, out, "Row 10", "odd.dcm", "transfer syntax that cannot be read", "convert it")
 
-    def test_a_mask_of_another_size(self, films: Films, out: Path, tmp_path: Path):
-        Image.fromarray(np.eye(30, dtype=np.uint8) * 255).save(films.folder / "m9.png")
+    def test_a_mask_of_another_size(self, radiographs: Radiographs, out: Path, tmp_path: Path):
+        Image.fromarray(np.eye(30, dtype=np.uint8) * 255).save(radiographs.folder / "m9.png")
         (tmp_path / "seg.yaml").write_text(SEGMENTATION)
         task = str(tmp_path / "seg.yaml")
-        refusal(films, out, "row 10", "square mask", "30 × 30", "48 × 48", "mask_sizes", task=task)
+        refusal(radiographs, out, "row 10", "square mask", "30 × 30", "48 × 48", "mask_sizes", task=task)
 
-    def test_a_missing_mask(self, films: Films, out: Path):
-        (films.folder / "m9.png").unlink()
-        refusal(films, out, "row 10: square_mask 'm9.png' is not there")
+    def test_a_missing_mask(self, radiographs: Radiographs, out: Path):
+        (radiographs.folder / "m9.png").unlink()
+        refusal(radiographs, out, "row 10: square_mask 'm9.png' is not there")
 
 
 class TestLocators:
     @pytest.mark.parametrize("locator", ["../f9.png", "a/../../f9.png", "/etc/hostname", "C:\\f9.png"])
-    def test_a_path_that_leaves_the_folder(self, films: Films, out: Path, locator: str):
-        shutil.copy(films.image(9), films.folder.parent / "f9.png")
-        films.spoil(9, "image", locator)
-        message = refusal(films, out, "row 10: image", repr(locator))
+    def test_a_path_that_leaves_the_folder(self, radiographs: Radiographs, out: Path, locator: str):
+        shutil.copy(radiographs.image(9), radiographs.folder.parent / "f9.png")
+        radiographs.spoil(9, "image", locator)
+        message = refusal(radiographs, out, "row 10: image", repr(locator))
         assert re.search("leaves the root|is absolute; write it relative", message)
 
-    def test_a_link_that_leaves_the_folder(self, films: Films, out: Path):
-        elsewhere = films.folder.parent / "elsewhere.png"
-        films.image(9).rename(elsewhere)
-        films.image(9).symlink_to(elsewhere)
-        refusal(films, out, "row 10: image 'f9.png' leaves the root through a symbolic link")
+    def test_a_link_that_leaves_the_folder(self, radiographs: Radiographs, out: Path):
+        elsewhere = radiographs.folder.parent / "elsewhere.png"
+        radiographs.image(9).rename(elsewhere)
+        radiographs.image(9).symlink_to(elsewhere)
+        refusal(radiographs, out, "row 10: image 'f9.png' leaves the root through a symbolic link")
 
-    def test_a_mask_that_leaves_the_folder(self, films: Films, out: Path):
-        films.spoil(9, "square_mask", "../m9.png")
-        refusal(films, out, "row 10: square_mask '../m9.png' leaves the root")
+    def test_a_mask_that_leaves_the_folder(self, radiographs: Radiographs, out: Path):
+        radiographs.spoil(9, "square_mask", "../m9.png")
+        refusal(radiographs, out, "row 10: square_mask '../m9.png' leaves the root")
 
 
 class TestLabels:
-    def test_absent(self, films: Films, out: Path):
-        films.table = films.table.drop(columns=["square", "square_mask"])
-        films.facts |= {"label_source": {"grade": "reader"}, "mask_dialects": {}}
-        refusal(films, out, "no task or label column 'square'", "grade")
+    def test_absent(self, radiographs: Radiographs, out: Path):
+        radiographs.table = radiographs.table.drop(columns=["square", "square_mask"])
+        radiographs.facts |= {"label_source": {"grade": "reader"}, "mask_dialects": {}}
+        refusal(radiographs, out, "no task or label column 'square'", "grade")
 
-    def test_unknown_throughout(self, films: Films, out: Path, tmp_path: Path):
-        refusal(films, out, "'blank' is unknown throughout", "fill it in", task="blank")
+    def test_unknown_throughout(self, radiographs: Radiographs, out: Path, tmp_path: Path):
+        refusal(radiographs, out, "'blank' is unknown throughout", "fill it in", task="blank")
         card = "name: blank-cls\nschema: 1\nkind: binary\ntitle: What is blank?\ntarget: [blank]\n"
         (tmp_path / "blank.yaml").write_text(card)
         refusal(
-            films, out, "blank-cls has no image left", "40 target unknown", "--where", task=str(tmp_path / "blank.yaml")
+            radiographs,
+            out,
+            "blank-cls has no image left",
+            "40 target unknown",
+            "--where",
+            task=str(tmp_path / "blank.yaml"),
         )
 
-    def test_neither_0_nor_1(self, films: Films, out: Path):
-        films.spoil(9, "square", 7)
-        refusal(films, out, "row 10: square is 7", "write 0, 1 or nothing")
+    def test_neither_0_nor_1(self, radiographs: Radiographs, out: Path):
+        radiographs.spoil(9, "square", 7)
+        refusal(radiographs, out, "row 10: square is 7", "write 0, 1 or nothing")
 
-    def test_a_manifest_of_no_rows(self, films: Films, out: Path):
-        films.table = films.table.iloc[:0]
-        refusal(films, out, "'films'", "no rows", "import the data again")
-        (films.folder / "manifest.csv").write_text("")
-        refusal(films.folder, out, "manifest.csv", "check the file")
+    def test_a_manifest_of_no_rows(self, radiographs: Radiographs, out: Path):
+        radiographs.table = radiographs.table.iloc[:0]
+        refusal(radiographs, out, "'films'", "no rows", "import the data again")
+        (radiographs.folder / "manifest.csv").write_text("")
+        refusal(radiographs.folder, out, "manifest.csv", "check the file")
 
-    def test_a_condition_that_keeps_nothing(self, films: Films, out: Path):
-        refusal(films, out, "no image left", "40 outside grade == 9", "--where", where="grade == 9")
+    def test_a_condition_that_keeps_nothing(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "no image left", "40 outside grade == 9", "--where", where="grade == 9")
 
 
 class TestSplits:
-    def test_a_patient_in_two(self, films: Films, out: Path):
-        films.spoil(films.rows_of("test")[0], "patient", "p0")
-        refusal(films, out, "the patient 'p0' is in test and train", "split again by patient")
+    def test_a_patient_in_two(self, radiographs: Radiographs, out: Path):
+        radiographs.spoil(radiographs.rows_of("test")[0], "patient", "p0")
+        refusal(radiographs, out, "the patient 'p0' is in test and train", "split again by patient")
 
-    def test_the_same_bytes_in_two(self, films: Films, out: Path):
-        train, test = films.rows_of("train")[0], films.rows_of("test")[1]
-        shutil.copy(films.image(train), films.image(test))
-        names = f"'{films.table['id'][train]}', '{films.table['id'][test]}'"
-        refusal(films, out, names, "identical bytes", "test and train", "put them into one split")
+    def test_the_same_bytes_in_two(self, radiographs: Radiographs, out: Path):
+        train, test = radiographs.rows_of("train")[0], radiographs.rows_of("test")[1]
+        shutil.copy(radiographs.image(train), radiographs.image(test))
+        names = f"'{radiographs.table['id'][train]}', '{radiographs.table['id'][test]}'"
+        refusal(radiographs, out, names, "identical bytes", "test and train", "put them into one split")
 
-    def test_the_same_bytes_in_separate_test_data(self, films: Films, whole: Films, out: Path):
-        refusal(films, out, "40 image(s) of the test data films", "take them out of one", test_data=whole.folder)
+    def test_the_same_bytes_in_separate_test_data(self, radiographs: Radiographs, whole: Radiographs, out: Path):
+        refusal(radiographs, out, "40 image(s) of the test data films", "take them out of one", test_data=whole.folder)
 
-    def test_no_split(self, films: Films, out: Path):
-        films.table = films.table.drop(columns="split")
-        refusal(films, out, "has no split", "evalfm data split", "--folds")
+    def test_no_split(self, radiographs: Radiographs, out: Path):
+        radiographs.table = radiographs.table.drop(columns="split")
+        refusal(radiographs, out, "has no split", "evalfm data split", "--folds")
 
-    def test_a_split_of_another_name(self, films: Films, out: Path):
-        films.spoil(9, "split", "dev")
-        refusal(films, out, "row 10: split is 'dev'", "write train, val or test")
+    def test_a_split_of_another_name(self, radiographs: Radiographs, out: Path):
+        radiographs.spoil(9, "split", "dev")
+        refusal(radiographs, out, "row 10: split is 'dev'", "write train, val or test")
 
     @pytest.mark.parametrize("split", ["train", "test"])
-    def test_no_image_in(self, films: Films, out: Path, split: str):
-        films.table = films.table[films.table["split"] != split].reset_index(drop=True)
-        refusal(films, out, f"No image is left in {split}", "take more data")
+    def test_no_image_in(self, radiographs: Radiographs, out: Path, split: str):
+        radiographs.table = radiographs.table[radiographs.table["split"] != split].reset_index(drop=True)
+        refusal(radiographs, out, f"No image is left in {split}", "take more data")
 
-    def test_no_image_in_val(self, films: Films, out: Path):
-        films.table = films.table[films.table["split"] != "val"].reset_index(drop=True)
-        refusal(films, out, "films has no val part", f"`evalfm data split {films.folder} --val-from-train`")
+    def test_no_image_in_val(self, radiographs: Radiographs, out: Path):
+        radiographs.table = radiographs.table[radiographs.table["split"] != "val"].reset_index(drop=True)
+        refusal(radiographs, out, "films has no val part", f"`evalfm data split {radiographs.folder} --val-from-train`")
 
 
 class TestOneClass:
     @pytest.mark.parametrize("value", [0, 1])
-    def test_in_test_makes_the_metric_null_with_the_reason(self, films: Films, out: Path, value: int):
-        films.table.loc[films.rows_of("test"), "square"] = value
+    def test_in_test_makes_the_metric_null_with_the_reason(self, radiographs: Radiographs, out: Path, value: int):
+        radiographs.table.loc[radiographs.rows_of("test"), "square"] = value
         for head in ("linear", "knn"):
-            run = only_run(films, out, heads=[head])
+            run = only_run(radiographs, out, heads=[head])
             found = run.metrics["auroc"]
             assert found.value is None
             assert found.reason is not None
@@ -380,42 +394,48 @@ class TestOneClass:
     @pytest.mark.parametrize("split", ["train", "val"])
     @pytest.mark.parametrize("head", ["linear", "knn"])
     def test_in_train_or_val_is_refused_before_anything_is_computed(
-        self, films: Films, out: Path, home: Path, split: str, head: str
+        self, radiographs: Radiographs, out: Path, home: Path, split: str, head: str
     ):
-        films.table.loc[films.rows_of(split), "square"] = 0
-        refusal(films, out, f"In {split} 'square' has one class only", "evalfm data split", heads=[head])
+        radiographs.table.loc[radiographs.rows_of(split), "square"] = 0
+        refusal(radiographs, out, f"In {split} 'square' has one class only", "evalfm data split", heads=[head])
         assert not (home / "cache" / "features").exists()
 
-    def test_in_a_fold(self, films: Films, out: Path):
-        films.table["square"] = 0
-        films.table.loc[:1, "square"] = 1
-        refusal(films, out, "Class 1 has 2 patients, fewer than 5 folds", "take fewer", folds=5)
-        refusal(films, out, "val of fold 1", "'square' has one class only", "fewer folds", folds=2)
-        refusal(films, out, "50 folds need at least 50 patients", "ask fewer folds", folds=50)
+    def test_in_a_fold(self, radiographs: Radiographs, out: Path):
+        radiographs.table["square"] = 0
+        radiographs.table.loc[:1, "square"] = 1
+        refusal(radiographs, out, "Class 1 has 2 patients, fewer than 5 folds", "take fewer", folds=5)
+        refusal(radiographs, out, "val of fold 1", "'square' has one class only", "fewer folds", folds=2)
+        refusal(radiographs, out, "50 folds need at least 50 patients", "ask fewer folds", folds=50)
 
-    def test_of_several_in_a_fold(self, films: Films, out: Path):
-        films.table["grade"] = [0, 1] * (PATIENTS // 2)
-        films.table.loc[:1, "grade"] = 2
-        refusal(films, out, "Class 2 has 2 patients, fewer than 5 folds", "take fewer", task="grade", folds=5)
-        run = only_run(films, out, task="grade", folds=2)
+    def test_of_several_in_a_fold(self, radiographs: Radiographs, out: Path):
+        radiographs.table["grade"] = [0, 1] * (PATIENTS // 2)
+        radiographs.table.loc[:1, "grade"] = 2
+        refusal(radiographs, out, "Class 2 has 2 patients, fewer than 5 folds", "take fewer", task="grade", folds=5)
+        run = only_run(radiographs, out, task="grade", folds=2)
         tested = run.predictions().query("split == 'test'").groupby("fold")["target"]
         assert [set(targets) for _, targets in tested] == [{0, 1, 2}, {0, 1, 2}], "each fold tests every class"
 
-    def test_of_masks(self, films: Films, out: Path, tmp_path: Path):
+    def test_of_masks(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         (tmp_path / "seg.yaml").write_text(SEGMENTATION)
         task = str(tmp_path / "seg.yaml")
-        for row in films.rows_of("val"):
-            films.spoil(row, "square_mask", "-1")
-        refusal(films, out, "In val no image has a mask of square that holds anything", "take another split", task=task)
+        for row in radiographs.rows_of("val"):
+            radiographs.spoil(row, "square_mask", "-1")
+        refusal(
+            radiographs,
+            out,
+            "In val no image has a mask of square that holds anything",
+            "take another split",
+            task=task,
+        )
 
-    def test_masks_all_empty_in_test(self, films: Films, out: Path, tmp_path: Path):
+    def test_masks_all_empty_in_test(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         (tmp_path / "seg.yaml").write_text(SEGMENTATION)
-        for row in films.rows_of("test"):
-            films.spoil(row, "square_mask", "-1")
+        for row in radiographs.rows_of("test"):
+            radiographs.spoil(row, "square_mask", "-1")
         (run,) = probe(
             "constant",
             str(tmp_path / "seg.yaml"),
-            data=films.save(),
+            data=radiographs.save(),
             heads=["mean-mask"],
             baselines="none",
             out=out,
@@ -434,61 +454,61 @@ class TestTaskCards:
             ("target: [square]\nkind: binery", "Input should be 'binary'"),
         ],
     )
-    def test_that_cannot_be_asked(self, films: Films, out: Path, tmp_path: Path, line: str, named: str):
+    def test_that_cannot_be_asked(self, radiographs: Radiographs, out: Path, tmp_path: Path, line: str, named: str):
         kind = "" if "kind" in line else "kind: binary\n"
         (tmp_path / "task.yaml").write_text(f"name: odd\nschema: 1\n{kind}title: What?\n{line}\n")
-        refusal(films, out, "task.yaml", named, task=str(tmp_path / "task.yaml"))
+        refusal(radiographs, out, "task.yaml", named, task=str(tmp_path / "task.yaml"))
 
-    def test_of_several_findings_have_a_table_by_finding(self, films: Films, out: Path, tmp_path: Path):
-        films.table["again_mask"] = films.table["square_mask"]
-        films.facts["mask_dialects"]["again"] = "file"
+    def test_of_several_findings_have_a_table_by_finding(self, radiographs: Radiographs, out: Path, tmp_path: Path):
+        radiographs.table["again_mask"] = radiographs.table["square_mask"]
+        radiographs.facts["mask_dialects"]["again"] = "file"
         (tmp_path / "two.yaml").write_text(SEGMENTATION.replace("[square]", "[square, again]"))
         asked: dict[str, Any] = {"heads": ["mean-mask"], "baselines": "none", "out": out}
-        runs = probe("constant", str(tmp_path / "two.yaml"), data=films.save(), **asked)
+        runs = probe("constant", str(tmp_path / "two.yaml"), data=radiographs.save(), **asked)
         (table,) = task_tables(runs)
         assert table.metric_names[:2] == ("dice_positive_square", "dice_positive_again")
 
-    def test_of_a_metric_that_is_none(self, films: Films, out: Path, tmp_path: Path):
+    def test_of_a_metric_that_is_none(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         card = "name: odd\nschema: 1\nkind: binary\ntitle: What?\ntarget: [square]\nmetrics: [aurocc]\n"
         (tmp_path / "task.yaml").write_text(card)
-        refusal(films, out, "no metric of binary tasks 'aurocc'", "'auroc'", task=str(tmp_path / "task.yaml"))
+        refusal(radiographs, out, "no metric of binary tasks 'aurocc'", "'auroc'", task=str(tmp_path / "task.yaml"))
 
 
 class TestFewImages:
-    def test_more_shots_than_images(self, films: Films, out: Path):
-        refusal(films, out, "7 shots of class 0", "has 6 images", "take fewer", shots=7)
+    def test_more_shots_than_images(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "7 shots of class 0", "has 6 images", "take fewer", shots=7)
 
-    def test_impossible_numbers(self, films: Films, out: Path):
-        refusal(films, out, "shots", "greater than or equal to 1", shots=0)
-        refusal(films, out, "folds", "greater than or equal to 2", folds=1)
-        refusal(films, out, "label_fraction", "less than or equal to 1", label_fraction=1.5)
-        refusal(films, out, "shots and label_fraction", "give one", shots=2, label_fraction=0.5)
+    def test_impossible_numbers(self, radiographs: Radiographs, out: Path):
+        refusal(radiographs, out, "shots", "greater than or equal to 1", shots=0)
+        refusal(radiographs, out, "folds", "greater than or equal to 2", folds=1)
+        refusal(radiographs, out, "label_fraction", "less than or equal to 1", label_fraction=1.5)
+        refusal(radiographs, out, "shots and label_fraction", "give one", shots=2, label_fraction=0.5)
 
 
 class TestYaml:
-    def test_one_that_would_construct_an_object(self, films: Films, out: Path, tmp_path: Path):
+    def test_one_that_would_construct_an_object(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         made = tmp_path / "made"
         evil = f"!!python/object/apply:os.mkdir [{made}]\n"
-        films.save()
+        radiographs.save()
         for name in ("card.yaml", "task.yaml"):
             (tmp_path / name).write_text(f"name: {evil}")
-        refusal(films, out, "card.yaml", "not plain YAML", "fix the file", encoder=str(tmp_path / "card.yaml"))
-        refusal(films, out, "task.yaml", "not plain YAML", "fix the file", task=str(tmp_path / "task.yaml"))
-        (films.folder / "dataset.yaml").write_text(f"schema: 1\nname: films\ntitle: {evil}")
-        refusal(films.folder, out, "dataset.yaml", "not plain YAML", "fix the file")
+        refusal(radiographs, out, "card.yaml", "not plain YAML", "fix the file", encoder=str(tmp_path / "card.yaml"))
+        refusal(radiographs, out, "task.yaml", "not plain YAML", "fix the file", task=str(tmp_path / "task.yaml"))
+        (radiographs.folder / "dataset.yaml").write_text(f"schema: 1\nname: films\ntitle: {evil}")
+        refusal(radiographs.folder, out, "dataset.yaml", "not plain YAML", "fix the file")
         assert not made.exists()
 
     @pytest.mark.parametrize("text", ["name: [", "- a\n- b\n", "name: 2024-02-31\n", "name: \x07\n", ""])
-    def test_one_that_is_none(self, films: Films, out: Path, text: str):
-        films.save()
-        (films.folder / "dataset.yaml").write_text(text)
-        refusal(films.folder, out, "dataset.yaml")
+    def test_one_that_is_none(self, radiographs: Radiographs, out: Path, text: str):
+        radiographs.save()
+        (radiographs.folder / "dataset.yaml").write_text(text)
+        refusal(radiographs.folder, out, "dataset.yaml")
 
-    def test_keys_that_no_card_has(self, films: Films, out: Path, tmp_path: Path):
+    def test_keys_that_no_card_has(self, radiographs: Radiographs, out: Path, tmp_path: Path):
         (tmp_path / "task.yaml").write_text(SEGMENTATION + "colour: red\n")
-        refusal(films, out, "task.yaml", "colour", task=str(tmp_path / "task.yaml"))
-        films.facts["colour"] = "red"
-        refusal(films, out, "dataset.yaml", "colour")
+        refusal(radiographs, out, "task.yaml", "colour", task=str(tmp_path / "task.yaml"))
+        radiographs.facts["colour"] = "red"
+        refusal(radiographs, out, "dataset.yaml", "colour")
 
 
 @dataclass(frozen=True)
@@ -556,11 +576,11 @@ class Evil:
 
 
 class TestWeights:
-    def test_whole_ones_are_taken(self, films: Films, weights: Weights, out: Path):
+    def test_whole_ones_are_taken(self, radiographs: Radiographs, weights: Weights, out: Path):
         (run,) = probe(
             weights.card,
             "square",
-            data=films.save(),
+            data=radiographs.save(),
             weights=weights.save(),
             heads=["linear"],
             baselines="none",
@@ -579,91 +599,100 @@ class TestWeights:
         ],
     )
     def test_one_wrong_tensor(
-        self, films: Films, weights: Weights, out: Path, spoil: Callable[[dict[str, Tensor]], None], named: list[str]
+        self,
+        radiographs: Radiographs,
+        weights: Weights,
+        out: Path,
+        spoil: Callable[[dict[str, Tensor]], None],
+        named: list[str],
     ):
         spoil(weights.tensors)
-        refusal(films, out, "tiny.safetensors", *named, encoder=weights.card, weights=weights.save())
+        refusal(radiographs, out, "tiny.safetensors", *named, encoder=weights.card, weights=weights.save())
 
     @pytest.mark.parametrize("kept", [0, 5, 2000, -100])
-    def test_cut_short(self, films: Films, weights: Weights, out: Path, kept: int):
+    def test_cut_short(self, radiographs: Radiographs, weights: Weights, out: Path, kept: int):
         weights.save()
         weights.path.write_bytes(weights.path.read_bytes()[:kept])
-        message = refusal(films, out, "tiny.safetensors", encoder=weights.card, weights=str(weights.path))
+        message = refusal(radiographs, out, "tiny.safetensors", encoder=weights.card, weights=str(weights.path))
         assert "incomplete" in message
         assert "fetch it again" in message
 
     @pytest.mark.parametrize("legacy", [False, True])
-    def test_a_torch_file_cut_short(self, films: Films, weights: Weights, out: Path, legacy: bool):
+    def test_a_torch_file_cut_short(self, radiographs: Radiographs, weights: Weights, out: Path, legacy: bool):
         path = weights.path.with_suffix(".pt")
         torch.save(weights.tensors, path, _use_new_zipfile_serialization=not legacy)
         path.write_bytes(path.read_bytes()[:-5000])
-        refusal(films, out, "tiny.pt", "incomplete", "fetch it again", encoder=weights.card, weights=str(path))
+        refusal(radiographs, out, "tiny.pt", "incomplete", "fetch it again", encoder=weights.card, weights=str(path))
 
     @pytest.mark.parametrize("legacy", [False, True])
-    def test_a_pickle_that_would_execute(self, films: Films, weights: Weights, out: Path, legacy: bool, tmp_path: Path):
+    def test_a_pickle_that_would_execute(
+        self, radiographs: Radiographs, weights: Weights, out: Path, legacy: bool, tmp_path: Path
+    ):
         path, made = weights.path.with_suffix(".pt"), tmp_path / "made"
         torch.save(weights.tensors | {"more": Evil(made)}, path, _use_new_zipfile_serialization=not legacy)
         named = ["tiny.pt was refused", "mkdir", "could run code", "safetensors"]
-        refusal(films, out, *named, encoder=weights.card, weights=str(path))
+        refusal(radiographs, out, *named, encoder=weights.card, weights=str(path))
         assert not made.exists()
 
-    def test_none_there(self, films: Films, weights: Weights, out: Path):
-        refusal(films, out, "tiny.safetensors", "check --weights", encoder=weights.card, weights=str(weights.path))
-        refusal(films, out, "tiny are on no hub", "--weights PATH", encoder=weights.card)
+    def test_none_there(self, radiographs: Radiographs, weights: Weights, out: Path):
+        refusal(
+            radiographs, out, "tiny.safetensors", "check --weights", encoder=weights.card, weights=str(weights.path)
+        )
+        refusal(radiographs, out, "tiny are on no hub", "--weights PATH", encoder=weights.card)
 
-    def test_no_network(self, films: Films, out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def test_no_network(self, radiographs: Radiographs, out: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        refusal(films, out, "rad-dino", "hub cannot be reached", "--weights PATH", "pixels", encoder="rad-dino")
+        refusal(radiographs, out, "rad-dino", "hub cannot be reached", "--weights PATH", "pixels", encoder="rad-dino")
         assert not (tmp_path / "hub").exists()
 
 
 class TestOut:
-    def test_a_file_stands_there(self, films: Films, out: Path, home: Path):
+    def test_a_file_stands_there(self, radiographs: Radiographs, out: Path, home: Path):
         out.write_text("mine")
-        refusal(films, out, str(out), "is a file", "--out")
-        refusal(films, out / "deeper", str(out), "is a file", "--out")
+        refusal(radiographs, out, str(out), "is a file", "--out")
+        refusal(radiographs, out / "deeper", str(out), "is a file", "--out")
         assert out.read_text() == "mine"
         assert not (home / "cache" / "features").exists(), "nothing is computed first"
 
-    def test_read_only(self, films: Films, out: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
+    def test_read_only(self, radiographs: Radiographs, out: Path, home: Path, monkeypatch: pytest.MonkeyPatch):
         out.mkdir()
         may = os.access
         # Permissions do not bind root.
         monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != out and may(path, mode))
-        refusal(films, out, str(out), "read-only", "--out")
+        refusal(radiographs, out, str(out), "read-only", "--out")
         assert not (home / "cache" / "features").exists(), "nothing is computed first"
 
     def test_runs_that_are_there_can_be_read_where_nothing_can_be_written(
-        self, films: Films, out: Path, monkeypatch: pytest.MonkeyPatch
+        self, radiographs: Radiographs, out: Path, monkeypatch: pytest.MonkeyPatch
     ):
-        run = only_run(films, out)
+        run = only_run(radiographs, out)
         monkeypatch.setattr(os, "access", lambda path, mode: False)
-        assert only_run(films, out).folder == run.folder
+        assert only_run(radiographs, out).folder == run.folder
 
-    def test_predict_asks_before_it_computes(self, films: Films, out: Path, tmp_path: Path):
-        run = only_run(films, out)
+    def test_predict_asks_before_it_computes(self, radiographs: Radiographs, out: Path, tmp_path: Path):
+        run = only_run(radiographs, out)
         (tmp_path / "file").write_text("mine")
         with pytest.raises(EvalfmError, match=r"is a file.*--out"):
-            predict(run, films.folder, out=tmp_path / "file" / "predicted")
+            predict(run, radiographs.folder, out=tmp_path / "file" / "predicted")
 
 
 class TestCommandLine:
     def test_every_mistake_is_status_2_and_no_traceback(
-        self, films: Films, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        self, radiographs: Radiographs, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
-        whole_png(films, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
-        asked = ["probe", "--encoder", "pixels", "--task", "square", "--data", films.save(), "--out", out]
+        whole_png(radiographs, 9, np.zeros((SIDE, SIDE), dtype=np.uint8))
+        asked = ["probe", "--encoder", "pixels", "--task", "square", "--data", radiographs.save(), "--out", out]
         assert "Row 10" in refused_by_cli(monkeypatch, capsys, *asked)
         assert "no column 'gradde'" in refused_by_cli(monkeypatch, capsys, *asked, "--where", "gradde > 0")
         assert "take fewer" in refused_by_cli(monkeypatch, capsys, *asked, "--shots", 99)
         assert not out.exists() or left_behind(out) == []
 
-    def test_in_a_process_of_its_own(self, films: Films, out: Path):
-        films.image(3).write_bytes(b"no picture")
+    def test_in_a_process_of_its_own(self, radiographs: Radiographs, out: Path):
+        radiographs.image(3).write_bytes(b"no picture")
         code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from evalfm.cli import main; main()"
-        arguments = ["probe", "--encoder", "pixels", "--task", "square", "--data", films.save(), "--out", out]
+        arguments = ["probe", "--encoder", "pixels", "--task", "square", "--data", radiographs.save(), "--out", out]
         asked = subprocess.run(
             [sys.executable, "-c", code, str(ROOT), *map(str, arguments)], capture_output=True, text=True, check=False
         )

@@ -62,27 +62,33 @@ def test_a_full_disk_is_told_lists_nothing_and_the_next_call_works(told):
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """Twenty-four noisy films, the positives a little brighter."""
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Twenty-four noisy radiographs, the positives a little brighter."""
     folder = tmp_path_factory.mktemp("films")
     generator = np.random.default_rng(0)
     lines = []
-    for film in range(24):
-        pixels = generator.normal(100 + 6 * (film % 2), 30, (48, 48)).clip(0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{film}.png")
-        split = "train" if film < 12 else "val" if film < 18 else "test"
+    for radiograph in range(24):
+        pixels = generator.normal(100 + 6 * (radiograph % 2), 30, (48, 48)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{radiograph}.png")
+        split = "train" if radiograph < 12 else "val" if radiograph < 18 else "test"
         lines.append(
-            {"id": f"f{film}", "image": f"{film}.png", "patient": f"p{film}", "split": split, "sign": film % 2}
+            {
+                "id": f"f{radiograph}",
+                "image": f"{radiograph}.png",
+                "patient": f"p{radiograph}",
+                "split": split,
+                "sign": radiograph % 2,
+            }
         )
     info = DatasetInfo(name="films", public_ids=True, label_source={"sign": "mask"})
     Manifest(info, pd.DataFrame(lines), folder).write(folder)
     return Manifest.read(folder)
 
 
-def probed(films: Manifest, out: Path, monkeypatch: pytest.MonkeyPatch, home: Path, **options: object) -> Run:
+def probed(radiographs: Manifest, out: Path, monkeypatch: pytest.MonkeyPatch, home: Path, **options: object) -> Run:
     monkeypatch.setenv("EVALFM_HOME", str(home))
     asked = {"encoder": "random:resnet18", "input_size": 32, "heads": ["linear"], "baselines": "none", **options}
-    (run,) = probe(task="sign", data=films, out=out, **asked)  # type: ignore[arg-type]
+    (run,) = probe(task="sign", data=radiographs, out=out, **asked)  # type: ignore[arg-type]
     return run
 
 
@@ -91,27 +97,27 @@ def stored(run: Run) -> tuple[bytes, ...]:
 
 
 @pytest.fixture
-def first(films: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    return probed(films, tmp_path / "first", monkeypatch, tmp_path / "home")
+def first(radiographs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    return probed(radiographs, tmp_path / "first", monkeypatch, tmp_path / "home")
 
 
 def test_the_same_command_twice_gives_the_same_bytes(
-    first: Run, films: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Run, radiographs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before, scores = stored(first), first.predictions()["score_sign"]
     assert scores.nunique() > 6
     # Over the run itself with its features stored, and from nothing.
-    again = probed(films, tmp_path / "first", monkeypatch, tmp_path / "home", force=True)
+    again = probed(radiographs, tmp_path / "first", monkeypatch, tmp_path / "home", force=True)
     assert again.folder == first.folder
     assert again.record.provenance != first.record.provenance
     assert stored(again) == before
-    assert stored(probed(films, tmp_path / "second", monkeypatch, tmp_path / "other-home")) == before
+    assert stored(probed(radiographs, tmp_path / "second", monkeypatch, tmp_path / "other-home")) == before
 
 
 def test_another_batch_size_changes_no_prediction_by_more_than_rounding(
-    first: Run, films: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Run, radiographs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    other = probed(films, tmp_path / "second", monkeypatch, tmp_path / "other-home", batch_size=5)
+    other = probed(radiographs, tmp_path / "second", monkeypatch, tmp_path / "other-home", batch_size=5)
     assert other.record.key == first.record.key
     ours, theirs = (run.predictions() for run in (other, first))
     assert ours["id"].tolist() == theirs["id"].tolist()
@@ -119,7 +125,7 @@ def test_another_batch_size_changes_no_prediction_by_more_than_rounding(
 
 
 def test_a_flipped_byte_in_stored_features_is_told_and_computed_again(
-    first: Run, films: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: Run, radiographs: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     arrays = list((tmp_path / "home" / "cache" / "features").rglob("pooled/*/*.npy"))
     assert arrays
@@ -127,9 +133,9 @@ def test_a_flipped_byte_in_stored_features_is_told_and_computed_again(
     # The exponent of the last value, so that unnoticed it would change the result.
     arrays[0].write_bytes(before[:-1] + bytes([before[-1] ^ 0x40]))
     with pytest.warns(UserWarning, match="damaged"):
-        again = probed(films, tmp_path / "second", monkeypatch, tmp_path / "home")
+        again = probed(radiographs, tmp_path / "second", monkeypatch, tmp_path / "home")
     assert stored(again) == stored(first)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        assert stored(probed(films, tmp_path / "third", monkeypatch, tmp_path / "home")) == stored(first)
+        assert stored(probed(radiographs, tmp_path / "third", monkeypatch, tmp_path / "home")) == stored(first)
     assert [path.read_bytes() for path in (tmp_path / "home").rglob("pooled/*/*.npy")] == [before]

@@ -1,4 +1,4 @@
-"""A hospital's films and table go through import, probe, predict and pictures; no word that names anybody comes out."""
+"""A hospital's images and table go through import, probe, predict, pictures; nothing that names anybody comes out."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ UID = "1.2.826.0.1.3680043.8.498.77"
 
 @dataclass(frozen=True)
 class Hospital:
-    """Films and table as a hospital would hand them over, and the words that must not leave.
+    """Radiographs and table as a hospital would hand them over, and the words that must not leave.
 
     Attributes:
         mapped: words that the mapping lets into the manifest, which stays: file names and patients.
@@ -56,19 +56,19 @@ class Passed:
     printed: str
 
 
-def _write_film(path: Path, pixels: np.ndarray, elements: dict[str, str]) -> None:
-    film = Dataset()
-    film.file_meta = FileMetaDataset()
-    film.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    film.SOPClassUID = film.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
-    film.file_meta.MediaStorageSOPInstanceUID = elements["SOPInstanceUID"]
-    film.Modality, film.PhotometricInterpretation, film.SamplesPerPixel = "CR", "MONOCHROME2", 1
-    film.Rows, film.Columns = pixels.shape
-    film.BitsAllocated, film.BitsStored, film.HighBit, film.PixelRepresentation = 16, 12, 11, 0
+def _write_radiograph(path: Path, pixels: np.ndarray, elements: dict[str, str]) -> None:
+    radiograph = Dataset()
+    radiograph.file_meta = FileMetaDataset()
+    radiograph.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    radiograph.SOPClassUID = radiograph.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    radiograph.file_meta.MediaStorageSOPInstanceUID = elements["SOPInstanceUID"]
+    radiograph.Modality, radiograph.PhotometricInterpretation, radiograph.SamplesPerPixel = "CR", "MONOCHROME2", 1
+    radiograph.Rows, radiograph.Columns = pixels.shape
+    radiograph.BitsAllocated, radiograph.BitsStored, radiograph.HighBit, radiograph.PixelRepresentation = 16, 12, 11, 0
     for keyword, value in elements.items():
-        setattr(film, keyword, value)
-    film.PixelData = pixels.astype("<u2").tobytes()
-    film.save_as(path, enforce_file_format=True)
+        setattr(radiograph, keyword, value)
+    radiograph.PixelData = pixels.astype("<u2").tobytes()
+    radiograph.save_as(path, enforce_file_format=True)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
             if patient % 2:
                 mask[10 + patient % 7 : 30, 12 : 28 + exam] = True
                 pixels[mask] += 900
-            _write_film(
+            _write_radiograph(
                 root / f"{accession}.dcm",
                 pixels.clip(0, 4095),
                 {
@@ -160,7 +160,7 @@ def passed(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Pass
         assert answer.exit_code == 0, answer.output
         printed.append(answer.output + answer.stderr)
 
-    # Without a name the data set would be called after the folder of its films.
+    # Without a name the data set would be called after the folder of its radiographs.
     (folder / "mapping.yaml").write_text("name: films\n")
     again = [
         "--mapping",
@@ -228,8 +228,8 @@ def _plain(path: Path) -> bytes:
 
 
 def test_the_words_are_in_what_went_in(hospital: Hospital):
-    film = min(hospital.root.glob("*.dcm"))
-    assert pydicom.dcmread(film).PatientName == "Mustermann00^Erika"
+    radiograph = min(hospital.root.glob("*.dcm"))
+    assert pydicom.dcmread(radiograph).PatientName == "Mustermann00^Erika"
     everything = b"".join(path.read_bytes() for path in hospital.root.iterdir()) + str(hospital.root).encode()
     everything += "\n".join(path.name for path in hospital.root.iterdir()).encode()
     assert set(_found(everything, hospital.words)) == hospital.words
@@ -248,7 +248,7 @@ def test_no_word_is_in_any_byte_or_name_of_runs_and_predictions(hospital: Hospit
         assert _found(str(path.relative_to(passed.runs.parent)).encode(), words) == []
 
 
-def test_predictions_hold_hashes_of_known_films_and_declared_attributes(passed: Passed):
+def test_predictions_hold_hashes_of_known_radiographs_and_declared_attributes(passed: Passed):
     tables = [pd.read_parquet(path) for path in sorted(passed.predictions.rglob("*.parquet"))]
     assert len(tables) == 2
     for table in tables:

@@ -1,4 +1,4 @@
-"""Heads and adaptations on real films (Wingspan) and on the phantom: what does training the encoder add?
+"""Heads and adaptations on real radiographs (Wingspan) and on the phantom: what does training the encoder add?
 
     python benchmarks/acceptance/adaptation.py --shared ../shared/data --out build/adaptation
 
@@ -115,7 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("build/adaptation"))
-    parser.add_argument("--phantom", type=int, default=160, help="films of the phantom")
+    parser.add_argument("--phantom", type=int, default=160, help="images of the phantom")
     parser.add_argument("--seeds", type=int, default=3, help="on the phantom")
     options = parser.parse_args()
     weights = options.shared / "weights" / "squeezenet1_0_torchvision_keys_rgb255.npz"
@@ -142,7 +142,7 @@ def main() -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     command = f"python benchmarks/acceptance/adaptation.py --phantom {options.phantom} --seeds {options.seeds}"
     lines = [
-        "# Heads and adaptations on real films and on the phantom",
+        "# Heads and adaptations on real images and on the phantom",
         "",
         f"`{command}` at commit `{commit[:12]}`. ImageNet SqueezeNet (frozen, LoRA, trained whole) and a U-Net",
         "with a ResNet-34 trained from random weights. Wingspan: default recipes; phantom: ten epochs, U-Net at 128².",

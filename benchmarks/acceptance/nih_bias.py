@@ -1,4 +1,4 @@
-"""Does the pneumothorax score on real NIH films depend on the view or the sex: and what 44 cases cannot say.
+"""Does the pneumothorax score on real NIH radiographs depend on the view or the sex: and what 44 cases cannot say.
 
     python benchmarks/acceptance/nih_bias.py --shared ../shared/data --out build/acceptance
 
@@ -27,7 +27,7 @@ def strata(report: Bias) -> list[str]:
     lines = [
         f"### {report.model}",
         "",
-        "| level | films | cases | AUROC | sensitivity | specificity |",
+        "| level | images | cases | AUROC | sensitivity | specificity |",
         "|---" * 6 + "|",
     ]
     for part in report.parts:
@@ -53,7 +53,7 @@ def unsettled(reports: list[Bias]) -> str:
     detectable = [gap.detectable for gap in gaps if gap.detectable is not None]
     smallest, largest = min(detectable), max(detectable)
     return (
-        "Among the 577 films without a pneumothorax there is enough to ask whether the score follows view and sex;\n"
+        "Among the 577 images without a pneumothorax there is enough to ask whether the score follows view and sex;\n"
         "within a level there are 14 to 30 cases, so whether the score is worse for one of them stays open: only\n"
         f"differences of AUROC of {smallest:.2f} to {largest:.2f} could have been detected with 80 % power."
     )
@@ -74,10 +74,10 @@ def main() -> None:
     ]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     lines = [
-        "# View and sex on real films",
+        "# View and sex on real images",
         "",
         f"`python benchmarks/acceptance/nih_bias.py` at commit `{commit[:12]}`: what `evalfm bias --by view,sex`",
-        "says of the five-fold pneumothorax runs on 621 NIH films, one a patient. 44 cases, text-mined labels.",
+        "says of the five-fold pneumothorax runs on 621 NIH images, one a patient. 44 cases, text-mined labels.",
         "",
         unsettled(reports),
         *bias_markdown(reports).replace("## ", "### ").splitlines()[2:],

@@ -1,4 +1,4 @@
-"""Three really trained encoders on real films: linear probes over five folds, against yardsticks taken elsewhere.
+"""Three really trained encoders on real radiographs: linear probes over five folds, against yardsticks taken elsewhere.
 
     python benchmarks/acceptance/real_encoders.py --shared ../shared/data --out build/acceptance
 
@@ -28,7 +28,7 @@ YARDSTICKS = {
     "efficientnet-lite0": (0.937, 0.982, 0.651, 0.694),
     "squeezenet1-0.caffe": (0.928, 0.981, 0.661, 0.646),
 }
-"""AUROC of sex, AP view, pneumothorax and cardiomegaly, measured apart on the same films and weights."""
+"""AUROC of sex, AP view, pneumothorax and cardiomegaly, measured apart on the same radiographs and weights."""
 
 TOLERANCE = 0.01
 
@@ -125,11 +125,11 @@ def main() -> None:
     TABLE.write_text(
         "\n".join(
             [
-                "# Really trained encoders on real films",
+                "# Really trained encoders on real images",
                 "",
                 f"`python benchmarks/acceptance/real_encoders.py` at commit `{commit[:12]}`. AUROC of the linear head",
-                "on frozen features of 621 NIH films, one per patient, out of five folds; 95 % interval over patients,",
-                "and in brackets the yardstick measured apart on the same films and weights. Labels are text-mined;",
+                "on frozen features of 621 NIH images, one a patient, out of five folds; 95 % interval over patients,",
+                "and in brackets the yardstick measured apart on the same images and weights. Labels are text-mined;",
                 "44 cases of pneumothorax and 56 of cardiomegaly settle no ranking.",
                 "",
                 "| encoder | " + " | ".join(TASKS) + " |",

@@ -147,7 +147,7 @@ def read(tmp_path: Path, table: pd.DataFrame, **rest: Any) -> Any:
 def test_a_patient_in_both_groups_is_no_two_patients(tmp_path: Path) -> None:
     report = bias(read(tmp_path, TABLE), ["tube", "sex"])
     tube, sex = (part.contrasts[0].fixed[0] for part in report.parts)
-    # Half of the patients have a film with a tube and one without; sexes do not change between films.
+    # Half of the patients have a radiograph with a tube and one without; sexes do not change between radiographs.
     assert tube.method == "clustered, t"
     assert sex.method == "2000 permutations of patients within the label"
     member = TABLE["tube"].to_numpy() == 1

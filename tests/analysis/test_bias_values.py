@@ -18,7 +18,7 @@ from .made import GRADES, class_scores, class_table, make_run
 
 
 def masks(n: int = 300, *, drop: float = 0.0, alarm: float = 0.0) -> pd.DataFrame:
-    """Half of the films have a lesion; tubes go with large ones, Dice with size, less ``drop`` where a tube is."""
+    """Half of the images have a lesion; tubes go with large ones, Dice with size, less ``drop`` where a tube is."""
     generator = np.random.default_rng(0)
     there = np.arange(n) % 2 == 0
     area = np.where(there, np.exp(generator.normal(-4, 1, n)), 0.0)
@@ -41,7 +41,7 @@ def masks(n: int = 300, *, drop: float = 0.0, alarm: float = 0.0) -> pd.DataFram
     )
 
 
-def test_dice_is_told_of_films_with_a_lesion_and_held_to_its_size(tmp_path: Path) -> None:
+def test_dice_is_told_of_radiographs_with_a_lesion_and_held_to_its_size(tmp_path: Path) -> None:
     table = masks()
     report = bias_of_values(make_run(tmp_path, table, kind="segmentation"), ["chest_tube"])
     dice, area = report.outcomes

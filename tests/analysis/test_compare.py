@@ -120,7 +120,7 @@ def test_means_go_by_the_paired_t_test_and_errors_are_better_small(tmp_path: Pat
     assert other.non_inferior is False
 
 
-def test_dice_is_compared_on_films_with_a_lesion(tmp_path: Path) -> None:
+def test_dice_is_compared_on_radiographs_with_a_lesion(tmp_path: Path) -> None:
     generator = np.random.default_rng(3)
     made = []
     for name, shift in (("one", 0.0), ("two", 0.1)):

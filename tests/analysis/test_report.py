@@ -115,7 +115,7 @@ def test_words_of_runs_never_become_elements(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert" in page
 
 
-def test_films_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_path: Path) -> None:
+def test_radiographs_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_path: Path) -> None:
     (open_set,) = sections([masks(tmp_path / "open", shown=True)])
     assert len(open_set.pictures) == 1
     (closed,) = sections([masks(tmp_path / "closed", shown=False)])
@@ -123,7 +123,7 @@ def test_films_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_path: P
     assert closed.absent[0] == "Images with outlines: the licence of the data does not let pixels be shown."
 
 
-def test_the_spread_of_dice_is_of_films_with_the_finding(tmp_path: Path) -> None:
+def test_the_spread_of_dice_is_of_radiographs_with_the_finding(tmp_path: Path) -> None:
     run = masks(tmp_path, shown=False)
     drawing = next(str(drawing) for heading, drawing in sections([run])[0].drawings if heading.startswith("Dice"))
     frame = run.predictions()

@@ -253,7 +253,7 @@ def test_few_shot_results_of_two_cohorts_or_sizes_are_told_apart(squares: Manife
 
 
 def one_view(out: Path) -> list[Run]:
-    """Of three labels one is known on films of one view alone; every film is of one sex."""
+    """Of three labels one is known on radiographs of one view alone; every radiograph is of one sex."""
     generator = np.random.default_rng(5)
     labels = (generator.random((120, 3)) < 0.5).astype(float)
     view = np.where(np.arange(120) % 2 == 0, "AP", "PA")

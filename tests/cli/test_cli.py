@@ -33,7 +33,7 @@ def refused(asked: Shown, message: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as a user has it: images and a CSV."""
     folder = tmp_path_factory.mktemp("films")
     generator = np.random.default_rng(0)
@@ -49,13 +49,13 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def imported(films: Path) -> Path:
-    out = films.parent / "imported"
+def imported(radiographs: Path) -> Path:
+    out = radiographs.parent / "imported"
     options = [
         "--name",
         "mine",
         "--csv",
-        films / "labels.csv",
+        radiographs / "labels.csv",
         "--image",
         "file",
         "--patient",
@@ -63,7 +63,7 @@ def imported(films: Path) -> Path:
         "--label",
         "finding",
     ]
-    asked = evalfm("data", "import", "table", "--root", films, "--out", out, *options, "--attribute", "sex",
+    asked = evalfm("data", "import", "table", "--root", radiographs, "--out", out, *options, "--attribute", "sex",
                    "--stratify", "finding")  # fmt: skip
     assert asked.returncode == 0, asked.stderr
     assert "mine: 140 images, 140 patients" in asked.stdout

@@ -105,7 +105,7 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_a_film_that_leaves_most_of_its_range_unused(name: str) -> None:
+def test_a_radiograph_that_leaves_most_of_its_range_unused(name: str) -> None:
     """Scaling by the image's own values shows only where these do not reach from black to white."""
     given = image(np.asarray(drawn(300, 231, 16).pixels) * np.float32(0.25) + np.float32(0.4), 16)
     tensor, _ = Preparer(find_card(name).preprocessing, name)(given)

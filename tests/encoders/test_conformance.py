@@ -98,14 +98,14 @@ def test_a_batch_changes_nothing(small: Encoder) -> None:
             assert torch.allclose(mine[0], theirs[index], atol=1e-5 * float(theirs.abs().max()), rtol=1e-4)
 
 
-def test_the_same_film_gives_the_same_features(small: Encoder) -> None:
+def test_the_same_radiograph_gives_the_same_features(small: Encoder) -> None:
     batch = prepared(small, 2)
     one, other = small.encode(batch), small.encode(batch.clone())
     assert torch.equal(one.pooled, other.pooled)
     assert all(torch.equal(*pair) for pair in zip(one.maps, other.maps, strict=True))
 
 
-def test_other_films_give_other_features(small: Encoder) -> None:
+def test_other_radiographs_give_other_features(small: Encoder) -> None:
     features = small.encode(prepared(small, 2))
     assert not torch.allclose(features.pooled[0], features.pooled[1], atol=1e-6)
     assert all(not torch.allclose(each[0], each[1], atol=1e-6) for each in features.maps)

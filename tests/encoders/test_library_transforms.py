@@ -102,7 +102,7 @@ def library(name: str) -> Callable[[Pil.Image], Tensor]:
         *("rad-dino", "dinov2-base", "pubmedclip", "biomedclip", "unimed-clip-b16", "cxr-clip-swint", "chexzero"),
     ],
 )
-def test_films_of_many_sizes_are_what_the_library_makes_of_them(name: str) -> None:
+def test_radiographs_of_many_sizes_are_what_the_library_makes_of_them(name: str) -> None:
     preparer, given = Preparer(find_card(name).preprocessing, name), library(name)
     low, high = EXPECTED[name].value_range
     level = (high - low) / 255 / torch.tensor(EXPECTED[name].statistics[1])[:, None, None]

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import torch
-from conftest import CountingEncoder, Films
+from conftest import CountingEncoder, Radiographs
 
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
@@ -28,7 +28,7 @@ BOUNDARIES = {"mkdir", "open", "write", "flush", "fsync", "rename"}
 
 
 def source(folder: Path) -> EncodedSource:
-    return EncodedSource(CountingEncoder(), Films(ROWS), FeatureStore(folder), maps="store", batch_size=2)
+    return EncodedSource(CountingEncoder(), Radiographs(ROWS), FeatureStore(folder), maps="store", batch_size=2)
 
 
 def chunks(folder: Path) -> list[Path]:

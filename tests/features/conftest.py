@@ -59,8 +59,8 @@ class CountingEncoder(nn.Module):
 
 
 @dataclass
-class Films:
-    """A manifest of made-up films: the film of a row is decided by its number in ``contents``."""
+class Radiographs:
+    """A manifest of made-up radiographs: the radiograph of a row is decided by its number in ``contents``."""
 
     contents: list[int]
     info: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(bits=None, unit=None))
@@ -89,9 +89,9 @@ class Films:
         return np.array(names, dtype=object)
 
 
-def direct(encoder: CountingEncoder, films: Films, rows: Sequence[int]) -> Features:
+def direct(encoder: CountingEncoder, radiographs: Radiographs, rows: Sequence[int]) -> Features:
     """Features without any store, one image at a time; maps through float16."""
-    results = [encoder.encode(encoder.prepare(films.image(row))[0][None]) for row in rows]
+    results = [encoder.encode(encoder.prepare(radiographs.image(row))[0][None]) for row in rows]
     layers = zip(*(result.maps for result in results), strict=True)
     return Features(
         torch.cat([result.pooled for result in results]),
@@ -105,10 +105,10 @@ def make_encoder() -> type[CountingEncoder]:
 
 
 @pytest.fixture
-def make_films() -> Callable[..., Films]:
-    return lambda contents, **keywords: Films(list(contents), **keywords)
+def make_radiographs() -> Callable[..., Radiographs]:
+    return lambda contents, **keywords: Radiographs(list(contents), **keywords)
 
 
 @pytest.fixture
-def compute() -> Callable[[CountingEncoder, Films, Sequence[int]], Features]:
+def compute() -> Callable[[CountingEncoder, Radiographs, Sequence[int]], Features]:
     return direct

@@ -21,14 +21,14 @@ from evalfm.features.store import FeatureStore, estimate_bytes
 
 
 @pytest.fixture
-def open_source(tmp_path, make_encoder, make_films):
-    """Opens a source on films numbered 0 … 9, each time as a new process would."""
+def open_source(tmp_path, make_encoder, make_radiographs):
+    """Opens a source on radiographs numbered 0 … 9, each time as a new process would."""
 
-    def open_(films=None, encoder=None, budget=None, **keywords):
-        films = films if films is not None else make_films(range(10))
+    def open_(radiographs=None, encoder=None, budget=None, **keywords):
+        radiographs = radiographs if radiographs is not None else make_radiographs(range(10))
         encoder = encoder if encoder is not None else make_encoder()
-        source = EncodedSource(encoder, films, FeatureStore(tmp_path / "store", budget), **keywords)
-        source.films = films  # For the tests to ask what was read.
+        source = EncodedSource(encoder, radiographs, FeatureStore(tmp_path / "store", budget), **keywords)
+        source.films = radiographs  # For the tests to ask what was read.
         return source
 
     return open_
@@ -70,19 +70,19 @@ def test_a_second_opening_makes_no_encoder_call(open_source):
     assert torch.equal(features.maps[1], first.maps[1])
 
 
-def test_more_rows_cost_those_rows_and_subsets_nothing(open_source, make_films):
+def test_more_rows_cost_those_rows_and_subsets_nothing(open_source, make_radiographs):
     open_source().features(range(10))
-    more = open_source(make_films([*range(5), 40, 41, *range(5, 10), 40]))
+    more = open_source(make_radiographs([*range(5), 40, 41, *range(5, 10), 40]))
     more.features(range(13))
     assert more.encoded_images == 2
     assert sorted(more.films.read) == [5, 6]
-    subset = open_source(make_films([9, 41, 3]))
+    subset = open_source(make_radiographs([9, 41, 3]))
     assert torch.equal(subset.features([1]).pooled, more.features([6]).pooled)
     assert subset.encoder_calls == 0
 
 
-def test_identical_images_are_encoded_once(open_source, make_films):
-    source = open_source(make_films([3, 3, 4, 3]))
+def test_identical_images_are_encoded_once(open_source, make_radiographs):
+    source = open_source(make_radiographs([3, 3, 4, 3]))
     pooled = source.features(range(4)).pooled
     assert source.encoded_images == 2
     assert torch.equal(pooled[0], pooled[1])
@@ -107,10 +107,10 @@ def test_another_encoder_never_gets_these_features(open_source, make_encoder):
     torch.testing.assert_close(two, 2 * one)
 
 
-def test_the_same_bytes_read_by_another_rule_are_other_images(open_source, make_films):
+def test_the_same_bytes_read_by_another_rule_are_other_images(open_source, make_radiographs):
     plain = open_source()
     plain.features([0])
-    ruled = open_source(make_films(range(10), info=SimpleNamespace(bits=12, unit=None)))
+    ruled = open_source(make_radiographs(range(10), info=SimpleNamespace(bits=12, unit=None)))
     ruled.features([0])
     assert ruled.encoded_images == 1
     assert ruled.key != plain.key == plain.encoder.key
@@ -182,25 +182,25 @@ def test_chunks_hold_whole_batches_of_bounded_size(make_encoder):
     assert automatic_batch_size(encoder) == 5
 
 
-def test_decoding_runs_ahead_by_a_bounded_number_of_batches(open_source, make_films, make_encoder):
-    films = make_films(range(60))
+def test_decoding_runs_ahead_by_a_bounded_number_of_batches(open_source, make_radiographs, make_encoder):
+    radiographs = make_radiographs(range(60))
     ahead = []
 
     class Watching(make_encoder):
         def encode(self, batch):
-            ahead.append(len(films.read) - sum(self.batches))
+            ahead.append(len(radiographs.read) - sum(self.batches))
             return super().encode(batch)
 
-    source = open_source(films, Watching(), batch_size=4, workers=2)
+    source = open_source(radiographs, Watching(), batch_size=4, workers=2)
     source.encoder.seconds = 0.005
     source.features(range(60))
     assert max(ahead) <= 4 * (extraction.BATCHES_AHEAD + 1)
-    assert len(films.read) == 60
+    assert len(radiographs.read) == 60
 
 
-def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(open_source, make_films, monkeypatch, tmp_path):
+def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(open_source, make_radiographs, monkeypatch, tmp_path):
     monkeypatch.setattr(extraction, "CHUNK_ROWS", 4)
-    source = open_source(make_films(range(10), broken=frozenset({9})), batch_size=2)
+    source = open_source(make_radiographs(range(10), broken=frozenset({9})), batch_size=2)
     with pytest.raises(EvalfmError, match="row 9 is truncated"):
         source.features(range(10))
     assert not list(tmp_path.rglob(".writing-*"))
@@ -239,7 +239,7 @@ def test_maps_over_the_free_disk_are_refused_before_computing(open_source, monke
     assert source.encoder_calls == 0
 
 
-def test_streaming_decodes_once_when_films_are_cached(open_source, tmp_path, monkeypatch):
+def test_streaming_decodes_once_when_radiographs_are_cached(open_source, tmp_path, monkeypatch):
     monkeypatch.setattr("evalfm.features.encoded.FILM_MEMORY_BYTES", 0)
     plain = open_source(maps="stream", batch_size=4)
     expected = plain.features(range(10), maps=True)
@@ -256,17 +256,17 @@ def test_streaming_decodes_once_when_films_are_cached(open_source, tmp_path, mon
     assert not list(tmp_path.glob("store/*/*/maps"))
 
 
-def test_the_memory_of_films_is_bounded_and_drops_the_least_recently_used():
+def test_the_memory_of_radiographs_is_bounded_and_drops_the_least_recently_used():
     memory = FilmMemory(3 * 40)
-    films = {name: torch.full((10,), float(number)) for number, name in enumerate("abcd")}
+    radiographs = {name: torch.full((10,), float(number)) for number, name in enumerate("abcd")}
     for name in "abc":
-        memory.put(name, films[name])
-    assert memory.get("a") is films["a"]
-    memory.put("d", films["d"])
+        memory.put(name, radiographs[name])
+    assert memory.get("a") is radiographs["a"]
+    memory.put("d", radiographs["d"])
     assert [memory.get(name) is not None for name in "abcd"] == [True, False, True, True]
     memory.put("large", torch.zeros(31))
     assert memory.get("large") is None
-    assert memory.get("d") is films["d"]
+    assert memory.get("d") is radiographs["d"]
 
 
 def test_prefetch_leaves_nothing_to_compute(open_source):

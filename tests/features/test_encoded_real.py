@@ -48,7 +48,7 @@ def test_pixels_of_a_manifest_are_stored_and_served(manifest, tmp_path):
     assert again.geometry(0) == encoder.prepare(manifest.image(5))[1]
 
 
-def test_a_truncated_film_is_named(manifest, tmp_path):
+def test_a_truncated_radiograph_is_named(manifest, tmp_path):
     path = tmp_path / "3.png"
     path.write_bytes(path.read_bytes()[:60])
     source = EncodedSource(load_encoder("pixels"), manifest, FeatureStore(tmp_path / "store"))

@@ -74,7 +74,7 @@ def make_examples() -> Callable[..., Examples]:
 
 @pytest.fixture
 def plant(array_source, make_examples) -> Callable[..., tuple]:
-    """Films with small squares whose place is written, noisily, into the maps."""
+    """Radiographs with small squares whose place is written, noisily, into the maps."""
 
     def build(
         strides=(4, 8, 16),

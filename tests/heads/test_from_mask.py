@@ -85,7 +85,7 @@ def test_a_size_in_the_lungs_is_of_lungs_and_lesion_as_predicted(plant):
     np.testing.assert_allclose(restored.predict(val)[:, 0], expected)
 
 
-def test_a_film_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
+def test_a_radiograph_without_a_ratio_gets_the_mean_of_train_and_is_counted(plant):
     source, train, val, context = planted(plant, "ctr")
     # Far from any ratio that could be measured.
     train = type(train)(source, train.rows, np.linspace(2, 3, len(train)), train.patients, train.masks)

@@ -1,4 +1,4 @@
-"""Films with equal features have equal scores, wherever they stand in the batch."""
+"""Radiographs with equal features have equal scores, wherever they stand in the batch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_equal_features_tie(name: str, distinct: int, length: int):
     assert len(np.unique(scores)) == len(np.unique(which))
 
 
-def test_a_head_that_knows_nothing_ties_every_film_at_any_prevalence():
+def test_a_head_that_knows_nothing_ties_every_radiograph_at_any_prevalence():
     given = examples(np.zeros((125, 5)), np.zeros(125))
     head = load_head("linear", "binary")
     for bias in np.linspace(-4, 4, 400):

@@ -96,7 +96,7 @@ def test_companions_change_a_head_by_rounding_only(plant):
         assert line["val_dice"] == pytest.approx(other["val_dice"], abs=2e-3)
 
 
-def test_round_trip_and_prediction_on_the_film(plant):
+def test_round_trip_and_prediction_on_the_radiograph(plant):
     source, train, val = plant(image=(90, 70))
     heads = [LinearDenseHead(QUICK), MultiscaleHead(QUICK)]
     reader = lambda row: np.pad(train_masks(row), ((0, 0), (0, 26), (0, 6)))  # noqa: E731
@@ -119,7 +119,7 @@ def test_round_trip_and_prediction_on_the_film(plant):
     assert seen == val.rows.tolist()
 
 
-def test_one_positive_film_and_constant_channels_give_no_nan(plant):
+def test_one_positive_radiograph_and_constant_channels_give_no_nan(plant):
     source, train, val = plant(prevalence=0.5)
     masks = train.masks
     reader = lambda row: masks(row) if row in (0, int(val.rows[0])) else masks(row) & False  # noqa: E731
@@ -131,7 +131,7 @@ def test_one_positive_film_and_constant_channels_give_no_nan(plant):
     assert all(bool(torch.isfinite(value).all()) for value in head.tensors().values())
 
 
-def test_every_batch_has_lesions_and_every_film_is_used():
+def test_every_batch_has_lesions_and_every_radiograph_is_used():
     target = torch.zeros(40, 1, 2, 2, dtype=torch.uint8)
     target[:3] = 255
     positive = (target > 0).flatten(1).any(1)

@@ -59,7 +59,7 @@ def test_an_image_is_placed_among_the_classes_of_its_own_half(run: Run):
     assert novel[["score_a", "score_b"]].isna().all().all()
     assert np.allclose(base[["score_a", "score_b"]].sum(axis=1), 1)
     assert np.allclose(novel[["score_c", "score_d"]].sum(axis=1), 1)
-    # Bright films are of class a, or of class c among the novel ones: so the sentences are read right.
+    # Bright radiographs are of class a, or of class c among the novel ones: so the sentences are read right.
     assert roc_auc_score(base["target"] == 0, base["score_a"]) > 0.9
     assert roc_auc_score(novel["target"] == 2, novel["score_c"]) > 0.9
 

@@ -30,9 +30,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
 def test_pairs_differ_in_the_tube_alone() -> None:
     with_tube, without = (render(SEED, 3, 96, tube=tube) for tube in (True, False))
     assert (with_tube.pixels != without.pixels).any()
-    films = [render(SEED, 3, 96, Dials(tube_given_pneumothorax=each, tube_given_none=each)) for each in (1, 0)]
-    assert np.array_equal(films[0].pixels, with_tube.pixels)
-    assert np.array_equal(films[1].pixels, without.pixels)
+    radiographs = [render(SEED, 3, 96, Dials(tube_given_pneumothorax=each, tube_given_none=each)) for each in (1, 0)]
+    assert np.array_equal(radiographs[0].pixels, with_tube.pixels)
+    assert np.array_equal(radiographs[1].pixels, without.pixels)
 
 
 def test_a_model_of_the_tube_changes_more_than_one_of_the_leads(runs: dict[str, Run]) -> None:
@@ -71,7 +71,7 @@ def test_masks_change_in_area(tmp_path: Path) -> None:
     assert not any("rle" in each.answer for each in found.changes)
 
 
-def test_few_films_are_counted_and_not_tested(runs: dict[str, Run]) -> None:
+def test_few_radiographs_are_counted_and_not_tested(runs: dict[str, Run]) -> None:
     found = counterfactual(runs["chest_tube"], images=12, size=96)
     few = [each for each in found.changes if each.patients < 10]
     assert few

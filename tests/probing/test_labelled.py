@@ -22,7 +22,7 @@ CELLS = {"pneumothorax": slice(0, 1), "heart": slice(1, 3), "left_lung": slice(3
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Manifest:
-    """One film of 4×10, a band of columns a finding."""
+    """One radiograph of 4×10, a band of columns a finding."""
     np.save(tmp_path / "film.npy", np.zeros((4, 10), dtype=np.uint8))
     table: dict[str, object] = {"id": ["a"], "image": ["film.npy"], "split": ["train"]}
     for finding, columns in CELLS.items():

@@ -58,7 +58,7 @@ def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.Te
     plain = Encoder.forward
 
     def counted(encoder: Encoder, batch: Tensor) -> Features:
-        seen.update(film.numpy().tobytes() for film in batch)
+        seen.update(radiograph.numpy().tobytes() for radiograph in batch)
         return plain(encoder, batch)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -77,7 +77,7 @@ def runs(small: tuple[str, Path], phantom: Manifest, tmp_path_factory: pytest.Te
             out=tmp_path_factory.mktemp("runs"),
         )
     # 100 epochs of three heads, and each image went through the tower once; noise on which its time is taken, often.
-    assert len([film for film, times in seen.items() if times > 1]) <= 1
+    assert len([radiograph for radiograph, times in seen.items() if times > 1]) <= 1
     asked = 2 * 8 + len(made[0].predictions())
     assert asked <= len(seen) <= asked + 1
     return made

@@ -1,4 +1,4 @@
-"""Which films a gallery shows."""
+"""Which radiographs a gallery shows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pandas as pd
 from evalfm.probing.pictures import worst_by_stratum
 
 
-def test_the_worst_film_of_each_stratum_is_shown_and_nothing_else() -> None:
-    films = pd.DataFrame(
+def test_the_worst_radiograph_of_each_stratum_is_shown_and_nothing_else() -> None:
+    radiographs = pd.DataFrame(
         {
             "id": ["a", "b", "c", "d"],
             "dice_ptx": [0.9, 0.6, 0.3, 0.1],
@@ -17,8 +17,8 @@ def test_the_worst_film_of_each_stratum_is_shown_and_nothing_else() -> None:
             "age": [30.0, 40.0, 50.0, 60.0],
         }
     )
-    found = worst_by_stratum(films, ["chest_tube", "view", "age", "site"])
-    assert [(label, films["id"].tolist()) for label, films in found] == [
+    found = worst_by_stratum(radiographs, ["chest_tube", "view", "age", "site"])
+    assert [(label, radiographs["id"].tolist()) for label, radiographs in found] == [
         ("worst, chest_tube = 0", ["c"]),
         ("worst, chest_tube = 1", ["b"]),
     ]

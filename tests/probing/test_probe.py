@@ -1,4 +1,4 @@
-"""The whole path on films where the right answer is known, and the ways in which it could be silently wrong."""
+"""The whole path on radiographs where the right answer is known, and the ways in which it could be silently wrong."""
 
 from __future__ import annotations
 
@@ -163,7 +163,9 @@ def test_a_deterministic_head_runs_once_over_seeds_unless_they_draw_subsets(squa
     assert len({run.folder for run in drawn}) == 3
 
 
-def test_a_run_applied_to_its_own_films_gives_its_own_scores(labelled: list[Run], squares: Manifest, tmp_path: Path):
+def test_a_run_applied_to_its_own_radiographs_gives_its_own_scores(
+    labelled: list[Run], squares: Manifest, tmp_path: Path
+):
     predicted = predict(labelled[0], squares, out=tmp_path / "predicted")
     table = labelled[0].predictions().merge(predicted.table, on="id", suffixes=("", "_again"))
     np.testing.assert_allclose(table["score_square"], table["score_square_again"], atol=1e-9)
@@ -221,7 +223,7 @@ def test_masks_are_predicted_where_no_truth_is_known(masked: list[Run], squares:
     assert not any(name.startswith("dice") for name in predicted.table)
 
 
-def test_separate_test_data_are_tested_whole_and_must_not_share_films(squares: Manifest, tmp_path: Path):
+def test_separate_test_data_are_tested_whole_and_must_not_share_radiographs(squares: Manifest, tmp_path: Path):
     other = make_squares(tmp_path / "other", patients=24, seed=7)
     (run,) = probe(
         "hog", "square", data=squares, test_data=other, heads=["linear"], baselines="none", out=tmp_path / "runs"
@@ -274,7 +276,7 @@ def test_one_class_only_in_test_or_val_is_refused_or_null_with_the_reason(tmp_pa
         probe("pixels", "square", data=manifest, heads=["linear"], baselines="none", out=tmp_path / "runs")
 
 
-def test_contamination_follows_where_the_films_come_from(tmp_path: Path):
+def test_contamination_follows_where_the_radiographs_come_from(tmp_path: Path):
     manifest = make_squares(tmp_path / "data", patients=40, derived_from=["nih-cxr14"])
     from evalfm.probing.recording import contamination
 

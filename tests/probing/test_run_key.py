@@ -210,10 +210,10 @@ def test_a_mask_moved_without_a_change_of_its_area_is_another_run_for_heads_that
     card.write_text(
         "name: square-size\nschema: 1\nkind: regression\ntitle: t\ntarget: [square]\nmeasure: area-fraction\n"
     )
-    films = make_squares(tmp_path / "films", patients=12)
+    radiographs = make_squares(tmp_path / "films", patients=12)
 
     def keys() -> tuple[list[float], str]:
-        cohort = select_cohort(resolve_task(str(card), films), films)
+        cohort = select_cohort(resolve_task(str(card), radiographs), radiographs)
         return cohort.target.tolist(), measured_key(cohort)
 
     before = keys()

@@ -216,7 +216,7 @@ def test_folds_choose_each_its_own_threshold(squares: Manifest, prompts: Path, o
     assert run.record.prompts is not None
     # Both see what is plain to see, fold by fold.
     assert [(each.estimate.value or 0) > 0.9 for each in run.record.prompts.by_template] == [True, True]
-    # Applied to other films it is cut at their median.
+    # Applied to other radiographs it is cut at their median.
     found = predict(run, squares, encoder=Seer(), out=tmp_path / "predicted").table
     thresholds = [split.thresholds["square"] for split in splits]
     temperatures = [split.temperatures["square"] for split in splits]

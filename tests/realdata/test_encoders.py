@@ -91,7 +91,7 @@ def test_torchvisions_own_scaling_would_give_other_features(encoder: Encoder) ->
     assert float((right.norm(dim=1) / wrong.norm(dim=1)).min()) > 2
 
 
-def test_trained_features_tell_films_apart_better_than_their_mean(encoder: Encoder) -> None:
+def test_trained_features_tell_radiographs_apart_better_than_their_mean(encoder: Encoder) -> None:
     given = torch.stack([prepared(encoder, path) for path in images(8)])
     pooled = encoder.encode(given).pooled
     apart = torch.pdist(pooled)

@@ -17,13 +17,13 @@ pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is a
 CHEST = "dicom/RG1_J2KI.dcm"
 
 
-def test_a_chest_film_in_jpeg_2000_has_dark_air_and_bright_bone() -> None:
+def test_a_chest_radiograph_in_jpeg_2000_has_dark_air_and_bright_bone() -> None:
     image = read_image(CHEST, SHARED)
     assert image.pixels.shape == (1, 1955, 1841)
     assert image_size(CHEST, SHARED) == (1955, 1841)
-    film = image.pixels[0]
-    air_beside_the_neck = film[110:170, 10:90]
-    lung, spine = film[560:640, 1380:1460], film[1150:1250, 900:980]
+    radiograph = image.pixels[0]
+    air_beside_the_neck = radiograph[110:170, 10:90]
+    lung, spine = radiograph[560:640, 1380:1460], radiograph[1150:1250, 900:980]
     assert air_beside_the_neck.mean() < 0.35
     assert air_beside_the_neck.mean() + 0.15 < lung.mean() < spine.mean() - 0.15
     assert image.rule == "DICOM stored values, window LINEAR, inverted; no spacing"
@@ -31,7 +31,7 @@ def test_a_chest_film_in_jpeg_2000_has_dark_air_and_bright_bone() -> None:
     assert (image.unit, image.bits, image.spacing_mm) == ("unit-interval", 15, None)
 
 
-def test_the_chest_film_through_its_window_by_hand() -> None:
+def test_the_chest_radiograph_through_its_window_by_hand() -> None:
     dataset = pydicom.dcmread(SHARED / CHEST)
     centre, width = float(dataset.WindowCenter), float(dataset.WindowWidth)
     stored = dataset.pixel_array.astype(np.float64)
@@ -51,7 +51,7 @@ def test_of_the_header_only_the_allow_list_leaves() -> None:
     }
 
 
-def test_nih_films() -> None:
+def test_nih_radiographs() -> None:
     folder = SHARED / "nih-cxr14-starter" / "images"
     names = sorted(path.name for path in folder.glob("*.png"))[::25]
     assert len(names) == 25
@@ -95,14 +95,15 @@ def test_wingspan_masks_are_lungs_and_heart() -> None:
 
 
 @pytest.mark.parametrize("shade", [None, 0.0, 1.0])
-def test_real_films_and_their_negatives_are_told_apart_with_borders_and_without(shade: float | None) -> None:
+def test_real_radiographs_and_their_negatives_are_told_apart_with_borders_and_without(shade: float | None) -> None:
     missed = called = count = 0
     for folder in ("nih-cxr14-starter/images", "wingspan-ctr/png"):
         for path in sorted((SHARED / folder).glob("*.png"))[::4]:
-            film = read_image(path.name, path.parent).pixels[0]
+            radiograph = read_image(path.name, path.parent).pixels[0]
             border = ((20, 70), (60, 10))
             shown = [
-                each if shade is None else np.pad(each, border, constant_values=shade) for each in (film, 1 - film)
+                each if shade is None else np.pad(each, border, constant_values=shade)
+                for each in (radiograph, 1 - radiograph)
             ]
             called += looks_inverted(shown[0])
             missed += not looks_inverted(shown[1])

@@ -1,4 +1,4 @@
-"""Real files of sets whose layout evalfm reads: MedMNIST, a chest film in DICOM, and ratios measured on masks."""
+"""Real files of sets whose layout evalfm reads: MedMNIST, a chest radiograph in DICOM, and ratios measured on masks."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_wingspan_has_its_masks_and_ratios(tmp_path: Path) -> None:
     assert (int(np.isfinite(ratios).sum()), int((ratios > 0.5).sum())) == (221, 152)
 
 
-def test_a_hospitals_film_has_dark_air_and_must_be_looked_at_first(tmp_path: Path) -> None:
+def test_a_hospitals_radiograph_has_dark_air_and_must_be_looked_at_first(tmp_path: Path) -> None:
     with pytest.raises(EvalfmError, match=r"view unknown|do not rule out names"):
         import_data("dicom", SHARED / "dicom", tmp_path / "films")
     (tmp_path / "labels.csv").write_text("Modality,view\nx,PA\n")
@@ -88,8 +88,8 @@ def test_a_hospitals_film_has_dark_air_and_must_be_looked_at_first(tmp_path: Pat
         "dicom", SHARED / "dicom", tmp_path / "films", label_table=tmp_path / "labels.csv", burned_in_checked=True
     )
     assert len(data) == 1
-    film = data.image(0)
-    assert film.pixels.shape == (1, 1955, 1841)
-    corners = np.concatenate([film.pixels[0, :40, :40].ravel(), film.pixels[0, :40, -40:].ravel()])
-    assert float(np.median(corners)) < float(np.median(film.pixels))
+    radiograph = data.image(0)
+    assert radiograph.pixels.shape == (1, 1955, 1841)
+    corners = np.concatenate([radiograph.pixels[0, :40, :40].ravel(), radiograph.pixels[0, :40, -40:].ravel()])
+    assert float(np.median(corners)) < float(np.median(radiograph.pixels))
     assert name not in data.table.to_csv()

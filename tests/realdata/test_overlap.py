@@ -1,4 +1,4 @@
-"""Real films: none is another's copy, and planted copies are found."""
+"""Real radiographs: none is another's copy, and planted copies are found."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SHARED = Path(__file__).parents[2] / ".." / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is absent")
 
 
-def changed(film: np.ndarray, number: int) -> np.ndarray:
+def changed(radiograph: np.ndarray, number: int) -> np.ndarray:
     """Another size, compression, polarity and gamma for each."""
     size = (224, 300, 512)[number % 3]
-    small = np.asarray(Pil.fromarray(film).resize((size, size), Pil.Resampling.BICUBIC)).clip(0, 1)
+    small = np.asarray(Pil.fromarray(radiograph).resize((size, size), Pil.Resampling.BICUBIC)).clip(0, 1)
     small = small ** (0.7, 1.0, 1.5)[number % 3]
     stream = io.BytesIO()
     bytes_ = np.round((1 - small if number % 2 else small) * 255).astype(np.uint8)
@@ -41,8 +41,8 @@ def test_every_planted_copy_and_no_other_pair(tmp_path: Path) -> None:
     folder = tmp_path / "copies"
     folder.mkdir()
     for number, row in enumerate(planted):
-        film = np.asarray(nih.image(int(row)).pixels).mean(0)
-        Pil.fromarray(changed(film, number)).save(folder / f"{number}.png")
+        radiograph = np.asarray(nih.image(int(row)).pixels).mean(0)
+        Pil.fromarray(changed(radiograph, number)).save(folder / f"{number}.png")
     table = pd.DataFrame({"id": [f"c{n}" for n in range(60)], "image": [f"{n}.png" for n in range(60)]})
     copies = Manifest(DatasetInfo(name="copies", root=str(folder)), table, folder)
     found = find_overlap(copies, nih)

@@ -75,7 +75,7 @@ def test_a_light_network_reads_these_images(short: Run):
 
 
 def test_random_towers_have_no_side(data: Manifest, tmp_path: Path):
-    """CheXzero's geometry with random weights: it may rank films either way, and every run says why."""
+    """CheXzero's geometry with random weights: it may rank radiographs either way, and every run says why."""
     from evalfm.analysis.operating_points import operating_points
     from evalfm.analysis.table import task_tables
 

@@ -1,4 +1,4 @@
-"""The acceptance lines on real films with really trained weights, against yardsticks taken apart from this project."""
+"""The acceptance lines on real images with really trained weights, against yardsticks taken apart from this project."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def linear_auroc(nih: Manifest, task: str, out: Path) -> Run:
     return run
 
 
-# Yardsticks on the same films and weights: .66–.68, .67–.68, .925, .978.
+# Yardsticks on the same radiographs and weights: .66–.68, .67–.68, .925, .978.
 @pytest.mark.parametrize(
     ("task", "least"), [("ptx-cls", 0.55), ("cardiomegaly-cls", 0.55), ("sex", 0.88), ("view", 0.94)]
 )
@@ -63,11 +63,11 @@ def test_five_folds_reach_what_the_features_hold(nih: Manifest, build: Path, tas
 def test_the_score_for_pneumothorax_leans_on_the_view(nih: Manifest, build: Path):
     report = bias(scores_of_run(linear_auroc(nih, "ptx-cls", build / "runs")), ["view", "sex"])
     view, sex = report.parts
-    films = {stratum.level: (stratum.images, stratum.events) for stratum in view.strata}
-    assert films == {"AP": (103, 16), "PA": (518, 28)}
+    radiographs = {stratum.level: (stratum.images, stratum.events) for stratum in view.strata}
+    assert radiographs == {"AP": (103, 16), "PA": (518, 28)}
     negatives = view.contrasts[0].fixed[0]
     assert view.contrasts[0].level == "PA"
-    # Among films without it the score is higher on AP views: seen with these weights as .28 [.22, .33].
+    # Among radiographs without it the score is higher on AP views: seen with these weights as .28 [.22, .33].
     assert negatives.auroc.high is not None
     assert negatives.auroc.high < 0.5
     assert view.contrasts[0].verdict.startswith("Among negatives the score is lower with view = PA")
@@ -108,7 +108,7 @@ def test_ratio_from_full_extents_is_the_published_one(wingspan: Manifest):
     assert np.abs(np.array(measured, dtype=float) - given[known]).mean() <= 0.002
 
 
-def test_a_run_on_real_films_is_applied_to_others(nih: Manifest, wingspan: Manifest, build: Path):
+def test_a_run_on_real_radiographs_is_applied_to_others(nih: Manifest, wingspan: Manifest, build: Path):
     run = linear_auroc(nih, "ptx-cls", build / "runs")
     predicted = predict(run, wingspan, weights=WEIGHTS, out=build / "predicted")
     assert len(predicted.table) == 259

@@ -1,4 +1,4 @@
-"""Really trained encoders on real films: the library's own features, and a yardstick in short."""
+"""Really trained encoders on real radiographs: the library's own features, and a yardstick in short."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from evalfm.encoders import load_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-FILMS = SHARED / "nih-cxr14-starter"
+RADIOGRAPHS = SHARED / "nih-cxr14-starter"
 
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")
 
@@ -36,7 +36,7 @@ def acceptance() -> ModuleType:
     return module
 
 
-def test_dinov2_gives_transformers_own_features_of_real_films(acceptance: ModuleType, tmp_path: Path) -> None:
+def test_dinov2_gives_transformers_own_features_of_real_radiographs(acceptance: ModuleType, tmp_path: Path) -> None:
     weights = SHARED / "weights" / acceptance.FILES["dinov2-small"]
     encoder = load_encoder(acceptance.encoders(tmp_path)["dinov2-small"], weights=weights)
     model = Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)).eval()
@@ -49,7 +49,7 @@ def test_dinov2_gives_transformers_own_features_of_real_films(acceptance: Module
         image_std=[0.229, 0.224, 0.225],
         resample=3,
     )
-    paths = sorted((FILMS / "images").glob("*.png"))[:4]
+    paths = sorted((RADIOGRAPHS / "images").glob("*.png"))[:4]
     given = processor([Pil.open(path).convert("RGB") for path in paths], return_tensors="pt")["pixel_values"]
     prepared = torch.stack([encoder.prepare(read_image(path.name, path.parent))[0] for path in paths])
     # The processor rounds to 256 levels; .02 is one level over the statistics' deviation.
@@ -66,7 +66,7 @@ def test_efficientnet_reaches_its_yardstick(
     acceptance: ModuleType, task: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     build = tmp_path_factory.mktemp("build")
-    nih = import_data("nih-cxr14", FILMS, build / "nih")
+    nih = import_data("nih-cxr14", RADIOGRAPHS, build / "nih")
     card = acceptance.encoders(build)["efficientnet-lite0"]
     weights = SHARED / "weights" / acceptance.FILES["efficientnet-lite0"]
     found = acceptance.auroc(card, task, weights, nih, build / "runs")

@@ -52,14 +52,14 @@ def test_wingspan_ctr(tmp_path: Path) -> None:
     heart = data.mask(0, "heart")
     assert heart is not None
     assert heart.shape == data.size(0) == (384, 384)
-    # A heart fills a twentieth to a third of a film and lies in its middle.
+    # A heart fills a twentieth to a third of a radiograph and lies in its middle.
     assert 0.05 < heart.mean() < 0.33
     assert 0.3 < np.argwhere(heart)[:, 1].mean() / 384 < 0.7
     assert not data.patients_known
     assert "1.2." not in public_table(data).to_csv()
 
 
-def test_the_real_films_pass_every_check(tmp_path: Path) -> None:
+def test_the_real_radiographs_pass_every_check(tmp_path: Path) -> None:
     data = import_data("nih-cxr14", SHARED / "nih-cxr14-starter", tmp_path / "nih", stratify="pneumothorax")
     report = check(data)
     assert report.faults == ()

@@ -113,7 +113,7 @@ def test_baselines_stand_beside_the_grid():
         ("densenet121", ("linear",), "scratch"),
         ("resnet34", ("unet",), "scratch"),
     ]
-    # As `evalfm probe --encoder unet-resnet34` has it: the whole film.
+    # As `evalfm probe --encoder unet-resnet34` has it: the whole radiograph.
     assert [cell.resize for cell in beside] == [None, find_alias("unet-resnet34").resize]
     assert beside[1].resize == "squash"
     assert not found.faults

@@ -1,4 +1,4 @@
-"""The studies that repeat published ones, rehearsed on small films with a made-up encoder in place of theirs."""
+"""The studies that repeat published ones, rehearsed on small radiographs with a made-up encoder in place of theirs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK = {"epochs": 1, "least_steps": 2}
 
 
 @pytest.fixture(scope="module")
-def films(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def radiographs(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     """Squares that stand for a pneumonia, a tuberculosis and dense tissue."""
     table = squares.table.drop(columns=["square_mask", "size"]).rename(columns={"square": "pneumonia"})
     grade = 2 * table["pneumonia"].to_numpy(np.intp) + np.arange(len(table)) // 2 % 2
@@ -32,9 +32,9 @@ def films(squares: Manifest, tmp_path_factory: pytest.TempPathFactory) -> Manife
     return Manifest.read(folder)
 
 
-def rehearsed(name: str, films: Manifest, out: Path) -> tuple[Study, StudyRuns]:
+def rehearsed(name: str, radiographs: Manifest, out: Path) -> tuple[Study, StudyRuns]:
     """The study with its keys as they ship, a small encoder for each of its own, and short trainings."""
-    asked = load_study(name).on(str(films.folder))
+    asked = load_study(name).on(str(radiographs.folder))
     light = [
         each.model_dump() | {"encoder": "light-cnn", "recipe": {**each.recipe, **QUICK}} for each in asked.supervised
     ]
@@ -48,8 +48,8 @@ def lines(runs: StudyRuns) -> set[tuple[str, str, str, str]]:
     return {(run.task, run.encoder, run.head, run.adaptation) for run in runs if not run.is_baseline}
 
 
-def test_bigger_against_light(films: Manifest, tmp_path: Path):
-    study, runs = rehearsed("does-bigger-mean-better", films, tmp_path)
+def test_bigger_against_light(radiographs: Manifest, tmp_path: Path):
+    study, runs = rehearsed("does-bigger-mean-better", radiographs, tmp_path)
     assert study.threshold == "f1"
     assert lines(runs) == {
         (task, *line)
@@ -65,14 +65,14 @@ def test_bigger_against_light(films: Manifest, tmp_path: Path):
         share = run.record.data.splits.test.positive_images / run.record.data.splits.test.images
         assert run.metrics["f1_all_positive"].value == pytest.approx(2 * share / (1 + share))
     assert {run.encoder for run in runs if run.is_baseline} >= {"constant", "pixels"}
-    # No word of these sentences is known to the reader: it cannot tell, and calls every film positive.
+    # No word of these sentences is known to the reader: it cannot tell, and calls every radiograph positive.
     blind = next(run for run in runs if run.head == "zeroshot")
     assert blind.metrics["auroc"].value == 0.5
     assert blind.metrics["f1"].value == blind.metrics["f1_all_positive"].value
 
 
-def test_density_by_sentences_by_a_probe_and_by_fine_tuning(films: Manifest, tmp_path: Path):
-    _, runs = rehearsed("breast-density", films, tmp_path)
+def test_density_by_sentences_by_a_probe_and_by_fine_tuning(radiographs: Manifest, tmp_path: Path):
+    _, runs = rehearsed("breast-density", radiographs, tmp_path)
     assert lines(runs) == {
         ("density", "reader", "zeroshot", "frozen"),
         ("density", "reader", "linear", "frozen"),

@@ -1,4 +1,4 @@
-"""A study from end to end on small films: what runs, what fails and is passed by, what is found again."""
+"""A study from end to end on small radiographs: what runs, what fails and is passed by, what is found again."""
 
 from __future__ import annotations
 

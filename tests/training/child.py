@@ -29,16 +29,24 @@ OPTIONS = {
 }
 
 
-def make_films(folder: Path) -> Manifest:
+def make_radiographs(folder: Path) -> Manifest:
     generator = np.random.default_rng(0)
     folder.mkdir()
     lines = []
-    for film in range(40):
-        Image.fromarray(generator.normal(100 + 9 * (film % 2), 30, (32, 32)).clip(0, 255).astype(np.uint8)).save(
-            folder / f"{film}.png"
+    for radiograph in range(40):
+        Image.fromarray(generator.normal(100 + 9 * (radiograph % 2), 30, (32, 32)).clip(0, 255).astype(np.uint8)).save(
+            folder / f"{radiograph}.png"
         )
-        split = "train" if film < 20 else "val" if film < 30 else "test"
-        lines.append({"id": f"f{film}", "image": f"{film}.png", "patient": f"p{film}", "split": split, "s": film % 2})
+        split = "train" if radiograph < 20 else "val" if radiograph < 30 else "test"
+        lines.append(
+            {
+                "id": f"f{radiograph}",
+                "image": f"{radiograph}.png",
+                "patient": f"p{radiograph}",
+                "split": split,
+                "s": radiograph % 2,
+            }
+        )
     Manifest(DatasetInfo(name="films", public_ids=True, label_source={"s": "made"}), pd.DataFrame(lines), folder).write(
         folder
     )
@@ -101,7 +109,7 @@ def metrics(out: Path) -> dict[str, object]:
 
 
 def main(folder: Path) -> None:
-    data = make_films(folder / "films")
+    data = make_radiographs(folder / "films")
     run(data, folder / "whole")
     expected = metrics(folder / "whole")
     equal = True

@@ -1,4 +1,4 @@
-"""A tiny vision transformer on films with bright squares, and everything that a training of it needs."""
+"""A tiny vision transformer on radiographs with bright squares, and everything that a training of it needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Films and masks are moved as one, hearts stay on the left, and the same draw comes anywhere."""
+"""Radiographs and masks are moved as one, hearts stay on the left, and the same draw comes anywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from evalfm.encoders.preprocessing import Preparer
 from evalfm.training.augmentation import OFF, Augmentation, augmenter
 
 MOVE = Augmentation(rotation_degrees=15, scale=(0.8, 1.2), translation=0.08, brightness=0, contrast=0, gamma=0)
-FILMS = [(300, 200), (190, 310), (256, 256)]
+RADIOGRAPHS = [(300, 200), (190, 310), (256, 256)]
 POLICIES = {
     "squash": {"resize": "squash", "resize_to": None, "input_size": (128, 128)},
     "crop": {"resize": "shortest-edge-crop", "resize_to": 140, "input_size": (126, 126)},
@@ -44,7 +44,7 @@ def image(pixels: Tensor) -> Image:
 
 
 def disc(size: tuple[int, int], y: float, x: float, radius: float) -> Tensor:
-    """A disc [1, H, W] about a continuous point of the film."""
+    """A disc [1, H, W] about a continuous point of the radiograph."""
     rows, columns = torch.arange(size[0])[:, None] + 0.5, torch.arange(size[1])[None, :] + 0.5
     return ((rows - y) ** 2 + (columns - x) ** 2 <= radius**2).float()[None]
 
@@ -66,8 +66,8 @@ def overlap(first: Tensor, second: Tensor) -> float:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("size", FILMS)
-def test_a_mask_follows_its_film(policy: str, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", RADIOGRAPHS)
+def test_a_mask_follows_its_radiograph(policy: str, size: tuple[int, int]) -> None:
     prepare = preparer(policy)
     y, x, radius = size[0] * 0.53, size[1] * 0.45, min(size) * 0.2
     mask = disc(size, y, x, radius)
@@ -77,12 +77,12 @@ def test_a_mask_follows_its_film(policy: str, size: tuple[int, int]) -> None:
         assert overlap(shown, geometry.to_input(mask)) > 0.97
         # The centre of mass goes where the matrix says.
         assert np.allclose(centroid(shown), mapped(geometry, y, x), atol=0.25)
-        # And the way back brings the mask onto the film.
+        # And the way back brings the mask onto the radiograph.
         assert overlap(geometry.to_source((shown > 0.5).float()), mask) > 0.95
 
 
 def test_a_mask_that_stays_behind_would_be_seen() -> None:
-    size = FILMS[0]
+    size = RADIOGRAPHS[0]
     prepare = preparer("squash")
     mask = disc(size, 160, 90, 40)
     overlaps = []
@@ -106,7 +106,7 @@ def test_what_the_crop_cut_away_is_no_lesion_in_the_corner() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_on_the_film_a_move_is_a_similarity(policy: str) -> None:
+def test_on_the_radiograph_a_move_is_a_similarity(policy: str) -> None:
     size = (300, 200)
     prepare = preparer(policy)
     plain = np.asarray(prepare.geometry_of(*size).matrix)[:, :2]
@@ -157,19 +157,19 @@ def test_mirroring_is_left_to_right_and_half_of_the_time() -> None:
 
 
 def test_equal_places_are_equal_and_others_are_not() -> None:
-    film = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    radiograph = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
     geometry = Geometry.identity((32, 32))
     loud = Augmentation(noise=0.05)
 
     def shown(*place: int) -> Tensor:
-        return augmenter(loud, *place, is_unit_interval=True)(film.clone(), geometry)[0]
+        return augmenter(loud, *place, is_unit_interval=True)(radiograph.clone(), geometry)[0]
 
     first = shown(1, 2, 3)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
     sent = pickle.loads(pickle.dumps(augmenter(loud, 1, 2, 3, is_unit_interval=True)))
     assert torch.equal(first, shown(1, 2, 3))
-    assert torch.equal(first, sent(film.clone(), geometry)[0])
+    assert torch.equal(first, sent(radiograph.clone(), geometry)[0])
     others = [shown(1, 2, 4), shown(1, 3, 3), shown(2, 2, 3), shown(3, 2, 1), shown(1, 3, 2)]
     assert all(not torch.allclose(one, other, atol=1e-3) for one, other in pairwise([first, *others]))
 
@@ -197,32 +197,32 @@ def test_switching_one_change_off_leaves_the_others() -> None:
 @pytest.mark.parametrize("size", [(301, 199), (97, 193)])
 def test_off_gives_back_what_came(policy: str, size: tuple[int, int]) -> None:
     geometry = preparer(policy).geometry_of(*size)
-    film = torch.rand(1, *geometry.output)
-    kept = film.clone()
+    radiograph = torch.rand(1, *geometry.output)
+    kept = radiograph.clone()
     for row in range(20):
-        moved, same = augmenter(OFF, 0, 0, row, is_unit_interval=True)(film, geometry)
-        assert moved is film
+        moved, same = augmenter(OFF, 0, 0, row, is_unit_interval=True)(radiograph, geometry)
+        assert moved is radiograph
         assert same is geometry
-    assert torch.equal(film, kept)
+    assert torch.equal(radiograph, kept)
 
 
 LIGHT = OFF.model_copy(update={"brightness": 0.3, "contrast": 0.3, "gamma": 0.5, "noise": 0.1})
 
 
-def test_intensities_change_within_the_unit_interval_and_only_on_film() -> None:
+def test_intensities_change_within_the_unit_interval_and_only_on_radiograph() -> None:
     prepare = preparer("letterbox", pad_value=0.25)
-    film = torch.rand(1, 300, 150, generator=torch.Generator().manual_seed(1))
-    plain, geometry = prepare(image(film))
+    radiograph = torch.rand(1, 300, 150, generator=torch.Generator().manual_seed(1))
+    plain, geometry = prepare(image(radiograph))
     for row in range(20):
         change = augmenter(LIGHT, 0, 0, row, is_unit_interval=True, pad_value=0.25)
-        shown, same = prepare(image(film), change)
+        shown, same = prepare(image(radiograph), change)
         assert same == geometry
         assert 0 <= float(shown.min()) <= float(shown.max()) <= 1
         assert bool((shown[:, :, :32] == 0.25).all())
         assert bool((shown[:, :, 96:] == 0.25).all())
         assert float((shown - plain)[:, :, 32:96].abs().mean()) > 0.02
-    # Beyond a moved film and its blended edge stands what stands beside it unmoved.
-    moved, geometry = prepare(image(film), augmenter(MOVE, 0, 0, 1, is_unit_interval=True, pad_value=0.25))
+    # Beyond a moved radiograph and its blended edge stands what stands beside it unmoved.
+    moved, geometry = prepare(image(radiograph), augmenter(MOVE, 0, 0, 1, is_unit_interval=True, pad_value=0.25))
     beyond = functional.max_pool2d(geometry.to_input(torch.ones(1, 300, 150)), 3, stride=1, padding=1) == 0
     assert int(beyond.sum()) > 1000
     assert torch.allclose(moved[beyond], torch.tensor(0.25))
@@ -238,27 +238,27 @@ FORMULAS: dict[str, tuple[float, Callable[[Tensor, Tensor, Tensor], Tensor]]] = 
 @pytest.mark.parametrize("change", FORMULAS)
 def test_each_intensity_is_its_formula(change: str) -> None:
     largest, formula = FORMULAS[change]
-    film = 0.3 + 0.4 * torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(2))
+    radiograph = 0.3 + 0.4 * torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(2))
     draws = torch.linspace(-1, 1, 4001)
     found = []
     for row in range(40):
         change_it = augmenter(OFF.model_copy(update={change: largest}), 0, 0, row, is_unit_interval=True)
-        shown, _ = change_it(film, Geometry.identity((16, 16)))
+        shown, _ = change_it(radiograph, Geometry.identity((16, 16)))
         # The draw is read off one pixel's change; the formula then holds for all.
-        draw = draws[(formula(film[0, 0, 0], film.mean(), draws) - shown[0, 0, 0]).abs().argmin()]
-        assert torch.allclose(shown, formula(film, film.mean(), draw), atol=5e-4)
+        draw = draws[(formula(radiograph[0, 0, 0], radiograph.mean(), draws) - shown[0, 0, 0]).abs().argmin()]
+        assert torch.allclose(shown, formula(radiograph, radiograph.mean(), draw), atol=5e-4)
         found.append(float(draw))
     assert -1 <= min(found) < -0.8
     assert 0.8 < max(found) <= 1
 
 
 def test_hounsfield_units_are_moved_and_never_rescaled() -> None:
-    film = torch.full((1, 64, 64), -700.0)
-    film[:, 20:40, 20:40] = 55.0
+    radiograph = torch.full((1, 64, 64), -700.0)
+    radiograph[:, 20:40, 20:40] = 55.0
     everything = LIGHT.model_copy(update={"rotation_degrees": 10.0})
     for row in range(10):
         change = augmenter(everything, 0, 0, row, is_unit_interval=False, pad_value=-1000.0)
-        shown, geometry = change(film, Geometry.identity((64, 64)))
+        shown, geometry = change(radiograph, Geometry.identity((64, 64)))
         assert geometry != Geometry.identity((64, 64))
         assert float(shown.max()) == pytest.approx(55, abs=1e-3)
         assert {-1000.0} == {float(each) for each in shown[shown < -701]} or not bool((shown < -701).any())

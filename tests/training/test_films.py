@@ -20,11 +20,11 @@ def reader(bench, part="val", load=None, target=None, grid=(8, 8)):
     )
 
 
-def test_without_augmentation_films_are_what_the_encoder_prepares(bench):
+def test_without_augmentation_radiographs_are_what_the_encoder_prepares(bench):
     bench = bench("masks")
-    with reader(bench) as films:
-        (first, second) = films.batches([[0, 3], [2]])
-        (again, _) = films.batches([[0, 3], [2]])
+    with reader(bench) as radiographs:
+        (first, second) = radiographs.batches([[0, 3], [2]])
+        (again, _) = radiographs.batches([[0, 3], [2]])
     assert first.positions == (0, 3)
     assert second.positions == (2,)
     assert torch.equal(first.films, again.films)
@@ -36,25 +36,25 @@ def test_without_augmentation_films_are_what_the_encoder_prepares(bench):
         assert torch.equal(first.target[index], read_target(bench.cohort.masks(row), geometry, (8, 8)))
 
 
-def test_an_augmented_film_has_its_own_masks_and_a_label_stays(bench):
+def test_an_augmented_radiograph_has_its_own_masks_and_a_label_stays(bench):
     bench = bench("masks")
     position = next(i for i, row in enumerate(bench.examples("train").rows) if bench.cohort.masks(int(row)).any())
     moved = augmenter(Augmentation(rotation_degrees=0, scale=(1, 1), translation=0.3), 0, 1, 7, is_unit_interval=True)
-    with reader(bench, "train") as films:
-        (plain,) = films.batches([[position]])
-        (changed,) = films.batches([[position]], lambda position: moved)
+    with reader(bench, "train") as radiographs:
+        (plain,) = radiographs.batches([[position]])
+        (changed,) = radiographs.batches([[position]], lambda position: moved)
     assert not torch.equal(plain.films, changed.films)
-    # The square is bright: where the mask says it lies, the moved film is bright too.
+    # The square is bright: where the mask says it lies, the moved radiograph is bright too.
     mask = torch.nn.functional.interpolate(changed.target.float(), (32, 32))[0, 0] > 200
     assert mask.any()
     assert float(changed.films[0, 0][mask].mean()) > float(changed.films[0, 0][~mask].mean()) + 0.3
     labelled = torch.tensor([[5.0]] * len(bench.split.train))
-    with reader(bench, "train", target=labelled, grid=None) as films:
-        (batch,) = films.batches([[position]], lambda position: moved)
+    with reader(bench, "train", target=labelled, grid=None) as radiographs:
+        (batch,) = radiographs.batches([[position]], lambda position: moved)
     assert batch.target.tolist() == [[5.0]]
 
 
-def test_each_film_is_decoded_once(bench):
+def test_each_radiograph_is_decoded_once(bench):
     bench = bench("square")
     read = []
 
@@ -63,21 +63,21 @@ def test_each_film_is_decoded_once(bench):
         return bench.manifest.image(row)
 
     target = torch.zeros(len(bench.split.val), 1)
-    with reader(bench, load=load, target=target, grid=None) as films:
+    with reader(bench, load=load, target=target, grid=None) as radiographs:
         for _ in range(3):
-            list(films.batches([[0, 1], [2, 1]]))
+            list(radiographs.batches([[0, 1], [2, 1]]))
     assert len(read) == 3
 
 
-def test_a_flat_or_broken_film_is_named(bench):
+def test_a_flat_or_broken_radiograph_is_named(bench):
     bench = bench("square")
 
     def flat(row: int) -> Image:
-        film = bench.manifest.image(row)
-        return replace(film, pixels=np.full_like(film.pixels, 0.5))
+        radiograph = bench.manifest.image(row)
+        return replace(radiograph, pixels=np.full_like(radiograph.pixels, 0.5))
 
     with (
-        reader(bench, load=flat, target=torch.zeros(20, 1), grid=None) as films,
+        reader(bench, load=flat, target=torch.zeros(20, 1), grid=None) as radiographs,
         pytest.raises(EvalfmError, match=r"Row \d+ of the manifest: all pixels"),
     ):
-        list(films.batches([[0]]))
+        list(radiographs.batches([[0]]))

@@ -1,4 +1,4 @@
-"""What the steps do: resume, memory, accumulation, faults, and films with hardly any lesion."""
+"""What the steps do: resume, memory, accumulation, faults, and radiographs with hardly any lesion."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(bench, monkeypatc
 
 
 def test_hardly_any_lesion_gives_no_nan_and_no_empty_answer(bench, monkeypatch):
-    """Every film but one of train and one of val is empty: most batches could be."""
+    """Every radiograph but one of train and one of val is empty: most batches could be."""
     bench = bench("masks")
     masks = type(bench.cohort).masks
     lesions = [
@@ -172,13 +172,17 @@ def test_an_all_empty_batch_has_a_finite_loss_and_gradient():
     assert torch.isfinite(answers.grad).all()
 
 
-def test_a_film_that_cannot_be_read_stops_with_its_row(bench, monkeypatch):
+def test_a_radiograph_that_cannot_be_read_stops_with_its_row(bench, monkeypatch):
     bench = bench("square")
     read = type(bench.manifest).image
 
     def broken(self, row) -> Image:
-        film = read(self, row)
-        return replace(film, pixels=film.pixels * 0) if row == int(bench.cohort.rows[bench.split.train[3]]) else film
+        radiograph = read(self, row)
+        return (
+            replace(radiograph, pixels=radiograph.pixels * 0)
+            if row == int(bench.cohort.rows[bench.split.train[3]])
+            else radiograph
+        )
 
     bench.tune("lora", epochs=1)
     monkeypatch.setattr(type(bench.manifest), "image", broken)

@@ -88,7 +88,7 @@ def test_a_slope_votes_for_its_own_orientation(angle: int, orientation: int) -> 
     assert int(maps[0, :9, 12, 20].argmax()) in {orientation, orientation + (angle == 90)}
 
 
-def test_a_blank_film_has_no_gradients_and_no_nan() -> None:
+def test_a_blank_radiograph_has_no_gradients_and_no_nan() -> None:
     features = load_encoder("hog").encode(torch.full((1, 1, 256, 256), 0.5))
     assert float(features.pooled.abs().max()) < 0.01
     assert float(features.maps[0].abs().max()) < 0.01

@@ -81,7 +81,7 @@ def test_answers_on_its_grid_and_every_parameter_learns(name, strides, size):
 
 
 @pytest.mark.parametrize(("name", "strides", "size"), LAYOUTS)
-def test_a_film_alone_is_scored_as_in_a_batch(name, strides, size):
+def test_a_radiograph_alone_is_scored_as_in_a_batch(name, strides, size):
     module, maps, pooled = readout_of(name, strides, size)
     stirred(module).train()
     module(maps, pooled)

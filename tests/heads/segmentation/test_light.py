@@ -53,7 +53,7 @@ def test_the_pooled_embedding_reaches_every_scale(level):
     with torch.no_grad():
         modulated.films[level].weight[:32] = 0.7
         scaled = modulated(maps, pooled)
-        # Film 0's map by hand: every channel times 1 + .7 · Σ pooled / √7.
+        # Radiograph 0's map by hand: every channel times 1 + .7 · Σ pooled / √7.
         factor = 1 + 0.7 * pooled.sum(1) / 7**0.5
         projected = list(modulated.local.project(maps))
         projected[level] = projected[level] * factor[:, None, None, None]

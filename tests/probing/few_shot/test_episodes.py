@@ -38,7 +38,7 @@ def run(squares: Manifest, out: Path, encoder: Any = "hog", task: str = "square"
 
 @pytest.fixture(scope="module")
 def graded(squares: Manifest) -> Manifest:
-    """The same films with three grades that are seen: none, a small and a wide square."""
+    """The same radiographs with three grades that are seen: none, a small and a wide square."""
     size = squares.table["size"].to_numpy()
     grade = np.where(size == 0, 0.0, np.where(size < np.median(size[size > 0]), 1.0, 2.0))
     info = squares.info.model_copy(

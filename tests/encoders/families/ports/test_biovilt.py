@@ -219,7 +219,7 @@ def test_the_authors_file_gives_the_features_of_a_plain_forward(card: str, tmp_p
     assert torch.allclose(other.encode(batch()).pooled, fused, atol=1e-5 * float(fused.abs().max()))
 
 
-def test_every_tensor_that_a_single_film_needs_is_loaded(card: str, tmp_path: Path) -> None:
+def test_every_tensor_that_a_single_radiograph_needs_is_loaded(card: str, tmp_path: Path) -> None:
     tensors = published()
     loaded = load_encoder(card, weights=save(tensors, tmp_path)).state_dict()
     mine = {name: each for name, each in tensors.items() if "vit_pooler" not in name and ".fc." not in name}
@@ -318,7 +318,7 @@ def test_another_file_is_refused(
         load_encoder(card, weights=save(tensors, tmp_path))
 
 
-def test_the_film_is_brought_to_its_own_range(card: str) -> None:
+def test_the_radiograph_is_brought_to_its_own_range(card: str) -> None:
     encoder = load_encoder(card, weights="random")
     pixels = np.linspace(0.3, 0.5, 90 * 80, dtype=np.float32).reshape(1, 90, 80)
     image = Image(pixels=pixels, unit="unit-interval", bits=16, spacing_mm=None, rule="test")

@@ -1,8 +1,8 @@
-"""The spine's acceptance on real films: NIH and Wingspan films, really trained SqueezeNet weights.
+"""The spine's acceptance on real radiographs: NIH and Wingspan radiographs, really trained SqueezeNet weights.
 
-    python benchmarks/acceptance/real_films.py --shared ../shared/data --out build/acceptance
+    python benchmarks/acceptance/real_images.py --shared ../shared/data --out build/acceptance
 
-Writes benchmarks/acceptance/real_films.md: every table with the command and the commit.
+Writes benchmarks/acceptance/real_images.md: every table with the command and the commit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE = Path(__file__).with_suffix(".md")
 
 
 def ratio_error(wingspan: Manifest) -> tuple[int, float]:
-    """How many films have a published ratio, and the mean absolute error of the one measured on masks."""
+    """How many radiographs have a published ratio, and the mean absolute error of the one measured on masks."""
     given = wingspan.table["ctr"].to_numpy(np.float64)
     known = np.flatnonzero(~np.isnan(given))
     errors = []
@@ -66,17 +66,17 @@ def main() -> None:
         runs += probe("squeezenet1-0.caffe", task, weights=weights, data=nih, folds=5, out=options.out / "runs")
     for task in ("heart-seg", "ctr"):
         runs += probe("squeezenet1-0.caffe", task, weights=weights, data=wingspan, out=options.out / "runs")
-    films, error = ratio_error(wingspan)
+    radiographs, error = ratio_error(wingspan)
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     lines = [
-        "# Acceptance on real films",
+        "# Acceptance on real images",
         "",
-        f"`python benchmarks/acceptance/real_films.py` at commit `{commit[:12]}`. Really trained ImageNet SqueezeNet,",
+        f"`python benchmarks/acceptance/real_images.py` at commit `{commit[:12]}`. Really trained ImageNet SqueezeNet,",
         "frozen; NIH labels are text-mined, and 44 pneumothorax cases settle no ranking.",
         "",
         *as_markdown(runs),
         "Cardiothoracic ratio from full horizontal extents of the masks against the published one: mean absolute error "
-        f"{error:.5f} on {films} films.",
+        f"{error:.5f} on {radiographs} images.",
         "",
     ]
     TABLE.write_text("\n".join(lines), encoding="utf-8")
