@@ -1,8 +1,8 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `predict`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`, `find_runs`,
-`Run`, `Study`, `EvalfmError`.
+`probe`, `ProbeConfig`, `predict`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`,
+`find_runs`, `Run`, `Study`, `EvalfmError`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from evalfm.config import ProbeConfig as ProbeConfig
     from evalfm.data.manifest import Manifest as Manifest
     from evalfm.data.manifest import read_data
     from evalfm.encoders import load_encoder as load_encoder
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _PUBLIC = {
     "EvalfmError": ("evalfm.errors", "EvalfmError"),
     "Manifest": ("evalfm.data.manifest", "Manifest"),
+    "ProbeConfig": ("evalfm.config", "ProbeConfig"),
     "Run": ("evalfm.run", "Run"),
     "Study": ("evalfm.study", "Study"),
     "find_runs": ("evalfm.run", "find_runs"),

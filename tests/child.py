@@ -28,7 +28,7 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
-from evalfm.probing import cells
+from evalfm.probing import head_group
 from evalfm.probing.probe import probe
 from evalfm.run import HEAD, PREDICTIONS, RECORD, Run, find_runs
 
@@ -96,7 +96,7 @@ class Result:
         self.content = (
             (run.folder / PREDICTIONS).read_bytes(),
             (run.folder / HEAD).read_bytes(),
-            json.dumps([run.record.metrics, run.record.chosen, run.record.key]),
+            run.record.model_dump_json(include={"metrics", "chosen", "key"}),
         )
 
 
@@ -282,14 +282,14 @@ def meet(folder: Path, number: int, count: int = 2) -> None:
 
 
 def probe_in_company(folder: Path, data: Manifest, number: int, **options: object) -> None:
-    write_run = cells.write_run
+    write_run = head_group.write_run
 
     def write_together(*arguments: object) -> None:
         # Both have found no run and are about to publish theirs.
         meet(folder, number)
         write_run(*arguments)  # type: ignore[arg-type]
 
-    cells.write_run = write_together  # type: ignore[assignment]
+    head_group.write_run = write_together  # type: ignore[assignment]
     run_probe(folder, data, **options)
 
 

@@ -374,7 +374,9 @@ class TestSplits:
 
     def test_no_image_in_val(self, radiographs: Radiographs, out: Path):
         radiographs.table = radiographs.table[radiographs.table["split"] != "val"].reset_index(drop=True)
-        refusal(radiographs, out, "films has no val part", f"`evalfm data split {radiographs.folder} --val-from-train`")
+        refusal(
+            radiographs, out, "films has no val split", f"`evalfm data split {radiographs.folder} --val-from-train`"
+        )
 
 
 class TestOneClass:
@@ -405,7 +407,7 @@ class TestOneClass:
         radiographs.table.loc[:1, "square"] = 1
         refusal(radiographs, out, "Class 1 has 2 patients, fewer than 5 folds", "take fewer", folds=5)
         refusal(radiographs, out, "val of fold 1", "'square' has one class only", "fewer folds", folds=2)
-        refusal(radiographs, out, "50 folds need at least 50 patients", "ask fewer folds", folds=50)
+        refusal(radiographs, out, "50 folds need at least 50 patients", "take fewer folds", folds=50)
 
     def test_of_several_in_a_fold(self, radiographs: Radiographs, out: Path):
         radiographs.table["grade"] = [0, 1] * (PATIENTS // 2)

@@ -41,7 +41,7 @@ def test_the_page_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.Mo
             assert done.exit_code == 0, f"{line}\n{done.output}"
     assert commands == 4
     runs = [run for run in find_runs(tmp_path / "runs") if run.head == "zeroshot"]
-    prompts = {tuple(row["prompts"][0][0] for row in run.record.prompts["rows"]) for run in runs if run.record.prompts}
+    prompts = {tuple(row["prompts"][0][0] for row in run.record.prompts.rows) for run in runs if run.record.prompts}
     assert prompts == {
         ("no pneumothorax", "pneumothorax"),
         ("a chest X-ray showing a heart of normal size", "a chest X-ray showing an enlarged heart"),

@@ -206,7 +206,7 @@ def test_the_verb(tmp_path: Path) -> None:
     assert json.loads(said)["models"][0]["parts"][0]["attribute"] == "chest_tube"
     assert "no run or table" in asked(tmp_path / "none", "--by", "sex")[1]
     assert "'chest_tube'" in asked(run.folder, "--by", "chest_tub")[1]
-    assert "--by chest_tube" in asked(run.folder, "--by", " ")[1]
+    assert "--by was given without a name" in asked(run.folder, "--by", " ")[1]
     assert "a run brings its own" in asked(run.folder, "--by", "sex", "--threshold", "0.5")[1]
     with pytest.raises(EvalfmError, match="no score of one yes-or-no question"):
         scores_of_run(make_run(tmp_path / "ctr", predictions().assign(prediction=0.1), kind="regression"))

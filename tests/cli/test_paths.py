@@ -129,9 +129,9 @@ data overlap: out
 data check: html
 """
 WORDS = """
-probe: head recipe associate where test_where threshold device
+probe: heads recipe associate where test_where threshold device
 study: encoder task weights recipe device adaptation
-episodes: encoder task shots recipe where device method
+episodes: encoder task shots recipe where device methods
 predict: device
 compare: task head metric reference cohort
 bias: by adjust task label target score patient device

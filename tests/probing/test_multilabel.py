@@ -31,7 +31,7 @@ def holes(squares, tmp_path):
 def test_each_label_is_measured_where_it_is_known(holes, tmp_path, head):
     manifest, card = holes
     (run,) = probe("pixels", card, data=manifest, heads=[head], baselines="none", out=tmp_path / "runs")
-    assert [item["images"] for item in run.record.exclusions] == [2]
+    assert [each.images for each in run.record.exclusions] == [2]
     test = run.predictions().query("split == 'test'")
     known = test["target_wide"].notna()
     assert 0 < known.sum() < len(test)

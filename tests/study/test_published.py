@@ -81,7 +81,7 @@ def test_density_by_sentences_by_a_probe_and_by_fine_tuning(radiographs: Manifes
     by_head = {(run.encoder, run.head): run for run in runs}
     said = by_head["reader", "zeroshot"].record.prompts
     assert said is not None
-    assert [row["prompts"] for row in said["rows"]][:2] == [
+    assert [row["prompts"] for row in said.rows][:2] == [
         [["The breast is almost entirely fatty."]],
         [["The breast is composed of scattered areas of fibroglandular density."]],
     ]
