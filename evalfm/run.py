@@ -184,6 +184,9 @@ def find_runs(out: str | Path, *, with_predictions: bool = False, say: Callable[
 
     Raises:
         EvalfmError: ``out`` is a run's own folder, and the run is damaged.
+
+    >>> find_runs("no-runs-here")
+    []
     """
 
     def read(folder: Path) -> Run:

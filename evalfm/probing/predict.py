@@ -70,6 +70,13 @@ def predict(
 
     Raises:
         EvalfmError: the weights are others than the run's, or ``out`` holds something else.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> from evalfm.probing.probe import probe
+    >>> data = make_phantom("small", n=100, size=64)
+    >>> (run,) = probe("pixels", "ptx-cls", data=data, heads="linear", baselines="none", out="runs")
+    >>> len(predict(run, data, out="predictions").table)
+    100
     """
     run = run if isinstance(run, Run) else Run.read(run)
     check_applicable(run)

@@ -108,6 +108,12 @@ def probe(
     Raises:
         SomeFailedError: of several encoders or tasks some failed; the others were measured.
         EvalfmError: anything the caller can fix, in one sentence.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> data = make_phantom("small", n=100, size=64)
+    >>> (run,) = probe("pixels", "ptx-cls", data=data, heads="linear", baselines="none", out="runs")
+    >>> run.encoder, run.head, run.metrics["auroc"].unit
+    ('pixels', 'linear', 'patients')
     """
     if isinstance(encoder, ProbeConfig):
         if task is not None or options:

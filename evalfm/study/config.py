@@ -333,6 +333,9 @@ def load_study(name: str) -> Study:
 
     Raises:
         EvalfmError: there is none, or it is not valid.
+
+    >>> load_study("demo").name
+    'demo'
     """
     if name.endswith((".yaml", ".yml")):
         path = user_path(name, "The study")

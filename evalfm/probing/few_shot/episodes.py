@@ -72,6 +72,12 @@ def run_episodes(
 
     Raises:
         EvalfmError: anything the caller can fix, in one sentence.
+
+    >>> from evalfm.data.phantom import make_phantom
+    >>> data = make_phantom("small", n=100, size=64)
+    >>> (run,) = run_episodes("pixels", "ptx-cls", data=data, shots=(1,), queries=2, episodes=4, methods=("knn",))
+    >>> run.encoder
+    'pixels'
     """
     where = data.info.name if isinstance(data, Manifest) else data
     config = EpisodeConfig.checked(encoder=EncoderRef.parse(encoder).label, task=task, data=where, **options)
