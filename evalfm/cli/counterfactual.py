@@ -95,7 +95,7 @@ def _print_erased(found: Erased) -> None:
 
     name = found.mask
     header = ["answer", "among", "images", "patients", "as it is", f"{name} out", "control out", "contrast", "p"]
-    title = f"{found.model} on {found.task}: {name} painted out of {found.films} images of {found.data}"
+    title = f"{found.model} on {found.task}: {name} painted out of {found.images} images of {found.data}"
     print_rows(title, header, map(_erasure, found.erasures))
     out = "; ".join(f"{item.images} {item.reason}" for item in found.left_out)
     _print_notes((f"Left out: {out}." if out else "No image was left out.", *found.notes))

@@ -14,7 +14,7 @@ def demo(
 ) -> None:
     """Probe three embedded encoders on three questions about phantom radiographs.
 
-    Nothing is downloaded. The films are synthetic and no encoder has seen a radiograph before:
+    Nothing is downloaded. The radiographs are synthetic and no encoder has seen a radiograph before:
     the table shows what evalfm does, not how good a model is.
 
     Example:

@@ -65,14 +65,14 @@ class Erased:
     """What painting a device out changes, and which images it was done on.
 
     Attributes:
-        films: how many; ``left_out`` names the others.
+        images: how many; ``left_out`` names the others.
     """
 
     model: str
     task: str
     data: str
     mask: str
-    films: int
+    images: int
     erasures: tuple[Erasure, ...]
     left_out: tuple[Exclusion, ...]
     notes: tuple[str, ...]

@@ -180,7 +180,7 @@ def with_tube(radiographs: Manifest, split: str | None = None) -> pd.DataFrame:
 def test_of_the_runs_own_data_its_test_radiographs_alone_are_used(runs: dict[str, Run], radiographs: Manifest) -> None:
     found = erase(runs["tube"], radiographs, encoder=READERS["tube"])
     mine = with_tube(radiographs, "test")
-    assert found.films == len(mine)
+    assert found.images == len(mine)
     assert {item.reason: item.images for item in found.left_out} == {
         "in the run's train or val, or unused": int((radiographs.table["split"] != "test").sum()),
         "without chest_tube": int((radiographs.table["split"] == "test").sum()) - len(mine),
@@ -195,7 +195,7 @@ def test_over_folds_each_radiograph_is_answered_by_the_head_that_has_not_seen_it
     runs: dict[str, Run], radiographs: Manifest
 ) -> None:
     found = erase(runs["folds"], radiographs, encoder=READERS["tube"])
-    assert found.films == len(with_tube(radiographs))
+    assert found.images == len(with_tube(radiographs))
     table = runs["folds"].predictions()
     predicted = table[table["split"] == "test"].set_index("id")
     for truth, among in enumerate(("without finding", "with finding")):
@@ -220,11 +220,11 @@ def test_other_data_are_used_without_what_the_run_has_seen(
     mixed = mixed.with_split(["test"] * len(mixed))
     found = erase(runs["tube"], mixed, trained_on=radiographs, encoder=READERS["tube"])
     assert ("of the run's train or val", 10) in [(item.reason, item.images) for item in found.left_out]
-    assert found.films == len(with_tube(others)) + int((copied["chest_tube"].iloc[10:] == 1).sum())
+    assert found.images == len(with_tube(others)) + int((copied["chest_tube"].iloc[10:] == 1).sum())
     with pytest.raises(EvalfmError, match=r"own data, own, with --trained-on DIR"):
         erase(runs["tube"], mixed, encoder=READERS["tube"])
     register("any-word", radiographs.folder)
-    assert erase(runs["tube"], mixed, encoder=READERS["tube"]).films == found.films
+    assert erase(runs["tube"], mixed, encoder=READERS["tube"]).images == found.images
     with pytest.raises(EvalfmError, match="is not it either"):
         erase(runs["tube"], mixed, trained_on=others, encoder=READERS["tube"])
     seen = radiographs.select(radiographs.splits == "train").with_split(
@@ -268,7 +268,7 @@ def test_masks_measurements_and_radiographs_without_a_place(tmp_path: Path) -> N
     reasons = {item.reason: item.images for item in found.left_out}
     assert reasons["without a place for the control region"] == 1
     assert reasons["whose chest_tube mask is unknown"] == 1
-    assert found.films == len(test) - 2
+    assert found.images == len(test) - 2
     assert {(each.answer, each.among) for each in found.erasures} == {("prediction", "all images")}
     card = tmp_path / "seg.yaml"
     card.write_text("name: tube-seg\nschema: 1\nkind: segmentation\ntitle: Where?\ntarget: [chest_tube]\n")
