@@ -84,6 +84,7 @@ class OpenSegment:
         self._folder, self._lock = folder, lock
         self._index_end = self._index_committed = extent.index
         self._new = extent.data == 0
+        self._process = os.getpid()
         self._data = self._index = -1
         try:
             self._data = open_file(folder / f"{name}{DATA}", write=True)
@@ -114,7 +115,7 @@ class OpenSegment:
 
     def close(self) -> None:
         """Say in the index that all is in order, and let go."""
-        if self._data < 0:
+        if self._data < 0 or os.getpid() != self._process:
             return
         try:
             if self._committed > self.start:
@@ -124,7 +125,7 @@ class OpenSegment:
 
     def abandon(self) -> None:
         """Let go of what is not committed and give its bytes back to the disk."""
-        if self._data < 0:
+        if self._data < 0 or os.getpid() != self._process:
             return
         try:
             # What fails here is cut off by the next writer.
