@@ -290,7 +290,8 @@ class FeatureArrays:
 
     def _note_own(self, name: str, first: int, last: int) -> None:
         with self._guard:
-            self._own.setdefault(name, []).append((first, last))
+            kept = [(start, stop) for start, stop in self._own.get(name, ()) if start != first]
+            self._own[name] = [*kept, (first, last)]
 
     # Reading
 

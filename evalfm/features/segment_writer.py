@@ -101,7 +101,7 @@ class SegmentWriter:
             half: keep float32 arrays of a row as float16 where no value is beyond ±65504.
             generations: how many copies of the rows with these keys were damaged before.
             extents: what is known of the folder's segments.
-            committed: called with segment, first and last byte before they are committed.
+            committed: called with segment and first and last byte of what this writer has committed to it.
         """
         self._folder, self._facts, self._half = folder, dict(facts), half
         self._generations, self._extents, self._note = generations, extents, committed
@@ -189,17 +189,9 @@ class SegmentWriter:
         with self._changed:
             self._closing, self._dropping = True, self._dropping or kind is not None
             self._changed.notify_all()
+        # The threads finish by themselves, also where somebody does not wait for them.
         for thread in self._threads:
             thread.join()
-        try:
-            if self._error is None and not self._dropping:
-                for segment in self._open:
-                    segment.close()
-        except OSError as failure:
-            self._fail(failure)
-        finally:
-            for segment in self._open:
-                segment.abandon()
         if kind is None:
             self._raise()
 
@@ -277,8 +269,17 @@ class SegmentWriter:
                     self._committed += sum(each.jobs for each in written)
                     self._pending_bytes -= sum(each.nbytes for each in written)
                     self._changed.notify_all()
+            if self._error is None and not self._dropping:
+                for segment in self._open:
+                    segment.close()
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._changed:
+                while not self._all_written:
+                    self._changed.wait()
+            for segment in self._open:
+                segment.abandon()
 
     def _due(self) -> list[_Written]:
         """Rows to commit now; none when there will be no more."""
@@ -305,8 +306,8 @@ class SegmentWriter:
                 if each.segment is segment:
                     for layout, entries in each.rows:
                         rows.setdefault(layout, []).append(entries)
-            self._note(segment.name, segment.start, segment.end)
             segment.commit({layout: np.concatenate(entries) for layout, entries in rows.items()})
+            self._note(segment.name, segment.start, segment.committed)
         self._close_full()
 
     def _close_full(self) -> None:
