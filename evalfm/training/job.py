@@ -28,7 +28,7 @@ class Job:
         load: reads the image of a row.
         names: the public id of every row of the manifest, for messages.
         folder: where checkpoints lie; the same for the same result.
-        workers: how many decode images.
+        workers: how many decode images; by default one per core.
         processes: how many train together.
     """
 
@@ -44,7 +44,7 @@ class Job:
     load: Callable[[int], Image]
     names: tuple[str, ...]
     folder: Path
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 

@@ -51,13 +51,13 @@ class TrainingEnvironment:
 
     Attributes:
         folder: where checkpoints lie; the same for the same result, and kept when the process dies.
-        workers: threads that decode. processes: how many train together.
+        workers: processes that decode; by default one per core. processes: how many train together.
     """
 
     folder: Path
     device: torch.device
     precision: Precision
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 
