@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -211,14 +212,15 @@ class SegmentWriter:
 
     def _write(self) -> None:
         try:
-            while (job := self._next()) is not None:
-                written = self._put(job)
-                for release in job.release:
-                    release()
-                with self._changed:
-                    self._pending.append(written)
-                    self._pending_bytes += written.nbytes
-                    self._changed.notify_all()
+            with ThreadPoolExecutor(1, "evalfm-store-checksums") as checksums:
+                while (job := self._next()) is not None:
+                    written = self._put(job, checksums)
+                    for release in job.release:
+                        release()
+                    with self._changed:
+                        self._pending.append(written)
+                        self._pending_bytes += written.nbytes
+                        self._changed.notify_all()
         except BaseException as error:
             self._fail(error)
         finally:
@@ -243,7 +245,7 @@ class SegmentWriter:
             self._changed.notify_all()
         return _join(jobs)
 
-    def _put(self, job: _Job) -> _Written:
+    def _put(self, job: _Job, checksums: Executor) -> _Written:
         if not self._open or self._open[-1].end >= segments.SEGMENT_BYTES:
             opened = open_segment(self._folder, self._facts, self._extents())
             with self._changed:
@@ -255,7 +257,8 @@ class SegmentWriter:
         entries["height"], entries["width"] = np.array(job.sizes, np.uint32).T
         since, before = time.monotonic(), segment.end
         rows = [
-            (layout, _append(segment, entries[which], arrays)) for which, layout, arrays in _uniform(job, self._half)
+            (layout, _append(segment, entries[which], arrays, checksums))
+            for which, layout, arrays in _uniform(job, self._half)
         ]
         return _Written(segment, rows, segment.end - before, job.count, since)
 
@@ -349,23 +352,26 @@ def _uniform(job: _Job, half: bool) -> Iterator[tuple[NDArray[np.intp], Layout, 
         yield which, layout, arrays
 
 
-def _append(segment: OpenSegment, entries: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Write rows of one layout; their entries with place and checksum."""
+def _append(
+    segment: OpenSegment, entries: NDArray[Any], arrays: Sequence[NDArray[Any]], checksums: Executor
+) -> NDArray[Any]:
+    """Write rows of one layout while their checksums are computed; their entries with both."""
     count = len(entries)
     flat = [raw(array) for array in arrays]
     lengths = [view.nbytes // count for view in flat]
     if len(flat) == 1:
         views = flat
-        (length,) = lengths
-        checksums = [zlib.crc32(flat[0][at : at + length]) for at in range(0, count * length, length)]
+        crc32 = checksums.submit(lambda: [zlib.crc32(row) for row in arrays[0].reshape(count, -1).view(np.uint8)])
     else:
         rows = [
             [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
             for number in range(count)
         ]
         views = [view for row in rows for view in row]
-        checksums = [functools.reduce(lambda crc32, view: zlib.crc32(view, crc32), row, 0) for row in rows]
+        crc32 = checksums.submit(
+            lambda: [functools.reduce(lambda crc, view: zlib.crc32(view, crc), each, 0) for each in rows]
+        )
     first = segment.append(views)
     entries["offset"] = first + np.arange(count) * sum(lengths)
-    entries["crc32"] = checksums
+    entries["crc32"] = crc32.result()
     return entries
