@@ -32,6 +32,8 @@ QUEUE_BYTES = 256_000_000
 """Bytes that wait to be written before ``append`` waits."""
 TOGETHER_BYTES = 8_000_000
 """Up to which rows of several calls are written at once."""
+THREADED_BYTES = 64_000
+"""Bytes of a row from which on its checksum is computed in a thread of its own."""
 AHEAD_BYTES = 1_000_000_000
 """Bytes that are written and wait to be flushed before writing waits."""
 
@@ -359,19 +361,23 @@ def _append(
     count = len(entries)
     flat = [raw(array) for array in arrays]
     lengths = [view.nbytes // count for view in flat]
-    if len(flat) == 1:
-        views = flat
-        crc32 = checksums.submit(lambda: [zlib.crc32(row) for row in arrays[0].reshape(count, -1).view(np.uint8)])
-    else:
-        rows = [
-            [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
-            for number in range(count)
-        ]
-        views = [view for row in rows for view in row]
-        crc32 = checksums.submit(
-            lambda: [functools.reduce(lambda crc, view: zlib.crc32(view, crc), each, 0) for each in rows]
-        )
-    first = segment.append(views)
+    rows = [] if len(flat) == 1 else [_row(flat, lengths, number) for number in range(count)]
+    # Of small rows the interpreter is kept for itself, and a thread beside only waits for it.
+    large = sum(lengths) >= THREADED_BYTES
+    beside = checksums.submit(_checksums, flat, lengths, rows) if large else None
+    crc32 = [] if large else _checksums(flat, lengths, rows)
+    first = segment.append([view for row in rows for view in row] or flat)
     entries["offset"] = first + np.arange(count) * sum(lengths)
-    entries["crc32"] = crc32.result()
+    entries["crc32"] = crc32 if beside is None else beside.result()
     return entries
+
+
+def _row(flat: Sequence[memoryview], lengths: Sequence[int], number: int) -> list[memoryview]:
+    return [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
+
+
+def _checksums(flat: Sequence[memoryview], lengths: Sequence[int], rows: Sequence[list[memoryview]]) -> list[int]:
+    """Checksum of each row; ``rows`` are none where a row is one array."""
+    if not rows:
+        return [zlib.crc32(flat[0][at : at + lengths[0]]) for at in range(0, flat[0].nbytes, lengths[0])]
+    return [functools.reduce(lambda crc32, view: zlib.crc32(view, crc32), row, 0) for row in rows]
