@@ -20,7 +20,7 @@ from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
 from evalfm.heads.segmentation.masks import target_grid
 from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.training import fit_together
+from evalfm.heads.training import Batch, fetched, fit_together
 
 PREDICTION_BATCH = 16
 
@@ -81,6 +81,11 @@ class TrainedHead(Head, TrainableHead):
         return {}
 
     @property
+    def device(self) -> torch.device:
+        """Where the trained module runs."""
+        return self._device
+
+    @property
     def reads_maps(self) -> bool:
         """Whether the module looks at maps."""
         return "maps" in self.needs
@@ -103,7 +108,8 @@ class TrainedHead(Head, TrainableHead):
         module, _ = self._fitted()
         assert self._objective is not None
         with torch.no_grad():
-            logits: Tensor = module(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
+            there = tuple(level.to(self._device, non_blocking=True).float() for level in maps)
+            logits: Tensor = module(there, pooled.to(self._device))
         return self._objective.link(logits.cpu())
 
     def check_source(self, source: FeatureSource) -> None:
@@ -202,13 +208,10 @@ class TrainedPooledHead(TrainedHead, PooledHead):
         assert self._objective is not None
         # In float64, where answers to equal features agree to far more digits than are kept.
         exact = copy.deepcopy(self._fitted()[0]).double()
-        rows = examples.rows.tolist()
         parts = []
-        for start in range(0, len(rows), PREDICTION_BATCH):
-            features = examples.source.features(rows[start : start + PREDICTION_BATCH], maps=self.reads_maps)
-            maps = tuple(level.to(self._device, torch.float64) for level in features.maps)
+        for _, (maps, pooled) in _in_batches(examples, self.reads_maps, self._device):
             with torch.no_grad():
-                parts.append(exact(maps, features.pooled.to(self._device, torch.float64)).cpu())
+                parts.append(exact(tuple(level.double() for level in maps), pooled.double()).cpu())
         return self._objective.link(torch.from_numpy(tied(torch.cat(parts).numpy()))).numpy()
 
 
@@ -217,13 +220,19 @@ def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iter
     for head in heads:
         head.check_source(examples.source)
     rows = examples.rows.tolist()
-    for start in range(0, len(rows), PREDICTION_BATCH):
-        batch = rows[start : start + PREDICTION_BATCH]
-        features = examples.source.features(batch, maps=True)
-        outputs = [head.outputs(features.maps, features.pooled) for head in heads]
-        for position, row in enumerate(batch):
+    for positions, (maps, pooled) in _in_batches(examples, True, heads[0].device):
+        outputs = [head.outputs(maps, pooled) for head in heads]
+        for position, row in enumerate(rows[each] for each in positions):
             geometry = examples.source.geometry(row)
             yield row, tuple(geometry.to_source(output[position], outside=0.0) for output in outputs)
+
+
+def _in_batches(examples: Examples, maps: bool, device: torch.device) -> Iterator[tuple[list[int], Batch]]:
+    """Positions and features of ``examples``, batch by batch, the next read while one is used."""
+    dealt = torch.split(torch.arange(len(examples)), PREDICTION_BATCH) if len(examples) else ()
+    if dealt:
+        for positions, batch in zip(dealt, fetched(examples, dealt, maps, device), strict=True):
+            yield positions.tolist(), batch
 
 
 def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:

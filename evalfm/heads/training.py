@@ -137,6 +137,18 @@ class _Plan:
         return cls(epochs, math.ceil(total / epochs))
 
 
+def planned_reads(schedule: Schedule, train: int, val: int) -> tuple[int, int]:
+    """Images whose features heads read that make progress to the end: in steps, and for looks at val and statistics.
+
+    >>> from evalfm.heads.trained import Schedule
+    >>> planned_reads(Schedule(), train=640, val=100)
+    (12800, 2064)
+    """
+    plan = _Plan.of(schedule, train, val)
+    steps = plan.epochs * plan.steps * min(schedule.batch_size, train)
+    return steps, plan.epochs * val + min(schedule.statistics_images, train)
+
+
 @dataclass(frozen=True)
 class _Truth:
     """The truth of one part in the shape in which one or more heads answer."""
@@ -187,7 +199,7 @@ def fit_together(heads: Sequence[TrainedHead], train: Examples, val: Examples, c
         if not going:
             break
         dealt = list(islice(batches, plan.steps))
-        for positions, batch in zip(dealt, _fetched(train, dealt, with_maps, context.device), strict=True):
+        for positions, batch in zip(dealt, fetched(train, dealt, with_maps, context.device), strict=True):
             factor = rate_factor(step, total, schedule.warm_up)
             for bank in going:
                 target = truths[bank.layout.grid].train[positions].to(context.device)
@@ -285,13 +297,12 @@ def _deal(positions: Tensor, generator: torch.Generator) -> Iterator[int]:
 
 def _fetch(examples: Examples, positions: Tensor, maps: bool, device: torch.device) -> Batch:
     features = examples.source.features(examples.rows[positions.numpy()].tolist(), maps=maps)
-    return (
-        tuple(level.to(device, torch.float32) for level in features.maps),
-        features.pooled.to(device, torch.float32),
-    )
+    # As they are kept first, in half the bytes; to float32 there.
+    maps_there = tuple(level.to(device, non_blocking=True).float() for level in features.maps)
+    return maps_there, features.pooled.to(device, torch.float32)
 
 
-def _fetched(examples: Examples, dealt: Sequence[Tensor], maps: bool, device: torch.device) -> Iterator[Batch]:
+def fetched(examples: Examples, dealt: Sequence[Tensor], maps: bool, device: torch.device) -> Iterator[Batch]:
     """The features at each of ``dealt``, in order, the next ones read by a thread while these are used."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(_fetch, examples, dealt[0], maps, device)
@@ -316,7 +327,7 @@ def _look(
     for bank in banks:
         bank.tested()
     dealt = torch.split(torch.arange(len(val)), schedule.batch_size)
-    for positions, batch in zip(dealt, _fetched(val, dealt, maps, device), strict=True):
+    for positions, batch in zip(dealt, fetched(val, dealt, maps, device), strict=True):
         for bank, tally in zip(banks, tallies, strict=True):
             tally.add(bank.logits(batch), truths[bank.layout.grid].val[positions].to(device))
     for bank, tally in zip(banks, tallies, strict=True):

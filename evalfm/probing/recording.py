@@ -254,7 +254,8 @@ def of_result(
         cautions.append(Caution("patients-unknown", unknown))
     cautions += [*contamination(session.card, manifests), *of_cohort]
     # What the encoder says of its random weights is said already.
-    return cautions + [each for each in session.cautions if each.code != "random-weights"]
+    own = [each for each in session.cautions if each.code != "random-weights"]
+    return [*cautions, *own, *session.feature_cautions]
 
 
 def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[Caution]:
