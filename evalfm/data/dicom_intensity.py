@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +22,49 @@ PERCENTILES = (0.5, 99.5)
 Values = NDArray[np.float64]
 
 
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """The different numbers that an image may hold, so that a header's steps are done once for each.
+
+    Attributes:
+        each: [N] all numbers from the lowest to the highest stored, or the image itself where these are no fewer.
+        place: [H, W] where each pixel's number stands in ``each``; None where ``each`` is the image.
+    """
+
+    each: NDArray[Any]
+    place: NDArray[np.unsignedinteger[Any]] | None
+
+    @classmethod
+    def of(cls, stored: NDArray[Any]) -> Numbers:
+        """The numbers of an image [H, W].
+
+        >>> numbers = Numbers.of(np.array([[-1, 2, 2], [0, 0, 0]], np.int16))
+        >>> numbers.each.tolist(), numbers.everywhere(numbers.each * 10).tolist()
+        ([-1, 0, 1, 2], [[-10, 20, 20], [0, 0, 0]])
+        """
+        if stored.dtype.kind not in "ui" or stored.dtype.itemsize > 2 or not stored.size:
+            return cls(stored, None)
+        low, high = int(stored.min()), int(stored.max())
+        if high - low >= stored.size:
+            return cls(stored, None)
+        unsigned = np.dtype(f"u{stored.dtype.itemsize}")
+        place = stored.view(unsigned)
+        if low:
+            # The difference of two numbers is right in unsigned arithmetic, whatever their sign.
+            place = place - np.int64(low).astype(unsigned)
+        return cls(np.arange(low, high + 1).astype(stored.dtype), place)
+
+    def everywhere(self, values: NDArray[Any]) -> NDArray[Any]:
+        """``values``, one per number of ``each``, at every pixel [H, W]."""
+        return values if self.place is None else values.take(self.place)
+
+    def counts(self) -> NDArray[np.int64]:
+        """How many pixels hold each number."""
+        if self.place is None:
+            return np.ones(self.each.shape, dtype=np.int64)
+        return np.bincount(self.place.reshape(-1), minlength=len(self.each))
+
+
 def modality_values(stored: NDArray[Any], dataset: Dataset) -> tuple[Values, str]:
     """Modality LUT, else slope and intercept, else the values as stored; and which it was (C.11.1)."""
     luts = items_of(dataset, "ModalityLUTSequence")
@@ -32,8 +78,13 @@ def modality_values(stored: NDArray[Any], dataset: Dataset) -> tuple[Values, str
     return stored.astype(np.float64) * slope + intercept, "rescaled"
 
 
-def to_unit_interval(values: Values, dataset: Dataset, padding: NDArray[np.bool_]) -> tuple[Values, str]:
-    """VOI LUT, else the first window, else percentiles outside the padding, to [0, 1]; and which (C.11.2)."""
+def to_unit_interval(
+    values: Values, dataset: Dataset, padding: NDArray[np.bool_], counts: Callable[[], NDArray[np.int64]] | None = None
+) -> tuple[Values, str]:
+    """VOI LUT, else the first window, else percentiles outside the padding, to [0, 1]; and which (C.11.2).
+
+    ``counts`` says how many pixels have each of ``values``; by default each stands for one.
+    """
     for item in items_of(dataset, "VOILUTSequence"):
         if item.get("LUTDescriptor") is not None and item.get("LUTData") is not None:
             lut = voi_lut(item, dataset, _rescaled_range(dataset))
@@ -43,16 +94,33 @@ def to_unit_interval(values: Values, dataset: Dataset, padding: NDArray[np.bool_
     # A width below 1 has no meaning in LINEAR, and comes from headers whose window was never filled in.
     if centre is not None and width is not None and width >= (1 if function == "LINEAR" else 1e-12):
         return windowed(values, centre, width, function), f"window {function}"
-    seen = values[~padding]
+    times = np.where(padding, 0, 1 if counts is None else counts())
+    seen, times = values[times > 0], times[times > 0]
     if not seen.size:
         return np.zeros_like(values), "nothing but padding"
-    low, high = np.percentile(seen, PERCENTILES, overwrite_input=True)
+    low, high = _percentiles(seen, times)
     if high <= low:
         # Less than .5 % of the image differs from the rest, or nothing does.
-        low, high = seen.min(), seen.max()
+        low, high = float(seen.min()), float(seen.max())
     if high <= low:
         return np.zeros_like(values), "one value only"
     return _line(values, low, high - low, 0.0), "percentiles .5–99.5"
+
+
+def _percentiles(values: Values, times: NDArray[np.int64]) -> tuple[float, float]:
+    """``PERCENTILES`` of ``values``, each of which counts so many ``times``."""
+    if times.max() == 1:
+        low, high = np.percentile(values, PERCENTILES)
+        return float(low), float(high)
+    order = np.argsort(values, kind="stable")
+    ranked, last = values[order], np.cumsum(times[order])
+    found = []
+    for share in PERCENTILES:
+        place = share / 100 * (int(last[-1]) - 1)
+        below, above = ranked[np.searchsorted(last, [math.floor(place), math.ceil(place)], side="right")]
+        # Between the two neighbours, as numpy does it.
+        found.append(float(np.percentile([below, above], 100 * (place - math.floor(place)))))
+    return found[0], found[1]
 
 
 def windowed(values: Values, centre: float, width: float, function: str) -> Values:

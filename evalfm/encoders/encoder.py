@@ -18,7 +18,8 @@ from torch.nn import functional
 from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
-from evalfm.encoders.preprocessing import Augment, Preparer
+from evalfm.encoders.model_input import model_input
+from evalfm.encoders.preprocessing import Preparer
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import foreign_code, tensor_digest
 from evalfm.errors import EvalfmError
@@ -26,9 +27,9 @@ from evalfm.errors import EvalfmError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evalfm.data.images import Image
+    from evalfm.data.images import Image, StoredImage
 
-CONTRACT = 2
+CONTRACT = 3
 """Raised whenever evalfm's own preparation, pooling or built-in features change."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -135,8 +136,11 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no text tower; its card must name none")
 
     @final
-    def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`.
+    def prepare(self, image: Image | StoredImage) -> tuple[Tensor, Geometry]:
+        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer` and ``model_input``.
+
+        Raises:
+            EvalfmError: the image's unit, channels or values are not what the encoder takes.
 
         >>> import numpy as np
         >>> from evalfm.data.images import Image
@@ -146,7 +150,8 @@ class Encoder(nn.Module, ABC):
         >>> tensor.shape
         torch.Size([1, 256, 256])
         """
-        return self.preparer(image, augment)
+        prepared = self.preparer(image)
+        return model_input(torch.from_numpy(prepared.pixels)[None], self.preparer.facts)[0], prepared.geometry
 
     @final
     def geometry_of(self, height: int, width: int) -> Geometry:

@@ -13,11 +13,10 @@ from torch import Tensor
 
 from evalfm.encoders.adaptation.layers import parameter_groups
 from evalfm.encoders.adaptation.lora import set_training
-from evalfm.encoders.preprocessing import Augment
 from evalfm.errors import EvalfmError
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import deal_batches, rate_factor
-from evalfm.training.augmentation import Augmentation, augmenter
+from evalfm.training.augmentation import Augment, Augmentation, augmenter
 from evalfm.training.average import MovingAverage
 from evalfm.training.checkpoint import Line, State, forget_best, read_state, write_best, write_state
 from evalfm.training.films import Batch, FilmReader
