@@ -17,9 +17,10 @@ from evalfm.encoders.encoder import Encoder, finite_flag
 from evalfm.encoders.model_input import model_input
 from evalfm.errors import EvalfmError
 from evalfm.features.forward import Forward, device_of
+from evalfm.features.memory import HOST
 from evalfm.features.packing import halved, pack
 from evalfm.features.profile import DOWNLOAD, ENCODE, NO_TIMES, UPLOAD, WAIT, WRITE, StageTimes
-from evalfm.features.tiers import HOST, MapMemory
+from evalfm.features.tiers import MapMemory
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -182,10 +183,7 @@ class Pipeline:
             self._times.add(stage, start.elapsed_time(end) / 1000)
         finite, *fits = flight.flags.tolist()
         if not finite:
-            raise EvalfmError(
-                f"{self._encoder.card.name} gives NaN or infinite features in {self._encoder.precision}; "
-                "use --precision float32, or check the weights."
-            )
+            raise EvalfmError(self._encoder.not_finite)
         maps, host_maps = flight.maps, flight.host_maps
         if not all(fits):
             # Rare enough to compute the batch once more rather than to hold float32 maps of every batch.

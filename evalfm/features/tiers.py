@@ -6,18 +6,13 @@ import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from evalfm.encoders.encoder import Features
+from evalfm.features.memory import HOST, MemoryBudget
 from evalfm.features.packing import LARGEST_HALF
-
-if TYPE_CHECKING:
-    from evalfm.features.memory import MemoryBudget
-
-HOST = "host"
 
 
 @dataclass
@@ -156,27 +151,26 @@ class MapMemory:
             self._filled.clear()
 
     def _block(self, rows: int) -> _Block | None:
-        """Room for ``rows`` on the device, else in main memory, where half or a quarter of them is better than none."""
-        tries = [(self._device, rows)] if self._device.type != "cpu" else []
-        tries += [(torch.device("cpu"), rows >> halvings) for halvings in range(4) if rows >> halvings]
-        for device, count in tries:
-            nbytes = count * self.row_bytes
-            place = HOST if device.type == "cpu" else str(device)
-            if not self._budget.reserve(place, nbytes):
-                continue
-            try:
-                block = _Block(
-                    torch.empty(count, self._pooled_dim),
-                    tuple(torch.empty(count, *shape, dtype=torch.half, device=device) for shape in self._shapes),
-                    place,
-                    nbytes,
-                )
-            except RuntimeError:  # The budget is an estimate, and others take memory too.
-                self._budget.release(place, nbytes)
-                continue
-            self._blocks.append(block)
-            return block
-        return None
+        """Room for ``rows`` on the device, else in main memory, where some of them are better than none."""
+        if self._device.type != "cpu":
+            block = self._reserved(str(self._device), rows)
+            if block is not None:
+                return block
+        return self._reserved(HOST, min(rows, self._budget.free(HOST) // self.row_bytes))
+
+    def _reserved(self, place: str, rows: int) -> _Block | None:
+        nbytes = rows * self.row_bytes
+        if not rows or not self._budget.reserve(place, nbytes):
+            return None
+        device = torch.device("cpu") if place == HOST else self._device
+        try:
+            maps = tuple(torch.empty(rows, *shape, dtype=torch.half, device=device) for shape in self._shapes)
+            block = _Block(torch.empty(rows, self._pooled_dim), maps, place, nbytes)
+        except RuntimeError:  # The budget is an estimate, and others take memory too.
+            self._budget.release(place, nbytes)
+            return None
+        self._blocks.append(block)
+        return block
 
     def _selected(self, block: _Block, positions: list[int]) -> Features:
         index = torch.tensor(positions)
