@@ -53,34 +53,50 @@ class MapPolicy:
             rates: measures the disk of a folder; ``disk_rates`` where None.
         """
         if self.decided is None:
-            self.decided = self._choice(images, missing, passes, held, recompute, rates or disk_rates)
+            self.decided, self.costs = cheaper_policy(
+                images,
+                missing,
+                self._map_bytes,
+                self._store.budget_bytes - self._store.map_bytes,
+                self._store.folder,
+                passes=passes,
+                held=held,
+                recompute=recompute,
+                rates=rates or disk_rates,
+            )
         return self.decided
 
-    def _choice(
-        self,
-        images: int,
-        missing: Callable[[], int],
-        passes: float,
-        held: bool,
-        recompute: Callable[[], float],
-        rates: Callable[[Path], DiskRates | None],
-    ) -> str:
-        needed = self._map_bytes * images
-        left = self._store.budget_bytes - self._store.map_bytes
-        if needed > left and self._map_bytes * missing() > max(left, 0):
-            return "stream"
-        if needed <= NEGLIGIBLE_BYTES:
-            return "store"
-        disk = rates(self._store.folder)
-        if disk is None:
-            return "store"
-        self.costs = MapCosts(
-            images=images,
-            missing=missing(),
-            passes=passes,
-            held=held,
-            recompute=recompute(),
-            read=self._map_bytes / disk.read,
-            write=self._map_bytes / disk.write,
-        )
-        return self.costs.policy
+
+def cheaper_policy(
+    images: int,
+    missing: Callable[[], int],
+    map_bytes: int,
+    left_bytes: float,
+    folder: Path,
+    *,
+    passes: float,
+    held: bool,
+    recompute: Callable[[], float],
+    rates: Callable[[Path], DiskRates | None] = disk_rates,
+) -> tuple[str, MapCosts | None]:
+    """``store`` or ``stream`` for maps of ``images``, and the costs where they were measured.
+
+    ``map_bytes`` are those of one image, ``left_bytes`` what the store's budget has left, ``folder`` the store's; the
+    rest as ``MapPolicy.decide``.
+    """
+    needed = map_bytes * images
+    if needed > left_bytes and map_bytes * missing() > max(left_bytes, 0):
+        return "stream", None
+    disk = None if needed <= NEGLIGIBLE_BYTES else rates(folder)
+    if disk is None:
+        return "store", None
+    costs = MapCosts(
+        images=images,
+        missing=missing(),
+        passes=passes,
+        held=held,
+        recompute=recompute(),
+        read=map_bytes / disk.read,
+        write=map_bytes / disk.write,
+    )
+    return costs.policy, costs

@@ -31,7 +31,7 @@ FACTS = Preprocessing(
     antialias=True,
     channels=1,
     units=("unit-interval",),
-    input_range=None,
+    input_range=(0.0, 1.0),
     mean=(0.0,),
     std=(1.0,),
 )
