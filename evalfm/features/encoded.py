@@ -28,12 +28,13 @@ from evalfm.features.prepared_images import image_bytes
 from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
 from evalfm.features.running_encoder import RunningEncoder
 from evalfm.features.source import DeclaredByEncoder, map_grids, no_features
-from evalfm.features.store import EncoderCache, FeatureArrays, FeatureStore, estimate_bytes
+from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes
 from evalfm.features.tiers import MapMemory, joined
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
+    from evalfm.features.feature_arrays import FeatureArrays
 
 ATTEMPTS = 3
 GIGABYTE = 1e9

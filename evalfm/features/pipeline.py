@@ -24,8 +24,10 @@ from evalfm.features.tiers import MapMemory
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from evalfm.features.feature_arrays import FeatureArrays
     from evalfm.features.readers import ImageReader, PreparedBatch
-    from evalfm.features.store import EncoderCache, FeatureArrays, SegmentWriter
+    from evalfm.features.segment_writer import SegmentWriter
+    from evalfm.features.store import EncoderCache
 
 LOOK_AGAIN = 256
 """Images after which it is asked what another process has stored meanwhile."""

@@ -13,8 +13,8 @@ from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from evalfm.data.geometry import Geometry
+    from evalfm.features.feature_arrays import FeatureArrays
     from evalfm.features.readers import ImageReader
-    from evalfm.features.store import FeatureArrays
 
 ATTEMPTS = 3
 BATCHES_AHEAD = 2

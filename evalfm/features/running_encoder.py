@@ -22,9 +22,9 @@ from evalfm.progress import Progress
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
     from evalfm.features.addresses import Addresses
+    from evalfm.features.feature_arrays import FeatureArrays
     from evalfm.features.memory import MemoryBudget
     from evalfm.features.profile import StageTimes
-    from evalfm.features.store import FeatureArrays
 
 TRIED_IMAGES = 2
 """Images that are read to see how long one takes, where none has been encoded yet."""
