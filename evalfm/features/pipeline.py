@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from evalfm.features.feature_arrays import FeatureArrays
-    from evalfm.features.readers import ImageReader, PreparedBatch
+    from evalfm.features.readers import PreparedBatch
     from evalfm.features.segment_writer import SegmentWriter
     from evalfm.features.store import EncoderCache
 
@@ -33,6 +33,14 @@ LOOK_AGAIN = 256
 """Images after which it is asked what another process has stored meanwhile."""
 IN_FLIGHT = 2
 """Batches that a GPU works on before the first of them is looked at."""
+
+
+class BatchReader(Protocol):
+    """Reads prepared images batch by batch: an ``ImageReader``, or one of what is kept on disk."""
+
+    def batches(self, parts: Iterable[Sequence[int]]) -> Iterator[PreparedBatch]:
+        """Prepared images of each of ``parts`` (rows), in order, read ahead."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -238,7 +246,7 @@ class Destination:
 
 def extract(
     pipeline: Pipeline,
-    reader: ImageReader,
+    reader: BatchReader,
     items: Sequence[Item],
     to: Destination,
     *,

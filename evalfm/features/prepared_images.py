@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from evalfm.encoders.preprocessing import Prepared
 from evalfm.errors import EvalfmError
 from evalfm.features.readers import PreparedBatch, stacked
 from evalfm.progress import SILENT, Progress
@@ -74,12 +75,13 @@ class PreparedImages:
         for _ in range(ATTEMPTS):
             self.keep(rows, len(rows))
             try:
-                images = [pixels for (pixels,) in self._stored.read_each(addresses)]
+                read = [pixels.numpy() for (pixels,) in self._stored.read_each(addresses)]
             except KeyError:  # Damaged: missing from now on.
                 continue
             sizes = [self._stored.size(address) for address in addresses]
-            geometries = tuple(self._geometry_of(*size) for size in sizes if size is not None)
-            return PreparedBatch(rows, stacked(images, pin=self._pin), geometries, {})
+            geometries = [self._geometry_of(*size) for size in sizes if size is not None]
+            images = [Prepared(pixels, geometry, "") for pixels, geometry in zip(read, geometries, strict=True)]
+            return PreparedBatch(rows, stacked(images, pin=self._pin), tuple(geometries))
         raise EvalfmError("The feature store does not keep prepared images; leave --cache-images out.")
 
 

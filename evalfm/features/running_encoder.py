@@ -13,7 +13,7 @@ import torch
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.features.cost import seconds_per_image
 from evalfm.features.forward import automatic_batch_size, device_of
-from evalfm.features.pipeline import Destination, Item, Pipeline, Work, extract
+from evalfm.features.pipeline import BatchReader, Destination, Item, Pipeline, Work, extract
 from evalfm.features.prepared_images import PreparedImages
 from evalfm.features.readers import ImageReader
 from evalfm.features.tiers import in_one_dtype
@@ -101,7 +101,7 @@ class RunningEncoder:
         """
         self.work += extract(
             self._pipeline,
-            self._reader() if images is None else self._kept(images),
+            self._source(images),
             items,
             to,
             batch_size=self.batch_size,
@@ -117,7 +117,7 @@ class RunningEncoder:
             EvalfmError: an image cannot be read, or features are not finite.
         """
         batches = [rows[first : first + self.batch_size] for first in range(0, len(rows), self.batch_size)]
-        reader = self._reader(keep=True) if images is None else self._kept(images)
+        reader = self._source(images, keep=True)
         started = time.perf_counter()
         parts = list(self._pipeline.encode(reader.batches(batches), maps=True))
         self.work += Work(len(parts), len(rows), time.perf_counter() - started)
@@ -135,6 +135,9 @@ class RunningEncoder:
     @cached_property
     def _pipeline(self) -> Pipeline:
         return Pipeline(self._encoder, times=self._times)
+
+    def _source(self, images: FeatureArrays | None, *, keep: bool = False) -> BatchReader:
+        return self._reader(keep=keep) if images is None else self._kept(images)
 
     def _kept(self, images: FeatureArrays) -> PreparedImages:
         return PreparedImages(
@@ -159,6 +162,7 @@ class RunningEncoder:
                 memory=self._budget,
                 pin=self.on_gpu,
                 keep=keep,
+                progress=self._progress,
             )
         return self._readers[keep]
 
