@@ -146,7 +146,7 @@ def test_operations_and_parameters_are_those_that_are_published():
     assert facts.parameters == 11_176_512
     assert facts.pooled_bytes == 4 * 512
     assert facts.map_bytes == 2 * (64 * 56**2 + 128 * 28**2 + 256 * 14**2 + 512 * 7**2)
-    assert facts.prepared_bytes == 4 * 3 * 224**2
+    assert facts.prepared_bytes == 3 * 224**2
     assert facts.largest == 64 * 112**2
     assert 0 < facts.lora_parameters[8] < facts.parameters / 10
     assert facts.heads["linear", "binary"].flops == 2 * 512
