@@ -35,6 +35,7 @@ Code = Literal[
     "mean-of-folds",
     "features-differ",
     "feature-path",
+    "not-compiled",
     "existing",
     "licence",
     "other",
