@@ -74,8 +74,14 @@ class FeaturePaths:
         return self._caches[name]
 
     def _is_like_own(self, name: str) -> bool:
-        """Whether ``name`` is another path of the same precision."""
-        return name != self._own and name.split("-")[0] == self._own.split("-")[0]
+        """Whether ``name`` is another path of the same precision, on another device or compiled where ours is not."""
+        return name != self._own and _precision(name) == _precision(self._own)
 
     def _add(self, sentence: str) -> None:
         self.cautions = (*self.cautions, Caution("feature-path", sentence))
+
+
+def _precision(path: str) -> str:
+    """The precision in a path's name, such as ``bfloat16-autocast`` in ``bfloat16-autocast-compiled-cuda``."""
+    *words, _ = path.split("-")
+    return "-".join(word for word in words if word != "compiled")

@@ -63,7 +63,8 @@ class Forward:
         """Features of a batch [B, C, h, w], on the encoder's device.
 
         Raises:
-            EvalfmError: the features have not the declared dimensions or are not finite, or not even one image fits.
+            EvalfmError: the features have not the declared dimensions, or not even one image fits. Whether they are
+                finite is not asked: that would wait for the device.
         """
         parts = []
         first = 0

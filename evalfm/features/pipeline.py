@@ -122,8 +122,8 @@ class Pipeline:
         self._times = times
         self._on_gpu = self._device.type == "cuda"
         self._in_flight = (IN_FLIGHT if self._on_gpu else 0) if in_flight is None else in_flight
-        self._up = torch.cuda.Stream(self._device) if self._on_gpu else None
-        self._down = torch.cuda.Stream(self._device) if self._on_gpu else None
+        self._up = _stream(self._device) if self._on_gpu else None
+        self._down = _stream(self._device) if self._on_gpu else None
 
     def encode(
         self, batches: Iterable[PreparedBatch], *, maps: bool = False, host_maps: bool = False
@@ -174,7 +174,7 @@ class Pipeline:
                 spans=spans,
             )
             if self._down is not None:
-                flight.done = torch.cuda.Event()
+                flight.done = _event()
                 flight.done.record(self._down)
         return flight
 
@@ -214,7 +214,7 @@ class Pipeline:
             stack.enter_context(torch.cuda.stream(stream))
         if self._times.measures:
             on = stream or torch.cuda.current_stream(self._device)
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start, end = _event(timed=True), _event(timed=True)
             start.record(on)
             spans.append((stage, start, end))
             stack.callback(end.record, on)
@@ -227,6 +227,14 @@ class Pipeline:
         host.copy_(tensor, non_blocking=True)
         tensor.record_stream(self._down)
         return host
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _event(*, timed: bool = False) -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=timed)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features import map_policy, segment_writer
 from evalfm.features.encoded import EncodedSource
+from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import automatic_batch_size
 from evalfm.features.map_costs import DiskRates
 from evalfm.features.memory import MemoryBudget
@@ -32,8 +33,10 @@ def open_source(tmp_path, make_encoder, make_radiographs):
         radiographs = radiographs if radiographs is not None else make_radiographs(range(10))
         encoder = encoder if encoder is not None else make_encoder()
         store = FeatureStore(tmp_path / "store", budget)
-        source = EncodedSource(encoder, radiographs, store, memory=MemoryBudget({"host": memory}), **keywords)
-        source.images = radiographs  # For the tests to ask what was read.
+        budget_of_memory = MemoryBudget({"host": memory})
+        source = EncodedSource(encoder, radiographs, store, memory=budget_of_memory, **keywords)
+        # For the tests to ask what was read and taken.
+        source.images, source.budget = radiographs, budget_of_memory
         opened.append(source)
         return source
 
@@ -270,7 +273,7 @@ def test_the_cost_is_that_of_the_running_pipeline(open_source, monkeypatch, make
 
 
 @pytest.mark.parametrize("maps", ["store", "stream"])
-def test_what_memory_holds_is_read_or_computed_once(open_source, maps):
+def test_what_memory_holds_is_read_or_computed_once(open_source, monkeypatch, maps):
     open_source(maps=maps, memory=NO_ROOM).prefetch(range(10), maps=True)
     source = open_source(maps=maps)
     source.expect(range(10), maps=True)
@@ -278,15 +281,13 @@ def test_what_memory_holds_is_read_or_computed_once(open_source, maps):
     for rows in (range(0, 4), range(2, 8), range(10), range(10)):
         source.features(rows, maps=True)
     assert source.encoded_images == (0 if maps == "store" else 10)
-    read = source._paths.own.maps.read
-    source._paths.own.maps.read = lambda *_: pytest.fail("nothing is read twice")
+    monkeypatch.setattr(FeatureArrays, "read", lambda *_: pytest.fail("nothing is read twice"))
     source.features(range(10), maps=True)
-    source._paths.own.maps.read = read
 
 
 def test_memory_is_given_back_and_taken_again(open_source):
     source = open_source(maps="stream")
-    budget = source._budget
+    budget = source.budget
     source.prefetch(range(10), maps=True)
     assert budget.taken("host") >= 10 * ROW_BYTES
     before = source.features(range(10), maps=True)

@@ -65,9 +65,18 @@ def test_a_path_that_lacks_one_image_or_its_maps_is_not_used(store):
     assert paths.cautions == ()
 
 
-def test_paths_of_another_precision_are_none_of_ours(store):
-    store.put("bfloat16-cuda", NAMES)
-    assert FeaturePaths(store, KEY, OWN).choose(NAMES).pooled.missing(NAMES) == NAMES
+@pytest.mark.parametrize(
+    ("own", "other", "used"),
+    [
+        (OWN, "bfloat16-cuda", False),
+        ("bfloat16-cuda", "bfloat16-autocast-cuda", False),
+        ("bfloat16-cuda", "bfloat16-compiled-cuda", True),
+        ("bfloat16-autocast-compiled-cuda", "bfloat16-autocast-cpu", True),
+    ],
+)
+def test_paths_of_another_precision_are_none_of_ours(store, own, other, used):
+    store.put(other, NAMES)
+    assert (FeaturePaths(store, KEY, own).choose(NAMES).pooled.missing(NAMES) == []) == used
 
 
 def test_what_is_computed_in_any_case_is_never_mixed_with_another_path(store):
