@@ -79,7 +79,7 @@ class EncodedSource(DeclaredByEncoder):
             store: where features lie.
             maps: ``auto``, ``store`` or ``stream``.
             batch_size: images per call of the encoder; by its input size where None.
-            workers: that decode images; by the machine where None.
+            workers: processes that decode images; by default one per core.
             cache_images: keep prepared images on disk, exactly, so that streamed maps decode each image once.
             progress: where long work is shown.
             times: where seconds per stage are added.

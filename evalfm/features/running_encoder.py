@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from evalfm.encoders.encoder import Encoder, Features
+from evalfm.features.cores import reader_count
 from evalfm.features.cost import seconds_per_image
 from evalfm.features.forward import automatic_batch_size, device_of
 from evalfm.features.pipeline import BatchReader, Destination, Item, Pipeline, Work, extract
@@ -83,7 +84,7 @@ class RunningEncoder:
         started = time.perf_counter()
         for row in rows:
             self._encoder.preparer(self._manifest.image(row))
-        decoding = (time.perf_counter() - started) / max(1, len(rows)) / (self._workers or 1)
+        decoding = (time.perf_counter() - started) / max(1, len(rows)) / reader_count(self._workers)
         # Workers decode while the encoder computes.
         return max(seconds_per_image(self._encoder), decoding)
 

@@ -15,6 +15,7 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.encoded import USUAL_PASSES, EncodedSource
 from evalfm.features.map_policy import cheaper_policy
 from evalfm.features.memory import MEMORY
@@ -203,7 +204,7 @@ class _Planner:
         said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
-            said.append(f"{decode} to read an image, by {self.machine.workers} workers, not overlapped")
+            said.append(f"{decode} to read an image, by {reader_count(self.machine.workers)} workers, not overlapped")
         said.append(
             f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image; baselines but random weights are not counted"
         )
@@ -262,7 +263,7 @@ class _Planner:
             seconds,
             self.decode[cohort.data],
             SCORE_SECONDS,
-            self.machine.workers,
+            reader_count(self.machine.workers),
             2 if half else 4,
             None if speed is None else speed * 1e12,
         )
@@ -289,7 +290,9 @@ class _Planner:
         images, held, policy = whole * copies_of(cell, facts), False, "stream"
         if reads_maps:
             held = self.assumed.speed is None and facts.map_bytes * whole <= MEMORY.free(self._memory_place())
-            recompute = max(facts.seconds, self.decode.get(cohort.data, DECODE_SECONDS) / self.machine.workers)
+            recompute = max(
+                facts.seconds, self.decode.get(cohort.data, DECODE_SECONDS) / reader_count(self.machine.workers)
+            )
             policy = self._policy((entry, cohort.data), facts, images, held, recompute)
         lacking_maps = lacking if reads_maps else 0
         if reads_maps and cohort.manifest is not None and facts.warning is None and policy == "store":

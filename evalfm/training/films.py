@@ -16,6 +16,7 @@ from evalfm.data.images import Image, is_constant
 from evalfm.encoders.model_input import LEVELS, model_input
 from evalfm.encoders.preprocessing import Preparer
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.films import FilmMemory
 from evalfm.heads.head import Examples
 from evalfm.heads.segmentation.masks import read_target
@@ -52,7 +53,7 @@ class FilmReader:
         *,
         target: Tensor | None,
         grid: tuple[int, int] | None,
-        workers: int,
+        workers: int | None,
         pin: bool = False,
     ) -> None:
         self._examples, self._preparer, self._load = examples, preparer, load
@@ -61,7 +62,7 @@ class FilmReader:
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
         self._geometry: dict[int, Geometry] = {}
-        self._pool = ThreadPoolExecutor(max(1, workers))
+        self._pool = ThreadPoolExecutor(reader_count(workers))
 
     def __enter__(self) -> FilmReader:
         return self

@@ -198,7 +198,7 @@ def test_convolutions_run_channels_last_and_hooks_of_the_model_see_it() -> None:
         wide = [each for each in module.parameters() if each.ndim == 4 and each.shape[1] > 1 and each.shape[2] > 1]
         ran.append(all(each.is_contiguous(memory_format=torch.channels_last) for each in wide) and bool(wide))
 
-    hook = network.model.get_submodule("stages.0").register_forward_pre_hook(look)
+    hook = network.model.layer1.register_forward_pre_hook(look)
     network.encode(noise(network))
     assert ran == [True]
     hook.remove()
