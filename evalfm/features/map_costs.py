@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from pydantic import ConfigDict, computed_field
+
+from evalfm.cards import CardModel
 from evalfm.data.work_folders import work_name
 
 PROBE_BYTES = 32_000_000
@@ -26,8 +29,7 @@ class DiskRates:
     read: float
 
 
-@dataclass(frozen=True)
-class MapCosts:
+class MapCosts(CardModel):
     """What maps of ``images`` cost a run, in seconds.
 
     Attributes:
@@ -44,6 +46,8 @@ class MapCosts:
     >>> slow_disk.policy
     'stream'
     """
+
+    model_config = ConfigDict(extra="ignore")
 
     images: int
     missing: int
@@ -66,6 +70,7 @@ class MapCosts:
         """Without: computed in every pass, or once where memory holds them."""
         return (1 if self.held else self.passes) * self.images * self.recompute
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def policy(self) -> str:
         """``store`` or ``stream``, whichever is sooner done; at a tie ``store``, which serves later runs too."""

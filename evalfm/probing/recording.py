@@ -160,6 +160,7 @@ def provenance(session: EncoderSession, split_hash: str, seconds: float, *, synt
         synthetic=synthetic,
         random_weights=session.random_weights,
         cost=session.source.cost if isinstance(session.source, EncodedSource) else None,
+        map_costs=session.source.map_costs if isinstance(session.source, EncodedSource) else None,
     )
 
 

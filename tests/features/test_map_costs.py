@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from evalfm.features.map_costs import DiskRates, MapCosts, disk_rates, measured_rates
@@ -29,14 +27,23 @@ EVEN = MapCosts(images=100, missing=100, passes=10, held=False, recompute=0.01, 
     ],
 )
 def test_the_cheaper_way_is_taken(changes: dict[str, float], policy: str) -> None:
-    assert replace(EVEN, **changes).policy == policy
+    assert EVEN.model_copy(update=changes).policy == policy
 
 
 def test_the_sentence_has_both_figures() -> None:
     assert EVEN.sentence == (
         "maps are kept on disk: 10.00 ms an image to compute, 5.00 ms to read from disk; 10.0 s against 6.0 s"
     )
-    assert "computed when they are used, and held in memory" in replace(EVEN, held=True, write=1.0).sentence
+    assert (
+        "computed when they are used, and held in memory"
+        in EVEN.model_copy(update={"held": True, "write": 1.0}).sentence
+    )
+
+
+def test_a_record_of_it_has_the_choice_and_is_read_again() -> None:
+    written = EVEN.model_dump(mode="json")
+    assert written["policy"] == "store"
+    assert MapCosts.model_validate(written) == EVEN
 
 
 def test_a_disk_is_measured_once_and_left_as_it_was(tmp_path) -> None:
