@@ -41,7 +41,7 @@ class Finding:
 
 
 def examine(encoder: str | None = None, *, golden: bool = False, **how: Any) -> Iterator[Finding]:
-    """Look at versions, device, hub, disk and stored features, then send a test image through ``encoder`` if one is named.
+    """Look at versions, device, hub, disk and stored features, then send a test image through ``encoder``, if named.
 
     With ``golden`` its embedding is written down for later looks; ``how`` are arguments of ``load_encoder``.
     """
