@@ -6,6 +6,7 @@ import os
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ class MemoryBudget:
         self._measured: set[str] = set()
         self._taken: dict[str, int] = {}
         self._free_now: dict[str, tuple[float, int]] = {}
+        self._returned: deque[tuple[str, int]] = deque()
 
     def reserve(self, place: str, nbytes: int) -> bool:
         """Take ``nbytes`` of the budget of ``place``; False, and nothing taken, where that is more than is left."""
@@ -86,7 +88,11 @@ class MemoryBudget:
                 raise ValueError(
                     f"{nbytes} bytes of {place} are given back where {self._taken.get(place, 0)} are taken."
                 )
-            self._taken[place] -= nbytes
+            self._taken[place] = self._taken.get(place, 0) - nbytes
+
+    def release_later(self, place: str, nbytes: int) -> None:
+        """Release at the next call; takes no lock, so that whatever is deleted at any moment can do it."""
+        self._returned.append((place, nbytes))
 
     def free(self, place: str) -> int:
         """Bytes of ``place`` that can still be reserved."""
@@ -96,9 +102,13 @@ class MemoryBudget:
     def taken(self, place: str) -> int:
         """Bytes of ``place`` that are reserved."""
         with self._lock:
+            self._free(place)
             return self._taken.get(place, 0)
 
     def _free(self, place: str) -> int:
+        while self._returned:
+            owner, nbytes = self._returned.popleft()
+            self._taken[owner] -= nbytes
         taken = self._taken.get(place, 0)
         if place == HOST:
             taken += self._taken.get(PINNED, 0)
