@@ -123,14 +123,13 @@ def tune(
         train=train,
         val=val,
         context=replace(context, progress=progress),
-        load=manifest.image,
-        names=tuple(map(str, manifest.table["id"])),
+        manifest=manifest,
         folder=setting.folder,
         workers=setting.workers,
         processes=setting.processes,
     )
     if setting.processes > 1:
-        job = sendable(job, manifest.size)
+        job = sendable(job)
     state, more = run_job(job, setting.device, setting.precision, progress)
     cautions += more
     _take_best(job, state)
