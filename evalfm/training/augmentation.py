@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Self
 
@@ -146,6 +146,7 @@ class BatchChange:
     parameters: Tensor
     padded: bool
     still: tuple[int, ...]
+    _moves: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def images(self, values: Tensor) -> Tensor:
         """The images float32 [B, C, h, w] in their unit, changed; ``values`` itself where nothing is.
@@ -156,9 +157,8 @@ class BatchChange:
         size = (values.shape[2], values.shape[3])
         beyond = None
         if len(self.still) < len(self.rows):
-            y, x = self._origin(0, size)
-            beyond = _beyond(y, x)
-            moved = _sample(values, y, x).masked_fill_(beyond, self.augmenter.pad_value)
+            grid, beyond = self._move(size)
+            moved = _sample(values, grid).masked_fill_(beyond, self.augmenter.pad_value)
             values = self._but_still(moved, values)
         if not (self.augmenter.is_unit_interval and self.augmenter.augmentation.changes_intensities):
             return values
@@ -177,10 +177,17 @@ class BatchChange:
         """
         sides = zip(self.geometries[0].output, fractions.shape[2:], grid, strict=True)
         steps = tuple(max(1, -(-max(size, cells) // wanted)) for size, cells, wanted in sides)
-        y, x = self._origin(0, (grid[0] * steps[0], grid[1] * steps[1]))
-        moved = _sample(fractions, y, x).masked_fill_(_beyond(y, x), 0)
+        fine, beyond = self._move((grid[0] * steps[0], grid[1] * steps[1]))
+        moved = _sample(fractions, fine).masked_fill_(beyond, 0)
         area = functional.avg_pool2d(moved, steps) if steps != (1, 1) else moved
         return area.mul_(255).round_().to(torch.uint8)
+
+    def _move(self, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Where each cell comes from in the unmoved input, (x, y) as [B, h, w, 2], and which from beyond it."""
+        if size not in self._moves:
+            y, x = self._origin(0, size)
+            self._moves[size] = torch.stack([x, y], dim=-1), _beyond(y, x)
+        return self._moves[size]
 
     def _origin(self, first: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Where the centre of each cell of a grid over the input comes from: y and x, from -1 to 1, [B, h, w]."""
@@ -276,10 +283,8 @@ def _centres(count: int, device: torch.device) -> Tensor:
     return centres.float().to(device)
 
 
-def _sample(values: Tensor, y: Tensor, x: Tensor) -> Tensor:
-    return functional.grid_sample(
-        values, torch.stack([x, y], dim=-1), mode="bilinear", padding_mode="border", align_corners=False
-    )
+def _sample(values: Tensor, grid: Tensor) -> Tensor:
+    return functional.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _beyond(y: Tensor, x: Tensor) -> Tensor:

@@ -75,7 +75,14 @@ class TrainingBatch:
         What an image becomes does not depend on the part that it is in. Nothing waits for the device.
         """
         for start in range(0, len(self), size):
-            yield self._on_device(slice(start, start + size))
+            part = range(start, min(start + size, len(self)))
+            if self.batches.augmenter is None or self.batches.device.type != "cpu":
+                yield self._on_device(slice(part.start, part.stop))
+            else:
+                # One by one an image stays in a processor's cache, which takes half the time.
+                changed = [self._on_device(slice(each, each + 1)) for each in part]
+                images, target = (torch.cat(each) for each in zip(*changed, strict=True))
+                yield images, target
 
     def _on_device(self, part: slice) -> tuple[Tensor, Tensor]:
         batches, device = self.batches, self.batches.device
