@@ -113,7 +113,7 @@ class InputMasks:
         if not masks.any():
             return _Boxed(0, 0, np.zeros((len(masks), 0, 0), np.uint8))
         fractions = area_fractions(masks, self._given.source.geometry(row))
-        (top, bottom), (left, right) = (_extent(fractions.any(axis)) for axis in ((0, 2), (0, 1)))
+        (top, bottom), (left, right) = (_extent(np.asarray(fractions.any(axis))) for axis in ((0, 2), (0, 1)))
         return _Boxed(top, left, fractions[:, top:bottom, left:right].copy())
 
 
