@@ -52,7 +52,7 @@ class EncodedSource:
         *,
         maps: str = "auto",
         batch_size: int | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         cache_images: bool = False,
         progress: Progress = SILENT,
     ) -> None:
@@ -64,7 +64,7 @@ class EncodedSource:
             store: where features lie.
             maps: ``auto``, ``store`` or ``stream``.
             batch_size: images per call of the encoder; by its input size where None.
-            workers: threads that decode images.
+            workers: processes that decode images; by default one per core.
             cache_images: keep prepared films on disk, exactly, so that streamed maps decode each film once.
             progress: where long work is shown.
 

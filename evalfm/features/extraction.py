@@ -16,6 +16,7 @@ from torch import Tensor
 from evalfm.data.images import is_constant
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import Forward, automatic_batch_size, device_of
 from evalfm.features.packing import pack
@@ -82,7 +83,7 @@ def extract(
     maps: bool = False,
     batch_size: int | None = None,
     map_bytes: int = 0,
-    workers: int = 2,
+    workers: int | None = None,
     label: str = "features",
     progress: Progress = SILENT,
 ) -> Work:
@@ -98,7 +99,7 @@ def extract(
         maps: also store spatial maps.
         batch_size: images per batch; automatic by default.
         map_bytes: bytes that the maps of one image take, which bounds the size of a chunk.
-        workers: threads that decode.
+        workers: processes that decode; by default one per core.
         label: what the bar is called.
         progress: where the work is shown.
 
@@ -127,7 +128,7 @@ def extract_films(
     films: FeatureArrays,
     *,
     batch_size: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Store the encoder's input of ``items``, exactly as ``prepare`` made it, so that none is decoded twice.
@@ -206,10 +207,10 @@ class Decoder:
     most ``BATCHES_AHEAD`` batches wait, so memory does not grow with the number of images.
     """
 
-    def __init__(self, encoder: Encoder, load: Load, workers: int) -> None:
+    def __init__(self, encoder: Encoder, load: Load, workers: int | None) -> None:
         self._encoder = encoder
         self._load = load
-        self._pool = ThreadPoolExecutor(max(1, workers))
+        self._pool = ThreadPoolExecutor(reader_count(workers))
         self._pin = device_of(encoder).type == "cuda"
 
     def __enter__(self) -> Decoder:

@@ -30,6 +30,12 @@ Read = tuple[Prepared, dict[str, float]]
 CHUNK = 4
 """Images asked for at a time, at most; a process has two such requests, so that it never waits for the parent."""
 _ONE_THREAD = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "PILLOW_BLOCKS_MAX": "8",
+}
+"""A reader takes the same memory for every image; given back to the system in between, it costs as much as the work."""
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from evalfm.features.reader_process import main; main()"
 )
@@ -248,7 +254,7 @@ class _Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=os.environ | {f"{name}_NUM_THREADS": "1" for name in _ONE_THREAD},
+                env=_KEEP_MEMORY | os.environ | {f"{name}_NUM_THREADS": "1" for name in _ONE_THREAD},
                 **settings,
             )
         except (OSError, subprocess.SubprocessError) as error:

@@ -26,7 +26,7 @@ class Job:
         train, val: examples; no features are read from their source.
         manifest: whose rows the examples are.
         folder: where checkpoints lie; the same for the same result.
-        workers: processes that decode images, for each that trains; None follows the machine.
+        workers: processes that decode images, for each that trains; by default one per core.
         processes: how many train together.
     """
 
@@ -41,7 +41,7 @@ class Job:
     context: Context
     manifest: Manifest
     folder: Path
-    workers: int | None = 2
+    workers: int | None = None
     processes: int = 1
 
 

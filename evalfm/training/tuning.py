@@ -76,14 +76,14 @@ class TrainingEnvironment:
     Attributes:
         folder: where checkpoints lie; the same for the same result, and kept when the process dies.
         precision: in which the encoder runs.
-        workers: how many decode images; None follows the machine.
+        workers: processes that decode images; by default one per core.
         processes: how many train together.
     """
 
     folder: Path
     device: torch.device
     precision: Precision
-    workers: int | None = 2
+    workers: int | None = None
     processes: int = 1
 
 
