@@ -21,9 +21,10 @@ def area_fractions(masks: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.u
     input does not show (cropped away) is no part of it. The geometry must not turn the image.
 
     Bits at the input grid would be eight times smaller, and lose what is thinner than an input pixel: of lines of 2
-    pixels in 1024 x 1024 at an input of 224 x 224 they keep 9 % of the area (at twice the grid all of it on average, but
-    single lines are off by up to 46 %); area fractions keep it within 6 % of what supersampling the stored mask gives, of the phantom's
-    pneumothoraces within 2.7 % and of real hearts within 0.3 % (worst of 48 moves each), all without a bias.
+    pixels in 1024 x 1024 at an input of 224 x 224 they keep 9 % of the area (at twice the grid all of it on average,
+    but single lines are off by up to 46 %). Area fractions keep it within 6 % of what supersampling the stored mask
+    gives, that of the phantom's pneumothoraces within 2.7 % and of real hearts within 0.3 % (the worst of 48 moves
+    each), all without a bias.
 
     >>> area_fractions(np.ones((1, 2, 3), bool), Geometry.identity((2, 3)).resize((1, 1)).crop(0, 0, (1, 2)))
     array([[[255,   0]]], dtype=uint8)
