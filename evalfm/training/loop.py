@@ -14,7 +14,7 @@ from evalfm.encoders.adaptation.layers import parameter_groups
 from evalfm.encoders.adaptation.lora import set_training
 from evalfm.errors import EvalfmError
 from evalfm.heads.trained import Schedule
-from evalfm.heads.training import deal_batches, rate_factor
+from evalfm.heads.training import draw_batches, rate_factor
 from evalfm.training.augmentation import Augment, Augmentation, augmenter
 from evalfm.training.average import MovingAverage
 from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
@@ -126,7 +126,7 @@ class _Training:
         torch.manual_seed(_mixed(job.context.seed, epoch, processes.rank))
         generator = torch.Generator().manual_seed(_mixed(job.context.seed, epoch, -1))
         schedule = Schedule(batch_size=self.plan.batch_size, positive_share=job.recipe.positive_share)
-        drawn = deal_batches(self.positive, len(job.train), schedule, generator)
+        drawn = draw_batches(self.positive, len(job.train), schedule, generator)
         batches = [positions.tolist() for positions in islice(drawn, self.plan.steps)]
         held = job.adaptation == "lora" or job.recipe.batch_norm == "held"
         set_training(job.encoder, "lora" if held else job.adaptation)
