@@ -34,6 +34,8 @@ Code = Literal[
     "overlapping-episodes",
     "mean-of-folds",
     "features-differ",
+    "feature-path",
+    "not-compiled",
     "existing",
     "licence",
     "other",

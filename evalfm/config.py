@@ -233,9 +233,15 @@ class ComputeOptions(CardModel):
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
     precision: Annotated[
         Precision,
-        Field(description="Of the encoder's forward pass; auto is bfloat16 on GPUs that have it, else float32."),
+        Field(
+            description="Of the encoder's forward pass; auto is float32, and on GPUs with bfloat16 that for "
+            "transformers and float16 for convolutional networks."
+        ),
         ON_MACHINE,
     ] = "auto"
+    compile: Annotated[
+        bool, Field(description="Run the frozen encoder through torch.compile, which pays for many images."), ON_MACHINE
+    ] = False
 
 
 class MachineOptions(ComputeOptions):
@@ -251,6 +257,11 @@ class MachineOptions(ComputeOptions):
     ] = "auto"
     cache_images: Annotated[
         bool, Field(description="Keep prepared images on disk where the encoder runs in every epoch."), ON_MACHINE
+    ] = False
+    profile: Annotated[
+        bool,
+        Field(description="Print seconds per stage at the end; they overlap, docs/performance.md says what each is."),
+        ON_MACHINE,
     ] = False
 
 

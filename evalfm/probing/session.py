@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,9 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.encoded import EncodedSource
+from evalfm.features.cost import seconds_per_image
+from evalfm.features.encoded import USUAL_PASSES, EncodedSource
+from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
@@ -45,11 +46,12 @@ class EncoderSession:
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
         device, precision: where and how the features are computed.
-        training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
-            the GPU has no bfloat16 and no precision was chosen.
+        training_precision: in which the encoder would be trained: as ``precision``; where none was chosen, bfloat16 on
+            a GPU that has it, else float16 with loss scaling. The weights that are trained stay float32.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         requested: the settings that were chosen, as a run may show them.
         cautions: what the encoder says of itself, such as colour reduced to grey.
+        times: where seconds per stage are added.
     """
 
     name: str
@@ -64,50 +66,70 @@ class EncoderSession:
     requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
     cautions: tuple[Caution, ...] = field(default=())
+    times: StageTimes = NO_TIMES
+
+    def close(self) -> None:
+        """End the workers that read images, and give the memory of feature maps back."""
+        for source in (self.source, self.test):
+            if isinstance(source, EncodedSource):
+                source.close()
+
+    @property
+    def feature_cautions(self) -> tuple[Caution, ...]:
+        """What the sources say of where features came from; known once they were read."""
+        sources = [source for source in (self.source, self.test) if isinstance(source, EncodedSource)]
+        return tuple(dict.fromkeys(caution for source in sources for caution in source.cautions))
 
 
-def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
-    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
+def compute_ahead(
+    source: FeatureSource,
+    rows: NDArray[np.intp],
+    *,
+    maps: bool,
+    progress: Progress,
+    passes: float = USUAL_PASSES,
+) -> None:
+    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing.
+
+    ``passes`` is how often each map will be read.
+    """
     if not isinstance(source, EncodedSource):
         return
     wanted = rows.tolist()
+    source.expect(wanted, maps=maps, passes=passes)
     missing = source.missing(wanted, maps=maps)
+    if maps and source.map_costs is not None:
+        progress.say(f"{source.name}: {source.map_costs.sentence}")
     if missing:
-        progress.say(forecast(source, missing, maps=maps))
+        progress.say(forecast(source, missing, maps=maps, in_memory=source.holds(wanted)))
     source.prefetch(wanted, maps=maps)
 
 
-def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
-    """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time."""
+def forecast(source: EncodedSource, images: int, *, maps: bool, in_memory: bool = False) -> str:
+    """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time.
+
+    ``in_memory`` says that there is memory for the maps of all of them.
+    """
     stored = maps and source.maps_policy == "store"
     gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
     sentence = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
     if images >= TRIAL_FROM:
-        sentence += f", about {images * _seconds_per_image(source):.0f} s"
+        sentence += f", about {images * seconds_per_image(source.encoder):.0f} s"
     memory = peak_memory_bytes()
     sentence += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
-    return sentence + ("; maps are computed anew in every pass" if maps and not stored else "")
+    if not maps or stored:
+        return sentence
+    return sentence + ("; maps stay in memory" if in_memory else "; maps are computed anew in every pass")
 
 
 def training_forecast(source: EncodedSource, images: int, epochs: int, processes: int) -> str:
     """What training the encoder on ``images`` will take: a step costs about three forward passes."""
     weights = sum(parameter.nbytes for parameter in source.encoder.parameters())
-    seconds = 3 * images * _seconds_per_image(source) / processes
+    seconds = 3 * images * seconds_per_image(source.encoder) / processes
     return (
         f"{source.name}: up to {epochs} epochs of {images} images, about {seconds:.0f} s each; "
         f"{5 * weights / 1e9:.2f} GB of disk for checkpoints at most"
     )
-
-
-def _seconds_per_image(source: EncodedSource) -> float:
-    """Of one blank image, after another has warmed the model up."""
-    encoder = source.encoder
-    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
-    blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
-    encoder.encode(blank)
-    started = time.perf_counter()
-    encoder.encode(blank).pooled.cpu()
-    return time.perf_counter() - started
 
 
 def open_session(
@@ -117,6 +139,7 @@ def open_session(
     test: Manifest | None,
     progress: Progress,
     hidden: frozenset[str] = frozenset(),
+    times: StageTimes = NO_TIMES,
 ) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
@@ -131,9 +154,9 @@ def open_session(
         source = make(manifest, ref.path, hidden, manifest)
         tested = None if test is None else make(test, ref.path, hidden, manifest)
         card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
-        return EncoderSession(kind, source, tested, card)
-    device, precision = _where(settings)
-    loaded = _load(ref, settings, device, precision)
+        return EncoderSession(kind, source, tested, card, times=times)
+    device = _where(settings)
+    loaded = _load(ref, settings, device)
     store = FeatureStore(cache_folder() / "features")
 
     def source_of(images: Manifest) -> EncodedSource:
@@ -146,6 +169,7 @@ def open_session(
             workers=settings.workers,
             cache_images=settings.cache_images,
             progress=progress,
+            times=times,
         )
 
     return EncoderSession(
@@ -159,29 +183,31 @@ def open_session(
         precision=loaded.precision,
         training_precision=_training_precision(settings, device, loaded.precision),
         requested=_public(settings),
-        redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
+        redraw=_redraw(ref, settings, device) if loaded.random_weights else None,
         cautions=loaded.cautions,
+        times=times,
     )
 
 
-def _load(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str, seed: int = SEED) -> Encoder:
+def _load(encoder: EncoderRef, settings: EncoderConfig, device: str, seed: int = SEED) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
     return load_encoder(
         encoder,
         weights=settings.weights,
         input_size=settings.input_size,
         resize=settings.resize,
-        precision="float32" if encoder.is_code and settings.precision == "auto" else precision,
+        precision=settings.precision,
+        compile=settings.compile,
         device=device,
         seed=seed,
     )
 
 
-def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str) -> Callable[[int], Encoder]:
+def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
     def redrawn(seed: int) -> Encoder:
-        return _load(encoder, settings, device, precision, seed)
+        return _load(encoder, settings, device, seed)
 
     return redrawn
 
@@ -193,21 +219,18 @@ def _public(settings: EncoderConfig) -> dict[str, Any]:
     return {**shown, "weights": weights}
 
 
-def _where(settings: EncoderConfig) -> tuple[str, str]:
-    """The device and precision that ``auto`` stands for on this machine."""
+def _where(settings: EncoderConfig) -> str:
+    """The device that ``auto`` stands for on this machine."""
     has_gpu = torch.cuda.is_available()
     if settings.device.startswith("cuda") and not has_gpu:
         raise EvalfmError("There is no usable GPU here; leave --device out or say --device cpu.")
-    device = ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
-    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    precision = ("bfloat16" if fast else "float32") if settings.precision == "auto" else settings.precision
-    return device, precision
+    return ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
 
 
 def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:
-    """As for frozen features; ``auto`` means float16 with loss scaling on a GPU without bfloat16."""
-    if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-        return "float16"
+    """As for frozen features; ``auto`` is bfloat16 on a GPU that has it, else float16 with loss scaling."""
+    if settings.precision == "auto" and device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return precision
 
 

@@ -168,10 +168,12 @@ NOT_AS_IT_IS = {
     "processes": "decides nothing but where each normalises its own share of a batch",
     "baselines": "others stand beside the run or do not",
     "device": "where a run is computed",
+    "compile": "how a run is computed; recorded with its features",
     "batch_size": "how a run is computed",
     "workers": "how a run is computed",
     "maps": "where maps are kept",
     "cache_images": "where images are kept",
+    "profile": "whether seconds are printed",
     "out": "where the run is written",
     "force": "whether it is made again",
 }
