@@ -269,10 +269,12 @@ def by_the_book(tensor: Tensor, geometry: Geometry, facts: Augmentation, place: 
     return torch.where(film, changed.clamp(0, 1) ** np.exp(bend * facts.gamma), moved)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, "cropped and padded"])
 @pytest.mark.parametrize("size", [(300, 200), (190, 310)])
 def test_a_batch_is_changed_as_the_formulas_have_it(policy: str, size: tuple[int, int]) -> None:
-    geometry, facts = preparer(policy).geometry_of(*size), Augmentation(flip=True)
+    both = POLICIES["crop"] | {"resize_to": 100}
+    prepare = preparer(policy) if policy in POLICIES else preparer("crop", **both)
+    geometry, facts = prepare.geometry_of(*size), Augmentation(flip=True)
     values = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     values = functional.interpolate(values, geometry.output, mode="bilinear")
     found = Augmenter(facts, 7, True, 0.25).draw(2, range(8), [geometry] * 8).images(values)
