@@ -272,9 +272,11 @@ def by_the_book(tensor: Tensor, geometry: Geometry, facts: Augmentation, place: 
 @pytest.mark.parametrize("policy", [*POLICIES, "cropped and padded"])
 @pytest.mark.parametrize("size", [(300, 200), (190, 310)])
 def test_a_batch_is_changed_as_the_formulas_have_it(policy: str, size: tuple[int, int]) -> None:
-    both = POLICIES["crop"] | {"resize_to": 100}
-    prepare = preparer(policy) if policy in POLICIES else preparer("crop", **both)
-    geometry, facts = prepare.geometry_of(*size), Augmentation(flip=True)
+    facts, half = Augmentation(flip=True), (size[0] // 2, size[1] // 2)
+    if policy in POLICIES:
+        geometry = preparer(policy).geometry_of(*size)
+    else:
+        geometry = Geometry.identity(size).resize(half).crop((half[0] - 126) // 2, (half[1] - 126) // 2, (126, 126))
     values = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     values = functional.interpolate(values, geometry.output, mode="bilinear")
     found = Augmenter(facts, 7, True, 0.25).draw(2, range(8), [geometry] * 8).images(values)
