@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ def feature_quality(
     described = []
     for name in names:
         session = open_session(name, config, manifest, None, progress, frozenset())
-        values = session.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
+        with closing(session):
+            values = session.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
         if not np.isfinite(values).all():
             raise EvalfmError(f"{name} gives features that are no numbers on these images; see `evalfm doctor`.")
         features[session.name] = values

@@ -16,7 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.readers import ImageReader
 from evalfm.heads.objectives import Tally
 from evalfm.heads.trained import Schedule
-from evalfm.heads.training import deal_batches, rate_factor
+from evalfm.heads.training import draw_batches, rate_factor
 from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.average import MovingAverage
 from evalfm.training.batches import ImageBatches, TrainingBatch
@@ -135,7 +135,7 @@ class _Training:
         torch.manual_seed(_mixed(job.context.seed, epoch, processes.rank))
         generator = torch.Generator().manual_seed(_mixed(job.context.seed, epoch, -1))
         schedule = Schedule(batch_size=self.plan.batch_size, positive_share=job.recipe.positive_share)
-        drawn = deal_batches(self.positive, len(job.train), schedule, generator)
+        drawn = draw_batches(self.positive, len(job.train), schedule, generator)
         batches = [positions.tolist() for positions in islice(drawn, self.plan.steps)]
         held = job.adaptation == "lora" or job.recipe.batch_norm == "held"
         set_training(job.encoder, "lora" if held else job.adaptation)
