@@ -156,9 +156,12 @@ class ImageReader:
         coming = iter(parts)
         first: list[Sequence[int]] = []
         images = 0
+        new: set[int] = set()
         while images + self.decoded < FEW_IMAGES and (part := next(coming, None)) is not None:
             first.append(part)
-            images += len(part)
+            # Where images are kept, those that are and those that come again need no reader.
+            new.update(int(row) for row in part if self._kept is not None and int(row) not in self._kept)
+            images = images + len(part) if self._kept is None else len(new)
         self._start(images + self.decoded >= FEW_IMAGES)
         waiting: deque[tuple[int, Future[PreparedBatch]]] = deque()
         try:

@@ -30,7 +30,7 @@ from evalfm.probing.splits import Split, unlearnable
 from evalfm.progress import Progress
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.training.recipe import Recipe, Trained
-from evalfm.training.tuning import TrainingEnvironment, tune
+from evalfm.training.tuning import FineTuneConfig, TrainingData, TrainingEnvironment, tune
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,12 @@ def fit_trained(
             tuned = tune(
                 base.encoder,
                 head,
-                labelled.examples(split.train),
-                labelled.examples(split.val),
+                TrainingData(labelled.examples(split.train), labelled.examples(split.val), cohort.manifest, source_of),
                 context,
-                adaptation=training.adaptation,
-                recipe=recipe,
-                manifest=cohort.manifest,
-                setting=TrainingEnvironment(
+                FineTuneConfig(training.adaptation, recipe),
+                TrainingEnvironment(
                     training.folder, torch.device(session.device), precision, training.workers, training.processes
                 ),
-                source_of=source_of,
-                progress=progress,
             )
         test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)
         with session.times.stage(PREDICTION):

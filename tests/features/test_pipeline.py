@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evalfm.features.readers import PreparedBatch
 
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
@@ -14,6 +13,7 @@ from evalfm.features.memory import MemoryBudget
 from evalfm.features.packing import pack
 from evalfm.features.pipeline import Destination, Item, Pipeline, as_stored, extract
 from evalfm.features.profile import StageTimes
+from evalfm.features.readers import PreparedBatch
 from evalfm.features.store import FeatureStore
 from evalfm.features.tiers import MapMemory
 

@@ -253,6 +253,16 @@ def test_few_images_start_no_process(many: Manifest) -> None:
         assert len(reader.process_ids) == 2
 
 
+def test_few_images_that_are_kept_and_come_again_and_again_start_no_process(many: Manifest) -> None:
+    with ImageReader(preparer(), many, workers=2, keep=True) as reader:
+        for _ in range(2):
+            list(reader.batches([list(range(8))] * FEW_IMAGES))
+        assert reader.process_ids == ()
+        assert reader.decoded == 8
+        list(reader.batches(in_parts(len(many))))
+        assert len(reader.process_ids) == 2
+
+
 @pytest.mark.parametrize("few", [True, False])
 def test_errors_keep_their_row(many: Manifest, tmp_path: Path, few: bool) -> None:
     names = [str(Path("..") / "x.png"), "absent.png", "flat.png", "cut.png"]

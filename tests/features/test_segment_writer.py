@@ -115,6 +115,9 @@ def test_an_exception_inside_keeps_what_was_committed_and_cuts_off_the_rest(tmp_
             writer.append(*row(0))
             writer.flush()
             writer.append(*row(1))
+            (data,) = tmp_path.glob("*.data")
+            while data.stat().st_size < 40:
+                time.sleep(0.001)
             raise KeyboardInterrupt
 
     threads = threading.active_count()
@@ -155,7 +158,8 @@ def test_a_full_segment_has_a_successor(tmp_path, monkeypatch):
         with FeatureArrays(tmp_path).writer() as writer:
             for number in range(22):
                 writer.append(*row(number))
-            assert len(writer.open_segments) <= 6
+            writer.flush()
+            assert len(writer.open_segments) == 1
     assert stored(tmp_path, 22) == list(range(22))
     sizes = sorted(path.stat().st_size for path in tmp_path.glob("*.data"))
     # 22 rows of 20 bytes, twice: the second writer goes on with the one that is not full.
@@ -227,6 +231,19 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path, monkeypatch):
     assert rows.read(["1"])[0][0, 0] == 1
     with pytest.raises(EvalfmError, match="Read-only file system"), rows.writer() as writer:
         writer.append(*row(0))
+
+
+@posix
+def test_where_locks_belong_to_processes_two_writers_of_one_still_keep_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+    for first in (0, 2):
+        with FeatureArrays(tmp_path).writer() as one, FeatureArrays(tmp_path).writer() as other:
+            one.append(*row(first))
+            one.flush()
+            other.append(*row(first + 1))
+            other.flush()
+    assert len(list(tmp_path.glob("*.index"))) == 2
+    assert stored(tmp_path, 4) == [0, 1, 2, 3]
 
 
 @posix

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from evalfm.config import EncoderOptions, ProbeConfig
 from evalfm.heads.trained import Schedule
-from evalfm.heads.training import _Plan as HeadPlan
+from evalfm.heads.training import StepPlan as HeadPlan
 from evalfm.study.cohorts import Sizes
 from evalfm.study.estimate import Rates, StoredFeatures, encoder_steps, estimate_cell, head_steps
 from evalfm.study.trial import EncoderFacts, HeadFacts, load_for_trial, try_encoder
