@@ -17,7 +17,8 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,12 @@ class InMemory:
         self.pooled = torch.randn(images, CHANNELS, generator=generator)
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
+        """Pooled features and maps of ``rows``."""
         index = torch.as_tensor(rows)
         return Features(self.pooled[index], tuple(level[index] for level in self.maps) if maps else ())
 
     def geometry(self, row: int) -> Geometry:
+        """The input itself."""
         return Geometry.identity((SIZE, SIZE))
 
 
@@ -110,9 +113,9 @@ def bare(
             float(tally.score())
 
 
-def cpu_seconds(call: object) -> float:
+def cpu_seconds(call: Callable[[], object]) -> float:
     started = time.process_time()
-    call()  # type: ignore[operator]
+    call()
     return time.process_time() - started
 
 
@@ -134,13 +137,11 @@ def from_memory(images: int, steps: int, rounds: int) -> None:
                 Examples(source, rows, np.zeros((len(rows), 0)), rows.astype(str), masks), (56, 56), SILENT, "all"
             )
             found = []
+            alone = partial(bare, kind(schedule, rates), source, train, val, truth, looks, steps // looks)
             for number in range(rounds + 1):
-                pair = [
-                    lambda: bare(kind(schedule, rates), source, train, val, truth, looks, steps // looks),
-                    lambda: fit_together([kind(schedule, rates)], *sides, context),
-                ]
+                pair = [alone, partial(fit_together, [kind(schedule, rates)], *sides, context)]
                 taken = {index: cpu_seconds(pair[index]) for index in ((0, 1) if number % 2 else (1, 0))}
-                shared = cpu_seconds(lambda: fit_together([kind(nothing, rates)], *sides, context))
+                shared = cpu_seconds(partial(fit_together, [kind(nothing, rates)], *sides, context))
                 step = taken[0] / steps
                 # The short fit has a step and a look of its own.
                 if number:

@@ -258,6 +258,11 @@ class MachineOptions(ComputeOptions):
     cache_images: Annotated[
         bool, Field(description="Keep prepared images on disk where the encoder runs in every epoch."), ON_MACHINE
     ] = False
+    profile: Annotated[
+        bool,
+        Field(description="Print seconds per stage at the end; they overlap, docs/performance.md says what each is."),
+        ON_MACHINE,
+    ] = False
 
 
 class EncoderOptions(CardModel):

@@ -240,7 +240,7 @@ def _compiled(encoder: Encoder, made: _Made) -> Callable[[Tensor], Outputs] | No
             # One image would be compiled apart from all other sizes.
             alone = len(batch) == 1
             given = torch.cat([batch, batch]) if alone else batch
-            torch._dynamo.maybe_mark_dynamic(given, 0)  # type: ignore[no-untyped-call]
+            torch._dynamo.maybe_mark_dynamic(given, 0)
             outputs: Outputs = function(given)
             return tuple(each[:1] for each in outputs) if alone else outputs
 

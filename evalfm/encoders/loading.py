@@ -12,6 +12,7 @@ import torch
 from evalfm.cautions import Caution
 from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.drawing import drawn_once
 from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.frozen import automatic_precision
@@ -86,8 +87,7 @@ def load_encoder(
         cautions=(*cautions, *_caution(card, checkpoint, drawn)),
     )
     # Building draws initial weights; the caller's generator must not feel it.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with drawn_once(seed):
         encoder = builder(card.family)(card, state, checkpoint)
     _check_size(encoder, card)
     apply_variant(encoder)

@@ -344,8 +344,10 @@ class _MeanTally(ABC):
         """Of a batch the penalties [L, B, K] and which of them count [B, K], in float64."""
 
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch."""
-        penalty, known = self.each(logits.cpu().double(), target.cpu())
+        """Count a batch, on its device where that knows float64: nothing waits for it."""
+        if logits.device.type == "mps":
+            logits, target = logits.cpu(), target.cpu()
+        penalty, known = self.each(logits.double(), target)
         total, count = (penalty * known).sum(1), known.double().sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._count = count if self._count is None else self._count + count
@@ -360,7 +362,7 @@ class _MeanTally(ABC):
         """The mean over labels of the mean over images, [L]."""
         assert self._sum is not None
         assert self._count is not None
-        return (self._sum / self._count).nanmean(-1)
+        return (self._sum / self._count).nanmean(-1).cpu()
 
 
 class _LabelTally(_MeanTally):
@@ -374,7 +376,7 @@ class _ClassTally(_MeanTally):
     def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         log = torch.log_softmax(logits, dim=-1)
         penalty = -log.gather(-1, target[None, :, None].expand(len(logits), -1, 1))
-        return penalty, torch.ones(len(target), 1, dtype=torch.bool)
+        return penalty, torch.ones(len(target), 1, dtype=torch.bool, device=target.device)
 
 
 class _ValueTally(_MeanTally):

@@ -12,17 +12,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
+from evalfm.heads.reading import read_ahead, to_device
 from evalfm.heads.segmentation.masks import target_grid
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.training import fit_together
 
 PREDICTION_BATCH = 16
+EXACT_IMAGES = 4
+"""Images whose maps are in float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,11 @@ class TrainedHead(Head, TrainableHead):
         return {}
 
     @property
+    def device(self) -> torch.device:
+        """Where the trained module runs."""
+        return self._device
+
+    @property
     def reads_maps(self) -> bool:
         """Whether the module looks at maps."""
         return "maps" in self.needs
@@ -99,11 +108,12 @@ class TrainedHead(Head, TrainableHead):
         self._device = device
 
     def outputs(self, maps: Maps, pooled: Tensor) -> Tensor:
-        """Scores of a batch, through the objective's link, on the CPU."""
+        """Scores of a batch in any precision, through the objective's link, on the CPU."""
         module, _ = self._fitted()
         assert self._objective is not None
+        levels = tuple(to_device(level, self._device).float() for level in maps)
         with torch.no_grad():
-            logits: Tensor = module(tuple(level.to(self._device) for level in maps), pooled.to(self._device))
+            logits: Tensor = module(levels, to_device(pooled, self._device).float())
         return self._objective.link(logits.cpu())
 
     def check_source(self, source: FeatureSource) -> None:
@@ -200,30 +210,34 @@ class TrainedPooledHead(TrainedHead, PooledHead):
         """Probabilities per class (binary: K = 1), or values in the target's unit, [N, K]."""
         self.check_source(examples.source)
         assert self._objective is not None
-        # In float64, where answers to equal features agree to far more digits than are kept.
+        # In float64, where answers to equal features agree to far more digits than are kept; maps a few at a time.
         exact = copy.deepcopy(self._fitted()[0]).double()
-        rows = examples.rows.tolist()
-        parts = []
-        for start in range(0, len(rows), PREDICTION_BATCH):
-            features = examples.source.features(rows[start : start + PREDICTION_BATCH], maps=self.reads_maps)
-            maps = tuple(level.to(self._device, torch.float64) for level in features.maps)
-            with torch.no_grad():
-                parts.append(exact(maps, features.pooled.to(self._device, torch.float64)).cpu())
-        return self._objective.link(torch.from_numpy(tied(torch.cat(parts).numpy()))).numpy()
+        size = EXACT_IMAGES if self.reads_maps else PREDICTION_BATCH
+        outputs = []
+        for features, _ in _prefetched(examples, maps=self.reads_maps):
+            for part in torch.split(torch.arange(len(features.pooled)), size):
+                maps = tuple(to_device(level[part], self._device).double() for level in features.maps)
+                with torch.no_grad():
+                    outputs.append(exact(maps, to_device(features.pooled[part], self._device).double()).cpu())
+        return self._objective.link(torch.from_numpy(tied(torch.cat(outputs).numpy()))).numpy()
 
 
 def predict_dense(heads: Sequence[TrainedDenseHead], examples: Examples) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """For each row the probabilities [K, H, W] of every head; maps are fetched once for all heads."""
     for head in heads:
         head.check_source(examples.source)
-    rows = examples.rows.tolist()
-    for start in range(0, len(rows), PREDICTION_BATCH):
-        batch = rows[start : start + PREDICTION_BATCH]
-        features = examples.source.features(batch, maps=True)
+    for features, rows in _prefetched(examples, maps=True):
         outputs = [head.outputs(features.maps, features.pooled) for head in heads]
-        for position, row in enumerate(batch):
+        for position, row in enumerate(rows):
             geometry = examples.source.geometry(row)
             yield row, tuple(geometry.to_source(output[position], outside=0.0) for output in outputs)
+
+
+def _prefetched(examples: Examples, *, maps: bool) -> Iterator[tuple[Features, list[int]]]:
+    """Features of all examples in batches with their rows, the next batch read while one is used."""
+    rows = examples.rows.tolist()
+    parts = [rows[start : start + PREDICTION_BATCH] for start in range(0, len(rows), PREDICTION_BATCH)]
+    return zip(read_ahead(parts, lambda part: examples.source.features(part, maps=maps)), parts, strict=True)
 
 
 def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:

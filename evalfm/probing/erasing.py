@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,8 @@ def erase(
     unseen = held_out_images(run, manifest, trained_on, progress)
     places = _places(unseen, mask, progress)
     ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
-    erasures = tuple(_erasures(unseen.cohort, *_answers(ready, unseen, places)))
+    with closing(ready.session):
+        erasures = tuple(_erasures(unseen.cohort, *_answers(ready, unseen, places)))
     name = f"{run.encoder} · {run.head} · {run.adaptation}"
     left_out = (*unseen.left_out, *places.left_out)
     notes = tuple(_notes(run, unseen.cohort, mask, places))

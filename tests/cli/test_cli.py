@@ -107,6 +107,24 @@ def test_json_of_a_probe_is_json_alone(imported: Path, probed: Path):
     assert json.loads(asked.stdout)[0]["lines"][0]["metrics"]["auroc"]["value"] is not None
 
 
+def test_json_of_a_profiled_probe_has_the_seconds_of_each_stage(imported: Path, tmp_path: Path):
+    arguments = [
+        "--encoder",
+        "pixels",
+        "--task",
+        "finding",
+        "--data",
+        imported,
+        "--head",
+        "linear",
+        "--baselines",
+        "none",
+    ]
+    asked = json.loads(evalfm("probe", *arguments, "--out", tmp_path, "--profile", "--json").stdout)
+    assert asked["tables"][0]["lines"]
+    assert {"head training", "prediction"} <= set(asked["seconds"])
+
+
 @pytest.mark.parametrize("what", ["encoders", "tasks", "heads"])
 def test_lists_are_tables_and_json(what: str):
     assert evalfm("ls", what).returncode == 0

@@ -14,7 +14,7 @@ from evalfm.heads.linear import LinearHead
 from evalfm.heads.module import Layout
 from evalfm.heads.nonlinear import AttentiveHead, AttentiveModule, PerceptronHead
 from evalfm.heads.trained import Schedule
-from evalfm.heads.training import _Bank, read_statistics
+from evalfm.heads.training import HeadCandidates, read_statistics
 
 QUICK = Schedule(epochs=6, least_steps=120, batch_size=64)
 
@@ -176,14 +176,14 @@ def test_many_rates_together_are_each_alone(array_source, make_examples):
     context = Context("binary", ("finding",))
     layout, objective = head.layout(source, context), head.objective(train, context)
     module = head.new_module(layout, torch.Generator().manual_seed(0))
-    bank = _Bank(head, layout, objective, module, context)
+    candidates = HeadCandidates(head, layout, objective, module, context)
     drawn = torch.Generator().manual_seed(1)
-    for candidate in bank.candidates:
+    for candidate in candidates.candidates:
         torch.nn.init.normal_(candidate.module.query, generator=drawn)
         torch.nn.init.normal_(candidate.module.answer, generator=drawn)
     features = source.features(range(5), maps=True)
-    together = bank.logits((features.maps, features.pooled))
-    alone = torch.stack([each.module(features.maps, features.pooled) for each in bank.candidates])
+    together = candidates.logits((features.maps, features.pooled))
+    alone = torch.stack([each.module(features.maps, features.pooled) for each in candidates.candidates])
     assert torch.allclose(together, alone, rtol=1e-4, atol=1e-3)
     assert not torch.allclose(alone[0], alone[1], atol=1e-2)
 

@@ -10,7 +10,7 @@ from evalfm.heads.module import Projection
 from evalfm.heads.segmentation.light import LinearDenseHead, MultiscaleHead
 from evalfm.heads.segmentation.masks import PooledDice, read_targets
 from evalfm.heads.trained import Schedule, predict_dense
-from evalfm.heads.training import deal_batches, fit_together
+from evalfm.heads.training import draw_batches, fit_together, read_statistics
 from evalfm.progress import SILENT
 
 CONTEXT = Context("segmentation", ("lesion",), seed=3)
@@ -135,7 +135,7 @@ def test_every_batch_has_lesions_and_every_radiograph_is_used():
     target = torch.zeros(40, 1, 2, 2, dtype=torch.uint8)
     target[:3] = 255
     positive = (target > 0).flatten(1).any(1)
-    batches = deal_batches(positive, len(target), Schedule(batch_size=8), torch.Generator().manual_seed(0))
+    batches = draw_batches(positive, len(target), Schedule(batch_size=8), torch.Generator().manual_seed(0))
     drawn = [next(batches) for _ in range(14)]
     assert all((batch < 3).sum() == 2 for batch in drawn)
     seen = torch.cat(drawn).tolist()
@@ -221,3 +221,34 @@ def test_decoders_get_the_statistics_of_train_and_the_share_of_foreground(plant)
     assert torch.allclose(heads[1].tensors()["projections.0.mean"].double(), finest, rtol=1e-4)
     share = np.mean([train.masks(row).mean() for row in train.rows])
     assert float(torch.sigmoid(tensors["project.bias"])) == pytest.approx(share, rel=0.01)
+
+
+def test_maps_kept_in_half_precision_are_those_values_and_no_others(plant):
+    source, train, val = plant()
+    half = tuple(level.half() for level in source.maps)
+    found = []
+    for maps in (half, tuple(level.float() for level in half)):
+        source.maps = maps
+        head = MultiscaleHead(QUICK)
+        fit = head.fit(train, val, CONTEXT)
+        found.append((fit, head.tensors(), [probability for _, probability in head.predict(val)]))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(found[0][1][name], found[1][1][name]) for name in found[0][1])
+    assert all(torch.equal(one, other) for one, other in zip(found[0][2], found[1][2], strict=True))
+
+
+def test_statistics_are_those_of_float64_over_all_batches(plant, make_examples):
+    source, _, _ = plant()
+    # Far from 0 and in batches that differ: sums of squares in float32 would lose every digit.
+    shift = torch.arange(len(source.pooled))[:, None, None, None] // 8
+    source.maps = tuple(level * 0.01 + 50 + shift for level in source.maps)
+    source.maps[0][:, 1] = 7.0
+    rows = range(20)
+    schedule = Schedule(batch_size=8, statistics_images=20)
+    found = read_statistics(make_examples(source, rows), schedule, torch.Generator().manual_seed(0), maps=True)
+    for level, mean, scale in zip(source.maps, found.map_means, found.map_scales, strict=True):
+        exact = level[:20].double()
+        expected = exact.std((0, 2, 3), correction=0)
+        assert torch.allclose(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6)
+        assert torch.allclose(scale.double(), torch.where(expected > 0, expected, 1.0), rtol=1e-4)
+    assert float(found.map_scales[0][1]) == 1.0

@@ -68,14 +68,14 @@ def derive_card(architecture: str) -> EncoderCard:
         EvalfmError: timm has no such model, or the model gives no intermediate maps.
     """
     _check_name(architecture)
-    with torch.random.fork_rng(devices=[]):
-        model: Any = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+    model = _laid_out(architecture)
     config = model.pretrained_cfg
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise EvalfmError(f"timm's {architecture} gives no intermediate maps; choose another model.")
     size = tuple(config["input_size"][1:])
     with torch.no_grad():
-        final, layers = model.forward_intermediates(torch.zeros(1, *config["input_size"]), output_fmt="NCHW")
+        blank = torch.zeros(1, *config["input_size"], device=next(model.parameters()).device)
+        final, layers = model.forward_intermediates(blank, output_fmt="NCHW")
         head = model.forward_head(final, pre_logits=True)
     strides = [round(size[0] / layer.shape[2]) for layer in layers]
     if any(
@@ -107,6 +107,21 @@ def derive_card(architecture: str) -> EncoderCard:
         paradigm="none",
         domain="none",
     )
+
+
+def _laid_out(architecture: str) -> Any:
+    """The model in shapes alone; with weights where its code must compute to be built."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+            size = model.pretrained_cfg["input_size"]
+            if hasattr(model, "forward_intermediates"):
+                with torch.no_grad():
+                    model.forward_intermediates(torch.zeros(1, *size), output_fmt="NCHW")
+    except (RuntimeError, NotImplementedError, TypeError, ValueError):
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+    return model
 
 
 def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:

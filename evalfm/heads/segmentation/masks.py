@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -57,6 +58,8 @@ def read_target(masks: NDArray[np.bool_], geometry: Geometry, grid: tuple[int, i
 SMOOTHING = 1.0
 BINS = 512
 LOGIT_RANGE = 12.0
+WEIGHTS = 255 * 256
+"""Steps in which an area fraction is counted; those of bytes are met exactly."""
 
 
 def pixel_loss(logits: Tensor, target: Tensor, total: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> Tensor:
@@ -90,28 +93,41 @@ class PooledDice:
 
     def __init__(self, candidates: int, channels: int) -> None:
         self._shape = (candidates, channels)
-        self._pixels = torch.zeros(candidates * channels * BINS, dtype=torch.float64)
-        self._truth = torch.zeros_like(self._pixels)
+        self._pixels: Tensor | None = None
+        self._truth: Tensor | None = None
 
     def add(self, logits: Tensor, target: Tensor) -> None:
-        """Count a batch: ``logits`` [L, B, K, h, w], ``target`` [B, K, h, w] area fractions."""
+        """Count a batch on its device: ``logits`` [L, B, K, h, w], ``target`` [B, K, h, w] area fractions.
+
+        Counts are whole numbers, so that their order does not matter, and nothing waits for the device.
+        """
         candidates, channels = self._shape
+        if self._pixels is None or self._truth is None:
+            self._pixels = torch.zeros(candidates * channels * BINS, dtype=torch.int64, device=logits.device)
+            self._truth = torch.zeros_like(self._pixels)
         level = (logits.clamp(-LOGIT_RANGE, LOGIT_RANGE) + LOGIT_RANGE) * ((BINS - 1) / (2 * LOGIT_RANGE))
-        level = torch.nan_to_num(level, nan=0.0).long()
-        offset = torch.arange(candidates * channels).reshape(candidates, 1, channels, 1, 1) * BINS
-        index = (level.cpu() + offset).flatten()
-        weight = target.cpu().expand_as(logits).flatten().double()
-        self._pixels += torch.bincount(index, minlength=len(self._pixels)).double()
-        self._truth += torch.bincount(index, weights=weight, minlength=len(self._truth))
+        offset = torch.arange(candidates * channels, device=logits.device).reshape(candidates, 1, channels, 1, 1) * BINS
+        index = (torch.nan_to_num(level, nan=0.0).long() + offset).flatten()
+        weight = (target * WEIGHTS).round().long().expand_as(logits).flatten()
+        self._pixels.index_add_(0, index, torch.ones_like(index))
+        self._truth.index_add_(0, index, weight)
 
     def merge(self, total: Callable[[Tensor], Tensor]) -> None:
         """Add up what several processes have counted."""
-        self._pixels, self._truth = total(self._pixels), total(self._truth)
+        pixels, truth = self._counts()
+        self._pixels, self._truth = total(pixels), total(truth)
 
     def score(self) -> Tensor:
         """Mean over the channels that have a lesion of the best Dice, [L]; NaN where no channel has one."""
-        pixels = self._pixels.reshape(*self._shape, BINS).flip(-1).cumsum(-1)
-        truth = self._truth.reshape(*self._shape, BINS).flip(-1).cumsum(-1)
+        pixels, truth = (each.reshape(*self._shape, BINS).flip(-1).cumsum(-1) for each in self._counts())
+        truth = truth / WEIGHTS
         lesion = truth[..., -1:]
         dice = (2 * truth / (pixels + lesion).clamp_min(1e-12)).amax(dim=-1)
         return torch.where(lesion[..., 0] > 0, dice, torch.nan).nanmean(dim=1)
+
+    def _counts(self) -> tuple[Tensor, Tensor]:
+        """Pixels and their weight in truth per bin, float64 on the CPU."""
+        nothing = torch.zeros(math.prod(self._shape) * BINS, dtype=torch.float64)
+        if self._pixels is None or self._truth is None:
+            return nothing, nothing
+        return self._pixels.cpu().double(), self._truth.cpu().double()

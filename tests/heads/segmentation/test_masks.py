@@ -75,3 +75,25 @@ def test_channels_without_a_lesion_are_left_out():
     empty = PooledDice(1, 1)
     empty.add(logits[:, :, 1:], target[:, 1:])
     assert bool(empty.score().isnan().all())
+
+
+def test_counts_of_several_processes_add_up():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 6, 1, 8, 8, generator=generator)
+    target = torch.randint(0, 256, (6, 1, 8, 8), generator=generator) / 255
+    whole, first, second, none = (PooledDice(2, 1) for _ in range(4))
+    whole.add(logits, target)
+    first.add(logits[:, :2], target[:2])
+    second.add(logits[:, 2:], target[2:])
+    counted: list[torch.Tensor] = []
+
+    def keep(counts: torch.Tensor) -> torch.Tensor:
+        counted.append(counts)
+        return counts
+
+    second.merge(keep)
+    gathered = iter(counted)
+    none.merge(keep)
+    first.merge(lambda counts: counts + next(gathered))
+    assert first.score().tolist() == whole.score().tolist()
+    assert all(float(counts.sum()) == 0 for counts in counted[2:])
