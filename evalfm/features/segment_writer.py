@@ -26,7 +26,7 @@ from evalfm.features.packing import LARGEST_HALF
 from evalfm.features.segment import Extent, OpenSegment, open_segment
 from evalfm.features.segment_format import ENTRY, ArrayLayout, Layout, keys_of
 
-COMMIT_BYTES, COMMIT_SECONDS = 256_000_000, 5.0
+COMMIT_BYTES, COMMIT_SECONDS = 128_000_000, 5.0
 """Written bytes, and age of the oldest of them, at which rows are committed: what a kill may cost."""
 QUEUE_BYTES = 256_000_000
 """Bytes that wait to be written before ``append`` waits."""
