@@ -34,6 +34,7 @@ Code = Literal[
     "overlapping-episodes",
     "mean-of-folds",
     "features-differ",
+    "feature-path",
     "not-compiled",
     "existing",
     "licence",

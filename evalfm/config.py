@@ -225,7 +225,11 @@ class ComputeOptions(CardModel):
     """With what features are computed; of these, results depend on the precision alone."""
 
     batch_size: Annotated[int | None, Field(ge=1, description="Images per forward pass."), ON_MACHINE] = None
-    workers: Annotated[int, Field(ge=1, description="Threads that decode images."), ON_MACHINE] = 2
+    workers: Annotated[
+        int | None,
+        Field(ge=1, description="Processes that decode images; by default one per core, 16 at most."),
+        ON_MACHINE,
+    ] = None
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
     precision: Annotated[
         Precision,
@@ -253,6 +257,11 @@ class MachineOptions(ComputeOptions):
     ] = "auto"
     cache_images: Annotated[
         bool, Field(description="Keep prepared images on disk where the encoder runs in every epoch."), ON_MACHINE
+    ] = False
+    profile: Annotated[
+        bool,
+        Field(description="Print seconds per stage at the end; they overlap, docs/performance.md says what each is."),
+        ON_MACHINE,
     ] = False
 
 

@@ -17,6 +17,7 @@ from evalfm.cautions import Caution, with_known_codes
 from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
+from evalfm.features.map_costs import MapCosts
 from evalfm.schema_one import migrated
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import Kind
@@ -244,6 +245,8 @@ class Provenance(Section):
         seconds: that the run took; ``peak_memory_bytes`` of the process so far.
         cost: of one image, of the encoder before any training; None where no encoder ran, as for tables of features,
             and in runs of older versions.
+        map_costs: what decided whether feature maps were stored or computed when they were used; None where nothing
+            was measured: no maps, few of them, or the way was chosen.
     """
 
     versions: dict[str, str]
@@ -258,6 +261,7 @@ class Provenance(Section):
     synthetic: bool
     random_weights: bool
     cost: Cost | None = None
+    map_costs: MapCosts | None = None
 
 
 class Result(Section):

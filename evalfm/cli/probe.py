@@ -55,14 +55,16 @@ def probe(
 
     from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice
+    from evalfm.features.profile import StageTimes
     from evalfm.probing.probe import SomeFailedError
     from evalfm.probing.probe import probe as run
 
     bars = Bars()
+    times = StageTimes() if options.get("profile") else None
     print_notice(data, bars)
     failed: SomeFailedError | None = None
     try:
-        runs = run(encoders, tasks, progress=bars, **options)
+        runs = run(encoders, tasks, progress=bars, times=times, **options)
     except SomeFailedError as error:
         if not error.runs and not error.traces:
             raise
@@ -70,11 +72,14 @@ def probe(
     if json:
         from evalfm.analysis.table import task_tables
 
-        emit_json([table_json(table) for table in task_tables(runs)])
+        tables = [table_json(table) for table in task_tables(runs)]
+        emit_json(tables if times is None else {"tables": tables, "seconds": times.to_json()})
     else:
         print_runs(runs)
         for each in runs:
             typer.echo(str(each.folder))
+        if times is not None:
+            typer.echo("\n".join(times.table()))
     print_notice(data, bars)
     if failed is not None:
         for label, sentence in failed.failures.items():

@@ -237,7 +237,7 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
             # Without slope and intercept, or with another type, the values of a CT are no Hounsfield units.
             if unit == "HU" and (first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")):
                 unit = "raw"
-            pixels = numbers.everywhere(values.astype(np.float32))
+            pixels = numbers.everywhere(_finite(values, locator))
             return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
         padding = padding_of(numbers.each, dataset)
         scaled, second_step = to_unit_interval(values, dataset, padding, numbers.counts)
@@ -255,8 +255,16 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
         plausible = plausible_spacing(spacing, len(stored), age=age_in_years(str(dataset.get("PatientAge") or "")))
         measured = measured if plausible == spacing else f"{measured} implausible"
         spacing = plausible
-    pixels = numbers.everywhere(scaled.astype(np.float32))
+    pixels = numbers.everywhere(_finite(scaled, locator), exact=False)
     return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
+
+
+def _finite(values: NDArray[np.float64], locator: str) -> NDArray[np.float32]:
+    """``values`` in single precision."""
+    single = values.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
+    return single
 
 
 def _is_chest_radiograph(modality: str, dataset: Dataset) -> bool:

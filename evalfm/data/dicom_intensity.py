@@ -20,6 +20,10 @@ PERCENTILES = (0.5, 99.5)
 """Range of an image that states no window, outside its padding."""
 
 Values = NDArray[np.float64]
+_ON_LINE = 1e-6
+"""Largest distance of a value from a line that is taken for it, as a share of the range; 16 bits step by 1.5e-5."""
+_BLOCK = 64
+"""Rows of an image that are looked up at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +58,59 @@ class Numbers:
             place = place - np.int64(low).astype(unsigned)
         return cls(np.arange(low, high + 1).astype(stored.dtype), place)
 
-    def everywhere(self, values: NDArray[Any]) -> NDArray[Any]:
-        """``values``, one per number of ``each``, at every pixel [H, W]."""
-        return values if self.place is None else values.take(self.place)
+    def everywhere(self, values: NDArray[Any], *, exact: bool = True) -> NDArray[Any]:
+        """``values``, one per number of ``each``, at every pixel [H, W].
+
+        Unless they are to be ``exact``, values on a straight line between two bounds, as a window's are, are computed
+        rather than looked up, which is right to 1e-6 of their range and takes half of the time.
+        """
+        if self.place is None:
+            return values
+        line = None if exact else _line_through(values)
+        if line is not None:
+            result = self.place.astype(np.float32)
+            result *= line.slope
+            result += line.start
+            return np.clip(result, line.low, line.high, out=result)
+        result = np.empty(self.place.shape, dtype=values.dtype)
+        # In blocks: each turns its places into indices of eight bytes, which then stay in the processor's cache.
+        for first in range(0, len(result), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            values.take(self.place[block], out=result[block], mode="wrap")
+        return result
 
     def counts(self) -> NDArray[np.int64]:
         """How many pixels hold each number."""
         if self.place is None:
             return np.ones(self.each.shape, dtype=np.int64)
         return np.bincount(self.place.reshape(-1), minlength=len(self.each))
+
+
+@dataclass(frozen=True)
+class _Line:
+    """start + slope × place, between low and high."""
+
+    start: np.float32
+    slope: np.float32
+    low: np.float32
+    high: np.float32
+
+
+def _line_through(values: NDArray[np.float32]) -> _Line | None:
+    """The line that a table follows between its ends' values; None where it follows none."""
+    low, high = values.min(), values.max()
+    inner = np.flatnonzero((values > low) & (values < high))
+    if len(inner) < 2:
+        return None
+    first, last = int(inner[0]), int(inner[-1])
+    slope = (float(values[last]) - float(values[first])) / (last - first)
+    line = _Line(np.float32(float(values[first]) - slope * first), np.float32(slope), low, high)
+    computed = np.arange(len(values), dtype=np.float32)
+    computed *= line.slope
+    computed += line.start
+    computed = np.clip(computed, low, high, out=computed)
+    computed -= values
+    return line if np.abs(computed, out=computed).max() <= _ON_LINE * (high - low) else None
 
 
 def modality_values(stored: NDArray[Any], dataset: Dataset) -> tuple[Values, str]:

@@ -7,7 +7,7 @@ import math
 import os
 import stat
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ __all__ = [
     "UNITS",
     "Image",
     "StoredImage",
+    "changed",
     "dicom_attributes",
     "image_digest",
     "image_size",
@@ -104,6 +105,20 @@ def stored_depth(image: Image) -> StoredImage:
     return StoredImage(pixels, image.unit, image.bits, image.spacing_mm, image.rule)
 
 
+def changed(image: Image, pixels: NDArray[np.float32]) -> Image:
+    """``image`` with other ``pixels`` in its own depth: rounded to whole levels of a byte where it has only such.
+
+    So a change of a part is no change of the rest, which bytes and deeper images are prepared in another way.
+
+    >>> image = Image(np.array([[[0, 1]]], np.float32), "unit-interval", 8, None, "example")
+    >>> (changed(image, image.pixels * np.float32(0.3)).pixels * 255).tolist()
+    [[[0.0, 76.0]]]
+    """
+    if stored_depth(image).pixels.dtype == np.uint8:
+        pixels = _as_float32(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    return replace(image, pixels=pixels)
+
+
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
     """Read one image: PNG, JPEG, TIFF, GIF, BMP, DICOM or an array of NPZ or NPY, distinguished by content.
 
@@ -155,9 +170,9 @@ def read_stored_depth(locator: str, root: Path, *, bits: int | None = None, unit
             image = StoredImage(decoded.pixels, decoded.unit, decoded.bits, decoded.spacing_mm, decoded.rule)
         else:
             image = _scaled(_read_file(path, member, locator, kind), locator, bits, unit or "unit-interval")
-        if image.pixels.dtype != np.uint8:
-            if not np.isfinite(image.pixels).all():
+            if image.pixels.dtype != np.uint8 and not np.isfinite(image.pixels).all():
                 raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
+        if image.pixels.dtype != np.uint8:
             image = stored_depth(image.image())
         return _without_equal_channels(image)
 

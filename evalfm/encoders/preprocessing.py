@@ -6,7 +6,7 @@ What follows on the device (scaling, channels, statistics) is ``evalfm.encoders.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,9 +113,12 @@ class Preparer:
                 "choose an encoder for this unit, or convert the images to the unit interval first."
             )
         pixels: Pixels = image.pixels
+        if isinstance(image, Image):
+            pixels = pixels.astype(np.float32, copy=False)
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
             raise EvalfmError(f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W].")
-        if pixels.dtype == np.uint8:
+        if isinstance(image, StoredImage):
+            # Its reader has seen to all that follows.
             return pixels
         low, high = float(pixels.min()), float(pixels.max())
         if not (math.isfinite(low) and math.isfinite(high)):
@@ -126,7 +129,7 @@ class Preparer:
                 "divide by 2^bits - 1 when reading it."
             )
         # What is read is in its stored depth already; what was made float by its caller comes back to it here.
-        return stored_depth(image).pixels if isinstance(image, Image) else pixels
+        return stored_depth(replace(image, pixels=pixels)).pixels
 
     @property
     def _canvas(self) -> tuple[int, int]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 BATCH = 1
 """Images of the pass that is timed: what one film waits for, not what a full batch gets through."""
+GPU_BATCH = 8
+"""Images of a trial on a GPU, where one would measure the waiting."""
 FEWEST_PASSES, MOST_PASSES, ENOUGH_SECONDS = 3, 20, 1.0
 CPU_FACTS = Path("/proc/cpuinfo")
 
@@ -76,6 +78,24 @@ def measure_cost(encoder: Encoder) -> Cost:
         device=device_words(device),
         precision=encoder.precision,
     )
+
+
+def seconds_per_image(encoder: Encoder) -> float:
+    """Of a forward pass, by a trial on blank images after another has warmed the model up.
+
+    A GPU gets several at once: one alone would measure the waiting.
+    """
+    import torch
+
+    from evalfm.features.forward import device_of
+
+    device = device_of(encoder)
+    images = GPU_BATCH if device.type == "cuda" else 1
+    blank = torch.zeros(images, encoder.preparer.facts.channels, *encoder.input_size, device=device)
+    encoder.encode(blank).pooled.cpu()
+    started = time.perf_counter()
+    encoder.encode(blank).pooled.cpu()
+    return (time.perf_counter() - started) / images
 
 
 def device_words(device: torch.device) -> str:

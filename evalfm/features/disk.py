@@ -191,7 +191,6 @@ if sys.platform == "win32":
         msvcrt.locking(file, msvcrt.LK_UNLCK, 1)
 
 else:
-    import fcntl
 
     def _write(file: int, views: list[memoryview], position: int) -> int:
         return os.pwritev(file, views, position)
@@ -200,6 +199,8 @@ else:
         return os.preadv(file, views, position)
 
     def _lock(file: int) -> bool:
+        import fcntl  # Not on Windows.
+
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -207,4 +208,6 @@ else:
         return True
 
     def _unlock(file: int) -> None:
+        import fcntl
+
         fcntl.flock(file, fcntl.LOCK_UN)

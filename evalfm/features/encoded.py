@@ -1,47 +1,60 @@
-"""Images through an encoder as a feature source: stored once, or maps computed on the fly."""
+"""Images through an encoder as a feature source: stored once, kept in memory, or computed when they are used."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.addresses import Addresses, combined, reading_rule
 from evalfm.features.cost import Cost, measure_cost
-from evalfm.features.extraction import Decoder, Item, Work, extract, extract_films, film_bytes
-from evalfm.features.feature_arrays import FeatureArrays, MissingRowsError
-from evalfm.features.films import FilmMemory
-from evalfm.features.forward import Forward, automatic_batch_size, device_of
-from evalfm.features.packing import pack
-from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes, map_grids
+from evalfm.features.feature_paths import FeaturePaths
+from evalfm.features.forward import device_of
+from evalfm.features.map_costs import MapCosts
+from evalfm.features.map_policy import POLICIES, MapPolicy
+from evalfm.features.memory import MEMORY, MemoryBudget
+from evalfm.features.pipeline import Destination, Item, as_stored
+from evalfm.features.prepared_images import image_bytes
+from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
+from evalfm.features.running_encoder import RunningEncoder
+from evalfm.features.source import DeclaredByEncoder, map_grids, no_features
+from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes
+from evalfm.features.tiers import MapMemory, joined
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
+    from evalfm.features.feature_arrays import FeatureArrays
 
-POLICIES = ("auto", "store", "stream")
-FILM_MEMORY_BYTES = 500_000_000
 ATTEMPTS = 3
 GIGABYTE = 1e9
+USUAL_PASSES = 20.0
+"""How often maps are read where nobody says: the epochs of the usual schedule."""
 
 
-class EncodedSource:
+class EncodedSource(DeclaredByEncoder):
     """Features of a manifest's images by one encoder; implements ``FeatureSource``.
 
-    Pooled features are always stored. Maps are stored too (``store``), computed whenever they are asked for
-    (``stream``), or stored if those of the whole manifest fit the store's budget (``auto``). Either way they
-    hold the same values: float16 where it fits.
+    Pooled features are always stored. Maps are kept in memory as far as it goes, on the encoder's device or beside the
+    processor; below that they are stored on disk (``store``) or computed when they are asked for (``stream``), and
+    ``auto`` takes what costs less time, if the store's budget allows the disk. They hold the same values everywhere:
+    float16 where it fits.
+
+    A source holds workers and memory until it is closed; it is a context manager.
 
     Attributes:
         encoder: must not change while the source is used; its key names the stored features.
-        encoder_calls: batches that went through the encoder so far; ``encoded_images`` counts the images.
+        times: where seconds per stage are added.
     """
 
     def __init__(
@@ -52,9 +65,11 @@ class EncodedSource:
         *,
         maps: str = "auto",
         batch_size: int | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         cache_images: bool = False,
         progress: Progress = SILENT,
+        times: StageTimes = NO_TIMES,
+        memory: MemoryBudget = MEMORY,
     ) -> None:
         """Nothing is read, computed or written before features are asked for.
 
@@ -64,9 +79,11 @@ class EncodedSource:
             store: where features lie.
             maps: ``auto``, ``store`` or ``stream``.
             batch_size: images per call of the encoder; by its input size where None.
-            workers: threads that decode images.
-            cache_images: keep prepared films on disk, exactly, so that streamed maps decode each film once.
+            workers: processes that decode images; by default one per core.
+            cache_images: keep prepared images on disk, exactly, so that streamed maps decode each image once.
             progress: where long work is shown.
+            times: where seconds per stage are added.
+            memory: whose memory maps and images are kept in.
 
         Raises:
             EvalfmError: ``maps`` or ``batch_size`` is none of those.
@@ -76,19 +93,41 @@ class EncodedSource:
         if batch_size is not None and batch_size < 1:
             raise EvalfmError(f"The batch size is {batch_size}; it must be 1 or more.")
         self.encoder = encoder
-        self.encoder_calls = 0
-        self._forward = Forward(encoder)
-        self.encoded_images = 0
+        self.times = times
         self._manifest = manifest
         self._store = store
-        self._maps = maps
-        self._batch_size = batch_size or automatic_batch_size(encoder)
+        self._asked = maps
+        self._batch_size = batch_size
         self._workers = workers
         self._cache_images = cache_images
         self._progress = progress
-        self._addresses: dict[int, str] = {}
+        self._budget = memory
+        self._addresses = Addresses(manifest, progress)
         self._sizes: dict[int, tuple[int, int]] = {}
-        self._memory = FilmMemory(FILM_MEMORY_BYTES)
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> EncodedSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and give the memory back; what is asked for later takes them again."""
+        with self._lock:
+            for part in ("_running", "_memory"):
+                if part in vars(self):
+                    vars(self)[part].close()
+
+    @property
+    def encoder_calls(self) -> int:
+        """Batches that went through the encoder so far."""
+        return self._running.work.calls
+
+    @property
+    def encoded_images(self) -> int:
+        """Images that went through the encoder so far."""
+        return self._running.work.images
 
     @cached_property
     def cost(self) -> Cost:
@@ -108,63 +147,59 @@ class EncodedSource:
             encoder,
             manifest,
             store,
-            maps=self._maps,
+            maps=self._asked,
             batch_size=self._batch_size,
             workers=self._workers,
             cache_images=self._cache_images,
             progress=self._progress,
+            times=self.times,
+            memory=self._budget,
         )
-
-    @property
-    def name(self) -> str:
-        """Name of the encoder."""
-        return self.encoder.card.name
 
     @cached_property
     def key(self) -> str:
         """The encoder's key; with how pixels are read, where the manifest says so itself."""
-        rule = _reading_rule(self._manifest)
-        return _hash(self.encoder.key, rule) if rule else self.encoder.key
+        rule = reading_rule(self._manifest)
+        return combined(self.encoder.key, rule) if rule else self.encoder.key
 
     @property
-    def pooled_dim(self) -> int:
-        """Dimension of the pooled embedding."""
-        return self.encoder.pooled_dim
+    def cautions(self) -> tuple[Caution, ...]:
+        """What a run must say of where the features come from; known once they were asked for."""
+        return self._paths.cautions
 
     @property
-    def map_channels(self) -> tuple[int, ...]:
-        """Channels of each map, shallow to deep."""
-        return self.encoder.map_channels
-
-    @property
-    def map_strides(self) -> tuple[int, ...]:
-        """Input pixels per cell of each map."""
-        return self.encoder.map_strides
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width of the encoder's input."""
-        return self.encoder.input_size
-
-    @cached_property
     def maps_policy(self) -> str:
-        """``store`` or ``stream``: what becomes of maps, decided once.
+        """``store`` or ``stream``: what becomes of maps that memory does not hold, decided once.
 
-        ``auto`` stores them if maps of the whole manifest fit the store's budget beside those of other
-        encoders, or are stored already.
+        Without a word from ``expect``, ``auto`` decides for the maps of the whole manifest.
         """
-        if self._maps != "auto":
-            return self._maps
-        left = self._store.budget_bytes - self._store.map_bytes
-        if self._map_bytes * len(self._manifest) <= left:
-            return "store"
-        lacking = self._cache.maps.missing(self._addresses_of(range(len(self._manifest))))
-        return "store" if self._map_bytes * len(lacking) <= max(left, 0) else "stream"
+        if self._policy.decided is None:
+            self._decide(self._addresses.of(range(len(self._manifest))), USUAL_PASSES)
+        assert self._policy.decided is not None
+        return self._policy.decided
+
+    @property
+    def map_costs(self) -> MapCosts | None:
+        """What decided how maps are kept, where their cost was measured."""
+        return self._policy.costs
+
+    def expect(self, rows: Sequence[int], *, maps: bool = False, passes: float = USUAL_PASSES) -> None:
+        """Say which rows will be used, and how often their maps will be read.
+
+        Takes memory for the maps and decides how those that it does not hold are kept.
+        """
+        if maps and self.map_channels and rows:
+            addresses = self._addresses.of(rows)
+            with self._lock:
+                self._memory.make_room(addresses)
+                if self._policy.decided is None:
+                    self._decide(addresses, passes)
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
-        """Pooled float32 [N, D] and, if asked, float32 maps of ``rows`` in order; a row may come twice.
+        """Pooled float32 [N, D] on the CPU and, if asked, maps of ``rows`` in order; a row may come twice.
 
-        What is not stored is computed first. Streamed maps stay on the encoder's device, all else on the CPU.
+        Maps are float16, or float32 where an image does not fit it, on the device that keeps or computes them. What is
+        not kept is computed first.
 
         Raises:
             EvalfmError: an image cannot be read, the store cannot be written, or there are no maps.
@@ -172,196 +207,203 @@ class EncodedSource:
         if maps and not self.map_channels:
             raise EvalfmError(f"{self.name} has no spatial maps; choose an encoder that has them for this head.")
         if not rows:
-            return self._nothing(maps)
-        if maps and self.maps_policy == "stream":
-            return self._streamed(rows)
-        addresses = self._addresses_of(rows)
-        for _ in range(ATTEMPTS):
-            self._ensure(rows, maps)
-            # What turns out to be damaged is missing from then on.
-            with contextlib.suppress(MissingRowsError):
-                (pooled,) = self._cache.pooled.read(addresses)
-                layers = self._cache.maps.read(addresses) if maps else ()
-                return Features(pooled, tuple(layer.float() for layer in layers))
-        raise self._forgetful()
+            return no_features(self, maps=maps)
+        addresses = self._addresses.of(rows)
+        if not maps:
+            return Features(self._pooled(rows))
+        if not self._memory.holds(addresses):
+            with self._lock:
+                return self._with_maps(rows, addresses)
+        with self.times.stage(READ_MAPS):
+            return self._memory.gather(addresses)
+
+    def holds(self, rows: Sequence[int]) -> bool:
+        """Whether memory has room for the maps of all ``rows``, which ``expect`` asks for."""
+        return bool(self.map_channels) and self._memory.has_room(self._addresses.of(rows))
 
     def missing(self, rows: Sequence[int], *, maps: bool = False) -> int:
         """How many of ``rows`` are still to be encoded before ``prefetch`` has done its work."""
-        addresses = self._addresses_of(rows)
-        lacking = set(self._cache.pooled.missing(addresses))
-        if maps and self.map_channels and self.maps_policy == "store":
-            lacking |= set(self._cache.maps.missing(addresses))
-        return len(lacking)
+        addresses = self._addresses.of(rows)
+        maps = maps and bool(self.map_channels)
+        return len(self._lacking(addresses, maps))
 
     def prefetch(self, rows: Sequence[int], *, maps: bool = False) -> None:
-        """Compute and store ahead what ``features`` of ``rows`` will need.
+        """Compute and keep ahead what ``features`` of ``rows`` will need.
 
-        Where maps are streamed that is the pooled features, and prepared films if they are cached on disk.
+        Where maps are neither stored nor fit the memory, that is the pooled features, and prepared images if they are
+        kept on disk.
 
         Raises:
             EvalfmError: as ``features``.
         """
-        streamed = maps and bool(self.map_channels) and self.maps_policy == "stream"
-        self._ensure(rows, maps and bool(self.map_channels) and not streamed)
-        if streamed and self._cache_images:
-            self._ensure_films(self._addresses_of(rows), self._rows_by_address(rows))
+        if not rows:
+            return
+        maps = maps and bool(self.map_channels)
+        with self._lock:
+            self.expect(rows, maps=maps)
+            self._ensure(rows, maps)
+            if maps and self._images is not None:
+                images = len(self._images.missing(self._addresses.of(rows)))
+                nbytes = images * image_bytes(self.input_size)
+                self._check_space(f"Prepared images of {images:,} rows", nbytes, "leave --cache-images out")
+                self._running.keep_images(rows, self._images)
 
     def geometry(self, row: int) -> Geometry:
-        """How the film of ``row`` lies in the encoder's input."""
+        """How the image of ``row`` lies in the encoder's input."""
         if row not in self._sizes:
-            address = self._addresses.get(row)
-            stored = None if address is None else self._cache.pooled.size(address)
+            address = self._addresses.known(row)
+            stored = None if address is None else self._paths.own.pooled.size(address)
             self._sizes[row] = stored or self._manifest.size(row)
         return self.encoder.geometry_of(*self._sizes[row])
 
-    # Storing
+    # Parts that are made when they are first needed
 
     @cached_property
-    def _cache(self) -> EncoderCache:
-        return self._store.cache(self.encoder.key)
+    def _paths(self) -> FeaturePaths:
+        return FeaturePaths(self._store, self.encoder.key, self.encoder.feature_path.name)
+
+    @cached_property
+    def _policy(self) -> MapPolicy:
+        return MapPolicy(self._asked, self._store, self._map_bytes)
+
+    @cached_property
+    def _running(self) -> RunningEncoder:
+        return RunningEncoder(
+            self.encoder,
+            self._manifest,
+            self._addresses,
+            batch_size=self._batch_size,
+            workers=self._workers,
+            memory=self._budget,
+            times=self.times,
+            progress=self._progress,
+        )
+
+    @cached_property
+    def _memory(self) -> MapMemory:
+        grids = map_grids(self)
+        shapes = [(channels, *grid) for channels, grid in zip(self.map_channels, grids, strict=True)]
+        return MapMemory(self.pooled_dim, shapes, device_of(self.encoder), self._budget)
+
+    @property
+    def _images(self) -> FeatureArrays | None:
+        """Where prepared images are kept on disk, if they are: where maps are computed when they are used."""
+        return self._paths.own.images if self._cache_images and self.maps_policy == "stream" else None
 
     @cached_property
     def _map_bytes(self) -> int:
         return estimate_bytes(self, 1) - estimate_bytes(self, 1, maps=False)
 
-    def _addresses_of(self, rows: Sequence[int]) -> list[str]:
-        unknown = [row for row in dict.fromkeys(rows) if row not in self._addresses]
-        if unknown:
-            rule = _reading_rule(self._manifest)
-            digests = self._manifest.digests(unknown, progress=self._progress)
-            for row, digest in zip(unknown, digests, strict=True):
-                # The same bytes read by another rule are other pixels.
-                self._addresses[row] = _hash(digest, rule) if rule else str(digest)
-        return [self._addresses[row] for row in rows]
+    # Storing
 
-    def _rows_by_address(self, rows: Sequence[int]) -> dict[str, int]:
-        return dict(zip(reversed(self._addresses_of(rows)), reversed(rows), strict=True))
+    def _cache(self, addresses: Sequence[str], maps: bool) -> EncoderCache:
+        stored = maps and self.maps_policy == "store"
+        return self._paths.choose(addresses, maps=stored, computed=maps and not stored)
 
-    def _ensure(self, rows: Sequence[int], maps: bool) -> None:
-        """Extract what is missing of ``rows``; again where a chunk turns out damaged meanwhile."""
-        addresses = self._addresses_of(rows)
-        by_address = self._rows_by_address(rows)
+    def _lacking(self, addresses: Sequence[str], maps: bool) -> list[str]:
+        """Those of ``addresses`` that are to be encoded: for the store, or for memory that has room for them."""
+        cache = self._cache(addresses, maps)
+        wanted = set(cache.pooled.missing(addresses))
+        if maps and self.maps_policy == "store":
+            wanted |= set(cache.maps.missing(addresses))
+        elif maps:
+            wanted |= {each for each in self._memory.lacking(addresses) if self._memory.has_room([each])}
+        return [address for address in dict.fromkeys(addresses) if address in wanted]
+
+    def _ensure(self, rows: Sequence[int], maps: bool) -> EncoderCache:
+        """Extract what is missing of ``rows``, and say where it is now."""
+        addresses = self._addresses.of(rows)
+        by_address = self._addresses.rows(rows)
         for _ in range(ATTEMPTS):
-            lacking_maps = self._cache.maps.missing(addresses) if maps else []
-            self._check_space(len(lacking_maps))
-            self._extract([Item(address, by_address[address]) for address in lacking_maps], True)
-            lacking_pooled = self._cache.pooled.missing(addresses)
-            self._extract([Item(address, by_address[address]) for address in lacking_pooled], False)
-            if not lacking_maps and not lacking_pooled:
-                return
-        raise self._forgetful()
+            lacking = self._lacking(addresses, maps)
+            cache = self._cache(addresses, maps)
+            if not lacking:
+                return cache
+            store_maps = maps and self.maps_policy == "store"
+            if store_maps:
+                images = len(cache.maps.missing(addresses))
+                remedy = "compute them on the fly with --maps stream"
+                self._check_space(f"Maps of {images:,} images", images * self._map_bytes, remedy)
+            self._running.store(
+                [Item(address, by_address[address]) for address in lacking],
+                Destination(cache, store_maps, self._memory if maps else None),
+                f"{self.name}: {'maps' if maps else 'features'} of {len(lacking):,} images",
+                self._images if maps else None,
+            )
+        raise self._not_kept()
 
-    def _forgetful(self) -> EvalfmError:
+    def _not_kept(self) -> EvalfmError:
         return EvalfmError(
             f"The feature store {self._store.folder} does not keep what is written; put it on another disk."
         )
 
-    def _extract(self, items: Sequence[Item], maps: bool) -> None:
-        if not items:
-            return
-        work = extract(
-            self.encoder,
-            items,
-            self._manifest.image,
-            self._cache,
-            maps=maps,
-            batch_size=self._batch_size,
-            map_bytes=self._map_bytes,
-            workers=self._workers,
-            label=f"{self.name}: {'maps' if maps else 'features'} of {len(items):,} images",
-            progress=self._progress,
-        )
-        self._count(work)
+    def _pooled(self, rows: Sequence[int]) -> Tensor:
+        for _ in range(ATTEMPTS):
+            with self._lock:
+                cache = self._ensure(rows, False)
+            # A damaged row is missing from now on, which a warning has said.
+            with contextlib.suppress(KeyError):
+                (pooled,) = cache.pooled.read(self._addresses.of(rows))
+                return pooled
+        raise self._not_kept()
 
-    def _count(self, work: Work) -> None:
-        self.encoder_calls += work.calls
-        self.encoded_images += work.images
-
-    def _check_space(self, images: int) -> None:
-        needed, free = images * self._map_bytes, self._store.free_bytes
-        if needed > free:
+    def _check_space(self, what: str, nbytes: int, remedy: str) -> None:
+        free = self._store.free_bytes
+        if nbytes > free:
             raise EvalfmError(
-                f"Maps of {images:,} images by {self.name} need {needed / GIGABYTE:.1f} GB and the feature "
-                f"store's disk has {free / GIGABYTE:.1f} GB free; compute them on the fly with --maps stream."
+                f"{what} by {self.name} need {nbytes / GIGABYTE:.1f} GB and the feature store's disk has "
+                f"{free / GIGABYTE:.1f} GB free; {remedy}."
             )
 
-    def _nothing(self, maps: bool) -> Features:
-        grids = zip(self.map_channels, map_grids(self), strict=True) if maps else ()
-        return Features(
-            torch.zeros(0, self.pooled_dim),
-            tuple(torch.zeros(0, channels, *grid) for channels, grid in grids),
+    # Maps
+
+    def _decide(self, addresses: Sequence[str], passes: float) -> None:
+        """Whether maps that memory does not hold are stored."""
+        unique = list(dict.fromkeys(addresses))
+        self._policy.decide(
+            len(unique),
+            lambda: self._paths.missing_maps(unique),
+            passes=passes,
+            held=self._memory.has_room(unique),
+            recompute=lambda: self._running.seconds_per_image(decoded=self._cache_images),
         )
 
-    # Computing on the fly
-
-    def _streamed(self, rows: Sequence[int]) -> Features:
-        by_address = self._rows_by_address(rows)
-        addresses = list(by_address)[::-1]
-        position = {address: number for number, address in enumerate(addresses)}
-        order = torch.tensor([position[address] for address in self._addresses_of(rows)])
-        device = device_of(self.encoder)
-        parts = []
-        for films in self._films(addresses, by_address):
-            parts.append(self._forward(films))
-            self._count(Work(1, len(films)))
-        pooled = torch.cat([part.pooled.float().cpu() for part in parts])[order]
-        with contextlib.suppress(MissingRowsError):
-            (pooled,) = self._cache.pooled.read(self._addresses_of(rows))
-        layers = zip(*(part.maps for part in parts), strict=True)
-        return Features(
-            pooled,
-            tuple(torch.cat([pack(part).float() for part in layer])[order.to(device)] for layer in layers),
-        )
-
-    def _films(self, addresses: Sequence[str], by_address: dict[str, int]) -> Iterator[Tensor]:
-        """Prepared films of ``addresses`` in batches: from memory, from disk, else decoded."""
-        if self._cache_images:
-            self._ensure_films(addresses, by_address)
-        for first in range(0, len(addresses), self._batch_size):
-            part = addresses[first : first + self._batch_size]
-            found = {address: self._memory.get(address) for address in part}
-            absent = [address for address, film in found.items() if film is None]
-            for address, film in zip(absent, self._read_films(absent, by_address), strict=True):
-                found[address] = film
-                self._memory.put(address, film)
-            yield torch.stack([film for film in found.values() if film is not None])
-
-    def _read_films(self, addresses: Sequence[str], by_address: dict[str, int]) -> Sequence[Tensor]:
-        if not addresses:
-            return ()
-        if self._cache_images:
-            return tuple(film for (film,) in self._cache.images.read_each(addresses))
-        items = tuple(Item(address, by_address[address]) for address in addresses)
-        with Decoder(self.encoder, self._manifest.image, self._workers) as decoder:
-            ((_, batch),) = decoder.batches([(items, items)])
-        return tuple(film.clone() for film in batch.tensor)
-
-    def _ensure_films(self, addresses: Sequence[str], by_address: dict[str, int]) -> None:
-        films: FeatureArrays = self._cache.images
-        lacking = films.missing(addresses)
-        needed, free = len(lacking) * film_bytes(self.encoder), self._store.free_bytes
-        if needed > free:
-            raise EvalfmError(
-                f"Prepared films of {len(lacking):,} images need {needed / GIGABYTE:.1f} GB and the feature "
-                f"store's disk has {free / GIGABYTE:.1f} GB free; leave --cache-images out."
-            )
+    def _with_maps(self, rows: Sequence[int], addresses: Sequence[str]) -> Features:
+        """Rows of which memory does not hold all: those it lacks are read or computed, and kept where there is room."""
+        stored = self.maps_policy == "store"
+        if stored:
+            self._ensure(rows, True)
+        lacking, by_address = self._memory.lacking(addresses), self._addresses.rows(rows)
         if lacking:
-            extract_films(
-                self.encoder,
-                [Item(address, by_address[address]) for address in lacking],
-                self._manifest.image,
-                films,
-                batch_size=self._batch_size,
-                workers=self._workers,
-                progress=self._progress,
-            )
+            wanted = [by_address[address] for address in lacking]
+            fresh = self._stored(wanted, lacking) if stored else self._computed(wanted, lacking)
+            self._memory.put(lacking, fresh.pooled, fresh.maps)
+        if self._memory.holds(addresses):
+            return self._memory.gather(addresses)
+        absent = set(lacking)
+        kept = [address for address in dict.fromkeys(addresses) if address not in absent]
+        parts = [fresh, self._memory.gather(kept)] if kept else [fresh]
+        position = {address: number for number, address in enumerate([*lacking, *kept])}
+        return joined(parts, torch.tensor([position[address] for address in addresses]))
 
+    def _stored(self, rows: Sequence[int], addresses: Sequence[str]) -> Features:
+        """From disk, extracted anew where a row turns out damaged; pinned where they go to a GPU."""
+        for _ in range(ATTEMPTS):
+            cache = self._ensure(rows, True)
+            # A damaged row is missing from now on, which a warning has said.
+            with self.times.stage(READ_MAPS), contextlib.suppress(KeyError):
+                (pooled,) = cache.pooled.read(addresses)
+                out = None
+                if self._running.on_gpu:
+                    dtypes = {"<f2": torch.half, "<f4": torch.float32}
+                    out = [
+                        torch.empty(len(addresses), *array.shape, dtype=dtypes[array.dtype], pin_memory=True)
+                        for array in cache.maps.layout(addresses)
+                    ]
+                return Features(pooled, cache.maps.read(addresses, out))
+        raise self._not_kept()
 
-def _reading_rule(manifest: Manifest) -> str:
-    """How the manifest says its pixels are read, where the files do not: part of what the pixels are."""
-    bits, unit = manifest.info.bits, manifest.info.unit
-    return "" if bits is None and unit is None else f"bits {bits} unit {unit}"
-
-
-def _hash(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    def _computed(self, rows: Sequence[int], addresses: Sequence[str]) -> Features:
+        """Through the encoder, on its device; pooled features as they are stored, where they are."""
+        features = self._running.compute(rows, self._images)
+        return replace(features, pooled=as_stored(features.pooled, addresses, self._cache(addresses, True).pooled))

@@ -123,7 +123,7 @@ class FeatureArrays:
             MissingRowsError: a row is not stored.
             ValueError: the rows are of several shapes, or of several dtypes other than float16 and float32.
         """
-        rows = self._rows_of(addresses)
+        _, rows = self._rows_of(addresses)
         return _common([self._layouts[number] for number in np.unique(rows["layout"])])
 
     def read(self, addresses: Sequence[str], out: Sequence[Tensor] | None = None) -> tuple[Tensor, ...]:
@@ -140,7 +140,7 @@ class FeatureArrays:
             MissingRowsError: rows are not stored, or are damaged: those are warned of, and missing from now on.
             ValueError: ``out`` does not hold the rows, or they do not fit one tensor; see ``layout``.
         """
-        rows = self._rows_of(addresses)
+        numbers, rows = self._rows_of(addresses)
         if not len(rows):
             return tuple(out or ())
         layout = _common([self._layouts[number] for number in np.unique(rows["layout"])])
@@ -148,7 +148,7 @@ class FeatureArrays:
             out = [_empty(len(rows), array) for array in layout]
         else:
             _check(out, len(rows), layout)
-        self._fill(addresses, rows, [tensor.detach().numpy() for tensor in out])
+        self._fill(addresses, numbers, rows, [tensor.detach().numpy() for tensor in out])
         return tuple(out)
 
     def read_each(self, addresses: Sequence[str]) -> list[tuple[Tensor, ...]]:
@@ -157,7 +157,7 @@ class FeatureArrays:
         Raises:
             MissingRowsError: as ``read``.
         """
-        rows = self._rows_of(addresses)
+        _, rows = self._rows_of(addresses)
         result: list[tuple[Tensor, ...]] = [()] * len(rows)
         for number in np.unique(rows["layout"]):
             which = np.flatnonzero(rows["layout"] == number)
@@ -197,13 +197,14 @@ class FeatureArrays:
         numbers[known[self._index.rows["state"][numbers[known]] >= DAMAGED]] = -1
         return numbers
 
-    def _rows_of(self, addresses: Sequence[str]) -> NDArray[Any]:
+    def _rows_of(self, addresses: Sequence[str]) -> tuple[NDArray[np.intp], NDArray[Any]]:
+        """Numbers and copies of the rows."""
         with self._guard:
             numbers = self._find(addresses)
             absent = np.flatnonzero(numbers < 0)
             if len(absent):
                 raise MissingRowsError([addresses[number] for number in absent.tolist()])
-            return self._index.rows[numbers]
+            return numbers, self._index.rows[numbers]
 
     def _look_again(self) -> None:
         """Learn what was committed or removed since the last look, by this process or another."""
@@ -289,11 +290,18 @@ class FeatureArrays:
 
     def _note_own(self, name: str, first: int, last: int) -> None:
         with self._guard:
-            self._own.setdefault(name, []).append((first, last))
+            kept = [(start, stop) for start, stop in self._own.get(name, ()) if start != first]
+            self._own[name] = [*kept, (first, last)]
 
     # Reading
 
-    def _fill(self, addresses: Sequence[str], rows: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> None:
+    def _fill(
+        self,
+        addresses: Sequence[str],
+        numbers: NDArray[np.intp],
+        rows: NDArray[Any],
+        arrays: Sequence[NDArray[Any]],
+    ) -> None:
         order = np.lexsort((rows["offset"], rows["layout"], rows["segment"]))
         ordered = rows[order]
         change = (np.diff(ordered["segment"]) != 0) | (np.diff(ordered["layout"]) != 0)
@@ -309,32 +317,23 @@ class FeatureArrays:
             )
             for part in parts
         ]
-        whole = read_records(groups, arrays)
-        damaged = [
-            addresses[place]
-            for group, mask in zip(groups, whole, strict=True)
-            for place in group.places[~mask].tolist()
-        ]
-        self._note_read(addresses, rows, damaged)
-        if damaged:
-            names = sorted({group.path.name for group, mask in zip(groups, whole, strict=True) if not mask.all()})
-            _warn(f"{len(damaged)} rows of {', '.join(names)}")
-            raise MissingRowsError(damaged)
+        good = np.zeros(len(rows), bool)
+        for group, whole in zip(groups, read_records(groups, arrays), strict=True):
+            good[group.places] = whole
+        if (rows["state"] != CHECKED).any() or not good.all():
+            self._note_read(numbers, rows, good)
+        if not good.all():
+            names = sorted({self._segments[number].name for number in rows["segment"][~good].tolist()})
+            _warn(f"{np.count_nonzero(~good)} rows of {', '.join(names)}")
+            raise MissingRowsError([addresses[number] for number in np.flatnonzero(~good).tolist()])
 
-    def _note_read(self, addresses: Sequence[str], rows: NDArray[Any], damaged: Sequence[str]) -> None:
+    def _note_read(self, numbers: NDArray[np.intp], rows: NDArray[Any], good: NDArray[np.bool_]) -> None:
         """Remember which rows are as they were written, and which are not."""
-        fresh = np.flatnonzero(rows["state"] != CHECKED).tolist()
-        if not len(fresh) and not damaged:
-            return
-        bad = set(damaged)
         with self._guard:
-            for state, which in (
-                (CHECKED, [addresses[number] for number in fresh if addresses[number] not in bad]),
-                (DAMAGED, list(bad)),
-            ):
-                if which:
-                    numbers = self._index.find(keys_of(which))
-                    self._index.rows["state"][numbers[numbers >= 0]] = state
+            now = self._index.rows[numbers]
+            # Another thread may have learnt of a better copy meanwhile.
+            same = (now["offset"] == rows["offset"]) & (now["segment"] == rows["segment"]) & (now["state"] < DAMAGED)
+            self._index.rows["state"][numbers[same]] = np.where(good, CHECKED, DAMAGED)[same]
 
 
 def _common(layouts: Sequence[Layout]) -> Layout:

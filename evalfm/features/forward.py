@@ -148,7 +148,8 @@ class Forward:
         """Features of a batch [B, C, h, w], on the encoder's device.
 
         Raises:
-            EvalfmError: the features have not the declared dimensions or are not finite, or not even one image fits.
+            EvalfmError: the features have not the declared dimensions, or not even one image fits. Whether they are
+                finite is not asked: that would wait for the device.
         """
         parts = []
         first = 0
@@ -168,7 +169,7 @@ class Forward:
         return Features(torch.cat([part.pooled for part in parts]), maps)
 
     def _encoded(self, batch: Tensor) -> Features:
-        features = self.encoder.encode(batch.to(device_of(self.encoder), non_blocking=True))
+        features = self.encoder.encode(batch.to(device_of(self.encoder), non_blocking=True), check=False)
         declared = (self.encoder.pooled_dim, *self.encoder.map_channels)
         found = (features.pooled.shape[1], *(each.shape[1] for each in features.maps))
         if found != declared:

@@ -39,6 +39,11 @@ class KeptImages:
     def __len__(self) -> int:
         return len(self._images)
 
+    def __contains__(self, row: int) -> bool:
+        """Whether the image of ``row`` is kept; asking does not count as use."""
+        with self._lock:
+            return row in self._images
+
     def get(self, row: int) -> Prepared | None:
         """The image of ``row``, or None where it is not kept."""
         with self._lock:

@@ -30,6 +30,12 @@ Read = tuple[Prepared, dict[str, float]]
 CHUNK = 4
 """Images asked for at a time, at most; a process has two such requests, so that it never waits for the parent."""
 _ONE_THREAD = ("OMP", "OPENBLAS", "MKL", "BLIS", "NUMEXPR")
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**30),
+    "PILLOW_BLOCKS_MAX": "8",
+}
+"""A reader takes the same memory for every image; given back to the system in between, it costs as much as the work."""
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);from evalfm.features.reader_process import main; main()"
 )
@@ -235,7 +241,7 @@ class _Process:
         except (OSError, ValueError) as error:
             raise CannotStart(f"{size / 1e6:.0f} MB of shared memory cannot be had ({error})") from None
         # The parent's own search path, as it was changed by a script or notebook.
-        path = [os.path.abspath(each) if each == "" else each for each in sys.path]
+        path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
         settings: dict[str, Any] = {}
         if os.name == "nt":
             settings["creationflags"] = 0x00000200 | 0x08000000  # A group of its own, and no window.
@@ -244,11 +250,11 @@ class _Process:
             settings |= {"start_new_session": True, "pass_fds": (self._file.fileno(),)}
         try:
             self._child = subprocess.Popen(
-                [executable, "-c", _START, json.dumps(path)],
+                [executable, "-P", "-c", _START, json.dumps(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=os.environ | {f"{name}_NUM_THREADS": "1" for name in _ONE_THREAD},
+                env=_KEEP_MEMORY | os.environ | {f"{name}_NUM_THREADS": "1" for name in _ONE_THREAD},
                 **settings,
             )
         except (OSError, subprocess.SubprocessError) as error:

@@ -156,9 +156,12 @@ class ImageReader:
         coming = iter(parts)
         first: list[Sequence[int]] = []
         images = 0
+        new: set[int] = set()
         while images + self.decoded < FEW_IMAGES and (part := next(coming, None)) is not None:
             first.append(part)
-            images += len(part)
+            # Where images are kept, those that are and those that come again need no reader.
+            new.update(int(row) for row in part if self._kept is not None and int(row) not in self._kept)
+            images = images + len(part) if self._kept is None else len(new)
         self._start(images + self.decoded >= FEW_IMAGES)
         waiting: deque[tuple[int, Future[PreparedBatch]]] = deque()
         try:
@@ -275,17 +278,20 @@ class ImageReader:
         return PreparedBatch(rows, self._together(read), tuple(each.geometry for each in read), seconds)
 
     def _together(self, images: Sequence[Prepared]) -> Tensor:
-        """The pixels [B, 1 or 3, h, w] of ``images`` in the deepest of their types."""
-        kind = max((each.pixels.dtype for each in images), key=lambda each: each.itemsize)
-        channels = max(len(each.pixels) for each in images)
-        shape = (len(images), channels, *self._preparer.facts.input_size)
-        size = int(np.prod(shape)) * kind.itemsize
-        pinned = self._pin and self._memory.free(PINNED) >= (BATCHES_AHEAD + 1) * size
-        pixels = torch.empty(shape, dtype=_TORCH[kind], pin_memory=pinned)
-        array: NDArray[np.generic] = pixels.numpy()
-        for place, image in zip(array, images, strict=True):
-            place[...] = _deepened(image, kind)
-        return pixels
+        """The pixels of ``images``, pinned where that was asked for and there is room."""
+        most = 3 * int(np.prod(self._preparer.facts.input_size)) * 4 * len(images)
+        return stacked(images, pin=self._pin and self._memory.free(PINNED) >= (BATCHES_AHEAD + 1) * most)
+
+
+def stacked(images: Sequence[Prepared], *, pin: bool = False) -> Tensor:
+    """The pixels [B, 1 or 3, h, w] of ``images`` in the deepest of their types and the most of their channels."""
+    kind = max((each.pixels.dtype for each in images), key=lambda each: each.itemsize)
+    channels = max(len(each.pixels) for each in images)
+    pixels = torch.empty((len(images), channels, *images[0].pixels.shape[1:]), dtype=_TORCH[kind], pin_memory=pin)
+    array: NDArray[np.generic] = pixels.numpy()
+    for place, image in zip(array, images, strict=True):
+        place[...] = _deepened(image, kind)
+    return pixels
 
 
 _TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype(np.uint16): torch.uint16, np.dtype(np.float32): torch.float32}

@@ -99,10 +99,13 @@ def _sorted(prefixes: NDArray[np.uint64], numbers: NDArray[np.uint32]) -> tuple[
 
 def _first_of_each(entries: NDArray[Any]) -> NDArray[Any]:
     """``entries`` in order without those of an address that comes earlier, or later in a higher generation."""
+    prefixes = np.sort(entries["address"][:, 0])
+    if (prefixes[1:] != prefixes[:-1]).all():
+        return entries
     address = entries["address"]
     # The generation is negated: higher ones come first.
     order = np.lexsort((-entries["generation"].astype(np.int64), *address.T[::-1]))
     ordered = address[order]
     again = np.zeros(len(entries), bool)
     again[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
-    return entries[~again] if again.any() else entries
+    return entries[~again]

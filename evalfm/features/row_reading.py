@@ -77,8 +77,9 @@ def read_records(groups: Sequence[Records], arrays: Sequence[NDArray[np.generic]
             files.append(file)
             for first, last in _spans(group):
                 tasks.append(_Task(file, group.part(first, last), arrays, mask[first:last]))
-        threads = min(THREADS, os.cpu_count() or 1, len(tasks))
-        if threads > 1 and sum(group.nbytes for group in groups) >= THREADED_BYTES:
+        large = sum(group.nbytes for group in groups) >= THREADED_BYTES
+        threads = min(THREADS, os.cpu_count() or 1, len(tasks)) if large else 1
+        if threads > 1:
             with ThreadPoolExecutor(threads) as pool:
                 for done in [pool.submit(task) for task in tasks]:
                     done.result()
@@ -121,22 +122,29 @@ class _Task:
 
     def _straight(self) -> None:
         """Into the arrays themselves."""
-        places = self.records.places
-        rows = [[raw(array[place, ...]) for array in self.arrays] for place in places]
-        consecutive = len(self.arrays) == 1 and (np.diff(places) == 1).all()
-        if consecutive:
-            views = [raw(self.arrays[0][places[0] : places[-1] + 1])]
+        places, offset = self.records.places, int(self.records.offsets[0])
+        if len(self.arrays) == 1 and (np.diff(places) == 1).all():
+            block = raw(self.arrays[0][places[0] : places[-1] + 1])
+            length = block.nbytes // len(places)
+            whole = read_at(self.file, [block], offset)
+            rows = [] if whole else [[block[at : at + length]] for at in range(0, block.nbytes, length)]
+            if whole:
+                self._check_block(block, length)
         else:
-            views = [view for row in rows for view in row]
-        if not read_at(self.file, views, int(self.records.offsets[0])):
-            # The file ends too early: row by row, to know which are there.
-            for number, row in enumerate(rows):
-                self.whole[number] = read_at(self.file, row, int(self.records.offsets[number])) and self._is_good(
-                    number, row
-                )
-            return
+            rows = [[raw(array[place, ...]) for array in self.arrays] for place in places]
+            whole = read_at(self.file, [view for row in rows for view in row], offset)
         for number, row in enumerate(rows):
-            self.whole[number] = self._is_good(number, row)
+            # Where the file ends too early, row by row, to know which are there.
+            there = whole or read_at(self.file, row, int(self.records.offsets[number]))
+            self.whole[number] = there and self._is_good(number, row)
+
+    def _check_block(self, block: memoryview, length: int) -> None:
+        """The first rows of the task, which lie one behind the other in ``block``."""
+        count = block.nbytes // length
+        self.whole[:count] = True
+        for number in np.flatnonzero(self.records.check[:count]).tolist():
+            crc32 = zlib.crc32(block[number * length : (number + 1) * length])
+            self.whole[number] = crc32 == self.records.crc32[number]
 
     def _through_memory(self, length: int) -> None:
         """Into memory first, then row by row and as another dtype into the arrays."""
@@ -146,8 +154,10 @@ class _Task:
         if not read_at(self.file, [raw(content)], int(self.records.offsets[0])):
             size = os.fstat(self.file).st_size - int(self.records.offsets[0])
             there = max(0, min(count, size // length))
-        for number in range(there):
-            self.whole[number] = self._is_good(number, [raw(content[number])])
+        if there:
+            _Task(self.file, self.records.part(0, there), (), self.whole[:there])._check_block(
+                raw(content[:there]), length
+            )
         first = 0
         for array, layout in zip(self.arrays, self.records.layout, strict=True):
             stop = first + layout.nbytes

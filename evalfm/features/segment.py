@@ -76,14 +76,16 @@ class OpenSegment:
         name: without suffix.
         start: bytes of data that were there before.
         end: bytes of data that are written, committed or not.
+        committed: bytes of data that the index names.
     """
 
     def __init__(self, folder: Path, name: str, lock: FileLock | None, extent: Extent) -> None:
         self.name = name
-        self.start = self.end = self._committed = extent.data
+        self.start = self.end = self.committed = extent.data
         self._folder, self._lock = folder, lock
         self._index_end = self._index_committed = extent.index
         self._new = extent.data == 0
+        self._process = os.getpid()
         self._data = self._index = -1
         try:
             self._data = open_file(folder / f"{name}{DATA}", write=True)
@@ -104,7 +106,7 @@ class OpenSegment:
         reached = max(int(entries["offset"].max()) + record_bytes(layout) for layout, entries in rows.items())
         flush_file(self._data)
         self._append_to_index(b"".join(rows_blocks(layout, entries, machine()) for layout, entries in rows.items()))
-        self._committed = max(self._committed, reached)
+        self.committed = max(self.committed, reached)
 
     def _append_to_index(self, content: bytes) -> None:
         write_at(self._index, [memoryview(content)], self._index_end)
@@ -114,24 +116,24 @@ class OpenSegment:
 
     def close(self) -> None:
         """Say in the index that all is in order, and let go."""
-        if self._data < 0:
+        if self._data < 0 or os.getpid() != self._process:
             return
         try:
-            if self._committed > self.start:
+            if self.committed > self.start:
                 self._append_to_index(end_block(machine()))
         finally:
             self._let_go()
 
     def abandon(self) -> None:
         """Let go of what is not committed and give its bytes back to the disk."""
-        if self._data < 0:
+        if self._data < 0 or os.getpid() != self._process:
             return
         try:
             # What fails here is cut off by the next writer.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._index, self._index_committed)
-                os.ftruncate(self._data, self._committed)
-            if self._new and self._committed == 0:
+                os.ftruncate(self._data, self.committed)
+            if self._new and self.committed == 0:
                 self._close_files()
                 _remove(self._folder, self.name)
         finally:
@@ -161,6 +163,7 @@ def open_segment(folder: Path, facts: dict[str, Any], extents: Mapping[str, Exte
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _remove_orphans(folder)
     wanted = facts_text(facts)
     for name in sorted(segment_names(folder)):
         with contextlib.suppress(FileNotFoundError):
@@ -169,7 +172,6 @@ def open_segment(folder: Path, facts: dict[str, Any], extents: Mapping[str, Exte
             segment = _take_over(folder, name, wanted, extents.get(name, Extent()))
             if segment is not None:
                 return segment
-    _remove_orphans(folder)
     return _create(folder, facts)
 
 

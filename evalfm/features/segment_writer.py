@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -28,6 +29,8 @@ COMMIT_BYTES, COMMIT_SECONDS = 256_000_000, 5.0
 """Written bytes, and age of the oldest of them, at which rows are committed: what a kill may cost."""
 QUEUE_BYTES = 256_000_000
 """Bytes that wait to be written before ``append`` waits."""
+TOGETHER_BYTES = 8_000_000
+"""Up to which rows of several calls are written at once."""
 AHEAD_BYTES = 1_000_000_000
 """Bytes that are written and wait to be flushed before writing waits."""
 
@@ -37,11 +40,29 @@ class _Job:
     addresses: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     arrays: tuple[NDArray[Any], ...]
-    release: Callable[[], None] | None
+    release: tuple[Callable[[], None], ...]
+    count: int = 1
 
     @property
     def nbytes(self) -> int:
         return sum(array.nbytes for array in self.arrays)
+
+    def joins(self, other: _Job) -> bool:
+        """Whether both can be written at once: what is small costs more to hand on than to write."""
+        mine, others = ([(array.dtype, array.shape[1:]) for array in job.arrays] for job in (self, other))
+        return mine == others
+
+
+def _join(jobs: Sequence[_Job]) -> _Job:
+    if len(jobs) == 1:
+        return jobs[0]
+    return _Job(
+        [address for job in jobs for address in job.addresses],
+        [size for job in jobs for size in job.sizes],
+        tuple(np.concatenate(arrays) for arrays in zip(*(job.arrays for job in jobs), strict=True)),
+        tuple(release for job in jobs for release in job.release),
+        len(jobs),
+    )
 
 
 @dataclass(frozen=True)
@@ -51,6 +72,7 @@ class _Written:
     segment: OpenSegment
     rows: Sequence[tuple[Layout, NDArray[Any]]]
     nbytes: int
+    jobs: int
     since: float
 
 
@@ -79,7 +101,7 @@ class SegmentWriter:
             half: keep float32 arrays of a row as float16 where no value is beyond ±65504.
             generations: how many copies of the rows with these keys were damaged before.
             extents: what is known of the folder's segments.
-            committed: called with segment, first and last byte before they are committed.
+            committed: called with segment and first and last byte of what this writer has committed to it.
         """
         self._folder, self._facts, self._half = folder, dict(facts), half
         self._generations, self._extents, self._note = generations, extents, committed
@@ -90,7 +112,7 @@ class SegmentWriter:
         self._appended = self._committed = self._wanted = 0
         self._closing = self._dropping = self._all_written = False
         self._error: BaseException | None = None
-        self._current: OpenSegment | None = None
+        self._open: list[OpenSegment] = []
         self._threads: list[threading.Thread] = []
         self._process = os.getpid()
 
@@ -122,7 +144,7 @@ class SegmentWriter:
             raise ValueError(f"{len(addresses)} addresses, {len(sizes)} sizes and arrays of {counts} rows")
         if not addresses:
             return
-        job = _Job(tuple(addresses), tuple(sizes), values, release)
+        job = _Job(tuple(addresses), tuple(sizes), values, () if release is None else (release,))
         with self._changed:
             while self._error is None and self._queue and self._queued_bytes + job.nbytes > QUEUE_BYTES:
                 self._changed.wait()
@@ -150,6 +172,12 @@ class SegmentWriter:
                 self._changed.wait()
             self._raise()
 
+    @property
+    def open_segments(self) -> tuple[OpenSegment, ...]:
+        """Segments that are written: one, and full ones whose last rows are not committed yet."""
+        with self._changed:
+            return tuple(self._open)
+
     def __enter__(self) -> Self:
         return self
 
@@ -161,16 +189,9 @@ class SegmentWriter:
         with self._changed:
             self._closing, self._dropping = True, self._dropping or kind is not None
             self._changed.notify_all()
+        # The threads finish by themselves, also where somebody does not wait for them.
         for thread in self._threads:
             thread.join()
-        try:
-            if self._current is not None and self._error is None and not self._dropping:
-                self._current.close()
-        except OSError as failure:
-            raise cannot_write(self._folder, failure) from failure
-        finally:
-            if self._current is not None:
-                self._current.abandon()
         if kind is None:
             self._raise()
 
@@ -192,8 +213,8 @@ class SegmentWriter:
         try:
             while (job := self._next()) is not None:
                 written = self._put(job)
-                if job.release is not None:
-                    job.release()
+                for release in job.release:
+                    release()
                 with self._changed:
                     self._pending.append(written)
                     self._pending_bytes += written.nbytes
@@ -211,19 +232,23 @@ class SegmentWriter:
                 if self._error is not None or self._dropping or (self._closing and not self._queue):
                     return None
                 if self._queue and self._pending_bytes < AHEAD_BYTES:
-                    job = self._queue.popleft()
-                    self._queued_bytes -= job.nbytes
-                    self._changed.notify_all()
-                    return job
+                    break
                 self._changed.wait()
+            jobs = [self._queue.popleft()]
+            nbytes = jobs[0].nbytes
+            while self._queue and self._queue[0].joins(jobs[0]) and nbytes + self._queue[0].nbytes <= TOGETHER_BYTES:
+                jobs.append(self._queue.popleft())
+                nbytes += jobs[-1].nbytes
+            self._queued_bytes -= nbytes
+            self._changed.notify_all()
+        return _join(jobs)
 
     def _put(self, job: _Job) -> _Written:
-        # The committing thread closes a full segment after its last rows.
-        if self._current is None or self._current.end >= segments.SEGMENT_BYTES:
+        if not self._open or self._open[-1].end >= segments.SEGMENT_BYTES:
             opened = open_segment(self._folder, self._facts, self._extents())
             with self._changed:
-                self._current = opened
-        segment, keys = self._current, keys_of(job.addresses)
+                self._open.append(opened)
+        segment, keys = self._open[-1], keys_of(job.addresses)
         generations = 0 if self._generations is None else self._generations(keys)
         entries = np.zeros(len(keys), ENTRY)
         entries["address"], entries["generation"] = keys, generations
@@ -232,7 +257,7 @@ class SegmentWriter:
         rows = [
             (layout, _append(segment, entries[which], arrays)) for which, layout, arrays in _uniform(job, self._half)
         ]
-        return _Written(segment, rows, segment.end - before, since)
+        return _Written(segment, rows, segment.end - before, job.count, since)
 
     # In the committing thread
 
@@ -241,11 +266,20 @@ class SegmentWriter:
             while written := self._due():
                 self._commit_all(written)
                 with self._changed:
-                    self._committed += len(written)
+                    self._committed += sum(each.jobs for each in written)
                     self._pending_bytes -= sum(each.nbytes for each in written)
                     self._changed.notify_all()
+            if self._error is None and not self._dropping:
+                for segment in self._open:
+                    segment.close()
         except BaseException as error:
             self._fail(error)
+        finally:
+            with self._changed:
+                while not self._all_written:
+                    self._changed.wait()
+            for segment in self._open:
+                segment.abandon()
 
     def _due(self) -> list[_Written]:
         """Rows to commit now; none when there will be no more."""
@@ -272,10 +306,18 @@ class SegmentWriter:
                 if each.segment is segment:
                     for layout, entries in each.rows:
                         rows.setdefault(layout, []).append(entries)
-            self._note(segment.name, segment.start, segment.end)
             segment.commit({layout: np.concatenate(entries) for layout, entries in rows.items()})
-            if segment is not self._current:
-                segment.close()
+            self._note(segment.name, segment.start, segment.committed)
+        self._close_full()
+
+    def _close_full(self) -> None:
+        """Let go of segments that got their last rows and have a successor."""
+        with self._changed:
+            waiting = {each.segment for each in self._pending}
+            full = [segment for segment in self._open[:-1] if segment not in waiting]
+            self._open = [segment for segment in self._open if segment not in full]
+        for segment in full:
+            segment.close()
 
 
 def cannot_write(folder: Path, error: OSError) -> EvalfmError:
@@ -295,7 +337,8 @@ def _uniform(job: _Job, half: bool) -> Iterator[tuple[NDArray[np.intp], Layout, 
             if array.dtype == np.float32:
                 flat = array.reshape(count, -1)
                 narrow[:, number] = np.maximum(flat.max(axis=1), -flat.min(axis=1)) <= LARGEST_HALF
-    for pattern in np.unique(narrow, axis=0):
+    patterns = narrow[:1] if (narrow == narrow[0]).all() else np.unique(narrow, axis=0)
+    for pattern in patterns:
         which = np.flatnonzero((narrow == pattern).all(axis=1))
         parts = job.arrays if len(which) == count else [array[which] for array in job.arrays]
         arrays = [
@@ -309,16 +352,20 @@ def _uniform(job: _Job, half: bool) -> Iterator[tuple[NDArray[np.intp], Layout, 
 def _append(segment: OpenSegment, entries: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Write rows of one layout; their entries with place and checksum."""
     count = len(entries)
-    flat = [array.reshape(count, -1).view(np.uint8) for array in arrays]
-    rows = [[raw(each[number]) for each in flat] for number in range(count)]
-    checksums = []
-    for row in rows:
-        crc32 = 0
-        for view in row:
-            crc32 = zlib.crc32(view, crc32)
-        checksums.append(crc32)
-    views = [raw(flat[0])] if len(flat) == 1 else [view for row in rows for view in row]
+    flat = [raw(array) for array in arrays]
+    lengths = [view.nbytes // count for view in flat]
+    if len(flat) == 1:
+        views = flat
+        (length,) = lengths
+        checksums = [zlib.crc32(flat[0][at : at + length]) for at in range(0, count * length, length)]
+    else:
+        rows = [
+            [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
+            for number in range(count)
+        ]
+        views = [view for row in rows for view in row]
+        checksums = [functools.reduce(lambda crc32, view: zlib.crc32(view, crc32), row, 0) for row in rows]
     first = segment.append(views)
-    entries["offset"] = first + np.arange(count) * sum(each.shape[1] for each in flat)
+    entries["offset"] = first + np.arange(count) * sum(lengths)
     entries["crc32"] = checksums
     return entries

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
+
 from evalfm.data.geometry import Geometry
-from evalfm.encoders.encoder import Features
+from evalfm.encoders.encoder import Encoder, Features
 
 
 class FeatureSource(Protocol):
@@ -47,9 +49,61 @@ class FeatureSource(Protocol):
         ...
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
-        """Pooled float32 [N, D] and, if asked, float32 maps of ``rows`` (of the manifest), in order."""
+        """Pooled float32 [N, D] on the CPU and, if asked, maps of ``rows`` (of the manifest), in order.
+
+        Maps are float16 where it holds them and float32 where it does not, on whatever device keeps them; who uses them
+        brings them to its own device and to float32 there.
+        """
         ...
 
     def geometry(self, row: int) -> Geometry:
-        """How the film of ``row`` lies in the encoder's input."""
+        """How the image of ``row`` lies in the encoder's input."""
         ...
+
+
+class DeclaredByEncoder:
+    """The declarations of a source behind which an encoder of images stands.
+
+    Attributes:
+        encoder: whose features they are.
+    """
+
+    encoder: Encoder
+
+    @property
+    def name(self) -> str:
+        """Name of the encoder."""
+        return self.encoder.card.name
+
+    @property
+    def pooled_dim(self) -> int:
+        """Dimension of the pooled embedding."""
+        return self.encoder.pooled_dim
+
+    @property
+    def map_channels(self) -> tuple[int, ...]:
+        """Channels of each map, shallow to deep."""
+        return self.encoder.map_channels
+
+    @property
+    def map_strides(self) -> tuple[int, ...]:
+        """Input pixels per cell of each map."""
+        return self.encoder.map_strides
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the encoder's input."""
+        return self.encoder.input_size
+
+
+def no_features(source: FeatureSource, *, maps: bool) -> Features:
+    """Features of no image: pooled [0, D] and, if asked, maps [0, C, h, w]."""
+    shapes = zip(source.map_channels, map_grids(source), strict=True) if maps else ()
+    levels = tuple(torch.zeros(0, channels, *grid, dtype=torch.half) for channels, grid in shapes)
+    return Features(torch.zeros(0, source.pooled_dim), levels)
+
+
+def map_grids(source: FeatureSource) -> tuple[tuple[int, int], ...]:
+    """Height and width of each map of ``source``, from its input size and strides."""
+    height, width = source.input_size
+    return tuple((-(-height // stride), -(-width // stride)) for stride in source.map_strides)

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from evalfm.features.feature_arrays import FeatureArrays
-from evalfm.features.source import FeatureSource
+from evalfm.features.source import FeatureSource, map_grids
 
 LARGEST_BUDGET = 20_000_000_000
 SHARE_OF_DISK = 0.1
@@ -115,12 +115,6 @@ def estimate_bytes(source: FeatureSource, n: int, *, maps: bool = True) -> int:
         for channels, (height, width) in zip(source.map_channels, map_grids(source), strict=True):
             values += channels * height * width
     return n * (4 * source.pooled_dim + 2 * values)
-
-
-def map_grids(source: FeatureSource) -> tuple[tuple[int, int], ...]:
-    """Height and width of each map of ``source``, from its input size and strides."""
-    height, width = source.input_size
-    return tuple((-(-height // stride), -(-width // stride)) for stride in source.map_strides)
 
 
 def _stored_bytes(folder: Path) -> int:

@@ -85,6 +85,11 @@ class TrainedHead(Head, TrainableHead):
         return {}
 
     @property
+    def device(self) -> torch.device:
+        """Where the trained module runs."""
+        return self._device
+
+    @property
     def reads_maps(self) -> bool:
         """Whether the module looks at maps."""
         return "maps" in self.needs

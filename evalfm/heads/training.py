@@ -145,6 +145,18 @@ class StepPlan:
         return cls(epochs, math.ceil(total / epochs))
 
 
+def planned_reads(schedule: Schedule, train: int, val: int) -> tuple[int, int]:
+    """Images whose features heads read that make progress to the end: in steps, and for looks at val and statistics.
+
+    >>> from evalfm.heads.trained import Schedule
+    >>> planned_reads(Schedule(), train=640, val=100)
+    (12800, 2064)
+    """
+    plan = StepPlan.of(schedule, train, val)
+    steps = plan.epochs * plan.steps * min(schedule.batch_size, train)
+    return steps, plan.epochs * val + min(schedule.statistics_images, train)
+
+
 @dataclass(frozen=True)
 class SplitTargets:
     """Targets of train and val on the grid that one or more heads answer on, on the device where they fit it."""

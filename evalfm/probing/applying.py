@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,12 +73,12 @@ class RunPredictor:
             images: the same rows with other pixels; their features are forgotten afterwards.
         """
         manifest = images or self.manifest
-        with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch, ExitStack() as opened:
             own = self.session.source
             if images is not None and isinstance(own, EncodedSource):
-                own = own.over(images, FeatureStore(Path(scratch)))
-            sources: Sequence[FeatureSource] = trained_sources(self.run, self.session, manifest, Path(scratch))
-            sources = sources or [own] * len(self.heads)
+                own = opened.enter_context(own.over(images, FeatureStore(Path(scratch))))
+            trained = trained_sources(self.run, self.session, manifest, Path(scratch))
+            sources: Sequence[FeatureSource] = list(map(opened.enter_context, trained)) or [own] * len(self.heads)
             taken = range(len(self.heads)) if fold is None else [fold]
             examples = [
                 Examples(sources[each], rows, np.empty((len(rows), 0)), manifest.patients[rows]) for each in taken

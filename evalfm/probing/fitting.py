@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder, is_precision
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
+from evalfm.features.profile import PREDICTION, TRAINING
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead, Text
@@ -28,7 +30,7 @@ from evalfm.probing.splits import Split, unlearnable
 from evalfm.progress import Progress
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.training.recipe import Recipe, Trained
-from evalfm.training.tuning import TrainingEnvironment, tune
+from evalfm.training.tuning import FineTuneConfig, TrainingData, TrainingEnvironment, tune
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Training:
     adaptation: Trained
     recipe: Recipe
     folder: Path
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 
@@ -79,11 +81,13 @@ def fit_frozen(
         test = labelled.examples(split.test)
         return {h.name: fit_halves(h, split, train, val, test, context) for h in heads if isinstance(h, TextHead)}
     fits: dict[str, Fit] = {}
-    for together in trained_together(heads):
-        fitted = fit_together(together, train, val, context)
-        fits |= dict(zip((head.name for head in together), fitted, strict=True))
-    fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
-    scores = _score(heads, assignment, split, session.source, session.test, options.threshold, progress)
+    with session.times.stage(TRAINING):
+        for together in trained_together(heads):
+            fitted = fit_together(together, train, val, context)
+            fits |= dict(zip((head.name for head in together), fitted, strict=True))
+        fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
+    with session.times.stage(PREDICTION):
+        scores = _score(heads, assignment, split, session.source, session.test, options.threshold, progress)
     return {head.name: HeadResult(split, fits[head.name], scores[head.name], head.tensors()) for head in heads}
 
 
@@ -115,26 +119,28 @@ def fit_trained(
     assert is_precision(precision)
     features = FeatureStore(training.folder / "features")
 
-    def source_of(encoder: Encoder, manifest: Manifest = cohort.manifest) -> FeatureSource:
-        return EncodedSource(encoder, manifest, features, maps="stream", workers=training.workers)
+    with ExitStack() as opened:
 
-    tuned = tune(
-        base.encoder,
-        head,
-        labelled.examples(split.train),
-        labelled.examples(split.val),
-        context,
-        adaptation=training.adaptation,
-        recipe=recipe,
-        manifest=cohort.manifest,
-        setting=TrainingEnvironment(
-            training.folder, torch.device(session.device), precision, training.workers, training.processes
-        ),
-        source_of=source_of,
-        progress=progress,
-    )
-    test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)
-    scores = _score([head], assignment, split, source_of(tuned.encoder), test, options.threshold, progress)
+        def source_of(encoder: Encoder, manifest: Manifest = cohort.manifest) -> FeatureSource:
+            source = EncodedSource(
+                encoder, manifest, features, maps="stream", workers=training.workers, times=session.times
+            )
+            return opened.enter_context(source)
+
+        with session.times.stage(TRAINING):
+            tuned = tune(
+                base.encoder,
+                head,
+                TrainingData(labelled.examples(split.train), labelled.examples(split.val), cohort.manifest, source_of),
+                context,
+                FineTuneConfig(training.adaptation, recipe),
+                TrainingEnvironment(
+                    training.folder, torch.device(session.device), precision, training.workers, training.processes
+                ),
+            )
+        test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)
+        with session.times.stage(PREDICTION):
+            scores = _score([head], assignment, split, source_of(tuned.encoder), test, options.threshold, progress)
     return HeadResult(split, tuned.fit, scores[head.name], head.tensors(), tuned.tensors)
 
 

@@ -16,12 +16,15 @@ from evalfm.data.work_folders import adopt, recover, remove_unfinished
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
+from evalfm.heads.trained import TrainedHead
+from evalfm.heads.training import planned_reads
 from evalfm.probing.existing import Known
 from evalfm.probing.fitting import FitOptions, Training, fit_frozen, fit_trained
 from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, make_record, predictions_table
 from evalfm.probing.session import EncoderSession, compute_ahead
+from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
 from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
@@ -30,6 +33,8 @@ from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_trainable, forget
 
 FROZEN = "frozen"
+PREDICTIONS = 2
+"""Passes over val, and about as many over the rest, once heads are trained: to choose thresholds, and to score."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,14 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
     return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key
 
 
+def passes_over_maps(heads: Sequence[Head], splits: Sequence[Split], images: int) -> float:
+    """How often the maps of one of ``images`` are read, on average: in training, and twice to predict and measure."""
+    schedules = {head.schedule for head in heads if isinstance(head, TrainedHead) and head.reads_maps}
+    sizes = [(len(split.train), max(1, len(split.val))) for split in splits]
+    reads = sum(sum(planned_reads(schedule, *size)) for schedule in schedules for size in sizes)
+    return reads / max(1, images) + PREDICTIONS
+
+
 def _training(key: str, fold: int | str) -> str:
     """Name of the work folder of a training."""
     return f"training-{key[:16]}-{fold}"
@@ -140,7 +153,7 @@ class RunBuilder:
 
     def _frozen(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
         watch, config = Stopwatch(), self.group.config
-        self._compute_ahead(maps=any("maps" in head.needs for head in heads))
+        self._compute_ahead(heads)
         fitted: dict[str, list[HeadResult]] = {head.name: [] for head in heads}
         options = FitOptions(self.seed, config.threshold, self.group.text, config.base_to_novel)
         for split in self.assignment.splits:
@@ -157,7 +170,7 @@ class RunBuilder:
         adaptation = config.adaptation
         assert adaptation != "frozen"
         if recipe.probe_start:
-            self._compute_ahead(maps="maps" in head.needs)
+            self._compute_ahead([head])
         works, results = [], []
         options = FitOptions(self.seed, config.threshold)
         for split in self.assignment.splits:
@@ -174,14 +187,17 @@ class RunBuilder:
         for place in works:
             forget(place)
 
-    def _compute_ahead(self, *, maps: bool) -> None:
+    def _compute_ahead(self, heads: Sequence[Head]) -> None:
         assignment, session = self.assignment, self.group.session
+        maps = any("maps" in head.needs for head in heads)
         used = np.unique(
             np.concatenate([np.concatenate([split.train, split.val, split.test]) for split in assignment.splits])
         )
-        compute_ahead(session.source, assignment.cohort.rows[used], maps=maps, progress=self.progress)
+        passes = passes_over_maps(heads, assignment.splits, len(used))
+        rows = assignment.cohort.rows[used]
+        compute_ahead(session.source, rows, maps=maps, progress=self.progress, passes=passes)
         if assignment.test is not None and session.test is not None:
-            compute_ahead(session.test, assignment.test.rows, maps=maps, progress=self.progress)
+            compute_ahead(session.test, assignment.test.rows, maps=maps, progress=self.progress, passes=1)
 
     def _announce(self, fold: int | None, what: str) -> None:
         label = f"{self.group.session.name} × {self.assignment.cohort.task.name}"

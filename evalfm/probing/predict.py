@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +103,8 @@ def predict(
         again = f"{out} holds these predictions already; they are returned as they are."
         return Predicted(out, table, (*cautions, Caution("existing", again)))
     ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
-    columns = ready.answers(rows)
+    with closing(ready.session):
+        columns = ready.answers(rows)
     table = pd.concat([who, columns], axis=1)
     cautions = _cautions(run, manifest, ready.session, len(manifest) - len(rows))
     remove_leftovers(out.parent)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -14,6 +15,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
+from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.heads import load_head
 from evalfm.heads.trainable import TrainableHead
 from evalfm.probing.base_to_novel import as_base_to_novel
@@ -61,6 +63,7 @@ def probe(
     test_data: Manifest | None = None,
     progress: Progress = SILENT,
     known: Known | None = None,
+    times: StageTimes | None = None,
 ) -> list[Run]: ...
 
 
@@ -73,6 +76,7 @@ def probe(
     test_data: str | Path | Manifest | None = None,
     progress: Progress = SILENT,
     known: Known | None = None,
+    times: StageTimes | None = None,
     **options: Any,
 ) -> list[Run]: ...
 
@@ -86,6 +90,7 @@ def probe(
     test_data: str | Path | Manifest | None = None,
     progress: Progress = SILENT,
     known: Known | None = None,
+    times: StageTimes | None = None,
     **options: Any,
 ) -> list[Run]:
     """Measure how well heads on an encoder's features predict the target of a task.
@@ -98,6 +103,7 @@ def probe(
         test_data: another data set, tested whole in place of the test split.
         progress: where long work is shown.
         known: what earlier calls of one study have met, so that nothing is made, or said to be there, twice.
+        times: where seconds per stage are added; with ``profile`` and without these, a table is said at the end.
         options: the fields of ``ProbeConfig``, which are those of ``evalfm probe``.
 
     Returns:
@@ -127,12 +133,13 @@ def probe(
     config = jobs[0].config
     remove_leftovers(config.out)
     known = known or Known(config.force)
+    measured = times or (StageTimes() if config.profile else NO_TIMES)
     runs: dict[Path, Run] = {}
     failures: dict[str, str] = {}
     traces: dict[str, str] = {}
     for job in jobs:
         try:
-            runs |= {run.folder: run for run in _measure(job, known, progress)}
+            runs |= {run.folder: run for run in _measure(job, known, progress, measured)}
         except Exception as error:
             if len(jobs) == 1:
                 raise
@@ -144,6 +151,8 @@ def probe(
                 traces[label] = "".join(traceback.format_exception(error))
             progress.say(f"Failed: {label}: {failures[label]}")
     known.say(progress)
+    if times is None and measured.measures:
+        progress.say("\n".join(measured.table()))
     if failures:
         raise SomeFailedError(list(runs.values()), failures, traces)
     return list(runs.values())
@@ -195,7 +204,7 @@ def _jobs(
     return jobs
 
 
-def _measure(job: _Job, known: Known, progress: Progress) -> list[Run]:
+def _measure(job: _Job, known: Known, progress: Progress, times: StageTimes) -> list[Run]:
     """The runs of one encoder on one task, and of its baselines."""
     config = job.config
     cohort = load_cohort(config.task, config, job.data, progress)
@@ -210,20 +219,27 @@ def _measure(job: _Job, known: Known, progress: Progress) -> list[Run]:
     assignments = [
         SplitAssignment.of(tested, test, make_splits(tested, config, subset_seed=seed)) for seed in range(config.seeds)
     ]
-    session = _session(job.encoder, config, cohort, test, progress)
-    groups = [HeadGroup(session, names, config, text=text_for(heads, session, cohort, config.prompts))]
-    if not config.base_to_novel:
-        # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
-        groups += _baselines(config, cohort, test, session, progress)
-    return [run for group in groups for run in run_group(group, assignments, known=known, progress=progress)]
+    with ExitStack() as opened:
 
+        def session_of(encoder: str | Encoder, of: ProbeConfig) -> EncoderSession:
+            """The encoder on the images of both cohorts; the targets are hidden from the metadata."""
+            tested = None if test is None else test.manifest
+            hidden = frozenset(cohort.task.target)
+            session = open_session(encoder, of, cohort.manifest, tested, progress, hidden, times)
+            opened.callback(session.close)
+            return session
 
-def _session(
-    encoder: str | Encoder, config: ProbeConfig, cohort: Cohort, test: Cohort | None, progress: Progress
-) -> EncoderSession:
-    """The encoder on the images of both cohorts; the targets are hidden from the metadata."""
-    tested = None if test is None else test.manifest
-    return open_session(encoder, config, cohort.manifest, tested, progress, frozenset(cohort.task.target))
+        session = session_of(job.encoder, config)
+        groups = [HeadGroup(session, names, config, text=text_for(heads, session, cohort, config.prompts))]
+        if not config.base_to_novel:
+            # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
+            groups += _baselines(config, cohort, session, session_of)
+        runs = []
+        for group in groups:
+            runs += run_group(group, assignments, known=known, progress=progress)
+            # Its workers and memory serve no other group.
+            group.session.close()
+        return runs
 
 
 def _heads(config: ProbeConfig, cohort: Cohort) -> tuple[str, ...]:
@@ -244,7 +260,10 @@ def _heads(config: ProbeConfig, cohort: Cohort) -> tuple[str, ...]:
 
 
 def _baselines(
-    config: ProbeConfig, cohort: Cohort, test: Cohort | None, session: EncoderSession, progress: Progress
+    config: ProbeConfig,
+    cohort: Cohort,
+    session: EncoderSession,
+    session_of: Callable[[str, ProbeConfig], EncoderSession],
 ) -> list[HeadGroup]:
     """The baselines of ``cohort``: the constant, the metadata and the pixels; for masks two fixed masks.
 
@@ -257,7 +276,7 @@ def _baselines(
 
     def baseline(name: str, heads: tuple[str, ...], **changes: object) -> HeadGroup:
         own = frozen.model_copy(update={"encoder": name, **changes})
-        return HeadGroup(_session(name, own, cohort, test, progress), heads, own, baseline=True)
+        return HeadGroup(session_of(name, own), heads, own, baseline=True)
 
     groups: list[HeadGroup] = []
     if cohort.task.kind == "segmentation":

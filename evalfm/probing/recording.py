@@ -160,6 +160,7 @@ def provenance(session: EncoderSession, split_hash: str, seconds: float, *, synt
         synthetic=synthetic,
         random_weights=session.random_weights,
         cost=session.source.cost if isinstance(session.source, EncodedSource) else None,
+        map_costs=session.source.map_costs if isinstance(session.source, EncodedSource) else None,
     )
 
 
@@ -254,7 +255,8 @@ def of_result(
         cautions.append(Caution("patients-unknown", unknown))
     cautions += [*contamination(session.card, manifests), *of_cohort]
     # What the encoder says of its random weights is said already.
-    return cautions + [each for each in session.cautions if each.code != "random-weights"]
+    own = [each for each in session.cautions if each.code != "random-weights"]
+    return [*cautions, *own, *session.feature_cautions]
 
 
 def contamination(card: dict[str, Any], manifests: Sequence[Manifest]) -> list[Caution]:

@@ -12,7 +12,6 @@ from evalfm.encoders.adaptation.lora import load_lora
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
-from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.probing.session import EncoderSession
 from evalfm.run import ENCODER, Run
@@ -33,10 +32,11 @@ def by_fold(run: Run, tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
     return groups
 
 
-def trained_sources(run: Run, session: EncoderSession, manifest: Manifest, folder: Path) -> list[FeatureSource]:
+def trained_sources(run: Run, session: EncoderSession, manifest: Manifest, folder: Path) -> list[EncodedSource]:
     """A feature source per fold of the encoder as the run trained it; none where it was frozen.
 
-    ``session`` holds the encoder that training started from; ``folder`` takes the features while they are needed.
+    ``session`` holds the encoder that training started from; ``folder`` takes the features while they are needed. The
+    caller closes the sources.
 
     Raises:
         EvalfmError: the run lacks its encoder, or its tensors do not fit the card.

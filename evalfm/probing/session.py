@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,9 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.encoded import EncodedSource
+from evalfm.features.cost import seconds_per_image
+from evalfm.features.encoded import USUAL_PASSES, EncodedSource
+from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
@@ -50,6 +51,7 @@ class EncoderSession:
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         requested: the settings that were chosen, as a run may show them.
         cautions: what the encoder says of itself, such as colour reduced to grey.
+        times: where seconds per stage are added.
     """
 
     name: str
@@ -64,50 +66,70 @@ class EncoderSession:
     requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
     cautions: tuple[Caution, ...] = field(default=())
+    times: StageTimes = NO_TIMES
+
+    def close(self) -> None:
+        """End the workers that read images, and give the memory of feature maps back."""
+        for source in (self.source, self.test):
+            if isinstance(source, EncodedSource):
+                source.close()
+
+    @property
+    def feature_cautions(self) -> tuple[Caution, ...]:
+        """What the sources say of where features came from; known once they were read."""
+        sources = [source for source in (self.source, self.test) if isinstance(source, EncodedSource)]
+        return tuple(dict.fromkeys(caution for source in sources for caution in source.cautions))
 
 
-def compute_ahead(source: FeatureSource, rows: NDArray[np.intp], *, maps: bool, progress: Progress) -> None:
-    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing."""
+def compute_ahead(
+    source: FeatureSource,
+    rows: NDArray[np.intp],
+    *,
+    maps: bool,
+    progress: Progress,
+    passes: float = USUAL_PASSES,
+) -> None:
+    """Compute what heads will read of ``rows`` in one sweep, having said what it costs; tables cost nothing.
+
+    ``passes`` is how often each map will be read.
+    """
     if not isinstance(source, EncodedSource):
         return
     wanted = rows.tolist()
+    source.expect(wanted, maps=maps, passes=passes)
     missing = source.missing(wanted, maps=maps)
+    if maps and source.map_costs is not None:
+        progress.say(f"{source.name}: {source.map_costs.sentence}")
     if missing:
-        progress.say(forecast(source, missing, maps=maps))
+        progress.say(forecast(source, missing, maps=maps, in_memory=source.holds(wanted)))
     source.prefetch(wanted, maps=maps)
 
 
-def forecast(source: EncodedSource, images: int, *, maps: bool) -> str:
-    """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time."""
+def forecast(source: EncodedSource, images: int, *, maps: bool, in_memory: bool = False) -> str:
+    """What encoding ``images`` will take: disk, memory so far and, where a trial is worth it, time.
+
+    ``in_memory`` says that there is memory for the maps of all of them.
+    """
     stored = maps and source.maps_policy == "store"
     gigabytes = estimate_bytes(source, images, maps=stored) / 1e9
     sentence = f"{source.name}: {images} images to encode, {gigabytes:.2f} GB of disk"
     if images >= TRIAL_FROM:
-        sentence += f", about {images * _seconds_per_image(source):.0f} s"
+        sentence += f", about {images * seconds_per_image(source.encoder):.0f} s"
     memory = peak_memory_bytes()
     sentence += "" if memory is None else f"; {memory / 1e9:.1f} GB of memory so far"
-    return sentence + ("; maps are computed anew in every pass" if maps and not stored else "")
+    if not maps or stored:
+        return sentence
+    return sentence + ("; maps stay in memory" if in_memory else "; maps are computed anew in every pass")
 
 
 def training_forecast(source: EncodedSource, images: int, epochs: int, processes: int) -> str:
     """What training the encoder on ``images`` will take: a step costs about three forward passes."""
     weights = sum(parameter.nbytes for parameter in source.encoder.parameters())
-    seconds = 3 * images * _seconds_per_image(source) / processes
+    seconds = 3 * images * seconds_per_image(source.encoder) / processes
     return (
         f"{source.name}: up to {epochs} epochs of {images} images, about {seconds:.0f} s each; "
         f"{5 * weights / 1e9:.2f} GB of disk for checkpoints at most"
     )
-
-
-def _seconds_per_image(source: EncodedSource) -> float:
-    """Of one blank image, after another has warmed the model up."""
-    encoder = source.encoder
-    device = next((parameter.device for parameter in encoder.parameters()), torch.device("cpu"))
-    blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device)
-    encoder.encode(blank)
-    started = time.perf_counter()
-    encoder.encode(blank).pooled.cpu()
-    return time.perf_counter() - started
 
 
 def open_session(
@@ -117,6 +139,7 @@ def open_session(
     test: Manifest | None,
     progress: Progress,
     hidden: frozenset[str] = frozenset(),
+    times: StageTimes = NO_TIMES,
 ) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
@@ -131,7 +154,7 @@ def open_session(
         source = make(manifest, ref.path, hidden, manifest)
         tested = None if test is None else make(test, ref.path, hidden, manifest)
         card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
-        return EncoderSession(kind, source, tested, card)
+        return EncoderSession(kind, source, tested, card, times=times)
     device = _where(settings)
     loaded = _load(ref, settings, device)
     store = FeatureStore(cache_folder() / "features")
@@ -146,6 +169,7 @@ def open_session(
             workers=settings.workers,
             cache_images=settings.cache_images,
             progress=progress,
+            times=times,
         )
 
     return EncoderSession(
@@ -161,6 +185,7 @@ def open_session(
         requested=_public(settings),
         redraw=_redraw(ref, settings, device) if loaded.random_weights else None,
         cautions=loaded.cautions,
+        times=times,
     )
 
 

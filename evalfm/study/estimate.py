@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from evalfm.config import ProbeConfig, SubsetOptions
 from evalfm.heads import load_head
 from evalfm.heads.trained import Schedule, TrainedHead
+from evalfm.heads.training import planned_reads
 from evalfm.study.cohorts import Sizes
 from evalfm.study.trial import EncoderFacts, HeadFacts
 from evalfm.training.recipe import Recipe, recipe_of
@@ -55,12 +56,14 @@ class StoredFeatures:
     Attributes:
         missing: images without pooled features. missing_maps: without maps. missing_prepared: without a prepared image.
         policy: ``store`` or ``stream``: what becomes of maps.
+        held: whether memory holds the maps of all, so that none is computed twice.
     """
 
     missing: int
     missing_maps: int
     missing_prepared: int
     policy: str
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,12 +103,7 @@ class Steps:
 
 def head_steps(schedule: Schedule, sizes: Sizes) -> Steps:
     """Of heads on frozen features that make progress on val to the end; fewer where they stop early."""
-    per_pass = math.ceil(sizes.train / schedule.batch_size)
-    total = min(max(schedule.epochs * per_pass, schedule.least_steps), schedule.most_steps)
-    looks = total // (4 * math.ceil(sizes.val / schedule.batch_size))
-    epochs = max(1, min(schedule.epochs, looks))
-    trained = math.ceil(total / epochs) * epochs * min(schedule.batch_size, sizes.train)
-    return Steps(trained, epochs * sizes.val + min(schedule.statistics_images, sizes.train))
+    return Steps(*planned_reads(schedule, sizes.train, sizes.val))
 
 
 def encoder_steps(recipe: Recipe, sizes: Sizes) -> Steps:
@@ -157,6 +155,8 @@ def _frozen(
         head_bytes += float((known.parameters * STATE_BYTES + kept) * known.rates)
     scored = sum(split.val + split.test for split in splits)
     seen = (steps.trained + steps.looked + _predicted(splits, kind)) * fits if streamed else 0
+    if streamed and stored.held:
+        seen = images - extracted
     copies = copies_of(cell, facts)
     forwards = float(extracted + seen) * copies
     decoded = float(extracted + (stored.missing_prepared if cell.cache_images else seen)) * copies
@@ -167,7 +167,9 @@ def _frozen(
     if streamed and cell.cache_images:
         disk["prepared images"] = float(stored.missing_prepared * facts.prepared_bytes) * copies
     passes = f"{extracted:,} once" if extracted else "stored by then"
-    if streamed:
+    if streamed and stored.held:
+        passes = f"{images:,} once, maps stay in memory"
+    elif streamed:
         passes += f"; at most {seen:,} for heads that read maps"
     if copies > 1:
         passes += "; random weights likewise"
@@ -216,6 +218,8 @@ def _trained(
             work = FORWARD_AND_BACKWARD * start.trained + start.looked
             head_seconds += rates.of_head(known) * known.rates * work * cell.seeds
         again = (start.trained + start.looked) * cell.seeds if streamed else 0
+        if streamed and stored.held:
+            again = images - extracted
         forwards, decoded = forwards + extracted + again, decoded + extracted + again
         disk["features"] = float(stored.missing * facts.pooled_bytes)
         if reads_maps and not streamed:

@@ -15,7 +15,10 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.encoded import EncodedSource
+from evalfm.features.cores import reader_count
+from evalfm.features.encoded import USUAL_PASSES, EncodedSource
+from evalfm.features.map_policy import cheaper_policy
+from evalfm.features.memory import MEMORY
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
 from evalfm.progress import SILENT, Progress
@@ -201,7 +204,7 @@ class _Planner:
         said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
-            said.append(f"{decode} to read an image, by {self.machine.workers} workers, not overlapped")
+            said.append(f"{decode} to read an image, by {reader_count(self.machine.workers)} workers, not overlapped")
         said.append(
             f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image; baselines but random weights are not counted"
         )
@@ -260,7 +263,7 @@ class _Planner:
             seconds,
             self.decode[cohort.data],
             SCORE_SECONDS,
-            self.machine.workers,
+            reader_count(self.machine.workers),
             2 if half else 4,
             None if speed is None else speed * 1e12,
         )
@@ -284,7 +287,13 @@ class _Planner:
             whole = len(cohort.manifest)
         else:
             count = whole = lacking = max(split.total for split in cohort.sizes[cell.subset])
-        policy = self._policy((entry, cohort.data), facts, whole * copies_of(cell, facts)) if reads_maps else "stream"
+        images, held, policy = whole * copies_of(cell, facts), False, "stream"
+        if reads_maps:
+            held = self.assumed.speed is None and facts.map_bytes * whole <= MEMORY.free(self._memory_place())
+            recompute = max(
+                facts.seconds, self.decode.get(cohort.data, DECODE_SECONDS) / reader_count(self.machine.workers)
+            )
+            policy = self._policy((entry, cohort.data), facts, images, held, recompute)
         lacking_maps = lacking if reads_maps else 0
         if reads_maps and cohort.manifest is not None and facts.warning is None and policy == "store":
             stored = EncodedSource(encoder, cohort.manifest, self.store, maps="store")
@@ -292,10 +301,16 @@ class _Planner:
         missing = self._first(entry, cohort.data, "pooled", lacking)
         missing_maps = self._first(entry, cohort.data, "maps", lacking_maps) if policy == "store" and reads_maps else 0
         prepared = self._first(entry, cohort.data, "prepared", count) if policy == "stream" and reads_maps else 0
-        return StoredFeatures(missing, missing_maps, prepared, policy)
+        return StoredFeatures(missing, missing_maps, prepared, policy, held)
 
-    def _policy(self, key: tuple[str, str], facts: EncoderFacts, images: int) -> str:
-        """What becomes of the maps of an encoder on a data set: as the store will decide when it comes to it."""
+    def _memory_place(self) -> str:
+        device = self._place()[0]
+        return "host" if device == "cpu" else str(torch.zeros(0, device=device).device)
+
+    def _policy(
+        self, key: tuple[str, str], facts: EncoderFacts, images: int, held: bool, recompute_seconds: float
+    ) -> str:
+        """What becomes of the maps of an encoder on a data set: as the source will decide when it comes to it."""
         if self.machine.maps != "auto":
             return self.machine.maps
         if key not in self.policies:
@@ -305,6 +320,17 @@ class _Planner:
                 left = LARGEST_BUDGET - self.map_bytes
             needed = float(facts.map_bytes * images)
             self.policies[key] = "store" if needed <= left else "stream"
+            if self.assumed.speed is None and self.policies[key] == "store":
+                self.policies[key], _ = cheaper_policy(
+                    images,
+                    lambda: images,
+                    facts.map_bytes,
+                    left,
+                    self.store.folder,
+                    passes=USUAL_PASSES,
+                    held=held,
+                    recompute=lambda: recompute_seconds,
+                )
             if self.policies[key] == "store":
                 self.map_bytes += needed
         return self.policies[key]

@@ -17,9 +17,10 @@ from evalfm.encoders.adaptation.lora import add_lora
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.extraction import film_bytes
+from evalfm.features.cost import seconds_per_image
 from evalfm.features.forward import automatic_batch_size
 from evalfm.features.operations import operation_counter
+from evalfm.features.prepared_images import image_bytes
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head
@@ -27,8 +28,6 @@ from evalfm.heads.head import Context
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedHead
 
-GPU_BATCH = 8
-"""Images of a trial on a GPU, where one alone would measure the waiting."""
 HEAD_BATCH = 8
 """Images of a head's trial."""
 
@@ -135,12 +134,12 @@ def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: It
         head_facts[name, kind] = _try_head(encoder, features.maps, features.pooled, name, kind, classes)
     return EncoderFacts(
         flops=float(counter.get_total_flops()),
-        seconds=_seconds(encoder, blank),
+        seconds=seconds_per_image(encoder),
         parameters=sum(parameter.numel() for parameter in encoder.parameters()),
         batch_size=automatic_batch_size(encoder),
         pooled_bytes=estimate_bytes(_as_source(encoder), 1, maps=False),
         map_bytes=estimate_bytes(_as_source(encoder), 1) - estimate_bytes(_as_source(encoder), 1, maps=False),
-        prepared_bytes=film_bytes(encoder),
+        prepared_bytes=image_bytes(encoder.input_size),
         activations=sum(outputs),
         largest=max(outputs, default=blank.numel()),
         pretrained=encoder.card.weights.source != "none",
@@ -153,12 +152,6 @@ def try_encoder(loaded: Loaded, heads: Iterable[tuple[str, str, int]], ranks: It
 def _as_source(encoder: Encoder) -> FeatureSource:
     """An encoder declares its features as a source does, which is all that is read here."""
     return cast(FeatureSource, encoder)
-
-
-def _seconds(encoder: Encoder, blank: Tensor) -> float:
-    """Of one image; the model has run before."""
-    batch = blank.expand(GPU_BATCH, -1, -1, -1).contiguous() if blank.is_cuda else blank
-    return _timed(lambda: encoder.encode(batch).pooled) / len(batch)
 
 
 def _timed(forward: Callable[[], Tensor]) -> float:

@@ -40,7 +40,8 @@ class MovingAverage:
         self.steps += 1
         decay = min(self._decay, (1 + self.steps) / (10 + self.steps))
         if self._fractions:
-            get_ema_multi_avg_fn(decay)(
+            update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            update(
                 [self.tensors[name] for name in self._fractions],
                 [self._live[name].detach() for name in self._fractions],
                 self.steps,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor, nn
 
-from evalfm.data.images import Image
+from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.heads.head import Context, Examples
 from evalfm.heads.module import HeadModule, Layout
@@ -25,10 +24,9 @@ class Job:
         module: the head where it starts; trained in place.
         layout, objective: shape of the logits, and what is minimised.
         train, val: examples; no features are read from their source.
-        load: reads the image of a row.
-        names: the public id of every row of the manifest, for messages.
+        manifest: whose rows the examples are.
         folder: where checkpoints lie; the same for the same result.
-        workers: how many decode images.
+        workers: processes that decode images, for each that trains; by default one per core.
         processes: how many train together.
     """
 
@@ -41,10 +39,9 @@ class Job:
     train: Examples
     val: Examples
     context: Context
-    load: Callable[[int], Image]
-    names: tuple[str, ...]
+    manifest: Manifest
     folder: Path
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 

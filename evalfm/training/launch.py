@@ -14,6 +14,7 @@ import torch
 
 from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
+from evalfm.data.manifest import Manifest
 from evalfm.encoders.adaptation.checkpointing import activation_checkpointing
 from evalfm.encoders.encoder import Features, Precision
 from evalfm.encoders.preprocessing import Preparer
@@ -102,11 +103,11 @@ def _smaller(job: Job, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPl
 
 
 @dataclass(frozen=True)
-class _Places:
+class _ImagePlaces:
     """Where images lie in the encoder's input: all that a worker asks of a feature source."""
 
     preparer: Preparer
-    size: Callable[[int], tuple[int, int]]
+    manifest: Manifest
     name: str = "images"
     key: str = ""
     pooled_dim: int = 0
@@ -118,17 +119,17 @@ class _Places:
         return self.preparer.facts.input_size
 
     def geometry(self, row: int) -> Geometry:
-        return self.preparer.geometry_of(*self.size(row))
+        return self.preparer.geometry_of(*self.manifest.size(row))
 
     def features(self, rows: object, *, maps: bool = False) -> Features:
         raise NotImplementedError("images are trained on here, not stored features")
 
 
-def sendable(job: Job, size: Callable[[int], tuple[int, int]]) -> Job:
+def sendable(job: Job) -> Job:
     """``job`` without what another process cannot be sent: feature stores and bars."""
 
     def plain(examples: Examples) -> Examples:
-        return replace(examples, source=_Places(job.encoder.preparer, size))
+        return replace(examples, source=_ImagePlaces(job.encoder.preparer, job.manifest))
 
     context = replace(job.context, progress=SILENT)
     return replace(job, train=plain(job.train), val=plain(job.val), context=context)

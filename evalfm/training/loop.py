@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import islice
 
@@ -13,17 +13,23 @@ from torch import Tensor
 from evalfm.encoders.adaptation.layers import parameter_groups
 from evalfm.encoders.adaptation.lora import set_training
 from evalfm.errors import EvalfmError
+from evalfm.features.readers import ImageReader
+from evalfm.heads.objectives import Tally
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import draw_batches, rate_factor
-from evalfm.training.augmentation import Augment, Augmentation, augmenter
+from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.average import MovingAverage
+from evalfm.training.batches import ImageBatches, TrainingBatch
 from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
-from evalfm.training.films import Batch, FilmReader
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.masks import InputMasks
 from evalfm.training.plan import EpochPlan
 from evalfm.training.steps import NotFiniteError, StepLog
 from evalfm.training.tensorboard import BOARD, Board
+
+SCORED_BYTES = 100_000_000
+"""Val logits that stay on the device until they are counted together."""
 
 
 def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None]) -> TrainingState:
@@ -60,7 +66,7 @@ class _Training:
         self.tensors = trained_tensors(model, job.adaptation)
         self.average = MovingAverage(self.tensors, recipe.ema)
         self.board = stack.enter_context(Board(job.folder / BOARD if processes.is_main else None))
-        self._read_truth(stack)
+        self.train, self.val = self._open(stack)
         self.plan = EpochPlan.of(recipe, len(job.train), processes.size)
         self.state = TrainingState()
         self.checkpoints = stack.enter_context(CheckpointWriter(job.folder))
@@ -89,31 +95,34 @@ class _Training:
         self.state.tensors = dict(self.tensors)
         return self.state
 
-    def _read_truth(self, stack: ExitStack) -> None:
-        job = self.job
-        masks = job.layout.grid is not None
-        train = job.objective.read(job.train, job.layout.grid, job.context.progress, "train")
-        val = job.objective.read(job.val, job.layout.grid, job.context.progress, "val")
+    def _open(self, stack: ExitStack) -> tuple[ImageBatches, ImageBatches]:
+        """Train and val, whose images are decoded once and kept as far as memory goes."""
+        job, facts, device = self.job, self.job.encoder.preparer.facts, self.processes.device
+        grid, progress = job.layout.grid, job.context.progress
+        augmenter = _augmenter(job)
+        masks = None
+        if grid is not None and augmenter is not None and augmenter.augmentation.moves:
+            # A moved image has other masks than the image itself, but the same label.
+            masks = stack.enter_context(InputMasks(job.train, facts.input_size))
+        train = job.objective.read(job.train if masks is None else masks.examples, grid, progress, "train")
+        val = job.objective.read(job.val, grid, progress, "val")
         job.objective.check(train, "train")
         job.objective.check(val, "val")
         self.positive = job.objective.positive(train)
-
-        def reader(examples: object, target: Tensor | None) -> FilmReader:
-            return stack.enter_context(
-                FilmReader(
-                    examples,  # type: ignore[arg-type]
-                    job.encoder.preparer,
-                    job.load,
-                    target=target,
-                    grid=job.layout.grid,
-                    workers=job.workers,
-                    pin=self.processes.device.type == "cuda",
-                )
+        reader = stack.enter_context(
+            ImageReader(
+                job.encoder.preparer,
+                job.manifest,
+                workers=job.workers,
+                pin=device.type == "cuda",
+                keep=True,
+                progress=progress,
             )
-
-        # An augmented film has other masks than the film itself, but the same label.
-        self.train_films = reader(job.train, None if masks and job.recipe.augment else train)
-        self.val_films = reader(job.val, val)
+        )
+        return (
+            ImageBatches(job.train, reader, facts, train, device, augmenter, masks, grid),
+            ImageBatches(job.val, reader, facts, val, device),
+        )
 
     def _epoch(self) -> float:
         """One pass of steps; the mean loss.
@@ -132,7 +141,7 @@ class _Training:
         set_training(job.encoder, "lora" if held else job.adaptation)
         job.module.train()
         log = StepLog(lambda losses: processes.total(losses) / processes.size)
-        mine = self.train_films.batches([processes.share(positions) for positions in batches], self._augment(epoch))
+        mine = self.train.read([processes.share(positions) for positions in batches], epoch)
         shown = job.context.progress.track(zip(batches, mine, strict=True), f"epoch {epoch + 1}", self.plan.steps)
         try:
             for step, (positions, batch) in enumerate(shown):
@@ -142,28 +151,27 @@ class _Training:
                 log.add(*self._step(batch), positions)
             log.check()
         except NotFiniteError as error:
-            names = ", ".join(job.names[int(job.train.rows[position])] for position in error.batch)
+            ids = job.manifest.table["id"]
+            names = ", ".join(str(ids.iloc[int(job.train.rows[position])]) for position in error.batch)
             raise EvalfmError(
                 f"Training stopped in epoch {epoch + 1}: {error.what} is not finite in the batch of {names}; check "
                 "these images, or lower the rate (--recipe learning_rate=…) or take --precision float32."
             ) from None
         return sum(log.losses) / len(log.losses)
 
-    def _step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    def _step(self, batch: TrainingBatch) -> tuple[Tensor, Tensor | None]:
         """One optimiser step over all micro-batches and processes: this process's loss, and the gradient's norm.
 
         Both stay on the device. Where loss scaling left the step out, there is no norm.
         """
         self.optimiser.zero_grad()
-        micro = list(torch.split(torch.arange(len(batch.positions)), self.micro_batch))
         summed = torch.zeros((), device=self.processes.device)
-        for number, part in enumerate(micro):
-            films = batch.films[part].to(self.processes.device, non_blocking=True)
-            target = batch.target[part].to(self.processes.device, non_blocking=True)
-            with self.processes.gathering(self.model, number == len(micro) - 1):
-                logits = self.model(films).float()[None]
-                loss = self.job.objective.loss(logits, target, self.processes.total)[0]
-                loss = loss * (len(part) / len(batch.positions))
+        count = 0
+        for images, target in batch.micro_batches(self.micro_batch):
+            count += len(images)
+            with self.processes.gathering(self.model, count == len(batch)):
+                logits = self.model(images).float()[None]
+                loss = self.job.objective.loss(logits, target, self.processes.total)[0] * (len(images) / len(batch))
                 self.processes.backward(loss)
             summed += loss.detach()
         norm = self.processes.clip(self.parameters, self.job.recipe.clip)
@@ -183,10 +191,15 @@ class _Training:
         positions = self.processes.share(range(len(job.val)))
         size = self.micro_batch
         parts = [positions[start : start + size] for start in range(0, len(positions), size)]
+        scored: list[tuple[Tensor, Tensor]] = []
         with self.average.shown():
-            for batch in self.val_films.batches(parts):
-                logits = self.bare(batch.films.to(self.processes.device)).float()[None]
-                tally.add(logits, batch.target.to(self.processes.device))
+            for batch in self.val.read(parts):
+                for images, target in batch.micro_batches(size):
+                    scored.append((self.bare(images).float()[None], target))
+                # Counted some batches later: counting waits for the device.
+                if sum(logits.nbytes for logits, _ in scored) > SCORED_BYTES:
+                    _count(tally, scored)
+            _count(tally, scored)
             tally.merge(self.processes.total, self.processes.device)
             score = float(tally.score()[0])
             better = job.objective.better(score)
@@ -248,26 +261,27 @@ class _Training:
         if self.processes.is_main:
             self.say(f"{self.job.adaptation}: going on after epoch {state.epoch}")
 
-    def _augment(self, epoch: int) -> Callable[[int], Augment | None]:
-        job, recipe = self.job, self.job.recipe
-        if not recipe.augment:
-            return lambda position: None
-        bounds = Augmentation(
-            rotation_degrees=recipe.rotation_degrees,
-            scale=(1 - recipe.scale, 1 + recipe.scale),
-            translation=recipe.translation,
-            brightness=recipe.brightness,
-            contrast=recipe.contrast,
-            flip=recipe.flip,
-        )
-        facts = job.encoder.preparer.facts
-        grey = facts.bounded
 
-        def change(position: int) -> Augment | None:
-            row = int(job.train.rows[position])
-            return augmenter(bounds, job.context.seed, epoch, row, is_unit_interval=grey, pad_value=facts.pad_value)
+def _augmenter(job: Job) -> Augmenter | None:
+    """How the recipe changes images; None where it leaves them as they are."""
+    recipe, facts = job.recipe, job.encoder.preparer.facts
+    if not recipe.augment:
+        return None
+    bounds = Augmentation(
+        rotation_degrees=recipe.rotation_degrees,
+        scale=(1 - recipe.scale, 1 + recipe.scale),
+        translation=recipe.translation,
+        brightness=recipe.brightness,
+        contrast=recipe.contrast,
+        flip=recipe.flip,
+    )
+    return Augmenter(bounds, job.context.seed, facts.bounded, facts.pad_value)
 
-        return change
+
+def _count(tally: Tally, scored: list[tuple[Tensor, Tensor]]) -> None:
+    for logits, target in scored:
+        tally.add(logits, target)
+    scored.clear()
 
 
 def _head_groups(job: Job) -> list[dict[str, object]]:
@@ -287,5 +301,5 @@ def _mixed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 4_099 + rank + 1) % 2**63
 
 
-def _cuda(processes: Distributed) -> Iterator[int] | list[int]:
+def _cuda(processes: Distributed) -> list[int]:
     return [processes.device.index or 0] if processes.device.type == "cuda" else []

@@ -19,7 +19,7 @@ class Recipe(CardModel):
     """One way of training an encoder with its head; defaults are those of ``full``.
 
     Attributes:
-        epochs: passes over train, each followed by a look at val.
+        epochs: passes over train, each followed by a validation.
         least_steps: an epoch is as long as it takes for all epochs together to have so many steps.
         batch_size: images a step over all processes and micro-batches together: the effective batch.
         learning_rate: of the encoder's last layer (``layer_decay``), of the LoRA matrices, or of the whole network.
@@ -30,7 +30,7 @@ class Recipe(CardModel):
         clip: largest norm of the gradient.
         ema: decay of the moving average of the weights that val and test see (0 = none); it starts faster:
             min(ema, (1 + step) / (10 + step)).
-        patience: stop after so many epochs without progress on val.
+        patience: stop after so many epochs without a better validation.
         probe_start: start from the head fitted on frozen features (Kumar et al. 2022).
         drop_path: largest rate of stochastic depth, rising linearly with depth.
         label_smoothing: of labels and classes; masks and values have none.
@@ -38,11 +38,11 @@ class Recipe(CardModel):
         batch_norm: ``held``: running statistics are used and stay as they are, so that training starts where frozen
             features ended; ``batch``: every batch is normalised by itself. LoRA always holds them.
         rank, alpha: of LoRA; the update is scaled by alpha / rank.
-        augment: change films (and masks alike) at random while training.
+        augment: change images (and masks alike) at random while training.
         rotation_degrees, scale, translation: bounds of the affine change: degrees either way, size by a factor of
             1 ± scale, place by a share of the input's side.
         brightness, contrast: bounds of the change of grey values, as shares of the range.
-        flip: also mirror left and right; never by default, for a heart does not turn to the right.
+        flip: also mirror left and right; never by default: a mirrored heart is a disease (dextrocardia).
     """
 
     epochs: int = Field(30, ge=1)

@@ -1,4 +1,4 @@
-"""From an encoder and a head to both, trained together: start, training, and the best of it taken back."""
+"""Fine-tuning of an encoder with a head: where it starts, the training, and the best validation checkpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from evalfm.heads.objectives import Objective
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import read_statistics
-from evalfm.progress import Progress
 from evalfm.training.checkpoint import TrainingState
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.launch import run_job, sendable
@@ -36,8 +35,9 @@ class FineTuned:
     """An encoder and a head after their training.
 
     Attributes:
-        encoder: sealed anew, in evaluation mode. tensors: what of it was trained, for encoder.safetensors.
-        fit: what val chose, and the learning curve.
+        encoder: the trained one, in evaluation mode.
+        tensors: what of it was trained, for encoder.safetensors.
+        fit: what was chosen on val, and the learning curve.
     """
 
     encoder: Encoder
@@ -46,18 +46,44 @@ class FineTuned:
 
 
 @dataclass(frozen=True)
+class FineTuneConfig:
+    """How an encoder is trained with a head: all that decides the result beside data and seed."""
+
+    adaptation: Trained
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What is trained on and chosen by.
+
+    Attributes:
+        train, val: examples whose source gives the features of the encoder that is to be trained.
+        manifest: of their rows.
+        source_of: makes a feature source of a trained encoder, for what the head still chooses on val.
+    """
+
+    train: Examples
+    val: Examples
+    manifest: Manifest
+    source_of: Callable[[Encoder], FeatureSource]
+
+
+@dataclass(frozen=True)
 class TrainingEnvironment:
-    """With what a training runs, beside what decides its result.
+    """With what a training runs, which does not decide its result.
 
     Attributes:
         folder: where checkpoints lie; the same for the same result, and kept when the process dies.
-        workers: threads that decode. processes: how many train together.
+        precision: in which the encoder runs.
+        workers: processes that decode images; by default one per core.
+        processes: how many train together.
     """
 
     folder: Path
     device: torch.device
     precision: Precision
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 
@@ -77,31 +103,28 @@ def check_trainable(head: Head, adaptation: str) -> None:
 def tune(
     encoder: Encoder,
     head: Head,
-    train: Examples,
-    val: Examples,
+    data: TrainingData,
     context: Context,
-    *,
-    adaptation: Trained,
-    recipe: Recipe,
-    manifest: Manifest,
-    setting: TrainingEnvironment,
-    source_of: Callable[[Encoder], FeatureSource],
-    progress: Progress,
+    config: FineTuneConfig,
+    environment: TrainingEnvironment,
 ) -> FineTuned:
     """Train a copy of ``encoder`` with ``head``; the head predicts by the result from now on.
 
     Args:
         encoder: with the weights to start from; it is left as it is.
-        train, val: examples whose source gives the features of ``encoder``.
-        manifest: of the examples' rows.
-        source_of: makes a feature source of a trained encoder, for what the head still chooses on val.
+        head: one that is trained by gradient.
+        data: examples of train and val.
+        context: of the head, with the seed, and the progress that is shown.
+        config: adaptation and recipe.
+        environment: device, processes and the folder of the checkpoints.
 
     Raises:
         EvalfmError: the head cannot be trained so, or the training stops.
     """
+    adaptation, recipe, progress = config.adaptation, config.recipe, context.progress
     check_trainable(head, adaptation)
     assert isinstance(head, TrainableHead)
-    train, val = head.usable(train), head.usable(val)
+    train, val = head.usable(data.train), head.usable(data.val)
     chosen: dict[str, float | int | str] = {}
     if recipe.probe_start:
         probed = head.fit(train, val, context)
@@ -111,33 +134,32 @@ def tune(
     layout = head.layout(train.source, context)
     module = _start(head, layout, objective, train, context, recipe)
     adapted = copy.deepcopy(encoder)
-    adapted.state = replace(adapted.state, precision=setting.precision)
+    adapted.state = replace(adapted.state, precision=environment.precision)
     cautions = _adapt(adapted, adaptation, recipe, context.seed)
     job = Job(
         encoder=adapted,
-        module=module.to(setting.device),
+        module=module.to(environment.device),
         layout=layout,
         objective=objective,
         adaptation=adaptation,
         recipe=recipe,
         train=train,
         val=val,
-        context=replace(context, progress=progress),
-        load=manifest.image,
-        names=tuple(map(str, manifest.table["id"])),
-        folder=setting.folder,
-        workers=setting.workers,
-        processes=setting.processes,
+        context=context,
+        manifest=data.manifest,
+        folder=environment.folder,
+        workers=environment.workers,
+        processes=environment.processes,
     )
-    if setting.processes > 1:
-        job = sendable(job, manifest.size)
-    state, more = run_job(job, setting.device, setting.precision, progress)
+    if environment.processes > 1:
+        job = sendable(job)
+    state, more = run_job(job, environment.device, environment.precision, progress)
     cautions += more
     _take_best(job, state)
     adapted.eval()
     adapted.seal()
-    head.set_module(module, layout, objective, setting.device)
-    source = source_of(adapted)
+    head.set_module(module, layout, objective, environment.device)
+    source = data.source_of(adapted)
     seen = [replace(examples, source=source) for examples in (train, val)]
     cautions += head.after_training(seen[0], seen[1], context)
     trained = lora_state(adapted) if adaptation == "lora" else adapted.state_dict()

@@ -107,6 +107,24 @@ def test_json_of_a_probe_is_json_alone(imported: Path, probed: Path):
     assert json.loads(asked.stdout)[0]["lines"][0]["metrics"]["auroc"]["value"] is not None
 
 
+def test_json_of_a_profiled_probe_has_the_seconds_of_each_stage(imported: Path, tmp_path: Path):
+    arguments = [
+        "--encoder",
+        "pixels",
+        "--task",
+        "finding",
+        "--data",
+        imported,
+        "--head",
+        "linear",
+        "--baselines",
+        "none",
+    ]
+    asked = json.loads(evalfm("probe", *arguments, "--out", tmp_path, "--profile", "--json").stdout)
+    assert asked["tables"][0]["lines"]
+    assert {"head training", "prediction"} <= set(asked["seconds"])
+
+
 @pytest.mark.parametrize("what", ["encoders", "tasks", "heads"])
 def test_lists_are_tables_and_json(what: str):
     assert evalfm("ls", what).returncode == 0
@@ -133,6 +151,17 @@ def test_doctor_looks_at_the_machine_and_an_encoder():
     broken = evalfm("doctor", "--encoder", "rad-dino")
     assert broken.returncode == 2
     assert "--weights" in broken.stdout
+
+
+def test_doctor_says_what_features_of_an_older_format_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALFM_HOME", str(tmp_path))
+    fine = {finding["name"]: finding for finding in json.loads(evalfm("doctor", "--json").stdout)}["features"]
+    assert (fine["fine"], fine["said"]) == (True, "0.0 GiB of feature maps stored")
+    (tmp_path / "cache" / "features" / ("a" * 32) / "1").mkdir(parents=True)
+    old = {finding["name"]: finding for finding in json.loads(evalfm("doctor", "--json").stdout)}["features"]
+    assert old["fine"] is None
+    assert "1 encoder in an older format" in old["said"]
+    assert old["remedy"] == f"`rm -r {tmp_path}/cache/features/*/1` frees their disk."
 
 
 def test_a_phantom_is_made_and_probing_it_says_so_first_and_last(tmp_path: Path):

@@ -10,31 +10,43 @@ import torch
 
 from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.features import extraction, segment_writer
+from evalfm.features import map_policy, segment_writer
 from evalfm.features.encoded import EncodedSource
-from evalfm.features.extraction import chunk_rows
-from evalfm.features.films import FilmMemory
+from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import automatic_batch_size
+from evalfm.features.map_costs import DiskRates
+from evalfm.features.memory import MemoryBudget
 from evalfm.features.packing import pack
 from evalfm.features.store import FeatureStore, estimate_bytes
+
+MAP_BYTES = 2 * (64 * 8 * 8 + 32 * 4 * 4)
+ROW_BYTES = MAP_BYTES + 4 * 6
+ROOM, NO_ROOM = 10**7, 0
 
 
 @pytest.fixture
 def open_source(tmp_path, make_encoder, make_radiographs):
     """Opens a source on radiographs numbered 0 … 9, each time as a new process would."""
+    opened = []
 
-    def open_(radiographs=None, encoder=None, budget=None, **keywords):
+    def open_(radiographs=None, encoder=None, budget=None, memory=ROOM, **keywords):
         radiographs = radiographs if radiographs is not None else make_radiographs(range(10))
         encoder = encoder if encoder is not None else make_encoder()
-        source = EncodedSource(encoder, radiographs, FeatureStore(tmp_path / "store", budget), **keywords)
-        source.films = radiographs  # For the tests to ask what was read.
+        store = FeatureStore(tmp_path / "store", budget)
+        budget_of_memory = MemoryBudget({"host": memory})
+        source = EncodedSource(encoder, radiographs, store, memory=budget_of_memory, **keywords)
+        # For the tests to ask what was read and taken.
+        source.images, source.budget = radiographs, budget_of_memory
+        opened.append(source)
         return source
 
-    return open_
+    yield open_
+    for source in opened:
+        source.close()
 
 
 def assert_same(features, expected):
-    torch.testing.assert_close(features.pooled, expected.pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(features.pooled, expected.pooled, rtol=0, atol=1e-5)
     for layer, reference in zip(features.maps, expected.maps, strict=True):
         torch.testing.assert_close(layer, reference, rtol=0, atol=0)
 
@@ -44,27 +56,55 @@ def test_features_are_those_of_the_encoder_in_the_order_asked(open_source, make_
     source = open_source(maps=maps, batch_size=3)
     rows = [7, 2, 2, 9, 0, 7]
     features = source.features(rows, maps=True)
-    assert_same(features, compute(make_encoder(), source.films, rows))
+    assert_same(features, compute(make_encoder(), source.images, rows))
     assert features.pooled.dtype == torch.float32
-    assert [layer.dtype for layer in features.maps] == [torch.float32] * 2
+    assert [layer.dtype for layer in features.maps] == [torch.half] * 2
     assert source.encoded_images == 4
     assert source.encoder_calls == 2
     assert source.features(rows).maps == ()
 
 
-def test_stored_and_streamed_maps_are_equal_to_the_bit(open_source, make_encoder):
-    stored = open_source(maps="store", batch_size=4).features(range(10), maps=True)
-    streamed = open_source(maps="stream", batch_size=4).features(range(10), maps=True)
-    for one, other in zip((stored.pooled, *stored.maps), (streamed.pooled, *streamed.maps), strict=True):
-        assert torch.equal(one, other)
-    assert not torch.equal(stored.maps[0], stored.maps[0].round())
+WAYS = {
+    "stored": {"maps": "store", "memory": NO_ROOM},
+    "stored, in memory": {"maps": "store", "memory": ROOM},
+    "stored, partly in memory": {"maps": "store", "memory": 4 * ROW_BYTES},
+    "computed": {"maps": "stream", "memory": NO_ROOM},
+    "computed, in memory": {"maps": "stream", "memory": ROOM},
+    "computed, partly in memory": {"maps": "stream", "memory": 4 * ROW_BYTES},
+    "computed from prepared images": {"maps": "stream", "memory": NO_ROOM, "cache_images": True},
+}
+
+
+@pytest.mark.parametrize("gain", [1.0, 50_000.0])
+@pytest.mark.parametrize("way", WAYS)
+def test_features_are_equal_to_the_bit_in_every_tier(open_source, make_encoder, compute, way, gain):
+    source = open_source(encoder=make_encoder(gain=gain), batch_size=4, **WAYS[way])
+    source.prefetch(range(10), maps=True)
+    expected = compute(make_encoder(gain=gain), source.images, range(10))
+    if gain > 1:
+        # Where the greatest values leave half precision, an image keeps them all.
+        results = make_encoder(gain=gain)
+        whole = [results.encode(results.prepare(source.images.image(row))[0][None]) for row in range(10)]
+        levels = zip(*(result.maps for result in whole), strict=True)
+        expected_maps = [torch.cat([pack(each).float() for each in level]) for level in levels]
+        assert float(expected_maps[0].max()) > 65504
+    else:
+        expected_maps = [level.float() for level in expected.maps]
+    torch.testing.assert_close(source.features(range(10)).pooled, expected.pooled)
+    pooled = source.features(range(10)).pooled
+    for rows in ([3, 1, 9, 3], list(range(10)), [7], list(range(10))[::-1]):
+        found = source.features(rows, maps=True)
+        assert torch.equal(found.pooled, pooled[rows])
+        for level, reference in zip(found.maps, expected_maps, strict=True):
+            assert torch.equal(level.float(), reference[rows])
+    assert not torch.equal(expected_maps[0], expected_maps[0].round())
 
 
 def test_a_second_opening_makes_no_encoder_call(open_source):
     first = open_source(maps="store").features(range(10), maps=True)
     again = open_source(maps="store")
     features = again.features(range(10), maps=True)
-    assert (again.encoder_calls, again.encoded_images, again.films.read) == (0, 0, [])
+    assert (again.encoder_calls, again.encoded_images, again.images.read) == (0, 0, [])
     assert torch.equal(features.pooled, first.pooled)
     assert torch.equal(features.maps[1], first.maps[1])
 
@@ -74,7 +114,7 @@ def test_more_rows_cost_those_rows_and_subsets_nothing(open_source, make_radiogr
     more = open_source(make_radiographs([*range(5), 40, 41, *range(5, 10), 40]))
     more.features(range(13))
     assert more.encoded_images == 2
-    assert sorted(more.films.read) == [5, 6]
+    assert sorted(more.images.read) == [5, 6]
     subset = open_source(make_radiographs([9, 41, 3]))
     assert torch.equal(subset.features([1]).pooled, more.features([6]).pooled)
     assert subset.encoder_calls == 0
@@ -92,12 +132,13 @@ def test_identical_images_are_encoded_once(open_source, make_radiographs):
 def test_pooled_alone_touches_no_maps_and_maps_later_leave_pooled_as_it_is(open_source, tmp_path):
     source = open_source(maps="store")
     pooled = source.features(range(10)).pooled
-    assert not list(tmp_path.glob("store/*/2/*/maps"))
-    files = {path: path.stat().st_ino for path in tmp_path.glob("store/*/2/*/pooled/*")}
+    assert not list(tmp_path.glob("store/*/*/*/maps/*"))
+    files = {path: path.read_bytes() for path in tmp_path.glob("store/*/*/*/pooled/*.data")}
+    assert files
     with_maps = source.features(range(10), maps=True)
     assert source.encoded_images == 20
     assert torch.equal(with_maps.pooled, pooled)
-    assert {path: path.stat().st_ino for path in tmp_path.glob("store/*/2/*/pooled/*")} == files
+    assert {path: path.read_bytes() for path in tmp_path.glob("store/*/*/*/pooled/*.data")} == files
 
 
 def test_another_encoder_never_gets_these_features(open_source, make_encoder):
@@ -115,13 +156,15 @@ def test_the_same_bytes_read_by_another_rule_are_other_images(open_source, make_
     assert ruled.key != plain.key == plain.encoder.key
 
 
-def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path):
+@pytest.mark.parametrize("memory", [NO_ROOM, ROOM])
+def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path, memory):
     before = open_source(maps="store", batch_size=2).features(range(10), maps=True)
-    (path,) = tmp_path.glob("store/*/2/*/maps/*.data")
+    (path,) = tmp_path.glob("store/*/*/*/maps/*.data")
     content = bytearray(path.read_bytes())
     content[-100] ^= 4
     path.write_bytes(bytes(content))
-    source = open_source(maps="store", batch_size=2)
+    source = open_source(maps="store", batch_size=2, memory=memory)
+    source.expect(range(10), maps=True)
     with pytest.warns(UserWarning, match="damaged"):
         after = source.features(range(10), maps=True)
     assert source.encoded_images == 1
@@ -132,19 +175,6 @@ def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path):
         once_more = open_source(maps="store")
         once_more.features(range(10), maps=True)
     assert once_more.encoder_calls == 0
-
-
-def test_maps_that_half_precision_cannot_hold_are_kept_whole(open_source, make_encoder, make_radiographs, tmp_path):
-    encoder = make_encoder(gain=50_000.0)
-    stored = open_source(encoder=encoder, maps="store").features(range(10), maps=True)
-    streamed = open_source(encoder=encoder, maps="stream", batch_size=3).features(range(10), maps=True)
-    assert all(bool(torch.isfinite(layer).all()) for layer in stored.maps)
-    assert float(stored.maps[0].max()) > 65504
-    for one, other in zip(stored.maps, streamed.maps, strict=True):
-        assert torch.equal(one, other)
-    maps = FeatureStore(tmp_path / "store").cache(encoder.key).maps
-    dtypes = [[array.dtype for array in maps.layout([digest])] for digest in make_radiographs(range(10)).digests()]
-    assert {dtype for row in dtypes for dtype in row} == {"<f4"}
 
 
 def test_packing_an_image_does_not_depend_on_its_neighbours():
@@ -163,17 +193,12 @@ def test_packing_an_image_does_not_depend_on_its_neighbours():
 def test_the_batch_size_changes_nothing(open_source, make_encoder, compute, batch_size):
     source = open_source(maps="store", batch_size=batch_size, workers=3)
     features = source.features(range(10), maps=True)
-    assert_same(features, compute(make_encoder(), source.films, range(10)))
+    assert_same(features, compute(make_encoder(), source.images, range(10)))
     assert max(source.encoder.batches) <= batch_size
     assert source.encoder_calls == -(-10 // batch_size)
 
 
-def test_chunks_hold_whole_batches_of_bounded_size(make_encoder):
-    assert chunk_rows(32, 0) == 256
-    assert chunk_rows(48, 0) == 240
-    assert chunk_rows(300, 0) == 300
-    assert chunk_rows(8, 10_000_000) == 24
-    assert chunk_rows(64, 10_000_000) == 64
+def test_the_automatic_batch_follows_the_input(make_encoder):
     encoder = make_encoder()
     encoder.input_size = (224, 224)
     assert automatic_batch_size(encoder) == 32
@@ -181,31 +206,12 @@ def test_chunks_hold_whole_batches_of_bounded_size(make_encoder):
     assert automatic_batch_size(encoder) == 5
 
 
-def test_decoding_runs_ahead_by_a_bounded_number_of_batches(open_source, make_radiographs, make_encoder):
-    radiographs = make_radiographs(range(60))
-    ahead = []
-
-    class Watching(make_encoder):
-        def encode(self, batch):
-            ahead.append(len(radiographs.read) - sum(self.batches))
-            return super().encode(batch)
-
-    source = open_source(radiographs, Watching(), batch_size=4, workers=2)
-    source.encoder.seconds = 0.005
-    source.features(range(60))
-    assert max(ahead) <= 4 * (extraction.BATCHES_AHEAD + 1)
-    assert len(radiographs.read) == 60
-
-
-def test_an_image_that_cannot_be_read_keeps_the_rows_committed_before_it(
-    open_source, make_radiographs, monkeypatch, tmp_path
-):
+def test_an_image_that_cannot_be_read_keeps_the_rows_committed_before_it(open_source, make_radiographs, monkeypatch):
     monkeypatch.setattr(segment_writer, "COMMIT_BYTES", 1)
     source = open_source(make_radiographs(range(10), broken=frozenset({9})), batch_size=2)
     source.encoder.seconds = 0.05
     with pytest.raises(EvalfmError, match="row 9 is truncated"):
         source.features(range(10))
-    assert not list(tmp_path.rglob(".writing-*"))
     mended = open_source(batch_size=2)
     mended.features(range(10))
     assert 2 <= mended.encoded_images < 10
@@ -216,21 +222,116 @@ def test_an_encoder_that_breaks_its_promise_is_refused(open_source, make_encoder
     encoder.pooled_dim = 7
     with pytest.raises(EvalfmError, match=r"counting gives \(6, 64, 32\) channels and declares \(7, 64, 32\)"):
         open_source(encoder=encoder).features([0])
-    assert not list(tmp_path.glob("store/*/*/*/*"))
+    assert not list(tmp_path.glob("store/**/*.data"))
 
 
 def test_the_automatic_policy_follows_the_budget(open_source):
-    bytes_per_image = 2 * (64 * 8 * 8 + 32 * 4 * 4)
-    source = open_source(budget=10 * bytes_per_image)
-    assert estimate_bytes(source, 10) == 10 * (bytes_per_image + 4 * 6)
+    source = open_source(budget=10 * MAP_BYTES, memory=NO_ROOM)
+    assert estimate_bytes(source, 10) == 10 * ROW_BYTES
     assert source.maps_policy == "store"
-    poor = open_source(budget=10 * bytes_per_image - 1)
+    poor = open_source(budget=10 * MAP_BYTES - 1, memory=NO_ROOM)
     assert poor.maps_policy == "stream"
     poor.features(range(10), maps=True)
-    assert open_source(maps="store").missing(range(10), maps=True) > 0
+    assert open_source(maps="store", memory=NO_ROOM).missing(range(10), maps=True) > 0
     source.features(range(10), maps=True)
     # What is stored already is used, whatever the budget is now.
     assert open_source(budget=0).maps_policy == "store"
+
+
+@pytest.mark.parametrize(
+    ("disk", "seconds", "policy"),
+    [(1e4, 0.0, "stream"), (1e9, 0.02, "store"), (1e4, 2.0, "store")],
+    ids=["slow disk", "slow encoder", "slower encoder"],
+)
+@pytest.mark.parametrize("memory", [NO_ROOM, ROOM])
+def test_the_automatic_policy_takes_what_costs_less_time(
+    open_source, make_encoder, monkeypatch, tmp_path, disk, seconds, policy, memory
+):
+    monkeypatch.setattr(map_policy, "NEGLIGIBLE_BYTES", 0)
+    monkeypatch.setattr(map_policy, "disk_rates", lambda folder: DiskRates(disk, disk))
+    monkeypatch.setattr("evalfm.features.running_encoder.seconds_per_image", lambda encoder: seconds)
+    source = open_source(memory=memory)
+    source.expect(range(10), maps=True, passes=20)
+    assert source.maps_policy == policy
+    assert source.map_costs.policy == policy
+    assert source.map_costs.recompute >= seconds
+    assert source.map_costs.read == MAP_BYTES / disk
+    source.prefetch(range(10), maps=True)
+    source.features(range(10), maps=True)
+    assert bool(list(tmp_path.glob("store/*/*/*/maps/*.data"))) == (policy == "store")
+
+
+def test_the_cost_is_that_of_the_running_pipeline(open_source, monkeypatch, make_encoder):
+    monkeypatch.setattr(map_policy, "NEGLIGIBLE_BYTES", 0)
+    monkeypatch.setattr("evalfm.features.running_encoder.seconds_per_image", lambda encoder: pytest.fail("no trial"))
+    encoder = make_encoder()
+    encoder.seconds = 0.02
+    source = open_source(encoder=encoder, batch_size=2, memory=NO_ROOM)
+    source.features(range(10))
+    source.expect(range(10), maps=True)
+    assert 0.01 <= source.map_costs.recompute < 0.2
+
+
+@pytest.mark.parametrize("maps", ["store", "stream"])
+def test_what_memory_holds_is_read_or_computed_once(open_source, monkeypatch, maps):
+    open_source(maps=maps, memory=NO_ROOM).prefetch(range(10), maps=True)
+    source = open_source(maps=maps)
+    source.expect(range(10), maps=True)
+    assert source.holds(range(10))
+    for rows in (range(0, 4), range(2, 8), range(10), range(10)):
+        source.features(rows, maps=True)
+    assert source.encoded_images == (0 if maps == "store" else 10)
+    monkeypatch.setattr(FeatureArrays, "read", lambda *_: pytest.fail("nothing is read twice"))
+    source.features(range(10), maps=True)
+
+
+def test_memory_is_given_back_and_taken_again(open_source):
+    source = open_source(maps="stream")
+    budget = source.budget
+    source.prefetch(range(10), maps=True)
+    assert budget.taken("host") >= 10 * ROW_BYTES
+    before = source.features(range(10), maps=True)
+    source.close()
+    assert budget.taken("host") == 0
+    after = source.features(range(10), maps=True)
+    assert torch.equal(before.maps[0], after.maps[0])
+
+
+def test_features_of_another_path_are_used_whole_and_said(open_source, make_encoder):
+    on_gpu = open_source(encoder=make_encoder(device="cuda"))
+    on_gpu.features(range(8))
+    here = open_source()
+    here.prefetch(range(10))
+    assert (here.encoded_images, here.cautions) == (10, ())
+    again = open_source(encoder=make_encoder(gain=2.0, device="cuda"))
+    again.features(range(10), maps=True)
+    there = open_source(encoder=make_encoder(gain=2.0), maps="store")
+    assert there.missing(range(10)) == 0
+    there.features(range(10))
+    assert there.encoded_images == 0
+    assert [caution.code for caution in there.cautions] == ["feature-path"]
+
+
+def test_two_paths_are_never_mixed_without_a_word(open_source, make_encoder, make_radiographs):
+    open_source(encoder=make_encoder(device="cuda")).features(range(10))
+    source = open_source(make_radiographs(range(14)), maps="store", memory=NO_ROOM)
+    source.features(range(10))
+    assert source.encoded_images == 0
+    # Four more: those of the first ten come from the own path from now on, like theirs.
+    source.features(range(14))
+    assert source.encoded_images == 14
+    assert [caution.code for caution in source.cautions] == ["feature-path"] * 2
+    assert "Features of two paths" in source.cautions[1].sentence
+
+
+def test_streamed_maps_never_stand_beside_pooled_features_of_another_path(open_source, make_encoder):
+    open_source(encoder=make_encoder(device="cuda")).features(range(10))
+    source = open_source(maps="stream")
+    source.prefetch(range(10), maps=True)
+    source.features(range(10), maps=True)
+    assert source.encoded_images == 10
+    assert source.cautions == ()
+    assert open_source().missing(range(10)) == 0
 
 
 def test_maps_over_the_free_disk_are_refused_before_computing(open_source, monkeypatch):
@@ -241,34 +342,30 @@ def test_maps_over_the_free_disk_are_refused_before_computing(open_source, monke
     assert source.encoder_calls == 0
 
 
-def test_streaming_decodes_once_when_radiographs_are_cached(open_source, tmp_path, monkeypatch):
-    monkeypatch.setattr("evalfm.features.encoded.FILM_MEMORY_BYTES", 0)
-    plain = open_source(maps="stream", batch_size=4)
-    expected = plain.features(range(10), maps=True)
-    plain.features(range(10), maps=True)
-    assert len(plain.films.read) == 20
-    cached = open_source(maps="stream", batch_size=4, cache_images=True)
+def test_streaming_decodes_once_when_radiographs_are_cached(open_source, tmp_path):
+    expected = open_source(maps="stream", batch_size=4).features(range(10), maps=True)
+    cached = open_source(maps="stream", batch_size=4, cache_images=True, memory=NO_ROOM)
     cached.prefetch(range(10), maps=True)
-    cached.films.read.clear()
+    cached.images.read.clear()
     for _ in range(2):
         features = cached.features(range(10), maps=True)
         for one, other in zip((features.pooled, *features.maps), (expected.pooled, *expected.maps), strict=True):
             assert torch.equal(one, other)
-    assert cached.films.read == []
-    assert not list(tmp_path.glob("store/*/2/*/maps"))
+    assert cached.images.read == []
+    assert not list(tmp_path.glob("store/*/*/*/maps/*.data"))
+    # A later process decodes nothing either; images lie there in their stored depth.
+    again = open_source(maps="stream", cache_images=True, memory=NO_ROOM)
+    again.features(range(10), maps=True)
+    assert again.images.read == []
+    (path,) = tmp_path.glob("store/*/*/*/images/*.data")
+    assert path.stat().st_size <= 10 * 16 * 16 * 2 + 4096
 
 
-def test_the_memory_of_radiographs_is_bounded_and_drops_the_least_recently_used():
-    memory = FilmMemory(3 * 40)
-    radiographs = {name: torch.full((10,), float(number)) for number, name in enumerate("abcd")}
-    for name in "abc":
-        memory.put(name, radiographs[name])
-    assert memory.get("a") is radiographs["a"]
-    memory.put("d", radiographs["d"])
-    assert [memory.get(name) is not None for name in "abcd"] == [True, False, True, True]
-    memory.put("large", torch.zeros(31))
-    assert memory.get("large") is None
-    assert memory.get("d") is radiographs["d"]
+def test_streaming_keeps_decoded_images_in_memory_as_it_goes(open_source):
+    source = open_source(maps="stream", batch_size=4, memory=5 * 16 * 16 * 4)
+    for _ in range(3):
+        source.features(range(5), maps=True)
+    assert len(source.images.read) < 15
 
 
 def test_prefetch_leaves_nothing_to_compute(open_source):
@@ -286,7 +383,7 @@ def test_geometry_is_the_encoders_of_the_stored_size(open_source, monkeypatch):
     source.features(range(10))
     again = open_source()
     again.features([3])
-    monkeypatch.setattr(again.films, "size", lambda row: pytest.fail("the store knows the size"))
+    monkeypatch.setattr(again.images, "size", lambda row: pytest.fail("the store knows the size"))
     assert again.geometry(3) == expected
 
 

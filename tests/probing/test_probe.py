@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.profile import StageTimes
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.run import Run, find_runs
@@ -334,6 +335,35 @@ def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(square
     rows = np.flatnonzero((squares.table["sex"] == "M").to_numpy())
     expected = session.source.features(rows.tolist()).pooled
     assert session.test.features(list(range(len(rows)))).pooled.tolist() == expected.tolist()
+
+
+def test_a_profile_says_the_seconds_of_each_stage_and_changes_nothing(
+    squares: Manifest, square_seg: str, tmp_path: Path
+):
+    class Listening:
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+        def track(self, items, label, total=None):
+            yield from items
+
+        def say(self, message: str) -> None:
+            self.said.append(message)
+
+    options = {"data": squares, "heads": ["linear"], "baselines": "none", "input_size": 128}
+    listening = Listening()
+    (run,) = probe("hog", square_seg, out=tmp_path / "one", profile=True, progress=listening, **options)
+    table = listening.said[-1].splitlines()
+    stages = [line[:18].strip() for line in table[1:]]
+    for stage in ("decode", "encode", "write", "read maps", "head training", "prediction"):
+        assert stage in stages
+    times = StageTimes()
+    (again,) = probe("hog", square_seg, out=tmp_path / "two", times=times, **options)
+    assert again.folder.name == run.folder.name
+    assert {"head training", "prediction"} <= set(times.to_json())
+    listening.said.clear()
+    probe("hog", square_seg, out=tmp_path / "three", progress=listening, **options)
+    assert not any("head training" in message for message in listening.said)
 
 
 def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Path, home: Path):

@@ -173,6 +173,7 @@ NOT_AS_IT_IS = {
     "workers": "how a run is computed",
     "maps": "where maps are kept",
     "cache_images": "where images are kept",
+    "profile": "whether seconds are printed",
     "out": "where the run is written",
     "force": "whether it is made again",
 }

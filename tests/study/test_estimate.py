@@ -104,6 +104,15 @@ def test_stored_maps_are_one_pass_and_streamed_ones_a_pass_for_every_batch():
     assert (cached.decoded, cached.disk_bytes["prepared images"]) == (400, 200 * 6000)
 
 
+def test_maps_that_stay_in_memory_are_computed_once():
+    stored = StoredFeatures(150, 0, 200, "stream", held=True)
+    found = estimate_cell(cell(seeds=3), "segmentation", [Sizes(160, 16, 24)], 200, FACTS, stored, RATES)
+    # 150 whose pooled features are missing too, and 50 for their maps alone.
+    assert (found.forwards, found.decoded) == (200, 200)
+    assert found.passes == "200 once, maps stay in memory"
+    assert "maps" not in found.disk_bytes
+
+
 def test_a_trained_encoder_sees_every_image_three_times_an_epoch():
     recipe = {"epochs": 2, "least_steps": 0, "batch_size": 10, "probe_start": False, "ema": 0.0}
     asked = cell(adaptation="full", recipe=recipe, seeds=2)
@@ -143,7 +152,7 @@ def test_operations_and_parameters_are_those_that_are_published():
     assert facts.parameters == 11_176_512
     assert facts.pooled_bytes == 4 * 512
     assert facts.map_bytes == 2 * (64 * 56**2 + 128 * 28**2 + 256 * 14**2 + 512 * 7**2)
-    assert facts.prepared_bytes == 4 * 3 * 224**2
+    assert facts.prepared_bytes == 3 * 224**2
     assert facts.largest == 64 * 112**2
     assert 0 < facts.lora_parameters[8] < facts.parameters / 10
     assert facts.heads["linear", "binary"].flops == 2 * 512

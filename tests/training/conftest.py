@@ -24,7 +24,7 @@ from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.training import tuning
 from evalfm.training.checkpoint import in_memory
 from evalfm.training.recipe import recipe_of
-from evalfm.training.tuning import FineTuned, TrainingEnvironment, tune
+from evalfm.training.tuning import FineTuneConfig, FineTuned, TrainingData, TrainingEnvironment, tune
 
 VIT, RESNET = "random:test_vit", "random:test_resnet"
 
@@ -90,15 +90,12 @@ class Bench:
             tuned = tune(
                 base,
                 head,
-                side.examples(self.split.train),
-                side.examples(self.split.val),
+                TrainingData(
+                    side.examples(self.split.train), side.examples(self.split.val), self.manifest, self.source
+                ),
                 self.context,
-                adaptation=adaptation,
-                recipe=recipe,
-                manifest=self.manifest,
-                setting=TrainingEnvironment(self.folder / place, torch.device("cpu"), "float32", processes=processes),
-                source_of=self.source,
-                progress=self,
+                FineTuneConfig(adaptation, recipe),
+                TrainingEnvironment(self.folder / place, torch.device("cpu"), "float32", processes=processes),
             )
         return tuned, head
 

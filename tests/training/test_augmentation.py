@@ -21,7 +21,7 @@ from evalfm.encoders import find_card
 from evalfm.encoders.card import Preprocessing
 from evalfm.encoders.model_input import model_input
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.training.augmentation import OFF, Augment, Augmentation, augmenter
+from evalfm.training.augmentation import OFF, Augmentation, Augmenter
 
 MOVE = Augmentation(rotation_degrees=15, scale=(0.8, 1.2), translation=0.08, brightness=0, contrast=0, gamma=0)
 RADIOGRAPHS = [(300, 200), (190, 310), (256, 256)]
@@ -31,6 +31,23 @@ POLICIES = {
     "letterbox": {"resize": "letterbox", "resize_to": None, "input_size": (128, 128)},
     "oblong": {"resize": "squash", "resize_to": None, "input_size": (160, 96)},
 }
+
+
+Augment = Callable[[Tensor, Geometry], tuple[Tensor, Geometry]]
+
+
+def augmenter(
+    augmentation: Augmentation, seed: int, epoch: int, row: int, *, is_unit_interval: bool, pad_value: float = 0.0
+) -> Augment:
+    """The change of one image alone."""
+
+    def change(tensor: Tensor, geometry: Geometry) -> tuple[Tensor, Geometry]:
+        drawn = Augmenter(augmentation, seed, is_unit_interval, pad_value).draw(epoch, [row], [geometry])
+        batch = tensor[None]
+        changed = drawn.images(batch)
+        return tensor if changed is batch else changed[0], drawn.geometries[0]
+
+    return change
 
 
 class Prepare:
@@ -184,11 +201,90 @@ def test_equal_places_are_equal_and_others_are_not() -> None:
     first = shown(1, 2, 3)
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
-    sent = pickle.loads(pickle.dumps(augmenter(loud, 1, 2, 3, is_unit_interval=True)))
+    sent: Augmenter = pickle.loads(pickle.dumps(Augmenter(loud, 1, True)))
     assert torch.equal(first, shown(1, 2, 3))
-    assert torch.equal(first, sent(radiograph.clone(), geometry)[0])
+    assert torch.equal(first, sent.draw(2, [3], [geometry]).images(radiograph[None])[0])
     others = [shown(1, 2, 4), shown(1, 3, 3), shown(2, 2, 3), shown(3, 2, 1), shown(1, 3, 2)]
     assert all(not torch.allclose(one, other, atol=1e-3) for one, other in pairwise([first, *others]))
+
+
+LOUD = Augmentation(noise=0.05, flip=True)
+UNMOVED = Augmentation(rotation_degrees=0, scale=(1, 1), translation=0)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("facts", "threads"), [(LOUD, 1), (LOUD, 3), (UNMOVED, 3)])
+def test_what_an_image_becomes_does_not_depend_on_its_batch(policy: str, facts: Augmentation, threads: int) -> None:
+    """Bit for bit, alone or among others, in any order, with any number of threads."""
+    sizes = [(300, 200), (190, 310), (256, 256)] * 3
+    geometries = [preparer(policy).geometry_of(*size) for size in sizes]
+    values = torch.rand(9, 3, *geometries[0].output, generator=torch.Generator().manual_seed(0))
+    fractions = torch.rand(9, 2, *geometries[0].output, generator=torch.Generator().manual_seed(1))
+    augment, before = Augmenter(facts, 5, True, 0.25), torch.get_num_threads()
+
+    def changed(places: list[int]) -> tuple[Tensor, Tensor]:
+        change = augment.draw(3, [40 + place for place in places], [geometries[place] for place in places])
+        return change.images(values[places]), change.masks(fractions[places], (32, 24))
+
+    whole, masks = changed(list(range(9)))
+    torch.set_num_threads(threads)
+    try:
+        for places in ([4], [8, 4, 0], [7, 6, 5, 4, 3, 2, 1, 0]):
+            part, own = changed(places)
+            assert torch.equal(part, whole[places])
+            assert torch.equal(own, masks[places])
+    finally:
+        torch.set_num_threads(before)
+
+
+def by_the_book(tensor: Tensor, geometry: Geometry, facts: Augmentation, place: tuple[int, int, int]) -> Tensor:
+    """One image [C, h, w] of the unit interval changed in float64, from the draws on."""
+    seed, epoch, row = place
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x4157, epoch, row)))
+    turn, size, *shift, light, spread, bend = generator.uniform(-1, 1, 7)
+    mirrored = generator.random() < 0.5 and facts.flip
+    angle, sides = np.deg2rad(facts.rotation_degrees * turn), np.array(geometry.output, dtype=float)
+    low, high = facts.scale
+    turned = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    turned = turned @ np.diag([1.0, -1.0 if mirrored else 1.0]) * ((low + high) / 2 + size * (high - low) / 2)
+    lengths = np.diag(np.asarray(geometry.matrix)[:, :2])
+    linear = turned * (lengths[:, None] / lengths[None, :])
+    rows, columns = np.meshgrid(np.arange(sides[0]) + 0.5, np.arange(sides[1]) + 0.5, indexing="ij")
+    onto = np.stack([rows, columns], -1) - sides / 2 - np.array(shift) * facts.translation * sides
+    y, x = np.moveaxis(onto @ np.linalg.inv(linear).T + sides / 2, -1, 0)
+    at = torch.from_numpy(np.stack([x / sides[1], y / sides[0]], -1) * 2 - 1)
+    moved = functional.grid_sample(
+        tensor[None].double(), at[None], mode="bilinear", padding_mode="border", align_corners=False
+    )[0]
+    scale, place_on = np.diag(np.asarray(geometry.matrix)[:, :2]), np.asarray(geometry.matrix)[:, 2]
+    on_image = [(one - add) / by for one, add, by in zip((y, x), place_on, scale, strict=True)]
+    seen = np.ones(geometry.output, dtype=bool)
+    for one, most in zip((y, x, *on_image), (*sides, *geometry.source), strict=True):
+        seen &= (one >= 0) & (one <= most)
+    inside = torch.from_numpy(((y >= 0) & (y <= sides[0])) & ((x >= 0) & (x <= sides[1])))
+    moved = torch.where(inside, moved, 0.25)
+    film = torch.from_numpy(seen)
+    mean = moved[:, film].mean()
+    changed = (moved - mean) * (1 + spread * facts.contrast) + mean + light * facts.brightness
+    return torch.where(film, changed.clamp(0, 1) ** np.exp(bend * facts.gamma), moved)
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "cropped and padded"])
+@pytest.mark.parametrize("size", [(300, 200), (190, 310)])
+def test_a_batch_is_changed_as_the_formulas_have_it(policy: str, size: tuple[int, int]) -> None:
+    facts, half = Augmentation(flip=True), (size[0] // 2, size[1] // 2)
+    if policy in POLICIES:
+        geometry = preparer(policy).geometry_of(*size)
+    else:
+        geometry = Geometry.identity(size).resize(half).crop((half[0] - 126) // 2, (half[1] - 126) // 2, (126, 126))
+    values = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    values = functional.interpolate(values, geometry.output, mode="bilinear")
+    found = Augmenter(facts, 7, True, 0.25).draw(2, range(8), [geometry] * 8).images(values)
+    expected = torch.stack([by_the_book(each, geometry, facts, (7, 2, row)) for row, each in enumerate(values)])
+    # At the image's edge a pixel may fall on either side.
+    difference = (found - expected).abs()
+    assert float((difference > 2e-4).float().mean()) < 1e-4
+    assert float(difference.median()) < 2e-6
 
 
 def test_the_global_generators_are_left_alone() -> None:
@@ -284,8 +380,9 @@ def test_hounsfield_units_are_moved_and_never_rescaled() -> None:
 
 @pytest.mark.parametrize("place", [(-1, 0, 0), (0, -1, 0), (0, 0, -1)])
 def test_negative_places_are_refused(place: tuple[int, int, int]) -> None:
+    seed, epoch, row = place
     with pytest.raises(ValueError, match="at least 0"):
-        augmenter(OFF, *place, is_unit_interval=True)
+        Augmenter(OFF, seed, True).draw(epoch, [0, row], [Geometry.identity((8, 8))] * 2)
 
 
 @pytest.mark.parametrize(

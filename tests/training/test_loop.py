@@ -6,16 +6,15 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from evalfm.data.images import Image
 from evalfm.errors import EvalfmError
+from evalfm.features.readers import ImageReader
 from evalfm.heads.objectives import LabelObjective, MaskObjective
-from evalfm.training import checkpoint, launch
+from evalfm.training import checkpoint, launch, loop
 from evalfm.training.checkpoint import CheckpointWriter, read_state
 from evalfm.training.steps import StepLog
 
@@ -213,19 +212,36 @@ def test_an_all_empty_batch_has_a_finite_loss_and_gradient():
     assert torch.isfinite(answers.grad).all()
 
 
+def test_the_second_epoch_decodes_nothing(bench, monkeypatch):
+    bench = bench("masks")
+    readers, decoded, masks_read = [], [], []
+
+    class Watched(ImageReader):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            readers.append(self)
+
+    masks = type(bench.cohort).masks
+    monkeypatch.setattr(
+        type(bench.cohort), "masks", lambda self, row: (masks_read.append(int(row)), masks(self, row))[1]
+    )
+    monkeypatch.setattr(loop, "ImageReader", Watched)
+    monkeypatch.setattr(bench, "say", lambda message: decoded.append((readers[-1].decoded, len(masks_read))))
+    bench.tune("full", epochs=3, least_steps=9, patience=9, probe_start=False)
+    train, val = len(bench.split.train), len(bench.split.val)
+    # A line for the start, which looks at val, and one for each epoch; masks are read once to start the head and once.
+    images, masks_of = zip(*decoded, strict=True)
+    assert images == (val, train + val, train + val, train + val)
+    assert set(masks_of) == {2 * train + val}
+
+
 def test_a_radiograph_that_cannot_be_read_stops_with_its_row(bench, monkeypatch):
     bench = bench("square")
-    read = type(bench.manifest).image
-
-    def broken(self, row) -> Image:
-        radiograph = read(self, row)
-        return (
-            replace(radiograph, pixels=radiograph.pixels * 0)
-            if row == int(bench.cohort.rows[bench.split.train[3]])
-            else radiograph
-        )
-
+    row = int(bench.cohort.rows[bench.split.train[3]])
+    locator = type(bench.manifest).locator
     bench.tune("lora", epochs=1)
-    monkeypatch.setattr(type(bench.manifest), "image", broken)
-    with pytest.raises(EvalfmError, match=r"Row \d+ of the manifest"):
+    monkeypatch.setattr(
+        type(bench.manifest), "locator", lambda self, each: "gone.png" if each == row else locator(self, each)
+    )
+    with pytest.raises(EvalfmError, match=rf"Row {row + 1} of the manifest"):
         bench.tune("full", place="again", probe_start=False)

@@ -119,14 +119,15 @@ def test_the_head_predicts_by_the_best_epoch(bench):
 def test_nothing_of_test_is_read(bench, monkeypatch):
     bench = bench("masks")
     read: set[int] = set()
-    image = type(bench.manifest).image
+    for name in ("image", "locator"):
+        method = getattr(type(bench.manifest), name)
 
-    def watched(self, row):
-        read.add(int(row))
-        return image(self, row)
+        def watched(self, row, method=method):
+            read.add(int(row))
+            return method(self, row)
 
-    monkeypatch.setattr(type(bench.manifest), "image", watched)
-    bench.tune("full")
+        monkeypatch.setattr(type(bench.manifest), name, watched)
+    bench.tune("full", probe_start=False)
     allowed = set(bench.cohort.rows[np.concatenate([bench.split.train, bench.split.val])].tolist())
     assert read == allowed
 
