@@ -103,7 +103,7 @@ def _smaller(job: Job, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPl
 
 
 @dataclass(frozen=True)
-class _Places:
+class _ImagePlaces:
     """Where images lie in the encoder's input: all that a worker asks of a feature source."""
 
     preparer: Preparer
@@ -129,7 +129,7 @@ def sendable(job: Job) -> Job:
     """``job`` without what another process cannot be sent: feature stores and bars."""
 
     def plain(examples: Examples) -> Examples:
-        return replace(examples, source=_Places(job.encoder.preparer, job.manifest))
+        return replace(examples, source=_ImagePlaces(job.encoder.preparer, job.manifest))
 
     context = replace(job.context, progress=SILENT)
     return replace(job, train=plain(job.train), val=plain(job.val), context=context)

@@ -209,17 +209,18 @@ def test_equal_places_are_equal_and_others_are_not() -> None:
 
 
 LOUD = Augmentation(noise=0.05, flip=True)
+UNMOVED = Augmentation(rotation_degrees=0, scale=(1, 1), translation=0)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_what_an_image_becomes_does_not_depend_on_its_batch(policy: str, threads: int) -> None:
+@pytest.mark.parametrize(("facts", "threads"), [(LOUD, 1), (LOUD, 3), (UNMOVED, 3)])
+def test_what_an_image_becomes_does_not_depend_on_its_batch(policy: str, facts: Augmentation, threads: int) -> None:
     """Bit for bit, alone or among others, in any order, with any number of threads."""
     sizes = [(300, 200), (190, 310), (256, 256)] * 3
     geometries = [preparer(policy).geometry_of(*size) for size in sizes]
     values = torch.rand(9, 3, *geometries[0].output, generator=torch.Generator().manual_seed(0))
     fractions = torch.rand(9, 2, *geometries[0].output, generator=torch.Generator().manual_seed(1))
-    augment, before = Augmenter(LOUD, 5, True, 0.25), torch.get_num_threads()
+    augment, before = Augmenter(facts, 5, True, 0.25), torch.get_num_threads()
 
     def changed(places: list[int]) -> tuple[Tensor, Tensor]:
         change = augment.draw(3, [40 + place for place in places], [geometries[place] for place in places])
@@ -268,10 +269,14 @@ def by_the_book(tensor: Tensor, geometry: Geometry, facts: Augmentation, place: 
     return torch.where(film, changed.clamp(0, 1) ** np.exp(bend * facts.gamma), moved)
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [*POLICIES, "cropped and padded"])
 @pytest.mark.parametrize("size", [(300, 200), (190, 310)])
 def test_a_batch_is_changed_as_the_formulas_have_it(policy: str, size: tuple[int, int]) -> None:
-    geometry, facts = preparer(policy).geometry_of(*size), Augmentation(flip=True)
+    facts, half = Augmentation(flip=True), (size[0] // 2, size[1] // 2)
+    if policy in POLICIES:
+        geometry = preparer(policy).geometry_of(*size)
+    else:
+        geometry = Geometry.identity(size).resize(half).crop((half[0] - 126) // 2, (half[1] - 126) // 2, (126, 126))
     values = torch.rand(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     values = functional.interpolate(values, geometry.output, mode="bilinear")
     found = Augmenter(facts, 7, True, 0.25).draw(2, range(8), [geometry] * 8).images(values)
