@@ -111,6 +111,26 @@ def test_short_memory_recomputes_then_takes_smaller_micro_batches_and_says_so(be
         bench.tune("full", place="none")
 
 
+def test_a_step_that_does_not_fit_after_others_did_is_no_part_of_the_result(bench, monkeypatch):
+    """There is no checkpoint yet: the training starts again from where it started."""
+    bench = bench("square")
+    options = {"epochs": 2, "least_steps": 6, "probe_start": False}
+    whole, _ = bench.tune("full", place="whole", **options)
+    loss, calls = LabelObjective.loss, []
+
+    def short(*values):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return loss(*values)
+
+    monkeypatch.setattr(LabelObjective, "loss", short)
+    again, _ = bench.tune("full", place="short", **options)
+    assert any(each.code == "memory" for each in again.fit.cautions)
+    assert curve_of(again, "val_log_loss") == pytest.approx(curve_of(whole, "val_log_loss"), rel=1e-6)
+    assert curve_of(again, "train_loss")[1:] == pytest.approx(curve_of(whole, "train_loss")[1:], rel=1e-6)
+
+
 @pytest.mark.parametrize("bad", [0, 2])
 def test_a_loss_that_is_not_finite_names_its_batch_and_nothing_is_kept(bench, monkeypatch, bad):
     """Seen at the end of the epoch only, when the steps after it are not finite either."""
