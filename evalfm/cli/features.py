@@ -16,6 +16,9 @@ def features(
     images: Annotated[int, typer.Option(help="At most so many, drawn by patient.")] = 1000,
     weights: Annotated[str, typer.Option(help="Of all encoders: hub or random.")] = "hub",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")] = "auto",
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print seconds per stage at the end, as for probe.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder for features.json; evalfm report shows it.")] = Path("runs"),
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -33,13 +36,17 @@ def features(
     from evalfm.analysis.report.section import quality_tables
     from evalfm.cli.console import Bars, emit_json, print_rows
     from evalfm.cli.phantom_notice import print_notice
+    from evalfm.features.profile import NO_TIMES, StageTimes
     from evalfm.probing.feature_quality import FEATURES, feature_quality
 
     bars = Bars()
     print_notice(data, bars)
-    content = feature_quality(encoders, data, images=images, weights=weights, device=device, out=out, progress=bars)
+    times = StageTimes() if profile else NO_TIMES
+    content = feature_quality(
+        encoders, data, images=images, weights=weights, device=device, out=out, progress=bars, times=times
+    )
     if json:
-        emit_json(content)
+        emit_json(content | {"seconds": times.to_json()} if profile else content)
         return
     found = quality_tables(0, content)
     for heading, table in found.tables:
@@ -48,3 +55,5 @@ def features(
     for caution in found.cautions:
         typer.echo(f"  {caution}")
     typer.echo(f"Wrote {out / FEATURES}")
+    if profile:
+        typer.echo("\n".join(times.table()))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-import timm.layers.weight_init
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -63,8 +63,10 @@ def drawn_once(seed: int) -> Iterator[None]:
     """
     mode = _Once(seed)
     truncated = mode.truncated_normal
+    # Imported by whoever builds a model of it; nobody else shall wait for it.
+    weight_init = sys.modules.get("timm.layers.weight_init")
     with (
-        patch.object(timm.layers.weight_init, "_trunc_normal_", truncated),
+        nullcontext() if weight_init is None else patch.object(weight_init, "_trunc_normal_", truncated),
         patch.object(torch.nn.init, "_no_grad_trunc_normal_", truncated),
         # torch's own schemes would take themselves for the whole draw, and hide what they fill a tensor with.
         patch.object(torch.overrides, "has_torch_function_variadic", lambda *tensors: False),

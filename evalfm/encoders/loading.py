@@ -86,9 +86,10 @@ def load_encoder(
         origin=checkpoint.path if checkpoint else None,
         cautions=(*cautions, *_caution(card, checkpoint, drawn)),
     )
+    build = builder(card.family)
     # Building draws initial weights; the caller's generator must not feel it.
     with drawn_once(seed):
-        encoder = builder(card.family)(card, state, checkpoint)
+        encoder = build(card, state, checkpoint)
     _check_size(encoder, card)
     apply_variant(encoder)
     encoder.seal()

@@ -46,7 +46,7 @@ def resample(pixels: Pixels, size: tuple[int, int], filter_: str, antialias: boo
     with_pil = antialias or filter_ == "lanczos"
     if pixels.dtype == np.uint8:
         if with_pil and cut:
-            return np.stack([_by_pil(plane, size, filter_) for plane in pixels])
+            return _planes_by_pil(pixels, size, filter_)
         pixels = pixels.astype(np.float32)
         pixels /= np.float32(255)
     # A filter without negative weights stays within its values.
@@ -61,9 +61,14 @@ def _in_float(pixels: Pixels, size: tuple[int, int], filter_: str, with_pil: boo
     if pixels.shape[1:] == size:
         return pixels
     if with_pil:
-        return np.stack([_by_pil(plane, size, filter_) for plane in pixels])
+        return _planes_by_pil(pixels, size, filter_)
     across = _plain(pixels, size[1], filter_)
     return np.ascontiguousarray(_plain(across.swapaxes(1, 2), size[0], filter_).swapaxes(1, 2))
+
+
+def _planes_by_pil(pixels: Pixels, size: tuple[int, int], filter_: str) -> Pixels:
+    planes = [_by_pil(plane, size, filter_) for plane in pixels]
+    return planes[0][None] if len(planes) == 1 else np.stack(planes)
 
 
 def _by_pil(plane: Pixels, size: tuple[int, int], filter_: str) -> Pixels:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -17,19 +21,40 @@ AMPLE = 4 * 1024**3
 """Free main memory, in bytes, above which the largest automatic batch fits any encoder of the catalogue."""
 
 SHARE = 0.25
-"""Of the free memory that the tensors of one batch may take; libraries' own buffers and films read ahead need more."""
+"""Of the free memory that the tensors of one batch may take; libraries' own buffers and images read ahead need more."""
+
+
+ENOUGH = 0.95
+"""Of the best measured rate, with which a smaller batch is taken."""
+
+GPU_SHARE = 0.5
+"""Of the free memory of a GPU that a batch may take while it is encoded; heads and maps need room beside it."""
+
+LARGEST = 512
+"""Images of the largest batch that is tried on a GPU."""
+
+SLOW_SECONDS = 1.0
+"""A pass that takes longer fills the GPU; no larger batch is tried."""
+
+_searched: WeakKeyDictionary[Encoder, tuple[str, int]] = WeakKeyDictionary()
 
 
 def automatic_batch_size(encoder: Encoder) -> int:
-    """Images per batch with about as many pixels as 32 of 224², and four times as many on a GPU.
+    """Images per batch with about as many pixels as 32 of 224²; on a GPU the smallest that keeps it busy, by trial.
 
-    Where main memory is short the encoder is first measured on one blank image, and the batch made to fit.
+    Where main memory is short the encoder is first measured on one blank image, and the batch made to fit. The trial on
+    a GPU is made once for an encoder. Features depend on the size of the batch by rounding only.
     """
     height, width = encoder.input_size
-    on_gpu = device_of(encoder).type == "cuda"
-    pixels = (128 if on_gpu else 32) * 224 * 224
-    size = max(1, min(256 if on_gpu else 64, pixels // (height * width)))
-    free = None if on_gpu else available_bytes()
+    place = device_of(encoder)
+    pixels = 32 * 224 * 224
+    size = max(1, min(64, pixels // (height * width)))
+    if place.type == "cuda":
+        path = encoder.feature_path.name
+        if _searched.get(encoder, ("", 0))[0] != path:
+            _searched[encoder] = path, search_batch_size(partial(_gpu_rate, encoder, place), size, LARGEST)
+        return _searched[encoder][1]
+    free = available_bytes()
     if free is None or free >= AMPLE or size == 1:
         return size
     try:
@@ -39,6 +64,66 @@ def automatic_batch_size(encoder: Encoder) -> int:
             raise
         return 1
     return max(1, min(size, math.floor(SHARE * free / max(1, each))))
+
+
+def search_batch_size(rate: Callable[[int], float | None], first: int, most: int) -> int:
+    """The smallest of ``first``, twice as many, … up to ``most`` that comes near the best ``rate``.
+
+    Args:
+        rate: images a second in batches of so many; None where they do not fit or take too long.
+        first: the size to begin with; where it does not fit, halves are tried.
+        most: no larger batch is tried.
+
+    >>> search_batch_size(lambda size: min(size, 90) * 10.0, 16, 512)
+    128
+    >>> search_batch_size(lambda size: 1.0 if size <= 4 else None, 16, 512)
+    4
+    """
+    size = first
+    found: dict[int, float] = {}
+    while size >= 1 and not found:
+        measured = rate(size)
+        if measured is None:
+            size //= 2
+        else:
+            found[size] = measured
+    if not found:
+        return 1
+    while size == max(found) and first <= size and size * 2 <= most:
+        measured = rate(size * 2)
+        if measured is None:
+            break
+        best = max(found.values())
+        size *= 2
+        found[size] = measured
+        if measured < best / ENOUGH:
+            break
+    best = max(found.values())
+    return min(each for each, measured in found.items() if measured >= ENOUGH * best)
+
+
+def _gpu_rate(encoder: Encoder, place: torch.device, size: int) -> float | None:
+    """Images a second of ``encoder`` in batches of ``size``; None where they take too much memory or time."""
+    batch = torch.zeros(size, encoder.preparer.facts.channels, *encoder.input_size)
+    try:
+        torch.cuda.empty_cache()
+        free, _ = torch.cuda.mem_get_info(place)
+        before = torch.cuda.memory_allocated(place)
+        torch.cuda.reset_peak_memory_stats(place)
+        batch = batch.to(place)
+        encoder.encode(batch, check=False)
+        torch.cuda.synchronize(place)
+        if torch.cuda.max_memory_allocated(place) - before > GPU_SHARE * free:
+            return None
+        started = time.perf_counter()
+        encoder.encode(batch, check=False)
+        torch.cuda.synchronize(place)
+        seconds = time.perf_counter() - started
+    except RuntimeError as error:
+        if not _is_short_of_memory(error):
+            raise
+        return None
+    return None if seconds > SLOW_SECONDS and size > 1 else size / seconds
 
 
 def device_of(encoder: Encoder) -> torch.device:

@@ -190,6 +190,8 @@ class Pipeline:
         if flight.done is not None:
             flight.done.synchronize()
         for stage, start, end in flight.spans:
+            # The last of them is recorded just behind what was waited for.
+            end.synchronize()
             self._times.add(stage, start.elapsed_time(end) / 1000)
         finite, *fits = flight.flags.tolist()
         if not finite:

@@ -241,7 +241,7 @@ class _Process:
         except (OSError, ValueError) as error:
             raise CannotStart(f"{size / 1e6:.0f} MB of shared memory cannot be had ({error})") from None
         # The parent's own search path, as it was changed by a script or notebook.
-        path = [os.path.abspath(each) if each == "" else each for each in sys.path]
+        path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
         settings: dict[str, Any] = {}
         if os.name == "nt":
             settings["creationflags"] = 0x00000200 | 0x08000000  # A group of its own, and no window.
@@ -250,7 +250,7 @@ class _Process:
             settings |= {"start_new_session": True, "pass_fds": (self._file.fileno(),)}
         try:
             self._child = subprocess.Popen(
-                [executable, "-c", _START, json.dumps(path)],
+                [executable, "-P", "-c", _START, json.dumps(path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

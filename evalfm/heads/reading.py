@@ -15,7 +15,8 @@ from evalfm.heads.module import Maps
 FeatureBatch = tuple[Maps, Tensor]
 """Maps [B, C, h, w] each, shallow to deep, and pooled features [B, D]."""
 
-Part, Result = TypeVar("Part"), TypeVar("Result")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 
 
 def read_ahead(parts: Sequence[Part], read: Callable[[Part], Result]) -> Iterator[Result]:

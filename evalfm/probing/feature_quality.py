@@ -17,6 +17,7 @@ from evalfm.config import EncoderConfig
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.names import check_names
 from evalfm.probing.session import open_session
@@ -39,6 +40,7 @@ def feature_quality(
     seed: int = 0,
     out: str | Path | None = None,
     progress: Progress = SILENT,
+    times: StageTimes = NO_TIMES,
     **options: Any,
 ) -> dict[str, Any]:
     """RankMe of each encoder, and linear CKA and shared neighbours of each two, on images drawn by ``seed``.
@@ -48,6 +50,7 @@ def feature_quality(
         data: a data set as ``probe`` takes it; None takes the phantom.
         images: at most so many, the same for all; whole patients are drawn.
         out: folder for ``features.json``; None writes nothing.
+        times: where seconds per stage are added.
         options: fields of ``EncoderConfig``, the same for all.
 
     Returns:
@@ -73,7 +76,7 @@ def feature_quality(
     features: dict[str, Values] = {}
     described = []
     for name in names:
-        session = open_session(name, config, manifest, None, progress, frozenset())
+        session = open_session(name, config, manifest, None, progress, frozenset(), times)
         with closing(session):
             values = session.source.features(rows.tolist()).pooled.numpy().astype(np.float64)
         if not np.isfinite(values).all():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from evalfm.encoders import find_card, load_encoder
-from evalfm.encoders.preprocessing import MAX_SIDE
+from evalfm.encoders.card import MAX_SIDE
 from evalfm.encoders.registry import find_absent
 from evalfm.errors import EvalfmError
 

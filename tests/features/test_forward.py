@@ -15,7 +15,7 @@ from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
 from evalfm.features import forward
-from evalfm.features.forward import Forward, automatic_batch_size
+from evalfm.features.forward import Forward, automatic_batch_size, search_batch_size
 
 
 def free(monkeypatch: pytest.MonkeyPatch, count: int | None) -> None:
@@ -107,7 +107,7 @@ def test_a_process_with_little_memory_finishes() -> None:
         torch.set_num_threads(1)
         from pathlib import Path
         from evalfm.encoders import load_encoder
-        from evalfm.features.forward import Forward, automatic_batch_size
+        from evalfm.features.forward import Forward, automatic_batch_size, search_batch_size
         encoder = load_encoder("light-cnn", input_size=448)
         encoder.encode(torch.zeros(1, 1, 448, 448))
         batch = torch.rand(24, 1, 448, 448)
@@ -124,3 +124,25 @@ def test_a_process_with_little_memory_finishes() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert 1 <= int(done.stdout) < 8
+
+
+@pytest.mark.parametrize(
+    ("most", "busy_from", "size"),
+    [(1000, 1, 32), (1000, 100, 128), (1000, 10_000, 512), (64, 10_000, 64), (32, 1, 32), (5, 1, 4), (0, 1, 1)],
+)
+def test_the_smallest_batch_that_keeps_a_gpu_busy_is_found(most: int, busy_from: int, size: int) -> None:
+    tried: list[int] = []
+
+    def rate(images: int) -> float | None:
+        tried.append(images)
+        return None if images > most else 100.0 * min(images, busy_from)
+
+    assert search_batch_size(rate, 32, 512) == size
+    assert len(tried) == len(set(tried)) <= 7
+    # One step beyond what is enough, and none beyond what does not fit.
+    assert max(tried) <= max(32, 2 * size)
+
+
+def test_a_batch_that_is_slower_than_its_half_is_not_taken() -> None:
+    assert search_batch_size({32: 100.0, 64: 150.0, 128: 140.0}.get, 32, 512) == 64
+    assert search_batch_size({32: 100.0, 64: 98.0}.get, 32, 512) == 32

@@ -182,11 +182,14 @@ def test_bytes_beside_hounsfield_units_are_in_a_batch_what_they_are_alone(tmp_pa
 def test_batches_come_in_order_with_repeats(many: Manifest) -> None:
     order = np.random.default_rng(0).integers(0, len(many), 400)
     parts = [order[first : first + 7].tolist() for first in range(0, 400, 7)]
-    with ImageReader(preparer(), many, workers=2) as reader:
+    made = preparer()
+    with ImageReader(made, many, workers=2) as reader:
         batches = list(reader.batches(parts))
     assert [list(batch.rows) for batch in batches] == parts
+    expected = [made(many.image(row)).pixels for row in range(len(many))]
     for batch in batches:
         assert [geometry.source[0] for geometry in batch.geometries] == [60 + row for row in batch.rows]
+        assert np.array_equal(batch.pixels.numpy(), np.stack([expected[row] for row in batch.rows]))
 
 
 def test_kept_images_are_decoded_once(many: Manifest) -> None:

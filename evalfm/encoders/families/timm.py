@@ -113,7 +113,7 @@ def _laid_out(architecture: str) -> Any:
     """The model in shapes alone; with weights where its code must compute to be built."""
     try:
         with torch.device("meta"):
-            model = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
+            model: Any = timm.create_model(architecture, pretrained=False, num_classes=0).eval()
             size = model.pretrained_cfg["input_size"]
             if hasattr(model, "forward_intermediates"):
                 with torch.no_grad():
