@@ -9,6 +9,7 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,12 +26,14 @@ from evalfm.features.packing import LARGEST_HALF
 from evalfm.features.segment import Extent, OpenSegment, open_segment
 from evalfm.features.segment_format import ENTRY, ArrayLayout, Layout, keys_of
 
-COMMIT_BYTES, COMMIT_SECONDS = 256_000_000, 5.0
+COMMIT_BYTES, COMMIT_SECONDS = 128_000_000, 5.0
 """Written bytes, and age of the oldest of them, at which rows are committed: what a kill may cost."""
 QUEUE_BYTES = 256_000_000
 """Bytes that wait to be written before ``append`` waits."""
 TOGETHER_BYTES = 8_000_000
 """Up to which rows of several calls are written at once."""
+THREADED_BYTES = 64_000
+"""Bytes of a row from which on its checksum is computed in a thread of its own."""
 AHEAD_BYTES = 1_000_000_000
 """Bytes that are written and wait to be flushed before writing waits."""
 
@@ -211,14 +214,15 @@ class SegmentWriter:
 
     def _write(self) -> None:
         try:
-            while (job := self._next()) is not None:
-                written = self._put(job)
-                for release in job.release:
-                    release()
-                with self._changed:
-                    self._pending.append(written)
-                    self._pending_bytes += written.nbytes
-                    self._changed.notify_all()
+            with ThreadPoolExecutor(1, "evalfm-store-checksums") as checksums:
+                while (job := self._next()) is not None:
+                    written = self._put(job, checksums)
+                    for release in job.release:
+                        release()
+                    with self._changed:
+                        self._pending.append(written)
+                        self._pending_bytes += written.nbytes
+                        self._changed.notify_all()
         except BaseException as error:
             self._fail(error)
         finally:
@@ -243,7 +247,7 @@ class SegmentWriter:
             self._changed.notify_all()
         return _join(jobs)
 
-    def _put(self, job: _Job) -> _Written:
+    def _put(self, job: _Job, checksums: Executor) -> _Written:
         if not self._open or self._open[-1].end >= segments.SEGMENT_BYTES:
             opened = open_segment(self._folder, self._facts, self._extents())
             with self._changed:
@@ -255,7 +259,8 @@ class SegmentWriter:
         entries["height"], entries["width"] = np.array(job.sizes, np.uint32).T
         since, before = time.monotonic(), segment.end
         rows = [
-            (layout, _append(segment, entries[which], arrays)) for which, layout, arrays in _uniform(job, self._half)
+            (layout, _append(segment, entries[which], arrays, checksums))
+            for which, layout, arrays in _uniform(job, self._half)
         ]
         return _Written(segment, rows, segment.end - before, job.count, since)
 
@@ -349,23 +354,30 @@ def _uniform(job: _Job, half: bool) -> Iterator[tuple[NDArray[np.intp], Layout, 
         yield which, layout, arrays
 
 
-def _append(segment: OpenSegment, entries: NDArray[Any], arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Write rows of one layout; their entries with place and checksum."""
+def _append(
+    segment: OpenSegment, entries: NDArray[Any], arrays: Sequence[NDArray[Any]], checksums: Executor
+) -> NDArray[Any]:
+    """Write rows of one layout while their checksums are computed; their entries with both."""
     count = len(entries)
     flat = [raw(array) for array in arrays]
     lengths = [view.nbytes // count for view in flat]
-    if len(flat) == 1:
-        views = flat
-        (length,) = lengths
-        checksums = [zlib.crc32(flat[0][at : at + length]) for at in range(0, count * length, length)]
-    else:
-        rows = [
-            [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
-            for number in range(count)
-        ]
-        views = [view for row in rows for view in row]
-        checksums = [functools.reduce(lambda crc32, view: zlib.crc32(view, crc32), row, 0) for row in rows]
-    first = segment.append(views)
+    rows = [] if len(flat) == 1 else [_row(flat, lengths, number) for number in range(count)]
+    # Of small rows the interpreter is kept for itself, and a thread beside only waits for it.
+    large = sum(lengths) >= THREADED_BYTES
+    beside = checksums.submit(_checksums, flat, lengths, rows) if large else None
+    crc32 = [] if large else _checksums(flat, lengths, rows)
+    first = segment.append([view for row in rows for view in row] or flat)
     entries["offset"] = first + np.arange(count) * sum(lengths)
-    entries["crc32"] = checksums
+    entries["crc32"] = crc32 if beside is None else beside.result()
     return entries
+
+
+def _row(flat: Sequence[memoryview], lengths: Sequence[int], number: int) -> list[memoryview]:
+    return [view[number * length : (number + 1) * length] for view, length in zip(flat, lengths, strict=True)]
+
+
+def _checksums(flat: Sequence[memoryview], lengths: Sequence[int], rows: Sequence[list[memoryview]]) -> list[int]:
+    """Checksum of each row; ``rows`` are none where a row is one array."""
+    if not rows:
+        return [zlib.crc32(flat[0][at : at + lengths[0]]) for at in range(0, flat[0].nbytes, lengths[0])]
+    return [functools.reduce(lambda crc32, view: zlib.crc32(view, crc32), row, 0) for row in rows]

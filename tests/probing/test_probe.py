@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features.memory import MEMORY
 from evalfm.features.profile import StageTimes
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
@@ -364,6 +366,15 @@ def test_a_profile_says_the_seconds_of_each_stage_and_changes_nothing(
     listening.said.clear()
     probe("hog", square_seg, out=tmp_path / "three", progress=listening, **options)
     assert not any("head training" in message for message in listening.said)
+
+
+def test_a_probe_leaves_no_readers_and_no_memory_taken(squares: Manifest, square_seg: str, tmp_path: Path):
+    before = {thread.name for thread in threading.enumerate()}
+    probe("hog", square_seg, data=squares, heads=["linear"], input_size=128, out=tmp_path)
+    probe("hog", "square", data=squares, out=tmp_path)
+    left = {thread.name for thread in threading.enumerate()} - before
+    assert not any("evalfm" in name for name in left)
+    assert (MEMORY.taken("host"), MEMORY.taken("pinned")) == (0, 0)
 
 
 def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Path, home: Path):
