@@ -4,11 +4,11 @@
     python -u benchmarks/gpu_pipeline.py --device cpu --quick      (shows that it runs; its figures mean nothing)
 
 Prints, each with what is wanted: the device's own bf16 product and the disk's plain rate; `encode` against the
-library's model (plain and compiled); extraction from 512² PNG against the slower of `encode` and a bare DataLoader; extraction
-with maps on disk against half of `encode` or .8 of the disk; fine-tuning against a bare loop; the seconds of
-`probe --task ptx-seg` with both light heads on 400 images, with the seconds of each stage; and whether two extractions
-on one device are bit-equal. Weights are random, images are the phantom's. A part that fails is said and stops no other;
-one that would begin after --minutes is left out and said.
+library's model (plain and compiled); extraction from 512² PNG against the slower of `encode` and a bare DataLoader;
+extraction with maps on disk against half of `encode` or .8 of the disk; fine-tuning against a bare loop; the seconds
+of `probe --task ptx-seg` with both light heads on 400 images, with the seconds of each stage; and whether two
+extractions on one device are bit-equal. Weights are random, images are the phantom's. A part that fails is said and
+stops no other; one that would begin after --minutes is left out and said.
 """
 
 from __future__ import annotations
