@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,6 +51,9 @@ class StudyOptions(CardModel):
         Field(description="Only the cells of shard K of N, e.g. 2/8; without it a later call gathers all."),
         Option(metavar="K/N"),
     ] = None
+    offline: Annotated[
+        bool, Field(description="Ask nothing of the hub; weights and data that lack are named before anything starts.")
+    ] = False
 
 
 @configured(StudyOptions, Assumed, MachineOptions)
@@ -80,6 +84,8 @@ def study(
 
         evalfm study my-study.yaml --shard $SLURM_ARRAY_TASK_ID/8    (in a batch system; then the same without --shard)
 
+        evalfm study feature-quality --offline     (where there is no network, after `evalfm fetch`)
+
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (images and a GPU that are not here)
     """
     from evalfm.errors import EvalfmError
@@ -94,16 +100,24 @@ def study(
     tasks = listed(options.get("task"), "--task", is_task)
     grid = load_study(config).on(options.get("data"))
     grid = grid.only(tuple(encoders), tuple(tasks), options.get("adaptation", ()))
-    # Before torch is imported, which takes seconds.
-    check_study_names(grid, data=assumed.images is None)
+    offline = options.get("offline", False)
+    if not offline or assumed.images is not None:
+        # Before torch is imported, which takes seconds.
+        check_study_names(grid, data=assumed.images is None)
     grid = _changed(grid, options)
 
     from evalfm.cli.console import Bars
+    from evalfm.encoders.hub import switched_off
     from evalfm.study.cohorts import Manifests
 
     bars = Bars()
     manifests = Manifests(bars)
-    _run(grid, machine, assumed, manifests, bars, shard, plan=plan, out=out, force=force, json=json)
+    if offline and assumed.images is None:
+        from evalfm.study.needs import check_offline
+
+        check_offline(grid, manifests)
+    with switched_off() if offline else nullcontext():
+        _run(grid, machine, assumed, manifests, bars, shard, plan=plan, out=out, force=force, json=json)
 
 
 def _run(
