@@ -27,7 +27,7 @@ from evalfm.heads.head import Context
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
-from evalfm.training.job import Together
+from evalfm.training.job import EncoderWithHead
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import TrainingEnvironment, tune
 
@@ -82,7 +82,7 @@ def main() -> None:
         objective = head.objective(side.examples(rows), context)
         radiographs = torch.stack([encoder.prepare(manifest.image(int(row)))[0] for row in rows[:BATCH]]).to(device)
         target = objective.read(side.examples(rows[:BATCH]), layout.grid, context.progress, "train").to(device)
-    model = Together(tuned.encoder.train(), module.train())
+    model = EncoderWithHead(tuned.encoder.train(), module.train())
     optimiser = torch.optim.AdamW(model.parameters(), 1e-4)
     steps = options.images * options.epochs // BATCH
 

@@ -34,6 +34,7 @@ Code = Literal[
     "overlapping-episodes",
     "mean-of-folds",
     "features-differ",
+    "not-compiled",
     "existing",
     "licence",
     "other",

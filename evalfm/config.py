@@ -280,13 +280,23 @@ class ComputeOptions(CardModel):
     """With what features are computed; of these, results depend on the precision alone."""
 
     batch_size: Annotated[int | None, Field(ge=1, description="Images per forward pass."), ON_MACHINE] = None
-    workers: Annotated[int, Field(ge=1, description="Threads that decode images."), ON_MACHINE] = 2
+    workers: Annotated[
+        int | None,
+        Field(ge=1, description="Processes that decode images; by default one per core, 16 at most."),
+        ON_MACHINE,
+    ] = None
     device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
     precision: Annotated[
         Precision,
-        Field(description="Of the encoder's forward pass; auto is bfloat16 on GPUs that have it, else float32."),
+        Field(
+            description="Of the encoder's forward pass; auto is float32, and on GPUs with bfloat16 that for "
+            "transformers and float16 for convolutional networks."
+        ),
         ON_MACHINE,
     ] = "auto"
+    compile: Annotated[
+        bool, Field(description="Run the frozen encoder through torch.compile, which pays for many images."), ON_MACHINE
+    ] = False
 
 
 class MachineOptions(ComputeOptions):

@@ -41,11 +41,11 @@ class Finding:
 
 
 def examine(encoder: str | None = None, *, golden: bool = False, **how: Any) -> Iterator[Finding]:
-    """Look at versions, device, hub, disk and cache, then send a test image through ``encoder`` if one is named.
+    """Look at versions, device, hub, disk and stored features, then send a test image through ``encoder``, if named.
 
     With ``golden`` its embedding is written down for later looks; ``how`` are arguments of ``load_encoder``.
     """
-    for look in (_versions, _device, _disk, _hub):
+    for look in (_versions, _device, _disk, _features, _hub):
         yield look()
     if encoder is not None:
         yield from _encoder(encoder, golden, how)
@@ -92,6 +92,18 @@ def _disk() -> Finding:
     if free < NEEDED_DISK_BYTES:
         return Finding("cache", False, said, "Free at least 2 GiB, or set EVALFM_HOME to another disk.")
     return Finding("cache", True, said)
+
+
+def _features() -> Finding:
+    from evalfm.features.store import FeatureStore, old_format_folders
+
+    folder = cache_folder() / "features"
+    said = f"{FeatureStore(folder).map_bytes / 1024**3:.1f} GiB of feature maps stored"
+    old = old_format_folders(folder)
+    if old:
+        said += f"; those of {old:,} encoder{'s' * (old > 1)} in an older format, which are not read any more"
+        return Finding("features", None, said, f"`rm -r {folder}/*/1` frees their disk.")
+    return Finding("features", True, said)
 
 
 def _hub() -> Finding:

@@ -133,7 +133,8 @@ def tap(folder: Path, tell_of: Callable[[str], None]) -> None:
 
         return with_tap
 
-    for name in ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync", "chmod"):
+    changes = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync", "fdatasync", "pwritev", "truncate", "chmod")
+    for name in changes:
         setattr(os, name, tapped(name, getattr(os, name)))
     library = ctypes.CDLL
 

@@ -236,8 +236,7 @@ class TestImages:
         content = radiographs.image(6).read_bytes()
         radiographs.image(6).write_bytes(content[: len(content) // 2])
         refusal(radiographs, out, "Row 7", "f6.png", "export it again or take it out of the table")
-        chunks = [path for path in (home / "cache" / "features").rglob("*") if path.suffix == ".npy"]
-        assert chunks == [], "nothing of the chunk that the film belongs to is kept"
+        assert not list((home / "cache" / "features").rglob("*.data")), "nothing of the batch it belongs to is kept"
 
     def test_empty_file(self, radiographs: Radiographs, out: Path):
         radiographs.image(6).write_bytes(b"")

@@ -16,7 +16,7 @@ KEPT = {
     ("heads/test_nonlinear.py", "_Bank"): "candidates trained as one; the trainer is about to be rewritten",
     ("probing/test_erasing.py", "_places"): "where the control lies on each image; to be public as `places_of`",
     ("statistics/test_permutation.py", "_CELLS"): "size of a block; to be public as `CELLS`",
-    ("study/test_estimate.py", "_Plan"): "epochs and steps of both trainers, which are about to be rewritten",
+    ("study/test_estimate.py", "_Plan"): "epochs and steps of the heads' trainer, which is about to be rewritten",
     ("tasks/metrics/test_facts.py", "_tests"): "the test that goes with a metric; to be public as `paired_tests`",
     ("encoders/test_blocks.py", "_pos_embed"): "timm's own",
     ("encoders/test_blocks.py", "_forward_pre_hooks"): "torch's own",

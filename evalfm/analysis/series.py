@@ -19,7 +19,9 @@ NO_RESULT = frozenset(
     {"seed", "seeds", "heads", "baselines", "processes", "prompts", "task", "data", "test_data", "encoder"}
 )
 """Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
-NO_FEATURE = frozenset({"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision"})
+NO_FEATURE = frozenset(
+    {"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision", "compile"}
+)
 """Likewise, of how the encoder was loaded; weights and precision are in the record."""
 SUBSETS = ("shots", "val_shots", "label_fraction", "associate")
 """What draws the training images anew for each seed."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from evalfm.data.dicom_frames import decoded_frame, items_of, read_dicom
-from evalfm.data.dicom_intensity import is_inverted, modality_values, padding_of, to_unit_interval
+from evalfm.data.dicom_intensity import Numbers, is_inverted, modality_values, padding_of, to_unit_interval
 from evalfm.data.dicom_luts import palette
 from evalfm.data.stored import check_pixels, decoding, frame_number, kind_of, reason
 from evalfm.errors import EvalfmError
@@ -55,9 +55,9 @@ class DicomAttributes(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class DicomImage:
-    """Pixels of one frame, scaled; fields as in ``evalfm.data.images.Image``."""
+    """Pixels of one frame; fields as in ``evalfm.data.images.StoredImage``: colour of 8 bits stays in bytes."""
 
-    pixels: NDArray[np.float32]
+    pixels: NDArray[np.float32] | NDArray[np.uint8]
     unit: str
     bits: int
     spacing_mm: Spacing | None
@@ -213,17 +213,22 @@ def _colour_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> Dicom
         bits = max(lut.bits for lut in luts)
     elif photometric not in _COLOURS:
         raise EvalfmError(f"{locator} has colours of kind {photometric!r}, which are not known; convert it to RGB.")
+    spacing, measured = _spacing(dataset)
+    rule = f"DICOM {photometric}; {measured}"
+    if not luts and bits == 8 and stored.dtype == np.uint8:
+        return DicomImage(np.ascontiguousarray(np.moveaxis(stored, 2, 0)), "unit-interval", bits, spacing, rule)
     pixels = np.empty((3, *stored.shape[:2]), dtype=np.float32)
     for channel in range(3):
         values = luts[channel].through(stored) if luts else stored[..., channel]
         pixels[channel] = values / np.float64(2**bits - 1)
-    spacing, measured = _spacing(dataset)
-    return DicomImage(pixels, "unit-interval", bits, spacing, f"DICOM {photometric}; {measured}")
+    return DicomImage(pixels, "unit-interval", bits, spacing, rule)
 
 
 def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomImage:
+    """What the header makes of each number that is stored, looked up for every pixel."""
+    numbers = Numbers.of(stored)
     try:
-        values, first_step = modality_values(stored, dataset)
+        values, first_step = modality_values(numbers.each, dataset)
         modality = str(dataset.get("Modality") or "")
         unit = MODALITY_UNITS.get(modality, "unit-interval")
         spacing, measured = _spacing(dataset)
@@ -232,9 +237,10 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
             # Without slope and intercept, or with another type, the values of a CT are no Hounsfield units.
             if unit == "HU" and (first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")):
                 unit = "raw"
-            return DicomImage(values.astype(np.float32)[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
-        padding = padding_of(stored, dataset)
-        scaled, second_step = to_unit_interval(values, dataset, padding)
+            pixels = numbers.everywhere(_finite(values, locator))
+            return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
+        padding = padding_of(numbers.each, dataset)
+        scaled, second_step = to_unit_interval(values, dataset, padding, numbers.counts)
     except EvalfmError as error:
         raise EvalfmError(f"{locator} cannot be read: {error}; export it again.") from None
     steps = [first_step, second_step]
@@ -243,12 +249,22 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
         steps.append("inverted")
     if padding.any():
         scaled[padding] = 0.0
-        steps.append("padding to air")
+        if padding_of(stored, dataset).any():
+            steps.append("padding to air")
     if _is_chest_radiograph(modality, dataset):
-        plausible = plausible_spacing(spacing, len(scaled), age=age_in_years(str(dataset.get("PatientAge") or "")))
+        plausible = plausible_spacing(spacing, len(stored), age=age_in_years(str(dataset.get("PatientAge") or "")))
         measured = measured if plausible == spacing else f"{measured} implausible"
         spacing = plausible
-    return DicomImage(scaled.astype(np.float32)[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
+    pixels = numbers.everywhere(_finite(scaled, locator), exact=False)
+    return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
+
+
+def _finite(values: NDArray[np.float64], locator: str) -> NDArray[np.float32]:
+    """``values`` in single precision."""
+    single = values.astype(np.float32)
+    if not np.isfinite(single).all():
+        raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
+    return single
 
 
 def _is_chest_radiograph(modality: str, dataset: Dataset) -> bool:

@@ -1,4 +1,4 @@
-"""One image of any kind as float32, with its unit, depth and spacing; nothing of its depth is lost."""
+"""One image of any kind in its stored depth or as float32, with its unit and spacing; nothing of its depth is lost."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import math
 import os
 import stat
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +18,20 @@ from evalfm.data.arrays import array_size, item, read_array
 from evalfm.data.dicom import dicom_attributes, dicom_size, plausible_spacing, read_dicom_image
 from evalfm.data.locators import LinkedRoot
 from evalfm.data.raster import raster_size, read_raster
-from evalfm.data.stored import JSRT_SIDE, Stored, decoding, is_jsrt_raw, kind_of, read_jsrt_raw, reason
+from evalfm.data.stored import JSRT_SIDE, Kind, Stored, decoding, is_jsrt_raw, kind_of, read_jsrt_raw, reason
 from evalfm.errors import EvalfmError, UnknownNameError
 
 UNITS = ("unit-interval", "HU", "raw")
+BYTE_DEPTHS = (1, 2, 4, 8)
+"""Depths whose levels are whole levels of a byte: 255 is a multiple of 2^bits − 1."""
+_OFF_LEVEL = 1e-3
+"""Largest distance from a whole level of a value that counts as one, in levels of a byte."""
 
 __all__ = [
     "UNITS",
     "Image",
+    "StoredImage",
+    "changed",
     "dicom_attributes",
     "image_digest",
     "image_size",
@@ -34,7 +40,9 @@ __all__ = [
     "plausible_spacing",
     "read_image",
     "read_stored",
+    "read_stored_depth",
     "resolve",
+    "stored_depth",
 ]
 
 
@@ -55,6 +63,60 @@ class Image:
     bits: int
     spacing_mm: tuple[float, float] | None
     rule: str
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """Pixels in the depth in which they are stored; fields as those of ``Image`` but for ``pixels``.
+
+    Attributes:
+        pixels: [C, H, W]: uint8, where 255 stands for 1, of what has up to 8 bits in the unit interval; else float32.
+        scale: what one level of ``pixels`` stands for, in the image's unit.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    unit: str
+    bits: int
+    spacing_mm: tuple[float, float] | None
+    rule: str
+
+    @property
+    def scale(self) -> float:
+        """1/255 for uint8, else 1."""
+        return 1 / 255 if self.pixels.dtype == np.uint8 else 1.0
+
+    def image(self) -> Image:
+        """The same image as float32."""
+        return Image(_as_float32(self.pixels), self.unit, self.bits, self.spacing_mm, self.rule)
+
+
+def stored_depth(image: Image) -> StoredImage:
+    """``image`` in the depth in which it was stored: bytes where it has up to 8 bits and only whole levels of them.
+
+    >>> image = Image(np.array([[[0, 1 / 255, 1]]], np.float32), "unit-interval", 8, None, "example")
+    >>> stored_depth(image).pixels
+    array([[[  0,   1, 255]]], dtype=uint8)
+    """
+    pixels: NDArray[np.uint8] | NDArray[np.float32] = image.pixels
+    if image.unit == "unit-interval" and image.bits in BYTE_DEPTHS:
+        # The first row shows of almost every image that is no picture of bytes that it is none.
+        levels = _whole_levels(image.pixels) if _whole_levels(image.pixels[:, :1]) is not None else None
+        pixels = image.pixels if levels is None else levels
+    return StoredImage(pixels, image.unit, image.bits, image.spacing_mm, image.rule)
+
+
+def changed(image: Image, pixels: NDArray[np.float32]) -> Image:
+    """``image`` with other ``pixels`` in its own depth: rounded to whole levels of a byte where it has only such.
+
+    So a change of a part is no change of the rest, which bytes and deeper images are prepared in another way.
+
+    >>> image = Image(np.array([[[0, 1]]], np.float32), "unit-interval", 8, None, "example")
+    >>> (changed(image, image.pixels * np.float32(0.3)).pixels * 255).tolist()
+    [[[0.0, 76.0]]]
+    """
+    if stored_depth(image).pixels.dtype == np.uint8:
+        pixels = _as_float32(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
+    return replace(image, pixels=pixels)
 
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
@@ -80,21 +142,38 @@ def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str |
     >>> read_image("grey.png", Path(".")).pixels.tolist()
     [[[0.0, 1.0]]]
     """
+    return read_stored_depth(locator, root, bits=bits, unit=unit).image()
+
+
+def read_stored_depth(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> StoredImage:
+    """Read one image as ``read_image`` does, in the depth in which it is stored: a fraction of the cost for 8 bits.
+
+    Raises:
+        EvalfmError: as ``read_image``.
+
+    >>> import PIL.Image
+    >>> PIL.Image.fromarray(np.array([[0, 255]], dtype=np.uint8)).save("grey.png")
+    >>> read_stored_depth("grey.png", Path(".")).pixels
+    array([[[  0, 255]]], dtype=uint8)
+    """
     if unit is not None and unit not in UNITS:
         raise UnknownNameError("unit", unit, UNITS)
     path, member = resolve(locator, root)
     with _reading(locator):
-        if kind_of(path) == "dicom":
+        kind = kind_of(path)
+        if kind == "dicom":
             decoded = read_dicom_image(path, member, locator)
             if unit is not None and unit != decoded.unit:
                 raise EvalfmError(
                     f"{locator} is a DICOM file in {decoded.unit}, not in {unit}; leave the data set's unit open."
                 )
-            image = Image(decoded.pixels, decoded.unit, decoded.bits, decoded.spacing_mm, decoded.rule)
+            image = StoredImage(decoded.pixels, decoded.unit, decoded.bits, decoded.spacing_mm, decoded.rule)
         else:
-            image = _scaled(_read_file(path, member, locator), locator, bits, unit or "unit-interval")
-        if not np.isfinite(image.pixels).all():
-            raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
+            image = _scaled(_read_file(path, member, locator, kind), locator, bits, unit or "unit-interval")
+            if image.pixels.dtype != np.uint8 and not np.isfinite(image.pixels).all():
+                raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
+        if image.pixels.dtype != np.uint8:
+            image = stored_depth(image.image())
         return _without_equal_channels(image)
 
 
@@ -105,10 +184,11 @@ def read_stored(locator: str, root: Path) -> Stored:
         EvalfmError: as for ``read_image``, and for DICOM, whose stored values mean little without the header.
     """
     path, member = resolve(locator, root)
-    if kind_of(path) == "dicom":
+    kind = kind_of(path)
+    if kind == "dicom":
         raise EvalfmError(f"{locator} is a DICOM file, where a mask or plain picture is wanted; save it as PNG.")
     with _reading(locator):
-        return _read_file(path, member, locator)
+        return _read_file(path, member, locator, kind)
 
 
 def image_size(locator: str, root: Path) -> tuple[int, int]:
@@ -202,7 +282,7 @@ def _mode_without_links(root: str, name: str) -> int | None:
     return mode
 
 
-def is_constant(image: Image) -> bool:
+def is_constant(image: Image | StoredImage) -> bool:
     """Whether every pixel has one value, as of an image that was never exposed or exported wrongly."""
     first = image.pixels[:, :1, :1]
     # The first row shows of almost every image that it varies, for a thousandth of the cost.
@@ -222,18 +302,21 @@ def _reading(locator: str) -> AbstractContextManager[None]:
     return decoding(lambda error: EvalfmError(f"{locator} cannot be read ({reason(error)}); export it again."))
 
 
-def _read_file(path: Path, member: str | None, locator: str) -> Stored:
-    if kind_of(path) in ("zip", "npy"):
+def _read_file(path: Path, member: str | None, locator: str, kind: Kind) -> Stored:
+    if kind in ("zip", "npy"):
         return read_array(path, member)
     if is_jsrt_raw(path):
         return read_jsrt_raw(path, locator)
     return read_raster(path, member, locator)
 
 
-def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
+def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> StoredImage:
     values, depth = stored.values, stored.bits if bits is None else bits
     if unit != "unit-interval":
-        return Image(values.astype(np.float32), unit, depth, None, f"{stored.rule}, values as stored")
+        return StoredImage(values.astype(np.float32), unit, depth, None, f"{stored.rule}, values as stored")
+    levels = _levels(values, depth)
+    if levels is not None:
+        return StoredImage(levels, unit, depth, None, f"{stored.rule}, divided by 2^{depth} − 1")
     is_float = values.dtype.kind == "f"
     if is_float and bits is None:
         pixels, rule = values.astype(np.float32), "0–1 as stored"
@@ -253,7 +336,37 @@ def _scaled(stored: Stored, locator: str, bits: int | None, unit: str) -> Image:
             f"{locator} holds values from {values.min():g} to {values.max():g}, outside of "
             f"{'0 to 1' if is_float and bits is None else f'{depth} bits'}; {remedy}, or the unit."
         )
-    return Image(pixels, unit, depth, None, f"{stored.rule}, {rule}")
+    return StoredImage(pixels, unit, depth, None, f"{stored.rule}, {rule}")
+
+
+def _levels(values: NDArray[Any], depth: int) -> NDArray[np.uint8] | None:
+    """Whole numbers of ``depth`` bits as levels of a byte, 255 for 2^depth − 1; None where they are none."""
+    if values.dtype.kind not in "ui" or depth not in BYTE_DEPTHS:
+        return None
+    top = 2**depth - 1
+    if (values.dtype != np.uint8 or depth < 8) and (values.max() > top or values.min() < 0):
+        return None
+    return (
+        values.astype(np.uint8, copy=False) * np.uint8(255 // top) if depth < 8 else values.astype(np.uint8, copy=False)
+    )
+
+
+def _whole_levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8] | None:
+    """Values of the unit interval as levels of a byte; None where one lies between two."""
+    levels = pixels * np.float32(255)
+    whole = np.rint(levels)
+    levels -= whole
+    if not np.abs(levels, out=levels).max() < _OFF_LEVEL or whole.min() < 0 or whole.max() > 255:
+        return None
+    return np.asarray(whole, dtype=np.uint8)
+
+
+def _as_float32(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
+    if pixels.dtype != np.uint8:
+        return pixels.astype(np.float32, copy=False)
+    values = pixels.astype(np.float32)
+    values /= np.float32(255)
+    return values
 
 
 def _divided(values: NDArray[Any], depth: int) -> NDArray[np.float32]:
@@ -265,10 +378,16 @@ def _divided(values: NDArray[Any], depth: int) -> NDArray[np.float32]:
     return (values / np.float64(2**depth - 1)).astype(np.float32)
 
 
-def _without_equal_channels(image: Image) -> Image:
+def _without_equal_channels(image: StoredImage) -> StoredImage:
     """Grey stored as colour has one channel, whatever the file format made of it."""
     pixels = image.pixels
-    if len(pixels) != 3 or not ((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all()):
+    # The first row shows of almost every picture in colour that it is one.
+    if len(pixels) != 3 or not (_equal_channels(pixels[:, :1]) and _equal_channels(pixels)):
         return image
     rule = f"{image.rule}, three equal channels taken as one"
-    return Image(np.ascontiguousarray(pixels[:1]), image.unit, image.bits, image.spacing_mm, rule)
+    grey = cast("NDArray[np.uint8] | NDArray[np.float32]", np.ascontiguousarray(pixels[:1]))
+    return StoredImage(grey, image.unit, image.bits, image.spacing_mm, rule)
+
+
+def _equal_channels(pixels: NDArray[Any]) -> bool:
+    return bool((pixels[0] == pixels[1]).all() and (pixels[0] == pixels[2]).all())

@@ -139,7 +139,7 @@ def _from_pillow(picture: Pillow.Image, locator: str) -> Stored:
     if mode == "1":
         return Stored(np.asarray(picture).astype(np.uint8)[None], 1, kind)
     if mode == "L":
-        return Stored(np.array(picture)[None], 8, kind)
+        return Stored(np.asarray(picture)[None], 8, kind)
     if mode.startswith("I;16"):
         return Stored(native(np.array(picture))[None], 16, kind)
     if mode in ("I", "F"):

@@ -6,19 +6,22 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.card import EncoderCard, Preprocessing
-from evalfm.encoders.preprocessing import Augment, Preparer
+from evalfm.encoders.frozen import FeaturePath, FrozenForward, Outputs
+from evalfm.encoders.model_input import model_input
+from evalfm.encoders.outputs import as_map, pool
+from evalfm.encoders.preprocessing import Preparer
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import foreign_code, tensor_digest
 from evalfm.errors import EvalfmError
@@ -26,9 +29,9 @@ from evalfm.errors import EvalfmError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evalfm.data.images import Image
+    from evalfm.data.images import Image, StoredImage
 
-CONTRACT = 2
+CONTRACT = 3
 """Raised whenever evalfm's own preparation, pooling or built-in features change."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -82,6 +85,7 @@ class EncoderState:
     Attributes:
         preprocessing: None takes the card's.
         precision: in which the model runs; features are float32 in any case.
+        compiled: the frozen model runs through torch.compile.
         random_weights: nothing was learnt; the initialisation is seeded.
         weights_file: SHA-256 of the file read, if any.
         origin: where that file lies; a tokenizer is looked for beside it. Never written to a run.
@@ -91,6 +95,7 @@ class EncoderState:
 
     preprocessing: Preprocessing | None = None
     precision: Precision = "float32"
+    compiled: bool = False
     random_weights: bool = False
     weights_file: str | None = None
     origin: Path | None = None
@@ -103,6 +108,9 @@ class Encoder(nn.Module, ABC):
 
     The card must hold every setting that changes the features and is neither a tensor nor code: the key is
     made of the tensors, the card, the code's file, the preprocessing, the precision and the libraries.
+
+    The encoder's own weights stay float32, so that it can be trained and named by them: ``forward`` casts them at
+    every call, and ``encode`` runs a copy that was converted once (:mod:`evalfm.encoders.frozen`).
     """
 
     def __init__(self, card: EncoderCard, state: EncoderState | None = None) -> None:
@@ -113,6 +121,7 @@ class Encoder(nn.Module, ABC):
         self._digest: str | None = None
         # In a list, so that the tower is no part of the encoder's own parameters.
         self._towers: list[TextTower] = []
+        self._frozen = FrozenForward()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -135,8 +144,11 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} has no text tower; its card must name none")
 
     @final
-    def prepare(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer`.
+    def prepare(self, image: Image | StoredImage) -> tuple[Tensor, Geometry]:
+        """The model's input [C, h, w] for one image, and its geometry; see :class:`Preparer` and ``model_input``.
+
+        Raises:
+            EvalfmError: the image's unit, channels or values are not what the encoder takes.
 
         >>> import numpy as np
         >>> from evalfm.data.images import Image
@@ -146,7 +158,8 @@ class Encoder(nn.Module, ABC):
         >>> tensor.shape
         torch.Size([1, 256, 256])
         """
-        return self.preparer(image, augment)
+        prepared = self.preparer(image)
+        return model_input(torch.from_numpy(prepared.pixels)[None], self.preparer.facts)[0], prepared.geometry
 
     @final
     def geometry_of(self, height: int, width: int) -> Geometry:
@@ -170,40 +183,69 @@ class Encoder(nn.Module, ABC):
         # A model that is only laid out (device meta) has shapes to tell, and autocast does not know that device.
         place = "cpu" if batch.is_meta else batch.device.type
         with torch.autocast(place, dtype, enabled=dtype != torch.float32):
-            raw = self._forward(batch)
-            maps = tuple(map(self._as_map, raw.layers, self.map_strides))
-            pooled = self._pool(raw)
-        features = Features(pooled.float(), tuple(each.float() for each in maps))
-        self._check_features(features, len(batch))
-        return features
+            outputs = self.outputs(batch)
+        return self._features(outputs, len(batch))
+
+    def outputs(self, batch: Tensor) -> Outputs:
+        """Pooled features and maps of a batch as the model gives them: unchecked, in the numbers that it runs in."""
+        raw = self._forward(batch)
+        layers = zip(raw.layers, self.map_strides, strict=False)
+        maps = (as_map(each, stride, self.card, self.input_size, self._final_norm) for each, stride in layers)
+        return (pool(raw, self.card), *maps)
 
     @final
     @torch.no_grad()
-    def encode(self, batch: Tensor) -> Features:
-        """``forward`` in evaluation mode and without gradient.
+    def encode(self, batch: Tensor, check: bool = True) -> Features:
+        """``forward`` of the frozen encoder: in evaluation mode, without gradient, weights converted once.
+
+        Without ``check`` nothing waits for the device; whoever leaves it out asks :func:`finite_flag` later.
 
         Raises:
-            EvalfmError: as ``forward``; or the features are not finite.
+            EvalfmError: as ``forward``; or, with ``check``, the features are not finite.
 
         >>> from evalfm.encoders import load_encoder
         >>> features = load_encoder("pixels").encode(torch.zeros(2, 1, 256, 256))
         >>> features.pooled.shape, features.maps[0].shape
         (torch.Size([2, 256]), torch.Size([2, 16, 16, 16]))
         """
+        self._check_batch(batch)
+        with self._evaluating():
+            outputs = self._frozen(self, batch)
+            features = self(batch) if outputs is None else self._features(outputs, len(batch))
+        assert isinstance(features, Features)
+        if check and not bool(finite_flag(features)):
+            raise EvalfmError(self.not_finite)
+        return features
+
+    @property
+    def not_finite(self) -> str:
+        """The sentence for features that are not finite."""
+        other = "--precision bfloat16 or float32" if self.precision == "float16" else "--precision float32"
+        return (
+            f"{self.card.name} gives NaN or infinite features in {self.precision}; take {other}, or check the weights."
+        )
+
+    @property
+    @torch.no_grad()
+    def feature_path(self) -> FeaturePath:
+        """How ``encode`` runs on this device; found out by a trial where weights are converted or compiled."""
+        with self._evaluating():
+            return self._frozen.path(self)
+
+    def unchanged_parts(self) -> list[object]:
+        """What a copy with other weights shares: facts, and the tower of texts."""
+        return [self.card, self.state, self.preparer, self._towers]
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         in_training = [module for module in self.modules() if module.training]
-        self.eval()
+        if in_training:
+            self.eval()
         try:
-            features = self(batch)
+            yield
         finally:
             for module in in_training:
                 module.training = True
-        assert isinstance(features, Features)
-        if not _is_finite((features.pooled, *features.maps)):
-            raise EvalfmError(
-                f"{self.card.name} gives NaN or infinite features in {self.precision}; "
-                "use --precision float32, or check the weights."
-            )
-        return features
 
     @final
     def text_tower(self) -> TextTower:
@@ -283,8 +325,9 @@ class Encoder(nn.Module, ABC):
         return self._digest
 
     def seal(self) -> None:
-        """Take the tensors as they are now for ``weights_digest`` and ``key``, after a change."""
+        """Take the tensors as they are now for ``weights_digest``, ``key`` and ``encode``, after a change."""
         self._digest = tensor_digest(self.state_dict())
+        self._frozen.forget()
 
     @property
     def key(self) -> str:
@@ -309,41 +352,9 @@ class Encoder(nn.Module, ABC):
                 "pass images through prepare first."
             )
 
-    def _as_map(self, layer: Tensor, stride: int) -> Tensor:
-        if layer.ndim == 4:
-            return self._cover(layer, stride)
-        if self.card.map_norm == "final":
-            layer = self._final_norm(layer)
-        patches = layer[:, self.card.prefix_tokens :]
-        rows, columns = (side // self.card.size_multiple for side in self.input_size)
-        return patches.transpose(1, 2).reshape(len(patches), -1, rows, columns)
-
-    def _cover(self, cells: Tensor, stride: int) -> Tensor:
-        """Repeat the border cells that unpadded convolutions lose, so that the map covers the whole input."""
-        lost_y, lost_x = (
-            math.ceil(side / stride) - count for side, count in zip(self.input_size, cells.shape[2:], strict=True)
-        )
-        if (lost_y, lost_x) == (0, 0) or not (0 <= lost_y <= 2 and 0 <= lost_x <= 2):
-            return cells
-        # An unpadded stem shifts the first cell inwards: the odd cell goes before.
-        before_y, before_x = (lost_y + 1) // 2, (lost_x + 1) // 2
-        padding = (before_x, lost_x - before_x, before_y, lost_y - before_y)
-        return functional.pad(cells, padding, mode="replicate")
-
-    def _pool(self, raw: RawFeatures) -> Tensor:
-        name = self.card.pooling
-        if name in raw.pooled:
-            return raw.pooled[name]
-        if raw.final is not None and raw.final.ndim == 3:
-            if name == "cls":
-                return raw.final[:, 0]
-            if name == "mean":
-                return raw.final[:, self.card.prefix_tokens :].mean(1)
-        if raw.final is not None and raw.final.ndim == 4 and name in ("gap", "mean"):
-            return raw.final.mean((2, 3))
-        raise EvalfmError(f"{self.card.name} has no pooling {name!r}; fix the card's poolings.")
-
-    def _check_features(self, features: Features, batch: int) -> None:
+    def _features(self, outputs: Outputs, batch: int) -> Features:
+        """``outputs`` in float32, checked against the card."""
+        features = Features(outputs[0].float(), tuple(each.float() for each in outputs[1:]))
         expected = [(batch, self.pooled_dim)] + [
             (batch, channels, *(math.ceil(side / stride) for side in self.input_size))
             for channels, stride in zip(self.map_channels, self.map_strides, strict=True)
@@ -354,13 +365,18 @@ class Encoder(nn.Module, ABC):
                 f"{self.card.name} gives features {actual}, its card promises {expected}; "
                 "fix the card, or install the library version it was written for."
             )
+        return features
 
 
-def _is_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether all values are finite: a finite sum says so in one pass and one wait for the device."""
-    if bool(torch.isfinite(torch.stack([each.sum() for each in tensors]).sum())):
-        return True
-    return all(bool(torch.isfinite(each).all()) for each in tensors)
+def finite_flag(features: Features) -> Tensor:
+    """Whether all features are finite, as a 0-dim bool tensor on their device: nothing waits for it.
+
+    >>> finite_flag(Features(torch.tensor([[1.0, float("nan")]])))
+    tensor(False)
+    """
+    # The extremes are NaN or infinite if any value is, and are found in one pass without overflow.
+    extremes = [extreme for each in (features.pooled, *features.maps) for extreme in torch.aminmax(each)]
+    return torch.isfinite(torch.stack(extremes)).all()
 
 
 def is_precision(name: str) -> TypeGuard[Precision]:

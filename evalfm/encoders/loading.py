@@ -14,6 +14,7 @@ from evalfm.encoders.blocks import apply_variant
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
 from evalfm.encoders.families import builder
+from evalfm.encoders.frozen import automatic_precision
 from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
@@ -32,6 +33,7 @@ def load_encoder(
     input_size: int | tuple[int, int] | None = None,
     resize: str | None = None,
     precision: str = "float32",
+    compile: bool = False,
     device: str | torch.device = "cpu",
     seed: int = SEED,
 ) -> Encoder:
@@ -44,7 +46,9 @@ def load_encoder(
         weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
             checkpoint.
         input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
-        precision: in which the model runs; features are float32 in any case.
+        precision: in which the model runs; features are float32 in any case. ``auto`` takes the fastest on ``device``
+            that stays close to float32, see :func:`evalfm.encoders.frozen.automatic_precision`.
+        compile: run the frozen model through torch.compile; where that fails it runs as it is, with a caution.
         device: where the model runs; ``auto`` takes a GPU if there is one.
         seed: from which random weights are drawn.
 
@@ -57,25 +61,25 @@ def load_encoder(
     >>> features.pooled.shape
     torch.Size([2, 64])
     """
-    if not is_precision(precision):
-        raise EvalfmError(f"There is no precision {precision!r}; take {', '.join(PRECISIONS)}.")
+    if precision != "auto" and not is_precision(precision):
+        raise EvalfmError(f"There is no precision {precision!r}; take auto, {', '.join(PRECISIONS)}.")
     place = _device(device)
     ref = EncoderRef.parse(name)
     made = _from_code(ref)
     if made is not None:
-        if (str(weights), input_size, resize, precision) != ("hub", None, None, "float32"):
+        if (str(weights), input_size, resize) != ("hub", None, None) or precision not in ("auto", "float32"):
             raise EvalfmError(
                 "An encoder from code decides its own weights, input size, resize policy and precision; "
                 "set them where it is built."
             )
         made.seal()
-        return made.eval().to(place)
+        made.eval().to(place)
+        return _compiled(made) if compile else made
     card = find_card(ref)
     facts, cautions = override(card, input_size, resize)
     checkpoint, drawn = _weights(card, str(weights))
     state = EncoderState(
         preprocessing=facts,
-        precision=precision,
         random_weights=drawn,
         weights_file=checkpoint.sha256 if checkpoint else None,
         origin=checkpoint.path if checkpoint else None,
@@ -88,7 +92,18 @@ def load_encoder(
     _check_size(encoder, card)
     apply_variant(encoder)
     encoder.seal()
-    return encoder.eval().to(place)
+    encoder.eval().to(place)
+    chosen = automatic_precision(encoder, place) if precision == "auto" else precision
+    assert is_precision(chosen)
+    encoder.state = replace(encoder.state, precision=chosen)
+    return _compiled(encoder) if compile else encoder
+
+
+def _compiled(encoder: Encoder) -> Encoder:
+    encoder.state = replace(encoder.state, compiled=True)
+    # Compiled here, so that the caution of a failure is there from the start.
+    assert encoder.feature_path
+    return encoder
 
 
 def _from_code(ref: EncoderRef) -> Encoder | None:

@@ -1,36 +1,60 @@
-"""From an image to a model's input tensor, in float, with the geometry that leads back."""
+"""From an image to the encoder's input grid, in the image's stored depth and without torch.
+
+What follows on the device (scaling, channels, statistics) is ``evalfm.encoders.model_input``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
 from PIL import Image as Pil
-from torch import Tensor
-from torch.nn import functional
 
 from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
-from evalfm.encoders.card import MAX_SIDE, EncoderCard, Preprocessing
+from evalfm.data.images import Image, StoredImage, stored_depth
+from evalfm.encoders.sampling import resample
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
-    from evalfm.data.images import Image
+    from evalfm.encoders.card import EncoderCard, Preprocessing
 
-Augment = Callable[[Tensor, Geometry], tuple[Tensor, Geometry]]
-"""Changes a resized, not yet normalised tensor [C, h, w] and says so in the geometry."""
+Pixels = NDArray[Any]
 
 LUMA = (0.299, 0.587, 0.114)
 """ITU-R 601 weights of red, green, blue, as in PIL's mode L."""
 
+SCALES = {np.dtype(np.uint8): 1 / 255, np.dtype(np.uint16): 1 / 65535, np.dtype(np.float32): 1.0}
+"""What one level of a prepared image stands for, by its type."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One image on the encoder's input grid, before what is done on the device.
+
+    Attributes:
+        pixels: [1 or 3, h, w] in the image's stored depth: uint8 (255 stands for 1), uint16 (65535 stands for 1) where
+            that is deeper and in the unit interval, or float32 of HU, raw values, and what may leave the unit interval.
+        geometry: where each pixel lies on the stored image, whose size is ``geometry.source``.
+        unit: the image's unit; pixels are in ``unit-interval`` too where the card scales by the image's own values.
+    """
+
+    pixels: Pixels
+    geometry: Geometry
+    unit: str
+
+    @property
+    def scale(self) -> float:
+        """What one level of ``pixels`` stands for: 1/255, 1/65535 or 1."""
+        return SCALES[self.pixels.dtype]
+
 
 @dataclass(frozen=True)
 class Preparer:
-    """Prepares images for one encoder; small enough to be sent to loader workers without the model.
+    """Prepares images for one encoder; small enough to be sent to reader processes without the model.
 
     Attributes:
         facts: the card's preprocessing, with the user's overrides.
@@ -46,62 +70,57 @@ class Preparer:
         geometry = Geometry.identity((height, width)).resize(resized).crop(top, left, self._canvas)
         return geometry if geometry.output == self.facts.input_size else geometry.resize(self.facts.input_size)
 
-    def notes(self, image: Image) -> tuple[str, ...]:
+    def notes(self, image: Image | StoredImage) -> tuple[str, ...]:
         """What a run must say of this image's preparation."""
         if image.pixels.shape[0] == 3 and self.facts.channels == 1:
             return (f"{self.encoder} takes one channel: colour was reduced to its luma.",)
         return ()
 
-    def __call__(self, image: Image, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """The model's input float32 [C, h, w] and where each of its pixels lies on the image.
+    def __call__(self, image: Image | StoredImage) -> Prepared:
+        """The image checked, resized and cropped.
 
-        Bicubic overshoot is cut back to the unit interval after each axis (width, then height), as PIL does
-        on 8 bits, with which encoders are trained; values are not rounded to 256 levels, so that images of 12
-        and 16 bits keep their depth. HU and raw values are not cut.
+        What is stored in up to 8 bits is resized by PIL in 8 bits, as encoders are trained. What is deeper is resized
+        in float, cut back to the unit interval after each axis (width, then height) as PIL does in 8 bits, and rounded
+        to 16 bits (half to even). HU and raw values stay float and are not cut.
 
         Raises:
             EvalfmError: the image's unit, channels or values are not what the encoder takes.
         """
-        return self.finish(*self.resized(image), augment)
-
-    def resized(self, image: Image) -> tuple[Tensor, Geometry]:
-        """The image [C, h, w] resized and cropped, in its own unit and channels, before augmentation and scaling.
-
-        Raises:
-            EvalfmError: as a call.
-        """
         pixels = self._checked(image)
         if pixels.shape[0] == 3 and self.facts.channels == 1:
-            pixels = (pixels * torch.tensor(LUMA)[:, None, None]).sum(0, keepdim=True)
-        resized, top, left = self._plan(*pixels.shape[1:])
-        geometry = self.geometry_of(*pixels.shape[1:])
+            pixels = _luma(pixels)
         if self.facts.scaling == "min-max-image":
             pixels = _min_max(pixels)
-        bounded = image.unit == "unit-interval" or self.facts.scaling == "min-max-image"
-        first = self.facts.first_interpolation or self.facts.interpolation
-        last = self._canvas == self.facts.input_size
-        tensor = self._crop(
-            self._resize(pixels, resized, first, bounded and (self.facts.cut_overshoot or not last)), top, left
+        facts, unit = self.facts, image.unit
+        bounded = unit == "unit-interval" or facts.scaling == "min-max-image"
+        resized, top, left = self._plan(*pixels.shape[1:])
+        geometry = self.geometry_of(*pixels.shape[1:])
+        first, last = facts.first_interpolation or facts.interpolation, self._canvas == facts.input_size
+        pixels = resample(pixels, resized, first, facts.antialias, cut=bounded and (facts.cut_overshoot or not last))
+        pixels = self._crop(pixels, top, left)
+        pixels = resample(
+            pixels, facts.input_size, facts.interpolation, facts.antialias, cut=bounded and facts.cut_overshoot
         )
-        cut = bounded and self.facts.cut_overshoot
-        return self._resize(tensor, self.facts.input_size, self.facts.interpolation, cut), geometry
+        if pixels.dtype == np.float32 and bounded and facts.cut_overshoot:
+            pixels = _in_16_bits(pixels)
+        # A copy, so that nobody changes the image through it.
+        return Prepared(np.array(pixels, order="C"), geometry, unit)
 
-    def finish(self, tensor: Tensor, geometry: Geometry, augment: Augment | None = None) -> tuple[Tensor, Geometry]:
-        """What ``resized`` gave, augmented and brought to the model's channels, range and statistics."""
-        if augment is not None:
-            tensor, geometry = augment(tensor, geometry)
-        return self._normalise(tensor.expand(self.facts.channels, -1, -1)), geometry
-
-    def _checked(self, image: Image) -> Tensor:
+    def _checked(self, image: Image | StoredImage) -> Pixels:
         if image.unit not in self.facts.units:
             raise EvalfmError(
                 f"{self.encoder} takes images in {' or '.join(self.facts.units)}, not in {image.unit}; "
                 "choose an encoder for this unit, or convert the images to the unit interval first."
             )
-        pixels = torch.from_numpy(np.array(image.pixels, dtype=np.float32))
+        pixels: Pixels = image.pixels
+        if isinstance(image, Image):
+            pixels = pixels.astype(np.float32, copy=False)
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
             raise EvalfmError(f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W].")
-        low, high = (float(value) for value in torch.aminmax(pixels))
+        if isinstance(image, StoredImage):
+            # Its reader has seen to all that follows.
+            return pixels
+        low, high = float(pixels.min()), float(pixels.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EvalfmError("An image holds NaN or infinite pixels; fix or drop the file.")
         if image.unit == "unit-interval" and (low < -1e-4 or high > 1.0001):
@@ -109,7 +128,8 @@ class Preparer:
                 f"An image said to be in the unit interval holds values from {low:g} to {high:g}; "
                 "divide by 2^bits - 1 when reading it."
             )
-        return pixels
+        # What is read is in its stored depth already; what was made float by its caller comes back to it here.
+        return stored_depth(replace(image, pixels=pixels)).pixels
 
     @property
     def _canvas(self) -> tuple[int, int]:
@@ -147,58 +167,39 @@ class Preparer:
             return -(-difference // 2)
         return round(difference / 2) if self.facts.crop_rounding == "even" else difference // 2
 
-    def _resize(self, pixels: Tensor, size: tuple[int, int], filter_: str, cut: bool) -> Tensor:
-        """Resample [C, H, W]; ``cut`` brings overshoot back to the unit interval after each axis."""
-        if tuple(pixels.shape[1:]) == size:
-            return pixels
-        if cut and filter_ in ("bicubic", "lanczos"):
-            across = self._resampled(pixels, (pixels.shape[1], size[1]), filter_).clamp(0.0, 1.0)
-            return self._resampled(across, size, filter_).clamp(0.0, 1.0)
-        return self._resampled(pixels, size, filter_)
-
-    def _resampled(self, pixels: Tensor, size: tuple[int, int], filter_: str) -> Tensor:
-        if tuple(pixels.shape[1:]) == size:
-            return pixels
-        if filter_ == "nearest":
-            return functional.interpolate(pixels[None], size=size, mode="nearest-exact")[0]
-        if filter_ == "lanczos":
-            # torch has this filter in late releases only.
-            planes = [
-                Pil.fromarray(plane).resize((size[1], size[0]), Pil.Resampling.LANCZOS) for plane in pixels.numpy()
-            ]
-            return torch.from_numpy(np.stack([np.asarray(plane) for plane in planes]))
-        return functional.interpolate(
-            pixels[None], size=size, mode=filter_, antialias=self.facts.antialias, align_corners=False
-        )[0]
-
-    def _crop(self, tensor: Tensor, top: int, left: int) -> Tensor:
+    def _crop(self, pixels: Pixels, top: int, left: int) -> Pixels:
+        """The part [C, h, w] of the canvas, filled with ``pad_value`` where there is no image."""
         height, width = self._canvas
-        right, bottom = left + width - tensor.shape[2], top + height - tensor.shape[1]
-        # Negative padding crops.
-        return functional.pad(tensor, (-left, right, -top, bottom), value=self.facts.pad_value)
-
-    def _normalise(self, tensor: Tensor) -> Tensor:
-        if self.facts.scaling == "min-max-input":
-            tensor = _min_max(tensor)
-        elif self.facts.scaling == "z-score-input":
-            tensor = _z_score(tensor)
-        low, high = self.facts.input_range or (0.0, 1.0)
-        mean = torch.tensor(self.facts.mean)[:, None, None]
-        std = torch.tensor(self.facts.std)[:, None, None]
-        return ((tensor * (high - low) + low - mean) / std).contiguous()
+        bottom, right = top + height, left + width
+        seen = pixels[:, max(top, 0) : bottom, max(left, 0) : right]
+        if seen.shape[1:] == (height, width):
+            return seen
+        fill = self.facts.pad_value / SCALES[pixels.dtype]
+        whole = np.full((len(pixels), height, width), round(fill) if pixels.dtype == np.uint8 else fill, pixels.dtype)
+        y, x = max(-top, 0), max(-left, 0)
+        whole[:, y : y + seen.shape[1], x : x + seen.shape[2]] = seen
+        return whole
 
 
-def _min_max(pixels: Tensor) -> Tensor:
-    """The smallest value at 0, the largest at 1; a flat image at 0."""
-    low, high = torch.aminmax(pixels)
-    return (pixels - low) / (high - low).clamp_min(1e-8)
+def _luma(pixels: Pixels) -> Pixels:
+    """One channel [1, H, W] of three; of bytes exactly PIL's."""
+    if pixels.dtype == np.uint8:
+        return np.asarray(Pil.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, 2))).convert("L"))[None]
+    return np.asarray((pixels * np.array(LUMA, np.float32)[:, None, None]).sum(0, keepdims=True), dtype=np.float32)
 
 
-def _z_score(pixels: Tensor) -> Tensor:
-    """Mean 0 and unbiased standard deviation 1; a flat image is centred only."""
-    centred = pixels - pixels.mean()
-    deviation = centred.std()
-    return centred / deviation if float(deviation) >= 1e-6 else centred
+def _min_max(pixels: Pixels) -> Pixels:
+    """The smallest value at 0, the largest at 1, in float32; a flat image at 0."""
+    scale = np.float32(SCALES[pixels.dtype])
+    low, high = (np.float32(each) for each in (pixels.min(), pixels.max()))
+    spread = np.maximum((high - low) * scale, np.float32(1e-8))
+    return np.asarray((pixels.astype(np.float32) - low) * scale / spread)
+
+
+def _in_16_bits(pixels: Pixels) -> Pixels:
+    """Values of the unit interval as levels of 16 bits, half to even."""
+    levels = pixels * np.float32(65535)
+    return np.clip(np.rint(levels, out=levels), 0, 65535, out=levels).astype(np.uint16)
 
 
 def override(
@@ -215,6 +216,8 @@ def override(
     >>> [caution.sentence for caution in override(find_card("pixels"), 128, None)[1]]
     ['The input is 128 x 128 instead of 256 x 256.']
     """
+    from evalfm.encoders.card import MAX_SIDE
+
     facts, cautions = card.preprocessing, []
     changes: dict[str, object] = {}
     if resize is not None and resize != facts.resize:

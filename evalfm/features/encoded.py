@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -15,10 +16,11 @@ from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction import Decoder, Item, Work, extract, extract_films, film_bytes
+from evalfm.features.feature_arrays import FeatureArrays, MissingRowsError
 from evalfm.features.films import FilmMemory
 from evalfm.features.forward import Forward, automatic_batch_size, device_of
 from evalfm.features.packing import pack
-from evalfm.features.store import FeatureStore, Rows, Shelf, estimate_bytes, map_grids
+from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes, map_grids
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ class EncodedSource:
         *,
         maps: str = "auto",
         batch_size: int | None = None,
-        workers: int = 2,
+        workers: int | None = None,
         cache_images: bool = False,
         progress: Progress = SILENT,
     ) -> None:
@@ -62,7 +64,7 @@ class EncodedSource:
             store: where features lie.
             maps: ``auto``, ``store`` or ``stream``.
             batch_size: images per call of the encoder; by its input size where None.
-            workers: threads that decode images.
+            workers: processes that decode images; by default one per core.
             cache_images: keep prepared films on disk, exactly, so that streamed maps decode each film once.
             progress: where long work is shown.
 
@@ -156,7 +158,7 @@ class EncodedSource:
         left = self._store.budget_bytes - self._store.map_bytes
         if self._map_bytes * len(self._manifest) <= left:
             return "store"
-        lacking = self._shelf.maps.missing(self._addresses_of(range(len(self._manifest))))
+        lacking = self._cache.maps.missing(self._addresses_of(range(len(self._manifest))))
         return "store" if self._map_bytes * len(lacking) <= max(left, 0) else "stream"
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
@@ -173,17 +175,22 @@ class EncodedSource:
             return self._nothing(maps)
         if maps and self.maps_policy == "stream":
             return self._streamed(rows)
-        self._ensure(rows, maps)
         addresses = self._addresses_of(rows)
-        (pooled,) = self._shelf.pooled.read(addresses)
-        return Features(pooled, self._shelf.maps.read(addresses) if maps else ())
+        for _ in range(ATTEMPTS):
+            self._ensure(rows, maps)
+            # What turns out to be damaged is missing from then on.
+            with contextlib.suppress(MissingRowsError):
+                (pooled,) = self._cache.pooled.read(addresses)
+                layers = self._cache.maps.read(addresses) if maps else ()
+                return Features(pooled, tuple(layer.float() for layer in layers))
+        raise self._forgetful()
 
     def missing(self, rows: Sequence[int], *, maps: bool = False) -> int:
         """How many of ``rows`` are still to be encoded before ``prefetch`` has done its work."""
         addresses = self._addresses_of(rows)
-        lacking = set(self._shelf.pooled.missing(addresses))
+        lacking = set(self._cache.pooled.missing(addresses))
         if maps and self.map_channels and self.maps_policy == "store":
-            lacking |= set(self._shelf.maps.missing(addresses))
+            lacking |= set(self._cache.maps.missing(addresses))
         return len(lacking)
 
     def prefetch(self, rows: Sequence[int], *, maps: bool = False) -> None:
@@ -203,15 +210,15 @@ class EncodedSource:
         """How the film of ``row`` lies in the encoder's input."""
         if row not in self._sizes:
             address = self._addresses.get(row)
-            stored = None if address is None else self._shelf.pooled.size(address)
+            stored = None if address is None else self._cache.pooled.size(address)
             self._sizes[row] = stored or self._manifest.size(row)
         return self.encoder.geometry_of(*self._sizes[row])
 
     # Storing
 
     @cached_property
-    def _shelf(self) -> Shelf:
-        return self._store.shelf(self.encoder.key)
+    def _cache(self) -> EncoderCache:
+        return self._store.cache(self.encoder.key)
 
     @cached_property
     def _map_bytes(self) -> int:
@@ -235,14 +242,17 @@ class EncodedSource:
         addresses = self._addresses_of(rows)
         by_address = self._rows_by_address(rows)
         for _ in range(ATTEMPTS):
-            lacking_maps = self._shelf.maps.missing(addresses) if maps else []
+            lacking_maps = self._cache.maps.missing(addresses) if maps else []
             self._check_space(len(lacking_maps))
             self._extract([Item(address, by_address[address]) for address in lacking_maps], True)
-            lacking_pooled = self._shelf.pooled.missing(addresses)
+            lacking_pooled = self._cache.pooled.missing(addresses)
             self._extract([Item(address, by_address[address]) for address in lacking_pooled], False)
             if not lacking_maps and not lacking_pooled:
                 return
-        raise EvalfmError(
+        raise self._forgetful()
+
+    def _forgetful(self) -> EvalfmError:
+        return EvalfmError(
             f"The feature store {self._store.folder} does not keep what is written; put it on another disk."
         )
 
@@ -253,7 +263,7 @@ class EncodedSource:
             self.encoder,
             items,
             self._manifest.image,
-            self._shelf,
+            self._cache,
             maps=maps,
             batch_size=self._batch_size,
             map_bytes=self._map_bytes,
@@ -295,8 +305,8 @@ class EncodedSource:
             parts.append(self._forward(films))
             self._count(Work(1, len(films)))
         pooled = torch.cat([part.pooled.float().cpu() for part in parts])[order]
-        if not self._shelf.pooled.missing(addresses):
-            (pooled,) = self._shelf.pooled.read(self._addresses_of(rows))
+        with contextlib.suppress(MissingRowsError):
+            (pooled,) = self._cache.pooled.read(self._addresses_of(rows))
         layers = zip(*(part.maps for part in parts), strict=True)
         return Features(
             pooled,
@@ -320,15 +330,14 @@ class EncodedSource:
         if not addresses:
             return ()
         if self._cache_images:
-            (films,) = self._shelf.films.read(addresses)
-            return tuple(film.clone() for film in films)
+            return tuple(film for (film,) in self._cache.images.read_each(addresses))
         items = tuple(Item(address, by_address[address]) for address in addresses)
         with Decoder(self.encoder, self._manifest.image, self._workers) as decoder:
             ((_, batch),) = decoder.batches([(items, items)])
         return tuple(film.clone() for film in batch.tensor)
 
     def _ensure_films(self, addresses: Sequence[str], by_address: dict[str, int]) -> None:
-        films: Rows = self._shelf.films
+        films: FeatureArrays = self._cache.images
         lacking = films.missing(addresses)
         needed, free = len(lacking) * film_bytes(self.encoder), self._store.free_bytes
         if needed > free:

@@ -14,11 +14,14 @@ import torch
 from torch import Tensor
 
 from evalfm.data.images import is_constant
-from evalfm.encoders.encoder import Encoder, Features
+from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
+from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import Forward, automatic_batch_size, device_of
 from evalfm.features.packing import pack
-from evalfm.features.store import Rows, Shelf
+from evalfm.features.segment_writer import SegmentWriter
+from evalfm.features.store import EncoderCache
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -75,29 +78,28 @@ def extract(
     encoder: Encoder,
     items: Sequence[Item],
     load: Load,
-    shelf: Shelf,
+    cache: EncoderCache,
     *,
     maps: bool = False,
     batch_size: int | None = None,
     map_bytes: int = 0,
-    workers: int = 2,
+    workers: int | None = None,
     label: str = "features",
     progress: Progress = SILENT,
 ) -> Work:
     """Run ``encoder`` over ``items`` and store what is not stored yet: pooled features and, if asked, maps.
 
-    Rows appear in the store chunk by chunk; a kill loses the chunk in the making and no other. Batches never
-    cross a chunk, so a resumed extraction computes the same batches.
+    Rows appear in the store every few seconds; a kill loses those since. Batches never cross a chunk.
 
     Args:
         encoder: in evaluation mode, on its device.
         items: what to extract, each address once.
         load: reads the image of a row; called in threads.
-        shelf: where the features go.
+        cache: where the features go.
         maps: also store spatial maps.
         batch_size: images per batch; automatic by default.
         map_bytes: bytes that the maps of one image take, which bounds the size of a chunk.
-        workers: threads that decode.
+        workers: processes that decode; by default one per core.
         label: what the bar is called.
         progress: where the work is shown.
 
@@ -107,11 +109,15 @@ def extract(
     batch_size = batch_size or automatic_batch_size(encoder)
     rows = chunk_rows(batch_size, map_bytes if maps else 0)
     work, forward = Work(), Forward(encoder)
-    with Decoder(encoder, load, workers) as decoder:
-        batches = decoder.batches(_plan(items, rows, batch_size, shelf.maps if maps else shelf.pooled))
+    with ExitStack() as stack:
+        decoder = stack.enter_context(Decoder(encoder, load, workers))
+        pooled_writer = stack.enter_context(cache.pooled.writer())
+        maps_writer = stack.enter_context(cache.maps.writer()) if maps else None
+        batches = decoder.batches(_plan(items, rows, batch_size, cache.maps if maps else cache.pooled))
         shown = progress.track(batches, label, -(-len(items) // batch_size))
         for chunk, of_chunk in _by_chunk(shown, batch_size):
-            work += _write_features(forward, chunk, of_chunk, shelf, maps)
+            lacking = set(cache.pooled.missing([item.address for item in chunk]))
+            work += _write_features(forward, of_chunk, lacking, pooled_writer, maps_writer)
     return work
 
 
@@ -119,10 +125,10 @@ def extract_films(
     encoder: Encoder,
     items: Sequence[Item],
     load: Load,
-    films: Rows,
+    films: FeatureArrays,
     *,
     batch_size: int | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Progress = SILENT,
 ) -> None:
     """Store the encoder's input of ``items``, exactly as ``prepare`` made it, so that none is decoded twice.
@@ -135,10 +141,9 @@ def extract_films(
     with Decoder(encoder, load, workers) as decoder:
         batches = decoder.batches(_plan(items, rows, batch_size, films))
         shown = progress.track(batches, "decoding films", -(-len(items) // batch_size))
-        for chunk, of_chunk in _by_chunk(shown, batch_size):
-            with films.write([item.address for item in chunk]) as writer:
-                for batch in of_chunk:
-                    writer.append(batch.sizes, [batch.tensor.numpy()])
+        with films.writer() as writer:
+            for _, batch in shown:
+                writer.append([item.address for item in batch.items], batch.sizes, [batch.tensor.numpy()])
 
 
 def film_bytes(encoder: Encoder) -> int:
@@ -153,7 +158,7 @@ def chunk_rows(batch_size: int, bytes_per_row: int) -> int:
     return max(batch_size, rows // batch_size * batch_size)
 
 
-def _plan(items: Sequence[Item], rows: int, batch_size: int, wanted: Rows) -> Iterator[tuple[Chunk, Chunk]]:
+def _plan(items: Sequence[Item], rows: int, batch_size: int, wanted: FeatureArrays) -> Iterator[tuple[Chunk, Chunk]]:
     """Batches, each with its chunk, without what another process has stored since the items were listed."""
     for start in range(0, len(items), rows):
         part = items[start : start + rows]
@@ -170,33 +175,28 @@ def _by_chunk(pairs: Iterator[tuple[Chunk, Batch]], batch_size: int) -> Iterator
         yield chunk, itertools.chain([first], (batch for _, batch in others))
 
 
-def _write_features(forward: Forward, chunk: Chunk, batches: Iterable[Batch], shelf: Shelf, maps: bool) -> Work:
-    """Compute one chunk; each batch is written in the background while the next is computed."""
-    lacking = shelf.pooled.missing([item.address for item in chunk])
-    wanted = set(lacking)
+def _write_features(
+    forward: Forward,
+    batches: Iterable[Batch],
+    lacking: set[str],
+    pooled_writer: SegmentWriter,
+    maps_writer: SegmentWriter | None,
+) -> Work:
+    """Compute batches; each is written in the background while the next is computed."""
     work = Work()
-    with ExitStack() as stack:
-        pooled_writer = stack.enter_context(shelf.pooled.write(lacking)) if lacking else None
-        maps_writer = stack.enter_context(shelf.maps.write([item.address for item in chunk])) if maps else None
-        background = stack.enter_context(ThreadPoolExecutor(1))
-
-        def write(batch: Batch, features: Features) -> None:
-            keep = [number for number, item in enumerate(batch.items) if item.address in wanted]
-            if pooled_writer is not None and keep:
-                sizes = [batch.sizes[number] for number in keep]
-                pooled_writer.append(sizes, [features.pooled[keep].float().cpu().numpy()])
-            if maps_writer is not None:
-                maps_writer.append(batch.sizes, [pack(each).cpu().numpy() for each in features.maps])
-
-        written: Future[None] | None = None
-        for batch in batches:
-            features = forward(batch.tensor)
-            work += Work(1, len(batch.items))
-            if written is not None:
-                written.result()
-            written = background.submit(write, batch, features)
-        if written is not None:
-            written.result()
+    for batch in batches:
+        features = forward(batch.tensor)
+        work += Work(1, len(batch.items))
+        keep = [number for number, item in enumerate(batch.items) if item.address in lacking]
+        addresses = [item.address for item in batch.items]
+        if keep:
+            pooled_writer.append(
+                [addresses[number] for number in keep],
+                [batch.sizes[number] for number in keep],
+                [features.pooled[keep].float().cpu()],
+            )
+        if maps_writer is not None:
+            maps_writer.append(addresses, batch.sizes, [pack(each).cpu() for each in features.maps])
     return work
 
 
@@ -207,10 +207,10 @@ class Decoder:
     most ``BATCHES_AHEAD`` batches wait, so memory does not grow with the number of images.
     """
 
-    def __init__(self, encoder: Encoder, load: Load, workers: int) -> None:
+    def __init__(self, encoder: Encoder, load: Load, workers: int | None) -> None:
         self._encoder = encoder
         self._load = load
-        self._pool = ThreadPoolExecutor(max(1, workers))
+        self._pool = ThreadPoolExecutor(reader_count(workers))
         self._pin = device_of(encoder).type == "cuda"
 
     def __enter__(self) -> Decoder:

@@ -87,9 +87,7 @@ class Forward:
         declared = (self.encoder.pooled_dim, *self.encoder.map_channels)
         found = (features.pooled.shape[1], *(each.shape[1] for each in features.maps))
         if found != declared:
-            raise EvalfmError(
-                f"{self.encoder.card.name} gives {found} channels and declares {declared}; mend its card."
-            )
+            raise EvalfmError(f"{self.encoder.card.name} gives {found} channels and declares {declared}; fix its card.")
         return features
 
     def _shrink(self, tried: int) -> None:

@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-from evalfm.data.work_folders import remove_stale
-from evalfm.features.chunks import (
-    Chunk,
-    ChunkWriter,
-    DamagedChunkError,
-    chunk_folders,
-    discard,
-)
+from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.source import FeatureSource
 
 LARGEST_BUDGET = 20_000_000_000
 SHARE_OF_DISK = 0.1
-FORMAT = "1"
+FORMAT = "2"
 """Of the files below a key; features of another format are left alone and not read."""
+OLD_FORMAT = "1"
+LIBRARIES = ("evalfm", "torch", "timm", "transformers", "open_clip_torch", "numpy")
+KINDS = ("pooled", "maps", "images")
 
 
 class FeatureStore:
-    """A folder of features, shared by runs and processes: ``<folder>/<key>/<format>/<kind>/<chunk>``."""
+    """A folder of features, shared by runs and processes: ``<folder>/<key>/<format>/<path>/<kind>/<segment>``.
 
-    def __init__(self, folder: Path, budget_bytes: int | None = None) -> None:
+    >>> import tempfile, numpy as np
+    >>> store = FeatureStore(tempfile.mkdtemp(), budget_bytes=1_000_000)
+    >>> with store.cache("a" * 64).maps.writer() as writer:
+    ...     writer.append(["0" * 64], [(512, 512)], [np.ones((1, 8, 4, 4), np.float32)])
+    >>> store.cache("a" * 64).maps.read(["0" * 64])[0].dtype, store.paths("a" * 64)
+    (torch.float16, ('float32-cpu',))
+    """
+
+    def __init__(self, folder: Path | str, budget_bytes: int | None = None) -> None:
         self.folder = Path(folder)
         self._budget_bytes = budget_bytes
 
@@ -55,137 +56,50 @@ class FeatureStore:
         """Free bytes of the disk that holds the store."""
         return shutil.disk_usage(_existing(self.folder)).free
 
-    def shelf(self, key: str) -> Shelf:
-        """The features of the encoder with ``key``; nothing is read or made yet."""
+    def cache(self, key: str, path: str = "float32-cpu") -> EncoderCache:
+        """Features of the encoder with ``key``, computed in the way ``path``; nothing is read or made yet.
+
+        Features of two ways (precision, compilation, device class) lie apart and are never mixed.
+        """
+        _say_old_format(self.folder)
+        folder = self._encoder_folder(key) / _file_name(path)
+        facts = {"format": FORMAT, "path": path, "versions": _versions()}
+        return EncoderCache(*(FeatureArrays(folder / kind, half=kind == "maps", facts=facts) for kind in KINDS))
+
+    def paths(self, key: str) -> tuple[str, ...]:
+        """The ways in which features of the encoder with ``key`` were computed that are stored, by name."""
+        folder = self._encoder_folder(key)
+        return tuple(
+            name for name in _names(folder) if any(FeatureArrays(folder / name / kind).any() for kind in KINDS)
+        )
+
+    def _encoder_folder(self, key: str) -> Path:
         # 128 bits of a digest tell any two encoders apart; other keys are hashed to be fit for a file name.
         name = key if re.fullmatch(r"[0-9a-f]{32,}", key) else hashlib.sha256(key.encode()).hexdigest()
-        folder = self.folder / name[:32] / FORMAT
-        return Shelf(Rows(folder / "pooled"), Rows(folder / "maps"), Rows(folder / "films"))
+        return self.folder / name[:32] / FORMAT
 
 
 @dataclass(frozen=True)
-class Shelf:
+class EncoderCache:
     """What is stored of one encoder; the kinds lie apart, so that asking for one never touches another.
 
     Attributes:
         pooled: one float32 array [D] a row.
         maps: one array [C, h, w] a row and layer; float16 where it holds the values.
-        films: the encoder's input, one float32 array [C, h, w] a row.
+        images: the image on the encoder's input grid, one array [1 or 3, h, w] a row in its stored depth.
     """
 
-    pooled: Rows
-    maps: Rows
-    films: Rows
+    pooled: FeatureArrays
+    maps: FeatureArrays
+    images: FeatureArrays
 
 
-class Rows:
-    """Rows of one kind, spread over chunks; each row is a tuple of arrays found by its address."""
+def old_format_folders(folder: Path) -> int:
+    """How many encoders have features of the format before, which are not read any more.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._seen: set[str] = set()
-        self._places: dict[str, tuple[Chunk, int]] = {}
-        self._open: dict[str, tuple[NDArray[Any], ...]] = {}
-        self._cleaned = False
-
-    def missing(self, addresses: Sequence[str]) -> list[str]:
-        """Those of ``addresses`` that are not stored, each once, in order.
-
-        A chunk that this process asks for the first time is checked; a damaged one is removed with a warning
-        and its rows are missing.
-        """
-        unique = dict.fromkeys(addresses)
-        if any(address not in self._places for address in unique):
-            self._look_again()
-        for chunk in {place[0].folder.name: place[0] for place in map(self._places.get, unique) if place}.values():
-            self._arrays(chunk)
-        return [address for address in unique if address not in self._places]
-
-    def read(self, addresses: Sequence[str]) -> tuple[Tensor, ...]:
-        """Rows in the order of ``addresses`` as float32 tensors [N, ...], copied from memory-mapped files.
-
-        Raises:
-            KeyError: a row is missing or its chunk is damaged; ``missing`` tells.
-        """
-        by_chunk: dict[str, list[int]] = {}
-        for number, address in enumerate(addresses):
-            by_chunk.setdefault(self._places[address][0].folder.name, []).append(number)
-        result: list[Tensor] = []
-        for numbers in by_chunk.values():
-            chunk = self._places[addresses[numbers[0]]][0]
-            positions = [self._places[addresses[number]][1] for number in numbers]
-            arrays = self._arrays(chunk)
-            if arrays is None:
-                raise KeyError(addresses[numbers[0]])
-            if not result:
-                result = [torch.empty(len(addresses), *array.shape[1:]) for array in arrays]
-            for rows, array in zip(result, arrays, strict=True):
-                rows[numbers] = torch.from_numpy(array[positions].astype(np.float32))
-        return tuple(result)
-
-    def size(self, address: str) -> tuple[int, int] | None:
-        """Height and width of the stored film, or None where the row is not stored."""
-        place = self._places.get(address)
-        return None if place is None else place[0].sizes[place[1]]
-
-    @contextmanager
-    def write(self, addresses: Sequence[str]) -> Iterator[ChunkWriter]:
-        """Write one chunk; it is published when the block ends, and not at all where it fails.
-
-        Raises:
-            EvalfmError: the folder cannot be written.
-        """
-        if not self._cleaned:
-            remove_stale(self._folder)
-            self._cleaned = True
-        with ChunkWriter(self._folder, addresses) as writer:
-            yield writer
-            writer.publish()
-        self._look_again()
-
-    def _look_again(self) -> None:
-        """Learn of chunks that were published since the last look, by this process or another."""
-        for folder in chunk_folders(self._folder):
-            if folder.name in self._seen:
-                continue
-            try:
-                inode = folder.stat().st_ino
-            except FileNotFoundError:
-                continue
-            try:
-                chunk = Chunk.read(folder)
-            except DamagedChunkError as error:
-                self._reject(folder, inode, error)
-                continue
-            self._seen.add(folder.name)
-            for position, address in enumerate(chunk.addresses):
-                self._places.setdefault(address, (chunk, position))
-
-    def _arrays(self, chunk: Chunk) -> tuple[NDArray[Any], ...] | None:
-        """The arrays of ``chunk``, checked once in this process; None where they are damaged."""
-        name = chunk.folder.name
-        if name not in self._open:
-            try:
-                inode = chunk.folder.stat().st_ino
-                self._open[name] = chunk.open()
-            except FileNotFoundError:
-                self._forget(chunk)
-                return None
-            except DamagedChunkError as error:
-                self._forget(chunk)
-                self._reject(chunk.folder, inode, error)
-                return None
-        return self._open[name]
-
-    def _forget(self, chunk: Chunk) -> None:
-        self._seen.discard(chunk.folder.name)
-        for address in chunk.addresses:
-            if address in self._places and self._places[address][0] is chunk:
-                del self._places[address]
-
-    def _reject(self, folder: Path, inode: int, error: DamagedChunkError) -> None:
-        warnings.warn(f"Stored features are damaged ({error}) and are computed again.", stacklevel=2)
-        discard(folder, inode)
+    ``rm -r FOLDER/*/1`` removes them.
+    """
+    return sum((folder / name / OLD_FORMAT).is_dir() for name in _names(folder))
 
 
 def default_budget(folder: Path) -> int:
@@ -210,13 +124,58 @@ def map_grids(source: FeatureSource) -> tuple[tuple[int, int], ...]:
 
 
 def _stored_bytes(folder: Path) -> int:
+    """Bytes of all stored maps: a file or two for gigabytes, so that nothing is listed that could be long."""
     total = 0
-    for path in folder.glob("*/*/maps/*/*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # published or removed by another process meanwhile
-            continue
+    for key in _names(folder):
+        for path in _names(folder / key / FORMAT):
+            for file in _entries(folder / key / FORMAT / path / "maps"):
+                try:
+                    total += file.stat().st_size
+                except FileNotFoundError:  # removed by another process meanwhile
+                    continue
     return total
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in _entries(folder))
+
+
+def _file_name(path: str) -> str:
+    return path if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_+.-]{,60}", path) else hashlib.sha256(path.encode()).hexdigest()
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Versions of the libraries that compute features, where they are installed."""
+    versions = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[library] = metadata.version(library)
+    return versions
+
+
+_said: set[Path] = set()
+
+
+def _say_old_format(folder: Path) -> None:
+    """Say once in a process that features of the format before take room for nothing."""
+    if folder in _said:
+        return
+    _said.add(folder)
+    if count := old_format_folders(folder):
+        warnings.warn(
+            f"The feature store {folder} holds features of {count:,} encoder{'s' * (count > 1)} in an older format, "
+            f"which are not read any more; `rm -r {folder}/*/{OLD_FORMAT}` frees their disk.",
+            stacklevel=3,
+        )
 
 
 def _existing(folder: Path) -> Path:

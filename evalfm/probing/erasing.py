@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from evalfm.cards import validate
 from evalfm.cautions import SYNTHETIC, sentences
+from evalfm.data.images import Image, changed
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
@@ -29,9 +30,6 @@ from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion
 from evalfm.tasks.truth import masks_of
-
-if TYPE_CHECKING:
-    from evalfm.data.images import Image
 
 DEVICE = "chest_tube"
 
@@ -91,7 +89,7 @@ class PaintedOver(Manifest):
     def image(self, row: int) -> Image:
         """The image of ``row`` with its region filled in."""
         image = super().image(row)
-        return replace(image, pixels=inpainted(image.pixels, self.regions[row]))
+        return changed(image, inpainted(image.pixels, self.regions[row]))
 
     def digest(self, row: int) -> str:
         """Of the stored bytes and of what is painted over."""

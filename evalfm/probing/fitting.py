@@ -42,7 +42,7 @@ class Training:
     adaptation: Trained
     recipe: Recipe
     folder: Path
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 

@@ -45,8 +45,8 @@ class EncoderSession:
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
         device, precision: where and how the features are computed.
-        training_precision: in which the encoder would be trained: as ``precision``, but float16 with loss scaling where
-            the GPU has no bfloat16 and no precision was chosen.
+        training_precision: in which the encoder would be trained: as ``precision``; where none was chosen, bfloat16 on
+            a GPU that has it, else float16 with loss scaling. The weights that are trained stay float32.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
         requested: the settings that were chosen, as a run may show them.
         cautions: what the encoder says of itself, such as colour reduced to grey.
@@ -132,8 +132,8 @@ def open_session(
         tested = None if test is None else make(test, ref.path, hidden, manifest)
         card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
         return EncoderSession(kind, source, tested, card)
-    device, precision = _where(settings)
-    loaded = _load(ref, settings, device, precision)
+    device = _where(settings)
+    loaded = _load(ref, settings, device)
     store = FeatureStore(cache_folder() / "features")
 
     def source_of(images: Manifest) -> EncodedSource:
@@ -159,29 +159,30 @@ def open_session(
         precision=loaded.precision,
         training_precision=_training_precision(settings, device, loaded.precision),
         requested=_public(settings),
-        redraw=_redraw(ref, settings, device, precision) if loaded.random_weights else None,
+        redraw=_redraw(ref, settings, device) if loaded.random_weights else None,
         cautions=loaded.cautions,
     )
 
 
-def _load(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str, seed: int = SEED) -> Encoder:
+def _load(encoder: EncoderRef, settings: EncoderConfig, device: str, seed: int = SEED) -> Encoder:
     """The encoder on ``device``; one from code decides its own precision unless the caller insists."""
     return load_encoder(
         encoder,
         weights=settings.weights,
         input_size=settings.input_size,
         resize=settings.resize,
-        precision="float32" if encoder.is_code and settings.precision == "auto" else precision,
+        precision=settings.precision,
+        compile=settings.compile,
         device=device,
         seed=seed,
     )
 
 
-def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str, precision: str) -> Callable[[int], Encoder]:
+def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str) -> Callable[[int], Encoder]:
     """What makes an encoder with random weights of a given seed; one from code is as its code makes it."""
 
     def redrawn(seed: int) -> Encoder:
-        return _load(encoder, settings, device, precision, seed)
+        return _load(encoder, settings, device, seed)
 
     return redrawn
 
@@ -193,21 +194,18 @@ def _public(settings: EncoderConfig) -> dict[str, Any]:
     return {**shown, "weights": weights}
 
 
-def _where(settings: EncoderConfig) -> tuple[str, str]:
-    """The device and precision that ``auto`` stands for on this machine."""
+def _where(settings: EncoderConfig) -> str:
+    """The device that ``auto`` stands for on this machine."""
     has_gpu = torch.cuda.is_available()
     if settings.device.startswith("cuda") and not has_gpu:
         raise EvalfmError("There is no usable GPU here; leave --device out or say --device cpu.")
-    device = ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
-    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    precision = ("bfloat16" if fast else "float32") if settings.precision == "auto" else settings.precision
-    return device, precision
+    return ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
 
 
 def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:
-    """As for frozen features; ``auto`` means float16 with loss scaling on a GPU without bfloat16."""
-    if settings.precision == "auto" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
-        return "float16"
+    """As for frozen features; ``auto`` is bfloat16 on a GPU that has it, else float16 with loss scaling."""
+    if settings.precision == "auto" and device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
     return precision
 
 

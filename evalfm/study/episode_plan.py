@@ -10,6 +10,7 @@ from evalfm.config import ComputeOptions, EncoderOptions, ProbeConfig
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore
 from evalfm.probing.few_shot.cohort import EpisodeCohort
@@ -168,7 +169,9 @@ class _EpisodePlanner:
         rows = cohort.cohort.rows[cohort.drawn.used[:TRIED_IMAGES]].tolist()
         decode = decode_seconds(loaded.encoder, cohort.cohort.manifest, rows)
         number_bytes = 4 if place(self.machine)[1] == "float32" else 2
-        return _Tried(loaded, facts, Rates(facts.seconds, decode, SCORE_SECONDS, self.machine.workers, number_bytes))
+        return _Tried(
+            loaded, facts, Rates(facts.seconds, decode, SCORE_SECONDS, reader_count(self.machine.workers), number_bytes)
+        )
 
     def _features(self, cell: EpisodeCell, tried: _Tried) -> CellEstimate:
         """Of encoding what stands in any episode and is not stored yet."""

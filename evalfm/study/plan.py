@@ -15,6 +15,7 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
@@ -208,7 +209,7 @@ class _Planner:
         said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
-            said.append(f"{decode} to read an image, by {self.machine.workers} workers, not overlapped")
+            said.append(f"{decode} to read an image, by {reader_count(self.machine.workers)} workers, not overlapped")
         said.append(
             f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image; baselines but random weights are not counted"
         )
@@ -267,7 +268,7 @@ class _Planner:
             seconds,
             self.decode[cohort.data],
             SCORE_SECONDS,
-            self.machine.workers,
+            reader_count(self.machine.workers),
             2 if half else 4,
             None if speed is None else speed * 1e12,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Self
 
@@ -14,7 +15,9 @@ from torch.nn import functional
 
 from evalfm.cards import CardModel
 from evalfm.data.geometry import IDENTITY, Geometry, Matrix
-from evalfm.encoders.preprocessing import Augment
+
+Augment = Callable[[Tensor, Geometry], tuple[Tensor, Geometry]]
+"""Changes a resized, not yet normalised tensor [C, h, w] and says so in the geometry."""
 
 _STREAM = 0x4157
 """Sets these draws apart from others that start from the same seed."""

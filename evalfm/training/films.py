@@ -13,11 +13,14 @@ from torch import Tensor
 
 from evalfm.data.geometry import Geometry
 from evalfm.data.images import Image, is_constant
-from evalfm.encoders.preprocessing import Augment, Preparer
+from evalfm.encoders.model_input import LEVELS, model_input
+from evalfm.encoders.preprocessing import Preparer
 from evalfm.errors import EvalfmError
+from evalfm.features.cores import reader_count
 from evalfm.features.films import FilmMemory
 from evalfm.heads.head import Examples
 from evalfm.heads.segmentation.masks import read_target
+from evalfm.training.augmentation import Augment
 
 MEMORY_BYTES = 1_000_000_000
 BATCHES_AHEAD = 2
@@ -50,7 +53,7 @@ class FilmReader:
         *,
         target: Tensor | None,
         grid: tuple[int, int] | None,
-        workers: int,
+        workers: int | None,
         pin: bool = False,
     ) -> None:
         self._examples, self._preparer, self._load = examples, preparer, load
@@ -59,7 +62,7 @@ class FilmReader:
         self._lock = threading.Lock()
         self._locks: dict[int, threading.Lock] = {}
         self._geometry: dict[int, Geometry] = {}
-        self._pool = ThreadPoolExecutor(max(1, workers))
+        self._pool = ThreadPoolExecutor(reader_count(workers))
 
     def __enter__(self) -> FilmReader:
         return self
@@ -97,7 +100,12 @@ class FilmReader:
             film, geometry = self._resized(row)
         except EvalfmError as error:
             raise EvalfmError(f"Row {row + 1} of the manifest: {error}") from None
-        tensor, moved = self._preparer.finish(film, geometry, augment)
+        moved = geometry
+        if film.dtype in LEVELS:
+            film = film.float() / LEVELS[film.dtype]
+        if augment is not None:
+            film, moved = augment(film, geometry)
+        tensor = model_input(film[None], self._preparer.facts)[0]
         if self._target is not None and (augment is None or self._grid is None):
             return tensor, self._target[position]
         assert self._grid is not None
@@ -123,7 +131,8 @@ class FilmReader:
                     f"all pixels of the image have the value {image.pixels.flat[0]:g}; replace the file or drop the "
                     "row (`evalfm data check` lists all such rows)."
                 )
-            film, geometry = self._preparer.resized(image)
+            prepared = self._preparer(image)
+            film, geometry = torch.from_numpy(prepared.pixels), prepared.geometry
             with self._lock:
                 self._geometry[row] = geometry
                 self._memory.put(str(row), film)

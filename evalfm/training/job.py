@@ -22,12 +22,13 @@ class Job:
 
     Attributes:
         encoder: adapted already (LoRA added, random weights drawn, drop path set); it is trained in place.
-        readout: where the head starts; trained in place.
-        layout, objective: how it answers and what is minimised.
-        train, val: examples; their source is not asked.
-        load: reads the image of a row. names: the public id of every row of the manifest, for messages.
+        module: the head where it starts; trained in place.
+        layout, objective: shape of the logits, and what is minimised.
+        train, val: examples; no features are read from their source.
+        load: reads the image of a row.
+        names: the public id of every row of the manifest, for messages.
         folder: where checkpoints lie; the same for the same result.
-        workers: threads that decode.
+        workers: how many decode images; by default one per core.
         processes: how many train together.
     """
 
@@ -43,29 +44,28 @@ class Job:
     load: Callable[[int], Image]
     names: tuple[str, ...]
     folder: Path
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 
-class Together(nn.Module):
-    """An encoder and a readout as one model: prepared films in, answers out."""
+class EncoderWithHead(nn.Module):
+    """An encoder and a head's module as one model: model inputs in, logits out."""
 
     def __init__(self, encoder: Encoder, module: HeadModule) -> None:
         super().__init__()
         self.encoder = encoder
         self.module = module
 
-    def forward(self, films: Tensor) -> Tensor:
-        """Films [B, C, h, w] to answers [B, …]."""
-        features = self.encoder(films)
-        answers: Tensor = self.module(features.maps, features.pooled)
-        return answers
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, …] of prepared images [B, C, h, w]."""
+        features = self.encoder(images)
+        logits: Tensor = self.module(features.maps, features.pooled)
+        return logits
 
 
-def trained_tensors(model: Together, adaptation: Trained) -> dict[str, Tensor]:
-    """The live tensors that training changes, by name: with LoRA its matrices and the readout, else all."""
+def trained_tensors(model: EncoderWithHead, adaptation: Trained) -> dict[str, Tensor]:
+    """The live parameters and buffers that training changes, by name: with LoRA its matrices and the head, else all."""
     if adaptation == "lora":
-        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        buffers = {f"readout.{name}": buffer for name, buffer in model.module.named_buffers()}
-        return {**{name: parameter.data for name, parameter in named.items()}, **buffers}
-    return {name: tensor.data for name, tensor in model.state_dict(keep_vars=True).items()}
+        named: dict[str, Tensor] = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        return named | {f"module.{name}": buffer for name, buffer in model.module.named_buffers()}
+    return dict(model.state_dict(keep_vars=True))

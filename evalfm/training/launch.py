@@ -20,17 +20,19 @@ from evalfm.encoders.preprocessing import Preparer
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Examples
 from evalfm.progress import SILENT, Progress
-from evalfm.training.job import Job
+from evalfm.training.checkpoint import TrainingState, in_memory, read_state
+from evalfm.training.distributed import Distributed
+from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.loop import train
-from evalfm.training.team import Team
+from evalfm.training.plan import EpochPlan
 
 CPU_MICRO_BATCH = 16
-TOLD, FAULT, SHORT = "told.txt", "fault.txt", "short-of-memory"
+MESSAGES, FAULT, SHORT = "messages.txt", "fault.txt", "short-of-memory"
 """Files by which worker processes speak to the one that started them."""
 
 
 @dataclass(frozen=True)
-class Fitting:
+class MemoryPlan:
     """How a step is made to fit into memory.
 
     Attributes:
@@ -42,59 +44,66 @@ class Fitting:
     recompute: bool = False
 
 
-def run_job(job: Job, device: torch.device, precision: Precision, progress: Progress) -> tuple[Caution, ...]:
-    """Train to the end; the result is the checkpoint in the job's folder. Cautions that the run must repeat.
+def run_job(
+    job: Job, device: torch.device, precision: Precision, progress: Progress
+) -> tuple[TrainingState, tuple[Caution, ...]]:
+    """Train to the end: the last state with the best tensors, and cautions that the run must repeat.
 
-    A step that does not fit the memory is tried again from the last checkpoint, first with activation
+    A step that does not fit the memory is tried again from the last checkpoint (or the start), first with activation
     checkpointing, then with half the micro-batch, each said aloud.
 
     Raises:
         EvalfmError: not even one image fits; or as ``train``.
     """
+    # Before any process is started, which takes seconds.
+    EpochPlan.of(job.recipe, len(job.train), job.processes)
     share = max(1, job.recipe.batch_size // job.processes)
-    fitting = Fitting(min(share, CPU_MICRO_BATCH) if device.type == "cpu" else share)
+    plan = MemoryPlan(min(share, CPU_MICRO_BATCH) if device.type == "cpu" else share)
     job.folder.mkdir(parents=True, exist_ok=True)
+    trained = trained_tensors(EncoderWithHead(job.encoder, job.module), job.adaptation)
+    start = in_memory(trained) if job.processes == 1 else {}
     cautions: list[Caution] = []
     while True:
-        short = False
         try:
             if job.processes == 1:
-                train(job, Team(device, precision), fitting.micro_batch, progress.say)
+                state = train(job, Distributed(device, precision), plan.micro_batch, progress.say)
             else:
-                _in_processes(job, device, precision, fitting, progress)
+                state = _in_processes(job, device, precision, plan, progress)
+            return state, tuple(cautions)
         except torch.OutOfMemoryError:
             # Not retried in here: the error holds on to what filled the memory.
-            short = True
-        if not short:
-            return tuple(cautions)
+            pass
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
-        fitting, told = _smaller(job, fitting, device)
-        cautions.append(Caution("memory", told))
-        progress.say(told)
+        with torch.no_grad():
+            for name, value in start.items():
+                trained[name].copy_(value)
+        plan, sentence = _smaller(job, plan, device)
+        cautions.append(Caution("memory", sentence))
+        progress.say(sentence)
 
 
-def _smaller(job: Job, fitting: Fitting, device: torch.device) -> tuple[Fitting, str]:
-    """Less memory than ``fitting``, and a sentence that says how."""
-    if not fitting.recompute and activation_checkpointing(job.encoder):
-        return replace(fitting, recompute=True), "Memory was short: activation checkpointing is on."
-    half = fitting.micro_batch // 2
+def _smaller(job: Job, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPlan, str]:
+    """Less memory than ``plan``, and a sentence that says how."""
+    if not plan.recompute and activation_checkpointing(job.encoder):
+        return replace(plan, recompute=True), "Memory was short: activation checkpointing is on."
+    half = plan.micro_batch // 2
     if half == 0:
         raise EvalfmError(
             f"Not even one image of {job.encoder.card.name} can be trained in the memory of {device}; "
             "take --adaptation lora or frozen, a smaller --input-size, or a larger device."
         )
-    told = (
+    sentence = (
         f"Memory was short: micro-batches of {half} image(s) make up the batch of {job.recipe.batch_size}; "
         "batch Dice and batch norm see one micro-batch at a time."
     )
-    return replace(fitting, micro_batch=half), told
+    return replace(plan, micro_batch=half), sentence
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where films lie in the encoder's input: all that a worker asks of a feature source."""
+    """Where images lie in the encoder's input: all that a worker asks of a feature source."""
 
     preparer: Preparer
     size: Callable[[int], tuple[int, int]]
@@ -112,7 +121,7 @@ class _Places:
         return self.preparer.geometry_of(*self.size(row))
 
     def features(self, rows: object, *, maps: bool = False) -> Features:
-        raise NotImplementedError("films are trained on here, not stored features")
+        raise NotImplementedError("images are trained on here, not stored features")
 
 
 def sendable(job: Job, size: Callable[[int], tuple[int, int]]) -> Job:
@@ -125,7 +134,9 @@ def sendable(job: Job, size: Callable[[int], tuple[int, int]]) -> Job:
     return replace(job, train=plain(job.train), val=plain(job.val), context=context)
 
 
-def _in_processes(job: Job, device: torch.device, precision: Precision, fitting: Fitting, progress: Progress) -> None:
+def _in_processes(
+    job: Job, device: torch.device, precision: Precision, plan: MemoryPlan, progress: Progress
+) -> TrainingState:
     """Start the workers by torch elastic, repeat what the first says, and pass on what stops them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -136,7 +147,7 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
             f"{job.processes} processes need as many GPUs and there are {torch.cuda.device_count()}; "
             f"say --processes {torch.cuda.device_count()}."
         )
-    for name in (TOLD, FAULT, SHORT):
+    for name in (MESSAGES, FAULT, SHORT):
         (job.folder / name).unlink(missing_ok=True)
     # Read by a worker when it loads torch; DDP would warn that every parameter is used, which some heads do not.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -154,8 +165,8 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
     job.encoder.cpu()
     job.module.cpu()
     try:
-        with _repeating(job.folder / TOLD, progress.say):
-            elastic_launch(configuration, work_on)(job, device.type, precision, fitting.micro_batch)
+        with _repeating(job.folder / MESSAGES, progress.say):
+            elastic_launch(configuration, work_on)(job, device.type, precision, plan.micro_batch)
     except SignalException:
         raise KeyboardInterrupt from None
     except ChildFailedError as error:
@@ -170,6 +181,9 @@ def _in_processes(job: Job, device: torch.device, precision: Precision, fitting:
     finally:
         job.encoder.to(device)
         job.module.to(device)
+    state = read_state(job.folder)
+    assert state is not None
+    return state
 
 
 def work_on(job: Job, device: str, precision: Precision, micro_batch: int) -> None:
@@ -179,15 +193,14 @@ def work_on(job: Job, device: str, precision: Precision, micro_batch: int) -> No
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // job.processes)))
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // job.processes))
     try:
-        team = Team(torch.device(device), precision, job.processes)
-        told = (job.folder / TOLD).open("a", encoding="utf-8")
-        with told:
+        processes = Distributed(torch.device(device), precision, job.processes)
+        with (job.folder / MESSAGES).open("a", encoding="utf-8") as stream:
 
             def say(message: str) -> None:
-                told.write(message + "\n")
-                told.flush()
+                stream.write(message + "\n")
+                stream.flush()
 
-            train(job, team, micro_batch, say)
+            train(job, processes, micro_batch, say)
     except EvalfmError as error:
         (job.folder / FAULT).write_text(str(error), encoding="utf-8")
         raise SystemExit(3) from None

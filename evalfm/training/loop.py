@@ -1,11 +1,10 @@
-"""The training of an encoder with a head: epochs of steps, each epoch with a look at val and a checkpoint."""
+"""The training of an encoder with a head: epochs of steps, each followed by a validation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from itertools import islice
 
 import torch
@@ -13,67 +12,82 @@ from torch import Tensor
 
 from evalfm.encoders.adaptation.layers import parameter_groups
 from evalfm.encoders.adaptation.lora import set_training
-from evalfm.encoders.preprocessing import Augment
 from evalfm.errors import EvalfmError
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import deal_batches, rate_factor
-from evalfm.training.augmentation import Augmentation, augmenter
+from evalfm.training.augmentation import Augment, Augmentation, augmenter
 from evalfm.training.average import MovingAverage
-from evalfm.training.checkpoint import Line, State, forget_best, read_state, write_best, write_state
+from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
+from evalfm.training.distributed import Distributed
 from evalfm.training.films import Batch, FilmReader
-from evalfm.training.job import Job, Together, trained_tensors
-from evalfm.training.team import Team
+from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.plan import EpochPlan
+from evalfm.training.steps import NotFiniteError, StepLog
 from evalfm.training.tensorboard import BOARD, Board
 
 
-def train(job: Job, team: Team, micro_batch: int, say: Callable[[str], None]) -> None:
-    """Train to the end, from the last checkpoint in the job's folder if there is one; the result is the checkpoint.
+def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None]) -> TrainingState:
+    """Train to the end, from the last checkpoint in the job's folder if there is one; the state at the end.
+
+    The best tensors of the state are on the CPU; the other tensors are the model's own. Of several processes the main
+    one has the best tensors, and leaves them in the folder too.
 
     Raises:
-        EvalfmError: the loss is not finite, or films cannot be read.
+        EvalfmError: the loss is not finite, or images cannot be read.
         torch.OutOfMemoryError: a step does not fit; the caller starts again from the checkpoint with less.
     """
-    with torch.random.fork_rng(devices=_cuda(team)), ExitStack() as stack:
-        _Training(job, team, micro_batch, say, stack).run()
+    with torch.random.fork_rng(devices=_cuda(processes)), ExitStack() as stack:
+        return _Training(job, processes, micro_batch, say, stack).run()
 
 
 class _Training:
     """The moving parts of one training."""
 
-    def __init__(self, job: Job, team: Team, micro_batch: int, say: Callable[[str], None], stack: ExitStack) -> None:
-        self.job, self.team, self.micro_batch, self.say = job, team, micro_batch, say
+    def __init__(
+        self, job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None], stack: ExitStack
+    ) -> None:
+        self.job, self.processes, self.micro_batch, self.say = job, processes, micro_batch, say
         recipe = job.recipe
-        model = Together(job.encoder, job.module)
+        model = EncoderWithHead(job.encoder, job.module)
         groups = parameter_groups(job.encoder, recipe.learning_rate, recipe.weight_decay, recipe.layer_decay)
-        groups += _readout_groups(job)
+        groups += _head_groups(job)
         for group in groups:
             group["initial_lr"] = group["lr"]
         optimiser = torch.optim.AdamW(groups)
         self.bare = model
-        self.model, self.optimiser = team.prepare(model, optimiser)
+        self.model, self.optimiser = processes.prepare(model, optimiser)
         self.parameters = [parameter for group in groups for parameter in group["params"]]
         self.tensors = trained_tensors(model, job.adaptation)
         self.average = MovingAverage(self.tensors, recipe.ema)
-        self.board = stack.enter_context(Board(job.folder / BOARD if team.leads else None))
+        self.board = stack.enter_context(Board(job.folder / BOARD if processes.is_main else None))
         self._read_truth(stack)
-        self.plan = _Plan.of(job, team)
-        self.state = State(0, {}, {}, 0, {}, {}, -math.inf, 0)
+        self.plan = EpochPlan.of(recipe, len(job.train), processes.size)
+        self.state = TrainingState()
+        self.checkpoints = stack.enter_context(CheckpointWriter(job.folder))
 
-    def run(self) -> None:
+    def run(self) -> TrainingState:
         """From where the last checkpoint stands to the end."""
-        found = read_state(self.job.folder)
-        if found is None:
-            self._look(math.nan)
-            self._save()
+        last = read_state(self.job.folder)
+        if last is not None and last.done:
+            return last
+        if last is None:
+            self._validate(math.nan)
         else:
-            self._restore(found)
+            self._restore(last)
         while not self.state.done:
             loss = self._epoch()
             self.state.epoch += 1
-            self._look(loss)
+            self._validate(loss)
             stale = self.state.epoch - self.state.best_epoch >= self.job.recipe.patience
             self.state.done = stale or self.state.epoch >= self.plan.epochs
-            self._save()
+            if self.processes.is_main and not self.state.done:
+                self.checkpoints.offer(self._copy)
+        if self.processes.is_main:
+            # Several processes leave the result to the one that started them.
+            self.checkpoints.finish(self._result(), always=self.processes.size > 1)
+        self.processes.wait()
+        self.state.tensors = dict(self.tensors)
+        return self.state
 
     def _read_truth(self, stack: ExitStack) -> None:
         job = self.job
@@ -93,7 +107,7 @@ class _Training:
                     target=target,
                     grid=job.layout.grid,
                     workers=job.workers,
-                    pin=self.team.device.type == "cuda",
+                    pin=self.processes.device.type == "cuda",
                 )
             )
 
@@ -102,111 +116,136 @@ class _Training:
         self.val_films = reader(job.val, val)
 
     def _epoch(self) -> float:
-        """One pass of steps; the mean loss."""
-        job, team, epoch = self.job, self.team, self.state.epoch
+        """One pass of steps; the mean loss.
+
+        Raises:
+            EvalfmError: a loss or gradient is not finite; the model is not to be used.
+        """
+        job, processes, epoch = self.job, self.processes, self.state.epoch
         # All that is drawn in an epoch follows from its number, so that a resumed one draws the same.
-        torch.manual_seed(_mixed(job.context.seed, epoch, team.rank))
+        torch.manual_seed(_mixed(job.context.seed, epoch, processes.rank))
         generator = torch.Generator().manual_seed(_mixed(job.context.seed, epoch, -1))
-        dealt = deal_batches(self.positive, len(job.train), self.plan.schedule(job), generator)
-        whole = [positions.tolist() for positions in islice(dealt, self.plan.steps)]
+        schedule = Schedule(batch_size=self.plan.batch_size, positive_share=job.recipe.positive_share)
+        drawn = deal_batches(self.positive, len(job.train), schedule, generator)
+        batches = [positions.tolist() for positions in islice(drawn, self.plan.steps)]
         held = job.adaptation == "lora" or job.recipe.batch_norm == "held"
         set_training(job.encoder, "lora" if held else job.adaptation)
         job.module.train()
-        losses = []
-        mine = self.train_films.batches([team.share(positions) for positions in whole], self._augment(epoch))
-        shown = job.context.progress.track(zip(whole, mine, strict=True), f"epoch {epoch + 1}", self.plan.steps)
-        for step, (positions, batch) in enumerate(shown):
-            factor = rate_factor(epoch * self.plan.steps + step, self.plan.total, job.recipe.warm_up)
-            for group in self.optimiser.param_groups:
-                group["lr"] = group["initial_lr"] * factor
-            losses.append(self._step(batch, positions))
-        return sum(losses) / len(losses)
+        log = StepLog(lambda losses: processes.total(losses) / processes.size)
+        mine = self.train_films.batches([processes.share(positions) for positions in batches], self._augment(epoch))
+        shown = job.context.progress.track(zip(batches, mine, strict=True), f"epoch {epoch + 1}", self.plan.steps)
+        try:
+            for step, (positions, batch) in enumerate(shown):
+                factor = rate_factor(epoch * self.plan.steps + step, self.plan.total, job.recipe.warm_up)
+                for group in self.optimiser.param_groups:
+                    group["lr"] = group["initial_lr"] * factor
+                log.add(*self._step(batch), positions)
+            log.check()
+        except NotFiniteError as error:
+            names = ", ".join(job.names[int(job.train.rows[position])] for position in error.batch)
+            raise EvalfmError(
+                f"Training stopped in epoch {epoch + 1}: {error.what} is not finite in the batch of {names}; check "
+                "these images, or lower the rate (--recipe learning_rate=…) or take --precision float32."
+            ) from None
+        return sum(log.losses) / len(log.losses)
 
-    def _step(self, batch: Batch, whole: Sequence[int]) -> float:
-        """One optimiser step over all micro-batches and processes; its loss."""
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """One optimiser step over all micro-batches and processes: this process's loss, and the gradient's norm.
+
+        Both stay on the device. Where loss scaling left the step out, there is no norm.
+        """
         self.optimiser.zero_grad()
         micro = list(torch.split(torch.arange(len(batch.positions)), self.micro_batch))
-        summed = torch.zeros((), device=self.team.device)
+        summed = torch.zeros((), device=self.processes.device)
         for number, part in enumerate(micro):
-            films = batch.films[part].to(self.team.device, non_blocking=True)
-            target = batch.target[part].to(self.team.device, non_blocking=True)
-            with self.team.gathering(self.model, number == len(micro) - 1):
-                answers = self.model(films).float()[None]
-                loss = self.job.objective.loss(answers, target, self.team.total)[0] * (len(part) / len(batch.positions))
-                self.team.backward(loss)
+            films = batch.films[part].to(self.processes.device, non_blocking=True)
+            target = batch.target[part].to(self.processes.device, non_blocking=True)
+            with self.processes.gathering(self.model, number == len(micro) - 1):
+                logits = self.model(films).float()[None]
+                loss = self.job.objective.loss(logits, target, self.processes.total)[0]
+                loss = loss * (len(part) / len(batch.positions))
+                self.processes.backward(loss)
             summed += loss.detach()
-        with torch.no_grad():
-            value = float(self.team.total(summed)) / self.team.size
-        if not math.isfinite(value):
-            raise EvalfmError(self._broken("the loss", whole))
-        norm = self.team.clip(self.parameters, self.job.recipe.clip)
+        norm = self.processes.clip(self.parameters, self.job.recipe.clip)
         self.optimiser.step()
-        if self.team.step_was_skipped:
-            return value
-        if not math.isfinite(norm):
-            raise EvalfmError(self._broken("the gradient", whole))
+        if self.processes.step_was_skipped:
+            return summed, None
         self.average.update()
-        return value
-
-    def _broken(self, what: str, whole: Sequence[int]) -> str:
-        names = ", ".join(self.job.names[int(self.job.train.rows[position])] for position in whole)
-        return (
-            f"Training stopped in epoch {self.state.epoch + 1}: {what} is not finite in the batch of {names}; check "
-            "these films, or lower the rate (--recipe learning_rate=…) or take --precision float32."
-        )
+        return summed, norm
 
     @torch.no_grad()
-    def _look(self, loss: float) -> None:
+    def _validate(self, loss: float) -> None:
         """Score val with the averaged weights; keep them if they are the best so far."""
         job, state = self.job, self.state
         job.encoder.eval()
         job.module.eval()
         tally = job.objective.tally(1)
-        positions = self.team.share(range(len(job.val)))
+        positions = self.processes.share(range(len(job.val)))
         size = self.micro_batch
-        dealt = [positions[start : start + size] for start in range(0, len(positions), size)]
+        parts = [positions[start : start + size] for start in range(0, len(positions), size)]
         with self.average.shown():
-            for batch in self.val_films.batches(dealt):
-                answers = self.bare(batch.films.to(self.team.device)).float()[None]
-                tally.add(answers, batch.target.to(self.team.device))
-            tally.merge(self.team.total, self.team.device)
+            for batch in self.val_films.batches(parts):
+                logits = self.bare(batch.films.to(self.processes.device)).float()[None]
+                tally.add(logits, batch.target.to(self.processes.device))
+            tally.merge(self.processes.total, self.processes.device)
             score = float(tally.score()[0])
             better = job.objective.better(score)
             if better > state.best:
                 state.best, state.best_epoch = better, state.epoch
-                if self.team.leads:
-                    tensors = {name: tensor.detach().cpu().clone() for name, tensor in self.tensors.items()}
-                    write_best(job.folder, state.epoch, tensors)
-        line: Line = {"epoch": state.epoch, "train_loss": loss, job.objective.score_name: score}
+                if self.processes.is_main:
+                    state.best_tensors = in_memory(self.tensors)
+        line: CurveLine = {"epoch": state.epoch, "train_loss": loss, job.objective.score_name: score}
         state.curve.append(line)
         self.board.add(line, self.optimiser.param_groups[-1]["lr"])
-        told = "start" if state.epoch == 0 else f"epoch {state.epoch} of {self.plan.epochs}, train loss {loss:.4f}"
+        place = "start" if state.epoch == 0 else f"epoch {state.epoch} of {self.plan.epochs}, train loss {loss:.4f}"
         best = "" if state.best_epoch == state.epoch else f" (best {job.objective.better(state.best):.4f})"
-        if self.team.leads:
-            self.say(f"{job.adaptation}: {told}, {job.objective.score_name} {score:.4f}{best}")
+        if self.processes.is_main:
+            self.say(f"{job.adaptation}: {place}, {job.objective.score_name} {score:.4f}{best}")
 
-    def _save(self) -> None:
+    def _copy(self) -> TrainingState:
+        """The state as it is now, which the training does not change any more."""
         state = self.state
-        state.tensors = {name: tensor.detach().cpu() for name, tensor in self.tensors.items()}
-        state.average = {name: tensor.detach().cpu() for name, tensor in self.average.tensors.items()}
-        state.steps, state.optimiser = self.average.steps, self.optimiser.state_dict()
-        state.scaler = self.team.scaler_state()
-        if self.team.leads:
-            write_state(self.job.folder, state)
-            forget_best(self.job.folder, state.best_epoch)
-        self.team.wait()
+        # What was scored is in memory already if it was the best.
+        scored = state.best_tensors if state.best_epoch == state.epoch else None
+        average = self.average.tensors
+        return TrainingState(
+            epoch=state.epoch,
+            tensors=scored if scored is not None and not average else in_memory(self.tensors),
+            average=scored if scored is not None and average else in_memory(average),
+            steps=self.average.steps,
+            optimiser=in_memory(self.optimiser.state_dict()),
+            scaler=in_memory(self.processes.scaler_state()),
+            best=state.best,
+            best_epoch=state.best_epoch,
+            best_tensors=state.best_tensors,
+            curve=list(state.curve),
+        )
+
+    def _result(self) -> TrainingState:
+        """What the file of a finished training holds."""
+        state = self.state
+        return TrainingState(
+            epoch=state.epoch,
+            best=state.best,
+            best_epoch=state.best_epoch,
+            best_tensors=state.best_tensors,
+            curve=state.curve,
+            done=True,
+        )
 
     @torch.no_grad()
-    def _restore(self, state: State) -> None:
+    def _restore(self, state: TrainingState) -> None:
+        self.state = state
         for name, value in state.tensors.items():
             self.tensors[name].copy_(value)
         for name, value in state.average.items():
             self.average.tensors[name].copy_(value)
         self.average.steps = state.steps
         self.optimiser.load_state_dict(state.optimiser)
-        self.team.load_scaler(state.scaler)
-        self.state = state
-        if self.team.leads and not state.done:
+        self.processes.load_scaler(state.scaler)
+        # Held by the optimiser and the model by now.
+        state.tensors, state.average, state.optimiser = {}, {}, {}
+        if self.processes.is_main:
             self.say(f"{self.job.adaptation}: going on after epoch {state.epoch}")
 
     def _augment(self, epoch: int) -> Callable[[int], Augment | None]:
@@ -231,47 +270,12 @@ class _Training:
         return change
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """How many epochs of how many steps, of how many images each."""
-
-    epochs: int
-    steps: int
-    batch_size: int
-
-    @classmethod
-    def of(cls, job: Job, team: Team) -> _Plan:
-        """Every process takes the same number of images of a batch.
-
-        Raises:
-            EvalfmError: the batch cannot be shared evenly.
-        """
-        recipe, images = job.recipe, len(job.train)
-        if recipe.batch_size % team.size:
-            raise EvalfmError(
-                f"A batch of {recipe.batch_size} cannot be shared by {team.size} processes; "
-                f"say --recipe batch_size={team.size * math.ceil(recipe.batch_size / team.size)}."
-            )
-        size = min(recipe.batch_size, max(team.size, images // team.size * team.size))
-        steps = max(math.ceil(images / size), math.ceil(recipe.least_steps / recipe.epochs))
-        return cls(recipe.epochs, steps, size)
-
-    @property
-    def total(self) -> int:
-        """Steps of all epochs."""
-        return self.epochs * self.steps
-
-    def schedule(self, job: Job) -> Schedule:
-        """As ``deal_batches`` reads it."""
-        return Schedule(batch_size=self.batch_size, positive_share=job.recipe.positive_share)
-
-
-def _readout_groups(job: Job) -> list[dict[str, object]]:
+def _head_groups(job: Job) -> list[dict[str, object]]:
     """The head's parameters: weight decay on matrices only."""
-    named = list(job.module.parameters())
+    parameters = list(job.module.parameters())
     rate = job.recipe.head_learning_rate
-    decayed = [parameter for parameter in named if parameter.ndim > 1]
-    others = [parameter for parameter in named if parameter.ndim <= 1]
+    decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+    others = [parameter for parameter in parameters if parameter.ndim <= 1]
     groups: list[dict[str, object]] = [
         {"params": decayed, "lr": rate, "weight_decay": job.recipe.weight_decay},
         {"params": others, "lr": rate, "weight_decay": 0.0},
@@ -283,5 +287,5 @@ def _mixed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 4_099 + rank + 1) % 2**63
 
 
-def _cuda(team: Team) -> Iterator[int] | list[int]:
-    return [team.device.index or 0] if team.device.type == "cuda" else []
+def _cuda(processes: Distributed) -> Iterator[int] | list[int]:
+    return [processes.device.index or 0] if processes.device.type == "cuda" else []

@@ -1,4 +1,4 @@
-"""The learning curve as TensorBoard files, whose names and content tell nothing of the machine."""
+"""The learning curve as TensorBoard files, whose names and content do not name the machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from evalfm.training.checkpoint import Line
+from evalfm.training.checkpoint import CurveLine
 
 BOARD = "tensorboard"
 """The folder's name in a training's work folder and in its run."""
@@ -35,16 +35,16 @@ class Board:
         if self._writer is not None:
             self._writer.close()
 
-    def add(self, line: Line, learning_rate: float) -> None:
-        """One look at val; after a resume an epoch that comes again is written again."""
+    def add(self, line: CurveLine, learning_rate: float) -> None:
+        """One validation; after a resume an epoch that comes again is written again."""
         if self._writer is None:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        told = {**line, "learning_rate": learning_rate}
+        scalars = {**line, "learning_rate": learning_rate}
         values = [
             Summary.Value(tag=name, simple_value=value)
-            for name, value in told.items()
+            for name, value in scalars.items()
             if name != "epoch" and isinstance(value, (int, float)) and math.isfinite(value)
         ]
         self._write(step=int(line["epoch"]), summary=Summary(value=values))

@@ -25,8 +25,8 @@ from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import read_statistics
 from evalfm.progress import Progress
-from evalfm.training.checkpoint import read_best, read_state
-from evalfm.training.job import Job, Together, trained_tensors
+from evalfm.training.checkpoint import TrainingState
+from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.launch import run_job, sendable
 from evalfm.training.recipe import Recipe, Trained
 
@@ -51,13 +51,13 @@ class TrainingEnvironment:
 
     Attributes:
         folder: where checkpoints lie; the same for the same result, and kept when the process dies.
-        workers: threads that decode. processes: how many train together.
+        workers: processes that decode; by default one per core. processes: how many train together.
     """
 
     folder: Path
     device: torch.device
     precision: Precision
-    workers: int = 2
+    workers: int | None = None
     processes: int = 1
 
 
@@ -131,8 +131,9 @@ def tune(
     )
     if setting.processes > 1:
         job = sendable(job, manifest.size)
-    cautions += run_job(job, setting.device, setting.precision, progress)
-    curve, epoch = _take_best(job)
+    state, more = run_job(job, setting.device, setting.precision, progress)
+    cautions += more
+    _take_best(job, state)
     adapted.eval()
     adapted.seal()
     head.set_module(module, layout, objective, setting.device)
@@ -141,7 +142,9 @@ def tune(
     cautions += head.after_training(seen[0], seen[1], context)
     trained = lora_state(adapted) if adaptation == "lora" else adapted.state_dict()
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in trained.items()}
-    return FineTuned(adapted, tensors, Fit({**chosen, "epoch": epoch}, (), tuple(curve), tuple(cautions)))
+    return FineTuned(
+        adapted, tensors, Fit({**chosen, "epoch": state.best_epoch}, (), tuple(state.curve), tuple(cautions))
+    )
 
 
 def forget(folder: Path) -> None:
@@ -178,12 +181,8 @@ def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> 
 
 
 @torch.no_grad()
-def _take_best(job: Job) -> tuple[list[dict[str, float | int | str]], int]:
-    """Put what val liked best into the model; the learning curve and the epoch."""
-    state = read_state(job.folder)
-    assert state is not None
-    best = read_best(job.folder, state.best_epoch)
-    live = trained_tensors(Together(job.encoder, job.module), job.adaptation)
-    for name, value in best.items():
+def _take_best(job: Job, state: TrainingState) -> None:
+    """Put the best validation checkpoint into the model."""
+    live = trained_tensors(EncoderWithHead(job.encoder, job.module), job.adaptation)
+    for name, value in state.best_tensors.items():
         live[name].copy_(value)
-    return state.curve, state.best_epoch

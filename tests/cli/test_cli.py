@@ -135,6 +135,17 @@ def test_doctor_looks_at_the_machine_and_an_encoder():
     assert "--weights" in broken.stdout
 
 
+def test_doctor_says_what_features_of_an_older_format_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EVALFM_HOME", str(tmp_path))
+    fine = {finding["name"]: finding for finding in json.loads(evalfm("doctor", "--json").stdout)}["features"]
+    assert (fine["fine"], fine["said"]) == (True, "0.0 GiB of feature maps stored")
+    (tmp_path / "cache" / "features" / ("a" * 32) / "1").mkdir(parents=True)
+    old = {finding["name"]: finding for finding in json.loads(evalfm("doctor", "--json").stdout)}["features"]
+    assert old["fine"] is None
+    assert "1 encoder in an older format" in old["said"]
+    assert old["remedy"] == f"`rm -r {tmp_path}/cache/features/*/1` frees their disk."
+
+
 def test_a_phantom_is_made_and_probing_it_says_so_first_and_last(tmp_path: Path):
     made = evalfm("data", "make", "phantom", "--out", tmp_path / "p", "--images", "12", "--size", "64")
     assert "12 images" in made.stdout, made.stderr

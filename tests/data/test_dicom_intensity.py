@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 
 from evalfm.data.dicom_intensity import (
+    Numbers,
     is_inverted,
     modality_values,
     padding_of,
@@ -228,3 +229,67 @@ def test_padding(elements: dict[str, int], signed: int, stored: list[int], expec
         dataset.add_new(keyword, "SS" if value < 0 else "US", value)
     values: NDArray[np.int64] = np.array(stored)
     np.testing.assert_array_equal(padding_of(values, dataset), np.array(expected, dtype=bool))
+
+
+# Numbers looked up or computed, for all pixels at once
+
+STORED = {
+    "bytes": lambda draw: draw.integers(0, 256, (40, 90)).astype(np.uint8),
+    "twelve": lambda draw: draw.integers(300, 1200, (50, 90)).astype(np.uint16),
+    "signed": lambda draw: draw.integers(-900, 700, (60, 90)).astype(np.int16),
+    "lowest": lambda draw: draw.integers(-(2**15), -(2**15) + 900, (50, 90)).astype(np.int16),
+    "highest": lambda draw: draw.integers(2**16 - 900, 2**16, (50, 90)).astype(np.uint16),
+}
+HEADERS: dict[str, dict[str, object]] = {
+    "window": {"WindowWidth": 120},
+    "exact": {"WindowWidth": 150, "VOILUTFunction": "LINEAR_EXACT"},
+    "sigmoid": {"WindowWidth": 150, "VOILUTFunction": "SIGMOID"},
+    "nothing": {},
+    "rescaled": {"RescaleSlope": -0.37, "RescaleIntercept": 12.5},
+    "padded": {"PixelPaddingRangeLimit": 0},
+}
+
+
+@pytest.mark.parametrize("kind", STORED)
+@pytest.mark.parametrize("name", HEADERS)
+def test_each_number_once_is_each_pixel_on_its_own(kind: str, name: str) -> None:
+    stored = STORED[kind](np.random.default_rng(3))
+    dataset = header(**HEADERS[name])
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    middle = int(stored.mean())
+    if "WindowWidth" in dataset:
+        dataset.WindowCenter = middle
+    if "PixelPaddingRangeLimit" in dataset:
+        dataset.PixelPaddingValue, dataset.PixelPaddingRangeLimit = middle, middle + 30
+    numbers = Numbers.of(stored)
+    assert numbers.place is not None
+    np.testing.assert_array_equal(numbers.everywhere(numbers.each), stored)
+    direct, rule = to_unit_interval(modality_values(stored, dataset)[0], dataset, padding_of(stored, dataset))
+    values, _ = modality_values(numbers.each, dataset)
+    scaled, same = to_unit_interval(values, dataset, padding_of(numbers.each, dataset), numbers.counts)
+    assert rule == same
+    assert np.ptp(direct) > 0.5
+    np.testing.assert_allclose(numbers.everywhere(scaled), direct, atol=1e-12)
+    # Half a step of 16 bits is 7.6e-6.
+    single = scaled.astype(np.float32)
+    np.testing.assert_allclose(numbers.everywhere(single, exact=False), direct, atol=2e-6)
+
+
+def test_a_table_that_is_no_line_is_looked_up() -> None:
+    stored = np.random.default_rng(0).integers(0, 500, (40, 40)).astype(np.uint16)
+    numbers = Numbers.of(stored)
+    bent = np.sin(np.arange(len(numbers.each)) / 50).astype(np.float32)
+    broken = (np.arange(len(numbers.each)) / 500).astype(np.float32)
+    broken[7] = 0.9
+    for values in (bent, broken):
+        np.testing.assert_array_equal(numbers.everywhere(values, exact=False), values[stored - stored.min()])
+
+
+def test_images_of_many_numbers_and_of_wide_ones_are_taken_as_they_are() -> None:
+    few = np.array([[0, 40000]], dtype=np.uint16)
+    wide = np.arange(100, dtype=np.int32).reshape(10, 10)
+    for stored in (few, wide, few.astype(np.float32)):
+        numbers = Numbers.of(stored)
+        assert numbers.place is None
+        assert numbers.everywhere(numbers.each) is stored
+        assert numbers.counts().sum() == stored.size

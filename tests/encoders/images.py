@@ -7,7 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.data.geometry import Geometry
 from evalfm.data.images import Image
+from evalfm.encoders.model_input import model_input
+from evalfm.encoders.preprocessing import Preparer
 
 
 def drawn(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> Image:
@@ -25,6 +28,12 @@ def drawn(height: int, width: int, bits: int = 8, channels: int = 1, seed: int =
 def image(pixels: NDArray[np.float32], bits: int = 8, unit: str = "unit-interval") -> Image:
     """Pixels [C, H, W] as an image."""
     return Image(pixels=pixels, unit=unit, bits=bits, spacing_mm=None, rule="test")
+
+
+def model_tensor(preparer: Preparer, given: Image) -> tuple[Tensor, Geometry]:
+    """The model's input [C, h, w] of one image, and its geometry."""
+    prepared = preparer(given)
+    return model_input(torch.from_numpy(prepared.pixels)[None], preparer.facts)[0], prepared.geometry
 
 
 def ellipse(height: int, width: int) -> Tensor:

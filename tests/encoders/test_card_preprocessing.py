@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,14 +16,18 @@ from evalfm.encoders import find_card
 from evalfm.encoders.preprocessing import Preparer
 
 from .expected import EXPECTED, Expected
-from .images import drawn, ellipse, image, overlap
+from .images import drawn, ellipse, image, model_tensor, overlap
 
 FILTERS = {name: Pil.Resampling[name.upper()] for name in ("bicubic", "bilinear", "lanczos")}
 FIXED = [name for name, facts in EXPECTED.items() if facts.scaling == "range"]
 
 
-def resized(plane: NDArray[np.float32], height: int, width: int, facts: Expected) -> NDArray[np.float32]:
-    """PIL's mode F resizes in float; its 8-bit modes also cut at black and white, after each axis."""
+def resized(plane: NDArray[Any], height: int, width: int, facts: Expected) -> NDArray[Any]:
+    """PIL's mode F resizes in float; its 8-bit modes also cut at black and white, after each axis, and round."""
+    if plane.dtype == np.uint8:
+        if facts.antialias and facts.cut_overshoot:
+            return np.asarray(Pil.fromarray(plane).resize((width, height), FILTERS[facts.interpolation]))
+        plane = plane.astype(np.float32) / 255
     if not facts.antialias:
         return between(between(plane.T, width, facts).T, height, facts)
     resample = FILTERS[facts.interpolation]
@@ -42,7 +47,7 @@ def between(plane: NDArray[np.float32], length: int, facts: Expected) -> NDArray
     return mixed.astype(np.float32)
 
 
-def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]:
+def laid_out(plane: NDArray[Any], facts: Expected) -> NDArray[Any]:
     """The plane on the model's input grid."""
     height, width = plane.shape
     size = facts.size
@@ -58,7 +63,7 @@ def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]
     side = facts.resize_to or size
     ratio, half = float(side) / max(height, width), 0 if facts.first else 0.5
     target = (int(height * ratio + half), int(width * ratio + half))
-    canvas = np.zeros((side, side), dtype=np.float32)
+    canvas = np.zeros((side, side), dtype=plane.dtype)
     top, left = ((side - target[0]) // 2, (side - target[1]) // 2) if facts.pad == "centre" else (0, 0)
     canvas[top : top + target[0], left : left + target[1]] = resized(
         plane, *target, replace(facts, interpolation=facts.first or facts.interpolation, cut_overshoot=True)
@@ -71,7 +76,12 @@ def by_hand(name: str, given: Image) -> NDArray[np.float64]:
     pixels = np.asarray(given.pixels)
     if facts.scaling == "min-max-image":
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
-    planes = np.stack([laid_out(plane, facts).astype(np.float64) for plane in pixels])
+    elif given.bits == 8:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+        if facts.channels == 1 and len(pixels) == 3:
+            pixels = np.asarray(Pil.fromarray(np.moveaxis(pixels, 0, 2)).convert("L"))[None]
+    layers = np.stack([laid_out(plane, facts) for plane in pixels])
+    planes = layers.astype(np.float64) / (255 if layers.dtype == np.uint8 else 1)
     if facts.scaling == "min-max-input":
         planes = (planes - planes.min()) / (planes.max() - planes.min())
     if facts.scaling == "z-score-input":
@@ -94,7 +104,7 @@ def unit_of(facts: Expected) -> float:
 @pytest.mark.parametrize(("height", "width", "bits"), [(300, 231, 8), (190, 640, 12), (600, 600, 16), (64, 50, 16)])
 def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width: int, bits: int) -> None:
     given = drawn(height, width, bits)
-    tensor, geometry = Preparer(find_card(name).preprocessing, name)(given)
+    tensor, geometry = model_tensor(Preparer(find_card(name).preprocessing, name), given)
     expected = by_hand(name, given)
     assert tensor.dtype == torch.float32
     assert tensor.shape == expected.shape
@@ -108,14 +118,14 @@ def test_every_card_prepares_as_pil_does_in_float(name: str, height: int, width:
 def test_a_radiograph_that_leaves_most_of_its_range_unused(name: str) -> None:
     """Scaling by the image's own values shows only where these do not reach from black to white."""
     given = image(np.asarray(drawn(300, 231, 16).pixels) * np.float32(0.25) + np.float32(0.4), 16)
-    tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
+    tensor, _ = model_tensor(Preparer(find_card(name).preprocessing, name), given)
     assert np.abs(tensor.numpy() - by_hand(name, given)).max() < 1e-4 * unit_of(EXPECTED[name])
 
 
 @pytest.mark.parametrize("name", [name for name, facts in EXPECTED.items() if facts.channels == 3])
 def test_colour_stays_colour(name: str) -> None:
     given = drawn(120, 97, channels=3)
-    tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
+    tensor, _ = model_tensor(Preparer(find_card(name).preprocessing, name), given)
     unit = unit_of(EXPECTED[name])
     assert np.abs(tensor.numpy() - by_hand(name, given)).max() < 1e-4 * unit
     assert float((tensor[0] - tensor[1]).abs().max()) > 0.01 * unit
@@ -126,7 +136,7 @@ def test_two_neighbouring_levels_of_16_bits_stay_apart(name: str) -> None:
     preparer = Preparer(find_card(name).preprocessing, name)
     low, high = EXPECTED[name].value_range
     dark, bright = (np.full((1, 300, 300), level / 65535, dtype=np.float32) for level in (30000, 30001))
-    step = preparer(image(bright, 16))[0] - preparer(image(dark, 16))[0]
+    step = model_tensor(preparer, image(bright, 16))[0] - model_tensor(preparer, image(dark, 16))[0]
     expected = (high - low) / 65535 / np.array(EXPECTED[name].statistics[1])
     middle = step[:, step.shape[1] // 2, step.shape[2] // 2]
     assert np.abs(middle.numpy() / expected - 1).max() < 0.2
@@ -138,7 +148,7 @@ def test_two_neighbouring_levels_of_16_bits_stay_apart(name: str) -> None:
 def test_bicubic_overshoot_is_cut_as_the_8_bit_libraries_do(name: str) -> None:
     facts = EXPECTED[name]
     given = drawn(200, 200)
-    tensor, _ = Preparer(find_card(name).preprocessing, name)(given)
+    tensor, _ = model_tensor(Preparer(find_card(name).preprocessing, name), given)
     mean, std = (torch.tensor(each)[:, None, None] for each in facts.statistics)
     low, high = facts.value_range
     restored = (tensor * std + mean - low) / (high - low)
@@ -150,7 +160,7 @@ def test_bicubic_overshoot_is_cut_as_the_8_bit_libraries_do(name: str) -> None:
 def test_pixels_and_geometry_put_a_mask_in_the_same_place(name: str) -> None:
     facts = EXPECTED[name]
     mask = ellipse(321, 260)
-    tensor, geometry = Preparer(find_card(name).preprocessing, name)(image(mask.numpy()))
+    tensor, geometry = model_tensor(Preparer(find_card(name).preprocessing, name), image(mask.numpy()))
     low, high = facts.value_range
     seen = (tensor[:1] * facts.statistics[1][0] + facts.statistics[0][0] - low) / (high - low) > 0.5
     assert overlap(seen, geometry.to_input(mask) > 0.5) >= 0.98

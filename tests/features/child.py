@@ -1,4 +1,4 @@
-"""Run by test_store_kills.py in a process of its own: kills, company and a full disk, told as JSON."""
+"""Run by test_store_kills.py in a process of its own: kills, company and a full disk, reported as JSON."""
 
 from __future__ import annotations
 
@@ -6,162 +6,259 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
-import time
+import traceback
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
-from conftest import CountingEncoder, Radiographs
 
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
-from evalfm.features import extraction
-from evalfm.features.chunks import Chunk
-from evalfm.features.encoded import EncodedSource
-from evalfm.features.store import FeatureStore
+from evalfm.features.feature_arrays import FeatureArrays
 
-IMAGES = 8
-ROWS = list(range(IMAGES))
-BOUNDARIES = {"mkdir", "open", "write", "flush", "fsync", "rename"}
-
-
-def source(folder: Path) -> EncodedSource:
-    return EncodedSource(CountingEncoder(), Radiographs(ROWS), FeatureStore(folder), maps="store", batch_size=2)
+ROWS, BATCH, KILLS = 6, 2, 5
+NAMES = [f"row {number}" for number in range(ROWS)]
+SIZES = [(number, number + 1) for number in range(ROWS)]
+SHALLOW = np.random.default_rng(0).random((ROWS, 3, 4, 4), np.float32)
+DEEP = np.random.default_rng(1).random((ROWS, 2, 2, 2), np.float32)
+SHALLOW[5, 0, 0, 0] = 1e6
+"""Of a row that half precision cannot hold."""
 
 
-def chunks(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("*/*/*/*/index.json") if WRITING not in str(path))
+def expected(number: int, shift: float = 0.0) -> list[np.ndarray]:
+    arrays = [SHALLOW[number] + shift, DEEP[number] + shift]
+    return [each if each.max() > 65504 else each.astype(np.float16).astype(np.float32) for each in arrays]
 
 
-def temporary(folder: Path) -> list[Path]:
-    return list(folder.rglob(WRITING + "*"))
+def write(folder: Path, flushed: Callable[[int], None] = lambda count: None, shift: float = 0.0) -> None:
+    """Write what is missing, committing after each batch."""
+    rows = FeatureArrays(folder, half=True)
+    lacking = [NAMES.index(name) for name in rows.missing(NAMES)]
+    with rows.writer() as writer:
+        for first in range(0, len(lacking), BATCH):
+            some = lacking[first : first + BATCH]
+            names, sizes = [NAMES[number] for number in some], [SIZES[number] for number in some]
+            writer.append(names, sizes, [SHALLOW[some] + shift, DEEP[some] + shift])
+            writer.flush()
+            flushed(first + len(some))
 
 
-def die_at(point: int) -> None:
-    """Kill this process after the call number ``point`` that writes, in whatever thread."""
-    counter = itertools.count()
-
-    def hook(frame: object, event: str, called: object) -> None:
-        if event != "c_return" or getattr(called, "__name__", "") not in BOUNDARIES:
-            return
-        caller = frame.f_code.co_filename  # type: ignore[attr-defined]
-        if (caller.endswith(("chunks.py", "work_folders.py")) or "pathlib" in caller) and next(counter) == point:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.setprofile(hook)
-    sys.setprofile(hook)
+def stored(folder: Path, shifts: tuple[float, ...] = (0.0,)) -> tuple[int, bool]:
+    """How many rows there are for a process that comes anew, and whether each is one that was written."""
+    rows = FeatureArrays(folder, half=True)
+    absent = set(rows.missing(NAMES))
+    right = True
+    for number, name in enumerate(NAMES):
+        if name not in absent:
+            read = [tensor[0].float().numpy() for tensor in rows.read([name])]
+            right &= rows.size(name) == SIZES[number]
+            right &= any(all(map(np.array_equal, read, expected(number, shift))) for shift in shifts)
+    return ROWS - len(absent), right
 
 
-def in_child(work: object, *arguments: object) -> int:
+def in_child(work: Callable[..., None], *arguments: object) -> int:
     process = os.fork()
     if process == 0:
         try:
             # Torch's own pool does not survive a fork; the first thread to ask makes a new one.
             torch.set_num_threads(1)
-            work(*arguments)  # type: ignore[operator]
-        except BaseException as error:
-            print(repr(error), file=sys.stderr)
+            work(*arguments)
+        except BaseException:
+            traceback.print_exc()
             os._exit(1)
         os._exit(0)
     return process
 
 
-def extract_and_die(folder: Path, point: int) -> None:
-    opened = source(folder)
-    die_at(point)
-    opened.features(ROWS, maps=True)
+def code(process: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def same(one: object, other: object) -> bool:
-    pairs = zip((one.pooled, *one.maps), (other.pooled, *other.maps), strict=True)  # type: ignore[attr-defined]
-    return all(torch.equal(left, right) for left, right in pairs)
+def tap(reach: Callable[[str], None]) -> None:
+    """Call ``reach`` before and after everything this process changes on the disk, and in the middle of a write."""
+
+    def tapped(name: str) -> Callable[..., object]:
+        call = getattr(os, name)
+
+        def with_tap(*arguments: object, **options: object) -> object:
+            reach(f"before {name}")
+            result = call(*arguments, **options)
+            reach(f"after {name}")
+            return result
+
+        return with_tap
+
+    opened = os.open
+
+    def open_(path: object, flags: int, *arguments: int) -> int:
+        file = opened(path, flags, *arguments)  # type: ignore[arg-type]
+        if flags & os.O_CREAT:
+            reach("after open")
+        return file
+
+    def pwritev(file: int, views: list[memoryview], position: int) -> int:
+        content = b"".join(views)
+        half = len(content) // 2
+        kind = "index" if content[:7] == b"evalfmS" else "data"
+        reach(f"before {kind}")
+        for stage, part, place in (("half of", content[:half], 0), ("after", content[half:], half)):
+            os.pwrite(file, part, position + place)
+            reach(f"{stage} {kind}")
+        return len(content)
+
+    for name in ("mkdir", "rename", "unlink", "fsync", "fdatasync", "truncate", "ftruncate"):
+        setattr(os, name, tapped(name))
+    os.open, os.pwritev = open_, pwritev  # type: ignore[assignment]
+
+
+def write_and_die(folder: Path, point: int) -> None:
+    counter = itertools.count()
+
+    def reach(name: str) -> None:
+        if next(counter) == point:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    tap(reach)
+    write(folder / "rows")
+
+
+def write_and_copy(folder: Path, copies: Path) -> None:
+    """Write, and copy what is on the disk whenever it changes: what a kill at that point would leave."""
+    guard, busy, flushed, counter = threading.RLock(), [False], [0], itertools.count()
+
+    def reach(name: str) -> None:
+        with guard:
+            if not busy[0]:
+                busy[0] = True
+                shutil.copytree(folder, copies / f"{next(counter)} {flushed[0]} {name}")
+                busy[0] = False
+
+    tap(reach)
+    write(folder / "rows", lambda count: flushed.__setitem__(0, count))
+
+
+def look(here: Path, boundary: str, least: int) -> tuple[int, list[list[str]]]:
+    """How many rows there are after a kill, and what is wrong with them or after the others are written."""
+    wrong = []
+    there, right = stored(here)
+    if not right:
+        wrong.append([boundary, "other features"])
+    if there < least:
+        wrong.append([boundary, f"{there} stored, {least} said to be"])
+    write(here)
+    if stored(here) != (ROWS, True):
+        wrong.append([boundary, "other features afterwards"])
+    left = sorted(path.suffix if WRITING not in path.name else path.name for path in here.iterdir())
+    if left != [".data", ".index", ".lock"]:
+        wrong.append([boundary, f"{left} are left"])
+    return there, wrong
+
+
+def kill_everywhere(start: Path, folder: Path) -> dict[str, object]:
+    """A writer that starts from a copy of ``start`` and is killed at each point; look, and write the rest."""
+    before, _ = stored(start / "rows")
+    wrong, resumed, boundaries, ends = [], set(), [], []
+    shutil.copytree(start, folder / "written")
+    code(in_child(write_and_copy, folder / "written", folder / "copies"))
+    copies = sorted((folder / "copies").iterdir(), key=lambda copy: int(copy.name.split()[0]))
+    for copy in copies:
+        _, flushed, boundary = copy.name.split(" ", 2)
+        boundaries.append(boundary)
+        there, faults = look(copy / "rows", boundary, before + int(flushed))
+        resumed.add(there)
+        wrong += faults
+    # And killed in earnest, with threads at work and the lock held.
+    for point in np.linspace(0, len(copies) - 1, KILLS).astype(int).tolist():
+        here = folder / f"killed {point}"
+        shutil.copytree(start, here)
+        ends.append(code(in_child(write_and_die, here, point)))
+        wrong += look(here / "rows", f"killed: {boundaries[point]}", before)[1]
+    return {"wrong": wrong, "resumed": sorted(resumed), "boundaries": boundaries, "ends": ends}
 
 
 def kills(folder: Path) -> dict[str, object]:
-    undisturbed = source(folder / "undisturbed").features(ROWS, maps=True)
-    signals, wrong, resumed = [], [], set()
-    for point in itertools.count():
-        here = folder / str(point)
-        _, status = os.waitpid(in_child(extract_and_die, here, point), 0)
-        if not os.WIFSIGNALED(status):
-            return {
-                "signals": signals,
-                "wrong": wrong,
-                "resumed": sorted(resumed),
-                "end": os.waitstatus_to_exitcode(status),
-            }
-        signals.append(os.WTERMSIG(status))
-        listed = [Chunk.read(path) for path in chunks(here)]
-        for chunk in listed:
-            chunk.open()
-        stored = sum(len(chunk.addresses) for chunk in listed if chunk.folder.parent.name == "maps")
-        again = source(here)
-        if not same(again.features(ROWS, maps=True), undisturbed):
-            wrong.append([point, "other features"])
-        if again.encoded_images != IMAGES - stored:
-            # The maps are published before the pooled: a kill in between costs the pooled once more.
-            pooled = sum(len(chunk.addresses) for chunk in listed if chunk.folder.parent.name == "pooled")
-            if again.encoded_images != IMAGES - pooled:
-                wrong.append([point, f"{again.encoded_images} encoded, {stored} stored"])
-        if temporary(here):
-            wrong.append([point, "temporary folders are left"])
-        resumed.add(stored)
-    raise AssertionError
+    empty, torn = folder / "empty", folder / "torn"
+    for name in ("new", "taken"):
+        (folder / name / "copies").mkdir(parents=True)
+    empty.mkdir()
+    answers: dict[str, object] = {"new": kill_everywhere(empty, folder / "new")}
+    # A writer that died in the middle of its second block of rows, with data behind what is committed.
+    boundaries = answers["new"]["boundaries"]  # type: ignore[index]
+    blocks = [point for point, name in enumerate(boundaries) if name == "half of index"]
+    torn.mkdir()
+    code(in_child(write_and_die, torn, blocks[2]))
+    answers["torn"] = stored(torn / "rows")
+    answers["taken"] = kill_everywhere(torn, folder / "taken")
+    return answers
 
 
 def company(folder: Path) -> dict[str, object]:
-    start = time.time() + 0.3
+    """Two write the same rows with other values, and one reads beside them."""
+    ready, go = os.pipe()
 
-    def work(number: int) -> None:
-        opened = source(folder / "shared")
-        opened.encoder.seconds = 0.02
-        time.sleep(max(0.0, start - time.time()))
-        features = opened.features(ROWS, maps=True)
-        torch.save([features.pooled, *features.maps, opened.encoded_images], folder / f"{number}.pt")
+    def work(shift: float) -> None:
+        os.close(go)
+        os.read(ready, 1)
+        write(folder, shift=shift)
 
-    processes = [in_child(work, number) for number in (1, 2)]
-    codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
-    one, two = (torch.load(folder / f"{number}.pt") for number in (1, 2))
-    alone = source(folder / "alone").features(ROWS, maps=True)
+    def read() -> None:
+        os.close(go)
+        os.read(ready, 1)
+        warnings.simplefilter("error")
+        until = 0
+        while until < ROWS:
+            there, right = stored(folder, (0.0, 0.25))
+            assert right
+            assert there >= until
+            until = there
+
+    processes = [in_child(work, 0.0), in_child(work, 0.25), in_child(read)]
+    os.close(ready)
+    os.close(go)
+    codes = [code(process) for process in processes]
+    segments = len(list(folder.glob("*.index")))
+    again = [code(in_child(write, folder)) for _ in range(3)]
     return {
-        "codes": codes,
-        "equal": all(torch.equal(a, b) for a, b in zip(one[:-1], two[:-1], strict=True)),
-        "as_alone": all(torch.equal(a, b) for a, b in zip(one[:-1], [alone.pooled, *alone.maps], strict=True)),
-        "encoded": [one[-1], two[-1]],
-        "same_files": [path.name for path in chunks(folder / "shared")]
-        == [path.name for path in chunks(folder / "alone")],
-        "temporary": len(temporary(folder / "shared")),
+        "codes": codes + again,
+        "segments": [segments, len(list(folder.glob("*.index")))],
+        "stored": stored(folder, (0.0, 0.25)),
+        "temporary": len(list(folder.glob(f"*{WRITING}*"))),
     }
 
 
-def full(folder: Path) -> dict[str, object]:
+def full(folder: Path) -> list[dict[str, object]]:
+    """No file may grow beyond a limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    opened = source(folder)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        opened.features(ROWS, maps=True)
-        message = ""
-    except EvalfmError as error:
-        message = str(error)
-    left = len(temporary(folder))
-    listed = len(chunks(folder))
-    pooled = opened.features(ROWS).pooled
-    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    reference = source(folder.with_name("reference")).features(ROWS, maps=True)
-    return {
-        "message": message,
-        "temporary": left,
-        "listed": listed,
-        "pooled": torch.equal(pooled, reference.pooled),
-        "after": same(opened.features(ROWS, maps=True), reference),
-    }
+    (folder / "reference").mkdir()
+    write(folder / "reference")
+    sizes = [path.stat().st_size for path in (folder / "reference").iterdir()]
+    scenes: list[dict[str, object]] = []
+    for limit in (0, 100, min(filter(None, sizes)) - 1, max(sizes) - 1):
+        here = folder / str(limit)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            write(here)
+            message = ""
+        except EvalfmError as error:
+            message = str(error)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        there, right = stored(here)
+        files = len(list(here.iterdir()))
+        write(here)
+        after = stored(here)
+        scenes.append({"message": message, "stored": there, "right": right, "files": files, "after": after})
+    return scenes
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
-    extraction.CHUNK_ROWS = 4
+    warnings.simplefilter("error")
     result = {}
     for name, scene in (("kills", kills), ("company", company), ("full", full)):
         (folder / name).mkdir()

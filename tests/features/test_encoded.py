@@ -5,13 +5,12 @@ from __future__ import annotations
 import warnings
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 
 from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.features import extraction
+from evalfm.features import extraction, segment_writer
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.extraction import chunk_rows
 from evalfm.features.films import FilmMemory
@@ -93,12 +92,12 @@ def test_identical_images_are_encoded_once(open_source, make_radiographs):
 def test_pooled_alone_touches_no_maps_and_maps_later_leave_pooled_as_it_is(open_source, tmp_path):
     source = open_source(maps="store")
     pooled = source.features(range(10)).pooled
-    assert not list(tmp_path.glob("store/*/*/maps"))
-    files = {path: path.stat().st_ino for path in tmp_path.glob("store/*/*/pooled/*/*")}
+    assert not list(tmp_path.glob("store/*/2/*/maps"))
+    files = {path: path.stat().st_ino for path in tmp_path.glob("store/*/2/*/pooled/*")}
     with_maps = source.features(range(10), maps=True)
     assert source.encoded_images == 20
     assert torch.equal(with_maps.pooled, pooled)
-    assert {path: path.stat().st_ino for path in tmp_path.glob("store/*/*/pooled/*/*")} == files
+    assert {path: path.stat().st_ino for path in tmp_path.glob("store/*/2/*/pooled/*")} == files
 
 
 def test_another_encoder_never_gets_these_features(open_source, make_encoder):
@@ -116,17 +115,16 @@ def test_the_same_bytes_read_by_another_rule_are_other_images(open_source, make_
     assert ruled.key != plain.key == plain.encoder.key
 
 
-def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "CHUNK_ROWS", 4)
+def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path):
     before = open_source(maps="store", batch_size=2).features(range(10), maps=True)
-    path = sorted(tmp_path.glob("store/*/*/maps/*/1.npy"))[0]
+    (path,) = tmp_path.glob("store/*/2/*/maps/*.data")
     content = bytearray(path.read_bytes())
     content[-100] ^= 4
     path.write_bytes(bytes(content))
     source = open_source(maps="store", batch_size=2)
     with pytest.warns(UserWarning, match="damaged"):
         after = source.features(range(10), maps=True)
-    assert 0 < source.encoded_images <= 4
+    assert source.encoded_images == 1
     for one, other in zip(before.maps, after.maps, strict=True):
         assert torch.equal(one, other)
     with warnings.catch_warnings():
@@ -136,7 +134,7 @@ def test_a_flipped_byte_is_computed_again_with_a_warning(open_source, tmp_path, 
     assert once_more.encoder_calls == 0
 
 
-def test_maps_that_half_precision_cannot_hold_are_kept_whole(open_source, make_encoder, tmp_path):
+def test_maps_that_half_precision_cannot_hold_are_kept_whole(open_source, make_encoder, make_radiographs, tmp_path):
     encoder = make_encoder(gain=50_000.0)
     stored = open_source(encoder=encoder, maps="store").features(range(10), maps=True)
     streamed = open_source(encoder=encoder, maps="stream", batch_size=3).features(range(10), maps=True)
@@ -144,8 +142,9 @@ def test_maps_that_half_precision_cannot_hold_are_kept_whole(open_source, make_e
     assert float(stored.maps[0].max()) > 65504
     for one, other in zip(stored.maps, streamed.maps, strict=True):
         assert torch.equal(one, other)
-    files = [np.load(path, mmap_mode="r").dtype for path in tmp_path.glob("store/*/*/maps/*/0.npy")]
-    assert files == [np.float32]
+    maps = FeatureStore(tmp_path / "store").cache(encoder.key).maps
+    dtypes = [[array.dtype for array in maps.layout([digest])] for digest in make_radiographs(range(10)).digests()]
+    assert {dtype for row in dtypes for dtype in row} == {"<f4"}
 
 
 def test_packing_an_image_does_not_depend_on_its_neighbours():
@@ -198,15 +197,18 @@ def test_decoding_runs_ahead_by_a_bounded_number_of_batches(open_source, make_ra
     assert len(radiographs.read) == 60
 
 
-def test_an_image_that_cannot_be_read_keeps_the_chunks_before_it(open_source, make_radiographs, monkeypatch, tmp_path):
-    monkeypatch.setattr(extraction, "CHUNK_ROWS", 4)
+def test_an_image_that_cannot_be_read_keeps_the_rows_committed_before_it(
+    open_source, make_radiographs, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(segment_writer, "COMMIT_BYTES", 1)
     source = open_source(make_radiographs(range(10), broken=frozenset({9})), batch_size=2)
+    source.encoder.seconds = 0.05
     with pytest.raises(EvalfmError, match="row 9 is truncated"):
         source.features(range(10))
     assert not list(tmp_path.rglob(".writing-*"))
     mended = open_source(batch_size=2)
     mended.features(range(10))
-    assert mended.encoded_images == 2
+    assert 2 <= mended.encoded_images < 10
 
 
 def test_an_encoder_that_breaks_its_promise_is_refused(open_source, make_encoder, tmp_path):
@@ -253,7 +255,7 @@ def test_streaming_decodes_once_when_radiographs_are_cached(open_source, tmp_pat
         for one, other in zip((features.pooled, *features.maps), (expected.pooled, *expected.maps), strict=True):
             assert torch.equal(one, other)
     assert cached.films.read == []
-    assert not list(tmp_path.glob("store/*/*/maps"))
+    assert not list(tmp_path.glob("store/*/2/*/maps"))
 
 
 def test_the_memory_of_radiographs_is_bounded_and_drops_the_least_recently_used():

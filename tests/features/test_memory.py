@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +14,22 @@ import torch
 
 from evalfm.encoders import load_encoder
 from evalfm.features import memory
-from evalfm.features.memory import available_bytes, forward_bytes
+from evalfm.features.memory import MemoryBudget, available_bytes, forward_bytes
 
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No machine, no control group: each test writes the files it wants."""
     monkeypatch.setattr(memory, "GROUPS", tmp_path / "groups")
-    monkeypatch.setattr(memory, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    true = os.sysconf
+
+    def sysconf(name: str) -> int:
+        if name == "SC_PHYS_PAGES":
+            raise ValueError(name)
+        return true(name)
+
+    monkeypatch.setattr(os, "sysconf", sysconf)
     (tmp_path / "groups" / "memory").mkdir(parents=True)
     return tmp_path
 
@@ -45,6 +55,55 @@ def test_a_limit_of_the_process_counts_what_it_has_taken(nowhere: Path, monkeypa
     free = available_bytes()
     assert free is not None
     assert abs(free - 10**9) < 10**8
+
+
+def test_a_budget_is_a_share_of_what_is_free(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nowhere / "meminfo").write_text("MemAvailable: 1000 kB\n")
+    budget = MemoryBudget()
+    assert budget.free("host") == 512_000
+    assert budget.free("pinned") == 128_000
+    assert budget.reserve("pinned", 100_000)
+    assert budget.free("host") == 412_000
+    assert not budget.reserve("host", 412_001)
+    assert budget.reserve("host", 412_000)
+    assert budget.free("pinned") == 0
+    budget.release("host", 412_000)
+    assert budget.taken("host") == 0
+    with pytest.raises(ValueError, match="1 bytes of host"):
+        budget.release("host", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert MemoryBudget().free("host") == 128_000
+    assert MemoryBudget().free("cuda:7") == 0
+
+
+def test_memory_that_others_take_meanwhile_is_not_given_out(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (nowhere / "meminfo").write_text("MemAvailable: 1000 kB\n")
+    budget = MemoryBudget()
+    assert budget.reserve("host", 100_000)
+    (nowhere / "meminfo").write_text("MemAvailable: 100 kB\n")
+    monkeypatch.setattr(memory, "LOOK_SECONDS", 0.0)
+    assert budget.free("host") == 100 * 1024 - 51_200
+    assert not budget.reserve("host", 60_000)
+
+
+def test_a_machine_that_tells_nothing_is_no_machine_without_memory(nowhere: Path) -> None:
+    assert MemoryBudget().free("host") == memory.UNKNOWN_BYTES // 2
+
+
+def test_threads_take_no_more_than_there_is() -> None:
+    budget = MemoryBudget({"host": 1000})
+    got: list[bool] = []
+
+    def take() -> None:
+        got.extend(budget.reserve("host", 1) for _ in range(500))
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sum(got) == 1000
+    assert budget.free("host") == 0
 
 
 def test_the_peak_of_a_forward_pass_by_hand() -> None:

@@ -168,6 +168,7 @@ NOT_AS_IT_IS = {
     "processes": "decides nothing but where each normalises its own share of a batch",
     "baselines": "others stand beside the run or do not",
     "device": "where a run is computed",
+    "compile": "how a run is computed; recorded with its features",
     "batch_size": "how a run is computed",
     "workers": "how a run is computed",
     "maps": "where maps are kept",

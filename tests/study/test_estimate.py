@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +12,7 @@ from evalfm.heads.training import _Plan as HeadPlan
 from evalfm.study.cohorts import Sizes
 from evalfm.study.estimate import Rates, StoredFeatures, encoder_steps, estimate_cell, head_steps
 from evalfm.study.trial import EncoderFacts, HeadFacts, load_for_trial, try_encoder
-from evalfm.training.loop import _Plan as TrainingPlan
+from evalfm.training.plan import EpochPlan
 from evalfm.training.recipe import recipe_of
 
 FACTS = EncoderFacts(
@@ -52,8 +50,7 @@ def test_head_steps_are_those_of_the_training(train: int, val: int, epochs: int)
 def test_encoder_steps_are_those_of_the_training(train: int, val: int, epochs: int, batch: int):
     recipe = recipe_of("full", {"epochs": epochs, "batch_size": batch})
     assert recipe is not None
-    job = SimpleNamespace(recipe=recipe, train=range(train))
-    plan = TrainingPlan.of(job, SimpleNamespace(size=1))  # type: ignore[arg-type]
+    plan = EpochPlan.of(recipe, train)
     steps = encoder_steps(recipe, Sizes(train, val, 1))
     # A look before the first epoch and one after each.
     assert (steps.trained, steps.looked) == (plan.epochs * plan.steps * plan.batch_size, (epochs + 1) * val)

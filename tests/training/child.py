@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import signal
 import sys
@@ -10,23 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from conftest import RESNET, Bench
 from PIL import Image
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from evalfm.data import atomic
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
-from evalfm.probing.probe import probe
-from evalfm.run import Run
-from evalfm.training import loop
+from evalfm.training import checkpoint
 
-OPTIONS = {
-    "adaptation": "full",
-    "recipe": {"epochs": 3, "least_steps": 6, "batch_size": 8},
-    "input_size": 32,
-    "heads": ["linear"],
-    "baselines": "none",
-}
+RECIPE = {"epochs": 4, "least_steps": 8, "batch_size": 8, "patience": 9, "probe_start": False}
 
 
 def make_radiographs(folder: Path) -> Manifest:
@@ -47,9 +40,8 @@ def make_radiographs(folder: Path) -> Manifest:
                 "s": radiograph % 2,
             }
         )
-    Manifest(DatasetInfo(name="films", public_ids=True, label_source={"s": "made"}), pd.DataFrame(lines), folder).write(
-        folder
-    )
+    info = DatasetInfo(name="radiographs", public_ids=True, label_source={"s": "made"})
+    Manifest(info, pd.DataFrame(lines), folder).write(folder)
     return Manifest.read(folder)
 
 
@@ -57,70 +49,100 @@ def kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def write_after_every_epoch() -> None:
+    checkpoint.INTERVAL_SECONDS, checkpoint.LARGEST_SHARE = 0, math.inf
+    offer = checkpoint.CheckpointWriter.offer
+
+    def waited(self, state):
+        self.wait()
+        offer(self, state)
+
+    checkpoint.CheckpointWriter.offer = waited
+
+
 def in_a_step() -> None:
-    seen = []
+    """Of the third epoch, when the first two are written or being written."""
+    steps = []
 
     def counted(*_):
-        seen.append(1)
-        if len(seen) == 4:
+        steps.append(1)
+        if len(steps) == 8:
             kill()
 
     register_optimizer_step_pre_hook(counted)
 
 
 def in_a_write() -> None:
-    write, seen = os.replace, []
+    """Half of the second checkpoint is in its file."""
+    save, seen = torch.save, []
+
+    def counted(content, path):
+        seen.append(1)
+        save(content, path)
+        if len(seen) == 2:
+            os.truncate(path, os.path.getsize(path) // 2)
+            kill()
+
+    torch.save = counted
+
+
+def before_the_rename() -> None:
+    """The second checkpoint is whole and has not its name yet."""
+    replace, seen = os.replace, []
 
     def counted(source, target):
-        if str(target).endswith("checkpoint.pt"):
+        if str(target).endswith(checkpoint.STATE):
             seen.append(1)
-            if len(seen) == 3:
+            if len(seen) == 2:
                 kill()
-        return write(source, target)
+        return replace(source, target)
 
-    atomic.os.replace = counted
+    os.replace = counted
 
 
 def after_a_write() -> None:
-    write = loop.write_state
+    write = checkpoint.write_state
 
     def counted(folder, state):
         write(folder, state)
         if state.epoch == 2:
             kill()
 
-    loop.write_state = counted
+    checkpoint.write_state = counted
+
+
+def train(data: Manifest, out: Path) -> dict[str, torch.Tensor]:
+    """The weights that a training comes to, with its learning curve."""
+    tuned, head = Bench(data, out, "s", RESNET).tune("full", **RECIPE)
+    curve = torch.tensor([list(line.values()) for line in tuned.fit.curve[1:]], dtype=torch.float64)
+    return {**tuned.tensors, **head.tensors(), "curve": curve}
 
 
 def run(data: Manifest, out: Path, prepare=lambda: None) -> int:
     """In a fork; the signal that ended it."""
     child = os.fork()
     if child == 0:
+        write_after_every_epoch()
         prepare()
-        probe("random:test_resnet", "s", data=data, out=out, **OPTIONS)
+        torch.save(train(data, out), out / "result.pt")
         os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
 
 
-def metrics(out: Path) -> dict[str, object]:
-    (found,) = [Run.read(path.parent) for path in out.rglob("run.json")]
-    assert not list((out / ".work").glob("*"))
-    return {name: estimate.value for name, estimate in found.metrics.items()}
-
-
 def main(folder: Path) -> None:
-    data = make_radiographs(folder / "films")
-    run(data, folder / "whole")
-    expected = metrics(folder / "whole")
-    equal = True
-    for number, prepare in enumerate((in_a_step, in_a_write, after_a_write)):
-        out = folder / f"killed{number}"
+    data = make_radiographs(folder / "radiographs")
+    outs = [folder / str(number) for number in range(5)]
+    for out in outs:
+        out.mkdir()
+    # In this process, so that the others find everything imported.
+    expected = train(data, outs[0])
+    for out, prepare in zip(outs[1:], (in_a_step, in_a_write, before_the_rename, after_a_write), strict=True):
         print(run(data, out, prepare))
+        print(checkpoint.read_state(out / "work").epoch)
         run(data, out)
-        found = metrics(out)
-        close = [abs(found[name] - value) <= 1e-6 for name, value in expected.items() if value is not None]
-        equal = equal and all(close) and set(found) == set(expected)
-    print("equal" if equal else json.dumps([expected, found]))
+        found = torch.load(out / "result.pt")
+        same = found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in expected)
+        print("equal" if same else "different")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from evalfm.heads.head import Context, Examples, Head
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.probing.splits import make_splits
 from evalfm.tasks.cohort import resolve_task, select_cohort
-from evalfm.training.checkpoint import read_state
+from evalfm.training import tuning
+from evalfm.training.checkpoint import in_memory
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import FineTuned, TrainingEnvironment, tune
 
@@ -37,7 +39,7 @@ class Bench:
     encoder_name: str = VIT
     seed: int = 0
     said: list[str] = field(default_factory=list)
-    rows_read: list[int] = field(default_factory=list)
+    last: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.cohort = select_cohort(resolve_task(self.task, self.manifest), self.manifest)
@@ -76,19 +78,28 @@ class Bench:
         assert recipe is not None
         base = encoder or self.encoder
         side = LabelledFeatures(self.cohort, self.source(base))
-        tuned = tune(
-            base,
-            head,
-            side.examples(self.split.train),
-            side.examples(self.split.val),
-            self.context,
-            adaptation=adaptation,
-            recipe=recipe,
-            manifest=self.manifest,
-            setting=TrainingEnvironment(self.folder / place, torch.device("cpu"), "float32", processes=processes),
-            source_of=self.source,
-            progress=self,
-        )
+        run_job = tuning.run_job
+
+        def watched(*arguments: Any) -> Any:
+            state, cautions = run_job(*arguments)
+            self.last[place] = in_memory(state.tensors)
+            return state, cautions
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tuning, "run_job", watched)
+            tuned = tune(
+                base,
+                head,
+                side.examples(self.split.train),
+                side.examples(self.split.val),
+                self.context,
+                adaptation=adaptation,
+                recipe=recipe,
+                manifest=self.manifest,
+                setting=TrainingEnvironment(self.folder / place, torch.device("cpu"), "float32", processes=processes),
+                source_of=self.source,
+                progress=self,
+            )
         return tuned, head
 
 
@@ -106,6 +117,4 @@ def curve_of(tuned: FineTuned, name: str) -> list[float]:
 
 def last_tensors(bench: Bench, place: str = "work") -> dict[str, torch.Tensor]:
     """The trained tensors after the last epoch, whatever val liked best."""
-    state = read_state(bench.folder / place)
-    assert state is not None
-    return state.tensors
+    return bench.last[place]

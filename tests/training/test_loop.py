@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -14,10 +15,13 @@ import torch
 from evalfm.data.images import Image
 from evalfm.errors import EvalfmError
 from evalfm.heads.objectives import LabelObjective, MaskObjective
-from evalfm.training import loop
-from evalfm.training.checkpoint import read_state
+from evalfm.training import checkpoint, launch
+from evalfm.training.checkpoint import CheckpointWriter, read_state
+from evalfm.training.steps import StepLog
 
 from .conftest import RESNET, curve_of, last_tensors
+
+add = StepLog.add
 
 
 class Stopped(Exception):
@@ -28,17 +32,20 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(bench, monkeypatch):
     bench = bench("masks", encoder_name=RESNET)
     options = {"epochs": 4, "batch_norm": "batch", "drop_path": 0.0, "patience": 9}
     whole, _ = bench.tune("full", place="whole", **options)
-    saved = loop.write_state
+    monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "LARGEST_SHARE", math.inf)
+    offer = CheckpointWriter.offer
 
-    def stop_after_two(folder, state):
-        saved(folder, state)
-        if state.epoch == 2:
+    def stop_after_two(self, state):
+        offer(self, state)
+        self.wait()
+        if state().epoch == 2:
             raise Stopped
 
-    monkeypatch.setattr(loop, "write_state", stop_after_two)
-    with pytest.raises(Stopped):
-        bench.tune("full", place="stopped", **options)
-    monkeypatch.setattr(loop, "write_state", saved)
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointWriter, "offer", stop_after_two)
+        with pytest.raises(Stopped):
+            bench.tune("full", place="stopped", **options)
     bench.said.clear()
     resumed, _ = bench.tune("full", place="stopped", **options)
     assert any("going on after epoch 2" in line for line in bench.said)
@@ -49,7 +56,7 @@ def test_a_stopped_training_goes_on_as_if_nothing_had_been(bench, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the child kills itself with signal 9")
-def test_kill_9_in_an_epoch_and_between_two(tmp_path: Path):
+def test_kill_9_anywhere_goes_on_from_the_last_whole_epoch(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("child.py")), str(tmp_path)],
         env=os.environ | {"EVALFM_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"},
@@ -59,19 +66,18 @@ def test_kill_9_in_an_epoch_and_between_two(tmp_path: Path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # Killed three times: in a step, while a checkpoint is written, and after one; the metrics are the same.
-    assert done.stdout.split() == ["9", "9", "9", "equal"]
+    # In a step, in a checkpoint, between it and its name, and after it: the epoch that was whole on the disk, and the
+    # same weights in the end, bit for bit.
+    assert done.stdout.split() == ["9", "2", "equal", "9", "1", "equal", "9", "1", "equal", "9", "2", "equal"]
 
 
-def test_micro_batches_add_up_to_the_batch(bench):
+def test_micro_batches_add_up_to_the_batch(bench, monkeypatch):
     """Without batch norm the gradient of labels is that of the whole batch, whatever fits into memory."""
     bench = bench("square")
     reference = None
     for size, place in ((16, "one"), (5, "four")):
-        fitting = pytest.MonkeyPatch()
-        fitting.setattr("evalfm.training.launch.CPU_MICRO_BATCH", size)
+        monkeypatch.setattr(launch, "CPU_MICRO_BATCH", size)
         bench.tune("full", place=place, epochs=1, probe_start=False)
-        fitting.undo()
         found = last_tensors(bench, place)
         if reference is None:
             reference = found
@@ -104,15 +110,49 @@ def test_short_memory_recomputes_then_takes_smaller_micro_batches_and_says_so(be
         bench.tune("full", place="none")
 
 
-def test_a_loss_that_is_not_finite_names_the_batch(bench, monkeypatch):
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_loss_that_is_not_finite_names_its_batch_and_nothing_is_kept(bench, monkeypatch, bad):
+    """Seen at the end of the epoch only, when the steps after it are not finite either."""
     bench = bench("square")
-    loss = LabelObjective.loss
-    monkeypatch.setattr(LabelObjective, "loss", lambda *values: loss(*values) * float("nan"))
-    with pytest.raises(EvalfmError, match=r"epoch 1: the loss is not finite in the batch of s\d+-\d, s\d+-\d"):
-        bench.tune("full")
+    loss, steps = LabelObjective.loss, []
+
+    def poisoned(*values):
+        steps.append(1)
+        return loss(*values) * (float("nan") if len(steps) == 3 * 2 + bad + 1 else 1)
+
+    monkeypatch.setattr(checkpoint, "INTERVAL_SECONDS", 0)
+    monkeypatch.setattr(checkpoint, "LARGEST_SHARE", math.inf)
+    monkeypatch.setattr(LabelObjective, "loss", poisoned)
+    drawn = []
+    monkeypatch.setattr(StepLog, "add", lambda self, *step: (drawn.append(step[2]), add(self, *step)))
+    with pytest.raises(EvalfmError, match=r"epoch 3: the loss is not finite in the batch of ") as error:
+        bench.tune("full", epochs=4, least_steps=12, ema=0.9)
+    table, rows = bench.manifest.table, bench.examples("train").rows
+    names = ", ".join(str(table["id"].iloc[int(rows[position])]) for position in drawn[6 + bad])
+    assert f"in the batch of {names};" in str(error.value)
+    assert len(steps) == 9
     state = read_state(bench.folder / "work")
     assert state is not None
-    assert state.epoch == 0
+    assert state.epoch == 2
+    for tensors in (state.tensors, state.average, state.best_tensors):
+        assert tensors
+        assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+def test_long_epochs_are_looked_at_before_their_end(bench, monkeypatch):
+    bench = bench("square")
+    loss, steps = LabelObjective.loss, []
+
+    def poisoned(*values):
+        steps.append(1)
+        return loss(*values) * float("nan")
+
+    monkeypatch.setattr("evalfm.training.steps.CHECK_STEPS", 2)
+    monkeypatch.setattr(LabelObjective, "loss", poisoned)
+    with pytest.raises(EvalfmError, match=r"epoch 1: the loss is not finite in the batch of s\d+-\d, s\d+-\d"):
+        bench.tune("full", epochs=1, least_steps=9)
+    assert len(steps) == 2
+    assert read_state(bench.folder / "work") is None
 
 
 def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(bench, monkeypatch):
@@ -125,6 +165,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_is_kept(bench, monkeypatc
     monkeypatch.setattr(LabelObjective, "loss", poisoned)
     with pytest.raises(EvalfmError, match="the gradient is not finite"):
         bench.tune("full")
+    assert read_state(bench.folder / "work") is None
 
 
 def test_hardly_any_lesion_gives_no_nan_and_no_empty_answer(bench, monkeypatch):

@@ -53,7 +53,7 @@ class FineTuning:
     recipe: Recipe
     folder: Path
     seed: int
-    workers: int
+    workers: int | None
     progress: Progress
 
     def scores(self, drawn: Episodes, shots: int, episodes: int) -> Scores:

@@ -15,7 +15,7 @@ from evalfm.encoders.encoder import Precision
 from evalfm.errors import EvalfmError
 
 
-class Team:
+class Distributed:
     """Device, precision and the other processes, through accelerate.
 
     Attributes:
@@ -46,8 +46,8 @@ class Team:
             raise EvalfmError(f"{expected} processes were asked for and {self.size} came up; leave --processes out.")
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes files."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
     def prepare(self, model: nn.Module, optimiser: torch.optim.Optimizer) -> tuple[nn.Module, Any]:
@@ -69,10 +69,10 @@ class Team:
         """Gradients of ``loss``, scaled where the precision needs it."""
         self._accelerator.backward(loss)
 
-    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> float:
-        """Clip the gradient; its norm before."""
-        found = self._accelerator.clip_grad_norm_(parameters, norm)
-        return float(found) if found is not None else 0.0
+    def clip(self, parameters: Sequence[nn.Parameter], norm: float) -> Tensor:
+        """Clip the gradient to ``norm``; its norm before, 0-dimensional, on the device and not waited for."""
+        before = self._accelerator.clip_grad_norm_(parameters, norm)
+        return torch.zeros((), device=self.device) if before is None else torch.as_tensor(before, device=self.device)
 
     @property
     def step_was_skipped(self) -> bool:
