@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -13,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, checked, option_of
 from evalfm.encoders.reference import find_alias
-from evalfm.errors import EvalfmError
+from evalfm.errors import EvalfmError, shown
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 
 Resize = Literal["squash", "shortest-edge-crop", "letterbox"]
@@ -23,6 +24,8 @@ Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
 STRONGEST_ASSOCIATION = 0.95
 SPLIT, FEW, HEADS = "Cohort and split", "Few labels", "Heads and evaluation"
+MOST_SHARDS = 1_000_000
+_SHARD = re.compile(r"\s*(?P<number>\d{1,9})\s*/\s*(?P<count>\d{1,9})\s*", re.ASCII)
 _ASSOCIATION = re.compile(r"^\s*(?P<attribute>[^=\s]+)\s*=\s*(?P<strength>\d*\.?\d+)\s*$")
 
 
@@ -65,6 +68,58 @@ class Association:
                 f"{STRONGEST_ASSOCIATION:g}, such as chest_tube=0.5."
             )
         return cls(match["attribute"], strength)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of several parts of the work, for a batch system that runs each somewhere else.
+
+    What belongs to it is decided by a hash of the work's own address: whatever else there is to do, in whatever order
+    and on whatever machine, it is in one shard of ``count`` and in no other.
+
+    Attributes:
+        number: from 1 to ``count``.
+        count: how many shards there are.
+    """
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``2/8``.
+
+        Raises:
+            EvalfmError: it is not of this form, or there is no such shard.
+
+        >>> Shard.parse("2/8")
+        Shard(number=2, count=8)
+        """
+        match = _SHARD.fullmatch(text)
+        if match is None:
+            raise EvalfmError(f"{shown(text)} is no shard; write K/N, such as --shard 2/8 for the second of eight.")
+        number, count = int(match["number"]), int(match["count"])
+        if not 1 <= count <= MOST_SHARDS:
+            raise EvalfmError(
+                f"There are no {count:,} shards; write K/N with N from 1 to {MOST_SHARDS:,}, such as 2/8."
+            )
+        if not 1 <= number <= count:
+            raise EvalfmError(
+                f"There is no shard {number} of {count}; shards are counted from 1, so write one from 1/{count} to "
+                f"{count}/{count} (an array of a batch system that counts from 0 needs 1 added)."
+            )
+        return cls(number, count)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def holds(self, address: str) -> bool:
+        """Whether the work with this address belongs to the shard.
+
+        >>> [number for number in (1, 2, 3) if Shard(number, 3).holds("any address")]
+        [3]
+        """
+        return int.from_bytes(hashlib.sha256(address.encode()).digest()[:16], "big") % self.count == self.number - 1
 
 
 class DataOptions(CardModel):
@@ -362,6 +417,22 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         """SHA-256 of what is measured, the same in every process and on every machine."""
         elsewhere = {*MachineOptions.model_fields, "out", "force"}
         return hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode()).hexdigest()
+
+    @property
+    def address(self) -> str:
+        """Like ``key``, but the same wherever the folders lie that are named: of each path the last name counts.
+
+        Two configurations may share it, so it decides who computes what, and never whether two results are one.
+        """
+        places = ("encoder", "task", "data", "test_data", "weights", "prompts")
+        named = {name: text for name in places if (text := getattr(self, name)) is not None}
+        return self.model_copy(
+            update={name: os.path.basename(os.path.abspath(text)) for name, text in named.items()}
+        ).key
+
+    def result_address(self, head: str) -> str:
+        """What the results of ``head`` are known by within one study, whichever of its cells computes them."""
+        return self.model_copy(update={"heads": (head,), "baselines": "none", "prompts": None}).key
 
     def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
         """The same on ``machine``, with ``changes`` of folder and force; a frozen encoder has no processes."""

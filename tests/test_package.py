@@ -24,7 +24,19 @@ TRAINING = ["timm", "torchvision.models", "torch._dynamo", "transformers", "open
 """What no encoder but its own family's, and no frozen features, need."""
 VERBS = [
     *("demo", "probe", "study", "episodes", "predict", "compare", "bias", "counterfactual", "choose", "report"),
-    *("features", "doctor", "convert", "ls", "show", "data", "ls encoders", "show encoder", "data import", "data join"),
+    *(
+        "features",
+        "fetch",
+        "doctor",
+        "convert",
+        "ls",
+        "show",
+        "data",
+        "ls encoders",
+        "show encoder",
+        "data import",
+        "data join",
+    ),
 ]
 COMMANDS = [
     *("ls encoders", "ls encoders --json --domain chest", "ls tasks", "ls heads", "ls data"),

@@ -22,6 +22,7 @@ from evalfm.cli import (
     doctor,
     episodes,
     features,
+    fetch,
     ls,
     predict,
     probe,
@@ -112,6 +113,7 @@ app.command("counterfactual")(counterfactual.counterfactual)
 app.command("choose")(choose.choose)
 app.command("report")(report.report)
 app.command("features")(features.features)
+app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)
 app.add_typer(ls.app, name="ls")

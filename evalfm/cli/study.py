@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,12 +12,14 @@ from pydantic import Field
 from evalfm.cards import CardModel, Option, group_of
 from evalfm.cli.configured import configured
 from evalfm.cli.options import listed
-from evalfm.config import MachineOptions, Text
+from evalfm.config import MachineOptions, Shard, Text
 from evalfm.study.config import Assumed
 from evalfm.training.recipe import Adaptation
 
 if TYPE_CHECKING:
+    from evalfm.cli.console import Bars
     from evalfm.study import Study, StudyRuns
+    from evalfm.study.cohorts import Manifests
 
 SOME_FAILED = 1
 """Exit status where cells failed: what did not fail is on disk."""
@@ -43,6 +46,14 @@ class StudyOptions(CardModel):
     )
     limit: Annotated[int | None, Field(description="At most so many images.")] = None
     seeds: Annotated[int | None, Field(description="In place of the study's.")] = None
+    shard: Annotated[
+        str | None,
+        Field(description="Only the cells of shard K of N, e.g. 2/8; without it a later call gathers all."),
+        Option(metavar="K/N"),
+    ] = None
+    offline: Annotated[
+        bool, Field(description="Ask nothing of the hub; weights and data that lack are named before anything starts.")
+    ] = False
 
 
 @configured(StudyOptions, Assumed, MachineOptions)
@@ -58,7 +69,8 @@ def study(
 
     A plan is printed first: cells, time, disk, memory. A cell that fails is recorded and the rest goes on; exit status
     1 says that some did. The same command again goes on where it stopped. Results: OUT/results.parquet, one row a run
-    and metric; OUT/failures.json.
+    and metric; OUT/failures.json. Shards, at once or one by one, on any machines with one OUT, write tables of their
+    own; the command without --shard then finds every run and makes the whole.
 
     Examples:
 
@@ -70,6 +82,10 @@ def study(
 
         evalfm study my-study.yaml --task ptx-seg --adaptation frozen --seeds 1 --out runs/first-look
 
+        evalfm study my-study.yaml --shard $SLURM_ARRAY_TASK_ID/8    (in a batch system; then the same without --shard)
+
+        evalfm study feature-quality --offline     (where there is no network, after `evalfm fetch`)
+
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (images and a GPU that are not here)
     """
     from evalfm.errors import EvalfmError
@@ -79,22 +95,50 @@ def study(
     machine, assumed = group_of(MachineOptions, options), group_of(Assumed, options)
     if not plan and assumed != Assumed():
         raise EvalfmError("--images, --speed and --decode make a plan for what is not here; add --plan.")
+    shard = Shard.parse(options["shard"]) if "shard" in options else None
     encoders = listed(options.get("encoder"), "--encoder", is_encoder_path)
     tasks = listed(options.get("task"), "--task", is_task)
     grid = load_study(config).on(options.get("data"))
     grid = grid.only(tuple(encoders), tuple(tasks), options.get("adaptation", ()))
-    # Before torch is imported, which takes seconds.
-    check_study_names(grid, data=assumed.images is None)
+    offline = options.get("offline", False)
+    if not offline or assumed.images is not None:
+        # Before torch is imported, which takes seconds.
+        check_study_names(grid, data=assumed.images is None)
     grid = _changed(grid, options)
 
-    from evalfm.cli.console import Bars, emit_json
-    from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
-    from evalfm.study import make_plan, run_study
+    from evalfm.cli.console import Bars
+    from evalfm.encoders.hub import switched_off
     from evalfm.study.cohorts import Manifests
 
     bars = Bars()
     manifests = Manifests(bars)
-    planned = make_plan(grid, machine, assumed, manifests, bars)
+    if offline and assumed.images is None:
+        from evalfm.study.needs import check_offline
+
+        check_offline(grid, manifests)
+    with switched_off() if offline else nullcontext():
+        _run(grid, machine, assumed, manifests, bars, shard, plan=plan, out=out, force=force, json=json)
+
+
+def _run(
+    grid: Study,
+    machine: MachineOptions,
+    assumed: Assumed,
+    manifests: Manifests,
+    bars: Bars,
+    shard: Shard | None,
+    *,
+    plan: bool,
+    out: Path | None,
+    force: bool,
+    json: bool,
+) -> None:
+    """Print the plan, run the cells, print the results."""
+    from evalfm.cli.console import emit_json
+    from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
+    from evalfm.study import make_plan, run_study
+
+    planned = make_plan(grid, machine, assumed, manifests, bars, shard)
     if plan and json:
         emit_json(planned.to_json())
         return
@@ -102,8 +146,9 @@ def study(
     if plan:
         return
     folder = out or Path("runs") / grid.name
+    given: dict[str, Any] = {"machine": machine, "manifests": manifests, "force": force, "shard": shard}
     with LiveTable(grid.title) as live:
-        done: StudyRuns = run_study(grid, folder, live, machine=machine, manifests=manifests, watch=live, force=force)
+        done: StudyRuns = run_study(grid, folder, live, watch=live, **given)
     if json:
         emit_json(results_json(done))
     else:

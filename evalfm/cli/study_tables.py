@@ -57,8 +57,11 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
 def totals(plan: Plan) -> str:
     """The sums of a plan in one line."""
     disk = ", ".join(f"{name} {size(count)}" for name, count in plan.disk_bytes.items()) or "nothing"
+    cells = f"{len(plan.cells)} cells"
+    if plan.shard is not None:
+        cells = f"shard {plan.shard}: {len(plan.cells)} of {plan.every} cells"
     return (
-        f"{len(plan.cells)} cells, {plan.study.seeds} seed(s) each: at most about {duration(plan.seconds)}; "
+        f"{cells}, {plan.study.seeds} seed(s) each: at most about {duration(plan.seconds)}; "
         f"disk: {disk}, and {size(plan.work_bytes)} of checkpoints while training; "
         f"memory of model and batch up to about {size(plan.memory_bytes)}"
     )

@@ -35,13 +35,13 @@ def split_units(
     digests = images.map(digests_of_twins([name for name in images if name], manifest.root, progress=progress))
     if not digests.duplicated(keep=False)[digests.notna()].any():
         return keys
-    names, codes = np.unique(keys.astype(str), return_inverse=True)
+    codes, names = pd.factorize(keys.astype(object), sort=True)
     patient, alike = pd.Series(codes), digests.reset_index(drop=True)
     unit = patient
     while True:
         joined = unit.groupby(alike).transform("min").fillna(unit).groupby(patient).transform("min").astype(np.intp)
         if joined.equals(unit):
-            return names.astype(object)[unit]
+            return np.asarray(names, dtype=object)[unit]
         unit = joined
 
 

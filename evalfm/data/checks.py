@@ -141,6 +141,12 @@ def _means_missing(value: object) -> bool:
     return isinstance(value, str) and value.lower() in MISSING_WORDS
 
 
+def _missing_words(column: pd.Series) -> NDArray[np.bool_]:
+    """Cells, bool [N], that hold a word such as NA."""
+    words = pd.Series(column.unique(), dtype=object)
+    return column.isin(words[words.map(_means_missing).astype(bool)]).to_numpy(dtype=bool)
+
+
 def _shown(value: object) -> str:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return "empty"
@@ -174,18 +180,19 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
     yield from _rows(manifest, table["id"].isna(), "id", "give every row an id of its own")
     repeated = table["id"].notna() & table["id"].duplicated()
     if repeated.any():
-        first = {name: position for position, name in reversed(list(enumerate(table["id"])))}
-        for position in np.flatnonzero(repeated):
-            name = table["id"].iat[int(position)]
-            message = f"id {_shown(name)} is that of row {first[name] + 1} too; give every row an id of its own"
-            yield Fault(message, int(position) + 1)
+        names = table["id"].tolist()
+        first = dict(zip(reversed(names), range(len(names), 0, -1), strict=True))
+        for position in np.flatnonzero(repeated).tolist():
+            name = names[position]
+            message = f"id {_shown(name)} is that of row {first[name]} too; give every row an id of its own"
+            yield Fault(message, position + 1)
     yield from _rows(manifest, table["image"].isna(), "image", "write the path of the image or remove the row")
     for name in ("patient", "study", "group"):
         if name in table and table[name].isna().any() and table[name].notna().any():
             yield from _rows(manifest, table[name].isna(), name, "fill it in for all rows or remove the column")
     # Rows whose patient is NA would be one patient.
     if "patient" in table:
-        unnamed = table["patient"].map(_means_missing).astype(bool)
+        unnamed = _missing_words(table["patient"])
         if unnamed.sum() > 1:
             yield from _rows(manifest, unnamed, "patient", "")
 
@@ -209,8 +216,12 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
 
 def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
     pairs = pd.DataFrame({"key": key, "split": split}).dropna().drop_duplicates()
-    shared = pairs[pairs["key"].duplicated(keep=False)]
-    return [(str(name), " and ".join(sorted(rows["split"]))) for name, rows in shared.groupby("key", sort=True)]
+    shared = pairs[pairs["key"].duplicated(keep=False)].sort_values(["key", "split"], kind="stable")
+    splits: dict[str, list[str]] = {}
+    # Without a table for each, of which there may be as many as there are patients.
+    for name, split_name in zip(shared["key"].tolist(), shared["split"].tolist(), strict=True):
+        splits.setdefault(str(name), []).append(split_name)
+    return [(name, " and ".join(names)) for name, names in splits.items()]
 
 
 def _labels(manifest: Manifest) -> Iterable[Fault]:
@@ -233,7 +244,7 @@ def _labels(manifest: Manifest) -> Iterable[Fault]:
             wrong = column.notna() & ((column < 0) | (column != column.round()) | np.isinf(column))
             yield from _rows(manifest, wrong, name, "number the classes 0, 1, 2, … or leave the cell empty")
         else:
-            yield from _rows(manifest, column.map(_means_missing), name, "")
+            yield from _rows(manifest, _missing_words(column), name, "")
 
 
 def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
@@ -243,7 +254,7 @@ def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
         known_kind = name in manifest.labels or name in TEXT_COLUMNS or name in NUMBER_COLUMNS
         if column is None or known_kind or pd.api.types.is_numeric_dtype(column.dtype):
             continue
-        missing = column.map(_means_missing).astype(bool)
+        missing = _missing_words(column)
         if missing.any() and not missing.all() and as_numbers(column[~missing]) is not None:
             yield name, _rows(manifest, missing, name, "")
 
@@ -277,19 +288,20 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
 
 def file_faults(manifest: Manifest) -> Iterable[Fault]:
     """Files of images and masks that are not under the root."""
-    if not manifest.root.is_dir():
+    root = manifest.root
+    if not root.is_dir():
         remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
-        yield Fault(f"the root {manifest.root} is not there; mount the disk, or say where the images lie now: {remedy}")
+        yield Fault(f"the root {root} is not there; mount the disk, or say where the images lie now: {remedy}")
         return
     columns = ["image"]
     columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
     for name in columns:
         column = manifest.table[name]
         present = column[column.notna() & (column != EMPTY_MASK)]
-        reasons = locator_faults(present, manifest.root)
+        reasons = locator_faults(present, root)
         for position, locator in enumerate(column if reasons else ()):
             if locator in reasons:
-                reason = f"{reasons[locator]} (root {manifest.root}){TRUST if reasons[locator] == OUTSIDE else ''}"
+                reason = f"{reasons[locator]} (root {root}){TRUST if reasons[locator] == OUTSIDE else ''}"
                 yield Fault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
 
 

@@ -157,6 +157,11 @@ def as_text(column: pd.Series) -> pd.Series:
     """
     missing = column.isna().to_numpy(dtype=bool)
     values = column.astype(object).to_numpy()
+    if pd.api.types.infer_dtype(values, skipna=True) == "string":
+        # As nearly every column of names is: a fifth of the time of what comes below.
+        words = np.full(len(values), None, dtype=object)
+        words[~missing] = [word.strip() or None for word in values[~missing]]
+        return pd.Series(words, index=column.index, dtype=object)
     if pd.api.types.is_float_dtype(column.dtype):
         _refuse_infinite(column)
         # A whole number that only a missing neighbour turned into a float.

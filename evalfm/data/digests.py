@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +40,7 @@ def image_digests(
     sidecar = _sidecar(root)
     remembered = _read(sidecar)
     unique = list(dict.fromkeys(locators))
-    stamps = {name: stamp_of(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    stamps = _stamps(unique, root)
     by_locator: dict[str, str] = {}
     for locator in unique:
         entry = remembered.get(locator)
@@ -76,7 +77,7 @@ def image_digests(
 def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> dict[str, str]:
     """Digest of each image that may have the bytes of another; a file whose size no other has needs no reading."""
     unique = list(dict.fromkeys(locators))
-    sizes = {name: stamp_of(root / name) for name in dict.fromkeys(file_of(locator) for locator in unique)}
+    sizes = _stamps(unique, root)
     # The digest of an array is that of its values, whatever the file's size is.
     arrays = {name for name in sizes if name.lower().endswith((".npz", ".npy"))}
     files = Counter(stamp[0] for name, stamp in sizes.items() if stamp is not None and name not in arrays)
@@ -90,11 +91,18 @@ def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress 
     return image_digests(wanted, root, progress=progress).by_locator
 
 
-def stamp_of(path: Path) -> tuple[int, int] | None:
+def _stamps(locators: Sequence[str], root: Path) -> dict[str, tuple[int, int] | None]:
+    """The stamp of the file of each locator."""
+    # Not as paths, which take longer to make than the file to be looked at.
+    folder = os.fspath(root)
+    return {name: stamp_of(os.path.join(folder, name)) for name in dict.fromkeys(map(file_of, locators))}
+
+
+def stamp_of(path: Path | str) -> tuple[int, int] | None:
     """Size and time of change of a file, by which it is known to be what it was; None where it is not there."""
     try:
-        status = path.stat()
-    except OSError:
+        status = os.stat(path)
+    except (OSError, ValueError):
         return None
     return status.st_size, status.st_mtime_ns
 

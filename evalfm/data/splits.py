@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -216,14 +217,15 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer
         raise EvalfmError("No image has a known label; shots need labelled images.")
     # Round by round over the classes: a round depends on earlier rounds only, so the choices are nested.
     fresh = [iter(queue) for queue in queues]
-    put_off: list[list[int]] = [[] for _ in queues]
+    # A list would be moved as a whole for every image that is taken from its front.
+    put_off: list[deque[int]] = [deque() for _ in queues]
     used: set[int] = set()
     chosen: list[int] = []
     for turn in range(k):
         for code in (code for code, queue in enumerate(queues) if turn < len(queue)):
             row = _next_unused(fresh[code], patient_codes, used, put_off[code])
             if row is None:
-                row = put_off[code].pop(0)
+                row = put_off[code].popleft()
             used.add(int(patient_codes[row]))
             chosen.append(row)
     return np.sort(np.array(chosen, dtype=np.intp))
@@ -323,7 +325,7 @@ def _stem(name: str) -> str:
 
 
 def _next_unused(
-    queue: Iterator[int], patient_codes: NDArray[np.intp], used: set[int], put_off: list[int]
+    queue: Iterator[int], patient_codes: NDArray[np.intp], used: set[int], put_off: deque[int]
 ) -> int | None:
     """The next image of a patient who gave none yet; images of the others are put off."""
     for row in queue:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
@@ -14,6 +19,105 @@ TIMEOUT_SECONDS = 5
 """How long to wait for the hub's first answer."""
 
 WITHOUT_WEIGHTS = "pixels, hog and random:resnet18 need no weights"
+
+
+class HubFile(NamedTuple):
+    """A file of a repository at a revision; None is the newest."""
+
+    repository: str
+    name: str
+    revision: str | None
+
+    def cached(self) -> Path | None:
+        """Where it lies in the cache, or None."""
+        from huggingface_hub import try_to_load_from_cache
+
+        path = try_to_load_from_cache(self.repository, self.name, revision=self.revision)
+        return Path(path) if isinstance(path, str) else None
+
+    def size(self) -> int | None:
+        """Bytes of it: in the cache, else as the hub says; None where it does not."""
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+        path = self.cached()
+        if path is not None:
+            return path.stat().st_size
+        try:
+            url = hf_hub_url(self.repository, self.name, revision=self.revision)
+            return get_hf_file_metadata(url, timeout=TIMEOUT_SECONDS).size
+        except Exception:
+            # Behind a licence, gone, or no hub: the download says which.
+            return None
+
+
+def files_of(card: EncoderCard, *, text: bool) -> list[HubFile]:
+    """The files of ``card`` that lie on the hub; of shards those that their index names, once it is in the cache.
+
+    Args:
+        card: of the encoder.
+        text: with those of its text tower, if it has one.
+
+    >>> from evalfm.encoders import find_card
+    >>> [file.name for file in files_of(find_card("biomedclip"), text=True)]
+    ['open_clip_pytorch_model.bin', 'tokenizer.json']
+    """
+    facts, tower = card.weights, card.text_tower
+    if facts.source != "hub" or facts.repository is None or facts.file is None:
+        return []
+    files = [HubFile(facts.repository, facts.file, facts.revision)]
+    index = files[0].cached() if _names_shards(facts.file) else None
+    if index is not None:
+        from evalfm.encoders.weight_files import shard_names
+
+        files += [HubFile(facts.repository, name, facts.revision) for name in shard_names(index)]
+    if text and tower is not None:
+        own = tower.arguments.get("weights")
+        files += [_beside(card, name) for name in (*tower.tokenizer, *([str(own)] if own else []))]
+    return list(dict.fromkeys(files))
+
+
+def fetch_whole(card: EncoderCard, *, text: bool) -> None:
+    """Bring all of ``files_of`` into the cache; what is whole there is not asked for again.
+
+    Raises:
+        EvalfmError: as :func:`fetch`; or a file is not the one that the card pins by its SHA-256.
+    """
+    files = files_of(card, text=text)
+    new = bool(files) and files[0].cached() is None
+    path = fetch(card)
+    if new and card.weights.sha256 is not None and not _names_shards(path.name):
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != card.weights.sha256:
+            raise EvalfmError(
+                f"{path} is not the file that the card of {card.name} pins by its SHA-256; remove it and fetch again."
+            )
+    for file in files_of(card, text=text)[1:]:
+        _fetched(card, file.repository, file.name, file.revision, "a place beside the file of weights, in one folder")
+
+
+def reachable() -> bool:
+    """Whether the hub answers, and may be asked."""
+    from huggingface_hub import constants
+
+    return not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """In the block nothing is asked of the hub, by this process or by those that it starts."""
+    from huggingface_hub import constants
+
+    before, variable = constants.HF_HUB_OFFLINE, os.environ.get("HF_HUB_OFFLINE")
+    constants.HF_HUB_OFFLINE, os.environ["HF_HUB_OFFLINE"] = True, "1"
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        if variable is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = variable
 
 
 def fetch(card: EncoderCard) -> Path:
@@ -31,7 +135,7 @@ def fetch(card: EncoderCard) -> Path:
             f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
         )
     path = _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
-    if facts.file.endswith(".index.json"):
+    if _names_shards(facts.file):
         from evalfm.encoders.weight_files import shard_names
 
         for name in shard_names(path):
@@ -47,13 +151,25 @@ def fetch_beside(card: EncoderCard, origin: Path | None, name: str) -> Path:
     """
     if origin is not None and (origin.parent / name).is_file():
         return origin.parent / name
-    facts, tower = card.weights, card.text_tower
-    repository = (tower and tower.tokenizer_repository) or facts.repository
-    revision = facts.revision if tower is None or tower.tokenizer_repository is None else tower.tokenizer_revision
     beside = "the file of weights, in one folder" if origin is None else f"{origin.name} in {origin.parent}"
-    if repository is None:
+    if _text_place(card)[0] is None:
         raise EvalfmError(f"The tokenizer of {card.name} needs {name}: place it beside {beside}.")
-    return _fetched(card, repository, name, revision, f"a place beside {beside}")
+    file = _beside(card, name)
+    return _fetched(card, file.repository, name, file.revision, f"a place beside {beside}")
+
+
+def _text_place(card: EncoderCard) -> tuple[str | None, str | None]:
+    """Repository and revision of the files of the text tower."""
+    facts, tower = card.weights, card.text_tower
+    if tower is not None and tower.tokenizer_repository is not None:
+        return tower.tokenizer_repository, tower.tokenizer_revision
+    return facts.repository, facts.revision
+
+
+def _beside(card: EncoderCard, name: str) -> HubFile:
+    repository, revision = _text_place(card)
+    assert repository is not None
+    return HubFile(repository, name, revision)
 
 
 def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None, remedy: str) -> Path:
@@ -104,6 +220,10 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         raise EvalfmError(
             f"{file} of {card.name} could not be fetched whole ({reason}): run again, or {by_hand}."
         ) from None
+
+
+def _names_shards(file: str) -> bool:
+    return file.endswith(".index.json")
 
 
 def _others(repository: str) -> str:

@@ -28,7 +28,12 @@ def default_phantom(progress: Progress) -> Manifest:
     # Another version may draw or split it otherwise.
     folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}-{evalfm.__version__}"
     if not (folder / "dataset.yaml").is_file():
-        make_phantom(folder, n=PHANTOM_IMAGES, size=PHANTOM_SIZE, progress=progress)
+        try:
+            make_phantom(folder, n=PHANTOM_IMAGES, size=PHANTOM_SIZE, progress=progress)
+        except (EvalfmError, OSError):
+            # Of several processes the first to finish made it: the same numbers give the same bytes.
+            if not (folder / "dataset.yaml").is_file():
+                raise
     return Manifest.read(folder)
 
 

@@ -15,9 +15,12 @@ class Known:
 
     Attributes:
         force: whether what is on disk is made again, once in this call.
+        own: ``ProbeConfig.result_address`` of what cells of the same study measure in their own right: none of it is
+            made, and recorded, as a baseline of another cell, whichever comes first.
     """
 
     force: bool = False
+    own: frozenset[str] = frozenset()
     _met: set[Path] = field(default_factory=set)
     _returned: list[Path] = field(default_factory=list)
 

@@ -233,7 +233,7 @@ def _measure(job: _Job, known: Known, progress: Progress, times: StageTimes) -> 
         groups = [HeadGroup(session, names, config, text=text_for(heads, session, cohort, config.prompts))]
         if not config.base_to_novel:
             # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
-            groups += _baselines(config, cohort, session, session_of)
+            groups += _baselines(config, cohort, session, session_of, known)
         runs = []
         for group in groups:
             runs += run_group(group, assignments, known=known, progress=progress)
@@ -264,32 +264,36 @@ def _baselines(
     cohort: Cohort,
     session: EncoderSession,
     session_of: Callable[[str, ProbeConfig], EncoderSession],
+    known: Known,
 ) -> list[HeadGroup]:
     """The baselines of ``cohort``: the constant, the metadata and the pixels; for masks two fixed masks.
 
-    With ``baselines="all"`` the encoder's own architecture with random weights comes too.
+    With ``baselines="all"`` the encoder's own architecture with random weights comes too. What another cell of the
+    study measures in its own right is left to that.
     """
     if config.baselines == "none":
         return []
     frozen = config.model_copy(update={"adaptation": "frozen", "recipe": {}})
     as_its_card_says = {"weights": "hub", "input_size": None, "resize": None}
 
-    def baseline(name: str, heads: tuple[str, ...], **changes: object) -> HeadGroup:
+    def baseline(name: str, heads: tuple[str, ...], **changes: object) -> list[HeadGroup]:
         own = frozen.model_copy(update={"encoder": name, **changes})
-        return HeadGroup(session_of(name, own), heads, own, baseline=True)
+        heads = tuple(head for head in heads if own.result_address(head) not in known.own)
+        return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
 
     groups: list[HeadGroup] = []
     if cohort.task.kind == "segmentation":
-        groups.append(baseline("constant", MASK_BASELINES, **as_its_card_says))
+        groups += baseline("constant", MASK_BASELINES, **as_its_card_says)
     else:
-        known = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
-        names = ["constant", *(["metadata"] if known else []), "pixels"]
+        columns = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
+        names = ["constant", *(["metadata"] if columns else []), "pixels"]
         simplest = cohort.task.heads[:1]
-        groups += [baseline(name, simplest, **as_its_card_says) for name in names if name != session.name]
+        for name in names:
+            groups += baseline(name, simplest, **as_its_card_says) if name != session.name else []
     pretrained = session.card.get("weights", {}).get("source", "none") != "none" and not session.random_weights
     named = config.heads or cohort.task.heads
     # Random sentences place images by chance: this baseline is for heads that learn on the features.
     heads = tuple(name for name in named if not reads_text(load_head(name, cohort.task.kind)))
     if config.baselines == "all" and pretrained and heads:
-        groups.append(baseline(config.encoder, heads, weights="random"))
+        groups += baseline(config.encoder, heads, weights="random")
     return groups

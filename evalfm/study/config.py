@@ -260,6 +260,11 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
     Raises:
         EvalfmError: names all that are unknown.
     """
+    raise_all(study_name_faults(study, data=data))
+
+
+def study_name_faults(study: Study, *, data: bool = True) -> list[EvalfmError]:
+    """What ``check_study_names`` refuses, one error a fault."""
     encoders = [each.name for each in study.encoders] + [each.encoder for each in study.supervised]
     of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
     of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
@@ -270,7 +275,7 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
         faults += task_faults(task.name, study.data_of(task)[0] if data else None, data=data)
     if data and study.test_data is not None:
         faults += task_faults(study.tasks[0].name, study.test_data)
-    raise_all(name_faults(encoders, heads=heads, aliases=True, before=faults))
+    return name_faults(encoders, heads=heads, aliases=True, before=faults)
 
 
 def task_faults(task: str, where: str | None, *, data: bool = True) -> list[EvalfmError]:

@@ -61,7 +61,7 @@ def _frames(error: Exception) -> str:
 
 
 class Executor(Protocol):
-    """Runs cells, wherever; each is a pure function of its JSON and the data sets."""
+    """Runs cells, wherever; each is a pure function of its JSON, the data sets, and what of its baselines is a cell."""
 
     def run(self, cells: Iterable[ProbeConfig], progress: Progress) -> Iterator[Outcome]:
         """Yield the outcome of every cell as soon as it is there, in any order; a failing cell stops no other."""
@@ -75,17 +75,19 @@ class SerialExecutor:
     Attributes:
         manifest: from a data set's name to its manifest, so that each is read once.
         started: called with each cell before it runs.
+        own: what cells of the study, here or elsewhere, measure in their own right (see ``Known``).
     """
 
     manifest: Callable[[str], Manifest] | None = None
     started: Callable[[ProbeConfig], None] = field(default=lambda cell: None)
+    own: frozenset[str] = frozenset()
 
     def run(self, cells: Iterable[ProbeConfig], progress: Progress) -> Iterator[Outcome]:
         """In order; an interrupt by the keyboard goes through."""
         # A baseline that several cells share is made, or said to be there, once.
         known: Known | None = None
         for cell in cells:
-            known = known or Known(cell.force)
+            known = known or Known(cell.force, self.own)
             self.started(cell)
             yield self._one(cell, known, progress)
 

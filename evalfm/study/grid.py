@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, SubsetOptions
+from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, Shard, SubsetOptions
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
@@ -44,6 +44,17 @@ class Grid:
     supervised: set[str] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+
+    @property
+    def own(self) -> frozenset[str]:
+        """What the cells measure in their own right, by address; for a cell of a shard that of all shards counts."""
+        return frozenset(cell.result_address(head) for cell in self.cells for head in cell.heads or ())
+
+    def of(self, shard: Shard | None) -> Grid:
+        """The same with the cells of ``shard`` alone, in their order; None keeps all."""
+        if shard is None:
+            return self
+        return replace(self, cells=[cell for cell in self.cells if shard.holds(cell.address)])
 
     def leave_out(self, what: str, reason: str) -> None:
         """Note it once."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from evalfm.config import ComputeOptions, EncoderOptions, MachineOptions, ProbeConfig
+from evalfm.config import ComputeOptions, EncoderOptions, MachineOptions, ProbeConfig, Shard
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
@@ -57,6 +57,7 @@ class Plan:
         left_out: combinations that make no sense.
         warnings: what will make cells fail unless it is fixed, such as weights that are not here.
         assumptions: what the figures rest on, one sentence each.
+        shard: whose cells they are; None is all of the study, which has ``every`` so many.
     """
 
     study: Study
@@ -64,6 +65,8 @@ class Plan:
     left_out: tuple[LeftOut, ...] = ()
     warnings: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    shard: Shard | None = None
+    every: int = 0
 
     @property
     def known(self) -> list[CellEstimate]:
@@ -99,6 +102,7 @@ class Plan:
         return {
             "study": self.study.name,
             "title": self.study.title,
+            "shard": None if self.shard is None else {"number": self.shard.number, "of": self.shard.count},
             "cells": [
                 {"key": each.cell.key, "supervised": each.supervised}
                 | each.cell.model_dump(mode="json", exclude={*MachineOptions.model_fields, "out", "force"})
@@ -110,6 +114,7 @@ class Plan:
             "assumptions": list(self.assumptions),
             "total": {
                 "cells": len(self.cells),
+                "cells_of_all_shards": self.every,
                 "seconds": self.seconds,
                 "disk_bytes": self.disk_bytes,
                 "work_bytes": self.work_bytes,
@@ -146,8 +151,9 @@ def make_plan(
     assumed: Assumed | None = None,
     manifests: Manifests | None = None,
     progress: Progress = SILENT,
+    shard: Shard | None = None,
 ) -> Plan:
-    """Find out what ``study`` will cost; each encoder is loaded once for a trial, and nothing is written.
+    """Find out what ``study``, or a shard of it, will cost; each encoder is loaded once, and nothing is written.
 
     Raises:
         EvalfmError: names every fault that the user must fix before anything runs.
@@ -159,8 +165,9 @@ def make_plan(
         cohorts, faults = assume_all(study, assumed.images)
         grid = _checked(study, cohorts, faults)
     planner = _Planner(study, machine, assumed, cohorts, progress)
-    cells = planner.plan(grid)
-    return Plan(study, cells, tuple(grid.left_out), tuple(planner.warnings), planner.assumptions())
+    cells = planner.plan(grid.of(shard))
+    facts = (tuple(grid.left_out), tuple(planner.warnings), planner.assumptions())
+    return Plan(study, cells, *facts, shard, len(grid.cells))
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evalfm.config import Shard
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
@@ -19,6 +20,18 @@ from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
 FAILURES = "failures.json"
+
+
+def file_of(name: str, shard: Shard | None) -> str:
+    """The file ``name`` of a shard alone, which several at once never write over each other's.
+
+    >>> file_of(RESULTS, Shard(2, 8)), file_of(FAILURES, None)
+    ('results-2-of-8.parquet', 'failures.json')
+    """
+    if shard is None:
+        return name
+    stem, _, suffix = name.partition(".")
+    return f"{stem}-{shard.number}-of-{shard.count}.{suffix}"
 
 
 @dataclass(frozen=True)
@@ -183,17 +196,20 @@ def table_of(rows: Iterable[ResultRow]) -> pd.DataFrame:
     return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(TYPES)
 
 
-def write_results(out: Path, rows: Sequence[ResultRow]) -> Path:
+def write_results(out: Path, rows: Sequence[ResultRow], shard: Shard | None = None) -> Path:
     """Publish the table of ``rows`` in ``out`` by one rename."""
     content = io.BytesIO()
     table = table_of(rows)
     table.attrs = {MARK: {"schema": SCHEMA}}
     table.to_parquet(content, index=False)
-    write_atomically(out / RESULTS, content.getvalue())
-    return out / RESULTS
+    path = out / file_of(RESULTS, shard)
+    write_atomically(path, content.getvalue())
+    return path
 
 
-def write_failures(out: Path, failed: Sequence[Outcome], manifests: Sequence[Manifest] = ()) -> Path:
+def write_failures(
+    out: Path, failed: Sequence[Outcome], manifests: Sequence[Manifest] = (), shard: Shard | None = None
+) -> Path:
     """Publish what failed, each with its cell, in ``out`` by one rename; an empty list where nothing did.
 
     No path and no name of ``manifests`` is in it: whoever ran the study has read them on the screen.
@@ -213,8 +229,9 @@ def write_failures(out: Path, failed: Sequence[Outcome], manifests: Sequence[Man
         for outcome in failed
         if outcome.failure is not None
     ]
-    write_atomically(out / FAILURES, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
-    return out / FAILURES
+    path = out / file_of(FAILURES, shard)
+    write_atomically(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+    return path
 
 
 def _primaries(run: Run) -> set[str]:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, overload
 
-from evalfm.config import MachineOptions, ProbeConfig
+from evalfm.config import MachineOptions, ProbeConfig, Shard
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run, check_writable
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.executor import Executor, Outcome, SerialExecutor
 from evalfm.study.plan import check_study
-from evalfm.study.results import FAILURES, RESULTS, ResultRow, rows_of, write_failures, write_results
+from evalfm.study.results import FAILURES, RESULTS, ResultRow, file_of, rows_of, write_failures, write_results
 
 
 class Watch(Protocol):
@@ -51,11 +51,13 @@ class StudyRuns(Sequence[Run]):
     Attributes:
         runs: in the order in which they came. failed: cells without a result.
         folder: where ``results.parquet`` and ``failures.json`` lie.
+        shard: which shard of the study they are of; None is all of it.
     """
 
     runs: tuple[Run, ...]
     failed: tuple[Outcome, ...]
     folder: Path
+    shard: Shard | None = None
 
     def __len__(self) -> int:
         return len(self.runs)
@@ -72,12 +74,12 @@ class StudyRuns(Sequence[Run]):
     @property
     def results(self) -> Path:
         """The table of results."""
-        return self.folder / RESULTS
+        return self.folder / file_of(RESULTS, self.shard)
 
     @property
     def failures(self) -> Path:
         """The list of what failed."""
-        return self.folder / FAILURES
+        return self.folder / file_of(FAILURES, self.shard)
 
 
 def run_study(
@@ -87,6 +89,7 @@ def run_study(
     *,
     machine: MachineOptions | None = None,
     force: bool = False,
+    shard: Shard | None = None,
     executor: Executor | None = None,
     manifests: Manifests | None = None,
     watch: Watch | None = None,
@@ -102,6 +105,8 @@ def run_study(
         progress: where long work is shown.
         machine: with what cells are run.
         force: run again what is there already.
+        shard: run the cells of this shard alone; its tables are then ``results-K-of-N.parquet`` and
+            ``failures-K-of-N.json``, and the call without a shard makes those of the whole of what all have run.
         executor: who runs them; one after the other in this process where None.
         manifests: data sets that were read already.
         watch: follows every cell; failures are said through ``progress`` where None.
@@ -123,26 +128,27 @@ def run_study(
     folder, machine = Path(out), machine or MachineOptions()
     manifests, watch = manifests or Manifests(progress), watch or Sayer(progress)
     check_writable(folder)
-    cells = [cell.on(machine, out=folder, force=force) for cell in check_study(study, manifests)[0].cells]
+    grid = check_study(study, manifests)[0]
+    cells = [cell.on(machine, out=folder, force=force) for cell in grid.of(shard).cells]
     numbers = {cell.key: number for number, cell in enumerate(cells, 1)}
 
     def started(cell: ProbeConfig) -> None:
         watch.started(cell, numbers[cell.key], len(cells))
 
-    executor = executor or SerialExecutor(manifests.get, started)
+    executor = executor or SerialExecutor(manifests.get, started, grid.own)
     runs: dict[Path, Run] = {}
     rows: list[ResultRow] = []
     failed: list[Outcome] = []
-    write_results(folder, rows)
-    write_failures(folder, failed)
+    write_results(folder, rows, shard)
+    write_failures(folder, failed, shard=shard)
     for number, outcome in enumerate(executor.run(cells, progress), 1):
         # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
         fresh = [run for run in outcome.runs if run.folder not in runs]
         runs |= {run.folder: run for run in fresh}
         rows += [row for run in fresh for row in rows_of(study.name, run, folder)]
-        write_results(folder, rows)
+        write_results(folder, rows, shard)
         if outcome.failure is not None:
             failed.append(outcome)
-            write_failures(folder, failed, manifests.known)
+            write_failures(folder, failed, manifests.known, shard)
         watch.finished(outcome, number, len(cells))
-    return StudyRuns(tuple(runs.values()), tuple(failed), folder)
+    return StudyRuns(tuple(runs.values()), tuple(failed), folder, shard)

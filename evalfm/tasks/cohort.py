@@ -170,8 +170,9 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
 
 
 def _by_id(manifest: Manifest, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    ids = manifest.table["id"].to_numpy(dtype=object)[rows].astype(str)
-    return rows[np.argsort(ids, kind="stable")]
+    # Not as an array of letters, in which every id takes the room of the longest.
+    ids = list(map(str, manifest.table["id"].to_numpy(dtype=object)[rows]))
+    return rows[np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.intp)]
 
 
 @dataclass(frozen=True)

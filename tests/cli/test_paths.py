@@ -63,6 +63,7 @@ BASE: dict[str, list[str]] = {
     "choose": ["runs={run}", "--task=square"],
     "report": ["runs={run}", "--out={out}"],
     "features": ["--encoder=pixels", "--data={data}", "--out={out}"],
+    "fetch": ["names=hog", "--dry-run"],
     "doctor": ["--encoder=resnet18", "--weights=random"],
     "convert": ["file={data}/manifest.parquet", "--out={out}.safetensors", "--yes"],
     "ls runs": ["out={run}"],
@@ -93,6 +94,7 @@ counterfactual: run data trained_on weights encoder
 choose: runs
 report: runs
 features: encoder data weights
+fetch: names
 doctor: encoder weights
 convert: file
 ls runs: out
@@ -130,7 +132,7 @@ data check: html
 """
 WORDS = """
 probe: heads recipe associate where test_where threshold device
-study: encoder task weights recipe device adaptation
+study: encoder task weights recipe device adaptation shard
 episodes: encoder task shots recipe where device methods
 predict: device
 compare: task head metric reference cohort

@@ -9,6 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from evalfm.data.columns import as_numbers, as_text, numbers_or_cells, read_table, with_numbers
 from evalfm.errors import EvalfmError
@@ -17,6 +19,22 @@ from evalfm.errors import EvalfmError
 @pytest.mark.parametrize("dtype", ["str", "string", object, "category"])
 def test_text_of_every_dtype(dtype: str | type) -> None:
     assert as_text(pd.Series([" a ", None, "", "007"], dtype=dtype)).tolist() == ["a", None, None, "007"]
+
+
+ODD = st.sampled_from(["", " ", " a", "a\t", "\u2003x", "007", "NA", None, np.nan, pd.NA, np.str_(" s "), "\x00"])
+
+
+@given(st.lists(ODD, max_size=8), st.sampled_from([object, "string"]))
+def test_text_alone_is_read_as_text_among_other_cells_is(cells: list[object], dtype: str | type) -> None:
+    column = pd.Series(cells, dtype=dtype, index=range(5, 5 + len(cells)))
+    quick = as_text(column)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pd.api.types, "infer_dtype", lambda *_, **__: "mixed")
+        careful = as_text(column)
+    assert quick.tolist() == careful.tolist()
+    assert quick.index.equals(careful.index)
+    assert quick.dtype == careful.dtype == object
+    assert all(cell is None or type(cell) is str for cell in quick)
 
 
 def test_whole_numbers_are_written_without_a_point() -> None:

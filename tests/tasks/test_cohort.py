@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,19 @@ def rectangle(folder: Path, name: str, rows: slice, columns: slice) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray(mask).save(folder / name)
     return name
+
+
+def test_rows_come_by_id_and_one_long_id_makes_no_other_longer() -> None:
+    ids = [f"i{row * 7 % 200}" for row in range(200)]
+    ids[5] = "j" * 100_000
+    table = pd.DataFrame({"id": ids, "image": [f"{row}.png" for row in range(200)], "edema": [0.0, 1.0] * 100})
+    manifest = Manifest(DatasetInfo(name="long", public_ids=True), table, Path())
+    tracemalloc.start()
+    rows = select_cohort(resolve_task("edema", manifest), manifest).rows
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [ids[row] for row in rows] == sorted(ids)
+    assert peak < 10_000_000
 
 
 def test_unknown_labels_leave_and_are_counted(tmp_path: Path):
