@@ -18,6 +18,7 @@ KEPT = {
     ("tasks/metrics/test_facts.py", "_tests"): "the test that goes with a metric; to be public as `paired_tests`",
     ("encoders/test_blocks.py", "_pos_embed"): "timm's own",
     ("encoders/test_blocks.py", "_forward_pre_hooks"): "torch's own",
+    ("encoders/test_drawing.py", "_no_grad_trunc_normal_"): "torch's own",
 }
 
 

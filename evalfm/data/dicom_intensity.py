@@ -166,8 +166,8 @@ def _percentiles(values: Values, times: NDArray[np.int64]) -> tuple[float, float
     for share in PERCENTILES:
         place = share / 100 * (int(last[-1]) - 1)
         below, above = ranked[np.searchsorted(last, [math.floor(place), math.ceil(place)], side="right")]
-        # Between the two neighbours, as numpy does it.
-        found.append(float(np.percentile([below, above], 100 * (place - math.floor(place)))))
+        # Between the two neighbours, as numpy.percentile has it.
+        found.append(float(below + (above - below) * (place - math.floor(place))))
     return found[0], found[1]
 
 

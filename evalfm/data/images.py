@@ -7,7 +7,7 @@ import math
 import os
 import stat
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,14 +24,11 @@ from evalfm.errors import EvalfmError, UnknownNameError
 UNITS = ("unit-interval", "HU", "raw")
 BYTE_DEPTHS = (1, 2, 4, 8)
 """Depths whose levels are whole levels of a byte: 255 is a multiple of 2^bits − 1."""
-_OFF_LEVEL = 1e-3
-"""Largest distance from a whole level of a value that counts as one, in levels of a byte."""
 
 __all__ = [
     "UNITS",
     "Image",
     "StoredImage",
-    "changed",
     "dicom_attributes",
     "image_digest",
     "image_size",
@@ -42,7 +39,6 @@ __all__ = [
     "read_stored",
     "read_stored_depth",
     "resolve",
-    "stored_depth",
 ]
 
 
@@ -70,7 +66,8 @@ class StoredImage:
     """Pixels in the depth in which they are stored; fields as those of ``Image`` but for ``pixels``.
 
     Attributes:
-        pixels: [C, H, W]: uint8, where 255 stands for 1, of what has up to 8 bits in the unit interval; else float32.
+        pixels: [C, H, W]: uint8, where 255 stands for 1, of whole numbers of 1, 2, 4 or 8 bits in the unit interval;
+            else float32.
         scale: what one level of ``pixels`` stands for, in the image's unit.
     """
 
@@ -88,35 +85,6 @@ class StoredImage:
     def image(self) -> Image:
         """The same image as float32."""
         return Image(_as_float32(self.pixels), self.unit, self.bits, self.spacing_mm, self.rule)
-
-
-def stored_depth(image: Image) -> StoredImage:
-    """``image`` in the depth in which it was stored: bytes where it has up to 8 bits and only whole levels of them.
-
-    >>> image = Image(np.array([[[0, 1 / 255, 1]]], np.float32), "unit-interval", 8, None, "example")
-    >>> stored_depth(image).pixels
-    array([[[  0,   1, 255]]], dtype=uint8)
-    """
-    pixels: NDArray[np.uint8] | NDArray[np.float32] = image.pixels
-    if image.unit == "unit-interval" and image.bits in BYTE_DEPTHS:
-        # The first row shows of almost every image that is no picture of bytes that it is none.
-        levels = _whole_levels(image.pixels) if _whole_levels(image.pixels[:, :1]) is not None else None
-        pixels = image.pixels if levels is None else levels
-    return StoredImage(pixels, image.unit, image.bits, image.spacing_mm, image.rule)
-
-
-def changed(image: Image, pixels: NDArray[np.float32]) -> Image:
-    """``image`` with other ``pixels`` in its own depth: rounded to whole levels of a byte where it has only such.
-
-    So a change of a part is no change of the rest, which bytes and deeper images are prepared in another way.
-
-    >>> image = Image(np.array([[[0, 1]]], np.float32), "unit-interval", 8, None, "example")
-    >>> (changed(image, image.pixels * np.float32(0.3)).pixels * 255).tolist()
-    [[[0.0, 76.0]]]
-    """
-    if stored_depth(image).pixels.dtype == np.uint8:
-        pixels = _as_float32(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
-    return replace(image, pixels=pixels)
 
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
@@ -172,8 +140,6 @@ def read_stored_depth(locator: str, root: Path, *, bits: int | None = None, unit
             image = _scaled(_read_file(path, member, locator, kind), locator, bits, unit or "unit-interval")
             if image.pixels.dtype != np.uint8 and not np.isfinite(image.pixels).all():
                 raise EvalfmError(f"{locator} holds NaN or infinite pixels; fix it or take it out of the table.")
-        if image.pixels.dtype != np.uint8:
-            image = stored_depth(image.image())
         return _without_equal_channels(image)
 
 
@@ -349,16 +315,6 @@ def _levels(values: NDArray[Any], depth: int) -> NDArray[np.uint8] | None:
     return (
         values.astype(np.uint8, copy=False) * np.uint8(255 // top) if depth < 8 else values.astype(np.uint8, copy=False)
     )
-
-
-def _whole_levels(pixels: NDArray[np.float32]) -> NDArray[np.uint8] | None:
-    """Values of the unit interval as levels of a byte; None where one lies between two."""
-    levels = pixels * np.float32(255)
-    whole = np.rint(levels)
-    levels -= whole
-    if not np.abs(levels, out=levels).max() < _OFF_LEVEL or whole.min() < 0 or whole.max() > 255:
-        return None
-    return np.asarray(whole, dtype=np.uint8)
 
 
 def _as_float32(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,17 +6,16 @@ What follows on the device (scaling, channels, statistics) is ``evalfm.encoders.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Pil
 
 from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
-from evalfm.data.images import Image, StoredImage, stored_depth
-from evalfm.encoders.sampling import resample
+from evalfm.data.images import Image, StoredImage
+from evalfm.encoders.sampling import in_unit, resample
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
@@ -36,8 +35,8 @@ class Prepared:
     """One image on the encoder's input grid, before what is done on the device.
 
     Attributes:
-        pixels: [1 or 3, h, w] in the image's stored depth: uint8 (255 stands for 1), uint16 (65535 stands for 1) where
-            that is deeper and in the unit interval, or float32 of HU, raw values, and what may leave the unit interval.
+        pixels: [1 or 3, h, w]: uint8 (255 stands for 1) of bytes that were not resampled, uint16 (65535 stands for 1)
+            of all else in the unit interval, or float32 of HU, raw values, and what may leave the unit interval.
         geometry: where each pixel lies on the stored image, whose size is ``geometry.source``.
         unit: the image's unit; pixels are in ``unit-interval`` too where the card scales by the image's own values.
     """
@@ -79,9 +78,9 @@ class Preparer:
     def __call__(self, image: Image | StoredImage) -> Prepared:
         """The image checked, resized and cropped.
 
-        What is stored in up to 8 bits is resized by PIL in 8 bits, as encoders are trained. What is deeper is resized
-        in float, cut back to the unit interval after each axis (width, then height) as PIL does in 8 bits, and rounded
-        to 16 bits (half to even). HU and raw values stay float and are not cut.
+        Images in the unit interval are resized in single precision, cut back to it after each axis (width, then
+        height) as PIL does in 8 bits, and rounded to 16 bits (half to even): 8 bits, with which encoders are trained,
+        move features more. HU and raw values stay float and are not cut.
 
         Raises:
             EvalfmError: the image's unit, channels or values are not what the encoder takes.
@@ -113,13 +112,12 @@ class Preparer:
                 "choose an encoder for this unit, or convert the images to the unit interval first."
             )
         pixels: Pixels = image.pixels
-        if isinstance(image, Image):
-            pixels = pixels.astype(np.float32, copy=False)
         if pixels.ndim != 3 or pixels.shape[0] not in (1, 3):
             raise EvalfmError(f"An image has shape {tuple(pixels.shape)}; encoders take [1, H, W] or [3, H, W].")
         if isinstance(image, StoredImage):
             # Its reader has seen to all that follows.
             return pixels
+        pixels = pixels.astype(np.float32, copy=False)
         low, high = float(pixels.min()), float(pixels.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EvalfmError("An image holds NaN or infinite pixels; fix or drop the file.")
@@ -128,8 +126,7 @@ class Preparer:
                 f"An image said to be in the unit interval holds values from {low:g} to {high:g}; "
                 "divide by 2^bits - 1 when reading it."
             )
-        # What is read is in its stored depth already; what was made float by its caller comes back to it here.
-        return stored_depth(replace(image, pixels=pixels)).pixels
+        return pixels
 
     @property
     def _canvas(self) -> tuple[int, int]:
@@ -175,25 +172,24 @@ class Preparer:
         if seen.shape[1:] == (height, width):
             return seen
         fill = self.facts.pad_value / SCALES[pixels.dtype]
-        whole = np.full((len(pixels), height, width), round(fill) if pixels.dtype == np.uint8 else fill, pixels.dtype)
+        if pixels.dtype == np.uint8 and fill != round(fill):
+            seen, fill = in_unit(seen), self.facts.pad_value
+        whole = np.full((len(pixels), height, width), fill, seen.dtype)
         y, x = max(-top, 0), max(-left, 0)
         whole[:, y : y + seen.shape[1], x : x + seen.shape[2]] = seen
         return whole
 
 
 def _luma(pixels: Pixels) -> Pixels:
-    """One channel [1, H, W] of three; of bytes exactly PIL's."""
-    if pixels.dtype == np.uint8:
-        return np.asarray(Pil.fromarray(np.ascontiguousarray(np.moveaxis(pixels, 0, 2))).convert("L"))[None]
-    return np.asarray((pixels * np.array(LUMA, np.float32)[:, None, None]).sum(0, keepdims=True), dtype=np.float32)
+    """One channel [1, H, W] of three, in float32."""
+    return np.asarray((in_unit(pixels) * np.array(LUMA, np.float32)[:, None, None]).sum(0, keepdims=True))
 
 
 def _min_max(pixels: Pixels) -> Pixels:
     """The smallest value at 0, the largest at 1, in float32; a flat image at 0."""
-    scale = np.float32(SCALES[pixels.dtype])
-    low, high = (np.float32(each) for each in (pixels.min(), pixels.max()))
-    spread = np.maximum((high - low) * scale, np.float32(1e-8))
-    return np.asarray((pixels.astype(np.float32) - low) * scale / spread)
+    values = in_unit(pixels)
+    low, high = values.min(), values.max()
+    return np.asarray((values - low) / np.maximum(high - low, np.float32(1e-8)))
 
 
 def _in_16_bits(pixels: Pixels) -> Pixels:

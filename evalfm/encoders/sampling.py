@@ -1,4 +1,4 @@
-"""Resampling of pixels [C, H, W] in the depth they have: PIL's filters, and the plain ones of two and four taps."""
+"""Resampling of pixels [C, H, W]: PIL's filters in single precision, and the plain ones of two and four taps."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _SHARPNESS = -0.75
 def resample(pixels: Pixels, size: tuple[int, int], filter_: str, antialias: bool, *, cut: bool) -> Pixels:
     """``pixels`` [C, H, W] on a grid of ``size`` (h, w), the pixel's centre being its place.
 
-    Bytes that may be ``cut`` to their range stay bytes where PIL resamples them: where ``antialias`` is true, or the
-    filter is lanczos. Else the result is float32, in units where a byte of 255 is 1. ``cut`` brings float values back
-    to the unit interval after each axis, width first, as PIL does with bytes.
+    Bytes stay bytes where nothing is computed: on the same grid, and with the nearest pixel. Else the result is
+    float32, in units where a byte of 255 is 1: encoders feel the rounding to 256 levels, and PIL's filters cost no less
+    on bytes. ``cut`` brings values back to the unit interval after each axis, width first, as PIL does with bytes.
 
     Args:
         pixels: uint8 or float32.
@@ -34,8 +34,6 @@ def resample(pixels: Pixels, size: tuple[int, int], filter_: str, antialias: boo
         cut: whether overshoot is cut.
 
     >>> resample(np.array([[[0, 255]]], np.uint8), (1, 4), "bilinear", True, cut=True)
-    array([[[  0,  64, 191, 255]]], dtype=uint8)
-    >>> resample(np.array([[[0.0, 1.0]]], np.float32), (1, 4), "bilinear", False, cut=True)
     array([[[0.  , 0.25, 0.75, 1.  ]]], dtype=float32)
     """
     if pixels.shape[1:] == size:
@@ -44,17 +42,26 @@ def resample(pixels: Pixels, size: tuple[int, int], filter_: str, antialias: boo
         rows, columns = (_nearest(old, new) for old, new in zip(pixels.shape[1:], size, strict=True))
         return pixels[:, rows[:, None], columns]
     with_pil = antialias or filter_ == "lanczos"
-    if pixels.dtype == np.uint8:
-        if with_pil and cut:
-            return _planes_by_pil(pixels, size, filter_)
-        pixels = pixels.astype(np.float32)
-        pixels /= np.float32(255)
+    pixels = in_unit(pixels)
     # A filter without negative weights stays within its values.
     if cut and filter_ != "bilinear":
         for step in ((pixels.shape[1], size[1]), size):
             pixels = np.clip(_in_float(pixels, step, filter_, with_pil), np.float32(0), np.float32(1))
         return pixels
     return _in_float(pixels, size, filter_, with_pil)
+
+
+def in_unit(pixels: Pixels) -> Pixels:
+    """Bytes as float32 of the unit interval; float32 as it is.
+
+    >>> in_unit(np.array([0, 255], np.uint8))
+    array([0., 1.], dtype=float32)
+    """
+    if pixels.dtype != np.uint8:
+        return pixels
+    values = pixels.astype(np.float32)
+    values /= np.float32(255)
+    return values
 
 
 def _in_float(pixels: Pixels, size: tuple[int, int], filter_: str, with_pil: bool) -> Pixels:

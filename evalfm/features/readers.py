@@ -76,8 +76,8 @@ class ImageReader:
     >>> with ImageReader(load_encoder("pixels").preparer, manifest, workers=1) as reader:
     ...     for batch in reader.batches([[0, 1, 2], [3]]):
     ...         print(batch.rows, tuple(batch.pixels.shape), batch.pixels.dtype)
-    (0, 1, 2) (3, 1, 256, 256) torch.uint8
-    (3,) (1, 1, 256, 256) torch.uint8
+    (0, 1, 2) (3, 1, 256, 256) torch.uint16
+    (3,) (1, 1, 256, 256) torch.uint16
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class ImageReader:
         if workers is None:
             self._workers = max(1, min(self._workers, self._memory.free(HOST) // PROCESS_BYTES))
         self._pin = pin and torch.cuda.is_available()
-        self._image_bytes = 3 * int(np.prod(preparer.facts.input_size))
+        self._image_bytes = 2 * int(np.prod(preparer.facts.input_size))
         room = min(2 * IMAGES_AHEAD * self._workers * self._image_bytes, self._memory.free(HOST) // 4)
         self._kept = KeptImages(self._memory, room=room) if keep else None
         self._progress = progress

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from evalfm.cards import validate
 from evalfm.cautions import SYNTHETIC, sentences
-from evalfm.data.images import Image, changed
+from evalfm.data.images import Image
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
@@ -90,7 +90,7 @@ class PaintedOver(Manifest):
     def image(self, row: int) -> Image:
         """The image of ``row`` with its region filled in."""
         image = super().image(row)
-        return changed(image, inpainted(image.pixels, self.regions[row]))
+        return replace(image, pixels=inpainted(image.pixels, self.regions[row]))
 
     def digest(self, row: int) -> str:
         """Of the stored bytes and of what is painted over."""

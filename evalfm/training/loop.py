@@ -14,7 +14,6 @@ from evalfm.encoders.adaptation.layers import parameter_groups
 from evalfm.encoders.adaptation.lora import set_training
 from evalfm.errors import EvalfmError
 from evalfm.features.readers import ImageReader
-from evalfm.heads.objectives import Tally
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import draw_batches, rate_factor
 from evalfm.training.augmentation import Augmentation, Augmenter
@@ -27,9 +26,6 @@ from evalfm.training.masks import InputMasks
 from evalfm.training.plan import EpochPlan
 from evalfm.training.steps import NotFiniteError, StepLog
 from evalfm.training.tensorboard import BOARD, Board
-
-SCORED_BYTES = 100_000_000
-"""Val logits that stay on the device until they are counted together."""
 
 
 def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None]) -> TrainingState:
@@ -191,15 +187,10 @@ class _Training:
         positions = self.processes.share(range(len(job.val)))
         size = self.micro_batch
         parts = [positions[start : start + size] for start in range(0, len(positions), size)]
-        scored: list[tuple[Tensor, Tensor]] = []
         with self.average.shown():
             for batch in self.val.read(parts):
                 for images, target in batch.micro_batches(size):
-                    scored.append((self.bare(images).float()[None], target))
-                # Counted some batches later: counting waits for the device.
-                if sum(logits.nbytes for logits, _ in scored) > SCORED_BYTES:
-                    _count(tally, scored)
-            _count(tally, scored)
+                    tally.add(self.bare(images).float()[None], target)
             tally.merge(self.processes.total, self.processes.device)
             score = float(tally.score()[0])
             better = job.objective.better(score)
@@ -276,12 +267,6 @@ def _augmenter(job: Job) -> Augmenter | None:
         flip=recipe.flip,
     )
     return Augmenter(bounds, job.context.seed, facts.bounded, facts.pad_value)
-
-
-def _count(tally: Tally, scored: list[tuple[Tensor, Tensor]]) -> None:
-    for logits, target in scored:
-        tally.add(logits, target)
-    scored.clear()
 
 
 def _head_groups(job: Job) -> list[dict[str, object]]:

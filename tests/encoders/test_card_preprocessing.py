@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,12 +21,8 @@ FILTERS = {name: Pil.Resampling[name.upper()] for name in ("bicubic", "bilinear"
 FIXED = [name for name, facts in EXPECTED.items() if facts.scaling == "range"]
 
 
-def resized(plane: NDArray[Any], height: int, width: int, facts: Expected) -> NDArray[Any]:
-    """PIL's mode F resizes in float; its 8-bit modes also cut at black and white, after each axis, and round."""
-    if plane.dtype == np.uint8:
-        if facts.antialias and facts.cut_overshoot:
-            return np.asarray(Pil.fromarray(plane).resize((width, height), FILTERS[facts.interpolation]))
-        plane = plane.astype(np.float32) / 255
+def resized(plane: NDArray[np.float32], height: int, width: int, facts: Expected) -> NDArray[np.float32]:
+    """PIL's mode F resizes in float; its 8-bit modes also cut at black and white, after each axis."""
     if not facts.antialias:
         return between(between(plane.T, width, facts).T, height, facts)
     resample = FILTERS[facts.interpolation]
@@ -47,7 +42,7 @@ def between(plane: NDArray[np.float32], length: int, facts: Expected) -> NDArray
     return mixed.astype(np.float32)
 
 
-def laid_out(plane: NDArray[Any], facts: Expected) -> NDArray[Any]:
+def laid_out(plane: NDArray[np.float32], facts: Expected) -> NDArray[np.float32]:
     """The plane on the model's input grid."""
     height, width = plane.shape
     size = facts.size
@@ -63,7 +58,7 @@ def laid_out(plane: NDArray[Any], facts: Expected) -> NDArray[Any]:
     side = facts.resize_to or size
     ratio, half = float(side) / max(height, width), 0 if facts.first else 0.5
     target = (int(height * ratio + half), int(width * ratio + half))
-    canvas = np.zeros((side, side), dtype=plane.dtype)
+    canvas = np.zeros((side, side), dtype=np.float32)
     top, left = ((side - target[0]) // 2, (side - target[1]) // 2) if facts.pad == "centre" else (0, 0)
     canvas[top : top + target[0], left : left + target[1]] = resized(
         plane, *target, replace(facts, interpolation=facts.first or facts.interpolation, cut_overshoot=True)
@@ -76,12 +71,7 @@ def by_hand(name: str, given: Image) -> NDArray[np.float64]:
     pixels = np.asarray(given.pixels)
     if facts.scaling == "min-max-image":
         pixels = (pixels - pixels.min()) / (pixels.max() - pixels.min())
-    elif given.bits == 8:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-        if facts.channels == 1 and len(pixels) == 3:
-            pixels = np.asarray(Pil.fromarray(np.moveaxis(pixels, 0, 2)).convert("L"))[None]
-    layers = np.stack([laid_out(plane, facts) for plane in pixels])
-    planes = layers.astype(np.float64) / (255 if layers.dtype == np.uint8 else 1)
+    planes = np.stack([laid_out(plane, facts).astype(np.float64) for plane in pixels])
     if facts.scaling == "min-max-input":
         planes = (planes - planes.min()) / (planes.max() - planes.min())
     if facts.scaling == "z-score-input":

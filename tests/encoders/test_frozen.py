@@ -128,6 +128,24 @@ def test_a_model_that_cannot_be_converted_keeps_its_weights_under_autocast(kind:
         assert torch.equal(encoder.encode(batch).pooled, encoder(batch).pooled)
 
 
+class Turned(Own):
+    """Turns by angles in a buffer, as rotary positions are kept: in two bytes they would be others."""
+
+    def __init__(self, card: Any, state: Any) -> None:
+        super().__init__(card, state)
+        self.register_buffer("angles", torch.tensor([1000.4, 2000.7, 3000.2, 4000.9]))
+
+    def _last(self, values: Tensor) -> Tensor:
+        return values * torch.cos(self.angles)
+
+
+def test_tables_in_buffers_keep_their_digits() -> None:
+    encoder, exact = own(Turned, "bfloat16"), own(Turned, "float32")
+    assert encoder.feature_path.name == "bfloat16-cpu"
+    batch = noise(encoder)
+    assert float(torch.cosine_similarity(encoder.encode(batch).pooled, exact.encode(batch).pooled).min()) > 0.9999
+
+
 def test_batch_norm_keeps_its_small_variances() -> None:
     encoder = own(Own, "float16")
     encoder.norm.running_var.fill_(1e-9)

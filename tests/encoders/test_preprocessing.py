@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from evalfm.data.images import StoredImage
 from evalfm.encoders import find_card
+from evalfm.encoders.model_input import model_input
 from evalfm.encoders.preprocessing import Preparer, override
 from evalfm.errors import EvalfmError
 
@@ -23,8 +25,7 @@ def test_colour_is_reduced_only_for_a_card_of_one_channel_and_said() -> None:
     pixels[1] = 1.0
     tensor, _ = model_tensor(preparer, image(pixels))
     assert tensor.shape == (1, 256, 256)
-    # As PIL's mode L has it, in levels of a byte.
-    assert torch.allclose(tensor, torch.tensor(150 / 255))
+    assert torch.allclose(tensor, torch.tensor(0.587), atol=1e-5)
     assert preparer.notes(image(pixels)) == ("pixels takes one channel: colour was reduced to its luma.",)
     assert preparer.notes(image(pixels[:1])) == ()
     assert Preparer(find_card("resnet50").preprocessing, "resnet50").notes(image(pixels)) == ()
@@ -109,7 +110,7 @@ def test_a_letterbox_pads_with_the_cards_value() -> None:
     facts, cautions = override(find_card("vit-small"), None, "letterbox")
     facts = facts.model_copy(update={"pad_value": 0.25})
     tensor, geometry = model_tensor(Preparer(facts, "vit-small"), image(np.ones((1, 100, 50), dtype=np.float32)))
-    assert torch.allclose(tensor[:, :, :56], torch.tensor((64 / 255 - 0.5) / 0.5))
+    assert torch.allclose(tensor[:, :, :56], torch.tensor((0.25 - 0.5) / 0.5), atol=2e-5)
     assert torch.allclose(tensor[:, :, 56:168], torch.tensor(1.0))
     assert geometry.matrix == ((2.24, 0.0, 0.0), (0.0, 2.24, 56.0))
     assert [each.sentence for each in cautions] == ["Images are resized by letterbox instead of shortest-edge-crop."]
@@ -142,21 +143,28 @@ def test_another_input_size_keeps_the_crop_and_names_the_nearest_multiple() -> N
     assert to_crop.resize_to == 128
 
 
-@pytest.mark.parametrize(("bits", "kind"), [(1, "u1"), (4, "u1"), (8, "u1"), (7, "u2"), (12, "u2"), (16, "u2")])
-def test_pixels_keep_their_depth(bits: int, kind: str) -> None:
-    prepared = Preparer(find_card("resnet50").preprocessing, "r")(drawn(300, 260, bits))
-    assert prepared.pixels.dtype == np.dtype(kind)
-    assert prepared.scale == (1 / 255 if kind == "u1" else 1 / 65535)
+@pytest.mark.parametrize("bits", [1, 8, 12, 16])
+def test_resized_images_have_16_bits(bits: int) -> None:
+    given = drawn(300, 260, bits)
+    prepared = Preparer(find_card("resnet50").preprocessing, "r")(given)
+    assert (prepared.pixels.dtype, prepared.scale) == (np.uint16, 1 / 65535)
     assert prepared.pixels.shape == (1, 224, 224)
     assert prepared.geometry.source == (300, 260)
 
 
-def test_values_between_the_levels_of_a_byte_are_not_rounded_to_them() -> None:
-    given = drawn(224, 224, 12)
-    facts = find_card("pixels").preprocessing.model_copy(update={"input_size": (224, 224)})
-    prepared = Preparer(facts, "p")(dataclasses.replace(given, bits=8))
-    assert prepared.pixels.dtype == np.uint16
-    assert np.abs(prepared.pixels * prepared.scale - given.pixels).max() <= 0.51 / 65535
+@pytest.mark.parametrize("pad_value", [0.0, 0.2, 0.25])
+def test_bytes_that_are_not_resized_stay_bytes_and_what_they_are(pad_value: float) -> None:
+    """Unless a border lies between two levels."""
+    facts, _ = override(find_card("vit-small"), None, "letterbox")
+    preparer = Preparer(facts.model_copy(update={"pad_value": pad_value}), "v")
+    given = drawn(224, 100)
+    levels = np.rint(given.pixels * 255).astype(np.uint8)
+    stored = preparer(StoredImage(levels, given.unit, 8, None, "test"))
+    assert stored.pixels.dtype == (np.uint16 if pad_value == 0.25 else np.uint8)
+    as_float = preparer(given)
+    assert as_float.pixels.dtype == np.uint16
+    one, other = (model_input(torch.from_numpy(each.pixels)[None], preparer.facts) for each in (stored, as_float))
+    assert torch.equal(one, other)
 
 
 def test_what_may_leave_the_unit_interval_stays_float() -> None:

@@ -6,10 +6,12 @@ import math
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalfm.errors import EvalfmError
 from evalfm.features.readers import ImageReader
@@ -109,6 +111,26 @@ def test_short_memory_recomputes_then_takes_smaller_micro_batches_and_says_so(be
         bench.tune("full", place="none")
 
 
+def test_a_step_that_does_not_fit_after_others_did_is_no_part_of_the_result(bench, monkeypatch):
+    """There is no checkpoint yet: the training starts again from where it started."""
+    bench = bench("square")
+    options = {"epochs": 2, "least_steps": 6, "probe_start": False}
+    whole, _ = bench.tune("full", place="whole", **options)
+    loss, calls = LabelObjective.loss, []
+
+    def short(*values):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError
+        return loss(*values)
+
+    monkeypatch.setattr(LabelObjective, "loss", short)
+    again, _ = bench.tune("full", place="short", **options)
+    assert any(each.code == "memory" for each in again.fit.cautions)
+    assert curve_of(again, "val_log_loss") == pytest.approx(curve_of(whole, "val_log_loss"), rel=1e-6)
+    assert curve_of(again, "train_loss")[1:] == pytest.approx(curve_of(whole, "train_loss")[1:], rel=1e-6)
+
+
 @pytest.mark.parametrize("bad", [0, 2])
 def test_a_loss_that_is_not_finite_names_its_batch_and_nothing_is_kept(bench, monkeypatch, bad):
     """Seen at the end of the epoch only, when the steps after it are not finite either."""
@@ -136,6 +158,54 @@ def test_a_loss_that_is_not_finite_names_its_batch_and_nothing_is_kept(bench, mo
     for tensors in (state.tensors, state.average, state.best_tensors):
         assert tensors
         assert all(torch.isfinite(value).all() for value in tensors.values())
+
+
+class Waits(TorchDispatchMode):
+    """Notes what would wait for a GPU: values that are brought to Python, and shapes that depend on values."""
+
+    KINDS = (
+        torch.ops.aten._local_scalar_dense.default,
+        torch.ops.aten.nonzero.default,
+        torch.ops.aten.masked_select.default,
+        torch.ops.aten.equal.default,
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watching, self.seen = False, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        # AdamW counts its steps on the CPU.
+        if self.watching and function in self.KINDS:
+            places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack()]
+            if not any("torch/optim" in place for place in places):
+                self.seen.append([place for place in places if "evalfm/" in place][-1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("task", ["masks", "square", "size"])
+def test_no_step_waits_for_the_device(bench, monkeypatch, task):
+    """From the first step of an epoch to the look at its losses, augmentation and all."""
+    bench, waits, looked = bench(task), Waits(), []
+    check = StepLog.check
+
+    def watched_add(self, *step):
+        add(self, *step)
+        waits.watching = True
+
+    def watched_check(self):
+        looked.append(len(waits.seen))
+        check(self)
+        looked.append(len(waits.seen))
+        waits.watching = False
+
+    monkeypatch.setattr(StepLog, "add", watched_add)
+    monkeypatch.setattr(StepLog, "check", watched_check)
+    head = bench.head("ridge" if task == "size" else "linear")
+    with waits:
+        bench.tune("full", head, epochs=2, least_steps=6, probe_start=False)
+    assert waits.seen[: looked[0]] == []
+    assert len(looked) == 4
 
 
 def test_long_epochs_are_looked_at_before_their_end(bench, monkeypatch):
