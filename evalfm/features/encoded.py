@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from evalfm.cautions import Caution
@@ -29,7 +28,7 @@ from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
 from evalfm.features.running_encoder import RunningEncoder
 from evalfm.features.source import DeclaredByEncoder, map_grids, no_features
 from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes
-from evalfm.features.tiers import MapMemory, joined
+from evalfm.features.tiers import MapMemory, pinned
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -81,8 +80,7 @@ class EncodedSource(DeclaredByEncoder):
             batch_size: images per call of the encoder; by its input size where None.
             workers: processes that decode images; by default one per core.
             cache_images: keep prepared images on disk, exactly, so that streamed maps decode each image once.
-            progress: where long work is shown.
-            times: where seconds per stage are added.
+            progress, times: where long work is shown, and seconds per stage are added.
             memory: whose memory maps and images are kept in.
 
         Raises:
@@ -380,11 +378,7 @@ class EncodedSource(DeclaredByEncoder):
             self._memory.put(lacking, fresh.pooled, fresh.maps)
         if self._memory.holds(addresses):
             return self._memory.gather(addresses)
-        absent = set(lacking)
-        kept = [address for address in dict.fromkeys(addresses) if address not in absent]
-        parts = [fresh, self._memory.gather(kept)] if kept else [fresh]
-        position = {address: number for number, address in enumerate([*lacking, *kept])}
-        return joined(parts, torch.tensor([position[address] for address in addresses]))
+        return self._memory.gather_beside(addresses, lacking, fresh)
 
     def _stored(self, rows: Sequence[int], addresses: Sequence[str]) -> Features:
         """From disk, extracted anew where a row turns out damaged; pinned where they go to a GPU."""
@@ -393,13 +387,7 @@ class EncodedSource(DeclaredByEncoder):
             # A damaged row is missing from now on, which a warning has said.
             with self.times.stage(READ_MAPS), contextlib.suppress(KeyError):
                 (pooled,) = cache.pooled.read(addresses)
-                out = None
-                if self._running.on_gpu:
-                    dtypes = {"<f2": torch.half, "<f4": torch.float32}
-                    out = [
-                        torch.empty(len(addresses), *array.shape, dtype=dtypes[array.dtype], pin_memory=True)
-                        for array in cache.maps.layout(addresses)
-                    ]
+                out = pinned(len(addresses), cache.maps.layout(addresses)) if self._running.on_gpu else None
                 return Features(pooled, cache.maps.read(addresses, out))
         raise self._not_kept()
 

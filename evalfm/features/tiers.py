@@ -13,6 +13,7 @@ from torch import Tensor
 from evalfm.encoders.encoder import Features
 from evalfm.features.memory import HOST, MemoryBudget
 from evalfm.features.packing import LARGEST_HALF
+from evalfm.features.segment_format import Layout
 
 
 @dataclass
@@ -143,6 +144,18 @@ class MapMemory:
         order[torch.tensor([row for _, rows, _ in parts for row in rows])] = torch.arange(len(addresses))
         return joined(found, order)
 
+    def gather_beside(self, addresses: Sequence[str], others: Sequence[str], features: Features) -> Features:
+        """As ``gather``, where the rows of ``others`` are those of ``features`` and the rest is kept.
+
+        Raises:
+            KeyError: a row is neither.
+        """
+        absent = set(others)
+        kept = [address for address in dict.fromkeys(addresses) if address not in absent]
+        parts = [features, self.gather(kept)] if kept else [features]
+        position = {address: number for number, address in enumerate([*others, *kept])}
+        return joined(parts, torch.tensor([position[address] for address in addresses]))
+
     def close(self) -> None:
         """Give all memory back."""
         with self._lock:
@@ -194,6 +207,15 @@ class MapMemory:
                     out[row] = each[number]
             maps.append(out)
         return Features(pooled, tuple(maps))
+
+
+def pinned(rows: int, layout: Layout) -> tuple[Tensor, ...]:
+    """Pinned main memory for ``rows`` of maps of ``layout``, so that nothing waits for their copies to a GPU."""
+    dtypes = {"<f2": torch.half, "<f4": torch.float32}
+    return tuple(
+        torch.empty(rows, *array.shape, dtype=dtypes[array.dtype], pin_memory=torch.cuda.is_available())
+        for array in layout
+    )
 
 
 def joined(parts: Sequence[Features], order: Tensor) -> Features:

@@ -18,6 +18,7 @@ from evalfm.features.memory import MEMORY
 from evalfm.features.profile import StageTimes
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
+from evalfm.probing.session import open_session
 from evalfm.run import Run, find_runs
 
 from ..squares import make_squares
@@ -327,7 +328,6 @@ def test_run_json_tells_what_a_reader_needs(labelled: list[Run]):
 
 def test_metadata_of_other_data_are_read_with_the_levels_that_were_learnt(squares: Manifest, tmp_path: Path):
     from evalfm.config import EncoderConfig
-    from evalfm.probing.session import open_session
     from evalfm.progress import SILENT
 
     men = squares.select((squares.table["sex"] == "M").to_numpy())
@@ -368,13 +368,24 @@ def test_a_profile_says_the_seconds_of_each_stage_and_changes_nothing(
     assert not any("head training" in message for message in listening.said)
 
 
-def test_a_probe_leaves_no_readers_and_no_memory_taken(squares: Manifest, square_seg: str, tmp_path: Path):
+def test_a_probe_leaves_no_readers_and_no_memory_taken(
+    squares: Manifest, square_seg: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    # Held, so that nothing is given back merely because nobody needs it any more.
+    sessions = []
+
+    def held(*arguments, **options):
+        sessions.append(open_session(*arguments, **options))
+        return sessions[-1]
+
+    monkeypatch.setattr("evalfm.probing.probe.open_session", held)
     before = {thread.name for thread in threading.enumerate()}
     probe("hog", square_seg, data=squares, heads=["linear"], input_size=128, out=tmp_path)
     probe("hog", "square", data=squares, out=tmp_path)
     left = {thread.name for thread in threading.enumerate()} - before
     assert not any("evalfm" in name for name in left)
     assert (MEMORY.taken("host"), MEMORY.taken("pinned")) == (0, 0)
+    assert len(sessions) >= 2
 
 
 def test_the_cost_is_said_before_anything_is_encoded_and_only_then(tmp_path: Path, home: Path):
