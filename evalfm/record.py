@@ -247,6 +247,8 @@ class Provenance(Section):
             and in runs of older versions.
         map_costs: what decided whether feature maps were stored or computed when they were used; None where nothing
             was measured: no maps, few of them, or the way was chosen.
+        feature_path: precision, compilation and device class with which the features were computed, in one word.
+        batch_size: images per call of the encoder; None where it was not called. Results do not depend on it.
     """
 
     versions: dict[str, str]
@@ -262,6 +264,8 @@ class Provenance(Section):
     random_weights: bool
     cost: Cost | None = None
     map_costs: MapCosts | None = None
+    feature_path: str | None = None
+    batch_size: int | None = None
 
 
 class Result(Section):

@@ -177,6 +177,16 @@ class EncodedSource(DeclaredByEncoder):
         return self._policy.decided
 
     @property
+    def feature_path(self) -> str:
+        """Name of the path (precision, compilation, device class) of the features that are used."""
+        return self._paths.used
+
+    @property
+    def batch_size(self) -> int | None:
+        """Images per call of the encoder; None where it was not called, because all features were stored."""
+        return self._running.batch_size if self.encoder_calls else None
+
+    @property
     def map_costs(self) -> MapCosts | None:
         """What decided how maps are kept, where their cost was measured."""
         return self._policy.costs

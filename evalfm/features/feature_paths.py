@@ -64,6 +64,11 @@ class FeaturePaths:
         return min(len(self._cache(name).maps.missing(addresses)) for name in names)
 
     @property
+    def used(self) -> str:
+        """Name of the path that is used; the encoder's own until features were asked for."""
+        return self._name or self._own
+
+    @property
     def own(self) -> EncoderCache:
         """What is stored on the encoder's own path."""
         return self._cache(self._own)

@@ -52,7 +52,7 @@ class RunningEncoder:
         progress: Progress,
     ) -> None:
         self.work = Work()
-        self.batch_size = batch_size or automatic_batch_size(encoder)
+        self._chosen_batch_size = batch_size
         self._encoder = encoder
         self._manifest = manifest
         self._addresses = addresses
@@ -66,6 +66,11 @@ class RunningEncoder:
     def close(self) -> None:
         """End the workers; they start again when they are needed."""
         _close(self._readers)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images per call of the encoder; where nobody chose, found when it is first needed."""
+        return self._chosen_batch_size or automatic_batch_size(self._encoder)
 
     @cached_property
     def on_gpu(self) -> bool:

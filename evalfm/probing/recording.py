@@ -147,6 +147,7 @@ def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) 
 
 def provenance(session: EncoderSession, split_hash: str, seconds: float, *, synthetic: bool) -> Provenance:
     """With what, on which images and in what time a result of ``session`` was made."""
+    encoded = session.source if isinstance(session.source, EncodedSource) else None
     return Provenance(
         versions=versions(),
         git_commit=git_commit(),
@@ -159,8 +160,10 @@ def provenance(session: EncoderSession, split_hash: str, seconds: float, *, synt
         split_hash=split_hash,
         synthetic=synthetic,
         random_weights=session.random_weights,
-        cost=session.source.cost if isinstance(session.source, EncodedSource) else None,
-        map_costs=session.source.map_costs if isinstance(session.source, EncodedSource) else None,
+        cost=None if encoded is None else encoded.cost,
+        map_costs=None if encoded is None else encoded.map_costs,
+        feature_path=None if encoded is None else encoded.feature_path,
+        batch_size=None if encoded is None else encoded.batch_size,
     )
 
 
