@@ -139,7 +139,11 @@ def _make(encoder: Encoder, state: tuple[object, ...]) -> _Made:
         made.model = _converted(encoder, dtype)
         made.dtype = torch.float32 if made.model is None else dtype
     if encoder.state.compiled:
-        if made.model is None and encoder.precision != "float32":
+        if next(encoder.parameters(), None) is None:
+            # A compiler may think about a formula such as that of hog for longer than it could ever save.
+            words = f"{encoder.card.name} is a formula without weights, so it is not compiled."
+            encoder.add_cautions(Caution("not-compiled", words))
+        elif made.model is None and encoder.precision != "float32":
             words = f"{encoder.card.name} runs in {encoder.precision} under autocast only, so it is not compiled."
             encoder.add_cautions(Caution("not-compiled", words))
         else:

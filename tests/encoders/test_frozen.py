@@ -263,3 +263,11 @@ def test_without_the_check_features_come_as_they_are() -> None:
     assert not bool(finite_flag(encoder.encode(batch, check=False)))
     with pytest.raises(EvalfmError, match="NaN or infinite features in float32"):
         encoder.encode(batch)
+
+
+def test_a_formula_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.compile", lambda *arguments, **options: pytest.fail("hog was given to the compiler"))
+    encoder = load_encoder("hog", compile=True)
+    (caution,) = [caution for caution in encoder.cautions if caution.code == "not-compiled"]
+    assert "formula" in caution.sentence
+    assert encoder.feature_path.name == "float32-cpu"
