@@ -65,7 +65,7 @@ def test_a_plan_shows_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -
     plan: Any = SimpleNamespace(
         study=study, cells=(), left_out=(), warnings=("[/w]",), assumptions=(), seconds=0.0, disk_bytes={}, work_bytes=0
     )
-    plan.memory_bytes = 0
+    plan.memory_bytes, plan.shard = 0, None
     study_tables.print_plan(plan, on_stderr=False)
     told = capsys.readouterr().out
     assert "Plan of [/red]: [b]" in told

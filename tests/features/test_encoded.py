@@ -196,6 +196,11 @@ def test_the_batch_size_changes_nothing(open_source, make_encoder, compute, batc
     assert_same(features, compute(make_encoder(), source.images, range(10)))
     assert max(source.encoder.batches) <= batch_size
     assert source.encoder_calls == -(-10 // batch_size)
+    # A run says it; of features that were all stored there is none to say.
+    assert source.batch_size == batch_size
+    again = open_source(maps="store", batch_size=batch_size)
+    again.features(range(10), maps=True)
+    assert again.batch_size is None
 
 
 def test_the_automatic_batch_follows_the_input(make_encoder):

@@ -39,8 +39,9 @@ def images(count: int = 4) -> list[Path]:
 
 
 def by_hand(path: Path) -> Tensor:
-    """RGB 0-255 minus the authors' mean colour, squashed to 224 x 224 by PIL."""
-    resized = np.asarray(Pil.open(path).convert("L").resize((224, 224), Pil.Resampling.BILINEAR)).astype(np.float32)
+    """RGB 0-255 minus the authors' mean colour, squashed to 224 x 224 by PIL in float."""
+    grey = np.asarray(Pil.open(path).convert("L")).astype(np.float32)
+    resized = np.asarray(Pil.fromarray(grey).resize((224, 224), Pil.Resampling.BILINEAR))
     return torch.from_numpy(np.stack([resized - mean for mean in (123, 117, 104)]))
 
 
