@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
 BATCH = 1
-"""Images of the pass that is timed: what one film waits for, not what a full batch gets through."""
+"""Images of the pass that is timed: what one image waits for, not what a full batch gets through."""
 GPU_BATCH = 8
 """Images of a trial on a GPU, where one would measure the waiting."""
 FEWEST_PASSES, MOST_PASSES, ENOUGH_SECONDS = 3, 20, 1.0
@@ -61,14 +61,14 @@ def measure_cost(encoder: Encoder) -> Cost:
 
     device = device_of(encoder)
     shape = (BATCH, encoder.preparer.facts.channels, *encoder.input_size)
-    film = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(device)
     with operation_counter() as counter:
-        encoder.encode(film).pooled.cpu()
+        encoder.encode(image).pooled.cpu()
     seconds: list[float] = []
     while len(seconds) < FEWEST_PASSES or (len(seconds) < MOST_PASSES and sum(seconds) < ENOUGH_SECONDS):
         started = time.perf_counter()
         # The result is waited for: a GPU returns before it has computed.
-        encoder.encode(film).pooled.cpu()
+        encoder.encode(image).pooled.cpu()
         seconds.append(time.perf_counter() - started)
     return Cost(
         milliseconds=1000 * median(seconds) / BATCH,

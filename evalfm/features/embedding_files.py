@@ -158,9 +158,9 @@ def _refuse_columns(path: Path, names: Sequence[str], taken: Collection[str]) ->
             f"{path} has columns that the data set has too ({few(shared)}), such as its labels or "
             "patients; leave them out, and give a feature of that name another one."
         )
-    if told := [name for name in names if _plain(name) in NO_FEATURES]:
+    if reserved := [name for name in names if _plain(name) in NO_FEATURES]:
         raise EvalfmError(
-            f"{path} has columns that are called as labels or patients are ({few(told)}); leave them out, and give a "
+            f"{path} has columns that are called as labels or patients are ({few(reserved)}); leave them out, and give a "
             "feature of that name another one."
         )
 
@@ -186,10 +186,10 @@ def refuse_known_columns(values: NDArray[np.float32], names: Sequence[str], tabl
             continue
         # Of the two classes of a label either may be 1.
         two = set(codes.tolist()) <= {0, 1}
-        for told in (codes, 1 - codes) if two else (codes,):
+        for label in (codes, 1 - codes) if two else (codes,):
             same = np.arange(values.shape[1])
             for part in (slice(0, 64), slice(64, None)):
-                same = same[(values[known][part][:, same] == told[part, None]).all(axis=0)]
+                same = same[(values[known][part][:, same] == label[part, None]).all(axis=0)]
             if len(same):
                 raise EvalfmError(
                     f"{path} has a feature ({names[same[0]]!r}) that equals the column {str(name)!r} of the data set; "

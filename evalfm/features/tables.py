@@ -63,7 +63,7 @@ class TableSource:
         return Features(torch.from_numpy(self._values[np.asarray(rows, dtype=np.intp)]))
 
     def geometry(self, row: int) -> Geometry:
-        """The film of ``row`` onto itself: nothing was resized."""
+        """The image of ``row`` onto itself: nothing was resized."""
         return Geometry.identity(self._manifest.size(row))
 
 
