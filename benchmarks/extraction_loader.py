@@ -77,16 +77,16 @@ class PlainImages:
         return torch.from_numpy(self.read(row))
 
     def read(self, row: int) -> np.ndarray:
-        """Decoded and resized [1, 224, 224], 8 or 16 bits deep."""
+        """Decoded and resized [1, 224, 224], in single precision as ours."""
         image = self.decode(row)
-        pixels = np.asarray(image.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC))
-        return pixels[None].astype(np.uint8 if self.kind == "png" else np.float32)
+        across = image.resize((SIDE, image.height), PIL.Image.Resampling.BICUBIC)
+        return np.array(across.resize((SIDE, SIDE), PIL.Image.Resampling.BICUBIC))[None]
 
     def decode(self, row: int) -> PIL.Image.Image:
-        """As Pillow has it: 8 bits, or floats of the 16-bit values."""
+        """As Pillow has it, as floats of the stored values."""
         path = self.folder / f"{row % FILES}.{self.kind}"
         if self.kind == "png":
-            return PIL.Image.open(path).convert("L")
+            return PIL.Image.fromarray(np.asarray(PIL.Image.open(path).convert("L"), dtype=np.float32))
         return PIL.Image.fromarray(pydicom.dcmread(path).pixel_array.astype(np.float32))
 
 

@@ -160,8 +160,8 @@ def _refuse_columns(path: Path, names: Sequence[str], taken: Collection[str]) ->
         )
     if reserved := [name for name in names if _plain(name) in NO_FEATURES]:
         raise EvalfmError(
-            f"{path} has columns that are called as labels or patients are ({few(reserved)}); leave them out, and give a "
-            "feature of that name another one."
+            f"{path} has columns that are called as labels or patients are ({few(reserved)}); leave them out, and give "
+            "a feature of that name another one."
         )
 
 
