@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evalfm.config import ProbeConfig, SubsetOptions
+    from evalfm.probing.executor import Outcome
     from evalfm.run import Run
-    from evalfm.study.executor import Outcome
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
 

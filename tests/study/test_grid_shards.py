@@ -112,11 +112,11 @@ def test_another_spelling_of_the_folder_is_the_same_shard(squares: Manifest, mon
     folder = squares.folder
     spelt = [str(folder), f"{folder}/", f"{folder.parent}/./{folder.name}"]
     monkeypatch.chdir(folder)
-    addresses = {ProbeConfig(encoder="hog", task="square", data=text).address for text in [*spelt, "."]}
+    addresses = {ProbeConfig(encoder="hog", task="square", data=text).portable_key for text in [*spelt, "."]}
     keys = {ProbeConfig(encoder="hog", task="square", data=text).key for text in spelt}
     assert len(addresses) == 1
     assert len(keys) == 3
-    assert ProbeConfig(encoder="hog", task="square", data="others").address not in addresses
+    assert ProbeConfig(encoder="hog", task="square", data="others").portable_key not in addresses
 
 
 def test_shards_are_about_equal():
