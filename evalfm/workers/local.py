@@ -25,7 +25,7 @@ PROCESSES_HERE = "EVALFM_PROCESSES_HERE"
 """Environment variable that tells a worker how many share the machine, its memory and its cores."""
 START_SECONDS = 120.0
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from evalfm.workers.process import main; main()"
+START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from evalfm.workers.process import main; main()"
 
 
 class LocalCrew:
@@ -150,7 +150,7 @@ class _Process:
         # Ctrl-C reaches the parent alone.
         settings: dict[str, Any] = {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, json.dumps(path), json.dumps(device_class(device))],
+            [sys.executable, "-P", "-c", START, json.dumps(path), json.dumps(device_class(device))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

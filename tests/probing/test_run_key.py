@@ -133,12 +133,11 @@ def test_what_changes_no_result_is_not_in_the_key(squares: Manifest, square_seg:
 def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: Path) -> None:
     cohort = select_cohort(resolve_task("square", squares), squares)
     assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
-    session = open_session("random:test_resnet", EncoderConfig(device="cpu"), squares, None, SILENT)
+    session = open_session("random:test_resnet", EncoderConfig(devices="cpu"), squares, None, SILENT)
 
     def key(session: Any = session, adaptation: Any = "full", processes: int = 1, **recipe: object) -> str:
-        config = ProbeConfig(
-            encoder="r", task="square", adaptation=adaptation, recipe=recipe, batch_size=7, processes=processes
-        )
+        config = ProbeConfig(encoder="r", task="square", adaptation=adaptation, recipe=recipe, batch_size=7)
+        session = replace(session, devices=("cpu",) * processes)
         return place_of(HeadGroup(session, ("mlp",), config), load_head("mlp", "binary"), assignment, 0)[1]
 
     assert key() == key()
@@ -197,7 +196,7 @@ def test_every_option_is_in_the_key_or_has_a_reason_not_to_be(name: str, squares
         return
     cohort = select_cohort(resolve_task("square", squares), squares)
     assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
-    session = open_session("pixels", EncoderConfig(device="cpu"), squares, None, SILENT)
+    session = open_session("pixels", EncoderConfig(devices="cpu"), squares, None, SILENT)
 
     def key(config: ProbeConfig) -> str:
         return place_of(HeadGroup(session, ("linear",), config), load_head("linear", "binary"), assignment, 0)[1]
