@@ -413,6 +413,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             from evalfm.statistics.classification import choose_threshold
 
             choose_threshold([0, 1], [0, 1], self.threshold)
+        # That of another adaptation, or of none, is refused here.
+        recipe_of(self.adaptation, self.recipe)
         return self
 
     @property

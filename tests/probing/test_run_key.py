@@ -164,9 +164,10 @@ NOT_AS_IT_IS = {
     "prompts": "the sentences themselves, for heads that read them",
     "adaptation": "its name",
     "recipe": "the whole recipe",
-    "processes": "decides nothing but where each normalises its own share of a batch",
     "baselines": "others stand beside the run or do not",
-    "device": "where a run is computed",
+    "devices": "where a run is computed; how many train together only where each normalises its own share of a batch",
+    "executor": "where a run is computed",
+    "address": "where a run is computed",
     "compile": "how a run is computed; recorded with its features",
     "batch_size": "how a run is computed",
     "workers": "how a run is computed",
@@ -282,7 +283,7 @@ def test_wrong_names_of_any_are_told_before_data_are_read(tmp_path: Path, monkey
     def never(*_: object) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("evalfm.probing.probe.load_cohort", never)
+    monkeypatch.setattr("evalfm.probing.measure.load_cohort", never)
     with pytest.raises(EvalfmError, match="3 names") as told:
         probe(["hog", "hgo"], ["ptx-cls", "ptx-csl"], heads=["liner"], out=tmp_path)
     assert all(f"'{name}'" in str(told.value) for name in ("hgo", "ptx-csl", "liner"))

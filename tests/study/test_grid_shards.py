@@ -94,7 +94,7 @@ def test_every_cell_is_in_one_shard(study: Study):
 def test_what_else_there_is_its_order_and_the_machine_decide_nothing(study: Study, squares: Manifest):
     def placed(study: Study) -> dict[str, int]:
         return {
-            cell.on(MachineOptions(workers=7, device="cpu"), out=Path("x")).key: number
+            cell.on(MachineOptions(workers=7, devices="cpu"), out=Path("x")).key: number
             for number in range(1, 6)
             for cell in cells_of(study, Shard(number, 5))
         }

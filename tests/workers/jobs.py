@@ -66,3 +66,10 @@ def hold(worker: Worker, *, file: str) -> None:
         time.sleep(600)
     finally:
         Path(file).unlink()
+
+
+def encoded(worker: Worker) -> int:
+    """Images that went through an encoder in this worker."""
+    from evalfm.features.running_encoder import encoded_here
+
+    return encoded_here()
