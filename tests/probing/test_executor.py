@@ -102,10 +102,8 @@ def test_a_cell_that_fails_is_told_as_in_one_process_and_stops_no_other(
     crew: LocalCrew, data: str, tmp_path: Path
 ) -> None:
     asked = [
-        ProbeConfig(
-            encoder=encoder, task="square", data=data, out=tmp_path, baselines="none", heads=("linear",), **more
-        )
-        for encoder, more in (("hog", {}), ("random:test_vit", {"weights": "nowhere.pt"}), ("pixels", {}))
+        ProbeConfig(encoder=name, task="square", data=data, out=tmp_path, baselines="none", heads=("linear",), **more)
+        for name, more in (("hog", {}), ("random:test_vit", {"weights": "nowhere.pt"}), ("pixels", {}))
     ]
     found = {outcome.cell.encoder: outcome for outcome in ran(CrewExecutor(crew), asked)}
     alone = {outcome.cell.encoder: outcome for outcome in ran(SerialExecutor(), asked)}
@@ -155,10 +153,12 @@ def test_probe_shares_its_cases_among_the_devices(
 
 def test_of_several_some_fail_in_workers_as_here(data: str, tmp_path: Path, stored: Path) -> None:
     options = {"data": data, "out": tmp_path, "baselines": "none", "heads": "linear"}
+    few = tmp_path / "few.csv"
+    few.write_text("id,x\nnobody,1.0\n")
     told = []
     for devices in ("cpu", "cpu,cpu"):
         with pytest.raises(SomeFailedError) as failed:
-            probe(["hog", "precomputed:nowhere.csv"], "square", devices=devices, **options)
+            probe(["hog", f"precomputed:{few}"], "square", devices=devices, **options)
         told.append((failed.value.failures, [run.encoder for run in failed.value.runs], failed.value.traces))
     assert told[0] == told[1]
 
