@@ -113,7 +113,7 @@ def probe(
     cells = [case.config for case in cases]
     crew = crew_for(cells[0], cells)
     if crew is not None:
-        return _side_by_side(cases, crew, progress)
+        return _side_by_side(cases, crew, progress, times)
     config = cells[0]
     remove_leftovers(config.out)
     known = known or Known(config.force)
@@ -135,7 +135,7 @@ def probe(
     return _all_of(list(runs.values()), failures)
 
 
-def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress) -> list[Run]:
+def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: StageTimes | None) -> list[Run]:
     """What ``probe`` gives, by workers that each measure one of ``cases``."""
     if any(not isinstance(case.encoder, str) or isinstance(case.data, Manifest) for case in cases):
         raise EvalfmError(
@@ -145,6 +145,11 @@ def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress) -> list
     order = {cell.key: number for number, cell in enumerate(cells)}
     with crew:
         outcomes = sorted(CrewExecutor(crew).run(cells, progress), key=lambda outcome: order[outcome.cell.key])
+    measured = times or (StageTimes() if cells[0].profile else NO_TIMES)
+    for outcome in outcomes:
+        measured.update(outcome.stages.to_json())
+    if times is None and measured.measures:
+        progress.say("\n".join(measured.table()))
     runs = {run.folder: run for outcome in outcomes for run in outcome.runs}
     return _all_of(list(runs.values()), {each.cell.label: each.failure for each in outcomes if each.failure})
 

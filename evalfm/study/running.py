@@ -157,5 +157,7 @@ def run_study(
             if outcome.failure is not None:
                 failed.append(outcome)
                 write_failures(folder, failed, manifests.known, shard)
+            if outcome.stages.measures:
+                progress.say("\n".join([outcome.cell.description, *outcome.stages.table()]))
             watch.finished(outcome, number, len(cells))
     return StudyRuns(tuple(runs.values()), tuple(failed), folder, shard)

@@ -13,6 +13,7 @@ import pytest
 from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.features.profile import StageTimes
 from evalfm.probing.executor import CrewExecutor, Executor, Outcome, SerialExecutor
 from evalfm.probing.probe import SomeFailedError, probe
 from evalfm.progress import SILENT
@@ -149,6 +150,13 @@ def test_probe_shares_its_cases_among_the_devices(
     assert [(run.encoder, run.task) for run in runs] == [(run.encoder, run.task) for run in runs_of(serial)]
     again = probe(ENCODERS, TASKS, data=data, out=tmp_path, baselines="none", devices="cpu,cpu")
     assert [run.folder for run in again] == [run.folder for run in runs]
+
+
+def test_seconds_of_the_stages_come_back_from_workers(data: str, tmp_path: Path, stored: Path) -> None:
+    times = StageTimes()
+    options = {"data": data, "out": tmp_path, "baselines": "none", "heads": "linear", "devices": "cpu,cpu"}
+    probe(["hog", "random:test_vit"], "square", profile=True, times=times, input_size=128, **options)
+    assert {"decode", "encode", "head training"} <= set(times.to_json())
 
 
 def test_of_several_some_fail_in_workers_as_here(data: str, tmp_path: Path, stored: Path) -> None:
