@@ -2,8 +2,8 @@
 
     python benchmarks/study_overhead.py [--images 400] [--rounds 3] [--crew local|ray]
 
-Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. With ``--crew`` the study is
-run by warm workers of that sort (two local ones, or one on Ray), and the difference shall be under 1 s. Features are
+Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. With ``--crew`` the study
+is run by warm workers of that sort (two local ones, or one on Ray), and the difference shall be under 1 s. Features are
 stored beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has its own
 folder.
 """

@@ -313,7 +313,7 @@ class MachineOptions(ComputeOptions):
 
     executor: Annotated[
         Executor,
-        Field(description="Where the processes are: on this machine, or on a Ray cluster (pip install evalfm[ray])."),
+        Field(description="Where the processes are: on this machine, or on a Ray cluster (the extra ray)."),
         ON_MACHINE,
     ] = "local"
     address: Annotated[
