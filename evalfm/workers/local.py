@@ -24,7 +24,7 @@ from evalfm.workers.process import GRACE_SECONDS, receive, send
 PROCESSES_HERE = "EVALFM_PROCESSES_HERE"
 """Environment variable that tells a worker how many share the machine, its memory and its cores."""
 START_SECONDS = 120.0
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from evalfm.workers.process import main; main()"
 
 
@@ -35,9 +35,13 @@ class LocalCrew:
     this process alone, which ends the others; should it be killed, they end by themselves.
     """
 
-    def __init__(self, devices: Sequence[str]) -> None:
-        """``devices`` as ``devices.resolve`` gives them, one process each; nothing is started yet."""
+    def __init__(self, devices: Sequence[str], together: int | None = None) -> None:
+        """``devices`` as ``devices.resolve`` gives them, one process each; nothing is started yet.
+
+        ``together`` processes share the machine; None is these alone.
+        """
         self._devices = tuple(devices)
+        self._together = together or len(self._devices)
         self._heard: queue.Queue[tuple[int, _Process, Message | None]] = queue.Queue()
         self._processes: dict[int, _Process] = {}
 
@@ -91,7 +95,7 @@ class LocalCrew:
         self._wait_for({worker})
 
     def _start(self, number: int) -> None:
-        process = _Process(self._devices[number], len(self._devices))
+        process = _Process(self._devices[number], self._together)
         self._processes[number] = process
 
         def repeat() -> None:
@@ -145,7 +149,7 @@ class _Process:
         path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
         share = str(max(1, (os.cpu_count() or 1) // together))
         # What the user has said of threads holds.
-        environment = {name: share for name in _THREADS if together > 1} | os.environ | visible([device])
+        environment = {name: share for name in THREADS if together > 1} | os.environ | visible([device])
         environment |= {PROCESSES_HERE: str(together)}
         # Ctrl-C reaches the parent alone.
         settings: dict[str, Any] = {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}

@@ -60,8 +60,9 @@ def wait_for(worker: Worker, *, file: str, tell: str = "") -> float:
 
 
 def hold(worker: Worker, *, file: str) -> None:
-    """Make ``file``, and remove it when stopped."""
-    Path(file).touch()
+    """Make ``file`` with the number of this process, and remove it when stopped."""
+    Path(f"{file}.new").write_text(str(os.getpid()))
+    os.rename(f"{file}.new", file)
     try:
         time.sleep(600)
     finally:
@@ -73,3 +74,17 @@ def encoded(worker: Worker) -> int:
     from evalfm.features.running_encoder import encoded_here
 
     return encoded_here()
+
+
+def variable(worker: Worker, *, name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def say_and_wait_for(worker: Worker, *, file: str) -> None:
+    worker.progress.say("at work")
+    for _ in worker.progress.track(range(2), "work", 2):
+        wait_for(worker, file=file)
+
+
+def leave(worker: Worker) -> None:
+    raise SystemExit(3)
