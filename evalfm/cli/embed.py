@@ -8,7 +8,7 @@ import typer
 
 from evalfm.cli.configured import configured
 from evalfm.cli.options import listed
-from evalfm.probing.embed_config import EmbedConfig, check_encoders
+from evalfm.probing.embed_config import EmbedConfig, plan_files
 
 if TYPE_CHECKING:
     from evalfm.probing.embedding import Embedded
@@ -43,7 +43,7 @@ def embed(
 
         evalfm embed --encoder hog,random:resnet18 --similarity     (tables alone; with --out, features.json for report)
     """
-    from evalfm.probing.names import check_names, is_encoder_path
+    from evalfm.probing.names import is_encoder_path
 
     encoders = listed(options.pop("encoder"), "--encoder", is_encoder_path)
     data = options.pop("data", None)
@@ -51,26 +51,24 @@ def embed(
         _similarity(encoders, data, options, json=json)
         return
     # Before torch is imported, which takes seconds.
-    for ref in check_encoders(encoders, options):
-        EmbedConfig.checked(encoder=ref.label, **options).file(ref)
-    check_names(encoders, data=[data])
+    plan_files(encoders, data, options)
 
     from evalfm.cli.console import Bars, emit_json
     from evalfm.cli.phantom_notice import print_notice
-    from evalfm.features.profile import NO_TIMES, StageTimes
+    from evalfm.features.profile import StageTimes
     from evalfm.probing.embedding import embed as run
 
     bars = Bars()
     print_notice(data, bars)
-    times = StageTimes() if options.get("profile") else NO_TIMES
+    times = StageTimes() if options.get("profile") else None
     made = run(encoders, data, progress=bars, times=times, **options)
     if json:
         files = {"files": [each.to_json() for each in made]}
-        emit_json(files | {"seconds": times.to_json()} if times.measures else files)
+        emit_json(files | {"seconds": times.to_json()} if times is not None else files)
         return
     for each in made:
         _print(each)
-    if times.measures:
+    if times is not None:
         typer.echo("\n".join(times.table()))
 
 

@@ -62,6 +62,7 @@ def new_file(path: Path) -> Iterator[Path]:
         yield work / final.name
         with (work / final.name).open("rb+") as stream:
             os.fsync(stream.fileno())
+        os.chmod(work / final.name, _mode(final))
         os.replace(work / final.name, final)
         flush_folder(final.parent)
     except OSError as error:

@@ -17,6 +17,8 @@ from evalfm.features.segment_format import ArrayLayout, Layout
 
 MARK = "evalfm"
 """Under which a file says in its metadata, as JSON, what it holds."""
+KIND = "embeddings"
+"""What it says that it is."""
 ID, EMBEDDING = "id", "embedding"
 IDS, POOLED, MAP = "ids", "pooled", "map_{}"
 PIECE_BYTES = 32_000_000

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,9 @@ from evalfm.data.atomic import check_writable_file, file_place
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import user_path
+
+if TYPE_CHECKING:
+    from evalfm.data.manifest import Manifest
 
 PARQUET, SAFETENSORS = ".parquet", ".safetensors"
 ENCODER = "{encoder}"
@@ -124,34 +128,69 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
         return out
 
 
-def check_encoders(encoders: Sequence[EncoderLike], options: dict[str, Any]) -> list[EncoderRef]:
-    """The encoders, where each of them can have a file of its own.
+@dataclass(frozen=True)
+class EmbedPlan:
+    """One encoder, and the file that its embeddings go to."""
+
+    encoder: EncoderRef
+    config: EmbedConfig
+    file: Path
+
+
+def plan_files(
+    encoders: Sequence[EncoderLike], data: str | Path | Manifest | None, options: dict[str, Any]
+) -> list[EmbedPlan]:
+    """What ``embed`` has to do, after every check that needs no image and no model.
 
     Raises:
-        EvalfmError: one is a table of features, or several of them go into one file.
+        EvalfmError: a name or option is not valid, an encoder is a table of features or has no maps where they are
+            asked for, several encoders would go into one file, or something else is in the place of a file.
     """
+    from evalfm.probing.names import check_names
+
     refs = [EncoderRef.parse(each) for each in encoders]
     if not refs:
         raise EvalfmError("Name at least one encoder with --encoder.")
     for ref in refs:
         if ref.is_table:
             raise EvalfmError(f"{ref.label} is a table of features already; name an encoder of images.")
-    weights = str(options.get("weights", "hub"))
-    if len(refs) > 1 and weights not in ("hub", "random"):
+    if len(refs) > 1 and str(options.get("weights", "hub")) not in ("hub", "random"):
         raise EvalfmError("--weights PATH is of one encoder; name one with --encoder.")
-    words = [_file_word(ref) for ref in refs]
-    out = options.get("out")
-    if len(refs) > 1 and out is not None and (ENCODER not in Path(out).name or len(set(words)) < len(words)):
-        twice = next((word for word in words if words.count(word) > 1), None)
-        if twice is not None and ENCODER in Path(out).name:
-            raise EvalfmError(f"Two encoders would be written to one file named after {twice}; embed them one by one.")
-        path = Path(out)
-        named = path.with_name(f"{path.stem}-{ENCODER}{path.suffix}")
+    named = str(data) if isinstance(data, str | Path) else None
+    configs = [EmbedConfig.checked(encoder=ref.label, data=named, **options) for ref in refs]
+    files = [config.file(ref) for config, ref in zip(configs, refs, strict=True)]
+    if len(set(files)) < len(files):
+        out = configs[0].out
+        assert out is not None
+        if ENCODER in out.name:
+            raise EvalfmError(f"Two encoders would be written to one file called {files[0]}; embed them one by one.")
+        remedy = out.with_name(f"{out.stem}-{ENCODER}{out.suffix}")
+        raise EvalfmError(f"A file holds the embeddings of one encoder; of several write --out '{remedy}'.")
+    check_names(refs, data=[data])
+    for ref in refs if configs[0].maps else ():
+        card = None if ref.is_slow or ref.is_code else ref.card()
+        if card is not None and not card.map_channels:
+            raise EvalfmError(no_maps(ref.label))
+    for file in files:
+        if file.exists() and not configs[0].force:
+            _check_taken(file)
+    return [EmbedPlan(*each) for each in zip(refs, configs, files, strict=True)]
+
+
+def no_maps(encoder: str) -> str:
+    """What is said of an encoder without maps where they are asked for."""
+    return f"{encoder} has no feature maps; leave --maps out, or name an encoder that has them."
+
+
+def _check_taken(file: Path) -> None:
+    """Refuse to write over what is no embeddings."""
+    from evalfm.features.embedding_writers import KIND, read_facts
+
+    if (read_facts(file) or {}).get("kind") != KIND:
         raise EvalfmError(
-            f"One file holds the embeddings of one encoder; of {len(refs)} write --out '{named}', which stands for one "
-            "file each."
+            f"{file} is there already and holds no embeddings of evalfm; name another file, or write over it with "
+            "--force."
         )
-    return refs
 
 
 def _file_word(encoder: EncoderRef) -> str:

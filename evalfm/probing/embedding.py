@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shutil import disk_usage
 from typing import Any
 
 import numpy as np
@@ -22,22 +23,21 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.embedding_writers import MAP, WRITERS, EmbeddingTable, Piece, read_facts
+from evalfm.features.embedding_writers import KIND, MAP, WRITERS, EmbeddingTable, Piece, read_facts
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.features.segment_format import ArrayLayout, Layout
 from evalfm.features.source import map_grids
-from evalfm.features.store import FeatureStore
+from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.stored_source import StoredSource
 from evalfm.probing.cohort import load_manifest
-from evalfm.probing.embed_config import EmbedConfig, check_encoders
-from evalfm.probing.names import check_names
+from evalfm.probing.embed_config import EmbedConfig, EmbedPlan, no_maps, plan_files
 from evalfm.probing.session import EncoderSession, forecast, open_session
 from evalfm.progress import SILENT, Progress
 from evalfm.run import content_key
 from evalfm.workers.job import Worker
 
-KIND = "embeddings"
+GIGABYTE = 1e9
 SYNTHETIC = Caution("synthetic", "Synthetic data: these embeddings are not of patients.")
 
 
@@ -96,7 +96,7 @@ def embed(
     data: str | Path | Manifest | None = None,
     *,
     progress: Progress = SILENT,
-    times: StageTimes = NO_TIMES,
+    times: StageTimes | None = None,
     **options: Any,
 ) -> list[Embedded]:
     """Write what encoders make of every image of a data set to files; no label and no split is needed.
@@ -108,7 +108,7 @@ def embed(
         encoder: a card's name or path, ``file.py:build``, an ``Encoder``, or several of these.
         data: a data set's folder, registered name or manifest; None takes the phantom.
         progress: where long work is shown.
-        times: where seconds per stage are added.
+        times: where seconds per stage are added; with ``profile`` and without these, a table is said at the end.
         options: the fields of ``EmbedConfig``, which are those of ``evalfm embed``.
 
     Returns:
@@ -121,24 +121,19 @@ def embed(
     >>> data = make_phantom("small", n=8, size=64)
     >>> (made,) = embed("pixels", data, out="pixels.parquet")
     >>> made.images, made.dim, made.encoded_images
-    (8, 4096, 8)
+    (8, 256, 8)
     >>> import pandas as pd
     >>> pd.read_parquet("pixels.parquet").columns.tolist()
     ['id', 'embedding']
     """
     encoders = [encoder] if isinstance(encoder, str | Encoder) else list(encoder)
-    refs = check_encoders(encoders, options)
-    named = None if isinstance(data, Manifest) else data
-    configs = [EmbedConfig.checked(encoder=ref.label, data=named, **options) for ref in refs]
-    files = [config.file(ref) for config, ref in zip(configs, refs, strict=True)]
-    for file in files:
-        _check_taken(file, configs[0].force)
-    check_names(encoders, data=[data])
-    manifest, rows = select_rows(configs[0], data, progress)
-    return [
-        _embed(ref, config, file, manifest, rows, progress, times)
-        for ref, config, file in zip(refs, configs, files, strict=True)
-    ]
+    plans = plan_files(encoders, data, options)
+    measured = times or (StageTimes() if plans[0].config.profile else NO_TIMES)
+    manifest, rows = select_rows(plans[0].config, data, progress)
+    made = [_embed(plan, manifest, rows, progress, measured) for plan in plans]
+    if times is None and measured.measures:
+        progress.say("\n".join(measured.table()))
+    return made
 
 
 def fill(worker: Worker, *, config: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +166,6 @@ def select_rows(
     manifest = load_manifest(data, "", progress)
     if not len(manifest):
         raise EvalfmError(f"Data set {manifest.info.name} has no rows; import it again or check the file.")
-    manifest.validate(deep=True, findings=(), progress=progress)
     kept = np.ones(len(manifest), dtype=bool) if config.where is None else manifest.where(config.where)
     rows = np.flatnonzero(kept)
     if not len(rows):
@@ -180,6 +174,7 @@ def select_rows(
         names = manifest.table["id"].to_numpy(dtype=object)[rows]
         order = np.argsort([hashlib.sha256(str(name).encode()).hexdigest() for name in names], kind="stable")
         rows = np.sort(rows[order[: config.limit]])
+    manifest.validate(deep=True, findings=(), progress=progress)
     return manifest, rows
 
 
@@ -213,7 +208,7 @@ class _Opened:
             times=times,
         )
         if config.maps and not source.map_channels:
-            raise EvalfmError(f"{session.name} has no feature maps; leave --maps out or name an encoder with maps.")
+            raise EvalfmError(no_maps(session.name))
         return cls(config, manifest, replace(session, source=source), source)
 
     def close(self) -> None:
@@ -271,6 +266,22 @@ class _Opened:
             "cautions": [asdict(each) for each in cautions],
         }
 
+    def check_space(self, file: Path, images: int) -> None:
+        """Refuse before the encoder runs what the disk of ``file`` will not hold.
+
+        Raises:
+            EvalfmError: there is too little free.
+        """
+        needed, free = (
+            estimate_bytes(self.source, images, maps=self.config.maps),
+            disk_usage(file.absolute().parent).free,
+        )
+        if needed > free:
+            raise EvalfmError(
+                f"{file} would take {needed / GIGABYTE:.1f} GB and its disk has {free / GIGABYTE:.1f} GB free; name a "
+                "file on another disk, or fewer images with --where or --limit."
+            )
+
     def extract(self, rows: Sequence[int], progress: Progress) -> int:
         """Bring the features of ``rows`` into the store; how many images went through the encoder."""
         missing = self.source.missing(rows, maps=self.config.maps) if rows else 0
@@ -296,15 +307,10 @@ class _Opened:
 
 
 def _embed(
-    encoder: EncoderRef,
-    config: EmbedConfig,
-    file: Path,
-    manifest: Manifest,
-    rows: NDArray[np.intp],
-    progress: Progress,
-    times: StageTimes,
+    plan: EmbedPlan, manifest: Manifest, rows: NDArray[np.intp], progress: Progress, times: StageTimes
 ) -> Embedded:
-    with closing(_Opened.of(encoder, config, manifest, progress, times)) as opened:
+    config, file = plan.config, plan.file
+    with closing(_Opened.of(plan.encoder, config, manifest, progress, times)) as opened:
         wanted = opened.rows_of_shard(rows)
         kind, ids = _ids(config, manifest, wanted)
         key = opened.key(wanted, ids)
@@ -316,6 +322,7 @@ def _embed(
                     "other options); name another file, or write over it with --force."
                 )
             return Embedded.of(file, facts, existing=True)
+        opened.check_space(file, len(ids))
         encoded = opened.extract(wanted, progress)
         layout = opened.layout(wanted)
         facts = opened.facts(layout) | {"images": len(ids), "ids": kind, "key": key}
@@ -333,12 +340,3 @@ def _ids(config: EmbedConfig, manifest: Manifest, rows: Sequence[int]) -> tuple[
     if manifest.info.names_are_public:
         return "public", own
     return ("plain", own) if config.plain_ids else ("hashed", public_names(own, manifest.info).tolist())
-
-
-def _check_taken(file: Path, force: bool) -> None:
-    """Refuse a file that is there and holds something else, as far as it tells before an encoder is loaded."""
-    if file.exists() and not force and (read_facts(file) or {}).get("kind") != KIND:
-        raise EvalfmError(
-            f"{file} is there already and holds no embeddings of evalfm; name another file, or write over it with "
-            "--force."
-        )
