@@ -144,7 +144,7 @@ def _one_hot(name: str, column: pd.Series, fixed: tuple[str, ...] | None) -> tup
 def _names_in(known: Container[str], manifest: Manifest) -> list[str]:
     """The ids of ``manifest``; or their salted hashes, where a file knows none of the ids but some of those."""
     own = [str(name) for name in manifest.table["id"]]
-    if manifest.info.names_are_public or not manifest.info.salt or any(name in known for name in own):
+    if any(name in known for name in own) or manifest.info.names_are_public or not manifest.info.salt:
         return own
     hashed: list[str] = public_names(own, manifest.info).tolist()
     return hashed if any(name in known for name in hashed) else own
