@@ -14,9 +14,9 @@ from evalfm.config import Shard
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
+from evalfm.probing.executor import Outcome
 from evalfm.record import SCHEMA
 from evalfm.run import MARK, Run
-from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
 FAILURES = "failures.json"

@@ -131,9 +131,9 @@ embed: out
 data check: html
 """
 WORDS = """
-probe: heads recipe associate where test_where threshold device
-study: encoder task weights recipe device adaptation shard
-episodes: encoder task shots recipe where device methods
+probe: heads recipe associate where test_where threshold devices address
+study: encoder task weights recipe devices address adaptation shard
+episodes: encoder task shots recipe where devices methods
 predict: device
 compare: task head metric reference cohort
 bias: by adjust task label target score patient device
