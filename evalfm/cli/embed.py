@@ -89,10 +89,14 @@ def _similarity(encoders: list[str], data: str | None, options: dict[str, Any], 
     from evalfm.errors import EvalfmError
     from evalfm.probing.names import check_names
 
-    for name in ("maps", "shard", "plain_ids", "force"):
+    for name in ("maps", "shard", "plain_ids", "force", "executor", "address"):
         if options.pop(name, None):
             flag = f"--{name.replace('_', '-')}"
-            raise EvalfmError(f"--similarity writes no embeddings, so {flag} would do nothing; leave one of them out.")
+            raise EvalfmError(
+                f"--similarity writes no embeddings, so {flag} would do nothing; leave one of the two out."
+            )
+    if options.get("devices") == "all" or "," in options.get("devices", ""):
+        raise EvalfmError("--similarity runs in one process; name one device, or leave --devices out.")
     out, profile = options.pop("out", None), options.pop("profile", False)
     if out is not None and out.suffix in (".parquet", ".safetensors"):
         raise EvalfmError(f"With --similarity, --out is a folder for features.json and not {out}; name a folder.")

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from evalfm.cards import Option, checked
-from evalfm.config import ComputeOptions, EncoderConfig, EncoderOptions, MachineOptions, Shard, Text
+from evalfm.config import (
+    ON_MACHINE,
+    ComputeOptions,
+    EncoderConfig,
+    EncoderOptions,
+    Executor,
+    MachineOptions,
+    Shard,
+    Text,
+)
 from evalfm.data.atomic import check_writable_file, file_place
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError, shown
@@ -25,6 +34,11 @@ PARQUET, SAFETENSORS = ".parquet", ".safetensors"
 ENCODER = "{encoder}"
 """Stands in the name of a file for that of the encoder."""
 ROWS, FILE = "Rows", "File"
+
+
+def _said(name: str) -> str | None:
+    """The help of an option that a probe has too."""
+    return MachineOptions.model_fields[name].description
 
 
 class EmbedConfig(EncoderOptions, ComputeOptions):
@@ -71,9 +85,9 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
         bool, Field(description="The data set's own ids, where the file would hold salted hashes."), Option(FILE)
     ] = False
     force: Annotated[bool, Field(description="Write again what is there already."), Option(FILE)] = False
-    profile: Annotated[
-        bool, Field(description=MachineOptions.model_fields["profile"].description), Option("Machine")
-    ] = False
+    executor: Annotated[Executor, Field(description=_said("executor")), ON_MACHINE] = "local"
+    address: Annotated[str | None, Field(description=_said("address")), ON_MACHINE] = None
+    profile: Annotated[bool, Field(description=_said("profile")), ON_MACHINE] = False
 
     @classmethod
     def checked(cls, **options: object) -> EmbedConfig:
@@ -105,7 +119,7 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
     @property
     def encoder_config(self) -> EncoderConfig:
         """How the encoder is loaded and run."""
-        names = (*EncoderOptions.model_fields, *ComputeOptions.model_fields)
+        names = (*EncoderOptions.model_fields, *ComputeOptions.model_fields, "executor", "address")
         return EncoderConfig(**{name: getattr(self, name) for name in names})
 
     def file(self, encoder: EncoderRef) -> Path:

@@ -72,10 +72,18 @@ def test_similarity_prints_tables_and_writes_only_where_it_is_told(
     assert json.loads((tmp_path / "quality/features.json").read_text()) == content
 
 
-@pytest.mark.parametrize("words", [("--maps",), ("--shard", "1/2"), ("--plain-ids",), ("--force",)])
+@pytest.mark.parametrize(
+    "words", [("--maps",), ("--shard", "1/2"), ("--plain-ids",), ("--force",), ("--executor", "local")]
+)
 def test_what_similarity_does_not_do_is_refused(words: tuple[str, ...], squares: Manifest) -> None:
     with pytest.raises(EvalfmError, match=f"so {words[0]} would do nothing"):
         typed("--similarity", "--encoder", "hog", "--data", squares.folder, *words)
+
+
+@pytest.mark.parametrize("devices", ["cpu,cpu", "all"])
+def test_similarity_is_of_one_process(devices: str, squares: Manifest) -> None:
+    with pytest.raises(EvalfmError, match="name one device"):
+        typed("--similarity", "--encoder", "hog", "--data", squares.folder, "--devices", devices)
 
 
 def test_similarity_takes_a_folder_and_no_file(squares: Manifest) -> None:
@@ -86,6 +94,6 @@ def test_similarity_takes_a_folder_and_no_file(squares: Manifest) -> None:
 def test_the_help_names_every_option() -> None:
     told = CliRunner().invoke(app, ["embed", "--help"], env={"COLUMNS": "200"}).stdout
     for option in ("--encoder", "--data", "--out", "--maps", "--where", "--limit", "--shard", "--plain-ids", "--force",
-                   "--similarity", "--weights", "--input-size", "--resize", "--batch-size", "--workers", "--device",
+                   "--similarity", "--weights", "--input-size", "--resize", "--batch-size", "--workers", "--devices",
                    "--precision", "--compile", "--profile", "--json"):  # fmt: skip
         assert option in told

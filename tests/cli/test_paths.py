@@ -140,7 +140,7 @@ bias: by adjust task label target score patient device
 counterfactual: mask device
 choose: task max_params licence cohort
 report: task title
-embed: device where shard
+embed: devices address where shard
 doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters

@@ -27,7 +27,7 @@ from evalfm.features import embedding_writers
 from evalfm.features.embedding_writers import ids_from_bytes, read_facts
 from evalfm.features.tables import PrecomputedSource
 from evalfm.probing.embed_config import EmbedConfig
-from evalfm.probing.embedding import Embedded, fill
+from evalfm.probing.embedding import Embedded, fill, write
 from evalfm.probing.session import open_session
 from evalfm.progress import SILENT
 from evalfm.workers.job import Told, Worker
@@ -305,13 +305,13 @@ def test_another_image_under_the_same_id_is_other_embeddings(home: Path, tmp_pat
 def test_the_disk_of_the_file_is_asked_before_the_encoder_runs(
     squares: Manifest, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from evalfm.probing import embedding
+    from evalfm.probing import embedder
 
-    monkeypatch.setattr(embedding, "disk_usage", lambda _: type("Usage", (), {"free": 80 * 4 * 576 - 1})())
+    monkeypatch.setattr(embedder, "disk_usage", lambda _: type("Usage", (), {"free": 80 * 4 * 576 - 1})())
     with pytest.raises(EvalfmError, match="name a file on another disk"):
         embed("hog", squares, out=tmp_path / "e.parquet")
     assert not list(home.rglob("*.data"))
-    monkeypatch.setattr(embedding, "disk_usage", lambda _: type("Usage", (), {"free": 80 * 4 * 576})())
+    monkeypatch.setattr(embedder, "disk_usage", lambda _: type("Usage", (), {"free": 80 * 4 * 576})())
     assert embed("hog", squares, out=tmp_path / "e.parquet")[0].images == 80
 
 
@@ -363,10 +363,49 @@ def test_another_process_fills_the_store_from_json_alone(squares: Manifest, home
     assert (made.images, made.encoded_images) == (12, 0)
 
 
+def test_another_process_writes_the_file_from_json_alone(squares: Manifest, home: Path, tmp_path: Path) -> None:
+    worker = Worker("cpu", Told(lambda message: None))
+    config = EmbedConfig(encoder=ENCODER, data=str(squares.folder), out=tmp_path / "e.parquet", limit=5, devices="all")
+    content = json.loads(config.model_dump_json())
+    assert write(worker, config=content) == {"images": 5, "existing": False}
+    before = (tmp_path / "e.parquet").read_bytes()
+    assert write(worker, config=content) == {"images": 0, "existing": True}
+    assert fill(worker, config=content) == {"images": 0}
+    assert (tmp_path / "e.parquet").read_bytes() == before
+
+
+def test_workers_write_what_one_process_writes(squares: Manifest, home: Path, tmp_path: Path) -> None:
+    out = tmp_path / "{encoder}.safetensors"
+    options: dict[str, Any] = {"maps": True, "limit": 10, "workers": 1}
+    made = embed([ENCODER, "hog"], squares.folder, out=out, devices="cpu,cpu", **options)
+    assert [(each.encoder, each.images, each.existing) for each in made] == [(ENCODER, 10, False), ("hog", 10, False)]
+    assert all(each.encoded_images >= 10 for each in made)
+    for one, name in zip(made, (ENCODER, "hog"), strict=True):
+        (alone,) = embed(name, squares, out=tmp_path / "alone.safetensors", force=True, **options)
+        assert alone.encoded_images == 0
+        arrays, others = load_file(one.file), load_file(alone.file)
+        assert len(arrays) == len(others) == 2 + len(one.maps)
+        assert all(torch.equal(array, others[key]) for key, array in arrays.items())
+    again = embed([ENCODER, "hog"], squares.folder, out=out, devices="cpu,cpu", **options)
+    assert [(each.existing, each.encoded_images) for each in again] == [(True, 0), (True, 0)]
+    with pytest.raises(EvalfmError, match=r"There is no file .*gone\.py"):
+        embed(f"{tmp_path}/gone.py:build", squares.folder, out=out, devices="cpu,cpu", **options)
+    with pytest.raises(EvalfmError, match="name both, or leave devices out"):
+        embed("hog", squares, out=tmp_path / "o.parquet", devices="cpu,cpu")
+
+
+def test_a_fault_of_a_worker_is_the_callers(squares: Manifest, home: Path, tmp_path: Path, code: Path) -> None:
+    options: dict[str, Any] = {"maps": True, "devices": "cpu,cpu", "limit": 3}
+    with pytest.raises(EvalfmError, match=r"^flat has no feature maps; leave --maps out"):
+        embed(f"{code}:flat", squares.folder, out=tmp_path / "e.safetensors", **options)
+    assert not (tmp_path / "e.safetensors").exists()
+
+
 KILLED = """
 import os, signal, sys
 from evalfm.features import embedding_writers
-from evalfm.probing.embedding import WRITERS, embed
+from evalfm.features.embedding_writers import WRITERS
+from evalfm.probing.embedding import embed
 
 embedding_writers.PIECE_BYTES = 4 * 576 * 8
 write = WRITERS["." + sys.argv[3]]
