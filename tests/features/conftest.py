@@ -97,6 +97,9 @@ class Radiographs:
     def __len__(self) -> int:
         return len(self.contents)
 
+    def locator(self, row: int) -> str:
+        return f"{row}.png"
+
     def size(self, row: int) -> tuple[int, int]:
         return 20 + self.contents[row] % 7, 24
 
