@@ -32,9 +32,9 @@ class Addresses:
                 self._known[row] = combined(digest, self._rule) if self._rule else str(digest)
         return [self._known[row] for row in rows]
 
-    def sharing(self, row: int) -> str:
-        """What decides which of several processes encodes the image of ``row``; see ``sharing_of``."""
-        return sharing_of(self.of([row])[0], self._manifest.locator(row))
+    def sharing(self, rows: Sequence[int]) -> list[str]:
+        """What decides which of several processes encodes each of ``rows``; see ``sharing_of``."""
+        return list(map(sharing_of, self.of(rows), self._manifest.locators(rows)))
 
     def known(self, row: int) -> str | None:
         """Of ``row``, where it was asked for before."""

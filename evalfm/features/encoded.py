@@ -349,7 +349,8 @@ class EncodedSource(DeclaredByEncoder):
                 images = len(cache.maps.missing(addresses))
                 remedy = "compute them on the fly with --maps stream"
                 self._check_space(f"Maps of {images:,} images", images * self._map_bytes, remedy)
-            items = [Item(each, by_address[each], self._addresses.sharing(by_address[each])) for each in lacking]
+            chosen = [by_address[address] for address in lacking]
+            items = list(map(Item, lacking, chosen, self._addresses.sharing(chosen)))
             to = Destination(cache, store_maps, self._memory if maps else None)
             label = f"{self.name}: {'maps' if maps else 'features'} of {len(lacking):,} images"
             left = self._running.store(items, to, label, self._images if maps else None)

@@ -25,8 +25,8 @@ from pathlib import Path
 from evalfm.data.work_folders import is_gone, machine, process_start
 from evalfm.features.disk import names_in, open_file
 
-BUCKETS = 1024
-"""Every process must count the same."""
+BUCKETS = 512
+"""Every process must count the same. More would divide finer; each costs a file system two calls."""
 FRAMES = 32
 """Neighbouring frames of one file that go together, so that few processes decode it."""
 BEAT_SECONDS = 10.0
@@ -35,7 +35,7 @@ DEAD_SECONDS = 60.0
 """How long it stands still before its holder counts as dead, by the clock of whoever waits."""
 LONGEST_LOOK_SECONDS = 5.0
 """Most that counts between two looks, of which the second may have been held up by a file system that stood still."""
-OWNER, LEASE = ".owner", re.compile(r"(\d{4})\.(\d+)")
+OWNER, LEASE = ".owner", re.compile(r"\d{4}\.\d+")
 _NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 Held = Mapping[int, Mapping[int, int]]
@@ -92,12 +92,12 @@ class LeaseFolder:
         self._lock = threading.Lock()
         self._seen: dict[int, _Seen] = {}
 
-    def held(self, *, fresh: bool = False) -> Held:
-        """All leases, of the living and the dead."""
+    def held(self, *, but: int | None = None, fresh: bool = False) -> Held:
+        """All leases, of the living and the dead, ``but`` those of the holder whose own file has this number."""
         found: dict[int, dict[int, int]] = {}
         for name, number in names_in(self.path, fresh=fresh).items():
-            if lease := LEASE.fullmatch(name):
-                found.setdefault(int(lease[1]), {})[int(lease[2])] = number
+            if number != but and LEASE.fullmatch(name):
+                found.setdefault(int(name[:4]), {})[int(name[5:])] = number
         return found
 
     def remove_dead_owners(self) -> None:
@@ -180,7 +180,7 @@ class Leases:
         Raises:
             OSError: the folder cannot be written.
         """
-        held, dead = self._folder.held(), dict[int, bool]()
+        held, dead = self._others(), dict[int, bool]()
         made: dict[int, int] = {}
         freely: list[int] = []
         count = 0
@@ -216,7 +216,7 @@ class Leases:
             self.release(list(self._held))
             with contextlib.suppress(OSError):
                 # Taken over like any other, so that nobody loses what he takes at this moment.
-                self.release(self.claim(dict.fromkeys(self._folder.held(), 1), BUCKETS))
+                self.release(self.claim(dict.fromkeys(self._others(), 1), BUCKETS))
                 self._folder.remove_dead_owners()
         finally:
             self._held.clear()
@@ -225,6 +225,9 @@ class Leases:
             # Not empty where others are at work.
             with contextlib.suppress(OSError):
                 self._folder.path.rmdir()
+
+    def _others(self) -> Held:
+        return self._folder.held(but=None if self._owner is None else self._owner.number)
 
     def _make(self, name: str) -> bool:
         """Make a lease; False where somebody else was faster."""
@@ -251,9 +254,9 @@ class Leases:
         """
         if not made:
             return []
-        held, dead, confirmed = self._folder.held(), dict[int, bool](), []
+        held, dead, confirmed = self._others(), dict[int, bool](), []
         for bucket, generation in made.items():
-            others = {each: number for each, number in held.get(bucket, {}).items() if each != generation}
+            others = held.get(bucket, {})
             own = lease_name(bucket, generation)
             if all(
                 each < generation and self._folder.is_dead(bucket, each, number, dead)
