@@ -205,24 +205,21 @@ class Heard(Silent):
 def source(tmp_path, make_encoder, make_radiographs, monkeypatch):
     monkeypatch.setattr(extraction_plan, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(extraction_plan, "LOOKING_SHARE", 1.0)
-    store, memory = FeatureStore(tmp_path), MemoryBudget({"host": ROOM})
-    source = EncodedSource(
-        make_encoder(), make_radiographs(range(10)), store, batch_size=2, progress=Heard(), memory=memory
-    )
+    store, memory, heard = FeatureStore(tmp_path), MemoryBudget({"host": ROOM}), Heard()
+    images = make_radiographs(range(10))
+    source = EncodedSource(make_encoder(), images, store, batch_size=2, progress=heard, memory=memory)
+    # For the tests to ask what was said, and to take leases themselves.
+    source.images, source.said, source.leases = images, heard.said, store.cache(source.encoder.key).leases
     with source:
         yield source
 
 
-def leases_of(source: EncodedSource) -> LeaseFolder:
-    return source._store.cache(source.encoder.key).leases
-
-
 def buckets(source: EncodedSource, rows: range) -> dict[int, int]:
-    return {bucket_of(address): 1 for address in Addresses(source._manifest).of(rows)}
+    return {bucket_of(address): 1 for address in Addresses(source.images).of(rows)}
 
 
 def test_other_threads_are_served_while_one_waits_and_waiting_is_no_attempt(source):
-    others = Leases(leases_of(source))
+    others = Leases(source.leases)
     others.claim(buckets(source, range(5, 10)), 100)
     got: list[torch.Tensor] = []
     thread = threading.Thread(daemon=True, target=lambda: got.append(source.features(range(10), maps=True).pooled))
@@ -238,30 +235,29 @@ def test_other_threads_are_served_while_one_waits_and_waiting_is_no_attempt(sour
     assert torch.equal(got[0][:5], first)
     assert torch.equal(got[0], source.features(range(10)).pooled)
     assert source.encoded_images == 10
-    assert source._progress.said.count("counting: waiting for 5 images that another process encodes.") <= 1
+    assert source.said.count("counting: waiting for 5 images that another process encodes.") <= 1
 
 
 def test_it_is_said_once_that_another_process_is_waited_for(source):
-    others = Leases(leases_of(source))
+    others = Leases(source.leases)
     others.claim(buckets(source, range(4, 10)), 100)
     thread = threading.Thread(daemon=True, target=lambda: source.prefetch(range(10)))
     thread.start()
     for row in range(4, 10):
-        while not source._progress.said or source.missing(range(10)) > 10 - row:
+        while not source.said or source.missing(range(10)) > 10 - row:
             time.sleep(0.005)
         others.release(list(buckets(source, range(row, row + 1))))
     thread.join(60)
     others.close()
     assert not thread.is_alive()
     assert source.encoded_images == 10
-    said = source._progress.said
-    assert len(said) == 1
-    assert said[0].endswith("images that another process encodes.")
+    assert len(source.said) == 1
+    assert source.said[0].endswith("images that another process encodes.")
 
 
 @pytest.mark.parametrize("beats", [False, True])
 def test_a_dead_process_of_another_machine_is_succeeded_and_a_living_one_waited_for(source, monkeypatch, beats):
-    folder = leases_of(source).path
+    folder = source.leases.path
     folder.mkdir(parents=True)
     owner = folder / "there.owner"
     owner.write_text(f"{'0' * 12} 1 - there 0\n")
@@ -300,7 +296,7 @@ def test_an_interrupted_extraction_leaves_no_lease(source, monkeypatch):
     encode, calls = source.encoder.encode, []
 
     def interrupted(*arguments, **keywords):
-        calls.append(len(leases_of(source).held()))
+        calls.append(len(source.leases.held()))
         if len(calls) == 3:
             raise KeyboardInterrupt
         return encode(*arguments, **keywords)
@@ -309,6 +305,6 @@ def test_an_interrupted_extraction_leaves_no_lease(source, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         source.features(range(10))
     assert calls[-1] > 0
-    assert leases_of(source).held() == {}
+    assert source.leases.held() == {}
     monkeypatch.undo()
     source.features(range(10))
