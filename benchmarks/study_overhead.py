@@ -29,7 +29,7 @@ def main() -> None:
         os.environ["EVALFM_HOME"] = folder
         from evalfm.config import MachineOptions
         from evalfm.data.phantom import make_phantom
-        from evalfm.probing.crews import crew_for
+        from evalfm.probing.crews import crew_for_cells
         from evalfm.probing.executor import CrewExecutor
         from evalfm.probing.probe import probe
         from evalfm.study import Study, make_plan, run_study
@@ -53,7 +53,7 @@ def main() -> None:
         executor = None
         if options.crew is not None:
             machine = MachineOptions(devices="cpu,cpu" if options.crew == "local" else "cpu", executor=options.crew)
-            crew = crew_for(machine, cells)
+            crew = crew_for_cells(machine, cells)
             assert crew is not None
             executor = CrewExecutor(stack.enter_context(crew), own=grid.own)
 

@@ -114,7 +114,7 @@ def embed(
     encoders = [encoder] if isinstance(encoder, str | Encoder) else list(encoder)
     plans = plan_files(encoders, data, options)
     config = plans[0].config
-    crew = crew_for(config.encoder_config, ())
+    crew = crew_for(config.encoder_config, out=plans[0].file.parent, data=[config.data])
     if crew is not None:
         if isinstance(data, Manifest) or any(not isinstance(each, str) for each in encoders):
             raise EvalfmError(

@@ -13,7 +13,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
-from evalfm.probing.crews import crew_for
+from evalfm.probing.crews import crew_for_cells
 from evalfm.probing.executor import CrewExecutor
 from evalfm.probing.existing import Known
 from evalfm.probing.measure import Case, measure
@@ -111,7 +111,7 @@ def probe(
     """
     cases = _cases(encoder, task, data, test_data, options)
     cells = [case.config for case in cases]
-    crew = crew_for(cells[0], cells)
+    crew = crew_for_cells(cells[0], cells)
     if crew is not None:
         return _side_by_side(cases, crew, progress, times)
     config = cells[0]
