@@ -39,7 +39,7 @@ def read_lists(path: Path, column: str) -> NDArray[np.float32] | None:
     Raises:
         Exception: whatever pyarrow raises on a damaged file.
     """
-    with pq.ParquetFile(path, buffer_size=BUFFER_BYTES) as file:
+    with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
         rows = file.metadata.num_rows
         values: NDArray[np.float32] | None = None
         done = 0
