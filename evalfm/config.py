@@ -16,10 +16,12 @@ from evalfm.cards import CardModel, Option, checked, option_of
 from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError, shown
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
+from evalfm.workers.devices import name_devices
 
 Resize = Literal["squash", "shortest-edge-crop", "letterbox"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Maps = Literal["auto", "store", "stream"]
+Executor = Literal["local", "ray"]
 Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
 STRONGEST_ASSOCIATION = 0.95
@@ -112,6 +114,15 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+    def file_name(self, name: str) -> str:
+        """The file ``name`` of this shard alone, which several at once never write over each other's.
+
+        >>> Shard(2, 8).file_name("features.parquet")
+        'features-2-of-8.parquet'
+        """
+        stem, _, suffix = name.rpartition(".")
+        return f"{stem}-{self.number}-of-{self.count}.{suffix}"
 
     def holds(self, address: str) -> bool:
         """Whether the work with this address belongs to the shard.
@@ -285,7 +296,14 @@ class ComputeOptions(CardModel):
         Field(ge=1, description="Processes that decode images; by default one per core, 16 at most."),
         ON_MACHINE,
     ] = None
-    device: Annotated[str, Field(description="auto, cpu, cuda or cuda:1."), ON_MACHINE] = "auto"
+    devices: Annotated[
+        str,
+        BeforeValidator(name_devices),
+        Field(
+            description="auto (a GPU or the processor), all, numbers of GPUs such as 0,1, or cpu,cpu: a process each."
+        ),
+        ON_MACHINE,
+    ] = "auto"
     precision: Annotated[
         Precision,
         Field(
@@ -302,9 +320,16 @@ class ComputeOptions(CardModel):
 class MachineOptions(ComputeOptions):
     """With what a probe is computed; of these, results depend on the precision alone."""
 
-    processes: Annotated[
-        int, Field(ge=1, description="Processes (GPUs) that train an encoder together."), ON_MACHINE
-    ] = 1
+    executor: Annotated[
+        Executor,
+        Field(description="Where the processes are: on this machine, or on a Ray cluster (the extra ray)."),
+        ON_MACHINE,
+    ] = "local"
+    address: Annotated[
+        str | None,
+        Field(description="Of the Ray cluster; by default one that runs here, else a new one on this machine."),
+        ON_MACHINE,
+    ] = None
     maps: Annotated[
         Maps,
         Field(description="Keep feature maps on disk, or run the encoder in every epoch; auto goes by the budget."),
@@ -397,8 +422,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             from evalfm.statistics.classification import choose_threshold
 
             choose_threshold([0, 1], [0, 1], self.threshold)
-        if self.whole_recipe is None and self.processes > 1:
-            raise EvalfmError("A frozen encoder is not trained, so --processes would do nothing; leave it out.")
+        # That of another adaptation, or of none, is refused here.
+        recipe_of(self.adaptation, self.recipe)
         return self
 
     @property
@@ -419,7 +444,7 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         return hashlib.sha256(self.model_dump_json(exclude=elsewhere).encode()).hexdigest()
 
     @property
-    def address(self) -> str:
+    def portable_key(self) -> str:
         """Like ``key``, but the same wherever the folders lie that are named: of each path the last name counts.
 
         Two configurations may share it, so it decides who computes what, and never whether two results are one.
@@ -435,10 +460,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
         return self.model_copy(update={"heads": (head,), "baselines": "none", "prompts": None}).key
 
     def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
-        """The same on ``machine``, with ``changes`` of folder and force; a frozen encoder has no processes."""
+        """The same on ``machine``, with ``changes`` of folder and force."""
         content = {name: getattr(machine, name) for name in MachineOptions.model_fields}
-        if self.adaptation == "frozen":
-            content["processes"] = 1
         return self.model_copy(update={**content, **changes})
 
     def recorded(self) -> dict[str, Any]:

@@ -117,7 +117,8 @@ def test_a_parameter_of_the_functions_own_stands_as_it_is() -> None:
         ({"base_to_novel": True, "folds": 3}, "base_to_novel goes with one split"),
         ({"base_to_novel": True, "adaptation": "lora"}, "base_to_novel goes with a frozen encoder"),
         ({"threshold": "best"}, "unknown threshold rule 'best'"),
-        ({"processes": 2}, "--processes would do nothing"),
+        ({"devices": "gpu"}, "'gpu' is no device; write auto, all, cpu, or numbers of GPUs such as 0,1"),
+        ({"executor": "slurm"}, "'local' or 'ray'"),
         ({"adaptation": "scratch", "weights": "w.pt"}, "leave --weights out"),
         ({"recipe": {"epochs": 3}}, "would do nothing"),
     ],
@@ -143,11 +144,10 @@ def test_from_scratch_weights_are_drawn_and_an_alias_is_written_out() -> None:
         ProbeConfig(encoder="unet-resnet34", task="ptx-seg", heads="linear")
 
 
-def test_a_machine_changes_how_a_cell_is_computed_and_a_frozen_encoder_has_no_processes() -> None:
-    machine = MachineOptions(processes=4, workers=8)
-    trained, frozen = ProbeConfig(**FULL), ProbeConfig(encoder="hog", task="ptx-cls")
-    assert (trained.on(machine).processes, trained.on(machine).workers) == (4, 8)
-    assert (frozen.on(machine).processes, frozen.on(machine).workers) == (1, 8)
+def test_a_machine_changes_how_a_cell_is_computed_and_not_which_it_is() -> None:
+    machine = MachineOptions(devices="0,1", workers=8)
+    trained = ProbeConfig(**FULL)
+    assert (trained.on(machine).devices, trained.on(machine).workers) == ("cuda:0,cuda:1", 8)
     assert trained.on(machine, out="x").key == trained.key
 
 

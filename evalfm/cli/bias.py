@@ -208,7 +208,7 @@ def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:
     plain = [each for each in request.by if not set(each) & {":", "*"}]
     if not plain:
         raise EvalfmError("--decode and --curve take columns with two levels, without thresholds and not crossed.")
-    bars, machine = Bars(), MachineOptions(device=request.device)
+    bars, machine = Bars(), MachineOptions(devices=request.device)
     manifests = Manifests(bars)
     makers = [maker for maker, wanted in ((decode_studies, request.decode), (curve_studies, request.curve)) if wanted]
     made: list[Run] = []

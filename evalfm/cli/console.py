@@ -26,26 +26,31 @@ class Bars:
 
     def __init__(self) -> None:
         from rich.console import Console
-
-        self._console = Console(stderr=True)
-
-    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-        """Yield ``items`` while a bar advances; without a terminal, one line at the start."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        self._console = Console(stderr=True)
+        # A description may name what a user or a file called so; brackets in it are no style.
+        said = TextColumn("{task.description}", markup=False)
+        columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self._bars = Progress(*columns, console=self._console, transient=True)
+
+    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
+        """Yield ``items`` while a bar advances, below others; without a terminal, one line at the start."""
         if not self._console.is_terminal:
             self.say(label if total is None else f"{label} ({total})")
             yield from items
             return
-        # A description may name what a user or a file called so; brackets in it are no style.
-        columns = [
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-        ]
-        with Progress(*columns, console=self._console, transient=True) as progress:
-            yield from progress.track(items, total=total, description=label)
+        if not self._bars.tasks:
+            self._bars.start()
+        bar = self._bars.add_task(label, total=total)
+        try:
+            for item in items:
+                yield item
+                self._bars.advance(bar)
+        finally:
+            self._bars.remove_task(bar)
+            if not self._bars.tasks:
+                self._bars.stop()
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evalfm.config import ProbeConfig, SubsetOptions
+    from evalfm.probing.executor import Outcome
     from evalfm.run import Run
-    from evalfm.study.executor import Outcome
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
 
@@ -96,7 +96,7 @@ class LiveTable:
         columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         self._bars = Progress(*columns, console=self._console)
         self._lines: list[tuple[str, ...]] = []
-        self._running = ""
+        self._running: dict[str, str] = {}
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> LiveTable:
@@ -128,13 +128,13 @@ class LiveTable:
 
     def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Show what runs."""
-        self._running = f"cell {number} of {of}: {cell.description}"
+        self._running[cell.key] = f"cell {number} of {of}: {cell.description}"
 
     def finished(self, outcome: Outcome, number: int, of: int) -> None:
         """Add the cell's lines to the table, or print them."""
         lines = lines_of(outcome)
         self._lines += lines
-        self._running = ""
+        self._running.pop(outcome.cell.key, None)
         if not self._console.is_terminal:
             for line in lines:
                 text = " · ".join(part for part in line if part)
@@ -144,7 +144,7 @@ class LiveTable:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self._table(), Text(self._running, style="dim"), self._bars)
+        return Group(self._table(), Text("\n".join(self._running.values()), style="dim"), self._bars)
 
     def _table(self) -> Table:
         from rich.table import Table

@@ -141,6 +141,10 @@ class Manifest:
         """Locator of the image of ``row``, relative to the root."""
         return str(self.table["image"].iat[row])
 
+    def locators(self, rows: Sequence[int]) -> list[str]:
+        """Locators of the images of ``rows``, in order."""
+        return list(map(str, self.table["image"].to_numpy()[np.asarray(rows, dtype=np.intp)]))
+
     def image(self, row: int) -> Image:
         """The image of ``row``, with the table's pixel spacing where it has one.
 

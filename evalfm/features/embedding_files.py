@@ -15,11 +15,13 @@ import pandas as pd
 import pyarrow.parquet
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from evalfm.data.columns import LONGEST_REASON, as_text
 from evalfm.data.table_bounds import check_csv, check_parquet
 from evalfm.errors import EvalfmError
 from evalfm.features.embedding_lists import lists_beside, read_lists
+from evalfm.features.embedding_writers import IDS, POOLED, ids_from_bytes
 
 ID = "id"
 SHOWN = 5
@@ -68,7 +70,9 @@ def few(names: Sequence[str]) -> str:
 
 
 def read_embeddings(path: Path, taken: Collection[str]) -> Embeddings:
-    """Read a table (.csv, .parquet) or arrays (.npz); ``taken`` are the columns of the data set, which are no features.
+    """Read a table (.csv, .parquet) or arrays (.npz, .safetensors).
+
+    ``taken`` are the columns of the data set, which are no features.
 
     Raises:
         EvalfmError: the file cannot be read, or has a column that is no feature, such as the numbers of its rows.
@@ -82,9 +86,11 @@ def _read(path: Path, taken: Collection[str]) -> Embeddings:
     if not path.is_file():
         raise EvalfmError(f"There is no file {path}; check the path.")
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".pq", ".npz"):
-        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet or .npz file.")
+    if suffix not in (".csv", ".parquet", ".pq", ".npz", ".safetensors"):
+        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet, .npz or .safetensors file.")
     try:
+        if suffix == ".safetensors":
+            return _read_tensors(path)
         if suffix == ".npz":
             return _read_arrays(path)
         return _from_table(path, *((_read_csv(path), None) if suffix == ".csv" else _read_parquet(path)), taken)
@@ -334,6 +340,25 @@ def _read_arrays(path: Path) -> Embeddings:
             f"{path} has no id in row {int(np.argmax(names.isna())) + 1}; give every row the id of its image."
         )
     return Embeddings(names.tolist(), _as_float32(features), [str(n) for n in range(features.shape[1])])
+
+
+def _read_tensors(path: Path) -> Embeddings:
+    """What ``evalfm embed`` writes: ``pooled`` [N, D] and ``ids``, uint8 [N, L]; maps are not read."""
+    with safe_open(path, framework="np") as file:
+        names = set(file.keys())
+        if absent := [name for name in (IDS, POOLED) if name not in names]:
+            raise EvalfmError(
+                f"{path} has no array {' and none '.join(map(repr, absent))}; write it with evalfm embed."
+            )
+        ids, pooled = file.get_tensor(IDS), file.get_tensor(POOLED)
+    if ids.dtype != np.uint8 or pooled.dtype.kind != "f" or pooled.ndim != 2 or ids.shape[:1] != pooled.shape[:1]:
+        raise EvalfmError(
+            f"{path} has pooled {pooled.dtype} {pooled.shape} and ids {ids.dtype} {ids.shape}; give floats [N, D] and "
+            "uint8 [N, L]."
+        )
+    return Embeddings(
+        ids_from_bytes(ids), _as_float32(pooled), [f"{POOLED}[{number}]" for number in range(pooled.shape[1])]
+    )
 
 
 def _refuse_false_sizes(path: Path) -> None:

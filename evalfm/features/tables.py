@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from evalfm.data.geometry import Geometry
+from evalfm.data.privacy import public_names
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.embedding_files import few, read_embeddings, refuse_known_columns
@@ -144,12 +145,22 @@ def _one_hot(name: str, column: pd.Series, fixed: tuple[str, ...] | None) -> tup
     return values, [*(f"{name}={level}" for level in levels), f"{name} unknown"]
 
 
+def _names_in(known: Container[str], manifest: Manifest) -> list[str]:
+    """The ids of ``manifest``; or their salted hashes, where a file knows none of the ids but some of those."""
+    own = [str(name) for name in manifest.table["id"]]
+    if any(name in known for name in own) or manifest.info.names_are_public or not manifest.info.salt:
+        return own
+    hashed: list[str] = public_names(own, manifest.info).tolist()
+    return hashed if any(name in known for name in hashed) else own
+
+
 class PrecomputedSource(TableSource):
     """Embeddings that were computed elsewhere, joined to the manifest by image id.
 
     The file is a table (.csv, .parquet) with a column ``id`` and one column per feature or, in Parquet, one column of
-    lists of one length; or an .npz with ``ids`` [N] and ``features`` [N, D]. Row numbers and columns that the manifest
-    has too, such as a label or the patient, are no features.
+    lists of one length; an .npz with ``ids`` [N] and ``features`` [N, D]; or a .safetensors of ``evalfm embed``.
+    Ids are those of the manifest, or all of them its salted hashes, as evalfm writes where ids are not public. Row
+    numbers and columns that the manifest has too, such as a label or the patient, are no features.
     """
 
     def __init__(self, manifest: Manifest, path: Path | str) -> None:
@@ -162,7 +173,7 @@ class PrecomputedSource(TableSource):
         path = input_file(user_path(path, "precomputed:FILE"))
         found = read_embeddings(path, [str(name) for name in manifest.table.columns])
         position = {name: number for number, name in enumerate(found.ids)}
-        wanted = [str(name) for name in manifest.table["id"]]
+        wanted = _names_in(position, manifest)
         faults = []
         if len(position) < len(found.ids):
             repeated = sorted(pd.Series(found.ids)[pd.Series(found.ids).duplicated()].unique())

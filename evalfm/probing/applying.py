@@ -148,7 +148,7 @@ def _reopen(
         raise EvalfmError(f"The weights of {run.encoder} came from a file; name it again with --weights PATH.")
     precision = run.record.provenance.precision
     shape = {"input_size": loaded.input_size, "resize": loaded.resize}
-    options = {"weights": source, "device": device, "precision": precision, "maps": "stream", **shape}
+    options = {"weights": source, "devices": device, "precision": precision, "maps": "stream", **shape}
     config = validate(EncoderConfig, options, "The call")
     named: str | EncoderCard | Encoder = run.encoder
     if encoder is not None:

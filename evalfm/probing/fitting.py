@@ -31,6 +31,7 @@ from evalfm.progress import Progress
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.training.recipe import Recipe, Trained
 from evalfm.training.tuning import FineTuneConfig, TrainingData, TrainingEnvironment, tune
+from evalfm.workers.devices import only_visible
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,6 @@ class Training:
     recipe: Recipe
     folder: Path
     workers: int | None = None
-    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit_trained(
     if session.redraw is not None and training.adaptation != "lora" and options.seed:
         base = base.of(session.redraw(options.seed))
     recipe = training.recipe
-    progress.say(training_forecast(base, len(split.train), recipe.epochs, training.processes))
+    progress.say(training_forecast(base, len(split.train), recipe.epochs, len(session.devices)))
     labelled = LabelledFeatures(cohort, base)
     context = _context(session, assignment, options, progress)
     precision = session.training_precision
@@ -127,7 +127,7 @@ def fit_trained(
             )
             return opened.enter_context(source)
 
-        with session.times.stage(TRAINING):
+        with session.times.stage(TRAINING), only_visible(session.devices):
             tuned = tune(
                 base.encoder,
                 head,
@@ -135,7 +135,7 @@ def fit_trained(
                 context,
                 FineTuneConfig(training.adaptation, recipe),
                 TrainingEnvironment(
-                    training.folder, torch.device(session.device), precision, training.workers, training.processes
+                    training.folder, torch.device(session.device), precision, training.workers, len(session.devices)
                 ),
             )
         test = None if assignment.test is None else source_of(tuned.encoder, assignment.test.manifest)

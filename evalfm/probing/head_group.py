@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import evalfm
 from evalfm.config import ProbeConfig
 from evalfm.data.work_folders import adopt, recover, remove_unfinished
+from evalfm.features.encoded import EncodedSource
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
@@ -83,6 +85,24 @@ def run_group(
     return runs
 
 
+def encode_ahead_of(session: EncoderSession, heads: Sequence[Head], assignments: Sequence[SplitAssignment]) -> None:
+    """Store what ``heads`` will read of stored features; see ``measure.encode_ahead``."""
+    reads_maps = any("maps" in head.needs for head in heads)
+    rows = np.unique(np.concatenate([assignment.cohort.rows[_used(assignment)] for assignment in assignments]))
+    passes = max(
+        passes_over_maps(heads, assignment.splits, len(_used(assignment))) if reads_maps else 0.0
+        for assignment in assignments
+    )
+    test = assignments[0].test
+    parts = [(session.source, rows, passes), (session.test, None if test is None else test.rows, 1.0)]
+    for source, wanted, often in parts:
+        if not isinstance(source, EncodedSource) or wanted is None:
+            continue
+        source.expect(wanted.tolist(), maps=reads_maps, passes=often)
+        if not reads_maps or (source.maps_policy == "store" and not source.holds(wanted.tolist())):
+            source.prefetch(wanted.tolist(), maps=reads_maps)
+
+
 def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: int) -> tuple[Path, str]:
     """Where the run of ``head`` stands, and its key: a hash over all that decides its result."""
     config, task, source = group.config, assignment.cohort.task, group.session.source
@@ -97,7 +117,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
         }
         if recipe.batch_norm == "batch":
             # Each process normalises its own share of a batch.
-            adaptation["processes"] = config.processes
+            adaptation["processes"] = len(group.session.devices)
     content: dict[str, Any] = {
         "schema": 1,
         "evalfm": evalfm.__version__,
@@ -125,6 +145,13 @@ def passes_over_maps(heads: Sequence[Head], splits: Sequence[Split], images: int
     sizes = [(len(split.train), max(1, len(split.val))) for split in splits]
     reads = sum(sum(planned_reads(schedule, *size)) for schedule in schedules for size in sizes)
     return reads / max(1, images) + PREDICTIONS
+
+
+def _used(assignment: SplitAssignment) -> NDArray[np.intp]:
+    """Positions into the cohort's rows that any split reads."""
+    return np.unique(
+        np.concatenate([np.concatenate([split.train, split.val, split.test]) for split in assignment.splits])
+    )
 
 
 def _training(key: str, fold: int | str) -> str:
@@ -177,7 +204,7 @@ class RunBuilder:
             self._announce(split.fold, f"{head.name}, {adaptation}")
             place = adopt(config.out / WORK, _training(key, split.fold or 0))
             works.append(place)
-            training = Training(adaptation, recipe, place, config.workers, config.processes)
+            training = Training(adaptation, recipe, place, config.workers)
             # A new head for every split: one that was trained once would go on from there.
             new = load_head(head.name, self.assignment.cohort.task.kind)
             results.append(
@@ -190,9 +217,7 @@ class RunBuilder:
     def _compute_ahead(self, heads: Sequence[Head]) -> None:
         assignment, session = self.assignment, self.group.session
         maps = any("maps" in head.needs for head in heads)
-        used = np.unique(
-            np.concatenate([np.concatenate([split.train, split.val, split.test]) for split in assignment.splits])
-        )
+        used = _used(assignment)
         passes = passes_over_maps(heads, assignment.splits, len(used))
         rows = assignment.cohort.rows[used]
         compute_ahead(session.source, rows, maps=maps, progress=self.progress, passes=passes)
@@ -234,5 +259,5 @@ class RunBuilder:
             "task": self.assignment.cohort.task.name,
             "encoder": {"name": session.name, **session.requested},
             "recipe": {} if recipe is None else recipe.model_dump(mode="json"),
-            **({} if recipe is None else {"processes": config.processes}),
+            **({} if recipe is None else {"processes": len(session.devices)}),
         }

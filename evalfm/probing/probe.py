@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
 from evalfm.cards import takes
-from evalfm.config import THRESHOLD_RULE, ProbeConfig
+from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
-from evalfm.heads import load_head
-from evalfm.heads.trainable import TrainableHead
-from evalfm.probing.base_to_novel import as_base_to_novel
-from evalfm.probing.cohort import load_cohort, matching_test
+from evalfm.probing.crews import crew_for_cells
+from evalfm.probing.executor import CrewExecutor
 from evalfm.probing.existing import Known
-from evalfm.probing.head_group import HeadGroup, run_group
-from evalfm.probing.labelled import SplitAssignment
+from evalfm.probing.measure import Case, measure
 from evalfm.probing.names import check_names
-from evalfm.probing.session import EncoderSession, metadata_columns, open_session
-from evalfm.probing.splits import make_splits
-from evalfm.probing.texts import reads_text, text_for
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run, remove_leftovers
-from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.prompts import LABELS
-from evalfm.training.tuning import check_trainable
-
-MASK_BASELINES = ("all-empty", "mean-mask")
+from evalfm.workers.crew import Crew
+from evalfm.workers.job import Fault
 
 
 class SomeFailedError(EvalfmError):
@@ -121,60 +109,91 @@ def probe(
     >>> run.encoder, run.head, run.metrics["auroc"].unit
     ('pixels', 'linear', 'patients')
     """
-    if isinstance(encoder, ProbeConfig):
-        if task is not None or options:
-            raise EvalfmError("A ProbeConfig holds every option; give none beside it.")
-        data = encoder.data if data is None else data
-        test_data = encoder.test_data if test_data is None else test_data
-        check_names([encoder.encoder], [encoder.task], encoder.heads or (), [data, test_data])
-        jobs = [_Job(encoder, encoder.encoder, data, test_data)]
-    else:
-        jobs = _jobs(encoder, task, data, test_data, options)
-    config = jobs[0].config
+    cases = _cases(encoder, task, data, test_data, options)
+    cells = [case.config for case in cases]
+    crew = crew_for_cells(cells[0], cells)
+    if crew is not None:
+        return _side_by_side(cases, crew, progress, times)
+    config = cells[0]
     remove_leftovers(config.out)
     known = known or Known(config.force)
     measured = times or (StageTimes() if config.profile else NO_TIMES)
     runs: dict[Path, Run] = {}
-    failures: dict[str, str] = {}
-    traces: dict[str, str] = {}
-    for job in jobs:
+    failures: dict[str, Fault] = {}
+    for case in cases:
         try:
-            runs |= {run.folder: run for run in _measure(job, known, progress, measured)}
+            runs |= {run.folder: run for run in measure(case, known, progress, measured)}
         except Exception as error:
-            if len(jobs) == 1:
+            if len(cases) == 1:
                 raise
             # Text alone is kept: an error holds its frames, and these the encoder.
-            label = job.config.label
-            failures[label] = str(error)
-            if not isinstance(error, EvalfmError):
-                failures[label] = f"{type(error).__name__}: {error}"
-                traces[label] = "".join(traceback.format_exception(error))
-            progress.say(f"Failed: {label}: {failures[label]}")
+            failures[case.config.label] = Fault.of(error)
+            progress.say(f"Failed: {case.config.label}: {error}")
     known.say(progress)
     if times is None and measured.measures:
         progress.say("\n".join(measured.table()))
+    return _all_of(list(runs.values()), failures)
+
+
+def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: StageTimes | None) -> list[Run]:
+    """What ``probe`` gives, by workers that each measure one of ``cases``."""
+    if any(not isinstance(case.encoder, str) or isinstance(case.data, Manifest) for case in cases):
+        raise EvalfmError(
+            "Other processes cannot be sent an encoder or manifest that is an object; name both, or leave devices out."
+        )
+    cells = [case.config for case in cases]
+    order = {cell.key: number for number, cell in enumerate(cells)}
+    with crew:
+        outcomes = sorted(CrewExecutor(crew).run(cells, progress), key=lambda outcome: order[outcome.cell.key])
+    measured = times or (StageTimes() if cells[0].profile else NO_TIMES)
+    for outcome in outcomes:
+        measured.update(outcome.stages.to_json())
+    if times is None and measured.measures:
+        progress.say("\n".join(measured.table()))
+    runs = {run.folder: run for outcome in outcomes for run in outcome.runs}
+    return _all_of(list(runs.values()), {each.cell.label: each.failure for each in outcomes if each.failure})
+
+
+def _all_of(runs: list[Run], failures: dict[str, Fault]) -> list[Run]:
+    """The runs, where nothing failed.
+
+    Raises:
+        SomeFailedError: something did.
+    """
     if failures:
-        raise SomeFailedError(list(runs.values()), failures, traces)
-    return list(runs.values())
+        sentences = {
+            label: fault.sentence if fault.trace is None else f"{fault.error}: {fault.sentence}"
+            for label, fault in failures.items()
+        }
+        traces = {label: fault.trace for label, fault in failures.items() if fault.trace is not None}
+        raise SomeFailedError(runs, sentences, traces)
+    return runs
 
 
-@dataclass(frozen=True)
-class _Job:
-    """One encoder on one task, with the objects that stand for names of its configuration."""
+def _cases(
+    encoder: str | Encoder | Sequence[str | Encoder] | ProbeConfig,
+    task: str | Sequence[str] | None,
+    data: str | Path | Manifest | None,
+    test_data: str | Path | Manifest | None,
+    options: dict[str, Any],
+) -> list[Case]:
+    if not isinstance(encoder, ProbeConfig):
+        return _every(encoder, task, data, test_data, options)
+    if task is not None or options:
+        raise EvalfmError("A ProbeConfig holds every option; give none beside it.")
+    data = encoder.data if data is None else data
+    test_data = encoder.test_data if test_data is None else test_data
+    check_names([encoder.encoder], [encoder.task], encoder.heads or (), [data, test_data])
+    return [Case(encoder, encoder.encoder, data, test_data)]
 
-    config: ProbeConfig
-    encoder: str | Encoder
-    data: str | Path | Manifest | None
-    test_data: str | Path | Manifest | None
 
-
-def _jobs(
+def _every(
     encoder: str | Encoder | Sequence[str | Encoder],
     task: str | Sequence[str] | None,
     data: str | Path | Manifest | None,
     test_data: str | Path | Manifest | None,
     options: dict[str, Any],
-) -> list[_Job]:
+) -> list[Case]:
     """Every encoder on every task.
 
     Raises:
@@ -200,100 +219,5 @@ def _jobs(
         for one in encoders:
             config = ProbeConfig.checked(encoder=EncoderRef.parse(one).label, task=one_task, **names, **options)
             # Where the name is an alias, the configuration has it written out.
-            jobs.append(_Job(config, config.encoder if isinstance(one, str) else one, data, test_data))
+            jobs.append(Case(config, config.encoder if isinstance(one, str) else one, data, test_data))
     return jobs
-
-
-def _measure(job: _Job, known: Known, progress: Progress, times: StageTimes) -> list[Run]:
-    """The runs of one encoder on one task, and of its baselines."""
-    config = job.config
-    cohort = load_cohort(config.task, config, job.data, progress)
-    test = None
-    if job.test_data is not None:
-        test = matching_test(cohort, load_cohort(config.task, config, job.test_data, progress))
-    names = _heads(config, cohort)
-    if config.threshold != THRESHOLD_RULE and cohort.task.kind not in LABELS:
-        raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
-    heads = [load_head(name, cohort.task.kind) for name in names]
-    tested = as_base_to_novel(cohort, heads) if config.base_to_novel else cohort
-    assignments = [
-        SplitAssignment.of(tested, test, make_splits(tested, config, subset_seed=seed)) for seed in range(config.seeds)
-    ]
-    with ExitStack() as opened:
-
-        def session_of(encoder: str | Encoder, of: ProbeConfig) -> EncoderSession:
-            """The encoder on the images of both cohorts; the targets are hidden from the metadata."""
-            tested = None if test is None else test.manifest
-            hidden = frozenset(cohort.task.target)
-            session = open_session(encoder, of, cohort.manifest, tested, progress, hidden, times)
-            opened.callback(session.close)
-            return session
-
-        session = session_of(job.encoder, config)
-        groups = [HeadGroup(session, names, config, text=text_for(heads, session, cohort, config.prompts))]
-        if not config.base_to_novel:
-            # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
-            groups += _baselines(config, cohort, session, session_of, known)
-        runs = []
-        for group in groups:
-            runs += run_group(group, assignments, known=known, progress=progress)
-            # Its workers and memory serve no other group.
-            group.session.close()
-        return runs
-
-
-def _heads(config: ProbeConfig, cohort: Cohort) -> tuple[str, ...]:
-    """The heads of the call, or the task's own as far as the adaptation can train them.
-
-    Raises:
-        EvalfmError: a head is unknown, does not serve the kind of task, or cannot be trained with the encoder.
-    """
-    names = config.heads or cohort.task.heads
-    loaded = {name: load_head(name, cohort.task.kind) for name in names}
-    if config.adaptation == "frozen":
-        return names
-    if config.heads is None:
-        return tuple(name for name, head in loaded.items() if isinstance(head, TrainableHead))
-    for head in loaded.values():
-        check_trainable(head, config.adaptation)
-    return names
-
-
-def _baselines(
-    config: ProbeConfig,
-    cohort: Cohort,
-    session: EncoderSession,
-    session_of: Callable[[str, ProbeConfig], EncoderSession],
-    known: Known,
-) -> list[HeadGroup]:
-    """The baselines of ``cohort``: the constant, the metadata and the pixels; for masks two fixed masks.
-
-    With ``baselines="all"`` the encoder's own architecture with random weights comes too. What another cell of the
-    study measures in its own right is left to that.
-    """
-    if config.baselines == "none":
-        return []
-    frozen = config.model_copy(update={"adaptation": "frozen", "recipe": {}})
-    as_its_card_says = {"weights": "hub", "input_size": None, "resize": None}
-
-    def baseline(name: str, heads: tuple[str, ...], **changes: object) -> list[HeadGroup]:
-        own = frozen.model_copy(update={"encoder": name, **changes})
-        heads = tuple(head for head in heads if own.result_address(head) not in known.own)
-        return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
-
-    groups: list[HeadGroup] = []
-    if cohort.task.kind == "segmentation":
-        groups += baseline("constant", MASK_BASELINES, **as_its_card_says)
-    else:
-        columns = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
-        names = ["constant", *(["metadata"] if columns else []), "pixels"]
-        simplest = cohort.task.heads[:1]
-        for name in names:
-            groups += baseline(name, simplest, **as_its_card_says) if name != session.name else []
-    pretrained = session.card.get("weights", {}).get("source", "none") != "none" and not session.random_weights
-    named = config.heads or cohort.task.heads
-    # Random sentences place images by chance: this baseline is for heads that learn on the features.
-    heads = tuple(name for name in named if not reads_text(load_head(name, cohort.task.kind)))
-    if config.baselines == "all" and pretrained and heads:
-        groups += baseline(config.encoder, heads, weights="random")
-    return groups

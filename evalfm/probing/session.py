@@ -27,7 +27,9 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore, estimate_bytes
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
 from evalfm.probing.provenance import peak_memory_bytes
+from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import Progress
+from evalfm.workers.devices import resolve
 
 METADATA = ("sex", "age", "view")
 """What is known of an image before looking at it."""
@@ -45,7 +47,8 @@ class EncoderSession:
         card: the card, whole, as plain values.
         weights_digest: SHA-256 of the weights, or None where there are none.
         random_weights: True where nothing was learnt before.
-        device, precision: where and how the features are computed.
+        devices: where the encoder runs: features on the first of them, a training on all.
+        precision: how features are computed.
         training_precision: in which the encoder would be trained: as ``precision``; where none was chosen, bfloat16 on
             a GPU that has it, else float16 with loss scaling. The weights that are trained stay float32.
         redraw: makes the encoder again with random weights of another seed; None where weights were learnt.
@@ -60,13 +63,18 @@ class EncoderSession:
     card: dict[str, Any]
     weights_digest: str | None = None
     random_weights: bool = False
-    device: str = "cpu"
+    devices: tuple[str, ...] = ("cpu",)
     precision: str = "float32"
     training_precision: str = "float32"
     requested: dict[str, Any] = field(default_factory=dict)
     redraw: Callable[[int], Encoder] | None = None
     cautions: tuple[Caution, ...] = field(default=())
     times: StageTimes = NO_TIMES
+
+    @property
+    def device(self) -> str:
+        """Where features are computed."""
+        return self.devices[0]
 
     def close(self) -> None:
         """End the workers that read images, and give the memory of feature maps back."""
@@ -140,10 +148,11 @@ def open_session(
     progress: Progress,
     hidden: frozenset[str] = frozenset(),
     times: StageTimes = NO_TIMES,
+    warm: WarmEncoders | None = None,
 ) -> EncoderSession:
     """Open ``encoder`` on ``manifest`` (and on ``test``): a table of features, or a model over images.
 
-    ``hidden`` columns are kept from the metadata: the cohort's own targets.
+    ``hidden`` columns are kept from the metadata: the cohort's own targets. An encoder that is ``warm`` is not loaded.
 
     Raises:
         EvalfmError: unknown name, missing weights, or no usable metadata.
@@ -155,8 +164,9 @@ def open_session(
         tested = None if test is None else make(test, ref.path, hidden, manifest)
         card: dict[str, Any] = {"name": kind, "family": "table", "paradigm": "none", "pretraining_data": []}
         return EncoderSession(kind, source, tested, card, times=times)
-    device = _where(settings)
-    loaded = _load(ref, settings, device)
+    devices = resolve(settings.devices)
+    device = devices[0]
+    loaded = (warm or WarmEncoders(0)).get(ref, settings, device, SEED, lambda: _load(ref, settings, device))
     store = FeatureStore(cache_folder() / "features")
 
     def source_of(images: Manifest) -> EncodedSource:
@@ -179,7 +189,7 @@ def open_session(
         card=loaded.card.model_dump(mode="json", by_alias=True),
         weights_digest=loaded.weights_digest,
         random_weights=loaded.random_weights,
-        device=device,
+        devices=devices,
         precision=loaded.precision,
         training_precision=_training_precision(settings, device, loaded.precision),
         requested=_public(settings),
@@ -217,14 +227,6 @@ def _public(settings: EncoderConfig) -> dict[str, Any]:
     weights = settings.weights if settings.weights in ("hub", "random") else "file"
     shown = settings.model_dump(mode="json", include={*EncoderOptions.model_fields, "maps", "batch_size"})
     return {**shown, "weights": weights}
-
-
-def _where(settings: EncoderConfig) -> str:
-    """The device that ``auto`` stands for on this machine."""
-    has_gpu = torch.cuda.is_available()
-    if settings.device.startswith("cuda") and not has_gpu:
-        raise EvalfmError("There is no usable GPU here; leave --device out or say --device cpu.")
-    return ("cuda" if has_gpu else "cpu") if settings.device == "auto" else settings.device
 
 
 def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:

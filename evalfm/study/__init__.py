@@ -10,9 +10,6 @@ if TYPE_CHECKING:
     from evalfm.study.config import Study as Study
     from evalfm.study.config import configs as configs
     from evalfm.study.config import load_study as load_study
-    from evalfm.study.executor import Executor as Executor
-    from evalfm.study.executor import Outcome as Outcome
-    from evalfm.study.executor import SerialExecutor as SerialExecutor
     from evalfm.study.plan import Plan as Plan
     from evalfm.study.plan import make_plan as make_plan
     from evalfm.study.running import StudyRuns as StudyRuns
@@ -20,10 +17,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Assumed": "config",
-    "Executor": "executor",
-    "Outcome": "executor",
     "Plan": "plan",
-    "SerialExecutor": "executor",
     "Study": "config",
     "StudyRuns": "running",
     "configs": "config",
@@ -34,10 +28,7 @@ _HOME = {
 
 __all__ = [
     "Assumed",
-    "Executor",
-    "Outcome",
     "Plan",
-    "SerialExecutor",
     "Study",
     "StudyRuns",
     "configs",

@@ -230,7 +230,7 @@ def _trained(
     own = facts.parameters * 4 + (changed + known.parameters) * (STATE_BYTES - 4) + known.parameters * 4
     average = (changed + known.parameters) * 4 if recipe.ema else 0
     # Every process has the whole model and its share of the batch; this is one of them.
-    batch = math.ceil(min(recipe.batch_size, max(split.train for split in splits)) / cell.processes)
+    batch = math.ceil(min(recipe.batch_size, max(split.train for split in splits)))
     return CellEstimate(
         images=images,
         passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs:,} images, forward and back"
@@ -238,7 +238,7 @@ def _trained(
         forwards=forwards,
         decoded=decoded,
         scored=dense,
-        seconds=_seconds(forwards / cell.processes, decoded, dense, head_seconds / cell.processes, rates),
+        seconds=_seconds(forwards, decoded, dense, head_seconds, rates),
         disk_bytes=disk,
         work_bytes=4.0 * SAVED_COPIES * (changed + known.parameters),
         memory_bytes=own + average + float((facts.activations + known.activations) * rates.activation_bytes * batch),

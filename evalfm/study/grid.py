@@ -54,7 +54,7 @@ class Grid:
         """The same with the cells of ``shard`` alone, in their order; None keeps all."""
         if shard is None:
             return self
-        return replace(self, cells=[cell for cell in self.cells if shard.holds(cell.address)])
+        return replace(self, cells=[cell for cell in self.cells if shard.holds(cell.portable_key)])
 
     def leave_out(self, what: str, reason: str) -> None:
         """Note it once."""

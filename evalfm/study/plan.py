@@ -27,6 +27,7 @@ from evalfm.study.config import Assumed, Study
 from evalfm.study.estimate import CellEstimate, Rates, StoredFeatures, copies_of, estimate_cell
 from evalfm.study.grid import Grid, LeftOut, expand
 from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
+from evalfm.workers.devices import resolve
 
 DECODE_SECONDS = 0.03
 """Of reading an image of 1024² and bringing it to 518², where there are none to try (PNG here: .02); one core."""
@@ -58,6 +59,7 @@ class Plan:
         warnings: what will make cells fail unless it is fixed, such as weights that are not here.
         assumptions: what the figures rest on, one sentence each.
         shard: whose cells they are; None is all of the study, which has ``every`` so many.
+        together: how many processes share the cells.
     """
 
     study: Study
@@ -67,6 +69,7 @@ class Plan:
     assumptions: tuple[str, ...] = ()
     shard: Shard | None = None
     every: int = 0
+    together: int = 1
 
     @property
     def known(self) -> list[CellEstimate]:
@@ -75,8 +78,8 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of all cells, one after the other."""
-        return sum(each.seconds for each in self.known)
+        """Of all cells, shared evenly by the processes."""
+        return sum(each.seconds for each in self.known) / self.together
 
     @property
     def disk_bytes(self) -> dict[str, float]:
@@ -167,7 +170,8 @@ def make_plan(
     planner = _Planner(study, machine, assumed, cohorts, progress)
     cells = planner.plan(grid.of(shard))
     facts = (tuple(grid.left_out), tuple(planner.warnings), planner.assumptions())
-    return Plan(study, cells, *facts, shard, len(grid.cells))
+    together = 1 if machine.executor == "ray" else len(resolve(machine.devices))
+    return Plan(study, cells, *facts, shard, len(grid.cells), together)
 
 
 @dataclass
@@ -208,6 +212,8 @@ class _Planner:
             if speed is None
             else f"{speed:g} · 10¹² operations a second, counted on the model"
         )
+        if machine_shares := len(resolve(self.machine.devices)) - 1:
+            said.append(f"{machine_shares + 1} processes that share the cells evenly and do not slow each other down")
         said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
@@ -352,10 +358,8 @@ class _Planner:
 
 def place(machine: ComputeOptions) -> tuple[str, str]:
     """The device and precision that ``machine`` stands for here."""
-    on_gpu = torch.cuda.is_available() if machine.device == "auto" else machine.device != "cpu"
-    device = "cuda" if on_gpu and machine.device == "auto" else machine.device
-    device = "cpu" if device == "auto" else device
-    fast = on_gpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    device = resolve(machine.devices)[0]
+    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
     auto = "bfloat16" if fast else "float32"
     return device, auto if machine.precision == "auto" else machine.precision
 

@@ -14,9 +14,9 @@ from evalfm.config import Shard
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import without_private
+from evalfm.probing.executor import Outcome
 from evalfm.record import SCHEMA
 from evalfm.run import MARK, Run
-from evalfm.study.executor import Outcome
 
 RESULTS = "results.parquet"
 FAILURES = "failures.json"
@@ -28,10 +28,7 @@ def file_of(name: str, shard: Shard | None) -> str:
     >>> file_of(RESULTS, Shard(2, 8)), file_of(FAILURES, None)
     ('results-2-of-8.parquet', 'failures.json')
     """
-    if shard is None:
-        return name
-    stem, _, suffix = name.partition(".")
-    return f"{stem}-{shard.number}-of-{shard.count}.{suffix}"
+    return name if shard is None else shard.file_name(name)
 
 
 @dataclass(frozen=True)

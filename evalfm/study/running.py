@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, overload
 
 from evalfm.config import MachineOptions, ProbeConfig, Shard
+from evalfm.probing.crews import crew_for_cells
+from evalfm.probing.executor import CrewExecutor, Executor, Outcome, SerialExecutor
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run, check_writable
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
-from evalfm.study.executor import Executor, Outcome, SerialExecutor
 from evalfm.study.plan import check_study
 from evalfm.study.results import FAILURES, RESULTS, ResultRow, file_of, rows_of, write_failures, write_results
 
@@ -107,7 +109,7 @@ def run_study(
         force: run again what is there already.
         shard: run the cells of this shard alone; its tables are then ``results-K-of-N.parquet`` and
             ``failures-K-of-N.json``, and the call without a shard makes those of the whole of what all have run.
-        executor: who runs them; one after the other in this process where None.
+        executor: who runs them; where None this process one after the other, or the workers that ``machine`` names.
         manifests: data sets that were read already.
         watch: follows every cell; failures are said through ``progress`` where None.
 
@@ -135,20 +137,27 @@ def run_study(
     def started(cell: ProbeConfig) -> None:
         watch.started(cell, numbers[cell.key], len(cells))
 
-    executor = executor or SerialExecutor(manifests.get, started, grid.own)
     runs: dict[Path, Run] = {}
     rows: list[ResultRow] = []
     failed: list[Outcome] = []
     write_results(folder, rows, shard)
     write_failures(folder, failed, shard=shard)
-    for number, outcome in enumerate(executor.run(cells, progress), 1):
-        # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
-        fresh = [run for run in outcome.runs if run.folder not in runs]
-        runs |= {run.folder: run for run in fresh}
-        rows += [row for run in fresh for row in rows_of(study.name, run, folder)]
-        write_results(folder, rows, shard)
-        if outcome.failure is not None:
-            failed.append(outcome)
-            write_failures(folder, failed, manifests.known, shard)
-        watch.finished(outcome, number, len(cells))
+    with ExitStack() as stack:
+        if executor is None:
+            crew = crew_for_cells(machine, cells) if cells else None
+            executor = SerialExecutor(manifests.get, started, grid.own)
+            if crew is not None:
+                executor = CrewExecutor(stack.enter_context(crew), started, grid.own)
+        for number, outcome in enumerate(executor.run(cells, progress), 1):
+            # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
+            fresh = [run for run in outcome.runs if run.folder not in runs]
+            runs |= {run.folder: run for run in fresh}
+            rows += [row for run in fresh for row in rows_of(study.name, run, folder)]
+            write_results(folder, rows, shard)
+            if outcome.failure is not None:
+                failed.append(outcome)
+                write_failures(folder, failed, manifests.known, shard)
+            if outcome.stages.measures:
+                progress.say("\n".join([outcome.cell.description, *outcome.stages.table()]))
+            watch.finished(outcome, number, len(cells))
     return StudyRuns(tuple(runs.values()), tuple(failed), folder, shard)

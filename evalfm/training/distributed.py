@@ -43,7 +43,9 @@ class Distributed:
         self.size: int = self._accelerator.num_processes
         self.device: torch.device = self._accelerator.device
         if self.size != expected:
-            raise EvalfmError(f"{expected} processes were asked for and {self.size} came up; leave --processes out.")
+            raise EvalfmError(
+                f"{expected} processes were asked for and {self.size} came up; name one device with --devices."
+            )
 
     @property
     def is_main(self) -> bool:

@@ -146,7 +146,7 @@ def _in_processes(
     if device.type == "cuda" and job.processes > torch.cuda.device_count():
         raise EvalfmError(
             f"{job.processes} processes need as many GPUs and there are {torch.cuda.device_count()}; "
-            f"say --processes {torch.cuda.device_count()}."
+            "name those that are there with --devices."
         )
     for name in (MESSAGES, FAULT, SHORT):
         (job.folder / name).unlink(missing_ok=True)
@@ -177,7 +177,7 @@ def _in_processes(
             raise EvalfmError((job.folder / FAULT).read_text(encoding="utf-8")) from None
         raise EvalfmError(
             f"A training process died ({str(error).strip().splitlines()[0]}); type the same command again to go on "
-            "from the last checkpoint, or leave --processes out."
+            "from the last checkpoint, or name one device with --devices."
         ) from None
     finally:
         job.encoder.to(device)

@@ -49,6 +49,7 @@ def test_bars_and_growing_tables_show_brackets_as_they_are(
         adaptation="a",
         subset=SimpleNamespace(label="all"),
         description=f"R {name}",
+        key="k",
     )
     outcome: Any = SimpleNamespace(cell=cell, runs=(), failure=SimpleNamespace(sentence=f"F {name}"), seconds=1.0)
     with study_tables.LiveTable(f"T {name}") as live:

@@ -518,7 +518,7 @@ class Options(Target):
         values = [str(each) for each in VALUES if not isinstance(each, dict | list)]
         options = [
             *("--encoder", "--task", "--data", "--head", "--weights", "--where", "--recipe", "--input-size", "--folds"),
-            *("--shots", "--associate", "--threshold", "--device", "--precision", "--prompts", "--batch-size"),
+            *("--shots", "--associate", "--threshold", "--devices", "--precision", "--prompts", "--batch-size"),
         ]
         whole = {"--encoder": "pixels", "--task": "square", "--data": str(self.base / "squares"), "--baselines": "none"}
         whole["--out"] = str(case / "out")

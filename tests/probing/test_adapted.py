@@ -193,7 +193,6 @@ def test_without_heads_the_trainable_ones_of_the_task_run(squares, tmp_path):
         ({"adaptation": "lora", "head": "knn"}, "not trained by gradient"),
         ({"adaptation": "scratch", "weights": "some.pt"}, "leave --weights out"),
         ({"adaptation": None}, "would do nothing"),
-        ({"adaptation": None, "recipe": None, "processes": 2}, "--processes would do nothing"),
         ({"adaptation": "full", "encoder": "metadata", "input_size": None}, "only an encoder of images"),
         ({"adaptation": "full", "encoder": "pixels", "input_size": None}, "no weights"),
     ],

@@ -381,7 +381,7 @@ def test_a_probe_leaves_no_readers_and_no_memory_taken(
         sessions.append(open_session(*arguments, **options))
         return sessions[-1]
 
-    monkeypatch.setattr("evalfm.probing.probe.open_session", held)
+    monkeypatch.setattr("evalfm.probing.measure.open_session", held)
     before = {thread.name for thread in threading.enumerate()}
     probe("hog", square_seg, data=squares, heads=["linear"], input_size=128, out=tmp_path)
     probe("hog", "square", data=squares, out=tmp_path)

@@ -133,12 +133,11 @@ def test_what_changes_no_result_is_not_in_the_key(squares: Manifest, square_seg:
 def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: Path) -> None:
     cohort = select_cohort(resolve_task("square", squares), squares)
     assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
-    session = open_session("random:test_resnet", EncoderConfig(device="cpu"), squares, None, SILENT)
+    session = open_session("random:test_resnet", EncoderConfig(devices="cpu"), squares, None, SILENT)
 
     def key(session: Any = session, adaptation: Any = "full", processes: int = 1, **recipe: object) -> str:
-        config = ProbeConfig(
-            encoder="r", task="square", adaptation=adaptation, recipe=recipe, batch_size=7, processes=processes
-        )
+        config = ProbeConfig(encoder="r", task="square", adaptation=adaptation, recipe=recipe, batch_size=7)
+        session = replace(session, devices=("cpu",) * processes)
         return place_of(HeadGroup(session, ("mlp",), config), load_head("mlp", "binary"), assignment, 0)[1]
 
     assert key() == key()
@@ -165,9 +164,10 @@ NOT_AS_IT_IS = {
     "prompts": "the sentences themselves, for heads that read them",
     "adaptation": "its name",
     "recipe": "the whole recipe",
-    "processes": "decides nothing but where each normalises its own share of a batch",
     "baselines": "others stand beside the run or do not",
-    "device": "where a run is computed",
+    "devices": "where a run is computed; how many train together only where each normalises its own share of a batch",
+    "executor": "where a run is computed",
+    "address": "where a run is computed",
     "compile": "how a run is computed; recorded with its features",
     "batch_size": "how a run is computed",
     "workers": "how a run is computed",
@@ -197,7 +197,7 @@ def test_every_option_is_in_the_key_or_has_a_reason_not_to_be(name: str, squares
         return
     cohort = select_cohort(resolve_task("square", squares), squares)
     assignment = SplitAssignment.of(cohort, None, make_splits(cohort, SplitOptions()))
-    session = open_session("pixels", EncoderConfig(device="cpu"), squares, None, SILENT)
+    session = open_session("pixels", EncoderConfig(devices="cpu"), squares, None, SILENT)
 
     def key(config: ProbeConfig) -> str:
         return place_of(HeadGroup(session, ("linear",), config), load_head("linear", "binary"), assignment, 0)[1]
@@ -283,7 +283,7 @@ def test_wrong_names_of_any_are_told_before_data_are_read(tmp_path: Path, monkey
     def never(*_: object) -> None:
         raise AssertionError("data were read")
 
-    monkeypatch.setattr("evalfm.probing.probe.load_cohort", never)
+    monkeypatch.setattr("evalfm.probing.measure.load_cohort", never)
     with pytest.raises(EvalfmError, match="3 names") as told:
         probe(["hog", "hgo"], ["ptx-cls", "ptx-csl"], heads=["liner"], out=tmp_path)
     assert all(f"'{name}'" in str(told.value) for name in ("hgo", "ptx-csl", "liner"))

@@ -94,7 +94,7 @@ def test_every_cell_is_in_one_shard(study: Study):
 def test_what_else_there_is_its_order_and_the_machine_decide_nothing(study: Study, squares: Manifest):
     def placed(study: Study) -> dict[str, int]:
         return {
-            cell.on(MachineOptions(workers=7, device="cpu"), out=Path("x")).key: number
+            cell.on(MachineOptions(workers=7, devices="cpu"), out=Path("x")).key: number
             for number in range(1, 6)
             for cell in cells_of(study, Shard(number, 5))
         }
@@ -112,11 +112,11 @@ def test_another_spelling_of_the_folder_is_the_same_shard(squares: Manifest, mon
     folder = squares.folder
     spelt = [str(folder), f"{folder}/", f"{folder.parent}/./{folder.name}"]
     monkeypatch.chdir(folder)
-    addresses = {ProbeConfig(encoder="hog", task="square", data=text).address for text in [*spelt, "."]}
+    addresses = {ProbeConfig(encoder="hog", task="square", data=text).portable_key for text in [*spelt, "."]}
     keys = {ProbeConfig(encoder="hog", task="square", data=text).key for text in spelt}
     assert len(addresses) == 1
     assert len(keys) == 3
-    assert ProbeConfig(encoder="hog", task="square", data="others").address not in addresses
+    assert ProbeConfig(encoder="hog", task="square", data="others").portable_key not in addresses
 
 
 def test_shards_are_about_equal():

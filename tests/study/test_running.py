@@ -21,9 +21,11 @@ from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.segmentation.light import LinearDenseHead
 from evalfm.heads.trained import Schedule
+from evalfm.probing import executor
+from evalfm.probing.measure import Case, measure
 from evalfm.probing.probe import probe
 from evalfm.run import Run
-from evalfm.study import Study, StudyRuns, executor, make_plan, run_study
+from evalfm.study import Study, StudyRuns, make_plan, run_study
 from evalfm.study.results import COLUMNS, rows_of, table_of, write_results
 
 QUICK = {"epochs": 1, "least_steps": 2, "batch_size": 16}
@@ -171,16 +173,16 @@ def test_the_second_time_nothing_is_computed(
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException, **when: object) -> list[ProbeConfig]:
-    """Let ``probe`` raise where its cell is as in ``when``; gives the cells."""
+    """Let ``measure`` raise where its cell is as in ``when``; gives the cells."""
     calls: list[ProbeConfig] = []
 
-    def called(cell: ProbeConfig, **objects: Any) -> list[Run]:
-        calls.append(cell)
-        if all(getattr(cell, name) == value for name, value in when.items()):
+    def called(case: Case, *objects: Any) -> list[Run]:
+        calls.append(case.config)
+        if all(getattr(case.config, name) == value for name, value in when.items()):
             raise error
-        return probe(cell, **objects)
+        return measure(case, *objects)
 
-    monkeypatch.setattr(executor, "probe", called)
+    monkeypatch.setattr(executor, "measure", called)
     return calls
 
 
@@ -219,7 +221,7 @@ def test_what_is_written_of_a_failure_names_no_file_patient_or_place(
     for word in ("s3-0", "s4-0", "anna", str(folder), str(Path.home()), str(Path.cwd()), "site-packages"):
         assert word not in text
     if kind is RuntimeError:
-        assert "evalfm/study/executor.py:" in found["trace"]
+        assert "evalfm/probing/executor.py:" in found["trace"]
     # On the screen it is told in full.
     assert runs.failed[0].failure is not None
     assert runs.failed[0].failure.sentence == str(error)
@@ -228,14 +230,14 @@ def test_what_is_written_of_a_failure_names_no_file_patient_or_place(
 def test_one_head_does_not_take_the_others_along(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[tuple[str, ...]] = []
 
-    def called(cell: ProbeConfig, **objects: Any) -> list[Run]:
-        assert cell.heads is not None
-        calls.append(cell.heads)
-        if "knn" in cell.heads:
+    def called(case: Case, *objects: Any) -> list[Run]:
+        assert case.config.heads is not None
+        calls.append(case.config.heads)
+        if "knn" in case.config.heads:
             raise RuntimeError("out of memory")
-        return probe(cell, **objects)
+        return measure(case, *objects)
 
-    monkeypatch.setattr(executor, "probe", called)
+    monkeypatch.setattr(executor, "measure", called)
     runs = run_study(study(data, encoders=["hog"], baselines="none"), tmp_path)
     assert calls == [("linear", "knn"), ("linear",), ("knn",)]
     assert [run.head for run in runs] == ["linear"]

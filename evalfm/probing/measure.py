@@ -1,0 +1,208 @@
+"""One encoder on one task: cohort, splits, the heads on its features, and the baselines beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from evalfm.config import THRESHOLD_RULE, ProbeConfig
+from evalfm.data.manifest import Manifest
+from evalfm.encoders.encoder import Encoder
+from evalfm.errors import EvalfmError
+from evalfm.features.profile import NO_TIMES, StageTimes
+from evalfm.heads import load_head
+from evalfm.heads.head import Head
+from evalfm.heads.trainable import TrainableHead
+from evalfm.probing.base_to_novel import as_base_to_novel
+from evalfm.probing.cohort import load_cohort, matching_test
+from evalfm.probing.existing import Known
+from evalfm.probing.head_group import HeadGroup, encode_ahead_of, run_group
+from evalfm.probing.labelled import SplitAssignment
+from evalfm.probing.session import EncoderSession, metadata_columns, open_session
+from evalfm.probing.splits import make_splits
+from evalfm.probing.texts import reads_text, text_for
+from evalfm.probing.warm import WarmEncoders
+from evalfm.progress import SILENT, Progress
+from evalfm.run import Run
+from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.prompts import LABELS
+from evalfm.training.tuning import check_trainable
+
+MASK_BASELINES = ("all-empty", "mean-mask")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One encoder on one task, with the objects that may stand for names of its configuration.
+
+    Attributes:
+        config: every option.
+        encoder: its name, or the encoder itself. data, test_data: a name, a folder, or what was read of it.
+    """
+
+    config: ProbeConfig
+    encoder: str | Encoder
+    data: str | Path | Manifest | None
+    test_data: str | Path | Manifest | None
+
+    @classmethod
+    def of(cls, config: ProbeConfig, data: Manifest | None = None, test_data: Manifest | None = None) -> Case:
+        """What ``config`` names, with data sets that were read already."""
+        return cls(
+            config,
+            config.encoder,
+            config.data if data is None else data,
+            config.test_data if test_data is None else test_data,
+        )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """The cohort of a case with its heads and splits."""
+
+    cohort: Cohort
+    test: Cohort | None
+    names: tuple[str, ...]
+    heads: tuple[Head, ...]
+    assignments: tuple[SplitAssignment, ...]
+
+    @classmethod
+    def of(cls, case: Case, progress: Progress) -> _Question:
+        config = case.config
+        cohort = load_cohort(config.task, config, case.data, progress)
+        test = None
+        if case.test_data is not None:
+            test = matching_test(cohort, load_cohort(config.task, config, case.test_data, progress))
+        names = _heads(config, cohort)
+        if config.threshold != THRESHOLD_RULE and cohort.task.kind not in LABELS:
+            raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
+        heads = tuple(load_head(name, cohort.task.kind) for name in names)
+        tested = as_base_to_novel(cohort, heads) if config.base_to_novel else cohort
+        assignments = tuple(
+            SplitAssignment.of(tested, test, make_splits(tested, config, subset_seed=seed))
+            for seed in range(config.seeds)
+        )
+        return cls(cohort, test, names, heads, assignments)
+
+    def session(
+        self, encoder: str | Encoder, config: ProbeConfig, progress: Progress, times: StageTimes, warm: WarmEncoders
+    ) -> EncoderSession:
+        """The encoder on the images of both cohorts; the targets are hidden from the metadata."""
+        tested = None if self.test is None else self.test.manifest
+        hidden = frozenset(self.cohort.task.target)
+        return open_session(encoder, config, self.cohort.manifest, tested, progress, hidden, times, warm)
+
+
+def measure(
+    case: Case,
+    known: Known,
+    progress: Progress = SILENT,
+    times: StageTimes = NO_TIMES,
+    warm: WarmEncoders | None = None,
+) -> list[Run]:
+    """The runs of one encoder on one task, and of its baselines.
+
+    Args:
+        known: which results there are, and what other cells measure.
+        warm: encoders that were loaded before, and those that are loaded now.
+
+    Raises:
+        EvalfmError: anything the caller can fix, in one sentence.
+    """
+    config, asked = case.config, _Question.of(case, progress)
+    kept = warm or WarmEncoders(0)
+    with ExitStack() as opened:
+
+        def session_of(encoder: str | Encoder, of: ProbeConfig) -> EncoderSession:
+            session = asked.session(encoder, of, progress, times, kept)
+            opened.callback(session.close)
+            return session
+
+        session = session_of(case.encoder, config)
+        text = text_for(asked.heads, session, asked.cohort, config.prompts)
+        groups = [HeadGroup(session, asked.names, config, text=text)]
+        if not config.base_to_novel:
+            # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
+            groups += _baselines(config, asked.cohort, session, session_of, known)
+        runs = []
+        for group in groups:
+            runs += run_group(group, asked.assignments, known=known, progress=progress)
+            # Its workers and memory serve no other group.
+            group.session.close()
+        return runs
+
+
+def encode_ahead(case: Case, progress: Progress = SILENT, warm: WarmEncoders | None = None) -> None:
+    """Put features into the store that the frozen heads of ``case`` will read from there, beside who measures it.
+
+    Whoever does this at the same time has other images: the store lends each image to one process. Maps that would be
+    kept in memory, or computed in every pass, are nobody else's work.
+
+    Raises:
+        EvalfmError: anything the caller can fix, in one sentence.
+    """
+    asked = _Question.of(case, progress)
+    session = asked.session(case.encoder, case.config, progress, NO_TIMES, warm or WarmEncoders(0))
+    try:
+        encode_ahead_of(session, asked.heads, asked.assignments)
+    finally:
+        session.close()
+
+
+def _heads(config: ProbeConfig, cohort: Cohort) -> tuple[str, ...]:
+    """The heads of the call, or the task's own as far as the adaptation can train them.
+
+    Raises:
+        EvalfmError: a head is unknown, does not serve the kind of task, or cannot be trained with the encoder.
+    """
+    names = config.heads or cohort.task.heads
+    loaded = {name: load_head(name, cohort.task.kind) for name in names}
+    if config.adaptation == "frozen":
+        return names
+    if config.heads is None:
+        return tuple(name for name, head in loaded.items() if isinstance(head, TrainableHead))
+    for head in loaded.values():
+        check_trainable(head, config.adaptation)
+    return names
+
+
+def _baselines(
+    config: ProbeConfig,
+    cohort: Cohort,
+    session: EncoderSession,
+    session_of: Callable[[str, ProbeConfig], EncoderSession],
+    known: Known,
+) -> list[HeadGroup]:
+    """The baselines of ``cohort``: the constant, the metadata and the pixels; for masks two fixed masks.
+
+    With ``baselines="all"`` the encoder's own architecture with random weights comes too. What another cell of the
+    study measures in its own right is left to that.
+    """
+    if config.baselines == "none":
+        return []
+    frozen = config.model_copy(update={"adaptation": "frozen", "recipe": {}})
+    as_its_card_says = {"weights": "hub", "input_size": None, "resize": None}
+
+    def baseline(name: str, heads: tuple[str, ...], **changes: object) -> list[HeadGroup]:
+        own = frozen.model_copy(update={"encoder": name, **changes})
+        heads = tuple(head for head in heads if own.result_address(head) not in known.own)
+        return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
+
+    groups: list[HeadGroup] = []
+    if cohort.task.kind == "segmentation":
+        groups += baseline("constant", MASK_BASELINES, **as_its_card_says)
+    else:
+        columns = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
+        names = ["constant", *(["metadata"] if columns else []), "pixels"]
+        simplest = cohort.task.heads[:1]
+        for name in names:
+            groups += baseline(name, simplest, **as_its_card_says) if name != session.name else []
+    pretrained = session.card.get("weights", {}).get("source", "none") != "none" and not session.random_weights
+    named = config.heads or cohort.task.heads
+    # Random sentences place images by chance: this baseline is for heads that learn on the features.
+    heads = tuple(name for name in named if not reads_text(load_head(name, cohort.task.kind)))
+    if config.baselines == "all" and pretrained and heads:
+        groups += baseline(config.encoder, heads, weights="random")
+    return groups
