@@ -7,8 +7,8 @@ Makes a table of 20 columns and a file for every row, then, for each size in a p
 Parquet and CSV, the quick checks where all is well and where every row has faults, digests that are remembered,
 cohorts and splits. Prints a table of processor seconds, which other work on the machine does not lengthen, the peak of
 memory, and the exponent by which the seconds grow between the two largest sizes: 1 is linear. The last line is of the
-bound for a million rows, by the clock, with the peak of memory and the load average over the minute before, in which the
-files were made: about 1 on a quiet machine. With ``--quick`` the exit status is 1 where the bound is missed.
+bound for a million rows: by the clock, with the peak of memory and the load average over the minute before, in which
+the files were made (about 1 on a quiet machine). With ``--quick`` the exit status is 1 where the bound is missed.
 """
 
 from __future__ import annotations
