@@ -37,6 +37,13 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+FOUND = """
+import os
+from evalfm.workers.ray_crew import RayCrew
+with RayCrew() as crew:
+    print(crew.where)
+    print(os.environ["RAY_USAGE_STATS_ENABLED"])
+"""
 
 
 class Nodes:
@@ -353,10 +360,12 @@ def test_every_gpu_has_a_worker_that_sees_it_alone_and_memory_is_placed_where_it
 
 
 def test_without_an_address_the_cluster_that_runs_here_is_found(nodes: Nodes) -> None:
-    command = [sys.executable, "-c", "from evalfm.workers.ray_crew import RayCrew\nwith RayCrew() as c: print(c.where)"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+    command = [sys.executable, "-c", FOUND]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120, check=False)
     assert (done.stderr, done.returncode) == ("", 0)
-    assert done.stdout == f"2 workers on 2 nodes of the Ray cluster at {nodes.address}\n"
+    # And nothing is told to anybody.
+    assert done.stdout == f"2 workers on 2 nodes of the Ray cluster at {nodes.address}\n0\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
