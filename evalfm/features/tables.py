@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 MOST_LEVELS = 64
+HASHED_ROWS = 8192
+"""At a time, so that a large table is not held twice."""
 
 
 class TableSource:
@@ -39,8 +41,10 @@ class TableSource:
         self._values = np.ascontiguousarray(values, dtype=np.float32)
         digest = hashlib.sha256(f"{name}\n{meaning}\n{self._values.shape}\n".encode())
         # By id, so that the order of the table makes no other run.
-        ids = manifest.table["id"].to_numpy(dtype=object).astype(str)
-        digest.update(np.ascontiguousarray(self._values[np.argsort(ids, kind="stable")]).data)
+        ids = list(map(str, manifest.table["id"]))
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        for start in range(0, len(order), HASHED_ROWS):
+            digest.update(self._values[order[start : start + HASHED_ROWS]].data)
         self._key = digest.hexdigest()
 
     @property
@@ -177,9 +181,12 @@ class PrecomputedSource(TableSource):
         if missing := [name for name in wanted if name not in position]:
             faults.append(f"lacks {len(missing)} of {len(wanted)} images ({few(missing)})")
         used = [name for name in wanted if name in position]
-        values = found.values[[position[name] for name in used]]
-        finite = np.isfinite(values)
-        if bad := [name for name, row in zip(used, finite, strict=True) if not row.all()]:
+        # Most often in the order of the manifest already: then they are not held twice.
+        values = found.values if used == found.ids else found.values[[position[name] for name in used]]
+        # A sum in double precision is finite where all that float32 holds is.
+        with np.errstate(invalid="ignore"):
+            finite = np.isfinite(values.sum(axis=1, dtype=np.float64))
+        if bad := [used[row] for row in np.flatnonzero(~finite)]:
             rows = ", ".join(str(position[name] + 1) for name in bad[:5])
             faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({few(bad)}), row {rows}")
         if faults:

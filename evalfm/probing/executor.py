@@ -13,8 +13,8 @@ import torch
 
 from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.manifest import Manifest
-from evalfm.features import running_encoder
 from evalfm.features.profile import NO_TIMES, StageTimes
+from evalfm.features.running_encoder import encoded_here
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.existing import Known
 from evalfm.probing.measure import Case, encode_ahead, measure
@@ -26,7 +26,6 @@ from evalfm.workers.job import Fault, Job, Worker
 from evalfm.workers.pool import Pool
 
 FROZEN = "frozen"
-encoded_here = getattr(running_encoder, "encoded_here", lambda: 0)
 
 
 @dataclass(frozen=True)
