@@ -277,7 +277,7 @@ class RayCrew:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def _no_room(self, what: str, nodes: Sequence[Mapping[str, float]], there: str = "is there") -> str:
-        listed = "; ".join(map(_in_words, nodes))
+        listed = "; ".join(map(_in_words, nodes)) or "none is left"
         return (
             f"The Ray cluster {what} with {self._need} each; what {there}, by node: {listed}. Name fewer devices, ask "
             "for less, or add nodes."
