@@ -24,8 +24,8 @@ ANSWER_SECONDS = 30.0
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster that is started here: messages are small, and nothing else goes that way."""
 NODE_ONLY = (
-    "evalfm runs on a machine of the cluster (one joins it with `ray start --address=HOST:PORT`), with the same Ray and "
-    "Python"
+    "evalfm runs on a machine of the cluster (one joins it with `ray start --address=HOST:PORT`), with the same Ray "
+    "and Python"
 )
 _SETTINGS = {
     # Nothing is told to anybody.
