@@ -37,7 +37,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders import find_card
 from evalfm.encoders.encoder import Features
 from evalfm.encoders.preprocessing import Preparer
-from evalfm.features.pipeline import Destination, Item, Pipeline, extract
+from evalfm.features.extraction_plan import Destination, Item
+from evalfm.features.pipeline import Pipeline, extract
 from evalfm.features.profile import StageTimes
 from evalfm.features.readers import ImageReader
 from evalfm.features.store import FeatureStore

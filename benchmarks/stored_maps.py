@@ -35,9 +35,10 @@ from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.encoder import Features
 from evalfm.encoders.preprocessing import Preparer
 from evalfm.features.encoded import EncodedSource
+from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.map_costs import measured_rates
 from evalfm.features.memory import MemoryBudget
-from evalfm.features.pipeline import Destination, Item, Pipeline, extract
+from evalfm.features.pipeline import Pipeline, extract
 from evalfm.features.readers import PreparedBatch
 from evalfm.features.store import FeatureStore
 from evalfm.heads.head import Context

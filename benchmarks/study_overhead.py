@@ -1,9 +1,11 @@
 """What a study adds to the probes that it runs: the same probes called directly and through the study, turn by turn.
 
-    python benchmarks/study_overhead.py [--images 400] [--rounds 3]
+    python benchmarks/study_overhead.py [--images 400] [--rounds 3] [--crew local|ray]
 
-Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. Features are stored
-beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has its own folder.
+Prints the seconds that a cell takes either way and the difference, which shall be under 2 s. With ``--crew`` the study
+is run by warm workers of that sort (two local ones, or one on Ray), and the difference shall be under 1 s. Features are
+stored beforehand, so that the work itself is small and the overhead is not hidden behind it; every round has its own
+folder.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -20,10 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--crew", choices=("local", "ray"))
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EVALFM_HOME"] = folder
+        from evalfm.config import MachineOptions
         from evalfm.data.phantom import make_phantom
+        from evalfm.probing.crews import crew_for_cells
+        from evalfm.probing.executor import CrewExecutor
         from evalfm.probing.probe import probe
         from evalfm.study import Study, make_plan, run_study
         from evalfm.study.cohorts import Manifests
@@ -40,7 +47,15 @@ def main() -> None:
             label_fractions=(0.5, None),
             baselines="default",
         )
-        cells = check_study(study, Manifests())[0].cells
+        grid = check_study(study, Manifests())[0]
+        cells = grid.cells
+        stack = ExitStack()
+        executor = None
+        if options.crew is not None:
+            machine = MachineOptions(devices="cpu,cpu" if options.crew == "local" else "cpu", executor=options.crew)
+            crew = crew_for_cells(machine, cells)
+            assert crew is not None
+            executor = CrewExecutor(stack.enter_context(crew), own=grid.own)
 
         def directly(out: Path) -> float:
             started = time.perf_counter()
@@ -50,15 +65,17 @@ def main() -> None:
 
         def through(out: Path) -> float:
             started = time.perf_counter()
-            done = run_study(study, out)
+            done = run_study(study, out, executor=executor)
             assert not done.failed
             return time.perf_counter() - started
 
         directly(Path(folder) / "first")
+        through(Path(folder) / "warm")
         times: dict[str, list[float]] = {"directly": [], "through": []}
         for number in range(options.rounds):
             times["directly"].append(directly(Path(folder) / f"direct{number}"))
             times["through"].append(through(Path(folder) / f"study{number}"))
+        stack.close()
         each = {name: statistics.median(found) / len(cells) for name, found in times.items()}
         started = time.perf_counter()
         make_plan(study)

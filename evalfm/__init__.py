@@ -1,8 +1,8 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `ProbeConfig`, `predict`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`, `run_study`,
-`find_runs`, `Run`, `Study`, `EvalfmError`.
+`probe`, `ProbeConfig`, `predict`, `embed`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`,
+`run_study`, `find_runs`, `Run`, `Study`, `EvalfmError`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import read_data
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
+    from evalfm.probing.embedding import embed as embed
     from evalfm.probing.few_shot.episodes import run_episodes as run_episodes
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
@@ -36,6 +37,7 @@ _PUBLIC = {
     "ProbeConfig": ("evalfm.config", "ProbeConfig"),
     "Run": ("evalfm.run", "Run"),
     "Study": ("evalfm.study", "Study"),
+    "embed": ("evalfm.probing.embedding", "embed"),
     "find_runs": ("evalfm.run", "find_runs"),
     "load_data": ("evalfm.data.manifest", "read_data"),
     "load_encoder": ("evalfm.encoders", "load_encoder"),

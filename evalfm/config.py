@@ -115,6 +115,15 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
+    def file_name(self, name: str) -> str:
+        """The file ``name`` of this shard alone, which several at once never write over each other's.
+
+        >>> Shard(2, 8).file_name("features.parquet")
+        'features-2-of-8.parquet'
+        """
+        stem, _, suffix = name.rpartition(".")
+        return f"{stem}-{self.number}-of-{self.count}.{suffix}"
+
     def holds(self, address: str) -> bool:
         """Whether the work with this address belongs to the shard.
 
@@ -313,7 +322,7 @@ class MachineOptions(ComputeOptions):
 
     executor: Annotated[
         Executor,
-        Field(description="Where the processes are: on this machine, or on a Ray cluster (pip install evalfm[ray])."),
+        Field(description="Where the processes are: on this machine, or on a Ray cluster (the extra ray)."),
         ON_MACHINE,
     ] = "local"
     address: Annotated[

@@ -25,7 +25,7 @@ TRAINING = ["timm", "torchvision.models", "torch._dynamo", "transformers", "open
 VERBS = [
     *("demo", "probe", "study", "episodes", "predict", "compare", "bias", "counterfactual", "choose", "report"),
     *(
-        "features",
+        "embed",
         "fetch",
         "doctor",
         "convert",

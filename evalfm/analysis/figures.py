@@ -66,18 +66,18 @@ def draw_roc(
     grid = np.linspace(0, 1, 201)
     figure = Figure(figsize=(4.2, 4.4), layout="constrained")
     axes = figure.add_subplot()
-    bands = []
+    bands, ranked = [], _ranked(target, score, folds)
     generator = np.random.default_rng(0)
     codes = np.unique(patient, return_inverse=True)[1]
     for _ in range(BAND_RESAMPLES):
         weight = np.bincount(generator.integers(0, codes.max() + 1, codes.max() + 1), minlength=codes.max() + 1)[codes]
-        curve = mean_roc(target, score, weight.astype(float), folds, grid)
+        curve = _mean_roc(ranked, weight.astype(float), grid)
         if curve is not None:
             bands.append(curve)
     if bands:
         low, high = np.percentile(np.array(bands), [2.5, 97.5], axis=0)
         axes.fill_between(grid, low, high, color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band")
-    curve = mean_roc(target, score, np.ones(len(target)), folds, grid)
+    curve = _mean_roc(ranked, np.ones(len(target)), grid)
     if curve is not None:
         axes.plot(
             grid, curve, color=BLUE, label="AUROC not given" if auroc.value is None else f"AUROC {describe(auroc)}"
@@ -194,14 +194,40 @@ def mean_roc(
     grid: NDArray[np.float64],
 ) -> NDArray[np.float64] | None:
     """Sensitivity on ``grid`` of 1 − specificity, averaged over folds; None where a class has no weight."""
-    curves = []
+    return _mean_roc(_ranked(target, score, folds), weight, grid)
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """The rows of one fold by falling score, which of them are positive and negative, and where each score ends."""
+
+    rows: NDArray[np.intp]
+    positive: NDArray[np.bool_]
+    negative: NDArray[np.bool_]
+    ends: NDArray[np.intp]
+
+
+def _ranked(
+    target: NDArray[np.float64], score: NDArray[np.float64], folds: NDArray[np.intp] | None
+) -> tuple[_Ranked, ...]:
+    """Every fold ranked, or all rows as one: once for any number of weights."""
+    ranked = []
     for fold in [None] if folds is None else np.unique(folds):
-        inside = np.ones(len(target), dtype=bool) if fold is None else folds == fold
-        truth, ranked, each = target[inside], score[inside], weight[inside]
-        order = np.argsort(-ranked, kind="stable")
-        ends = np.flatnonzero(np.append(np.diff(ranked[order]) != 0, True))
-        true = np.concatenate([[0], np.cumsum(each[order] * (truth[order] == 1))[ends]])
-        false = np.concatenate([[0], np.cumsum(each[order] * (truth[order] == 0))[ends]])
+        inside = np.arange(len(target)) if fold is None else np.flatnonzero(folds == fold)
+        rows = inside[np.argsort(-score[inside], kind="stable")]
+        ends = np.flatnonzero(np.append(np.diff(score[rows]) != 0, True))
+        ranked.append(_Ranked(rows, target[rows] == 1, target[rows] == 0, ends))
+    return tuple(ranked)
+
+
+def _mean_roc(
+    ranked: Sequence[_Ranked], weight: NDArray[np.float64], grid: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    curves = []
+    for fold in ranked:
+        each = weight[fold.rows]
+        true = np.concatenate([[0], np.cumsum(each * fold.positive)[fold.ends]])
+        false = np.concatenate([[0], np.cumsum(each * fold.negative)[fold.ends]])
         if true[-1] == 0 or false[-1] == 0:
             return None
         curves.append(np.interp(grid, false / false[-1], true / true[-1]))

@@ -20,8 +20,8 @@ from evalfm.cli import (
     data,
     demo,
     doctor,
+    embed,
     episodes,
-    features,
     fetch,
     ls,
     predict,
@@ -107,12 +107,12 @@ app.command("probe")(probe.probe)
 app.command("study")(study.study)
 app.command("episodes")(episodes.episodes)
 app.command("predict")(predict.predict)
+app.command("embed")(embed.embed)
 app.command("compare")(compare.compare)
 app.command("bias")(bias.bias)
 app.command("counterfactual")(counterfactual.counterfactual)
 app.command("choose")(choose.choose)
 app.command("report")(report.report)
-app.command("features")(features.features)
 app.command("fetch")(fetch.fetch)
 app.command("doctor")(doctor.doctor)
 app.command("convert")(convert.convert)

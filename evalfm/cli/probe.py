@@ -38,6 +38,8 @@ def probe(
 
         evalfm probe --encoder biomedclip --task ptx-cls --head zeroshot --threshold f1
 
+        evalfm probe --encoder rad-dino,dinov2-base --task ptx-seg --devices all      (one process for each GPU)
+
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adaptation scratch)
     """
     from functools import partial

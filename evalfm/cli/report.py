@@ -17,7 +17,7 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, images, subgroups, methods and provenance.
 
-    A features.json in a named folder (see evalfm features) and few-shot episodes below one become sections.
+    A features.json in a named folder (see evalfm embed --similarity) and few-shot episodes below one become sections.
 
     Examples:
 

@@ -82,6 +82,10 @@ def study(
 
         evalfm study my-study.yaml --task ptx-seg --adaptation frozen --seeds 1 --out runs/first-look
 
+        evalfm study my-study.yaml --devices all     (cells side by side, one process for each GPU)
+
+        evalfm study my-study.yaml --executor ray --address auto     (on the workers of a Ray cluster)
+
         evalfm study my-study.yaml --shard $SLURM_ARRAY_TASK_ID/8    (in a batch system; then the same without --shard)
 
         evalfm study feature-quality --offline     (where there is no network, after `evalfm fetch`)

@@ -6,11 +6,14 @@ import csv
 import io
 import os
 import re
+import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from evalfm.data.work_folders import flush_folder, remove_stale, work_name
 from evalfm.errors import EvalfmError
 
 
@@ -33,6 +36,41 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise EvalfmError(
             f"{path} cannot be written ({error.strerror}); free space there or choose another folder."
         ) from error
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a place for a large file that becomes ``path`` by one rename when the block ends well, else vanishes.
+
+    What a killed process left beside ``path`` is removed first.
+
+    Raises:
+        EvalfmError: the disk is full or cannot be written.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "large.bin"
+    >>> with new_file(path) as place:
+    ...     _ = place.write_bytes(b"all of it")
+    >>> path.read_bytes(), len(list(path.parent.iterdir()))
+    (b'all of it', 1)
+    """
+    final = Path(os.path.realpath(path))
+    remove_stale(final.parent)
+    work = final.parent / work_name()
+    try:
+        work.mkdir()
+        yield work / final.name
+        with (work / final.name).open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.chmod(work / final.name, _mode(final))
+        os.replace(work / final.name, final)
+        flush_folder(final.parent)
+    except OSError as error:
+        raise EvalfmError(
+            f"{path} cannot be written ({error.strerror or error}); free space there or choose another folder."
+        ) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def file_place(path: Path) -> Path | None:

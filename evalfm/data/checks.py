@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, MISSING_WORDS, NUMBER_COLUMNS, SPLITS, TEXT_COLUMNS, as_numbers
-from evalfm.data.digests import image_digests
 from evalfm.data.locators import OUTSIDE, file_of, locator_faults
 from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import attribute_faults
@@ -307,9 +306,8 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
 
 def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> Iterable[Fault]:
     table = manifest.table
-    locators: list[str] = table["image"].tolist()
-    digests = image_digests(locators, manifest.root, headers=headers, progress=progress)
-    for position, locator in enumerate(locators):
+    digests = manifest.stored_digests(headers=headers, progress=progress)
+    for position, locator in enumerate(table["image"] if digests.failed else ()):
         if locator in digests.failed:
             reason = digests.failed[locator]
             kind = reason.replace(locator, "…").replace(file_of(locator), "…")
@@ -317,7 +315,9 @@ def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> 
             yield Fault(shown, position + 1, f"image: {kind}")
     if "split" not in table:
         return
-    bytes_of = table["image"].map(digests.by_locator)
+    twins = digests.perhaps_repeated()
+    table = table[twins]
+    bytes_of = pd.Series(digests.in_hex()[twins], index=table.index, dtype=object)
     shared = dict(_in_two_splits(bytes_of, table["split"]))
     # The same locator in two splits is a quick fault; here are different files of the same bytes.
     for digest, rows in table[bytes_of.isin(list(shared))].groupby(bytes_of, sort=True):

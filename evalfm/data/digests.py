@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from evalfm.progress import SILENT, Progress
 
 WORKERS = 8
 
+Stamp = tuple[int, int]
+"""Size and time of change (ns) of a file."""
+
 
 @dataclass(frozen=True)
 class Digests:
@@ -29,18 +32,24 @@ class Digests:
 
 
 def image_digests(
-    locators: Sequence[str], root: Path, *, headers: bool = False, progress: Progress = SILENT
+    locators: Sequence[str],
+    root: Path,
+    *,
+    headers: bool = False,
+    stamps: Mapping[str, Stamp | None] | None = None,
+    progress: Progress = SILENT,
 ) -> Digests:
     """sha256 of the stored bytes of each image, read in parallel; remembered until the file changes.
 
-    With ``headers`` an image that is read for the first time must have a header that says its size.
+    With ``headers`` an image that is read for the first time must have a header that says its size. ``stamps`` are
+    those of all files, where they have been looked at just now.
     """
     from evalfm.data.images import image_digest, image_size
 
     sidecar = _sidecar(root)
     remembered = _read(sidecar)
     unique = list(dict.fromkeys(locators))
-    stamps = _stamps(unique, root)
+    stamps = _stamps(unique, root) if stamps is None else stamps
     by_locator: dict[str, str] = {}
     for locator in unique:
         entry = remembered.get(locator)
@@ -91,14 +100,14 @@ def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress 
     return image_digests(wanted, root, progress=progress).by_locator
 
 
-def _stamps(locators: Sequence[str], root: Path) -> dict[str, tuple[int, int] | None]:
+def _stamps(locators: Sequence[str], root: Path) -> dict[str, Stamp | None]:
     """The stamp of the file of each locator."""
     # Not as paths, which take longer to make than the file to be looked at.
     folder = os.fspath(root)
     return {name: stamp_of(os.path.join(folder, name)) for name in dict.fromkeys(map(file_of, locators))}
 
 
-def stamp_of(path: Path | str) -> tuple[int, int] | None:
+def stamp_of(path: Path | str) -> Stamp | None:
     """Size and time of change of a file, by which it is known to be what it was; None where it is not there."""
     try:
         status = os.stat(path)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
 from evalfm.data.expressions import evaluate
+from evalfm.data.known_digests import KnownDigests, RowDigests
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
@@ -55,6 +56,7 @@ class Manifest:
     info: DatasetInfo
     table: pd.DataFrame
     folder: Path
+    _known: KnownDigests = field(init=False, repr=False, default_factory=KnownDigests)
 
     def __post_init__(self) -> None:
         absent = [name for name in ("id", "image") if name not in self.table]
@@ -139,6 +141,10 @@ class Manifest:
         """Locator of the image of ``row``, relative to the root."""
         return str(self.table["image"].iat[row])
 
+    def locators(self, rows: Sequence[int]) -> list[str]:
+        """Locators of the images of ``rows``, in order."""
+        return list(map(str, self.table["image"].to_numpy()[np.asarray(rows, dtype=np.intp)]))
+
     def image(self, row: int) -> Image:
         """The image of ``row``, with the table's pixel spacing where it has one.
 
@@ -170,15 +176,19 @@ class Manifest:
         Raises:
             EvalfmError: an image cannot be read.
         """
-        from evalfm.data.digests import image_digests
-
-        locators = self.table["image"].to_numpy()
-        wanted = locators if rows is None else locators[np.asarray(rows, dtype=np.intp)]
-        digests = image_digests(wanted.tolist(), self.root, progress=progress)
+        digests = self.stored_digests(rows, progress=progress)
         if digests.failed:
             name, reason = next(iter(digests.failed.items()))
             raise EvalfmError(f"{len(digests.failed)} images cannot be read, the first is {name} ({reason}).")
-        return np.array([digests.by_locator[locator] for locator in wanted], dtype=object)
+        return digests.in_hex()
+
+    def stored_digests(
+        self, rows: Sequence[int] | None = None, *, headers: bool = False, progress: Progress = SILENT
+    ) -> RowDigests:
+        """Digests of the stored bytes of ``rows`` (all by default), and why others have none."""
+        wanted = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=np.intp)
+        locators = self.table["image"].to_numpy(dtype=object)
+        return self._known.of(locators, self.root, wanted, headers=headers, progress=progress)
 
     def mask(self, row: int, finding: str) -> NDArray[np.bool_] | None:
         """Truth of ``finding`` on the grid of the stored image, bool [H, W]; None where it is unknown.

@@ -21,6 +21,7 @@ EARLIER = ".earlier-"
 STALE_SECONDS = 24 * 3600.0
 KEPT_SECONDS = 7 * STALE_SECONDS
 """How long what a dead process left to be adopted waits for that."""
+PROCESSES = Path("/proc")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of <fcntl.h> and <linux/fs.h>."""
 
@@ -157,6 +158,42 @@ def machine() -> str:
     with contextlib.suppress(OSError):
         identity.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.sha256("\n".join(identity).encode()).hexdigest()[:12]
+
+
+def process_start(process: int) -> str:
+    """When a process of this machine was started, as the system counts it; empty where nobody tells.
+
+    A number is given to another process once its first is gone; the two together are not.
+    """
+    state = _process_state(process)
+    return state[1] if state else ""
+
+
+def is_gone(process: int, start: str) -> bool:
+    """Whether the process of this machine that had this number and start is certainly gone."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    state = _process_state(process)
+    if state is None:
+        return False
+    # One that was killed stays as a zombie until its parent asks for its end.
+    return state[0] in "ZX" or (bool(start) and state[1] != start)
+
+
+def _process_state(process: int) -> tuple[str, str] | None:
+    """A letter and the time of the start from proc(5); None where there is no such file."""
+    try:
+        # The name stands in brackets, and may hold some itself.
+        fields = (PROCESSES / str(process) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
+        return None
 
 
 def _is_stale(folder: Path, owner: str) -> bool:

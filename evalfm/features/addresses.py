@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from evalfm.features.leases import sharing_of
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ class Addresses:
                 # The same bytes read by another rule are other pixels.
                 self._known[row] = combined(digest, self._rule) if self._rule else str(digest)
         return [self._known[row] for row in rows]
+
+    def sharing(self, rows: Sequence[int]) -> list[str]:
+        """What decides which of several processes encodes each of ``rows``; see ``sharing_of``."""
+        return list(map(sharing_of, self.of(rows), self._manifest.locators(rows)))
 
     def known(self, row: int) -> str | None:
         """Of ``row``, where it was asked for before."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from evalfm.errors import EvalfmError
 
 GROUPS = Path("/sys/fs/cgroup")
+TOGETHER, WORKERS_HERE = "LOCAL_WORLD_SIZE", "EVALFM_PROCESSES_HERE"
+"""Variables of the environment that say how many processes share this machine."""
 MOST_WORKERS = 16
 """Readers by default, at most; more are for who asks."""
 
@@ -30,7 +32,7 @@ def usable_cores() -> int:
 def reader_count(workers: int | None) -> int:
     """How many readers ``workers`` stands for: None is one per usable core, ``MOST_WORKERS`` at most.
 
-    Processes that train together on one machine (``LOCAL_WORLD_SIZE`` of torchrun) share its cores.
+    Processes that work together on one machine share its cores; see ``processes_here``.
 
     Raises:
         EvalfmError: fewer than one.
@@ -42,8 +44,20 @@ def reader_count(workers: int | None) -> int:
         if workers < 1:
             raise EvalfmError(f"{workers} workers cannot read images; take 1 or more.")
         return workers
-    together = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    return max(1, min(MOST_WORKERS, usable_cores() // max(1, int(together) if together.isdecimal() else 1)))
+    return max(1, min(MOST_WORKERS, usable_cores() // processes_here()))
+
+
+def processes_here() -> int:
+    """How many processes of one command share this machine, its cores and its memory; this one alone where none says.
+
+    Processes that train together are counted by ``LOCAL_WORLD_SIZE`` of torchrun, workers that do one job each by
+    ``EVALFM_PROCESSES_HERE``, which is set by whoever starts them; the larger counts.
+
+    >>> processes_here() >= 1
+    True
+    """
+    said = (os.environ.get(name, "") for name in (TOGETHER, WORKERS_HERE))
+    return max(1, *(int(each) if each.isdecimal() else 1 for each in said))
 
 
 def _quota() -> int | None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ BINARY = getattr(os, "O_BINARY", 0)
 """Windows translates the ends of lines otherwise."""
 _PRIVATE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOINHERIT", 0)
 
+LOOK = ".look-"
+"""Of files that are there for a moment."""
+
 _held: set[str] = set()
 _held_guard = threading.Lock()
 
@@ -31,6 +35,39 @@ def open_file(path: Path, *, write: bool = False, new: bool = False) -> int:
     """
     mode = os.O_RDWR if write or new else os.O_RDONLY
     return os.open(path, mode | (os.O_CREAT | os.O_EXCL if new else 0) | BINARY | _PRIVATE, 0o666)
+
+
+def names_in(folder: Path, *, fresh: bool = False) -> dict[str, int]:
+    """Names in ``folder`` with the number (inode) of each file; none where it is not there.
+
+    A network file system may show for a minute what was there before; ``fresh`` makes and removes a file, after which
+    it must ask anew. Where that cannot be, names may be late.
+    """
+    if fresh:
+        mark = folder / f"{LOOK}{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            os.close(open_file(mark, new=True))
+            os.unlink(mark)
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.inode() for entry in entries}
+    except FileNotFoundError:
+        return {}
+
+
+def status_of(path: Path, *, fresh: bool = False) -> os.stat_result:
+    """Status of a file; ``fresh`` opens it, upon which a network file system asks anew.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    if not fresh:
+        return path.stat()
+    file = open_file(path)
+    try:
+        return os.fstat(file)
+    finally:
+        os.close(file)
 
 
 def raw(array: NDArray[Any]) -> memoryview:

@@ -15,10 +15,13 @@ import pandas as pd
 import pyarrow.parquet
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from safetensors import safe_open
 
 from evalfm.data.columns import LONGEST_REASON, as_text
 from evalfm.data.table_bounds import check_csv, check_parquet
 from evalfm.errors import EvalfmError
+from evalfm.features.embedding_lists import lists_beside, read_lists
+from evalfm.features.embedding_writers import IDS, POOLED, ids_from_bytes
 
 ID = "id"
 SHOWN = 5
@@ -67,7 +70,9 @@ def few(names: Sequence[str]) -> str:
 
 
 def read_embeddings(path: Path, taken: Collection[str]) -> Embeddings:
-    """Read a table (.csv, .parquet) or arrays (.npz); ``taken`` are the columns of the data set, which are no features.
+    """Read a table (.csv, .parquet) or arrays (.npz, .safetensors).
+
+    ``taken`` are the columns of the data set, which are no features.
 
     Raises:
         EvalfmError: the file cannot be read, or has a column that is no feature, such as the numbers of its rows.
@@ -81,14 +86,18 @@ def _read(path: Path, taken: Collection[str]) -> Embeddings:
     if not path.is_file():
         raise EvalfmError(f"There is no file {path}; check the path.")
     suffix = path.suffix.lower()
-    if suffix not in (".csv", ".parquet", ".pq", ".npz"):
-        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet or .npz file.")
+    if suffix not in (".csv", ".parquet", ".pq", ".npz", ".safetensors"):
+        raise EvalfmError(f"{path} is no table of embeddings; give a .csv, .parquet, .npz or .safetensors file.")
     try:
+        if suffix == ".safetensors":
+            return _read_tensors(path)
         if suffix == ".npz":
             return _read_arrays(path)
-        return _from_table(path, _read_csv(path) if suffix == ".csv" else _read_parquet(path), taken)
+        return _from_table(path, *((_read_csv(path), None) if suffix == ".csv" else _read_parquet(path)), taken)
     except EvalfmError:
         raise
+    except MemoryError:
+        raise EvalfmError(f"{path} does not fit into the memory that is free here; take a larger machine.") from None
     except Exception as error:  # pandas, pyarrow and zipfile raise whatever they like on damaged files
         reason = " ".join(str(error).split())[:LONGEST_REASON] or type(error).__name__
         raise EvalfmError(f"{path} cannot be read ({reason}); check the file.") from None
@@ -105,16 +114,25 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return table.set_axis(pd.Index(names, dtype=object), axis=1)
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, NDArray[np.float32] | None]:
+    """The table, and what its one column of lists holds where that could be read without a list for each image."""
     check_parquet(path, MOST_COLUMNS)
-    names = pyarrow.parquet.read_schema(path).names
-    if len(set(names)) < len(names):
+    schema = pyarrow.parquet.read_schema(path)
+    if len(set(schema.names)) < len(schema.names):
         raise EvalfmError(f"{path} has a column twice; remove one.")
-    table = pd.read_parquet(path)
-    return table.reset_index() if any(name is not None for name in table.index.names) else table
+    lists = lists_beside(schema, ID)
+    values = None if lists is None else read_lists(path, lists)
+    table = pd.read_parquet(path, columns=None if values is None else [name for name in schema.names if name != lists])
+    if any(name is not None for name in table.index.names):
+        table = table.reset_index()
+    if values is not None:
+        table[lists] = pd.Series([()] * len(table), dtype=object)
+    return table, values
 
 
-def _from_table(path: Path, table: pd.DataFrame, taken: Collection[str]) -> Embeddings:
+def _from_table(
+    path: Path, table: pd.DataFrame, lists_read: NDArray[np.float32] | None, taken: Collection[str]
+) -> Embeddings:
     table = table.set_axis(pd.Index([str(name).strip() for name in table.columns], dtype=object), axis=1)
     names = [str(name) for name in table.columns if name != ID]
     if ID not in table:
@@ -136,7 +154,7 @@ def _from_table(path: Path, table: pd.DataFrame, taken: Collection[str]) -> Embe
             f"{path} has a column of lists and others beside it ({few(names)}); keep the one that is meant."
         )
     if lists:
-        values = _stacked(table[lists[0]], lists[0], path)
+        values = lists_read if lists_read is not None else _stacked(table[lists[0]], lists[0], path)
         return Embeddings(ids.tolist(), values, [f"{lists[0]}[{n}]" for n in range(values.shape[1])])
     return Embeddings(ids.tolist(), _numbers(table[names]), names)
 
@@ -181,15 +199,16 @@ def refuse_known_columns(values: NDArray[np.float32], names: Sequence[str], tabl
     """
     for name in table.columns:
         known = table[name].notna().to_numpy()
-        codes = _codes(table[name][known])
+        rows, codes = np.flatnonzero(known), _codes(table[name][known])
         if len(codes) < FEWEST_RISING or (codes == codes[0]).all():
             continue
         # Of the two classes of a label either may be 1.
         two = set(codes.tolist()) <= {0, 1}
         for label in (codes, 1 - codes) if two else (codes,):
             same = np.arange(values.shape[1])
+            # Few columns pass the first rows; only those are looked at to their end.
             for part in (slice(0, 64), slice(64, None)):
-                same = same[(values[known][part][:, same] == label[part, None]).all(axis=0)]
+                same = same[(values[np.ix_(rows[part], same)] == label[part, None]).all(axis=0)]
             if len(same):
                 raise EvalfmError(
                     f"{path} has a feature ({names[same[0]]!r}) that equals the column {str(name)!r} of the data set; "
@@ -296,7 +315,7 @@ def _numbers(table: pd.DataFrame) -> NDArray[np.float32]:
 def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
     # What float32 cannot hold becomes infinite, and is named as that.
     with np.errstate(over="ignore"):
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 def _read_arrays(path: Path) -> Embeddings:
@@ -321,6 +340,25 @@ def _read_arrays(path: Path) -> Embeddings:
             f"{path} has no id in row {int(np.argmax(names.isna())) + 1}; give every row the id of its image."
         )
     return Embeddings(names.tolist(), _as_float32(features), [str(n) for n in range(features.shape[1])])
+
+
+def _read_tensors(path: Path) -> Embeddings:
+    """What ``evalfm embed`` writes: ``pooled`` [N, D] and ``ids``, uint8 [N, L]; maps are not read."""
+    with safe_open(path, framework="np") as file:
+        names = set(file.keys())
+        if absent := [name for name in (IDS, POOLED) if name not in names]:
+            raise EvalfmError(
+                f"{path} has no array {' and none '.join(map(repr, absent))}; write it with `evalfm embed`."
+            )
+        ids, pooled = file.get_tensor(IDS), file.get_tensor(POOLED)
+    if ids.dtype != np.uint8 or pooled.dtype.kind != "f" or pooled.ndim != 2 or ids.shape[:1] != pooled.shape[:1]:
+        raise EvalfmError(
+            f"{path} has pooled {pooled.dtype} {pooled.shape} and ids {ids.dtype} {ids.shape}; give floats [N, D] and "
+            "uint8 [N, L]."
+        )
+    return Embeddings(
+        ids_from_bytes(ids), _as_float32(pooled), [f"{POOLED}[{number}]" for number in range(pooled.shape[1])]
+    )
 
 
 def _refuse_false_sizes(path: Path) -> None:

@@ -17,12 +17,13 @@ from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.addresses import Addresses, combined, reading_rule
 from evalfm.features.cost import Cost, measure_cost
+from evalfm.features.extraction_plan import Destination, Item, wait_for_others
 from evalfm.features.feature_paths import FeaturePaths
 from evalfm.features.forward import device_of
 from evalfm.features.map_costs import MapCosts
 from evalfm.features.map_policy import POLICIES, MapPolicy
 from evalfm.features.memory import MEMORY, MemoryBudget
-from evalfm.features.pipeline import Destination, Item, as_stored
+from evalfm.features.pipeline import as_stored
 from evalfm.features.prepared_images import image_bytes
 from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
 from evalfm.features.running_encoder import RunningEncoder
@@ -103,6 +104,7 @@ class EncodedSource(DeclaredByEncoder):
         self._addresses = Addresses(manifest, progress)
         self._sizes: dict[int, tuple[int, int]] = {}
         self._lock = threading.RLock()
+        self._waiting = threading.Condition(self._lock)
 
     def __enter__(self) -> EncodedSource:
         return self
@@ -319,26 +321,41 @@ class EncodedSource(DeclaredByEncoder):
         return [address for address in dict.fromkeys(addresses) if address in wanted]
 
     def _ensure(self, rows: Sequence[int], maps: bool) -> EncoderCache:
-        """Extract what is missing of ``rows``, and say where it is now."""
+        """Extract what is missing of ``rows``, and say where it is now; what others encode meanwhile is waited for.
+
+        While it waits, other threads have the lock, however often this one holds it.
+        """
         addresses = self._addresses.of(rows)
         by_address = self._addresses.rows(rows)
-        for _ in range(ATTEMPTS):
+        left: frozenset[str] | None = None
+        failed, told = 0, False
+
+        def waits(images: int) -> None:
+            nonlocal told
+            if not told:
+                self._progress.say(f"{self.name}: waiting for {images:,} images that another process encodes.")
+            told = True
+
+        while True:
             lacking = self._lacking(addresses, maps)
             cache = self._cache(addresses, maps)
             if not lacking:
                 return cache
+            failed += left is not None and not left.issuperset(lacking)
+            if failed == ATTEMPTS:
+                raise self._not_kept()
             store_maps = maps and self.maps_policy == "store"
             if store_maps:
                 images = len(cache.maps.missing(addresses))
                 remedy = "compute them on the fly with --maps stream"
                 self._check_space(f"Maps of {images:,} images", images * self._map_bytes, remedy)
-            self._running.store(
-                [Item(address, by_address[address]) for address in lacking],
-                Destination(cache, store_maps, self._memory if maps else None),
-                f"{self.name}: {'maps' if maps else 'features'} of {len(lacking):,} images",
-                self._images if maps else None,
-            )
-        raise self._not_kept()
+            chosen = [by_address[address] for address in lacking]
+            items = list(map(Item, lacking, chosen, self._addresses.sharing(chosen)))
+            to = Destination(cache, store_maps, self._memory if maps else None)
+            label = f"{self.name}: {'maps' if maps else 'features'} of {len(lacking):,} images"
+            left = self._running.store(items, to, label, self._images if maps else None)
+            if left:
+                wait_for_others([item for item in items if item.address in left], to, self._waiting.wait, waits)
 
     def _not_kept(self) -> EvalfmError:
         return EvalfmError(

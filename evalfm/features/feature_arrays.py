@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.features.disk import status_of
 from evalfm.features.row_index import CHECKED, DAMAGED, GONE, RowIndex
 from evalfm.features.row_reading import Records, read_records
 from evalfm.features.segment import DATA, INDEX, Extent, segment_names, void_damage
@@ -88,14 +89,15 @@ class FeatureArrays:
         self._layout_numbers: dict[str, int] = {}
         self._own: dict[str, list[tuple[int, int]]] = {}
 
-    def missing(self, addresses: Sequence[str]) -> list[str]:
+    def missing(self, addresses: Sequence[str], *, fresh: bool = False) -> list[str]:
         """Those of ``addresses`` that are not stored, each once, in order.
 
-        Rows that another process has committed since are there. Nothing but the index is read: a row that is
-        damaged is missing once ``read`` has met it.
+        Rows that another process has committed since are there; on a network file system at once where ``fresh`` asks
+        for that, which costs it a few calls. Nothing but the index is read: a row that is damaged is missing once
+        ``read`` has met it.
         """
         unique = list(dict.fromkeys(addresses))
-        absent = self._find(unique) < 0
+        absent = self._find(unique, fresh=fresh) < 0
         return [unique[number] for number in np.flatnonzero(absent).tolist()]
 
     def size(self, address: str) -> tuple[int, int] | None:
@@ -179,7 +181,7 @@ class FeatureArrays:
 
     # The index
 
-    def _find(self, addresses: Sequence[str]) -> NDArray[np.intp]:
+    def _find(self, addresses: Sequence[str], *, fresh: bool = False) -> NDArray[np.intp]:
         """Number of each row in the index, -1 where it is not stored; looks again where one is not known."""
         if not addresses:
             return np.zeros(0, np.intp)
@@ -187,7 +189,7 @@ class FeatureArrays:
         with self._guard:
             numbers = self._numbers_of(keys)
             if (numbers < 0).any():
-                self._look_again()
+                self._look_again(fresh)
                 numbers = self._numbers_of(keys)
             return numbers
 
@@ -206,16 +208,20 @@ class FeatureArrays:
                 raise MissingRowsError([addresses[number] for number in absent.tolist()])
             return numbers, self._index.rows[numbers]
 
-    def _look_again(self) -> None:
+    def _look_again(self, fresh: bool) -> None:
         """Learn what was committed or removed since the last look, by this process or another."""
-        names = set(segment_names(self.folder))
+        if fresh:
+            # A network file system may hold for a minute that there is none, unless it shall be made.
+            with contextlib.suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+        names = set(segment_names(self.folder, fresh=fresh))
         for number, segment in enumerate(self._segments):
             if segment.name in self._numbers and segment.name not in names:
                 self._forget(number)
         for name in sorted(names):
             path = self.folder / f"{name}{INDEX}"
             try:
-                found = path.stat()
+                found = status_of(path, fresh=fresh)
             except FileNotFoundError:
                 continue
             number = self._numbers.get(name, -1)

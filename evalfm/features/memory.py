@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from evalfm.features.cores import processes_here
+
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
@@ -46,7 +48,7 @@ class MemoryBudget:
 
     A place is ``host``, ``pinned`` (which counts as main memory too), or a device such as ``cuda:0``. A budget holds no
     memory itself: who reserves says how much it is about to take, and releases as much when it is given back. Processes
-    that share a machine (``LOCAL_WORLD_SIZE`` of torchrun) share its budget evenly.
+    that share a machine (``processes_here``) share its budget evenly.
 
     >>> budget = MemoryBudget({"host": 1000})
     >>> budget.reserve("host", 700), budget.reserve("host", 700), budget.free("host")
@@ -121,7 +123,7 @@ class MemoryBudget:
 
     def _limit(self, place: str) -> int:
         if place not in self._limits:
-            share = SHARES["device" if place not in SHARES else place] / _processes_here()
+            share = SHARES["device" if place not in SHARES else place] / processes_here()
             self._limits[place] = int(share * _free_bytes(place))
             self._measured.add(place)
         return self._limits[place]
@@ -151,13 +153,6 @@ def _free_bytes(place: str) -> int:
         # What torch keeps for itself is there to be taken again.
         return int(free) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return 0
-
-
-def _processes_here() -> int:
-    try:
-        return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-    except ValueError:
-        return 1
 
 
 def forward_bytes(encoder: Encoder) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,21 +17,19 @@ from torch import Tensor
 from evalfm.encoders.encoder import Encoder, finite_flag
 from evalfm.encoders.model_input import model_input
 from evalfm.errors import EvalfmError
+from evalfm.features.extraction_plan import Destination, ExtractionPlan, Item
 from evalfm.features.forward import Forward, device_of
+from evalfm.features.leases import Leases
 from evalfm.features.memory import HOST
 from evalfm.features.packing import halved, pack
 from evalfm.features.profile import DOWNLOAD, ENCODE, NO_TIMES, UPLOAD, WAIT, WRITE, StageTimes
-from evalfm.features.tiers import MapMemory
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from evalfm.features.feature_arrays import FeatureArrays
     from evalfm.features.readers import PreparedBatch
     from evalfm.features.segment_writer import SegmentWriter
-    from evalfm.features.store import EncoderCache
 
-LOOK_AGAIN = 256
-"""Images after which it is asked what another process has stored meanwhile."""
 IN_FLIGHT = 2
 """Batches that a GPU works on before the first of them is looked at."""
 
@@ -41,14 +40,6 @@ class BatchReader(Protocol):
     def batches(self, parts: Iterable[Sequence[int]]) -> Iterator[PreparedBatch]:
         """Prepared images of each of ``parts`` (rows), in order, read ahead."""
         ...
-
-
-@dataclass(frozen=True)
-class Item:
-    """An image to extract: its address in the store and its row in the manifest."""
-
-    address: str
-    row: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +89,29 @@ class _Flight:
     host_maps: tuple[Tensor, ...]
     done: torch.cuda.Event | None = None
     spans: _Spans = field(default_factory=list)
+
+
+class Tally:
+    """A count that threads add to.
+
+    >>> tally = Tally()
+    >>> tally.add(3)
+    >>> tally.count
+    3
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._lock = threading.Lock()
+
+    def add(self, count: int) -> None:
+        """Add ``count``."""
+        with self._lock:
+            self.count += count
+
+
+ENCODED = Tally()
+"""Images that have gone through any encoder in this process."""
 
 
 class Pipeline:
@@ -204,6 +218,7 @@ class Pipeline:
             maps = packed if maps else ()
             host_maps = tuple(level.cpu() for level in packed) if host_maps else ()
         sizes = tuple(geometry.source for geometry in flight.batch.geometries)
+        ENCODED.add(len(flight.batch.rows))
         return Encoded(flight.batch.rows, sizes, flight.pooled, maps, host_maps)
 
     def _on(self, stream: torch.cuda.Stream | None, stage: str, spans: _Spans) -> ExitStack:
@@ -240,18 +255,16 @@ def _event(*, timed: bool = False) -> torch.cuda.Event:
 
 
 @dataclass(frozen=True)
-class Destination:
-    """Where features go.
+class Extraction:
+    """What became of an extraction.
 
     Attributes:
-        cache: of the store; pooled features that it lacks are always written.
-        store_maps: whether maps that it lacks are written too.
-        memory: what keeps maps of rows for which it has room, if any.
+        work: what was computed.
+        left: addresses that were left to other processes, which are encoding them.
     """
 
-    cache: EncoderCache
-    store_maps: bool = False
-    memory: MapMemory | None = None
+    work: Work
+    left: frozenset[str] = frozenset()
 
 
 def extract(
@@ -264,11 +277,11 @@ def extract(
     times: StageTimes = NO_TIMES,
     label: str = "features",
     progress: Progress = SILENT,
-) -> Work:
-    """Run the encoder over ``items`` and keep what ``to`` lacks of them.
+) -> Extraction:
+    """Run the encoder over ``items`` and keep what ``to`` lacks of them, but for what other processes are encoding.
 
     Rows are appended batch by batch while the next ones are computed. What was committed when the process is killed
-    stays, and the next call goes on with the rest.
+    stays, and the next call goes on with the rest. Nobody is waited for: see ``wait_for_others``.
 
     Args:
         pipeline: of the encoder, in evaluation mode.
@@ -283,11 +296,12 @@ def extract(
     Raises:
         EvalfmError: an image cannot be read, features are not finite or not as declared, the disk is full.
     """
-    plan = _Plan(items, batch_size, to)
     address_of = {item.row: item.address for item in items}
     places = to.memory.places if to.memory is not None else frozenset()
     work, started = Work(), time.perf_counter()
     with ExitStack() as stack:
+        # Given back when the writers have committed or dropped their rows.
+        plan = ExtractionPlan(items, batch_size, to, stack.enter_context(Leases(to.cache.leases)))
         pooled_writer = stack.enter_context(to.cache.pooled.writer())
         map_writer = stack.enter_context(to.cache.maps.writer()) if to.store_maps else None
         batches = pipeline.encode(
@@ -313,42 +327,7 @@ def extract(
             for writer in (map_writer, pooled_writer):
                 if writer is not None:
                     writer.flush()
-    return work + Work(seconds=time.perf_counter() - started)
-
-
-class _Plan:
-    """Batches of rows, without what is there already or was stored by another process meanwhile.
-
-    Attributes:
-        pooled, maps: addresses in the batches so far whose pooled features, or maps, the store lacks.
-    """
-
-    def __init__(self, items: Sequence[Item], batch_size: int, to: Destination) -> None:
-        self._items, self._batch_size, self._to = items, batch_size, to
-        self.pooled: set[str] = set()
-        self.maps: set[str] = set()
-
-    def parts(self) -> Iterator[tuple[int, ...]]:
-        """Rows of each batch; asked for ahead of the computing."""
-        step = max(1, LOOK_AGAIN // self._batch_size) * self._batch_size
-        for start in range(0, len(self._items), step):
-            part = self._items[start : start + step]
-            addresses = [item.address for item in part]
-            wanted = self._wanted(addresses)
-            chosen = [item.row for item in part if item.address in wanted]
-            for first in range(0, len(chosen), self._batch_size):
-                yield tuple(chosen[first : first + self._batch_size])
-
-    def _wanted(self, addresses: Sequence[str]) -> set[str]:
-        to = self._to
-        pooled = set(to.cache.pooled.missing(addresses))
-        maps = set(to.cache.maps.missing(addresses)) if to.store_maps else set()
-        self.pooled |= pooled
-        self.maps |= maps
-        if to.memory is None or to.store_maps:
-            # What memory lacks of stored maps is read when it is first used.
-            return pooled | maps
-        return pooled | {each for each in to.memory.lacking(addresses) if to.memory.has_room([each])}
+    return Extraction(work + Work(seconds=time.perf_counter() - started), plan.left)
 
 
 def _append(

@@ -13,8 +13,9 @@ import torch
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.features.cores import reader_count
 from evalfm.features.cost import seconds_per_image
+from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.forward import automatic_batch_size, device_of
-from evalfm.features.pipeline import BatchReader, Destination, Item, Pipeline, Work, extract
+from evalfm.features.pipeline import ENCODED, BatchReader, Pipeline, Work, extract
 from evalfm.features.prepared_images import PreparedImages
 from evalfm.features.readers import ImageReader
 from evalfm.features.tiers import in_one_dtype
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
 
 TRIED_IMAGES = 2
 """Images that are read to see how long one takes, where none has been encoded yet."""
+
+
+def encoded_here() -> int:
+    """Images that have gone through any encoder in this process, for the store, for memory or to be streamed.
+
+    Read before and after, and added up over processes, it tells whether they encoded each image once.
+
+    >>> encoded_here() >= 0
+    True
+    """
+    return ENCODED.count
 
 
 class RunningEncoder:
@@ -93,7 +105,9 @@ class RunningEncoder:
         # Workers decode while the encoder computes.
         return max(seconds_per_image(self._encoder), decoding)
 
-    def store(self, items: Sequence[Item], to: Destination, label: str, images: FeatureArrays | None = None) -> None:
+    def store(
+        self, items: Sequence[Item], to: Destination, label: str, images: FeatureArrays | None = None
+    ) -> frozenset[str]:
         """Compute features of ``items`` and keep them as ``to`` says.
 
         Args:
@@ -102,10 +116,13 @@ class RunningEncoder:
             label: what the bar is called.
             images: where prepared images are kept on disk, if they are.
 
+        Returns:
+            Addresses that were left to other processes, which are encoding them.
+
         Raises:
             EvalfmError: an image cannot be read, features are not finite, or the disk is full.
         """
-        self.work += extract(
+        done = extract(
             self._pipeline,
             self._source(images),
             items,
@@ -115,6 +132,8 @@ class RunningEncoder:
             label=label,
             progress=self._progress,
         )
+        self.work += done.work
+        return done.left
 
     def compute(self, rows: Sequence[int], images: FeatureArrays | None = None) -> Features:
         """Features of ``rows`` with packed maps on the encoder's device; decoded images stay in memory as it goes.

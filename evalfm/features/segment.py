@@ -18,7 +18,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from evalfm.data.work_folders import WRITING, flush_folder, machine
-from evalfm.features.disk import FileLock, flush_file, open_file, write_at
+from evalfm.features.disk import FileLock, flush_file, names_in, open_file, write_at
 from evalfm.features.segment_format import (
     Block,
     Damage,
@@ -175,13 +175,9 @@ def open_segment(folder: Path, facts: dict[str, Any], extents: Mapping[str, Exte
     return _create(folder, facts)
 
 
-def segment_names(folder: Path) -> list[str]:
-    """Names of the published segments of ``folder``; none where it is not there."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
-    except FileNotFoundError:
-        return []
+def segment_names(folder: Path, *, fresh: bool = False) -> list[str]:
+    """Names of the published segments of ``folder``; none where it is not there. ``fresh`` as ``names_in``."""
+    names = names_in(folder, fresh=fresh)
     return [name.removesuffix(INDEX) for name in names if name.endswith(INDEX) and not name.startswith(WRITING)]
 
 

@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from evalfm.features.feature_arrays import FeatureArrays
+from evalfm.features.leases import LeaseFolder
 from evalfm.features.source import FeatureSource, map_grids
 
 LARGEST_BUDGET = 20_000_000_000
@@ -24,6 +25,8 @@ FORMAT = "2"
 OLD_FORMAT = "1"
 LIBRARIES = ("evalfm", "torch", "timm", "transformers", "open_clip_torch", "numpy")
 KINDS = ("pooled", "maps", "images")
+LEASES = "leases"
+"""A folder beside the kinds, as long as somebody extracts."""
 
 
 class FeatureStore:
@@ -64,7 +67,8 @@ class FeatureStore:
         _say_old_format(self.folder)
         folder = self._encoder_folder(key) / _file_name(path)
         facts = {"format": FORMAT, "path": path, "versions": _versions()}
-        return EncoderCache(*(FeatureArrays(folder / kind, half=kind == "maps", facts=facts) for kind in KINDS))
+        pooled, maps, images = (FeatureArrays(folder / kind, half=kind == "maps", facts=facts) for kind in KINDS)
+        return EncoderCache(pooled, maps, images, LeaseFolder(folder / LEASES))
 
     def paths(self, key: str) -> tuple[str, ...]:
         """The ways in which features of the encoder with ``key`` were computed that are stored, by name."""
@@ -87,11 +91,13 @@ class EncoderCache:
         pooled: one float32 array [D] a row.
         maps: one array [C, h, w] a row and layer; float16 where it holds the values.
         images: the image on the encoder's input grid, one array [1 or 3, h, w] a row in its stored depth.
+        leases: who of several processes encodes which images.
     """
 
     pooled: FeatureArrays
     maps: FeatureArrays
     images: FeatureArrays
+    leases: LeaseFolder
 
 
 def old_format_folders(folder: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from evalfm.data.geometry import Geometry
+from evalfm.data.privacy import public_names
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.embedding_files import few, read_embeddings, refuse_known_columns
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 
 MOST_LEVELS = 64
+HASHED_ROWS = 8192
+"""At a time, so that a large table is not held twice."""
 
 
 class TableSource:
@@ -38,8 +41,10 @@ class TableSource:
         self._values = np.ascontiguousarray(values, dtype=np.float32)
         digest = hashlib.sha256(f"{name}\n{meaning}\n{self._values.shape}\n".encode())
         # By id, so that the order of the table makes no other run.
-        ids = manifest.table["id"].to_numpy(dtype=object).astype(str)
-        digest.update(np.ascontiguousarray(self._values[np.argsort(ids, kind="stable")]).data)
+        ids = list(map(str, manifest.table["id"]))
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        for start in range(0, len(order), HASHED_ROWS):
+            digest.update(self._values[order[start : start + HASHED_ROWS]].data)
         self._key = digest.hexdigest()
 
     @property
@@ -140,12 +145,22 @@ def _one_hot(name: str, column: pd.Series, fixed: tuple[str, ...] | None) -> tup
     return values, [*(f"{name}={level}" for level in levels), f"{name} unknown"]
 
 
+def _names_in(known: Container[str], manifest: Manifest) -> list[str]:
+    """The ids of ``manifest``; or their salted hashes, where a file knows none of the ids but some of those."""
+    own = [str(name) for name in manifest.table["id"]]
+    if any(name in known for name in own) or manifest.info.names_are_public or not manifest.info.salt:
+        return own
+    hashed: list[str] = public_names(own, manifest.info).tolist()
+    return hashed if any(name in known for name in hashed) else own
+
+
 class PrecomputedSource(TableSource):
     """Embeddings that were computed elsewhere, joined to the manifest by image id.
 
     The file is a table (.csv, .parquet) with a column ``id`` and one column per feature or, in Parquet, one column of
-    lists of one length; or an .npz with ``ids`` [N] and ``features`` [N, D]. Row numbers and columns that the manifest
-    has too, such as a label or the patient, are no features.
+    lists of one length; an .npz with ``ids`` [N] and ``features`` [N, D]; or a .safetensors of ``evalfm embed``.
+    Ids are those of the manifest, or all of them its salted hashes, as evalfm writes where ids are not public. Row
+    numbers and columns that the manifest has too, such as a label or the patient, are no features.
     """
 
     def __init__(self, manifest: Manifest, path: Path | str) -> None:
@@ -158,7 +173,7 @@ class PrecomputedSource(TableSource):
         path = input_file(user_path(path, "precomputed:FILE"))
         found = read_embeddings(path, [str(name) for name in manifest.table.columns])
         position = {name: number for number, name in enumerate(found.ids)}
-        wanted = [str(name) for name in manifest.table["id"]]
+        wanted = _names_in(position, manifest)
         faults = []
         if len(position) < len(found.ids):
             repeated = sorted(pd.Series(found.ids)[pd.Series(found.ids).duplicated()].unique())
@@ -166,9 +181,12 @@ class PrecomputedSource(TableSource):
         if missing := [name for name in wanted if name not in position]:
             faults.append(f"lacks {len(missing)} of {len(wanted)} images ({few(missing)})")
         used = [name for name in wanted if name in position]
-        values = found.values[[position[name] for name in used]]
-        finite = np.isfinite(values)
-        if bad := [name for name, row in zip(used, finite, strict=True) if not row.all()]:
+        # Most often in the order of the manifest already: then they are not held twice.
+        values = found.values if used == found.ids else found.values[[position[name] for name in used]]
+        # A sum in double precision is finite where all that float32 holds is.
+        with np.errstate(invalid="ignore"):
+            finite = np.isfinite(values.sum(axis=1, dtype=np.float64))
+        if bad := [used[row] for row in np.flatnonzero(~finite)]:
             rows = ", ".join(str(position[name] + 1) for name in bad[:5])
             faults.append(f"has empty, NaN or infinite features for {len(bad)} images ({few(bad)}), row {rows}")
         if faults:

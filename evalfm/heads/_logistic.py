@@ -16,6 +16,8 @@ MAX_NEWTON_STEPS = 60
 MAX_INNER_STEPS = 250
 SUFFICIENT_DECREASE = 1e-4
 MAX_HALVINGS = 30
+EXAMPLES_AT_ONCE = 1 << 16
+"""That are weighted at once beside the features."""
 
 
 class Likelihood(Protocol):
@@ -151,9 +153,20 @@ class _Preconditioner:
         """``profile`` [n] has mean 1: how p·(1 − p) is shared out among the examples; flat if left out."""
         self.count, d = features.shape
         self.mean = features.new_zeros(d) if profile is None else profile @ features / self.count
-        rooted = features if profile is None else (features - self.mean) * profile.sqrt()[:, None]
-        eigenvalue, self.basis = torch.linalg.eigh(rooted.T @ rooted)
+        eigenvalue, self.basis = torch.linalg.eigh(self._products(features, profile))
         self.eigenvalue = eigenvalue.clamp_min(0)
+
+    def _products(self, features: Tensor, profile: Tensor | None) -> Tensor:
+        """Inner products [d, d] of the features about their mean, each example counted by its weight."""
+        if profile is None:
+            return features.T @ features
+        products = features.new_zeros(len(self.mean), len(self.mean))
+        for part, weight in zip(
+            torch.split(features, EXAMPLES_AT_ONCE), torch.split(profile, EXAMPLES_AT_ONCE), strict=True
+        ):
+            rooted = (part - self.mean) * weight.sqrt()[:, None]
+            products += rooted.T @ rooted
+        return products
 
     def solve(self, gradient: Tensor, strength: Tensor, mean_weight: Tensor) -> Tensor:
         """Divide ``gradient`` [k, J, d + 1] by the approximate Hessian of each C and outcome, in float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,8 @@ from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head
 
 TIED_DECIMALS = 9
+ROWS_AT_ONCE = 8192
+"""That are held in double precision beside those of the result: a million rows are not held several times over."""
 CONSTANT = 1e-6
 """A feature whose standard deviation is below this share of its mean is float32 noise, not signal."""
 
@@ -32,16 +35,29 @@ class Standardisation:
         ([2.0, 5.0], [1.0, 1.0], [True, False])
         """
         mean = features.mean(axis=0, dtype=np.float64)
-        scale = features.std(axis=0, dtype=np.float64)
+        scale = _deviation(features, mean)
         kept = scale > CONSTANT * np.maximum(np.abs(mean), np.finfo(np.float32).tiny)
         return cls(mean, np.where(kept, scale, 1.0), kept)
 
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The kept features of [N, D], standardised, float64."""
-        chosen = features[:, self.kept].astype(np.float64)
-        chosen -= self.mean[self.kept]
-        chosen /= self.scale[self.kept]
+        mean, scale = self.mean[self.kept], self.scale[self.kept]
+        chosen = np.empty((len(features), len(mean)))
+        for start in range(0, len(features), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            chosen[rows] = features[rows][:, self.kept]
+            chosen[rows] -= mean
+            chosen[rows] /= scale
         return chosen
+
+
+def _deviation(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Population standard deviation [D] in double precision; row by row as ``numpy.std`` has it, but some at a time."""
+    summed = np.zeros((1, len(mean)))
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        squared = (features[start : start + ROWS_AT_ONCE] - mean) ** 2
+        summed = np.add.reduce(np.concatenate([summed, squared]), axis=0, keepdims=True)
+    return np.asarray(np.sqrt(summed[0] / len(features)))
 
 
 def check_kind(head: Head, context: Context) -> None:
@@ -64,7 +80,9 @@ def finite_pooled(examples: Examples, split: str) -> NDArray[np.float32]:
         EvalfmError: a feature is not a finite number.
     """
     features = examples.pooled()
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    # A sum in double precision is finite where all that float32 holds is.
+    with np.errstate(invalid="ignore"):
+        broken = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
     if len(broken):
         raise EvalfmError(
             f"{len(broken)} {split} images have features that are not finite "
@@ -72,6 +90,25 @@ def finite_pooled(examples: Examples, split: str) -> NDArray[np.float32]:
             "or compute the features with --precision float32."
         )
     return features
+
+
+def at_rows(features: NDArray[np.float32], rows: NDArray[np.intp]) -> NDArray[np.float32]:
+    """``features`` [N, D] at ``rows``, which are distinct and ascending; where they are all of them, no copy.
+
+    >>> features = np.zeros((2, 1), dtype=np.float32)
+    >>> at_rows(features, np.array([0, 1])) is features, at_rows(features, np.array([1])).shape
+    (True, (1, 1))
+    """
+    return features if len(rows) == len(features) else features[rows]
+
+
+def standardised(
+    read: Callable[[], NDArray[np.float32]], rows: NDArray[np.intp]
+) -> tuple[Standardisation, NDArray[np.float64]]:
+    """The scaling of the features that ``read`` gives at ``rows``, and they by it; they themselves are not kept."""
+    features = at_rows(read(), rows)
+    scaling = Standardisation.of(features)
+    return scaling, scaling.apply(features)
 
 
 def known_rows(target: NDArray[np.float64], split: str, label: str) -> NDArray[np.intp]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -13,7 +14,16 @@ from torch import Tensor
 
 from evalfm.cautions import Caution
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
-from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
+from evalfm.heads._pooled import (
+    Standardisation,
+    at_rows,
+    check_kind,
+    check_two_classes,
+    finite_pooled,
+    known_rows,
+    standardised,
+    tied,
+)
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective
 from evalfm.heads.trainable import TrainableAffineHead
@@ -85,10 +95,13 @@ class LinearHead(_LogisticHead):
             EvalfmError: the kind is not served, or a label has one class only in train or in val.
         """
         check_kind(self, context)
-        train_features, val_features = finite_pooled(train, "train"), finite_pooled(val, "val")
         train_target, val_target = _columns(train.target), _columns(val.target)
         names = context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
         several = len(names) > 1
+        read_train, read_val = partial(finite_pooled, train, "train"), partial(finite_pooled, val, "val")
+        if several:
+            # Of one label they are read when they are needed, and not kept beside what is made of them.
+            read_train, read_val = partial(np.asarray, read_train()), partial(np.asarray, read_val())
         chosen: dict[str, float | int | str] = {}
         path: list[dict[str, float | int | str]] = []
         cautions: list[Caution] = []
@@ -96,21 +109,21 @@ class LinearHead(_LogisticHead):
         for column, label in enumerate(names):
             if several and not (_learnable(train_target[:, column]) and _learnable(val_target[:, column])):
                 share = _share(train_target[:, column])
-                weights.append(torch.zeros(1, train_features.shape[1], dtype=torch.float64))
+                weights.append(torch.zeros(1, train.source.pooled_dim, dtype=torch.float64))
                 biases.append(torch.tensor([special.logit(share)], dtype=torch.float64))
                 continue
             rows = known_rows(train_target[:, column], "train", label)
             val_rows = known_rows(val_target[:, column], "val", label)
             check_two_classes(train_target[rows, column], "train", label)
             check_two_classes(val_target[val_rows, column], "val", label)
-            scaling = Standardisation.of(train_features[rows])
+            scaling, features = standardised(read_train, rows)
             likelihood = Binomial(torch.from_numpy(train_target[rows, column]).to(context.device))
             solved = solve_path(
-                torch.from_numpy(scaling.apply(train_features[rows])).to(context.device),
+                torch.from_numpy(features).to(context.device),
                 likelihood,
                 torch.tensor(self._strengths, dtype=torch.float64, device=context.device),
             )
-            held_out = torch.from_numpy(scaling.apply(val_features[val_rows])).to(context.device)
+            held_out = torch.from_numpy(scaling.apply(at_rows(read_val(), val_rows))).to(context.device)
             margins = solved.weight @ held_out.T + solved.bias[..., None]
             truth = Binomial(torch.from_numpy(val_target[val_rows, column]).to(context.device))
             losses = (truth.loss(margins) / len(val_rows)).cpu().numpy()
@@ -152,16 +165,15 @@ class SoftmaxHead(_LogisticHead):
         target = train.target[rows].astype(np.intp)
         val_target = val.target[val_rows].astype(np.intp)
         check_two_classes(train.target[rows], "train", label)
-        features = finite_pooled(train, "train")[rows]
-        scaling = Standardisation.of(features)
+        scaling, features = standardised(partial(finite_pooled, train, "train"), rows)
         seen = np.unique(target)
         one_hot = torch.from_numpy((target == seen[:, None]).astype(np.float64)).to(context.device)
         solved = solve_path(
-            torch.from_numpy(scaling.apply(features)).to(context.device),
+            torch.from_numpy(features).to(context.device),
             Multinomial(one_hot),
             torch.tensor(self._strengths, dtype=torch.float64, device=context.device),
         )
-        held_out = torch.from_numpy(scaling.apply(finite_pooled(val, "val")[val_rows])).to(context.device)
+        held_out = torch.from_numpy(scaling.apply(at_rows(finite_pooled(val, "val"), val_rows))).to(context.device)
         scorable = np.isin(val_target, seen)
         check_two_classes(val.target[val_rows][scorable], "val", label)
         position = np.searchsorted(seen, val_target[scorable])

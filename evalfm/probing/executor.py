@@ -13,8 +13,8 @@ import torch
 
 from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.manifest import Manifest
-from evalfm.features import running_encoder
 from evalfm.features.profile import NO_TIMES, StageTimes
+from evalfm.features.running_encoder import encoded_here
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.existing import Known
 from evalfm.probing.measure import Case, encode_ahead, measure
@@ -26,7 +26,6 @@ from evalfm.workers.job import Fault, Job, Worker
 from evalfm.workers.pool import Pool
 
 FROZEN = "frozen"
-encoded_here = getattr(running_encoder, "encoded_here", lambda: 0)
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Outcome:
         runs: its runs and those of its baselines. failure: why some or all of them are not there.
         seconds: on the clock.
         encoded: images that went through an encoder for it, where it ran.
+        stages: seconds per stage, where the cell's ``profile`` asks for them.
     """
 
     cell: ProbeConfig
@@ -44,6 +44,7 @@ class Outcome:
     failure: Fault | None
     seconds: float
     encoded: int = 0
+    stages: StageTimes = NO_TIMES
 
 
 class Executor(Protocol):
@@ -82,32 +83,32 @@ class SerialExecutor:
         if self._known is None:
             self._known = Known(cell.force, self.own)
         remove_leftovers(cell.out)
-        runs, failure = self._attempt(cell, self._known, progress)
+        times = StageTimes() if cell.profile else NO_TIMES
+        runs, failure = self._attempt(cell, self._known, progress, times)
         heads = cell.heads or ()
         if failure is not None and failure.trace is not None and len(heads) > 1:
             # Nothing that the user could fix, such as memory that did not suffice for all heads at once.
             one_by_one, failures = list(runs), []
             for head in heads:
-                alone, failure = self._attempt(cell.model_copy(update={"heads": (head,)}), self._known, progress)
+                alone, failure = self._attempt(cell.model_copy(update={"heads": (head,)}), self._known, progress, times)
                 one_by_one += alone
                 if failure is not None:
                     failures.append(Fault(failure.error, f"{head}: {failure.sentence}", failure.trace))
             runs, failure = tuple(one_by_one), failures[0] if failures else None
             if len(failures) > 1:
                 failure = Fault(failures[0].error, "; ".join(each.sentence for each in failures), failures[0].trace)
-        return Outcome(cell, runs, failure, time.monotonic() - started, encoded_here() - before)
+        return Outcome(cell, runs, failure, time.monotonic() - started, encoded_here() - before, times)
 
-    def _attempt(self, cell: ProbeConfig, known: Known, progress: Progress) -> tuple[tuple[Run, ...], Fault | None]:
+    def _attempt(
+        self, cell: ProbeConfig, known: Known, progress: Progress, times: StageTimes
+    ) -> tuple[tuple[Run, ...], Fault | None]:
         try:
             data, test_data = (
                 None if self.manifest is None or name is None else self.manifest(name)
                 for name in (cell.data, cell.test_data)
             )
-            times = StageTimes() if cell.profile else NO_TIMES
             runs = tuple(measure(Case.of(cell, data, test_data), known, progress, times, self.warm))
             known.say(progress)
-            if times.measures:
-                progress.say("\n".join([cell.label, *times.table()]))
             return runs, None
         except Exception as error:
             failure = Fault.of(error)
@@ -145,10 +146,10 @@ class CrewExecutor:
                 yield Outcome(cell, (), done.fault, done.seconds)
                 continue
             runs = tuple(Run.read(Path(folder)) for folder in done.value["runs"])
-            failure = done.value["failure"]
-            yield Outcome(
-                cell, runs, None if failure is None else Fault(**failure), done.seconds, done.value["encoded"]
-            )
+            failure = None if done.value["failure"] is None else Fault(**done.value["failure"])
+            times = StageTimes() if cell.profile else NO_TIMES
+            times.update(done.value["stages"])
+            yield Outcome(cell, runs, failure, done.seconds, done.value["encoded"], times)
 
     def _job(self, cell: ProbeConfig) -> Job:
         config = cell.model_copy(update=_ON_ONE).model_dump(mode="json")
@@ -169,7 +170,12 @@ def run_cell(worker: Worker, *, cell: dict[str, Any], own: Sequence[str]) -> dic
     executor = _executor(worker, frozenset(own))
     outcome = executor.one(_placed(cell, worker), worker.progress)
     failure = None if outcome.failure is None else asdict(outcome.failure)
-    return {"runs": [str(run.folder) for run in outcome.runs], "failure": failure, "encoded": outcome.encoded}
+    return {
+        "runs": [str(run.folder) for run in outcome.runs],
+        "failure": failure,
+        "encoded": outcome.encoded,
+        "stages": outcome.stages.to_json(),
+    }
 
 
 def encode_cell(worker: Worker, *, cell: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ def feature_quality(
     *,
     images: int = IMAGES,
     seed: int = 0,
+    where: str | None = None,
     out: str | Path | None = None,
     progress: Progress = SILENT,
     times: StageTimes = NO_TIMES,
@@ -49,6 +50,7 @@ def feature_quality(
         encoders: names as ``probe`` takes them.
         data: a data set as ``probe`` takes it; None takes the phantom.
         images: at most so many, the same for all; whole patients are drawn.
+        where: rows of the table, such as ``view == 'PA'``; None takes all.
         out: folder for ``features.json``; None writes nothing.
         times: where seconds per stage are added.
         options: fields of ``EncoderConfig``, the same for all.
@@ -70,6 +72,7 @@ def feature_quality(
         check_writable(Path(out))
     manifest = load_manifest(data, "", progress)
     manifest.validate(deep=True, findings=(), progress=progress)
+    manifest = manifest if where is None else manifest.select(manifest.where(where))
     rows = _drawn(manifest, images, seed)
     patient = manifest.patients[rows]
     unit = "patients" if manifest.patients_known else "images"

@@ -13,7 +13,7 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
-from evalfm.probing.crews import crew_for
+from evalfm.probing.crews import crew_for_cells
 from evalfm.probing.executor import CrewExecutor
 from evalfm.probing.existing import Known
 from evalfm.probing.measure import Case, measure
@@ -111,9 +111,9 @@ def probe(
     """
     cases = _cases(encoder, task, data, test_data, options)
     cells = [case.config for case in cases]
-    crew = crew_for(cells[0], cells)
+    crew = crew_for_cells(cells[0], cells)
     if crew is not None:
-        return _side_by_side(cases, crew, progress)
+        return _side_by_side(cases, crew, progress, times)
     config = cells[0]
     remove_leftovers(config.out)
     known = known or Known(config.force)
@@ -135,7 +135,7 @@ def probe(
     return _all_of(list(runs.values()), failures)
 
 
-def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress) -> list[Run]:
+def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: StageTimes | None) -> list[Run]:
     """What ``probe`` gives, by workers that each measure one of ``cases``."""
     if any(not isinstance(case.encoder, str) or isinstance(case.data, Manifest) for case in cases):
         raise EvalfmError(
@@ -145,6 +145,11 @@ def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress) -> list
     order = {cell.key: number for number, cell in enumerate(cells)}
     with crew:
         outcomes = sorted(CrewExecutor(crew).run(cells, progress), key=lambda outcome: order[outcome.cell.key])
+    measured = times or (StageTimes() if cells[0].profile else NO_TIMES)
+    for outcome in outcomes:
+        measured.update(outcome.stages.to_json())
+    if times is None and measured.measures:
+        progress.say("\n".join(measured.table()))
     runs = {run.folder: run for outcome in outcomes for run in outcome.runs}
     return _all_of(list(runs.values()), {each.cell.label: each.failure for each in outcomes if each.failure})
 

@@ -112,21 +112,37 @@ def calibration_line(target: ArrayLike, score: ArrayLike, weights: Values | None
     >>> abs(line.intercept).round(3).tolist(), line.slope.round(3).tolist()
     ([0.0], [0.367])
     """
-    label = np.asarray(target, dtype=np.float64)
-    predictor = logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
-    centre, scale = float(predictor.mean()), float(predictor.std())
-    if not scale > 1e-12 * max(1.0, abs(centre)):
-        missing = np.full(1 if weights is None else len(weights), np.nan)
-        return CalibrationLine(missing, missing.copy())
-    standard = (predictor - centre) / scale
-    start = _newton(label, standard, np.ones((1, len(label))), np.zeros(2))
-    fitted = start
-    if weights is not None:
-        origin = start[0] if np.isfinite(start).all() else np.zeros(2)
-        parts = [_newton(label, standard, weights[a:b], origin) for a, b in blocks(len(weights), len(label))]
-        fitted = np.concatenate(parts) if parts else np.empty((0, 2))
-    slope = fitted[:, 1] / scale
-    return CalibrationLine(fitted[:, 0] - slope * centre, slope)
+    return _LineFit(target, score).under(weights)
+
+
+class _LineFit:
+    """What every weighting of one set of labels and scores shares: the standardised logits, and the fit to the data."""
+
+    def __init__(self, target: ArrayLike, score: ArrayLike) -> None:
+        self.label = np.asarray(target, dtype=np.float64)
+        self.rows = len(self.label)
+        predictor = logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
+        self.centre, self.scale = float(predictor.mean()), float(predictor.std())
+        self.constant = not self.scale > 1e-12 * max(1.0, abs(self.centre))
+        if self.constant:
+            return
+        self.predictor = (predictor - self.centre) / self.scale
+        self.fitted = _newton(self.label, self.predictor, np.ones((1, self.rows)), np.zeros(2))
+
+    def under(self, weights: Values | None) -> CalibrationLine:
+        """The line under each row of ``weights`` [B, N] (None: ones)."""
+        if self.constant:
+            missing = np.full(1 if weights is None else len(weights), np.nan)
+            return CalibrationLine(missing, missing.copy())
+        fitted = self.fitted
+        if weights is not None:
+            start = fitted[0] if np.isfinite(fitted).all() else np.zeros(2)
+            parts = [
+                _newton(self.label, self.predictor, weights[a:b], start) for a, b in blocks(len(weights), self.rows)
+            ]
+            fitted = np.concatenate(parts) if parts else np.empty((0, 2))
+        slope = fitted[:, 1] / self.scale
+        return CalibrationLine(fitted[:, 0] - slope * self.centre, slope)
 
 
 def calibration_line_statistic(
@@ -145,7 +161,8 @@ def calibration_line_statistic(
     >>> round(slope.on_the_data(), 3)
     0.367
     """
-    return FromRows(codes, patients, lambda weights: getattr(calibration_line(target, score, weights), which))
+    fit = _LineFit(target, score)
+    return FromRows(codes, patients, lambda weights: getattr(fit.under(weights), which))
 
 
 def calibration_in_the_large(target: ArrayLike, score: ArrayLike) -> float:

@@ -28,10 +28,7 @@ def file_of(name: str, shard: Shard | None) -> str:
     >>> file_of(RESULTS, Shard(2, 8)), file_of(FAILURES, None)
     ('results-2-of-8.parquet', 'failures.json')
     """
-    if shard is None:
-        return name
-    stem, _, suffix = name.partition(".")
-    return f"{stem}-{shard.number}-of-{shard.count}.{suffix}"
+    return name if shard is None else shard.file_name(name)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol, overload
 
 from evalfm.config import MachineOptions, ProbeConfig, Shard
-from evalfm.probing.crews import crew_for
+from evalfm.probing.crews import crew_for_cells
 from evalfm.probing.executor import CrewExecutor, Executor, Outcome, SerialExecutor
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run, check_writable
@@ -144,7 +144,7 @@ def run_study(
     write_failures(folder, failed, shard=shard)
     with ExitStack() as stack:
         if executor is None:
-            crew = crew_for(machine, cells) if cells else None
+            crew = crew_for_cells(machine, cells) if cells else None
             executor = SerialExecutor(manifests.get, started, grid.own)
             if crew is not None:
                 executor = CrewExecutor(stack.enter_context(crew), started, grid.own)
@@ -157,5 +157,7 @@ def run_study(
             if outcome.failure is not None:
                 failed.append(outcome)
                 write_failures(folder, failed, manifests.known, shard)
+            if outcome.stages.measures:
+                progress.say("\n".join([outcome.cell.description, *outcome.stages.table()]))
             watch.finished(outcome, number, len(cells))
     return StudyRuns(tuple(runs.values()), tuple(failed), folder, shard)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -35,12 +36,13 @@ class LocalCrew:
     this process alone, which ends the others; should it be killed, they end by themselves.
     """
 
-    def __init__(self, devices: Sequence[str], together: int | None = None) -> None:
+    def __init__(self, devices: Sequence[str], together: int | None = None, folder: Path | None = None) -> None:
         """``devices`` as ``devices.resolve`` gives them, one process each; nothing is started yet.
 
-        ``together`` processes share the machine; None is these alone.
+        ``together`` processes share the machine; None is these alone. ``folder`` is their working folder; None is that
+        of this process.
         """
-        self._devices = tuple(devices)
+        self._devices, self._folder = tuple(devices), folder
         self._together = together or len(self._devices)
         self._heard: queue.Queue[tuple[int, _Process, Message | None]] = queue.Queue()
         self._processes: dict[int, _Process] = {}
@@ -95,7 +97,7 @@ class LocalCrew:
         self._wait_for({worker})
 
     def _start(self, number: int) -> None:
-        process = _Process(self._devices[number], self._together)
+        process = _Process(self._devices[number], self._together, self._folder)
         self._processes[number] = process
 
         def repeat() -> None:
@@ -143,7 +145,7 @@ class LocalCrew:
 class _Process:
     """A process and the line to it."""
 
-    def __init__(self, device: str, together: int) -> None:
+    def __init__(self, device: str, together: int, folder: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         # The parent's own search path, as it was changed by a script or notebook.
         path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
@@ -159,6 +161,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             env=environment,
+            cwd=folder,
             **settings,
         )
         assert self._child.stdin is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from evalfm.workers.job import Job, Lost, Message, Raised, Returned
 from evalfm.workers.local import LocalCrew
@@ -37,9 +38,9 @@ class RayWorker:
         """What is amiss with the shared folders here, by their words; see ``answer``."""
         return answer(folders, name)
 
-    def prepare(self, processes_here: int) -> None:
-        """Start the process, which shares its node with the other workers there."""
-        self._crew = LocalCrew((self._device,), processes_here)
+    def prepare(self, processes_here: int, folder: Path | None) -> None:
+        """Start the process in ``folder``; it shares its node with the other workers there."""
+        self._crew = LocalCrew((self._device,), processes_here, folder)
         self._crew.__enter__()
 
     def perform(self, job: Job) -> Iterator[Message]:

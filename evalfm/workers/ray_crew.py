@@ -46,6 +46,7 @@ class RayCrew:
         written: folders that all must be able to write to, by the word that messages call them by.
         read: folders that all must find with the same contents.
         environment: variables of the workers, set before anything is imported there.
+        folder: working folder of the workers, which they must see too.
         cpus: cores of each worker; None shares out what the nodes have.
         memory_bytes: memory that a worker may need; it is placed on a node that has so much left.
         start_seconds: how long a worker may take to start.
@@ -59,6 +60,7 @@ class RayCrew:
         written: Mapping[str, Path] | None = None,
         read: Mapping[str, Path] | None = None,
         environment: Mapping[str, str] | None = None,
+        folder: Path | None = None,
         cpus: int | None = None,
         memory_bytes: int = 0,
         start_seconds: float = START_SECONDS,
@@ -69,7 +71,7 @@ class RayCrew:
         self._address, self._devices = address, tuple(devices)
         self._written, self._read = dict(written or {}), dict(read or {})
         self._environment, self._cpus, self._memory_bytes = dict(environment or {}), cpus, memory_bytes
-        self._start_seconds = start_seconds
+        self._start_seconds, self._folder = start_seconds, folder
         self._stack = ExitStack()
         self._ray: Any = None
         self._device, self._need = CPU, Need(1)
@@ -179,7 +181,7 @@ class RayCrew:
                 )
         self._compare_folders(workers)
         together = Counter(self._places[worker]["node"] for worker in self._actors)
-        self._ask("prepare", {worker: (together[self._places[worker]["node"]],) for worker in workers})
+        self._ask("prepare", {worker: (together[self._places[worker]["node"]], self._folder) for worker in workers})
 
     def _compare_folders(self, workers: list[int]) -> None:
         if not self._written and not self._read:

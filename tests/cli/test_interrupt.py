@@ -47,12 +47,13 @@ def test_data_make(tmp_path: Path, workers: str) -> None:
     assert list((tmp_path / "place").iterdir()) == []
 
 
-@pytest.mark.parametrize("verb", ["probe", "study", "features"])
+@pytest.mark.parametrize("verb", ["probe", "study", "embed", "similarity"])
 def test_what_computes(tmp_path: Path, verb: str) -> None:
     arguments = {
         "probe": ["probe", "--encoder", "hog", "--task", "ptx-cls", "--out", str(tmp_path / "out")],
         "study": ["study", "demo", "--out", str(tmp_path / "out")],
-        "features": ["features", "--encoder", "hog", "--encoder", "pixels"],
+        "embed": ["embed", "--encoder", "hog", "--out", str(tmp_path / "hog.parquet")],
+        "similarity": ["embed", "--encoder", "hog", "--encoder", "pixels", "--similarity"],
     }[verb]
     # While the phantom is drawn, which is the first that is written.
     code, told = interrupted(arguments, tmp_path / "home", lambda: len(list(tmp_path.rglob("*.png"))) > 3)

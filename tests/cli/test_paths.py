@@ -62,7 +62,7 @@ BASE: dict[str, list[str]] = {
     "counterfactual": ["run={run}", "--data={others}", "--mask=square"],
     "choose": ["runs={run}", "--task=square"],
     "report": ["runs={run}", "--out={out}"],
-    "features": ["--encoder=pixels", "--data={data}", "--out={out}"],
+    "embed": ["--encoder=pixels", "--data={data}", "--out={out}.parquet"],
     "fetch": ["names=hog", "--dry-run"],
     "doctor": ["--encoder=resnet18", "--weights=random"],
     "convert": ["file={data}/manifest.parquet", "--out={out}.safetensors", "--yes"],
@@ -93,7 +93,7 @@ bias: models
 counterfactual: run data trained_on weights encoder
 choose: runs
 report: runs
-features: encoder data weights
+embed: encoder data weights
 fetch: names
 doctor: encoder weights
 convert: file
@@ -118,7 +118,6 @@ episodes: out
 predict: out
 bias: out
 report: csv
-features: out
 data import: out
 data split: export
 data make: out
@@ -128,6 +127,7 @@ bias: html markdown
 report: out
 convert: out
 data overlap: out
+embed: out
 data check: html
 """
 WORDS = """
@@ -140,7 +140,7 @@ bias: by adjust task label target score patient device
 counterfactual: mask device
 choose: task max_params licence cohort
 report: task title
-features: device
+embed: devices address where shard
 doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters
@@ -301,7 +301,7 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(
 ) -> None:
     for value in INPUTS:
         refused(call(verb, name, value.format(**places)))
-        if (verb == "probe" and name == "encoder") or verb == "features":
+        if (verb == "probe" and name == "encoder") or verb == "embed":
             refused(call(verb, name, f"precomputed:{value.format(**places)}"))
 
 

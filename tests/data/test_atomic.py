@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import os
 import select
@@ -16,7 +17,7 @@ import pandas as pd
 import pytest
 
 from evalfm.data import atomic
-from evalfm.data.atomic import check_writable_file, csv_text, harmless, write_atomically
+from evalfm.data.atomic import check_writable_file, csv_text, harmless, new_file, write_atomically
 from evalfm.errors import EvalfmError
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="links, pipes and modes as POSIX has them")
@@ -228,3 +229,43 @@ def test_a_formula_behind_letters_of_no_width_is_no_formula():
     # A spreadsheet takes the first of them at the start of a file for its byte order mark.
     for hidden in ("\ufeff", "\u200b", "\u2060 "):
         assert harmless(f"{hidden}=1+1") == f"'{hidden}=1+1"
+
+
+def write_some(path: Path, content: bytes, error: Exception | None = None) -> None:
+    """Write a large file, with an error in the middle of it."""
+    before = path.read_bytes() if path.exists() else None
+    with new_file(path) as place:
+        place.write_bytes(content)
+        assert (path.read_bytes() if path.exists() else None) == before
+        if error is not None:
+            raise error
+
+
+def test_a_large_file_appears_whole_and_only_when_the_block_ends_well(tmp_path: Path) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    with pytest.raises(ZeroDivisionError):
+        write_some(path, b"half", ZeroDivisionError())
+    assert (path.read_bytes(), entries(tmp_path)) == (b"old", ["large"])
+    write_some(path, b"new")
+    assert (path.read_bytes(), entries(tmp_path)) == (b"new", ["large"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_large_file_takes_the_place_of_what_a_link_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/target")
+    with new_file(tmp_path / "link") as place:
+        place.write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder/target").read_bytes() == b"new"
+    assert entries(tmp_path / "folder") == ["target"]
+
+
+def test_a_disk_that_is_full_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(EvalfmError, match=r"large cannot be written \(No space left on device\); free space"):
+        write_some(tmp_path / "large", b"half", OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert entries(tmp_path) == []
+    with pytest.raises(EvalfmError, match="cannot be written"):
+        write_some(tmp_path / "nowhere/large", b"")

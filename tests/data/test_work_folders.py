@@ -5,13 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from evalfm.data import work_folders
-from evalfm.data.work_folders import WRITING, adopt, machine, recover, remove_stale, remove_unfinished, replace
+from evalfm.data.work_folders import (
+    WRITING,
+    adopt,
+    is_gone,
+    machine,
+    process_start,
+    recover,
+    remove_stale,
+    remove_unfinished,
+    replace,
+)
 
 
 def make(folder: Path, content: str) -> Path:
@@ -120,3 +132,36 @@ def test_work_of_dead_processes_goes_at_once_and_what_may_be_adopted_after_a_wee
     finished = make(tmp_path / f"training-3{DEAD}", "a")
     remove_unfinished(tmp_path, "training-*")
     assert not finished.exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="this system has no proc(5)")
+def test_a_process_is_known_by_its_number_and_its_start() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    start = process_start(process.pid)
+    assert int(start) >= int(process_start(os.getpid()))
+    assert not is_gone(process.pid, start)
+    assert not is_gone(process.pid, "")
+    assert is_gone(process.pid, str(int(start) + 1))
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    # Its parent has not asked for its end yet.
+    assert is_gone(process.pid, start)
+    process.communicate()
+    assert is_gone(process.pid, start)
+    assert process_start(process.pid) == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_a_process_is_not_gone_because_nobody_tells_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_folders, "PROCESSES", tmp_path)
+    assert process_start(os.getpid()) == ""
+    assert not is_gone(os.getpid(), "1")
+    assert is_gone(2**30, "")
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", forbidden)
+    assert not is_gone(2**30, "")

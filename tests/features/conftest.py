@@ -97,6 +97,9 @@ class Radiographs:
     def __len__(self) -> int:
         return len(self.contents)
 
+    def locators(self, rows: Sequence[int]) -> list[str]:
+        return [f"{row}.png" for row in rows]
+
     def size(self, row: int) -> tuple[int, int]:
         return 20 + self.contents[row] % 7, 24
 

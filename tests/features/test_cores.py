@@ -9,7 +9,7 @@ import pytest
 
 from evalfm.errors import EvalfmError
 from evalfm.features import cores
-from evalfm.features.cores import reader_count, usable_cores
+from evalfm.features.cores import processes_here, reader_count, usable_cores
 
 
 @pytest.fixture
@@ -18,6 +18,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
     monkeypatch.setattr(cores, "GROUPS", tmp_path)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.delenv("EVALFM_PROCESSES_HERE", raising=False)
     (tmp_path / "cpu").mkdir()
     return tmp_path
 
@@ -47,3 +48,17 @@ def test_processes_that_train_together_share_the_cores(machine: Path, monkeypatc
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert reader_count(None) == 8
     assert reader_count(3) == 3
+
+
+@pytest.mark.parametrize(
+    ("together", "workers", "processes"),
+    [(None, None, 1), ("4", None, 4), (None, "8", 8), ("2", "8", 8), ("16", "8", 16), ("x", "0", 1), ("-3", "", 1)],
+)
+def test_the_larger_count_of_processes_shares_the_machine(
+    machine: Path, monkeypatch: pytest.MonkeyPatch, together: str | None, workers: str | None, processes: int
+) -> None:
+    for name, value in (("LOCAL_WORLD_SIZE", together), ("EVALFM_PROCESSES_HERE", workers)):
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert processes_here() == processes
+    assert reader_count(None) == min(16, 64 // processes)

@@ -74,6 +74,8 @@ def test_a_budget_is_a_share_of_what_is_free(nowhere: Path, monkeypatch: pytest.
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert MemoryBudget().free("host") == 128_000
     assert MemoryBudget().free("cuda:7") == 0
+    monkeypatch.setenv("EVALFM_PROCESSES_HERE", "8")
+    assert MemoryBudget().free("host") == 64_000
 
 
 def test_memory_that_others_take_meanwhile_is_not_given_out(nowhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,11 @@ import torch
 from evalfm.data.geometry import Geometry
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError
-from evalfm.features import pipeline
+from evalfm.features import extraction_plan
+from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.memory import MemoryBudget
 from evalfm.features.packing import pack
-from evalfm.features.pipeline import Destination, Item, Pipeline, as_stored, extract
+from evalfm.features.pipeline import Pipeline, as_stored, extract
 from evalfm.features.profile import StageTimes
 from evalfm.features.readers import PreparedBatch
 from evalfm.features.store import FeatureStore
@@ -137,17 +138,17 @@ def test_only_what_is_lacking_is_computed_and_written(make_encoder, cache):
     pipe = Pipeline(encoder)
     extract(pipe, Reader(), items(4), Destination(cache), batch_size=2)
     reader = Reader()
-    work = extract(pipe, reader, items(8), Destination(cache), batch_size=3)
+    work = extract(pipe, reader, items(8), Destination(cache), batch_size=3).work
     assert reader.asked == [(4, 5, 6), (7,)]
     assert (work.calls, work.images) == (2, 4)
     # Maps of all: pooled features that are there stay as they are.
-    work = extract(pipe, Reader(), items(8), Destination(cache, True), batch_size=3)
+    work = extract(pipe, Reader(), items(8), Destination(cache, True), batch_size=3).work
     assert work.images == 8
-    assert extract(pipe, Reader(), items(8), Destination(cache, True), batch_size=3).images == 0
+    assert extract(pipe, Reader(), items(8), Destination(cache, True), batch_size=3).work.images == 0
 
 
 def test_what_another_process_stores_meanwhile_is_left_out(make_encoder, cache, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "LOOK_AGAIN", 2)
+    monkeypatch.setattr(extraction_plan, "LOOK_AGAIN", 2)
     other = FeatureStore(tmp_path / "store").cache("0" * 64)
     encoder = make_encoder()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.features import tables
 from evalfm.features.tables import ConstantSource, MetadataSource, PrecomputedSource
 
 
@@ -177,3 +179,40 @@ def test_tables_have_no_maps(manifest):
     assert (source.map_channels, source.map_strides) == ((), ())
     with pytest.raises(EvalfmError, match="no spatial maps"):
         source.features([0], maps=True)
+
+
+def test_the_key_is_of_every_value_by_id_however_many_are_hashed_at_once(tmp_path, monkeypatch):
+    ids = [f"i{row:02d}" for row in np.random.default_rng(1).permutation(20)]
+    manifest = Table(pd.DataFrame({"id": ids}))
+    features = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    path = embeddings(tmp_path / "e.npz", ids, features)
+    by_id = features[np.argsort(ids)]
+    expected = hashlib.sha256(b"precomputed\n0\n1\n2\n(20, 3)\n" + by_id.tobytes()).hexdigest()
+    for rows in (1, 7, 20, 8192):
+        monkeypatch.setattr(tables, "HASHED_ROWS", rows)
+        assert PrecomputedSource(manifest, path).key == expected
+
+
+@pytest.mark.parametrize("broken", [[np.inf, -np.inf], [np.nan, 1], [3e38, np.inf]])
+def test_no_feature_that_is_not_finite_hides_behind_another(tmp_path, manifest, broken):
+    features = np.full((4, 2), 3e38, np.float32)
+    path = embeddings(tmp_path / "e.npz", ["p", "q", "r", "s"], features)
+    assert np.isfinite(PrecomputedSource(manifest, path).features(range(4)).pooled.numpy()).all()
+    features[2] = broken
+    with pytest.raises(EvalfmError, match=r"infinite features for 1 images \(r\), row 3"):
+        PrecomputedSource(manifest, embeddings(path, ["p", "q", "r", "s"], features))
+
+
+def test_a_label_that_is_known_of_some_alone_is_found_among_its_own_rows(tmp_path):
+    ids = [f"{number:03d}" for number in range(200)]
+    label = np.random.default_rng(0).integers(0, 2, 200).astype(float)
+    label[::3] = np.nan
+    features = np.random.default_rng(2).normal(size=(200, 3)).astype(np.float32)
+    features[1::3, 1], features[2::3, 1] = label[1::3], label[2::3]
+    path = embeddings(tmp_path / "e.parquet", ids, features)
+    manifest = Table(pd.DataFrame({"id": ids, "effusion": label}))
+    with pytest.raises(EvalfmError, match=r"a feature \('f1'\) that equals the column 'effusion'"):
+        PrecomputedSource(manifest, path)
+    # Equal on the first 64 known rows alone.
+    features[199, 1] = 0.5
+    assert PrecomputedSource(manifest, embeddings(path, ids, features)).pooled_dim == 3

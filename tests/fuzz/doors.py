@@ -227,7 +227,7 @@ class Applied(Target):
         command("probe", *self.ASKED, "--data", self.squares, "--out", base / "runs")
         (self.run_folder,) = [path.parent for path in (base / "runs").rglob("run.json")]
         command("predict", self.run_folder, "--data", self.squares, "--out", base / "predicted")
-        command("features", "--encoder", "pixels,hog", "--data", self.squares, "--out", base / "quality")
+        command("embed", "--similarity", "--encoder", "pixels,hog", "--data", self.squares, "--out", base / "quality")
         words = ("--shots", "1", "--episodes", "3", "--queries", "2", "--method", "linear", "--out", base / "episodes")
         command("episodes", "--encoder", "pixels", "--task", "square", "--data", self.squares, *words)
 

@@ -7,6 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evalfm.errors import EvalfmError
+from evalfm.heads import _pooled
 from evalfm.heads.head import Context
 from evalfm.heads.linear import STRENGTHS, LinearHead, SoftmaxHead, smallest_best
 
@@ -152,3 +153,41 @@ def test_refusals(splits):
     source.pooled[3, 0] = torch.nan
     with pytest.raises(EvalfmError, match=r"not finite \(first: row 4\)"):
         LinearHead().fit(train, val, BINARY)
+
+
+@pytest.mark.parametrize(("head", "classes"), [(LinearHead, 2), (SoftmaxHead, 3)])
+def test_rows_in_parts_are_scaled_as_all_at_once(splits, monkeypatch, head, classes):
+    _, train, val = splits(classes=classes)
+    context = Context("binary", ("sick",)) if classes == 2 else Context("multiclass", ("a", "b", "c"))
+    fits, tensors = [], []
+    for rows in (10**6, 1, 7, 120):
+        monkeypatch.setattr(_pooled, "ROWS_AT_ONCE", rows)
+        fitted = head()
+        fits.append(fitted.fit(train, val, context))
+        tensors.append(fitted.tensors())
+    for fit, learnt in zip(fits[1:], tensors[1:], strict=True):
+        assert fit == fits[0]
+        assert all(torch.equal(learnt[name], tensors[0][name]) for name in learnt)
+    deviation = np.std(train.pooled(), axis=0, dtype=np.float64)
+    scaling = _pooled.Standardisation.of(train.pooled())
+    assert np.array_equal(scaling.scale[scaling.kept], deviation[scaling.kept])
+
+
+def test_features_that_are_not_finite_do_not_cancel_out(array_source, make_examples):
+    features = torch.ones(4, 3)
+    features[2, 0], features[2, 1] = torch.inf, -torch.inf
+    source = array_source(features)
+    good, bad = make_examples(source, [0, 1], [0, 1]), make_examples(source, [1, 2, 3], [0, 1, 1])
+    for train, val, split in ((bad, good, "train"), (good, bad, "val")):
+        with pytest.raises(EvalfmError, match=rf"1 {split} images have features that are not finite \(first: row 3\)"):
+            LinearHead().fit(train, val, BINARY)
+
+
+def test_large_features_are_finite_though_their_sum_is_not_in_single_precision(array_source, make_examples):
+    features = torch.full((8, 3), 3e38)
+    features[::2, 0] = 1e38
+    source = array_source(features)
+    train, val = make_examples(source, range(4), [0, 1, 0, 1]), make_examples(source, range(4, 8), [0, 1, 0, 1])
+    head = LinearHead()
+    head.fit(train, val, BINARY)
+    assert (head.predict(val)[:, 0] > 0.5).tolist() == [False, True, False, True]

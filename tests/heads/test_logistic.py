@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
+from evalfm.heads import _logistic
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads.linear import STRENGTHS
 
@@ -109,3 +110,26 @@ def test_two_examples_and_no_features():
     assert (path.weight.numpy() @ features[0] > 0).all()
     bare = solved(np.zeros((10, 0)), Binomial(torch.eye(10, dtype=torch.float64)[0]), [1.0, 2.0])
     assert torch.sigmoid(bare.bias).flatten().tolist() == pytest.approx([0.1, 0.1])
+
+
+@pytest.mark.parametrize("part", [1, 700, 1999])
+def test_examples_weighted_in_parts_give_the_same_preconditioner(monkeypatch, part):
+    features, label, _, _ = draw(2000, 30, signal=100.0)
+    products = []
+    decompose = torch.linalg.eigh
+
+    def seen(matrix):
+        products.append(matrix.clone())
+        return decompose(matrix)
+
+    monkeypatch.setattr(torch.linalg, "eigh", seen)
+    whole = solved(features, Binomial(torch.from_numpy(label)))
+    expected = products.copy()
+    products.clear()
+    monkeypatch.setattr(_logistic, "EXAMPLES_AT_ONCE", part)
+    parts = solved(features, Binomial(torch.from_numpy(label)))
+    # A flat one, and one with weights.
+    assert len(expected) == 2
+    for one, other in zip(products, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-3 * float(other.abs().max()))
+    torch.testing.assert_close(parts.weight, whole.weight, rtol=0, atol=1e-4 * float(whole.weight.abs().max()))

@@ -13,6 +13,7 @@ import pytest
 from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.features.profile import StageTimes
 from evalfm.probing.executor import CrewExecutor, Executor, Outcome, SerialExecutor
 from evalfm.probing.probe import SomeFailedError, probe
 from evalfm.progress import SILENT
@@ -102,10 +103,8 @@ def test_a_cell_that_fails_is_told_as_in_one_process_and_stops_no_other(
     crew: LocalCrew, data: str, tmp_path: Path
 ) -> None:
     asked = [
-        ProbeConfig(
-            encoder=encoder, task="square", data=data, out=tmp_path, baselines="none", heads=("linear",), **more
-        )
-        for encoder, more in (("hog", {}), ("random:test_vit", {"weights": "nowhere.pt"}), ("pixels", {}))
+        ProbeConfig(encoder=name, task="square", data=data, out=tmp_path, baselines="none", heads=("linear",), **more)
+        for name, more in (("hog", {}), ("random:test_vit", {"weights": "nowhere.pt"}), ("pixels", {}))
     ]
     found = {outcome.cell.encoder: outcome for outcome in ran(CrewExecutor(crew), asked)}
     alone = {outcome.cell.encoder: outcome for outcome in ran(SerialExecutor(), asked)}
@@ -127,7 +126,9 @@ def test_what_another_cell_measures_is_no_baseline_in_a_worker_either(
     assert {run.encoder for run in runs if run.is_baseline} == {"constant", "metadata"}
 
 
-def test_an_idle_worker_encodes_for_the_other_and_no_image_twice(data: str, tmp_path: Path, stored: Path) -> None:
+def test_an_idle_worker_encodes_for_the_other_and_no_image_twice(
+    squares: Manifest, data: str, tmp_path: Path, stored: Path
+) -> None:
     (cell, *_) = cells(data, tmp_path, input_size=96)
     with LocalCrew(("cpu", "cpu")) as crew:
         (outcome,) = ran(CrewExecutor(crew), [cell])
@@ -137,8 +138,8 @@ def test_an_idle_worker_encodes_for_the_other_and_no_image_twice(data: str, tmp_
             ends = [message for _ in range(300) for _, message in crew.listen(0.2) if isinstance(message, Returned)][:1]
             counts += [each.value for each in ends]
     assert outcome.failure is None
-    images = sum(run.record.data.images for run in outcome.runs[:1])
-    assert sum(counts) == images, counts
+    images = set(squares.digests(list(range(len(squares)))).tolist())
+    assert sum(counts) == len(images), counts
 
 
 def test_probe_shares_its_cases_among_the_devices(
@@ -153,12 +154,21 @@ def test_probe_shares_its_cases_among_the_devices(
     assert [run.folder for run in again] == [run.folder for run in runs]
 
 
+def test_seconds_of_the_stages_come_back_from_workers(data: str, tmp_path: Path, stored: Path) -> None:
+    times = StageTimes()
+    options = {"data": data, "out": tmp_path, "baselines": "none", "heads": "linear", "devices": "cpu,cpu"}
+    probe(["hog", "random:test_vit"], "square", profile=True, times=times, input_size=128, **options)
+    assert {"decode", "encode", "head training"} <= set(times.to_json())
+
+
 def test_of_several_some_fail_in_workers_as_here(data: str, tmp_path: Path, stored: Path) -> None:
     options = {"data": data, "out": tmp_path, "baselines": "none", "heads": "linear"}
+    few = tmp_path / "few.csv"
+    few.write_text("id,x\nnobody,1.0\n")
     told = []
     for devices in ("cpu", "cpu,cpu"):
         with pytest.raises(SomeFailedError) as failed:
-            probe(["hog", "precomputed:nowhere.csv"], "square", devices=devices, **options)
+            probe(["hog", f"precomputed:{few}"], "square", devices=devices, **options)
         told.append((failed.value.failures, [run.encoder for run in failed.value.runs], failed.value.traces))
     assert told[0] == told[1]
 

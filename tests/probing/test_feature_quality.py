@@ -40,6 +40,13 @@ def test_whole_patients_are_drawn_and_always_the_same(squares: Manifest) -> None
     assert feature_quality(["pixels"], squares, images=30, seed=1) != few
 
 
+def test_rows_that_are_not_asked_for_are_left_out(squares: Manifest) -> None:
+    women = squares.where("sex == 'F'")
+    few = feature_quality(["pixels"], squares, where="sex == 'F'")
+    assert few["images"] == int(women.sum()) < len(squares)
+    assert few == feature_quality(["pixels"], squares.select(women))
+
+
 def test_random_weights_and_synthetic_data_are_said(tmp_path: Path) -> None:
     data = make_phantom(tmp_path / "phantom", n=24, size=64)
     found = feature_quality(["random:resnet18"], data, images=20)
@@ -59,7 +66,7 @@ def test_wrong_calls_are_one_sentence(squares: Manifest, asked: dict[str, object
 
 def test_the_verb_writes_what_the_report_shows(squares: Manifest, tmp_path: Path) -> None:
     arguments = ["--data", str(squares.folder), "--out", str(tmp_path)]
-    told = CliRunner().invoke(app, ["features", "--encoder", "hog", "--encoder", "pixels", *arguments])
+    told = CliRunner().invoke(app, ["embed", "--similarity", "--encoder", "hog", "--encoder", "pixels", *arguments])
     assert told.exit_code == 0, told.output
     assert "shared neighbours" in told.output
     section = quality_tables(0, read_features(tmp_path / "features.json"))

@@ -82,7 +82,9 @@ def read_features(path: Path) -> dict[str, Any]:
             raise ValueError
         quality_tables(0, content)
     except (EvalfmError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise EvalfmError(f"{path} is no features.json of schema 1; write it again with `evalfm features`.") from None
+        raise EvalfmError(
+            f"{path} is no features.json of schema 1; write it again with `evalfm embed --similarity`."
+        ) from None
     return dict(content)
 
 

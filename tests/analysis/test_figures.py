@@ -1,0 +1,61 @@
+"""Curves on pictures are those of scikit-learn, and their bands those of resampled patients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from sklearn.metrics import roc_curve
+
+from evalfm.analysis import figures
+from evalfm.analysis.figures import Caption, draw_roc, mean_roc
+from evalfm.statistics.estimate import Estimate
+
+GRID = np.linspace(0, 1, 201)
+
+
+def drawn(n: int = 300) -> dict[str, Any]:
+    draw = np.random.default_rng(0)
+    target = (draw.random(n) < 0.3).astype(float)
+    # Ties across the classes, as rounded scores have.
+    score = np.round(draw.random(n) + 0.4 * target, 1)
+    patient = np.array([f"p{number // 3}" for number in range(n)], dtype=object)
+    return {"target": target, "score": score, "patient": patient, "folds": np.arange(n) // 3 % 4}
+
+
+def by_scikit_learn(target: np.ndarray, score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    false, true, _ = roc_curve(target, score, sample_weight=weight, drop_intermediate=False)
+    return np.interp(GRID, false, true)
+
+
+def test_a_curve_is_scikit_learns_under_any_weights() -> None:
+    made = drawn()
+    weight = np.random.default_rng(1).integers(0, 4, 300).astype(float)
+    args = (made["target"], made["score"], weight)
+    assert mean_roc(*args, None, GRID) == pytest.approx(by_scikit_learn(*args))
+    each = [by_scikit_learn(*(column[made["folds"] == fold] for column in args)) for fold in range(4)]
+    assert mean_roc(*args, made["folds"], GRID) == pytest.approx(np.mean(each, axis=0))
+    assert mean_roc(made["target"], made["score"], weight * made["target"], None, GRID) is None
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_the_band_is_of_resampled_patients(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folds: bool) -> None:
+    made, seen = drawn(), []
+    monkeypatch.setattr(figures, "BAND_RESAMPLES", 40)
+    original = Axes.fill_between
+    monkeypatch.setattr(Axes, "fill_between", lambda *args, **named: seen.append(args[1:4]) or original(*args, **named))
+    fold = made["folds"] if folds else None
+    caption = Caption("a curve", ())
+    draw_roc(tmp_path / "roc.png", made["target"], made["score"], made["patient"], fold, Estimate(0.7), caption)
+    codes = np.unique(made["patient"], return_inverse=True)[1]
+    generator, curves = np.random.default_rng(0), []
+    for _ in range(40):
+        weight = np.bincount(generator.integers(0, 100, 100), minlength=100)[codes].astype(float)
+        curves.append(mean_roc(made["target"], made["score"], weight, fold, GRID))
+    ((grid, low, high),) = seen
+    np.testing.assert_array_equal(grid, GRID)
+    np.testing.assert_array_equal([low, high], np.percentile(curves, [2.5, 97.5], axis=0))
+    assert (tmp_path / "roc.png").is_file()
