@@ -293,7 +293,11 @@ def _in_words(resources: Mapping[str, float]) -> str:
 
 
 def _not_started(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    """Why, in a sentence: of what went wrong in the worker itself, else of what Ray says of it."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, EvalfmError):
+        return str(cause)
+    lines = [line.strip() for line in f"{cause}\n{error}".splitlines() if line.strip()] or [type(error).__name__]
     absent = next((line for line in lines if "ModuleNotFoundError" in line or "ImportError" in line), None)
     if absent is None:
         return f"A worker of the Ray cluster ended while it started ({lines[0]}); try again."
