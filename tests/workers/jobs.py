@@ -37,6 +37,10 @@ def refuse(worker: Worker) -> None:
     raise EvalfmError("This is wrong; do that.")
 
 
+def leave(worker: Worker) -> None:
+    raise SystemExit(3)
+
+
 def fail(worker: Worker) -> None:
     raise ValueError("first line\nsecond line")
 
