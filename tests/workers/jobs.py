@@ -90,9 +90,5 @@ def say_and_wait_for(worker: Worker, *, file: str) -> None:
         wait_for(worker, file=file)
 
 
-def leave(worker: Worker) -> None:
-    raise SystemExit(3)
-
-
 def work_folder(worker: Worker) -> str:
     return os.getcwd()
