@@ -21,7 +21,7 @@ def test_of_a_fault_that_is_nobodys_mistake_the_first_line_and_the_place_are_tol
 
 
 def test_a_job_that_would_end_its_process_has_failed() -> None:
-    end, _ = asked("leave")
+    end, _ = asked("stop")
     assert isinstance(end, Raised)
     assert (end.fault.error, end.fault.sentence) == ("SystemExit", "3")
 
