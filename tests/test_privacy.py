@@ -53,6 +53,7 @@ class Passed:
     manifest: Manifest
     runs: Path
     predictions: Path
+    embeddings: Path
     printed: str
 
 
@@ -151,7 +152,7 @@ def passed(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Pass
         attributes={"sex": "sex", "age": "age"},
         redistributable_images=True,
     )
-    data, runs, predictions = (folder / name for name in ("data", "runs", "predictions"))
+    data, runs, predictions, embeddings = (folder / name for name in ("data", "runs", "predictions", "embeddings"))
     manifest = import_data("table", hospital.root, data, mapping=mapping, stratify="shadow")
     printed = []
 
@@ -196,7 +197,10 @@ def passed(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Pass
     for number, (encoder, task) in enumerate([("hog", "shadow"), ("pixels", "shadow-seg")]):
         (run,) = (runs / encoder / task).glob("linear-*")
         type_in("predict", run, "--data", data, "--out", predictions / str(number))
-    return Passed(manifest, runs, predictions, "\n".join(printed))
+    embeddings.mkdir()
+    for name in ("hog.parquet", "hog.safetensors"):
+        type_in("embed", "--encoder", "hog", "--data", data, "--out", embeddings / name)
+    return Passed(manifest, runs, predictions, embeddings, "\n".join(printed))
 
 
 def _found(content: bytes, words: frozenset[str]) -> list[str]:
@@ -235,11 +239,12 @@ def test_the_words_are_in_what_went_in(hospital: Hospital):
     assert set(_found(everything, hospital.words)) == hospital.words
 
 
-def test_no_word_is_in_any_byte_or_name_of_runs_and_predictions(hospital: Hospital, passed: Passed):
-    written = [path for folder in (passed.runs, passed.predictions) for path in folder.rglob("*") if path.is_file()]
+def test_no_word_is_in_any_byte_or_name_of_runs_predictions_and_embeddings(hospital: Hospital, passed: Passed):
+    folders = (passed.runs, passed.predictions, passed.embeddings)
+    written = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     kinds = {path.name for path in written}
     assert {"run.json", "predictions.parquet", "head.safetensors", "predict.json", "roc.png"} <= kinds
-    assert "overlays_shadow.png" in kinds
+    assert {"overlays_shadow.png", "hog.parquet", "hog.safetensors"} <= kinds
     salt = passed.manifest.info.salt
     assert salt
     words = hospital.words | {salt, str(passed.runs.parent)}
@@ -251,6 +256,8 @@ def test_no_word_is_in_any_byte_or_name_of_runs_and_predictions(hospital: Hospit
 def test_predictions_hold_hashes_of_known_radiographs_and_declared_attributes(passed: Passed):
     tables = [pd.read_parquet(path) for path in sorted(passed.predictions.rglob("*.parquet"))]
     assert len(tables) == 2
+    embedded = pd.read_parquet(passed.embeddings / "hog.parquet")
+    assert embedded["id"].tolist() == tables[0]["id"].tolist()
     for table in tables:
         assert len(table) == 2 * PATIENTS
         assert table["patient"].nunique() == PATIENTS

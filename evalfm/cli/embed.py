@@ -74,10 +74,11 @@ def embed(
 
 def _print(made: Embedded) -> None:
     """Two or three lines of one file."""
-    maps = ", ".join("×".join(map(str, shape)) for shape in made.maps)
     state = "there already" if made.existing else f"{made.encoded_images:,} encoded now"
     typer.echo(f"{made.encoder}: {made.file}")
-    typer.echo(f"  {made.images:,} images × {made.dim:,} values, {state}" + (f"; maps {maps}" if maps else ""))
+    typer.echo(f"  {made.images:,} images × {made.dim:,} values, {state}")
+    if made.maps:
+        typer.echo("  maps " + ", ".join("×".join(map(str, shape)) for shape in made.maps))
     if made.ids == "hashed":
         typer.echo("  Ids are salted hashes, which precomputed:FILE joins; --plain-ids writes the data set's own.")
     for caution in made.cautions:

@@ -21,6 +21,7 @@ EARLIER = ".earlier-"
 STALE_SECONDS = 24 * 3600.0
 KEPT_SECONDS = 7 * STALE_SECONDS
 """How long what a dead process left to be adopted waits for that."""
+PROCESSES = Path("/proc")
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 """Of <fcntl.h> and <linux/fs.h>."""
 
@@ -189,7 +190,7 @@ def _process_state(process: int) -> tuple[str, str] | None:
     """A letter and the time of the start from proc(5); None where there is no such file."""
     try:
         # The name stands in brackets, and may hold some itself.
-        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = (PROCESSES / str(process) / "stat").read_text(errors="replace").rpartition(")")[2].split()
         return fields[0], fields[19]
     except (OSError, IndexError):
         return None

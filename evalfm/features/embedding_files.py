@@ -348,7 +348,7 @@ def _read_tensors(path: Path) -> Embeddings:
         names = set(file.keys())
         if absent := [name for name in (IDS, POOLED) if name not in names]:
             raise EvalfmError(
-                f"{path} has no array {' and none '.join(map(repr, absent))}; write it with evalfm embed."
+                f"{path} has no array {' and none '.join(map(repr, absent))}; write it with `evalfm embed`."
             )
         ids, pooled = file.get_tensor(IDS), file.get_tensor(POOLED)
     if ids.dtype != np.uint8 or pooled.dtype.kind != "f" or pooled.ndim != 2 or ids.shape[:1] != pooled.shape[:1]:

@@ -67,8 +67,8 @@ class FeatureStore:
         _say_old_format(self.folder)
         folder = self._encoder_folder(key) / _file_name(path)
         facts = {"format": FORMAT, "path": path, "versions": _versions()}
-        arrays = [FeatureArrays(folder / kind, half=kind == "maps", facts=facts) for kind in KINDS]
-        return EncoderCache(*arrays, LeaseFolder(folder / LEASES))
+        pooled, maps, images = (FeatureArrays(folder / kind, half=kind == "maps", facts=facts) for kind in KINDS)
+        return EncoderCache(pooled, maps, images, LeaseFolder(folder / LEASES))
 
     def paths(self, key: str) -> tuple[str, ...]:
         """The ways in which features of the encoder with ``key`` were computed that are stored, by name."""

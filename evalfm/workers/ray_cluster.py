@@ -38,7 +38,8 @@ _SETTINGS = {
 }
 """Environment that Ray reads when it is imported."""
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[\w.-]+):(?P<port>\d{1,5})", re.ASCII)
-_NONE_RUNS = "Could not find any running Ray instance"
+NONE_RUNS = "Could not find any running Ray instance"
+"""What Ray says where it finds no cluster."""
 _PROBE = """
 import sys
 import ray
@@ -126,7 +127,8 @@ def connection(address: str | None) -> Iterator[Any]:
             )
         yield ray
         return
-    found = None if address == LOCAL else _find(address or os.environ.get("RAY_ADDRESS") or "auto", address)
+    wanted = address or os.environ.get("RAY_ADDRESS") or "auto"
+    found = None if wanted == LOCAL else _find(wanted, address)
     on_main = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGTERM) if on_main else None
     try:
@@ -171,7 +173,7 @@ def _find(address: str, given: str | None) -> str | None:
     said = probe.stdout.strip().rpartition("\n")[2]
     if probe.returncode == 0:
         return said
-    if address == "auto" and _NONE_RUNS in said:
+    if address == "auto" and NONE_RUNS in said:
         if given is None:
             return None
         raise EvalfmError("No Ray cluster runs on this machine; start one with `ray start --head`, or give HOST:PORT.")

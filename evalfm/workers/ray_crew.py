@@ -104,6 +104,14 @@ class RayCrew:
         """Such as ``GPU 1 of 10.0.0.2`` or ``CPU process 2 of 10.0.0.2``."""
         return tuple(self._name(worker) for worker in sorted(self._places))
 
+    @property
+    def where(self) -> str:
+        """Such as ``8 workers on 2 nodes of the Ray cluster at 10.0.0.1:6379``, for whoever did not name one."""
+        nodes = len({self._places[worker]["node"] for worker in self._actors})
+        workers = f"{len(self._actors)} worker{'s' if len(self._actors) != 1 else ''}"
+        address = self._ray.get_runtime_context().gcs_address
+        return f"{workers} on {nodes} node{'s' if nodes != 1 else ''} of the Ray cluster at {address}"
+
     def send(self, worker: int, job: Job) -> None:
         """As ``Crew.send``; that the worker is gone is heard from ``listen``."""
         self._streams[self._actors[worker].perform.options(num_returns="streaming").remote(job)] = worker

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -150,8 +152,11 @@ def test_a_process_is_known_by_its_number_and_its_start() -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
-def test_a_process_is_not_gone_because_nobody_tells_when_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work_folders, "_process_state", lambda process: None)
+def test_a_process_is_not_gone_because_nobody_tells_when_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work_folders, "PROCESSES", tmp_path)
+    assert process_start(os.getpid()) == ""
     assert not is_gone(os.getpid(), "1")
     assert is_gone(2**30, "")
 

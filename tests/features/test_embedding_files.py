@@ -12,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from numpy.lib import format as npy
+from safetensors.numpy import save_file
 
 from evalfm.errors import EvalfmError
 from evalfm.features.embedding_files import read_embeddings, refuse_known_columns
+from evalfm.features.embedding_writers import ids_as_bytes
 
 N, D = 30, 3
 IDS = [f"{number:03d}" for number in range(N)]
@@ -193,3 +195,26 @@ def test_a_feature_that_equals_a_column_of_the_data_set_is_refused_whatever_its_
         refuse_known_columns(values, list("abcd"), table, tmp_path)
     refuse_known_columns(np.ones((N, 1), np.float32), ["d"], table, tmp_path)
     refuse_known_columns(label[:10, None].astype(np.float32), ["d"], table.head(10), tmp_path)
+
+
+def test_tensors_of_embed_are_read_and_others_are_named(tmp_path: Path) -> None:
+    path, ids = tmp_path / "e.safetensors", ids_as_bytes(IDS)
+    save_file({"pooled": VALUES, "ids": ids, "map_0": np.zeros((N, 1, 2, 2), np.float16)}, path)
+    found = read_embeddings(path, TAKEN)
+    assert found.ids == IDS
+    assert np.array_equal(found.values, VALUES)
+    assert found.names == ["pooled[0]", "pooled[1]", "pooled[2]"]
+    save_file({"pooled": VALUES.astype(np.float16), "ids": ids}, path)
+    assert read_embeddings(path, TAKEN).values.dtype == np.float32
+    save_file({"weight": VALUES}, path)
+    refused(path, r"no array 'ids' and none 'pooled'; write it with `evalfm embed`")
+    for pooled, names in ((VALUES[:5], ids), (VALUES.astype(np.int32), ids), (VALUES, ids.astype(np.int64))):
+        save_file({"pooled": pooled, "ids": names}, path)
+        refused(path, r"give floats \[N, D\] and uint8 \[N, L\]")
+    save_file({"pooled": VALUES[:, 0], "ids": ids}, path)
+    refused(path, r"give floats \[N, D\] and uint8 \[N, L\]")
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(path, "cannot be read")
+    numbers = np.arange(N, dtype=np.float32)[:, None]
+    save_file({"pooled": numbers, "ids": ids}, path)
+    refused(path, "counts its rows")

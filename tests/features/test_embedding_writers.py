@@ -31,13 +31,13 @@ from evalfm.features.segment_format import ArrayLayout
 
 IDS = [f"radiograph-{number}" for number in range(21)] + ["Schön", ""]
 FACTS = {"kind": "embeddings", "encoder": "hög", "dim": 5}
-HALF, WIDE = ArrayLayout((3, 2, 2), "<f2"), ArrayLayout((4, 1, 1), "<f4")
+HALF, WIDE = ArrayLayout((3, 3, 1), "<f2"), ArrayLayout((4, 1, 1), "<f4")
 
 
 def features(rows: int = len(IDS)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
     pooled = generator.normal(size=(rows, 5)).astype(np.float32)
-    half = generator.normal(size=(rows, 3, 2, 2)).astype(np.float16)
+    half = generator.normal(size=(rows, 3, 3, 1)).astype(np.float16)
     wide = (generator.normal(size=(rows, 4, 1, 1)) * 1e6).astype(np.float32)
     return pooled, half, wide
 
@@ -104,7 +104,7 @@ def test_no_row_is_a_file_too(tmp_path: Path) -> None:
     loaded = load_file(tmp_path / "e.safetensors")
     assert {name: tuple(each.shape) for name, each in loaded.items()} == {
         "pooled": (0, 5),
-        "map_0": (0, 3, 2, 2),
+        "map_0": (0, 3, 3, 1),
         "ids": (0, 1),
     }
     assert read_facts(tmp_path / "e.safetensors") == read_facts(tmp_path / "e.parquet") == FACTS
@@ -143,7 +143,7 @@ def test_ids_are_bytes_of_one_length() -> None:
 def test_a_piece_is_as_large_as_memory_shall_hold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_writers, "PIECE_BYTES", 1000)
     assert EmbeddingTable(IDS, 5, (), {}).piece_rows == 50
-    assert EmbeddingTable(IDS, 5, (HALF, WIDE), {}).piece_rows == 1000 // (20 + 24 + 16)
+    assert EmbeddingTable(IDS, 5, (HALF, WIDE), {}).piece_rows == 1000 // (20 + 18 + 16)
     assert EmbeddingTable(IDS, 5000, (), {}).piece_rows == 1
 
 

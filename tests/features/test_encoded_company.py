@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import signal
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 
+from evalfm.data.manifest import read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.errors import EvalfmError
 from evalfm.features import extraction_plan, leases
@@ -107,15 +110,23 @@ def company(tmp_path: Path, data: Path):
         child.stdout.close()
 
 
-def alone(company: Company, first: int = 0, last: int = IMAGES, **asked: Any) -> dict[str, Any]:
-    """What a process gets that comes later; it must find everything."""
-    later = Company(company.folder, company.data)
-    later.add(first, last, **asked)
-    later.go()
-    return later.told()[0]
+@pytest.fixture
+def alone(company, make_encoder):
+    """What a process gets that comes later; it must find everything in the store."""
+
+    def later(first: int = 0, last: int = IMAGES, *, maps: str = "", memory: int = ROOM) -> str:
+        store, budget = FeatureStore(company.folder), MemoryBudget({"host": memory})
+        manifest = read_data(company.data)
+        with EncodedSource(make_encoder(), manifest, store, maps=maps or "auto", batch_size=4, memory=budget) as source:
+            features = source.features(range(first, last), maps=bool(maps))
+            assert source.encoded_images == (IMAGES if maps == "stream" else 0)
+        arrays = [each.float().numpy().tobytes() for each in (features.pooled, *features.maps)]
+        return hashlib.sha256(b"".join(arrays)).hexdigest()
+
+    return later
 
 
-def test_two_processes_divide_the_images_and_each_gets_all(company):
+def test_two_processes_divide_the_images_and_each_gets_all(company, alone):
     for _ in range(2):
         company.add()
     company.go()
@@ -124,23 +135,22 @@ def test_two_processes_divide_the_images_and_each_gets_all(company):
     assert [one["here"], two["here"]] == [one["encoded"], two["encoded"]]
     assert min(one["encoded"], two["encoded"]) >= IMAGES // 5
     assert company.once("pooled")
-    later = alone(company)
-    assert later["encoded"] == 0
-    assert one["digest"] == two["digest"] == later["digest"]
+    assert one["digest"] == two["digest"] == alone()
     assert company.leftovers() == []
 
 
-def test_different_rows_of_one_cohort_are_encoded_once_too(company):
+def test_different_rows_of_one_cohort_are_encoded_once_too(company, alone):
     company.add(0, 140)
     company.add(60, 200)
     company.go()
     one, two = company.told()
     assert one["encoded"] + two["encoded"] == IMAGES
     assert company.once("pooled")
-    assert alone(company, 60, 200)["digest"] == two["digest"]
+    assert alone(0, 140) == one["digest"]
+    assert alone(60, 200) == two["digest"]
 
 
-def test_pooled_features_beside_stored_maps(company):
+def test_pooled_features_beside_stored_maps(company, alone):
     company.add()
     company.add(maps="store", memory=0)
     company.go()
@@ -150,24 +160,22 @@ def test_pooled_features_beside_stored_maps(company):
     assert pooled["encoded"] <= IMAGES
     assert company.once("pooled")
     assert company.once("maps")
-    later = [alone(company), alone(company, maps="store", memory=0)]
-    assert [each["encoded"] for each in later] == [0, 0]
-    assert [each["digest"] for each in later] == [pooled["digest"], maps["digest"]]
+    assert [alone(), alone(maps="store", memory=0)] == [pooled["digest"], maps["digest"]]
 
 
-def test_maps_in_two_memories_stand_beside_the_pooled_features_of_the_store(company):
+def test_maps_in_two_memories_stand_beside_the_pooled_features_of_the_store(company, alone):
     for _ in range(2):
         company.add(maps="stream", seconds=0.01)
     company.go()
     told = company.told()
     assert [each["encoded"] for each in told] == [IMAGES, IMAGES]
     assert company.once("pooled")
-    assert told[0]["digest"] == told[1]["digest"] == alone(company, maps="stream", seconds=0.0)["digest"]
+    assert told[0]["digest"] == told[1]["digest"] == alone(maps="stream")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills are those of POSIX")
 @pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGINT])
-def test_who_remains_does_the_work_of_who_was_killed(company, kind):
+def test_who_remains_does_the_work_of_who_was_killed(company, alone, kind):
     dies, lives = company.add(seconds=0.05), company.add(seconds=0.05)
     company.go()
     for line in dies.stdout:
@@ -181,8 +189,7 @@ def test_who_remains_does_the_work_of_who_was_killed(company, kind):
     # No row that was committed was encoded again, and what the dead had not committed was.
     assert company.once("pooled")
     assert IMAGES - encoded_by_dead <= told["encoded"] < IMAGES
-    later = alone(company)
-    assert (later["encoded"], later["digest"]) == (0, told["digest"])
+    assert alone() == told["digest"]
     assert company.leftovers() == []
     assert lives.returncode == 0
 
@@ -199,24 +206,21 @@ class Heard(Silent):
 def source(tmp_path, make_encoder, make_radiographs, monkeypatch):
     monkeypatch.setattr(extraction_plan, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(extraction_plan, "LOOKING_SHARE", 1.0)
-    store, memory = FeatureStore(tmp_path), MemoryBudget({"host": ROOM})
-    source = EncodedSource(
-        make_encoder(), make_radiographs(range(10)), store, batch_size=2, progress=Heard(), memory=memory
-    )
+    store, memory, heard = FeatureStore(tmp_path), MemoryBudget({"host": ROOM}), Heard()
+    images = make_radiographs(range(10))
+    source = EncodedSource(make_encoder(), images, store, batch_size=2, progress=heard, memory=memory)
+    # For the tests to ask what was said, and to take leases themselves.
+    source.images, source.said, source.leases = images, heard.said, store.cache(source.encoder.key).leases
     with source:
         yield source
 
 
-def leases_of(source: EncodedSource) -> LeaseFolder:
-    return source._store.cache(source.encoder.key).leases
-
-
 def buckets(source: EncodedSource, rows: range) -> dict[int, int]:
-    return {bucket_of(address): 1 for address in Addresses(source._manifest).of(rows)}
+    return {bucket_of(address): 1 for address in Addresses(source.images).of(rows)}
 
 
 def test_other_threads_are_served_while_one_waits_and_waiting_is_no_attempt(source):
-    others = Leases(leases_of(source))
+    others = Leases(source.leases)
     others.claim(buckets(source, range(5, 10)), 100)
     got: list[torch.Tensor] = []
     thread = threading.Thread(daemon=True, target=lambda: got.append(source.features(range(10), maps=True).pooled))
@@ -232,30 +236,29 @@ def test_other_threads_are_served_while_one_waits_and_waiting_is_no_attempt(sour
     assert torch.equal(got[0][:5], first)
     assert torch.equal(got[0], source.features(range(10)).pooled)
     assert source.encoded_images == 10
-    assert source._progress.said.count("counting: waiting for 5 images that another process encodes.") <= 1
+    assert source.said.count("counting: waiting for 5 images that another process encodes.") <= 1
 
 
 def test_it_is_said_once_that_another_process_is_waited_for(source):
-    others = Leases(leases_of(source))
+    others = Leases(source.leases)
     others.claim(buckets(source, range(4, 10)), 100)
     thread = threading.Thread(daemon=True, target=lambda: source.prefetch(range(10)))
     thread.start()
     for row in range(4, 10):
-        while not source._progress.said or source.missing(range(10)) > 10 - row:
+        while not source.said or source.missing(range(10)) > 10 - row:
             time.sleep(0.005)
         others.release(list(buckets(source, range(row, row + 1))))
     thread.join(60)
     others.close()
     assert not thread.is_alive()
     assert source.encoded_images == 10
-    said = source._progress.said
-    assert len(said) == 1
-    assert said[0].endswith("images that another process encodes.")
+    assert len(source.said) == 1
+    assert source.said[0].endswith("images that another process encodes.")
 
 
 @pytest.mark.parametrize("beats", [False, True])
 def test_a_dead_process_of_another_machine_is_succeeded_and_a_living_one_waited_for(source, monkeypatch, beats):
-    folder = leases_of(source).path
+    folder = source.leases.path
     folder.mkdir(parents=True)
     owner = folder / "there.owner"
     owner.write_text(f"{'0' * 12} 1 - there 0\n")
@@ -294,7 +297,7 @@ def test_an_interrupted_extraction_leaves_no_lease(source, monkeypatch):
     encode, calls = source.encoder.encode, []
 
     def interrupted(*arguments, **keywords):
-        calls.append(len(leases_of(source).held()))
+        calls.append(len(source.leases.held()))
         if len(calls) == 3:
             raise KeyboardInterrupt
         return encode(*arguments, **keywords)
@@ -303,6 +306,18 @@ def test_an_interrupted_extraction_leaves_no_lease(source, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         source.features(range(10))
     assert calls[-1] > 0
-    assert leases_of(source).held() == {}
+    assert source.leases.held() == {}
     monkeypatch.undo()
     source.features(range(10))
+
+
+def test_a_store_without_hard_links_is_said_once_and_works(source, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "link", refuses)
+    source.features(range(5))
+    source.features(range(10))
+    assert source.encoded_images == 10
+    assert [said for said in source.said if "without hard links" in said] == source.said
+    assert len(source.said) == 1

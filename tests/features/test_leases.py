@@ -92,6 +92,36 @@ def test_an_exception_gives_all_leases_back(folder: LeaseFolder, error: type[Bas
     assert folder.held() == {}
 
 
+def test_an_interrupt_amid_a_claim_leaves_no_lease(folder: LeaseFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def interrupted(source: Path, target: Path) -> None:
+        link(source, target)
+        if len(folder.held()) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", interrupted)
+    with Leases(folder) as others, Leases(folder) as held:
+        others.claim({50: 1}, 1)
+        with pytest.raises(KeyboardInterrupt):
+            held.claim(ALL, 100)
+        assert len(folder.held()) == 3
+        held.close()
+        assert folder.held().keys() == {50}
+    assert not folder.path.exists()
+
+
+def test_who_was_taken_for_dead_goes_on_under_a_new_name(folder: LeaseFolder) -> None:
+    with Leases(folder) as held:
+        held.claim({1: 1}, 1)
+        for path in folder.path.iterdir():
+            path.unlink()
+        folder.path.rmdir()
+        assert held.claim({2: 1}, 1) == [2]
+        assert names(folder) == ["0002.0"]
+    assert not folder.path.exists()
+
+
 def test_a_dead_process_of_this_machine_is_succeeded_at_once(folder: LeaseFolder) -> None:
     leave(folder, f"{machine()} {NOBODY} -", [lease_name(3, 0), lease_name(4, 2)])
     assert folder.is_any_free([3])
@@ -176,21 +206,31 @@ def test_the_heart_beats_as_long_as_leases_are_open(folder: LeaseFolder, monkeyp
 
 
 class LateView(LeaseFolder):
-    """Shows what there was before something happened."""
+    """Shows what there was before something happened: the names, or whether the holder of one is dead."""
 
-    def __init__(self, path: Path, happens) -> None:
+    def __init__(self, path: Path, happens, after: str = "held") -> None:
         super().__init__(path)
-        self.happens = happens
+        self.happens, self.after = happens, after
 
     def held(self, **keywords):
         seen = super().held(**keywords)
-        happens, self.happens = self.happens, None
-        if happens is not None:
-            happens()
+        self.seen("held")
         return seen
 
+    def is_free(self, *arguments):
+        free = super().is_free(*arguments)
+        self.seen("is_free")
+        return free
 
-def test_who_saw_a_dead_holder_too_late_does_not_join_the_new_one(folder: LeaseFolder) -> None:
+    def seen(self, what: str) -> None:
+        if what == self.after:
+            happens, self.happens = self.happens, None
+            if happens is not None:
+                happens()
+
+
+@pytest.mark.parametrize("after", ["held", "is_free"])
+def test_who_saw_a_dead_holder_too_late_does_not_join_the_new_one(folder: LeaseFolder, after: str) -> None:
     """Between its look and its lease another took the bucket over and gave it back, and a third began anew."""
     leave(folder, f"{machine()} {NOBODY} -", [lease_name(1, 0)])
     third = Leases(folder)
@@ -201,7 +241,7 @@ def test_who_saw_a_dead_holder_too_late_does_not_join_the_new_one(folder: LeaseF
         assert third.claim({1: 1}, 1) == [1]
         assert names(folder) == ["0001.0"]
 
-    with third, Leases(LateView(folder.path, happens)) as first:
+    with third, Leases(LateView(folder.path, happens, after)) as first:
         assert first.claim({1: 1}, 1) == []
         assert names(folder) == ["0001.0"]
 

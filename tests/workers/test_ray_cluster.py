@@ -12,7 +12,7 @@ import pytest
 
 from evalfm.errors import EvalfmError
 from evalfm.workers import ray_cluster
-from evalfm.workers.ray_cluster import Need, connection, most_cores, the_ray
+from evalfm.workers.ray_cluster import NONE_RUNS, Need, connection, most_cores, the_ray
 from evalfm.workers.ray_crew import RayCrew
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ with_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason='Ray is not installed: pip install ".[ray]"'
 )
 QUIET = """
-import os, sys
+import signal, sys
 from evalfm.workers.job import Job, Returned
 from evalfm.workers.ray_crew import RayCrew
 with RayCrew(address=sys.argv[1] or None, devices=("cpu",), cpus=1) as crew:
@@ -31,6 +31,7 @@ with RayCrew(address=sys.argv[1] or None, devices=("cpu",), cpus=1) as crew:
     import ray
     print(ray.available_resources()["object_store_memory"])
 print(ray.is_initialized())
+print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)
 """
 
 
@@ -124,9 +125,29 @@ def test_who_takes_calls_and_is_no_cluster_is_not_waited_for_long(
 
 
 @with_ray
+def test_where_no_cluster_runs_one_that_was_asked_for_is_not_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    # Another cluster may run here just now, so what Ray would say is looked up.
+    assert NONE_RUNS in (Path(ray.__file__).parent / "_private" / "services.py").read_text()
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho {NONE_RUNS}.\nexit 3\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(EvalfmError, match=r"^No Ray cluster runs on this machine; start one"), connection("auto"):
+        pass
+
+
+@with_ray
 @pytest.mark.skipif(sys.platform != "linux", reason="clusters are tried on Linux")
-def test_a_cluster_is_started_where_there_is_none_and_nothing_is_printed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", QUIET, "local"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120, check=False)
+def test_a_cluster_is_started_for_the_while_and_nothing_is_printed_or_sent(tmp_path: Path) -> None:
+    # As under `uv run`, where Ray would pack the working folder and start its workers with uv.
+    (tmp_path / "run").write_text("import subprocess, sys\nsys.exit(subprocess.call(sys.argv[2:], cwd=sys.argv[1]))\n")
+    command = ["uv", "run", str(ROOT), sys.executable, "-c", QUIET, "local"]
+    done = subprocess.run(
+        command, executable=sys.executable, capture_output=True, text=True, cwd=tmp_path, timeout=120, check=False
+    )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["Returned(value='0')", "104857600.0", "False"]
+    assert done.stdout.splitlines() == ["Returned(value='0')", "104857600.0", "False", "True"]

@@ -37,6 +37,13 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+FOUND = """
+import os
+from evalfm.workers.ray_crew import RayCrew
+with RayCrew() as crew:
+    print(crew.where)
+    print(os.environ["RAY_USAGE_STATS_ENABLED"])
+"""
 
 
 class Nodes:
@@ -145,7 +152,7 @@ def gone(process: int) -> bool:
     return False
 
 
-def test_workers_do_jobs_with_their_own_environment(crew: RayCrew, shared: Path) -> None:
+def test_workers_do_jobs_with_their_own_environment(crew: RayCrew, nodes: Nodes, shared: Path) -> None:
     facts = [result(crew, worker, "facts") for worker in (0, 1)]
     assert len({each["pid"] for each in facts} | {os.getpid()}) == 3
     assert [each["device"] for each in facts] == ["cpu", "cpu"]
@@ -154,6 +161,7 @@ def test_workers_do_jobs_with_their_own_environment(crew: RayCrew, shared: Path)
     assert [each["EVALFM_PROCESSES_HERE"] for each in facts] == ["1", "1"]
     assert result(crew, 1, "variable", name="EVALFM_HOME") == str(shared / "home")
     assert [name.partition(" of ")[0] for name in crew.names] == ["CPU process 1", "CPU process 2"]
+    assert crew.where == f"2 workers on 2 nodes of the Ray cluster at {nodes.address}"
 
 
 def test_no_word_is_left_in_the_shared_folders(crew: RayCrew, shared: Path) -> None:
@@ -265,7 +273,7 @@ def test_another_torch_is_refused(crew: RayCrew, tmp_path: Path) -> None:
     facts = tmp_path / "torch-0.0.1.dist-info"
     facts.mkdir()
     (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 0.0.1\n")
-    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     with pytest.raises(EvalfmError, match=r"^CPU process 1 of [\d.]+ has torch 0\.0\.1 instead of .*install the same"):
         RayCrew(devices=("cpu",), cpus=1, environment={"PYTHONPATH": path}).__enter__()
 
@@ -274,15 +282,17 @@ def test_other_code_under_the_same_version_is_refused(crew: RayCrew, tmp_path: P
     shutil.copytree(PACKAGE, tmp_path / "evalfm")
     with (tmp_path / "evalfm" / "paths.py").open("a") as file:
         file.write("\n")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     with pytest.raises(EvalfmError, match="has other code under the same version of evalfm"):
-        RayCrew(devices=("cpu",), cpus=1, environment={"PYTHONPATH": str(tmp_path)}).__enter__()
+        RayCrew(devices=("cpu",), cpus=1, environment={"PYTHONPATH": path}).__enter__()
 
 
 def test_an_evalfm_that_does_not_load_is_told_in_a_sentence(crew: RayCrew, tmp_path: Path) -> None:
     (tmp_path / "evalfm").mkdir()
     (tmp_path / "evalfm" / "__init__.py").write_text("")
+    path = os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]])
     with pytest.raises(EvalfmError, match=r"cannot load evalfm \(.*No module named 'evalfm\.workers'") as caught:
-        RayCrew(devices=("cpu",), cpus=1, environment={"PYTHONPATH": str(tmp_path)}).__enter__()
+        RayCrew(devices=("cpu",), cpus=1, environment={"PYTHONPATH": path}).__enter__()
     assert len(str(caught.value)) < 300
 
 
@@ -349,6 +359,15 @@ def test_every_gpu_has_a_worker_that_sees_it_alone_and_memory_is_placed_where_it
     nodes.remove(node)
 
 
+def test_without_an_address_the_cluster_that_runs_here_is_found(nodes: Nodes) -> None:
+    command = [sys.executable, "-c", FOUND]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_USAGE_STATS_ENABLED"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=120, check=False)
+    assert (done.stderr, done.returncode) == ("", 0)
+    # And nothing is told to anybody.
+    assert done.stdout == f"2 workers on 2 nodes of the Ray cluster at {nodes.address}\n0\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_driver_that_ends_leaves_no_worker(number: signal.Signals, nodes: Nodes, tmp_path: Path) -> None:
     file = tmp_path / "held"
@@ -368,28 +387,31 @@ def test_a_driver_that_ends_leaves_no_worker(number: signal.Signals, nodes: Node
     assert gone(worker)
 
 
-def test_a_worker_goes_where_its_memory_is_and_to_another_node_when_that_one_is_killed(
+def test_a_worker_goes_where_its_memory_is_and_to_another_node_when_that_one_is_gone(
     crew: RayCrew, nodes: Nodes, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     large = {raylet(node): node for node in (nodes.add(name, num_cpus=2, memory=4 * GIB) for name in ("four", "five"))}
     with RayCrew(devices=("cpu",), memory_bytes=3 * GIB) as short:
-        place = int(result(short, 0, "variable", name="RAY_RAYLET_PID"))
-        assert place in large
-        short.send(0, job("say_and_wait_for", file=str(tmp_path / "never")))
-        hear(short, 0, lambda message: isinstance(message, Advanced))
-        os.kill(place, signal.SIGKILL)
-        (end,) = hear(short, 0)
-        assert isinstance(end, Lost)
+
+        def lost(end_of: Callable[[int], object]) -> int:
+            """Where the worker was when its node was ended under its job."""
+            place = int(result(short, 0, "variable", name="RAY_RAYLET_PID"))
+            short.send(0, job("say_and_wait_for", file=str(tmp_path / "never")))
+            hear(short, 0, lambda message: isinstance(message, Advanced))
+            end_of(place)
+            (end,) = hear(short, 0)
+            assert isinstance(end, Lost)
+            assert end.reason in ("went with its node, which is gone", "does not answer any more")
+            return place
+
+        first = lost(lambda place: os.kill(place, signal.SIGKILL))
         short.restart(0)
-        other = int(result(short, 0, "variable", name="RAY_RAYLET_PID"))
-        assert {place, other} == set(large)
-        os.kill(other, signal.SIGKILL)
-        short.send(0, job("echo", value=1))
-        assert isinstance(hear(short, 0)[-1], Lost)
+        second = lost(lambda place: nodes.remove(large.pop(place)))
+        assert {first} == set(large)
+        assert second != first
         with pytest.raises(EvalfmError, match="has room for 0 of 1 workers"):
             short.restart(0)
         assert len(short.names) == 1
-    for node in large.values():
-        nodes.remove(node)
+    nodes.remove(large.pop(first))
     assert [result(crew, worker, "echo", value=1) for worker in (0, 1)] == [1, 1]
     assert capfd.readouterr() == ("", "")
