@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evalfm.analysis.bias import Bias, bias, scores_of_run
-from evalfm.analysis.bias_page import bias_markdown, words
+from evalfm.analysis.bias_page import BiasReport, words
 from evalfm.analysis.table import model_names
 from evalfm.data.importing import import_data
 from evalfm.probing.probe import probe
@@ -80,7 +80,7 @@ def main() -> None:
         "says of the five-fold pneumothorax runs on 621 NIH images, one a patient. 44 cases, text-mined labels.",
         "",
         unsettled(reports),
-        *bias_markdown(reports).replace("## ", "### ").splitlines()[2:],
+        *BiasReport(reports).markdown.replace("## ", "### ").splitlines()[2:],
         "",
         "## Levels",
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -47,6 +47,16 @@ class Attribute:
     name: str
     levels: tuple[str, ...]
     codes: NDArray[np.intp]
+
+    @property
+    def contrasted(self) -> Sequence[int]:
+        """Levels to set against all others; of two levels one contrast says all."""
+        return range(len(self.levels))[-1:] if len(self.levels) == 2 else range(len(self.levels))
+
+    def covariates(self, table: pd.DataFrame, adjust: Iterable[str]) -> dict[str, NDArray[np.float64]]:
+        """Columns ``adjust`` as numbers, without those that make this attribute."""
+        own = {part.split(":")[0].strip() for part in self.name.split("*")}
+        return covariates(table, [name for name in adjust if name not in own])
 
 
 def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:

@@ -1,8 +1,8 @@
-"""The subgroup report: does a score depend on the chest tube, the sex, the view, and what can be said of it."""
+"""The subgroup report: do scores, masks and measurements depend on the chest tube, the sex, the view."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
@@ -11,15 +11,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.analysis.attributes import Attribute, covariates, usable
-from evalfm.analysis.scores import LabelScores
+from evalfm.analysis.attributes import Attribute, usable
+from evalfm.analysis.predictions import Predictions
+from evalfm.analysis.scores import ImageValues, LabelScores, values_of_images
 from evalfm.errors import EvalfmError
 from evalfm.metrics.registry import compute_metrics
 from evalfm.metrics.rows import Scored
+from evalfm.run import Run
+from evalfm.statistics.association import MeanDifference, mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
+from evalfm.statistics.intervals import Measured, estimates
+from evalfm.statistics.resampling import identify, mean_over_folds
 from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 ALPHA = 0.05
@@ -102,6 +107,59 @@ class Bias:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Level:
+    """One level: its size and the mean of the value."""
+
+    level: str
+    images: int
+    patients: int
+    mean: Estimate
+
+
+@dataclass(frozen=True)
+class Gap:
+    """One level against all others that are known; ``corrected`` is p after Benjamini and Hochberg over the report."""
+
+    level: str
+    difference: MeanDifference
+    corrected: float | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class ValueOutcome:
+    """One value by one attribute.
+
+    Attributes:
+        name: what is measured, and on which images.
+        held: what the gaps are adjusted for.
+    """
+
+    name: str
+    attribute: str
+    held: tuple[str, ...]
+    unknown: int
+    levels: tuple[Level, ...]
+    gaps: tuple[Gap, ...]
+
+
+@dataclass(frozen=True)
+class ValueBias:
+    """The subgroup report of one model of masks or measurements; ``left_out`` as in ``Bias``."""
+
+    model: str
+    images: int
+    unit: str
+    outcomes: tuple[ValueOutcome, ...]
+    cautions: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
 def bias(scores: LabelScores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
     """The report of ``scores`` by each attribute, adjusted for ``adjust`` (never for the attribute itself).
 
@@ -122,37 +180,75 @@ def bias_of_questions(
     Raises:
         EvalfmError: as for ``bias``, where no question has levels of any attribute.
     """
-    if not by:
-        raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    wanted = dict.fromkeys(by)
-    possible = [usable(each.table, wanted) for each in questions]
-    if not any(found for found, _ in possible):
-        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in possible for reason in reasons)))
+    possible = _possible([each.table for each in questions], by)
     every = [
         [_part(each, attribute, adjust, seed) for attribute in found]
         for each, (found, _) in zip(questions, possible, strict=True)
     ]
-    corrected = iter(_corrected(list(chain.from_iterable(every))))
+    contrasts = (contrast for part in chain.from_iterable(every) for contrast in part.contrasts)
+    corrected = _corrected(contrast.fixed[0].effect.p for contrast in contrasts)
     reports = []
     for scores, parts, (_, reasons) in zip(questions, every, possible, strict=True):
         n = len(set(scores.patient.tolist()))
-        mine = tuple(next(corrected) for _ in parts)
+        mine = tuple(
+            replace(part, contrasts=tuple(_told(part.attribute, each, next(corrected)) for each in part.contrasts))
+            for part in parts
+        )
         facts = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
         reports.append(Bias(scores.name, len(scores.target), n, *facts))
     return reports
 
 
+def bias_of_values(
+    of: Run | Predictions,
+    by: Sequence[str],
+    *,
+    label: str | None = None,
+    adjust: Sequence[str] = (),
+    seed: int = 0,
+) -> ValueBias:
+    """The report of a segmentation, regression or ordinal run by each attribute, of what ``values_of_images`` measures.
+
+    Each value is adjusted for what it goes with by its nature and for ``adjust``. ``label`` keeps one of several masks.
+
+    Raises:
+        EvalfmError: the run is of another kind, its scores are no probabilities, or an attribute cannot be used.
+    """
+    found = of if isinstance(of, Predictions) else Predictions.of_run(of)
+    measures = values_of_images(found, label)
+    ((divisions, reasons),) = _possible([found.table], by)
+    outcomes = [_outcome(found, each, attribute, adjust, seed) for attribute in divisions for each in measures]
+    corrected = _corrected(gap.difference.p for outcome in outcomes for gap in outcome.gaps)
+    told = tuple(
+        replace(each, gaps=tuple(_told_of_values(each, gap, next(corrected)) for gap in each.gaps)) for each in outcomes
+    )
+    return ValueBias(found.model, len(found.table), found.unit, told, found.cautions, tuple(reasons))
+
+
+def _possible(tables: Sequence[pd.DataFrame], by: Sequence[str]) -> list[tuple[list[Attribute], list[str]]]:
+    """Of each table the attributes that divide it, and why others do not."""
+    if not by:
+        raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
+    possible = [usable(each, dict.fromkeys(by)) for each in tables]
+    if not any(found for found, _ in possible):
+        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in possible for reason in reasons)))
+    return possible
+
+
+def _corrected(raw: Iterable[float | None]) -> Iterator[float | None]:
+    """Each p after Benjamini and Hochberg over all of them; None where there is none."""
+    adjusted = benjamini_hochberg([np.nan if p is None else p for p in raw])
+    return (None if np.isnan(p) else float(p) for p in adjusted.tolist())
+
+
 def _part(scores: LabelScores, attribute: Attribute, adjust: Sequence[str], seed: int) -> AttributeReport:
-    columns = {part.split(":")[0].strip() for part in attribute.name.split("*")}
     known = attribute.codes >= 0
-    extra = covariates(scores.table, [name for name in adjust if name not in columns])
+    extra = attribute.covariates(scores.table, adjust)
     strata = tuple(
         _stratum(scores, attribute.codes == number, level, seed) for number, level in enumerate(attribute.levels)
     )
-    # Of two levels one contrast says all.
-    levels = range(len(attribute.levels)) if len(attribute.levels) > 2 else [len(attribute.levels) - 1]
     contrasts = []
-    for number in levels:
+    for number in attribute.contrasted:
         folds = None if scores.folds is None else scores.folds[known]
         member = attribute.codes[known] == number
         level = SubgroupScores.of(scores.target[known], scores.score[known], member, scores.patient[known], folds)
@@ -201,20 +297,9 @@ def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int
     )
 
 
-def _corrected(parts: Sequence[AttributeReport]) -> list[AttributeReport]:
-    """Put the corrected p and the verdict into every contrast."""
-    every = list(chain.from_iterable(part.contrasts for part in parts))
-    raw = [np.nan if each.fixed[0].effect.p is None else each.fixed[0].effect.p for each in every]
-    adjusted = iter(benjamini_hochberg(raw).tolist())
-    made = []
-    for part in parts:
-        contrasts = []
-        for contrast in part.contrasts:
-            p = next(adjusted)
-            known = replace(contrast, corrected=None if np.isnan(p) else float(p))
-            contrasts.append(replace(known, verdict=_verdict(part.attribute, known)))
-        made.append(replace(part, contrasts=tuple(contrasts)))
-    return made
+def _told(attribute: str, contrast: Contrast, corrected: float | None) -> Contrast:
+    known = replace(contrast, corrected=corrected)
+    return replace(known, verdict=_verdict(attribute, known))
 
 
 def _verdict(attribute: str, contrast: Contrast) -> str:
@@ -252,3 +337,57 @@ def _verdict(attribute: str, contrast: Contrast) -> str:
         f"an effect of {detectable:.2f} standard deviations" if detectable is not None else "no effect of known size"
     )
     return f"No association with {what} was detected among negatives; {could} could have been detected with 80 % power."
+
+
+def _outcome(
+    found: Predictions, measure: ImageValues, attribute: Attribute, adjust: Sequence[str], seed: int
+) -> ValueOutcome:
+    patient = found.patient
+    used = measure.rows & np.isfinite(measure.values)
+    known = used & (attribute.codes >= 0)
+    levels = tuple(
+        _level(name, measure.values, known & (attribute.codes == number), patient, found.unit, seed)
+        for number, name in enumerate(attribute.levels)
+    )
+    held = {**measure.held, **attribute.covariates(found.table, adjust)}
+    gaps = []
+    for number in attribute.contrasted:
+        difference = mean_difference(
+            measure.values[known],
+            attribute.codes[known] == number,
+            patient[known],
+            {name: column[known] for name, column in held.items()},
+        )
+        gaps.append(Gap(attribute.levels[number], difference, None, ""))
+    unknown = int((used & (attribute.codes < 0)).sum())
+    return ValueOutcome(measure.name, attribute.name, tuple(held), unknown, levels, tuple(gaps))
+
+
+def _level(
+    name: str, values: NDArray[np.float64], rows: NDArray[np.bool_], patient: NDArray[np.object_], unit: str, seed: int
+) -> Level:
+    count = int(rows.sum())
+    if count == 0:
+        return Level(name, 0, 0, Estimate.absent("no such image", unit=unit))
+    patients = identify(patient[rows])
+    measured = {"mean": Measured(mean_over_folds(values[rows], patients), patients.count, "no such image")}
+    return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
+
+
+def _told_of_values(outcome: ValueOutcome, gap: Gap, p: float | None) -> Gap:
+    """The gap with its p and associational words; nothing is ever called free of bias."""
+    return replace(gap, corrected=p, verdict=_value_verdict(outcome, gap, p))
+
+
+def _value_verdict(outcome: ValueOutcome, gap: Gap, p: float | None) -> str:
+    """Associational words; nothing is ever called free of bias."""
+    what = f"{outcome.attribute} = {gap.level}"
+    found = gap.difference
+    if p is None or found.value is None or found.low is None or found.high is None:
+        return f"{outcome.name}: cannot be said for {what} ({found.reason or 'it has no spread'})."
+    if p < ALPHA:
+        way = "higher" if found.value > 0 else "lower"
+        near, far = sorted((abs(found.low), abs(found.high)))
+        return f"{outcome.name} is {way} with {what} by {abs(found.value):.3g} [{near:.3g}, {far:.3g}]: an association."
+    could = f"one of {found.detectable:.3g} could have been detected with 80 % power"
+    return f"{outcome.name}: no difference with {what} was detected; {could}."

@@ -1,157 +1,196 @@
-"""The subgroup report as tables of words: one page, or Markdown."""
+"""The subgroup report as sections: one page, Markdown, JSON and the terminal say the same."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from evalfm.analysis.bias import ALPHA, SHOWN, AttributeReport, Bias, Contrast, Stratum
-from evalfm.analysis.bias_values import Gap, ValueBias
+from evalfm.analysis.bias import ALPHA, SHOWN, AttributeReport, Bias, Contrast, Gap, Stratum, ValueBias, ValueOutcome
 from evalfm.analysis.figures import describe, p_words
-from evalfm.analysis.pages import render
+from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.details import curve_drawings, curves_table, decodability_table
+from evalfm.analysis.report.tables import Signed, Table, Told, Value, plain_markdown, table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.fixed_label import Effect
 from evalfm.statistics.subgroups import StratumGap
 
 TITLE = "Subgroups and shortcuts"
 MOST_COLUMNS = 4
 """Models compared."""
-_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|[\\|`*]|\](?=\()")
-"""What of a name or level, which may come from others, Markdown would take for HTML, a cell, code, stress or a link."""
+QUESTION = (
+    "Does the score depend on the attribute when the label is fixed? The test is among images without the finding: "
+    "there a score that looks at the finding alone has no reason to differ. All statements are associations."
+)
+LEVELS = (
+    "Within each level, at the threshold that belongs to each image, where there is one (~ interval approximate: few "
+    "patients of a class)"
+)
+FIXED = "At fixed label: how well the score tells the attribute (.5: not at all), and the adjusted difference"
+ACROSS = (
+    "Across levels (descriptive: severity alone can move these). AUROC at the level minus elsewhere, p uncorrected, "
+    "and what would have been detected with 80 % power. Conflicting pairs: positives elsewhere against negatives at "
+    "the level; aligned pairs: positives at the level against negatives elsewhere (so named for a level that goes with "
+    "the finding; for one that goes against it they change places); balanced: label and attribute made independent by "
+    "weights."
+)
 
 
-def bias_page(
-    reports: Sequence[Bias],
-    values: Sequence[ValueBias] = (),
-    decoded: Sequence[Decoded] = (),
-    curves: Sequence[Curve] = (),
-    absent: Sequence[str] = (),
-) -> str:
-    """One HTML page for several models, those of scores and those of masks and measurements.
+@dataclass(frozen=True)
+class BiasReport:
+    """Several models, those of scores and those of masks and measurements, and what was made to look for shortcuts.
 
-    ``absent`` says which models could not be reported, and why.
+    Attributes:
+        absent: which models could not be reported, and why.
     """
-    return render(
-        "bias.html",
-        title=TITLE,
-        metrics=[name.upper() if name.startswith("au") else name for name in SHOWN],
-        cautions=cautions_of(reports, values),
-        adjusted=adjusted_words(reports),
-        summary=summary(reports),
-        value_summary=[{"name": name, "cells": cells} for name, cells in value_summary(values)],
-        reports=[_report(report) for report in reports],
-        values=[_values(report) for report in values],
-        decoded=decodability_table("decoded", decoded) if decoded else None,
-        curves=curves_table("curves", curves) if curves else None,
-        drawings=curve_drawings(curves),
-        absent=absent,
-    )
 
+    scores: Sequence[Bias] = ()
+    values: Sequence[ValueBias] = ()
+    decoded: Sequence[Decoded] = ()
+    curves: Sequence[Curve] = ()
+    absent: Sequence[str] = ()
 
-def cautions_of(reports: Sequence[Bias], values: Sequence[ValueBias]) -> list[str]:
-    """What must stand beside the figures, each once."""
-    every: list[Bias | ValueBias] = [*reports, *values]
-    return sorted({caution for report in every for caution in report.cautions})
+    @property
+    def cautions(self) -> list[str]:
+        """What must stand beside the figures, each once."""
+        every: list[Bias | ValueBias] = [*self.scores, *self.values]
+        return sorted({caution for report in every for caution in report.cautions})
 
+    @property
+    def adjusted(self) -> str:
+        """What the tests of scores are adjusted for, to be put behind them; nothing where that is nothing."""
+        named = ", ".join(self.scores[0].adjusted_for if self.scores else ())
+        return f", adjusted for {named}" if named else ""
 
-def summary(reports: Sequence[Bias]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: each model's effect among negatives in words, by attribute and level.
+    @cached_property
+    def leaning(self) -> Table:
+        """Each model's effect among negatives in words, by attribute and level.
 
-    A column per model; of many models, or of one with many labels, a row.
-    """
-    rows: dict[str, list[str]] = {}
-    for number, report in enumerate(reports):
-        for part in report.parts:
-            for contrast in part.contrasts:
-                cells = rows.setdefault(f"{part.attribute} = {contrast.level}", ["–"] * len(reports))
-                cells[number] = effect_words(contrast.fixed[0].effect, contrast.corrected)
-    models = [report.model for report in reports]
-    if len(reports) <= MOST_COLUMNS:
-        return ["attribute", *models], [[name, *cells] for name, cells in rows.items()]
-    turned = [[model, *(cells[place] for cells in rows.values())] for place, model in enumerate(models)]
-    return ["model", *rows], turned
-
-
-def adjusted_words(reports: Sequence[Bias]) -> str:
-    """What the tests of scores are adjusted for, to be put behind them; nothing where that is nothing."""
-    named = ", ".join(reports[0].adjusted_for if reports else ())
-    return f", adjusted for {named}" if named else ""
-
-
-def value_summary(values: Sequence[ValueBias]) -> list[tuple[str, list[str]]]:
-    """Per value, attribute and level, each model's difference in words."""
-    rows: dict[str, list[str]] = {}
-    for number, report in enumerate(values):
-        for outcome in report.outcomes:
-            for gap in outcome.gaps:
-                name = f"{outcome.name}, {outcome.attribute} = {gap.level}"
-                cells = rows.setdefault(name, ["–"] * len(values))
-                _, difference, p, _ = _gap(gap)
-                cells[number] = difference if gap.corrected is None else f"{difference}, p {p}"
-    return list(rows.items())
-
-
-def effect_words(effect: Effect, corrected: float | None) -> str:
-    """An effect in standard deviations with its corrected p."""
-    if effect.standardised is None:
-        return "–"
-    return f"{effect.standardised:+.2f}, p {p_words(corrected)}"
-
-
-def bias_markdown(
-    reports: Sequence[Bias],
-    values: Sequence[ValueBias] = (),
-    decoded: Sequence[Decoded] = (),
-    curves: Sequence[Curve] = (),
-    absent: Sequence[str] = (),
-) -> str:
-    """The summary and the verdicts, for a pull request or a notebook."""
-    lines = [f"# {TITLE}", ""]
-    lines += [f"> {plain_markdown(caution)}" for caution in (*cautions_of(reports, values), *absent)]
-    if reports:
-        header, rows = summary(reports)
-        header, rows = [*map(plain_markdown, header)], [[*map(plain_markdown, row)] for row in rows]
-        lines += ["", "| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        lines += ["| " + " | ".join(row) + " |" for row in rows]
-        lines += [
-            "",
-            "Difference of the score's logit among images without the finding, in standard deviations"
-            f"{adjusted_words(reports)};",
-            "p after Benjamini and Hochberg over all levels. Associations only.",
+        A column per model; of many models, or of one with many labels, a row.
+        """
+        found = [
+            {f"{part.attribute} = {each.level}": effect_cell(each) for part in report.parts for each in part.contrasts}
+            for report in self.scores
         ]
-    if values:
-        lines += ["", "| value, attribute | " + " | ".join(plain_markdown(each.model) for each in values) + " |"]
-        lines += ["|---" * (1 + len(values)) + "|"]
-        lines += [
-            "| " + " | ".join(map(plain_markdown, [name, *cells])) + " |" for name, cells in value_summary(values)
+        caption = (
+            "Difference of the score's logit at the level against all other levels, among images without the finding, "
+            f"in standard deviations of that score{self.adjusted}; p corrected over all levels (Benjamini and "
+            "Hochberg)."
+        )
+        models = [report.model for report in self.scores]
+        if len(models) <= MOST_COLUMNS:
+            return _side_by_side("leaning", "attribute", models, found, caption)
+        names = list(dict.fromkeys(name for each in found for name in each))
+        rows = [[model, *map(each.get, names)] for model, each in zip(models, found, strict=True)]
+        return table("leaning", ["model", *names], rows, caption)
+
+    @cached_property
+    def differences(self) -> Table:
+        """Per value, attribute and level, each model's difference in words."""
+        found = [
+            {f"{of.name}, {of.attribute} = {gap.level}": _difference(gap) for of in report.outcomes for gap in of.gaps}
+            for report in self.values
         ]
-        lines += ["", "Mean at the level minus elsewhere, adjusted as the report says; p after Benjamini and Hochberg."]
-    lines.append("")
-    for report in reports:
-        lines += [f"## {plain_markdown(report.model)}", ""]
-        lines += [f"- {plain_markdown(sentence)}" for sentence in sentences(report)]
+        caption = (
+            "Mean at the level minus mean elsewhere, adjusted as each table below says; p corrected within the model "
+            "(Benjamini and Hochberg)."
+        )
+        return _side_by_side("differences", "value and attribute", [each.model for each in self.values], found, caption)
+
+    @property
+    def verdicts(self) -> list[tuple[str, str, list[str]]]:
+        """Per model its name, on whom it was tested, and what can be said, those of scores first."""
+        of_scores = [
+            (each.model, f"{each.images} images, {each.patients} {each.unit}", sentences(each)) for each in self.scores
+        ]
+        return of_scores + [(each.model, f"{each.images} images", value_sentences(each)) for each in self.values]
+
+    @property
+    def shortcuts(self) -> list[str]:
+        """A sentence per probe for an attribute and per shortcut curve."""
+        return [*map(_decoded_words, self.decoded), *map(_curve_words, self.curves)]
+
+    @property
+    def sections(self) -> list[Section]:
+        """The page from top to bottom."""
+        made = []
+        if self.scores:
+            in_words = [Section(each.model, points=sentences(each)) for each in self.scores]
+            made.append(Section(words=QUESTION))
+            made.append(Section("In words", sections=in_words))
+            made.append(Section("Which model leans on what", tables=[("", self.leaning)]))
+        if self.values:
+            made.append(Section("Whose masks and measurements differ", tables=[("", self.differences)]))
+        if self.decoded:
+            made.append(Section("Can the features tell it", tables=[("", decodability_table("decoded", self.decoded))]))
+        if self.curves:
+            tables = [("", curves_table("curves", self.curves))]
+            made.append(Section("Shortcut curve", drawings=curve_drawings(self.curves), tables=tables))
+        made += [_of_scores(f"scores-{number}", each) for number, each in enumerate(self.scores)]
+        made += [_of_values(f"values-{number}", each) for number, each in enumerate(self.values)]
+        return made
+
+    @property
+    def html(self) -> str:
+        """One page."""
+        return page(TITLE, self.sections, [*self.cautions, *(f"Not shown: {reason}" for reason in self.absent)])
+
+    @property
+    def markdown(self) -> str:
+        """The summary and the verdicts, for a pull request or a notebook."""
+        lines = [f"# {TITLE}", ""]
+        lines += [f"> {plain_markdown(caution)}" for caution in (*self.cautions, *self.absent)]
+        if self.scores:
+            lines += ["", *self.leaning.markdown, ""]
+            lines += [
+                "Difference of the score's logit among images without the finding, in standard deviations"
+                f"{self.adjusted};",
+                "p after Benjamini and Hochberg over all levels. Associations only.",
+            ]
+        if self.values:
+            named = replace(self.differences, header=("value, attribute", *self.differences.header[1:]))
+            lines += ["", *named.markdown, ""]
+            lines += ["Mean at the level minus elsewhere, adjusted as the report says; p after Benjamini and Hochberg."]
         lines.append("")
-    for each in values:
-        lines += [f"## {plain_markdown(each.model)}", ""]
-        lines += [f"- {plain_markdown(sentence)}" for sentence in value_sentences(each)]
-        lines.append("")
-    told_of_shortcuts = shortcut_words(decoded, curves)
-    if told_of_shortcuts:
-        lines += [
-            "## Decodability and shortcut curve",
-            "",
-            *(f"- {plain_markdown(each)}" for each in told_of_shortcuts),
-            "",
-        ]
-    return "\n".join(lines)
+        told = [(model, said) for model, _, said in self.verdicts]
+        if self.shortcuts:
+            told.append(("Decodability and shortcut curve", self.shortcuts))
+        for heading, said in told:
+            lines += [f"## {plain_markdown(heading)}", "", *(f"- {plain_markdown(each)}" for each in said), ""]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "models": [*(each.to_json() for each in self.scores), *(each.to_json() for each in self.values)],
+            "decodability": [each.to_json() for each in self.decoded],
+            "curves": [each.to_json() for each in self.curves],
+            "not_shown": list(self.absent),
+        }
 
 
-def plain_markdown(text: str) -> str:
-    """``text`` as Markdown shows it: on one line, no HTML, no cell, no link."""
-    return _MARKUP.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", " ".join(text.split()))
+def _side_by_side(
+    name: str, first: str, models: Sequence[str], found: Sequence[Mapping[str, Value]], caption: str
+) -> Table:
+    """A column per model, a row per name that any of them has."""
+    names = dict.fromkeys(each for of_model in found for each in of_model)
+    return table(name, [first, *models], [[each, *(of.get(each) for of in found)] for each in names], caption)
+
+
+def effect_cell(each: Contrast) -> Told:
+    """An effect among negatives in standard deviations with its corrected p."""
+    size = each.fixed[0].effect.standardised
+    return Told("–" if size is None else f"{size:+.2f}, p {p_words(each.corrected)}", size, whole=True)
+
+
+def _difference(gap: Gap) -> Value:
+    """A difference with its interval and corrected p."""
+    found = gap.difference
+    if found.value is None:
+        return f"– ({found.reason})"
+    p = "" if gap.corrected is None else f", p {p_words(gap.corrected)}"
+    return Told(f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]{p}", found.value, whole=True)
 
 
 def value_sentences(report: ValueBias) -> list[str]:
@@ -159,115 +198,112 @@ def value_sentences(report: ValueBias) -> list[str]:
     return [*(gap.verdict for each in report.outcomes for gap in each.gaps), *report.left_out]
 
 
-def shortcut_words(decoded: Sequence[Decoded], curves: Sequence[Curve]) -> list[str]:
-    """A sentence per probe for an attribute and per shortcut curve."""
-    lines = []
-    for each in decoded:
-        baseline = "" if each.baseline is None else f"; on random weights {words(each.baseline)}"
-        lines.append(
-            f"{each.encoder} · {each.head} on {each.data}: a probe for {each.attribute} among images without "
-            f"{each.finding} has AUROC {words(each.auroc)}{baseline}."
-        )
-    for curve in curves:
-        points = ", ".join(f"{words(point.estimate)} at {point.strength:g}" for point in curve.points)
-        slope = curve.slope
-        found = (
-            f"no slope ({curve.reason})"
-            if slope is None or slope.low is None or slope.high is None
-            else (
-                f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {p_words(slope.p)}"
-            )
-        )
-        lines.append(
-            f"{curve.model}, {curve.task} on {curve.data}: with {curve.attribute} tied to the label in train the "
-            f"{curve.metric} is {points}; {found}."
-        )
-    return lines
+def _decoded_words(each: Decoded) -> str:
+    baseline = "" if each.baseline is None else f"; on random weights {words(each.baseline)}"
+    return (
+        f"{each.encoder} · {each.head} on {each.data}: a probe for {each.attribute} among images without "
+        f"{each.finding} has AUROC {words(each.auroc)}{baseline}."
+    )
 
 
-def _values(report: ValueBias) -> dict[str, Any]:
-    outcomes = [
-        {
-            "name": f"{each.name}, by {each.attribute}",
-            "held": ", ".join(each.held),
-            "unknown": each.unknown,
-            "levels": [
-                [level.level, str(level.images), str(level.patients), words(level.mean)] for level in each.levels
-            ],
-            "gaps": [_gap(gap) for gap in each.gaps],
-        }
-        for each in report.outcomes
-    ]
-    verdicts = value_sentences(report)
-    return {
-        "model": report.model,
-        "images": report.images,
-        "unit": report.unit,
-        "outcomes": outcomes,
-        "verdicts": verdicts,
-    }
+def _curve_words(curve: Curve) -> str:
+    points = ", ".join(f"{words(point.estimate)} at {point.strength:g}" for point in curve.points)
+    slope = curve.slope
+    found = (
+        f"no slope ({curve.reason})"
+        if slope is None or slope.low is None or slope.high is None
+        else f"slope {slope.value:+.3f} [{slope.low:+.3f}, {slope.high:+.3f}] per unit of phi, p {p_words(slope.p)}"
+    )
+    return (
+        f"{curve.model}, {curve.task} on {curve.data}: with {curve.attribute} tied to the label in train the "
+        f"{curve.metric} is {points}; {found}."
+    )
 
 
-def _gap(gap: Gap) -> list[str]:
-    found = gap.difference
-    if found.value is None:
-        return [gap.level, f"– ({found.reason})", "–", "–"]
-    return [
-        gap.level,
-        f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]",
-        p_words(gap.corrected),
-        f"{found.detectable:.3g}",
-    ]
+def _of_scores(anchor: str, report: Bias) -> Section:
+    header = ["level", "images", report.unit, "positive"]
+    header += [name.upper() if name.startswith("au") else name for name in SHOWN] + ["mean score − prevalence"]
+    fixed = ["level", "AUROC without the finding", "p", "AUROC with the finding", "p"]
+    fixed += ["difference in standard deviations", "p, corrected", "detectable"]
+    across = ["level", "AUROC minus elsewhere", "p", "detectable", "conflicting pairs", "aligned pairs", "gap"]
+    across += ["balanced AUROC", "drop"]
+    made = Section(report.model, counts=f"{report.images} test images, {report.patients} {report.unit}.")
+    for number, part in enumerate(report.parts):
+        name = f"{anchor}-{number}"
+        tables = [
+            table(f"{name}-levels", header, (_stratum(each, part.worst) for each in part.strata), LEVELS),
+            table(f"{name}-fixed", fixed, map(_tests, part.contrasts), FIXED),
+            table(f"{name}-across", across, map(_descriptive, part.contrasts), ACROSS),
+        ]
+        made.sections.append(_of_attribute(part.attribute, part.unknown, tables))
+    return made
 
 
-def _report(report: Bias) -> dict[str, Any]:
-    parts = [
-        {
-            "attribute": part.attribute,
-            "unknown": part.unknown,
-            "strata": [_stratum(each, part.worst) for each in part.strata],
-            "tests": [_tests(each) for each in part.contrasts],
-            "descriptive": [_descriptive(each) for each in part.contrasts],
-        }
-        for part in report.parts
-    ]
-    return {
-        "model": report.model,
-        "images": report.images,
-        "patients": report.patients,
-        "unit": report.unit,
-        "sentences": sentences(report),
-        "parts": parts,
-    }
+def _of_values(anchor: str, report: ValueBias) -> Section:
+    made = Section(report.model, counts=f"{report.images} test images.", points=value_sentences(report))
+    for number, each in enumerate(report.outcomes):
+        name = f"{anchor}-{number}"
+        rows = ((level.level, level.images, level.patients, level.mean) for level in each.levels)
+        tables = [table(f"{name}-levels", ["level", "images", report.unit, "mean"], rows), _gaps(f"{name}-gaps", each)]
+        made.sections.append(_of_attribute(f"{each.name}, by {each.attribute}", each.unknown, tables))
+    return made
 
 
-def _stratum(each: Stratum, worst: str | None) -> list[str]:
+def _of_attribute(title: str, unknown: int, tables: Sequence[Table]) -> Section:
+    counts = f"{unknown} images are unknown and in no row." if unknown else ""
+    return Section(title, counts=counts, tables=[("", each) for each in tables])
+
+
+def _gaps(name: str, outcome: ValueOutcome) -> Table:
+    held = f", adjusted for {', '.join(outcome.held)}" if outcome.held else ""
+    caption = (
+        f"Against all other levels{held}; errors clustered by patient, p corrected over the report (Benjamini and "
+        "Hochberg)"
+    )
+    rows: list[list[Value]] = []
+    for gap in outcome.gaps:
+        found = gap.difference
+        if found.value is None:
+            rows.append([gap.level, f"– ({found.reason})", None, None])
+        else:
+            size = Signed(found.value, found.low, found.high, ".3g")
+            rows.append([gap.level, size, _p(gap.corrected), Told.number(found.detectable, ".3g")])
+    return table(name, ["level", "difference", "p, corrected", "detectable"], rows, caption)
+
+
+def _p(p: float | None) -> Told | None:
+    return None if p is None else Told(p_words(p), p)
+
+
+def _stratum(each: Stratum, worst: str | None) -> list[Value]:
     level = f"{each.level} (lowest AUROC)" if each.level == worst else each.level
-    cells = [level, str(each.images), str(each.patients), f"{each.events} ({100 * each.prevalence:.1f} %)"]
-    cells += [words(each.metrics[name]) for name in SHOWN]
-    return [*cells, "–" if each.calibration_in_the_large is None else f"{each.calibration_in_the_large:+.3f}"]
+    events = Told(f"{each.events} ({100 * each.prevalence:.1f} %)", each.events)
+    measured = [each.metrics[name] for name in SHOWN]
+    calibration = Told.number(each.calibration_in_the_large, "+.3f")
+    return [level, each.images, each.patients, events, *measured, calibration]
 
 
-def _tests(each: Contrast) -> list[str]:
+def _tests(each: Contrast) -> list[Value]:
     without, with_it = each.fixed[0], each.fixed[1]
     effect = without.effect
-    adjusted = effect.reason or "–"
-    if effect.standardised is not None:
-        adjusted = f"{effect.standardised:+.2f}"
-    detectable = "–" if effect.detectable is None else f"{effect.detectable:.2f}"
-    areas = [words(without.auroc), p_words(without.p), words(with_it.auroc), p_words(with_it.p)]
-    return [each.level, *areas, adjusted, p_words(each.corrected), detectable]
+    areas: list[Value] = [without.auroc, _p(without.p), with_it.auroc, _p(with_it.p)]
+    adjusted = effect.reason if effect.standardised is None else Told.number(effect.standardised, "+.2f")
+    return [each.level, *areas, adjusted, _p(each.corrected), Told.number(effect.detectable, ".2f")]
 
 
-def _descriptive(each: Contrast) -> list[str]:
-    cross = [words(each.cross[name]) for name in ("bpsn", "bnsp", "gap")]
-    balanced = ["–" if value is None else f"{value:.3f}" for value in (each.balanced, each.drop)]
+def _descriptive(each: Contrast) -> list[Value]:
     found = each.gap
-    detectable = "–" if found.detectable is None else f"{found.detectable:.3f}"
-    return [each.level, _gap_value(found), p_words(found.p), detectable, *cross, *balanced]
+    size: Value = (
+        _gap_words(found)
+        if found.value is None or found.low is None
+        else Signed(found.value, found.low, found.high, ".3f")
+    )
+    cross = [each.cross[name] for name in ("bpsn", "bnsp", "gap")]
+    balanced = [Told.number(value, ".3f") for value in (each.balanced, each.drop)]
+    return [each.level, size, _p(found.p), Told.number(found.detectable, ".3f"), *cross, *balanced]
 
 
-def _gap_value(found: StratumGap) -> str:
+def _gap_words(found: StratumGap) -> str:
     if found.value is None:
         return f"– ({found.reason})"
     if found.low is None:
@@ -288,7 +324,7 @@ def gap_words(part: AttributeReport) -> list[str]:
             if found.p >= ALPHA
             else f"p {p_words(found.p)}, uncorrected; severity alone can do that"
         )
-        words.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_value(found)}, {ending}.")
+        words.append(f"AUROC with {part.attribute} = {each.level} minus elsewhere: {_gap_words(found)}, {ending}.")
     return words
 
 

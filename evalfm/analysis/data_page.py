@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE, p_words
-from evalfm.analysis.pages import picture_uri, render
+from evalfm.analysis.pages import Section, page, picture_uri
+from evalfm.analysis.report.tables import Table, Told, Value, table
+from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import Report
 from evalfm.data.table_one import LabelAssociation, associations, table_one
@@ -23,69 +25,95 @@ MOST_IMAGES = 8
 COLOURS = (GREEN, ORANGE, BLUE, GREY)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A picture of several images, as text for a page."""
-
-    title: str
-    uri: str
-
-
 def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) -> str:
     """The page as HTML; images only where the set's licence lets them be shown, or ``with_images`` says so.
 
     Nothing but counts, declared attributes and public ids enters it.
     """
     info = manifest.info
-    columns, rows = table_one(manifest)
-    pairs = associations(manifest)
-    shown = [(f"{h} × {w}", str(bits), count) for (h, w, bits), count in list(report.sizes.items())[:MOST_SIZES]]
     allowed = info.redistributable_images or info.synthetic or with_images
     sheets = _sheets(manifest, report) if allowed else []
     why = "None could be read." if allowed else "The set's pixels may not be shown to others; --with-images shows them."
-    return render(
-        "data.html",
-        title=f"{info.name}: what is in it",
-        info=info,
-        report=report,
-        columns=columns,
-        rows=rows,
-        sources=_by_source(info.label_source),
-        associations=[_told(pair) for pair in pairs[:MOST_PAIRS]],
-        compared=sum(pair.p is not None for pair in pairs),
-        hidden=max(0, len(pairs) - MOST_PAIRS),
-        sizes=shown,
-        more_sizes=max(0, len(report.sizes) - MOST_SIZES),
-        remarks=[remark for remark in report.remarks if remark not in info.notes],
-        sheets=sheets,
-        no_images=why,
+    remarks = [remark for remark in report.remarks if remark not in info.notes]
+    counted = Section(words=f"{report.rows} images are in the table.")
+    nothing = "" if info.notes else "Nothing was left out or changed."
+    sections = [
+        _about(info, report),
+        Section("Table 1", tables=[("", _first_table(manifest))]),
+        Section("From the source to this table", words=nothing, points=info.notes, sections=[counted]),
+        _associations(manifest),
+        Section("Sizes and depths", tables=[("", _sizes(report))]),
+        *([Section("Worth knowing", points=remarks)] if remarks else []),
+        Section("Images", words="" if sheets else why, pictures=sheets),
+    ]
+    return page(f"{info.name}: what is in it", sections)
+
+
+def _about(info: DatasetInfo, report: Report) -> Section:
+    said = [info.title or info.name, f"licence: {info.licence}", info.citation]
+    faults = len(report.faults)
+    found = Section(words=f"No fault was found in {report.rows} rows, their files, masks and pixels.")
+    if faults:
+        told = f"{faults} fault{'s' if faults > 1 else ''} to fix before use; "
+        remedy = Markup("<code>evalfm data check</code> names each with its row and remedy.")
+        found = Section(words=told + remedy, look="bad")
+    synthetic = ["Synthetic images: nothing here is about patients."] if info.synthetic else []
+    return Section(counts=" · ".join(filter(None, said)), cautions=synthetic, sections=[found])
+
+
+def _first_table(manifest: Manifest) -> Table:
+    info = manifest.info
+    columns, rows = table_one(manifest)
+    said = ["Shares are of the images whose value is known."]
+    for source in dict.fromkeys(info.label_source.values()):
+        names = ", ".join(name for name, each in info.label_source.items() if each == source)
+        said.append(f"Labels ({source}): {names}.")
+    if info.split:
+        said.append(f"Split: {info.split.rule}{f' ({info.split.note})' if info.split.note else ''}.")
+    if info.blank:
+        said.append(f"Empty label cells count as {info.blank}.")
+    if info.uncertain:
+        said.append(f"Uncertain labels (−1) count as {info.uncertain}.")
+    return table("table-1", ["", *columns], ([row.name, *row.cells] for row in rows), remarks=[" ".join(said)])
+
+
+def _associations(manifest: Manifest) -> Section:
+    title, pairs = "Which attributes go with which labels", associations(manifest)
+    if not pairs:
+        return Section(title, words="There is no attribute with levels to compare, or no label of 0 and 1.")
+    caption = (
+        "Odds ratio of the label at this level against all other known levels, 95 % interval clustered by patient; p "
+        f"corrected for all {sum(pair.p is not None for pair in pairs)} pairs (Holm). An attribute far from 1 is a "
+        "shortcut that a model may take."
     )
+    hidden = len(pairs) - MOST_PAIRS
+    where = Markup("{} more pairs, weaker than these, are in the JSON of <code>evalfm data check --json</code>.")
+    remarks = [where.format(hidden)] if hidden > 0 else []
+    header = ["label", "attribute", "at this level", "elsewhere", "odds ratio", "p"]
+    shown = table("associations", header, map(_told, pairs[:MOST_PAIRS]), caption, remarks)
+    return Section(title, tables=[("", shown)])
 
 
-def _by_source(label_source: dict[str, str]) -> list[tuple[str, str]]:
-    """Sources and the labels of each."""
-    sources = dict.fromkeys(label_source.values())
-    return [(each, ", ".join(name for name, source in label_source.items() if source == each)) for each in sources]
-
-
-def _told(pair: LabelAssociation) -> dict[str, str]:
+def _told(pair: LabelAssociation) -> list[Value]:
     odds = pair.odds
-    ratio = odds.reason or "–" if odds.value is None else f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]"
-    if odds.note:
-        ratio += " (½ added)"
-    p = p_words(pair.p)
-    return {
-        "label": pair.label,
-        "attribute": pair.attribute,
-        "level": pair.level if pair.level.startswith(">") else f"= {pair.level}",
-        "share_with": f"{100 * pair.share_with:.1f} %",
-        "share_without": f"{100 * pair.share_without:.1f} %",
-        "odds": ratio,
-        "p": p,
-    }
+    level = pair.level if pair.level.startswith(">") else f"= {pair.level}"
+    ratio: Value = odds.reason
+    if odds.value is not None:
+        added = " (½ added)" if odds.note else ""
+        ratio = Told(f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]{added}", odds.value, whole=True)
+    shares = [Told(f"{100 * share:.1f} %", share) for share in (pair.share_with, pair.share_without)]
+    p = None if pair.p is None else Told(p_words(pair.p), pair.p)
+    return [pair.label, f"{pair.attribute} {level}", *shares, ratio, p]
 
 
-def _sheets(manifest: Manifest, report: Report) -> list[Sheet]:
+def _sizes(report: Report) -> Table:
+    shown = list(report.sizes.items())
+    rows = [(f"{height} × {width}", bits, count) for (height, width, bits), count in shown[:MOST_SIZES]]
+    more = [f"and {len(shown) - MOST_SIZES} other sizes."] if len(shown) > MOST_SIZES else []
+    return table("sizes", ["height × width", "bits", "images"], rows, remarks=more)
+
+
+def _sheets(manifest: Manifest, report: Report) -> list[tuple[str, str]]:
     """Images evenly spread over the table, masked ones first; and those that look inverted."""
     marked = np.zeros(len(manifest), dtype=bool)
     for finding in manifest.findings:
@@ -98,7 +126,7 @@ def _sheets(manifest: Manifest, report: Report) -> list[Sheet]:
     return [sheet for sheet in sheets if sheet is not None]
 
 
-def _sheet(manifest: Manifest, rows: Sequence[int], title: str) -> Sheet | None:
+def _sheet(manifest: Manifest, rows: Sequence[int], title: str) -> tuple[str, str] | None:
     shown = []
     for row in rows:
         try:
@@ -127,11 +155,12 @@ def _sheet(manifest: Manifest, rows: Sequence[int], title: str) -> Sheet | None:
         axes.set_title(manifest.public_id(row), fontsize=7)
         axes.set_axis_off()
     masks = ", ".join(f"{name} {_colour(place)}" for place, name in enumerate(manifest.findings))
-    figure.suptitle(title + (f"\noutlines: {masks}" if masks else ""), fontsize=9)
+    if masks:
+        figure.suptitle(f"outlines: {masks}", fontsize=9)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "sheet.png"
         figure.savefig(path, dpi=110)
-        return Sheet(title, picture_uri(path))
+        return title, picture_uri(path)
 
 
 def _colour(place: int) -> str:

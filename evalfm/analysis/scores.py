@@ -1,9 +1,10 @@
-"""Scores of one yes-or-no question: of a run, of one label or class of it, or of a table from elsewhere."""
+"""What a model is asked image by image: scores of a yes-or-no question, of a run or any table, or values of masks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,14 @@ from evalfm.analysis.predictions import Predictions, flat, numbers_or_words, row
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
 """Kinds of task that ask a yes-or-no question, or one per label or class."""
+SUMS_TO_ONE = 1e-4
+"""How far probabilities of float32 may be from that."""
+
+Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -222,3 +228,73 @@ def _check_threshold(threshold: float | None, scores: NDArray[np.float64]) -> No
             f"{threshold:g} is no threshold of these scores, which lie between {scores.min():.3g} and "
             f"{scores.max():.3g}; give one on their scale with --threshold."
         )
+
+
+@dataclass(frozen=True)
+class ImageValues:
+    """A value per image [N], the images it is of, and what it goes with by its nature, such as Dice with the area."""
+
+    name: str
+    values: Values
+    rows: NDArray[np.bool_]
+    held: dict[str, Values]
+
+
+def values_of_images(found: Predictions, label: str | None = None) -> list[ImageValues]:
+    """What a model of masks or measurements is asked: Dice and false alarms, or errors; ``label`` keeps one mask.
+
+    Dice is of images with the finding and goes with the logarithm of the lesion's area; the predicted area is of images
+    without it. Errors of measurements go with the truth. A grade is measured by its expected number, the sum of the
+    classes' numbers times their probabilities.
+
+    Raises:
+        EvalfmError: the predictions are of another kind, or scores of grades are no probabilities.
+    """
+    table, kind = found.table, found.kind
+    if kind == "segmentation":
+        names = [name for name in found.class_names if label in (None, name)]
+        return [each for name in names for each in _masks(table, name)]
+    if kind == "regression":
+        return _errors(table["target"], table["prediction"], "absolute error", "prediction − truth")
+    if kind == "ordinal":
+        scores = table[[f"score_{name}" for name in found.class_names]].to_numpy(np.float64)
+        if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUMS_TO_ONE:
+            raise EvalfmError(
+                f"The scores of {found.source} are no probabilities, so there is no expected grade; ask a class with "
+                "--label."
+            )
+        expected = scores @ np.arange(scores.shape[1])
+        return _errors(table["target"], expected, "absolute error in grades", "expected − true grade")
+    if kind == BASE_TO_NOVEL:
+        raise EvalfmError(f"{found.source} tried its classes in halves, which has no score to ask by attribute.")
+    raise EvalfmError(f"{found.source} answers a {kind} task, which is reported by its labels and has no errors.")
+
+
+def _masks(table: Any, name: str) -> list[ImageValues]:
+    area = table[f"area_true_{name}"].to_numpy(np.float64)
+    there = area > 0
+    logarithm = np.log(np.where(there, area, 1.0))
+    return [
+        ImageValues(
+            f"Dice of {name} where it is there",
+            table[f"dice_{name}"].to_numpy(np.float64),
+            there,
+            {"log area": logarithm},
+        ),
+        ImageValues(
+            f"predicted area of {name} where it is not",
+            table[f"area_predicted_{name}"].to_numpy(np.float64),
+            area == 0,
+            {},
+        ),
+    ]
+
+
+def _errors(target: Any, prediction: Any, size: str, signed: str) -> list[ImageValues]:
+    truth = np.asarray(target, dtype=np.float64)
+    error: Values = np.asarray(prediction, dtype=np.float64) - truth
+    every = np.isfinite(truth)
+    return [
+        ImageValues(size, np.abs(error), every, {"truth": truth}),
+        ImageValues(signed, error, every, {"truth": truth}),
+    ]

@@ -87,19 +87,8 @@ def bias(
     """
     from dataclasses import replace
 
-    from evalfm.analysis.bias import bias_of_questions
-    from evalfm.analysis.bias_page import (
-        adjusted_words,
-        bias_markdown,
-        bias_page,
-        cautions_of,
-        sentences,
-        shortcut_words,
-        summary,
-        value_sentences,
-        value_summary,
-    )
-    from evalfm.analysis.bias_values import bias_of_values
+    from evalfm.analysis.bias import bias_of_questions, bias_of_values
+    from evalfm.analysis.bias_page import BiasReport
     from evalfm.analysis.scores import asks_questions, predictions_of_table, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.analysis.table import model_names
@@ -154,46 +143,39 @@ def bias(
     if absent and not reports and not values:
         raise next(iter(absent.values()))
     not_shown = [f"{name}: {error}" for name, error in absent.items()]
+    report = BiasReport(reports, values, decoded, curves, not_shown)
     if html is not None:
-        write_atomically(html, bias_page(reports, values, decoded, curves, not_shown).encode())
+        write_atomically(html, report.html.encode())
     if markdown is not None:
-        write_atomically(markdown, bias_markdown(reports, values, decoded, curves, not_shown).encode())
+        write_atomically(markdown, report.markdown.encode())
     if json:
-        of_models = [*(report.to_json() for report in reports), *(each.to_json() for each in values)]
-        emit_json(
-            {
-                "models": of_models,
-                "decodability": [each.to_json() for each in decoded],
-                "curves": [each.to_json() for each in curves],
-                "not_shown": not_shown,
-            }
-        )
+        emit_json(report.to_json())
         return
     if reports:
-        header, rows = summary(reports)
-        shown = f"score's difference in standard deviations{adjusted_words(reports)}, corrected p"
-        print_rows(f"Among images without the finding: {shown}", header, rows)
-    for report in reports:
-        typer.echo(f"{report.model}: {report.images} images, {report.patients} {report.unit}")
-        for sentence in sentences(report):
-            typer.echo(f"  {sentence}")
+        shown = f"score's difference in standard deviations{report.adjusted}, corrected p"
+        print_rows(f"Among images without the finding: {shown}", report.leaning.header, report.leaning.texts)
+    _tell(report.verdicts[: len(reports)])
     if values:
-        rows = [[name, *cells] for name, cells in value_summary(values)]
         title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
-        print_rows(title, ["value and attribute", *(each.model for each in values)], rows)
-    for each in values:
-        typer.echo(f"{each.model}: {each.images} images")
-        for sentence in value_sentences(each):
-            typer.echo(f"  {sentence}")
-    for sentence in shortcut_words(decoded, curves):
-        typer.echo(sentence)
-    for reason in not_shown:
-        typer.echo(f"Not shown: {reason}")
-    for caution in cautions_of(reports, values):
-        typer.echo(f"  {caution}")
+        print_rows(title, report.differences.header, report.differences.texts)
+    _tell(report.verdicts[len(reports) :])
+    lines = [
+        *report.shortcuts,
+        *(f"Not shown: {reason}" for reason in not_shown),
+        *(f"  {each}" for each in report.cautions),
+    ]
+    for line in lines:
+        typer.echo(line)
     for written in (html, markdown):
         if written is not None:
             typer.echo(f"Wrote {written}")
+
+
+def _tell(verdicts: Sequence[tuple[str, str, list[str]]]) -> None:
+    for model, counts, sentences in verdicts:
+        typer.echo(f"{model}: {counts}")
+        for sentence in sentences:
+            typer.echo(f"  {sentence}")
 
 
 def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:

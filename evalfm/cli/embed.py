@@ -119,7 +119,7 @@ def _similarity(encoders: list[str], data: str | None, options: dict[str, Any], 
         return
     found = quality_tables(0, content)
     for heading, table in found.tables:
-        print_rows(heading, table.header, [[cell.text for cell in row] for row in table.cells])
+        print_rows(heading, table.header, table.texts)
     typer.echo(found.words)
     for caution in found.cautions:
         typer.echo(f"  {caution}")

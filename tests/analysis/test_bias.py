@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from evalfm.analysis.bias import bias, bias_of_questions
-from evalfm.analysis.bias_page import bias_markdown, bias_page, summary
+from evalfm.analysis.bias_page import BiasReport
 from evalfm.analysis.scores import questions_of_run, scores_of_run, scores_of_table
 from evalfm.analysis.table import model_names
 from evalfm.cli.app import app
@@ -151,7 +151,7 @@ def test_scores_of_different_heads_are_never_ranked_together(tmp_path: Path) -> 
 def test_pages_tell_the_same_and_escape(tmp_path: Path) -> None:
     table = predictions(effect=1.0).assign(ward=lambda each: np.where(each["sex"] == "F", "<b>1</b>", "2"))
     reports = [bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube", "ward", "sex*age:65"])]
-    page, text = bias_page(reports), bias_markdown(reports)
+    page, text = BiasReport(reports).html, BiasReport(reports).markdown
     assert "&lt;b&gt;1&lt;/b&gt;" in page
     assert "<b>1" not in page
     effect = reports[0].parts[0].contrasts[0].fixed[0].effect
@@ -170,18 +170,18 @@ def test_what_the_strata_differ_by_is_told_with_what_could_have_been_found(tmp_p
     areas = {each.level: each.metrics["auroc"].value for each in part.strata}
     assert part.worst == min(areas, key=lambda level: areas[level])
     assert gap.value == pytest.approx(areas["M"] - areas["F"])
-    assert f"not detected; one of {gap.detectable:.3f} could have been detected" in bias_markdown([report])
-    assert f"<td>{part.worst} (lowest AUROC)</td>" in bias_page([report])
+    assert f"not detected; one of {gap.detectable:.3f} could have been detected" in BiasReport([report]).markdown
+    assert f">{part.worst} (lowest AUROC)</td>" in BiasReport([report]).html
     crossed = bias(scores_of_run(make_run(tmp_path, table, encoder="x")), ["sex*age:50"])
-    assert rf"The lowest AUROC by sex\*age:50 is that of {crossed.parts[0].worst}." in bias_markdown([crossed])
-    assert "standard deviations, adjusted for age;" in bias_markdown([report])
+    assert rf"The lowest AUROC by sex\*age:50 is that of {crossed.parts[0].worst}." in BiasReport([crossed]).markdown
+    assert "standard deviations, adjusted for age;" in BiasReport([report]).markdown
     # Constant scores: every stratum lies at .5, and nothing has a width of zero.
     flat = bias(scores_of_run(make_run(tmp_path, table.assign(score_ptx=0.3), encoder="c")), ["sex"])
     assert (flat.parts[0].contrasts[0].gap.low, flat.parts[0].contrasts[0].gap.high) == (None, None)
-    assert "+0.000 [no interval]" in bias_page([flat])
-    assert "[0.500, 0.500]" not in bias_page([flat])
+    assert "+0.000 [no interval]" in BiasReport([flat]).html
+    assert "[0.500, 0.500]" not in BiasReport([flat]).html
     few = predictions(120)
-    assert "] ~</td>" in bias_page([bias(scores_of_run(make_run(tmp_path, few, encoder="few")), ["sex"])])
+    assert "] ~</td>" in BiasReport([bias(scores_of_run(make_run(tmp_path, few, encoder="few")), ["sex"])]).html
 
 
 def test_the_verb(tmp_path: Path) -> None:
@@ -342,9 +342,11 @@ def test_the_verb_asks_one_label_or_all(tmp_path: Path) -> None:
 def test_many_models_stand_below_one_another(tmp_path: Path) -> None:
     run = make_run(tmp_path, labelled(400), kind="multilabel", classes=LABELS)
     reports = bias_of_questions(questions_of_run(run), ["chest_tube"])
-    header, rows = summary(reports)
-    assert header == ["attribute", *(report.model for report in reports)]
-    turned_header, turned = summary([*reports, *reports])
-    assert turned_header == ["model", "chest_tube = 1"]
+    shown = BiasReport(reports).leaning
+    header, rows = shown.header, shown.texts
+    assert list(header) == ["attribute", *(report.model for report in reports)]
+    other = BiasReport([*reports, *reports]).leaning
+    turned_header, turned = other.header, other.texts
+    assert list(turned_header) == ["model", "chest_tube = 1"]
     assert [row[1] for row in turned[:3]] == rows[0][1:]
-    assert [row[0] for row in turned[:3]] == header[1:]
+    assert [row[0] for row in turned[:3]] == list(header[1:])

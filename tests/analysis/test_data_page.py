@@ -66,7 +66,7 @@ def test_the_page_says_what_the_set_holds_and_nothing_private(data: Manifest) ->
     page = data_page(data, check(data))
     assert "8 (33.3 %)" in page
     assert "3 rows were left out." in page
-    assert re.search(r"<td>ptx</td><td class=\"text\">view = AP</td>\s*<td>88.9 %</td><td>0.0 %</td>", page)
+    assert re.search(r">ptx</td><td [^>]*>view = AP</td><td [^>]*>88.9 %</td><td [^>]*>0.0 %</td>", page)
     assert "64 × 64" in page
     assert "toy &lt;set&gt;" in page
     assert not any(word in page for word in ("Smith", "secret-", "private", str(data.folder), "<img", "://"))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from evalfm.analysis.bias import bias
-from evalfm.analysis.bias_page import bias_markdown, bias_page
+from evalfm.analysis.bias_page import BiasReport
 from evalfm.analysis.data_page import data_page
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import scores_of_run
@@ -35,7 +35,7 @@ def pages(folder: Path, squares: Manifest) -> dict[str, str]:
     run = leaning(folder)
     report = bias(scores_of_run(run), ["sex"])
     images = data_page(squares, check(squares), with_images=True)
-    return {"report": report_page([run], HOSTILE), "bias": bias_page([report]), "data": images}
+    return {"report": report_page([run], HOSTILE), "bias": BiasReport([report]).html, "data": images}
 
 
 def test_every_page_allows_itself_nothing_but_its_own_script(tmp_path: Path, squares: Manifest) -> None:
@@ -82,7 +82,7 @@ def test_no_page_asks_anybody_for_anything_even_were_an_escape_forgotten(tmp_pat
 
 def test_a_summary_in_markdown_keeps_its_rows_whatever_a_model_is_called(tmp_path: Path) -> None:
     run = leaning(tmp_path)
-    text = bias_markdown([bias(scores_of_run(run), ["sex"])])
+    text = BiasReport([bias(scores_of_run(run), ["sex"])]).markdown
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in rows} == {3}
     headings = [line for line in text.splitlines() if line.startswith("#")]

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.bias import bias_of_values
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.svg import Chart, ChartAxis, spanning
@@ -388,7 +388,8 @@ def test_tasks_of_several_classes_are_compared_and_told_by_class(tmp_path: Path,
     assert any(heading.startswith("AUROC of each") for heading, _ in section.drawings)
     assert ("with the finding" in section.counts) is False
     if kind == "multilabel":
-        ((model, verdicts),) = section.verdicts
+        ((told,),) = (each.sections for each in section.sections)
+        model, verdicts = told.title, told.points
         assert model == "strong · linear"
         assert [each.split(":")[0] for each in verdicts[:-1]] == ["effusion"]
         assert verdicts[-1].startswith("Of 3 questions, a class by a level each, 3 could be tested and 1 found")
@@ -402,7 +403,7 @@ def test_tasks_of_several_classes_are_compared_and_told_by_class(tmp_path: Path,
     assert [list(row[2:6]) for row in answers.rows] == expected.tolist()
     assert [row[1] for row in answers.rows] == expected.sum(axis=1).tolist()
     assert [row[6] for row in answers.rows] == pytest.approx(np.diag(expected) / expected.sum(axis=1))
-    assert len(section.verdicts) == (1 if kind == "multiclass" else 2)
+    assert len(section.sections[0].sections) == (1 if kind == "multiclass" else 2)
 
 
 def test_the_methods_name_the_tests_that_were_made(tmp_path: Path) -> None:

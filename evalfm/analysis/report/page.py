@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.pages import render
+from markupsafe import Markup
+
+from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.section import ReportSection, few_shot_sections, quality_tables
+from evalfm.analysis.report.section import few_shot_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
-from evalfm.analysis.report.task import FAULTS, sections, why
+from evalfm.analysis.report.task import FAULTS, TaskReport, sections, why
 from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
+
+NO_CLAIM = "Features are measured here, not devices: nothing in this report is a clinical claim."
 
 
 def report_page(
@@ -34,32 +39,50 @@ def report_page(
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
     cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
-    reports = sections(runs)
-    return render(
-        "report.html",
-        title=title,
-        cautions=cautions,
-        sections=reports,
-        others=_others(features, episodes),
-        provenance=_provenance(runs),
-        notes=_notes(runs),
-        methods=methods_paragraph(runs, compared=any(section.pairs for section in reports)),
-        checklists=[each for each in CHECKLISTS if each != SUBGROUPS or any(section.verdicts for section in reports)],
-        left_to_authors=LEFT_TO_AUTHORS,
-        citations=sorted({run.record.data.citation for run in runs if run.record.data.citation}),
+    tasks = sections(runs)
+    summary = [Section(words=Markup("<b>{}.</b> {}").format(each.title, each.words)) for each in tasks]
+    summary.append(Section(words=NO_CLAIM, look="quiet"))
+    shown = [
+        Section("Summary", sections=summary),
+        *(replace(each, words="") for each in tasks),
+        *_others(features, episodes),
+        _methods(runs, tasks),
+        _provenance(runs),
+    ]
+    return page(title, shown, cautions)
+
+
+def _methods(runs: Sequence[Run], tasks: Sequence[TaskReport]) -> Section:
+    covered: list[list[Value]] = [
+        [*each] for each in CHECKLISTS if each != SUBGROUPS or any(section.sections for section in tasks)
+    ]
+    caption = "What this report covers of two checklists"
+    checklists = table("checklists", ["in this report", "heading or item"], covered, caption, [LEFT_TO_AUTHORS])
+    citations = sorted({run.record.data.citation for run in runs if run.record.data.citation})
+    return Section(
+        "Methods",
+        "methods",
+        words=methods_paragraph(runs, compared=any(section.pairs for section in tasks)),
+        sections=[Section(words=f"Data: {'; '.join(citations)}.")] if citations else [],
+        tables=[("", checklists)],
     )
 
 
-def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
-    found: list[ReportSection] = []
+def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[Section]:
+    found: list[Section] = []
     try:
         found += few_shot_sections(episodes)
     except FAULTS as error:
-        found.append(ReportSection("Few-shot episodes", [], f"This section could not be made: {why(error)}", []))
+        found.append(Section("Few-shot episodes", words=f"This section could not be made: {why(error)}"))
     return found + [quality_tables(number, each) for number, each in enumerate(features)]
 
 
-def _provenance(runs: Sequence[Run]) -> Table:
+def _provenance(runs: Sequence[Run]) -> Section:
+    tables = [("Runs", _made(runs)), ("Notes of single runs", _notes(runs))]
+    return Section("Provenance", "provenance-section", tables=tables)
+
+
+def _made(runs: Sequence[Run]) -> Table:
     header = ["encoder", "task", "head", "adaptation", "seed", "run", "weights", "features", "split", "commit"]
     header += ["device", "precision", "seconds"]
     rows: list[list[Value]] = []
@@ -92,10 +115,9 @@ def write_tables(
     episodes: Sequence[EpisodeRun] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
-    found = [each for section in sections(runs) for _, each in [*section.tables, *section.folded]]
-    found += [each for section in _others(features, episodes) for _, each in section.tables]
+    shown = [*sections(runs), *_others(features, episodes), _provenance(runs)]
     paths = []
-    for each in [*found, _provenance(runs), _notes(runs)]:
+    for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"
         write_atomically(path, each.csv.encode())
         paths.append(path)

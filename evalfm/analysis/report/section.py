@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
-
 from evalfm.analysis.few_shot import by_cohort, encoder_names
+from evalfm.analysis.pages import Section
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.tables import Table, Value, table
+from evalfm.analysis.report.tables import Value, table
 from evalfm.cards import read_json
 from evalfm.cautions import ON_TOP, SYNTHETIC, sentences
 from evalfm.episodes import CHANCE, EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
-
-@dataclass(frozen=True)
-class ReportSection:
-    """Title, cautions, a paragraph, and drawings and tables with their headings."""
-
-    title: str
-    cautions: list[str]
-    words: str
-    tables: list[tuple[str, Table]]
-    drawings: list[tuple[str, Markup]] = field(default_factory=list)
-
-
 METRIC = "macro AUROC"
 
 
-def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[ReportSection]:
+def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Section]:
     """A section for each task and cohort among ``runs``, in their order."""
     return [_section(number, *found) for number, found in enumerate(by_cohort(runs))]
 
 
-def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> ReportSection:
+def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> Section:
     encoders = encoder_names(runs)
     notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.cautions))
     flags = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
@@ -64,7 +50,7 @@ def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> ReportSectio
     if rest:
         tables.append(("Notes of the episodes", table(f"episodes-{number}-notes", ["note"], rest)))
     drawings = [] if drawing is None else [(f"{METRIC} against the shots of each class", drawing)]
-    return ReportSection(f"Few-shot episodes: {name}", flags, words, tables, drawings)
+    return Section(f"Few-shot episodes: {name}", cautions=flags, words=words, tables=tables, drawings=drawings)
 
 
 FEATURES = "features.json"
@@ -88,7 +74,7 @@ def read_features(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def quality_tables(number: int, content: Mapping[str, Any]) -> ReportSection:
+def quality_tables(number: int, content: Mapping[str, Any]) -> Section:
     """The section of one ``features.json``."""
     cautions = [SYNTHETIC.sentence] if content["synthetic"] else []
     cautions += [
@@ -115,4 +101,4 @@ def quality_tables(number: int, content: Mapping[str, Any]) -> ReportSection:
     if pairs:
         header = ["one", "other", "CKA", "shared neighbours"]
         tables.append(("How alike two encoders see", table(f"features-{number}-pairs", header, pairs)))
-    return ReportSection(f"Feature quality on {content['data']}", cautions, words, tables)
+    return Section(f"Feature quality on {content['data']}", cautions=cautions, words=words, tables=tables)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.bias import Bias, bias_of_questions
-from evalfm.analysis.bias_page import effect_words
-from evalfm.analysis.bias_values import ValueBias, bias_of_values
+from evalfm.analysis.bias import Bias, ValueBias, bias_of_questions, bias_of_values
+from evalfm.analysis.bias_page import effect_cell
 from evalfm.analysis.figures import p_words
+from evalfm.analysis.pages import Section
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
-from evalfm.analysis.scores import LabelScores, asks_questions, questions_of_run
+from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
@@ -23,47 +23,35 @@ MOST_MODELS = 4
 """The best ones; of a task of many labels or classes the best one alone, all of its labels."""
 
 
-@dataclass
-class Subgroups:
-    """Tables with their headings, verdicts per model, and what could not be shown and why."""
-
-    tables: list[tuple[str, Table]] = field(default_factory=list)
-    verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-
-
-def subgroups(anchor: str, best: Sequence[Line]) -> Subgroups:
-    """By the attributes that the task's card names; ``anchor`` begins the tables' names."""
-    made = Subgroups()
+def add_subgroups(made: Section, best: Sequence[Line]) -> None:
+    """By the attributes that the task's card names: tables, verdicts per model, and what cannot be shown and why."""
     lines = [line for line in best if not line.baseline][:MOST_MODELS]
     by = _attributes(made, lines[0].runs[0]) if lines else []
     if not by:
-        return made
+        return
     if not asks_questions(lines[0].runs[0]):
-        _add_values(made, anchor, lines, by)
-        return made
+        _add_values(made, lines, by)
+        return
     if lines[0].runs[0].record.task.kind != "binary":
         lines = lines[:1]
-    models: list[tuple[Line, list[LabelScores]]] = []
+    by_line = []
     for line in lines:
         try:
-            models.append((line, questions_of_run(line.runs[0], model=charts.name_of(line))))
-        except EvalfmError as error:
-            made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-    by_line = []
-    for line, questions in models:
-        try:
-            by_line.append((line, bias_of_questions(questions, by)))
+            by_line.append((line, bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by)))
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
     if by_line:
-        made.tables.append(_strata(f"{anchor}-strata", *by_line[0]))
-        made.tables.append(_leaning(f"{anchor}-leaning", [report for _, reports in by_line for report in reports]))
-    made.verdicts += [(charts.name_of(line), _verdicts(reports)) for line, reports in by_line]
-    return made
+        made.tables.append(_strata(f"{made.anchor}-strata", *by_line[0]))
+        made.tables.append(_leaning(f"{made.anchor}-leaning", [report for _, reports in by_line for report in reports]))
+    _add_verdicts(made, [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in by_line])
 
 
-def _attributes(made: Subgroups, run: Run) -> list[str]:
+def _add_verdicts(made: Section, models: list[Section]) -> None:
+    if models:
+        made.sections.append(Section("Subgroups and shortcuts in words", sections=models))
+
+
+def _attributes(made: Section, run: Run) -> list[str]:
     """Those of the card that the test images can be parted by; the others are said with the reason."""
     test = run.test_predictions()
     found = []
@@ -78,7 +66,7 @@ def _attributes(made: Subgroups, run: Run) -> list[str]:
     return found
 
 
-def _add_values(made: Subgroups, anchor: str, lines: Sequence[Line], by: Sequence[str]) -> None:
+def _add_values(made: Section, lines: Sequence[Line], by: Sequence[str]) -> None:
     of_values: list[ValueBias] = []
     for line in lines:
         name = charts.name_of(line)
@@ -87,9 +75,12 @@ def _add_values(made: Subgroups, anchor: str, lines: Sequence[Line], by: Sequenc
         except EvalfmError as error:
             made.absent.append(f"Subgroups of {name}: {error}")
     if of_values:
-        made.tables.append(_levels(f"{anchor}-strata", of_values[0]))
-        made.tables.append(_gaps(f"{anchor}-differences", of_values))
-    made.verdicts += [(each.model, [gap.verdict for of in each.outcomes for gap in of.gaps]) for each in of_values]
+        made.tables.append(_levels(f"{made.anchor}-strata", of_values[0]))
+        made.tables.append(_gaps(f"{made.anchor}-differences", of_values))
+    _add_verdicts(
+        made,
+        [Section(each.model, points=[gap.verdict for of in each.outcomes for gap in of.gaps]) for each in of_values],
+    )
 
 
 def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
@@ -142,10 +133,9 @@ def _leaning(name: str, reports: Sequence[Bias]) -> tuple[str, Table]:
     for report in reports:
         for part in report.parts:
             for each in part.contrasts:
-                effect = each.fixed[0].effect
-                first: list[Value] = [f"{part.attribute} = {each.level}", report.model]
-                words = effect_words(effect, each.corrected)
-                rows.append([*first, words, effect.detectable, each.fixed[0].auroc])
+                negatives = each.fixed[0]
+                first: list[Value] = [f"{part.attribute} = {each.level}", report.model, effect_cell(each)]
+                rows.append([*first, negatives.effect.detectable, negatives.auroc])
     header = ["attribute", "model", "difference in standard deviations", "detectable", "AUROC for the attribute"]
     caption = (
         "Among images without the finding; p after Benjamini and Hochberg within a model. detectable: the difference "

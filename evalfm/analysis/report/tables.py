@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalfm.analysis.figures import describe
@@ -13,15 +14,32 @@ from evalfm.statistics.estimate import Estimate
 
 SHORT = 26
 """Letters that are never broken over two lines."""
+_MARKUP = re.compile(r"<(?=[A-Za-z/!?])|[\\|`*]|\](?=\()")
+"""What of a name or level, which may come from others, Markdown would take for HTML, a cell, code, stress or a link."""
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A difference with its interval, shown with its sign."""
+    """A difference with its interval, shown with its sign; ``digits`` such as ``".3g"`` fixes how many it has."""
 
     value: float
     low: float | None
     high: float | None
+    digits: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """A number in words of its own, which is sorted by its value; the CSV has the value, or the ``whole`` words."""
+
+    text: str
+    value: float | None
+    whole: bool = False
+
+    @classmethod
+    def number(cls, value: float | None, form: str) -> Told | None:
+        """``value`` in a format such as ``"+.2f"``."""
+        return None if value is None else cls(f"{value:{form}}", value)
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,7 @@ class Seeded:
         return line.estimate(metric) if len(line.runs) == 1 else cls(line.estimate(metric), line.sd(metric))
 
 
-Value = str | int | float | None | Estimate | Signed | Seeded
+Value = str | int | float | None | Estimate | Signed | Seeded | Told
 
 
 @dataclass(frozen=True)
@@ -62,12 +80,14 @@ class Table:
         header: a name per column.
         rows: a value per column; an estimate becomes three columns of the CSV, four where several seeds are there.
         caption: what a reader must know of it.
+        remarks: sentences below it.
     """
 
     name: str
     header: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
     caption: str = ""
+    remarks: tuple[str, ...] = ()
 
     @property
     def cells(self) -> list[list[TableCell]]:
@@ -77,10 +97,10 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """Cautions of its estimates, which are marked with ``~``, and why estimates are absent."""
+        """Cautions of its estimates, which are marked with ``~``, why estimates are absent, and the remarks."""
         every = [value.note for value in self._estimates if value.note]
         reasons = [f"–{mark} {why}" for mark, why in zip(_raised(len(self._reasons)), self._reasons, strict=True)]
-        return [*(f"~ {note}" for note in dict.fromkeys(every)), *reasons]
+        return [*(f"~ {note}" for note in dict.fromkeys(every)), *reasons, *self.remarks]
 
     @property
     def _estimates(self) -> list[Estimate]:
@@ -120,10 +140,22 @@ class Table:
                 if isinstance(value, (Estimate, Signed)):
                     line += [value.value, value.low, value.high]
                 else:
-                    line += [value, None, None] if place in wide else [value]
+                    saved = value if not isinstance(value, Told) else value.text if value.whole else value.value
+                    line += [saved, None, None] if place in wide else [saved]
                 line += [sd] if place in spread else []
             lines.append(line)
         return csv_text(names, lines)
+
+    @property
+    def texts(self) -> list[list[str]]:
+        """The rows as they are shown, as plain text."""
+        return [[cell.text for cell in row] for row in self.cells]
+
+    @property
+    def markdown(self) -> list[str]:
+        """The table as lines of Markdown."""
+        lines = [" | ".join(map(plain_markdown, line)) for line in (self.header, *self.texts)]
+        return [f"| {lines[0]} |", "|---" * len(self.header) + "|", *(f"| {line} |" for line in lines[1:])]
 
     @property
     def uri(self) -> str:
@@ -131,9 +163,16 @@ class Table:
         return f"data:text/csv;charset=utf-8;base64,{base64.b64encode(self.csv.encode()).decode()}"
 
 
-def table(name: str, header: Sequence[str], rows: Sequence[Sequence[Value]], caption: str = "") -> Table:
+def table(
+    name: str, header: Sequence[str], rows: Iterable[Sequence[Value]], caption: str = "", remarks: Sequence[str] = ()
+) -> Table:
     """A table from plain sequences."""
-    return Table(name, tuple(header), tuple(tuple(row) for row in rows), caption)
+    return Table(name, tuple(header), tuple(tuple(row) for row in rows), caption, tuple(remarks))
+
+
+def plain_markdown(text: str) -> str:
+    """``text`` as Markdown shows it: on one line, no HTML, no cell, no link."""
+    return _MARKUP.sub(lambda found: "&lt;" if found[0] == "<" else f"\\{found[0]}", " ".join(text.split()))
 
 
 def _raised(count: int) -> list[str]:
@@ -149,11 +188,13 @@ def _text(value: Value, marks: Mapping[str, str]) -> str:
         if estimate.value is None:
             return f"–{marks[str(estimate.reason)]}"
         return f"{describe(estimate, sd)} ~" if estimate.note else describe(estimate, sd)
+    if isinstance(value, Told):
+        return value.text
     if isinstance(value, Signed):
         ends = [end for end in (value.low, value.high) if end is not None]
-        digits = _digits(max(map(abs, [value.value, *ends])))
-        reach = f" [{ends[0]:+.{digits}f}, {ends[1]:+.{digits}f}]" if len(ends) == 2 else ""
-        return f"{value.value:+.{digits}f}{reach}"
+        digits = value.digits or f".{_digits(max(map(abs, [value.value, *ends])))}f"
+        reach = f" [{ends[0]:+{digits}}, {ends[1]:+{digits}}]" if len(ends) == 2 else ""
+        return f"{value.value:+{digits}}{reach}"
     if isinstance(value, float):
         return f"{value:.{_digits(abs(value))}f}"
     return f"{value:,}" if isinstance(value, int) else value
@@ -167,6 +208,6 @@ def _digits(size: float) -> int:
 def _order(value: Value) -> str:
     """Numbers as they are, words as they are, what is absent as nothing (which sorts last)."""
     value = value.estimate if isinstance(value, Seeded) else value
-    if isinstance(value, (Estimate, Signed)):
+    if isinstance(value, (Estimate, Signed, Told)):
         return "" if value.value is None else repr(value.value)
     return "" if value is None else repr(value) if isinstance(value, (int, float)) else value

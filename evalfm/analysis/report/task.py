@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from evalfm.analysis.choose import choose
 from evalfm.analysis.cohort import by_cohort, cohort_names
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.figures import p_words
-from evalfm.analysis.pages import picture_uri
+from evalfm.analysis.pages import Section, picture_uri
 from evalfm.analysis.pairing import over_seeds
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.details import (
@@ -29,7 +29,7 @@ from evalfm.analysis.report.details import (
     splits_table,
     templates_table,
 )
-from evalfm.analysis.report.subgroups import subgroups
+from evalfm.analysis.report.subgroups import add_subgroups
 from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, table
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
@@ -57,32 +57,10 @@ def why(error: Exception) -> str:
 
 
 @dataclass
-class TaskReport:
-    """What the page shows of one task.
+class TaskReport(Section):
+    """The section of one task, whose ``words`` are the answer; ``pairs`` of lines were compared."""
 
-    Attributes:
-        anchor: unique on the page.
-        words: the answer in a paragraph.
-        cautions: to stand at the top.
-        tables, drawings: in order, each with its heading; ``folded`` tables unfold by a click.
-        pictures: PNG as URIs, with what they show.
-        pairs: of lines that were compared.
-        verdicts: of the subgroups, per model.
-        absent: what could not be shown, and why.
-    """
-
-    anchor: str
-    title: str
-    counts: str
-    words: str
-    cautions: list[str]
     pairs: int = 0
-    tables: list[tuple[str, Table]] = field(default_factory=list)
-    folded: list[tuple[str, Table]] = field(default_factory=list)
-    drawings: list[tuple[str, Markup]] = field(default_factory=list)
-    pictures: list[tuple[str, str]] = field(default_factory=list)
-    verdicts: list[tuple[str, list[str]]] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -107,18 +85,18 @@ def _whole_section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
         return _section(number, runs, cohort)
     except FAULTS as error:
         reason = f"This section could not be made: {why(error)}"
-        return TaskReport(f"task-{number}", f"{runs[0].task} on {cohort}", "", reason, [])
+        return TaskReport(f"{runs[0].task} on {cohort}", f"task-{number}", words=reason)
 
 
 def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     whole = _on_all_labels(plain_runs(runs))
     (summary,) = task_tables(whole)
     made = TaskReport(
-        f"task-{number}",
         f"{summary.task} on {cohort}",
+        f"task-{number}",
         f"{summary.title} {summary.unit_counts}.",
-        "",
         list(summary.cautions),
+        leading=1,
     )
     try:
         choice = choose(whole, summary.task)
@@ -149,10 +127,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     with made.part("Shortcuts"):
         _add_shortcuts(made, runs)
     with made.part("Subgroups"):
-        strata = subgroups(made.anchor, best)
-        made.tables += strata.tables
-        made.verdicts += strata.verdicts
-        made.absent += strata.absent
+        add_subgroups(made, best)
     parts: tuple[tuple[str, Callable[[], Table]], ...] = (
         ("What an image costs the encoders", lambda: costs_table(f"{made.anchor}-costs", best)),
         ("Who was trained on and tested", lambda: splits_table(f"{made.anchor}-splits", whole[0])),

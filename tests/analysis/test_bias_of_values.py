@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias_page import bias_markdown, bias_page, value_summary
-from evalfm.analysis.bias_values import bias_of_values
+from evalfm.analysis.bias import bias_of_values
+from evalfm.analysis.bias_page import BiasReport
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.statistics.association import mean_difference
@@ -73,14 +73,14 @@ def test_several_models_stand_side_by_side(tmp_path: Path) -> None:
         bias_of_values(make_run(tmp_path, masks(drop=drop), kind="segmentation", encoder=name), ["chest_tube"])
         for name, drop in (("one", 0.0), ("two", 0.15))
     ]
-    rows = dict(value_summary(reports))
+    rows = {row[0]: row[1:] for row in BiasReport(values=reports).differences.texts}
     cells = rows["Dice of ptx where it is there, chest_tube = 1"]
     for cell, report in zip(cells, reports, strict=True):
         found = report.outcomes[0].gaps[0]
         assert cell.startswith(f"{found.difference.value:+.3g} [")
     assert cells[1].endswith("p < .001")
-    assert " | ".join(cells) in bias_markdown([], reports)
-    assert bias_page([], reports).count(f"<td>{cells[0]}</td>") == 1
+    assert " | ".join(cells) in BiasReport(values=reports).markdown
+    assert BiasReport(values=reports).html.count(f">{cells[0]}</td>") == 1
 
 
 def test_errors_of_measurements(tmp_path: Path) -> None:
@@ -121,9 +121,9 @@ def test_the_verb_takes_scores_and_masks_at_once(tmp_path: Path) -> None:
 def test_pages_of_values_alone_and_refusals(tmp_path: Path) -> None:
     run = make_run(tmp_path, masks(), kind="segmentation")
     report = bias_of_values(run, ["chest_tube"])
-    assert "| attribute |" not in bias_markdown([], [report])
-    assert "no difference with chest_tube" in bias_markdown([], [report])
-    assert bias_page([], [report]).count("<h3>") == 2
+    assert "| attribute |" not in BiasReport(values=[report]).markdown
+    assert "no difference with chest_tube" in BiasReport(values=[report]).markdown
+    assert BiasReport(values=[report]).html.count("<h3>") == 2
     with pytest.raises(EvalfmError, match="--by chest_tube"):
         bias_of_values(run, [])
 
