@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,10 +101,6 @@ class Bias:
     cautions: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Level:
@@ -155,9 +150,10 @@ class ValueBias:
     cautions: tuple[str, ...]
     left_out: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+    @property
+    def gaps(self) -> list[tuple[ValueOutcome, Gap]]:
+        """Every gap with what it is of."""
+        return [(outcome, gap) for outcome in self.outcomes for gap in outcome.gaps]
 
 
 def bias(scores: LabelScores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
@@ -191,7 +187,13 @@ def bias_of_questions(
     for scores, parts, (_, reasons) in zip(questions, every, possible, strict=True):
         n = len(set(scores.patient.tolist()))
         mine = tuple(
-            replace(part, contrasts=tuple(_told(part.attribute, each, next(corrected)) for each in part.contrasts))
+            replace(
+                part,
+                contrasts=tuple(
+                    replace(known := replace(each, corrected=next(corrected)), verdict=_verdict(part.attribute, known))
+                    for each in part.contrasts
+                ),
+            )
             for part in parts
         )
         facts = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
@@ -220,7 +222,14 @@ def bias_of_values(
     outcomes = [_outcome(found, each, attribute, adjust, seed) for attribute in divisions for each in measures]
     corrected = _corrected(gap.difference.p for outcome in outcomes for gap in outcome.gaps)
     told = tuple(
-        replace(each, gaps=tuple(_told_of_values(each, gap, next(corrected)) for gap in each.gaps)) for each in outcomes
+        replace(
+            each,
+            gaps=tuple(
+                replace(gap, corrected=(p := next(corrected)), verdict=_value_verdict(each, gap, p))
+                for gap in each.gaps
+            ),
+        )
+        for each in outcomes
     )
     return ValueBias(found.model, len(found.table), found.unit, told, found.cautions, tuple(reasons))
 
@@ -297,11 +306,6 @@ def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int
     )
 
 
-def _told(attribute: str, contrast: Contrast, corrected: float | None) -> Contrast:
-    known = replace(contrast, corrected=corrected)
-    return replace(known, verdict=_verdict(attribute, known))
-
-
 def _verdict(attribute: str, contrast: Contrast) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
@@ -372,11 +376,6 @@ def _level(
     patients = identify(patient[rows])
     measured = {"mean": Measured(mean_over_folds(values[rows], patients), patients.count, "no such image")}
     return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
-
-
-def _told_of_values(outcome: ValueOutcome, gap: Gap, p: float | None) -> Gap:
-    """The gap with its p and associational words; nothing is ever called free of bias."""
-    return replace(gap, corrected=p, verdict=_value_verdict(outcome, gap, p))
 
 
 def _value_verdict(outcome: ValueOutcome, gap: Gap, p: float | None) -> str:

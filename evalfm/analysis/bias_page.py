@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -89,7 +89,7 @@ class BiasReport:
     def differences(self) -> Table:
         """Per value, attribute and level, each model's difference in words."""
         found = [
-            {f"{of.name}, {of.attribute} = {gap.level}": _difference(gap) for of in report.outcomes for gap in of.gaps}
+            {f"{of.name}, {of.attribute} = {gap.level}": _difference(gap) for of, gap in report.gaps}
             for report in self.values
         ]
         caption = (
@@ -163,9 +163,9 @@ class BiasReport:
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
-            "models": [*(each.to_json() for each in self.scores), *(each.to_json() for each in self.values)],
-            "decodability": [each.to_json() for each in self.decoded],
-            "curves": [each.to_json() for each in self.curves],
+            "models": [*map(asdict, self.scores), *map(asdict, self.values)],
+            "decodability": list(map(asdict, self.decoded)),
+            "curves": list(map(asdict, self.curves)),
             "not_shown": list(self.absent),
         }
 
@@ -195,7 +195,7 @@ def _difference(gap: Gap) -> Value:
 
 def value_sentences(report: ValueBias) -> list[str]:
     """The verdicts of a report of masks or measurements, and what nothing could be said by."""
-    return [*(gap.verdict for each in report.outcomes for gap in each.gaps), *report.left_out]
+    return [*(gap.verdict for _, gap in report.gaps), *report.left_out]
 
 
 def _decoded_words(each: Decoded) -> str:
@@ -220,20 +220,26 @@ def _curve_words(curve: Curve) -> str:
     )
 
 
+MEASURED = (*(name.upper() if name.startswith("au") else name for name in SHOWN), "mean score − prevalence")
+TESTS = (
+    *("level", "AUROC without the finding", "p", "AUROC with the finding", "p"),
+    *("difference in standard deviations", "p, corrected", "detectable"),
+)
+DESCRIBED = (
+    *("level", "AUROC minus elsewhere", "p", "detectable", "conflicting pairs", "aligned pairs", "gap"),
+    *("balanced AUROC", "drop"),
+)
+
+
 def _of_scores(anchor: str, report: Bias) -> Section:
-    header = ["level", "images", report.unit, "positive"]
-    header += [name.upper() if name.startswith("au") else name for name in SHOWN] + ["mean score − prevalence"]
-    fixed = ["level", "AUROC without the finding", "p", "AUROC with the finding", "p"]
-    fixed += ["difference in standard deviations", "p, corrected", "detectable"]
-    across = ["level", "AUROC minus elsewhere", "p", "detectable", "conflicting pairs", "aligned pairs", "gap"]
-    across += ["balanced AUROC", "drop"]
     made = Section(report.model, counts=f"{report.images} test images, {report.patients} {report.unit}.")
+    strata = ["level", "images", report.unit, "positive", *MEASURED]
     for number, part in enumerate(report.parts):
         name = f"{anchor}-{number}"
         tables = [
-            table(f"{name}-levels", header, (_stratum(each, part.worst) for each in part.strata), LEVELS),
-            table(f"{name}-fixed", fixed, map(_tests, part.contrasts), FIXED),
-            table(f"{name}-across", across, map(_descriptive, part.contrasts), ACROSS),
+            table(f"{name}-levels", strata, (_stratum(each, part.worst) for each in part.strata), LEVELS),
+            table(f"{name}-fixed", TESTS, map(_tests, part.contrasts), FIXED),
+            table(f"{name}-across", DESCRIBED, map(_descriptive, part.contrasts), ACROSS),
         ]
         made.sections.append(_of_attribute(part.attribute, part.unknown, tables))
     return made
@@ -242,9 +248,9 @@ def _of_scores(anchor: str, report: Bias) -> Section:
 def _of_values(anchor: str, report: ValueBias) -> Section:
     made = Section(report.model, counts=f"{report.images} test images.", points=value_sentences(report))
     for number, each in enumerate(report.outcomes):
-        name = f"{anchor}-{number}"
         rows = ((level.level, level.images, level.patients, level.mean) for level in each.levels)
-        tables = [table(f"{name}-levels", ["level", "images", report.unit, "mean"], rows), _gaps(f"{name}-gaps", each)]
+        levels = table(f"{anchor}-{number}-levels", ["level", "images", report.unit, "mean"], rows)
+        tables = [levels, _gaps(f"{anchor}-{number}-gaps", each)]
         made.sections.append(_of_attribute(f"{each.name}, by {each.attribute}", each.unknown, tables))
     return made
 
@@ -260,47 +266,51 @@ def _gaps(name: str, outcome: ValueOutcome) -> Table:
         f"Against all other levels{held}; errors clustered by patient, p corrected over the report (Benjamini and "
         "Hochberg)"
     )
-    rows: list[list[Value]] = []
-    for gap in outcome.gaps:
-        found = gap.difference
-        if found.value is None:
-            rows.append([gap.level, f"– ({found.reason})", None, None])
-        else:
-            size = Signed(found.value, found.low, found.high, ".3g")
-            rows.append([gap.level, size, _p(gap.corrected), Told.number(found.detectable, ".3g")])
-    return table(name, ["level", "difference", "p, corrected", "detectable"], rows, caption)
+    return table(name, ["level", "difference", "p, corrected", "detectable"], map(_gap, outcome.gaps), caption)
 
 
-def _p(p: float | None) -> Told | None:
-    return None if p is None else Told(p_words(p), p)
+def _gap(gap: Gap) -> list[Value]:
+    found = gap.difference
+    if found.value is None:
+        return [gap.level, f"– ({found.reason})", None, None]
+    size = Signed(found.value, found.low, found.high, ".3g")
+    return [gap.level, size, Told.p(gap.corrected), Told.number(found.detectable, ".3g")]
 
 
 def _stratum(each: Stratum, worst: str | None) -> list[Value]:
-    level = f"{each.level} (lowest AUROC)" if each.level == worst else each.level
-    events = Told(f"{each.events} ({100 * each.prevalence:.1f} %)", each.events)
-    measured = [each.metrics[name] for name in SHOWN]
-    calibration = Told.number(each.calibration_in_the_large, "+.3f")
-    return [level, each.images, each.patients, events, *measured, calibration]
+    return [
+        f"{each.level} (lowest AUROC)" if each.level == worst else each.level,
+        each.images,
+        each.patients,
+        Told(f"{each.events} ({100 * each.prevalence:.1f} %)", each.events),
+        *(each.metrics[name] for name in SHOWN),
+        Told.number(each.calibration_in_the_large, "+.3f"),
+    ]
 
 
 def _tests(each: Contrast) -> list[Value]:
     without, with_it = each.fixed[0], each.fixed[1]
     effect = without.effect
-    areas: list[Value] = [without.auroc, _p(without.p), with_it.auroc, _p(with_it.p)]
-    adjusted = effect.reason if effect.standardised is None else Told.number(effect.standardised, "+.2f")
-    return [each.level, *areas, adjusted, _p(each.corrected), Told.number(effect.detectable, ".2f")]
+    return [
+        each.level,
+        *(without.auroc, Told.p(without.p), with_it.auroc, Told.p(with_it.p)),
+        effect.reason if effect.standardised is None else Told.number(effect.standardised, "+.2f"),
+        Told.p(each.corrected),
+        Told.number(effect.detectable, ".2f"),
+    ]
 
 
 def _descriptive(each: Contrast) -> list[Value]:
     found = each.gap
-    size: Value = (
-        _gap_words(found)
-        if found.value is None or found.low is None
-        else Signed(found.value, found.low, found.high, ".3f")
-    )
-    cross = [each.cross[name] for name in ("bpsn", "bnsp", "gap")]
-    balanced = [Told.number(value, ".3f") for value in (each.balanced, each.drop)]
-    return [each.level, size, _p(found.p), Told.number(found.detectable, ".3f"), *cross, *balanced]
+    nothing = found.value is None or found.low is None
+    return [
+        each.level,
+        _gap_words(found) if nothing else Signed(float(found.value or 0.0), found.low, found.high, ".3f"),
+        Told.p(found.p),
+        Told.number(found.detectable, ".3f"),
+        *(each.cross[name] for name in ("bpsn", "bnsp", "gap")),
+        *(Told.number(value, ".3f") for value in (each.balanced, each.drop)),
+    ]
 
 
 def _gap_words(found: StratumGap) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE, p_words
+from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE
 from evalfm.analysis.pages import Section, page, picture_uri
 from evalfm.analysis.report.tables import Table, Told, Value, table
 from evalfm.data.dataset_info import DatasetInfo
@@ -52,29 +53,34 @@ def data_page(manifest: Manifest, report: Report, *, with_images: bool = False) 
 def _about(info: DatasetInfo, report: Report) -> Section:
     said = [info.title or info.name, f"licence: {info.licence}", info.citation]
     faults = len(report.faults)
-    found = Section(words=f"No fault was found in {report.rows} rows, their files, masks and pixels.")
-    if faults:
-        told = f"{faults} fault{'s' if faults > 1 else ''} to fix before use; "
-        remedy = Markup("<code>evalfm data check</code> names each with its row and remedy.")
-        found = Section(words=told + remedy, look="bad")
+    remedy = Markup(" to fix before use; <code>evalfm data check</code> names each with its row and remedy.")
+    found = Section(words=f"{faults} fault{'s' if faults > 1 else ''}" + remedy, look="bad")
+    if not faults:
+        found = Section(words=f"No fault was found in {report.rows} rows, their files, masks and pixels.")
     synthetic = ["Synthetic images: nothing here is about patients."] if info.synthetic else []
     return Section(counts=" · ".join(filter(None, said)), cautions=synthetic, sections=[found])
 
 
 def _first_table(manifest: Manifest) -> Table:
-    info = manifest.info
-    columns, rows = table_one(manifest)
-    said = ["Shares are of the images whose value is known."]
-    for source in dict.fromkeys(info.label_source.values()):
-        names = ", ".join(name for name, each in info.label_source.items() if each == source)
-        said.append(f"Labels ({source}): {names}.")
-    if info.split:
-        said.append(f"Split: {info.split.rule}{f' ({info.split.note})' if info.split.note else ''}.")
-    if info.blank:
-        said.append(f"Empty label cells count as {info.blank}.")
-    if info.uncertain:
-        said.append(f"Uncertain labels (−1) count as {info.uncertain}.")
-    return table("table-1", ["", *columns], ([row.name, *row.cells] for row in rows), remarks=[" ".join(said)])
+    info, (columns, rows) = manifest.info, table_one(manifest)
+    labels: dict[str, list[str]] = {}
+    for name, source in info.label_source.items():
+        labels.setdefault(source, []).append(name)
+    said = [
+        "Shares are of the images whose value is known.",
+        *(f"Labels ({source}): {', '.join(names)}." for source, names in labels.items()),
+        f"Split: {info.split.rule}{f' ({info.split.note})' if info.split.note else ''}." if info.split else "",
+        info.blank and f"Empty label cells count as {info.blank}.",
+        info.uncertain and f"Uncertain labels (−1) count as {info.uncertain}.",
+    ]
+    cells = ([row.name, *map(_counted, row.cells)] for row in rows)
+    return table("table-1", ["", *columns], cells, remarks=[" ".join(filter(None, said))])
+
+
+def _counted(cell: str) -> Value:
+    """A cell of Table 1, sorted by the number at its beginning."""
+    number = re.match(r"-?\d[\d.]*(?:e[-+]\d+)?", cell)
+    return Told(cell, float(number[0]), whole=True) if number else cell
 
 
 def _associations(manifest: Manifest) -> Section:
@@ -102,8 +108,7 @@ def _told(pair: LabelAssociation) -> list[Value]:
         added = " (½ added)" if odds.note else ""
         ratio = Told(f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]{added}", odds.value, whole=True)
     shares = [Told(f"{100 * share:.1f} %", share) for share in (pair.share_with, pair.share_without)]
-    p = None if pair.p is None else Told(p_words(pair.p), pair.p)
-    return [pair.label, f"{pair.attribute} {level}", *shares, ratio, p]
+    return [pair.label, f"{pair.attribute} {level}", *shares, ratio, Told.p(pair.p)]
 
 
 def _sizes(report: Report) -> Table:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,10 +42,6 @@ class Decoded:
     difference: Difference | None
     reason: str | None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Point:
@@ -75,10 +70,6 @@ class Curve:
     points: tuple[Point, ...]
     slope: Difference | None
     reason: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
 
 
 def decodability(runs: Iterable[Run]) -> list[Decoded]:

@@ -115,8 +115,7 @@ def bias(
         if predictions is None and label is not None:
             raise EvalfmError("--label is of runs; name the columns of a table with --target and --score.")
         if predictions is None:
-            scores = scores_of_table(path, **columns, threshold=threshold)
-            beside.append([scores])
+            beside.append([scores_of_table(path, **columns, threshold=threshold)])
         elif threshold is not None:
             raise EvalfmError(
                 f"{path.name} is a run's and brings its own threshold, chosen on val; leave --threshold out."

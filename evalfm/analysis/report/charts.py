@@ -32,22 +32,33 @@ def forest(metric: str, entries: Sequence[tuple[str, Estimate, bool]]) -> Markup
     shown = [entry for entry in entries if entry[1].value is not None]
     if not shown:
         return None
-    ends = [each for _, one, _ in shown for each in (one.value, one.low, one.high) if each is not None]
-    names = [name for name, _, _ in shown]
     chart = Chart(
-        spanning(metric, ends),
+        _spanned(metric, [one for _, one, _ in shown]),
         ChartAxis("", -0.6, len(shown) - 0.4),
         f"{metric} with 95 % intervals",
         width=760,
         height=70 + 24 * len(shown),
-        rows=names,
+        rows=[name for name, _, _ in shown],
     )
     for place, (name, estimate, baseline) in enumerate(shown):
-        at, colour, hover = len(shown) - 1 - place, GREY if baseline else COLOURS[0], f"{name}: {describe(estimate)}"
-        if estimate.low is not None and estimate.high is not None:
-            chart.whisker(estimate.low, estimate.high, at, colour, hover)
-        chart.dot(float(estimate.value or 0.0), at, colour, hover, hollow=baseline)
+        _mark(chart, estimate, len(shown) - 1 - place, GREY if baseline else COLOURS[0], name, hollow=baseline)
     return chart.drawn()
+
+
+def _spanned(label: str, estimates: Sequence[Estimate]) -> ChartAxis:
+    """An axis that holds the estimates that have a value, and their intervals."""
+    shown = [each for each in estimates if each.value is not None]
+    return spanning(label, [end for one in shown for end in (one.value, one.low, one.high) if end is not None])
+
+
+def _mark(chart: Chart, one: Estimate, at: float, colour: str, name: str, *, hollow: bool) -> None:
+    """An estimate with its interval, lying at the height ``at``; nothing where it has no value."""
+    if one.value is None:
+        return
+    hover = f"{name}: {describe(one)}"
+    if one.low is not None and one.high is not None:
+        chart.whisker(one.low, one.high, at, colour, hover)
+    chart.dot(one.value, at, colour, hover, hollow=hollow)
 
 
 def roc(lines: Sequence[Line]) -> Markup:
@@ -99,17 +110,11 @@ def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Se
     None where nothing has a value.
     """
     lines = lines[:MOST_CURVES]
-    ends = [
-        end
-        for _, estimates in lines
-        for one in estimates
-        for end in (one.value, one.low, one.high)
-        if one.value is not None and end is not None
-    ]
-    if not ends:
+    every = [one for _, estimates in lines for one in estimates]
+    if not any(one.value is not None for one in every):
         return None
     chart = Chart(
-        spanning(metric, ends),
+        _spanned(metric, every),
         ChartAxis("", -0.6, len(classes) - 0.4),
         f"{metric} by class",
         width=760,
@@ -121,12 +126,7 @@ def by_class(metric: str, classes: Sequence[str], lines: Sequence[tuple[Line, Se
         chart.legend.append((name, colour, ""))
         shift = 0.7 * ((len(lines) - 1) / 2 - number) / max(len(lines), 1)
         for place, (each, one) in enumerate(zip(classes, estimates, strict=True)):
-            if one.value is None:
-                continue
-            at, hover = len(classes) - 1 - place + shift, f"{each}, {name}: {describe(one)}"
-            if one.low is not None and one.high is not None:
-                chart.whisker(one.low, one.high, at, colour, hover)
-            chart.dot(one.value, at, colour, hover, hollow=line.baseline)
+            _mark(chart, one, len(classes) - 1 - place + shift, colour, f"{each}, {name}", hollow=line.baseline)
     return chart.drawn()
 
 
@@ -186,16 +186,11 @@ def _lines(
     shown = [(name, points) for name, points in shown if points][:MOST_CURVES]
     if not shown:
         return None
-    ends = [
-        end
-        for _, points in shown
-        for _, estimate in points
-        for end in (estimate.value, estimate.low, estimate.high)
-        if end is not None
-    ]
     across = [float(at) for _, points in shown for at, _ in points]
     axis = spanning(label, across, logarithmic=logarithmic)
-    chart = Chart(axis, spanning(metric, ends), title, width=560, height=360)
+    chart = Chart(
+        axis, _spanned(metric, [one for _, points in shown for _, one in points]), title, width=560, height=360
+    )
     for (name, points), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
         ordered = sorted(points, key=lambda point: point[0])
         chart.line([(at, float(one.value or 0.0)) for at, one in ordered], colour, name, dash=dash)

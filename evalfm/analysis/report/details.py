@@ -90,12 +90,9 @@ def curves_table(name: str, curves: Sequence[Curve]) -> Table:
     rows: list[list[Value]] = []
     for curve in curves:
         at = {point.strength: point.estimate for point in curve.points}
-        slope = curve.slope
-        shown: Value = curve.reason if slope is None else Signed(slope.value, slope.low, slope.high)
-        cells: list[Value] = [at.get(each) for each in strengths]
-        images = curve.points[0].images
-        first: list[Value] = [curve.task, curve.data, curve.attribute, curve.model, images]
-        rows.append([*first, *cells, shown, p_words(None if slope is None else slope.p)])
+        first: list[Value] = [curve.task, curve.data, curve.attribute, curve.model, curve.points[0].images]
+        p = p_words(curve.slope.p if curve.slope else None)
+        rows.append([*first, *map(at.get, strengths), Signed.of(curve.slope, curve.reason), p])
     caption = (
         "Heads trained on equally many images in which the attribute goes with the label at phi, tested on images in "
         "which it does not. slope: per unit of phi, of the straight line, paired over the same test images; described, "
@@ -109,10 +106,9 @@ def decodability_table(name: str, decoded: Sequence[Decoded]) -> Table:
     header = ["attribute", "among", "data", "encoder", "head", "AUROC for it", "random weights", "minus random", "p"]
     rows: list[list[Value]] = []
     for each in decoded:
-        found = each.difference
-        shown: Value = each.reason if found is None else Signed(found.value, found.low, found.high)
         first: list[Value] = [each.attribute, f"{each.finding} = 0", each.data, each.encoder, each.head]
-        rows.append([*first, each.auroc, each.baseline, shown, p_words(None if found is None else found.p)])
+        p = p_words(each.difference.p if each.difference else None)
+        rows.append([*first, each.auroc, each.baseline, Signed.of(each.difference, each.reason), p])
     caption = (
         "A linear probe for the attribute among images without the finding. That the features hold it says that a head "
         "could use it, not that one does."

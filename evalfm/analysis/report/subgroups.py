@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from evalfm.analysis.attributes import attributes
 from evalfm.analysis.bias import Bias, ValueBias, bias_of_questions, bias_of_values
@@ -17,6 +18,8 @@ from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
+Found = TypeVar("Found")
+
 AGE_THRESHOLD = 65
 """Threshold of ages in the report; `evalfm bias` takes any."""
 MOST_MODELS = 4
@@ -29,26 +32,38 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
     by = _attributes(made, lines[0].runs[0]) if lines else []
     if not by:
         return
-    if not asks_questions(lines[0].runs[0]):
-        _add_values(made, lines, by)
-        return
-    if lines[0].runs[0].record.task.kind != "binary":
-        lines = lines[:1]
-    by_line = []
-    for line in lines:
-        try:
-            by_line.append((line, bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by)))
-        except EvalfmError as error:
-            made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
-    if by_line:
-        made.tables.append(_strata(f"{made.anchor}-strata", *by_line[0]))
-        made.tables.append(_leaning(f"{made.anchor}-leaning", [report for _, reports in by_line for report in reports]))
-    _add_verdicts(made, [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in by_line])
-
-
-def _add_verdicts(made: Section, models: list[Section]) -> None:
+    run = lines[0].runs[0]
+    if asks_questions(run):
+        scored = _of_each(
+            made,
+            lines if run.record.task.kind == "binary" else lines[:1],
+            lambda line: bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by),
+        )
+        if scored:
+            every = [report for _, reports in scored for report in reports]
+            made.tables += [_strata(f"{made.anchor}-strata", *scored[0]), _leaning(f"{made.anchor}-leaning", every)]
+        models = [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in scored]
+    else:
+        found = _of_each(
+            made, lines, lambda line: replace(bias_of_values(line.runs[0], by), model=charts.name_of(line))
+        )
+        values = [each for _, each in found]
+        if values:
+            made.tables += [_levels(f"{made.anchor}-strata", values[0]), _gaps(f"{made.anchor}-differences", values)]
+        models = [Section(each.model, points=[gap.verdict for _, gap in each.gaps]) for each in values]
     if models:
         made.sections.append(Section("Subgroups and shortcuts in words", sections=models))
+
+
+def _of_each(made: Section, lines: Sequence[Line], report: Callable[[Line], Found]) -> list[tuple[Line, Found]]:
+    """Each line with its report; of those that have none, the reason is said."""
+    found = []
+    for line in lines:
+        try:
+            found.append((line, report(line)))
+        except EvalfmError as error:
+            made.absent.append(f"Subgroups of {charts.name_of(line)}: {error}")
+    return found
 
 
 def _attributes(made: Section, run: Run) -> list[str]:
@@ -66,23 +81,6 @@ def _attributes(made: Section, run: Run) -> list[str]:
     return found
 
 
-def _add_values(made: Section, lines: Sequence[Line], by: Sequence[str]) -> None:
-    of_values: list[ValueBias] = []
-    for line in lines:
-        name = charts.name_of(line)
-        try:
-            of_values.append(replace(bias_of_values(line.runs[0], by), model=name))
-        except EvalfmError as error:
-            made.absent.append(f"Subgroups of {name}: {error}")
-    if of_values:
-        made.tables.append(_levels(f"{made.anchor}-strata", of_values[0]))
-        made.tables.append(_gaps(f"{made.anchor}-differences", of_values))
-    _add_verdicts(
-        made,
-        [Section(each.model, points=[gap.verdict for of in each.outcomes for gap in of.gaps]) for each in of_values],
-    )
-
-
 def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
     rows: list[list[Value]] = [
         [each.name, each.attribute, level.level, level.images, level.patients, level.mean]
@@ -96,12 +94,11 @@ def _levels(name: str, values: ValueBias) -> tuple[str, Table]:
 def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
     rows: list[list[Value]] = []
     for values in of_values:
-        for each in values.outcomes:
-            for gap in each.gaps:
-                found = gap.difference
-                shown: Value = found.reason if found.value is None else Signed(found.value, found.low, found.high)
-                first: list[Value] = [each.name, f"{each.attribute} = {gap.level}", values.model]
-                rows.append([*first, shown, p_words(gap.corrected), found.detectable])
+        for each, gap in values.gaps:
+            found = gap.difference
+            shown: Value = found.reason if found.value is None else Signed(found.value, found.low, found.high)
+            first: list[Value] = [each.name, f"{each.attribute} = {gap.level}", values.model]
+            rows.append([*first, shown, p_words(gap.corrected), found.detectable])
     header = ["value", "attribute", "model", "difference", "p", "detectable"]
     caption = (
         "Mean at the level minus mean elsewhere: Dice adjusted for the logarithm of the lesion's area, errors for the "
@@ -117,10 +114,9 @@ def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]
     for report in reports:
         for part in report.parts:
             for stratum in part.strata:
-                label: list[Value] = [_class_of(report)] if several else []
-                counts: list[Value] = [stratum.images, stratum.patients, stratum.events]
+                first = [*([_class_of(report)] if several else []), part.attribute, stratum.level]
                 cells = [stratum.metrics[each] for each in metrics]
-                rows.append([*label, part.attribute, stratum.level, *counts, *cells])
+                rows.append([*first, stratum.images, stratum.patients, stratum.events, *cells])
     header = [*(["class"] if several else []), "attribute", "level", "images", reports[0].unit, "positive", *metrics]
     folds = line.runs[0].record.data.folds
     at = "At the threshold that the val of each fold chose." if folds else "At the one threshold of the run."

@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from evalfm.analysis.figures import describe
+from evalfm.analysis.figures import describe, p_words
 from evalfm.analysis.table import Line
 from evalfm.data.atomic import csv_text
+from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 
 SHORT = 26
@@ -27,6 +28,11 @@ class Signed:
     high: float | None
     digits: str = ""
 
+    @classmethod
+    def of(cls, found: Difference | None, reason: str | None = None) -> Signed | str | None:
+        """A difference; the ``reason`` where there is none."""
+        return reason if found is None else cls(found.value, found.low, found.high)
+
 
 @dataclass(frozen=True)
 class Told:
@@ -40,6 +46,11 @@ class Told:
     def number(cls, value: float | None, form: str) -> Told | None:
         """``value`` in a format such as ``"+.2f"``."""
         return None if value is None else cls(f"{value:{form}}", value)
+
+    @classmethod
+    def p(cls, value: float | None) -> Told | None:
+        """A p value."""
+        return None if value is None else cls(p_words(value), value)
 
 
 @dataclass(frozen=True)
@@ -120,30 +131,15 @@ class Table:
     @property
     def csv(self) -> str:
         """The table with every digit; estimates as ``name``, ``name_low`` and ``name_high``."""
-        wide = {
-            place
+        columns = [
+            dict.fromkeys(["", *(end for row in self.rows for end in _saved(row[place]))])
+            for place in range(len(self.header))
+        ]
+        names = [f"{name}{end}" for name, ends in zip(self.header, columns, strict=True) for end in ends]
+        lines = [
+            [_saved(value).get(end) for value, ends in zip(row, columns, strict=True) for end in ends]
             for row in self.rows
-            for place, value in enumerate(row)
-            if isinstance(value, (Estimate, Signed, Seeded))
-        }
-        spread = {place for row in self.rows for place, value in enumerate(row) if isinstance(value, Seeded)}
-        names: list[str] = []
-        for place, name in enumerate(self.header):
-            names += [name, f"{name}_low", f"{name}_high"] if place in wide else [name]
-            names += [f"{name}_sd"] if place in spread else []
-        lines: list[list[object]] = []
-        for row in self.rows:
-            line: list[object] = []
-            for place, value in enumerate(row):
-                sd = value.sd if isinstance(value, Seeded) else None
-                value = value.estimate if isinstance(value, Seeded) else value
-                if isinstance(value, (Estimate, Signed)):
-                    line += [value.value, value.low, value.high]
-                else:
-                    saved = value if not isinstance(value, Told) else value.text if value.whole else value.value
-                    line += [saved, None, None] if place in wide else [saved]
-                line += [sd] if place in spread else []
-            lines.append(line)
+        ]
         return csv_text(names, lines)
 
     @property
@@ -198,6 +194,15 @@ def _text(value: Value, marks: Mapping[str, str]) -> str:
     if isinstance(value, float):
         return f"{value:.{_digits(abs(value))}f}"
     return f"{value:,}" if isinstance(value, int) else value
+
+
+def _saved(value: Value) -> dict[str, object]:
+    """What the CSV has of a value, by how the names of its columns end."""
+    if isinstance(value, Seeded):
+        return {**_saved(value.estimate), "_sd": value.sd}
+    if isinstance(value, (Estimate, Signed)):
+        return {"": value.value, "_low": value.low, "_high": value.high}
+    return {"": value if not isinstance(value, Told) else value.text if value.whole else value.value}
 
 
 def _digits(size: float) -> int:

@@ -43,7 +43,6 @@ from evalfm.analysis.table import (
 from evalfm.errors import EvalfmError
 from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
-from evalfm.statistics.comparison import Difference
 
 SMALLER = ("shots", "val_shots", "label_fraction")
 FAULTS = (EvalfmError, ValueError, ArithmeticError)
@@ -166,7 +165,7 @@ def _compared(name: str, found: Comparison) -> Table:
         rank = None if each.rank is None else f"{each.rank[0]:g}–{each.rank[1]:g}"
         group = "baseline" if each.baseline else "best" if each.in_best_set else ""
         row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
-        rows.append([*row, _difference(each.difference), p_words(each.p), rank, each.detectable, group])
+        rows.append([*row, Signed.of(each.difference), p_words(each.p), rank, each.detectable, group])
     if not found.pairs:
         return table(name, header, rows, "One line that is no baseline: there is no pair to compare.")
     caption = (
@@ -176,10 +175,6 @@ def _compared(name: str, found: Comparison) -> Table:
         "80 % power; no difference found is no proof of equality. set: not significantly worse than the best."
     )
     return table(name, header, rows, caption)
-
-
-def _difference(found: Difference | None) -> Signed | None:
-    return None if found is None else Signed(found.value, found.low, found.high)
 
 
 def _metrics(name: str, summary: TaskTable) -> Table:
