@@ -13,6 +13,7 @@ from evalfm.analysis.bias_page import BiasReport
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.statistics.association import mean_difference
+from evalfm.statistics.comparison import benjamini_hochberg
 
 from .made import GRADES, class_scores, class_table, make_run
 
@@ -161,3 +162,17 @@ def test_one_of_several_masks_can_be_asked_alone(tmp_path: Path) -> None:
         "Dice of mass where it is there",
         "predicted area of mass where it is not",
     ]
+
+
+def test_p_is_corrected_over_all_values_and_levels_and_each_table_has_a_name_of_its_own(tmp_path: Path) -> None:
+    sex = np.where(np.random.default_rng(7).random(300) < 0.5, "F", "M")
+    run = make_run(tmp_path, masks(drop=0.03, alarm=0.0002).assign(sex=sex), kind="segmentation")
+    report = bias_of_values(run, ["chest_tube", "sex", "sex*chest_tube"])
+    raw = [gap.difference.p for _, gap in report.gaps]
+    corrected = [gap.corrected for _, gap in report.gaps]
+    assert len(raw) == 2 * (1 + 1 + 4)
+    assert corrected == benjamini_hochberg(raw).tolist()
+    assert corrected != raw
+    assert [gap.verdict for _, gap in report.gaps] == BiasReport(values=[report]).verdicts[0][2]
+    tables = [each.name for part in BiasReport(values=[report, report]).sections for each in part.every_table]
+    assert len(tables) == len(set(tables)) == 1 + 2 * 2 * 6
