@@ -21,7 +21,6 @@ from evalfm.cli import (
     demo,
     doctor,
     embed,
-    episodes,
     fetch,
     ls,
     predict,
@@ -105,7 +104,6 @@ def _options(
 app.command("demo")(demo.demo)
 app.command("probe")(probe.probe)
 app.command("study")(study.study)
-app.command("episodes")(episodes.episodes)
 app.command("predict")(predict.predict)
 app.command("embed")(embed.embed)
 app.command("compare")(compare.compare)

@@ -174,7 +174,7 @@ def runs(
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
 
-    tables = task_tables(runs_in([out], with_predictions=False))
+    tables = task_tables(runs_in([out], with_predictions=False, episodes=True))
     names = [each.strip() for each in (metrics or "").split(",") if each.strip()]
     if names:
         tables = [with_metrics(each, every_metric(each) if names == ["all"] else names) for each in tables]

@@ -68,6 +68,13 @@ _ENTRIES = (
         "evalfm.heads.knn:NeighbourHead",
     ),
     HeadEntry(
+        "prototypes",
+        ("binary", "multiclass", "ordinal"),
+        ("pooled",),
+        "cosine to the mean of each class, nothing chosen",
+        "evalfm.heads.knn:PrototypeHead",
+    ),
+    HeadEntry(
         "ridge",
         ("regression",),
         ("pooled",),

@@ -7,13 +7,23 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, Shard, SubsetOptions
+from evalfm.config import (
+    EPISODE_HEADS,
+    DataOptions,
+    EncoderOptions,
+    EvaluationOptions,
+    ProbeConfig,
+    Shard,
+    SubsetOptions,
+)
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads import list_heads, load_head
+from evalfm.probing.episodes import solves
+from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts
+from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts, idle_without_shots
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
 from evalfm.tasks.prompts import EXCLUSIVE, LABELS
 from evalfm.training.recipe import recipe_of
@@ -91,6 +101,9 @@ def expand(study: Study, cohorts: TaskCohorts) -> Grid:
             if subset.base_to_novel and kind not in EXCLUSIVE:
                 grid.leave_out(f"{task.name}, {subset.label}", f"{kind} has no classes to halve")
                 continue
+            if subset.episodes and kind not in EPISODE_KINDS:
+                grid.leave_out(f"{task.name}, {subset.label}", f"an image of a {kind} task is of no one class")
+                continue
             if subset.shots is not None and kind in WITHOUT_SHOTS:
                 reason = f"shots count images per class, which {kind} has not; label_fractions serve it"
                 grid.leave_out(f"{task.name}, {subset.label}", reason)
@@ -153,8 +166,14 @@ class _Row:
         options["baselines"] = baselines
         if self.cohort.card.kind not in LABELS:
             options["threshold"] = None
-        if self.subset.shots is None:
-            options["val_shots"] = None
+        options |= idle_without_shots(study, self.subset)
+        if self.subset.episodes is not None and adaptation.episodes is not None:
+            options["episodes"] = min(self.subset.episodes, adaptation.episodes)
+            if any(each.name == ONE_PASS for each in study.adaptations):
+                # Those of all episodes come with the frozen encoder.
+                options["baselines"] = "none"
+        if self.subset.episodes is None or adaptation.name != ONE_PASS or "linear" not in heads:
+            options["strength"] = None
         if adaptation.name == "scratch":
             # Every weight is drawn, whatever the encoder could start from.
             options["weights"] = None
@@ -176,6 +195,8 @@ class _Row:
             heads = self.task.heads
         elif isinstance(study.heads, dict):
             heads = study.heads.get(card.kind, card.heads)
+        elif study.heads is None and self.subset.episodes is not None:
+            heads = EPISODE_HEADS
         else:
             heads = study.heads if study.heads is not None else card.heads
         return heads if adaptation.heads is None else tuple(head for head in heads if head in adaptation.heads)
@@ -196,6 +217,11 @@ class _Row:
                 reason = "base-to-novel has classes that were never seen, which only a frozen text head can name"
             if reason is not None:
                 self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adaptation}", reason)
+                continue
+            if self.subset.episodes and adaptation == ONE_PASS and not solves(head):
+                self.grid.leave_out(
+                    f"{name}, {self.subset.label}", "it would choose on val, of which an episode has none"
+                )
                 continue
             if adaptation != ONE_PASS:
                 try:

@@ -8,12 +8,11 @@ from typing import Any
 
 from evalfm.analysis.pages import render
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.section import ReportSection, few_shot_sections, quality_tables
+from evalfm.analysis.report.section import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
-from evalfm.analysis.report.task import FAULTS, sections, why
+from evalfm.analysis.report.task import sections
 from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
-from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
@@ -22,11 +21,10 @@ def report_page(
     runs: Sequence[Run],
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
-    episodes: Sequence[EpisodeRun] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files, each a section; ``episodes`` few-shot results.
+    ``features`` holds the contents of ``features.json`` files, each a section.
 
     Raises:
         EvalfmError: there is no run.
@@ -40,7 +38,7 @@ def report_page(
         title=title,
         cautions=cautions,
         sections=reports,
-        others=_others(features, episodes),
+        others=[quality_tables(number, each) for number, each in enumerate(features)],
         provenance=_provenance(runs),
         notes=_notes(runs),
         methods=methods_paragraph(runs, compared=any(section.pairs for section in reports)),
@@ -48,15 +46,6 @@ def report_page(
         left_to_authors=LEFT_TO_AUTHORS,
         citations=sorted({run.record.data.citation for run in runs if run.record.data.citation}),
     )
-
-
-def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[ReportSection]:
-    found: list[ReportSection] = []
-    try:
-        found += few_shot_sections(episodes)
-    except FAULTS as error:
-        found.append(ReportSection("Few-shot episodes", [], f"This section could not be made: {why(error)}", []))
-    return found + [quality_tables(number, each) for number, each in enumerate(features)]
 
 
 def _provenance(runs: Sequence[Run]) -> Table:
@@ -89,11 +78,10 @@ def write_tables(
     runs: Sequence[Run],
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
-    episodes: Sequence[EpisodeRun] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     found = [each for section in sections(runs) for _, each in [*section.tables, *section.folded]]
-    found += [each for section in _others(features, episodes) for _, each in section.tables]
+    found += [each for number, content in enumerate(features) for _, each in quality_tables(number, content).tables]
     paths = []
     for each in [*found, _provenance(runs), _notes(runs)]:
         path = folder / f"{each.name}.csv"
