@@ -502,9 +502,18 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             update={name: os.path.basename(os.path.abspath(text)) for name, text in named.items()}
         ).key
 
-    def result_address(self, head: str) -> str:
-        """What the results of ``head`` are known by within one study, whichever of its cells computes them."""
-        return self.model_copy(update={"heads": (head,), "baselines": "none", "prompts": None}).key
+    def result_address(self, head: str | None) -> str:
+        """What the results of ``head`` are known by within one study, whichever of its cells computes them.
+
+        None stands for the heads of the task, whichever they are.
+        """
+        heads = None if head is None else (head,)
+        return self.model_copy(update={"heads": heads, "baselines": "none", "prompts": None}).key
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """``result_address`` of all that this cell measures in its own right."""
+        return frozenset(self.result_address(head) for head in self.heads or (None,))
 
     def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
         """The same on ``machine``, with ``changes`` of folder and force."""

@@ -213,6 +213,8 @@ def _baselines(
 
     def baseline(name: str, heads: tuple[str, ...], **changes: object) -> list[HeadGroup]:
         own = frozen.model_copy(update={"encoder": name, **changes})
+        if own.result_address(None) in known.own:
+            heads = tuple(head for head in heads if head not in cohort.task.heads)
         heads = tuple(head for head in heads if own.result_address(head) not in known.own)
         return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
 

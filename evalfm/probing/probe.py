@@ -119,7 +119,7 @@ def probe(
         return _side_by_side(cases, crew, progress, times)
     config = cells[0]
     remove_leftovers(config.out)
-    known = known or Known(config.force)
+    known = known or Known(config.force, _own(cells))
     measured = times or (StageTimes() if config.profile else NO_TIMES)
     # Numbers of shots follow each other, so that one encoder serves all of them.
     warm = WarmEncoders(1 if len(cases) > 1 else 0)
@@ -149,7 +149,9 @@ def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: 
     cells = [case.config for case in cases]
     order = {cell.key: number for number, cell in enumerate(cells)}
     with crew:
-        outcomes = sorted(CrewExecutor(crew).run(cells, progress), key=lambda outcome: order[outcome.cell.key])
+        outcomes = sorted(
+            CrewExecutor(crew, own=_own(cells)).run(cells, progress), key=lambda outcome: order[outcome.cell.key]
+        )
     measured = times or (StageTimes() if cells[0].profile else NO_TIMES)
     for outcome in outcomes:
         measured.update(outcome.stages.to_json())
@@ -157,6 +159,11 @@ def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: 
         progress.say("\n".join(measured.table()))
     runs = {run.folder: run for outcome in outcomes for run in outcome.runs}
     return _all_of(list(runs.values()), {each.cell.case: each.failure for each in outcomes if each.failure})
+
+
+def _own(cells: Sequence[ProbeConfig]) -> frozenset[str]:
+    """What ``cells`` measure in their own right, which is no baseline of another, whichever comes first."""
+    return frozenset[str]().union(*(cell.own_addresses for cell in cells))
 
 
 def _all_of(runs: list[Run], failures: dict[str, Fault]) -> list[Run]:

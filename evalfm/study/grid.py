@@ -58,7 +58,7 @@ class Grid:
     @property
     def own(self) -> frozenset[str]:
         """What the cells measure in their own right, by address; for a cell of a shard that of all shards counts."""
-        return frozenset(cell.result_address(head) for cell in self.cells for head in cell.heads or ())
+        return frozenset[str]().union(*(cell.own_addresses for cell in self.cells))
 
     def of(self, shard: Shard | None) -> Grid:
         """The same with the cells of ``shard`` alone, in their order; None keeps all."""
