@@ -169,7 +169,7 @@ class Stages:
         return self.measured
 
 
-def measure(folder: Path, limit_gb: float) -> dict[str, Any]:
+def probed(folder: Path, limit_gb: float) -> dict[str, Any]:
     """The probe of the data in ``folder``, stage by stage, with its AUROC and the peak of memory."""
     if limit_gb:
         # Of what the process writes to, in memory of its own; files that are mapped do not count.
@@ -178,14 +178,14 @@ def measure(folder: Path, limit_gb: float) -> dict[str, Any]:
     stages = Stages()
     with stages.stage("import"):
         from evalfm.heads.linear import LinearHead
-        from evalfm.probing import fitting, head_group, labelled, pictures, recording
+        from evalfm.probing import fitting, head_group, labelled, measure, pictures, recording
         from evalfm.probing import probe as probing
 
-    stages.wrap(probing, "load_cohort", "manifest and checks")
-    stages.wrap(probing, "make_splits", "split")
+    stages.wrap(measure, "load_cohort", "manifest and checks")
+    stages.wrap(measure, "make_splits", "split")
     stages.wrap(labelled, "data_key", "keys of data and facts")
     stages.wrap(labelled, "facts_key", "keys of data and facts")
-    stages.wrap(probing, "open_session", "embeddings read and joined")
+    stages.wrap(measure, "open_session", "embeddings read and joined")
     stages.wrap(LinearHead, "fit", "24 C fitted, one chosen")
     stages.wrap(fitting, "_score", "scores, threshold, temperature")
     stages.wrap(head_group, "predictions_table", "predictions and record")
@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child is not None:
-        print(json.dumps(measure(options.child, options.limit_gb)))
+        print(json.dumps(probed(options.child, options.limit_gb)))
         return
     by_rows = {}
     for rows in sorted(options.rows):

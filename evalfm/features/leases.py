@@ -147,6 +147,9 @@ class LeaseFolder:
 class Leases:
     """The leases that one extraction holds; a context manager that gives all of them back.
 
+    Attributes:
+        refused: whether it was here that the folder turned out to know no hard links.
+
     >>> import tempfile
     >>> folder = LeaseFolder(Path(tempfile.mkdtemp()) / "leases")
     >>> with Leases(folder) as mine, Leases(folder) as others:
@@ -156,6 +159,7 @@ class Leases:
 
     def __init__(self, folder: LeaseFolder) -> None:
         """Nothing is made before a lease is taken."""
+        self.refused = False
         self._folder = folder
         self._held: dict[int, list[str]] = {}
         self._owner: _Owner | None = None
@@ -215,6 +219,10 @@ class Leases:
         try:
             self.release(list(self._held))
             with contextlib.suppress(OSError):
+                # An interrupt may have come between the making of a lease and its being noted.
+                for name, number in names_in(self._folder.path).items():
+                    if number == self._owner.number and LEASE.fullmatch(name):
+                        self._remove(name)
                 # Taken over like any other, so that nobody loses what he takes at this moment.
                 self.release(self.claim(dict.fromkeys(self._others(), 1), BUCKETS))
                 self._folder.remove_dead_owners()
@@ -236,6 +244,11 @@ class Leases:
         lease = self._folder.path / name
         try:
             os.link(self._owner.path, lease)
+        except FileNotFoundError:
+            # Somebody took this process for dead, or removed the folder: it begins anew.
+            self._owner.close()
+            self._owner = _Owner(self._folder.path)
+            return self._make(name)
         except FileExistsError:
             # A network file system may say so of the lease that it has just made, when the answer was lost.
             return self._is_own(lease)
@@ -243,6 +256,7 @@ class Leases:
             if error.errno not in _NO_LINKS:
                 raise
             self._folder.divides = False
+            self.refused = True
             return False
         return True
 

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from evalfm.features.readers import PreparedBatch
     from evalfm.features.segment_writer import SegmentWriter
 
+NO_LEASES = (
+    "The feature store lies on a file system without hard links: several processes that encode the same images at once "
+    "do not divide them."
+)
 IN_FLIGHT = 2
 """Batches that a GPU works on before the first of them is looked at."""
 
@@ -301,7 +305,8 @@ def extract(
     work, started = Work(), time.perf_counter()
     with ExitStack() as stack:
         # Given back when the writers have committed or dropped their rows.
-        plan = ExtractionPlan(items, batch_size, to, stack.enter_context(Leases(to.cache.leases)))
+        leases = stack.enter_context(Leases(to.cache.leases))
+        plan = ExtractionPlan(items, batch_size, to, leases)
         pooled_writer = stack.enter_context(to.cache.pooled.writer())
         map_writer = stack.enter_context(to.cache.maps.writer()) if to.store_maps else None
         batches = pipeline.encode(
@@ -327,6 +332,8 @@ def extract(
             for writer in (map_writer, pooled_writer):
                 if writer is not None:
                     writer.flush()
+        if leases.refused:
+            progress.say(NO_LEASES)
     return Extraction(work + Work(seconds=time.perf_counter() - started), plan.left)
 
 

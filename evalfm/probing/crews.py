@@ -35,7 +35,9 @@ def crew_for_cells(machine: MachineOptions, cells: Sequence[ProbeConfig]) -> Cre
         resolve(machine.devices)
         machine = machine.model_copy(update={"devices": "auto"})
     data = [name for cell in cells for name in (cell.data or cell.task, cell.test_data)]
-    return crew_for(machine, out=cells[0].out, data=data, memory_bytes=max(map(_memory_bytes, cells)))
+    # On this machine nobody asks, and an encoder may be an object whose name is no card's.
+    needed = BASE_BYTES if machine.executor == "local" else max(map(_memory_bytes, cells))
+    return crew_for(machine, out=cells[0].out, data=data, memory_bytes=needed)
 
 
 def crew_for(

@@ -27,6 +27,11 @@ class Crew(Protocol):
         """What each worker is called where one speaks of it, such as ``GPU 1``; as many as there are workers."""
         ...
 
+    @property
+    def where(self) -> str:
+        """How many workers there are, and where, in words."""
+        ...
+
     def send(self, worker: int, job: Job) -> None:
         """Let an idle worker begin with ``job``; returns at once."""
         ...

@@ -53,7 +53,7 @@ class Fault:
     trace: str | None = None
 
     @classmethod
-    def of(cls, error: Exception) -> Fault:
+    def of(cls, error: BaseException) -> Fault:
         """What ``error`` says; of a mistake of the user's all of it, of another its first line and the place."""
         if isinstance(error, EvalfmError):
             return cls(type(error).__name__, str(error))
@@ -143,16 +143,19 @@ class Told:
 
 
 def perform(job: Job, worker: Worker) -> Message:
-    """Make the call; its end, which is ``Returned`` or ``Raised``. A keyboard's interrupt goes through."""
+    """Make the call; its end, which is ``Returned`` or ``Raised``. A keyboard's interrupt goes through.
+
+    A job that would end its process, as code of the user's may, has failed like any other.
+    """
     module, _, name = job.function.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
         return Returned(function(worker, **job.arguments))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return Raised(Fault.of(error))
 
 
-def _frames(error: Exception) -> str:
+def _frames(error: BaseException) -> str:
     """Where ``error`` happened: a line for each call, with no path of this machine and no value."""
     lines = []
     for frame in traceback.extract_tb(error.__traceback__):

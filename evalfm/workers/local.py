@@ -74,6 +74,11 @@ class LocalCrew:
         return tuple(name_of(device, position) for position, device in enumerate(self._devices))
 
     @property
+    def where(self) -> str:
+        """Such as ``2 workers on this machine``."""
+        return f"{len(self._devices)} workers on this machine"
+
+    @property
     def process_ids(self) -> tuple[int, ...]:
         """The system's number of each process that is there."""
         return tuple(process.id for process in self._processes.values())

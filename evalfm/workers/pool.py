@@ -72,6 +72,7 @@ class Pool:
         Raises:
             EvalfmError: no worker is left and none can be started.
         """
+        self._progress.say(self._crew.where)
         waiting = [_Task(job, number) for number, job in enumerate(jobs)]
         tries = [0] * len(jobs)
         open_jobs = set(range(len(jobs)))

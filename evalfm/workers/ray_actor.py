@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from evalfm.errors import EvalfmError
 from evalfm.workers.job import Job, Lost, Message, Raised, Returned
 from evalfm.workers.local import LocalCrew
 from evalfm.workers.shared_folders import SharedFolders, answer
@@ -39,7 +40,16 @@ class RayWorker:
         return answer(folders, name)
 
     def prepare(self, processes_here: int, folder: Path | None) -> None:
-        """Start the process in ``folder``; it shares its node with the other workers there."""
+        """Start the process in ``folder``; it shares its node with the other workers there.
+
+        Raises:
+            EvalfmError: the folder is not there, or the process does not start.
+        """
+        if folder is not None and not folder.is_dir():
+            raise EvalfmError(
+                f"The working folder {folder} is not there on a node of the Ray cluster; start evalfm in one that all "
+                "nodes see at the same path."
+            )
         self._crew = LocalCrew((self._device,), processes_here, folder)
         self._crew.__enter__()
 

@@ -23,7 +23,10 @@ ANSWER_SECONDS = 30.0
 """How long a cluster may take to admit a process; Ray itself would wait for many minutes."""
 OBJECT_STORE_BYTES = 100 * 2**20
 """Of a cluster that is started here: messages are small, and nothing else goes that way."""
-NODE_ONLY = "evalfm runs on a machine of the cluster (one joins it with `ray start --address=HOST:PORT`)"
+NODE_ONLY = (
+    "evalfm runs on a machine of the cluster (one joins it with `ray start --address=HOST:PORT`), with the same Ray "
+    "and Python"
+)
 _SETTINGS = {
     # Nothing is told to anybody.
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -279,7 +279,7 @@ class RayCrew:
         return [node for node in self._ray.nodes() if node["Alive"]]
 
     def _no_room(self, what: str, nodes: Sequence[Mapping[str, float]], there: str = "is there") -> str:
-        listed = "; ".join(map(_in_words, nodes))
+        listed = "; ".join(map(_in_words, nodes)) or "none is left"
         return (
             f"The Ray cluster {what} with {self._need} each; what {there}, by node: {listed}. Name fewer devices, ask "
             "for less, or add nodes."
@@ -293,7 +293,11 @@ def _in_words(resources: Mapping[str, float]) -> str:
 
 
 def _not_started(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    """Why, in a sentence: of what went wrong in the worker itself, else of what Ray says of it."""
+    cause = getattr(error, "cause", None) or error
+    if isinstance(cause, EvalfmError):
+        return str(cause)
+    lines = [line.strip() for line in f"{cause}\n{error}".splitlines() if line.strip()] or [type(error).__name__]
     absent = next((line for line in lines if "ModuleNotFoundError" in line or "ImportError" in line), None)
     if absent is None:
         return f"A worker of the Ray cluster ended while it started ({lines[0]}); try again."

@@ -16,7 +16,7 @@ PREFIX = ".evalfm-shared-"
 PATIENCE_SECONDS = 3.0
 """How long a network's disk may take to show a new file."""
 TOLD_IN_FULL = ("dataset.yaml", "manifest.parquet", "manifest.csv")
-"""Files of a data set whose bytes are compared; of what else lies beside them, name and size."""
+"""Files of a data set whose bytes are compared."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def answer(folders: SharedFolders, name: str) -> dict[str, str]:
     for what, digest in folders.digests.items():
         folder = Path(folders.paths[what])
         try:
-            if not folder.is_dir():
+            if not folder.exists():
                 amiss[what] = "is not there"
             elif folder_digest(folder) != digest:
                 amiss[what] = "has other contents"
@@ -102,21 +102,23 @@ def unanswered(folders: SharedFolders, name: str) -> list[str]:
 
 
 def folder_digest(folder: Path) -> str:
-    """A digest of what lies at the top of a data set: names, sizes, and the bytes of its manifest.
+    """A digest of what a data set says of itself: the bytes of its table and of ``dataset.yaml``.
+
+    Where there are none, names and sizes of what lies at the top; a million images beside a manifest are not looked at.
 
     Raises:
         OSError: it cannot be read.
     """
     digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        # What evalfm or a file system keeps for itself comes and goes.
-        if path.name.startswith("."):
-            continue
+    told = [folder] if folder.is_file() else [path for name in TOLD_IN_FULL if (path := folder / name).is_file()]
+    for path in told:
+        digest.update(f"{path.name}\0".encode(errors="surrogateescape"))
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    # What evalfm or a file system keeps for itself comes and goes.
+    for path in () if told else sorted(path for path in folder.iterdir() if not path.name.startswith(".")):
         size = path.stat().st_size if path.is_file() else 0
         digest.update(f"{path.name}\0{size}\0".encode(errors="surrogateescape"))
-        if path.name in TOLD_IN_FULL:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -308,3 +309,15 @@ def test_an_interrupted_extraction_leaves_no_lease(source, monkeypatch):
     assert source.leases.held() == {}
     monkeypatch.undo()
     source.features(range(10))
+
+
+def test_a_store_without_hard_links_is_said_once_and_works(source, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(os, "link", refuses)
+    source.features(range(5))
+    source.features(range(10))
+    assert source.encoded_images == 10
+    assert [said for said in source.said if "without hard links" in said] == source.said
+    assert len(source.said) == 1

@@ -92,6 +92,36 @@ def test_an_exception_gives_all_leases_back(folder: LeaseFolder, error: type[Bas
     assert folder.held() == {}
 
 
+def test_an_interrupt_amid_a_claim_leaves_no_lease(folder: LeaseFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def interrupted(source: Path, target: Path) -> None:
+        link(source, target)
+        if len(folder.held()) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "link", interrupted)
+    with Leases(folder) as others, Leases(folder) as held:
+        others.claim({50: 1}, 1)
+        with pytest.raises(KeyboardInterrupt):
+            held.claim(ALL, 100)
+        assert len(folder.held()) == 3
+        held.close()
+        assert folder.held().keys() == {50}
+    assert not folder.path.exists()
+
+
+def test_who_was_taken_for_dead_goes_on_under_a_new_name(folder: LeaseFolder) -> None:
+    with Leases(folder) as held:
+        held.claim({1: 1}, 1)
+        for path in folder.path.iterdir():
+            path.unlink()
+        folder.path.rmdir()
+        assert held.claim({2: 1}, 1) == [2]
+        assert names(folder) == ["0002.0"]
+    assert not folder.path.exists()
+
+
 def test_a_dead_process_of_this_machine_is_succeeded_at_once(folder: LeaseFolder) -> None:
     leave(folder, f"{machine()} {NOBODY} -", [lease_name(3, 0), lease_name(4, 2)])
     assert folder.is_any_free([3])

@@ -36,3 +36,7 @@ def test_all_is_every_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_address_is_of_a_cluster() -> None:
     with pytest.raises(EvalfmError, match="add --executor ray"):
         crew_for_cells(MachineOptions(address="ray://head:10001"), [FROZEN])
+
+
+def test_an_encoder_that_is_an_object_needs_no_card() -> None:
+    assert crew_for_cells(MachineOptions(), [ProbeConfig(encoder="no-card-of-ours", task="ptx-cls")]) is None

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from evalfm import embed, probe
+from evalfm import embed, load_encoder, probe
 from evalfm.config import EncoderConfig
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
@@ -337,6 +337,12 @@ def test_maps_that_half_precision_does_not_hold_stay_whole(
     assert arrays["map_0"].dtype == level.dtype == torch.float32
     assert level.max() > 65504
     assert torch.equal(arrays["map_0"], level)
+
+
+def test_an_encoder_may_be_an_object(squares: Manifest, home: Path, tmp_path: Path) -> None:
+    (made,) = embed(load_encoder("hog"), squares, out=tmp_path / "{encoder}.parquet", limit=4)
+    (named,) = embed("hog", squares, out=tmp_path / "named.parquet", limit=4)
+    assert (made.file.name, made.key, named.encoded_images) == ("hog.parquet", named.key, 0)
 
 
 def test_several_encoders_have_a_file_each(squares: Manifest, home: Path, tmp_path: Path) -> None:

@@ -37,6 +37,15 @@ def refuse(worker: Worker) -> None:
     raise EvalfmError("This is wrong; do that.")
 
 
+def stop(worker: Worker) -> None:
+    raise SystemExit(3)
+
+
+def leave(worker: Worker) -> None:
+    """End the process without a word."""
+    os._exit(3)
+
+
 def fail(worker: Worker) -> None:
     raise ValueError("first line\nsecond line")
 
@@ -86,5 +95,5 @@ def say_and_wait_for(worker: Worker, *, file: str) -> None:
         wait_for(worker, file=file)
 
 
-def leave(worker: Worker) -> None:
-    raise SystemExit(3)
+def work_folder(worker: Worker) -> str:
+    return os.getcwd()

@@ -20,6 +20,12 @@ def test_of_a_fault_that_is_nobodys_mistake_the_first_line_and_the_place_are_tol
     assert "second line" not in str(end.fault.trace)
 
 
+def test_a_job_that_would_end_its_process_has_failed() -> None:
+    end, _ = asked("stop")
+    assert isinstance(end, Raised)
+    assert (end.fault.error, end.fault.sentence) == ("SystemExit", "3")
+
+
 def test_a_function_that_is_not_there_is_a_fault_too() -> None:
     end, _ = asked("nothing")
     assert isinstance(end, Raised)

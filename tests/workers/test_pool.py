@@ -35,6 +35,7 @@ class Scripted:
 
     def __init__(self, workers: int, answer: Any, restartable: bool = True) -> None:
         self.names = tuple(f"worker {number}" for number in range(workers))
+        self.where = f"{workers} workers of a test"
         self.sent: list[tuple[int, str]] = []
         self.restarts: list[int] = []
         self._answer, self._restartable = answer, restartable
@@ -132,7 +133,7 @@ def test_a_lost_worker_is_started_anew_and_its_job_begun_again() -> None:
     assert [end.number for end in ends] == [0, 1]
     assert crew.sent == [(0, "one"), (0, "one"), (0, "two")]
     assert crew.restarts == [0]
-    assert shown.lines == ["worker 0 was killed; it is started anew."]
+    assert shown.lines == ["1 workers of a test", "worker 0 was killed; it is started anew."]
 
 
 def test_a_job_that_kills_every_worker_fails_and_the_others_go_on() -> None:
@@ -165,7 +166,7 @@ def test_words_and_bars_are_shown_under_the_workers_name() -> None:
     bar = [Advanced("work", done, 9) for done in (0, 4)]
     crew = Scripted(2, lambda worker, job: [Said("hello"), *bar, Advanced("work", 9, 9, ended=True), Returned(None)])
     run(crew, [job("one")], shown)
-    assert shown.lines == ["worker 0: hello"]
+    assert shown.lines == ["2 workers of a test", "worker 0: hello"]
     assert shown.bars == {"worker 0: work": 9}
     assert shown.open == 0
 

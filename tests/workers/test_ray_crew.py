@@ -296,6 +296,13 @@ def test_an_evalfm_that_does_not_load_is_told_in_a_sentence(crew: RayCrew, tmp_p
     assert len(str(caught.value)) < 300
 
 
+def test_a_worker_works_in_the_folder_that_it_is_given_and_an_absent_one_is_told(crew: RayCrew, tmp_path: Path) -> None:
+    with RayCrew(devices=("cpu",), cpus=1, folder=tmp_path) as short:
+        assert result(short, 0, "work_folder") == str(tmp_path)
+    with pytest.raises(EvalfmError, match=r"^The working folder .*absent is not there on a node"):
+        RayCrew(devices=("cpu",), cpus=1, folder=tmp_path / "absent").__enter__()
+
+
 @pytest.mark.parametrize("kind", ["written", "read"])
 def test_a_folder_that_one_node_has_for_itself_is_refused(kind: str, crew: RayCrew) -> None:
     """The path leads to the working folder of whoever asks; node two has another one than node one and the driver."""

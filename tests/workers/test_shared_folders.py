@@ -80,22 +80,22 @@ def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
     assert list((tmp_path / "made").iterdir()) == []
 
 
-def test_names_sizes_and_the_manifest_are_the_contents(tmp_path: Path) -> None:
+def test_the_table_is_the_contents_of_a_data_set_and_images_beside_it_are_not_looked_at(tmp_path: Path) -> None:
     def changed(name: str, content: str) -> bool:
         before = folder_digest(tmp_path)
         (tmp_path / name).write_text(content)
         return folder_digest(tmp_path) != before
 
+    # Without a table names and sizes count; what a file system or evalfm keeps for itself is no content.
+    assert changed("image.png", "12")
+    assert changed("image.png", "123")
+    assert not changed("image.png", "321")
+    assert not changed(".digests", "x")
     assert changed("manifest.csv", "id\n1\n")
     assert changed("manifest.csv", "id\n2\n")
     assert changed("dataset.yaml", "name: a\n")
     assert changed("dataset.yaml", "name: b\n")
-    assert changed("image.png", "12")
-    assert changed("image.png", "123")
-    # Every image is not read for this; what a file system or evalfm keeps for itself is no content.
-    assert not changed("image.png", "321")
-    assert not changed(".digests", "x")
-    (tmp_path / "images").mkdir()
-    before = folder_digest(tmp_path)
-    (tmp_path / "images").rename(tmp_path / "pictures")
-    assert folder_digest(tmp_path) != before
+    assert not changed("image.png", "1234")
+    of_file = folder_digest(tmp_path / "manifest.csv")
+    assert changed("manifest.csv", "id\n3\n")
+    assert folder_digest(tmp_path / "manifest.csv") != of_file
