@@ -266,8 +266,11 @@ def _plain(value: Any) -> Any:
     """A parameter as a value that JSON holds and that is the same in every process."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.generic):
-        return value.item()
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if hasattr(value, "get_params"):
+        # Its own parameters stand beside it.
+        value = type(value)
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return (
