@@ -67,9 +67,9 @@ def test_the_page_runs_from_top_to_bottom(
         ("stripes", "ptx-men"),
     }
     (run,) = (run for run in runs if (run.encoder, run.head) == ("hog", "lda"))
-    (score,) = (name for name in run.predictions.columns if name.startswith("score"))
+    (score,) = (name for name in run.predictions().columns if name.startswith("score"))
     again = evalfm.predict(run, "small", out=tmp_path / "predicted").table.set_index("id")[score]
-    of_run = run.predictions.set_index("id")[score]
+    of_run = run.predictions().set_index("id")[score]
     assert len(of_run) > 40
     assert again[of_run.index].to_numpy() == pytest.approx(of_run.to_numpy(), abs=1e-6)
     assert "stripes Estimate(value=0." in capsys.readouterr().out
