@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.metrics.classes import OF_CLASSES, OF_GRADES, OF_HALVES
 from evalfm.statistics.comparison import compare_means, contrast_confusions, contrast_macro_aurocs
-from evalfm.statistics.influence import METRICS
 
 CLASSES = 4
 EVEN = (0.3, 0.3, 0.2, 0.2)
@@ -91,10 +91,9 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
         "macro AUROC, labels": by_auroc(known, findings),
         "accuracy": compare_means(*(called == target[:, None]).T, patient).p,
     }
-    for metric in METRICS:
-        answers = graded if metric == "quadratic_kappa" else called
-        if metric != "accuracy":
-            found[metric] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient, folds=folds)[0].p
+    for metric in (*OF_CLASSES, OF_GRADES, *OF_HALVES):
+        answers = graded if metric is OF_GRADES else called
+        found[metric.name] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient, folds=folds)[0].p
     return found
 
 

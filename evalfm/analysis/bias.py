@@ -8,18 +8,19 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import Attribute, covariates, usable
 from evalfm.analysis.scores import LabelScores
 from evalfm.errors import EvalfmError
+from evalfm.metrics.registry import compute_metrics
+from evalfm.metrics.rows import Scored
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
 from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
-from evalfm.tasks.metrics.binary import binary_metrics
-from evalfm.tasks.metrics.inputs import Sampling
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
@@ -182,15 +183,13 @@ def _worst(strata: Sequence[Stratum]) -> str | None:
 def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int) -> Stratum:
     target, score, patient = scores.target[rows], scores.score[rows], scores.patient[rows]
     probabilities = bool(score.min() >= 0 and score.max() <= 1)
+    columns = {"patient": patient, "target": target, "score_finding": score}
+    optional = {"threshold": scores.threshold, "fold": scores.folds}
+    table = pd.DataFrame(columns | {name: of[rows] for name, of in optional.items() if of is not None})
+    scored = Scored(table, ("finding",), scores.unit == "patients", seed)
+    found = compute_metrics("binary", scored, only=SHOWN)
     missing = Estimate.absent("no threshold was given", unit=scores.unit)
-    threshold = None if scores.threshold is None else scores.threshold[rows]
-    folds = None if scores.folds is None else scores.folds[rows]
-    sampling = Sampling(folds, scores.unit, seed)
-    found = binary_metrics(target, score, patient, sampling, threshold=threshold, only=SHOWN)
-    metrics = {
-        name: missing if scores.threshold is None and name in ("sensitivity", "specificity") else found[name]
-        for name in SHOWN
-    }
+    metrics = {name: found.get(name, missing) for name in SHOWN}
     return Stratum(
         level,
         len(target),

@@ -9,13 +9,13 @@ from typing import Any
 from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare, of_cohort
 from evalfm.analysis.figures import describe, p_words
-from evalfm.analysis.paired_metrics import Aurocs, PairedMetric, paired_metric
+from evalfm.analysis.pairing import pair_tables
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.cautions import Caution, Code
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
-from evalfm.tasks.metrics.facts import metric_of
 
 
 @dataclass(frozen=True)
@@ -313,8 +313,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
     """
     table = run.test_predictions()
     kind, names = run.kind, tuple(run.record.data.class_names)
-    whole = paired_metric(kind, metric, metric, [table], names)[1]
-    facts = metric_of(metric)
+    whole = pair_tables(kind, metric, [table], names)
     found: list[tuple[float, str]] = []
     for name in declared(table, names):
         try:
@@ -325,17 +324,14 @@ def worst_stratum(run: Run, metric: str) -> str | None:
         for number, level in enumerate(attribute.levels):
             stratum = table[attribute.codes == number].reset_index(drop=True)
             try:
-                of = paired_metric(kind, metric, metric, [stratum], names)[1]
+                of = pair_tables(kind, metric, [stratum], names)
             except EvalfmError:
                 continue
-            if of.fewest < FEWEST or _classes(of) != _classes(whole):
+            # The note names the classes left out.
+            if of.fewest < FEWEST or of.measured[0].note != whole.measured[0].note:
                 continue
-            value = of.statistic(0).on_the_data()
+            value = of.measured[0].statistic.on_the_data()
             if value == value:
                 words = f"{name} = {level}: {metric} {value:.3f} on {len(stratum)} images"
-                found.append((-facts.badness(value), words))
+                found.append((-whole.metric.badness(value), words))
     return min(found)[1] if found else None
-
-
-def _classes(of: PairedMetric) -> tuple[str, ...]:
-    return of.classes if isinstance(of, Aurocs) else ()

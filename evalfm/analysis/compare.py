@@ -208,13 +208,14 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
                 None if verdicts is None or baseline else verdicts[1].get(place),
             )
         )
+    note = paired.measured(0).note
     order = sorted(range(len(entries)), key=lambda place: _order(entries[place], paired.lower_is_better))
     return Comparison(
         table.task,
         table.data,
         paired.metric,
         table.unit_counts,
-        (*table.cautions, *([] if paired.of_runs.note is None else [f"{paired.metric} {paired.of_runs.note}."])),
+        (*table.cautions, *([] if note is None else [f"{paired.metric} {note}."])),
         tuple(entries[place] for place in order),
         len(every),
         next((each.method for each in to_best.values()), "one encoder: nothing to compare"),

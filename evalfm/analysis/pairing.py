@@ -3,23 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.analysis.paired_metrics import PAIRED, PairedMetric, paired_metric
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.metrics.metric import Contrast, Metric
+from evalfm.metrics.registry import check_metrics, measurable, metrics_of
+from evalfm.metrics.rows import Rows, Scored
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Average, Patients, Statistic
-from evalfm.tasks.metrics.facts import metric_of
 
 Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PairedRuns:
+    """One metric of several runs on the same rows.
+
+    Attributes:
+        name: of the metric, of one class where the runs have several.
+        metric: itself.
+        contrast: by which the runs are paired.
+        rows: of each run.
+        measured: of each run.
+    """
+
+    name: str
+    metric: Metric
+    contrast: Contrast
+    rows: tuple[Rows, ...]
+    measured: tuple[Measured, ...]
+
+    @property
+    def fewest(self) -> int:
+        """Patients in the smallest group that it needs."""
+        first = self.measured[0]
+        return first.n if first.fewest is None else first.fewest
 
 
 @dataclass(frozen=True)
@@ -27,42 +53,46 @@ class Paired:
     """Several lines on the same test rows.
 
     Attributes:
-        metric: name of that by which they are compared.
         of_runs: the metric of every run of every line, line by line.
         seeds: runs of each line.
         unit: what counts as a patient.
     """
 
-    metric: str
-    of_runs: PairedMetric
+    of_runs: PairedRuns
     seeds: tuple[int, ...]
     unit: str
 
     @property
+    def metric(self) -> str:
+        """Name of that by which the lines are compared."""
+        return self.of_runs.name
+
+    @property
     def lower_is_better(self) -> bool:
         """Whether the metric is an error."""
-        return metric_of(self.metric).lower_is_better
+        return self.of_runs.metric.lower_is_better
 
     @property
     def patients(self) -> Patients:
         """Of the rows."""
-        return self.of_runs.rows.patients
+        return self.of_runs.rows[0].scored.patients
+
+    def _statistics(self, line: int) -> list[Statistic]:
+        first = sum(self.seeds[:line])
+        return [each.statistic for each in self.of_runs.measured[first : first + self.seeds[line]]]
 
     def statistic(self, line: int) -> Statistic:
         """The metric of a line, averaged over its seeds, as a function of patient weights."""
-        first = sum(self.seeds[:line])
-        return Average([self.of_runs.statistic(first + seed) for seed in range(self.seeds[line])], "seeds")
+        return Average(self._statistics(line), "seeds")
 
     def seed_sd(self, line: int) -> float | None:
         """Spread of the metric over the seeds of a line; None for a single one."""
-        first = sum(self.seeds[:line])
-        values = [self.of_runs.statistic(first + seed).on_the_data() for seed in range(self.seeds[line])]
+        values = [statistic.on_the_data() for statistic in self._statistics(line)]
         return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
     def measured(self, line: int) -> Measured:
         """The same with what its estimate must tell."""
-        of = self.of_runs
-        return Measured(self.statistic(line), self.patients.count, "one class is missing", of.fewest, of.note)
+        return replace(self.of_runs.measured[0], statistic=self.statistic(line), n=self.patients.count)
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
         """First minus second of each pair of lines, seeds averaged.
@@ -83,7 +113,7 @@ class Paired:
         """
         of_run = np.repeat(np.asarray(weights) / self.seeds, self.seeds, axis=1)
         try:
-            return self.of_runs.contrasts(of_run)
+            return self.of_runs.contrast.test(self.of_runs.rows, of_run)
         except ValueError as error:
             raise EvalfmError(f"The runs cannot be compared: {error}.") from None
 
@@ -101,8 +131,6 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
     """
     first = lines[0].runs[0]
     kind = first.kind
-    if kind not in PAIRED:
-        raise EvalfmError(f"{first.task} is {kind}; compare pairs tasks of kind {', '.join(PAIRED)}.")
     names = tuple(first.record.data.class_names)
     start = _tested(first)
     truth = _truth(kind, names)
@@ -111,12 +139,58 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
         tables.append(_tested(run))
         _check(first, start, run, tables[-1], truth)
     try:
-        name, of_runs = paired_metric(kind, metric, first.primary, tables, names)
+        of_runs = pair_tables(
+            kind, metric or usual_metric(kind, first.primary).name, tables, names, first.record.data.unit
+        )
     except UnknownNameError:
         raise
     except EvalfmError as error:
         raise EvalfmError(f"{first.task} cannot be compared: {error}") from None
-    return Paired(name, of_runs, tuple(len(line.runs) for line in lines), first.record.data.unit)
+    return Paired(of_runs, tuple(len(line.runs) for line in lines), first.record.data.unit)
+
+
+def pair_tables(
+    kind: str, name: str, tables: Sequence[pd.DataFrame], class_names: tuple[str, ...], unit: str = "patients"
+) -> PairedRuns:
+    """The metric ``name`` of test predictions of the same images in the same order.
+
+    Raises:
+        EvalfmError: the metric is none, cannot be paired, or there are too few patients for it.
+    """
+    every = [measurable(kind, Scored(table, class_names, unit == "patients")) for table in tables]
+    found = {each: metric.contrast for each, (metric, _) in every[0].items()}
+    able = [*(metric.name for metric in _pairable(kind)), *(each for each, contrast in found.items() if contrast)]
+    contrast = found.get(name)
+    if name not in found and name in able:
+        raise EvalfmError(f"the task has several masks per image; name one, such as --metric {name}_{class_names[0]}.")
+    if contrast is None:
+        known = list(dict.fromkeys(able))
+        try:
+            check_metrics([name], kind, class_names)
+        except UnknownNameError:
+            raise UnknownNameError(f"metric of {kind} runs that can be compared in pairs", name, known) from None
+        raise EvalfmError(
+            f"no paired test of {name} is built in; compare by {', '.join(known)}, or see it with its interval by "
+            f"`evalfm ls runs --metrics {name}`."
+        )
+    rows = tuple(contrast.prepare([of_run[name][1] for of_run in every]))
+    metric = every[0][name][0]
+    measured = []
+    for each in map(metric.measure, rows):
+        if isinstance(each, Estimate):
+            raise EvalfmError(f"{name}: {each.reason}. Test on more data, or with --folds.")
+        measured.append(each)
+    return PairedRuns(name, metric, contrast, rows, tuple(measured))
+
+
+def usual_metric(kind: str, primary: str) -> Metric:
+    """The task's ``primary`` metric where it can be paired, else the first that can."""
+    able = _pairable(kind)
+    return next((metric for metric in able if metric.name == primary), able[0])
+
+
+def _pairable(kind: str) -> list[Metric]:
+    return [metric for metric in metrics_of(kind) if metric.contrast and kind in metric.kinds]
 
 
 def _tested(run: Run) -> pd.DataFrame:

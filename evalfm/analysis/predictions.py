@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from evalfm.analysis.attributes import OF_CLASSES, OWN, declared
 from evalfm.cautions import BESIDE_FIGURES, SYNTHETIC, sentences
 from evalfm.errors import EvalfmError
+from evalfm.metrics.rows import ROWS
 from evalfm.run import MARK, Run
 from evalfm.schema_one import cautions_of
-from evalfm.tasks.kinds import METRICS
 
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
 """What other programs write into a cell that they mean to be empty."""
@@ -119,7 +119,7 @@ def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     if mark.get("schema") == 1 and isinstance(mark.get("notes"), list):
         cautions = cautions_of(mark["notes"])
     # Anybody may have written it.
-    if not isinstance(kind, str) or kind not in METRICS or not isinstance(names, list):
+    if not isinstance(kind, str) or kind not in ROWS or not isinstance(names, list):
         return None
     if not isinstance(cautions, list) or not all(isinstance(each, dict) for each in cautions):
         return None

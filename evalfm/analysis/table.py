@@ -13,10 +13,10 @@ from evalfm.analysis.series import encoder_label as encoder_label
 from evalfm.analysis.series import model_names as model_names
 from evalfm.cautions import Code, sentences
 from evalfm.errors import UnknownNameError
+from evalfm.metrics.registry import metric_of
 from evalfm.record import Record
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.metrics.facts import metric_of
 
 SHOWN_METRICS = 3
 """So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""

@@ -139,7 +139,7 @@ def print_task(table: TaskTable) -> None:
 
 def print_metrics(table: TaskTable) -> None:
     """Print one task's metrics below each other: a row per metric and line, with unit and direction."""
-    from evalfm.tasks.metrics.facts import metric_of
+    from evalfm.metrics.registry import metric_of
 
     footnotes = Footnotes()
     rows = []

@@ -44,7 +44,8 @@ class Standardisation:
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The kept features of [N, D], standardised, float64."""
         mean, scale = self.mean[self.kept], self.scale[self.kept]
-        chosen = np.empty((len(features), len(mean)))
+        # Column by column, as numpy lays out chosen columns: products round by the layout.
+        chosen = np.empty((len(features), len(mean)), order="F")
         for start in range(0, len(features), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             chosen[rows] = features[rows][:, self.kept]

@@ -23,7 +23,7 @@ from evalfm.heads.objectives import Objective
 from evalfm.heads.segmentation.light import MultiscaleHead
 from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.trained import TrainedDenseHead
-from evalfm.tasks.metrics.segmentation import PixelHistogram
+from evalfm.metrics.mask_scores import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")
 

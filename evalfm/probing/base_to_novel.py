@@ -12,6 +12,7 @@ from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head, Text
 from evalfm.heads.text.classifier import TextHead
+from evalfm.metrics.classes import HALVES
 from evalfm.probing.operating import Operating
 from evalfm.probing.recording import HeadResult
 from evalfm.probing.scoring import Scores, pooled_columns
@@ -19,7 +20,6 @@ from evalfm.probing.splits import Split
 from evalfm.statistics.classification import FEWEST_TO_HALVE, base_classes
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
-from evalfm.tasks.metrics.multiclass import OF_HALVES
 from evalfm.tasks.prompts import EXCLUSIVE
 
 
@@ -60,7 +60,10 @@ def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
             "take --head zeroshot, coop, biomedcoop or biomed-dpt."
         )
     name = f"{cohort.task.name}-{BASE_TO_NOVEL}"
-    return replace(cohort, task=cohort.task.model_copy(update={"name": name, "metrics": tuple(OF_HALVES)}))
+    return replace(
+        cohort,
+        task=cohort.task.model_copy(update={"name": name, "metrics": tuple(metric.name for metric, _ in HALVES)}),
+    )
 
 
 def fit_halves(

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.metrics.labels import choose_threshold
 from evalfm.record import Chosen
 from evalfm.statistics.calibration import fit_temperature, with_temperature
-from evalfm.tasks.metrics.binary import choose_threshold
 from evalfm.tasks.prompts import LABELS
 
 ALL = "all"

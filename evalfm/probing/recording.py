@@ -16,6 +16,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
+from evalfm.metrics.registry import compute_metrics
+from evalfm.metrics.rows import Scored
 from evalfm.probing.labelled import SplitAssignment, images_digest
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
@@ -25,7 +27,7 @@ from evalfm.record import Chosen, Provenance, Record
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.kinds import BASE_TO_NOVEL, Scored, compute_metrics
+from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 FROM_RANDOM = Caution(
     "trained-from-random",

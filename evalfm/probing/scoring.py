@@ -16,10 +16,10 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
 from evalfm.heads.text.zeroshot import ZeroShotHead
 from evalfm.heads.trained import TrainedDenseHead, predict_dense
+from evalfm.metrics.mask_scores import PixelHistogram, image_scores
 from evalfm.probing.operating import Operating
 from evalfm.progress import Progress
 from evalfm.tasks.card import TaskCard
-from evalfm.tasks.metrics.segmentation import PixelHistogram, image_scores
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from evalfm.statistics.auroc_covariance import macro_auroc_covariance
-from evalfm.statistics.influence import influence
-from evalfm.statistics.resampling import Values
+from evalfm.statistics.resampling import Positions, Values
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,43 @@ class Difference:
     n: int
     method: str
     reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ConfusionStatistic:
+    """A number of the confusion matrix: of degree 0, so that twice the data give the same.
+
+    Attributes:
+        name: in words.
+        formula: from confusion sums [..., K²], true class slow.
+        gradient: of that at one matrix [K, K], true class first.
+    """
+
+    name: str
+    formula: Callable[[Values], Values]
+    gradient: Callable[[Values], Values]
+
+    def influence(self, target: Positions, called: Positions, classes: int, codes: Positions) -> tuple[float, Values]:
+        """The value, and the influence of each patient on it [P]: the infinitesimal jackknife (Efron 1982).
+
+        The matrix is the sum of its patients' matrices; a patient's influence is the gradient times its own. They sum
+        to 0.
+
+        Args:
+            target, called: true and predicted class numbers, [N].
+            classes: K.
+            codes: patient code of each row, [N], 0 … P − 1.
+
+        Raises:
+            ValueError: it is undefined on these rows.
+        """
+        cell = target * classes + called
+        sums = np.bincount(cell, minlength=classes**2).astype(np.float64)
+        value = float(self.formula(sums))
+        if not np.isfinite(value):
+            raise ValueError(f"{self.name} is undefined where all images are, and are called, one class")
+        at = self.gradient(sums.reshape(classes, classes)).ravel()
+        return value, np.bincount(codes, weights=at[cell]).astype(np.float64)
 
 
 def compare_auroc(
@@ -149,7 +185,7 @@ def contrast_confusions(
     target: ArrayLike,
     called: ArrayLike,
     classes: int,
-    metric: str,
+    metric: ConfusionStatistic,
     contrasts: ArrayLike,
     patient: ArrayLike,
     *,
@@ -165,14 +201,19 @@ def contrast_confusions(
         target: [N] class numbers.
         called: [N, C] class numbers that each of C models predicts.
         classes: K.
-        metric: one of ``influence.METRICS``.
+        metric: what is compared.
         contrasts, patient: as for ``contrast_aurocs``.
 
     Raises:
         ValueError: the metric is undefined (in a fold), or there are fewer than two patients (in a fold).
 
     >>> label, calls = np.array([0, 0, 1, 1, 1]), np.array([[0, 0], [0, 1], [1, 0], [1, 1], [0, 0]])
-    >>> (found,) = contrast_confusions(label, calls, 2, "accuracy", [[1, -1]], ["a", "b", "c", "d", "e"])
+    >>> accuracy = ConfusionStatistic(
+    ...     "accuracy",
+    ...     formula=lambda sums: (sums[..., 0] + sums[..., 3]) / sums.sum(axis=-1),
+    ...     gradient=lambda matrix: (np.eye(2) - np.trace(matrix) / matrix.sum()) / matrix.sum(),
+    ... )
+    >>> (found,) = contrast_confusions(label, calls, 2, accuracy, [[1, -1]], ["a", "b", "c", "d", "e"])
     >>> round(found.value, 3), round(found.p, 3), found.degrees_of_freedom
     (0.4, 0.178, 4)
     """
@@ -187,15 +228,15 @@ def contrast_confusions(
         count = int(codes.max()) + 1
         if count < 2:
             raise ValueError("a standard error needs at least two patients")
-        models = [influence(truth[rows], answer, classes, metric, codes) for answer in answers[rows].T]
-        values += weights @ np.array([each.value for each in models]) / folds_used
-        summed = weights @ np.stack([each.of_patient for each in models]) / folds_used
-        spread = np.abs(weights) @ np.stack([np.abs(each.of_patient).sum() for each in models]) / folds_used
+        models = [metric.influence(truth[rows], answer, classes, codes) for answer in answers[rows].T]
+        values += weights @ np.array([value for value, _ in models]) / folds_used
+        summed = weights @ np.stack([of_patient for _, of_patient in models]) / folds_used
+        spread = np.abs(weights) @ np.stack([np.abs(of_patient).sum() for _, of_patient in models]) / folds_used
         summed[np.abs(summed) <= 1e-14 * spread[:, None]] = 0.0
         variances += count / (count - 1) * (summed**2).sum(axis=1)
         patients += count
     freedom = patients - folds_used
-    method = f"paired influence values of {metric} by patient, t"
+    method = f"paired influence values of {metric.name} by patient, t"
     return [
         _difference(float(value), float(variance) ** 0.5, freedom, patients, method, level)
         for value, variance in zip(values, variances, strict=True)

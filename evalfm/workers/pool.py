@@ -65,6 +65,7 @@ class Pool:
         self._crew, self._progress, self._started = crew, progress, started
         self._desks = {number: _Desk() for number in range(len(crew.names))}
         self._bars: dict[tuple[int, str], _Bar] = {}
+        self._progress.say(self._crew.where)
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Done]:
         """Yield the end of every job as soon as it is there, in any order; jobs beside them may go on.
@@ -72,7 +73,6 @@ class Pool:
         Raises:
             EvalfmError: no worker is left and none can be started.
         """
-        self._progress.say(self._crew.where)
         waiting = [_Task(job, number) for number, job in enumerate(jobs)]
         tries = [0] * len(jobs)
         open_jobs = set(range(len(jobs)))

@@ -13,10 +13,11 @@ import torch
 
 from evalfm.cautions import Caution
 from evalfm.features.cost import Cost
+from evalfm.metrics.registry import compute_metrics
+from evalfm.metrics.rows import Scored
 from evalfm.record import Provenance, Record
 from evalfm.run import Run, publishing, run_folder, write_run
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.kinds import Scored, compute_metrics
 
 METRICS = {
     "binary": "auroc",

@@ -12,10 +12,10 @@ from scipy.stats import binom
 
 from evalfm.analysis.bias import Contrast, bias
 from evalfm.analysis.scores import LabelScores
+from evalfm.metrics import registry
 from evalfm.statistics import fixed_label, subgroups
 from evalfm.statistics.intervals import estimates
 from evalfm.statistics.permutation import attribute_permutation
-from evalfm.tasks.metrics import inputs
 
 STUDIES = 40
 
@@ -28,7 +28,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
         return estimates(*columns, resamples=100, **rest)
 
     monkeypatch.setattr(subgroups, "estimates", few)
-    monkeypatch.setattr(inputs, "estimates", few)
+    monkeypatch.setattr(registry, "estimates", few)
     monkeypatch.setattr(
         fixed_label,
         "attribute_permutation",

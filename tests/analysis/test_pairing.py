@@ -14,12 +14,12 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa
 from typer.testing import CliRunner
 
 from evalfm.analysis.compare import Comparison, compare
-from evalfm.analysis.paired_metrics import PAIRED
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
+from evalfm.metrics.classes import OF_CLASSES, OF_GRADES
+from evalfm.metrics.registry import metrics_of
 from evalfm.run import Run
 from evalfm.statistics.comparison import compare_means, contrast_confusions, contrast_macro_aurocs
-from evalfm.tasks.metrics.multiclass import OF_CONFUSION
 
 from .made import GRADES, LABELS, class_scores, class_table, label_table, make_run
 
@@ -90,7 +90,7 @@ def test_classes_by_macro_auroc(tmp_path: Path) -> None:
 
 def test_grades_by_quadratic_kappa(tmp_path: Path) -> None:
     (table,) = compare(of_classes(tmp_path, "ordinal"))
-    expected = contrast_confusions(TARGET, np.stack(CALLED, axis=1), 4, "quadratic_kappa", PAIR, PATIENT)[0]
+    expected = contrast_confusions(TARGET, np.stack(CALLED, axis=1), 4, OF_GRADES, PAIR, PATIENT)[0]
     kappas = [cohen_kappa_score(TARGET, each, weights="quadratic") for each in CALLED]
     values = {"good": kappas[0], "poor": kappas[1], "constant": 0.0}
     check(table, "quadratic_kappa", values, expected.p, expected.standard_error)
@@ -117,8 +117,9 @@ def test_any_metric_can_be_asked_for(tmp_path: Path) -> None:
         "macro_f1": lambda truth, answer: f1_score(truth, answer, average="macro"),
         "weighted_f1": lambda truth, answer: f1_score(truth, answer, average="weighted"),
     }
-    assert set(references) | {"quadratic_kappa", "macro_auroc"} == set(PAIRED["ordinal"])
-    assert set(OF_CONFUSION) == set(references)
+    able = {metric.name for metric in metrics_of("ordinal") if metric.contrast}
+    assert set(references) | {"quadratic_kappa", "macro_auroc", "auroc"} == able
+    assert {each.name for each in OF_CLASSES} | {"accuracy"} == set(references)
     for metric, reference in references.items():
         (table,) = compare(runs, metric=metric)
         found = {entry.encoder: entry.estimate.value for entry in table.entries}
@@ -164,7 +165,7 @@ def test_a_rare_class_is_left_out_as_in_the_run_and_said(tmp_path: Path) -> None
     assert "macro_auroc over 3 of 4 classes, without D." in table.cautions
     assert table.entries[0].estimate.value == pytest.approx(runs[0].metrics["macro_auroc"].value)
     assert table.entries[0].estimate.note == runs[0].metrics["macro_auroc"].note
-    with pytest.raises(EvalfmError, match=r"kind cannot be compared: an AUROC needs 10 .* D 4\. Test on more data"):
+    with pytest.raises(EvalfmError, match=r"kind cannot be compared: auroc\[D\]: needs .* 4 and 76\. Test on more"):
         compare(runs, metric="auroc[D]")
 
 
@@ -261,7 +262,7 @@ def test_a_label_that_no_run_could_learn_is_left_out(tmp_path: Path) -> None:
     frame = label_table(LABELLED, label_scores(1.0, 0), IMAGES).assign(score_mass=np.nan)
     runs = [make_run(tmp_path, frame, encoder=name, kind="multilabel", classes=LABELS) for name in STRENGTHS]
     (table,) = compare(runs)
-    assert "macro_auroc over 2 of 3 classes, without mass." in table.cautions
+    assert "macro_auroc over 2 of 3 labels, without mass." in table.cautions
     assert table.entries[0].estimate.value == pytest.approx(runs[0].metrics["macro_auroc"].value)
 
 
@@ -284,7 +285,7 @@ def test_the_p_of_several_seeds_is_of_the_mean_of_their_metrics(tmp_path: Path, 
         right = (called == TARGET[:, None]).astype(float)
         expected = compare_means(right @ contrast[0], np.zeros(N), PATIENT)
     else:
-        expected = contrast_confusions(TARGET, called, 4, metric, contrast, PATIENT)[0]
+        expected = contrast_confusions(TARGET, called, 4, OF_GRADES, contrast, PATIENT)[0]
     assert other.difference is not None
     assert other.difference.value == pytest.approx(expected.value)
     assert other.difference.value == pytest.approx((other.estimate.value or 0) - (best.estimate.value or 0))

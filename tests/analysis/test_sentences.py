@@ -23,13 +23,13 @@ from evalfm.cli.console import print_metrics
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
+from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import Effect, FixedLabel
 from evalfm.statistics.subgroups import StratumGap
 from evalfm.tasks.card import list_tasks
 from evalfm.tasks.cohort import resolve_task
-from evalfm.tasks.metrics.facts import metric_of
 
 from .made import binary_table, make_run, signal
 

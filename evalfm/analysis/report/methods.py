@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from evalfm.analysis.paired_metrics import usual_metric
+from evalfm.analysis.pairing import usual_metric
+from evalfm.metrics.labels import DELONG
 from evalfm.run import Run
-from evalfm.statistics.influence import METRICS
 
 SUBGROUPS = ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b")
 CHECKLISTS = (
@@ -70,8 +70,8 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")
     if compared:
         sentences.append(
-            f"Encoders and heads were compared in pairs on the same patients ({'; '.join(_tests(runs))}) with Holm's "
-            "correction over all pairs of a task."
+            f"Encoders and heads were compared in pairs on the same patients ({'; '.join(paired_tests(runs))}) with "
+            "Holm's correction over all pairs of a task."
         )
     sentences.append(_software(runs))
     return " ".join(sentences)
@@ -81,22 +81,17 @@ SUBSETS = ("shots", "label_fraction", "associate")
 """Settings by which a seed draws training images."""
 
 
-def _tests(runs: Sequence[Run]) -> list[str]:
+def paired_tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
-    metrics = {usual_metric(run.kind, run.primary) for run in runs}
-    words_of = {
-        "auroc": "DeLong with the covariance of Obuchowski for AUROC",
-        "macro_auroc": "the same joint over the classes for macro AUROC",
-    }
-    tests = [words for metric, words in words_of.items() if metric in metrics]
-    if len(tests) == 1 and "macro_auroc" in metrics:
-        tests = ["DeLong with the covariance of Obuchowski, joint over the classes, for macro AUROC"]
-    influences = sorted(metrics & (METRICS.keys() - {"accuracy"}))
-    if influences:
-        tests.append(f"influence values of patients for {_listed(each.replace('_', ' ') for each in influences)}")
-    means = {"dice_positive": "Dice", "mae": "absolute errors", "accuracy": "accuracy"}
-    found = [words for metric, words in means.items() if metric in metrics]
-    return tests + ([f"the paired t test on patient means for {_listed(found)}"] if found else [])
+    words_of: dict[str, set[str]] = {}
+    for metric in (usual_metric(run.kind, run.primary) for run in runs):
+        if metric.contrast is not None:
+            words_of.setdefault(metric.contrast.words, set()).add(metric.words)
+    tests = [words.format(_listed(sorted(names))) for words, names in sorted(words_of.items())]
+    return [
+        each.replace(f"{DELONG}, joint over the classes,", "the same joint over the classes") if place else each
+        for place, each in enumerate(tests)
+    ]
 
 
 def _software(runs: Sequence[Run]) -> str:

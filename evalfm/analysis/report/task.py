@@ -41,9 +41,9 @@ from evalfm.analysis.table import (
     task_tables,
 )
 from evalfm.errors import EvalfmError
+from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
-from evalfm.tasks.metrics.facts import metric_of
 
 SMALLER = ("shots", "val_shots", "label_fraction")
 FAULTS = (EvalfmError, ValueError, ArithmeticError)

@@ -8,8 +8,8 @@ from scipy import stats
 from sklearn import metrics
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.metrics.inputs import Sampling
-from evalfm.tasks.metrics.regression import regression_metrics
+
+from .made import Sampling, regression_metrics
 
 KEYS = {"mae", "rmse", "r2", "pearson", "spearman", "ccc", "bias", "limits_low", "limits_high"}
 

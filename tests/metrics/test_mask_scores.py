@@ -1,11 +1,10 @@
-"""Per-image conventions, the pixel threshold, and the metrics over images."""
+"""Per-image conventions, the pixel threshold, and distances between borders."""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,14 +13,11 @@ from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou,
 from scipy import ndimage
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.metrics.inputs import Sampling
-from evalfm.tasks.metrics.segmentation import (
-    MaskColumns,
+from evalfm.metrics.mask_scores import (
     PixelHistogram,
     border_points,
     image_score,
     image_scores,
-    segmentation_metrics,
     surface_distances,
 )
 
@@ -155,88 +151,6 @@ def test_certain_pixels_are_counted():
     histogram = PixelHistogram()
     histogram.add(SQUARE.astype(np.float32), SQUARE)
     assert histogram.dice().max() == 1.0
-
-
-def mixed():
-    shifted = np.roll(SQUARE, 2, axis=0)
-    return [
-        scored(shifted, SQUARE, (1.0, 1.0)),
-        scored(SQUARE, SQUARE),
-        scored(EMPTY, SQUARE, (1.0, 1.0)),
-        scored(np.roll(SQUARE, 15, axis=1), SQUARE),
-        scored(EMPTY, EMPTY),
-        scored(SQUARE, EMPTY, (1.0, 1.0)),
-    ]
-
-
-def test_means_over_the_images_that_each_metric_is_for():
-    rows = mixed()
-    found = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), Sampling(resamples=50))
-    dice = np.array([row.dice for row in rows])
-    assert found["dice_positive"].value == pytest.approx(dice[:4].mean())
-    assert found["dice_all"].value == pytest.approx(dice.mean())
-    assert dice.tolist() == pytest.approx([0.8, 1.0, 0.0, 0.0, 1.0, 0.0])
-    assert found["iou_positive"].value == pytest.approx(np.mean([row.iou for row in rows[:4]]))
-    assert found["fraction_missed"].value == 0.5
-    assert found["false_positive_area"].value == pytest.approx(100 / 1200 / 2)
-    assert (found["dice_positive"].n, found["dice_all"].n, found["false_positive_area"].n) == (2, 3, 1)
-
-
-def test_millimetres_and_pixels_are_never_averaged_together():
-    rows = mixed()
-    found = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), Sampling(resamples=50))
-    assert found["hd95_mm"].value == pytest.approx((rows[0].hd95 + 50 + 50) / 3)
-    assert found["hd95_pixels"].value == pytest.approx((0 + rows[3].hd95) / 2)
-    assert found["nsd_mm"].value == pytest.approx((rows[0].nsd + 0 + 0) / 3)
-    assert found["nsd"].value is None
-    assert "nsd_mm" in found["nsd"].reason
-    alone = segmentation_metrics(MaskColumns.stack([rows[0], rows[2]]), list("ab"), Sampling(resamples=50))
-    assert alone["nsd"].value == alone["nsd_mm"].value == pytest.approx(rows[0].nsd / 2)
-    assert alone["hd95_pixels"].value is None
-    assert "pixels" in alone["hd95_pixels"].reason
-
-
-def test_counts_of_empty_masks():
-    found = segmentation_metrics(MaskColumns.stack(mixed()), list("aabbcc"), Sampling(resamples=50))
-    assert [found[name].value for name in ("empty_predictions", "empty_truths", "both_empty")] == [1, 1, 1]
-
-
-def test_a_head_that_predicts_nothing():
-    rows = [scored(EMPTY, SQUARE if index < 12 else EMPTY) for index in range(40)]
-    found = segmentation_metrics(MaskColumns.stack(rows), np.arange(40), Sampling(resamples=100))
-    assert found["dice_positive"].value == 0.0
-    assert "degenerate" in found["dice_positive"].reason
-    assert found["dice_all"].value == pytest.approx(28 / 40)
-    assert found["fraction_missed"].value == 1.0
-    assert found["hd95_pixels"].value == 50.0
-    assert found["nsd"].value == 0.0
-    assert found["image_auroc"].value == 0.5
-    assert found["both_empty"].value == 28
-
-
-def test_image_auroc_needs_ten_of_each():
-    found = segmentation_metrics(MaskColumns.stack(mixed()), list("aabbcc"), Sampling(resamples=50))
-    assert found["image_auroc"].value is None
-    assert "10" in found["image_auroc"].reason
-
-
-def test_a_table_gives_the_same_columns():
-    rows = mixed()
-    table = pd.DataFrame([{f"{key}_heart": value for key, value in row.columns().items()} for row in rows])
-    direct = segmentation_metrics(MaskColumns.stack(rows), list("aabbcc"), Sampling(resamples=50))
-    assert (
-        segmentation_metrics(MaskColumns.from_table(table, "heart"), list("aabbcc"), Sampling(resamples=50)) == direct
-    )
-    with pytest.raises(EvalfmError, match="dice_lung"):
-        MaskColumns.from_table(table, "lung")
-
-
-def test_folds_are_averaged():
-    rows = mixed()
-    found = segmentation_metrics(
-        MaskColumns.stack(rows), list("abcdef"), Sampling(folds=[0, 1, 1, 1, 0, 1], resamples=50)
-    )
-    assert found["dice_positive"].value == pytest.approx((0.8 + 1 / 3) / 2)
 
 
 def blobs(seed, shape=(48, 40)):

@@ -1,25 +1,16 @@
-"""Metrics of masks: each image against its truth, then all images together."""
+"""One predicted mask against its truth: overlap, distances between borders, and the threshold that makes masks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from evalfm.errors import EvalfmError
-from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Patients, Values, mean_over_folds
-from evalfm.tasks.metrics.binary import measured_auroc
-from evalfm.tasks.metrics.inputs import BY_PATIENT, Sampling, checked_columns
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 SCORE_SHARE = 0.001
 """The image score is the mean of this share of the pixels, the most probable ones."""
@@ -168,7 +159,7 @@ class PixelHistogram:
         stretch = best[: np.argmax(np.append(np.diff(best) > 1, True)) + 1]
         return float(stretch[(len(stretch) - 1) // 2] / self.bins)
 
-    def dice(self) -> Values:
+    def dice(self) -> NDArray[np.float64]:
         """Pooled-pixel Dice [bins + 1] of predicting every pixel at or above each edge k / bins.
 
         Raises:
@@ -180,122 +171,6 @@ class PixelHistogram:
         hits = self.positive[::-1].cumsum()[::-1]
         called = hits + self.negative[::-1].cumsum()[::-1]
         return np.asarray(2 * hits / (called + truth), dtype=np.float64)
-
-
-@dataclass(frozen=True)
-class MaskColumns:
-    """The scores of many images, [N] each; fields as in ``MaskScores``, NaN for None."""
-
-    dice: Values
-    iou: Values
-    hd95: Values
-    nsd: Values
-    area_true: Values
-    area_predicted: Values
-    score: Values
-    distance_unit: NDArray[np.str_]
-
-    @classmethod
-    def stack(cls, scores: Sequence[MaskScores]) -> MaskColumns:
-        """One row per image."""
-        rows = [score.columns() for score in scores]
-        return cls(**{field.name: np.array([row[field.name] for row in rows]) for field in fields(cls)})
-
-    @classmethod
-    def from_table(cls, table: pd.DataFrame, name: str) -> MaskColumns:
-        """From the columns ``dice_<name>, iou_<name>, …`` of predictions."""
-        wanted = {field.name: f"{field.name}_{name}" for field in fields(cls)}
-        missing = [column for column in wanted.values() if column not in table]
-        if missing:
-            raise EvalfmError(f"The predictions lack {', '.join(missing)}; score the images against their masks.")
-        text = "distance_unit"
-        numbers = {key: table[column].to_numpy(np.float64) for key, column in wanted.items() if key != text}
-        return cls(**numbers, distance_unit=table[wanted[text]].to_numpy(str))
-
-
-def segmentation_metrics(
-    columns: MaskColumns,
-    patient: ArrayLike,
-    sampling: Sampling = BY_PATIENT,
-) -> dict[str, Estimate]:
-    """Every metric of a segmentation task with its interval; means are over images.
-
-    Args:
-        columns: scores of each image, [N].
-        patient: patient id of each row, [N]; patients are resampled as a whole.
-        sampling: folds, and how intervals are made.
-
-    Returns:
-        Over images with a lesion ``dice_positive`` (the primary), ``iou_positive`` and ``fraction_missed``
-        (no pixel of the lesion predicted). Over all images ``dice_all`` (both empty: 1) and ``image_auroc`` of
-        ``score``. Over images without a lesion ``false_positive_area`` (fraction of the image). Over images
-        where not both masks are empty ``hd95_mm, hd95_pixels, nsd, nsd_mm, nsd_pixels``: millimetres and
-        pixels are never averaged together. The counts of images ``empty_predictions`` (a lesion, nothing
-        predicted), ``empty_truths`` (no lesion, something predicted) and ``both_empty``.
-
-    Raises:
-        EvalfmError: rows are missing or do not fit.
-
-    >>> truth = np.zeros((8, 8), dtype=bool)
-    >>> truth[2:5, 2:5] = True
-    >>> scores = [image_scores(np.roll(truth, shift, axis=1) * 1.0, truth, 0.5, spacing_mm=None) for shift in range(4)]
-    >>> found = segmentation_metrics(MaskColumns.stack(scores), range(4), Sampling(resamples=200))
-    >>> round(found["dice_positive"].value, 3), round(found["fraction_missed"].value, 3)
-    (0.5, 0.25)
-    """
-    unit, patients = sampling.unit, sampling.patients(patient)
-    names = ("dice", "iou", "area_true", "area_predicted", "score")
-    checked = checked_columns({name: getattr(columns, name) for name in names}, len(patients.codes))
-    lesion, predicted = checked["area_true"] > 0, checked["area_predicted"] > 0
-    everywhere = np.ones(len(lesion), dtype=bool)
-
-    def mean(values: NDArray[np.generic], rows: NDArray[np.bool_], undefined: str) -> Measured:
-        return Measured(mean_over_folds(values, patients, rows), n=patients.behind(rows), undefined=undefined)
-
-    no_lesion = "no image has a lesion"
-    measured: dict[str, Measured | Estimate] = {
-        "dice_positive": mean(checked["dice"], lesion, no_lesion),
-        "dice_all": mean(checked["dice"], everywhere, "no image"),
-        "iou_positive": mean(checked["iou"], lesion, no_lesion),
-        "fraction_missed": mean(checked["dice"] == 0, lesion, no_lesion),
-        "false_positive_area": mean(checked["area_predicted"], ~lesion, "every image has a lesion"),
-        **_distances(columns, lesion | predicted, patients, unit),
-        "image_auroc": measured_auroc(lesion.astype(np.float64), checked["score"], patients, unit=unit),
-        "empty_predictions": _count(lesion & ~predicted, patients, unit),
-        "empty_truths": _count(~lesion & predicted, patients, unit),
-        "both_empty": _count(~lesion & ~predicted, patients, unit),
-    }
-    return sampling.estimates(measured, patients)
-
-
-def _distances(
-    columns: MaskColumns, defined: NDArray[np.bool_], patients: Patients, unit: str
-) -> dict[str, Measured | Estimate]:
-    """HD95 and NSD over the images where not both masks are empty, apart by the unit of distance."""
-    checked_columns({"hd95": columns.hd95[defined], "nsd": columns.nsd[defined]}, int(defined.sum()))
-    distances: dict[str, Measured | Estimate] = {}
-    in_unit = {which: defined & (columns.distance_unit == which) for which in ("mm", "pixels")}
-    for which, rows in in_unit.items():
-        for name, values in (("hd95", columns.hd95), ("nsd", columns.nsd)):
-            undefined = f"no image is measured in {which}, or every mask is empty, true and predicted"
-            statistic = mean_over_folds(np.where(rows, values, 0.0), patients, rows)
-            distances[f"{name}_{which}"] = Measured(statistic, n=patients.behind(rows), undefined=undefined)
-    if in_unit["mm"].any() and in_unit["pixels"].any():
-        reason = "tolerances in mm and in pixels are not averaged: see nsd_mm and nsd_pixels"
-        distances["nsd"] = Estimate.absent(reason, n=patients.behind(defined), unit=unit)
-    else:
-        distances["nsd"] = distances["nsd_mm" if in_unit["mm"].any() else "nsd_pixels"]
-    return distances
-
-
-def _count(rows: NDArray[np.bool_], patients: Patients, unit: str) -> Estimate:
-    return Estimate(
-        float(rows.sum()),
-        method="count of images",
-        n=patients.count,
-        unit=unit,
-        reason="a count has no interval",
-    )
 
 
 def _check_image(probability: NDArray[np.floating], truth: NDArray[np.bool_]) -> None:

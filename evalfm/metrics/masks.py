@@ -1,0 +1,140 @@
+"""Metrics of masks: means over images of what each came to against its truth, and counts of empty ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evalfm.errors import EvalfmError
+from evalfm.metrics.labels import measured_auroc
+from evalfm.metrics.metric import Better, Contrast, Measure, Metric, mean_among, paired_means
+from evalfm.metrics.rows import Masks, Question
+from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.intervals import Measured
+
+SEGMENTATION = ("segmentation",)
+NO_LESION = "no image has a lesion"
+Among = Callable[[Masks], NDArray[np.bool_]]
+
+
+def _of_masks(
+    name: str,
+    measure: Measure,
+    *,
+    unit: str = "",
+    better: Better = "higher",
+    beside: tuple[str, ...] = (),
+    contrast: Contrast | None = None,
+    words: str = "",
+) -> Metric:
+    """Plain where a run has one class, else of each."""
+    return Metric(name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, None, contrast, words)
+
+
+def _with_lesion(what: str) -> Measure:
+    return lambda rows: mean_among(rows, rows.column(what), rows.lesion, undefined=NO_LESION)
+
+
+def _distance(what: Literal["hd95", "nsd"], unit: Literal["mm", "pixels"]) -> Measure:
+    """Over the images where not both masks are empty and that are measured in ``unit``."""
+
+    def measure(rows: Masks) -> Measured:
+        defined = rows.lesion | rows.predicted
+        among = defined & (rows.distance_unit == unit)
+        undefined = f"no image is measured in {unit}, or every mask is empty, true and predicted"
+        return mean_among(rows, np.where(among, rows.distance(what), 0.0), among, undefined=undefined)
+
+    return measure
+
+
+def _nsd(rows: Masks) -> Measured | Estimate:
+    """In the one unit that there is: millimetres and pixels are never averaged together."""
+    defined = rows.lesion | rows.predicted
+    units = set(rows.distance_unit[defined].tolist())
+    if len(units) > 1:
+        reason = "tolerances in mm and in pixels are not averaged: see nsd_mm and nsd_pixels"
+        return Estimate.absent(reason, n=rows.patients.behind(defined), unit=rows.unit)
+    return _distance("nsd", "mm" if units == {"mm"} else "pixels")(rows)
+
+
+def _image_auroc(rows: Masks) -> Measured | Estimate:
+    return measured_auroc(Question(rows.scored, rows.name, rows.lesion.astype(np.float64), rows.column("score")))
+
+
+def _count(among: Among) -> Measure:
+    def measure(rows: Masks) -> Estimate:
+        return Estimate(
+            float(among(rows).sum()),
+            method="count of images",
+            n=rows.patients.count,
+            unit=rows.unit,
+            reason="a count has no interval",
+        )
+
+    return measure
+
+
+def _with_lesions(runs: Sequence[Masks]) -> Sequence[Masks]:
+    """Images with the lesion alone, which are the same in all runs."""
+    lesion = runs[0].lesion
+    if not lesion.any():
+        raise EvalfmError("no test image has the finding, so there is no Dice to compare.")
+    return [replace(rows, scored=rows.scored.among(lesion)) for rows in runs]
+
+
+COUNTS: dict[str, Among] = {
+    "empty_predictions": lambda rows: rows.lesion & ~rows.predicted,
+    "empty_truths": lambda rows: ~rows.lesion & rows.predicted,
+    "both_empty": lambda rows: ~rows.lesion & ~rows.predicted,
+}
+METRICS = (
+    _of_masks(
+        "dice_positive",
+        _with_lesion("dice"),
+        contrast=paired_means(lambda rows: rows.column("dice"), _with_lesions),
+        words="Dice",
+    ),
+    # An empty mask is right on every image without the finding, a full one misses no lesion.
+    _of_masks(
+        "dice_all",
+        lambda rows: mean_among(rows, rows.column("dice"), undefined="no image"),
+        beside=("dice_positive",),
+    ),
+    _of_masks("iou_positive", _with_lesion("iou")),
+    _of_masks(
+        "fraction_missed",
+        lambda rows: mean_among(rows, rows.column("dice") == 0, rows.lesion, undefined=NO_LESION),
+        better="lower",
+        beside=("false_positive_area",),
+    ),
+    _of_masks(
+        "false_positive_area",
+        lambda rows: mean_among(
+            rows, rows.column("area_predicted"), ~rows.lesion, undefined="every image has a lesion"
+        ),
+        unit="share of the image",
+        better="lower",
+        beside=("fraction_missed",),
+    ),
+    _of_masks("hd95_mm", _distance("hd95", "mm"), unit="mm", better="lower"),
+    _of_masks("nsd_mm", _distance("nsd", "mm")),
+    _of_masks("hd95_pixels", _distance("hd95", "pixels"), unit="pixels", better="lower"),
+    _of_masks("nsd_pixels", _distance("nsd", "pixels")),
+    _of_masks("nsd", _nsd),
+    _of_masks("image_auroc", _image_auroc),
+    *(
+        _of_masks(
+            name,
+            _count(among),
+            unit="images",
+            better=None if name == "both_empty" else "lower",
+            beside=tuple(other for other in COUNTS if other != name),
+        )
+        for name, among in COUNTS.items()
+    ),
+)
+"""In the order of tables."""

@@ -1,1 +1,0 @@
-"""Metrics per kind of task with their intervals, patients resampled as wholes."""
