@@ -198,8 +198,8 @@ for what in ("heads", "tasks", "data", "heads --json"):
     assert "good-things" in said.getvalue(), said.getvalue()
 from evalfm.probing.names import check_names
 check_names(["hog"], ["mine"], ["mine"], ["phantom"])
-# The metrics of a card from outside are checked, for which numpy is imported.
-print([name for name in ("torch", "pandas", "scipy", "sklearn") if name in sys.modules])
+# The metrics of a card from outside are checked, for which numpy and scipy are imported.
+print([name for name in ("torch", "timm", "sklearn") if name in sys.modules])
 """
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "EVALFM_HOME": str(tmp_path / "home")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
