@@ -28,6 +28,7 @@ class NeighbourHead(PooledHead):
     """
 
     name: ClassVar[str] = "knn"
+    summary: ClassVar[str] = "cosine nearest neighbours with similarity-weighted votes, k chosen by val log-loss"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
@@ -113,6 +114,7 @@ class PrototypeHead(PooledHead):
     """
 
     name: ClassVar[str] = "prototypes"
+    summary: ClassVar[str] = "cosine to the mean of each class, nothing chosen"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True

@@ -17,8 +17,9 @@ from evalfm.config import (
     SubsetOptions,
 )
 from evalfm.encoders.reference import EncoderRef, find_alias
-from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.heads import list_heads, load_head
+from evalfm.errors import EvalfmError
+from evalfm.heads import load_head
+from evalfm.heads.registry import find_head, head_names
 from evalfm.probing.episodes import solves
 from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.texts import TEXT, reads_text
@@ -204,14 +205,15 @@ class _Row:
     def _serving(self, heads: tuple[str, ...], encoder: str, adaptation: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
         kind = self.cohort.card.kind
-        known = {entry.name for entry in list_heads()}
+        known = head_names()
         kept = []
         for name in (head for head in dict.fromkeys(heads) if head in known):
             try:
-                head = load_head(name, kind)
+                find_head(name, kind)
             except EvalfmError:
                 self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
+            head = load_head(name, kind)
             reason = _hindrance(encoder, adaptation, needs=head.needs, kind=kind)
             if reason is None and self.subset.base_to_novel and not (adaptation == ONE_PASS and TEXT in head.needs):
                 reason = "base-to-novel has classes that were never seen, which only a frozen text head can name"
@@ -278,11 +280,12 @@ def _check_heads(study: Study, grid: Grid) -> None:
     of_tasks = [task.heads for task in study.tasks]
     of_adaptations = [adaptation.heads for adaptation in study.adaptations]
     of_supervised = [(network.head,) if network.head is not None else None for network in study.supervised]
-    known = {entry.name for entry in list_heads()}
     for heads in (*of_study, *of_tasks, *of_adaptations, *of_supervised):
         for name in heads or ():
-            if name not in known:
-                grid.refuse(UnknownNameError("head", name, known))
+            try:
+                find_head(name)
+            except EvalfmError as error:
+                grid.refuse(error)
 
 
 def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> None:

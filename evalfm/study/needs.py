@@ -28,7 +28,7 @@ from evalfm.study.config import (
     load_study,
     study_name_faults,
 )
-from evalfm.tasks.card import list_tasks, load_task
+from evalfm.tasks.card import load_task, task_names
 
 STUDY, TEXT = "study", "text"
 BYTES_A_PARAMETER = 4
@@ -166,14 +166,14 @@ def _kind_of(name: str) -> str:
         return "task" if "target" in content or "base" in content else "encoder"
     if name in configs():
         return STUDY
-    if name in list_tasks():
+    if name in task_names():
         return "task"
     ref = EncoderRef.parse(name)
     if ref.kind == "card" and ref.name.partition("@")[0] not in card_names() and find_alias(name) is None:
         try:
             ref.check()
         except UnknownNameError:
-            known = [*configs(), *card_names(), *list_tasks()]
+            known = [*configs(), *card_names(), *task_names()]
             raise UnknownNameError("study, encoder or task", name, known) from None
     return "encoder"
 
@@ -230,7 +230,7 @@ def _reads_text(study: Study) -> bool:
     named = {head for heads in (*of_study, *(task.heads for task in study.tasks)) for head in heads or ()}
     named |= {each.head for each in study.supervised if each.head is not None}
     for task in study.tasks:
-        if task.heads is None and task.name in list_tasks():
+        if task.heads is None and task.name in task_names():
             named |= set(load_task(task.name).heads)
     return bool(named & readers)
 
