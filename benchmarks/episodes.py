@@ -50,7 +50,6 @@ def drawn(label: NDArray[np.intp], options: argparse.Namespace) -> Episodes:
         shots=options.shots,
         queries=QUERIES,
         episodes=options.episodes,
-        name="benchmark",
         seed=0,
         split=split,
     )

@@ -39,13 +39,13 @@ class Rates:
 
     png_core_seconds: float = 2 / 222
     dicom_core_seconds: float = 2 / 145
-    digest_core_seconds: float = 119e-6
+    digest_core_seconds: float = 129e-6
     digest_bytes: float = 2.0e9
     pooled_bytes: float = 668e6
     maps_written: float = 665e6
     maps_read: float = 4404e6
     fit_core_seconds: float = 43.0
-    rest_core_seconds: float = 100.0
+    rest_core_seconds: float = 91.0
 
 
 MEASURED = Rates()

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalfm.config import THRESHOLD_RULE
-from evalfm.heads import list_heads, load_head
+from evalfm.heads import load_head
+from evalfm.heads.registry import built_in_heads
 from evalfm.training.recipe import RECIPES
 
 PAGE = Path(__file__).with_name("methodology.md")
@@ -18,7 +19,7 @@ BEGIN, END = "<!-- defaults -->", "<!-- end of defaults -->"
 def defaults() -> str:
     """Three Markdown tables: heads, recipes, thresholds."""
     lines = ["| head | kinds | settings |", "|---|---|---|"]
-    for entry in list_heads():
+    for entry in built_in_heads():
         settings = flat(load_head(entry.name, entry.kinds[0]).grid)
         cells = "; ".join(f"{name} {shown(value)}" for name, value in settings)
         lines.append(f"| `{entry.name}` | {', '.join(entry.kinds)} | {cells} |")

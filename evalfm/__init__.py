@@ -1,7 +1,7 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `ProbeConfig`, `predict`, `embed`, `run_episodes`, `load_encoder`, `load_task`, `load_data`, `load_study`,
+`probe`, `ProbeConfig`, `predict`, `embed`, `load_encoder`, `load_task`, `load_data`, `load_study`,
 `run_study`, `find_runs`, `Run`, `Study`, `EvalfmError`.
 """
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
     from evalfm.probing.embedding import embed as embed
-    from evalfm.probing.few_shot.episodes import run_episodes as run_episodes
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
     from evalfm.run import Run as Run
@@ -45,7 +44,6 @@ _PUBLIC = {
     "load_task": ("evalfm.tasks.card", "load_task"),
     "predict": ("evalfm.probing.predict", "predict"),
     "probe": ("evalfm.probing.probe", "probe"),
-    "run_episodes": ("evalfm.probing.few_shot.episodes", "run_episodes"),
     "run_study": ("evalfm.study", "run_study"),
 }
 

@@ -25,6 +25,11 @@ Executor = Literal["local", "ray"]
 Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
 STRONGEST_ASSOCIATION = 0.95
+QUERIES = 10
+"""Images of each class that an episode scores."""
+EPISODE_HEADS = ("linear", "prototypes", "knn")
+EPISODE_RECIPE: dict[str, Any] = {"probe_start": False, "epochs": 10, "least_steps": 100}
+"""In place of the recipe of an adaptation: a support has no val to choose a probe on."""
 SPLIT, FEW, HEADS = "Cohort and split", "Few labels", "Heads and evaluation"
 MOST_SHARDS = 1_000_000
 _SHARD = re.compile(r"\s*(?P<number>\d{1,9})\s*/\s*(?P<count>\d{1,9})\s*", re.ASCII)
@@ -161,6 +166,11 @@ class DataOptions(CardModel):
         Field(ge=1, description="With --shots, at most so many val images per class, never more than shots."),
         Option(FEW),
     ] = None
+    queries: Annotated[
+        int | None,
+        Field(ge=1, description=f"With --episodes, images of each class to score; {QUERIES} by default."),
+        Option(FEW, in_key=False),
+    ] = None
 
 
 class HeadOptions(CardModel):
@@ -192,16 +202,20 @@ class TrainingOptions(CardModel):
         Option("Training of the encoder", in_key=False),
     ] = Field(default_factory=dict)
 
-    @property
-    def whole_recipe(self) -> Recipe | None:
-        """The adaptation's recipe with the changes; None for frozen encoders."""
-        return recipe_of(self.adaptation, self.recipe)
-
 
 class SubsetOptions(CardModel):
     """What of the training images is learned from; all of them where nothing is given."""
 
-    shots: Annotated[int | None, Field(ge=1, description="Training images per class, from nested subsets.")] = None
+    shots: Annotated[
+        int | None,
+        Field(ge=1, description="Training images per class, from nested subsets; several such as 1,5,20 likewise."),
+        Option(several=True),
+    ] = None
+    episodes: Annotated[
+        int | None,
+        Field(ge=1, description="Draw shots and queries so many times; macro AUROC over these episodes."),
+        Option(FEW, in_key=False),
+    ] = None
     label_fraction: Annotated[
         float | None,
         Field(gt=0, le=1, description="Fraction of the training patients, from nested subsets."),
@@ -225,8 +239,11 @@ class SubsetOptions(CardModel):
         >>> SubsetOptions(shots=4).label
         '4 shots'
         """
-        if self.shots is not None:
-            return f"{self.shots} shots of base classes" if self.base_to_novel else f"{self.shots} shots"
+        shots = None if self.shots is None else f"{self.shots} shot{'s' if self.shots > 1 else ''}"
+        if self.episodes is not None:
+            return f"{self.episodes} episode{'s' if self.episodes > 1 else ''}" + (f" of {shots}" if shots else "")
+        if shots is not None:
+            return f"{shots} of base classes" if self.base_to_novel else shots
         if self.associate is not None:
             return f"images with {self.associate}"
         return "all of train" if self.label_fraction is None else f"{self.label_fraction:g} of the patients"
@@ -243,7 +260,7 @@ class SplitOptions(SubsetOptions, DataOptions):
     @property
     def draws_subsets(self) -> bool:
         """True where a seed draws other training images, so that even a deterministic head differs."""
-        return any(each is not None for each in (self.shots, self.label_fraction, self.associate))
+        return any(each is not None for each in (self.shots, self.label_fraction, self.associate, self.episodes))
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> SplitOptions:
@@ -255,6 +272,11 @@ class SplitOptions(SubsetOptions, DataOptions):
             raise ValueError("base_to_novel goes with one split, without folds, test_data and associate")
         if self.val_shots and not self.shots:
             raise ValueError("val_shots goes with shots; without them val stays whole")
+        others = ("folds", "test_data", "label_fraction", "associate", "base_to_novel", "val_shots")
+        if self.episodes and any(getattr(self, name) for name in others):
+            raise ValueError(f"episodes draw from train and test of one split, without {', '.join(others)}")
+        if self.queries and not self.episodes:
+            raise ValueError("queries are the images that an episode scores; add episodes, or leave queries out")
         if self.associate is not None:
             if self.shots or self.label_fraction:
                 raise ValueError("associate chooses the training images, as shots and label_fraction do; give one")
@@ -278,6 +300,11 @@ class EvaluationOptions(CardModel):
         ),
         Option(HEADS),
     ] = THRESHOLD_RULE
+    strength: Annotated[
+        float | None,
+        Field(gt=0, description="With --episodes, C of the linear head, which no val can choose there; 1 by default."),
+        Option(FEW, in_key=False),
+    ] = None
     baselines: Annotated[
         Baselines,
         Field(
@@ -422,14 +449,34 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             from evalfm.statistics.classification import choose_threshold
 
             choose_threshold([0, 1], [0, 1], self.threshold)
+        if self.strength and not (self.episodes and self.adaptation == "frozen" and "linear" in self.episode_heads):
+            raise ValueError("strength is the C of the head linear in episodes on frozen features; leave it out")
+        if self.episodes and self.threshold != THRESHOLD_RULE:
+            raise ValueError("episodes have no val to pick a threshold on; leave threshold out")
         # That of another adaptation, or of none, is refused here.
-        recipe_of(self.adaptation, self.recipe)
+        _ = self.whole_recipe
         return self
+
+    @property
+    def whole_recipe(self) -> Recipe | None:
+        """The adaptation's recipe with the changes, of episodes too; None for frozen encoders."""
+        usual = EPISODE_RECIPE if self.episodes and self.adaptation != "frozen" else {}
+        return recipe_of(self.adaptation, {**usual, **self.recipe})
+
+    @property
+    def episode_heads(self) -> tuple[str, ...]:
+        """The heads that solve episodes."""
+        return self.heads or EPISODE_HEADS
 
     @property
     def label(self) -> str:
         """What a person calls it."""
         return f"{self.encoder} × {self.task}"
+
+    @property
+    def case(self) -> str:
+        """The same with the subset."""
+        return self.label if self.subset == SubsetOptions() else f"{self.label}, {self.subset.label}"
 
     @property
     def description(self) -> str:
@@ -455,9 +502,18 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             update={name: os.path.basename(os.path.abspath(text)) for name, text in named.items()}
         ).key
 
-    def result_address(self, head: str) -> str:
-        """What the results of ``head`` are known by within one study, whichever of its cells computes them."""
-        return self.model_copy(update={"heads": (head,), "baselines": "none", "prompts": None}).key
+    def result_address(self, head: str | None) -> str:
+        """What the results of ``head`` are known by within one study, whichever of its cells computes them.
+
+        None stands for the heads of the task, whichever they are.
+        """
+        heads = None if head is None else (head,)
+        return self.model_copy(update={"heads": heads, "baselines": "none", "prompts": None}).key
+
+    @property
+    def own_addresses(self) -> frozenset[str]:
+        """``result_address`` of all that this cell measures in its own right."""
+        return frozenset(self.result_address(head) for head in self.heads or (None,))
 
     def on(self, machine: MachineOptions, **changes: object) -> ProbeConfig:
         """The same on ``machine``, with ``changes`` of folder and force."""

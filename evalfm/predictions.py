@@ -17,6 +17,8 @@ from evalfm.record import DataSection, printable
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 
 PREDICTIONS = "predictions.parquet"
+EPISODES = "episodes.parquet"
+"""In place of predictions, of a run of few-shot episodes."""
 LARGEST = 1e38
 """Of any number in a table; scores are float32."""
 SPLITS = ("val", "test")
@@ -58,6 +60,24 @@ def read_predictions(folder: Path, kind: str, data: DataSection) -> pd.DataFrame
         if wild.any():
             table[name] = table[name].mask(wild)
     return table
+
+
+def read_episodes(folder: Path) -> pd.DataFrame:
+    """The table of the run of few-shot episodes in ``folder``: one row an episode.
+
+    Raises:
+        EvalfmError: it is not there, or it is no Parquet or damaged.
+    """
+    path = folder / EPISODES
+    try:
+        check_parquet(path)
+        return pd.read_parquet(path)
+    except Exception as error:
+        # Whatever a damaged file makes the library raise is a fault of the file.
+        raise EvalfmError(
+            f"{path} cannot be read ({printable(_first_line(error))}); copy the whole run again, or make it again with "
+            "--force."
+        ) from None
 
 
 def _read(path: Path, data: DataSection) -> pd.DataFrame:

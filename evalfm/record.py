@@ -1,4 +1,4 @@
-"""The record of a run, typed: what run.json and episodes.json hold, and how a file of anybody's is read."""
+"""The record of a run, typed: what run.json holds, and how a file of anybody's is read."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from evalfm.cards import CardModel, in_words
 from evalfm.cautions import Caution, with_known_codes
 from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
+from evalfm.data.episodes import EPISODES
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts
@@ -146,34 +147,26 @@ class SplitSizes(Section):
     test: SplitSize
 
 
-class DataFacts(Section):
-    """The data of a result: where it comes from and what is known of it."""
+class DataSection(Section):
+    """The data of a run: sources, classes, folds, and sizes of the splits."""
 
     name: Word
     class_names: list[Word]
-    licence: str = "unknown"
-    citation: str | None = None
-    label_source: dict[str, str] = Field(default_factory=dict)
-    patients_known: bool = False
-
-    @property
-    def unit(self) -> str:
-        """What is resampled: ``patients``, or ``images`` where patients are unknown."""
-        return "patients" if self.patients_known else "images"
-
-
-class DataSection(DataFacts):
-    """The data of a run: sources, classes, folds, and sizes of the splits."""
-
-    test_name: Word
     licence: str
+    citation: str | None = None
     label_source: dict[str, str]
     patients_known: bool
+    test_name: Word
     test_digest: str | None = None
     derived_from: list[str] = Field(default_factory=list)
     folds: Annotated[int, Field(ge=2)] | None
     splits: SplitSizes
     redistributable_images: bool
+
+    @property
+    def unit(self) -> str:
+        """What is resampled: ``patients``, or ``images`` where patients are unknown."""
+        return "patients" if self.patients_known else "images"
 
     @model_validator(mode="after")
     def _sensible(self) -> DataSection:
@@ -238,6 +231,22 @@ class PromptSection(WholeSection):
         return self
 
 
+class EpisodeSection(Section):
+    """How the episodes of a run were drawn, and how far they lie apart.
+
+    Attributes:
+        sd: standard deviation of the metric over the episodes; None for one.
+        queries: images of each class that an episode scores. images: that stand in any episode.
+        support_from, query_from: from where they were drawn, in words.
+    """
+
+    sd: float | None
+    queries: Count
+    images: Count
+    support_from: str
+    query_from: str
+
+
 class Provenance(Section):
     """Where, when and with what a run was made; no host name, user or path.
 
@@ -268,13 +277,20 @@ class Provenance(Section):
     batch_size: int | None = None
 
 
-class Result(Section):
-    """What every record holds.
+class Record(Section):
+    """Everything that run.json holds; what is read of it is checked here, for whoever wrote the file.
 
     Attributes:
         key: hash of all that decides the result.
         encoder: its card, whole.
         cautions: to print with the result.
+        config: the settings, enough to run it again.
+        task: its card, whole.
+        metrics: per metric the estimate on test with interval, n and unit.
+        chosen: what val decided.
+        exclusions: how many images were left out of the cohort, by reason.
+        prompts: of a head that reads text; None for the others.
+        episodes: of few-shot episodes, over which the one metric is a mean; None for all other runs.
     """
 
     schema_version: Literal[2] = Field(2, alias="schema")
@@ -282,20 +298,6 @@ class Result(Section):
     encoder: EncoderSection
     cautions: list[Caution]
     provenance: Provenance
-
-
-class Record(Result):
-    """Everything that run.json holds; what is read of it is checked here, for whoever wrote the file.
-
-    Attributes:
-        config: the settings, enough to run it again.
-        task: its card, whole.
-        metrics: per metric the estimate on test with interval, n and unit.
-        chosen: what val decided.
-        exclusions: how many images were left out of the cohort, by reason.
-        prompts: of a head that reads text; None for the others.
-    """
-
     config: RunConfig
     task: TaskSection
     head: HeadSection
@@ -304,6 +306,7 @@ class Record(Result):
     chosen: Chosen
     exclusions: Exclusions
     prompts: PromptSection | None = None
+    episodes: EpisodeSection | None = None
 
     @model_validator(mode="after")
     def _belong_together(self) -> Record:
@@ -312,13 +315,17 @@ class Record(Result):
             raise ValueError(f"a {kind} task has classes, and data.class_names none")
         if kind == "binary" and len(classes) > 1:
             raise ValueError(f"a binary task has one class, not {len(classes)}")
+        if (self.episodes is None) != (self.config.episodes is None):
+            raise ValueError("episodes and config.episodes go together")
         if self.chosen.folds is not None and len(self.chosen.folds) != folds:
             raise ValueError(f"chosen has {len(self.chosen.folds)} folds, and data.folds is {folds}")
         return self
 
     @property
     def kind(self) -> str:
-        """The kind of its task, or ``base-to-novel`` where classes were tried in halves."""
+        """The kind of its task; ``episodes`` of few-shot ones, ``base-to-novel`` where classes were tried in halves."""
+        if self.episodes is not None:
+            return EPISODES
         return BASE_TO_NOVEL if self.config.base_to_novel else self.task.kind
 
     @property

@@ -19,7 +19,7 @@ from evalfm.cautions import BESIDE_FIGURES
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
-from evalfm.predictions import PREDICTIONS, read_predictions
+from evalfm.predictions import EPISODES, PREDICTIONS, read_episodes, read_predictions
 from evalfm.record import Record, read_record, write_record
 from evalfm.statistics.estimate import Estimate
 
@@ -115,14 +115,29 @@ class Run:
         """One row per val and test example, with the kind's columns and the declared attributes.
 
         Raises:
-            EvalfmError: there is no such table, or it is not what the record says.
+            EvalfmError: there is no such table, or it is not what the record says, or the run is of episodes.
         """
+        if self.record.episodes is not None:
+            raise EvalfmError(
+                f"{self.folder} is of few-shot episodes, which overlap and have no predictions to compare or to look "
+                "into; `evalfm report` and `evalfm ls runs` show its figures."
+            )
         return read_predictions(self.folder, self.kind, self.record.data)
 
     def test_predictions(self) -> pd.DataFrame:
         """The rows of ``predictions`` that are of test, numbered from 0."""
         table = self.predictions()
         return table[table["split"] == "test"].reset_index(drop=True)
+
+    def episodes(self) -> pd.DataFrame:
+        """Of few-shot episodes one row each: ``episode, shots, macro_auroc``, lists ``support`` and ``query`` of ids.
+
+        The lists go class after class; of a binary task first the images without the finding.
+
+        Raises:
+            EvalfmError: there is no such table, or it is damaged.
+        """
+        return read_episodes(self.folder)
 
     def head_tensors(self) -> dict[str, Tensor]:
         """What the head learnt.
@@ -179,7 +194,7 @@ def find_runs(out: str | Path, *, with_predictions: bool = False, say: Callable[
 
     Args:
         out: a folder that holds runs, or a run's own.
-        with_predictions: look at the predictions of each run too, which whoever compares runs needs.
+        with_predictions: look at the predictions, or episodes, of each run too, which whoever compares runs needs.
         say: is given a sentence for each run that is left out because it is damaged; by default a warning.
 
     Raises:
@@ -192,7 +207,7 @@ def find_runs(out: str | Path, *, with_predictions: bool = False, say: Callable[
     def read(folder: Path) -> Run:
         run = Run.read(folder)
         if with_predictions:
-            run.predictions()
+            run.predictions() if run.record.episodes is None else run.episodes()
         return run
 
     root = user_path(out, "The folder of runs")
@@ -287,15 +302,18 @@ def write_run(
     tensors: dict[str, Tensor],
     encoder: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained."""
+    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained.
+
+    Of few-shot episodes ``predictions`` is their table, and nothing that was learnt is kept.
+    """
     from safetensors.torch import save
 
     predictions = predictions.copy(deep=False)
     predictions.attrs = {MARK: _mark(record)}
-    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    predictions.to_parquet(folder / (PREDICTIONS if record.episodes is None else EPISODES), index=False)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
-        if content or name == HEAD:
+        if content or (name == HEAD and record.episodes is None):
             plain = {key: value.detach().cpu().contiguous() for key, value in (content or {}).items()}
             (folder / name).write_bytes(save(plain))
     write_record(folder / RECORD, record)

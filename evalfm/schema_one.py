@@ -37,7 +37,7 @@ UNLEARNT = re.compile(r".* has random weights: it has learnt nothing\.")
 
 
 def migrated(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a run.json or episodes.json of schema 1 in the form of schema 2; what is not of it stays."""
+    """The content of a run.json of schema 1 in the form of schema 2; what is not of it stays."""
     new = {name: value for name, value in content.items() if name != "notes"}
     new["schema"] = 2
     notes = content.get("notes")

@@ -15,7 +15,6 @@ from evalfm.data.dataset_info import read_dataset_info
 from evalfm.encoders import find_card
 from evalfm.errors import EvalfmError
 from evalfm.study.config import load_study
-from evalfm.study.episodes import load_episodes
 from evalfm.tasks.card import load_task
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -107,7 +106,6 @@ def test_what_is_no_file_of_yaml_is_said(tmp_path: Path) -> None:
         lambda path: load_task(str(path)),
         read_dataset_info,
         lambda path: load_study(str(path)),
-        lambda path: load_episodes(str(path)),
     ],
 )
 def test_every_reader_of_yaml_has_the_bounds(tmp_path: Path, read: Any) -> None:

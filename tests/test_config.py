@@ -12,8 +12,6 @@ import pytest
 from evalfm.cards import takes
 from evalfm.config import MachineOptions, ProbeConfig, SubsetOptions
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.probing.few_shot.config import EpisodeConfig
-from evalfm.probing.few_shot.episodes import run_episodes
 from evalfm.probing.probe import probe
 
 FULL: dict[str, Any] = {
@@ -58,6 +56,9 @@ OTHER: dict[str, Any] = {
     "test_where": None,
     "limit": None,
     "shots": None,
+    "episodes": 5,
+    "queries": 4,
+    "strength": 2.0,
 }
 """Another value of every option that a cell may have."""
 HOW = {*MachineOptions.model_fields, "out", "force"}
@@ -87,13 +88,12 @@ def test_whatever_is_measured_changes_the_key_of_a_cell(name: str) -> None:
     assert (changed.key == cell.key) == (name in HOW)
 
 
-@pytest.mark.parametrize(("function", "model"), [(probe, ProbeConfig), (run_episodes, EpisodeConfig)])
-def test_a_function_shows_every_option_with_its_default(function: Any, model: Any) -> None:
-    parameters = inspect.signature(function).parameters
-    for name, field in model.model_fields.items():
+def test_a_function_shows_every_option_with_its_default() -> None:
+    parameters = inspect.signature(probe).parameters
+    for name, field in ProbeConfig.model_fields.items():
         if name not in ("encoder", "task"):
             assert parameters[name].default == field.get_default(call_default_factory=True), name
-    assert f"shots: {model.model_fields['shots'].description}" in str(function.__doc__)
+    assert f"shots: {ProbeConfig.model_fields['shots'].description}" in str(probe.__doc__)
     assert "options" not in parameters
 
 
@@ -113,6 +113,10 @@ def test_a_parameter_of_the_functions_own_stands_as_it_is() -> None:
         ({"folds": 3, "test_where": "age > 1"}, "folds test every image once"),
         ({"shots": 3, "label_fraction": 0.5}, "give one"),
         ({"val_shots": 3}, "val_shots goes with shots"),
+        ({"queries": 3}, "add episodes"),
+        ({"episodes": 3, "shots": 1, "folds": 2}, "train and test of one split, without folds"),
+        ({"episodes": 3, "shots": 1, "threshold": "f1"}, "no val to pick a threshold"),
+        ({"strength": 2.0, "shots": 1}, "in episodes on frozen features"),
         ({"associate": "sex"}, "write column=strength"),
         ({"base_to_novel": True, "folds": 3}, "base_to_novel goes with one split"),
         ({"base_to_novel": True, "adaptation": "lora"}, "base_to_novel goes with a frozen encoder"),
@@ -160,5 +164,17 @@ def test_no_path_is_in_what_a_run_records() -> None:
 
 def test_subsets_in_words() -> None:
     subsets: list[dict[str, Any]] = [{}, {"shots": 4}, {"label_fraction": 0.1}, {"associate": "chest_tube=0.5"}]
+    subsets += [{"shots": 1, "episodes": 9}, {"episodes": 1}]
     labels = ["all of train", "4 shots", "0.1 of the patients", "images with chest_tube=0.5"]
+    labels += ["9 episodes of 1 shot", "1 episode"]
     assert [SubsetOptions(**each).label for each in subsets] == labels
+
+
+def test_the_recipe_of_episodes_is_their_own_and_can_be_changed() -> None:
+    few = ProbeConfig(encoder="hog", task="ptx-cls", adaptation="full", shots=1, episodes=2, recipe={"epochs": 3})
+    assert few.whole_recipe is not None
+    assert (few.whole_recipe.probe_start, few.whole_recipe.epochs, few.whole_recipe.least_steps) == (False, 3, 100)
+    plain = ProbeConfig(encoder="hog", task="ptx-cls", adaptation="full", shots=1)
+    assert plain.whole_recipe is not None
+    assert (plain.whole_recipe.probe_start, plain.whole_recipe.epochs) == (True, 30)
+    assert ProbeConfig(encoder="hog", task="ptx-cls", shots=1, episodes=2).whole_recipe is None

@@ -1,19 +1,22 @@
-"""docs/extending.md: every file in it is written and every command run, in their order, in an empty folder."""
+"""docs/extending.md: every file in it is written and every command run, in their order, in a copy of examples/."""
 
 from __future__ import annotations
 
 import re
 import runpy
+import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+import evalfm
 from evalfm.cli.app import app
 from evalfm.run import find_runs
 
-PAGE = Path(__file__).parents[1] / "docs/extending.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/extending.md"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,6 +35,7 @@ def install(folder: Path) -> None:
 def test_the_page_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("EVALFM_HOME", str(tmp_path / "home"))
@@ -53,13 +57,26 @@ def test_the_page_runs_from_top_to_bottom(
                 assert program == "evalfm"
                 done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
                 assert done.exit_code == 0, f"{line}\n{done.output}"
-    assert commands == 13
+    assert commands == 18
     runs = find_runs(tmp_path / "runs")
     made = {run.encoder for run in runs}
     assert made >= {"my-resnet", "stripes", "precomputed", "hog"}
-    assert {run.task for run in runs if run.encoder == "hog"} == {"ptx-men"}
+    assert {run.task for run in runs if run.encoder == "hog"} == {"ptx-men", "ptx-cls"}
+    assert {(run.encoder, run.task) for run in runs if run.head == "lda"} == {
+        ("hog", "ptx-cls"),
+        ("stripes", "ptx-men"),
+    }
+    (run,) = (run for run in runs if (run.encoder, run.head) == ("hog", "lda"))
+    (score,) = (name for name in run.predictions().columns if name.startswith("score"))
+    again = evalfm.predict(run, "small", out=tmp_path / "predicted").table.set_index("id")[score]
+    of_run = run.predictions().set_index("id")[score]
+    assert len(of_run) > 40
+    assert again[of_run.index].to_numpy() == pytest.approx(of_run.to_numpy(), abs=1e-6)
     assert "stripes Estimate(value=0." in capsys.readouterr().out
     # File, object and entry point are one encoder under one name, the file with its digest in the key.
-    keys = {run.record.provenance.feature_key for run in runs if run.encoder == "stripes"}
+    keys = {run.record.provenance.feature_key for run in runs if run.encoder == "stripes" and run.head == "linear"}
     assert len(keys) == 2
-    assert "stripes" in CliRunner().invoke(app, ["ls", "encoders"]).stdout
+    for what, name in (("encoders", "stripes"), ("heads", "lda"), ("data", "named-files"), ("tasks", "ptx-men")):
+        listed = CliRunner().invoke(app, ["ls", what]).stdout
+        assert f"Plugged in: {name}, by evalfm-examples (evalfm_examples" in listed
+        assert "Broken" not in listed

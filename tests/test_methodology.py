@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from evalfm.heads import list_heads
+from evalfm.heads.registry import built_in_heads
 from evalfm.training.recipe import ADAPTATIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,7 +36,7 @@ def test_the_table_changes_with_the_code(monkeypatch):
 def test_every_head_and_adaptation_has_its_words():
     page = (DOCS / "methodology.md").read_text(encoding="utf-8")
     prose = page[: page.index("## Defaults")]
-    for entry in list_heads():
+    for entry in built_in_heads():
         assert f"`{entry.name}`" in prose, entry.name
     for name in ADAPTATIONS:
         assert f"`{name}`" in prose, name

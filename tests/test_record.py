@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 from evalfm.cautions import Caution
 from evalfm.cli.app import app
-from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
 from evalfm.record import SCHEMA, Record
@@ -24,7 +23,7 @@ from evalfm.run import MARK, RECORD, Run, find_runs
 from .analysis.made import binary_table, make_run, signal
 
 OLD = Path(__file__).parent / "schema_one"
-"""Records that evalfm 0.1 wrote (a run on random weights in two folds, and few-shot episodes), shortened."""
+"""Records that evalfm 0.1 wrote (a run on random weights in two folds), shortened."""
 
 
 def old_run(folder: Path, **changes: Any) -> Path:
@@ -77,13 +76,6 @@ def test_a_run_of_schema_1_is_read_with_the_codes_of_its_notes(tmp_path: Path) -
 def test_every_note_of_schema_1_has_its_code(tmp_path: Path, note: str, code: str) -> None:
     (caution,) = Run.read(old_run(tmp_path / "run", notes=[note])).record.cautions
     assert (caution.code, caution.sentence) == (code, note)
-
-
-def test_episodes_of_schema_1_are_read(tmp_path: Path) -> None:
-    (tmp_path / "episodes.json").write_bytes((OLD / "episodes.json").read_bytes())
-    run = EpisodeRun.read(tmp_path)
-    assert [each.code for each in run.record.cautions] == ["overlapping-episodes", "synthetic"]
-    assert (run.record.config.queries, run.record.data.support_from, run.record.results[0].mean.n) == (3, "train", 3)
 
 
 def test_templates_of_schema_1_are_read(tmp_path: Path) -> None:

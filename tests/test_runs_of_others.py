@@ -17,11 +17,8 @@ from typer.testing import CliRunner, Result
 
 from evalfm.cli.app import app
 from evalfm.data.manifest import Manifest
-from evalfm.episodes import RECORD as EPISODES
-from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
-from evalfm.probing.few_shot.episodes import run_episodes
 from evalfm.probing.probe import probe
 from evalfm.run import HEAD, RECORD, Run, find_runs
 from evalfm.study.results import rows_of, table_of
@@ -243,17 +240,17 @@ def test_no_mutated_episodes_end_a_report_with_a_traceback(
     squares: Manifest, made: Path, tmp_path: Path, home: Path
 ) -> None:
     chance = random.Random(19)
-    asked = {"methods": ["linear", "prototypes"], "shots": [1, 2], "episodes": 3, "queries": 4}
-    runs: list[EpisodeRun] = run_episodes("hog", "square", data=squares, out=tmp_path / "made", **asked)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"heads": ["linear", "prototypes"], "shots": [1, 2], "episodes": 3, "queries": 4}
+    runs = probe("hog", "square", data=squares, out=tmp_path / "made", baselines="none", **options)
     one = next(path.parent for path in sorted((made / "two" / "ctr").rglob(RECORD)))
     for number in range(40):
         root = tmp_path / str(number)
         for place, run in enumerate(runs):
             shutil.copytree(run.folder, root / str(place))
-        mutate_record(root / "0" / EPISODES, chance)
+        mutate_record(root / "0" / RECORD, chance)
         done = CliRunner().invoke(app, ["report", str(root), str(one), "--out", str(tmp_path / "page.html")])
         assert done.exit_code == 0, done.exception
-        assert "Few-shot episodes" in (tmp_path / "page.html").read_text()
+        assert "the mean over few-shot episodes" in (tmp_path / "page.html").read_text()
 
 
 NAME = "[bold]x[/y] <script>alert(1)</script> | [a](javascript:b) \x1b[31m"

@@ -19,7 +19,8 @@ def cohort_of(run: Run) -> Cohort:
     of_task: list[Any] = [run.kind, *(getattr(task, name) for name in _OF_TASK)]
     images = [data.name, data.test_name, data.test_digest, data.splits.test.as_written()]
     truth = [data.label_source, data.class_names]
-    apart = [data.folds, config.where or None, config.test_where or None, config.limit or None]
+    queries = None if run.record.episodes is None else run.record.episodes.queries
+    apart = [data.folds, config.where or None, config.test_where or None, config.limit or None, queries]
     return run.task, *(json.dumps(each, sort_keys=True) for each in (of_task, images, truth, apart))
 
 
@@ -39,6 +40,7 @@ def cohort_words(run: Run) -> str:
     words += [f"tested where {config.test_where}"] if config.test_where else []
     words += [f"at most {config.limit} images"] if config.limit else []
     words += [f"{data.folds} folds"] if data.folds else []
+    words += [f"episodes of {run.record.episodes.queries} queries"] if run.record.episodes is not None else []
     return ", ".join(words)
 
 
@@ -59,6 +61,8 @@ def test_counts(run: Run) -> str:
     counts = f"test: {unit}{test.images} images"
     if run.record.task.kind in WITH_FINDING:
         counts += f", {test.positive_images} {WITH_FINDING[run.record.task.kind]}"
+    if run.record.episodes is not None:
+        return f"{counts}, of which episodes draw; labels: {labels_words(run)}"
     counts += f", {data.folds} folds (intervals exclude training variance)" if data.folds else ", holdout"
     return f"{counts}; labels: {labels_words(run)}"
 

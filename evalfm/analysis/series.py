@@ -11,7 +11,6 @@ import numpy as np
 
 from evalfm.analysis.cohort import cohort_of, cohort_words, distinct_names
 from evalfm.config import THRESHOLD_RULE
-from evalfm.episodes import EpisodeRun
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
@@ -23,7 +22,7 @@ NO_FEATURE = frozenset(
     {"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision", "compile"}
 )
 """Likewise, of how the encoder was loaded; weights and precision are in the record."""
-SUBSETS = ("shots", "val_shots", "label_fraction", "associate")
+SUBSETS = ("shots", "val_shots", "label_fraction", "associate", "episodes")
 """What draws the training images anew for each seed."""
 OVER_SEEDS = "over several seeds the interval goes from the lowest to the highest end of theirs"
 
@@ -134,7 +133,7 @@ def _of_recipe(name: str) -> Callable[[Run], str]:
     return lambda run: f"{name}={run.record.config.recipe.get(name)}"
 
 
-def input_words(run: Run | EpisodeRun) -> str:
+def input_words(run: Run) -> str:
     """How the encoder was given its input other than its card says, such as ``112 px, letterbox``."""
     size, resize = run.record.config.encoder.input_size, run.record.config.encoder.resize
     return ", ".join([*([f"{size} px"] if size else []), *([resize] if resize else [])])

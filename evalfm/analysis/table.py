@@ -21,7 +21,7 @@ from evalfm.statistics.estimate import Estimate
 SHOWN_METRICS = 3
 """So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""
 
-OF_EVERY_LINE: frozenset[Code] = frozenset({"synthetic", "patients-unknown", "contamination"})
+OF_EVERY_LINE: frozenset[Code] = frozenset({"synthetic", "patients-unknown", "contamination", "overlapping-episodes"})
 """Codes of cautions that hold of a whole table."""
 
 
@@ -49,6 +49,13 @@ class Line:
     def sd(self, metric: str) -> float | None:
         """Spread of ``metric`` over the seeds; None for a single one."""
         return seed_sd(self.runs, metric)
+
+    @property
+    def episode_sd(self) -> float | None:
+        """Spread of the primary metric over the episodes of a seed, the mean over seeds; None without episodes."""
+        spreads = [run.record.episodes.sd for run in self.runs if run.record.episodes is not None]
+        known = [each for each in spreads if each is not None]
+        return sum(known) / len(known) if known else None
 
     def estimate(self, metric: str) -> Estimate:
         """``metric`` averaged over the seeds; absent where the runs were not measured by it."""
@@ -183,6 +190,7 @@ def as_json(table: TaskTable) -> dict[str, Any]:
                 "baseline": line.baseline,
                 "seeds": [run.seed for run in line.runs],
                 "seed_sd": line.seed_sd,
+                "episode_sd": line.episode_sd,
                 "seed_sds": {name: line.sd(name) for name in line.metrics},
                 "metrics": {name: estimate.to_json() for name, estimate in line.metrics.items()},
                 "runs": [str(run.folder) for run in line.runs],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,29 +13,28 @@ import typer
 from typer.core import TyperGroup
 
 import evalfm
-from evalfm.cli import (
-    bias,
-    choose,
-    compare,
-    convert,
-    counterfactual,
-    data,
-    demo,
-    doctor,
-    embed,
-    episodes,
-    fetch,
-    ls,
-    predict,
-    probe,
-    report,
-    show,
-    study,
-)
 from evalfm.cli.console import INTERRUPTED, tell_interrupt
 from evalfm.cli.options import Verbs
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import text_fault, user_path
+
+ORDER = (
+    *(
+        "demo",
+        "probe",
+        "study",
+        "predict",
+        "embed",
+        "compare",
+        "bias",
+        "counterfactual",
+        "choose",
+        "report",
+    ),
+    *("fetch", "doctor", "convert", "ls", "show", "data"),
+)
+"""How the help lists the verbs; others follow."""
+NO_VERBS = ("app", "configured")
 
 
 class _Verbs(TyperGroup):
@@ -102,25 +103,20 @@ def _options(
     """Hold the options that stand before a verb."""
 
 
-app.command("demo")(demo.demo)
-app.command("probe")(probe.probe)
-app.command("study")(study.study)
-app.command("episodes")(episodes.episodes)
-app.command("predict")(predict.predict)
-app.command("embed")(embed.embed)
-app.command("compare")(compare.compare)
-app.command("bias")(bias.bias)
-app.command("counterfactual")(counterfactual.counterfactual)
-app.command("choose")(choose.choose)
-app.command("report")(report.report)
-app.command("fetch")(fetch.fetch)
-app.command("doctor")(doctor.doctor)
-app.command("convert")(convert.convert)
-app.add_typer(ls.app, name="ls")
-app.add_typer(show.app, name="show")
-app.add_typer(data.app, name="data")
-
-for each in (app, ls.app, show.app, data.app):
-    for command in each.registered_commands:
+def _add_verbs() -> None:
+    """Add every module of this folder that holds a function of its own name, or a group of verbs called ``app``."""
+    names = [each.name for each in pkgutil.iter_modules([str(Path(__file__).parent)]) if each.name not in NO_VERBS]
+    groups = [app]
+    for name in sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name)):
+        module = import_module(f"{__package__}.{name}")
+        if isinstance(getattr(module, "app", None), Verbs):
+            app.add_typer(module.app, name=name)
+            groups.append(module.app)
+        elif callable(getattr(module, name, None)):
+            app.command(name)(getattr(module, name))
+    for command in (command for group in groups for command in group.registered_commands):
         if command.callback is not None:
             command.callback = _with_paths(command.callback)
+
+
+_add_verbs()

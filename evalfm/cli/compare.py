@@ -60,8 +60,10 @@ def compare(
         _show(table)
 
 
-def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[Run]:
+def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes: bool = False) -> list[Run]:
     """Every run below ``folders``, each once; one that is damaged is left out, which is said on standard error.
+
+    Those of few-shot ``episodes``, which have no predictions, are left out likewise unless they are wanted.
 
     Raises:
         EvalfmError: a folder is not there, there is no run that can be read, or a folder is a damaged run itself.
@@ -89,7 +91,17 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True) -> list[R
         if left_out:
             raise EvalfmError(f"No run in {named} can be read, {len(left_out)} left out; copy them again, whole.")
         raise EvalfmError(f"There is no run in {named}; make some with `evalfm probe`.")
-    return list(by_folder.values())
+    found = [run for run in by_folder.values() if episodes or run.record.episodes is None]
+    if len(found) < len(by_folder):
+        count = len(by_folder) - len(found)
+        sentence = (
+            f"{count} {'run' if count == 1 else 'runs'} of few-shot episodes: they share images, so that nothing is "
+            "tested between them; `evalfm report` and `evalfm ls runs` show them"
+        )
+        if not found:
+            raise EvalfmError(f"There is but {sentence}.")
+        typer.echo(f"Left out: {sentence}.", err=True)
+    return found
 
 
 def _show(table: Comparison) -> None:

@@ -32,7 +32,7 @@ def configured(
     choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
     several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated; one with a model
     takes the path of its YAML file, which the model that holds it reads. Of a field of which a verb takes ``several``,
-    each for a configuration of its own, the verb gets the list as it was typed.
+    each for a configuration of its own, the verb gets the list as it was typed, numbers read.
 
     Args:
         models: configurations; a field that two of them share is one option.
@@ -105,8 +105,8 @@ def _metavar(field: FieldInfo) -> str | None:
         return PAIR
     if words := _words(field):
         return f"[{'|'.join(words)}]"
-    items = _items(field)
-    return "NUMBER,…" if int in items else "NAME,…" if items or option_of(field).several else None
+    items = _items(field) or (_alternatives(field.annotation) if option_of(field).several else [])
+    return "NUMBER,…" if int in items else "NAME,…" if items else None
 
 
 def _plain(name: str, annotation: Any) -> Any:
@@ -163,8 +163,10 @@ def _value(name: str, field: FieldInfo, value: Any) -> Any:
     if value is None or value == []:
         return None
     option, flag = option_of(field), flag_of(name, field)
-    if not isinstance(value, list) or option.several:
+    if not isinstance(value, list):
         return value
+    if option.several:
+        return _numbers(value, flag) if int in _alternatives(field.annotation) else value
     if not _is_mapping(field):
         words = _words(field)
         if words:

@@ -122,7 +122,9 @@ def print_runs(runs: Iterable[Run]) -> None:
 def print_task(table: TaskTable) -> None:
     """Print one task's table: estimates with 95 % intervals, baselines marked, cautions below."""
     with_seeds = any(len(line.runs) > 1 for line in table.lines)
-    header = ["encoder", "head", "adaptation", *table.metric_names, *(["seeds"] if with_seeds else [])]
+    with_episodes = any(line.episode_sd is not None for line in table.lines)
+    more = ["sd over episodes"] * with_episodes + ["seeds"] * with_seeds
+    header = ["encoder", "head", "adaptation", *table.metric_names, *more]
     footnotes = Footnotes()
     rows = []
     for line in table.lines:
@@ -130,8 +132,9 @@ def print_task(table: TaskTable) -> None:
             footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}", line.sd(name))
             for name in table.metric_names
         ]
+        spread = ["–" if line.episode_sd is None else f"{line.episode_sd:.3f}"] if with_episodes else []
         seeds = [str(len(line.runs))] if with_seeds else []
-        rows.append([_name(line), line.head, line.adaptation, *cells, *seeds])
+        rows.append([_name(line), line.head, line.adaptation, *cells, *spread, *seeds])
     print_rows(f"{table.task} on {table.cohort}: {table.title}", header, rows)
     of_seeds = ["Of several seeds: mean ± standard deviation over them."] if with_seeds else []
     _print_lines([table.unit_counts, *of_seeds, *table.cautions, *footnotes.lines()])

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from evalfm.cli.options import Verbs
+
+if TYPE_CHECKING:
+    from evalfm.cards import CardModel
+    from evalfm.plugins import PlugIn
 
 app = Verbs(help="List encoders, tasks, heads, data sets or runs.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -37,7 +42,7 @@ def encoders(
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
     from evalfm.encoders.reference import ALIASES, PREFIXES
-    from evalfm.encoders.registry import list_factories
+    from evalfm.encoders.registry import encoder_plugins
     from evalfm.errors import UnknownNameError
 
     for word, value, known in (
@@ -49,7 +54,7 @@ def encoders(
     least, most = (None if bound is None else parameters_of(bound) for bound in (min_parameters, max_parameters))
     cards = catalogue(Wanted(paradigm, domain, licence, commercial, gated, text, least, most))
     if json:
-        emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
+        emit_json(_described(cards, encoder_plugins()))
         return
     rows = []
     for name, card in cards.items():
@@ -70,9 +75,7 @@ def encoders(
         )
     columns = ["name", "paradigm", "domain", "size", "dim", "input", "text", "weights", "licence", "commercial use"]
     print_rows("Encoders", columns, rows)
-    factories = [f"{name} ({place})" for name, place in list_factories().items()]
-    if factories:
-        typer.echo(f"Plugged in as code: {', '.join(factories)}.")
+    _say_plugins(encoder_plugins())
     variants = [f"{name}@{each}" for name, card in cards.items() for each in getattr(card, "variants", {})]
     if variants:
         typer.echo(f"Variants of the forward pass: {', '.join(variants)}.")
@@ -91,14 +94,15 @@ def tasks(json: Json = False) -> None:
         evalfm ls tasks
     """
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.tasks.card import list_tasks
+    from evalfm.tasks.card import list_tasks, task_plugins
 
     cards = list_tasks()
     if json:
-        emit_json({name: card.model_dump(mode="json", by_alias=True) for name, card in cards.items()})
+        emit_json(_described(cards, task_plugins()))
         return
     rows = [[name, card.kind, card.primary, ", ".join(card.heads), card.title] for name, card in cards.items()]
     print_rows("Tasks", ["name", "kind", "primary metric", "heads", "question"], rows)
+    _say_plugins(task_plugins())
 
 
 @app.command()
@@ -110,19 +114,19 @@ def heads(json: Json = False) -> None:
         evalfm ls heads
     """
     from evalfm.cli.console import emit_json, print_rows
-    from evalfm.heads import list_heads
+    from evalfm.heads.registry import head_plugins, list_heads
 
     known = list_heads()
     if json:
-        emit_json(
-            [
-                {"name": head.name, "kinds": sorted(head.kinds), "needs": sorted(head.needs), "summary": head.summary}
-                for head in known
-            ]
-        )
+        listed = [
+            {"name": head.name, "kinds": sorted(head.kinds), "needs": sorted(head.needs), "summary": head.summary}
+            for head in known
+        ]
+        emit_json([head | _origin(str(head["name"]), head_plugins()) for head in listed])
         return
     rows = [[head.name, ", ".join(sorted(head.kinds)), ", ".join(sorted(head.needs)), head.summary] for head in known]
     print_rows("Heads", ["name", "kinds", "needs", "what it is"], rows)
+    _say_plugins(head_plugins())
 
 
 @app.command()
@@ -135,7 +139,7 @@ def data(json: Json = False) -> None:
     """
     from evalfm.cli.console import emit_json, print_rows
     from evalfm.data.registered import registered
-    from evalfm.data.sources import list_sources
+    from evalfm.data.sources import list_sources, source_plugins
 
     known, sources = registered(), list_sources()
     if json:
@@ -146,6 +150,7 @@ def data(json: Json = False) -> None:
     else:
         typer.echo("No data set is registered; `evalfm data register NAME FOLDER` gives one a name.")
     print_rows("Sources for `evalfm data import`", ["name"], [[name] for name in sources])
+    _say_plugins(source_plugins())
     typer.echo("Without --data a task runs on the phantom (400 synthetic images).")
 
 
@@ -174,7 +179,7 @@ def runs(
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
 
-    tables = task_tables(runs_in([out], with_predictions=False))
+    tables = task_tables(runs_in([out], with_predictions=False, episodes=True))
     names = [each.strip() for each in (metrics or "").split(",") if each.strip()]
     if names:
         tables = [with_metrics(each, every_metric(each) if names == ["all"] else names) for each in tables]
@@ -187,3 +192,25 @@ def runs(
         else:
             print_task(table)
             print_operating_points(table)
+
+
+def _origin(name: str, plugins: Mapping[str, PlugIn[Any]]) -> dict[str, str]:
+    """Where ``name`` comes from, if from another package."""
+    return {"plugin": plugins[name].origin} if name in plugins and not plugins[name].fault else {}
+
+
+def _described(cards: Mapping[str, CardModel], plugins: Mapping[str, PlugIn[Any]]) -> dict[str, Any]:
+    """Every card as plain values."""
+    return {name: card.model_dump(mode="json", by_alias=True) | _origin(name, plugins) for name, card in cards.items()}
+
+
+def _say_plugins(plugins: Mapping[str, PlugIn[Any]]) -> None:
+    """Say where each plug-in comes from, and of a broken one why it cannot be used."""
+    from evalfm.cli.console import in_letters
+    from evalfm.plugins import load_all
+
+    working, broken = load_all(plugins)
+    for name in working:
+        typer.echo(in_letters(f"Plugged in: {name}, by {plugins[name].origin}."))
+    for reason in broken.values():
+        typer.echo(in_letters(f"Broken: {reason}"))

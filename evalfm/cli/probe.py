@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +33,9 @@ def probe(
 
         evalfm probe --encoder resnet50 --weights resnet50.safetensors --task cardiomegaly-cls --data nih --folds 5
 
-        evalfm probe --encoder pixels --task sex --data build/nih --shots 16 --seeds 3
+        evalfm probe --encoder pixels --task sex --data build/nih --shots 1,5,20 --seeds 3
+
+        evalfm probe --encoder rad-dino --task tb-cls --data shenzhen --shots 1,5,20 --episodes 100
 
         evalfm probe --encoder rad-dino --task ptx-seg --adaptation lora --recipe rank=16 --recipe epochs=10
 
@@ -52,8 +55,8 @@ def probe(
     training = {name: options.get(name) for name in ("adaptation", "recipe")}
     # Before torch is imported, which takes seconds.
     check_names(encoders, tasks, options.get("heads", ()), [data, test_data], aliases=True, **training)
-    for encoder in encoders:
-        ProbeConfig.checked(encoder=encoder, task=tasks[0], **options)
+    for encoder, shots in product(encoders, options.get("shots", [None])):
+        ProbeConfig.checked(encoder=encoder, task=tasks[0], **{**options, "shots": shots})
 
     from evalfm.cli.console import Bars, emit_json, print_runs, table_json
     from evalfm.cli.phantom_notice import print_notice

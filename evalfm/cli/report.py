@@ -17,13 +17,13 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, images, subgroups, methods and provenance.
 
-    A features.json in a named folder (see evalfm embed --similarity) and few-shot episodes below one become sections.
+    A features.json in a named folder (see evalfm embed --similarity) becomes a section.
 
     Examples:
 
         evalfm report runs --out report.html
 
-        evalfm report runs episodes --out report.html
+        evalfm report runs/data-scarcity runs/feature-quality
 
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
@@ -32,27 +32,21 @@ def report(
     from evalfm.cli.compare import runs_in
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
-    from evalfm.episodes import find_episodes
     from evalfm.errors import UnknownNameError
     from evalfm.run import check_writable
 
     refuse_folder(out)
     if csv is not None:
         check_writable(csv, "--csv")
-    chosen = runs_in(runs)
+    chosen = runs_in(runs, episodes=True)
     if task is not None:
         tasks = sorted({run.task for run in chosen})
         if task not in tasks:
             raise UnknownNameError("task among these runs", task, tasks)
         chosen = [run for run in chosen if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
-    episodes = [each for folder in runs for each in find_episodes(folder, _say) if task in (None, each.task)]
-    content = report_page(chosen, title, features, episodes).encode()
+    content = report_page(chosen, title, features).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(chosen)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(chosen, csv, features, episodes))} tables into {csv}")
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
+        typer.echo(f"Wrote {len(write_tables(chosen, csv, features))} tables into {csv}")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from evalfm.study import Study, StudyRuns
     from evalfm.study.cohorts import Manifests
 
+IN_PLACE = ("limit", "where", "heads", "shots", "episodes", "queries", "strength", "seeds")
+"""Options that stand in place of the study's keys of these names."""
 SOME_FAILED = 1
 """Exit status where cells failed: what did not fail is on disk."""
 
@@ -45,6 +47,14 @@ class StudyOptions(CardModel):
         Field(default_factory=dict)
     )
     limit: Annotated[int | None, Field(description="At most so many images.")] = None
+    where: Annotated[str | None, Field(description="Rows of every cohort, in place of the study's.")] = None
+    heads: Annotated[
+        tuple[str, ...], Field(description="These heads, in place of the study's."), Option(names=("--head",))
+    ] = ()
+    shots: Annotated[tuple[int, ...], Field(description="In place of the study's, such as 1,5,20.")] = ()
+    episodes: Annotated[int | None, Field(description="So many few-shot episodes of each number of shots.")] = None
+    queries: Annotated[int | None, Field(description="Images of each class that an episode scores.")] = None
+    strength: Annotated[float | None, Field(description="C of the linear head in episodes.")] = None
     seeds: Annotated[int | None, Field(description="In place of the study's.")] = None
     shard: Annotated[
         str | None,
@@ -167,7 +177,7 @@ def _changed(grid: Study, options: dict[str, Any]) -> Study:
     from evalfm.encoders.reference import EncoderRef, find_alias
     from evalfm.errors import EvalfmError
 
-    changes: dict[str, Any] = {name: options[name] for name in ("limit", "seeds") if name in options}
+    changes: dict[str, Any] = {name: options[name] for name in IN_PLACE if name in options}
     weights, recipe = options.get("weights"), options.get("recipe")
     if weights not in (None, "random", "hub"):
         raise EvalfmError(

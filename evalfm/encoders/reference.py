@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from evalfm.encoders.card import EncoderCard
-from evalfm.encoders.registry import load_plugin, named_card, plugin_names, read_card
+from evalfm.encoders.registry import encoder_plugins, load_plugin, named_card, read_card
 from evalfm.errors import EvalfmError, UnknownNameError, shown
 from evalfm.paths import user_path
 
@@ -117,7 +117,7 @@ class EncoderRef:
         if file is not None:
             return cls("card-file", given, path=file["path"], modifiers=_words(file["modifiers"]))
         name, _, modifiers = given.partition("@")
-        kind: Kind = "plug-in" if name in plugin_names() else "card"
+        kind: Kind = "plug-in" if name in encoder_plugins() else "card"
         return cls(kind, given, name=name, modifiers=_words(modifiers))
 
     @classmethod

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from evalfm.cards import read_yaml, validate
 from evalfm.encoders.card import AbsentCard, EncoderCard
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.plugins import PlugIn, find_plugins, load_all
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
@@ -18,41 +17,29 @@ if TYPE_CHECKING:
 CARDS = Path(__file__).parent / "cards"
 ABSENT = CARDS / "precomputed"
 """Cards of encoders that are offered through precomputed embeddings only."""
-
-GROUP = "evalfm.encoders"
+RESERVED = ("random", "precomputed", "constant", "metadata", "unet-resnet34", "unet-efficientnet-b4")
+"""Words that mean something in place of a card's name (``reference.PREFIXES`` and ``ALIASES``)."""
 
 
 def card_names() -> list[str]:
     """Names of the built-in and plugged-in encoders, sorted; no card is read.
 
-    Raises:
-        EvalfmError: a name is taken twice.
-
     >>> "rad-dino" in card_names()
     True
     """
-    return sorted([*_built_in(), *_plugins()])
+    return sorted({*_built_in(), *encoder_plugins()})
 
 
 def list_cards() -> dict[str, EncoderCard]:
-    """Every built-in card, and the plugged-in ones that are cards, by name.
+    """Every built-in card, and the plugged-in ones that are cards, by name; broken plug-ins are left out.
 
     >>> list_cards()["rad-dino"].licence
     'MIT'
     """
+    plugged = load_all(encoder_plugins())[0]
     cards = {name: read_card(path) for name, path in _built_in().items()}
-    for name, plugin in _plugins().items():
-        loaded = _load_plugin(name, plugin)
-        if isinstance(loaded, EncoderCard):
-            cards[name] = loaded
+    cards |= {name: loaded for name, loaded in plugged.items() if isinstance(loaded, EncoderCard)}
     return dict(sorted(cards.items()))
-
-
-def list_factories() -> dict[str, str]:
-    """The plugged-in encoders that come as code: name → where it is; none is built."""
-    plugins = _plugins()
-    made = {name: plugin for name, plugin in plugins.items() if not isinstance(_load_plugin(name, plugin), EncoderCard)}
-    return {name: plugin.value for name, plugin in sorted(made.items())}
 
 
 def list_absent() -> dict[str, AbsentCard]:
@@ -71,8 +58,7 @@ def find_absent(name: str) -> AbsentCard | None:
     512
     """
     path = ABSENT / f"{name}.yaml"
-    known = name in {each.stem for each in ABSENT.glob("*.yaml")}
-    return _read_absent(path) if known else None
+    return _read_absent(path) if name in _absent_names() else None
 
 
 def read_card(path: Path) -> EncoderCard:
@@ -105,25 +91,21 @@ def named_card(name: str) -> EncoderCard:
             f"evalfm does not load {name}: {absent.reason} {absent.embeddings} "
             "Give them as --encoder precomputed:FILE, a table joined by image id."
         )
-    raise UnknownNameError("encoder", name, [*built_in, *_plugins(), *(path.stem for path in ABSENT.glob("*.yaml"))])
+    raise UnknownNameError("encoder", name, [*card_names(), *_absent_names()])
 
 
-def plugin_names() -> set[str]:
-    """Names of the plugged-in encoders; their code is not imported.
-
-    Raises:
-        EvalfmError: a name is taken twice.
-    """
-    return set(_plugins())
+def encoder_plugins() -> dict[str, PlugIn[EncoderCard | Callable[[], Encoder]]]:
+    """The encoders that other packages bring, by name; their code is not imported."""
+    return find_plugins("encoder", {*_built_in(), *_absent_names(), *RESERVED}, _card_or_factory)
 
 
 def load_plugin(name: str) -> EncoderCard | Callable[[], Encoder]:
     """The plugged-in card or factory called ``name``.
 
     Raises:
-        EvalfmError: it cannot be imported, or is neither.
+        EvalfmError: its name is taken, it cannot be imported, or it is neither.
     """
-    return _load_plugin(name, _plugins()[name])
+    return encoder_plugins()[name].load()
 
 
 def _read_absent(path: Path) -> AbsentCard:
@@ -133,38 +115,20 @@ def _read_absent(path: Path) -> AbsentCard:
     return card
 
 
+def _absent_names() -> set[str]:
+    return {path.stem for path in ABSENT.glob("*.yaml")}
+
+
 def _built_in() -> dict[str, Path]:
     return {path.name.removesuffix(".yaml"): path for path in CARDS.glob("*.yaml")}
 
 
-def _plugins() -> dict[str, EntryPoint]:
-    plugins: dict[str, EntryPoint] = {}
-    built_in = _built_in()
-    for plugin in entry_points(group=GROUP):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", plugin.name):
-            raise EvalfmError(f"Entry point {plugin.name!r} of {plugin.value} is no name for an encoder; rename it.")
-        other = plugins.get(plugin.name)
-        if plugin.name in built_in or (other is not None and other.value != plugin.value):
-            rival = "evalfm itself" if other is None else other.value
-            raise EvalfmError(
-                f"Two encoders are called {plugin.name!r}: one of {plugin.value}, one of {rival}; "
-                "uninstall or rename one."
-            )
-        plugins[plugin.name] = plugin
-    return plugins
-
-
-def _load_plugin(name: str, plugin: EntryPoint) -> EncoderCard | Callable[[], Encoder]:
-    try:
-        loaded: Any = plugin.load()
-    except Exception as error:
-        raise EvalfmError(
-            f"The plugged-in encoder {name!r} ({plugin.value}) fails to import ({error}); fix or uninstall it."
-        ) from error
-    if isinstance(loaded, str | Path):
-        loaded = read_card(Path(loaded))
-    if isinstance(loaded, EncoderCard):
-        return loaded
+def _card_or_factory(name: str, loaded: Any) -> EncoderCard | Callable[[], Encoder]:
+    card = read_card(Path(loaded)) if isinstance(loaded, str | Path) else loaded
+    if isinstance(card, EncoderCard):
+        if card.name != name:
+            raise EvalfmError(f"its card is called {card.name!r}")
+        return card
     if callable(loaded):
         return cast("Callable[[], Encoder]", loaded)
-    raise EvalfmError(f"The plugged-in encoder {name!r} must be an EncoderCard, a card's path, or a factory.")
+    raise EvalfmError(f"it is {type(loaded).__name__}, not an EncoderCard, a card's path, or a function")

@@ -12,6 +12,8 @@ from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head
 
 TIED_DECIMALS = 9
+TIE = 1e-9
+"""Val log-losses closer than this count as equal: the first candidate is taken."""
 ROWS_AT_ONCE = 8192
 """That are held in double precision beside those of the result: a million rows are not held several times over."""
 CONSTANT = 1e-6
@@ -42,7 +44,8 @@ class Standardisation:
     def apply(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """The kept features of [N, D], standardised, float64."""
         mean, scale = self.mean[self.kept], self.scale[self.kept]
-        chosen = np.empty((len(features), len(mean)))
+        # Column by column, as numpy lays out chosen columns: products round by the layout.
+        chosen = np.empty((len(features), len(mean)), order="F")
         for start in range(0, len(features), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
             chosen[rows] = features[rows][:, self.kept]
@@ -150,3 +153,28 @@ def tied(values: NDArray[np.float64]) -> NDArray[np.float64]:
     [0.3]
     """
     return np.asarray(np.round(values, TIED_DECIMALS), dtype=np.float64)
+
+
+def learnable(target: NDArray[np.float64]) -> bool:
+    """Whether the known ones of ``target`` [N] show both classes."""
+    return len(np.unique(target[~np.isnan(target)])) > 1
+
+
+def smoothed_share(target: NDArray[np.float64]) -> float:
+    """Share of the positives among the known, one of each class added."""
+    known = target[~np.isnan(target)]
+    return float((known.sum() + 1) / (len(known) + 2))
+
+
+def smallest_best(losses: NDArray[np.float64]) -> int:
+    """Position of the lowest of ``losses``; among ties the first.
+
+    >>> smallest_best(np.array([0.5, 0.4, 0.4]))
+    1
+    """
+    return int(np.flatnonzero(losses <= losses.min() + TIE)[0])
+
+
+def as_columns(target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``target`` as columns, [N, K]."""
+    return target[:, None] if target.ndim == 1 else target

@@ -38,6 +38,7 @@ class FromMaskHead(PooledHead, TrainableHead):
     """
 
     name: ClassVar[str] = "from-mask"
+    summary: ClassVar[str] = "area or cardiothoracic ratio measured on masks that a multiscale head predicts"
     kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
     needs: ClassVar[frozenset[str]] = frozenset({"maps"})
     deterministic: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""Nearest neighbours by cosine, their votes weighted by similarity."""
+"""Nearest neighbours and nearest class means, by cosine."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class NeighbourHead(PooledHead):
     """
 
     name: ClassVar[str] = "knn"
+    summary: ClassVar[str] = "cosine nearest neighbours with similarity-weighted votes, k chosen by val log-loss"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
@@ -104,3 +105,58 @@ class NeighbourHead(PooledHead):
             last = torch.tensor(sizes) - 1
             parts.append((summed[:, last] + prior) / (total[:, last, None] + 1))
         return torch.cat(parts).transpose(0, 1)
+
+
+class PrototypeHead(PooledHead):
+    """Cosine to the mean of each class's train features, softmax at the temperature of ``knn``.
+
+    Pooled features are divided by their length (Snell et al. 2017, by cosine). Nothing is chosen on val.
+    """
+
+    name: ClassVar[str] = "prototypes"
+    summary: ClassVar[str] = "cosine to the mean of each class, nothing chosen"
+    kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
+    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    deterministic: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._means = torch.empty(0, 0)
+        self._first = 0
+
+    @property
+    def grid(self) -> dict[str, object]:
+        """The temperature and the metric."""
+        return {"temperature": TEMPERATURE, "metric": "cosine"}
+
+    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
+        """Keep the mean of each class of train.
+
+        Raises:
+            EvalfmError: the kind is not served, or train holds one class only.
+        """
+        check_kind(self, context)
+        label = " / ".join(context.class_names)
+        rows = known_rows(train.target, "train", label)
+        check_two_classes(train.target[rows], "train", label)
+        classes = 2 if context.kind == "binary" else len(context.class_names)
+        self._first = 1 if context.kind == "binary" else 0
+        features = functional.normalize(torch.from_numpy(finite_pooled(train, "train")[rows]).double(), dim=1)
+        members = functional.one_hot(torch.from_numpy(train.target[rows]).long(), classes).double()
+        self._means = functional.normalize(members.T @ features, dim=1)
+        absent = [name for name, count in zip(context.class_names, members.sum(dim=0), strict=False) if not count]
+        words = f"No train image shows {', '.join(absent)}: the cosine to it is 0."
+        return Fit({}, cautions=(Caution("unseen-class", words),) if absent and context.kind != "binary" else ())
+
+    def predict(self, examples: Examples) -> NDArray[np.float64]:
+        """Probability per class, [N, K]; binary: of the positive class, [N, 1]."""
+        features = functional.normalize(torch.from_numpy(finite_pooled(examples, "given")).double(), dim=1)
+        probability = torch.softmax(features @ self._means.T / TEMPERATURE, dim=1)
+        return tied(probability[:, self._first :].numpy())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``means`` [classes, D] of length 1, float64, and the ``first`` class that is scored."""
+        return {"means": self._means, "first": torch.tensor(self._first)}
+
+    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what ``tensors`` gave."""
+        self._means, self._first = tensors["means"], int(tensors["first"])

@@ -16,11 +16,15 @@ from evalfm.cautions import Caution
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import (
     Standardisation,
+    as_columns,
     at_rows,
     check_kind,
     check_two_classes,
     finite_pooled,
     known_rows,
+    learnable,
+    smallest_best,
+    smoothed_share,
     standardised,
     tied,
 )
@@ -30,8 +34,6 @@ from evalfm.heads.trainable import TrainableAffineHead
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0
-TIE = 1e-9
-"""Val log-losses closer than this count as equal: the smaller C is taken."""
 
 
 class _LogisticHead(PooledHead, TrainableAffineHead):
@@ -86,6 +88,7 @@ class LinearHead(_LogisticHead):
     class in train or val gets the same score for every image, and a run gives it none.
     """
 
+    summary: ClassVar[str] = "logistic regression on standardised pooled features, C chosen by val log-loss"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel"})
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
@@ -95,7 +98,7 @@ class LinearHead(_LogisticHead):
             EvalfmError: the kind is not served, or a label has one class only in train or in val.
         """
         check_kind(self, context)
-        train_target, val_target = _columns(train.target), _columns(val.target)
+        train_target, val_target = as_columns(train.target), as_columns(val.target)
         names = context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
         several = len(names) > 1
         read_train, read_val = partial(finite_pooled, train, "train"), partial(finite_pooled, val, "val")
@@ -107,8 +110,8 @@ class LinearHead(_LogisticHead):
         cautions: list[Caution] = []
         weights, biases = [], []
         for column, label in enumerate(names):
-            if several and not (_learnable(train_target[:, column]) and _learnable(val_target[:, column])):
-                share = _share(train_target[:, column])
+            if several and not (learnable(train_target[:, column]) and learnable(val_target[:, column])):
+                share = smoothed_share(train_target[:, column])
                 weights.append(torch.zeros(1, train.source.pooled_dim, dtype=torch.float64))
                 biases.append(torch.tensor([special.logit(share)], dtype=torch.float64))
                 continue
@@ -150,6 +153,7 @@ class SoftmaxHead(_LogisticHead):
     ties to the smaller C. A class without train images gets probability 0, with a note.
     """
 
+    summary: ClassVar[str] = "softmax regression on standardised pooled features, C chosen by val log-loss"
     kinds: ClassVar[frozenset[str]] = frozenset({"multiclass"})
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
@@ -198,30 +202,6 @@ class SoftmaxHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""
         return np.asarray(special.softmax(self._margins(examples), axis=1))
-
-
-def _learnable(target: NDArray[np.float64]) -> bool:
-    """Whether the known ones of ``target`` [N] show both classes."""
-    return len(np.unique(target[~np.isnan(target)])) > 1
-
-
-def _share(target: NDArray[np.float64]) -> float:
-    """Share of the positives among the known, one of each class added."""
-    known = target[~np.isnan(target)]
-    return float((known.sum() + 1) / (len(known) + 2))
-
-
-def smallest_best(losses: NDArray[np.float64]) -> int:
-    """Position of the lowest of ``losses``; among ties the first.
-
-    >>> smallest_best(np.array([0.5, 0.4, 0.4]))
-    1
-    """
-    return int(np.flatnonzero(losses <= losses.min() + TIE)[0])
-
-
-def _columns(target: NDArray[np.float64]) -> NDArray[np.float64]:
-    return target[:, None] if target.ndim == 1 else target
 
 
 def _path_lines(

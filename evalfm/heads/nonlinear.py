@@ -42,6 +42,7 @@ class PerceptronHead(TrainedPooledHead):
     """One hidden layer on the pooled features."""
 
     name: ClassVar[str] = "mlp"
+    summary: ClassVar[str] = "one hidden layer on standardised pooled features, rate and epoch chosen on val"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel", "multiclass", "ordinal", "regression"})
     rates: ClassVar[tuple[float, ...]] = (1e-4, 3e-4, 1e-3, 3e-3)
     default_schedule: ClassVar[Schedule] = Schedule(batch_size=64, statistics_images=4096)
@@ -100,6 +101,7 @@ class AttentiveHead(TrainedPooledHead):
     """What can be read off the cells that matter, wherever they lie."""
 
     name: ClassVar[str] = "attentive"
+    summary: ClassVar[str] = "a learnt query attends over the cells of the deepest map, rate and epoch chosen on val"
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel", "multiclass", "ordinal", "regression"})
     needs: ClassVar[frozenset[str]] = frozenset({"maps"})
     rates: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3, 1e-2)

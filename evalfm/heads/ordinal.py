@@ -12,9 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.features.source import FeatureSource
-from evalfm.heads._pooled import Standardisation, check_kind, check_two_classes, finite_pooled, known_rows, tied
+from evalfm.heads._pooled import (
+    Standardisation,
+    check_kind,
+    check_two_classes,
+    finite_pooled,
+    known_rows,
+    smallest_best,
+    tied,
+)
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
-from evalfm.heads.linear import STRENGTHS, _cautions, smallest_best, without_images
+from evalfm.heads.linear import STRENGTHS, _cautions, without_images
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
 from evalfm.heads.trainable import TrainableHead
@@ -65,6 +73,7 @@ class OrdinalHead(PooledHead, TrainableHead):
     """
 
     name: ClassVar[str] = "linear"
+    summary: ClassVar[str] = "proportional odds on standardised pooled features, C chosen by val log-loss"
     kinds: ClassVar[frozenset[str]] = frozenset({"ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True

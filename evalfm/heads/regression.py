@@ -28,6 +28,7 @@ class RidgeHead(PooledHead, TrainableAffineHead):
     """
 
     name: ClassVar[str] = "ridge"
+    summary: ClassVar[str] = "ridge regression on standardised pooled features, penalty chosen by val squared error"
     kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True

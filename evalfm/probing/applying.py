@@ -121,8 +121,10 @@ def check_applicable(run: Run) -> None:
     """Refuse a run that left no head for new images.
 
     Raises:
-        EvalfmError: its classes were tried in halves.
+        EvalfmError: its classes were tried in halves, or it is of few-shot episodes.
     """
+    if run.record.episodes is not None:
+        raise EvalfmError(f"{run.folder} is of few-shot episodes, each with a head of its own; none is kept.")
     if run.record.config.base_to_novel:
         raise EvalfmError(f"{run.folder} was tried class by class in halves, which is no head for new images.")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 import evalfm
 from evalfm.config import ProbeConfig
@@ -20,15 +20,25 @@ from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
 from evalfm.heads.trained import TrainedHead
 from evalfm.heads.training import planned_reads
+from evalfm.probing.episodes import FineTuning, grid_of, measured_on, solve, table_of
 from evalfm.probing.existing import Known
 from evalfm.probing.fitting import FitOptions, Training, fit_frozen, fit_trained
 from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.provenance import Stopwatch
-from evalfm.probing.recording import HeadResult, fold_encoders, fold_tensors, make_record, predictions_table
+from evalfm.probing.recording import (
+    HeadResult,
+    Measured,
+    fold_encoders,
+    fold_tensors,
+    make_record,
+    measured_by,
+    predictions_table,
+)
 from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
+from evalfm.record import Chosen, Record
 from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
@@ -88,9 +98,9 @@ def run_group(
 def encode_ahead_of(session: EncoderSession, heads: Sequence[Head], assignments: Sequence[SplitAssignment]) -> None:
     """Store what ``heads`` will read of stored features; see ``measure.encode_ahead``."""
     reads_maps = any("maps" in head.needs for head in heads)
-    rows = np.unique(np.concatenate([assignment.cohort.rows[_used(assignment)] for assignment in assignments]))
+    rows = np.unique(np.concatenate([assignment.cohort.rows[assignment.used] for assignment in assignments]))
     passes = max(
-        passes_over_maps(heads, assignment.splits, len(_used(assignment))) if reads_maps else 0.0
+        passes_over_maps(heads, assignment.splits, len(assignment.used)) if reads_maps else 0.0
         for assignment in assignments
     )
     test = assignments[0].test
@@ -124,7 +134,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
         "encoder": source.key,
         "seen": group.session.card["pretraining_data"],
         "task": task.model_dump(mode="json"),
-        "head": {"name": head.name, "grid": head.grid},
+        "head": {"name": head.name, "grid": grid_of(head, config)},
         "adaptation": adaptation,
         "data": assignment.key,
         "facts": assignment.facts,
@@ -147,13 +157,6 @@ def passes_over_maps(heads: Sequence[Head], splits: Sequence[Split], images: int
     return reads / max(1, images) + PREDICTIONS
 
 
-def _used(assignment: SplitAssignment) -> NDArray[np.intp]:
-    """Positions into the cohort's rows that any split reads."""
-    return np.unique(
-        np.concatenate([np.concatenate([split.train, split.val, split.test]) for split in assignment.splits])
-    )
-
-
 def _training(key: str, fold: int | str) -> str:
     """Name of the work folder of a training."""
     return f"training-{key[:16]}-{fold}"
@@ -172,6 +175,9 @@ class RunBuilder:
     def run(self, heads: Sequence[Head], folders: dict[str, tuple[Path, str]]) -> None:
         """Fit, score and publish ``heads``: frozen ones together, trained ones one after the other."""
         recipe = self.group.config.whole_recipe
+        if self.group.config.episodes is not None:
+            self._episodes(heads, recipe, folders)
+            return
         if recipe is None:
             self._frozen(heads, folders)
             return
@@ -190,7 +196,32 @@ class RunBuilder:
                 fitted[name].append(result)
         seconds = watch.seconds() / len(heads)
         for head in heads:
-            self._publish(head, fitted[head.name], *folders[head.name], seconds, ())
+            self._publish_results(head, fitted[head.name], *folders[head.name], seconds, ())
+
+    def _episodes(self, heads: Sequence[Head], recipe: Recipe | None, folders: dict[str, tuple[Path, str]]) -> None:
+        (split,), cohort = self.assignment.splits, self.assignment.cohort
+        session, config = self.group.session, self.group.config
+        assert split.episodes is not None
+        if recipe is None:
+            self._compute_ahead(heads)
+        for head in heads:
+            watch, works = Stopwatch(), []
+            folder, key = folders[head.name]
+            self._announce(None, f"{head.name}, {config.adaptation}, {config.subset.label}")
+            grid, chosen = grid_of(head, config), Chosen()
+            if recipe is None or config.adaptation == "frozen":
+                solved = solve(session, cohort, split.episodes, head, config, self.group.text)
+            else:
+                works.append(adopt(config.out / WORK, _training(key, 0)))
+                training = Training(config.adaptation, recipe, works[0], config.workers)
+                tuning = FineTuning(session, cohort, head.name, training, self.seed, self.progress)
+                solved, chosen = tuning.solve(split.episodes), Chosen(head={"epoch": "lowest loss on the support"})
+            table = table_of(cohort, split.episodes, solved.aurocs)
+            measured = measured_on(split, solved, grid, chosen)
+            with self._publishing(head, measured, folder, key, watch.seconds()) as (work, record):
+                write_run(work, record, table, {})
+            for place in works:
+                forget(place)
 
     def _trained(self, head: Head, recipe: Recipe, folder: Path, key: str) -> None:
         watch, config = Stopwatch(), self.group.config
@@ -210,14 +241,14 @@ class RunBuilder:
             results.append(
                 fit_trained(self.group.session, new, self.assignment, split, options, training, self.progress)
             )
-        self._publish(head, results, folder, key, watch.seconds(), works)
+        self._publish_results(head, results, folder, key, watch.seconds(), works)
         for place in works:
             forget(place)
 
     def _compute_ahead(self, heads: Sequence[Head]) -> None:
         assignment, session = self.assignment, self.group.session
         maps = any("maps" in head.needs for head in heads)
-        used = _used(assignment)
+        used = assignment.used
         passes = passes_over_maps(heads, assignment.splits, len(used))
         rows = assignment.cohort.rows[used]
         compute_ahead(session.source, rows, maps=maps, progress=self.progress, passes=passes)
@@ -230,14 +261,13 @@ class RunBuilder:
             label += f", fold {fold + 1} of {len(self.assignment.splits)}"
         self.progress.say(f"{label}: {what}")
 
-    def _publish(
+    def _publish_results(
         self, head: Head, results: Sequence[HeadResult], folder: Path, key: str, seconds: float, works: Sequence[Path]
     ) -> None:
-        assignment, session, config = self.assignment, self.group.session, self.group.config
+        assignment = self.assignment
         table, rows = predictions_table(assignment.cohort, assignment.test, results)
-        text = self.group.text if reads_text(head) else None
-        record = make_record(session, assignment, head, results, table, self._config(), key, seconds, text)
-        with publishing(config.out, folder, self.if_exists) as work:
+        measured = measured_by(assignment, head, results, table, halves=self.group.config.base_to_novel)
+        with self._publishing(head, measured, folder, key, seconds) as (work, record):
             write_run(work, record, table, fold_tensors(results), fold_encoders(results))
             # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
@@ -246,6 +276,16 @@ class RunBuilder:
             for result, place in zip(results, works, strict=False):
                 board = work / BOARD if result.split.fold is None else work / BOARD / f"fold{result.split.fold}"
                 shutil.copytree(place / BOARD, board)
+
+    @contextmanager
+    def _publishing(
+        self, head: Head, measured: Measured, folder: Path, key: str, seconds: float
+    ) -> Iterator[tuple[Path, Record]]:
+        """The folder to write a run into, and its record."""
+        text = self.group.text if reads_text(head) else None
+        record = make_record(self.group.session, self.assignment, head, measured, self._config(), key, seconds, text)
+        with publishing(self.group.config.out, folder, self.if_exists) as work:
+            yield work, record
 
     def _config(self) -> dict[str, Any]:
         """The options as a run records them: no path, and the recipe whole."""

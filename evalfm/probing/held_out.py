@@ -89,7 +89,7 @@ def _splits_of(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] |
         splits = make_splits(cohort, options, subset_seed=run.record.config.seed)
     except EvalfmError:
         return None
-    named = [(f"{name}/{split.fold}", getattr(split, name)) for split in splits for name in ("train", "val", "test")]
+    named = [each for split in splits for each in split.named]
     return splits if data_key(cohort, named) == run.record.provenance.split_hash[:KEY] else None
 
 

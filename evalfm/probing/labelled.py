@@ -99,14 +99,17 @@ class SplitAssignment:
     key: str
     facts: str = ""
 
+    @property
+    def used(self) -> NDArray[np.intp]:
+        """Positions into the cohort's rows that any split reads, ascending, each once."""
+        return np.unique(np.concatenate([split.used for split in self.splits]))
+
     @classmethod
     def of(cls, cohort: Cohort, test: Cohort | None, splits: Sequence[Split]) -> SplitAssignment:
         """Hash the splits of ``cohort``, and the separate test rows, if any."""
-        named = [
-            (f"{name}/{split.fold}", getattr(split, name)) for split in splits for name in ("train", "val", "test")
-        ]
-        key = data_key(cohort, named)
-        facts = facts_key(cohort)
+        key = data_key(cohort, [named for split in splits for named in split.named])
+        # Episodes have no predictions, which attributes would stand beside.
+        facts = facts_key(cohort, attributes=all(split.episodes is None for split in splits))
         if test is not None:
             key += data_key(test, [("test", np.arange(len(test)))])
             facts += facts_key(test)

@@ -7,16 +7,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from evalfm.config import THRESHOLD_RULE, ProbeConfig
+from evalfm.config import EPISODE_HEADS, THRESHOLD_RULE, ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.heads import load_head
-from evalfm.heads.head import Head
+from evalfm.heads.head import Head, Text
 from evalfm.heads.trainable import TrainableHead
 from evalfm.probing.base_to_novel import as_base_to_novel
 from evalfm.probing.cohort import load_cohort, matching_test
+from evalfm.probing.episodes import as_episodes, learns, without_support
 from evalfm.probing.existing import Known
 from evalfm.probing.head_group import HeadGroup, encode_ahead_of, run_group
 from evalfm.probing.labelled import SplitAssignment
@@ -58,6 +59,10 @@ class Case:
         )
 
 
+_Group = tuple[HeadGroup, tuple[SplitAssignment, ...]]
+"""Heads with their splits, one for each seed."""
+
+
 @dataclass(frozen=True)
 class _Question:
     """The cohort of a case with its heads and splits."""
@@ -79,12 +84,30 @@ class _Question:
         if config.threshold != THRESHOLD_RULE and cohort.task.kind not in LABELS:
             raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
         heads = tuple(load_head(name, cohort.task.kind) for name in names)
-        tested = as_base_to_novel(cohort, heads) if config.base_to_novel else cohort
+        tested = cohort
+        if config.base_to_novel:
+            tested = as_base_to_novel(cohort, heads)
+        elif config.episodes:
+            tested = as_episodes(cohort, heads, config)
         assignments = tuple(
             SplitAssignment.of(tested, test, make_splits(tested, config, subset_seed=seed))
             for seed in range(config.seeds)
         )
         return cls(cohort, test, names, heads, assignments)
+
+    def groups(self, session: EncoderSession, config: ProbeConfig, text: Text | None) -> list[_Group]:
+        """The heads that are fitted together; of episodes, those that learn nothing have one answer for all shots."""
+        if not config.episodes:
+            return [(HeadGroup(session, self.names, config, text=text), self.assignments)]
+        learning = tuple(head.name for head in self.heads if learns(head))
+        others = tuple(name for name in self.names if name not in learning)
+        bare = config.model_copy(update={"shots": None})
+        queries = tuple(map(without_support, self.assignments))
+        groups = [
+            (HeadGroup(session, learning, config, text=text), self.assignments),
+            (HeadGroup(session, others, bare, text=text), queries),
+        ]
+        return [each for each in groups if each[0].heads]
 
     def session(
         self, encoder: str | Encoder, config: ProbeConfig, progress: Progress, times: StageTimes, warm: WarmEncoders
@@ -122,15 +145,18 @@ def measure(
 
         session = session_of(case.encoder, config)
         text = text_for(asked.heads, session, asked.cohort, config.prompts)
-        groups = [HeadGroup(session, asked.names, config, text=text)]
-        if not config.base_to_novel:
-            # There the constant answer is a metric of each run: no baseline can name a class that it has not seen.
-            groups += _baselines(config, asked.cohort, session, session_of, known)
+        groups = asked.groups(session, config, text)
+        if not config.base_to_novel and not (config.episodes and config.shots is None):
+            # There the constant answer is a metric of each run: no baseline can name a class that it has not seen,
+            # and none learns from no shots.
+            baselines = _baselines(config, asked.cohort, session, session_of, known)
+            groups += [(group, asked.assignments) for group in baselines]
         runs = []
-        for group in groups:
-            runs += run_group(group, asked.assignments, known=known, progress=progress)
-            # Its workers and memory serve no other group.
-            group.session.close()
+        for number, (group, assignments) in enumerate(groups, 1):
+            runs += run_group(group, assignments, known=known, progress=progress)
+            if all(later.session is not group.session for later, _ in groups[number:]):
+                # Its workers and memory serve no other group.
+                group.session.close()
         return runs
 
 
@@ -157,7 +183,7 @@ def _heads(config: ProbeConfig, cohort: Cohort) -> tuple[str, ...]:
     Raises:
         EvalfmError: a head is unknown, does not serve the kind of task, or cannot be trained with the encoder.
     """
-    names = config.heads or cohort.task.heads
+    names = config.heads or (EPISODE_HEADS if config.episodes else cohort.task.heads)
     loaded = {name: load_head(name, cohort.task.kind) for name in names}
     if config.adaptation == "frozen":
         return names
@@ -187,6 +213,8 @@ def _baselines(
 
     def baseline(name: str, heads: tuple[str, ...], **changes: object) -> list[HeadGroup]:
         own = frozen.model_copy(update={"encoder": name, **changes})
+        if own.result_address(None) in known.own:
+            heads = tuple(head for head in heads if head not in cohort.task.heads)
         heads = tuple(head for head in heads if own.result_address(head) not in known.own)
         return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
 
@@ -196,11 +224,11 @@ def _baselines(
     else:
         columns = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
         names = ["constant", *(["metadata"] if columns else []), "pixels"]
-        simplest = cohort.task.heads[:1]
+        simplest = EPISODE_HEADS[:1] if config.episodes else cohort.task.heads[:1]
         for name in names:
             groups += baseline(name, simplest, **as_its_card_says) if name != session.name else []
     pretrained = session.card.get("weights", {}).get("source", "none") != "none" and not session.random_weights
-    named = config.heads or cohort.task.heads
+    named = config.heads or (EPISODE_HEADS if config.episodes else cohort.task.heads)
     # Random sentences place images by chance: this baseline is for heads that learn on the features.
     heads = tuple(name for name in named if not reads_text(load_head(name, cohort.task.kind)))
     if config.baselines == "all" and pretrained and heads:

@@ -13,7 +13,7 @@ from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import find_head
-from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task
+from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names
 from evalfm.training.recipe import recipe_of
 
 if TYPE_CHECKING:
@@ -113,11 +113,11 @@ def check_task(name: str, data: str | Path | Manifest | None = None) -> TaskCard
     >>> check_task("ptx-cls").kind
     'binary'
     """
-    if name in list_tasks() or name.endswith((".yaml", ".yml")):
+    if name in task_names() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     known = _labels_of(name if data is None and name in registered() else data)
     if known is not None and name not in known:
-        raise UnknownNameError("task or label column", name, [*list_tasks(), *known])
+        raise UnknownNameError("task or label column", name, [*task_names(), *known])
     return None
 
 

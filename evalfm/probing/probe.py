@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, overload
 
@@ -18,6 +19,7 @@ from evalfm.probing.executor import CrewExecutor
 from evalfm.probing.existing import Known
 from evalfm.probing.measure import Case, measure
 from evalfm.probing.names import check_names
+from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run, remove_leftovers
 from evalfm.workers.crew import Crew
@@ -25,7 +27,7 @@ from evalfm.workers.job import Fault
 
 
 class SomeFailedError(EvalfmError):
-    """Of several encoders or tasks some could not be measured; what could is on disk.
+    """Of several encoders, tasks or numbers of shots some could not be measured; what could is on disk.
 
     Attributes:
         runs: of those that did not fail, as ``probe`` returns them.
@@ -92,7 +94,8 @@ def probe(
         progress: where long work is shown.
         known: what earlier calls of one study have met, so that nothing is made, or said to be there, twice.
         times: where seconds per stage are added; with ``profile`` and without these, a table is said at the end.
-        options: the fields of ``ProbeConfig``, which are those of ``evalfm probe``.
+        options: the fields of ``ProbeConfig``, which are those of ``evalfm probe``; ``shots`` may be several numbers,
+            each with every encoder and task.
 
     Returns:
         The runs of the encoder, head by head and seed by seed, then those of the baselines; of several, task by task
@@ -116,19 +119,21 @@ def probe(
         return _side_by_side(cases, crew, progress, times)
     config = cells[0]
     remove_leftovers(config.out)
-    known = known or Known(config.force)
+    known = known or Known(config.force, _own(cells))
     measured = times or (StageTimes() if config.profile else NO_TIMES)
+    # Numbers of shots follow each other, so that one encoder serves all of them.
+    warm = WarmEncoders(1 if len(cases) > 1 else 0)
     runs: dict[Path, Run] = {}
     failures: dict[str, Fault] = {}
     for case in cases:
         try:
-            runs |= {run.folder: run for run in measure(case, known, progress, measured)}
+            runs |= {run.folder: run for run in measure(case, known, progress, measured, warm)}
         except Exception as error:
             if len(cases) == 1:
                 raise
             # Text alone is kept: an error holds its frames, and these the encoder.
-            failures[case.config.label] = Fault.of(error)
-            progress.say(f"Failed: {case.config.label}: {error}")
+            failures[case.config.case] = Fault.of(error)
+            progress.say(f"Failed: {case.config.case}: {error}")
     known.say(progress)
     if times is None and measured.measures:
         progress.say("\n".join(measured.table()))
@@ -144,14 +149,21 @@ def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: 
     cells = [case.config for case in cases]
     order = {cell.key: number for number, cell in enumerate(cells)}
     with crew:
-        outcomes = sorted(CrewExecutor(crew).run(cells, progress), key=lambda outcome: order[outcome.cell.key])
+        outcomes = sorted(
+            CrewExecutor(crew, own=_own(cells)).run(cells, progress), key=lambda outcome: order[outcome.cell.key]
+        )
     measured = times or (StageTimes() if cells[0].profile else NO_TIMES)
     for outcome in outcomes:
         measured.update(outcome.stages.to_json())
     if times is None and measured.measures:
         progress.say("\n".join(measured.table()))
     runs = {run.folder: run for outcome in outcomes for run in outcome.runs}
-    return _all_of(list(runs.values()), {each.cell.label: each.failure for each in outcomes if each.failure})
+    return _all_of(list(runs.values()), {each.cell.case: each.failure for each in outcomes if each.failure})
+
+
+def _own(cells: Sequence[ProbeConfig]) -> frozenset[str]:
+    """What ``cells`` measure in their own right, which is no baseline of another, whichever comes first."""
+    return frozenset[str]().union(*(cell.own_addresses for cell in cells))
 
 
 def _all_of(runs: list[Run], failures: dict[str, Fault]) -> list[Run]:
@@ -194,7 +206,7 @@ def _every(
     test_data: str | Path | Manifest | None,
     options: dict[str, Any],
 ) -> list[Case]:
-    """Every encoder on every task.
+    """Every encoder on every task at every number of shots.
 
     Raises:
         EvalfmError: a name is unknown, or options are not valid or do not go together.
@@ -212,12 +224,16 @@ def _every(
     check_names(
         encoders, tasks, named, [data, test_data], adaptation=adaptation, recipe=options.get("recipe"), aliases=True
     )
-    names = {"data": data, "test_data": test_data}
+    names: dict[str, Any] = {"data": data, "test_data": test_data}
     names = {key: each.info.name if isinstance(each, Manifest) else each for key, each in names.items()}
+    shots = options.pop("shots", None)
+    every = list(dict.fromkeys(shots)) if isinstance(shots, Sequence) and not isinstance(shots, str) else [shots]
+    if not every:
+        raise EvalfmError("No number of shots is given; say how many images of each class, such as --shots 1,5,20.")
     jobs = []
-    for one_task in tasks:
-        for one in encoders:
-            config = ProbeConfig.checked(encoder=EncoderRef.parse(one).label, task=one_task, **names, **options)
-            # Where the name is an alias, the configuration has it written out.
-            jobs.append(Case(config, config.encoder if isinstance(one, str) else one, data, test_data))
+    for one_task, one, number in product(tasks, encoders, every):
+        names |= {"encoder": EncoderRef.parse(one).label, "task": one_task, "shots": number}
+        config = ProbeConfig.checked(**names, **options)
+        # Where the name is an alias, the configuration has it written out.
+        jobs.append(Case(config, config.encoder if isinstance(one, str) else one, data, test_data))
     return jobs

@@ -23,7 +23,7 @@ from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, unlearnable
-from evalfm.record import Chosen, Provenance, Record
+from evalfm.record import Chosen, EpisodeSection, Provenance, Record
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
@@ -33,6 +33,26 @@ FROM_RANDOM = Caution(
     "trained-from-random",
     "Trained from random weights on this task's own images: a supervised baseline, not pre-trained features.",
 )
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a head came to on test.
+
+    Attributes:
+        grid: what decided it beside the examples.
+        chosen: what val decided.
+        cautions: of splits and fits.
+        by_template: of a zero-shot head, what each template gives alone.
+        episodes: how they were drawn and how far they lie apart, where there are some.
+    """
+
+    grid: dict[str, object]
+    metrics: dict[str, Estimate]
+    chosen: Chosen
+    cautions: list[Caution]
+    by_template: dict[str, Any] = field(default_factory=dict)
+    episodes: EpisodeSection | None = None
 
 
 @dataclass(frozen=True)
@@ -89,24 +109,32 @@ def _by_fold(results: Sequence[HeadResult], each: Sequence[dict[str, Tensor]]) -
     }
 
 
+def measured_by(
+    assignment: SplitAssignment, head: Head, results: Sequence[HeadResult], table: pd.DataFrame, *, halves: bool
+) -> Measured:
+    """What ``results`` came to; metrics are computed from the test rows of ``table`` alone."""
+    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
+    scored = Scored(
+        table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
+    )
+    metrics = compute_metrics(BASE_TO_NOVEL if halves else cohort.task.kind, scored)
+    by_template = _by_template(cohort.task, scored, results)
+    return Measured(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
+
+
 def make_record(
     session: EncoderSession,
     assignment: SplitAssignment,
     head: Head,
-    results: Sequence[HeadResult],
-    table: pd.DataFrame,
+    measured: Measured,
     config: dict[str, Any],
     key: str,
     seconds: float,
     text: Text | None = None,
 ) -> Record:
-    """The content of run.json; metrics are computed from the test rows of ``table`` alone."""
+    """The content of run.json."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     session = as_trained(session, config["adaptation"])
-    scored = Scored(
-        table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
-    )
-    metrics = compute_metrics(BASE_TO_NOVEL if config.get("base_to_novel") else cohort.task.kind, scored)
     info = cohort.manifest.info
     return Record(
         schema=2,
@@ -114,13 +142,19 @@ def make_record(
         config={**config, "data": info.name, "test_data": tested.manifest.info.name if assignment.test else None},
         encoder=session.card,
         task=cohort.task.model_dump(mode="json", by_alias=True),
-        head={"name": head.name, "grid": head.grid, "needs": sorted(head.needs), "deterministic": head.deterministic},
+        head={
+            "name": head.name,
+            "grid": measured.grid,
+            "needs": sorted(head.needs),
+            "deterministic": head.deterministic,
+        },
         data=_data(assignment),
-        metrics={name: _finite_estimate(estimate) for name, estimate in metrics.items()},
-        chosen=_chosen(results),
+        metrics={name: _finite_estimate(estimate) for name, estimate in measured.metrics.items()},
+        chosen=measured.chosen,
         exclusions=list(cohort.exclusions),
-        prompts=None if text is None else {**text.prompts.plain(), **_by_template(cohort.task, scored, results)},
-        cautions=_cautions(session, assignment, results),
+        prompts=None if text is None else {**text.prompts.plain(), **measured.by_template},
+        episodes=measured.episodes,
+        cautions=_cautions(session, assignment, measured),
         provenance=provenance(
             session, assignment.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
@@ -232,11 +266,18 @@ def _chosen(results: Sequence[HeadResult]) -> Chosen:
     return Chosen(**finite(each[0] if results[0].split.fold is None else {"folds": each}))
 
 
-def _cautions(session: EncoderSession, assignment: SplitAssignment, results: Sequence[HeadResult]) -> list[Caution]:
+def _cautions(session: EncoderSession, assignment: SplitAssignment, measured: Measured) -> list[Caution]:
     """Every caution that belongs beside the figures, each once."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     unknown = "Patients unknown: images of one patient may be in train and in test, intervals are over images."
+    if measured.episodes is not None:
+        unknown = "Patients unknown: images of one patient may be in support and in queries."
     cautions = of_result(session, [cohort.manifest, tested.manifest], unknown, cohort.cautions)
+    return list(dict.fromkeys([*cautions, *measured.cautions]))
+
+
+def _fit_cautions(cohort: Cohort, results: Sequence[HeadResult]) -> list[Caution]:
+    cautions: list[Caution] = []
     for result in results:
         fold = result.split.fold
         cautions += [replace(each, fold=fold) for each in (*result.split.cautions, *result.fit.cautions)]
@@ -244,7 +285,7 @@ def _cautions(session: EncoderSession, assignment: SplitAssignment, results: Seq
         if lost:
             words = f"One class only in train or in val, so no score is given: {lost}."
             cautions.append(Caution("single-class", words, fold))
-    return list(dict.fromkeys(cautions))
+    return cautions
 
 
 def of_result(

@@ -8,11 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cards import checked
-from evalfm.config import DataOptions, SplitOptions, SubsetOptions
+from evalfm.config import QUERIES, DataOptions, ProbeConfig, SplitOptions, SubsetOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.cohort import load_manifest, matching_test
 from evalfm.probing.splits import limited, make_splits
+from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
+from evalfm.probing.splits.episodes import classes_of
 from evalfm.progress import SILENT, Progress
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.config import AbsentDataError, Study, TaskEntry
@@ -58,6 +60,11 @@ class TaskCohort:
     manifest: Manifest | None = None
     rows: NDArray[np.intp] = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     classes: int = 1
+
+    def sizes_of(self, cell: ProbeConfig) -> tuple[Sizes, ...]:
+        """The splits of ``cell``; fewer episodes than the study's are as large as they."""
+        of_cell = cell.subset.model_dump(exclude={"episodes"})
+        return next(sizes for subset, sizes in self.sizes.items() if subset.model_dump(exclude={"episodes"}) == of_cell)
 
 
 class Manifests:
@@ -121,9 +128,7 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
         except EvalfmError as error:
             faults.append(str(error))
             continue
-        sizes = {
-            subset: _assumed(images, subset, study.folds) for subset in study.subsets_of(entry) if _serves(subset, card)
-        }
+        sizes = {subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if _serves(subset, card)}
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
         classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
@@ -131,8 +136,10 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
     return cohorts, list(dict.fromkeys(faults))
 
 
-def _assumed(images: int, subset: SubsetOptions, folds: int | None) -> tuple[Sizes, ...]:
-    shots, fraction = subset.shots, subset.label_fraction
+def _assumed(images: int, subset: SubsetOptions, study: Study) -> tuple[Sizes, ...]:
+    folds, shots, fraction = study.folds, subset.shots, subset.label_fraction
+    if subset.episodes and shots:
+        return (_episode(shots, study.queries, MIN_CLASSES),)
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
     if folds:
         # A fold is test, an eighth of the rest val, as with the default split.
@@ -147,9 +154,16 @@ def _assumed(images: int, subset: SubsetOptions, folds: int | None) -> tuple[Siz
     return (Sizes(train, val, test),) * (folds or 1)
 
 
+def _episode(shots: int, queries: int | None, classes: int) -> Sizes:
+    """Of one episode, whose support is its val too."""
+    return Sizes(shots * classes, shots * classes, (queries or QUERIES) * classes)
+
+
 def _serves(subset: SubsetOptions, card: TaskCard) -> bool:
     if subset.base_to_novel:
         return card.kind in EXCLUSIVE
+    if subset.episodes:
+        return card.kind in EPISODE_KINDS
     return subset.shots is None or card.kind not in WITHOUT_SHOTS
 
 
@@ -189,6 +203,14 @@ def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
     return TaskCohort(card, data, sizes, manifest, rows, len(cohort.class_names))
 
 
+def idle_without_shots(study: Study, subset: SubsetOptions) -> dict[str, int | None]:
+    """The options of ``study`` that go with shots or with episodes, None where the subset has none."""
+    return {
+        "val_shots": study.val_shots if subset.shots is not None else None,
+        "queries": study.queries if subset.episodes is not None else None,
+    }
+
+
 def _sizes(
     study: Study,
     test_where: str | None,
@@ -199,11 +221,13 @@ def _sizes(
 ) -> tuple[Sizes, ...]:
     """The sizes of the first seed's splits, once every seed has its own; their positions are added to ``used``."""
     content = {name: getattr(study, name) for name in DataOptions.model_fields} | subset.model_dump()
-    content |= {"test_where": test_where, "val_shots": study.val_shots if subset.shots is not None else None}
+    content |= {"test_where": test_where, **idle_without_shots(study, subset)}
     options = checked(SplitOptions, content)
     by_seed = [make_splits(cohort, options, subset_seed=seed) for seed in range(study.seeds)]
     for split in (split for splits in by_seed for split in splits):
-        used.append(np.concatenate([split.train, split.val, split.test]))
+        used.append(split.used)
+    if subset.episodes and subset.shots:
+        return (_episode(subset.shots, study.queries, len(classes_of(cohort))),)
     return tuple(
         Sizes(len(split.train), len(split.val), len(split.test) if test is None else len(test)) for split in by_seed[0]
     )

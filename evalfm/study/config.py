@@ -1,4 +1,4 @@
-"""A study as YAML: encoders × tasks × heads × adaptations × shots (label fractions, associations) × seeds."""
+"""A study as YAML: encoders × tasks × heads × adaptations × shots (of episodes too, label fractions) × seeds."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
 PLAN = "Plan of what is not here"
-STUDY, EPISODES = "study", "episodes"
-"""What a YAML file holds: a grid of probes, or few-shot episodes, which say ``protocol: episodes``."""
 
 
 def named(value: Any) -> Any:
@@ -61,12 +59,14 @@ class AdaptationEntry(CardModel):
 
     Attributes:
         name: the adaptation. recipe: changes of its recipe.
+        episodes: of the study's episodes the first so many alone, for each is a training.
         heads: of each task's heads these alone; None takes all of them.
     """
 
     name: Adaptation
     recipe: dict[str, Any] = Field(default_factory=dict)
     heads: tuple[str, ...] | None = None
+    episodes: int | None = Field(None, ge=1)
 
 
 class SupervisedEntry(EncoderOptions):
@@ -118,6 +118,7 @@ class Study(EvaluationOptions, DataOptions):
         baselines: here ``all`` unless said otherwise.
         shots, label_fractions, associate: as ``evalfm probe`` takes one of them, each value a column of the grid; null
             is all of train.
+        episodes: draw shots and queries so many times; the shots are then those of few-shot episodes.
         base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
             are tested on both halves.
         encoders, tasks: the grid.
@@ -134,6 +135,7 @@ class Study(EvaluationOptions, DataOptions):
     data: str
     baselines: Baselines = "all"
     base_to_novel: int | None = Field(None, ge=1)
+    episodes: int | None = Field(None, ge=1)
     shots: tuple[Annotated[int, Field(ge=1)] | None, ...] = ()
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
     associate: tuple[str, ...] = ()
@@ -166,6 +168,10 @@ class Study(EvaluationOptions, DataOptions):
                 raise ValueError(f"the supervised {network.encoder} names {', '.join(unknown)}, no task of the study")
         if len({(task.name, task.data) for task in self.tasks}) < len(self.tasks):
             raise ValueError("a task stands twice under tasks, with the same data")
+        if self.episodes is None and (self.queries or any(each.episodes for each in self.adaptations)):
+            raise ValueError("queries, and episodes of an adaptation, do nothing without episodes of the study")
+        if self.episodes and (not self.shots or None in self.shots):
+            raise ValueError("episodes go with shots, each a number of images of each class")
         if not (self.encoders and self.adaptations) and not self.supervised:
             raise ValueError("encoders with adaptations, or supervised, need at least one entry")
         return self
@@ -173,7 +179,7 @@ class Study(EvaluationOptions, DataOptions):
     @property
     def subsets(self) -> tuple[SubsetOptions, ...]:
         """What of train is learned from: shots, label fractions, associations and base-to-novel, each once."""
-        few = [SubsetOptions(shots=shots) for shots in self.shots]
+        few = [SubsetOptions(shots=shots, episodes=self.episodes) for shots in self.shots]
         few += [SubsetOptions(label_fraction=None if each in (None, 1.0) else each) for each in self.label_fractions]
         few += [SubsetOptions(associate=each) for each in self.associate]
         if self.base_to_novel is not None:
@@ -299,20 +305,6 @@ class AbsentDataError(EvalfmError):
         )
 
 
-def episodes_file(name: str) -> Path:
-    """The YAML of episodes: those that ship with evalfm, or the path itself.
-
-    Raises:
-        EvalfmError: there are none, or it is a study of probes.
-    """
-    path = user_path(name, "The configuration") if name.endswith((".yaml", ".yml")) else shipped(EPISODES).get(name)
-    if path is None:
-        if name in shipped(STUDY):
-            raise EvalfmError(f"{name} is a study of probes and not of episodes; run `evalfm study {name}`.")
-        raise UnknownNameError("configuration of episodes", name, shipped(EPISODES))
-    return path
-
-
 def _check_names(kind: str, names: tuple[str, ...], known: Sequence[str]) -> None:
     for name in names:
         if name not in known:
@@ -320,17 +312,10 @@ def _check_names(kind: str, names: tuple[str, ...], known: Sequence[str]) -> Non
 
 
 def configs() -> dict[str, Path]:
-    """The studies that ship with evalfm, by name."""
-    return shipped(STUDY)
-
-
-def shipped(protocol: str) -> dict[str, Path]:
-    """The YAML files of ``protocol`` that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
+    """The studies that ship with evalfm, by name: in the wheel, or at the root of a checkout."""
     installed = Path(str(resources.files("evalfm"))) / "_configs"
     folder = installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "configs"
-    return {
-        path.stem: path for path in sorted(folder.glob("*.yaml")) if read_yaml(path).get("protocol", STUDY) == protocol
-    }
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def load_study(name: str) -> Study:
@@ -346,8 +331,6 @@ def load_study(name: str) -> Study:
         path = user_path(name, "The study")
     elif name in configs():
         path = configs()[name]
-    elif name in shipped(EPISODES):
-        raise EvalfmError(f"{name} holds few-shot episodes and is no study; run `evalfm episodes {name}`.")
     else:
         raise UnknownNameError("study", name, configs())
     return validate(Study, read_yaml(path), f"study {path.name}")

@@ -12,7 +12,7 @@ from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.heads.training import planned_reads
 from evalfm.study.cohorts import Sizes
 from evalfm.study.trial import EncoderFacts, HeadFacts
-from evalfm.training.recipe import Recipe, recipe_of
+from evalfm.training.recipe import Recipe
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: one forward, two back."""
@@ -196,7 +196,7 @@ def _trained(
     stored: StoredFeatures,
     rates: Rates,
 ) -> CellEstimate:
-    recipe = recipe_of(cell.adaptation, cell.recipe)
+    recipe, fits = cell.whole_recipe, cell.seeds * (cell.episodes or 1)
     assert recipe is not None
     (name,) = cell.heads or ()
     head, known = load_head(name, kind), facts.heads.get((name, kind), HeadFacts())
@@ -204,8 +204,8 @@ def _trained(
     scored = sum(split.val + split.test for split in splits)
     predicted = _predicted(splits, kind)
     trained = FORWARD_AND_BACKWARD * steps.trained + steps.looked + predicted
-    forwards, decoded = float(trained * cell.seeds), float((steps.trained + steps.looked + predicted) * cell.seeds)
-    head_seconds = rates.of_head(known) * trained * cell.seeds
+    forwards, decoded = float(trained * fits), float((steps.trained + steps.looked + predicted) * fits)
+    head_seconds = rates.of_head(known) * trained * fits
     disk: dict[str, float] = {}
     if recipe.probe_start:
         # The head is fitted on frozen features first.
@@ -225,7 +225,9 @@ def _trained(
         if reads_maps and not streamed:
             disk["maps"] = float(stored.missing_maps * facts.map_bytes)
     changed = facts.lora_parameters.get(recipe.rank, 0) if cell.adaptation == "lora" else facts.parameters
-    disk["trained encoders"] = 4.0 * changed * cell.seeds * len(splits)
+    if not cell.episodes:
+        # Of an episode the scores alone are kept.
+        disk["trained encoders"] = 4.0 * changed * cell.seeds * len(splits)
     dense = float(scored * cell.seeds if kind == "segmentation" else 0)
     own = facts.parameters * 4 + (changed + known.parameters) * (STATE_BYTES - 4) + known.parameters * 4
     average = (changed + known.parameters) * 4 if recipe.ema else 0
@@ -234,6 +236,7 @@ def _trained(
     return CellEstimate(
         images=images,
         passes=f"at most {recipe.epochs} epochs of {steps.trained // recipe.epochs:,} images, forward and back"
+        + (f", episodes: {cell.episodes}" if cell.episodes else "")
         + (f", {cell.seeds} seeds" if cell.seeds > 1 else ""),
         forwards=forwards,
         decoded=decoded,

@@ -7,13 +7,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import DataOptions, EncoderOptions, EvaluationOptions, ProbeConfig, Shard, SubsetOptions
+from evalfm.config import (
+    EPISODE_HEADS,
+    DataOptions,
+    EncoderOptions,
+    EvaluationOptions,
+    ProbeConfig,
+    Shard,
+    SubsetOptions,
+)
 from evalfm.encoders.reference import EncoderRef, find_alias
-from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.heads import list_heads, load_head
+from evalfm.errors import EvalfmError
+from evalfm.heads import load_head
+from evalfm.heads.registry import find_head, head_names
+from evalfm.probing.episodes import solves
+from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts
+from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts, idle_without_shots
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
 from evalfm.tasks.prompts import EXCLUSIVE, LABELS
 from evalfm.training.recipe import recipe_of
@@ -48,7 +59,7 @@ class Grid:
     @property
     def own(self) -> frozenset[str]:
         """What the cells measure in their own right, by address; for a cell of a shard that of all shards counts."""
-        return frozenset(cell.result_address(head) for cell in self.cells for head in cell.heads or ())
+        return frozenset[str]().union(*(cell.own_addresses for cell in self.cells))
 
     def of(self, shard: Shard | None) -> Grid:
         """The same with the cells of ``shard`` alone, in their order; None keeps all."""
@@ -90,6 +101,9 @@ def expand(study: Study, cohorts: TaskCohorts) -> Grid:
                 continue
             if subset.base_to_novel and kind not in EXCLUSIVE:
                 grid.leave_out(f"{task.name}, {subset.label}", f"{kind} has no classes to halve")
+                continue
+            if subset.episodes and kind not in EPISODE_KINDS:
+                grid.leave_out(f"{task.name}, {subset.label}", f"an image of a {kind} task is of no one class")
                 continue
             if subset.shots is not None and kind in WITHOUT_SHOTS:
                 reason = f"shots count images per class, which {kind} has not; label_fractions serve it"
@@ -153,8 +167,14 @@ class _Row:
         options["baselines"] = baselines
         if self.cohort.card.kind not in LABELS:
             options["threshold"] = None
-        if self.subset.shots is None:
-            options["val_shots"] = None
+        options |= idle_without_shots(study, self.subset)
+        if self.subset.episodes is not None and adaptation.episodes is not None:
+            options["episodes"] = min(self.subset.episodes, adaptation.episodes)
+            if any(each.name == ONE_PASS for each in study.adaptations):
+                # Those of all episodes come with the frozen encoder.
+                options["baselines"] = "none"
+        if self.subset.episodes is None or adaptation.name != ONE_PASS or "linear" not in heads:
+            options["strength"] = None
         if adaptation.name == "scratch":
             # Every weight is drawn, whatever the encoder could start from.
             options["weights"] = None
@@ -176,6 +196,8 @@ class _Row:
             heads = self.task.heads
         elif isinstance(study.heads, dict):
             heads = study.heads.get(card.kind, card.heads)
+        elif study.heads is None and self.subset.episodes is not None:
+            heads = EPISODE_HEADS
         else:
             heads = study.heads if study.heads is not None else card.heads
         return heads if adaptation.heads is None else tuple(head for head in heads if head in adaptation.heads)
@@ -183,19 +205,25 @@ class _Row:
     def _serving(self, heads: tuple[str, ...], encoder: str, adaptation: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
         kind = self.cohort.card.kind
-        known = {entry.name for entry in list_heads()}
+        known = head_names()
         kept = []
         for name in (head for head in dict.fromkeys(heads) if head in known):
             try:
-                head = load_head(name, kind)
+                find_head(name, kind)
             except EvalfmError:
                 self.grid.leave_out(f"{name} on {self.task.name}", f"it does not serve {kind} tasks")
                 continue
+            head = load_head(name, kind)
             reason = _hindrance(encoder, adaptation, needs=head.needs, kind=kind)
             if reason is None and self.subset.base_to_novel and not (adaptation == ONE_PASS and TEXT in head.needs):
                 reason = "base-to-novel has classes that were never seen, which only a frozen text head can name"
             if reason is not None:
                 self.grid.leave_out(f"{encoder} × {self.task.name}: {name}, {adaptation}", reason)
+                continue
+            if self.subset.episodes and adaptation == ONE_PASS and not solves(head):
+                self.grid.leave_out(
+                    f"{name}, {self.subset.label}", "it would choose on val, of which an episode has none"
+                )
                 continue
             if adaptation != ONE_PASS:
                 try:
@@ -252,11 +280,12 @@ def _check_heads(study: Study, grid: Grid) -> None:
     of_tasks = [task.heads for task in study.tasks]
     of_adaptations = [adaptation.heads for adaptation in study.adaptations]
     of_supervised = [(network.head,) if network.head is not None else None for network in study.supervised]
-    known = {entry.name for entry in list_heads()}
     for heads in (*of_study, *of_tasks, *of_adaptations, *of_supervised):
         for name in heads or ():
-            if name not in known:
-                grid.refuse(UnknownNameError("head", name, known))
+            try:
+                find_head(name)
+            except EvalfmError as error:
+                grid.refuse(error)
 
 
 def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> None:

@@ -21,18 +21,16 @@ from evalfm.paths import user_path
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Manifests, select_cohorts
 from evalfm.study.config import (
-    EPISODES,
     PHANTOM,
-    STUDY,
     AbsentDataError,
     Study,
+    configs,
     load_study,
-    shipped,
     study_name_faults,
 )
-from evalfm.tasks.card import list_tasks, load_task
+from evalfm.tasks.card import load_task, task_names
 
-TEXT = "text"
+STUDY, TEXT = "study", "text"
 BYTES_A_PARAMETER = 4
 """Of most files of weights; what is not known of a file's size is reckoned by it."""
 
@@ -151,8 +149,6 @@ def needs_of(names: Iterable[str]) -> Needs:
             study = load_study(name)
             found, sets = encoders_of(study), [study.data_of(task)[0] for task in study.tasks]
             sets += [study.test_data] if study.test_data is not None else []
-        elif kind == EPISODES:
-            found, sets = _of_episodes(name)
         elif kind == "task":
             found, sets = [], [load_task(name).name]
         else:
@@ -166,29 +162,20 @@ def _kind_of(name: str) -> str:
     if name.endswith((".yaml", ".yml")):
         content = read_yaml(user_path(name, "The name"))
         if "encoders" in content or "tasks" in content:
-            return str(content.get("protocol", STUDY))
+            return STUDY
         return "task" if "target" in content or "base" in content else "encoder"
-    for kind in (STUDY, EPISODES):
-        if name in shipped(kind):
-            return kind
-    if name in list_tasks():
+    if name in configs():
+        return STUDY
+    if name in task_names():
         return "task"
     ref = EncoderRef.parse(name)
     if ref.kind == "card" and ref.name.partition("@")[0] not in card_names() and find_alias(name) is None:
         try:
             ref.check()
         except UnknownNameError:
-            known = [*shipped(STUDY), *shipped(EPISODES), *card_names(), *list_tasks()]
+            known = [*configs(), *card_names(), *task_names()]
             raise UnknownNameError("study, encoder or task", name, known) from None
     return "encoder"
-
-
-def _of_episodes(name: str) -> tuple[list[EncoderNeed], list[str]]:
-    from evalfm.study.episodes import load_episodes
-
-    study = load_episodes(name)
-    found = [need_of(each.name, weights=each.weights, text=True) for each in study.encoders]
-    return found, [task.data or study.data for task in study.tasks]
 
 
 def encoders_of(study: Study) -> list[EncoderNeed]:
@@ -243,7 +230,7 @@ def _reads_text(study: Study) -> bool:
     named = {head for heads in (*of_study, *(task.heads for task in study.tasks)) for head in heads or ()}
     named |= {each.head for each in study.supervised if each.head is not None}
     for task in study.tasks:
-        if task.heads is None and task.name in list_tasks():
+        if task.heads is None and task.name in task_names():
             named |= set(load_task(task.name).heads)
     return bool(named & readers)
 

@@ -250,7 +250,7 @@ class _Planner:
             cohort = self._cohort(cell)
             rates = self._rates(loaded.encoder, facts, cohort)
             stored = self._stored(loaded.encoder, facts, cohort, cell)
-            splits = cohort.sizes[cell.subset]
+            splits = cohort.sizes_of(cell)
             images = len(cohort.rows) if cohort.manifest is not None else max(split.total for split in splits)
             estimates[cell.key] = estimate_cell(cell, cohort.card.kind, splits, images, facts, stored, rates)
         return estimates
@@ -299,7 +299,7 @@ class _Planner:
             lacking = count if facts.warning is not None else source.missing(rows, maps=False)
             whole = len(cohort.manifest)
         else:
-            count = whole = lacking = max(split.total for split in cohort.sizes[cell.subset])
+            count = whole = lacking = max(split.total for split in cohort.sizes_of(cell))
         images, held, policy = whole * copies_of(cell, facts), False, "stream"
         if reads_maps:
             held = self.assumed.speed is None and facts.map_bytes * whole <= MEMORY.free(self._memory_place())

@@ -45,6 +45,7 @@ class ResultRow:
         adaptation: ``frozen``, ``lora``, ``full`` or ``scratch``.
         rank: of LoRA; null for the others.
         shots: training images per class; null where not given.
+        episodes: how many few-shot episodes the value is the mean of; null where not given.
         label_fraction: of the training patients; null where not given.
         associate: the attribute tied to the label in train, and how strongly; null where not given.
         base_to_novel: whether the first half of the classes alone was learnt from.
@@ -85,6 +86,7 @@ class ResultRow:
     adaptation: str
     rank: int | None
     shots: int | None
+    episodes: int | None
     label_fraction: float | None
     associate: str | None
     base_to_novel: bool
@@ -120,6 +122,7 @@ COLUMNS = tuple(field.name for field in fields(ResultRow))
 TYPES = {
     "rank": "Int64",
     "shots": "Int64",
+    "episodes": "Int64",
     "limit": "Int64",
     "folds": "Int64",
     "input_size": "Int64",
@@ -154,6 +157,7 @@ def rows_of(study: str, run: Run, out: Path) -> list[ResultRow]:
             adaptation=run.adaptation,
             rank=config.recipe.get("rank") if run.adaptation == "lora" else None,
             shots=config.shots,
+            episodes=config.episodes,
             label_fraction=config.label_fraction,
             associate=config.associate,
             base_to_novel=config.base_to_novel,
@@ -219,6 +223,7 @@ def write_failures(
             "heads": list(outcome.cell.heads or ()),
             "adaptation": outcome.cell.adaptation,
             "shots": outcome.cell.shots,
+            "episodes": outcome.cell.episodes,
             "label_fraction": outcome.cell.label_fraction,
             "seconds": round(outcome.seconds, 3),
             **{**asdict(outcome.failure), "sentence": without_private(outcome.failure.sentence, manifests)},

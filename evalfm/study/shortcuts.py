@@ -13,7 +13,7 @@ from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.labelled import rows_digest
-from evalfm.probing.splits import ASSOCIATED_KINDS, CURVE
+from evalfm.probing.splits.association import ASSOCIATED_KINDS, CURVE
 from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
+from evalfm.plugins import PlugIn, find_plugins, load_all
 
 Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
 Measure = Literal["column", "area-fraction", "lung-fraction", "ctr"]
@@ -99,25 +100,31 @@ def _folder() -> Path:
     return Path(str(resources.files("evalfm.tasks"))) / "cards"
 
 
-@cache
 def list_tasks() -> dict[str, TaskCard]:
-    """Every built-in task card by name.
+    """Every task card by name, those of other packages last; broken plug-ins are left out.
 
     >>> "ptx-cls" in list_tasks()
     True
     """
-    return {
-        path.stem: TaskCard.model_validate(with_defaults(_inherited(path, ())), context=SHIPPED)
-        for path in sorted(_folder().glob("*.yaml"))
-        if not path.stem.startswith("_")
-    }
+    plugged = load_all(task_plugins())[0]
+    return {**{name: _built_in_card(path) for name, path in _built_in().items()}, **plugged}
+
+
+def task_names() -> list[str]:
+    """The names of all task cards; no plug-in is imported.
+
+    >>> "ptx-cls" in task_names()
+    True
+    """
+    return sorted({*_built_in(), *task_plugins()})
 
 
 def load_task(name: str) -> TaskCard:
-    """The task ``name``: a built-in card or the path of a YAML card.
+    """The task ``name``: a built-in card, a plug-in or the path of a YAML card.
 
     Raises:
         UnknownNameError: there is no card of that name.
+        EvalfmError: the card is not valid, or its plug-in is broken.
 
     >>> task = load_task("ptx-cls")
     >>> task.kind, task.target, task.primary
@@ -125,10 +132,36 @@ def load_task(name: str) -> TaskCard:
     """
     if name.endswith((".yaml", ".yml")):
         return read_card(user_path(name, "--task"))
-    cards = list_tasks()
-    if name not in cards:
-        raise UnknownNameError("task", name, cards)
-    return cards[name]
+    plugin = task_plugins().get(name)
+    if plugin is not None:
+        return plugin.load()
+    if name not in _built_in():
+        raise UnknownNameError("task", name, task_names())
+    return _built_in_card(_built_in()[name])
+
+
+def task_plugins() -> dict[str, PlugIn[TaskCard]]:
+    """The tasks that other packages bring, by name; none is imported."""
+    return find_plugins("task", _built_in(), _plugged_card)
+
+
+@cache
+def _built_in() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(_folder().glob("*.yaml")) if not path.stem.startswith("_")}
+
+
+@cache
+def _built_in_card(path: Path) -> TaskCard:
+    return TaskCard.model_validate(with_defaults(_inherited(path, ())), context=SHIPPED)
+
+
+def _plugged_card(name: str, loaded: Any) -> TaskCard:
+    card = read_card(Path(loaded)) if isinstance(loaded, str | Path) else loaded
+    if not isinstance(card, TaskCard):
+        raise EvalfmError(f"it is {type(loaded).__name__}, not a TaskCard or a card's path")
+    if card.name != name:
+        raise EvalfmError(f"its card is called {card.name!r}")
+    return card
 
 
 def read_card(path: Path, seen: tuple[Path, ...] = ()) -> TaskCard:

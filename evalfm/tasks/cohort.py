@@ -12,7 +12,7 @@ from evalfm.cautions import Caution
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import TaskCard, label_columns, list_tasks, load_task, with_defaults
+from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names, with_defaults
 from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10
@@ -106,11 +106,11 @@ def resolve_task(name: str, manifest: Manifest) -> TaskCard:
     >>> resolve_task("edema", manifest).kind, resolve_task("ptx-cls", manifest).primary
     ('binary', 'auroc')
     """
-    if name in list_tasks() or name.endswith((".yaml", ".yml")):
+    if name in task_names() or name.endswith((".yaml", ".yml")):
         return load_task(name)
     if name in label_columns(manifest.table.columns):
         return card_of_column(name, manifest)
-    raise UnknownNameError("task or label column", name, [*list_tasks(), *label_columns(manifest.table.columns)])
+    raise UnknownNameError("task or label column", name, [*task_names(), *label_columns(manifest.table.columns)])
 
 
 def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) -> Cohort:

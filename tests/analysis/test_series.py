@@ -12,15 +12,12 @@ from typer.testing import CliRunner
 from evalfm.analysis.choose import choose
 from evalfm.analysis.cohort import cohort_of
 from evalfm.analysis.compare import compare
-from evalfm.analysis.few_shot import few_shot_tables
 from evalfm.analysis.report.task import sections
 from evalfm.analysis.series import averaged, model_names, seed_sd
 from evalfm.analysis.shortcuts import shortcut_curves
 from evalfm.analysis.table import TaskTable, task_tables
 from evalfm.cli.app import app
-from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
-from evalfm.probing.few_shot.episodes import run_episodes
 from evalfm.run import Run
 from evalfm.study.results import rows_of, table_of
 
@@ -235,21 +232,6 @@ def test_shortcut_curves_do_not_mix_precisions(tmp_path: Path) -> None:
         "one (float32) · linear · frozen",
     ]
     assert [[point.strength for point in each.points] for each in curves] == [[0, 0.5], [0, 0.5]]
-
-
-def test_few_shot_results_of_two_cohorts_or_sizes_are_told_apart(squares: Manifest, tmp_path: Path, home: Path) -> None:
-    asked = {"data": squares, "methods": ["prototypes"], "shots": [1], "episodes": 3, "out": tmp_path}
-    runs = [
-        found
-        for told in ({"queries": 4}, {"queries": 3}, {"queries": 4, "seed": 1}, {"queries": 4})
-        for found in run_episodes("hog", "square", **asked, **told)  # type: ignore[arg-type]
-    ]
-    tables = few_shot_tables(runs)
-    assert [table.title for table in tables] == [
-        "square on squares, queries 4: few-shot episodes",
-        "square on squares, queries 3: few-shot episodes",
-    ]
-    assert [row[0] for row in tables[0].rows] == ["hog (seed 0)", "hog (seed 1)"]
 
 
 def one_view(out: Path) -> list[Run]:

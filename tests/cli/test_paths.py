@@ -55,7 +55,6 @@ BASE: dict[str, list[str]] = {
     "demo": [],
     "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--baselines=none", "--out={out}"],
     "study": ["config={study}"],
-    "episodes": ["--encoder=pixels", "--task=square", "--data={data}", "--out={out}"],
     "predict": ["run={run}", "--data={data}", "--out={out}"],
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
@@ -86,7 +85,6 @@ BASE: dict[str, list[str]] = {
 READ = """
 probe: encoder task data test_data weights prompts
 study: config data
-episodes: config data prompts weights
 predict: run data weights encoder
 compare: runs
 bias: models
@@ -114,7 +112,6 @@ WRITTEN_FOLDER = """
 demo: out
 probe: out
 study: out
-episodes: out
 predict: out
 bias: out
 report: csv
@@ -131,9 +128,8 @@ embed: out
 data check: html
 """
 WORDS = """
-probe: heads recipe associate where test_where threshold devices address
-study: encoder task weights recipe devices address adaptation shard
-episodes: encoder task shots recipe where devices methods
+probe: heads recipe shots associate where test_where threshold devices address
+study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
 compare: task head metric reference cohort
 bias: by adjust task label target score patient device
@@ -244,7 +240,7 @@ def call(
     def run(verb: str, name: str, value: str) -> tuple[int, str]:
         parameter = PARAMETERS[verb, name]
         added = {("bias", "out"): ["--decode"]}.get((verb, name), [])
-        added += ["--plan"] if verb in ("study", "episodes") and name != "out" else []
+        added += ["--plan"] if verb == "study" and name != "out" else []
         named = {**places, "out": str(tmp_path / "out")}
         words: list[str] = []
         given = [each.partition("=")[::2] for each in BASE.get(verb, [])]

@@ -159,7 +159,11 @@ def test_a_killed_process_is_dead_before_its_parent_asks_for_it(folder: LeaseFol
     assert folder.is_any_free([1])
 
 
-@pytest.mark.parametrize("who", [f"{'0' * 12} {os.getpid()} -", f"{machine()} {os.getpid()} -", "", "garbage"])
+@pytest.mark.parametrize(
+    "who",
+    [f"{'0' * 12} {os.getpid()} -", f"{machine()} {os.getpid()} -", "", "garbage"],
+    ids=["elsewhere", "here", "nothing", "garbage"],
+)
 def test_who_stands_still_is_dead_after_a_minute_of_the_one_who_waits(
     folder: LeaseFolder, clock: SimpleNamespace, who: str
 ) -> None:

@@ -131,13 +131,15 @@ MAPPING: dict[str, Any] = {
     "unknown": ["NA"],
 }
 EPISODES = {
-    "protocol": "episodes",
+    "schema": 2,
     "name": "x",
+    "title": "X",
+    "data": "phantom",
     "encoders": ["pixels"],
-    "tasks": [{"task": "square"}],
+    "tasks": [{"name": "square"}],
     "shots": [1, 2],
     "episodes": 3,
-    "methods": ["linear"],
+    "heads": ["linear"],
 }
 
 
@@ -179,7 +181,7 @@ class SmallFiles(Target):
     def episodes(self, case: Path, draw: random.Random) -> None:
         (case / "e.yaml").write_bytes(spoil_yaml(yaml.safe_dump(EPISODES), draw))
         words = ("--data", self.base / "squares", "--out", case / "o", "--plan")
-        command("episodes", case / "e.yaml", *words)
+        command("study", case / "e.yaml", *words)
 
     def lists(self, case: Path, draw: random.Random) -> None:
         shutil.copytree(self.base / "squares", case / "d")
@@ -228,8 +230,8 @@ class Applied(Target):
         (self.run_folder,) = [path.parent for path in (base / "runs").rglob("run.json")]
         command("predict", self.run_folder, "--data", self.squares, "--out", base / "predicted")
         command("embed", "--similarity", "--encoder", "pixels,hog", "--data", self.squares, "--out", base / "quality")
-        words = ("--shots", "1", "--episodes", "3", "--queries", "2", "--method", "linear", "--out", base / "episodes")
-        command("episodes", "--encoder", "pixels", "--task", "square", "--data", self.squares, *words)
+        words = ("--shots", "1", "--episodes", "3", "--queries", "2", "--head", "linear", "--out", base / "episodes")
+        command("probe", "--encoder", "pixels", "--task", "square", "--data", self.squares, *words)
 
     def run(self, case: Path, draw: random.Random) -> None:
         for name in ("runs", "predicted", "quality", "episodes"):
@@ -248,8 +250,8 @@ class Applied(Target):
         else:
             command("report", case / "runs", folder, "--out", case / "r.html", "--csv", case / "csv")
             if kind == 4:
-                words = ("--shots", "1", "--episodes", "3", "--queries", "2", "--method", "linear", "--out", folder)
-                command("episodes", "--encoder", "pixels", "--task", "square", "--data", self.squares, *words)
+                words = ("--shots", "1", "--episodes", "3", "--queries", "2", "--head", "linear", "--out", folder)
+                command("probe", "--encoder", "pixels", "--task", "square", "--data", self.squares, *words)
 
 
 class Bombs(Target):

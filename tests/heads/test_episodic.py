@@ -24,7 +24,7 @@ from evalfm.heads.episodic import (
     solve,
 )
 from evalfm.heads.head import Context, Examples
-from evalfm.heads.knn import NeighbourHead
+from evalfm.heads.knn import NeighbourHead, PrototypeHead
 from evalfm.statistics.auroc import episode_auroc
 
 QUERIES = 6
@@ -230,3 +230,19 @@ def test_log_odds_keep_the_order_of_probabilities_where_those_have_come_to_an_en
     assert odds[1, 0] > odds[0, 0] > odds[2, 0]
     moderate = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.sigmoid(against_rest(moderate)).numpy() == pytest.approx(torch.softmax(moderate, -1).numpy())
+
+
+@pytest.mark.parametrize(("classes", "shots"), [(2, 3), (4, 5)])
+def test_prototypes_are_those_of_the_head(classes: int, shots: int, array_source, make_examples):
+    made = drawn(classes, shots, episodes=3)
+    scores = torch.sigmoid(prototypes(made.batch).scores)
+    for episode in range(3):
+        head = PrototypeHead()
+        names = ("positive",) if classes == 2 else tuple(f"c{each}" for each in range(classes))
+        support, query = (
+            make_examples(array_source(features[episode].float()), range(len(features[episode])), labels(made, each))
+            for features, each in ((made.support, shots), (made.query, QUERIES))
+        )
+        head.fit(support, support, Context("binary" if classes == 2 else "multiclass", names))
+        ours = scores[episode].numpy()
+        assert (ours[:, 1:] if classes == 2 else ours) == pytest.approx(head.predict(query), abs=1e-5)

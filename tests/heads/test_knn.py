@@ -6,7 +6,7 @@ import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context
-from evalfm.heads.knn import NeighbourHead
+from evalfm.heads.knn import TEMPERATURE, NeighbourHead, PrototypeHead
 
 
 @pytest.fixture
@@ -68,3 +68,36 @@ def test_one_class_is_refused(splits):
             val,
             Context("binary", ("c",)),
         )
+
+
+def by_means(train, query, classes):
+    bank, wanted = (part.pooled() / np.linalg.norm(part.pooled(), axis=1, keepdims=True) for part in (train, query))
+    means = np.stack([bank[train.target == code].mean(axis=0) for code in range(classes)])
+    cosine = wanted @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / TEMPERATURE)
+    return weight / weight.sum(axis=1, keepdims=True)
+
+
+def test_prototypes_are_the_cosine_to_the_mean_of_each_class(splits):
+    train, val = splits
+    head = PrototypeHead()
+    fit = head.fit(train, val, Context("multiclass", ("a", "b", "c")))
+    assert fit.chosen == {}
+    assert head.predict(val) == pytest.approx(by_means(train, val, 3), abs=1e-5)
+    assert not fit.cautions
+    fit = head.fit(train, val, Context("multiclass", ("a", "b", "c", "d")))
+    assert [each.code for each in fit.cautions] == ["unseen-class"]
+    assert "shows d:" in str(fit.cautions[0])
+
+
+def test_prototypes_of_two_classes_score_the_positive_one_and_round_trip(splits):
+    train, val = (type(split)(split.source, split.rows, (split.target == 2) * 1.0, split.patients) for split in splits)
+    head, other = PrototypeHead(), PrototypeHead()
+    head.fit(train, val, Context("binary", ("c",)))
+    scores = head.predict(val)
+    assert scores == pytest.approx(by_means(train, val, 2)[:, 1:], abs=1e-5)
+    other.load_tensors(head.tensors())
+    assert np.array_equal(other.predict(val), scores)
+    alone = type(train)(train.source, train.rows, train.target * 0, train.patients)
+    with pytest.raises(EvalfmError, match="one class only"):
+        head.fit(alone, val, Context("binary", ("c",)))

@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 from evalfm.errors import EvalfmError
 from evalfm.heads import _pooled
 from evalfm.heads.head import Context
-from evalfm.heads.linear import STRENGTHS, LinearHead, SoftmaxHead, smallest_best
+from evalfm.heads.linear import STRENGTHS, LinearHead, SoftmaxHead
 
 BINARY = Context("binary", ("sick",))
 
@@ -117,7 +117,7 @@ def test_tensors_round_trip(splits, head, kind, classes):
 
 
 def test_ties_take_the_smaller_c_and_the_edge_is_told(array_source, make_examples):
-    assert smallest_best(np.array([0.5, 0.3, 0.3, 0.4])) == 1
+    assert _pooled.smallest_best(np.array([0.5, 0.3, 0.3, 0.4])) == 1
     source = array_source(torch.ones(20, 3))
     label = np.arange(20) % 2
     head = LinearHead()

@@ -19,7 +19,7 @@ def examples(features: np.ndarray, target: np.ndarray) -> Examples:
     return Examples(source, rows, target, np.array([f"p{row}" for row in rows], dtype=object))
 
 
-@pytest.mark.parametrize("name", ["linear", "knn"])
+@pytest.mark.parametrize("name", ["linear", "knn", "prototypes"])
 @pytest.mark.parametrize("distinct", [1, 3])
 @pytest.mark.parametrize("length", [63, 125, 126, 127])
 def test_equal_features_tie(name: str, distinct: int, length: int):

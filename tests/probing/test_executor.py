@@ -126,6 +126,16 @@ def test_what_another_cell_measures_is_no_baseline_in_a_worker_either(
     assert {run.encoder for run in runs if run.is_baseline} == {"constant", "metadata"}
 
 
+@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("heads", [None, "linear"])
+def test_an_encoder_that_a_probe_names_is_no_baseline_whichever_comes_first(
+    data: str, tmp_path: Path, devices: str, heads: str | None
+) -> None:
+    runs = probe(["hog", "pixels"], "square", data=data, out=tmp_path, heads=heads, devices=devices)
+    assert {run.is_baseline for run in runs if run.encoder == "pixels"} == {False}
+    assert {run.encoder for run in runs if run.is_baseline} == {"constant", "metadata"}
+
+
 def test_an_idle_worker_encodes_for_the_other_and_no_image_twice(
     squares: Manifest, data: str, tmp_path: Path, stored: Path
 ) -> None:

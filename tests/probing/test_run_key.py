@@ -17,7 +17,6 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
-from evalfm.probing.few_shot.episodes import run_episodes
 from evalfm.probing.head_group import HeadGroup, place_of
 from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.probe import SomeFailedError, probe
@@ -161,6 +160,9 @@ NOT_AS_IT_IS = {
     "test_data": "the images, truths and facts of the test cohort",
     "heads": "each head has a run of its own, with its name and grid",
     "seeds": "each seed has a run of its own, with its number",
+    "episodes": "the draw of all of them, which is part of the data",
+    "queries": "the draw of all of them",
+    "strength": "the settings of the head that has it, where episodes are solved",
     "prompts": "the sentences themselves, for heads that read them",
     "adaptation": "its name",
     "recipe": "the whole recipe",
@@ -253,8 +255,9 @@ def test_episodes_given_back_are_said_and_other_names_are_other_episodes(squares
     told = Told()
 
     def asked(manifest: Manifest) -> Path:
-        options: dict[str, Any] = {"methods": ["prototypes"], "shots": [1], "queries": 2, "episodes": 3}
-        return run_episodes("pixels", "square", data=manifest, out=tmp_path, progress=told, **options)[0].folder
+        options: dict[str, Any] = {"heads": ["prototypes"], "shots": 1, "queries": 2, "episodes": 3}
+        options |= {"baselines": "none", "out": tmp_path, "progress": told}
+        return probe("pixels", "square", data=manifest, **options)[0].folder
 
     first = asked(squares)
     assert not [said for said in told.said if "already" in said]

@@ -10,7 +10,9 @@ import pytest
 from evalfm.config import ProbeConfig, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
+from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.splits import limited, make_splits
+from evalfm.probing.splits.make import KINDS
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from tests.squares import make_squares
 
@@ -119,3 +121,40 @@ def test_identical_images_come_into_one_fold_and_never_into_train_and_test(tmp_p
                 assert all(len(set(each)) == 1 for each in found)
         (split,) = make_splits(asked, SplitOptions(test_where="patient == 's50'"))
         assert {where[row] for row in twins} <= set(split.test.tolist())
+
+
+CHOSEN: dict[str, dict[str, object]] = {
+    "holdout": {},
+    "folds": {"folds": 4},
+    "shots": {"shots": 3},
+    "label_fraction": {"label_fraction": 0.5},
+    "association": {"associate": "dark=0.5"},
+    "episodes": {"shots": 2, "queries": 2, "episodes": 3},
+    "base_to_novel": {"base_to_novel": True, "shots": 1},
+}
+"""Options that ask for each kind of split."""
+
+
+def test_every_kind_of_split_is_tried_here():
+    assert {str(getattr(kind, "__name__", "")).rpartition(".")[2] for kind in KINDS} == set(CHOSEN)
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_every_kind_of_split_keeps(squares: Manifest, name: str):
+    table = squares.table.assign(dark=(np.arange(len(squares)) // 3) % 2.0, four=np.arange(len(squares)) % 4.0)
+    facts = {"label_source": {**squares.info.label_source, "dark": "image", "four": "image"}}
+    facts |= {"label_kinds": {**squares.info.label_kinds, "four": "class"}}
+    manifest = Manifest(squares.info.model_copy(update=facts), table, squares.folder)
+    cohort = select_cohort(resolve_task("four" if name == "base_to_novel" else "square", manifest), manifest)
+    options = SplitOptions(**CHOSEN[name])  # type: ignore[arg-type]
+    splits = make_splits(cohort, options, subset_seed=1)
+    key = SplitAssignment.of(cohort, None, splits).key
+    assert SplitAssignment.of(cohort, None, make_splits(cohort, options, subset_seed=1)).key == key
+    keys = {SplitAssignment.of(cohort, None, make_splits(cohort, options, subset_seed=seed)).key for seed in (1, 2)}
+    assert len(keys) == 1 + options.draws_subsets, "a seed draws what it is said to draw, and the key shows it"
+    for split in splits:
+        learning, tested = (split.train, split.val), split.test
+        if split.episodes is not None:
+            learning, tested = (split.episodes.support.ravel(),), split.episodes.query.ravel()
+        assert not patients_of(cohort, np.concatenate(learning)) & patients_of(cohort, tested)
+        assert set(split.used.tolist()) == set(np.concatenate([*learning, tested]).tolist())

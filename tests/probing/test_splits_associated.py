@@ -19,7 +19,8 @@ from evalfm.data.phantom import Dials, make_phantom
 from evalfm.data.registered import register
 from evalfm.errors import EvalfmError
 from evalfm.probing.probe import probe
-from evalfm.probing.splits import CURVE, Split, make_splits
+from evalfm.probing.splits import Split, make_splits
+from evalfm.probing.splits.association import CURVE
 from evalfm.run import find_runs
 from evalfm.statistics.auroc import auroc
 from evalfm.study.cohorts import Manifests

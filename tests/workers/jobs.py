@@ -17,7 +17,8 @@ def echo(worker: Worker, *, value: Any) -> Any:
 
 def facts(worker: Worker) -> dict[str, Any]:
     names = ("CUDA_VISIBLE_DEVICES", "EVALFM_PROCESSES_HERE", "OMP_NUM_THREADS")
-    return {"device": worker.device, "pid": os.getpid(), **{name: os.environ.get(name) for name in names}}
+    here = {"device": worker.device, "pid": os.getpid(), "folder": os.getcwd()}
+    return here | {name: os.environ.get(name) for name in names}
 
 
 def count(worker: Worker) -> int:

@@ -105,6 +105,28 @@ def test_a_killed_worker_is_heard_of_and_another_takes_its_place(crew: LocalCrew
     assert len(set(before) & set(crew.process_ids)) == 1
 
 
+def test_what_another_says_while_a_worker_starts_anew_is_kept(crew: LocalCrew, tmp_path: Path) -> None:
+    crew.send(0, job("die_until", file=str(tmp_path / "x"), times=1))
+    assert isinstance(hear(crew, 0)[-1], Lost)
+    crew.send(1, job("echo", value="said meanwhile"))
+    crew.restart(0)
+    assert hear(crew, 1) == [Returned("said meanwhile")]
+    crew.send(0, job("echo", value=2))
+    assert hear(crew, 0) == [Returned(2)]
+
+
+def test_what_the_user_says_of_threads_and_the_working_folder_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    with LocalCrew(("cpu",), together=2, folder=tmp_path) as crew:
+        crew.send(0, job("facts"))
+        (end,) = hear(crew, 0)
+    assert isinstance(end, Returned)
+    assert (end.value["OMP_NUM_THREADS"], end.value["folder"]) == ("3", str(tmp_path.resolve()))
+
+
 def test_on_leaving_a_job_gives_back_what_it_holds_and_no_process_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,38 @@ def test_an_idle_worker_helps_once_and_is_not_waited_for() -> None:
     assert sorted(crew.sent) == [(0, "long"), (1, "help"), (2, "help")]
 
 
+def test_a_worker_that_has_helped_does_not_help_the_same_job_again() -> None:
+    looks = iter(range(6))
+
+    def answer(worker: int, job: Job) -> list[Message]:
+        return [Returned(None)] if job.label == "help" or next(looks) == 5 else []
+
+    crew = Scripted(2, answer)
+    crew_listen = crew.listen
+
+    def listen(seconds: float) -> list[tuple[int, Message]]:
+        try:
+            return crew_listen(seconds)
+        except AssertionError:
+            return []
+
+    crew.listen = listen  # type: ignore[method-assign]
+    run(crew, [job("long", beside=job("help"))])
+    assert crew.sent == [(0, "long"), (1, "help")]
+
+
+@pytest.mark.parametrize(("is_lost", "order"), [(False, ["a1", "b0"]), (True, ["b0", "a1"])])
+def test_what_a_worker_has_outlives_a_job_that_loads_nothing_but_not_its_process(
+    is_lost: bool, order: list[str]
+) -> None:
+    losses = iter([False, is_lost])
+    crew = Scripted(1, lambda worker, job: [Lost("was killed")] if next(losses, False) else [Returned(1)])
+    pool = Pool(crew, Shown())
+    list(pool.run([job("a0", "a"), job("plain")]))
+    list(pool.run([job("b0", "b"), job("a1", "a")]))
+    assert [label for _, label in crew.sent][-2:] == order
+
+
 def test_help_that_fails_is_nobodys_concern() -> None:
     def answer(worker: int, job: Job) -> list[Message]:
         if job.label == "help":
@@ -174,7 +206,9 @@ def test_words_and_bars_are_shown_under_the_workers_name() -> None:
 def test_the_bar_of_a_lost_worker_goes() -> None:
     shown = Shown()
     ends = iter([[Advanced("work", 2, 9), Lost("was killed")], [Returned(None)]])
-    run(Scripted(1, lambda worker, job: next(ends)), [job("one")], shown)
+    # Held, so that its own end does not take the bar away.
+    pool = Pool(Scripted(1, lambda worker, job: next(ends)), shown)
+    list(pool.run([job("one")]))
     assert (shown.bars, shown.open) == ({"work": 2}, 0)
 
 

@@ -77,14 +77,14 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     return " ".join(sentences)
 
 
-SUBSETS = ("shots", "label_fraction", "associate")
+SUBSETS = ("shots", "label_fraction", "associate", "episodes")
 """Settings by which a seed draws training images."""
 
 
 def paired_tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
     words_of: dict[str, set[str]] = {}
-    for metric in (usual_metric(run.kind, run.primary) for run in runs):
+    for metric in (usual_metric(run.kind, run.primary) for run in runs if run.record.episodes is None):
         if metric.contrast is not None:
             words_of.setdefault(metric.contrast.words, set()).add(metric.words)
     tests = [words.format(_listed(sorted(names))) for words, names in sorted(words_of.items())]

@@ -11,12 +11,11 @@ from markupsafe import Markup
 
 from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.section import few_shot_sections, quality_tables
+from evalfm.analysis.report.section import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
-from evalfm.analysis.report.task import FAULTS, TaskReport, sections, why
+from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
-from evalfm.episodes import EpisodeRun
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
@@ -27,11 +26,10 @@ def report_page(
     runs: Sequence[Run],
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
-    episodes: Sequence[EpisodeRun] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files, each a section; ``episodes`` few-shot results.
+    ``features`` holds the contents of ``features.json`` files, each a section.
 
     Raises:
         EvalfmError: there is no run.
@@ -45,7 +43,7 @@ def report_page(
     shown = [
         Section("Summary", sections=summary),
         *(replace(each, words="") for each in tasks),
-        *_others(features, episodes),
+        *_features(features),
         _methods(runs, tasks),
         _provenance(runs),
     ]
@@ -68,13 +66,8 @@ def _methods(runs: Sequence[Run], tasks: Sequence[TaskReport]) -> Section:
     )
 
 
-def _others(features: Sequence[Mapping[str, Any]], episodes: Sequence[EpisodeRun]) -> list[Section]:
-    found: list[Section] = []
-    try:
-        found += few_shot_sections(episodes)
-    except FAULTS as error:
-        found.append(Section("Few-shot episodes", words=f"This section could not be made: {why(error)}"))
-    return found + [quality_tables(number, each) for number, each in enumerate(features)]
+def _features(features: Sequence[Mapping[str, Any]]) -> list[Section]:
+    return [quality_tables(number, each) for number, each in enumerate(features)]
 
 
 def _provenance(runs: Sequence[Run]) -> Section:
@@ -112,10 +105,9 @@ def write_tables(
     runs: Sequence[Run],
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
-    episodes: Sequence[EpisodeRun] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
-    shown = [*sections(runs), *_others(features, episodes), _provenance(runs)]
+    shown = [*sections(runs), *_features(features), _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"

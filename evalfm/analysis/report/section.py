@@ -1,57 +1,17 @@
-"""Sections of the report that are of no runs: few-shot episodes, and features without labels."""
+"""Sections of the report that are of no runs: features without labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.few_shot import by_cohort, encoder_names
 from evalfm.analysis.pages import Section
-from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Value, table
 from evalfm.cards import read_json
-from evalfm.cautions import ON_TOP, SYNTHETIC, sentences
-from evalfm.episodes import CHANCE, EpisodeRun
+from evalfm.cautions import SYNTHETIC
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
-
-METRIC = "macro AUROC"
-
-
-def few_shot_sections(runs: Sequence[EpisodeRun]) -> list[Section]:
-    """A section for each task and cohort among ``runs``, in their order."""
-    return [_section(number, *found) for number, found in enumerate(by_cohort(runs))]
-
-
-def _section(number: int, name: str, runs: Sequence[EpisodeRun]) -> Section:
-    encoders = encoder_names(runs)
-    notes = list(dict.fromkeys(f"{run.encoder}: {note}" for run in runs for note in run.record.cautions))
-    flags = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
-    rows: list[list[Value]] = [
-        [encoder, run.method, each.shots, each.mean.n, each.mean, each.sd]
-        for run, encoder in zip(runs, encoders, strict=True)
-        for each in run.record.results
-    ]
-    header = ["encoder", "method", "shots of each class", "episodes", METRIC, "sd over episodes"]
-    words = (
-        f"{METRIC}, the mean over episodes; {CHANCE:g} is chance. Each episode draws so many images of each class to "
-        f"learn from and {runs[0].record.config.queries} of each to ask. The interval is that of the mean over "
-        "episodes; episodes share images, so it says nothing about other patients."
-    )
-    curves = [
-        (f"{encoder} · {run.method}", [(each.shots, each.mean) for each in run.record.results])
-        for run, encoder in zip(runs, encoders, strict=True)
-        if len(run.record.results) > 1
-    ]
-    drawing = charts.more_shots(METRIC, curves) if curves else None
-    rest: list[list[Value]] = [[note] for note in notes if note.partition(": ")[2] not in flags]
-    tables = [("Mean over episodes", table(f"episodes-{number}", header, rows))]
-    if rest:
-        tables.append(("Notes of the episodes", table(f"episodes-{number}-notes", ["note"], rest)))
-    drawings = [] if drawing is None else [(f"{METRIC} against the shots of each class", drawing)]
-    return Section(f"Few-shot episodes: {name}", cautions=flags, words=words, tables=tables, drawings=drawings)
-
 
 FEATURES = "features.json"
 

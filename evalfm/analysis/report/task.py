@@ -15,7 +15,6 @@ from evalfm.analysis.cohort import by_cohort, cohort_names
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.figures import p_words
 from evalfm.analysis.pages import Section, picture_uri
-from evalfm.analysis.pairing import over_seeds
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.details import (
     answers,
@@ -29,9 +28,9 @@ from evalfm.analysis.report.details import (
     splits_table,
     templates_table,
 )
+from evalfm.analysis.report.few_labels import SMALLER, labels_of, more_labels, more_shots
 from evalfm.analysis.report.subgroups import add_subgroups
 from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, table
-from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import (
     Line,
@@ -44,7 +43,8 @@ from evalfm.errors import EvalfmError
 from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
 
-SMALLER = ("shots", "val_shots", "label_fraction")
+CHANCE = 0.5
+"""Macro AUROC of a constant answer."""
 FAULTS = (EvalfmError, ValueError, ArithmeticError)
 """What makes a part of a page impossible: a reason for a reader, or numbers that cannot be reckoned with."""
 
@@ -81,7 +81,7 @@ def sections(runs: Sequence[Run]) -> list[TaskReport]:
 def _whole_section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     """The section, or the reason why there is none."""
     try:
-        return _section(number, runs, cohort)
+        return (_section if runs[0].record.episodes is None else _episodes)(number, runs, cohort)
     except FAULTS as error:
         reason = f"This section could not be made: {why(error)}"
         return TaskReport(f"{runs[0].task} on {cohort}", f"task-{number}", words=reason)
@@ -122,7 +122,9 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     with made.part("Images"):
         _add_pictures(made, best)
     with made.part("Few labels"):
-        _add_curves(made, plain_runs(runs), metric)
+        drawing, found = more_labels(f"{made.anchor}-few", task_tables(plain_runs(runs)), metric)
+        _add(made, f"{metric} against the number of training images", drawing)
+        _add_table(made, "Few labels", found)
     with made.part("Shortcuts"):
         _add_shortcuts(made, runs)
     with made.part("Subgroups"):
@@ -138,17 +140,35 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     return made
 
 
+def _episodes(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
+    """The section of few-shot episodes, whose runs are not compared in pairs."""
+    (summary,) = task_tables(runs)
+    queries = runs[0].record.episodes.queries if runs[0].record.episodes is not None else 0
+    words = (
+        f"Macro AUROC, the mean over few-shot episodes; {CHANCE:g} is chance. Each episode draws so many images of "
+        f"each class to learn from and {queries} of each to score. The interval is that of the mean over episodes; "
+        "they share images, so it says nothing about other patients, and the encoders are not compared in pairs."
+    )
+    title, counts = f"{summary.task} on {cohort}", f"{summary.title} {summary.unit_counts}."
+    made = TaskReport(title, f"task-{number}", counts, list(summary.cautions), words, leading=1)
+    drawing, found = more_shots(f"{made.anchor}-few", summary)
+    made.tables.append(("Few labels", found))
+    _add(made, f"{summary.metric_names[0]} against the shots of each class", drawing)
+    with made.part("What an image costs the encoders"):
+        heading = "What an image costs the encoders"
+        made.tables.append((heading, costs_table(f"{made.anchor}-costs", summary.lines)))
+    with made.part("Who was left out"):
+        made.tables.append(("Who was left out", exclusions_table(f"{made.anchor}-left-out", runs)))
+    return made
+
+
 def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
     """Runs on all training labels; where there are none, those on the largest subset."""
     whole = [run for run in runs if all(getattr(run.record.config, name) is None for name in SMALLER)]
     if any(not run.is_baseline for run in whole):
         return whole
-    most = max(_labels(run) for run in runs if not run.is_baseline or not any(not each.is_baseline for each in runs))
-    return [run for run in runs if run in whole or _labels(run) == most]
-
-
-def _labels(run: Run) -> int:
-    return run.record.data.splits.train.images
+    most = max(labels_of(run) for run in runs if not run.is_baseline or not any(not each.is_baseline for each in runs))
+    return [run for run in runs if run in whole or labels_of(run) == most]
 
 
 def _in_order(summary: TaskTable, comparison: Comparison) -> list[Line]:
@@ -297,39 +317,6 @@ def _shows(path: Path) -> str:
         if path.stem.startswith("overlays")
         else "agreement with the truth"
     )
-
-
-def _add_curves(made: TaskReport, runs: Sequence[Run], metric: str) -> None:
-    """The metric against training images, of lines that were trained on several subsets and differ in these alone."""
-    grouped: dict[str, list[Line]] = {}
-    for summary in task_tables(runs):
-        for line in summary.lines:
-            if not line.baseline:
-                grouped.setdefault(settings_but(line.runs[0], *SMALLER), []).append(line)
-    several = [lines for lines in grouped.values() if len({round(_images(line)) for line in lines}) > 1]
-    names = line_names([lines[0].runs[0] for lines in several])
-    curves = [
-        (
-            f"{name} · {lines[0].head} · {lines[0].adaptation}",
-            [(round(_images(line)), over_seeds(line, metric)) for line in lines],
-        )
-        for name, lines in zip(names, several, strict=True)
-    ]
-    if not curves:
-        return
-    _add(made, f"{metric} against the number of training images", charts.more_labels(metric, curves))
-    rows: list[list[Value]] = [
-        [name, images, one] for name, line in curves for images, one in sorted(line, key=lambda point: point[0])
-    ]
-    seeded = any(len(line.runs) > 1 for lines in several for line in lines)
-    averaged = "Averaged over seeds, inside every resample of patients too; seeds draw the training images."
-    caption = averaged if seeded else "One seed of each."
-    made.tables.append(("Few labels", table(f"{made.anchor}-few", ["line", "train images", metric], rows, caption)))
-
-
-def _images(line: Line) -> float:
-    """Training images, the mean over seeds: a fraction of the patients is not always as many images."""
-    return float(np.mean([_labels(run) for run in line.runs]))
 
 
 def _add_shortcuts(made: TaskReport, runs: Sequence[Run]) -> None:

@@ -2,7 +2,7 @@
 
 A source is a module with one function ``import_source(root, options) -> Imported``; ``nih-cxr14`` lives in
 ``nih_cxr14.py``. Its ``OPTIONS``, where it has any, name the fields of ``ImportOptions`` that it honours. Modules that
-begin with an underscore are no sources.
+begin with an underscore are no sources. Another package brings such a module by an entry point of ``evalfm.sources``.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from evalfm.cards import flag_of, option_of
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.plugins import PlugIn, find_plugins, load_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,9 +46,8 @@ class Source(Protocol):
 
 
 def list_sources() -> list[str]:
-    """Names of all sources, as on the command line."""
-    modules = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name.replace("_", "-") for name in modules if not name.startswith("_"))
+    """Names of all sources, as on the command line; no plug-in is imported."""
+    return sorted({*_built_in(), *source_plugins()})
 
 
 def load_source(name: str) -> Source:
@@ -55,9 +55,20 @@ def load_source(name: str) -> Source:
 
     Raises:
         UnknownNameError: there is no such source; near names are proposed.
+        EvalfmError: its plug-in is broken, also if that shows only when it is called.
     """
     source: Source = _module(name).import_source
-    return source
+    plugin = source_plugins().get(name)
+    if plugin is None:
+        return source
+
+    def checked(root: Path, options: ImportOptions) -> Imported:
+        imported: object = source(root, options)
+        if not isinstance(imported, Imported):
+            raise plugin.refused(f"gives {type(imported).__name__}, not Imported")
+        return imported
+
+    return checked
 
 
 def check_options(name: str, options: ImportOptions) -> None:
@@ -69,17 +80,43 @@ def check_options(name: str, options: ImportOptions) -> None:
     """
     for option, field in ImportOptions.model_fields.items():
         unset = option_of(field).hidden or getattr(options, option) in (None, False)
-        if not unset and option not in _honoured(name):
-            knowing = ", ".join(repr(other) for other in list_sources() if option in _honoured(other))
+        if not unset and option not in _honoured(_module(name)):
+            knowing = ", ".join(repr(other) for other, module in _modules().items() if option in _honoured(module))
             flag = "a mapping of columns" if option == "mapping" else flag_of(option, field)
             raise EvalfmError(f"The source {name!r} knows no option {flag}, which belongs to {knowing}; leave it out.")
 
 
-def _honoured(name: str) -> frozenset[str]:
-    return frozenset(getattr(_module(name), "OPTIONS", ()))
+def source_plugins() -> dict[str, PlugIn[ModuleType]]:
+    """The sources that other packages bring, by name; none is imported."""
+    return find_plugins("source", _built_in(), _source_module)
+
+
+def _honoured(module: ModuleType) -> frozenset[str]:
+    return frozenset(getattr(module, "OPTIONS", ()))
+
+
+def _built_in() -> dict[str, str]:
+    """Of each source of this package, its module."""
+    modules = (module.name for module in pkgutil.iter_modules(__path__))
+    return {name.replace("_", "-"): f"{__name__}.{name}" for name in modules if not name.startswith("_")}
 
 
 def _module(name: str) -> ModuleType:
-    if name not in list_sources():
+    plugin = source_plugins().get(name)
+    if plugin is not None:
+        return plugin.load()
+    if name not in _built_in():
         raise UnknownNameError("data source", name, list_sources())
-    return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return importlib.import_module(_built_in()[name])
+
+
+def _modules() -> dict[str, ModuleType]:
+    """Every source that can be imported."""
+    own = {name: importlib.import_module(module) for name, module in _built_in().items()}
+    return own | load_all(source_plugins())[0]
+
+
+def _source_module(name: str, loaded: object) -> ModuleType:
+    if not isinstance(loaded, ModuleType) or not callable(getattr(loaded, "import_source", None)):
+        raise EvalfmError(f"it is {type(loaded).__name__}, not a module with a function import_source")
+    return loaded

@@ -19,6 +19,7 @@ class MeanMask(DenseHead):
     """Gives every image the mean of the training masks, stretched onto it."""
 
     name: ClassVar[str] = "mean-mask"
+    summary: ClassVar[str] = "baseline: the mean of the training masks on every image"
     kinds: ClassVar[frozenset[str]] = frozenset({"segmentation"})
     needs: ClassVar[frozenset[str]] = frozenset()
     deterministic: ClassVar[bool] = True
@@ -62,6 +63,7 @@ class AllEmpty(MeanMask):
     """An empty mask for every image: what a high Dice over mostly empty masks is worth."""
 
     name: ClassVar[str] = "all-empty"
+    summary: ClassVar[str] = "baseline: an empty mask for every image"
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Remember how many classes there are."""

@@ -39,6 +39,7 @@ class LinearDenseHead(TrainedDenseHead):
     """What of the lesion can be read off one place of the deepest map by a plane."""
 
     name: ClassVar[str] = "linear"
+    summary: ClassVar[str] = "one 1×1 convolution on the deepest map"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> LinearDecoder:
@@ -122,6 +123,7 @@ class MultiscaleHead(TrainedDenseHead):
     """What a light decoder can read off all maps together."""
 
     name: ClassVar[str] = "multiscale"
+    summary: ClassVar[str] = "all maps projected, summed at a fine grid and read by a light convolutional decoder"
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> MultiscaleDecoder:
@@ -195,6 +197,7 @@ class GlobalLocalHead(TrainedDenseHead):
     """What a light decoder can read off all maps when it knows the image's pooled embedding."""
 
     name: ClassVar[str] = "global-local"
+    summary: ClassVar[str] = "the multiscale decoder, its maps modulated and its mask gated by the pooled embedding"
     needs: ClassVar[frozenset[str]] = frozenset({"maps", "pooled"})
     rates: ClassVar[tuple[float, ...]] = (1e-3, 3e-3, 1e-2)
 

@@ -59,6 +59,9 @@ class UNetHead(TrainedDenseHead):
     """The decoder of the usual supervised network, for encoders whose maps fall in resolution."""
 
     name: ClassVar[str] = "unet"
+    summary: ClassVar[str] = (
+        "the U-Net decoder of segmentation-models-pytorch, for encoders whose maps fall in resolution"
+    )
     rates: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
     def layout(self, source: FeatureSource, context: Context) -> Layout:

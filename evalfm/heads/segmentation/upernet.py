@@ -90,6 +90,7 @@ class UPerNetHead(TrainedDenseHead):
     """What a full decoder can read off all maps together."""
 
     name: ClassVar[str] = "upernet"
+    summary: ClassVar[str] = "UPerNet of segmentation-models-pytorch on all maps, with group norm"
     rates: ClassVar[tuple[float, ...]] = (3e-4, 1e-3, 3e-3)
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> UPerNetDecoder:

@@ -254,6 +254,7 @@ class CoOpHead(LearnedContextHead):
     """CoOp (Zhou et al., IJCV 2022): the cross-entropy alone."""
 
     name: ClassVar[str] = "coop"
+    summary: ClassVar[str] = "a learnt context before the class's name, cross-entropy alone (CoOp)"
     rate: ClassVar[float] = 2e-3
     batch: ClassVar[int] = 32
     reads_sentences: ClassVar[bool] = False
@@ -268,6 +269,9 @@ class BiomedCoOpHead(LearnedContextHead):
     """BiomedCoOp (Koleilat et al., CVPR 2025): closeness to the mean sentence, distillation from chosen ones."""
 
     name: ClassVar[str] = "biomedcoop"
+    summary: ClassVar[str] = (
+        "a learnt context held to an ensemble of sentences, of which each batch chooses (BiomedCoOp)"
+    )
 
     def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
         """λ1 · SCCM + λ2 · KDSP; the sentences of a batch are chosen by its images."""
@@ -290,6 +294,9 @@ class BiomedDPTHead(LearnedContextHead):
     """
 
     name: ClassVar[str] = "biomed-dpt"
+    summary: ClassVar[str] = (
+        "a learnt context in a clinical template, held to sentences; for biomedclip@zero-prompt (Biomed-DPT)"
+    )
 
     def penalty(self, images: Tensor, sentences: Tensor, scale: float, weights: Weights) -> Penalty:
         """λ1 · mean |t − e| + λ2 · KL."""

@@ -22,6 +22,9 @@ class ZeroShotHead(TextHead):
     """
 
     name: ClassVar[str] = "zeroshot"
+    summary: ClassVar[str] = (
+        "nearest sentence of an image-text encoder, averaged over names and templates; nothing is learnt"
+    )
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel", "multiclass", "ordinal"})
     deterministic: ClassVar[bool] = True
 

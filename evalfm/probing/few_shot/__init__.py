@@ -1,1 +1,0 @@
-"""Few-shot episodes on one encoder: drawn, solved by several methods, published."""
