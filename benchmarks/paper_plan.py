@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from evalfm.encoders import find_card
+from evalfm.encoders import find_card, load_encoder
 
 HOUR = 3600.0
 
@@ -215,12 +215,10 @@ def count(name: str) -> Cost:
     """GFLOP of one image counted, and seconds of one core: the shorter of two passes after a first one."""
     import torch
 
-    from evalfm.config import EncoderOptions
     from evalfm.features.operations import operation_counter
-    from evalfm.study.trial import load_for_trial
 
     torch.set_num_threads(1)
-    encoder = load_for_trial(name, EncoderOptions(weights="random"), fetch=False).encoder
+    encoder = load_encoder(name, weights="random")
     blank = torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size)
     counter = operation_counter()
     seconds = []

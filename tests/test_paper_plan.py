@@ -19,12 +19,10 @@ from paper_plan import (
     shapes_of,
 )
 
-from evalfm.config import EncoderOptions
-from evalfm.encoders import find_card
+from evalfm.encoders import find_card, load_encoder
 from evalfm.features.map_costs import MapCosts
 from evalfm.features.store import estimate_bytes
 from evalfm.study.config import load_study
-from evalfm.study.trial import load_for_trial
 
 
 def cells(line: str) -> list[str]:
@@ -33,7 +31,7 @@ def cells(line: str) -> list[str]:
 
 def test_bytes_are_those_of_the_store() -> None:
     for name in ("resnet18", "resnet34", "vit-small"):
-        encoder = load_for_trial(name, EncoderOptions(weights="random"), fetch=False).encoder
+        encoder = load_encoder(name, weights="random")
         shapes = shapes_of(name)
         assert shapes.pooled_bytes == estimate_bytes(encoder, 1, maps=False)
         assert shapes.pooled_bytes + shapes.map_bytes == estimate_bytes(encoder, 1)

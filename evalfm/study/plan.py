@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
-from evalfm.config import ComputeOptions, EncoderOptions, MachineOptions, ProbeConfig, Shard
-from evalfm.data.manifest import Manifest
+from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig, Shard
 from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.features.cores import reader_count
-from evalfm.features.encoded import USUAL_PASSES, EncodedSource
-from evalfm.features.map_policy import cheaper_policy
+from evalfm.features.encoded import EncodedSource
+from evalfm.features.forward import device_of
 from evalfm.features.memory import MEMORY
 from evalfm.features.store import LARGEST_BUDGET, FeatureStore
 from evalfm.heads import load_head
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Manifests, TaskCohort, TaskCohorts, assume_all, select_cohorts
 from evalfm.study.config import Assumed, Study
-from evalfm.study.estimate import CellEstimate, Rates, StoredFeatures, copies_of, estimate_cell
+from evalfm.study.estimate import (
+    SCORE_SECONDS,
+    CellEstimate,
+    EncoderFacts,
+    Missing,
+    copies_of,
+    estimate_cell,
+    load_for_trial,
+    try_encoder,
+)
 from evalfm.study.grid import Grid, LeftOut, expand
-from evalfm.study.trial import EncoderFacts, load_for_trial, try_encoder
 from evalfm.workers.devices import resolve
 
 DECODE_SECONDS = 0.03
 """Of reading an image of 1024² and bringing it to 518², where there are none to try (PNG here: .02); one core."""
-SCORE_SECONDS = 0.03
-"""Of scoring the mask of one image of 1024² with its surface distances; one core."""
 TRIED_IMAGES = 3
 
 
@@ -186,8 +188,7 @@ class _Planner:
     warnings: list[str] = field(default_factory=list)
     decode: dict[str, float] = field(default_factory=dict)
     seen: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    map_bytes: float = 0.0
-    policies: dict[tuple[str, str], str] = field(default_factory=dict)
+    maps: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def plan(self, grid: Grid) -> tuple[PlannedCell, ...]:
         """Every cell with its cost; one encoder is in memory at a time."""
@@ -195,181 +196,108 @@ class _Planner:
         by_encoder: dict[str, list[ProbeConfig]] = {}
         for cell in grid.cells:
             by_encoder.setdefault(_encoder_of(cell), []).append(cell.on(self.machine))
-        estimates: dict[str, CellEstimate | None] = {}
-        for of_encoder in self.progress.track(by_encoder.values(), "trying the encoders", len(by_encoder)):
-            estimates |= self._of_encoder(of_encoder)
-        return tuple(PlannedCell(cell, estimates[cell.key], cell.key in grid.supervised) for cell in grid.cells)
+        estimates: dict[str, CellEstimate] = {}
+        for cells in self.progress.track(by_encoder.values(), "trying the encoders", len(by_encoder)):
+            if not EncoderRef.parse(cells[0].encoder).is_table:
+                try:
+                    estimates |= self._of_encoder(cells)
+                except EvalfmError as error:
+                    self.warnings.append(f"{cells[0].encoder}: {error}")
+        return tuple(PlannedCell(cell, estimates.get(cell.key), cell.key in grid.supervised) for cell in grid.cells)
 
     def assumptions(self) -> tuple[str, ...]:
         """What the figures rest on."""
-        images, speed = self.assumed.images, self.assumed.speed
-        said = []
+        images, speed, processes = self.assumed.images, self.assumed.speed, len(resolve(self.machine.devices))
+        said = ["one blank image tried on this machine"]
+        if speed is not None:
+            said = [f"{speed:g} · 10¹² operations a second, counted on the model"]
         if images is not None:
-            said.append(f"{images:,} images for every task, split .7/.1/.2, whatever its cohort or test_where")
-            said.append(f"{LARGEST_BUDGET / 1e9:.0f} GB for stored maps; what does not fit is computed in every pass")
-        said.append(
-            "one blank image tried on this machine"
-            if speed is None
-            else f"{speed:g} · 10¹² operations a second, counted on the model"
-        )
-        if machine_shares := len(resolve(self.machine.devices)) - 1:
-            said.append(f"{machine_shares + 1} processes that share the cells evenly and do not slow each other down")
+            said[:0] = [
+                f"{images:,} images for every task, split .7/.1/.2, whatever its cohort or test_where",
+                f"{LARGEST_BUDGET / 1e9:.0f} GB for stored maps; what does not fit is computed in every pass",
+            ]
+        if processes > 1:
+            said.append(f"{processes} processes that share the cells evenly and do not slow each other down")
         said.append("a training step is three forward passes; every training goes on to its last epoch")
         decode = ", ".join(sorted({f"{seconds * 1e3:.0f} ms" for seconds in self.decode.values()}))
         if decode:
             said.append(f"{decode} to read an image, by {reader_count(self.machine.workers)} workers, not overlapped")
-        said.append(
-            f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image; baselines but random weights are not counted"
-        )
-        return tuple(said)
+        if self.machine.cache_images:
+            said.append("prepared images are not counted: every pass is taken to read its images, and they take disk")
+        score = f"{SCORE_SECONDS * 1e3:.0f} ms to score the mask of an image"
+        return (*said, f"{score}; baselines but random weights, and the memory of heads, are not counted")
 
-    def _of_encoder(self, cells: list[ProbeConfig]) -> dict[str, CellEstimate | None]:
-        name = cells[0].encoder
-        if EncoderRef.parse(name).is_table:
-            return dict.fromkeys((cell.key for cell in cells), None)
-        device, precision = self._place()
-        try:
-            loaded = load_for_trial(
-                name, cells[0], fetch=self.assumed.speed is None, device=device, precision=precision
-            )
-            heads = {
-                (head, cohort.card.kind, cohort.classes)
-                for cell in cells
-                for cohort in [self._cohort(cell)]
-                for head in cell.heads or ()
-            }
-            recipes = [cell.whole_recipe for cell in cells if cell.adaptation == "lora"]
-            facts = try_encoder(loaded, heads, {recipe.rank for recipe in recipes if recipe is not None})
-        except EvalfmError as error:
-            self.warnings.append(f"{name}: {error}")
-            return dict.fromkeys((cell.key for cell in cells), None)
-        if facts.warning is not None:
-            self.warnings.append(facts.warning)
-        estimates: dict[str, CellEstimate | None] = {}
-        for cell in cells:
-            cohort = self._cohort(cell)
-            rates = self._rates(loaded.encoder, facts, cohort)
-            stored = self._stored(loaded.encoder, facts, cohort, cell)
+    def _of_encoder(self, cells: list[ProbeConfig]) -> dict[str, CellEstimate]:
+        """The cost of ``cells``, which have one encoder.
+
+        Raises:
+            EvalfmError: it cannot be tried here.
+        """
+        speed, kept, here = self.assumed.speed, self.machine.precision, {}
+        if speed is None:
+            here = {"device": resolve(self.machine.devices)[0], "precision": kept}
+        encoder, warning = load_for_trial(cells[0].encoder, cells[0], fetch=speed is None, **here)
+        of_cells = [(cell, self.cohorts[cell.task, str(cell.data)]) for cell in cells]
+        heads = {(head, of.card.kind, of.classes) for cell, of in of_cells for head in cell.heads or ()}
+        whole = kept == "float32" or (kept == "auto" and speed is None and encoder.precision == "float32")
+        facts = try_encoder(encoder, heads, None if speed is None else speed * 1e12, 4 if whole else 2)
+        if warning is not None:
+            self.warnings.append(warning)
+        estimates = {}
+        for cell, cohort in of_cells:
             splits = cohort.sizes_of(cell)
             images = len(cohort.rows) if cohort.manifest is not None else max(split.total for split in splits)
-            estimates[cell.key] = estimate_cell(cell, cohort.card.kind, splits, images, facts, stored, rates)
+            read = self._read_seconds(encoder, cohort)
+            missing = self._missing(cell, encoder, facts, cohort, images, drawn=warning is not None)
+            estimates[cell.key] = estimate_cell(cell, cohort.card.kind, splits, images, facts, missing, read)
         return estimates
 
-    def _cohort(self, cell: ProbeConfig) -> TaskCohort:
-        return self.cohorts[cell.task, str(cell.data)]
-
-    def _place(self) -> tuple[str, str]:
-        """Device and precision of the trial; assumed machines need no GPU here."""
-        if self.assumed.speed is not None:
-            return "cpu", "float32"
-        return place(self.machine)
-
-    def _rates(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort) -> Rates:
-        speed = self.assumed.speed
-        # What computes without counted operations (a classical descriptor) is as fast as here.
-        seconds = facts.flops / (speed * 1e12) if speed is not None and facts.flops else facts.seconds
+    def _read_seconds(self, encoder: Encoder, cohort: TaskCohort) -> float:
+        """Of reading an image, shared by the workers; the first encoder of a data set tries it."""
         if cohort.data not in self.decode:
-            self.decode[cohort.data] = self._decode_seconds(encoder, cohort)
-        half = speed is not None if self.machine.precision == "auto" else self.machine.precision != "float32"
-        half = half or self._place()[1] != "float32"
-        return Rates(
-            seconds,
-            self.decode[cohort.data],
-            SCORE_SECONDS,
-            reader_count(self.machine.workers),
-            2 if half else 4,
-            None if speed is None else speed * 1e12,
-        )
+            seconds, tried = self.assumed.decode_seconds, cohort.rows[:TRIED_IMAGES].tolist()
+            if seconds is None and cohort.manifest is not None and tried:
+                started = time.perf_counter()
+                for row in tried:
+                    encoder.prepare(cohort.manifest.image(row))
+                seconds = (time.perf_counter() - started) / len(tried)
+            self.decode[cohort.data] = DECODE_SECONDS if seconds is None else seconds
+        return self.decode[cohort.data] / reader_count(self.machine.workers)
 
-    def _decode_seconds(self, encoder: Encoder, cohort: TaskCohort) -> float:
-        if self.assumed.decode_seconds is not None:
-            return self.assumed.decode_seconds
-        if cohort.manifest is None or not len(cohort.rows):
-            return DECODE_SECONDS
-        return decode_seconds(encoder, cohort.manifest, cohort.rows[:TRIED_IMAGES].tolist())
+    def _missing(
+        self, cell: ProbeConfig, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort, images: int, *, drawn: bool
+    ) -> Missing:
+        """What neither the store nor a cell before ``cell`` has; ``drawn`` weights are not those of stored features."""
+        entry, kind = (_encoder_of(cell), cohort.data), cohort.card.kind
+        here = cohort.manifest is not None and not drawn
 
-    def _stored(self, encoder: Encoder, facts: EncoderFacts, cohort: TaskCohort, cell: ProbeConfig) -> StoredFeatures:
-        """What is missing for ``cell`` after all cells before it."""
-        kind = cohort.card.kind
-        reads_maps = any("maps" in load_head(name, kind).needs for name in cell.heads or ())
-        entry = _encoder_of(cell)
-        if cohort.manifest is not None:
-            count, rows = len(cohort.rows), cohort.rows.tolist()
-            source = EncodedSource(encoder, cohort.manifest, self.store, maps=self.machine.maps)
-            lacking = count if facts.warning is not None else source.missing(rows, maps=False)
-            whole = len(cohort.manifest)
-        else:
-            count = whole = lacking = max(split.total for split in cohort.sizes_of(cell))
-        images, held, policy = whole * copies_of(cell, facts), False, "stream"
-        if reads_maps:
-            held = self.assumed.speed is None and facts.map_bytes * whole <= MEMORY.free(self._memory_place())
-            recompute = max(
-                facts.seconds, self.decode.get(cohort.data, DECODE_SECONDS) / reader_count(self.machine.workers)
-            )
-            policy = self._policy((entry, cohort.data), facts, images, held, recompute)
-        lacking_maps = lacking if reads_maps else 0
-        if reads_maps and cohort.manifest is not None and facts.warning is None and policy == "store":
-            stored = EncodedSource(encoder, cohort.manifest, self.store, maps="store")
-            lacking_maps = stored.missing(rows, maps=True)
-        missing = self._first(entry, cohort.data, "pooled", lacking)
-        missing_maps = self._first(entry, cohort.data, "maps", lacking_maps) if policy == "store" and reads_maps else 0
-        prepared = self._first(entry, cohort.data, "prepared", count) if policy == "stream" and reads_maps else 0
-        return StoredFeatures(missing, missing_maps, prepared, policy, held)
+        def lacking(what: str) -> int:
+            count = images
+            if here:
+                assert cohort.manifest is not None
+                source = EncodedSource(encoder, cohort.manifest, self.store, maps="store")
+                count = source.missing(cohort.rows.tolist(), maps=what == "maps")
+            before = self.seen.get((*entry, what), 0)
+            self.seen[*entry, what] = max(before, count)
+            return max(0, count - before)
 
-    def _memory_place(self) -> str:
-        device = self._place()[0]
-        return "host" if device == "cpu" else str(torch.zeros(0, device=device).device)
+        pooled = lacking("pooled")
+        if not any("maps" in load_head(name, kind).needs for name in cell.heads or ()):
+            return Missing(pooled)
+        needed, place = facts.map_bytes * images * copies_of(cell, facts), device_of(encoder)
+        if self._stores(entry, needed):
+            return Missing(pooled, lacking("maps"))
+        free = MEMORY.free("host" if place.type == "cpu" else str(place)) if self.assumed.speed is None else 0
+        return Missing(pooled, 0, "memory" if needed <= free else "stream")
 
-    def _policy(
-        self, key: tuple[str, str], facts: EncoderFacts, images: int, held: bool, recompute_seconds: float
-    ) -> str:
-        """What becomes of the maps of an encoder on a data set: as the source will decide when it comes to it."""
+    def _stores(self, entry: tuple[str, str], needed: int) -> bool:
+        """Whether maps of an encoder on a data set are stored: as asked for, else where the budget still has room."""
         if self.machine.maps != "auto":
-            return self.machine.maps
-        if key not in self.policies:
-            if self.assumed.images is None:
-                left = self.store.budget_bytes - self.store.map_bytes - self.map_bytes
-            else:
-                left = LARGEST_BUDGET - self.map_bytes
-            needed = float(facts.map_bytes * images)
-            self.policies[key] = "store" if needed <= left else "stream"
-            if self.assumed.speed is None and self.policies[key] == "store":
-                self.policies[key], _ = cheaper_policy(
-                    images,
-                    lambda: images,
-                    facts.map_bytes,
-                    left,
-                    self.store.folder,
-                    passes=USUAL_PASSES,
-                    held=held,
-                    recompute=lambda: recompute_seconds,
-                )
-            if self.policies[key] == "store":
-                self.map_bytes += needed
-        return self.policies[key]
-
-    def _first(self, encoder: str, data: str, what: str, count: int) -> int:
-        """How many of ``count`` no earlier cell of the plan will have stored: the largest count so far is taken off."""
-        key = (encoder, data, what)
-        before = self.seen.get(key, 0)
-        self.seen[key] = max(before, count)
-        return max(0, count - before)
-
-
-def place(machine: ComputeOptions) -> tuple[str, str]:
-    """The device and precision that ``machine`` stands for here."""
-    device = resolve(machine.devices)[0]
-    fast = device.startswith("cuda") and torch.cuda.is_bf16_supported()
-    auto = "bfloat16" if fast else "float32"
-    return device, auto if machine.precision == "auto" else machine.precision
-
-
-def decode_seconds(encoder: Encoder, manifest: Manifest, rows: Sequence[int]) -> float:
-    """Of reading and preparing one image, by trying ``rows``."""
-    started = time.perf_counter()
-    for row in rows:
-        encoder.prepare(manifest.image(row))
-    return (time.perf_counter() - started) / len(rows)
+            return self.machine.maps == "store"
+        if entry not in self.maps:
+            budget = LARGEST_BUDGET if self.assumed.images else self.store.budget_bytes - self.store.map_bytes
+            self.maps[entry] = needed if needed <= budget - sum(self.maps.values()) else 0
+        return self.maps[entry] > 0
 
 
 def _encoder_of(cell: ProbeConfig) -> str:

@@ -42,3 +42,8 @@ class EpochPlan:
     def total(self) -> int:
         """Steps of all epochs."""
         return self.epochs * self.steps
+
+    @property
+    def looks(self) -> int:
+        """At val: one before the first epoch and one after each."""
+        return self.epochs + 1

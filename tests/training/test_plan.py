@@ -20,6 +20,7 @@ def test_every_image_comes_in_an_epoch_and_all_epochs_have_the_least_steps(image
     found = EpochPlan.of(RECIPES["full"].model_copy(update=changes), images)
     assert (found.epochs, found.steps, found.batch_size) == plan
     assert found.total == plan[0] * plan[1]
+    assert found.looks == plan[0] + 1
 
 
 def test_processes_take_the_same_number_of_images():
