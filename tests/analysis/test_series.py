@@ -276,7 +276,7 @@ def test_a_part_that_cannot_be_made_is_said_and_the_rest_stands(
     def fail(*_: object, **__: object) -> None:
         raise EvalfmError("it is broken.")
 
-    tables = ("subgroups", "operating_table", "costs_table", "splits_table")
+    tables = ("add_subgroups", "operating_table", "costs_table", "splits_table")
     for name in ("charts.roc", "charts.forest", "charts.calibration", *tables):
         with monkeypatch.context() as patch:
             patch.setattr(f"evalfm.analysis.report.task.{name}", fail)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalfm.encoders import EncoderRef, find_card, load_encoder, registry
+from evalfm import plugins
+from evalfm.encoders import EncoderRef, find_card, load_encoder
 from evalfm.encoders.reference import ALIASES, PREFIXES, find_alias
 from evalfm.encoders.registry import card_names
 from evalfm.errors import EvalfmError
@@ -127,13 +129,11 @@ def test_objects_stand_for_themselves() -> None:
 
 
 def test_a_plugin_of_code_takes_no_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Plugin:
-        name, value = "theirs", "package:build"
+    def made() -> object:
+        return load_encoder("pixels")
 
-        def load(self) -> object:
-            return lambda: load_encoder("pixels")
-
-    monkeypatch.setattr(registry, "entry_points", lambda group: (Plugin(),))
+    point = SimpleNamespace(name="theirs", value="package:build", module="package", dist=None, load=lambda: made)
+    monkeypatch.setattr(plugins, "installed_points", lambda group: (point,) if group == "evalfm.encoders" else ())
     ref = EncoderRef.parse("theirs")
     assert (ref.kind, ref.is_code, ref.is_slow, ref.card()) == ("plug-in", True, True, None)
     assert find_card("theirs").name == "pixels"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -131,7 +132,7 @@ def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_metho
 
     class Stub:
         def __init__(self, primary: str) -> None:
-            self.kind, self.primary = kind, primary
+            self.kind, self.primary, self.record = kind, primary, SimpleNamespace(episodes=None)
 
     for name in PAIRED[kind]:
         assert not metric_of(name).beside or metric_of(name).better in ("higher", "lower")
