@@ -12,6 +12,8 @@ from evalfm.progress import Item
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from rich.progress import Progress
+
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.data.manifest import Manifest
     from evalfm.run import Run
@@ -42,19 +44,26 @@ class Bars:
             return
         if not self._bars.tasks:
             self._bars.start()
-        bar = self._bars.add_task(label, total=total)
         try:
-            for item in items:
-                yield item
-                self._bars.advance(bar)
+            yield from shown_on(self._bars, items, label, total)
         finally:
-            self._bars.remove_task(bar)
             if not self._bars.tasks:
                 self._bars.stop()
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
         self._console.print(in_letters(message), style="dim", highlight=False, markup=False, soft_wrap=True)
+
+
+def shown_on(bars: Progress, items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
+    """Yield ``items`` while a bar of ``bars`` advances."""
+    bar = bars.add_task(label, total=total)
+    try:
+        for item in items:
+            yield item
+            bars.advance(bar)
+    finally:
+        bars.remove_task(bar)
 
 
 def refuse_folder(out: Path | None) -> None:

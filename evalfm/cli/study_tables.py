@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from evalfm.cli.console import in_letters, shown_on
 from evalfm.progress import Item
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     """Print the cells with their cost, what is left out, warnings, assumptions and totals."""
     from rich.console import Console
 
-    from evalfm.cli.console import in_letters
     from evalfm.cli.tables import print_fitting
 
     console = Console(stderr=on_stderr)
@@ -114,17 +114,11 @@ class LiveTable:
             self.say(label if total is None else f"{label} ({total})")
             yield from items
             return
-        bar = self._bars.add_task(label, total=total)
-        try:
-            for item in items:
-                yield item
-                self._bars.advance(bar)
-        finally:
-            self._bars.remove_task(bar)
+        yield from shown_on(self._bars, items, label, total)
 
     def say(self, message: str) -> None:
         """Print one line above the table."""
-        self._console.print(message, style="dim", highlight=False, markup=False, soft_wrap=True)
+        self._console.print(in_letters(message), style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Show what runs."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from evalfm.features.cores import processes_here
+from evalfm.workers.cores import processes_here
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder

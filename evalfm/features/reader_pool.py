@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from evalfm.data.locators import LinkedRoot
 from evalfm.encoders.preprocessing import Prepared, Preparer
 from evalfm.errors import EvalfmError
 from evalfm.features.reader_process import HEADER_BYTES, ImageFiles, receive, row_in_work, send
+from evalfm.workers.children import how_it_ended, search_path
 
 Read = tuple[Prepared, dict[str, float]]
 """A prepared image, and the processor seconds of each stage of its making."""
@@ -240,8 +240,6 @@ class _Process:
             self._file, self._memory = _shared_memory(size)
         except (OSError, ValueError) as error:
             raise CannotStart(f"{size / 1e6:.0f} MB of shared memory cannot be had ({error})") from None
-        # The parent's own search path, as it was changed by a script or notebook.
-        path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
         settings: dict[str, Any] = {}
         if os.name == "nt":
             settings["creationflags"] = 0x00000200 | 0x08000000  # A group of its own, and no window.
@@ -250,7 +248,7 @@ class _Process:
             settings |= {"start_new_session": True, "pass_fds": (self._file.fileno(),)}
         try:
             self._child = subprocess.Popen(
-                [executable, "-P", "-c", _START, json.dumps(path)],
+                [executable, "-P", "-c", _START, json.dumps(search_path())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
@@ -330,16 +328,7 @@ class _Process:
 
     def how_it_ended(self) -> str:
         """How it ended, as the predicate of a sentence."""
-        try:
-            code = self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            return "does not answer any more"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            return f"was killed ({name})"
-        self._errors.seek(0)
-        said = self._errors.read()[-4000:].decode(errors="replace").strip().rpartition("\n")[2]
-        return f"ended with status {code}" + (f" ({said})" if said else "")
+        return how_it_ended(self._child, self._errors)
 
     def kill(self) -> None:
         """Have it end."""

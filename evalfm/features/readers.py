@@ -21,12 +21,12 @@ from evalfm.data.images import is_constant
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.preprocessing import Prepared, Preparer
 from evalfm.errors import EvalfmError
-from evalfm.features.cores import reader_count
 from evalfm.features.kept_images import KeptImages
 from evalfm.features.memory import HOST, MEMORY, PINNED, MemoryBudget
 from evalfm.features.reader_pool import CannotStart, Read, ReaderPool
 from evalfm.features.reader_process import ImageFiles, constant_image
 from evalfm.progress import SILENT, Progress
+from evalfm.workers.cores import reader_count
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

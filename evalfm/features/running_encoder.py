@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from evalfm.encoders.encoder import Encoder, Features
-from evalfm.features.cores import reader_count
 from evalfm.features.cost import seconds_per_image
 from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.forward import automatic_batch_size, device_of
@@ -20,6 +19,7 @@ from evalfm.features.prepared_images import PreparedImages
 from evalfm.features.readers import ImageReader
 from evalfm.features.tiers import in_one_dtype
 from evalfm.progress import Progress
+from evalfm.workers.cores import reader_count
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest

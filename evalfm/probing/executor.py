@@ -17,6 +17,7 @@ from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.features.running_encoder import encoded_here
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.existing import Known
+from evalfm.probing.head_group import FROZEN
 from evalfm.probing.measure import Case, encode_ahead, measure
 from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import Progress
@@ -24,8 +25,6 @@ from evalfm.run import Run, remove_leftovers
 from evalfm.workers.crew import Crew
 from evalfm.workers.job import Fault, Job, Worker
 from evalfm.workers.pool import Pool
-
-FROZEN = "frozen"
 
 
 @dataclass(frozen=True)
@@ -99,15 +98,18 @@ class SerialExecutor:
                 failure = Fault(failures[0].error, "; ".join(each.sentence for each in failures), failures[0].trace)
         return Outcome(cell, runs, failure, time.monotonic() - started, encoded_here() - before, times)
 
+    def case(self, cell: ProbeConfig) -> Case:
+        """The cell with the data sets that it names."""
+        names = (cell.data, cell.test_data)
+        return Case.of(
+            cell, *(None if self.manifest is None or name is None else self.manifest(name) for name in names)
+        )
+
     def _attempt(
         self, cell: ProbeConfig, known: Known, progress: Progress, times: StageTimes
     ) -> tuple[tuple[Run, ...], Fault | None]:
         try:
-            data, test_data = (
-                None if self.manifest is None or name is None else self.manifest(name)
-                for name in (cell.data, cell.test_data)
-            )
-            runs = tuple(measure(Case.of(cell, data, test_data), known, progress, times, self.warm))
+            runs = tuple(measure(self.case(cell), known, progress, times, self.warm))
             known.say(progress)
             return runs, None
         except Exception as error:
@@ -181,10 +183,7 @@ def run_cell(worker: Worker, *, cell: dict[str, Any], own: Sequence[str]) -> dic
 def encode_cell(worker: Worker, *, cell: dict[str, Any]) -> None:
     """Store features that ``cell`` will read; a fault is left to who measures it."""
     executor = _executor(worker, frozenset())
-    config = _placed(cell, worker)
-    assert executor.manifest is not None
-    data, test_data = (None if name is None else executor.manifest(name) for name in (config.data, config.test_data))
-    encode_ahead(Case.of(config, data, test_data), worker.progress, executor.warm)
+    encode_ahead(executor.case(_placed(cell, worker)), worker.progress, executor.warm)
 
 
 def _placed(cell: dict[str, Any], worker: Worker) -> ProbeConfig:

@@ -52,7 +52,6 @@ def probe(
     data: Manifest | None = None,
     test_data: Manifest | None = None,
     progress: Progress = SILENT,
-    known: Known | None = None,
     times: StageTimes | None = None,
 ) -> list[Run]: ...
 
@@ -65,7 +64,6 @@ def probe(
     data: str | Path | Manifest | None = None,
     test_data: str | Path | Manifest | None = None,
     progress: Progress = SILENT,
-    known: Known | None = None,
     times: StageTimes | None = None,
     **options: Any,
 ) -> list[Run]: ...
@@ -79,7 +77,6 @@ def probe(
     data: str | Path | Manifest | None = None,
     test_data: str | Path | Manifest | None = None,
     progress: Progress = SILENT,
-    known: Known | None = None,
     times: StageTimes | None = None,
     **options: Any,
 ) -> list[Run]:
@@ -92,7 +89,6 @@ def probe(
         data: a data set's folder, registered name or manifest; None takes the phantom.
         test_data: another data set, tested whole in place of the test split.
         progress: where long work is shown.
-        known: what earlier calls of one study have met, so that nothing is made, or said to be there, twice.
         times: where seconds per stage are added; with ``profile`` and without these, a table is said at the end.
         options: the fields of ``ProbeConfig``, which are those of ``evalfm probe``; ``shots`` may be several numbers,
             each with every encoder and task.
@@ -119,7 +115,7 @@ def probe(
         return _side_by_side(cases, crew, progress, times)
     config = cells[0]
     remove_leftovers(config.out)
-    known = known or Known(config.force, _own(cells))
+    known = Known(config.force, _own(cells))
     measured = times or (StageTimes() if config.profile else NO_TIMES)
     # Numbers of shots follow each other, so that one encoder serves all of them.
     warm = WarmEncoders(1 if len(cases) > 1 else 0)
@@ -142,7 +138,8 @@ def probe(
 
 def _side_by_side(cases: Sequence[Case], crew: Crew, progress: Progress, times: StageTimes | None) -> list[Run]:
     """What ``probe`` gives, by workers that each measure one of ``cases``."""
-    if any(not isinstance(case.encoder, str) or isinstance(case.data, Manifest) for case in cases):
+    given = [each for case in cases for each in (case.encoder, case.data, case.test_data)]
+    if any(isinstance(each, Encoder | Manifest) for each in given):
         raise EvalfmError(
             "Other processes cannot be sent an encoder or manifest that is an object; name both, or leave devices out."
         )

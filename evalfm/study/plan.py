@@ -11,7 +11,6 @@ from evalfm.data.registered import cache_folder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.cores import reader_count
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.forward import device_of
 from evalfm.features.memory import MEMORY
@@ -31,6 +30,7 @@ from evalfm.study.estimate import (
     try_encoder,
 )
 from evalfm.study.grid import Grid, LeftOut, expand
+from evalfm.workers.cores import reader_count
 from evalfm.workers.devices import resolve
 
 DECODE_SECONDS = 0.03

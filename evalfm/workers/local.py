@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,13 +17,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from evalfm.errors import EvalfmError
+from evalfm.workers.children import how_it_ended, search_path
+from evalfm.workers.cores import WORKERS_HERE, usable_cores
 from evalfm.workers.devices import device_class, name_of, visible
 from evalfm.workers.job import Job, Lost, Message
 from evalfm.workers.process import GRACE_SECONDS, receive, send
 
-PROCESSES_HERE = "EVALFM_PROCESSES_HERE"
-"""Environment variable that tells a worker how many share the machine, its memory and its cores."""
 START_SECONDS = 120.0
+KILLED = "was killed (SIGKILL)"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 START = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from evalfm.workers.process import main; main()"
 
@@ -152,16 +152,14 @@ class _Process:
 
     def __init__(self, device: str, together: int, folder: Path | None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
-        # The parent's own search path, as it was changed by a script or notebook.
-        path = [os.path.abspath(each) if each == "" else each for each in sys.path if isinstance(each, str)]
-        share = str(max(1, (os.cpu_count() or 1) // together))
+        share = str(max(1, usable_cores() // together))
         # What the user has said of threads holds.
         environment = {name: share for name in THREADS if together > 1} | os.environ | visible([device])
-        environment |= {PROCESSES_HERE: str(together)}
+        environment |= {WORKERS_HERE: str(together)}
         # Ctrl-C reaches the parent alone.
         settings: dict[str, Any] = {"creationflags": 0x00000200} if os.name == "nt" else {"start_new_session": True}
         self._child = subprocess.Popen(
-            [sys.executable, "-P", "-c", START, json.dumps(path), json.dumps(device_class(device))],
+            [sys.executable, "-P", "-c", START, json.dumps(search_path()), json.dumps(device_class(device))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -192,16 +190,8 @@ class _Process:
 
     def how_it_ended(self) -> str:
         """The predicate of a sentence."""
-        try:
-            code = self._child.wait(5)
-        except subprocess.TimeoutExpired:
-            return "does not answer any more"
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            return f"was killed ({name})" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-        self._errors.seek(0)
-        said = self._errors.read()[-4000:].decode(errors="replace").strip().rpartition("\n")[2]
-        return f"ended with status {code}" + (f" ({said})" if said else "")
+        said = how_it_ended(self._child, self._errors)
+        return f"{said}, perhaps for want of memory" if said == KILLED else said
 
     def hang_up(self) -> None:
         """Have it give back what it holds and end."""

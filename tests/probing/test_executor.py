@@ -186,3 +186,6 @@ def test_of_several_some_fail_in_workers_as_here(data: str, tmp_path: Path, stor
 def test_objects_are_not_sent(squares: Manifest, tmp_path: Path) -> None:
     with pytest.raises(EvalfmError, match="name both, or leave devices out"):
         probe("hog", "square", data=squares, out=tmp_path, devices="cpu,cpu")
+    # Another process would look for a registered data set of the same name.
+    with pytest.raises(EvalfmError, match="name both, or leave devices out"):
+        probe("hog", "square", data=str(squares.folder), test_data=squares, out=tmp_path, devices="cpu,cpu")

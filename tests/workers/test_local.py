@@ -10,6 +10,7 @@ import pytest
 
 from evalfm.errors import EvalfmError
 from evalfm.workers import local
+from evalfm.workers.cores import usable_cores
 from evalfm.workers.job import Advanced, Job, Lost, Message, Raised, Returned, Said
 from evalfm.workers.local import LocalCrew
 
@@ -63,7 +64,7 @@ def test_each_process_has_its_device_and_its_share_of_the_machine(
     assert [each["device"] for each in facts] == ["cpu", "cpu"]
     assert [each["EVALFM_PROCESSES_HERE"] for each in facts] == ["2", "2"]
     assert crew.names == ("CPU process 1", "CPU process 2")
-    share = str(max(1, (os.cpu_count() or 1) // 2))
+    share = str(max(1, usable_cores() // 2))
     assert [each["OMP_NUM_THREADS"] for each in facts] == [os.environ.get("OMP_NUM_THREADS", share)] * 2
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from evalfm.errors import EvalfmError
-from evalfm.features import cores
-from evalfm.features.cores import processes_here, reader_count, usable_cores
+from evalfm.workers import cores
+from evalfm.workers.cores import processes_here, reader_count, usable_cores
 
 
 @pytest.fixture
