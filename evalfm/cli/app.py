@@ -30,6 +30,7 @@ ORDER = (
         "counterfactual",
         "choose",
         "report",
+        "sample_size",
     ),
     *("fetch", "doctor", "convert", "ls", "show", "data"),
 )
@@ -113,7 +114,7 @@ def _add_verbs() -> None:
             app.add_typer(module.app, name=name)
             groups.append(module.app)
         elif callable(getattr(module, name, None)):
-            app.command(name)(getattr(module, name))
+            app.command(name.replace("_", "-"))(getattr(module, name))
     for command in (command for group in groups for command in group.registered_commands):
         if command.callback is not None:
             command.callback = _with_paths(command.callback)

@@ -60,6 +60,7 @@ BASE: dict[str, list[str]] = {
     "bias": ["models={run}", "--by=sex"],
     "counterfactual": ["run={run}", "--data={others}", "--mask=square"],
     "choose": ["runs={run}", "--task=square"],
+    "sample-size": ["--auroc=.8", "--width=.1"],
     "report": ["runs={run}", "--out={out}"],
     "embed": ["--encoder=pixels", "--data={data}", "--out={out}.parquet"],
     "fetch": ["names=hog", "--dry-run"],
