@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.data.checks import Fault, deep_faults, file_faults, quick_faults
+from evalfm.data.form import Form, FormReport, form_of, form_report
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
@@ -50,6 +51,7 @@ class Report:
         masks: per finding, how many rows have a mask, empty ones included.
         sizes: images per (height, width, significant bits).
         negatives: rows, counted from 0, whose image looks inverted.
+        form: what the form of the pictures tells of the labels.
     """
 
     faults: tuple[Fault, ...]
@@ -61,6 +63,7 @@ class Report:
     masks: dict[str, int] = field(default_factory=dict)
     sizes: dict[tuple[int, int, int], int] = field(default_factory=dict)
     negatives: tuple[int, ...] = ()
+    form: FormReport = field(default_factory=FormReport)
 
     @property
     def passed(self) -> bool:
@@ -70,7 +73,7 @@ class Report:
 
 @dataclass(frozen=True)
 class _Look:
-    """What decoding one image showed: its size, its extremes, whether it looks inverted, or why it failed."""
+    """What decoding one image showed: its size, its extremes, its form, whether it looks inverted, or why it failed."""
 
     size: tuple[int, int] = (0, 0)
     inverted: bool = False
@@ -78,6 +81,7 @@ class _Look:
     highest: float = 0.0
     bits: int | None = None
     unit: str = ""
+    form: Form | None = None
     failure: str | None = None
 
 
@@ -104,16 +108,21 @@ def check(manifest: Manifest, progress: Progress = SILENT) -> Report:
     negatives = tuple(row for row, look in enumerate(looks) if look.inverted)
     if negatives:
         remarks.append(_about_negatives(negatives, looks))
+    form = form_report(manifest, [look.form for look in looks])
+    remarks += form.remarks
     if not manifest.patients_known:
         remarks.append(f"Patients unknown: every {manifest.patient_column} counts as a patient of its own.")
     if "split" not in manifest.table:
         remarks.append("No split yet: make one with `evalfm data split`.")
     sizes = Counter((*look.size, look.bits or 0) for look in looks if look.failure is None)
-    return replace(_report(manifest, faults, remarks), sizes=dict(sizes.most_common()), negatives=negatives)
+    return replace(_report(manifest, faults, remarks), sizes=dict(sizes.most_common()), negatives=negatives, form=form)
 
 
 def _looks(manifest: Manifest, progress: Progress) -> list[_Look]:
     views = manifest.table["view"].tolist() if "view" in manifest.table else [None] * len(manifest)
+    # A header is read anew only where the table has not taken the maker from it.
+    known = manifest.table["manufacturer"].fillna("").astype(str).tolist() if "manufacturer" in manifest.table else None
+    makers = known or [""] * len(manifest)
 
     def look(row: int) -> _Look:
         try:
@@ -123,7 +132,8 @@ def _looks(manifest: Manifest, progress: Progress) -> list[_Look]:
         lowest, highest = float(image.pixels.min()), float(image.pixels.max())
         frontal = image.unit == "unit-interval" and len(image.pixels) == 1 and views[row] in (None, *FRONTAL)
         inverted = frontal and looks_inverted(image.pixels[0])
-        return _Look(image.pixels.shape[1:], inverted, lowest, highest, image.bits, image.unit)
+        form = form_of(image, makers[row])
+        return _Look(image.pixels.shape[1:], inverted, lowest, highest, image.bits, image.unit, form)
 
     # Decoding is work for processors; more threads than these only wait for one another.
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
