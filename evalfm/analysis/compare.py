@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from evalfm.analysis.baselines import AgainstBaselines, against_baselines
 from evalfm.analysis.pairing import Paired, pair
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
@@ -69,6 +70,7 @@ class Comparison:
         pairs: how many were corrected for.
         method: the test of record.
         reference: to what non-inferiority refers; ``post_hoc`` where it is the best one observed.
+        against: every line that is no baseline against the baselines.
     """
 
     task: str
@@ -83,6 +85,7 @@ class Comparison:
     reference: str | None
     post_hoc: bool
     cohort: str
+    against: tuple[AgainstBaselines, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -223,6 +226,7 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
         None if verdicts is None else verdicts[0],
         verdicts is not None and reference is None,
         table.cohort,
+        tuple(against_baselines(table, paired)),
     )
 
 

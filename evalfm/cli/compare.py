@@ -106,7 +106,7 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes:
 
 def _show(table: Comparison) -> None:
     from evalfm.analysis.figures import p_words
-    from evalfm.cli.console import Footnotes, print_rows
+    from evalfm.cli.console import Footnotes, print_against, print_rows
 
     header = [
         "encoder",
@@ -151,6 +151,7 @@ def _show(table: Comparison) -> None:
         )
     for caution in (*table.cautions, *footnotes.lines()):
         typer.echo(f"  {caution}")
+    print_against(table.against)
 
 
 def _difference(entry: Entry) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rich.progress import Progress
 
+    from evalfm.analysis.baselines import AgainstBaselines
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.data.manifest import Manifest
     from evalfm.run import Run
@@ -114,18 +115,29 @@ def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]],
 def table_json(table: TaskTable) -> dict[str, Any]:
     """What ``print_runs`` shows of one table, as plain values."""
     from evalfm.analysis import operating_points
+    from evalfm.analysis.baselines import against_baselines
     from evalfm.analysis.table import as_json
 
-    return as_json(table) | {"operating_points": operating_points.as_json(table)}
+    against = [each.to_json() for each in against_baselines(table)]
+    return as_json(table) | {"operating_points": operating_points.as_json(table), "against_baselines": against}
 
 
 def print_runs(runs: Iterable[Run]) -> None:
     """Print the tables of ``runs``, with their cautions under them."""
+    from evalfm.analysis.baselines import against_baselines
     from evalfm.analysis.table import task_tables
 
     for table in task_tables(runs):
         print_task(table)
+        print_against(against_baselines(table))
         print_operating_points(table)
+
+
+def print_against(found: Sequence[AgainstBaselines]) -> None:
+    """Print which lines of a task beat its baselines."""
+    if found:
+        said = "Against all baselines at once (intersection–union), of these trained heads:"
+        _print_lines([said, *(each.sentence for each in found)])
 
 
 def print_task(table: TaskTable) -> None:
