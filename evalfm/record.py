@@ -177,6 +177,19 @@ class DataSection(Section):
         return self
 
 
+class PluggedMetric(Section):
+    """What a metric of another package says of itself, so that its figures are read where the package is not.
+
+    Attributes:
+        package: with its version. The rest is as in ``evalfm.metrics.metric.Metric``.
+    """
+
+    package: str
+    unit: str
+    better: float | Literal["higher", "lower"] | None
+    beside: tuple[str, ...]
+
+
 class Chosen(Section):
     """What val decided: hyper-parameters, operating thresholds and temperatures by class, and how they were found.
 
@@ -287,6 +300,7 @@ class Record(Section):
         config: the settings, enough to run it again.
         task: its card, whole.
         metrics: per metric the estimate on test with interval, n and unit.
+        plugged_metrics: those of them that another package brought.
         chosen: what val decided.
         exclusions: how many images were left out of the cohort, by reason.
         prompts: of a head that reads text; None for the others.
@@ -303,6 +317,7 @@ class Record(Section):
     head: HeadSection
     data: DataSection
     metrics: dict[Word, Metric] = Field(min_length=1)
+    plugged_metrics: dict[Word, PluggedMetric] = Field(default_factory=dict)
     chosen: Chosen
     exclusions: Exclusions
     prompts: PromptSection | None = None

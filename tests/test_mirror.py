@@ -22,7 +22,6 @@ ACROSS = {
     "encoders/test_published_facts.py": "every card against what its authors publish",
     "heads/segmentation/test_conformance.py": "every dense head",
     "heads/test_ties.py": "every head",
-    "metrics/test_conformance.py": "every metric",
     "probing/test_adapted.py": "fine-tuned encoders through a whole probe",
     "probing/test_learned_texts.py": "learned sentences through a whole probe",
     "probing/test_multilabel.py": "several findings through a whole probe",

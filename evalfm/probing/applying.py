@@ -23,6 +23,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import DenseHead, Examples, Head, PooledHead
+from evalfm.probing.cohort import task_of
 from evalfm.probing.operating import Operating
 from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
@@ -58,7 +59,7 @@ class RunPredictor:
             EvalfmError: the run is none to apply, or the weights are others than its own.
         """
         check_applicable(run)
-        task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
+        task = task_of(run)
         session = _reopen(run, manifest, weights, encoder, device, progress)
         return cls(run, task, manifest, session, tuple(_heads(run, task)))
 

@@ -16,6 +16,8 @@ from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
+from evalfm.metrics.metric import THRESHOLD
+from evalfm.metrics.registry import metrics_in
 from evalfm.run import Run
 
 Found = TypeVar("Found")
@@ -109,7 +111,8 @@ def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
     several, thresholds = len(reports) > 1, line.runs[0].record.task.kind == "binary"
-    metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
+    shown = metrics_in("strata of a report", "binary")
+    metrics = [each.name for each in shown if thresholds or each.needs != THRESHOLD]
     rows: list[list[Value]] = []
     for report in reports:
         for part in report.parts:

@@ -36,11 +36,11 @@ from evalfm.analysis.table import (
     Line,
     TaskTable,
     every_metric,
+    facts_of,
     plain_runs,
     task_tables,
 )
 from evalfm.errors import EvalfmError
-from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
 
 CHANCE = 0.5
@@ -219,10 +219,10 @@ OF_SEEDS = " Of several seeds the mean ± their standard deviation, and the inte
 
 def _all_metrics(name: str, summary: TaskTable) -> Table:
     """A row per metric and line."""
-    every = every_metric(summary)
+    every, runs = every_metric(summary), [run for line in summary.lines for run in line.runs]
     rows: list[list[Value]] = [
         [each, facts.unit, facts.direction, line.encoder, line.head, line.adaptation, Seeded.of(line, each)]
-        for each, facts in ((each, metric_of(each)) for each in every)
+        for each, facts in ((each, facts_of(each, runs)) for each in every)
         for line in summary.lines
     ]
     header = ["metric", "unit", "better", "encoder", "head", "adaptation", "estimate"]
