@@ -19,6 +19,7 @@ from evalfm.encoders.reference import ALIASES, PREFIXES
 from evalfm.encoders.registry import RESERVED, card_names, encoder_plugins
 from evalfm.errors import EvalfmError
 from evalfm.heads.registry import find_head, head_names, head_plugins, list_heads, load_head
+from evalfm.metrics.registry import metric_names, metric_of, metric_plugins
 from evalfm.plugins import installed_points
 from evalfm.probing.names import check_names
 from evalfm.study.config import Study
@@ -31,8 +32,9 @@ GROUPS = {
     "head": (head_plugins, head_names, lambda name: load_head(name, "binary"), "linear"),
     "source": (source_plugins, list_sources, load_source, "table"),
     "task": (task_plugins, task_names, load_task, "ptx-cls"),
+    "metric": (metric_plugins, metric_names, metric_of, "auroc"),
 }
-LISTED = {"encoder": "encoders", "head": "heads", "source": "data", "task": "tasks"}
+LISTED = {"encoder": "encoders", "head": "heads", "source": "data", "task": "tasks", "metric": "metrics"}
 GOOD = """
 from pathlib import Path
 from evalfm.heads import HeadEntry
@@ -49,6 +51,9 @@ def import_source(root, options):
     return options.uncertain
 
 def __getattr__(name):
+    if name == "metric":
+        from evalfm.metrics import Metric, mean_among
+        return Metric("mine", ("binary",), lambda rows: mean_among(rows, rows.score, undefined="no image"))
     if name != "Mine":
         raise AttributeError(name)
     from evalfm.heads.knn import NeighbourHead
@@ -108,12 +113,15 @@ def test_a_plugin_is_found_by_name_listed_and_loaded(what: str, install: Callabl
 def test_what_is_broken_is_told_to_who_asks_and_listed(
     what: str, name: str, value: str, reason: str, install: Callable[..., None]
 ) -> None:
-    _, names, load, built_in = GROUPS[what]
+    plugins, names, load, built_in = GROUPS[what]
     name = built_in if name == "built-in" else name
-    others = [each for each in ("hog", "linear", "table", "ptx-cls") if each in names() and each != name]
+    others = [each for each in ("hog", "linear", "table", "ptx-cls", "auroc") if each in names() and each != name]
     install((what, name, value), package="bad-things")
+    if (what, name) == ("metric", built_in):
+        # Every run has evalfm's own: it stays, and only the other is refused.
+        assert load(name).words == "AUROC"
     with pytest.raises(EvalfmError, match=reason) as caught:
-        load(name)
+        plugins()[name].load() if (what, name) == ("metric", built_in) else load(name)
     assert str(caught.value).startswith(f"The {what} {name!r} of bad-things")
     assert "\n" not in str(caught.value)
     for other in others:
@@ -135,7 +143,9 @@ def test_of_two_plugins_of_one_name_neither_is_taken(what: str, install: Callabl
 
 
 def test_a_card_or_entry_bears_the_name_it_is_offered_by(install: Callable[..., None]) -> None:
-    install(("head", "yours", "good_things:head"), ("task", "yours", "good_things:task"))
+    install(*((what, "yours", f"good_things:{what}") for what in ("head", "task", "metric")))
+    with pytest.raises(EvalfmError, match="its Metric is called 'mine'"):
+        metric_of("yours")
     with pytest.raises(EvalfmError, match="its HeadEntry is called 'mine'"):
         find_head("yours")
     with pytest.raises(EvalfmError, match="its card is called 'mine'"):

@@ -46,8 +46,10 @@ def check(metric: Metric, oracle: Oracle) -> None:
     ...     rows, abs(rows.prediction - rows.target) > 1, undefined="no image"))
     >>> check(misses, lambda rows: np.mean(abs(rows.prediction - rows.target) > 1))
     """
-    for kind in (*metric.kinds, *metric.of_class):
+    for kind in metric.kinds:
         check_values(metric, kind, oracle)
+    for kind in metric.of_class:
+        check_values(replace(metric, kinds=()), kind, oracle)
     for kind in metric.kinds:
         covered, width = coverage(kind, [metric]).get(metric.name, (0.95, 1.0))
         # Of 100 draws at 95 % fewer than 84 have probability 1e-5.
@@ -134,7 +136,7 @@ def coverage(kind: str, metrics: Iterable[Metric]) -> dict[str, tuple[float, flo
 def rows_of(metric: Metric, kind: str, scored: Scored) -> Any:
     """The rows that ``metric`` is of: all, or those of the first class."""
     rows = ROWS[kind](scored)
-    return rows if kind in metric.kinds else next(iter(rows.of_class.values()))
+    return rows if kind in metric.kinds else next(iter(rows.of_class.values()), rows)
 
 
 def draw(kind: str, skill: float, seed: int = 0, patients: int = 120, truth: int = 0) -> Scored:

@@ -88,13 +88,10 @@ class Metric:
     def __post_init__(self) -> None:
         for kinds, known in ((self.kinds, tuple(ROWS)), (self.of_class, OF_CLASSES)):
             if not set(kinds) <= set(known) or not (self.kinds or self.of_class):
-                raise ValueError(
-                    f"{self.name} is of {', '.join(kinds) or 'no kind'}, which is none of {', '.join(known)}"
-                )
+                found = ", ".join(kinds) or "no kind of task"
+                raise ValueError(f"{self.name} is of {found}; known are {', '.join(known)}")
         if isinstance(self.better, str) and self.better not in ("higher", "lower"):
-            raise ValueError(
-                f"{self.better!r} is no direction of {self.name}; take 'higher', 'lower', a number or None"
-            )
+            raise ValueError(f"{self.better!r} is no direction; take 'higher', 'lower', a number or None")
         if self.contrast is not None and not isinstance(self.better, str):
             raise ValueError(f"runs are ranked by {self.name}, so it needs better='higher' or better='lower'")
 

@@ -73,8 +73,9 @@ def metrics_of(kind: str, named: Iterable[str] = ()) -> list[Metric]:
 def plugins_of(names: Iterable[str]) -> dict[str, PlugIn[Metric]]:
     """The plug-ins among the metrics ``names``, by their plain name; none is imported."""
     plugins = metric_plugins()
-    plain = {each for name in names for each in (name, _base_of(name)) if each in plugins} if plugins else set()
-    return {name: plugin for name, plugin in plugins.items() if name in plain}
+    plain = {each for name in names for each in (name, _base_of(name))} if plugins else set()
+    own = {metric.name for metric in METRICS}
+    return {name: plugin for name, plugin in plugins.items() if name in plain - own}
 
 
 def metrics_in(table: Table, kind: str) -> list[Metric]:
@@ -150,6 +151,8 @@ def metric_of(name: str, class_names: tuple[str, ...] | None = None) -> Metric:
     """
     base = _base_of(name, class_names)
     if base is None:
+        if name in metric_plugins():
+            return metric_plugins()[name].load()
         raise UnknownNameError("metric", name, metric_names())
     metric, ending = _plain(base), name[len(base) :]
     beside = (each for each in metric.beside if not ending or _plain(each).of_class)

@@ -75,7 +75,7 @@ class TaskCard(CardModel):
         try:
             check_metrics(self.metrics, self.kind)
         except EvalfmError as error:
-            raise ValueError(str(error)) from None
+            raise ValueError(str(error).rstrip(".")) from None
         if metric_of(self.primary).better is None:
             raise ValueError(f"{self.primary} has no better and worse, so it cannot stand first; name it further down")
 
