@@ -168,7 +168,8 @@ def draw(kind: str, skill: float, seed: int = 0, patients: int = 120, truth: int
                 found = table.assign(target=label, score_ptx=score, calibrated_ptx=score, threshold=0.4)
                 return Scored(found, names, True)
             label[people.random(n) < 0.2] = NAN
-            table = table.assign(**{f"target_{name}": label, f"score_{name}": score, f"threshold_{name}": 0.4})
+            columns = {f"target_{name}": label, f"score_{name}": score, f"threshold_{name}": np.full(n, 0.4)}
+            table = table.assign(**columns)
         return Scored(table, names, True)
     label = people.integers(0, 4, n)
     seen = -1.5 * skill * np.abs(np.arange(4) - label[:, None]) + (2 - skill) * noise.normal(size=(n, 4))
