@@ -12,6 +12,7 @@ from evalfm.analysis.cohort import Cohort, cohort_of
 from evalfm.analysis.pairing import over_seeds, pair
 from evalfm.analysis.series import input_words, line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
+from evalfm.config import SMALLER
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
@@ -167,4 +168,4 @@ def _is_untrained(baseline: Line, line: Line) -> bool:
 def _alike(one: Line, other: Line) -> bool:
     """Whether two lines of one cohort were made in the same way."""
     first, second = one.runs[0].record.config, other.runs[0].record.config
-    return all(getattr(first, name) == getattr(second, name) for name in ("shots", "label_fraction", "val_shots"))
+    return all(getattr(first, name) == getattr(second, name) for name in SMALLER)

@@ -60,7 +60,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     )
     seeds = sorted({record.config.seed for record in records})
     if len(seeds) > 1:
-        drawn = any(getattr(record.config, name) for record in records for name in SUBSETS)
+        drawn = any(record.config.draws_subsets for record in records)
         also = ", and which of the training images a subset holds" if drawn else ""
         sentences.append(
             f"There were up to {len(seeds)} seeds; they vary initialisation and order{also}, never the split."
@@ -77,10 +77,6 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         )
     sentences.append(_software(runs))
     return " ".join(sentences)
-
-
-SUBSETS = ("shots", "label_fraction", "associate", "episodes")
-"""Settings by which a seed draws training images."""
 
 
 def paired_tests(runs: Sequence[Run]) -> list[str]:

@@ -28,7 +28,7 @@ from evalfm.analysis.report.details import (
     splits_table,
     templates_table,
 )
-from evalfm.analysis.report.few_labels import SMALLER, labels_of, more_labels, more_shots
+from evalfm.analysis.report.few_labels import labels_of, more_labels, more_shots
 from evalfm.analysis.report.subgroups import add_subgroups
 from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, table
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
@@ -40,6 +40,7 @@ from evalfm.analysis.table import (
     plain_runs,
     task_tables,
 )
+from evalfm.config import SMALLER
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
