@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from evalfm.encoders.registry import RESERVED, card_names, encoder_plugins
 from evalfm.errors import EvalfmError
 from evalfm.heads.registry import find_head, head_names, head_plugins, list_heads, load_head
 from evalfm.metrics.registry import metric_names, metric_of, metric_plugins
-from evalfm.plugins import installed_points
+from evalfm.plugins import find_plugins, installed_points, package_of
 from evalfm.probing.names import check_names
 from evalfm.study.config import Study
 from evalfm.study.grid import expand
@@ -67,6 +68,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     (tmp_path / "good_things.py").write_text(GOOD)
     (tmp_path / "bad_things.py").write_text("import no_such_library\n")
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "speaking.py").write_text("raise ValueError('One line\\nand another')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def installed(*points: tuple[str, str, str], package: str = "good-things") -> None:
@@ -77,7 +79,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
     yield installed
-    for name in ("good_things", "bad_things", "leaving"):
+    for name in ("good_things", "bad_things", "leaving", "speaking"):
         sys.modules.pop(name, None)
 
 
@@ -106,6 +108,8 @@ def test_a_plugin_is_found_by_name_listed_and_loaded(what: str, install: Callabl
         ("broken", "bad_things:anything", r"of bad-things \(bad_things:anything\) cannot be loaded \(No module named"),
         ("broken", "good_things:absent", r"cannot be loaded \(absent\)"),
         ("broken", "leaving:anything", r"cannot be loaded \(3\)"),
+        ("broken", "speaking:anything", r"cannot be loaded \(One line\); fix or uninstall it\.$"),
+        ("broken!", "good_things:number", r"of bad-things .* has a name with other signs than letters, digits"),
         ("broken", "good_things:number", r"of bad-things \(good_things:number\) cannot be used \(it is int, not a"),
         ("built-in", "good_things", r"of bad-things \(good_things\) has the name of one of evalfm's own"),
     ],
@@ -224,3 +228,13 @@ def test_a_package_installed_meanwhile_is_seen(install: Callable[..., None]) -> 
     assert installed_points("evalfm.nothings") == ()
     install(("nothing", "mine", "good_things:number"))
     assert [point.name for point in installed_points("evalfm.nothings")] == ["mine"]
+
+
+def test_plugins_are_in_the_order_of_their_names(install: Callable[..., None]) -> None:
+    install(*(("nothing", name, "good_things:number") for name in ("second", "first", "third")))
+    found = find_plugins("nothing", (), lambda name, loaded: (name, loaded))
+    assert list(found) == ["first", "second", "third"]
+    assert found["third"].load() == ("third", 3)
+    assert (found["third"].version, package_of(found["third"].point)) == ("good-things 1", "good-things")
+    code = found["third"].code
+    assert code == hashlib.sha256(GOOD.encode()).hexdigest()
