@@ -44,6 +44,7 @@ task = Path(__file__).with_name("mine.yaml")
 task.write_text("base: ptx-cls\\nname: mine\\n")
 head = HeadEntry("mine", ("binary",), ("pooled",), "theirs", "good_things:Mine")
 number = 3
+OPTIONS = frozenset({"uncertain"})
 
 def encoder():
     raise AssertionError("built")
@@ -174,7 +175,9 @@ def test_a_source_that_gives_something_else_is_refused(install: Callable[..., No
     install(("source", "mine", "good_things"), ("source", "broken", "bad_things"))
     with pytest.raises(EvalfmError, match=r"The source 'mine' of good-things \(good_things\) gives .*, not Imported"):
         load_source("mine")(tmp_path, ImportOptions())
-    # It honours no option, and a broken one beside it does not hinder saying so.
+    # It honours one option, which others do not, and a broken one beside it does not hinder saying so.
+    with pytest.raises(EvalfmError, match=r"'jsrt' knows no option --uncertain, which belongs to .*'mine'"):
+        check_options("jsrt", ImportOptions(uncertain="zero"))
     with pytest.raises(EvalfmError, match=r"'mine' knows no option .*'mermed'"):
         check_options("mine", ImportOptions(subset="cxr"))
 
@@ -220,8 +223,11 @@ print([name for name in ("torch", "timm", "sklearn") if name in sys.modules])
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 
 
-def test_words_that_stand_in_place_of_a_card_are_reserved() -> None:
+def test_words_that_stand_in_place_of_a_card_are_reserved(install: Callable[..., None]) -> None:
     assert set(RESERVED) == {*PREFIXES, *ALIASES}
+    taken = (*RESERVED, "medclip")
+    install(*(("encoder", name, "good_things:encoder") for name in taken))
+    assert {encoder_plugins()[name].fault for name in taken} == {"has the name of one of evalfm's own"}
 
 
 def test_a_package_installed_meanwhile_is_seen(install: Callable[..., None]) -> None:
