@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from evalfm.metrics.registry import (
     METRICS,
     check_metrics,
     compute_metrics,
+    list_metrics,
     measurable,
     metric_of,
     metric_plugins,
@@ -239,3 +241,20 @@ def test_two_figures_of_one_name_are_refused(install: Callable[..., Callable[[],
     assert {"far_heart", "far_away_heart"} <= set(measurable("segmentation", both, ["far"]))
     with pytest.raises(EvalfmError, match="of these predictions are called 'far_away_heart'; rename a class or"):
         measurable("segmentation", both, ["far", "far_away"])
+
+
+def test_they_are_listed_last_with_where_they_come_from(install: Callable[..., Callable[[], None]]) -> None:
+    install()
+    assert [metric.name for metric in list_metrics()][len(METRICS) :] == sorted(NAMES)
+    listed = {each["name"]: each for each in json.loads(CliRunner().invoke(app, ["ls", "metrics", "--json"]).stdout)}
+    assert listed["mean-score"] == {
+        "name": "mean-score",
+        "kinds": ["binary"],
+        "of_class": ["multilabel"],
+        "unit": "points",
+        "better": "lower",
+        "paired": True,
+        "plugin": "their-metrics (their_metrics:MEAN)",
+    }
+    assert not listed["other"]["paired"]
+    assert "plugin" not in listed["auroc"]
