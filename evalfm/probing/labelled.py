@@ -20,7 +20,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Examples, MaskReader
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.truth import LUNGS, parts_of
+from evalfm.tasks.truth import measured_on, parts_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LabelledFeatures:
         cohort = self.cohort
         rows = cohort.rows[positions]
         reader: MaskReader | None = None
-        if cohort.task.kind == "segmentation":
+        if cohort.kind.pixelwise:
             reader = cohort.masks
         elif measured_findings(cohort):
             reader = partial(read_measured, cohort)
@@ -45,7 +45,7 @@ class LabelledFeatures:
             target=cohort.target[positions],
             patients=cohort.manifest.patients[rows],
             masks=reader,
-            masked=None if reader is None or cohort.task.kind == "segmentation" else self._masked(rows),
+            masked=None if reader is None or cohort.kind.pixelwise else self._masked(rows),
         )
 
     def _masked(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -58,13 +58,8 @@ class LabelledFeatures:
 def measured_findings(cohort: Cohort) -> tuple[str, ...]:
     """The masks on which the task's target can be measured, as far as the manifest has them; else none."""
     columns = set(map(str, cohort.manifest.table.columns))
-    wanted: tuple[str, ...] = ()
-    if cohort.task.measure == "area-fraction":
-        wanted = cohort.task.target
-    elif cohort.task.measure == "lung-fraction":
-        wanted = (*cohort.task.target, *parts_of(LUNGS, columns))
-    elif cohort.task.measure == "ctr":
-        wanted = ("heart", *parts_of(LUNGS, columns))
+    first, others = measured_on(cohort.task)[:1], measured_on(cohort.task)[1:]
+    wanted = (*first, *(part for finding in others for part in parts_of(finding, columns)))
     return wanted if all(f"{finding}_mask" in columns for finding in wanted) else ()
 
 
@@ -121,8 +116,7 @@ def data_key(cohort: Cohort, assigned: list[tuple[str, NDArray[np.intp]]]) -> st
     digest = hashlib.sha256()
     images = cohort.manifest.digests(cohort.rows.tolist())
     ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows]
-    truths = cohort.mask_digests() if cohort.task.kind == "segmentation" else cohort.target.tolist()
-    for position, truth in enumerate(truths):
+    for position, truth in enumerate(cohort.truths()):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in assigned:
         digest.update(json.dumps([name, positions.tolist()]).encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,19 +14,11 @@ from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names, with_defaults
+from evalfm.tasks.kinds import Kind, kind_of
 from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
-
-
-TITLES = {
-    "binary": "{}: yes or no?",
-    "multiclass": "{}: which class?",
-    "ordinal": "{}: which level?",
-    "regression": "{}: what value?",
-}
-"""Title of a task made of a plain column."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +59,24 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def kind(self) -> Kind:
+        """What is known of tasks of its kind."""
+        return kind_of(self.task.kind)
+
+    @property
+    def strata(self) -> NDArray[np.intp]:
+        """The class of each image, of those that are counted out or shared in proportion, [N]."""
+        return (self.target if self.kind.exclusive else self.positive).astype(np.intp)
+
     def masks(self, row: int) -> NDArray[np.bool_]:
         """The truth of ``row``, bool [K, H, W], on the stored image's grid."""
         return np.stack([known_mask(self.manifest, row, finding) for finding in self.task.target])
 
-    def mask_digests(self) -> list[list[str]]:
-        """Of each row, in order, the SHA-256 of its masks packed to bits: an edited mask is another truth."""
+    def truths(self) -> list[Any]:
+        """The target of each row, in order, or the SHA-256 of its masks packed to bits: an edited mask is another."""
+        if not self.kind.pixelwise:
+            return list(self.target.tolist())
         each = [facts_of_masks(self.manifest, finding, self.rows) for finding in self.task.target]
         return [[fact.digest for fact in facts] for facts in zip(*each, strict=True)]
 
@@ -145,11 +150,6 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
         {},
     )
     truth = read_truth(task, manifest, cohort.rows)
-    known = truth.known
-    if truth.target.size:
-        unknown = np.isnan(truth.target)
-        # Of several labels each is learnt and measured where it is known; a row leaves when none is.
-        known = np.asarray(~(unknown.all(axis=1) if task.kind == "multilabel" else unknown.any(axis=1)))
     cohort = replace(
         cohort,
         target=truth.target,
@@ -158,14 +158,12 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
         exclusions=inside.exclusions,
         label_source=truth.label_source,
         cautions=inside.cautions,
-    ).keep(known & truth.known, "target unknown")
+    ).keep(truth.known, "target unknown")
     if task.positives_only:
         cohort = cohort.keep(cohort.positive, "no lesion (the task is of positives only)")
     if not len(cohort):
         reasons = "; ".join(f"{item.images} {item.reason}" for item in cohort.exclusions) or "the manifest has no rows"
         raise EvalfmError(f"Task {task.name} has no image left ({reasons}); check the label column and --where.")
-    if task.kind not in ("multilabel", "segmentation"):
-        cohort = replace(cohort, target=cohort.target[:, 0])
     return cohort
 
 
@@ -222,8 +220,8 @@ def card_of_column(name: str, manifest: Manifest) -> TaskCard:
         kind = "ordinal"
     if declared == "number":
         kind = "regression"
-    title = TITLES[kind].format(name)
-    if kind == "binary" and len(levels) == 2 and in_words(manifest, name):
+    title = kind_of(kind).title.format(name)
+    if kind_of(kind).yes_or_no and len(levels) == 2 and in_words(manifest, name):
         title = f"{name}: {plain_level(levels[1])} or {plain_level(levels[0])}?"
     content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)
