@@ -131,7 +131,7 @@ def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
     if "fold" in table:
         if not data.folds:
             raise _Unfit("it has folds and the record none")
-        if not _whole(table["fold"], range(data.folds)):
+        if Column("fold", classes=data.folds).wrong(_numbers(table["fold"])).any():
             raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data.folds - 1}")
     test = table[table["split"] == "test"]
     size = data.splits.test
@@ -176,10 +176,6 @@ def _numbers(column: pd.Series) -> NDArray[np.float64]:
     if not pd.api.types.is_numeric_dtype(column.dtype):
         return np.full(len(column), np.nan)
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _whole(column: pd.Series, among: range) -> bool:
-    return bool(np.isin(_numbers(column), list(among)).all())
 
 
 def _first_line(error: Exception) -> str:

@@ -54,7 +54,7 @@ def asks_questions(of: Run | Predictions, label: str | None = None) -> bool:
     A single grade, ``label``, is a question all the same.
     """
     kind = kind_of(of.kind)
-    return kind.yes_or_no or (kind.exclusive and (not kind.ordered or label is not None))
+    return kind.has_classes and (not kind.ordered or label is not None)
 
 
 def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> LabelScores:
@@ -68,7 +68,7 @@ def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str
     """
     found = of if isinstance(of, Predictions) else Predictions.of_run(of)
     kind, names, table = kind_of(found.kind), found.class_names, found.table
-    if not (kind.one_label or (label is not None and (kind.yes_or_no or kind.exclusive))):
+    if not (kind.one_label or (label is not None and kind.has_classes)):
         raise EvalfmError(f"{found.source} answers a {kind} task, which has no score of one yes-or-no question.")
     if label is not None and label not in names:
         raise UnknownNameError(f"label in {found.source}", label, names)
@@ -105,7 +105,7 @@ def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: 
     """
     predictions = of if isinstance(of, Predictions) else Predictions.of_run(of)
     kind = kind_of(predictions.kind)
-    if label is not None or kind.one_label or not (kind.yes_or_no or kind.exclusive):
+    if label is not None or kind.one_label or not kind.has_classes:
         return [scores_of_run(predictions, label, model=model)]
     found, without = [], []
     for name in predictions.class_names:

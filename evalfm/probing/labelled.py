@@ -17,7 +17,7 @@ from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
-from evalfm.heads.head import Examples, MaskReader
+from evalfm.heads.head import Examples
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.truth import measured_on, parts_of
@@ -34,18 +34,15 @@ class LabelledFeatures:
         """What a head sees of the cohort's rows at ``positions``."""
         cohort = self.cohort
         rows = cohort.rows[positions]
-        reader: MaskReader | None = None
-        if cohort.kind.pixelwise:
-            reader = cohort.masks
-        elif measured_findings(cohort):
-            reader = partial(read_measured, cohort)
+        on_masks = not cohort.kind.pixelwise and bool(measured_findings(cohort))
+        measured = partial(read_measured, cohort) if on_masks else None
         return Examples(
             source=self.source,
             rows=rows,
             target=cohort.target[positions],
             patients=cohort.manifest.patients[rows],
-            masks=reader,
-            masked=None if reader is None or cohort.kind.pixelwise else self._masked(rows),
+            masks=cohort.masks if cohort.kind.pixelwise else measured,
+            masked=self._masked(rows) if on_masks else None,
         )
 
     def _masked(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -29,7 +29,6 @@ from evalfm.run import Run
 from evalfm.tasks.cohort import Cohort
 from evalfm.training.tuning import check_trainable
 
-
 _Group = tuple[HeadGroup, tuple[SplitAssignment, ...]]
 """Heads with their splits, one for each seed."""
 

@@ -126,7 +126,9 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
         except EvalfmError as error:
             faults.append(str(error))
             continue
-        sizes = {subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if _serves(subset, card)}
+        sizes = {
+            subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if not unserved(subset, card)
+        }
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
         classes = MIN_CLASSES if kind_of(card.kind).exclusive else len(card.target)
@@ -157,11 +159,16 @@ def _episode(shots: int, queries: int | None, classes: int) -> Sizes:
     return Sizes(shots * classes, shots * classes, (queries or QUERIES) * classes)
 
 
-def _serves(subset: SubsetOptions, card: TaskCard) -> bool:
+def unserved(subset: SubsetOptions, card: TaskCard) -> str | None:
+    """Why a task cannot be learnt from ``subset``, or None."""
     kind = kind_of(card.kind)
-    if subset.base_to_novel:
-        return kind.exclusive
-    return kind.one_class if subset.episodes else subset.shots is None or kind.has_shots
+    if subset.base_to_novel and not kind.exclusive:
+        return f"{kind} has no classes to halve"
+    if subset.episodes and not kind.one_class:
+        return f"an image of a {kind} task is of no one class"
+    if subset.shots is not None and not kind.has_shots:
+        return f"shots count images per class, which {kind} has not; label_fractions serve it"
+    return None
 
 
 class _SubsetFaults(Exception):
@@ -187,7 +194,7 @@ def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
     for subset in study.subsets_of(entry):
-        if not _serves(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
+        if unserved(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
             continue
         try:
             sizes[subset] = _sizes(study, test_where, cohort, test, subset, used)

@@ -23,7 +23,7 @@ from evalfm.heads.registry import find_head, head_names
 from evalfm.probing.episodes import solves
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cohorts import TaskCohort, TaskCohorts, idle_without_shots
+from evalfm.study.cohorts import TaskCohort, TaskCohorts, idle_without_shots, unserved
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
 from evalfm.tasks.kinds import kind_of
 from evalfm.training.recipe import recipe_of
@@ -93,19 +93,12 @@ def expand(study: Study, cohorts: TaskCohorts) -> Grid:
         if cohort is None:
             continue
         for subset in study.subsets_of(task):
-            kind = kind_of(cohort.card.kind)
             if subset.base_to_novel and cohort.manifest is not None and cohort.classes < FEWEST_TO_HALVE:
                 what = f"{task.name} on {cohort.data}, {subset.label}"
                 grid.leave_out(what, f"of {cohort.classes} classes a half would be one, in which every answer is right")
                 continue
-            if subset.base_to_novel and not kind.exclusive:
-                grid.leave_out(f"{task.name}, {subset.label}", f"{kind} has no classes to halve")
-                continue
-            if subset.episodes and not kind.one_class:
-                grid.leave_out(f"{task.name}, {subset.label}", f"an image of a {kind} task is of no one class")
-                continue
-            if subset.shots is not None and not kind.has_shots:
-                reason = f"shots count images per class, which {kind} has not; label_fractions serve it"
+            reason = unserved(subset, cohort.card)
+            if reason is not None:
                 grid.leave_out(f"{task.name}, {subset.label}", reason)
                 continue
             row = _Row(study, task, cohort, subset, grid)

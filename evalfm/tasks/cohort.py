@@ -14,7 +14,7 @@ from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names, with_defaults
-from evalfm.tasks.kinds import Kind, kind_of
+from evalfm.tasks.kinds import BINARY, MULTICLASS, ORDINAL, REGRESSION, Kind, kind_of
 from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10
@@ -139,19 +139,12 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
     ([1], [1.0], ['outside age > 50', 'target unknown'])
     """
     inside = task_rows(task, manifest, where)
+    rows = _by_id(manifest, np.flatnonzero(inside.keep))
+    truth = read_truth(task, manifest, rows)
     cohort = Cohort(
-        task,
-        manifest,
-        _by_id(manifest, np.flatnonzero(inside.keep)),
-        np.empty((0, 0)),
-        np.empty(0, dtype=bool),
-        task.target,
-        (),
-        {},
-    )
-    truth = read_truth(task, manifest, cohort.rows)
-    cohort = replace(
-        cohort,
+        task=task,
+        manifest=manifest,
+        rows=rows,
         target=truth.target,
         positive=truth.positive,
         class_names=truth.class_names,
@@ -215,13 +208,10 @@ def card_of_column(name: str, manifest: Manifest) -> TaskCard:
     if not levels:
         raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or take another column.")
     many = pd.api.types.is_numeric_dtype(column) and len(levels) > FEW_LEVELS and declared != "class"
-    kind = "binary" if len(levels) <= 2 else "regression" if many else "multiclass"
-    if name in manifest.info.levels and len(levels) > 2:
-        kind = "ordinal"
-    if declared == "number":
-        kind = "regression"
-    title = kind_of(kind).title.format(name)
-    if kind_of(kind).yes_or_no and len(levels) == 2 and in_words(manifest, name):
+    several = ORDINAL if name in manifest.info.levels else REGRESSION if many else MULTICLASS
+    kind = REGRESSION if declared == "number" else several if len(levels) > 2 else BINARY
+    title = kind.title.format(name)
+    if kind.one_label and len(levels) == 2 and in_words(manifest, name):
         title = f"{name}: {plain_level(levels[1])} or {plain_level(levels[0])}?"
-    content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
+    content = with_defaults({"name": name, "kind": kind.name, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)

@@ -178,7 +178,7 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     >>> [(row.name, row.present, row.prompts) for row in prompts.rows]
     [('no edema', False, (('no edema',),)), ('edema', True, (('edema',),))]
     """
-    if not (kind_of(kind).yes_or_no or kind_of(kind).exclusive):
+    if not kind_of(kind).has_classes:
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
     card, only_sentences = _built_in().get(task) or _bare(task, class_names), False
     if file is not None:

@@ -20,9 +20,7 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
-NAMED = {
-    name: card for name, card in list_tasks().items() if kind_of(card.kind).yes_or_no or kind_of(card.kind).exclusive
-}
+NAMED = {name: card for name, card in list_tasks().items() if kind_of(card.kind).has_classes}
 # Its classes stand in the data set alone.
 del NAMED["coop-classes"]
 

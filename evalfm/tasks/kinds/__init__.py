@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from evalfm.tasks.kinds.base_to_novel import BASE_TO_NOVEL as BASE_TO_NOVEL
-from evalfm.tasks.kinds.binary import BINARY
+from evalfm.tasks.kinds.binary import BINARY as BINARY
 from evalfm.tasks.kinds.kind import Kind as Kind
 from evalfm.tasks.kinds.multiclass import MULTICLASS as MULTICLASS
 from evalfm.tasks.kinds.multilabel import MULTILABEL
-from evalfm.tasks.kinds.ordinal import ORDINAL
-from evalfm.tasks.kinds.regression import REGRESSION
+from evalfm.tasks.kinds.ordinal import ORDINAL as ORDINAL
+from evalfm.tasks.kinds.regression import REGRESSION as REGRESSION
 from evalfm.tasks.kinds.segmentation import SEGMENTATION
 
 KINDS = {each.name: each for each in (BINARY, MULTILABEL, MULTICLASS, ORDINAL, SEGMENTATION, REGRESSION)}

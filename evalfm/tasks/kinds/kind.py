@@ -155,6 +155,11 @@ class Kind:
         return self.exclusive or self.one_label
 
     @property
+    def has_classes(self) -> bool:
+        """Whether each score is of a label or a class."""
+        return self.yes_or_no or self.exclusive
+
+    @property
     def has_finding(self) -> bool:
         """Whether an image has the finding or not."""
         return self.pixelwise or self.one_label

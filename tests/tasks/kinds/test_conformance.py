@@ -62,7 +62,7 @@ def made(squares: Manifest) -> Manifest:
     info = squares.info.model_copy(
         update={
             "label_kinds": squares.info.label_kinds | {"shape": "class", "grade": "class"},
-            "levels": {"grade": ("none", "narrow", "wide")},
+            "levels": {"grade": ["none", "narrow", "wide"]},
         }
     )
     return Manifest(info, table, squares.folder)
