@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from evalfm.analysis.attributes import declared
 from evalfm.analysis.bias import bias_of_questions, bias_of_values
 from evalfm.analysis.predictions import Predictions
 from evalfm.analysis.report.page import report_page
@@ -161,6 +162,7 @@ def test_a_run_holds_what_its_kind_says(runs: list[Run], kind: Kind) -> None:
     table = run.predictions()
     assert {each.name for each in kind.columns(names)} <= set(table)
     assert ("threshold" in table) == kind.one_label
+    assert not {each.name for each in kind.columns(names)} & set(declared(table, names)), "none is an attribute"
     assert run.estimate(run.primary).value is not None
     baselines = [each for each in runs if each.is_baseline]
     assert {each.encoder for each in baselines} == set(kind.baselines)
@@ -184,12 +186,15 @@ def test_its_predictions_are_known_again_as_a_table(runs: list[Run], kind: Kind,
     table.attrs = {}
     found = Predictions.of_table(tmp_path / "bare.parquet", table)
     assert found is not None
-    # A table does not tell grades from classes; which it says.
-    assert found.kind == ("multiclass" if kind.ordered else kind.name)
     assert found.class_names == names
-    assert any("grades" in each for each in found.cautions) == kind.exclusive
-    others = {each.name for each in KINDS.values() if each.names_in(table) is not None}
-    assert others == ({"multiclass", "ordinal"} if kind.exclusive else {kind.name})
+    alike = [each for each in KINDS.values() if each.names_in(table) is not None]
+    assert kind in alike
+    for each in alike:
+        assert [column.name for column in each.columns(names)] == [column.name for column in kind.columns(names)]
+    # Such as classes and grades: what a table cannot tell it must say.
+    assert found.kind == alike[0].name
+    assert bool(alike[0].unsaid) == (len(alike) > 1)
+    assert any(alike[0].unsaid and alike[0].unsaid in each for each in found.cautions) == bool(alike[0].unsaid)
 
 
 def test_a_truth_that_no_row_may_hold_is_refused_wherever_it_is_read(

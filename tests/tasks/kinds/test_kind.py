@@ -111,12 +111,16 @@ def test_halves_are_known_by_rows_without_a_score() -> None:
 
 
 def test_facts_of_kinds_follow_from_their_targets() -> None:
+    first = ("binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression")
+
     def of(fact: str) -> list[str]:
-        return [name for name, kind in KINDS.items() if getattr(kind, fact)]
+        return [name for name in first if getattr(KINDS[name], fact)]
 
     assert of("several_labels") == ["multilabel"]
     assert of("one_label") == ["binary"]
     assert of("one_class") == ["binary", "multiclass", "ordinal"]
     assert of("has_finding") == ["binary", "segmentation"]
     assert of("has_shots") == ["binary", "multiclass", "ordinal", "segmentation"]
+    assert of("has_classes") == ["binary", "multilabel", "multiclass", "ordinal"]
     assert of("measured") == ["regression"]
+    assert of("pixelwise") == ["segmentation"]
