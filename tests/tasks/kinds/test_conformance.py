@@ -220,6 +220,9 @@ def test_a_truth_that_no_row_may_hold_is_refused_wherever_it_is_read(
 
 def test_its_subgroups_are_asked_by_labels_or_by_errors(runs: list[Run], kind: Kind) -> None:
     run = runs[0]
+    assert asks_questions(run) == (not kind.errors)
+    names = run.record.data.class_names
+    assert asks_questions(run, names[0] if names else "x") == kind.has_classes, "one grade is a question all the same"
     if asks_questions(run):
         questions = questions_of_run(run)
         assert len(questions) == (1 if kind.one_label else len(run.record.data.class_names))
