@@ -148,7 +148,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
     plugged = {name: [plugin.version, plugin.code] for name, plugin in plugins_of(task.metrics).items()}
     if plugged:
         content["metrics"] = plugged
-    if task.kind == "regression" and "maps" in head.needs:
+    if assignment.cohort.kind.measured and "maps" in head.needs:
         content["masks"] = measured_key(assignment.cohort)
     key = content_key(content)
     return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key

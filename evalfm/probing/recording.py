@@ -119,7 +119,7 @@ def measured_by(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    kind = BASE_TO_NOVEL if halves else cohort.task.kind
+    kind = (BASE_TO_NOVEL if halves else cohort.kind).name
     metrics = compute_metrics(kind, scored, named=cohort.task.metrics)
     by_template = _by_template(cohort.task, scored, results)
     return Measured(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
