@@ -48,7 +48,7 @@ def list_metrics() -> list[Metric]:
 def metric_plugins() -> dict[str, PlugIn[Metric]]:
     """The metrics that other packages bring, by name; none is imported."""
     found = find_plugins("metric", {metric.name for metric in METRICS}, _plugged)
-    of_masks = [metric.name for metric in METRICS if "segmentation" in metric.of_class]
+    of_masks = [metric.name for metric in masks.METRICS]
     for name, plugin in found.items():
         own = next((each for each in of_masks if name.startswith(f"{each}_")), None)
         if own is not None and not plugin.fault:
