@@ -12,7 +12,7 @@ import pytest
 
 from evalfm.data.manifest import Manifest
 
-from .shortened import in_full, in_short
+from .shortened import in_full, in_short, one_command_line
 from .squares import make_squares
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -29,6 +29,13 @@ def shortened() -> Iterator[None]:
         yield
         return
     with in_short():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gathered() -> Iterator[None]:
+    """The command line's verbs are gathered once."""
+    with one_command_line():
         yield
 
 
