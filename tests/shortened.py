@@ -61,10 +61,8 @@ def in_full() -> Iterator[None]:
 @contextmanager
 def one_command_line() -> Iterator[None]:
     """All verbs and options of an app are gathered at its first call and kept, which is most of a call's time."""
-    from typer import main, testing
+    from typer import main
 
-    kept = cache(main.get_command)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(main, "get_command", kept)
-        patch.setattr(testing, "_get_command", kept)
+        patch.setattr(main, "get_group", cache(main.get_group))
         yield
