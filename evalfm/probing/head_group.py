@@ -38,8 +38,9 @@ from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
+from evalfm.publishing import IfExists, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.record import Chosen, Record
-from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.run import RECORD, WORK, Run
 from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_trainable, forget
@@ -143,7 +144,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
     }
     if group.text is not None and reads_text(head):
         content["text"] = text_key(group.text, assignment.cohort.manifest.info.name)
-    if task.kind == "regression" and "maps" in head.needs:
+    if assignment.cohort.kind.measured and "maps" in head.needs:
         content["masks"] = measured_key(assignment.cohort)
     key = content_key(content)
     return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key
