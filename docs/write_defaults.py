@@ -1,10 +1,11 @@
-"""Writes the defaults of every head and adaptation into methodology.md, from the code.
+"""Writes the defaults of every head and adaptation into methodology.md, and heads that have no section, from the code.
 
 python docs/write_defaults.py
 """
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 from evalfm.config import THRESHOLD_RULE
@@ -16,9 +17,14 @@ PAGE = Path(__file__).with_name("methodology.md")
 BEGIN, END = "<!-- defaults -->", "<!-- end of defaults -->"
 
 
-def defaults() -> str:
-    """Three Markdown tables: heads, recipes, thresholds."""
-    lines = ["| head | kinds | settings |", "|---|---|---|"]
+def defaults(prose: str) -> str:
+    """Three Markdown tables: heads, recipes, thresholds; first the docstrings of heads that ``prose`` does not name."""
+    lines: list[str] = []
+    for entry in built_in_heads():
+        if f"`{entry.name}`" not in prose:
+            kind = type(load_head(entry.name, entry.kinds[0]))
+            lines += [f"### `{entry.name}` ({', '.join(entry.kinds)})", inspect.getdoc(kind) or entry.summary, ""]
+    lines += ["| head | kinds | settings |", "|---|---|---|"]
     for entry in built_in_heads():
         settings = flat(load_head(entry.name, entry.kinds[0]).grid)
         cells = "; ".join(f"{name} {shown(value)}" for name, value in settings)
@@ -53,7 +59,7 @@ def written(page: str) -> str:
     """``page`` with the tables of the code as it is."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{defaults()}\n{END}{after}"
+    return f"{before}{BEGIN}\n{defaults(before)}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -275,14 +275,14 @@ for _kind in ("binary", "timestamp", "omap", "pairs", "set"):
 _PlainLoader.add_constructor(None, _PlainLoader.refused)
 
 
-def validate(model: type[Model], content: dict[str, Any], source: str) -> Model:
+def validate(model: type[Model], content: dict[str, Any], source: str, context: object = None) -> Model:
     """Build ``model`` from ``content``; every fault is named at once, with the key it stands at.
 
     Raises:
         EvalfmError: a key is unknown, missing or of the wrong type.
     """
     try:
-        return model.model_validate(content)
+        return model.model_validate(content, context=context)
     except ValidationError as error:
         faults = "; ".join(in_words(fault["loc"], fault["msg"]) for fault in error.errors())
         raise EvalfmError(f"{source} is not valid: {faults}.") from None

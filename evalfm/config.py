@@ -249,6 +249,10 @@ class SubsetOptions(CardModel):
         return "all of train" if self.label_fraction is None else f"{self.label_fraction:g} of the patients"
 
 
+SMALLER = ("shots", "val_shots", "label_fraction")
+"""Options by which train or val has fewer images."""
+
+
 class SplitOptions(SubsetOptions, DataOptions):
     """What decides which rows are trained on, chosen on and tested."""
 
@@ -259,7 +263,7 @@ class SplitOptions(SubsetOptions, DataOptions):
 
     @property
     def draws_subsets(self) -> bool:
-        """True where a seed draws other training images, so that even a deterministic head differs."""
+        """Whether a seed draws the training images, so that the split and even a deterministic head differ with it."""
         return any(each is not None for each in (self.shots, self.label_fraction, self.associate, self.episodes))
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from evalfm.errors import EvalfmError
@@ -23,7 +26,7 @@ class PlugIn(Generic[T]):
     """One thing that another package offers; its code is not imported before ``load``.
 
     Attributes:
-        what: the kind of thing: ``encoder``, ``head``, ``source`` or ``task``.
+        what: the kind of thing: ``encoder``, ``head``, ``source``, ``task`` or ``metric``.
         point: the entry point, whose name is the word on the command line.
         read: makes what is wanted of the name and the object behind the entry point, or refuses with ``EvalfmError``.
         fault: why its name cannot be used, or empty.
@@ -39,6 +42,18 @@ class PlugIn(Generic[T]):
         """The package and the entry point."""
         return f"{package_of(self.point)} ({self.point.value})"
 
+    @property
+    def version(self) -> str:
+        """The package with its version."""
+        return f"{package_of(self.point)} {self.point.dist.version if self.point.dist is not None else ''}".rstrip()
+
+    @property
+    def code(self) -> str | None:
+        """SHA-256 of the file that it stands in, which may change while the version does not; None without a file."""
+        specification = find_spec(self.point.module)
+        path = Path(specification.origin or "") if specification is not None else Path()
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
     def refused(self, reason: str) -> EvalfmError:
         """The error that names the package, the entry point and ``reason``."""
         return EvalfmError(f"The {self.what} {self.point.name!r} of {self.origin} {reason}; fix or uninstall it.")
@@ -52,6 +67,10 @@ class PlugIn(Generic[T]):
         if self.fault:
             raise self.refused(self.fault)
         return self.guarded(lambda: self.read(self.point.name, self.point.load()))
+
+    def failed(self, error: BaseException) -> EvalfmError:
+        """The error that says how its code, once it was loaded, has failed."""
+        return self.refused(f"fails on these predictions ({_first_line(error)})")
 
     def guarded(self, call: Callable[[], Made]) -> Made:
         """What ``call`` gives, which runs the package's code.

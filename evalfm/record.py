@@ -15,15 +15,13 @@ from pydantic_core import from_json
 from evalfm.cards import CardModel, in_words
 from evalfm.cautions import Caution, with_known_codes
 from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
-from evalfm.data.episodes import EPISODES
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts
 from evalfm.schema_one import migrated
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.card import Kind
 from evalfm.tasks.cohort import Exclusion
-from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.kinds import BASE_TO_NOVEL, EPISODES, KINDS, KindName
 from evalfm.training.recipe import Adaptation
 
 SCHEMA = 2
@@ -111,7 +109,7 @@ class TaskSection(WholeSection):
 
     name: Word
     title: str
-    kind: Kind
+    kind: KindName
     target: Annotated[list[Word], Field(min_length=1)]
     metrics: Annotated[list[Word], Field(min_length=1)]
     subgroups: list[str] = Field(default_factory=list)
@@ -175,6 +173,19 @@ class DataSection(Section):
         if self.folds is not None and self.folds > self.splits.test.images:
             raise ValueError(f"there are {self.folds} folds of {self.splits.test.images} test images")
         return self
+
+
+class PluggedMetric(Section):
+    """What a metric of another package says of itself, so that its figures are read where the package is not.
+
+    Attributes:
+        package: with its version. The rest is as in ``evalfm.metrics.metric.Metric``.
+    """
+
+    package: str
+    unit: str
+    better: float | Literal["higher", "lower"] | None
+    beside: tuple[str, ...]
 
 
 class Chosen(Section):
@@ -287,6 +298,7 @@ class Record(Section):
         config: the settings, enough to run it again.
         task: its card, whole.
         metrics: per metric the estimate on test with interval, n and unit.
+        plugged_metrics: those of them that another package brought.
         chosen: what val decided.
         exclusions: how many images were left out of the cohort, by reason.
         prompts: of a head that reads text; None for the others.
@@ -303,6 +315,7 @@ class Record(Section):
     head: HeadSection
     data: DataSection
     metrics: dict[Word, Metric] = Field(min_length=1)
+    plugged_metrics: dict[Word, PluggedMetric] = Field(default_factory=dict)
     chosen: Chosen
     exclusions: Exclusions
     prompts: PromptSection | None = None
@@ -310,11 +323,10 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Record:
-        classes, kind, folds = self.data.class_names, self.task.kind, self.data.folds
-        if kind != "regression" and not classes:
-            raise ValueError(f"a {kind} task has classes, and data.class_names none")
-        if kind == "binary" and len(classes) > 1:
-            raise ValueError(f"a binary task has one class, not {len(classes)}")
+        classes, kind, folds = len(self.data.class_names), KINDS[self.task.kind], self.data.folds
+        if not kind.fewest <= classes <= kind.most:
+            some = "class" if kind.most == 1 else "classes or more"
+            raise ValueError(f"a {kind} task has {kind.fewest} {some}, not {classes}")
         if (self.episodes is None) != (self.config.episodes is None):
             raise ValueError("episodes and config.episodes go together")
         if self.chosen.folds is not None and len(self.chosen.folds) != folds:
@@ -325,8 +337,8 @@ class Record(Section):
     def kind(self) -> str:
         """The kind of its task; ``episodes`` of few-shot ones, ``base-to-novel`` where classes were tried in halves."""
         if self.episodes is not None:
-            return EPISODES
-        return BASE_TO_NOVEL if self.config.base_to_novel else self.task.kind
+            return EPISODES.name
+        return BASE_TO_NOVEL.name if self.config.base_to_novel else self.task.kind
 
     @property
     def model_name(self) -> str:

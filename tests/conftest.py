@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import pytest
 
 from evalfm.data.manifest import Manifest
 
-from .shortened import in_full, in_short
+from .shortened import in_full, in_short, one_command_line
 from .squares import make_squares
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -22,6 +23,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ["EVALFM_HOME"] = tempfile.mkdtemp(prefix="evalfm-home-")
 
 
+def pytest_collection_finish() -> None:
+    """What the libraries hold for good is not looked through at every collection of garbage, .3 s each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shortened() -> Iterator[None]:
     """Runs are made in short (see ``shortened.py``); tests that load no torch make none."""
@@ -29,6 +36,13 @@ def shortened() -> Iterator[None]:
         yield
         return
     with in_short():
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gathered() -> Iterator[None]:
+    """The command line's verbs are gathered once."""
+    with one_command_line():
         yield
 
 

@@ -2,6 +2,8 @@
 
 Pictures are composed but not rasterised, and the time of one image is taken of the fewest passes. Tests that look at
 these ask for the fixture ``in_full`` or enter ``in_full()``; processes of their own always do everything.
+
+The command line is put together once a process, as a user's process does it, and not once a call.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +55,14 @@ def in_full() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for owner, name, value in WHOLE:
             patch.setattr(owner, name, value)
+        yield
+
+
+@contextmanager
+def one_command_line() -> Iterator[None]:
+    """All verbs and options of an app are gathered at its first call and kept, which is most of a call's time."""
+    from typer import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "get_group", cache(main.get_group))
         yield

@@ -57,11 +57,11 @@ def test_the_page_runs_from_top_to_bottom(
                 assert program == "evalfm"
                 done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
                 assert done.exit_code == 0, f"{line}\n{done.output}"
-    assert commands == 18
+    assert commands == 23
     runs = find_runs(tmp_path / "runs")
     made = {run.encoder for run in runs}
     assert made >= {"my-resnet", "stripes", "precomputed", "hog"}
-    assert {run.task for run in runs if run.encoder == "hog"} == {"ptx-men", "ptx-cls"}
+    assert {run.task for run in runs if run.encoder == "hog"} == {"ptx-men", "ptx-cls", "ptx-benefit"}
     assert {(run.encoder, run.task) for run in runs if run.head == "lda"} == {
         ("hog", "ptx-cls"),
         ("stripes", "ptx-men"),
@@ -76,7 +76,18 @@ def test_the_page_runs_from_top_to_bottom(
     # File, object and entry point are one encoder under one name, the file with its digest in the key.
     keys = {run.record.provenance.feature_key for run in runs if run.encoder == "stripes" and run.head == "linear"}
     assert len(keys) == 2
-    for what, name in (("encoders", "stripes"), ("heads", "lda"), ("data", "named-files"), ("tasks", "ptx-men")):
+    benefits = [run for run in runs if run.task == "ptx-benefit" and not run.is_baseline]
+    assert {run.head for run in benefits} == {"linear", "knn"}
+    assert {run.primary for run in benefits} == {"net-benefit"}
+    assert all(run.metrics["net-benefit"].value is not None for run in benefits)
+    assert all("net-benefit" not in run.metrics for run in runs if run.task != "ptx-benefit")
+    for what, name in (
+        ("encoders", "stripes"),
+        ("heads", "lda"),
+        ("data", "named-files"),
+        ("tasks", "ptx-men"),
+        ("metrics", "net-benefit"),
+    ):
         listed = CliRunner().invoke(app, ["ls", what]).stdout
         assert f"Plugged in: {name}, by evalfm-examples (evalfm_examples" in listed
         assert "Broken" not in listed

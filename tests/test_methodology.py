@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 from pathlib import Path
 
 from evalfm.heads.registry import built_in_heads
+from evalfm.heads.regression import RidgeHead
 from evalfm.training.recipe import ADAPTATIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,15 +30,21 @@ def test_the_defaults_are_those_of_the_code():
 
 def test_the_table_changes_with_the_code(monkeypatch):
     module = writer()
-    before = module.defaults()
+    page = module.PAGE.read_text(encoding="utf-8")
     monkeypatch.setattr("evalfm.heads.regression.RidgeHead.grid", property(lambda head: {"alpha": [1.0]}))
-    assert module.defaults() != before
+    assert module.written(page) != page
 
 
-def test_every_head_and_adaptation_has_its_words():
+def test_a_head_without_a_section_has_the_words_of_its_class():
+    module = writer()
+    page = module.PAGE.read_text(encoding="utf-8")
+    every = "".join(f"`{entry.name}`" for entry in built_in_heads())
+    assert module.defaults(every).startswith("| head | kinds | settings |")
+    said = module.written(page.replace("`ridge`", "ridge"))
+    assert f"### `ridge` (regression)\n{inspect.getdoc(RidgeHead)}\n\n| head |" in said
+
+
+def test_every_adaptation_has_its_words():
     page = (DOCS / "methodology.md").read_text(encoding="utf-8")
-    prose = page[: page.index("## Defaults")]
-    for entry in built_in_heads():
-        assert f"`{entry.name}`" in prose, entry.name
     for name in ADAPTATIONS:
-        assert f"`{name}`" in prose, name
+        assert f"`{name}`" in page[: page.index("## Defaults")], name

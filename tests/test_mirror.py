@@ -22,12 +22,12 @@ ACROSS = {
     "encoders/test_published_facts.py": "every card against what its authors publish",
     "heads/segmentation/test_conformance.py": "every dense head",
     "heads/test_ties.py": "every head",
-    "metrics/test_conformance.py": "every metric",
     "probing/test_adapted.py": "fine-tuned encoders through a whole probe",
     "probing/test_learned_texts.py": "learned sentences through a whole probe",
     "probing/test_multilabel.py": "several findings through a whole probe",
     "probing/test_run_key.py": "what makes another run, wherever it is read",
     "statistics/test_drawn_studies.py": "sizes, power and coverage on drawn studies",
+    "tasks/kinds/test_conformance.py": "every kind of task",
     "study/test_published.py": "the studies that ship, rehearsed",
 }
 """What stands over several modules, and what it stands for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -19,7 +20,8 @@ from evalfm.encoders.reference import ALIASES, PREFIXES
 from evalfm.encoders.registry import RESERVED, card_names, encoder_plugins
 from evalfm.errors import EvalfmError
 from evalfm.heads.registry import find_head, head_names, head_plugins, list_heads, load_head
-from evalfm.plugins import installed_points
+from evalfm.metrics.registry import metric_names, metric_of, metric_plugins
+from evalfm.plugins import find_plugins, installed_points, package_of
 from evalfm.probing.names import check_names
 from evalfm.study.config import Study
 from evalfm.study.grid import expand
@@ -31,8 +33,9 @@ GROUPS = {
     "head": (head_plugins, head_names, lambda name: load_head(name, "binary"), "linear"),
     "source": (source_plugins, list_sources, load_source, "table"),
     "task": (task_plugins, task_names, load_task, "ptx-cls"),
+    "metric": (metric_plugins, metric_names, metric_of, "auroc"),
 }
-LISTED = {"encoder": "encoders", "head": "heads", "source": "data", "task": "tasks"}
+LISTED = {"encoder": "encoders", "head": "heads", "source": "data", "task": "tasks", "metric": "metrics"}
 GOOD = """
 from pathlib import Path
 from evalfm.heads import HeadEntry
@@ -41,6 +44,7 @@ task = Path(__file__).with_name("mine.yaml")
 task.write_text("base: ptx-cls\\nname: mine\\n")
 head = HeadEntry("mine", ("binary",), ("pooled",), "theirs", "good_things:Mine")
 number = 3
+OPTIONS = frozenset({"uncertain"})
 
 def encoder():
     raise AssertionError("built")
@@ -49,6 +53,9 @@ def import_source(root, options):
     return options.uncertain
 
 def __getattr__(name):
+    if name == "metric":
+        from evalfm.metrics import Metric, mean_among
+        return Metric("mine", ("binary",), lambda rows: mean_among(rows, rows.score, undefined="no image"))
     if name != "Mine":
         raise AttributeError(name)
     from evalfm.heads.knn import NeighbourHead
@@ -62,6 +69,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
     (tmp_path / "good_things.py").write_text(GOOD)
     (tmp_path / "bad_things.py").write_text("import no_such_library\n")
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
+    (tmp_path / "speaking.py").write_text("raise ValueError('One line\\nand another')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def installed(*points: tuple[str, str, str], package: str = "good-things") -> None:
@@ -72,7 +80,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., No
         (place / "entry_points.txt").write_text("\n".join(lines) + "\n")
 
     yield installed
-    for name in ("good_things", "bad_things", "leaving"):
+    for name in ("good_things", "bad_things", "leaving", "speaking"):
         sys.modules.pop(name, None)
 
 
@@ -101,6 +109,8 @@ def test_a_plugin_is_found_by_name_listed_and_loaded(what: str, install: Callabl
         ("broken", "bad_things:anything", r"of bad-things \(bad_things:anything\) cannot be loaded \(No module named"),
         ("broken", "good_things:absent", r"cannot be loaded \(absent\)"),
         ("broken", "leaving:anything", r"cannot be loaded \(3\)"),
+        ("broken", "speaking:anything", r"cannot be loaded \(One line\); fix or uninstall it\.$"),
+        ("broken!", "good_things:number", r"of bad-things .* has a name with other signs than letters, digits"),
         ("broken", "good_things:number", r"of bad-things \(good_things:number\) cannot be used \(it is int, not a"),
         ("built-in", "good_things", r"of bad-things \(good_things\) has the name of one of evalfm's own"),
     ],
@@ -108,12 +118,15 @@ def test_a_plugin_is_found_by_name_listed_and_loaded(what: str, install: Callabl
 def test_what_is_broken_is_told_to_who_asks_and_listed(
     what: str, name: str, value: str, reason: str, install: Callable[..., None]
 ) -> None:
-    _, names, load, built_in = GROUPS[what]
+    plugins, names, load, built_in = GROUPS[what]
     name = built_in if name == "built-in" else name
-    others = [each for each in ("hog", "linear", "table", "ptx-cls") if each in names() and each != name]
+    others = [each for each in ("hog", "linear", "table", "ptx-cls", "auroc") if each in names() and each != name]
     install((what, name, value), package="bad-things")
+    if (what, name) == ("metric", built_in):
+        # Every run has evalfm's own: it stays, and only the other is refused.
+        assert load(name).words == "AUROC"
     with pytest.raises(EvalfmError, match=reason) as caught:
-        load(name)
+        plugins()[name].load() if (what, name) == ("metric", built_in) else load(name)
     assert str(caught.value).startswith(f"The {what} {name!r} of bad-things")
     assert "\n" not in str(caught.value)
     for other in others:
@@ -135,7 +148,9 @@ def test_of_two_plugins_of_one_name_neither_is_taken(what: str, install: Callabl
 
 
 def test_a_card_or_entry_bears_the_name_it_is_offered_by(install: Callable[..., None]) -> None:
-    install(("head", "yours", "good_things:head"), ("task", "yours", "good_things:task"))
+    install(*((what, "yours", f"good_things:{what}") for what in ("head", "task", "metric")))
+    with pytest.raises(EvalfmError, match="its Metric is called 'mine'"):
+        metric_of("yours")
     with pytest.raises(EvalfmError, match="its HeadEntry is called 'mine'"):
         find_head("yours")
     with pytest.raises(EvalfmError, match="its card is called 'mine'"):
@@ -160,7 +175,9 @@ def test_a_source_that_gives_something_else_is_refused(install: Callable[..., No
     install(("source", "mine", "good_things"), ("source", "broken", "bad_things"))
     with pytest.raises(EvalfmError, match=r"The source 'mine' of good-things \(good_things\) gives .*, not Imported"):
         load_source("mine")(tmp_path, ImportOptions())
-    # It honours no option, and a broken one beside it does not hinder saying so.
+    # It honours one option, which others do not, and a broken one beside it does not hinder saying so.
+    with pytest.raises(EvalfmError, match=r"'jsrt' knows no option --uncertain, which belongs to .*'mine'"):
+        check_options("jsrt", ImportOptions(uncertain="zero"))
     with pytest.raises(EvalfmError, match=r"'mine' knows no option .*'mermed'"):
         check_options("mine", ImportOptions(subset="cxr"))
 
@@ -206,11 +223,24 @@ print([name for name in ("torch", "timm", "sklearn") if name in sys.modules])
     assert done.stdout.splitlines()[-1:] == ["[]"], done.stderr[-2000:]
 
 
-def test_words_that_stand_in_place_of_a_card_are_reserved() -> None:
+def test_words_that_stand_in_place_of_a_card_are_reserved(install: Callable[..., None]) -> None:
     assert set(RESERVED) == {*PREFIXES, *ALIASES}
+    taken = (*RESERVED, "medclip")
+    install(*(("encoder", name, "good_things:encoder") for name in taken))
+    assert {encoder_plugins()[name].fault for name in taken} == {"has the name of one of evalfm's own"}
 
 
 def test_a_package_installed_meanwhile_is_seen(install: Callable[..., None]) -> None:
     assert installed_points("evalfm.nothings") == ()
     install(("nothing", "mine", "good_things:number"))
     assert [point.name for point in installed_points("evalfm.nothings")] == ["mine"]
+
+
+def test_plugins_are_in_the_order_of_their_names(install: Callable[..., None]) -> None:
+    install(*(("nothing", name, "good_things:number") for name in ("second", "first", "third")))
+    found = find_plugins("nothing", (), lambda name, loaded: (name, loaded))
+    assert list(found) == ["first", "second", "third"]
+    assert found["third"].load() == ("third", 3)
+    assert (found["third"].version, package_of(found["third"].point)) == ("good-things 1", "good-things")
+    code = found["third"].code
+    assert code == hashlib.sha256(GOOD.encode()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import numpy as np
@@ -12,23 +12,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.metrics.mask_scores import MaskScores
+from evalfm.metrics.metric import CALIBRATED, THRESHOLD
 
 MOST_LEVELS = 12
 OWN = {"id", "patient", "split", "fold", "target", "threshold", "prediction", "height", "width"}
 """Columns of predictions that are no attributes."""
 OF_CLASSES = (
-    "score_",
-    "target_",
-    "threshold_",
-    "calibrated_",
-    "dice_",
-    "iou_",
-    "hd95_",
-    "nsd_",
-    "area_",
-    "prediction_rle_",
-    "visible_lesion_fraction_",
-    "oracle_dice_",
+    *("score_", "target_", f"{THRESHOLD}_", f"{CALIBRATED}_"),
+    *(f"{field.name}_" for field in fields(MaskScores)),
+    *("prediction_rle_", "visible_lesion_fraction_", "oracle_dice_"),
 )
 """How columns begin that a class or a mask has of its own; they end in its name."""
 _ATTRIBUTE = re.compile(r"^(?P<name>[^:]+?)(?::(?P<thresholds>[-+0-9.eE]+(?:/[-+0-9.eE]+)*))?$")

@@ -14,7 +14,8 @@ from evalfm.analysis.attributes import Attribute, usable
 from evalfm.analysis.predictions import Predictions
 from evalfm.analysis.scores import ImageValues, LabelScores, values_of_images
 from evalfm.errors import EvalfmError
-from evalfm.metrics.registry import compute_metrics
+from evalfm.metrics.labels import AUROC
+from evalfm.metrics.registry import compute_metrics, metrics_in
 from evalfm.metrics.rows import Scored
 from evalfm.run import Run
 from evalfm.statistics.association import MeanDifference, mean_difference
@@ -27,7 +28,7 @@ from evalfm.statistics.resampling import identify, mean_over_folds
 from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 ALPHA = 0.05
-SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
+SHOWN = tuple(metric.name for metric in metrics_in("subgroups", "binary"))
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def _part(scores: LabelScores, attribute: Attribute, adjust: Sequence[str], seed
 
 
 def _worst(strata: Sequence[Stratum]) -> str | None:
-    areas = [(area.value, each.level) for each in strata if (area := each.metrics["auroc"]).value is not None]
+    areas = [(area.value, each.level) for each in strata if (area := each.metrics[AUROC.name]).value is not None]
     return min(areas)[1] if len(areas) > 1 else None
 
 

@@ -8,12 +8,16 @@ from typing import Any
 
 from evalfm.analysis.table import Line, TaskTable
 from evalfm.config import THRESHOLD_RULE
+from evalfm.metrics.registry import metrics_in
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
-RATES = ("f1", "sensitivity", "specificity", "accuracy")
-CERTAINTY = ("brier", "ece")
-HEADER = ("encoder", "head", "threshold", *RATES, *CERTAINTY, "auroc")
+METRICS = sorted(
+    metrics_in("operating points", "binary"),
+    key=lambda metric: (not metric.constant, not (metric.default or metric.calibrated)),
+)
+"""First what a constant answer has too, last what neither threshold nor temperature moves."""
+HEADER = ("encoder", "head", "threshold", *(metric.name for metric in METRICS))
 DEFAULT, ALL_POSITIVE = "default, .5", "every image called positive"
 """What stands under ``threshold`` where val chose none."""
 
@@ -41,14 +45,14 @@ def operating_points(table: TaskTable) -> list[OperatingPoint]:
     """
     found: list[OperatingPoint] = []
     constants: dict[float | None, Estimate] = {}
-    lines = [line for line in table.lines if not line.baseline and "f1_all_positive" in line.runs[0].metrics]
+    first = METRICS[0].constant
+    lines = [line for line in table.lines if not line.baseline and first in line.runs[0].metrics]
     for line in lines:
-        plain = [_of(line, f"{name}_default") for name in RATES] + [_of(line, name) for name in CERTAINTY]
-        chosen = [_of(line, name) for name in RATES] + [_of(line, f"{name}_calibrated") for name in CERTAINTY]
-        auroc = _of(line, "auroc")
-        found.append(OperatingPoint(line.encoder, line.head, DEFAULT, (*plain, auroc)))
-        found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(line.runs), (*chosen, auroc)))
-        constant = line.estimate("f1_all_positive")
+        plain = tuple(_of(line, metric.default or metric.name) for metric in METRICS)
+        chosen = tuple(_of(line, metric.calibrated or metric.name) for metric in METRICS)
+        found.append(OperatingPoint(line.encoder, line.head, DEFAULT, plain))
+        found.append(OperatingPoint(line.encoder, line.head, chosen_in_words(line.runs), chosen))
+        constant = line.estimate(first)
         constants.setdefault(constant.value, constant)
     blank = [None] * (len(HEADER) - 4)
     return found + [OperatingPoint("constant", "–", ALL_POSITIVE, (each, *blank)) for each in constants.values()]

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.metrics.metric import Contrast, Metric
-from evalfm.metrics.registry import check_metrics, measurable, metrics_of
+from evalfm.metrics.registry import check_metrics, measurable, metric_names, metrics_of
 from evalfm.metrics.rows import Rows, Scored
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Average, Patients, Statistic
+from evalfm.tasks.kinds import kind_of
 
 Values = NDArray[np.float64]
 
@@ -131,17 +132,16 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
     """
     first = lines[0].runs[0]
     kind = first.kind
+    name = metric or usual_metric(first).name
     names = tuple(first.record.data.class_names)
     start = _tested(first)
-    truth = _truth(kind, names)
+    truth = kind_of(kind).truth_columns(names)
     tables = []
     for run in (run for line in lines for run in line.runs):
         tables.append(_tested(run))
         _check(first, start, run, tables[-1], truth)
     try:
-        of_runs = pair_tables(
-            kind, metric or usual_metric(kind, first.primary).name, tables, names, first.record.data.unit
-        )
+        of_runs = pair_tables(kind, name, tables, names, first.record.data.unit)
     except UnknownNameError:
         raise
     except EvalfmError as error:
@@ -157,9 +157,9 @@ def pair_tables(
     Raises:
         EvalfmError: the metric is none, cannot be paired, or there are too few patients for it.
     """
-    every = [measurable(kind, Scored(table, class_names, unit == "patients")) for table in tables]
+    every = [measurable(kind, Scored(table, class_names, unit == "patients"), [name]) for table in tables]
     found = {each: metric.contrast for each, (metric, _) in every[0].items()}
-    able = [*(metric.name for metric in _pairable(kind)), *(each for each, contrast in found.items() if contrast)]
+    able = [*(metric.name for metric in _pairable(kind, name)), *(each for each, contrast in found.items() if contrast)]
     contrast = found.get(name)
     if name not in found and name in able:
         raise EvalfmError(f"the task has several masks per image; name one, such as --metric {name}_{class_names[0]}.")
@@ -183,26 +183,30 @@ def pair_tables(
     return PairedRuns(name, metric, contrast, rows, tuple(measured))
 
 
-def usual_metric(kind: str, primary: str) -> Metric:
-    """The task's ``primary`` metric where it can be paired, else the first that can."""
-    able = _pairable(kind)
-    return next((metric for metric in able if metric.name == primary), able[0])
+def usual_metric(run: Run) -> Metric:
+    """The primary metric of the task where it can be paired, else the first that can.
+
+    Raises:
+        EvalfmError: another package brought it, which is not installed here.
+    """
+    said = run.record.plugged_metrics.get(run.primary)
+    if said is not None and run.primary not in metric_names():
+        raise EvalfmError(
+            f"{run.task} is compared by {run.primary} of {said.package}, which is not installed; install it, or name "
+            "another with --metric."
+        )
+    able = _pairable(run.kind, run.primary)
+    return next((metric for metric in able if metric.name == run.primary), able[0])
 
 
-def _pairable(kind: str) -> list[Metric]:
-    return [metric for metric in metrics_of(kind) if metric.contrast and kind in metric.kinds]
+def _pairable(kind: str, name: str) -> list[Metric]:
+    """Those of ``kind`` that can be paired, and the plug-in called ``name`` if it can."""
+    return [metric for metric in metrics_of(kind, [name]) if metric.contrast and kind in metric.kinds]
 
 
 def _tested(run: Run) -> pd.DataFrame:
     """The test rows of a run in the order of their ids."""
     return run.test_predictions().sort_values("id", kind="stable").reset_index(drop=True)
-
-
-def _truth(kind: str, names: Sequence[str]) -> list[str]:
-    """Columns of the predictions that hold what is true of an image."""
-    if kind in ("multilabel", "segmentation"):
-        return [f"{'target' if kind == 'multilabel' else 'area_true'}_{name}" for name in names]
-    return ["target"]
 
 
 def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, truth: Sequence[str]) -> None:

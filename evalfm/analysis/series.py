@@ -22,8 +22,6 @@ NO_FEATURE = frozenset(
     {"batch_size", "maps", "workers", "device", "cache_images", "processes", "weights", "precision", "compile"}
 )
 """Likewise, of how the encoder was loaded; weights and precision are in the record."""
-SUBSETS = ("shots", "val_shots", "label_fraction", "associate", "episodes")
-"""What draws the training images anew for each seed."""
 OVER_SEEDS = "over several seeds the interval goes from the lowest to the highest end of theirs"
 
 
@@ -118,7 +116,9 @@ def facets_among(runs: Sequence[Run]) -> list[Callable[[Run], str]]:
         lambda run: f"weights {str(run.record.provenance.weights_digest)[:8]}",
         lambda run: f"{'file' if run.encoder == 'precomputed' else 'features'} {run.record.provenance.feature_key[:8]}",
         cohort_words,
-        lambda run: "split by seed" if _drawn(run) else f"split {run.record.provenance.split_hash[:8]}",
+        lambda run: (
+            "split by seed" if run.record.config.draws_subsets else f"split {run.record.provenance.split_hash[:8]}"
+        ),
         lambda run: f"seed {run.seed}",
         lambda run: f"run {run.record.key[:8]}",
         lambda run: f"run {run.record.key}",
@@ -144,10 +144,14 @@ def settings_but(run: Run, *names: str) -> str:
     return _all_but_the_seed(run, frozenset(names))
 
 
+def _split_words(run: Run) -> str:
+    return "split by seed" if run.record.config.draws_subsets else f"split {run.record.provenance.split_hash[:8]}"
+
+
 def _all_but_the_seed(run: Run, names: frozenset[str] = frozenset()) -> str:
     """What decides the result of a run beside its seed, as canonical JSON."""
     record, made = run.record, run.record.provenance
-    drawn = bool(names) or _drawn(run)
+    drawn = bool(names) or run.record.config.draws_subsets
     settings = {name: value for name, value in settings_of(run).items() if name not in names}
     return json.dumps(
         [
@@ -159,11 +163,6 @@ def _all_but_the_seed(run: Run, names: frozenset[str] = frozenset()) -> str:
         sort_keys=True,
         default=str,
     )
-
-
-def _drawn(run: Run) -> bool:
-    """Whether a seed draws the training images, so that the split's hash differs with it."""
-    return any(getattr(run.record.config, name) is not None for name in SUBSETS)
 
 
 def _sentences(run: Run) -> Mapping[str, Any] | None:

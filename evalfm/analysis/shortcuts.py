@@ -12,10 +12,12 @@ from evalfm.analysis.cohort import Cohort, cohort_of
 from evalfm.analysis.pairing import over_seeds, pair
 from evalfm.analysis.series import input_words, line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
+from evalfm.config import SMALLER
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.kinds import kind_of
 
 NEGATIVES = re.compile(r"(?P<finding>\w+) == 0$")
 """How the cohort of a decodability run ends."""
@@ -154,7 +156,7 @@ def _tie(run: Run) -> tuple[str, float]:
 
 def _finding(run: Run) -> str | None:
     found = NEGATIVES.search(run.record.config.where or "")
-    return found["finding"] if found and run.record.task.kind == "binary" else None
+    return found["finding"] if found and kind_of(run.record.task.kind).one_label else None
 
 
 def _is_untrained(baseline: Line, line: Line) -> bool:
@@ -167,4 +169,4 @@ def _is_untrained(baseline: Line, line: Line) -> bool:
 def _alike(one: Line, other: Line) -> bool:
     """Whether two lines of one cohort were made in the same way."""
     first, second = one.runs[0].record.config, other.runs[0].record.config
-    return all(getattr(first, name) == getattr(second, name) for name in ("shots", "label_fraction", "val_shots"))
+    return all(getattr(first, name) == getattr(second, name) for name in SMALLER)

@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalfm.analysis.cohort import WITH_FINDING as WITH_FINDING
 from evalfm.analysis.cohort import by_cohort, cohort_names, cohort_of, test_counts
 from evalfm.analysis.series import averaged, line_names, seed_sd, series
 from evalfm.analysis.series import encoder_label as encoder_label
 from evalfm.analysis.series import model_names as model_names
 from evalfm.cautions import Code, sentences
 from evalfm.errors import UnknownNameError
+from evalfm.metrics.metric import Metric
 from evalfm.metrics.registry import metric_of
-from evalfm.record import Record
+from evalfm.metrics.rows import Rows
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
@@ -109,11 +109,11 @@ def _tie(run: Run) -> str:
 
 def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
     record = runs[0].record
-    names = _shown_metrics(record)
+    names = _shown_metrics(runs[0])
     grouped = series(runs)
     called = line_names([each[0] for each in grouped])
     lines = [_line(each, name, names) for each, name in zip(grouped, called, strict=True)]
-    primary = metric_of(names[0])
+    primary = facts_of(names[0], runs)
 
     def order(line: Line) -> tuple[bool, float]:
         return line.baseline, primary.badness(line.metrics[names[0]].value)
@@ -130,18 +130,32 @@ def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
     )
 
 
-def _shown_metrics(record: Record) -> tuple[str, ...]:
+def facts_of(name: str, runs: Iterable[Run]) -> Metric:
+    """The facts of the metric ``name``; of one that another package brought, which may not be here, as the runs say."""
+    for run in runs:
+        said = run.record.plugged_metrics.get(name)
+        if said is not None:
+            return Metric(name, (run.kind,), _not_here, unit=said.unit, better=said.better, beside=said.beside)
+    return metric_of(name)
+
+
+def _not_here(rows: Rows) -> Estimate:
+    return Estimate.absent("the package of the metric is not asked", unit=rows.unit)
+
+
+def _shown_metrics(run: Run) -> tuple[str, ...]:
     """The first metrics that the task names, class by class where there are several; else the run's first ones.
 
     What a metric must not be read without comes with it, also beyond their number.
     """
+    record = run.record
     classes = record.data.class_names
     named = [name for metric in record.task.metrics for name in (metric, *(f"{metric}_{each}" for each in classes))]
     found = [name for name in named if name in record.metrics] or list(record.metrics)
     shown: dict[str, None] = {}
     for name in found:
         if len(shown) < SHOWN_METRICS:
-            together = (name, *(each for each in metric_of(name).beside if each in record.metrics))
+            together = (name, *(each for each in facts_of(name, [run]).beside if each in record.metrics))
             shown |= dict.fromkeys(together)
     return tuple(shown)
 

@@ -163,12 +163,12 @@ def print_task(table: TaskTable) -> None:
 
 def print_metrics(table: TaskTable) -> None:
     """Print one task's metrics below each other: a row per metric and line, with unit and direction."""
-    from evalfm.metrics.registry import metric_of
+    from evalfm.analysis.table import facts_of
 
     footnotes = Footnotes()
-    rows = []
+    rows, runs = [], [run for line in table.lines for run in line.runs]
     for name in table.metric_names:
-        facts = metric_of(name)
+        facts = facts_of(name, runs)
         for line in table.lines:
             cell = footnotes.cell(line.metrics[name], f"{line.encoder}/{line.head} {name}")
             rows.append([name, facts.unit or "–", facts.direction, _name(line), _head(line), cell])

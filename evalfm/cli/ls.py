@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from evalfm.cards import CardModel
     from evalfm.plugins import PlugIn
 
-app = Verbs(help="List encoders, tasks, heads, data sets or runs.", no_args_is_help=True)
+app = Verbs(help="List encoders, tasks, heads, metrics, data sets or runs.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -127,6 +127,47 @@ def heads(json: Json = False) -> None:
     rows = [[head.name, ", ".join(sorted(head.kinds)), ", ".join(sorted(head.needs)), head.summary] for head in known]
     print_rows("Heads", ["name", "kinds", "needs", "what it is"], rows)
     _say_plugins(head_plugins())
+
+
+@app.command()
+def metrics(json: Json = False) -> None:
+    """List the metrics, the kinds of task that have them, and which values are good.
+
+    Example:
+
+        evalfm ls metrics
+    """
+    from evalfm.cli.console import emit_json, print_rows
+    from evalfm.metrics.registry import list_metrics, metric_plugins
+
+    known = list_metrics()
+    if json:
+        listed = [
+            {
+                "name": metric.name,
+                "kinds": list(metric.kinds),
+                "of_class": list(metric.of_class),
+                "unit": metric.unit,
+                "better": metric.better,
+                "paired": metric.contrast is not None,
+            }
+            for metric in known
+        ]
+        emit_json([metric | _origin(str(metric["name"]), metric_plugins()) for metric in listed])
+        return
+    rows = [
+        [
+            metric.name,
+            ", ".join(metric.kinds),
+            ", ".join(metric.of_class),
+            metric.unit or "–",
+            metric.direction,
+            "yes" if metric.contrast is not None else "–",
+        ]
+        for metric in known
+    ]
+    print_rows("Metrics", ["name", "kinds of task", "of each class", "unit", "better", "compared in pairs"], rows)
+    _say_plugins(metric_plugins())
 
 
 @app.command()

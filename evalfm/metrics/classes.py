@@ -131,6 +131,12 @@ def _most_frequent(rows: Classes) -> Positions:
 
 def _of_halves(of: ConfusionStatistic, beside: str = "") -> tuple[Metric, Metric]:
     """Of the answers, and of a baseline that always predicts the most frequent class of the image's half."""
+    constant = Metric(
+        f"{of.name}_constant",
+        BASE_TO_NOVEL,
+        _in_halves(of.formula, _most_frequent),
+        beside=(f"{beside}_constant",) if beside else (),
+    )
     answers = Metric(
         of.name,
         BASE_TO_NOVEL,
@@ -138,14 +144,9 @@ def _of_halves(of: ConfusionStatistic, beside: str = "") -> tuple[Metric, Metric
         beside=(beside,) if beside else (),
         contrast=_influence(of),
         words=of.name.replace("_", " "),
+        constant=constant.name,
     )
-    constant = f"{beside}_constant"
-    return answers, Metric(
-        f"{of.name}_constant",
-        BASE_TO_NOVEL,
-        _in_halves(of.formula, _most_frequent),
-        beside=(constant,) if beside else (),
-    )
+    return answers, constant
 
 
 def _certainty(measure: Callable[[Classes, Values], Measured], calibrated: bool = False) -> Measure:
@@ -194,8 +195,8 @@ METRICS = (
         words="accuracy",
     ),
     *map(_of_confusion, OF_CLASSES),
-    Metric("log_loss", EXCLUSIVE, _certainty(_log_loss), better="lower"),
-    Metric("ece", EXCLUSIVE, _certainty(_ece), better="lower"),
+    Metric("log_loss", EXCLUSIVE, _certainty(_log_loss), better="lower", calibrated="log_loss_calibrated"),
+    Metric("ece", EXCLUSIVE, _certainty(_ece), better="lower", calibrated="ece_calibrated"),
     Metric("log_loss_calibrated", EXCLUSIVE, _certainty(_log_loss, True), better="lower", needs=CALIBRATED),
     Metric("ece_calibrated", EXCLUSIVE, _certainty(_ece, True), better="lower", needs=CALIBRATED),
     *(answers for answers, _ in HALVES),

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
-from evalfm.metrics.metric import CALIBRATED, THRESHOLD, Contrast, Measure, Metric, mean_among
+from evalfm.metrics.metric import CALIBRATED, THRESHOLD, Contrast, Measure, Metric, Table, mean_among
 from evalfm.metrics.rows import Question, Questions, Rows, probable
 from evalfm.statistics import classification
 from evalfm.statistics.auroc import Auroc, average_precision_statistic
@@ -26,6 +26,7 @@ DEFAULT_THRESHOLD = 0.5
 NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
 EXCLUSIVE = ("multiclass", "ordinal")
 
+EVERY_TABLE: tuple[Table, ...] = ("subgroups", "strata of a report", "operating points")
 Of = Literal["positive", "negative", "called", "not called", "all"]
 
 
@@ -233,23 +234,31 @@ AUROC = Metric(
     _of_known(measured_auroc),
     of_class=("multilabel", *EXCLUSIVE),
     words="AUROC",
+    tables=EVERY_TABLE,
     contrast=Contrast(
         f"{DELONG} for {{}}",
         lambda runs, weights: _difference_of_areas([[rows] for rows in runs], weights),
         _same_images,
     ),
 )
-AUPRC = Metric("auprc", ("binary",), _of_known(_average_precision), of_class=("multilabel",))
+AUPRC = Metric("auprc", ("binary",), _of_known(_average_precision), of_class=("multilabel",), tables=("subgroups",))
 
 
 def _rate(
-    name: str, formula: Callable[[Values], Values], of: Of, undefined: str, *, other_half: str = "", baseline: str = ""
+    name: str,
+    formula: Callable[[Values], Values],
+    of: Of,
+    undefined: str,
+    *,
+    other_half: str = "",
+    constant: str = "",
+    tables: tuple[Table, ...] = (),
 ) -> tuple[Metric, Metric, Metric]:
     """What is counted at the chosen threshold, the mean of that over labels, and the same at .5.
 
-    Beside it stands its ``other_half``, or what a ``baseline`` has.
+    Beside it stands its ``other_half``, or what a ``constant`` answer has.
     """
-    both = (baseline,) if baseline else ()
+    both = (constant,) if constant else ()
     measure = _of_known(_counted(formula, of, undefined))
     chosen = Metric(
         name,
@@ -258,6 +267,9 @@ def _rate(
         of_class=("multilabel",),
         needs=THRESHOLD,
         beside=(other_half,) if other_half else both,
+        tables=tables,
+        default=f"{name}_default",
+        constant=constant,
     )
     default = Metric(
         f"{name}_default",
@@ -269,8 +281,22 @@ def _rate(
 
 
 RATES = (
-    _rate("sensitivity", classification.sensitivity, "positive", "no image is positive", other_half="specificity"),
-    _rate("specificity", classification.specificity, "negative", "no image is negative", other_half="sensitivity"),
+    _rate(
+        "sensitivity",
+        classification.sensitivity,
+        "positive",
+        "no image is positive",
+        other_half="specificity",
+        tables=EVERY_TABLE,
+    ),
+    _rate(
+        "specificity",
+        classification.specificity,
+        "negative",
+        "no image is negative",
+        other_half="sensitivity",
+        tables=EVERY_TABLE,
+    ),
     _rate(
         "ppv",
         classification.positive_predictive_value,
@@ -286,12 +312,36 @@ RATES = (
         other_half="ppv",
     ),
     # Where most images are positive, F1 is high for calling all of them so.
-    _rate("f1", classification.f1, "all", "no image is positive or called positive", baseline="f1_all_positive"),
-    _rate("accuracy", classification.call_accuracy, "all", "no image"),
+    _rate(
+        "f1",
+        classification.f1,
+        "all",
+        "no image is positive or called positive",
+        constant="f1_all_positive",
+        tables=("operating points",),
+    ),
+    _rate("accuracy", classification.call_accuracy, "all", "no image", tables=("operating points",)),
     _rate("balanced_accuracy", classification.balanced_accuracy, "all", "one class is missing"),
 )
 
 
+def _certainty(name: str, measure: Callable[[Question, Values], Measured]) -> tuple[Metric, Metric]:
+    """Of the scores, and the same after temperature scaling."""
+    calibrated = Metric(
+        f"{name}_calibrated", ("binary",), _of_probabilities(measure, CALIBRATED), better="lower", needs=CALIBRATED
+    )
+    plain = Metric(
+        name,
+        ("binary",),
+        _of_probabilities(measure),
+        better="lower",
+        tables=("operating points",),
+        calibrated=calibrated.name,
+    )
+    return plain, calibrated
+
+
+CERTAINTY = (_certainty("brier", _brier), _certainty("ece", _ece))
 METRICS = (
     _macro(
         AUROC,
@@ -307,8 +357,7 @@ METRICS = (
     AUROC,
     AUPRC,
     *(chosen for chosen, _, _ in RATES),
-    Metric("brier", ("binary",), _of_probabilities(_brier), better="lower"),
-    Metric("ece", ("binary",), _of_probabilities(_ece), better="lower"),
+    *(plain for plain, _ in CERTAINTY),
     Metric(
         "calibration_slope",
         ("binary",),
@@ -329,7 +378,6 @@ METRICS = (
         ("binary",),
         _counted(classification.f1, "all", "no image is positive or called positive", -np.inf),
     ),
-    Metric("brier_calibrated", ("binary",), _of_probabilities(_brier, CALIBRATED), better="lower", needs=CALIBRATED),
-    Metric("ece_calibrated", ("binary",), _of_probabilities(_ece, CALIBRATED), better="lower", needs=CALIBRATED),
+    *(calibrated for _, calibrated in CERTAINTY),
 )
 """In the order of tables."""

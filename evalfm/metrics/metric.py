@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.metrics.rows import Rows
+from evalfm.metrics.rows import ROWS, Rows
 from evalfm.statistics.comparison import Difference, compare_means
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
@@ -23,6 +23,11 @@ Measure = Callable[[Any], Measured | Estimate]
 
 THRESHOLD, CALIBRATED = "threshold", "calibrated"
 """Columns of predictions without which a run has no metric that needs them."""
+
+OF_CLASSES = ("multilabel", "multiclass", "ordinal", "segmentation")
+"""Kinds of task with metrics of each class."""
+Table = Literal["subgroups", "strata of a report", "operating points"]
+"""Tables that show a choice of metrics."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,13 @@ class Metric:
         needs: a column of predictions without which a run does not have it.
         contrast: how runs are paired by it; None where there is no such test.
         words: its name in a sentence.
+        tables: those it stands in, of the tables that show a choice.
+        default: full name of the same where nothing was chosen on val, such as at a threshold of .5.
+        calibrated: full name of the same after temperature scaling.
+        constant: full name of the same of a baseline that gives every image one answer.
+
+    Raises:
+        ValueError: a kind of task or a direction that there is not, or a contrast without one.
     """
 
     name: str
@@ -68,6 +80,20 @@ class Metric:
     needs: str | None = None
     contrast: Contrast | None = None
     words: str = ""
+    tables: tuple[Table, ...] = ()
+    default: str = ""
+    calibrated: str = ""
+    constant: str = ""
+
+    def __post_init__(self) -> None:
+        for kinds, known in ((self.kinds, tuple(ROWS)), (self.of_class, OF_CLASSES)):
+            if not set(kinds) <= set(known) or not (self.kinds or self.of_class):
+                found = ", ".join(kinds) or "no kind of task"
+                raise ValueError(f"{self.name} is of {found}; known are {', '.join(known)}")
+        if isinstance(self.better, str) and self.better not in ("higher", "lower"):
+            raise ValueError(f"{self.better!r} is no direction; take 'higher', 'lower', a number or None")
+        if self.contrast is not None and not isinstance(self.better, str):
+            raise ValueError(f"runs are ranked by {self.name}, so it needs better='higher' or better='lower'")
 
     @property
     def lower_is_better(self) -> bool:

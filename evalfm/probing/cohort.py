@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import evalfm
+from evalfm.cards import validate
 from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
@@ -15,6 +16,8 @@ from evalfm.data.registered import cache_folder, registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits import limited
 from evalfm.progress import Progress
+from evalfm.run import Run
+from evalfm.tasks.card import SHIPPED, TaskCard
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.truth import masks_of
 
@@ -100,10 +103,10 @@ def with_classes_of(train: Cohort, test: Cohort) -> Cohort:
         return test
     (target, *_) = train.task.target
     numbered = any(name.removeprefix(f"{target}_").isdecimal() for name in (*test.class_names, *names))
-    if train.task.kind == "binary" and target in (*test.class_names, *names) and not numbered:
+    if train.kind.one_label and target in (*test.class_names, *names) and not numbered:
         # 0 and 1 in one of them, words in the other.
         return replace(test, class_names=names)
-    if test.task.kind not in ("multiclass", "ordinal") or not set(test.class_names) <= set(names):
+    if not test.kind.exclusive or not set(test.class_names) <= set(names):
         raise EvalfmError(
             f"The test data {data[0]} hold {', '.join(test.class_names)} and {data[1]} {', '.join(names)}; give both "
             "the same levels."
@@ -114,3 +117,14 @@ def with_classes_of(train: Cohort, test: Cohort) -> Cohort:
 
 def _digests(cohort: Cohort) -> set[str]:
     return set(cohort.manifest.digests(cohort.rows.tolist()).tolist())
+
+
+def task_of(run: Run) -> TaskCard:
+    """The task of a finished run, as its record says.
+
+    Its metrics are not looked up: another package may have brought them, which need not be installed.
+
+    Raises:
+        EvalfmError: the record holds no valid card.
+    """
+    return validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}", SHIPPED)

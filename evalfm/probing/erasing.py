@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.cards import validate
 from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.images import Image
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
@@ -22,13 +21,12 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.applying import RunPredictor
-from evalfm.probing.cohort import load_manifest
+from evalfm.probing.cohort import load_manifest, task_of
 from evalfm.probing.counterfactual import answers_of, mean, too_little
 from evalfm.probing.held_out import HeldOutImages, held_out_images
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, compare_means
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion
 from evalfm.tasks.truth import masks_of
 
@@ -141,7 +139,7 @@ def erase(
             f"{manifest.info.name} {held}, not of {mask}; name a data set with a column {mask}_mask, as CANDID-PTX has "
             "of chest tubes, another device with --mask, or leave --data out for phantom images."
         )
-    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
+    task = task_of(run)
     manifest.validate(deep=True, findings={mask, *task.target, *masks_of(task, manifest)}, progress=progress)
     unseen = held_out_images(run, manifest, trained_on, progress)
     places = _places(unseen, mask, progress)
@@ -252,13 +250,9 @@ def _erasures(cohort: Cohort, positions: NDArray[np.intp], tables: Sequence[pd.D
 
 def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The images that ``answer`` is given for apart: without and with its finding, where the task has findings."""
-    kind = cohort.task.kind
-    truths: dict[str, NDArray[np.float64]] = {}
-    if kind == "multilabel":
-        truths = {name: cohort.target[positions, index] for index, name in enumerate(cohort.class_names)}
-    elif kind in ("binary", "segmentation") and len(cohort.task.target) == 1:
-        truths = {cohort.class_names[0]: cohort.positive[positions].astype(np.float64)}
-    for name, truth in truths.items():
+    one_finding = cohort.kind.has_finding and len(cohort.task.target) == 1
+    truths = cohort.target if cohort.kind.several_labels else cohort.positive[:, None][:, : int(one_finding)]
+    for name, truth in zip(cohort.class_names, truths[positions].T, strict=False):
         if answer.endswith(f"_{name}"):
             yield f"without {name}", truth == 0
             yield f"with {name}", truth == 1

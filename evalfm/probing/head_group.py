@@ -20,6 +20,7 @@ from evalfm.heads.head import Head, Text
 from evalfm.heads.text.classifier import TextHead
 from evalfm.heads.trained import TrainedHead
 from evalfm.heads.training import planned_reads
+from evalfm.metrics.registry import plugins_of
 from evalfm.probing.episodes import FineTuning, grid_of, measured_on, solve, table_of
 from evalfm.probing.existing import Known
 from evalfm.probing.fitting import FitOptions, Training, fit_frozen, fit_trained
@@ -144,7 +145,10 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
     }
     if group.text is not None and reads_text(head):
         content["text"] = text_key(group.text, assignment.cohort.manifest.info.name)
-    if task.kind == "regression" and "maps" in head.needs:
+    plugged = {name: [plugin.version, plugin.code] for name, plugin in plugins_of(task.metrics).items()}
+    if plugged:
+        content["metrics"] = plugged
+    if assignment.cohort.kind.measured and "maps" in head.needs:
         content["masks"] = measured_key(assignment.cohort)
     key = content_key(content)
     return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.cards import validate
 from evalfm.config import SplitOptions
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
 from evalfm.data.registered import registered
 from evalfm.errors import EvalfmError
-from evalfm.probing.cohort import load_manifest
+from evalfm.probing.cohort import load_manifest, task_of
 from evalfm.probing.labelled import data_key
 from evalfm.probing.recording import lineage, same_name
 from evalfm.probing.splits import Split, limited, make_splits
@@ -58,7 +57,7 @@ def held_out_images(
         EvalfmError: it is another data set, and the run's own is not at hand to compare with, or nothing is left.
     """
     options = run.record.config
-    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
+    task = task_of(run)
     cohort = select_cohort(task, manifest, options.where)
     limited_cohort = limited(cohort, options.limit)
     splits = _splits_of(run, limited_cohort, options)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 import evalfm
-from evalfm.cards import read_json, validate
+from evalfm.cards import read_json
 from evalfm.cautions import Caution
 from evalfm.data.columns import SPACING_COLUMNS
 from evalfm.data.manifest import Manifest
@@ -26,12 +26,11 @@ from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.predictions import PREDICTIONS
 from evalfm.probing.applying import RunPredictor, check_applicable
-from evalfm.probing.cohort import load_manifest
+from evalfm.probing.cohort import load_manifest, task_of
 from evalfm.probing.session import EncoderSession
 from evalfm.progress import SILENT, Progress
 from evalfm.publishing import IfExists, check_writable, content_key, publishing, remove_leftovers
 from evalfm.run import Run
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import task_rows
 
 SUMMARY = "predict.json"
@@ -87,7 +86,7 @@ def predict(
     if os.path.lexists(out) and not (out / SUMMARY).is_file():
         raise EvalfmError(taken)
     check_writable(out.parent)
-    task = validate(TaskCard, run.record.task.as_written(), f"The task of {run.folder}")
+    task = task_of(run)
     manifest = load_manifest(data, task.name, progress)
     manifest.validate(deep=True, findings=())
     rows = np.flatnonzero(task_rows(task, manifest, None).keep)

@@ -16,14 +16,16 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Fit, Head, Text
-from evalfm.metrics.registry import compute_metrics
+from evalfm.metrics.metric import Metric
+from evalfm.metrics.registry import compute_metrics, metric_of, plugins_of
 from evalfm.metrics.rows import Scored
+from evalfm.plugins import PlugIn
 from evalfm.probing.labelled import SplitAssignment, images_digest
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, unlearnable
-from evalfm.record import Chosen, EpisodeSection, Provenance, Record
+from evalfm.record import Chosen, EpisodeSection, PluggedMetric, Provenance, Record
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
@@ -117,7 +119,8 @@ def measured_by(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    metrics = compute_metrics(BASE_TO_NOVEL if halves else cohort.task.kind, scored)
+    kind = (BASE_TO_NOVEL if halves else cohort.kind).name
+    metrics = compute_metrics(kind, scored, named=cohort.task.metrics)
     by_template = _by_template(cohort.task, scored, results)
     return Measured(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
 
@@ -150,6 +153,9 @@ def make_record(
         },
         data=_data(assignment),
         metrics={name: _finite_estimate(estimate) for name, estimate in measured.metrics.items()},
+        plugged_metrics={
+            name: _facts(name, plugin) for name in measured.metrics for plugin in plugins_of([name]).values()
+        },
         chosen=measured.chosen,
         exclusions=list(cohort.exclusions),
         prompts=None if text is None else {**text.prompts.plain(), **measured.by_template},
@@ -159,6 +165,11 @@ def make_record(
             session, assignment.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
         ),
     )
+
+
+def _facts(name: str, plugin: PlugIn[Metric]) -> PluggedMetric:
+    facts = metric_of(name)
+    return PluggedMetric(package=plugin.version, unit=facts.unit, better=facts.better, beside=facts.beside)
 
 
 def _by_template(task: TaskCard, scored: Scored, results: Sequence[HeadResult]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from evalfm.config import Baselines, DataOptions, EncoderOptions, EvaluationOpti
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
-from evalfm.tasks.card import Kind
+from evalfm.tasks.kinds import KindName
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
@@ -105,7 +105,7 @@ class SupervisedEntry(EncoderOptions):
         return self.model_copy(update={"tasks": kept})
 
 
-HeadsByKind = dict[Kind, tuple[str, ...]]
+HeadsByKind = dict[KindName, tuple[str, ...]]
 
 
 class Study(EvaluationOptions, DataOptions):

@@ -1,4 +1,4 @@
-"""An encoder, a head, a data source and a task that evalfm finds by the entry points of pyproject.toml."""
+"""An encoder, a head, a data source, a task and a metric that evalfm finds by the entry points of pyproject.toml."""
 
 from pathlib import Path
 

@@ -63,5 +63,7 @@ def test_covariates_are_numbers_with_unknown_kept() -> None:
 
 def test_what_a_model_said_is_no_attribute() -> None:
     told = ["id", "patient", "split", "fold", "target", "threshold", "score_ptx", "calibrated_ptx", "threshold_ptx"]
+    masks = ["dice", "iou", "hd95", "nsd", "area_true", "area_predicted", "distance_unit", "prediction_rle"]
+    told += [f"{each}_ptx" for each in [*masks, "oracle_dice", "visible_lesion_fraction"]]
     table = pd.DataFrame({name: [0.0, 1.0] for name in [*told, "sex", "scores", "area_code"]})
     assert declared(table, ["ptx"]) == ["sex", "scores", "area_code"]

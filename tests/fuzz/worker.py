@@ -35,9 +35,21 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.environ["HF_HUB_OFFLINE"] = "1"
     warnings.simplefilter("ignore")
-    import torch
+    from typer import main as typer
 
+    from evalfm.cli.app import app
+
+    from ..shortened import one_command_line
     from .doors import TARGETS
+
+    with one_command_line():
+        typer.get_command(app)
+        serve(TARGETS, told)
+
+
+def serve(targets: dict[str, Callable[[Path], Target]], told: TextIO) -> None:
+    """Fork a process for each line that comes."""
+    import torch
 
     for line in sys.stdin:
         name, seed, first, last, folder = json.loads(line)
@@ -47,7 +59,7 @@ def main() -> None:
             torch.set_num_threads(1)
             status = 1
             try:
-                run(TARGETS[name], seed, range(first, last), Path(folder), told)
+                run(targets[name], seed, range(first, last), Path(folder), told)
                 status = 0
             except BaseException:
                 traceback.print_exc()

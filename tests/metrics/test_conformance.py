@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,18 +18,18 @@ from scipy import stats
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
+from evalfm.errors import EvalfmError
 from evalfm.metrics import classes, labels, masks, values
+from evalfm.metrics.conformance import check, check_values, coverage, draw, rows_of
 from evalfm.metrics.metric import Contrast, Metric
-from evalfm.metrics.registry import METRICS, compute_metrics, measurable
+from evalfm.metrics.registry import METRICS, metrics_of
 from evalfm.metrics.rows import ROWS, Classes, Masks, Question, Questions, Scored, TrueAndPredicted
 from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import mean_over_folds
+from evalfm.statistics.intervals import Measured
+from evalfm.statistics.resampling import Statistic, mean_over_folds
 
 NAN = float("nan")
-NAMES = {"binary": ("ptx",), "regression": (), "segmentation": ("heart",)}
-SEVERAL = ("edema", "mass", "nodule", "effusion")
 HALF = 2
 
 # Reference values ------------------------------------------------------------------------------------------------
@@ -232,153 +233,21 @@ def oracle_of(metric: Metric, rows: object) -> Callable[[Any], float]:
     return known[name]
 
 
-# Predictions -----------------------------------------------------------------------------------------------------
-
-
-def draw(kind: str, skill: float, seed: int = 0, patients: int = 120, truth: int = 0) -> Scored:
-    """Two images of each patient: ``skill`` is how much a predictor sees; without it, it is rash and biased too."""
-    people, noise = np.random.default_rng(truth), np.random.default_rng([seed, 1])
-    n = 2 * patients
-    table = pd.DataFrame({"patient": np.repeat([f"p{each:05}" for each in range(patients)], 2)})
-    names = NAMES.get(kind, SEVERAL)
-    if kind == "regression":
-        target = people.normal(2, 1, n)
-        prediction = target + (1 - skill) * (1.5 * noise.normal(size=n) + 0.5)
-        return Scored(table.assign(target=target, prediction=prediction), names, True)
-    if kind == "segmentation":
-        return Scored(table.assign(**_masks(people, noise, skill, n)), names, True)
-    if kind in ("binary", "multilabel"):
-        for name in names:
-            # What can be known of the image, of which the label is drawn.
-            sure = np.repeat(people.normal(0, 1.5, patients), 2) + people.normal(0, 1, n)
-            label = (people.random(n) < 1 / (1 + np.exp(-sure))).astype(float)
-            seen = skill * sure + (1 - skill) * (4 * noise.normal(size=n) - 2)
-            score = 1 / (1 + np.exp(-seen))
-            if kind == "binary":
-                return Scored(
-                    table.assign(target=label, score_ptx=score, calibrated_ptx=score, threshold=0.4), names, True
-                )
-            label[people.random(n) < 0.2] = NAN
-            table = table.assign(**{f"target_{name}": label, f"score_{name}": score, f"threshold_{name}": 0.4})
-        return Scored(table, names, True)
-    label = people.integers(0, 4, n)
-    seen = -1.5 * skill * np.abs(np.arange(4) - label[:, None]) + (2 - skill) * noise.normal(size=(n, 4))
-    if kind == "base-to-novel":
-        seen = np.where((np.arange(4) < HALF) == (label < HALF)[:, None], seen, NAN)
-        scores = calibrated = np.exp(seen)
-    else:
-        scores = np.exp(seen) / np.exp(seen).sum(axis=1, keepdims=True)
-        calibrated = scores * 0.9 + 0.025
-        table = table.assign(**dict(zip((f"calibrated_{name}" for name in names), calibrated.T, strict=True)))
-    columns = dict(zip((f"score_{name}" for name in names), scores.T, strict=True))
-    return Scored(table.assign(target=label.astype(float), **columns), names, True)
-
-
-def _masks(people: np.random.Generator, noise: np.random.Generator, skill: float, n: int) -> dict[str, Any]:
-    there = np.repeat(people.random(n // 2) < 0.5, 2)
-    found = np.where(there, noise.random(n) < 0.5 + 0.4 * skill, noise.random(n) < 0.5 - 0.4 * skill)
-    hit = there & found
-    overlap = np.where(hit, np.clip(0.2 + 0.6 * skill + 0.1 * noise.normal(size=n), 0.01, 1), ~there & ~found)
-    columns = {
-        "area_true": there * 0.1,
-        "area_predicted": found * noise.uniform(0.05, 0.15, n),
-        "dice": overlap,
-        "iou": overlap / (2 - overlap),
-        "hd95": np.where(hit, 30 - 20 * skill + noise.normal(size=n), np.where(there | found, 60, NAN)),
-        "nsd": np.where(there | found, overlap**2, NAN),
-        "score": 1 / (1 + np.exp(-noise.normal(size=n) - 2 * skill * there)),
-        "distance_unit": np.where(np.arange(n) % 4 < 2, "mm", "pixels"),
-    }
-    return {f"{name}_heart": values for name, values in columns.items()}
-
-
-def rows_of(metric: Metric, kind: str, scored: Scored) -> Any:
-    """The rows that ``metric`` is of: all, or those of the first class; NSD is asked in one unit."""
-    if metric.name == "nsd":
-        scored = replace(scored, table=scored.table.assign(distance_unit_heart="mm"))
-    rows = ROWS[kind](scored)
-    return rows if kind in metric.kinds else next(iter(rows.of_class.values()))
-
-
-def estimated(metric: Metric, kind: str, scored: Scored) -> Estimate:
-    rows = rows_of(metric, kind, scored)
-    return estimates({metric.name: metric.measure(rows)}, scored.patients, resamples=scored.resamples)[metric.name]
-
-
 # What is asked of each -------------------------------------------------------------------------------------------
 
-UNMOVED = {"f1_all_positive", *(f"{each.name}_constant" for each in classes.OF_HALVES)}
+UNMOVED = {metric.constant for metric in METRICS}
 """Of answers that hang on no predictor."""
 
 
+def in_one_unit(scored: Scored) -> Scored:
+    return replace(scored, table=scored.table.assign(distance_unit_heart="mm"))
+
+
 def conforms(metric: Metric, kind: str) -> None:
-    """Everything that is asked of a metric but the coverage of its interval."""
-    good, poor = (draw(kind, skill, seed) for seed, skill in enumerate((0.95, 0.3)))
-    oracle = oracle_of(metric, rows_of(metric, kind, good))
-    found = estimated(metric, kind, poor)
-    assert found.value == pytest.approx(oracle(rows_of(metric, kind, poor)), rel=1e-6, abs=1e-9), "the reference value"
-    assert found.reason or (found.low is not None and found.low <= found.value <= found.high), "an interval or a reason"
-    _has_a_direction(metric, kind, good, poor)
-    _is_null_with_a_reason(metric, kind, oracle)
-    if metric.contrast is not None:
-        assert metric.words, "a name for the sentence on methods"
-        _is_paired_fairly(metric, metric.contrast, kind, (good, poor))
-
-
-def _has_a_direction(metric: Metric, kind: str, good: Scored, poor: Scored) -> None:
-    if metric.better is None or metric.name in UNMOVED:
-        return
-    better, worse = (metric.badness(estimated(metric, kind, each).value) for each in (good, poor))
-    assert better < worse, f"a better predictor has a better {metric.name}"
-
-
-def hopeless(kind: str) -> list[Scored]:
-    """Predictions of which many a metric cannot be had: of one class, of few patients, of one, or constant."""
-    drawn = draw(kind, 0.5)
-    if kind == "base-to-novel":
-        drawn = replace(drawn, table=drawn.table.fillna(0.01))
-    truth = [name for name in drawn.table if str(name).startswith(("target", "area_true"))]
-    guess = [name for name in drawn.table if str(name).startswith(("score", "prediction", "area_predicted"))]
-    wild = [name for name in drawn.table if str(name).startswith(("score", "calibrated"))]
-    tables = [
-        drawn.table.assign(**dict.fromkeys(truth, 0.0)),
-        drawn.table.assign(**dict.fromkeys(truth, 1.0)),
-        drawn.table.assign(**dict.fromkeys(truth, 0.0), **dict.fromkeys(guess, 0.0)),
-        drawn.table.assign(**{name: drawn.table[name] * 9 for name in wild}),
-        drawn.table[:12],
-        drawn.table[:2],
-        drawn.table[:1],
-    ]
-    # An image without any mask has no distance, and another has one.
-    filled = [table.fillna({"hd95_heart": 60.0, "nsd_heart": 0.0}) for table in tables]
-    return [replace(drawn, table=table.reset_index(drop=True), resamples=50) for table in filled]
-
-
-@pytest.mark.filterwarnings("ignore")
-def _is_null_with_a_reason(metric: Metric, kind: str, oracle: Callable[[Any], float]) -> None:
-    for scored in hopeless(kind):
-        found = estimated(metric, kind, scored)
-        assert (found.value is None) <= bool(found.reason), "null has a reason"
-        assert (found.low is None) <= bool(found.reason), "no interval has a reason"
-        assert found.value is None or np.isfinite(found.value), "no number is null"
-        if found.value is not None:
-            # What the reference cannot give is no number here either, above all not 0.
-            expected = oracle(rows_of(metric, kind, scored))
-            assert found.value == pytest.approx(expected, rel=1e-4, abs=1e-4), "the reference value, or null"
-
-
-def _is_paired_fairly(metric: Metric, contrast: Contrast, kind: str, two: tuple[Scored, Scored]) -> None:
-    rows = contrast.prepare([rows_of(metric, kind, each) for each in (*two, two[0])])
-    there, back, same = contrast.test(rows, np.array([[1.0, -1, 0], [-1, 1, 0], [1, 0, -1]]))
-    assert there.value == pytest.approx(-back.value), "first minus second is minus second minus first"
-    assert (there.standard_error, there.p) == pytest.approx((back.standard_error, back.p)), "and as uncertain"
-    assert (same.value, same.p) == (0.0, 1.0), "equal runs do not differ"
-    assert there.p is not None
-    assert there.p < 0.01, "what is far better is told from what is not"
-    measured = [metric.measure(each) for each in rows]
-    assert all(isinstance(each, Measured) for each in measured)
-    first, second = (each.statistic.on_the_data() for each in measured[:2])  # type: ignore[union-attr]
-    assert there.value == pytest.approx(first - second), "the difference is that of the estimates"
+    """Everything that is asked of a metric but the coverage of its interval; NSD is asked in one unit."""
+    oracle = oracle_of(metric, rows_of(metric, kind, draw(kind, 0.95)))
+    drawn = {"drawn": in_one_unit} if metric.name == "nsd" else {}
+    check_values(metric, kind, oracle, moves=metric.name not in UNMOVED, **drawn)
 
 
 CASES = {f"{metric.name}, {kind}": (metric, kind) for metric in METRICS for kind in (*metric.kinds, *metric.of_class)}
@@ -391,33 +260,19 @@ def test_a_metric_conforms(case: str) -> None:
     conforms(*CASES[case])
 
 
-DRAWS, LARGE = 100, 20_000
-FEWEST = 80
 ROUGH = {"ece", "ece_calibrated", "accuracy_base_constant", "accuracy_novel_constant", "harmonic_mean_constant"}
 """Not linear at small sizes: a sum of absolute gaps, and the better of two answers; they lean to one side."""
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_intervals_cover_what_is_true_of_everybody(kind: str) -> None:
-    whole = measurable(kind, draw(kind, 0.5, seed=999, truth=999, patients=LARGE))
-    plain = {name: metric.measure(rows) for name, (metric, rows) in whole.items() if kind in metric.kinds}
-    draws = [
-        compute_metrics(kind, replace(draw(kind, 0.5, seed, FEWEST, truth=seed + 1), resamples=200), only=plain)
-        for seed in range(DRAWS)
-    ]
-    for name, of_all in plain.items():
-        found = [each[name] for each in draws if each[name].low is not None]
-        if not found:
-            assert draws[0][name].reason
-            continue
-        assert len(found) > 0.9 * DRAWS
-        assert isinstance(of_all, Measured)
-        truth = of_all.statistic.on_the_data()
-        covered = np.mean([each.low <= truth <= each.high for each in found])
+    plain = [metric for metric in metrics_of(kind) if kind in metric.kinds]
+    found = coverage(kind, plain)
+    counts = {"empty_predictions", "empty_truths", "both_empty", "nsd"}
+    assert {metric.name for metric in plain} - set(found) <= counts
+    for name, (covered, width) in found.items():
         # Of 100 draws at 95 % fewer than 84 have probability 1e-5.
         assert covered >= (0.6 if name in ROUGH else 0.84), name
-        spread = np.std([each.value for each in found]) * 2 * 1.96
-        width = np.mean([each.high - each.low for each in found]) / spread
         assert (0.4 if name in ROUGH else 0.6) < width < (2 if name in ROUGH else 1.5), name
 
 
@@ -428,13 +283,20 @@ def rate_of_errors(rows: Classes) -> Measured:
     return Measured(mean_over_folds(rows.called != rows.label, rows.patients), rows.patients.count, "no image")
 
 
-def unfair(rows: Any, weights: np.ndarray) -> list[Any]:
-    wrong = [(each.called != each.label).astype(float) for each in rows]
-    found = [
-        compare_means(np.stack(wrong, axis=1) @ each, np.zeros(len(wrong[0])), rows[0].scored.patient)
-        for each in weights
-    ]
-    return [replace(each, value=abs(each.value)) for each in found]
+def of_many(otherwise: Estimate) -> Callable[[Classes], Measured | Estimate]:
+    """The rate of many images; of few what it should not be."""
+    return lambda rows: rate_of_errors(rows) if len(rows.label) > 20 else otherwise
+
+
+def pairing(change: Callable[[float], float] = float) -> Callable[[Any, np.ndarray], list[Any]]:
+    """The paired t test on errors, its difference changed."""
+
+    def test(rows: Any, weights: np.ndarray) -> list[Any]:
+        wrong = np.stack([(each.called != each.label).astype(float) for each in rows], axis=1)
+        found = [compare_means(wrong @ each, np.zeros(len(wrong)), rows[0].scored.patient) for each in weights]
+        return [replace(each, value=change(each.value)) for each in found]
+
+    return test
 
 
 ERRORS = Metric("error_rate", ("multiclass",), rate_of_errors, better="lower")
@@ -447,22 +309,55 @@ def test_a_metric_half_added_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(OF_CLASSES, "error_rate", lambda of: 1 - metrics.accuracy_score(of.label, of.called))
     conforms(ERRORS, "multiclass")
     half_added = {
-        "a better predictor has a better": replace(ERRORS, better="higher"),
+        "a better value for a better predictor": replace(ERRORS, better="higher"),
         "the reference value": replace(ERRORS, measure=classes.METRICS[0].measure),
-        "null has a reason": replace(
-            ERRORS,
-            measure=lambda rows: rate_of_errors(rows) if len(rows.label) > 20 else Estimate(None),
+        "a reason where it has no value": replace(ERRORS, measure=of_many(Estimate(None))),
+        "a reason where it has no interval": replace(ERRORS, measure=of_many(Estimate(0.5))),
+        "or none, not 0.0": replace(ERRORS, measure=of_many(Estimate(0.0, reason="few images"))),
+        "an interval around the value, or a reason": replace(
+            ERRORS, measure=lambda rows: Estimate(rate_of_errors(rows).statistic.on_the_data())
         ),
-        "or null": replace(
-            ERRORS,
-            measure=lambda rows: rate_of_errors(rows) if len(rows.label) > 20 else Estimate(0.0, reason="few images"),
+        "words for the sentence": replace(ERRORS, contrast=Contrast("{}", pairing())),
+        "is minus that of second and first": replace(ERRORS, contrast=Contrast("{}", pairing(abs)), words="errors"),
+        "a contrast that is the difference of estimates": replace(
+            ERRORS, contrast=Contrast("{}", pairing(lambda value: 2 * value)), words="errors"
         ),
-        "a name for the sentence": replace(ERRORS, contrast=Contrast("{}", unfair)),
-        "first minus second": replace(ERRORS, contrast=Contrast("{}", unfair), words="errors"),
     }
     for why, metric in half_added.items():
-        with pytest.raises(AssertionError, match=why):
+        with pytest.raises(EvalfmError, match=f"^The metric 'error_rate' needs .*{why}"):
             conforms(metric, "multiclass")
+    conforms(replace(ERRORS, contrast=Contrast("{}", pairing()), words="errors"), "multiclass")
+
+
+def test_a_metric_of_another_package_is_checked_whole() -> None:
+    def oracle(of: Classes) -> float:
+        return 1 - metrics.accuracy_score(of.label, of.called)
+
+    check(ERRORS, oracle)
+    with pytest.raises(EvalfmError, match="the reference value"):
+        check(ERRORS, lambda of: metrics.accuracy_score(of.label, of.called))
+    # Of each class it is asked as well, where it reads a question and not classes.
+    with pytest.raises(AttributeError, match="called"):
+        check(replace(ERRORS, of_class=("multiclass",)), oracle)
+    for share, why in ((0.3, "an interval that holds the true value"), (2.5, "an interval as wide as it varies")):
+        with pytest.raises(EvalfmError, match=why):
+            check(replace(ERRORS, measure=partial(stretched, share=share)), oracle)
+
+
+class Stretched(Statistic):
+    """A statistic whose resamples lie nearer to its value on the data, or further from it, than they should."""
+
+    def __init__(self, of: Statistic, share: float) -> None:
+        self.of, self.share, self.patients = of, share, of.patients
+
+    def values(self, weights: np.ndarray) -> np.ndarray:
+        value = self.of.on_the_data()
+        return value + self.share * (self.of.values(weights) - value)
+
+
+def stretched(rows: Classes, share: float) -> Measured:
+    found = rate_of_errors(rows)
+    return replace(found, statistic=Stretched(found.statistic, share))
 
 
 def declared(module: ModuleType) -> list[Metric]:

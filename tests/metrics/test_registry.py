@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from evalfm.analysis.bias import SHOWN
+from evalfm.analysis.operating_points import HEADER
 from evalfm.analysis.pairing import pair_tables
 from evalfm.analysis.report.methods import paired_tests
 from evalfm.cards import validate
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.metrics.registry import METRICS, check_metrics, compute_metrics, metric_of, metrics_of
+from evalfm.metrics.metric import Contrast, Metric
+from evalfm.metrics.registry import METRICS, check_metrics, compute_metrics, metric_of, metrics_in, metrics_of
 from evalfm.metrics.rows import ROWS, Scored
-from evalfm.tasks.card import DEFAULTS, TaskCard, list_tasks
+from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.card import TaskCard, list_tasks
+from evalfm.tasks.kinds import KINDS
 
 CLASSES = ("heart", "left_lung", "mm", "D")
 IMAGES = 240
@@ -132,7 +138,8 @@ def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_metho
 
     class Stub:
         def __init__(self, primary: str) -> None:
-            self.kind, self.primary, self.record = kind, primary, SimpleNamespace(episodes=None)
+            self.kind, self.primary = kind, primary
+            self.record = SimpleNamespace(episodes=None, plugged_metrics={})
 
     for name in PAIRED[kind]:
         assert not metric_of(name).beside or metric_of(name).better in ("higher", "lower")
@@ -150,9 +157,41 @@ def test_a_card_that_asks_for_a_metric_that_is_none_is_refused() -> None:
         validate(TaskCard, {**masks, "metrics": ["dice_positive_heart"]}, "task card x").primary
         == "dice_positive_heart"
     )
-    for kind, (metrics, _) in DEFAULTS.items():
-        check_metrics(metrics, kind)
+    for kind in KINDS.values():
+        check_metrics(kind.metrics, kind.name)
     assert len(list_tasks()) > 10
     # Those that ship are listed unchecked, so that a list imports no numpy.
     for name, card in list_tasks().items():
         assert validate(TaskCard, card.model_dump(by_alias=True), name) == card
+
+
+def test_what_a_metric_names_is_a_metric_of_its_kinds() -> None:
+    for metric in METRICS:
+        for kind in metric.kinds:
+            names = {each.name for each in metrics_of(kind) if kind in each.kinds}
+            assert {*metric.beside, metric.default, metric.calibrated, metric.constant} - {""} <= names, metric.name
+    named = {each.default for each in METRICS} | {each.calibrated for each in METRICS}
+    endings = {metric.name for metric in METRICS if metric.name.endswith(("_default", "_calibrated"))}
+    assert named - {""} == endings, "each of them is named by its other half"
+
+
+def test_tables_show_the_metrics_that_say_so() -> None:
+    assert SHOWN == ("auroc", "auprc", "sensitivity", "specificity")
+    assert HEADER[3:] == ("f1", "sensitivity", "specificity", "accuracy", "brier", "ece", "auroc")
+    strata = [metric.name for metric in metrics_in("strata of a report", "binary")]
+    assert strata == ["auroc", "sensitivity", "specificity"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"kinds": ("binry",)}, "mine is of binry; known are binary, multilabel"),
+        ({"kinds": ()}, "mine is of no kind of task"),
+        ({"of_class": ("regression",)}, "mine is of regression; known are multilabel"),
+        ({"better": "Lower"}, "'Lower' is no direction; take 'higher', 'lower', a number or None"),
+        ({"better": 1.0, "contrast": Contrast("{}", lambda rows, weights: [])}, "so it needs better='higher' or"),
+    ],
+)
+def test_a_metric_that_says_what_cannot_be_is_refused(facts: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Metric(**{"name": "mine", "kinds": ("binary",), "measure": lambda rows: Estimate(None, reason="no"), **facts})

@@ -110,7 +110,8 @@ def test_ratio_from_full_extents_is_the_published_one(wingspan: Manifest):
 
 def test_a_run_on_real_radiographs_is_applied_to_others(nih: Manifest, wingspan: Manifest, build: Path):
     run = linear_auroc(nih, "ptx-cls", build / "runs")
-    predicted = predict(run, wingspan, weights=WEIGHTS, out=build / "predicted")
-    assert len(predicted.table) == 259
+    others = Manifest(wingspan.info, wingspan.table.head(60), wingspan.folder)
+    predicted = predict(run, others, weights=WEIGHTS, out=build / "predicted")
+    assert len(predicted.table) == 60
     assert predicted.table["score_pneumothorax"].between(0, 1).all()
     assert not set(predicted.table["id"]) & set(wingspan.table["id"]), "ids of this set are not public"

@@ -9,7 +9,8 @@ import pytest
 
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import list_tasks
-from evalfm.tasks.prompts import EXCLUSIVE, LABELS, Own, list_prompts, prompt_set
+from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.prompts import Own, list_prompts, prompt_set
 
 OWN = Own("this is a photo of {}", "this is a photo of no {}")
 
@@ -19,19 +20,34 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
-NAMED = {name: card for name, card in list_tasks().items() if card.kind in (*LABELS, *EXCLUSIVE)}
+NAMED = {name: card for name, card in list_tasks().items() if kind_of(card.kind).has_classes}
 # Its classes stand in the data set alone.
 del NAMED["coop-classes"]
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_classification_task_has_sentences_of_its_own(name: str):
-    card, said = list_tasks()[name], list_prompts()[name]
-    wanted = set("ABCD") if name == "density" else set(card.target)
-    assert set(said.classes) == wanted
-    prompts = prompt_set(name, card.kind, tuple(said.classes), OWN)
-    assert len(prompts.rows) == len(wanted) * (2 if card.kind in LABELS else 1)
+def test_every_classification_task_has_sentences(name: str):
+    card, said = list_tasks()[name], list_prompts().get(name)
+    wanted = tuple("ABCD") if name == "density" else card.target
+    assert said is None or set(said.classes) == set(wanted)
+    prompts = prompt_set(name, card.kind, wanted, OWN)
+    assert prompts.class_names == wanted
+    assert len(prompts.rows) == len(wanted) * (2 if kind_of(card.kind).yes_or_no else 1)
     assert all(len(row.prompts) == len(prompts.templates) for row in prompts.rows)
+
+
+def test_a_task_without_a_card_of_prompts_takes_the_names_of_its_labels():
+    prompts = prompt_set("effusion-cls", "binary", ("pleural_effusion",), OWN)
+    assert [row.prompts for row in prompts.rows] == [
+        (("this is a photo of no pleural effusion",),),
+        (("this is a photo of pleural effusion",),),
+    ]
+    assert prompts.source == "the classes' own names"
+    assert {"ptx-cls", "density", "nih14"} <= set(list_prompts()), "those that have a card"
+
+
+def test_every_card_of_prompts_is_of_a_task():
+    assert set(list_prompts()) <= set(NAMED)
 
 
 @pytest.mark.parametrize("name", [name for name, card in list_prompts().items() if card.absent])

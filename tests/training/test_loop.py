@@ -99,7 +99,7 @@ def test_short_memory_recomputes_then_takes_smaller_micro_batches_and_says_so(be
         return loss(self, answers, target, total)
 
     monkeypatch.setattr(LabelObjective, "loss", short)
-    tuned, _ = bench.tune("full")
+    tuned, _ = bench.tune("full", epochs=1)
     told = [each.sentence for each in tuned.fit.cautions if each.code == "memory"]
     assert "activation checkpointing" in told[0]
     assert ["of 8" in told[1], "of 4" in told[2]] == [True, True]

@@ -31,7 +31,7 @@ def test_the_encoder_that_was_given_is_left_as_it_is(bench, adaptation):
 def test_lora_changes_no_other_tensor_buffers_included(bench):
     bench = bench("masks", encoder_name="random:resnet18")
     before = {name: value.clone() for name, value in bench.encoder.state_dict().items()}
-    tuned, _ = bench.tune("lora", bench.head("linear"), rank=2)
+    tuned, _ = bench.tune("lora", bench.head("linear"), rank=2, epochs=1)
     after = base_state(tuned.encoder)
     assert set(after) == set(before)
     assert all(torch.equal(after[name], before[name]) for name in before)
@@ -63,7 +63,7 @@ def test_probe_then_tune_starts_at_the_val_score_of_the_probe(bench, task, head,
     name = next(key for key in fit.path[0] if key.startswith("val_"))
     scores = [line[name] for line in fit.path]
     best = max(scores) if name == "val_dice" else min(scores)
-    tuned, _ = bench.tune(adaptation, bench.head(head))
+    tuned, _ = bench.tune(adaptation, bench.head(head), epochs=1, least_steps=1)
     first = tuned.fit.curve[0]
     assert first["epoch"] == 0
     assert first[name] == pytest.approx(best, rel=2e-3)

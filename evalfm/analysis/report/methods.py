@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from evalfm.analysis.pairing import usual_metric
+from evalfm.errors import EvalfmError
 from evalfm.metrics.labels import DELONG
 from evalfm.run import Run
 
@@ -58,7 +60,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     )
     seeds = sorted({record.config.seed for record in records})
     if len(seeds) > 1:
-        drawn = any(getattr(record.config, name) for record in records for name in SUBSETS)
+        drawn = any(record.config.draws_subsets for record in records)
         also = ", and which of the training images a subset holds" if drawn else ""
         sentences.append(
             f"There were up to {len(seeds)} seeds; they vary initialisation and order{also}, never the split."
@@ -77,16 +79,15 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     return " ".join(sentences)
 
 
-SUBSETS = ("shots", "label_fraction", "associate", "episodes")
-"""Settings by which a seed draws training images."""
-
-
 def paired_tests(runs: Sequence[Run]) -> list[str]:
     """The paired tests of the metrics that the tasks are compared by."""
     words_of: dict[str, set[str]] = {}
-    for metric in (usual_metric(run.kind, run.primary) for run in runs if run.record.episodes is None):
-        if metric.contrast is not None:
-            words_of.setdefault(metric.contrast.words, set()).add(metric.words)
+    for run in runs:
+        with suppress(EvalfmError):
+            # Of a package that is not installed: its task could not be compared.
+            metric = None if run.record.episodes else usual_metric(run)
+            if metric is not None and metric.contrast is not None:
+                words_of.setdefault(metric.contrast.words, set()).add(metric.words)
     tests = [words.format(_listed(sorted(names))) for words, names in sorted(words_of.items())]
     return [
         each.replace(f"{DELONG}, joint over the classes,", "the same joint over the classes") if place else each

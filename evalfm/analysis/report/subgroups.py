@@ -16,7 +16,10 @@ from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
+from evalfm.metrics.metric import THRESHOLD
+from evalfm.metrics.registry import metrics_in
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 Found = TypeVar("Found")
 
@@ -36,7 +39,7 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
     if asks_questions(run):
         scored = _of_each(
             made,
-            lines if run.record.task.kind == "binary" else lines[:1],
+            lines if kind_of(run.kind).one_label else lines[:1],
             lambda line: bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by),
         )
         if scored:
@@ -108,8 +111,9 @@ def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
 
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
-    several, thresholds = len(reports) > 1, line.runs[0].record.task.kind == "binary"
-    metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
+    several, thresholds = len(reports) > 1, kind_of(line.runs[0].kind).one_label
+    shown = metrics_in("strata of a report", "binary")
+    metrics = [each.name for each in shown if thresholds or each.needs != THRESHOLD]
     rows: list[list[Value]] = []
     for report in reports:
         for part in report.parts:
