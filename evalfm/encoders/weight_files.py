@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from evalfm.cards import read_json
+from evalfm.data.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.errors import EvalfmError
 
 SHOWN = 8
