@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
+from evalfm.data.digests import KnownDigests, RowDigests
 from evalfm.data.expressions import evaluate
-from evalfm.data.known_digests import KnownDigests, RowDigests
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from evalfm.cards import read_json
+from evalfm.data.arrays import read_npy_header
 from evalfm.data.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.encoders.card import WeightsFacts
 from evalfm.errors import EvalfmError
@@ -138,9 +139,7 @@ def _read_npz(path: Path, members: dict[str, zipfile.ZipInfo]) -> dict[str, Tens
     with zipfile.ZipFile(path) as archive:
         for name, member in members.items():
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
+                shape, _, dtype = read_npy_header(file)
                 held = member.file_size - file.tell()
             if dtype.hasobject:
                 raise EvalfmError(

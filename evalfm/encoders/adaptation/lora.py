@@ -68,7 +68,7 @@ def add_lora(encoder: Encoder, rank: int = 8, alpha: float | None = None, seed: 
     convolutional networks on every convolution that is not grouped, and on the linear layers that act on each
     cell of a map, which are 1 × 1 convolutions. Which layers take part is seen by running one blank image.
     A is drawn as by peft (Kaiming uniform) from ``seed`` alone, B is 0: the features are unchanged at first.
-    The frozen tensors keep their values; :func:`base_state` gives them under their own names.
+    The frozen tensors keep their values, behind ``base_layer`` in their names.
 
     Source: Hu et al., LoRA, ICLR 2022; convolutions as in peft (A has the layer's kernel, B is 1 × 1).
 
@@ -149,19 +149,6 @@ def load_lora(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
             first, second = _pair(encoder.get_submodule(name))
             first.copy_(tensors[f"{name}.lora_A.weight"])
             second.copy_(tensors[f"{name}.lora_B.weight"])
-
-
-def base_state(encoder: Encoder) -> dict[str, Tensor]:
-    """The state dict without LoRA's tensors, under the names that the encoder has without LoRA."""
-    adapted = [name for name, _ in _layers(encoder)]
-    own: dict[str, Tensor] = {}
-    for name, tensor in encoder.state_dict().items():
-        layer = next((each for each in adapted if name.startswith(f"{each}.")), None)
-        if layer is None:
-            own[name] = tensor
-        elif name.startswith(f"{layer}.base_layer."):
-            own[f"{layer}.{name.removeprefix(f'{layer}.base_layer.')}"] = tensor
-    return own
 
 
 def set_training(encoder: Encoder, adaptation: Literal["lora", "full", "scratch"]) -> None:
