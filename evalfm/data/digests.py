@@ -25,7 +25,7 @@ WORKERS = 8
 BYTES = 32
 """Of a digest."""
 
-Item = TypeVar("Item", str, int)
+Item = TypeVar("Item", bound=str | int)
 Stamp = tuple[int, int]
 """Size and time of change (ns) of a file."""
 GONE: Stamp = (-1, -1)
@@ -81,8 +81,10 @@ def remember(
                     failed[item] = reason
                 else:
                     made[item] = values_made
-        fresh = {names[each]: [*(stamps[each] or ()), *values] for each, values in made.items() if stamps[each]}
-        write_atomically(sidecar, json.dumps(kept | fresh).encode())
+        for item, values in made.items():
+            if (stamp := stamps[item]) is not None:
+                kept[names[item]] = [*stamp, *values]
+        write_atomically(sidecar, json.dumps(kept).encode())
     return made, failed
 
 
