@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from evalfm.data.atomic import file_place
+from evalfm.data.atomic import file_place, new_file
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weight_files import unsafe_globals, zip_members
 from evalfm.encoders.weights import file_digest
@@ -103,24 +103,18 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             no plain tensors.
     """
     _check_target(examined, out, force)
-    # A link stays; what it leads to is replaced.
-    place = file_place(out)
-    if place is None:
+    if file_place(out) is None:
         raise EvalfmError(f"{out} is a pipe or device; give --out the name of a file.")
     metadata = {"format": "pt", "source": examined.path.name, "source_sha256": examined.sha256}
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name[:32]}.", suffix=".partial", dir=place.parent)
-    os.close(handle)
-    try:
-        report = _read_apart(examined.path, Path(partial), metadata)
+    with new_file(out) as partial:
+        report = _read_apart(examined.path, partial, metadata)
         if file_digest(examined.path) != examined.sha256:
             raise EvalfmError(f"{examined.path} changed while it was read; convert it again.")
         if "error" in report:
             raise EvalfmError(f"{examined.path} {report['error']}.")
-        _check_written(Path(partial), report["tensors"])
+        with safe_open(partial, framework="pt") as file:
+            assert len(file.keys()) == report["tensors"], "another number of tensors was written than is said"
         _check_target(examined, out, force)
-        _publish(Path(partial), place)
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return Converted(out, report["tensors"], report["values"], tuple(report["left_out"]))
 
 
@@ -167,17 +161,3 @@ def _read_apart(source: Path, target: Path, metadata: dict[str, str]) -> dict[st
         last = failure.splitlines()[-1] if failure else f"it ended with {process.returncode}"
         raise EvalfmError(f"{source} could not be read ({last}); free memory or fetch it again.") from None
     return report
-
-
-def _check_written(partial: Path, tensors: int) -> None:
-    with safe_open(partial, framework="pt") as file:
-        assert len(file.keys()) == tensors, "the reading process wrote another number of tensors than it says"
-
-
-def _publish(partial: Path, out: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    partial.chmod(0o666 & ~mask)
-    os.replace(partial, out)
