@@ -250,6 +250,12 @@ class Manifest:
         """Findings with masks."""
         return [name for name in self.info.mask_dialects if name + MASK_SUFFIX in self.table]
 
+    @property
+    def file_columns(self) -> list[str]:
+        """Columns whose cells name files: images, and the masks that are files."""
+        masks = [name + MASK_SUFFIX for name in self.findings if self.info.mask_dialects[name] == "file"]
+        return ["image", *masks]
+
     def label(self, name: str) -> NDArray[np.float64]:
         """A column as numbers, float64 [N], NaN where unknown.
 

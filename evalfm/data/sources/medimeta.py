@@ -166,12 +166,9 @@ def _columns(
     if stray:
         raise EvalfmError(f"task_labels/{task.name}.npy of {folder} holds {stray[0]}, which {INFO} does not name.")
     meaning = ", ".join(f"{number} {word}" for number, word in sorted(task.words.items()))
-    if task.target == BINARY:
+    if task.target != MULTICLASS:
         notes.append(f"{name} is {meaning}.")
-        return [(name, flat, "binary")]
-    if task.target == ORDINAL:
-        notes.append(f"{name} is {meaning}.")
-        return [(name, flat, "class")]
+        return [(name, flat, "binary" if task.target == BINARY else "class")]
     words_of = [None if np.isnan(value) else task.words[int(value)] for value in flat]
     return [(name, pd.Series(words_of, dtype=object), "class")]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import EncoderState
@@ -106,7 +106,7 @@ class _Block(nn.Module):
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(width, eps=1e-12)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=_QuickGelu(), c_proj=nn.Linear(4 * width, width))
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
         )
 
     def forward(self, hidden: Tensor, filling: Tensor) -> Tensor:
@@ -114,8 +114,3 @@ class _Block(nn.Module):
         attended, _ = self.attn(given, given, given, key_padding_mask=filling, need_weights=False)
         hidden = hidden + attended
         return hidden + self.mlp(self.ln_2(hidden))
-
-
-class _QuickGelu(nn.Module):
-    def forward(self, values: Tensor) -> Tensor:
-        return values * functional.sigmoid(1.702 * values)
