@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from safetensors import safe_open
 
 from evalfm.data.atomic import file_place, new_file
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.weight_files import unsafe_globals, zip_members
+from evalfm.encoders.weight_files import kind_of_weights, unsafe_globals, zip_members
 from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
@@ -58,23 +59,17 @@ def examine(path: Path) -> Examined:
         EvalfmError: there is no such file, it needs no conversion, or it is of a kind that cannot be converted.
     """
     size = input_file(path).stat().st_size
-    with path.open("rb") as file:
-        head = file.read(9)
-    plain = f"{path} needs no conversion: give it to --weights as it is."
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        raise EvalfmError(plain)
     try:
-        if head[:2] == b"PK":
-            members = zip_members(path)
-            if members and all(name.endswith(".npy") for name in members):
-                raise EvalfmError(plain)
-            if any(name.endswith("constants.pkl") for name in members):
-                raise EvalfmError(
-                    f"{path} is a TorchScript program, which evalfm does not convert; save the state dict of "
-                    "torch.jit.load where you trust it."
-                )
-        elif head[:1] != b"\x80":
+        kind = kind_of_weights(path)
+        if kind is None:
             raise EvalfmError(f"{path} is no checkpoint of torch, or it is incomplete; fetch it again.")
+        if kind != "torch":
+            raise EvalfmError(f"{path} needs no conversion: give it to --weights as it is.")
+        if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zip_members(path)):
+            raise EvalfmError(
+                f"{path} is a TorchScript program, which evalfm does not convert; save the state dict of "
+                "torch.jit.load where you trust it."
+            )
         imports = unsafe_globals(path, WeightsFacts(source="path"))
     except EvalfmError:
         raise

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -79,17 +79,13 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
     Raises:
         EvalfmError: damaged, of no known format, holding code, or asking for more than it can hold.
     """
-    with path.open("rb") as file:
-        head = file.read(9)
     try:
-        if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        kind = kind_of_weights(path)
+        if kind == "safetensors":
             return safetensors.torch.load_file(path)
-        if head[:2] == b"PK":
-            members = zip_members(path)
-            if members and all(name.endswith(".npy") for name in members):
-                return _read_npz(path, members)
-            return _read_torch(path, facts)
-        if head[:1] == b"\x80":
+        if kind == "npz":
+            return _read_npz(path, zip_members(path))
+        if kind == "torch":
             return _read_torch(path, facts)
     except EvalfmError:
         raise
@@ -102,6 +98,22 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
         f"{path} is neither safetensors, npz nor a torch checkpoint, or it is incomplete; "
         "fetch it again, or save it with safetensors.torch.save_file."
     )
+
+
+def kind_of_weights(path: Path) -> Literal["safetensors", "npz", "torch"] | None:
+    """What ``path`` is by its bytes; None where it is none of these.
+
+    Raises:
+        EvalfmError, OSError, zipfile.BadZipFile: as for ``zip_members``.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
+    if head[:2] == b"PK":
+        members = zip_members(path)
+        return "npz" if members and all(name.endswith(".npy") for name in members) else "torch"
+    return "torch" if head[:1] == b"\x80" else None
 
 
 def zip_members(path: Path) -> dict[str, zipfile.ZipInfo]:

@@ -325,8 +325,7 @@ def foreign_code(kind: type) -> list[str]:
         except TypeError:
             source = None
         if source is not None:
-            with open(source, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            digests.append(file_digest(Path(source)))
         else:
             # Typed at a prompt: no file, so the compiled hook stands for it.
             code = getattr(vars(each).get("_forward"), "__code__", None)
