@@ -33,7 +33,7 @@ def report(
     from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
     from evalfm.errors import UnknownNameError
-    from evalfm.run import check_writable
+    from evalfm.publishing import check_writable
 
     refuse_folder(out)
     if csv is not None:
