@@ -93,15 +93,17 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     shapes, labels = _read(file)
     name = re.sub(r"_\d+$", "", file.stem.lower())
     known = KNOWN.get(name)
-    ids, images, splits = [], [], []
-    for split in SPLITS:
-        for number in range(shapes[split][0]):
-            ids.append(f"{split}_{number}")
-            images.append(f"{file.name}#{split}_images/{number}")
-            splits.append(split)
+    places = [(split, number) for split in SPLITS for number in range(shapes[split][0])]
     values = np.concatenate([labels[split] for split in SPLITS])
     columns, kinds = _columns(values, known, file)
-    table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
+    table = pd.DataFrame(
+        {
+            "id": [f"{split}_{number}" for split, number in places],
+            "image": [f"{file.name}#{split}_images/{number}" for split, number in places],
+            "split": [split for split, _ in places],
+            **columns,
+        }
+    )
     kept = _in_one_split(table, root, options)
     lost = table.loc[~kept, "split"].value_counts()
     counts = ", ".join(f"{count} of {split}" for split, count in lost.items())

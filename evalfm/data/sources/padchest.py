@@ -125,12 +125,10 @@ def _words(cells: pd.Series, file: Path) -> pd.Series:
 
 
 def _labels(words: pd.Series) -> dict[str, NDArray[np.float64]]:
-    unknown = words.isna().to_numpy()
-    columns = {}
-    for label, names in FINDINGS.items():
-        present = np.array([words_of_row is not None and not words_of_row.isdisjoint(names) for words_of_row in words])
-        columns[label] = np.where(unknown, np.nan, present)
-    return columns
+    return {
+        label: np.array([np.nan if said is None else not said.isdisjoint(names) for said in words], dtype=np.float64)
+        for label, names in FINDINGS.items()
+    }
 
 
 def _age(native: pd.DataFrame, file: Path) -> NDArray[np.float64]:

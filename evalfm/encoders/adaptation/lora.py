@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -212,23 +213,17 @@ def _reason(module: nn.Module, is_called: bool) -> str | None:
 def _dimensions(encoder: Encoder) -> dict[str, int]:
     """Dimensions of what each linear or convolutional layer is called with, for those that are called."""
     reached: dict[str, int] = {}
-    hooks = []
+    layers = ((module, name) for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    names: dict[nn.Module, str] = dict(layers)
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            reached[name] = inputs[0].ndim
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        reached[names[module]] = inputs[0].ndim
 
-        return hook
-
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            hooks.append(module.register_forward_pre_hook(note(name)))
     device = next((each.device for each in encoder.parameters()), torch.device("cpu"))
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(note))
         encoder.encode(torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return reached
 
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,17 +143,14 @@ class SwinEncoder(TransformersEncoder):
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         stages: list[Tensor] = []
-        hooks = [
-            stage.blocks[-1].register_forward_hook(
-                lambda _module, _given, output: stages.append(output[0] if isinstance(output, tuple) else output)
-            )
-            for stage in self.model.encoder.layers
-        ]
-        try:
+
+        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+            stages.append(output[0] if isinstance(output, tuple) else output)
+
+        with ExitStack() as hooks:
+            for stage in self.model.encoder.layers:
+                hooks.enter_context(stage.blocks[-1].register_forward_hook(keep))
             output = _run(self.model, batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
         maps = tuple(self._as_cells(stages[index], batch, index) for index in self.card.map_layers)
         pooled = {"first": output.last_hidden_state[:, 0]}
         if self.projection is not None:
