@@ -218,7 +218,7 @@ def draw_rounds(queues: Sequence[Sequence[int]], patients: NDArray[np.intp], num
     Round by round over the queues: a round depends on earlier rounds only, so that the draw of a smaller number is the
     start of this one.
 
-    >>> draw_rounds([[0, 1, 2], [3]], np.array([0, 0, 1, 1]), 2)
+    >>> draw_rounds([[0, 1, 2], [3]], np.array([0, 0, 1, 2]), 2)
     [[0, 2], [3]]
     """
     fresh = [iter(queue) for queue in queues]

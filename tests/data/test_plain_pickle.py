@@ -80,6 +80,7 @@ def test_what_python_2_wrote_is_read(read: Callable[[bytes], Any]) -> None:
     number = b"cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nU\x02b1K\x00K\x01\x87R" + state + b"U\x01\x01\x86R"
     content = b"\x80\x02ccollections\nOrderedDict\n]]U\x01aa" + number + b"aa\x85R" + STOP
     assert read(content) == {"a": True}
+    assert read(b"\x80\x02}U\x02\xe9aK\x01s" + STOP) == {"éa": 1}
     assert read(b"(dS'a'\nI01\nsS'b'\nI5\ns.") == {"a": True, "b": 5}
 
 
