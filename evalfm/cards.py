@@ -275,6 +275,19 @@ for _kind in ("binary", "timestamp", "omap", "pairs", "set"):
 _PlainLoader.add_constructor(None, _PlainLoader.refused)
 
 
+def refuse(faults: Mapping[str, object]) -> None:
+    """Refuse a model of which one of ``faults`` holds, each a sentence with whether it does.
+
+    Raises:
+        ValueError: the first that holds.
+
+    >>> refuse({"std must be positive": False})
+    """
+    for sentence, holds in faults.items():
+        if holds:
+            raise ValueError(sentence)
+
+
 def validate(model: type[Model], content: dict[str, Any], source: str, context: object = None) -> Model:
     """Build ``model`` from ``content``; every fault is named at once, with the key it stands at.
 

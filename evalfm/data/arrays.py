@@ -9,6 +9,8 @@ import tempfile
 import threading
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -195,7 +197,7 @@ def _directory(path: Path, modified: int, size: int) -> dict[str, zipfile.ZipInf
 
 @lru_cache(maxsize=1024)
 def _header(member: _Member) -> _Header:
-    with decoding(lambda error: _damaged(member.path, error)), _Opened(member) as stream:
+    with decoding(lambda error: _damaged(member.path, error)), _opened(member) as stream:
         return _read_header(stream)
 
 
@@ -208,32 +210,22 @@ def _damaged(path: Path, error: BaseException) -> EvalfmError:
     return EvalfmError(f"{path.name} is damaged or no array file ({reason(error)}); export it again.")
 
 
-class _Opened:
+@contextmanager
+def _opened(member: _Member) -> Iterator[IO[bytes]]:
     """The bytes of a member's array, from its header on."""
-
-    def __init__(self, member: _Member) -> None:
-        self._member = member
-        self._archive: zipfile.ZipFile | None = None
-
-    def __enter__(self) -> IO[bytes]:
-        if self._member.name is None:
-            self._stream: IO[bytes] = self._member.path.open("rb")
-        else:
-            info = _info(self._member)
-            # The other methods unpack without bound, however little is needed.
-            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise EvalfmError(
-                    f"Array {self._member.name} of {self._member.path.name} is packed in a way that NumPy does not "
-                    "use; save it with numpy.savez_compressed."
-                )
-            self._archive = zipfile.ZipFile(self._member.path)
-            self._stream = self._archive.open(info)
-        return self._stream
-
-    def __exit__(self, *_: object) -> None:
-        self._stream.close()
-        if self._archive is not None:
-            self._archive.close()
+    if member.name is None:
+        with member.path.open("rb") as file:
+            yield file
+        return
+    info = _info(member)
+    # The other methods unpack without bound, however little is needed.
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise EvalfmError(
+            f"Array {member.name} of {member.path.name} is packed in a way that NumPy does not "
+            "use; save it with numpy.savez_compressed."
+        )
+    with zipfile.ZipFile(member.path) as archive, archive.open(info) as packed:
+        yield packed
 
 
 def _info(member: _Member) -> zipfile.ZipInfo:
@@ -241,12 +233,21 @@ def _info(member: _Member) -> zipfile.ZipInfo:
     return _directory(member.path, member.modified, member.size)[member.name]
 
 
-def _read_header(stream: IO[bytes]) -> _Header:
+def read_npy_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether columns come first, and type of an array as NPY, from its start on.
+
+    Raises:
+        EvalfmError: its header is of another version than plain numbers have.
+    """
+    reads = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     version = npy.read_magic(stream)
-    if version not in ((1, 0), (2, 0)):
+    if version not in reads:
         raise EvalfmError(f"An array has a header of version {version}, which is no image; store plain numbers.")
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran, dtype = read(stream)
+    return reads[version](stream)
+
+
+def _read_header(stream: IO[bytes]) -> _Header:
+    shape, fortran, dtype = read_npy_header(stream)
     if dtype.hasobject:
         raise EvalfmError("An array holds Python objects, which are never unpickled; store it as plain numbers.")
     return _Header(shape, dtype, fortran)
@@ -276,7 +277,7 @@ def _mapped(member: _Member) -> NDArray[Any]:
 
 def _inflated(member: _Member) -> NDArray[Any]:
     """A compressed array, unpacked into memory or, where large, into a file that vanishes at the end."""
-    with _Opened(member) as stream:
+    with _opened(member) as stream:
         header = _read_header(stream)
         _check_claim(header, member)
         if header.bytes <= CACHE_BYTES:

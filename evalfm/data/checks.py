@@ -226,24 +226,24 @@ def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
 def _labels(manifest: Manifest) -> Iterable[Fault]:
     for name in manifest.labels:
         column, kind = manifest.table[name], manifest.info.label_kind(name)
+        wrong: NDArray[np.bool_] | pd.Series
         numeric = pd.api.types.is_numeric_dtype(column.dtype)
         if kind == "binary":
-            wrong = column.notna() & ~column.isin([0.0, 1.0])
+            wrong = ~column.isin([0.0, 1.0])
             remedy = (
                 f"write 0, 1 or nothing, or declare `label_kinds: {{{name}: class}}` (or number; at the import "
                 f"`--label-kind {name}=class`, `--levels {name}=LOW,HIGH` for words in an order)"
             )
-            yield from _rows(manifest, wrong, name, remedy)
         elif kind == "number":
-            yield from _rows(manifest, _not_finite(column), name, "write a finite number or nothing")
+            wrong, remedy = _not_finite(column), "write a finite number or nothing"
         elif (levels := manifest.info.levels.get(name)) is not None:
-            wrong = column.notna() & ~column.map(_plain).isin(levels)
-            yield from _rows(manifest, wrong, name, f"write one of the levels {', '.join(levels)}, or nothing")
+            wrong, remedy = ~column.map(_plain).isin(levels), f"write one of the levels {', '.join(levels)}, or nothing"
         elif numeric:
-            wrong = column.notna() & ((column < 0) | (column != column.round()) | np.isinf(column))
-            yield from _rows(manifest, wrong, name, "number the classes 0, 1, 2, … or leave the cell empty")
+            wrong = (column < 0) | (column != column.round()) | np.isinf(column)
+            remedy = "number the classes 0, 1, 2, … or leave the cell empty"
         else:
-            yield from _rows(manifest, _missing_words(column), name, "")
+            wrong, remedy = _missing_words(column), ""
+        yield from _rows(manifest, wrong & column.notna(), name, remedy)
 
 
 def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
@@ -292,9 +292,7 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
         remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
         yield Fault(f"the root {root} is not there; mount the disk, or say where the images lie now: {remedy}")
         return
-    columns = ["image"]
-    columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
-    for name in columns:
+    for name in manifest.file_columns:
         column = manifest.table[name]
         present = column[column.notna() & (column != EMPTY_MASK)]
         reasons = locator_faults(present, root)

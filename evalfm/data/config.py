@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, SkipValidation, field_validator, model_validator
+from pydantic import ConfigDict, Field, SkipValidation, ValidationInfo, field_validator, model_validator
 
 from evalfm.cards import CardModel, Option, read_yaml, validate
 from evalfm.data.dataset_info import BlankRule, LabelKind, MaskDialect, UncertainRule, check_levels
@@ -123,19 +123,15 @@ class TableMapping(TableColumns):
 
     @field_validator("levels", "mask_values", "mask_unknown", mode="before")
     @classmethod
-    def _between_commas(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {
-            name: [word.strip() for word in words.split(",")] if isinstance(words, str) else words
-            for name, words in value.items()
-        }
+    def _between_commas(cls, value: Any, info: ValidationInfo) -> Any:
+        def read(words: Any) -> Any:
+            if isinstance(words, str):
+                return [word.strip() for word in words.split(",")]
+            # YAML reads 1 and no as a number and a truth value.
+            is_text = info.field_name == "levels" and isinstance(words, list | tuple)
+            return [str(word) for word in words] if is_text else words
 
-    @field_validator("levels", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        # YAML reads 1 and no as a number and a truth value.
-        return {name: [str(word) for word in words] for name, words in value.items()} if _is_lists(value) else value
+        return {name: read(words) for name, words in value.items()} if isinstance(value, dict) else value
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
@@ -159,11 +155,6 @@ class TableMapping(TableColumns):
         """Kind of ``label``: as declared, else classes where it has levels or is that of the folders, else binary."""
         has_words = label in self.levels or label == self.class_folders
         return self.label_kinds.get(label, "class" if has_words else "binary")
-
-
-def _is_lists(value: Any) -> bool:
-    """Whether ``value`` maps names to lists."""
-    return isinstance(value, dict) and all(isinstance(each, list | tuple) for each in value.values())
 
 
 class ImportOptions(CardModel):

@@ -8,7 +8,7 @@ from typing import Literal
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from evalfm.cards import CardModel, read_yaml, validate
+from evalfm.cards import CardModel, read_yaml, refuse, validate
 from evalfm.errors import EvalfmError
 
 MaskDialect = Literal["file", "relative", "absolute", "coco"]
@@ -106,9 +106,13 @@ class DatasetInfo(CardModel):
 
     @model_validator(mode="after")
     def _names_agree(self) -> DatasetInfo:
-        stray = sorted(set(self.label_kinds) - set(self.label_source))
-        if stray:
-            raise ValueError(f"label_kinds names {', '.join(stray)}, which label_source does not")
+        kinds, sizes = set(self.label_kinds) - set(self.label_source), set(self.mask_sizes) - set(self.mask_dialects)
+        refuse(
+            {
+                f"label_kinds names {', '.join(sorted(kinds))}, which label_source does not": kinds,
+                f"mask_sizes names {', '.join(sorted(sizes))}, which mask_dialects does not": sizes,
+            }
+        )
         for name, levels in self.levels.items():
             check_levels(name, levels, self.label_kinds.get(name))
         for name, values in self.mask_values.items():
@@ -116,9 +120,6 @@ class DatasetInfo(CardModel):
                 raise ValueError(f"mask_values names {name}, whose masks are no files")
             if not values or min(values) < 0:
                 raise ValueError(f"mask_values of {name} must be whole numbers from 0")
-        stray = sorted(set(self.mask_sizes) - set(self.mask_dialects))
-        if stray:
-            raise ValueError(f"mask_sizes names {', '.join(stray)}, which mask_dialects does not")
         return self
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -14,7 +13,7 @@ from pydicom.dataset import Dataset
 from evalfm.data.dicom_frames import decoded_frame, items_of, read_dicom
 from evalfm.data.dicom_intensity import Numbers, is_inverted, modality_values, padding_of, to_unit_interval
 from evalfm.data.dicom_luts import palette
-from evalfm.data.stored import check_pixels, decoding, frame_number, kind_of, reason
+from evalfm.data.stored import StoredImage, check_pixels, decoding, frame_number, kind_of, reason
 from evalfm.errors import EvalfmError
 
 ADULT_HEIGHT_MM = 250.0
@@ -53,18 +52,7 @@ class DicomAttributes(TypedDict):
     spacing: Spacing | None
 
 
-@dataclass(frozen=True, eq=False)
-class DicomImage:
-    """Pixels of one frame; fields as in ``evalfm.data.images.StoredImage``: colour of 8 bits stays in bytes."""
-
-    pixels: NDArray[np.float32] | NDArray[np.uint8]
-    unit: str
-    bits: int
-    spacing_mm: Spacing | None
-    rule: str
-
-
-def read_dicom_image(path: Path, frame: str | None, locator: str) -> DicomImage:
+def read_dicom_image(path: Path, frame: str | None, locator: str) -> StoredImage:
     """One frame: modality LUT, for images VOI LUT, first window or percentiles, MONOCHROME1 inverted once.
 
     CT gives HU and MR raw values after the modality LUT alone, padding included. In images padding becomes air
@@ -202,7 +190,7 @@ def _decoded(dataset: Dataset, number: int, locator: str) -> NDArray[Any]:
         return decoded_frame(dataset, number, locator)
 
 
-def _colour_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomImage:
+def _colour_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> StoredImage:
     photometric = str(dataset.PhotometricInterpretation)
     bits, luts = int(dataset.BitsStored), []
     if photometric == "PALETTE COLOR":
@@ -216,15 +204,15 @@ def _colour_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> Dicom
     spacing, measured = _spacing(dataset)
     rule = f"DICOM {photometric}; {measured}"
     if not luts and bits == 8 and stored.dtype == np.uint8:
-        return DicomImage(np.ascontiguousarray(np.moveaxis(stored, 2, 0)), "unit-interval", bits, spacing, rule)
+        return StoredImage(np.ascontiguousarray(np.moveaxis(stored, 2, 0)), "unit-interval", bits, spacing, rule)
     pixels = np.empty((3, *stored.shape[:2]), dtype=np.float32)
     for channel in range(3):
         values = luts[channel].through(stored) if luts else stored[..., channel]
         pixels[channel] = values / np.float64(2**bits - 1)
-    return DicomImage(pixels, "unit-interval", bits, spacing, rule)
+    return StoredImage(pixels, "unit-interval", bits, spacing, rule)
 
 
-def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomImage:
+def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> StoredImage:
     """What the header makes of each number that is stored, looked up for every pixel."""
     numbers = Numbers.of(stored)
     try:
@@ -238,7 +226,7 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
             if unit == "HU" and (first_step != "rescaled" or dataset.get("RescaleType") not in (None, "", "HU")):
                 unit = "raw"
             pixels = numbers.everywhere(_finite(values, locator))
-            return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
+            return StoredImage(pixels[None], unit, bits, spacing, f"DICOM {first_step}; {measured}")
         padding = padding_of(numbers.each, dataset)
         scaled, second_step = to_unit_interval(values, dataset, padding, numbers.counts)
     except EvalfmError as error:
@@ -256,7 +244,7 @@ def _grey_image(stored: NDArray[Any], dataset: Dataset, locator: str) -> DicomIm
         measured = measured if plausible == spacing else f"{measured} implausible"
         spacing = plausible
     pixels = numbers.everywhere(_finite(scaled, locator), exact=False)
-    return DicomImage(pixels[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
+    return StoredImage(pixels[None], unit, bits, spacing, f"DICOM {', '.join(steps)}; {measured}")
 
 
 def _finite(values: NDArray[np.float64], locator: str) -> NDArray[np.float32]:

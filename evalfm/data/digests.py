@@ -6,21 +6,86 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from evalfm.data.atomic import write_atomically
-from evalfm.data.locators import file_of
+from evalfm.data.locators import MEMBER_MARK, file_of
 from evalfm.data.registered import cache_folder
 from evalfm.errors import EvalfmError
 from evalfm.progress import SILENT, Progress
 
 WORKERS = 8
+BYTES = 32
+"""Of a digest."""
 
+Item = TypeVar("Item", bound=str | int)
 Stamp = tuple[int, int]
 """Size and time of change (ns) of a file."""
+GONE: Stamp = (-1, -1)
+"""Of a file that is not there."""
+
+
+def remember(
+    sidecar: Path,
+    names: Mapping[Item, str],
+    stamps: Mapping[Item, Sequence[object] | None],
+    make: Callable[[Item], Sequence[object]],
+    is_sound: Callable[[list[Any]], bool],
+    *,
+    title: str,
+    progress: Progress,
+) -> tuple[dict[Item, list[Any]], dict[Item, str]]:
+    """What ``make`` gives of each item, and why it gives nothing of others: made in parallel, and once a stamp.
+
+    Args:
+        sidecar: JSON in which it is kept; a damaged file is as good as none, since all of it can be made again.
+        names: under which each item is kept there.
+        stamps: what each item was made of; another one makes it anew, and None is not kept.
+        make: plain values; an EvalfmError or OSError is why there are none.
+        is_sound: whether values that were kept are such as ``make`` gives.
+        title: how the work is shown in ``progress``.
+        progress: where it is shown.
+    """
+    try:
+        kept = json.loads(sidecar.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        kept = {}
+    kept = kept if isinstance(kept, dict) else {}
+    made: dict[Item, list[Any]] = {}
+    failed: dict[Item, str] = {}
+    for item, stamp in stamps.items():
+        entry = kept.get(names[item])
+        if stamp is not None and isinstance(entry, list) and entry[: len(stamp)] == list(stamp):
+            values = entry[len(stamp) :]
+            if is_sound(values):
+                made[item] = values
+    wanted = [item for item in stamps if item not in made]
+
+    def attempt(item: Item) -> tuple[Item, list[Any] | None, str]:
+        try:
+            return item, list(make(item)), ""
+        except (EvalfmError, OSError) as error:
+            return item, None, str(error)
+
+    if wanted:
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for item, values_made, reason in progress.track(pool.map(attempt, wanted), title, len(wanted)):
+                if values_made is None:
+                    failed[item] = reason
+                else:
+                    made[item] = values_made
+        for item, values in made.items():
+            if (stamp := stamps[item]) is not None:
+                kept[names[item]] = [*stamp, *values]
+        write_atomically(sidecar, json.dumps(kept).encode())
+    return made, failed
 
 
 @dataclass(frozen=True)
@@ -46,41 +111,25 @@ def image_digests(
     """
     from evalfm.data.images import image_digest, image_size
 
-    sidecar = _sidecar(root)
-    remembered = _read(sidecar)
     unique = list(dict.fromkeys(locators))
-    stamps = _stamps(unique, root) if stamps is None else stamps
-    by_locator: dict[str, str] = {}
-    for locator in unique:
-        entry = remembered.get(locator)
-        stamp = stamps[file_of(locator)]
-        if entry is not None and stamp is not None and entry[:2] == list(stamp):
-            by_locator[locator] = str(entry[2])
-    wanted = [locator for locator in unique if locator not in by_locator]
-    failed: dict[str, str] = {}
+    files = _stamps(unique, root) if stamps is None else stamps
 
-    def read(locator: str) -> tuple[str, str | None, str]:
-        try:
-            if headers:
-                image_size(locator, root)
-            return locator, image_digest(locator, root), ""
-        except (EvalfmError, OSError) as error:
-            return locator, None, str(error)
+    def digest(locator: str) -> list[str]:
+        if headers:
+            image_size(locator, root)
+        return [image_digest(locator, root)]
 
-    if wanted:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            for locator, digest, reason in progress.track(pool.map(read, wanted), "digests", len(wanted)):
-                if digest is None:
-                    failed[locator] = reason
-                else:
-                    by_locator[locator] = digest
-        fresh = {
-            locator: [*stamp, by_locator[locator]]
-            for locator in wanted
-            if locator in by_locator and (stamp := stamps[file_of(locator)]) is not None
-        }
-        write_atomically(sidecar, json.dumps(remembered | fresh).encode())
-    return Digests(by_locator, failed)
+    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
+    made, failed = remember(
+        cache_folder() / "digests" / f"{name}.json",
+        {locator: locator for locator in unique},
+        {locator: files[file_of(locator)] for locator in unique},
+        digest,
+        lambda values: len(values) == 1,
+        title="digests",
+        progress=progress,
+    )
+    return Digests({locator: str(values[0]) for locator, values in made.items()}, failed)
 
 
 def digests_of_twins(locators: Sequence[str], root: Path, *, progress: Progress = SILENT) -> dict[str, str]:
@@ -116,17 +165,116 @@ def stamp_of(path: Path | str) -> Stamp | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _sidecar(root: Path) -> Path:
-    name = hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:16]
-    return cache_folder() / "digests" / f"{name}.json"
+@dataclass(frozen=True)
+class RowDigests:
+    """Digests of rows of a manifest.
+
+    Attributes:
+        values: SHA-256 of the stored bytes, uint8 [N, 32]; zeros where there is none.
+        present: which rows have one, bool [N].
+        failed: why the others have none, by locator.
+    """
+
+    values: NDArray[np.uint8]
+    present: NDArray[np.bool_]
+    failed: dict[str, str]
+
+    def in_hex(self) -> NDArray[np.object_]:
+        """As words of 64 letters, [N]."""
+        text = self.values.tobytes().hex()
+        words = np.empty(len(self.values), dtype=object)
+        words[:] = [text[start : start + 2 * BYTES] for start in range(0, len(text), 2 * BYTES)]
+        return words
+
+    def perhaps_repeated(self) -> NDArray[np.bool_]:
+        """Rows that may have the bytes of another row, bool [N]: all that have, and hardly any else.
+
+        >>> values = np.zeros((3, BYTES), np.uint8)
+        >>> values[1] = 7
+        >>> RowDigests(values, np.array([True, True, True]), {}).perhaps_repeated().tolist()
+        [True, False, True]
+        """
+        beginning = np.ascontiguousarray(self.values[:, :8]).view(np.uint64)[:, 0]
+        _, inverse, times = np.unique(beginning, return_inverse=True, return_counts=True)
+        return np.asarray(self.present & (times[inverse] > 1))
 
 
-def _read(sidecar: Path) -> dict[str, list[int | str]]:
-    """What was remembered; a damaged file is as good as none, since all of it can be computed again."""
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {key: entry for key, entry in content.items() if isinstance(entry, list) and len(entry) == 3}
+class KnownDigests:
+    """The digest of every row that was asked for, with size and time of change of its file then: 60 bytes a row.
+
+    It belongs to one table and one root, and knows nothing of either once its rows or files are others. In another
+    process it begins empty; there the digests that are remembered on disk are looked up.
+    """
+
+    def __init__(self) -> None:
+        self._root = ""
+        self._locators = np.empty(0, dtype=object)
+        self._stamps = np.empty((0, 2), dtype=np.int64)
+        self._values = np.empty((0, BYTES), dtype=np.uint8)
+        self._present = np.empty(0, dtype=bool)
+
+    def __reduce__(self) -> tuple[type[KnownDigests], tuple[()]]:
+        return KnownDigests, ()
+
+    def of(
+        self,
+        locators: NDArray[np.object_],
+        root: Path,
+        rows: NDArray[np.intp],
+        *,
+        headers: bool = False,
+        progress: Progress = SILENT,
+    ) -> RowDigests:
+        """Digests of ``rows``; size and time of change of every file are looked at anew.
+
+        Args:
+            locators: of all rows of the table.
+            root: under which the files lie.
+            rows: positions in the table, [N].
+            headers: an image that is read for the first time must have a header that says its size.
+            progress: where reading is shown.
+        """
+        if self._root != str(root) or len(self._locators) != len(locators):
+            self._forget(locators, str(root))
+        wanted = locators[rows]
+        known = self._present[rows] & np.asarray(self._locators[rows] == wanted, dtype=bool)
+        stamps = stamps_of(wanted, root)
+        known &= (stamps == self._stamps[rows]).all(axis=1)
+        failed: dict[str, str] = {}
+        if not known.all():
+            fresh = rows[~known]
+            names = locators[fresh].tolist()
+            said = [None if stamp == GONE else stamp for stamp in map(tuple, stamps[~known].tolist())]
+            by_file = dict(zip(map(file_of, names), said, strict=True))
+            read = image_digests(names, root, headers=headers, stamps=by_file, progress=progress)
+            failed = read.failed
+            self._locators[fresh] = locators[fresh]
+            # Those from before the reading: of a file that changes meanwhile nothing is known.
+            self._stamps[fresh] = stamps[~known]
+            self._present[fresh] = [name in read.by_locator for name in names]
+            whole = "".join(read.by_locator.get(name, "0" * 2 * BYTES) for name in names)
+            self._values[fresh] = np.frombuffer(bytes.fromhex(whole), dtype=np.uint8).reshape(-1, BYTES)
+        return RowDigests(self._values[rows], self._present[rows], failed)
+
+    def _forget(self, locators: NDArray[np.object_], root: str) -> None:
+        self._root, self._locators = root, locators.copy()
+        self._stamps = np.full((len(locators), 2), GONE, dtype=np.int64)
+        self._values = np.zeros((len(locators), BYTES), dtype=np.uint8)
+        self._present = np.zeros(len(locators), dtype=bool)
+
+
+def stamps_of(locators: NDArray[np.object_], root: Path) -> NDArray[np.int64]:
+    """Size and time of change (ns) of the file of each locator, [N, 2]; ``GONE`` where there is none."""
+    stamps: list[int] = []
+    members: dict[str, Stamp] = {}
+    beginning = os.path.join(os.fspath(root), "")
+    for locator in locators.tolist():
+        if MEMBER_MARK not in locator:
+            stamps += stamp_of(beginning + locator) or GONE
+            continue
+        # Many images may be members of one file.
+        name = file_of(locator)
+        if name not in members:
+            members[name] = stamp_of(beginning + name) or GONE
+        stamps += members[name]
+    return np.array(stamps, dtype=np.int64).reshape(-1, 2)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.splits import SPLIT
+from evalfm.data.splits import SPLIT, draw_rounds
 from evalfm.errors import EvalfmError
 
 SUPPORT, QUERY = "train", "test"
@@ -111,31 +111,13 @@ class _Pool:
         return np.bincount(self.labels[allowed], minlength=self.classes).astype(np.intp)
 
     def draw(self, allowed: NDArray[np.bool_], number: int, generator: np.random.PCG64) -> NDArray[np.intp]:
-        """``number`` of the ``allowed`` images of each class, [C, number]; each class has enough.
-
-        Round by round over the classes, so that the draw of a smaller number is the start of this one.
-        """
+        """``number`` of the ``allowed`` images of each class, [C, number]; each class has enough."""
         keys = generator.random_raw(len(self.labels))
-        queues: list[Iterator[int]] = []
+        queues = []
         for code in range(self.classes):
             members = np.flatnonzero(allowed & (self.labels == code))
-            queues.append(iter(members[np.argsort(keys[members], kind="stable")].tolist()))
-        drawn = np.empty((self.classes, number), dtype=np.intp)
-        put_off: list[list[int]] = [[] for _ in queues]
-        used: set[int] = set()
-        for turn in range(number):
-            for code, queue in enumerate(queues):
-                row = self._of_new_patient(queue, used, put_off[code])
-                drawn[code, turn] = put_off[code].pop(0) if row is None else row
-                used.add(int(self.patients[drawn[code, turn]]))
-        return drawn
-
-    def _of_new_patient(self, queue: Iterator[int], used: set[int], put_off: list[int]) -> int | None:
-        for row in queue:
-            if int(self.patients[row]) not in used:
-                return row
-            put_off.append(row)
-        return None
+            queues.append(members[np.argsort(keys[members], kind="stable")].tolist())
+        return np.array(draw_rounds(queues, self.patients, number), dtype=np.intp).reshape(self.classes, number)
 
 
 def _check(

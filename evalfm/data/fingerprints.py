@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -92,7 +93,7 @@ def fingerprints(manifest: Manifest, progress: Progress = SILENT) -> Fingerprint
     wanted = [row for row, stamp in stamps.items() if stamp is not None and stamp not in known]
     failed = {row: "the file is absent" for row, stamp in stamps.items() if stamp is None}
     shown = iter(progress.track(_made(manifest, wanted, failed), "fingerprints", len(wanted)))
-    for chunk in _chunks(shown, CHUNK):
+    while chunk := list(islice(shown, CHUNK)):
         made = {stamp: value for row, value in chunk if (stamp := stamps[row]) is not None and value is not None}
         cache.add(made)
         known |= made
@@ -117,17 +118,6 @@ def _made(manifest: Manifest, rows: Sequence[int], failed: dict[int, str]) -> It
         # A few chunks at a time, so that a kill loses little and no queue grows.
         for first in range(0, len(rows), CHUNK):
             yield from pool.map(make, rows[first : first + CHUNK])
-
-
-def _chunks(items: Iterable[tuple[int, Print | None]], size: int) -> Iterator[list[tuple[int, Print | None]]]:
-    chunk: list[tuple[int, Print | None]] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _stamp(manifest: Manifest, row: int) -> str | None:

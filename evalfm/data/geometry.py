@@ -59,10 +59,6 @@ class Geometry:
         """Append a crop (or, with negative ``top``/``left``, a padding) to ``size`` (h, w), in pixels."""
         return self.then(size, ((1.0, 0.0, -float(top)), (0.0, 1.0, -float(left))))
 
-    def flip_horizontal(self) -> Geometry:
-        """Append a left-right mirror of the canvas."""
-        return self.then(self.output, ((1.0, 0.0, 0.0), (0.0, -1.0, float(self.output[1]))))
-
     def inverse(self) -> Geometry:
         """The map from the model's input back to the image."""
         full = np.vstack([np.asarray(self.matrix), [0.0, 0.0, 1.0]])

@@ -7,7 +7,7 @@ import math
 import os
 import stat
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +18,18 @@ from evalfm.data.arrays import array_size, item, read_array
 from evalfm.data.dicom import dicom_attributes, dicom_size, plausible_spacing, read_dicom_image
 from evalfm.data.locators import LinkedRoot
 from evalfm.data.raster import raster_size, read_raster
-from evalfm.data.stored import JSRT_SIDE, Kind, Stored, decoding, is_jsrt_raw, kind_of, read_jsrt_raw, reason
+from evalfm.data.stored import (
+    JSRT_SIDE,
+    Image,
+    Kind,
+    Stored,
+    StoredImage,
+    decoding,
+    is_jsrt_raw,
+    kind_of,
+    read_jsrt_raw,
+    reason,
+)
 from evalfm.errors import EvalfmError, UnknownNameError
 
 UNITS = ("unit-interval", "HU", "raw")
@@ -33,58 +44,12 @@ __all__ = [
     "image_digest",
     "image_size",
     "is_constant",
-    "needs_bits",
     "plausible_spacing",
     "read_image",
     "read_stored",
     "read_stored_depth",
     "resolve",
 ]
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """Pixels as an encoder's preprocessing wants them.
-
-    Attributes:
-        pixels: float32 [C, H, W], C = 1 or 3 as stored; air dark, bone bright.
-        unit: ``unit-interval`` for images and photographs, ``HU`` for CT, ``raw`` for MR and others.
-        bits: significant bits of the stored pixels.
-        spacing_mm: (row, column) spacing of the stored pixels, or None where unknown.
-        rule: how intensities were made and where the spacing was found, in a few stable words.
-    """
-
-    pixels: NDArray[np.float32]
-    unit: str
-    bits: int
-    spacing_mm: tuple[float, float] | None
-    rule: str
-
-
-@dataclass(frozen=True, eq=False)
-class StoredImage:
-    """Pixels in the depth in which they are stored; fields as those of ``Image`` but for ``pixels``.
-
-    Attributes:
-        pixels: [C, H, W]: uint8, where 255 stands for 1, of whole numbers of 1, 2, 4 or 8 bits in the unit interval;
-            else float32.
-        scale: what one level of ``pixels`` stands for, in the image's unit.
-    """
-
-    pixels: NDArray[np.uint8] | NDArray[np.float32]
-    unit: str
-    bits: int
-    spacing_mm: tuple[float, float] | None
-    rule: str
-
-    @property
-    def scale(self) -> float:
-        """1/255 for uint8, else 1."""
-        return 1 / 255 if self.pixels.dtype == np.uint8 else 1.0
-
-    def image(self) -> Image:
-        """The same image as float32."""
-        return Image(_as_float32(self.pixels), self.unit, self.bits, self.spacing_mm, self.rule)
 
 
 def read_image(locator: str, root: Path, *, bits: int | None = None, unit: str | None = None) -> Image:
@@ -130,12 +95,11 @@ def read_stored_depth(locator: str, root: Path, *, bits: int | None = None, unit
     with _reading(locator):
         kind = kind_of(path)
         if kind == "dicom":
-            decoded = read_dicom_image(path, member, locator)
-            if unit is not None and unit != decoded.unit:
+            image = read_dicom_image(path, member, locator)
+            if unit is not None and unit != image.unit:
                 raise EvalfmError(
-                    f"{locator} is a DICOM file in {decoded.unit}, not in {unit}; leave the data set's unit open."
+                    f"{locator} is a DICOM file in {image.unit}, not in {unit}; leave the data set's unit open."
                 )
-            image = StoredImage(decoded.pixels, decoded.unit, decoded.bits, decoded.spacing_mm, decoded.rule)
         else:
             image = _scaled(_read_file(path, member, locator, kind), locator, bits, unit or "unit-interval")
             if image.pixels.dtype != np.uint8 and not np.isfinite(image.pixels).all():
@@ -255,14 +219,6 @@ def is_constant(image: Image | StoredImage) -> bool:
     return bool((image.pixels[:, :1] == first).all() and (image.pixels == first).all())
 
 
-def needs_bits(max_value: int, stored_bits: int) -> bool:
-    """Whether a set whose largest stored value is ``max_value`` must declare its significant bits.
-
-    So it is when values wider than 8 bits never exceed half of their range: 12 bits in 16, most likely.
-    """
-    return stored_bits > 8 and max_value < 2 ** (stored_bits - 1)
-
-
 def _reading(locator: str) -> AbstractContextManager[None]:
     """Whatever goes wrong within is the fault of this one image; its readers say more where they can."""
     return decoding(lambda error: EvalfmError(f"{locator} cannot be read ({reason(error)}); export it again."))
@@ -317,14 +273,6 @@ def _levels(values: NDArray[Any], depth: int) -> NDArray[np.uint8] | None:
     )
 
 
-def _as_float32(pixels: NDArray[np.uint8] | NDArray[np.float32]) -> NDArray[np.float32]:
-    if pixels.dtype != np.uint8:
-        return pixels.astype(np.float32, copy=False)
-    values = pixels.astype(np.float32)
-    values /= np.float32(255)
-    return values
-
-
 def _divided(values: NDArray[Any], depth: int) -> NDArray[np.float32]:
     """``values`` / (2^depth − 1) to the last bit; up to 16 bits float32 alone does that, at a fraction of the cost."""
     if values.dtype.kind in "ui" and values.dtype.itemsize <= 2 and depth <= 16:
@@ -340,9 +288,8 @@ def _without_equal_channels(image: StoredImage) -> StoredImage:
     # The first row shows of almost every picture in colour that it is one.
     if len(pixels) != 3 or not (_equal_channels(pixels[:, :1]) and _equal_channels(pixels)):
         return image
-    rule = f"{image.rule}, three equal channels taken as one"
     grey = cast("NDArray[np.uint8] | NDArray[np.float32]", np.ascontiguousarray(pixels[:1]))
-    return StoredImage(grey, image.unit, image.bits, image.spacing_mm, rule)
+    return replace(image, pixels=grey, rule=f"{image.rule}, three equal channels taken as one")
 
 
 def _equal_channels(pixels: NDArray[Any]) -> bool:

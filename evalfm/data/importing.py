@@ -12,7 +12,7 @@ from evalfm.cards import takes, validate
 from evalfm.data.assign_splits import assign_splits, with_val_from_train
 from evalfm.data.atomic import write_atomically
 from evalfm.data.checks import file_faults, raise_faults
-from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX
+from evalfm.data.columns import EMPTY_MASK
 from evalfm.data.config import ImportConfig, TableMapping
 from evalfm.data.dataset_info import DATASET_FILE, dataset_yaml, read_dataset_info
 from evalfm.data.locators import LinkedRoot, expand_root, file_of, root_from
@@ -141,9 +141,7 @@ def _salt_of_earlier(out: Path, root: Path, force: bool) -> str | None:
 
 
 def _with_copies(manifest: Manifest, work: Path, progress: Progress) -> Manifest:
-    columns = ["image"]
-    columns += [name + MASK_SUFFIX for name in manifest.findings if manifest.info.mask_dialects[name] == "file"]
-    cells = (cell for name in columns for cell in manifest.table[name].dropna() if cell != EMPTY_MASK)
+    cells = (cell for name in manifest.file_columns for cell in manifest.table[name].dropna() if cell != EMPTY_MASK)
     files = sorted({file_of(cell) for cell in cells})
     for file in progress.track(files, "copies", len(files)):
         target = work / COPIES / file

@@ -13,7 +13,7 @@ from evalfm.data.columns import MASK_SUFFIX, TEXT_COLUMNS, as_numbers, as_text, 
 from evalfm.data.config import JoinConfig
 from evalfm.data.dataset_info import LabelKind
 from evalfm.data.manifest import Manifest
-from evalfm.data.plain_pickle import read_plain_pickle
+from evalfm.data.plain_pickle import read_plain_mapping
 from evalfm.errors import EvalfmError, UnknownNameError, shown
 from evalfm.paths import input_file
 
@@ -59,10 +59,7 @@ def read_other(path: Path) -> pd.DataFrame:
         start = stream.read(1)
     if start != b"\x80" and path.suffix not in (".pkl", ".pickle"):
         return read_table(path)
-    content = read_plain_pickle(path)
-    plain = str | int | float | None
-    if not isinstance(content, dict) or not content or not all(isinstance(each, plain) for each in content.values()):
-        raise EvalfmError(f"{path} holds no mapping of ids to plain values; write it as a CSV of two columns.")
+    content = read_plain_mapping(path)
     return pd.DataFrame({KEY: [str(key) for key in content], VALUE: list(content.values())})
 
 

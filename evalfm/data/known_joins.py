@@ -40,30 +40,25 @@ def _tubes(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple
     key, value = (
         (KEY, VALUE) if KEY in other else (_present(other, ("ImageId", "id")), _present(other, ("chest_tube",)))
     )
-    mine, theirs = _meeting(manifest, other[key])
-    return other.assign(**{key: theirs}), config.model_copy(
-        update={
-            "join_on": f"{mine}={key}",
-            "labels": {"chest_tube": value},
-            "attributes": {"chest_tube": value},
-            "source": "radiologist (tube labels of spatial_specificity)",
-        }
-    )
+    source = "radiologist (tube labels of spatial_specificity)"
+    return _joined(manifest, other, config, key, chest_tube=value, source=source)
 
 
 def _drains(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:
     """Drains of CheXpert, NIH and PadChest images of ameliajimenez/shortcuts-chest-xray."""
     drain, path = _present(other, ("Drain",)), _present(other, ("Path", "Image Index", "ImageID"))
-    mine, theirs = _meeting(manifest, other[path])
-    return other.assign(**{path: theirs}), config.model_copy(
-        update={
-            "join_on": f"{mine}={path}",
-            "labels": {"chest_tube": drain},
-            "attributes": {"chest_tube": drain},
-            "source": "annotated drains (shortcuts-chest-xray); absence by sampling",
-            "note": "A chest_tube of 0 was set by sampling images without a drain in their labels, not by looking.",
-        }
-    )
+    source = "annotated drains (shortcuts-chest-xray); absence by sampling"
+    note = "A chest_tube of 0 was set by sampling images without a drain in their labels, not by looking."
+    return _joined(manifest, other, config, path, chest_tube=drain, source=source, note=note)
+
+
+def _joined(
+    manifest: Manifest, other: pd.DataFrame, config: JoinConfig, key: str, *, chest_tube: str, **said: str
+) -> tuple[pd.DataFrame, JoinConfig]:
+    """A table of chest tubes in the column ``chest_tube``, by the ``key`` of their images."""
+    mine, theirs = _meeting(manifest, other[key])
+    taken = {"join_on": f"{mine}={key}", "labels": {"chest_tube": chest_tube}, "attributes": {"chest_tube": chest_tube}}
+    return other.assign(**{key: theirs}), config.model_copy(update=taken | said)
 
 
 def _chexmask(manifest: Manifest, other: pd.DataFrame, config: JoinConfig) -> tuple[pd.DataFrame, JoinConfig]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import EMPTY_MASK, MASK_SUFFIX, SPACING_COLUMNS, canonical, read_table, without_words
 from evalfm.data.dataset_info import DATASET_FILE, DatasetInfo, dataset_yaml, read_dataset_info
+from evalfm.data.digests import KnownDigests, RowDigests
 from evalfm.data.expressions import evaluate
-from evalfm.data.known_digests import KnownDigests, RowDigests
 from evalfm.data.locators import LinkedRoot, expand_root, relative_root
 from evalfm.data.privacy import SPLIT_KEY, mask_split_keys, public_names
 from evalfm.data.registered import registered_folder
@@ -249,6 +249,12 @@ class Manifest:
     def findings(self) -> list[str]:
         """Findings with masks."""
         return [name for name in self.info.mask_dialects if name + MASK_SUFFIX in self.table]
+
+    @property
+    def file_columns(self) -> list[str]:
+        """Columns whose cells name files: images, and the masks that are files."""
+        masks = [name + MASK_SUFFIX for name in self.findings if self.info.mask_dialects[name] == "file"]
+        return ["image", *masks]
 
     def label(self, name: str) -> NDArray[np.float64]:
         """A column as numbers, float64 [N], NaN where unknown.

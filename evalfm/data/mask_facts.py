@@ -5,17 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.data.atomic import write_atomically
 from evalfm.data.columns import MASK_SUFFIX
-from evalfm.data.digests import WORKERS, stamp_of
+from evalfm.data.digests import remember, stamp_of
 from evalfm.data.locators import file_of
 from evalfm.data.registered import cache_folder
 from evalfm.errors import EvalfmError
@@ -81,8 +78,6 @@ def mask_facts(
     columns = [manifest.table[finding + MASK_SUFFIX].to_numpy(dtype=object) for finding in findings]
     known = [row for row in dict.fromkeys(rows) if all(column[row] is not None for column in columns)]
     root = manifest.root
-    sidecar = cache_folder() / "masks" / f"{_hash(str(root))[:16]}.json"
-    remembered = _read(sidecar)
     said = manifest.info.model_dump(mode="json")
     rules = json.dumps([RULES, {name: said[name] for name in sorted(said) if name.startswith("mask")}])
     files: dict[str, tuple[int, int] | None] = {}
@@ -98,34 +93,22 @@ def mask_facts(
         content = [rules, cells, [files[file_of(name)] for name in names]]
         return _hash(content)
 
-    def decode(row: int) -> tuple[int, MaskFact | None, str]:
-        try:
-            masks = [mask for finding in findings if (mask := manifest.mask(row, finding)) is not None]
-            return row, fact_of(np.asarray(np.logical_or.reduce(masks))), ""
-        except (EvalfmError, OSError) as error:
-            return row, None, str(error)
+    def decode(row: int) -> MaskFact:
+        masks = [mask for finding in findings if (mask := manifest.mask(row, finding)) is not None]
+        return fact_of(np.asarray(np.logical_or.reduce(masks)))
 
     # Two rows may be of one image, each with a mask of its own.
     ids = manifest.table["id"].to_numpy(dtype=object)
-    names = {row: _hash([*findings, manifest.locator(row), str(ids[row])]) for row in known}
-    stamps = {row: stamp(row) for row in known}
-    by_row, failed = {}, {}
-    for row in known:
-        entry = remembered.get(names[row])
-        if entry is not None and entry[0] == stamps[row]:
-            by_row[row] = MaskFact(*entry[1:])
-    wanted = [row for row in known if row not in by_row]
-    if wanted:
-        with ThreadPoolExecutor(WORKERS) as pool:
-            decoded = progress.track(pool.map(decode, wanted), f"{' and '.join(findings)} masks", len(wanted))
-            for row, fact, reason in decoded:
-                if fact is None:
-                    failed[row] = reason
-                else:
-                    by_row[row] = fact
-        fresh = {names[row]: [stamps[row], *by_row[row]] for row in wanted if row in by_row}
-        write_atomically(sidecar, json.dumps(remembered | fresh).encode())
-    return MaskFacts(by_row, failed)
+    by_row, failed = remember(
+        cache_folder() / "masks" / f"{_hash(str(root))[:16]}.json",
+        {row: _hash([*findings, manifest.locator(row), str(ids[row])]) for row in known},
+        {row: [stamp(row)] for row in known},
+        decode,
+        _is_fact,
+        title=f"{' and '.join(findings)} masks",
+        progress=progress,
+    )
+    return MaskFacts({row: MaskFact(*values) for row, values in by_row.items()}, failed)
 
 
 def fact_of(mask: NDArray[np.bool_]) -> MaskFact:
@@ -140,17 +123,5 @@ def _hash(content: object) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
 
-def _read(sidecar: Path) -> dict[str, list[Any]]:
-    """What was remembered; a damaged file is as good as none, since all of it can be computed again."""
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {
-        name: entry
-        for name, entry in (content.items() if isinstance(content, dict) else ())
-        if isinstance(entry, list)
-        and len(entry) == 1 + len(MaskFact._fields)
-        and all(isinstance(each, str) for each in entry[:2])
-        and all(isinstance(each, int) for each in entry[2:])
-    }
+def _is_fact(values: list[Any]) -> bool:
+    return [type(each) for each in values] == [str, int, int, int, int]

@@ -107,15 +107,6 @@ def without_private(text: str, manifests: Iterable[Manifest]) -> str:
     return _WORD.sub(lambda match: "…" if match[0] in names or match[0].rstrip(".") in names else match[0], text)
 
 
-def top_coded_age(age: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ages with everything above 90 years set to 90; unknown stays NaN.
-
-    >>> top_coded_age(np.array([64.0, 97.0, np.nan])).tolist()
-    [64.0, 90.0, nan]
-    """
-    return np.minimum(age, TOP_CODED_AGE)
-
-
 def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | None = None) -> pd.DataFrame:
     """The columns of ``manifest`` that may leave it: ``id``, ``patient``, ``split`` and the declared attributes.
 
@@ -140,7 +131,7 @@ def public_table(manifest: Manifest, rows: NDArray[np.intp] | Sequence[int] | No
     }
     for name in manifest.info.attributes:
         column = table[name]
-        columns[name] = top_coded_age(column.to_numpy(dtype=np.float64)) if name == "age" else column
+        columns[name] = column.clip(upper=TOP_CODED_AGE) if name == "age" else column
     return pd.DataFrame(columns)
 
 

@@ -21,6 +21,8 @@ from evalfm.errors import EvalfmError
 
 FORMATS = ("PNG", "JPEG", "GIF", "BMP")
 """What Pillow may open: formats of pixels alone, none that runs a program."""
+GREY_BITS = {"1": 1, "L": 8, "I": 32, "F": 32}
+"""Bits of a pixel in Pillow's modes of one channel."""
 # What it has to say of a damaged page is said once, by the sentence that refuses it.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -136,21 +138,12 @@ def _refuse_deep_colour(path: Path, locator: str) -> None:
 
 def _from_pillow(picture: Pillow.Image, locator: str) -> Stored:
     mode, kind = picture.mode, "JPEG" if picture.format == "MPO" else str(picture.format)
-    if mode == "1":
-        return Stored(np.asarray(picture).astype(np.uint8)[None], 1, kind)
-    if mode == "L":
-        return Stored(np.asarray(picture)[None], 8, kind)
-    if mode.startswith("I;16"):
-        return Stored(native(np.array(picture))[None], 16, kind)
-    if mode in ("I", "F"):
-        return Stored(np.array(picture)[None], 32, kind)
-    if mode == "LA":
-        grey, opacity = (np.asarray(band) for band in picture.split())
-        return Stored(grey[None], 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
-    if mode == "RGBA":
-        opacity = np.asarray(picture.getchannel("A"))
-        colours = np.asarray(picture)[..., :3]
-        return Stored(_channels(colours), 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
+    depth = 16 if mode.startswith("I;16") else GREY_BITS.get(mode)
+    if depth is not None:
+        return Stored(native(np.asarray(picture))[None], depth, kind)
+    if mode in ("LA", "RGBA"):
+        *colours, opacity = (np.asarray(band) for band in picture.split())
+        return Stored(np.stack(colours), 8, f"{kind}, opacity dropped", opacity_varies=_varies(opacity))
     if mode == "P":
         indices = np.array(picture)
         return Stored(_channels(np.asarray(picture.convert("RGB"))), 8, f"{kind}, palette", indices)

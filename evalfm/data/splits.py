@@ -67,10 +67,8 @@ def stratified(
     """
     _check_fractions(fractions)
     codes, unique = _patients(patients)
-    order_by = _uniform(unique, SPLIT, seed)
     assigned = np.empty(len(unique), dtype=object)
-    for members in _strata(codes, len(unique), labels):
-        ordered = members[np.argsort(order_by[members], kind="stable")]
+    for ordered in _strata(codes, _uniform(unique, SPLIT, seed), labels):
         places = (np.arange(len(ordered)) + 0.5) / len(ordered)
         assigned[ordered] = _by_fractions(places, fractions)
     return assigned[codes]
@@ -138,11 +136,9 @@ def folds(patients: Names, k: int, seed: int, labels: ArrayLike | None = None) -
         raise EvalfmError(f"There must be at least 2 folds, not {k}.")
     if len(unique) < k:
         raise EvalfmError(f"{k} folds need {k} patients, there are {len(unique)}; take fewer folds.")
-    order_by = _uniform(unique, "folds", seed)
     assigned = np.empty(len(unique), dtype=np.intp)
     assigned_so_far = 0
-    for members in _strata(codes, len(unique), labels, at_least=k):
-        ordered = members[np.argsort(order_by[members], kind="stable")]
+    for ordered in _strata(codes, _uniform(unique, "folds", seed), labels, at_least=k):
         # Counting on from class to class keeps the folds of equal size as a whole.
         assigned[ordered] = (np.arange(len(ordered)) + assigned_so_far) % k
         assigned_so_far += len(ordered)
@@ -171,14 +167,12 @@ def fold_split(
     fold_of_patient[codes] = fold_of
     if (fold_of_patient[codes] != fold_of).any():
         raise EvalfmError("A patient is in two folds; make the folds by patient.")
-    order_by = _uniform(unique, f"fold {fold}", seed)
     assigned = np.full(len(unique), "train", dtype=object)
     assigned[fold_of_patient == fold] = "test"
-    for members in _strata(codes, len(unique), labels):
-        training = members[assigned[members] == "train"]
-        ordered = training[np.argsort(order_by[training], kind="stable")]
-        number = round(val_fraction * len(ordered))
-        assigned[ordered[: max(number, 1) if len(ordered) > 1 else 0]] = "val"
+    for ordered in _strata(codes, _uniform(unique, f"fold {fold}", seed), labels):
+        training = ordered[assigned[ordered] == "train"]
+        number = round(val_fraction * len(training))
+        assigned[training[: max(number, 1) if len(training) > 1 else 0]] = "val"
     return assigned[codes]
 
 
@@ -215,20 +209,31 @@ def nested_shots(labels: ArrayLike, patients: Names, k: int, seed: int, *, fewer
         queues.append(members[np.lexsort((order_by[members], nth_image))].tolist())
     if not queues:
         raise EvalfmError("No image has a known label; shots need labelled images.")
-    # Round by round over the classes: a round depends on earlier rounds only, so the choices are nested.
+    return np.sort(np.array([row for rows in draw_rounds(queues, patient_codes, k) for row in rows], dtype=np.intp))
+
+
+def draw_rounds(queues: Sequence[Sequence[int]], patients: NDArray[np.intp], number: int) -> list[list[int]]:
+    """``number`` rows of each queue, or all it has; a patient gives a second row only where a queue has no new one.
+
+    Round by round over the queues: a round depends on earlier rounds only, so that the draw of a smaller number is the
+    start of this one.
+
+    >>> draw_rounds([[0, 1, 2], [3]], np.array([0, 0, 1, 2]), 2)
+    [[0, 2], [3]]
+    """
     fresh = [iter(queue) for queue in queues]
-    # A list would be moved as a whole for every image that is taken from its front.
+    # A list would be moved as a whole for every row that is taken from its front.
     put_off: list[deque[int]] = [deque() for _ in queues]
     used: set[int] = set()
-    chosen: list[int] = []
-    for turn in range(k):
+    drawn: list[list[int]] = [[] for _ in queues]
+    for turn in range(number):
         for code in (code for code, queue in enumerate(queues) if turn < len(queue)):
-            row = _next_unused(fresh[code], patient_codes, used, put_off[code])
+            row = _next_unused(fresh[code], patients, used, put_off[code])
             if row is None:
                 row = put_off[code].popleft()
-            used.add(int(patient_codes[row]))
-            chosen.append(row)
-    return np.sort(np.array(chosen, dtype=np.intp))
+            used.add(int(patients[row]))
+            drawn[code].append(row)
+    return drawn
 
 
 def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLike | None = None) -> NDArray[np.intp]:
@@ -245,10 +250,8 @@ def label_fraction(patients: Names, fraction: float, seed: int, labels: ArrayLik
     if not 0 < fraction <= 1:
         raise EvalfmError(f"A fraction of the labels lies above 0 and up to 1, not at {fraction}.")
     codes, unique = _patients(patients)
-    order_by = _uniform(unique, "fraction", seed)
     kept = np.zeros(len(unique), dtype=bool)
-    for members in _strata(codes, len(unique), labels):
-        ordered = members[np.argsort(order_by[members], kind="stable")]
+    for ordered in _strata(codes, _uniform(unique, "fraction", seed), labels):
         # 1e-9: .1 of 30 patients is 3, not 4.
         kept[ordered[: math.ceil(fraction * len(ordered) - 1e-9)]] = True
     return np.flatnonzero(kept[codes])
@@ -376,19 +379,20 @@ def _classes(labels: ArrayLike) -> tuple[NDArray[np.intp], list[str]]:
 
 
 def _strata(
-    codes: NDArray[np.intp], number: int, labels: ArrayLike | None, *, at_least: int = 0
+    codes: NDArray[np.intp], order_by: NDArray[np.float64], labels: ArrayLike | None, *, at_least: int = 0
 ) -> list[NDArray[np.intp]]:
-    """Patients per class, as positions in the list of patients; the class of a patient is their highest."""
+    """Patients per class in the order of ``order_by`` [P], as positions in it; a patient has the highest class."""
+    ranked = np.argsort(order_by, kind="stable")
     if labels is None:
-        return [np.arange(number)]
+        return [ranked]
     classes, names = _classes(labels)
     if len(classes) != len(codes):
         raise ValueError(f"{len(classes)} labels for {len(codes)} rows")
-    highest = np.full(number, _UNKNOWN_CLASS, dtype=np.intp)
+    highest = np.full(len(order_by), _UNKNOWN_CLASS, dtype=np.intp)
     np.maximum.at(highest, codes, classes)
     strata = []
     for code in range(_UNKNOWN_CLASS, len(names)):
-        members = np.flatnonzero(highest == code)
+        members = ranked[highest[ranked] == code]
         if code != _UNKNOWN_CLASS and 0 < len(members) < at_least:
             raise EvalfmError(
                 f"Class {names[code]} has {len(members)} patients, fewer than {at_least} folds; take fewer."

@@ -1,4 +1,4 @@
-"""Pixel values as a file holds them, and what kind of file it is by its content."""
+"""Images: pixel values as a file holds them, scaled or not, and what kind of file it is by its content."""
 
 from __future__ import annotations
 
@@ -57,6 +57,54 @@ class Stored:
     opacity_varies: bool = False
     white_is_zero: bool = False
     lossy: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Pixels as an encoder's preprocessing wants them.
+
+    Attributes:
+        pixels: float32 [C, H, W], C = 1 or 3 as stored; air dark, bone bright.
+        unit: ``unit-interval`` for images and photographs, ``HU`` for CT, ``raw`` for MR and others.
+        bits: significant bits of the stored pixels.
+        spacing_mm: (row, column) spacing of the stored pixels, or None where unknown.
+        rule: how intensities were made and where the spacing was found, in a few stable words.
+    """
+
+    pixels: NDArray[np.float32]
+    unit: str
+    bits: int
+    spacing_mm: tuple[float, float] | None
+    rule: str
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """Pixels in the depth in which they are stored; fields as those of ``Image`` but for ``pixels``.
+
+    Attributes:
+        pixels: [C, H, W]: uint8, where 255 stands for 1, of whole numbers of 1, 2, 4 or 8 bits in the unit interval;
+            else float32.
+        scale: what one level of ``pixels`` stands for, in the image's unit.
+    """
+
+    pixels: NDArray[np.uint8] | NDArray[np.float32]
+    unit: str
+    bits: int
+    spacing_mm: tuple[float, float] | None
+    rule: str
+
+    @property
+    def scale(self) -> float:
+        """1/255 for uint8, else 1."""
+        return 1 / 255 if self.pixels.dtype == np.uint8 else 1.0
+
+    def image(self) -> Image:
+        """The same image as float32."""
+        values = self.pixels.astype(np.float32, copy=False)
+        if self.pixels.dtype == np.uint8:
+            values /= np.float32(255)
+        return Image(values, self.unit, self.bits, self.spacing_mm, self.rule)
 
 
 def kind_of(path: Path) -> Kind:

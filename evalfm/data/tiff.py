@@ -77,13 +77,11 @@ class Page:
 
     Attributes:
         tags: type and numbers of each tag that pixels need.
-        order: byte order as struct writes it.
-        big: whether offsets have 64 bits.
+        layout: how the file writes its numbers.
     """
 
     tags: Tags
-    order: str
-    big: bool
+    layout: _Layout
 
     def number(self, tag: int, default: int) -> int:
         """The first number of ``tag``."""
@@ -108,7 +106,7 @@ def page_of(path: Path, member: str | None, locator: str) -> Page:
         if not tables:
             raise _damaged(locator, "it has no page")
         number = frame_number(member, len(tables), locator, "pages")
-        return Page(_tags(stream, tables[number], layout, locator), layout.order, layout.big)
+        return Page(_tags(stream, tables[number], layout, locator), layout)
 
 
 def page_alone(path: Path, page: Page, locator: str) -> io.BytesIO:
@@ -248,18 +246,18 @@ def _tags(
 
 def _written(tags: Tags, page: Page, places: tuple[int, int], segments: list[bytes]) -> io.BytesIO:
     """Tags and segments as a little file in the page's own byte order; ``places``: the tags of offset and length."""
-    kind, inline = (16, 8) if page.big else (4, 4)
-    layout = _Layout(page.order, page.big)
+    layout, big = page.layout, page.layout.big
+    kind, inline = (16, 8) if big else (4, 4)
     lengths = tuple(len(segment) for segment in segments)
     tags = tags | {places[0]: (kind, (0,) * len(segments)), places[1]: (kind, lengths)}
-    directory = 24 if page.big else 10
+    directory = 24 if big else 10
     end = directory + len(tags) * struct.calcsize(layout.entry) + inline
     outside: dict[int, int] = {}
     for tag, (form, numbers) in tags.items():
         length = struct.calcsize(f"={len(numbers)}{_FORMATS[form]}")
         if length > inline:
             outside[tag], end = end, end + length + length % 2
-    if not page.big and end + sum(lengths) + len(lengths) >= 2**32:
+    if not big and end + sum(lengths) + len(lengths) >= 2**32:
         raise EvalfmError("A page of more than 4 GiB needs BigTIFF; save it as such.")
     offsets = []
     for length in lengths:
@@ -267,12 +265,10 @@ def _written(tags: Tags, page: Page, places: tuple[int, int], segments: list[byt
         end += length + length % 2
     tags[places[0]] = (kind, tuple(offsets))
     made = io.BytesIO()
-    mark = b"II" if page.order == "<" else b"MM"
-    if page.big:
-        made.write(mark + struct.pack(page.order + "HHHQQ", 43, 8, 0, 16, len(tags)))
-    else:
-        made.write(mark + struct.pack(page.order + "HIH", 42, 8, len(tags)))
-    values = {tag: struct.pack(f"{page.order}{len(n)}{_FORMATS[form]}", *n) for tag, (form, n) in tags.items()}
+    made.write(b"II" if layout.order == "<" else b"MM")
+    head = ("HHHQQ", 43, 8, 0, 16) if big else ("HIH", 42, 8)
+    made.write(struct.pack(layout.order + str(head[0]), *head[1:], len(tags)))
+    values = {tag: struct.pack(f"{layout.order}{len(n)}{_FORMATS[form]}", *n) for tag, (form, n) in tags.items()}
     for tag in sorted(tags):
         form, numbers = tags[tag]
         value = struct.pack(layout.offset, outside[tag]) if tag in outside else values[tag].ljust(inline, b"\0")

@@ -2,13 +2,15 @@
 
 ``python -I _unpickling.py SOURCE TARGET METADATA`` writes TARGET as safetensors and prints one line of JSON. Every
 class and function that the pickle asks for becomes an empty stand-in, but for those that put tensors and plain
-containers together. The process ends, and TARGET is removed, when its standard input closes: that is when its parent
-is gone.
+containers together. The process ends, and TARGET is removed with its folder, when its standard input closes: that is
+when its parent is gone.
 """
 
 from __future__ import annotations
 
+import builtins
 import collections
+import contextlib
 import json
 import os
 import pickle
@@ -80,22 +82,11 @@ class StandIn:
 
 def resolve(module: str, name: str) -> Any:
     """What stands for ``module.name`` in the pickle."""
-    if (module, name) == ("collections", "OrderedDict"):
-        return collections.OrderedDict
-    if module in ("builtins", "__builtin__") and name in ("bytes", "bytearray"):
-        return _read_bytes
-    if module in ("builtins", "__builtin__") and name in CONTAINERS:
-        return getattr(sys.modules["builtins"], name)
-    if module in ("copyreg", "copy_reg") and name == "_reconstructor":
-        return _reconstruct
-    if module == "torch._utils" and name in REBUILD:
-        return getattr(torch._utils, name)
+    module = {"__builtin__": "builtins", "copy_reg": "copyreg"}.get(module, module)
+    if (module, name) in _KNOWN:
+        return _KNOWN[module, name]
     if module.split(".")[0] == "torch" and name.startswith("_rebuild"):
         raise pickle.UnpicklingError(f"it holds a tensor made by {module}.{name}")
-    if module == "torch" and name == "Size":
-        return torch.Size
-    if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-        return getattr(torch, name)
     return type(name.rpartition(".")[2] or "StandIn", (StandIn,), {"__module__": module})
 
 
@@ -107,6 +98,19 @@ def _read_bytes(content: Any = b"", *rest: Any) -> bytes:
 def _reconstruct(kind: Any, base: Any, state: Any) -> Any:
     """How pickles of protocol 0 and 1 begin an object."""
     return object.__new__(kind) if isinstance(kind, type) and issubclass(kind, StandIn) else StandIn()
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "bytes"): _read_bytes,
+    ("builtins", "bytearray"): _read_bytes,
+    ("copyreg", "_reconstructor"): _reconstruct,
+    ("torch", "Size"): torch.Size,
+    **{("builtins", name): getattr(builtins, name) for name in CONTAINERS},
+    **{("torch._utils", name): getattr(torch._utils, name) for name in REBUILD},
+    **{("torch", name): each for name, each in vars(torch).items() if isinstance(each, torch.dtype)},
+}
+"""What is what it says; whatever else a pickle names is a stand-in."""
 
 
 class Unpickler(pickle.Unpickler):
@@ -212,8 +216,10 @@ def convert(source: str, target: str, metadata: dict[str, str]) -> dict[str, Any
 
 def _end_with_parent(target: str) -> None:
     sys.stdin.buffer.read()
-    if os.path.exists(target):
+    with contextlib.suppress(OSError):
         os.unlink(target)
+        # The parent made a folder for it alone.
+        os.rmdir(os.path.dirname(target))
     os._exit(1)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from evalfm.cards import CardModel
+from evalfm.cards import CardModel, refuse
 
 Unit = Literal["unit-interval", "HU", "raw"]
 ResizePolicy = Literal["squash", "shortest-edge-crop", "letterbox"]
@@ -76,11 +76,14 @@ class WeightsFacts(CardModel):
 
     @model_validator(mode="after")
     def _check(self) -> WeightsFacts:
-        if self.source == "hub" and not (self.repository and self.file and self.revision):
-            raise ValueError("a hub source needs repository, file and revision")
         foreign = sorted(set(self.pickle_globals) - REVIEWED_PICKLE_GLOBALS)
-        if foreign:
-            raise ValueError(f"pickle_globals {foreign} are not among the reviewed data classes")
+        is_whole = self.repository and self.file and self.revision
+        refuse(
+            {
+                "a hub source needs repository, file and revision": self.source == "hub" and not is_whole,
+                f"pickle_globals {foreign} are not among the reviewed data classes": foreign,
+            }
+        )
         return self
 
 
@@ -138,30 +141,35 @@ class Preprocessing(CardModel):
 
     @model_validator(mode="after")
     def _check(self) -> Preprocessing:
-        if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(f"mean and std need {self.channels} value(s), one per channel")
-        if any(value <= 0 for value in self.std):
-            raise ValueError("std must be positive")
-        if min(self.input_size) < 1 or max(*self.input_size, self.resize_to or 1) > MAX_SIDE:
-            raise ValueError(f"input_size and resize_to must lie between 1 and {MAX_SIDE:,} pixels")
-        if self.resize == "shortest-edge-crop" and (self.resize_to is None or self.resize_to < max(self.input_size)):
-            raise ValueError("shortest-edge-crop needs resize_to, at least the longer side of input_size")
-        if self.resize == "squash" and self.resize_to is not None:
-            raise ValueError("resize_to has no meaning with squash")
-        if self.resize != "letterbox" and self.pad != "centre":
-            raise ValueError(f"pad has no meaning with {self.resize}")
-        if self.resize != "letterbox" and (self.first_interpolation, self.side_rounding) != (None, "nearest"):
-            raise ValueError(f"first_interpolation and side_rounding have no meaning with {self.resize}")
-        if self.interpolation == "nearest" and self.antialias:
-            raise ValueError("nearest cannot be antialiased")
-        if not self.units:
-            raise ValueError("units must name at least one unit")
-        if self.scaling == "range" and (self.units == ("unit-interval",)) != (self.input_range is not None):
-            raise ValueError("input_range goes with the unit interval alone; HU and raw values are passed as they are")
-        if self.scaling.startswith("min-max") and self.input_range is None:
-            raise ValueError(f"{self.scaling} needs input_range")
-        if self.scaling == "z-score-input" and self.input_range is not None:
-            raise ValueError("z-score-input takes no input_range")
+        crops, boxed = self.resize == "shortest-edge-crop", self.resize == "letterbox"
+        ranged, in_unit = self.input_range is not None, self.units == ("unit-interval",)
+        sides = (*self.input_size, self.resize_to or 1)
+        refuse(
+            {
+                f"mean and std need {self.channels} value(s), one per channel": (
+                    len(self.mean) != self.channels or len(self.std) != self.channels
+                ),
+                "std must be positive": any(value <= 0 for value in self.std),
+                f"input_size and resize_to must lie between 1 and {MAX_SIDE:,} pixels": (
+                    min(self.input_size) < 1 or max(sides) > MAX_SIDE
+                ),
+                "shortest-edge-crop needs resize_to, at least the longer side of input_size": (
+                    crops and (self.resize_to or 0) < max(self.input_size)
+                ),
+                "resize_to has no meaning with squash": self.resize == "squash" and self.resize_to is not None,
+                f"pad has no meaning with {self.resize}": not boxed and self.pad != "centre",
+                f"first_interpolation and side_rounding have no meaning with {self.resize}": (
+                    not boxed and (self.first_interpolation, self.side_rounding) != (None, "nearest")
+                ),
+                "nearest cannot be antialiased": self.interpolation == "nearest" and self.antialias,
+                "units must name at least one unit": not self.units,
+                "input_range goes with the unit interval alone; HU and raw values are passed as they are": (
+                    self.scaling == "range" and in_unit != ranged
+                ),
+                f"{self.scaling} needs input_range": self.scaling.startswith("min-max") and not ranged,
+                "z-score-input takes no input_range": self.scaling == "z-score-input" and ranged,
+            }
+        )
         return self
 
 
@@ -325,24 +333,32 @@ class EncoderCard(CardModel):
 
     @model_validator(mode="after")
     def _check(self) -> EncoderCard:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", self.name):
-            raise ValueError(f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only")
-        if self.pooling not in self.poolings:
-            raise ValueError(f"pooling {self.pooling!r} is not among poolings {sorted(self.poolings)}")
-        if not len(self.map_channels) == len(self.map_strides) == len(self.map_layers):
-            raise ValueError("map_layers, map_channels and map_strides need the same length")
-        if list(self.map_strides) != sorted(self.map_strides, key=int):
-            raise ValueError("maps go from shallow to deep: map_strides must not fall")
-        if self.variant not in (None, *self.variants):
-            raise ValueError(f"variant {self.variant!r} is not among variants {sorted(self.variants)}")
-        if set(self.variants) & set(self.poolings):
-            raise ValueError("a pooling and a variant have the same name")
-        tower = self.text_tower
-        if tower is not None and self.poolings.get(tower.pooling) != tower.dim:
-            raise ValueError(f"text_tower: images need a pooling {tower.pooling!r} of {tower.dim} dimensions too")
         wrong = [side for side in self.preprocessing.input_size if side % self.size_multiple]
-        if wrong:
-            raise ValueError(f"input_size {wrong[0]} is not a multiple of size_multiple {self.size_multiple}")
+        pooling, dim = (self.text_tower.pooling, self.text_tower.dim) if self.text_tower else ("", None)
+        refuse(
+            {
+                f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only": (
+                    not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", self.name)
+                ),
+                f"pooling {self.pooling!r} is not among poolings {sorted(self.poolings)}": (
+                    self.pooling not in self.poolings
+                ),
+                "map_layers, map_channels and map_strides need the same length": (
+                    len({len(self.map_layers), len(self.map_channels), len(self.map_strides)}) > 1
+                ),
+                "maps go from shallow to deep: map_strides must not fall": (
+                    list(self.map_strides) != sorted(self.map_strides)
+                ),
+                f"variant {self.variant!r} is not among variants {sorted(self.variants)}": (
+                    self.variant not in (None, *self.variants)
+                ),
+                "a pooling and a variant have the same name": set(self.variants) & set(self.poolings),
+                f"text_tower: images need a pooling {pooling!r} of {dim} dimensions too": (
+                    dim is not None and self.poolings.get(pooling) != dim
+                ),
+                f"input_size {next(iter(wrong), None)} is not a multiple of size_multiple {self.size_multiple}": wrong,
+            }
+        )
         return self
 
 

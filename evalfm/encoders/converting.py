@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
-from evalfm.data.atomic import file_place
+from evalfm.data.atomic import file_place, new_file
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.weight_files import unsafe_globals, zip_members
+from evalfm.encoders.weight_files import kind_of_weights, unsafe_globals, zip_members
 from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file
@@ -58,23 +59,17 @@ def examine(path: Path) -> Examined:
         EvalfmError: there is no such file, it needs no conversion, or it is of a kind that cannot be converted.
     """
     size = input_file(path).stat().st_size
-    with path.open("rb") as file:
-        head = file.read(9)
-    plain = f"{path} needs no conversion: give it to --weights as it is."
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        raise EvalfmError(plain)
     try:
-        if head[:2] == b"PK":
-            members = zip_members(path)
-            if members and all(name.endswith(".npy") for name in members):
-                raise EvalfmError(plain)
-            if any(name.endswith("constants.pkl") for name in members):
-                raise EvalfmError(
-                    f"{path} is a TorchScript program, which evalfm does not convert; save the state dict of "
-                    "torch.jit.load where you trust it."
-                )
-        elif head[:1] != b"\x80":
+        kind = kind_of_weights(path)
+        if kind is None:
             raise EvalfmError(f"{path} is no checkpoint of torch, or it is incomplete; fetch it again.")
+        if kind != "torch":
+            raise EvalfmError(f"{path} needs no conversion: give it to --weights as it is.")
+        if zipfile.is_zipfile(path) and any(name.endswith("constants.pkl") for name in zip_members(path)):
+            raise EvalfmError(
+                f"{path} is a TorchScript program, which evalfm does not convert; save the state dict of "
+                "torch.jit.load where you trust it."
+            )
         imports = unsafe_globals(path, WeightsFacts(source="path"))
     except EvalfmError:
         raise
@@ -103,24 +98,18 @@ def convert(examined: Examined, out: Path, *, force: bool = False) -> Converted:
             no plain tensors.
     """
     _check_target(examined, out, force)
-    # A link stays; what it leads to is replaced.
-    place = file_place(out)
-    if place is None:
+    if file_place(out) is None:
         raise EvalfmError(f"{out} is a pipe or device; give --out the name of a file.")
     metadata = {"format": "pt", "source": examined.path.name, "source_sha256": examined.sha256}
-    handle, partial = tempfile.mkstemp(prefix=f".{out.name[:32]}.", suffix=".partial", dir=place.parent)
-    os.close(handle)
-    try:
-        report = _read_apart(examined.path, Path(partial), metadata)
+    with new_file(out) as partial:
+        report = _read_apart(examined.path, partial, metadata)
         if file_digest(examined.path) != examined.sha256:
             raise EvalfmError(f"{examined.path} changed while it was read; convert it again.")
         if "error" in report:
             raise EvalfmError(f"{examined.path} {report['error']}.")
-        _check_written(Path(partial), report["tensors"])
+        with safe_open(partial, framework="pt") as file:
+            assert len(file.keys()) == report["tensors"], "another number of tensors was written than is said"
         _check_target(examined, out, force)
-        _publish(Path(partial), place)
-    finally:
-        Path(partial).unlink(missing_ok=True)
     return Converted(out, report["tensors"], report["values"], tuple(report["left_out"]))
 
 
@@ -167,17 +156,3 @@ def _read_apart(source: Path, target: Path, metadata: dict[str, str]) -> dict[st
         last = failure.splitlines()[-1] if failure else f"it ended with {process.returncode}"
         raise EvalfmError(f"{source} could not be read ({last}); free memory or fetch it again.") from None
     return report
-
-
-def _check_written(partial: Path, tensors: int) -> None:
-    with safe_open(partial, framework="pt") as file:
-        assert len(file.keys()) == tensors, "the reading process wrote another number of tensors than it says"
-
-
-def _publish(partial: Path, out: Path) -> None:
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    partial.chmod(0o666 & ~mask)
-    os.replace(partial, out)

@@ -72,7 +72,7 @@ def files_of(card: EncoderCard, *, text: bool) -> list[HubFile]:
         files += [HubFile(facts.repository, name, facts.revision) for name in shard_names(index)]
     if text and tower is not None:
         own = tower.arguments.get("weights")
-        files += [_beside(card, name) for name in (*tower.tokenizer, *([str(own)] if own else []))]
+        files += filter(None, [_beside(card, name) for name in (*tower.tokenizer, *([str(own)] if own else []))])
     return list(dict.fromkeys(files))
 
 
@@ -93,7 +93,7 @@ def fetch_whole(card: EncoderCard, *, text: bool) -> None:
                 f"{path} is not the file that the card of {card.name} pins by its SHA-256; remove it and fetch again."
             )
     for file in files_of(card, text=text)[1:]:
-        _fetched(card, file.repository, file.name, file.revision, "a place beside the file of weights, in one folder")
+        _fetched(card, file, "a place beside the file of weights, in one folder")
 
 
 def reachable() -> bool:
@@ -134,12 +134,12 @@ def fetch(card: EncoderCard) -> Path:
             f"The weights of {card.name} are on no hub{where}: give their file with --weights PATH "
             f"({WITHOUT_WEIGHTS}; --weights random takes the architecture alone)."
         )
-    path = _fetched(card, facts.repository, facts.file, facts.revision, "--weights PATH")
+    path = _fetched(card, HubFile(facts.repository, facts.file, facts.revision), "--weights PATH")
     if _names_shards(facts.file):
         from evalfm.encoders.weight_files import shard_names
 
         for name in shard_names(path):
-            _fetched(card, facts.repository, name, facts.revision, "--weights PATH")
+            _fetched(card, HubFile(facts.repository, name, facts.revision), "--weights PATH")
     return path
 
 
@@ -152,29 +152,23 @@ def fetch_beside(card: EncoderCard, origin: Path | None, name: str) -> Path:
     if origin is not None and (origin.parent / name).is_file():
         return origin.parent / name
     beside = "the file of weights, in one folder" if origin is None else f"{origin.name} in {origin.parent}"
-    if _text_place(card)[0] is None:
-        raise EvalfmError(f"The tokenizer of {card.name} needs {name}: place it beside {beside}.")
     file = _beside(card, name)
-    return _fetched(card, file.repository, name, file.revision, f"a place beside {beside}")
+    if file is None:
+        raise EvalfmError(f"The tokenizer of {card.name} needs {name}: place it beside {beside}.")
+    return _fetched(card, file, f"a place beside {beside}")
 
 
-def _text_place(card: EncoderCard) -> tuple[str | None, str | None]:
-    """Repository and revision of the files of the text tower."""
+def _beside(card: EncoderCard, name: str) -> HubFile | None:
+    """A file of the text tower, where it lies on the hub."""
     facts, tower = card.weights, card.text_tower
     if tower is not None and tower.tokenizer_repository is not None:
-        return tower.tokenizer_repository, tower.tokenizer_revision
-    return facts.repository, facts.revision
+        return HubFile(tower.tokenizer_repository, name, tower.tokenizer_revision)
+    return None if facts.repository is None else HubFile(facts.repository, name, facts.revision)
 
 
-def _beside(card: EncoderCard, name: str) -> HubFile:
-    repository, revision = _text_place(card)
-    assert repository is not None
-    return HubFile(repository, name, revision)
-
-
-def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None, remedy: str) -> Path:
-    """The local path of one file of a repository; ``remedy``: where else a user can put it."""
-    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+def _fetched(card: EncoderCard, wanted: HubFile, remedy: str) -> Path:
+    """The local path of one file; ``remedy``: where else a user can put it."""
+    from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
         GatedRepoError,
@@ -183,16 +177,15 @@ def _fetched(card: EncoderCard, repository: str, file: str, revision: str | None
         RevisionNotFoundError,
     )
 
+    cached = wanted.cached()
+    if cached is not None:
+        return cached
+    repository, file, revision = wanted
     # Another host, a mirror or one's own, where HF_ENDPOINT says so.
     page = f"{constants.ENDPOINT}/{repository}"
     place = page if revision in (None, "main") else f"{page}/tree/{revision}"
-    if remedy.startswith("--"):
-        by_hand = f"fetch {file} from {place} elsewhere and give it with {remedy} ({WITHOUT_WEIGHTS})"
-    else:
-        by_hand = f"fetch {file} from {place} elsewhere and give it {remedy}"
-    cached = try_to_load_from_cache(repository, file, revision=revision)
-    if isinstance(cached, str):
-        return Path(cached)
+    given = f"with {remedy} ({WITHOUT_WEIGHTS})" if remedy.startswith("--") else remedy
+    by_hand = f"fetch {file} from {place} elsewhere and give it {given}"
     try:
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):

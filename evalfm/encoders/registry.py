@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from evalfm.cards import read_yaml, validate
 from evalfm.encoders.card import AbsentCard, EncoderCard
@@ -13,6 +13,8 @@ from evalfm.plugins import PlugIn, find_plugins, load_all
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
+
+Card = TypeVar("Card", EncoderCard, AbsentCard)
 
 CARDS = Path(__file__).parent / "cards"
 ABSENT = CARDS / "precomputed"
@@ -48,7 +50,7 @@ def list_absent() -> dict[str, AbsentCard]:
     >>> "medclip" in list_absent()
     True
     """
-    return {path.stem: _read_absent(path) for path in sorted(ABSENT.glob("*.yaml"))}
+    return {path.stem: _read(AbsentCard, path) for path in sorted(ABSENT.glob("*.yaml"))}
 
 
 def find_absent(name: str) -> AbsentCard | None:
@@ -58,7 +60,7 @@ def find_absent(name: str) -> AbsentCard | None:
     512
     """
     path = ABSENT / f"{name}.yaml"
-    return _read_absent(path) if name in _absent_names() else None
+    return _read(AbsentCard, path) if name in _absent_names() else None
 
 
 def read_card(path: Path) -> EncoderCard:
@@ -67,10 +69,7 @@ def read_card(path: Path) -> EncoderCard:
     Raises:
         EvalfmError: not there, not YAML, wrong keys, or a built-in card under another name than its file's.
     """
-    card = validate(EncoderCard, read_yaml(path), str(path))
-    if path.parent == CARDS and card.name != path.stem:
-        raise EvalfmError(f"{path} is the card of {card.name!r}; rename the file or the card.")
-    return card
+    return _read(EncoderCard, path)
 
 
 def named_card(name: str) -> EncoderCard:
@@ -108,9 +107,9 @@ def load_plugin(name: str) -> EncoderCard | Callable[[], Encoder]:
     return encoder_plugins()[name].load()
 
 
-def _read_absent(path: Path) -> AbsentCard:
-    card = validate(AbsentCard, read_yaml(path), str(path))
-    if card.name != path.stem:
+def _read(model: type[Card], path: Path) -> Card:
+    card = validate(model, read_yaml(path), str(path))
+    if path.parent in (CARDS, ABSENT) and card.name != path.stem:
         raise EvalfmError(f"{path} is the card of {card.name!r}; rename the file or the card.")
     return card
 

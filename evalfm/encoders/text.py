@@ -117,8 +117,8 @@ class TextTower(nn.Module, ABC):
                 phrase to what follows it, or the phrase has fewer than ``count`` tokens.
         """
         tokens, lengths = self._read(texts)
-        (phrase_ids, empty_ids), (phrase_length, empty_length) = self._ids_of([phrase, ""])
-        ids = next(iter(tokens.values()))
+        alone, (phrase_length, empty_length) = self._tokenize([phrase, ""])
+        ids, (phrase_ids, empty_ids) = next(iter(tokens.values())), next(iter(alone.values()))
         before = 0
         while before < empty_length and bool((ids[:, before] == empty_ids[before]).all()):
             before += 1
@@ -137,10 +137,6 @@ class TextTower(nn.Module, ABC):
                     "begin each sentence with the phrase, a space after it."
                 )
         return Prompted(self, list(self._batches(tokens, lengths)), before, wanted)
-
-    def _ids_of(self, texts: list[str]) -> tuple[Tensor, list[int]]:
-        tokens, lengths = self._tokenize(texts)
-        return next(iter(tokens.values())), lengths
 
     def _read(self, texts: Sequence[str]) -> tuple[dict[str, Tensor], list[int]]:
         """Tokens of checked sentences."""
@@ -236,8 +232,5 @@ class Prompted:
         def replace(_module: object, _given: object, words: Tensor) -> Tensor:
             return torch.cat([words[:, : self._start], context.to(words.dtype), words[:, end:]], dim=1)
 
-        hook = self._tower._words().register_forward_hook(replace)
-        try:
+        with self._tower._words().register_forward_hook(replace):
             yield
-        finally:
-            hook.remove()

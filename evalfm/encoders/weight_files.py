@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterable, Sequence
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from evalfm.cards import read_json
+from evalfm.data.arrays import read_npy_header
+from evalfm.data.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.encoders.card import WeightsFacts
-from evalfm.encoders.pickle_streams import Storage, StreamError, Survey, survey
 from evalfm.errors import EvalfmError
 
 SHOWN = 8
@@ -78,17 +79,13 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
     Raises:
         EvalfmError: damaged, of no known format, holding code, or asking for more than it can hold.
     """
-    with path.open("rb") as file:
-        head = file.read(9)
     try:
-        if len(head) == 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        kind = kind_of_weights(path)
+        if kind == "safetensors":
             return safetensors.torch.load_file(path)
-        if head[:2] == b"PK":
-            members = zip_members(path)
-            if members and all(name.endswith(".npy") for name in members):
-                return _read_npz(path, members)
-            return _read_torch(path, facts)
-        if head[:1] == b"\x80":
+        if kind == "npz":
+            return _read_npz(path, zip_members(path))
+        if kind == "torch":
             return _read_torch(path, facts)
     except EvalfmError:
         raise
@@ -101,6 +98,22 @@ def read_content(path: Path, facts: WeightsFacts) -> object:
         f"{path} is neither safetensors, npz nor a torch checkpoint, or it is incomplete; "
         "fetch it again, or save it with safetensors.torch.save_file."
     )
+
+
+def kind_of_weights(path: Path) -> Literal["safetensors", "npz", "torch"] | None:
+    """What ``path`` is by its bytes; None where it is none of these.
+
+    Raises:
+        EvalfmError, OSError, zipfile.BadZipFile: as for ``zip_members``.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+        return "safetensors"
+    if head[:2] == b"PK":
+        members = zip_members(path)
+        return "npz" if members and all(name.endswith(".npy") for name in members) else "torch"
+    return "torch" if head[:1] == b"\x80" else None
 
 
 def zip_members(path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -138,9 +151,7 @@ def _read_npz(path: Path, members: dict[str, zipfile.ZipInfo]) -> dict[str, Tens
     with zipfile.ZipFile(path) as archive:
         for name, member in members.items():
             with archive.open(member) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
+                shape, _, dtype = read_npy_header(file)
                 held = member.file_size - file.tell()
             if dtype.hasobject:
                 raise EvalfmError(

@@ -121,24 +121,29 @@ def load_into(model: nn.Module, tensors: Mapping[str, Tensor], facts: WeightsFac
     check_fit(
         missing=[name for name in expected if name not in tensors],
         unexpected=[name for name in tensors if name not in expected],
-        mismatched=[
-            f"{name} {list(tensors[name].shape)} instead of {list(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in tensors and tensors[name].shape != tensor.shape
-        ],
+        mismatched=other_shapes(tensors, expected).values(),
         facts=facts,
         origin=origin,
     )
     model.load_state_dict({name: tensors.get(name, tensor) for name, tensor in expected.items()})
 
 
+def other_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names that stand in both with two shapes, and these in words."""
+    return {
+        name: f"{name} {list(tensors[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    }
+
+
 def check_fit(
     *,
-    missing: Iterable[str],
-    unexpected: Iterable[str],
-    mismatched: Iterable[str],
     facts: WeightsFacts,
     origin: Path,
+    missing: Iterable[str] = (),
+    unexpected: Iterable[str] = (),
+    mismatched: Iterable[str] = (),
 ) -> None:
     """Refuse a checkpoint that does not fit, naming its tensors; ``mismatched`` entries say name and shapes.
 
@@ -320,8 +325,7 @@ def foreign_code(kind: type) -> list[str]:
         except TypeError:
             source = None
         if source is not None:
-            with open(source, "rb") as file:
-                digests.append(hashlib.file_digest(file, "sha256").hexdigest())
+            digests.append(file_digest(Path(source)))
         else:
             # Typed at a prompt: no file, so the compiled hook stands for it.
             code = getattr(vars(each).get("_forward"), "__code__", None)

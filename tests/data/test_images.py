@@ -24,7 +24,6 @@ from evalfm.data.images import (
     image_digest,
     image_size,
     is_constant,
-    needs_bits,
     read_image,
     resolve,
 )
@@ -571,13 +570,6 @@ def test_constant_images_are_reported() -> None:
     assert is_constant(Image(channels, "unit-interval", 8, None, ""))
     channels[1, 3, 3] = 0
     assert not is_constant(Image(channels, "unit-interval", 8, None, ""))
-
-
-def test_a_16_bit_set_within_half_its_range_needs_its_bits() -> None:
-    assert needs_bits(4095, 16)
-    assert needs_bits(32767, 16)
-    assert not needs_bits(32768, 16)
-    assert not needs_bits(100, 8)
 
 
 @pytest.mark.parametrize("bits", range(1, 17))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -93,6 +94,15 @@ def test_a_damaged_memory_is_as_good_as_none(data: Manifest, home: Path, content
     assert "s0-0" not in sidecar.read_text(), "no names of files"
     sidecar.write_text(content)
     assert mask_facts(data, ["square"], [0, 1]) == facts
+
+
+def test_facts_of_another_form_are_made_anew(data: Manifest, home: Path) -> None:
+    first = mask_facts(data, ["square"], [0, 1, 2])
+    (sidecar,) = (home / "cache" / "masks").iterdir()
+    for damage in (["7", True], ["7", 1, 1, 1, 1, 1], []):
+        kept = json.loads(sidecar.read_text())
+        sidecar.write_text(json.dumps({name: [entry[0], *damage] for name, entry in kept.items()}))
+        assert mask_facts(data, ["square"], [0, 1, 2]) == first
 
 
 def test_classification_reads_no_mask_and_a_finished_run_none_again(

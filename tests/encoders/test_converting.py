@@ -376,10 +376,10 @@ def test_a_stop_half_way_leaves_nothing(tmp_path: Path, whole: Path, how: signal
     until = time.monotonic() + 60
     while not started.exists() and time.monotonic() < until:
         time.sleep(0.02)
-    assert list(tmp_path.glob(".out.safetensors*"))
+    assert list(tmp_path.glob(".writing-*"))
     process.send_signal(how)
     process.wait()
-    while list(tmp_path.glob(".out.safetensors*")) and time.monotonic() < until:
+    while list(tmp_path.glob(".writing-*")) and time.monotonic() < until:
         time.sleep(0.02)
     assert {each.name for each in tmp_path.iterdir()} == {"whole.pt", "reader.py", "started"}
 

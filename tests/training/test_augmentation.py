@@ -187,7 +187,10 @@ def test_mirroring_is_left_to_right_and_half_of_the_time() -> None:
         expected = ramp if geometry == Geometry.identity((4, 6)) else ramp.flip(2)
         assert torch.allclose(moved, expected, atol=1e-5)
         seen.add(geometry)
-    assert seen == {Geometry.identity((4, 6)), Geometry.identity((4, 6)).flip_horizontal()}
+    assert seen == {
+        Geometry.identity((4, 6)),
+        Geometry.identity((4, 6)).then((4, 6), ((1.0, 0.0, 0.0), (0.0, -1.0, 6.0))),
+    }
 
 
 def test_equal_places_are_equal_and_others_are_not() -> None:

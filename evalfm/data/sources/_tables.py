@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydicom.config import disable_value_validation
 
-from evalfm.data.columns import as_text, numbers_or_cells
+from evalfm.data.columns import as_numbers, as_text, first_word, numbers_or_cells
 from evalfm.data.dataset_info import BlankRule, UncertainRule
 from evalfm.data.dicom import LONGEST_LIFE, dicom_attributes
 from evalfm.data.digests import WORKERS
@@ -23,8 +25,26 @@ from evalfm.errors import EvalfmError, suggestion
 from evalfm.progress import Progress
 
 SHOWN = 5
+PATIENT = ("patient_id", "subject_id", "patient")
 OLDEST = 100.0
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M"}
+
+
+class Notes(list[str]):
+    """Sentences for dataset.yaml: what an import left out or changed."""
+
+    def tally(self, which: int | pd.Series | NDArray[np.bool_], rest: str) -> None:
+        """Add a sentence that begins with a number, or with how many of ``which`` [N] are true, unless that is 0.
+
+        >>> notes = Notes()
+        >>> notes.tally(2, "ages were made unknown.")
+        >>> notes.tally(pd.Series([False]), "rows name no patient.")
+        >>> notes
+        ['2 ages were made unknown.']
+        """
+        number = int(np.sum(which))
+        if number:
+            self.append(f"{number} {rest}")
 
 
 def expect_file(root: Path, names: Sequence[str]) -> Path:
@@ -84,6 +104,34 @@ def column(table: pd.DataFrame, names: str | Sequence[str], file: Path) -> pd.Se
     raise EvalfmError(f"{file} has no column {candidates[0]!r}. {near}")
 
 
+def first_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The first of ``names`` that ``table`` has; None where it has none."""
+    return next((name for name in names if name in table), None)
+
+
+def numbers(table: pd.DataFrame, names: str | Sequence[str], file: Path, remedy: str) -> NDArray[np.float64]:
+    """The column of ``table`` under the first of ``names`` that it has, as numbers [N], NaN where empty.
+
+    Raises:
+        EvalfmError: there is none, or a cell is no number; ``remedy`` says what to do.
+    """
+    cells = column(table, names, file)
+    found = as_numbers(cells)
+    if found is None:
+        name = names if isinstance(names, str) else names[0]
+        raise EvalfmError(f"{file} holds words in the column {name!r} ({first_word(cells)}); {remedy}.")
+    return found.to_numpy(dtype=np.float64)
+
+
+def written_list(text: str) -> list[Any] | None:
+    """The list that ``text`` writes as Python does; None where it writes none."""
+    try:
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError):
+        return None
+    return values if isinstance(values, list) else None
+
+
 def only_words(cells: pd.Series, translate: Callable[[str], str | None], known: str, file: Path) -> pd.Series:
     """Each cell in the set's own word for it, None where empty.
 
@@ -112,24 +160,37 @@ def two_words(cells: pd.Series, levels: Sequence[str] | None) -> pd.Series:
     return cells if levels is None else as_text(cells).replace({levels[0]: "0", levels[1]: "1"})
 
 
-def ages(cells: pd.Series, notes: list[str]) -> pd.Series:
+def ages(cells: pd.Series, notes: Notes) -> pd.Series:
     """Years as float64; words and ages above 100, errors in every public set, become unknown and are counted."""
     text = as_text(cells)
     years = pd.to_numeric(text, errors="coerce").astype(np.float64)
     wrong = (years > OLDEST) | (years < 0) | (years.isna() & text.notna())
-    if wrong.any():
-        notes.append(f"{int(wrong.sum())} ages are no years from 0 to {OLDEST:.0f} and were made unknown.")
+    notes.tally(wrong, f"ages are no years from 0 to {OLDEST:.0f} and were made unknown.")
     return years.mask(wrong)
 
 
-def sexes(cells: pd.Series, notes: list[str]) -> pd.Series:
+def sexes(cells: pd.Series, notes: Notes) -> pd.Series:
     """``F`` and ``M`` from their usual words; any other word becomes unknown and is counted in ``notes``."""
     text = as_text(cells)
     words = [SEXES.get(word.lower()) if word else None for word in text]
     strange = int(text.notna().sum()) - sum(word is not None for word in words)
-    if strange:
-        notes.append(f"{strange} sexes are neither female nor male in the set's words and were made unknown.")
+    notes.tally(strange, "sexes are neither female nor male in the set's words and were made unknown.")
     return pd.Series(words, index=cells.index, dtype=object)
+
+
+def described(
+    native: pd.DataFrame, columns: dict[str, Any], names: Mapping[str, Sequence[str]], notes: Notes
+) -> list[str]:
+    """Put sex, age and view into ``columns`` where ``native`` has one of the ``names`` of each; which there are."""
+    forms = {"sex": sexes, "age": ages}
+    taken = []
+    for attribute, candidates in names.items():
+        source = first_column(native, candidates)
+        if source is not None and attribute not in columns:
+            cells = native[source]
+            columns[attribute] = forms[attribute](cells, notes) if attribute in forms else as_text(cells)
+            taken.append(attribute)
+    return taken
 
 
 def snake(words: str) -> str:
@@ -137,7 +198,22 @@ def snake(words: str) -> str:
     return re.sub(r"\W+", "_", words.strip().lower()).strip("_")
 
 
-def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) -> pd.DataFrame:
+def with_places(
+    rows: pd.DataFrame, root: Path, notes: Notes, first: str, of: str = "rows have no image file"
+) -> pd.DataFrame:
+    """The rows whose ``image`` was found under ``root``; the others are counted in ``notes``, called ``of``.
+
+    Raises:
+        EvalfmError: none was; ``first`` is where one was sought.
+    """
+    there = rows["image"].notna()
+    if not there.any():
+        raise EvalfmError(f"There is no {first} in {root}, which {what_is_in(root)}; unpack the images there.")
+    notes.tally(~there, f"of {len(rows)} {of} and were left out.")
+    return rows[there].reset_index(drop=True)
+
+
+def with_files(rows: pd.DataFrame, root: Path, notes: Notes, expected: str) -> pd.DataFrame:
     """The rows whose ``image`` is a file under ``root``; the others are counted in ``notes``.
 
     Raises:
@@ -158,14 +234,14 @@ def with_files(rows: pd.DataFrame, root: Path, notes: list[str], expected: str) 
         # A split that is gone altogether is more than some missing files.
         missing = sorted(set(rows["split"].dropna()) - set(rows["split"][there])) if "split" in rows else []
         gone = f", all of {' and '.join(missing)} among them" if missing else ""
-        notes.append(f"{int((~there).sum())} of {len(rows)} rows have no image file and were left out{gone}.")
+        notes.tally(~there, f"of {len(rows)} rows have no image file and were left out{gone}.")
     return rows[there].reset_index(drop=True)
 
 
 ATTRIBUTES = ("sex", "age", "view")
 
 
-def header_columns(locators: pd.Series, root: Path, progress: Progress, notes: list[str]) -> dict[str, Any]:
+def header_columns(locators: pd.Series, root: Path, progress: Progress, notes: Notes) -> dict[str, Any]:
     """Columns ``sex``, ``age`` and ``view`` of images [N], unknown where a file is no sound DICOM."""
 
     def read(locator: str) -> dict[str, Any]:
@@ -178,14 +254,12 @@ def header_columns(locators: pd.Series, root: Path, progress: Progress, notes: l
     with disable_value_validation(), ThreadPoolExecutor(WORKERS) as pool:
         headers = list(progress.track(pool.map(read, locators), "DICOM headers", len(locators)))
     damaged = sum(not facts for facts in headers)
-    if damaged:
-        notes.append(f"{damaged} of {len(headers)} headers cannot be read; sex, age and view are unknown there.")
+    notes.tally(damaged, f"of {len(headers)} headers cannot be read; sex, age and view are unknown there.")
     columns: dict[str, Any] = {name: [facts.get(name) for facts in headers] for name in ATTRIBUTES}
     columns["age"] = pd.Series(columns["age"], dtype="float64")
     ageless = int(columns["age"].isna().sum()) - damaged
-    if ageless:
-        beyond = f"or one beyond {LONGEST_LIFE:.0f} years"
-        notes.append(f"{ageless} of {len(headers)} images have no age in their header, {beyond}.")
+    beyond = f"or one beyond {LONGEST_LIFE:.0f} years"
+    notes.tally(ageless, f"of {len(headers)} images have no age in their header, {beyond}.")
     return {name: pd.Series(values, dtype=object) if name != "age" else values for name, values in columns.items()}
 
 
@@ -200,7 +274,7 @@ def files_by_stem(root: Path, folders: tuple[str, ...], suffixes: tuple[str, ...
     return places
 
 
-def united(names: pd.Series, cells: pd.Series, size: tuple[int, int], file: Path, notes: list[str]) -> pd.Series:
+def united(names: pd.Series, cells: pd.Series, size: tuple[int, int], file: Path, notes: Notes) -> pd.Series:
     """Run lengths (``relative``) by name, in the order of first appearance; several rows of a name become their union.
 
     Rows whose cell is blank say nothing and are left out. ``-1`` is an image without a region.
@@ -210,8 +284,7 @@ def united(names: pd.Series, cells: pd.Series, size: tuple[int, int], file: Path
     """
     text = as_text(cells)
     known = text.notna() & names.notna()
-    if not known.all():
-        notes.append(f"{int((~known).sum())} rows of {file.name} have no name or no runs and say nothing.")
+    notes.tally(~known, f"rows of {file.name} have no name or no runs and say nothing.")
     rows = pd.DataFrame({"name": names[known], "text": text[known]}).drop_duplicates()
     counts = rows.groupby("name", sort=False)["text"].transform("size")
     runs = dict(zip(rows["name"], rows["text"], strict=True))
@@ -223,6 +296,5 @@ def united(names: pd.Series, cells: pd.Series, size: tuple[int, int], file: Path
             runs[name] = encode("relative", decode_union("relative", texts, size))
         except EvalfmError as error:
             raise EvalfmError(f"{file}, {name}: {error}") from None
-    if len(several):
-        notes.append(f"{len(several)} images have several regions, which were united.")
+    notes.tally(len(several), "images have several regions, which were united.")
     return pd.Series(runs, dtype=object)

@@ -13,8 +13,7 @@ from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.rle import EMPTY
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import ATTRIBUTES, column, expect_file, header_columns, united, what_is_in
-from evalfm.errors import EvalfmError
+from evalfm.data.sources._tables import ATTRIBUTES, Notes, column, expect_file, header_columns, united, with_places
 
 TABLE, TUBES = "Pneumothorax_reports.csv", "chest_tube.csv"
 FOLDER = "dataset"
@@ -34,7 +33,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """
     file, tube_file = expect_file(root, (TABLE,)), expect_file(root, (TUBES,))
     native, tubes = read_table(file), read_table(tube_file)
-    notes: list[str] = []
+    notes = Notes()
     names = as_text(column(native, "SOPInstanceUID", file))
     patients = as_text(column(native, "filename", file)).map(_patient)
     # Notes count the images that are there.
@@ -47,45 +46,34 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     marks = united(tube_names[drawn], tube_cells[drawn], SIZE, tube_file, notes)
     undrawn = set(tube_names[tube_cells.isna()].dropna()) - set(marks.index)
     strange = set(tube_names.dropna()) - set(names)
-    if strange:
-        notes.append(f"{len(strange)} images of {TUBES} have no row in {TABLE} and were left out.")
+    notes.tally(len(strange), f"images of {TUBES} have no row in {TABLE} and were left out.")
     unclear = (undrawn - strange) & set(images)
-    if unclear:
-        consequence = "whether they show a tube is unknown"
-        notes.append(f"{len(unclear)} images have a row in {TUBES} without runs; {consequence}.")
+    notes.tally(len(unclear), f"images have a row in {TUBES} without runs; whether they show a tube is unknown.")
 
     owners = pd.DataFrame({"name": names, "patient": patients}).dropna(subset=["name"]).drop_duplicates()
     shared = set(owners["name"][owners["name"].duplicated()])
-    if several := len(shared & set(images)):
-        notes.append(f"{several} images belong to two patients or to none in some row, and were left out.")
+    several = len(shared & set(images))
+    notes.tally(several, "images belong to two patients or to none in some row, and were left out.")
     owners = owners[~owners["name"].isin(shared)]
-    nameless = int((owners["patient"].isna() & owners["name"].isin(images)).sum())
-    if nameless:
-        notes.append(f"{nameless} images have no patient in their filename and were left out.")
+    nameless = owners["patient"].isna() & owners["name"].isin(images)
+    notes.tally(nameless, "images have no patient in their filename and were left out.")
     owners = owners[owners["patient"].notna()]
-    image = owners["name"].map(images)
-    there = image.notna()
-    if not there.any():
-        first = owners["name"].iloc[0] if len(owners) else "*"
-        raise EvalfmError(
-            f"There is no {FOLDER}/{first}.dcm in {root}, which {what_is_in(root)}; unpack the images there."
-        )
-    if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(owners)} images of the table have no file and were left out.")
-    owners, image = owners[there].reset_index(drop=True), image[there].reset_index(drop=True)
+    first = owners["name"].iloc[0] if len(owners) else "*"
+    owners = owners.assign(image=owners["name"].map(images))
+    owners = with_places(owners, root, notes, f"{FOLDER}/{first}.dcm", "images of the table have no file")
     pneumothorax = owners["name"].map(regions)
     tube = owners["name"].map(marks).astype(object)
     tube = tube.where(tube.notna() | owners["name"].isin(undrawn), EMPTY)
     table = pd.DataFrame(
         {
             "id": owners["name"],
-            "image": image,
+            "image": owners["image"],
             "patient": owners["patient"],
             "pneumothorax": np.where(pneumothorax.isna(), np.nan, pneumothorax != EMPTY),
             "chest_tube": np.where(tube.isna(), np.nan, tube != EMPTY),
             "pneumothorax_mask": pneumothorax.astype(object).where(pneumothorax.notna(), None),
             "chest_tube_mask": tube.where(tube.notna(), None),
-            **header_columns(image, root, options.progress, notes),
+            **header_columns(owners["image"], root, options.progress, notes),
         }
     )
     info = DatasetInfo(

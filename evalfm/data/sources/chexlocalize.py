@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from evalfm.cards import read_json
-from evalfm.data.columns import MASK_SUFFIX, as_numbers, as_text, first_word, read_table
+from evalfm.data.columns import MASK_SUFFIX, as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.masks import decode
 from evalfm.data.rle import EMPTY
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, expect_file, snake, with_files
+from evalfm.data.sources._tables import Notes, column, expect_file, numbers, snake, with_files
 from evalfm.errors import EvalfmError
 
 FILES = {"val": "gt_segmentations_val.json", "test": "gt_segmentations_test.json"}
@@ -46,7 +46,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     Raises:
         EvalfmError: a file is missing or damaged, or a finding is unknown.
     """
-    notes: list[str] = []
+    notes = Notes()
     tables = [
         _split(root, split, expect_file(root, [folder + name for folder in FOLDERS]), notes)
         for split, name in FILES.items()
@@ -72,7 +72,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(table, info)
 
 
-def _split(root: Path, split: str, file: Path, notes: list[str]) -> pd.DataFrame:
+def _split(root: Path, split: str, file: Path, notes: Notes) -> pd.DataFrame:
     content: Any = read_json(file)
     if not isinstance(content, dict) or not all(isinstance(masks, dict) for masks in content.values()):
         raise EvalfmError(f"{file} is no mapping of images to findings; fetch it again.")
@@ -86,8 +86,7 @@ def _split(root: Path, split: str, file: Path, notes: list[str]) -> pd.DataFrame
     labels = _labels(root, split)
     keys = sorted({*outlines, *(labels.index if labels is not None else ())})
     frontal = [key for key in keys if key.endswith("frontal")]
-    if len(frontal) < len(keys):
-        notes.append(f"{len(keys) - len(frontal)} {split} images are not frontal and were left out.")
+    notes.tally(len(keys) - len(frontal), f"{split} images are not frontal and were left out.")
     columns: dict[str, Any] = {
         "id": [f"{split}/{key}" for key in frontal],
         "image": [f"CheXpert/{split}/{'/'.join(key.split('_', 2))}.jpg" for key in frontal],
@@ -101,10 +100,7 @@ def _split(root: Path, split: str, file: Path, notes: list[str]) -> pd.DataFrame
         if labels is None:
             values = [float(mark) for mark in marked]
         clash = [key for key, value, mark in zip(frontal, values, marked, strict=True) if mark and value == 0]
-        if clash:
-            notes.append(
-                f"{len(clash)} {split} images have {finding} outlined though labelled negative; the outline counts."
-            )
+        notes.tally(len(clash), f"{split} images have {finding} outlined though labelled negative; the outline counts.")
         columns[snake(finding)] = [1.0 if mark else value for value, mark in zip(values, marked, strict=True)]
         columns[snake(finding) + MASK_SUFFIX] = pd.Series(
             [
@@ -133,11 +129,5 @@ def _labels(root: Path, split: str) -> pd.DataFrame | None:
     native = read_table(file)
     path = as_text(column(native, "Path", file)).str.removesuffix(".jpg")
     keys = path.map(lambda text: "_".join(str(text).split("/")[-3:]))
-    columns = {}
-    for finding in FINDINGS:
-        numbers = as_numbers(column(native, finding, file))
-        if numbers is None:
-            where = first_word(native[finding])
-            raise EvalfmError(f"{file} holds words in the column {finding!r} ({where}); take the original table.")
-        columns[finding] = numbers.to_numpy()
+    columns = {finding: numbers(native, finding, file, "take the original table") for finding in FINDINGS}
     return pd.DataFrame(columns, index=keys)

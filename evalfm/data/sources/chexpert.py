@@ -10,11 +10,10 @@ from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import BlankRule, DatasetInfo, SplitRule, UncertainRule
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import ages, binary_labels, column, expect_file, sexes, snake, with_files
+from evalfm.data.sources._tables import Notes, ages, binary_labels, column, expect_file, sexes, snake, with_files
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"blank", "uncertain"})
-NAME = "chexpert"
 RELEASES = ("", "CheXpert-v1.0", "CheXpert-v1.0-small")
 PATIENT = r"(patient\d+)/(study\d+)/"
 RELEASE = r"^(?:.*/)?(?=[^/]+/patient\d+/study\d+/)"
@@ -42,7 +41,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if (folder / "test.csv").is_file():
         files["test"] = folder / "test.csv"
     blank, uncertain = options.blank or "negative", options.uncertain or "unknown"
-    notes: list[str] = []
+    notes = Notes()
     tables = []
     for split, file in files.items():
         native = read_table(file)
@@ -75,8 +74,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     # The radiologists' table of the test split may not say the view; the file's name does.
     side = table["_side"].where(table["_side"].notna(), table["image"].str.extract(SIDE)[0].str.capitalize())
     frontal = side == "Frontal"
-    if not frontal.all():
-        notes.append(f"{int((~frontal).sum())} of {len(table)} images are not frontal and were left out.")
+    notes.tally(~frontal, f"of {len(table)} images are not frontal and were left out.")
     table = with_files(table[frontal].drop(columns="_side"), root, notes, "give the folder that holds train.csv")
     if "test" in files and not (table["split"] == "test").any():
         first = f", such as {tables[-1]['image'].iloc[0]}" if len(tables[-1]) else ""
@@ -86,9 +84,10 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         )
     # Notes count the images that enter.
     table = table.assign(sex=sexes(table["sex"], notes), age=ages(table["age"], notes))
-    table["split"], rule = _split(table, tested="test" in files)
+    meaning = "val" if "test" in files else "test"
+    table["split"] = table["split"].replace({"valid": meaning}).astype(object)
     info = DatasetInfo(
-        name=NAME,
+        name="chexpert",
         title="CheXpert",
         licence="Stanford University Dataset Research Use Agreement",
         citation="Irvin et al., CheXpert: A Large Chest Radiograph Dataset with Uncertainty Labels, AAAI 2019",
@@ -97,18 +96,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         public_ids=True,
         blank=blank,
         uncertain=uncertain,
-        split=rule,
+        split=SplitRule(
+            rule="official", note=f"train.csv, valid.csv as {meaning}{', test.csv' if 'test' in files else ''}"
+        ),
         notes=notes,
     )
     return Imported(table, info, val_from_train="test" not in files)
-
-
-def _split(table: pd.DataFrame, *, tested: bool) -> tuple[pd.Series, SplitRule]:
-    if tested:
-        named = table["split"].replace({"valid": "val"})
-        return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as val, test.csv")
-    named = table["split"].replace({"valid": "test"})
-    return named.astype(object), SplitRule(rule="official", note="train.csv, valid.csv as test")
 
 
 OBSERVATIONS = (

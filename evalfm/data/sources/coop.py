@@ -14,7 +14,7 @@ from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import choose_subset, with_files
+from evalfm.data.sources._tables import Notes, choose_subset, with_files
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"subset"})
@@ -48,13 +48,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     files = [path for path in sorted(root.glob("split_*.json")) if root.is_dir() and path.is_file()]
     file = choose_subset(root, files, options.subset, "split_X.json")
     rows = _rows(file)
-    notes: list[str] = []
+    notes = Notes()
     rows["image"] = _locators(rows["path"], root, file)
     rows = with_files(rows, root, notes, "unpack the images beside the split file")
     again = rows.duplicated(["image", "split", "label"])
-    if again.any():
-        notes.append(f"{int(again.sum())} rows say what an earlier row said of the same image and were left out.")
-        rows = rows[~again].reset_index(drop=True)
+    notes.tally(again, "rows say what an earlier row said of the same image and were left out.")
+    rows = rows[~again].reset_index(drop=True)
     name = file.stem.removeprefix("split_")
     known = DERIVED.get(name.lower())
     table = pd.DataFrame({"id": rows["path"], "image": rows["image"], "split": rows["split"], LABEL: rows["word"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -11,14 +10,12 @@ import pandas as pd
 from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions, TableMapping
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
-from evalfm.data.locators import files_below
 from evalfm.data.sources import Imported
 from evalfm.data.sources import table as any_table
-from evalfm.data.sources._tables import column, expect_file, only_words, what_is_in
+from evalfm.data.sources._tables import Notes, column, expect_file, files_by_stem, only_words, with_places
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"mapping"})
-NAME = "vindr-mammo"
 TABLE = "breast-level_annotations.csv"
 IMAGES = "images"
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -45,24 +42,20 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         return _any(root, options, options.mapping)
     file = expect_file(root, [TABLE])
     native = read_table(file)
-    notes: list[str] = []
-    study, image_id = (as_text(column(native, name, file)) for name in ("study_id", "image_id"))
-    image = image_id.map(_images(root))
-    there = image.notna().to_numpy()
-    if not there.any():
-        first = f"{study.iloc[0]}/{image_id.iloc[0]}.dicom" if len(native) else "*/*.dicom"
-        raise EvalfmError(f"There is no {IMAGES}/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
-    if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
+    notes = Notes()
+    native = native.assign(
+        study=as_text(column(native, "study_id", file)), id=as_text(column(native, "image_id", file))
+    )
+    # Copies as PNG may be called ``<image>.png`` or ``<study>_<image>.png``.
+    found = reversed(files_by_stem(root, (IMAGES,), SUFFIXES).items())
+    places = {stem.rpartition("_")[2]: place for stem, place in found}
+    first = f"{native['study'].iloc[0]}/{native['id'].iloc[0]}.dicom" if len(native) else "*/*.dicom"
     # Notes count the images that are there.
-    native = native[there].reset_index(drop=True)
-    study, image_id, image = (cells[there].reset_index(drop=True) for cells in (study, image_id, image))
+    native = with_places(native.assign(image=native["id"].map(places)), root, notes, f"{IMAGES}/{first}")
     birads = only_words(column(native, "breast_birads", file), _category, "BI-RADS 0 to 6", file)
     table = pd.DataFrame(
         {
-            "id": image_id,
-            "image": image,
-            "study": study,
+            **native[["id", "image", "study"]],
             "laterality": only_words(column(native, "laterality", file), _side, "L or R", file),
             "view": as_text(column(native, "view_position", file)).map(_upper),
             "density": _density(column(native, "breast_density", file), file, notes),
@@ -99,7 +92,7 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
         }
     )
     imported = any_table.import_source(root, options.model_copy(update={"mapping": mapping}))
-    notes = list(imported.info.notes)
+    notes = Notes(imported.info.notes)
     table = imported.table.assign(
         density=_density(imported.table["density"], file, notes),
         laterality=only_words(imported.table["laterality"], _side, "L or R", file),
@@ -115,22 +108,11 @@ def _any(root: Path, options: ImportOptions, mapping: TableMapping) -> Imported:
     return Imported(table, imported.info.model_copy(update={"notes": notes}))
 
 
-def _images(root: Path) -> dict[str, str]:
-    """Image id → locator; copies as PNG may be called ``<image>.png`` or ``<study>_<image>.png``."""
-    places: dict[str, str] = {}
-    for locator in files_below(root, IMAGES):
-        stem, suffix = os.path.splitext(locator.rpartition("/")[2])
-        if suffix.lower() in SUFFIXES:
-            places.setdefault(stem.rpartition("_")[2], locator)
-    return places
-
-
-def _density(cells: pd.Series, file: Path, notes: list[str]) -> pd.Series:
+def _density(cells: pd.Series, file: Path, notes: Notes) -> pd.Series:
     """A to D from ``DENSITY C``, ``c`` or the numbers 1 to 4; another count of numbers is not guessed."""
     words = only_words(cells, _grade, "DENSITY A to D, or 1 to 4", file)
-    numbered = int(as_text(cells).map(lambda word: bool(word and _NUMBER.search(word))).sum())
-    if numbered:
-        notes.append(f"{numbered} densities are the numbers 1 to 4 in the table, which were taken for A to D.")
+    numbered = as_text(cells).map(lambda word: bool(word and _NUMBER.search(word)))
+    notes.tally(numbered, "densities are the numbers 1 to 4 in the table, which were taken for A to D.")
     return words
 
 
@@ -159,9 +141,9 @@ def _upper(word: str | None) -> str | None:
     return word.upper() if word else None
 
 
-def _info(notes: list[str]) -> DatasetInfo:
+def _info(notes: Notes) -> DatasetInfo:
     return DatasetInfo(
-        name=NAME,
+        name="vindr-mammo",
         title="VinDr-Mammo",
         licence="PhysioNet Restricted Health Data License 1.5.0",
         citation=(

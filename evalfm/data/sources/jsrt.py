@@ -16,7 +16,7 @@ from evalfm.data.images import image_size, read_stored
 from evalfm.data.locators import files_below
 from evalfm.data.masks import cardiothoracic_ratio, read_mask_file
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import ages, column, sexes, what_is_in
+from evalfm.data.sources._tables import Notes, ages, column, sexes, what_is_in
 from evalfm.data.stored import JSRT_BITS, JSRT_SIDE, JSRT_SUFFIX
 from evalfm.errors import EvalfmError
 
@@ -49,9 +49,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             f"There is no All247images/JPCLN001.IMG in {root}, which {what_is_in(root)}, nor a copy as PNG; unpack it "
             "there."
         )
-    notes: list[str] = []
-    if others:
-        notes.append(f"{len(others)} files {JSRT_SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
+    notes = Notes()
+    notes.tally(len(others), f"files {JSRT_SUFFIX.upper()} are not named JPCLN001 or so and were left out.")
     names = list(images)
     sides = np.array([image_size(path.as_posix(), root) for path in images.values()], dtype=np.float64)
     bits = _bits(images, root, notes)
@@ -66,9 +65,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     there = [finding for finding, masks in outlines.items() if any(masks)]
     for finding in there:
         columns[f"{finding}_mask"] = pd.Series(outlines[finding], dtype=object)
-        lacking = outlines[finding].count(None)
-        if lacking:
-            notes.append(f"{lacking} of {len(names)} images have no {finding} outline.")
+        notes.tally(outlines[finding].count(None), f"of {len(names)} images have no {finding} outline.")
     source = dict.fromkeys(there, "SCR, observer 1")
     kinds: dict[str, str] = {}
     if len(there) == len(MASKS):
@@ -108,7 +105,7 @@ def _copies(files: list[PurePosixPath]) -> dict[str, PurePosixPath]:
     return by_stem
 
 
-def _bits(images: dict[str, PurePosixPath], root: Path, notes: list[str]) -> int | None:
+def _bits(images: dict[str, PurePosixPath], root: Path, notes: Notes) -> int | None:
     """Significant bits where the files do not say: 12 of the raw images, and of copies that keep them in 16."""
     first = next(iter(images.values()))
     if first.suffix.lower() == JSRT_SUFFIX:
@@ -145,7 +142,7 @@ def _ratios(root: Path, outlines: dict[str, list[str | None]]) -> NDArray[np.flo
     return np.array(ratios, dtype=np.float64)
 
 
-def _attributes(root: Path, names: list[str], columns: dict[str, object], notes: list[str]) -> list[str]:
+def _attributes(root: Path, names: list[str], columns: dict[str, object], notes: Notes) -> list[str]:
     """Put sex and age into ``columns`` where a table of ``root`` holds them; names those there are."""
     for file in sorted(root.rglob("*.csv")):
         native = read_table(file)

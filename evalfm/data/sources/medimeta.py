@@ -17,7 +17,17 @@ from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.locators import locator_faults
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import ages, choose_subset, column, expect_file, sexes, snake, with_files
+from evalfm.data.sources._tables import (
+    PATIENT,
+    Notes,
+    choose_subset,
+    column,
+    described,
+    expect_file,
+    first_column,
+    snake,
+    with_files,
+)
 from evalfm.data.stored import decoding, reason
 from evalfm.errors import EvalfmError
 
@@ -27,7 +37,11 @@ SPLIT_FOLDERS = ("splits", "original_splits")
 BINARY, MULTICLASS = "BINARY_CLASSIFICATION", "MULTICLASS_CLASSIFICATION"
 MULTILABEL, ORDINAL = "MULTILABEL_CLASSIFICATION", "ORDINAL_REGRESSION"
 TARGETS = (BINARY, MULTICLASS, MULTILABEL, ORDINAL)
-PATIENT = ("patient_id", "subject_id", "patient")
+DESCRIBED = {
+    "sex": ("patient_gender_f_m", "sex", "gender"),
+    "age": ("patient_age", "age"),
+    "view": ("view_position", "view"),
+}
 CITATION = (
     "Woerner et al., A comprehensive and easy-to-use multi-domain multi-task medical imaging meta-dataset, "
     "Scientific Data 2025"
@@ -62,11 +76,11 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     tasks = [_task(item, folder) for item in (stated if isinstance(stated, list) and stated else [None])]
     file = expect_file(folder, [TABLE])
     native = read_table(file)
-    notes: list[str] = []
+    notes = Notes()
     paths = as_text(column(native, "filepath", file))
     numbers = _numbers(paths, file)
     columns: dict[str, Any] = {"id": paths.map(lambda path: PurePosixPath(path).stem), "image": prefix + paths}
-    patient = next((name for name in PATIENT if name in native), None)
+    patient = first_column(native, PATIENT)
     if patient is not None:
         columns["patient"] = as_text(native[patient])
     kinds: dict[str, LabelKind] = {}
@@ -80,7 +94,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
                 kinds[name] = kind
     # Notes count the images that are there.
     there = ~columns["image"].isin(list(locator_faults(columns["image"], root)))
-    attributes = _attributes(native[there], columns, notes)
+    attributes = described(native[there], columns, DESCRIBED, notes)
     table = pd.DataFrame(columns)
     table["split"], rule = _split(folder, paths)
     hint = "unpack the images" + (", which images.hdf5 holds too" if (folder / "images.hdf5").is_file() else "")
@@ -132,7 +146,7 @@ def _numbers(paths: pd.Series, file: Path) -> NDArray[np.intp]:
 
 
 def _columns(
-    task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.intp], notes: list[str]
+    task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.intp], notes: Notes
 ) -> list[tuple[str, Any, LabelKind]]:
     """Name, values and kind of each label column of a task."""
     values = _array(task, folder, native, numbers)
@@ -152,12 +166,9 @@ def _columns(
     if stray:
         raise EvalfmError(f"task_labels/{task.name}.npy of {folder} holds {stray[0]}, which {INFO} does not name.")
     meaning = ", ".join(f"{number} {word}" for number, word in sorted(task.words.items()))
-    if task.target == BINARY:
+    if task.target != MULTICLASS:
         notes.append(f"{name} is {meaning}.")
-        return [(name, flat, "binary")]
-    if task.target == ORDINAL:
-        notes.append(f"{name} is {meaning}.")
-        return [(name, flat, "class")]
+        return [(name, flat, "binary" if task.target == BINARY else "class")]
     words_of = [None if np.isnan(value) else task.words[int(value)] for value in flat]
     return [(name, pd.Series(words_of, dtype=object), "class")]
 
@@ -179,24 +190,6 @@ def _array(task: _Task, folder: Path, native: pd.DataFrame, numbers: NDArray[np.
         if not np.array_equal(own_labels.to_numpy(), values[:, 0], equal_nan=True):
             raise EvalfmError(f"{file} and the column tasks/{task.name} of {TABLE} differ; fetch both again.")
     return values
-
-
-def _attributes(native: pd.DataFrame, columns: dict[str, Any], notes: list[str]) -> list[str]:
-    """Put sex, age and view into ``columns`` where the table has them; which there are."""
-    known = {
-        "sex": ("patient_gender_f_m", "sex", "gender"),
-        "age": ("patient_age", "age"),
-        "view": ("view_position", "view"),
-    }
-    taken = []
-    for attribute, names in known.items():
-        source = next((name for name in names if name in native), None)
-        if source is not None and attribute not in columns:
-            cells = native[source]
-            forms = {"sex": sexes, "age": ages}
-            columns[attribute] = forms[attribute](cells, notes) if attribute in forms else as_text(cells)
-            taken.append(attribute)
-    return taken
 
 
 def _split(folder: Path, paths: pd.Series) -> tuple[pd.Series, SplitRule]:

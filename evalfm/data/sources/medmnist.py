@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.data.arrays import read_npy_header
 from evalfm.data.columns import SPLITS
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
@@ -92,15 +93,17 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     shapes, labels = _read(file)
     name = re.sub(r"_\d+$", "", file.stem.lower())
     known = KNOWN.get(name)
-    ids, images, splits = [], [], []
-    for split in SPLITS:
-        for number in range(shapes[split][0]):
-            ids.append(f"{split}_{number}")
-            images.append(f"{file.name}#{split}_images/{number}")
-            splits.append(split)
+    places = [(split, number) for split in SPLITS for number in range(shapes[split][0])]
     values = np.concatenate([labels[split] for split in SPLITS])
     columns, kinds = _columns(values, known, file)
-    table = pd.DataFrame({"id": ids, "image": images, "split": splits, **columns})
+    table = pd.DataFrame(
+        {
+            "id": [f"{split}_{number}" for split, number in places],
+            "image": [f"{file.name}#{split}_images/{number}" for split, number in places],
+            "split": [split for split, _ in places],
+            **columns,
+        }
+    )
     kept = _in_one_split(table, root, options)
     lost = table.loc[~kept, "split"].value_counts()
     counts = ", ".join(f"{count} of {split}" for split, count in lost.items())
@@ -147,20 +150,14 @@ def _read(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, NDArray[np.
                 f"{file} has no array {absent[0]!r}, it holds {', '.join(sorted(held)[:SHOWN]) or 'none'}; "
                 "give a file in the layout of MedMNIST."
             )
-        shapes = {split: _shape(archive, f"{split}_images.npy") for split in SPLITS}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for split in SPLITS:
+            with archive.open(f"{split}_images.npy") as stream:
+                shapes[split] = read_npy_header(stream)[0]
         labels = {split: np.asarray(arrays[f"{split}_labels"]) for split in SPLITS}
     for split in SPLITS:
         _check(file, split, shapes[split], labels[split])
     return shapes, {split: values.reshape(len(values), -1).astype(np.float64) for split, values in labels.items()}
-
-
-def _shape(archive: zipfile.ZipFile, member: str) -> tuple[int, ...]:
-    with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
-        reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in reads:
-            raise ValueError(f"array header of version {version}")
-        return tuple(reads[version](stream)[0])
 
 
 def _check(file: Path, split: str, shape: tuple[int, ...], labels: NDArray[np.generic]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,23 @@ from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, LabelKind, SplitRule
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import ages, choose_subset, column, only_words, sexes, with_files
+from evalfm.data.sources._tables import (
+    Notes,
+    choose_subset,
+    column,
+    described,
+    first_column,
+    only_words,
+    with_files,
+    written_list,
+)
 from evalfm.errors import EvalfmError
 
 OPTIONS = frozenset({"subset", "label_table"})
 IMAGE = "image_path"
 LABEL, MULTIHOT = "label", "label_multihot"
 SPLIT_WORDS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
-PATIENT = ("patient_id", "patient")
+DESCRIBED = {"age": ("age",), "sex": ("sex", "gender")}
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
@@ -38,12 +46,12 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     tables = sorted(root.glob("*.csv")) if options.label_table is None else [options.label_table]
     file = choose_subset(root, tables, options.subset, "*.csv with image_path and label")
     native = read_table(file)
-    notes: list[str] = []
+    notes = Notes()
     native["image"] = _relative(column(native, IMAGE, file), root, file)
     native = with_files(native, root, notes, f"give the folder that the {IMAGE} of {file.name} start in")
     labels, kinds = _labels(native, file)
     columns: dict[str, Any] = {"id": native["image"], "image": native["image"]}
-    patient = next((name for name in PATIENT if name in native), None)
+    patient = first_column(native, ("patient_id", "patient"))
     if patient is not None:
         columns["patient"] = as_text(native[patient])
     if "split" in native:
@@ -51,14 +59,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
             native["split"], lambda word: SPLIT_WORDS.get(word.lower()), "train, val or test", file
         )
     columns |= labels
-    attributes = []
-    if "age" in native:
-        columns["age"] = ages(native["age"], notes)
-        attributes.append("age")
-    sex = next((name for name in ("sex", "gender") if name in native), None)
-    if sex is not None:
-        columns["sex"] = sexes(native[sex], notes)
-        attributes.append("sex")
+    attributes = described(native, columns, DESCRIBED, notes)
     info = DatasetInfo(
         name=file.stem,
         title=f"{file.stem}, in the tables of MerMED-FM",
@@ -108,10 +109,7 @@ def _multihot(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def _zeros_and_ones(text: str, file: Path) -> list[float]:
-    try:
-        values = ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError):
-        values = None
-    if not isinstance(values, list) or not values or any(value not in (0, 1) for value in values):
+    values = written_list(text)
+    if not values or any(value not in (0, 1) for value in values):
         raise EvalfmError(f"{file} holds {text[:60]!r} where a list of 0 and 1 is expected; correct it.")
     return [float(value) for value in values]

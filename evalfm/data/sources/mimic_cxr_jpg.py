@@ -10,7 +10,7 @@ from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, expect_file, only_words, with_files
+from evalfm.data.sources._tables import Notes, column, expect_file, only_words, with_files
 from evalfm.data.sources.chexpert import LABELS, observations
 from evalfm.errors import EvalfmError
 
@@ -41,7 +41,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if studies.duplicated().any():
         raise EvalfmError(f"{label_file} has two rows for the study {studies[studies.duplicated()].iloc[0]}; keep one.")
     labels = pd.DataFrame(observations(native, label_file, blank=blank, uncertain=uncertain)).set_index(studies)
-    notes: list[str] = []
+    notes = Notes()
     subject, study, image = (as_text(column(meta, name, meta_file)) for name in ("subject_id", "study_id", "dicom_id"))
     wanted = _key(meta, meta_file)
     unlabelled = ~wanted.isin(labels.index)
@@ -60,11 +60,9 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     if split_file is not None:
         table["split"] = _split(image, split_file)
     frontal = table["view"].isin(FRONTAL)
-    if not frontal.all():
-        notes.append(f"{int((~frontal).sum())} of {len(table)} images are not PA or AP and were left out.")
+    notes.tally(~frontal, f"of {len(table)} images are not PA or AP and were left out.")
     table = with_files(table[frontal], root, notes, "give the folder that holds files/")
-    if table["_unlabelled"].any():
-        notes.append(f"{int(table['_unlabelled'].sum())} images are of studies without labels, which are unknown.")
+    notes.tally(table["_unlabelled"], "images are of studies without labels, which are unknown.")
     info = DatasetInfo(
         name="mimic-cxr-jpg",
         title="MIMIC-CXR-JPG",

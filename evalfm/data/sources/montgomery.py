@@ -13,7 +13,7 @@ from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.dicom import ADULT_YEARS
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import OLDEST, what_is_in
+from evalfm.data.sources._tables import OLDEST, Notes, what_is_in
 from evalfm.errors import EvalfmError
 
 
@@ -64,10 +64,9 @@ def read_images(root: Path, prefix: str, masks: Masks, facts: dict[str, Any]) ->
     strange = [name for name in names if not re.fullmatch(rf"{prefix}_\d+_[01]", name)]
     if strange:
         raise EvalfmError(f"{strange[0]}.png is not named {prefix}_NNNN_0 or _1; take the set's own files.")
-    notes: list[str] = []
+    notes = Notes()
     others = sum(path.suffix.lower() == ".png" for path in (root / IMAGES).iterdir()) - len(files)
-    if others > 0:
-        notes.append(f"{others} other images in {IMAGES} are not named {prefix}_NNNN_0 or _1 and were left out.")
+    notes.tally(others, f"other images in {IMAGES} are not named {prefix}_NNNN_0 or _1 and were left out.")
     readings = [_reading(root / READINGS / f"{name}.txt") for name in names]
     sexless, ageless = (sum(fact is None for fact in column) for column in zip(*readings, strict=True))
     if sexless or ageless:
@@ -85,11 +84,8 @@ def read_images(root: Path, prefix: str, masks: Masks, facts: dict[str, Any]) ->
         if any(cells):
             outlined.append(finding)
             columns[f"{finding}_mask"] = pd.Series(cells, dtype=object)
-        if None in cells:
-            notes.append(f"{cells.count(None)} of {len(names)} images have no {finding} mask.")
-    children = int((columns["age"] < ADULT_YEARS).sum())
-    if children:
-        notes.append(f"{children} images are of patients under {ADULT_YEARS:.0f}.")
+        notes.tally(cells.count(None), f"of {len(names)} images have no {finding} mask.")
+    notes.tally(columns["age"] < ADULT_YEARS, f"images are of patients under {ADULT_YEARS:.0f}.")
     info = DatasetInfo(
         mask_dialects=dict.fromkeys(outlined, "file"),
         label_source={"tuberculosis": "clinical"} | dict.fromkeys(outlined, "radiologist"),

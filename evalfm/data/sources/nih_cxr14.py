@@ -10,16 +10,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.columns import as_numbers, as_text, first_word, read_table
+from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
+from evalfm.data.dicom import ADULT_HEIGHT_MM, ADULT_YEARS
 from evalfm.data.digests import WORKERS
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, expect_file, what_is_in
+from evalfm.data.sources._tables import OLDEST, Notes, column, expect_file, numbers, with_places
 from evalfm.data.splits import import_ids
 from evalfm.errors import EvalfmError
 
-NAME = "nih-cxr14"
 TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
 LISTS = ("train_val_list.txt", "test_list.txt")
 FINDINGS = (
@@ -39,9 +39,6 @@ FINDINGS = (
     "Pneumothorax",
     "No Finding",
 )
-OLDEST = 100.0
-ADULT = 18.0
-LOWEST_ADULT_FILM_MM = 250.0
 
 
 def import_source(root: Path, options: ImportOptions) -> Imported:
@@ -56,24 +53,18 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """
     file = expect_file(root, TABLES)
     native = read_table(file)
-    notes: list[str] = []
-    places = _images(root)
-    image = as_text(column(native, "Image Index", file)).map(places)
-    there = image.notna().to_numpy()
-    if not there.any():
-        first = column(native, "Image Index", file).iloc[0]
-        raise EvalfmError(f"There is no images/{first} in {root}, which {what_is_in(root)}; unpack the images there.")
-    if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(native)} rows have no image file and were left out.")
-    native, image = native[there].reset_index(drop=True), image[there].reset_index(drop=True)
+    notes = Notes()
+    named = column(native, "Image Index", file)
+    native = native.assign(image=as_text(named).map(_images(root)))
+    native = with_places(native, root, notes, f"images/{named.iloc[0] if len(named) else '*'}")
 
     labels = _labels(column(native, "Finding Labels", file), file)
     age = _age(column(native, "Patient Age", file), notes)
-    heights, widths = _sizes(image, root, options, notes)
+    heights, widths = _sizes(native["image"], root, options, notes)
     table = pd.DataFrame(
         {
             "id": as_text(column(native, "Image Index", file)).str.replace(r"\.png$", "", regex=True).astype(object),
-            "image": image,
+            "image": native["image"],
             "patient": as_text(column(native, "Patient ID", file)),
             **labels,
             "sex": as_text(column(native, "Patient Gender", file)),
@@ -117,19 +108,18 @@ def _labels(cells: pd.Series, file: Path) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def _age(cells: pd.Series, notes: list[str]) -> NDArray[np.float64]:
+def _age(cells: pd.Series, notes: Notes) -> NDArray[np.float64]:
     """Years; the table of 2017 writes ``058Y``, ``013M`` and ``005D``."""
     fields = as_text(cells).astype("string").str.extract(r"^(\d+)([YMWD]?)$")
     units = fields[1].map({"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}).astype(float)
     age = pd.to_numeric(fields[0]).astype(float).to_numpy() / units.to_numpy()
     wrong = age > OLDEST
-    if wrong.any():
-        notes.append(f"{int(wrong.sum())} ages above {OLDEST:.0f} are errors of the set and were made unknown.")
+    notes.tally(wrong, f"ages above {OLDEST:.0f} are errors of the set and were made unknown.")
     return np.where(wrong, np.nan, age)
 
 
 def _sizes(
-    image: pd.Series, root: Path, options: ImportOptions, notes: list[str]
+    image: pd.Series, root: Path, options: ImportOptions, notes: Notes
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Height and width of the stored images, NaN where the file cannot be read."""
     from evalfm.data.images import image_size
@@ -157,29 +147,24 @@ def _spacing(
     age: NDArray[np.float64],
     heights: NDArray[np.float64],
     widths: NDArray[np.float64],
-    notes: list[str],
+    notes: Notes,
 ) -> dict[str, NDArray[np.float64]]:
     """Millimetres per stored pixel; unknown where an adult's image would be less than 250 mm high."""
-
-    def numbers(*names: str) -> NDArray[np.float64]:
-        given = column(native, names, file)
-        cells = as_numbers(given)
-        if cells is None:
-            where = first_word(given)
-            raise EvalfmError(f"{file} holds words in the column {names[0]!r} ({where}); take the table of NIH itself.")
-        return cells.to_numpy(dtype=np.float64)
-
     # The header reads `OriginalImage[Width,Height]`, whose comma makes two columns of it.
-    width_mm = numbers("OriginalImage[Width", "OriginalImageWidth") * numbers(
-        "OriginalImagePixelSpacing[x", "OriginalImagePixelSpacing_x"
-    )
-    height_mm = numbers("Height]", "OriginalImageHeight") * numbers("y]", "OriginalImagePixelSpacing_y")
-    too_low = (height_mm < LOWEST_ADULT_FILM_MM) & ~(age < ADULT)
-    if too_low.any():
-        notes.append(
-            f"{int(too_low.sum())} adult images would be under {LOWEST_ADULT_FILM_MM:.0f} mm high; "
-            "their pixel spacing was made unknown."
+    width, height, across, down = (
+        numbers(native, names, file, "take the table of NIH itself")
+        for names in (
+            ("OriginalImage[Width", "OriginalImageWidth"),
+            ("Height]", "OriginalImageHeight"),
+            ("OriginalImagePixelSpacing[x", "OriginalImagePixelSpacing_x"),
+            ("y]", "OriginalImagePixelSpacing_y"),
         )
+    )
+    width_mm, height_mm = width * across, height * down
+    too_low = (height_mm < ADULT_HEIGHT_MM) & ~(age < ADULT_YEARS)
+    notes.tally(
+        too_low, f"adult images would be under {ADULT_HEIGHT_MM:.0f} mm high; their pixel spacing was made unknown."
+    )
     unknown = too_low | ~(height_mm > 0) | ~(width_mm > 0)
     return {
         "spacing_row_mm": np.where(unknown, np.nan, height_mm / heights),
@@ -198,9 +183,9 @@ def _official_split(table: pd.DataFrame, root: Path) -> NDArray[np.object_] | No
     return import_ids(table["id"].to_numpy(dtype=object), lists)
 
 
-def _info(labels: tuple[str, ...], notes: list[str], *, official: bool) -> DatasetInfo:
+def _info(labels: tuple[str, ...], notes: Notes, *, official: bool) -> DatasetInfo:
     return DatasetInfo(
-        name=NAME,
+        name="nih-cxr14",
         title="NIH ChestX-ray14",
         licence="unrestricted use with attribution (NIH Clinical Center)",
         citation="Wang et al., ChestX-ray8: Hospital-scale Chest X-ray Database and Benchmarks, CVPR 2017",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 from pathlib import Path
 
@@ -14,13 +13,12 @@ from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, expect_file, sexes, with_files
+from evalfm.data.sources._tables import OLDEST, Notes, column, expect_file, sexes, with_files, written_list
 from evalfm.errors import EvalfmError
 
 TABLES = tuple(f"PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv{suffix}" for suffix in ("", ".gz"))
 VIEWS = {"PA": "PA", "AP": "AP", "AP_horizontal": "AP"}
 EXCLUDED = "exclude"
-OLDEST = 100.0
 FINDINGS = {
     "no_finding": ("normal",),
     "pneumothorax": ("pneumothorax", "hydropneumothorax"),
@@ -62,7 +60,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     """
     file = expect_file(root, TABLES)
     native = read_table(file)
-    notes: list[str] = []
+    notes = Notes()
     image_id, folder = (as_text(column(native, name, file)) for name in ("ImageID", "ImageDir"))
     view = as_text(column(native, "Projection", file)).map(VIEWS)
     words = _words(column(native, "Labels", file), file)
@@ -103,9 +101,8 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
     return Imported(table, info)
 
 
-def _without(table: pd.DataFrame, gone: pd.Series, why: str, notes: list[str]) -> pd.DataFrame:
-    if gone.any():
-        notes.append(f"{int(gone.sum())} images {why} and were left out.")
+def _without(table: pd.DataFrame, gone: pd.Series, why: str, notes: Notes) -> pd.DataFrame:
+    notes.tally(gone, f"images {why} and were left out.")
     return table[~gone]
 
 
@@ -120,23 +117,18 @@ def _words(cells: pd.Series, file: Path) -> pd.Series:
     codes, lists = pd.factorize(as_text(cells))
     parsed = []
     for text in lists:
-        try:
-            values = ast.literal_eval(str(text))
-        except (ValueError, SyntaxError, RecursionError):
-            values = None
-        if not isinstance(values, list):
+        values = written_list(str(text))
+        if values is None:
             raise EvalfmError(f"{file} holds {str(text)[:60]!r} in the column 'Labels', where a list is expected.")
         parsed.append(frozenset(str(value).strip().lower() for value in values) - {""})
     return pd.Series([None if code < 0 else parsed[code] for code in codes], index=cells.index, dtype=object)
 
 
 def _labels(words: pd.Series) -> dict[str, NDArray[np.float64]]:
-    unknown = words.isna().to_numpy()
-    columns = {}
-    for label, names in FINDINGS.items():
-        present = np.array([words_of_row is not None and not words_of_row.isdisjoint(names) for words_of_row in words])
-        columns[label] = np.where(unknown, np.nan, present)
-    return columns
+    return {
+        label: np.array([np.nan if said is None else not said.isdisjoint(names) for said in words], dtype=np.float64)
+        for label, names in FINDINGS.items()
+    }
 
 
 def _age(native: pd.DataFrame, file: Path) -> NDArray[np.float64]:
@@ -145,8 +137,7 @@ def _age(native: pd.DataFrame, file: Path) -> NDArray[np.float64]:
     return (taken - born).to_numpy(dtype=np.float64)
 
 
-def _plausible(years: pd.Series, notes: list[str]) -> pd.Series:
+def _plausible(years: pd.Series, notes: Notes) -> pd.Series:
     wrong = (years < 0) | (years > OLDEST)
-    if wrong.any():
-        notes.append(f"{int(wrong.sum())} ages are not from 0 to {OLDEST:.0f} and were made unknown.")
+    notes.tally(wrong, f"ages are not from 0 to {OLDEST:.0f} and were made unknown.")
     return years.mask(wrong)

@@ -14,6 +14,7 @@ from evalfm.data.rle import EMPTY
 from evalfm.data.sources import Imported
 from evalfm.data.sources._tables import (
     ATTRIBUTES,
+    Notes,
     column,
     expect_file,
     files_by_stem,
@@ -47,16 +48,14 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         raise EvalfmError(
             f"There is no {FOLDERS[0]}/*/*/{first}.dcm in {root}, which {what_is_in(root)}; unpack the images there."
         )
-    notes: list[str] = []
+    notes = Notes()
     there = names.isin(places) | names.isna()
-    if not there.all():
-        lost, listed = names[~there].nunique(), names.nunique()
-        notes.append(f"{lost} of {listed} images of the table have no file and were left out.")
+    lost = names[~there].nunique()
+    notes.tally(lost, f"of {names.nunique()} images of the table have no file and were left out.")
     # Notes count the images that enter.
     regions = united(names[there], column(native, "EncodedPixels", file)[there], SIZE, file, notes)
     unlabelled = len(set(places) - set(regions.index))
-    if unlabelled:
-        notes.append(f"{unlabelled} images have no row in {file.name} and were left out.")
+    notes.tally(unlabelled, f"images have no row in {file.name} and were left out.")
     image = pd.Series([places[name] for name in regions.index], dtype=object)
     table = pd.DataFrame(
         {

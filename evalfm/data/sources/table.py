@@ -13,7 +13,7 @@ from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.locators import file_of, files_below, locator_faults
 from evalfm.data.masks import mask_file_values
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import binary_labels, column, two_words, what_is_in
+from evalfm.data.sources._tables import Notes, binary_labels, column, two_words, what_is_in
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.progress import Progress
 
@@ -41,7 +41,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         EvalfmError: a file or column is missing, or two columns are mapped to one name.
     """
     mapping = options.mapping or TableMapping()
-    notes: list[str] = []
+    notes = Notes()
     if mapping.class_folders is None:
         native, file = read_mapped(root, mapping)
     else:
@@ -60,8 +60,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
                 f"There is no {images.iloc[0]} in {root}, which {what_is_in(root)}, nor any other image of {file}; "
                 "give the folder that its paths start in."
             )
-        if not there.all():
-            notes.append(f"{int((~there).sum())} of {len(there)} rows have no image file and were left out.")
+        notes.tally(~there, f"of {len(there)} rows have no image file and were left out.")
         native, images = native[there].reset_index(drop=True), images[there].reset_index(drop=True)
     columns: dict[str, pd.Series] = {"image": images}
 
@@ -88,8 +87,7 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         cells = as_text(column(native, source, file))
         if mapping.skip_missing and mapping.mask_dialects.get(finding, "file") == "file":
             absent = cells.isin(_missing(cells[cells.notna() & (cells != EMPTY_MASK)], root))
-            if absent.any():
-                notes.append(f"{int(absent.sum())} {finding} masks are not there and are unknown.")
+            notes.tally(absent, f"{finding} masks are not there and are unknown.")
             cells = cells.mask(absent, None)
         take(finding + MASK_SUFFIX, cells)
     without_unjudged(columns, mapping, root, notes, options.progress)
@@ -208,7 +206,7 @@ def _info(mapping: TableMapping, root: Path, has_split: bool) -> DatasetInfo:
 
 
 def without_unjudged(
-    columns: dict[str, pd.Series], mapping: TableMapping, root: Path, notes: list[str], progress: Progress
+    columns: dict[str, pd.Series], mapping: TableMapping, root: Path, notes: Notes, progress: Progress
 ) -> None:
     """Make masks unknown in ``columns`` that hold a value of ``mask_unknown``, and look for those of ``mask_values``.
 
@@ -231,16 +229,14 @@ def without_unjudged(
             wanted, known = (", ".join(map(str, sorted(each))) for each in (values, present))
             raise EvalfmError(f"No {finding} mask holds {wanted}, only {known}; correct mask_values (--mask-values).")
         unjudged = column.map(lambda cell, unknown=unknown: bool(held.get(cell, frozenset()) & unknown)).astype(bool)
-        if unjudged.any():
-            said = ", ".join(map(str, sorted(unknown)))
-            notes.append(
-                f"{int(unjudged.sum())} of {len(there)} {finding} masks hold pixels that nobody judged ({said}) and "
-                "were made unknown."
-            )
-            columns[finding + MASK_SUFFIX] = column.mask(unjudged, None)
+        said = ", ".join(map(str, sorted(unknown)))
+        notes.tally(
+            unjudged, f"of {len(there)} {finding} masks hold pixels that nobody judged ({said}) and were made unknown."
+        )
+        columns[finding + MASK_SUFFIX] = column.mask(unjudged, None)
 
 
-def read_class_folders(root: Path, notes: list[str]) -> pd.DataFrame:
+def read_class_folders(root: Path, notes: Notes) -> pd.DataFrame:
     """Columns ``path``, ``class`` and, where the classes lie in ``train/``, ``test/`` …, ``split`` of every image.
 
     Files that are no images by their suffix are counted in ``notes``.
@@ -270,8 +266,7 @@ def read_class_folders(root: Path, notes: list[str]) -> pd.DataFrame:
             f"{root}, which {what_is_in(root)}, has images in fewer than two folders; give the folder that holds one "
             "folder for each class, or train/ and test/ with them."
         )
-    if others:
-        notes.append(f"{others} files in the folders are no images and were left out.")
+    notes.tally(others, "files in the folders are no images and were left out.")
     return table
 
 

@@ -11,10 +11,8 @@ from evalfm.data.columns import as_text, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo, SplitRule
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, expect_file, files_by_stem, header_columns, snake, what_is_in
-from evalfm.errors import EvalfmError
+from evalfm.data.sources._tables import Notes, column, expect_file, files_by_stem, header_columns, snake, with_places
 
-NAME = "vindr-cxr"
 TRAIN = ("annotations/annotations_train.csv", "annotations_train.csv", "train.csv")
 TEST = ("annotations/annotations_test.csv", "annotations_test.csv")
 SUFFIXES = (".dicom", ".dcm", ".png", ".jpg")
@@ -42,40 +40,30 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         - {"No finding"}
     )
     table = pd.concat([_images(native, split, classes, train) for split, native in tables.items()], ignore_index=True)
-    notes: list[str] = []
+    notes = Notes()
     nameless = sum(int(as_text(column(native, "image_id", train)).isna().sum()) for native in tables.values())
-    if nameless:
-        notes.append(f"{nameless} rows name no image and were left out.")
-    image = table["id"].map(files_by_stem(root, ("train", "test"), SUFFIXES))
-    there = image.notna()
-    if not there.any():
-        first = table["id"].iloc[0] if len(table) else "*"
-        raise EvalfmError(
-            f"There is no train/{first}.dicom in {root}, which {what_is_in(root)}; unpack the images there."
-        )
-    if not there.all():
-        notes.append(f"{int((~there).sum())} of {len(table)} images of the tables have no file and were left out.")
-    table, image = table[there].reset_index(drop=True), image[there].reset_index(drop=True)
+    notes.tally(nameless, "rows name no image and were left out.")
+    table = table.assign(image=table["id"].map(files_by_stem(root, ("train", "test"), SUFFIXES)))
+    first = table["id"].iloc[0] if len(table) else "*"
+    table = with_places(table, root, notes, f"train/{first}.dicom", "images of the tables have no file")
+    image = table["image"]
     facts = header_columns(image, root, options.progress, notes) if image.str.endswith((".dicom", ".dcm")).any() else {}
     # The images are frontal, and their headers say no view.
     facts.pop("view", None)
-    table = table.assign(image=image, **facts)
+    table = table.assign(**facts)
     labels = [snake(name) for name in classes]
-    rule = None
     if test is None:
         table = table.drop(columns="split")
-    else:
-        rule = SplitRule(rule="official", note="train/ and test/")
     source = "radiologists, majority of three in train, consensus in test"
     info = DatasetInfo(
-        name=NAME,
+        name="vindr-cxr",
         title="VinDr-CXR",
         licence="PhysioNet Credentialed Health Data License 1.5.0",
         citation="Nguyen et al., VinDr-CXR: An open dataset of chest X-rays with radiologist's annotations, 2022",
         label_source=dict.fromkeys([*labels, "no_finding"], source),
         attributes=[name for name in ("sex", "age") if name in facts],
         public_ids=True,
-        split=rule,
+        split=None if test is None else SplitRule(rule="official", note="train/ and test/"),
         notes=notes,
     )
     return Imported(table, info, val_from_train=test is not None)

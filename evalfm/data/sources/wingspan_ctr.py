@@ -13,7 +13,7 @@ from evalfm.data.columns import as_numbers, as_text, first_word, read_table
 from evalfm.data.config import ImportOptions
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.sources import Imported
-from evalfm.data.sources._tables import column, what_is_in
+from evalfm.data.sources._tables import Notes, column, what_is_in
 from evalfm.errors import EvalfmError
 
 TABLE = "ctr_ground_truth.csv"
@@ -41,20 +41,19 @@ def import_source(root: Path, options: ImportOptions) -> Imported:
         "id": [name[: -len(".png")] for name in names],
         "image": [f"{IMAGES}/{name}" for name in names],
     }
-    has_ratios = (root / TABLE).is_file()
+    notes, has_ratios = Notes(), (root / TABLE).is_file()
     if has_ratios:
         ctr = _ratios(root / TABLE, names)
         columns |= {"ctr": ctr, "cardiomegaly": np.where(np.isnan(ctr), np.nan, ctr > ENLARGED)}
-        notes = [f"{int(np.isnan(ctr).sum())} of {len(names)} images have no cardiothoracic ratio."]
+        notes.append(f"{int(np.isnan(ctr).sum())} of {len(names)} images have no cardiothoracic ratio.")
     else:
-        notes = [f"There is no {TABLE}, so no cardiothoracic ratio but that of the masks."]
+        notes.append(f"There is no {TABLE}, so no cardiothoracic ratio but that of the masks.")
     for finding in MASKS:
         present = set(_names(root / "mask" / finding))
         if not present:
             raise EvalfmError(f"There is no mask/{finding}/*.png in {root}, which {what_is_in(root)}.")
         masks = [f"mask/{finding}/{name}" if name in present else None for name in names]
-        if None in masks:
-            notes.append(f"{masks.count(None)} images have no {finding} mask.")
+        notes.tally(masks.count(None), f"images have no {finding} mask.")
         columns[f"{finding}_mask"] = pd.Series(masks, dtype=object)
     return Imported(pd.DataFrame(columns), _info(notes, has_ratios=has_ratios))
 
@@ -80,7 +79,7 @@ def _names(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def _info(notes: list[str], *, has_ratios: bool) -> DatasetInfo:
+def _info(notes: Notes, *, has_ratios: bool) -> DatasetInfo:
     return DatasetInfo(
         name="wingspan-ctr",
         title="Cardiothoracic ratio estimation data set (Wingspan)",

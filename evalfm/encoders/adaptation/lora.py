@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +69,7 @@ def add_lora(encoder: Encoder, rank: int = 8, alpha: float | None = None, seed: 
     convolutional networks on every convolution that is not grouped, and on the linear layers that act on each
     cell of a map, which are 1 × 1 convolutions. Which layers take part is seen by running one blank image.
     A is drawn as by peft (Kaiming uniform) from ``seed`` alone, B is 0: the features are unchanged at first.
-    The frozen tensors keep their values; :func:`base_state` gives them under their own names.
+    The frozen tensors keep their values, behind ``base_layer`` in their names.
 
     Source: Hu et al., LoRA, ICLR 2022; convolutions as in peft (A has the layer's kernel, B is 1 × 1).
 
@@ -151,19 +152,6 @@ def load_lora(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
             second.copy_(tensors[f"{name}.lora_B.weight"])
 
 
-def base_state(encoder: Encoder) -> dict[str, Tensor]:
-    """The state dict without LoRA's tensors, under the names that the encoder has without LoRA."""
-    adapted = [name for name, _ in _layers(encoder)]
-    own: dict[str, Tensor] = {}
-    for name, tensor in encoder.state_dict().items():
-        layer = next((each for each in adapted if name.startswith(f"{each}.")), None)
-        if layer is None:
-            own[name] = tensor
-        elif name.startswith(f"{layer}.base_layer."):
-            own[f"{layer}.{name.removeprefix(f'{layer}.base_layer.')}"] = tensor
-    return own
-
-
 def set_training(encoder: Encoder, adaptation: Literal["lora", "full", "scratch"]) -> None:
     """Put ``encoder`` into training mode as its adaptation needs it.
 
@@ -225,23 +213,17 @@ def _reason(module: nn.Module, is_called: bool) -> str | None:
 def _dimensions(encoder: Encoder) -> dict[str, int]:
     """Dimensions of what each linear or convolutional layer is called with, for those that are called."""
     reached: dict[str, int] = {}
-    hooks = []
+    layers = ((module, name) for name, module in encoder.named_modules() if isinstance(module, nn.Linear | nn.Conv2d))
+    names: dict[nn.Module, str] = dict(layers)
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            reached[name] = inputs[0].ndim
+    def note(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        reached[names[module]] = inputs[0].ndim
 
-        return hook
-
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            hooks.append(module.register_forward_pre_hook(note(name)))
     device = next((each.device for each in encoder.parameters()), torch.device("cpu"))
-    try:
+    with ExitStack() as hooks:
+        for module in names:
+            hooks.enter_context(module.register_forward_pre_hook(note))
         encoder.encode(torch.zeros(1, encoder.preparer.facts.channels, *encoder.input_size, device=device))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return reached
 
 

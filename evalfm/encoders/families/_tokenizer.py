@@ -1,25 +1,67 @@
-"""A tokenizer from the one file that authors publish, which neither pads nor cuts; open_clip's own spelled out."""
+"""Tokenizers of text towers: from the one file that authors publish, or open_clip's own; neither pads nor cuts."""
 
 from __future__ import annotations
 
 import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.hub import fetch_beside
+from evalfm.encoders.text import TextTower
 from evalfm.errors import EvalfmError
-
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
 
 WHOLE = "tokenizer.json"
 
 UNIGRAM, CONTROL, USER_DEFINED = 1, 3, 4
 """SentencePiece's numbers of a kind of model and of kinds of pieces."""
+
+
+START, END = 49406, 49407
+"""Tokens before and after a text in OpenAI's vocabulary."""
+
+
+def filled(rows: list[list[int]], length: int, filling: int = 0) -> Tensor:
+    """Token ids [N, length]; what is short is filled, what is long is cut, for the caller to refuse."""
+    return torch.tensor([(row + [filling] * length)[:length] for row in rows])
+
+
+class PublishedTower(TextTower):
+    """A tower that reads through the tokenizer that its authors publish; ``model`` is a library's, with its words."""
+
+    model: Any
+
+    def __init__(self, card: EncoderCard, origin: Path | None) -> None:
+        super().__init__(card)
+        self.tokenizer = tokenizer_of(card, origin)
+
+    def _words(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def _vocabulary(self) -> str:
+        return self.tokenizer.to_str()
+
+
+class OpenAiTower(TextTower):
+    """A tower that reads OpenAI's vocabulary, which comes with open_clip."""
+
+    def __init__(self, card: EncoderCard) -> None:
+        super().__init__(card)
+        self.tokenizer = SimpleTokenizer(context_length=self.facts.context_length)
+
+    def _rows(self, texts: list[str]) -> list[list[int]]:
+        return [[START, *self.tokenizer.encode(text), END] for text in texts]
+
+    def _vocabulary(self) -> str:
+        merges = [list(pair) for pair in self.tokenizer.bpe_ranks]
+        words = {"words": self.tokenizer.encoder, "merges": merges, "pattern": self.tokenizer.pat.pattern}
+        return json.dumps(words)
 
 
 def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
@@ -35,20 +77,15 @@ def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
     published = card.text_tower.tokenizer[0]
     own = origin is not None and not (origin.parent / published).is_file() and (origin.parent / WHOLE).is_file()
     path = fetch_beside(card, origin, WHOLE if own else published)
-    readers = {".txt": from_vocabulary, ".model": from_sentencepiece}
+    read = {".txt": from_vocabulary, ".model": from_sentencepiece}.get(path.suffix)
     try:
-        tokenizer = readers.get(path.suffix, from_json)(path)
+        tokenizer = Tokenizer.from_file(str(path)) if read is None else read(path)
     except Exception as error:
         # The libraries raise plain exceptions for whatever they cannot read.
         raise EvalfmError(f"{path} is no tokenizer ({error}); fetch it again.") from None
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
-
-
-def from_json(path: Path) -> Tokenizer:
-    """The tokenizer in a ``tokenizer.json``."""
-    return Tokenizer.from_file(str(path))
 
 
 def from_vocabulary(path: Path) -> Tokenizer:
@@ -58,8 +95,7 @@ def from_vocabulary(path: Path) -> Tokenizer:
     words = path.read_text(encoding="utf-8").splitlines()
     if not {"[CLS]", "[SEP]", "[UNK]"} <= set(words):
         raise ValueError("it lists no [CLS], [SEP] and [UNK]")
-    made: Tokenizer = BertTokenizer(vocab=str(path)).backend_tokenizer
-    return made
+    return BertTokenizer(vocab=str(path)).backend_tokenizer
 
 
 def from_sentencepiece(path: Path) -> Tokenizer:
@@ -87,9 +123,3 @@ def from_sentencepiece(path: Path) -> Tokenizer:
             single=f"$A {end}", pair=f"$A {end} $B {end}", special_tokens=[(end, trainer.eos_id)]
         )
     return tokenizer
-
-
-def spelled(tokenizer: SimpleTokenizer) -> str:
-    """Words and merges of the tokenizer that comes with open_clip, as text."""
-    merges = [list(pair) for pair in tokenizer.bpe_ranks]
-    return json.dumps({"words": tokenizer.encoder, "merges": merges, "pattern": tokenizer.pat.pattern})

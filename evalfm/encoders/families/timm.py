@@ -14,7 +14,7 @@ from torch import Tensor
 from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
-from evalfm.encoders.weights import Checkpoint, check_fit, load_into
+from evalfm.encoders.weights import Checkpoint, check_fit, load_into, other_shapes
 from evalfm.errors import EvalfmError, UnknownNameError
 
 POSITIONS = ("pos_embed", "relative_position")
@@ -158,18 +158,12 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
     if convert is None:
         return checkpoint.tensors
     own = model.state_dict()
-    check_fit(
-        missing=[],
-        unexpected=[],
-        mismatched=[
-            f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}"
-            for name, tensor in checkpoint.tensors.items()
-            if name in own and tensor.ndim == own[name].ndim and tensor.shape != own[name].shape
-            if not any(word in name for word in POSITIONS)
-        ],
-        facts=card.weights,
-        origin=checkpoint.path,
-    )
+    mismatched = [
+        fault
+        for name, fault in other_shapes(checkpoint.tensors, own).items()
+        if checkpoint.tensors[name].ndim == own[name].ndim and not any(word in name for word in POSITIONS)
+    ]
+    check_fit(mismatched=mismatched, facts=card.weights, origin=checkpoint.path)
     try:
         return dict(convert(dict(checkpoint.tensors), model))
     except (KeyError, RuntimeError, ValueError, AttributeError, IndexError, AssertionError) as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 import string
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,9 +18,9 @@ from torch.nn import functional
 from transformers.utils import logging as library_logging
 
 from evalfm.cautions import Caution
-from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.card import EncoderCard, WeightsFacts
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
-from evalfm.encoders.families._tokenizer import tokenizer_of
+from evalfm.encoders.families._tokenizer import PublishedTower, filled
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into, read_checkpoint
 from evalfm.errors import EvalfmError
@@ -74,8 +74,7 @@ class TransformersEncoder(Encoder):
         return tuple(hidden[index + 1] for index in self.card.map_layers)
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.model.layernorm(tokens)
-        return normed
+        return self.model.layernorm(tokens)
 
 
 class SiglipEncoder(TransformersEncoder):
@@ -93,8 +92,7 @@ class SiglipEncoder(TransformersEncoder):
         return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
-        normed: Tensor = self.model.post_layernorm(tokens)
-        return normed
+        return self.model.post_layernorm(tokens)
 
     def _text_tower(self) -> TextTower:
         return SiglipText(self.card, self.state.origin)
@@ -145,17 +143,14 @@ class SwinEncoder(TransformersEncoder):
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         stages: list[Tensor] = []
-        hooks = [
-            stage.blocks[-1].register_forward_hook(
-                lambda _module, _given, output: stages.append(output[0] if isinstance(output, tuple) else output)
-            )
-            for stage in self.model.encoder.layers
-        ]
-        try:
+
+        def keep(_module: nn.Module, _given: Any, output: Any) -> None:
+            stages.append(output[0] if isinstance(output, tuple) else output)
+
+        with ExitStack() as hooks:
+            for stage in self.model.encoder.layers:
+                hooks.enter_context(stage.blocks[-1].register_forward_hook(keep))
             output = _run(self.model, batch)
-        finally:
-            for hook in hooks:
-                hook.remove()
         maps = tuple(self._as_cells(stages[index], batch, index) for index in self.card.map_layers)
         pooled = {"first": output.last_hidden_state[:, 0]}
         if self.projection is not None:
@@ -172,15 +167,13 @@ class SwinEncoder(TransformersEncoder):
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
-class _DualText(TextTower):
+class _DualText(PublishedTower):
     """Reads the whole model again and keeps its text part; without ``origin`` the weights are drawn."""
 
     text_class: ClassVar[Any]
-    model: Any
 
     def __init__(self, card: EncoderCard, origin: Path | None) -> None:
-        super().__init__(card)
-        self.tokenizer = tokenizer_of(card, origin)
+        super().__init__(card, origin)
         config = config_of(card)
         if origin is None:
             self._take(self.text_class(config.text_config), config, None)
@@ -201,17 +194,8 @@ class _DualText(TextTower):
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
         rows = [self.tokenizer.encode(self._written(text)).ids for text in texts]
-        pad, length = int(self.facts.arguments["pad_id"]), self.facts.context_length
-        ids = torch.tensor([(each + [pad] * length)[:length] for each in rows])
+        ids = filled(rows, self.facts.context_length, int(self.facts.arguments["pad_id"]))
         return {"input_ids": ids}, [len(each) for each in rows]
-
-    def _words(self) -> nn.Module:
-        words: nn.Module = self.model.get_input_embeddings()
-        return words
-
-    def _vocabulary(self) -> str:
-        written: str = self.tokenizer.to_str()
-        return written
 
 
 class ClipText(_DualText):
@@ -228,8 +212,7 @@ class ClipText(_DualText):
         self.logit_scale = float(torch.tensor(scale).exp())
 
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
-        projected: Tensor = self.projection(self.model(**tokens).pooler_output)
-        return projected
+        return self.projection(self.model(**tokens).pooler_output)
 
 
 class SiglipText(_DualText):
@@ -244,8 +227,7 @@ class SiglipText(_DualText):
             self.logit_bias = float(whole.logit_bias.detach())
 
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
-        pooled: Tensor = self.model(**tokens).pooler_output
-        return pooled
+        return self.model(**tokens).pooler_output
 
 
 PROJECTION = "image_projection.projection."
@@ -289,13 +271,30 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
             model.
     """
     _check_config(checkpoint, card, config)
-    kind = _kind(card)
+    return pretrained(_kind(card), config, checkpoint.tensors, card.weights, checkpoint.path)
+
+
+def pretrained(
+    kind: Any,
+    config: Any,
+    tensors: Mapping[str, Tensor],
+    facts: WeightsFacts,
+    origin: Path,
+    prefix: str = "",
+    left_over: Iterable[str] = (),
+) -> Any:
+    """A model of class ``kind`` with ``tensors``; the library knows the names of older releases.
+
+    Raises:
+        EvalfmError: a tensor is missing, of another shape or unknown, as those ``left_over`` are; names begin with
+            ``prefix`` in the file ``origin``.
+    """
     with _quiet():
         try:
             model, report = kind.from_pretrained(
                 None,
                 config=config,
-                state_dict=dict(checkpoint.tensors),
+                state_dict=dict(tensors),
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype="float32",
@@ -303,15 +302,16 @@ def load(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Any:
             )
         except RuntimeError as error:
             raise EvalfmError(
-                f"{checkpoint.path} does not fit the encoder ({str(error).splitlines()[0]}); "
+                f"{origin} does not fit the encoder ({str(error).splitlines()[0]}); "
                 "give the weights that the card names."
             ) from None
+    shapes = report["mismatched_keys"]
     check_fit(
-        missing=report["missing_keys"],
-        unexpected=report["unexpected_keys"],
-        mismatched=[f"{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]],
-        facts=card.weights,
-        origin=checkpoint.path,
+        missing=[prefix + name for name in report["missing_keys"]],
+        unexpected=[*(prefix + name for name in report["unexpected_keys"]), *left_over],
+        mismatched=[f"{prefix}{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in shapes],
+        facts=facts,
+        origin=origin,
     )
     return model
 

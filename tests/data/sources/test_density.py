@@ -84,6 +84,12 @@ def test_png_copies_are_found_and_rows_without_a_file_counted(root: Path) -> Non
     assert data.info.notes == ["158 of 160 rows have no image file and were left out."]
 
 
+def test_of_two_files_of_an_image_the_first_by_its_path_counts(root: Path) -> None:
+    (root / "images/exam0/other_exam0xLCC.png").touch()
+    (root / "images/a_exam0xLMLO.png").touch()
+    assert read(root).table["image"].tolist()[:2] == ["images/exam0/exam0xLCC.dicom", "images/a_exam0xLMLO.png"]
+
+
 def test_unknown_words_and_missing_columns_are_named(root: Path) -> None:
     file = root / "breast-level_annotations.csv"
     text = file.read_text()

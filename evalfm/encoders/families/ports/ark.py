@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
-from evalfm.encoders.weights import Checkpoint, check_fit, load_into
+from evalfm.encoders.weights import Checkpoint, check_fit, load_into, other_shapes
 
 
 class ArkEncoder(Encoder):
@@ -52,18 +52,10 @@ def _as_timm_names(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> Map
     timm's filter resamples a patch embedding or a table of relative positions of another size; neither can be right
     here, so these are refused first.
     """
-    own = model.state_dict()
-    check_fit(
-        missing=[],
-        unexpected=[],
-        mismatched=[
-            f"{name} {list(tensor.shape)} instead of {list(own[name].shape)}"
-            for name, tensor in checkpoint.tensors.items()
-            if re.search(r"patch_embed\.|relative_position_bias_table$", name)
-            if name in own and own[name].shape != tensor.shape
-        ],
-        facts=card.weights,
-        origin=checkpoint.path,
-    )
-    converted: Mapping[str, Tensor] = checkpoint_filter_fn(dict(checkpoint.tensors), model)
-    return converted
+    mismatched = [
+        fault
+        for name, fault in other_shapes(checkpoint.tensors, model.state_dict()).items()
+        if re.search(r"patch_embed\.|relative_position_bias_table$", name)
+    ]
+    check_fit(mismatched=mismatched, facts=card.weights, origin=checkpoint.path)
+    return checkpoint_filter_fn(dict(checkpoint.tensors), model)

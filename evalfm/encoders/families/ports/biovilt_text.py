@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import BertConfig, BertModel, BertTokenizer
-from transformers.utils import logging as library_logging
+from transformers import BertConfig, BertModel
 
 from evalfm.encoders.card import EncoderCard, WeightsFacts
 from evalfm.encoders.encoder import EncoderState
+from evalfm.encoders.families._tokenizer import PublishedTower, filled
+from evalfm.encoders.families.transformers import pretrained
 from evalfm.encoders.hub import fetch_beside
-from evalfm.encoders.text import TextTower
-from evalfm.encoders.weights import check_fit, load_into, read_checkpoint
+from evalfm.encoders.weights import load_into, read_checkpoint
 
 BERT, HEAD = "bert.", "cls_projection_head."
 
@@ -22,7 +22,7 @@ FACTS = WeightsFacts(source="path", unexpected_keys=("cls.*", "bert.pooler.*", "
 """Of the text file: the head for masked words and BERT's own pooler are not used."""
 
 
-class BioVilTTextTower(TextTower):
+class BioVilTTextTower(PublishedTower):
     """BERT's CLS token through two linear layers; the tensors lie in a file of their own beside the image encoder's.
 
     Args:
@@ -37,10 +37,8 @@ class BioVilTTextTower(TextTower):
     filling_unseen = True
 
     def __init__(self, card: EncoderCard, state: EncoderState) -> None:
-        super().__init__(card)
+        super().__init__(card, state.origin)
         config: Any = BertConfig(**self.facts.arguments.get("bert", {}))
-        vocabulary = fetch_beside(card, state.origin, self.facts.tokenizer[0])
-        self.tokenizer = BertTokenizer(vocab=str(vocabulary))
         self.head = _Projection(config.hidden_size, self.facts.dim)
         self.bert: Any
         if state.random_weights:
@@ -51,63 +49,22 @@ class BioVilTTextTower(TextTower):
         for name, tensor in checkpoint.tensors.items():
             prefix = next(each for each in parts if name.startswith(each))
             parts[prefix][name.removeprefix(prefix)] = tensor
-        self.bert, report = _bert(config, parts[BERT])
-        check_fit(
-            missing=[BERT + name for name in report["missing_keys"]],
-            unexpected=[*(BERT + name for name in report["unexpected_keys"]), *parts[""]],
-            mismatched=[
-                f"{BERT}{name} {list(theirs)} instead of {list(own)}" for name, theirs, own in report["mismatched_keys"]
-            ],
-            facts=FACTS,
-            origin=checkpoint.path,
-        )
+        self.bert = pretrained(BertModel, config, parts[BERT], FACTS, checkpoint.path, BERT, parts[""])
         load_into(self.head, parts[HEAD], FACTS, checkpoint.path)
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
-        rows = self.tokenizer(texts)["input_ids"]
+        rows = [self.tokenizer.encode(text).ids for text in texts]
         lengths = [len(row) for row in rows]
         longest = min(max(lengths), self.facts.context_length)
-        filling = self.tokenizer.pad_token_id
-        padded = [(row + [filling] * (longest - len(row)))[:longest] for row in rows]
         mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
-        return {"input_ids": torch.tensor(padded), "attention_mask": mask.long()}, lengths
+        ids = filled(rows, longest, self.tokenizer.token_to_id("[PAD]") or 0)
+        return {"input_ids": ids, "attention_mask": mask.long()}, lengths
 
     def _words(self) -> nn.Module:
-        words: nn.Module = self.bert.get_input_embeddings()
-        return words
-
-    def _vocabulary(self) -> str:
-        written: str = self.tokenizer.backend_tokenizer.to_str()
-        return written
+        return self.bert.get_input_embeddings()
 
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
-        embedded: Tensor = self.head(self.bert(**tokens).last_hidden_state[:, 0])
-        return embedded
-
-
-def _bert(config: Any, tensors: dict[str, Tensor]) -> tuple[Any, dict[str, Any]]:
-    """transformers' BERT with ``tensors``, and what fitted; ``from_pretrained`` knows the names of older releases."""
-    logging: Any = library_logging
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    # Its table and its bar tell what is checked here and said in one sentence.
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    kind: Any = BertModel
-    try:
-        model, report = kind.from_pretrained(
-            None,
-            config=config,
-            state_dict=tensors,
-            add_pooling_layer=False,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype="float32",
-        )
-    finally:
-        logging.set_verbosity(level)
-        if bar:
-            logging.enable_progress_bar()
-    return model, report
+        return self.head(self.bert(**tokens).last_hidden_state[:, 0])
 
 
 class _Projection(nn.Module):
@@ -121,5 +78,4 @@ class _Projection(nn.Module):
 
     def forward(self, cls: Tensor) -> Tensor:
         """From the CLS token [N, width] to the joint space [N, dim]."""
-        projected: Tensor = self.dense_to_output(self.LayerNorm(functional.gelu(self.dense_to_hidden(cls))))
-        return projected
+        return self.dense_to_output(self.LayerNorm(functional.gelu(self.dense_to_hidden(cls))))

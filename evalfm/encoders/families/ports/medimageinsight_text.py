@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections import OrderedDict
 
 import torch
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
-from torch.nn import functional
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import EncoderState
-from evalfm.encoders.families._tokenizer import spelled
-from evalfm.encoders.text import TextTower
+from evalfm.encoders.families._tokenizer import END, OpenAiTower, filled
 from evalfm.encoders.weights import load_into, read_checkpoint
 from evalfm.errors import EvalfmError
-
-START, END = 49406, 49407
-"""CLIP's tokens before and after a text; the authors fill up with END, which their mask hides."""
 
 VOCABULARY = 49408
 
 
-class MedImageInsightTextTower(TextTower):
+class MedImageInsightTextTower(OpenAiTower):
     """The last layer at the first END, projected; tensors come from the file that holds the image encoder.
 
     Args:
@@ -41,7 +36,6 @@ class MedImageInsightTextTower(TextTower):
         self.model = _Sentences(
             shape["width"], shape["heads"], shape["layers"], self.facts.context_length, self.facts.dim
         )
-        self.tokenizer = SimpleTokenizer(context_length=self.facts.context_length)
         if state.origin is not None:
             checkpoint = read_checkpoint(state.origin, card.weights)
             if checkpoint.sha256 != state.weights_file:
@@ -53,23 +47,17 @@ class MedImageInsightTextTower(TextTower):
         self.logit_scale = float(self.model.logit_scale.detach().exp())
 
     def _tokenize(self, texts: list[str]) -> tuple[dict[str, Tensor], list[int]]:
-        rows = [[START, *self.tokenizer.encode(text), END] for text in texts]
-        length = self.facts.context_length
-        tokens = torch.full((len(rows), length), END)
-        for index, row in enumerate(rows):
-            tokens[index, : min(len(row), length)] = torch.tensor(row[:length])
+        rows = self._rows(texts)
         lengths = [len(row) for row in rows]
+        # The authors fill up with END, which their mask hides.
+        tokens = filled(rows, self.facts.context_length, END)
         return {"tokens": tokens, "lengths": torch.tensor(lengths)}, lengths
 
     def _words(self) -> nn.Module:
         return self.model.lang_encoder.token_embedding
 
-    def _vocabulary(self) -> str:
-        return spelled(self.tokenizer)
-
     def _forward(self, tokens: dict[str, Tensor]) -> Tensor:
-        embedded: Tensor = self.model(tokens["tokens"], tokens["lengths"])
-        return embedded
+        return self.model(tokens["tokens"], tokens["lengths"])
 
 
 _LANG = "lang_encoder."
@@ -108,8 +96,7 @@ class _Transformer(nn.Module):
         filling = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
         for block in self.resblocks:
             hidden = block(hidden, filling)
-        normed: Tensor = self.ln_final(hidden)
-        return normed
+        return self.ln_final(hidden)
 
 
 class _Block(nn.Module):
@@ -119,17 +106,11 @@ class _Block(nn.Module):
         self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.ln_2 = nn.LayerNorm(width, eps=1e-12)
         self.mlp = nn.Sequential(
-            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=_QuickGelu(), c_proj=nn.Linear(4 * width, width))
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
         )
 
     def forward(self, hidden: Tensor, filling: Tensor) -> Tensor:
         given = self.ln_1(hidden)
         attended, _ = self.attn(given, given, given, key_padding_mask=filling, need_weights=False)
         hidden = hidden + attended
-        after: Tensor = hidden + self.mlp(self.ln_2(hidden))
-        return after
-
-
-class _QuickGelu(nn.Module):
-    def forward(self, values: Tensor) -> Tensor:
-        return values * functional.sigmoid(1.702 * values)
+        return hidden + self.mlp(self.ln_2(hidden))

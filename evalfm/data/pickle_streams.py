@@ -19,9 +19,19 @@ SCALARS = frozenset(
         *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "NONE", "NEWTRUE", "NEWFALSE"),
         *("STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
         *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "FLOAT", "BINFLOAT"),
+        *("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"),
     }
 )
-"""Opcodes that push a number, a text or nothing."""
+"""Opcodes that push a number, a text, nothing, or an empty container."""
+
+_NONE, _ALL, _KEYS = slice(0), slice(None), slice(None, None, 2)
+MAKES = {
+    **dict.fromkeys(("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "LIST"), _NONE),
+    **dict.fromkeys(("DICT", "FROZENSET", "INST", "OBJ", "REDUCE", "NEWOBJ", "NEWOBJ_EX"), _ALL),
+}
+"""Opcodes that make a container or an object of values on the stack, and which of these are looked up or copied."""
+FILLS = {"APPEND": _NONE, "APPENDS": _NONE, "BUILD": _NONE, "ADDITEMS": _ALL, "SETITEM": _KEYS, "SETITEMS": _KEYS}
+"""Opcodes that put values into the container below them."""
 
 
 class StreamError(ValueError):
@@ -72,8 +82,8 @@ _MARK = _Value()
 class _Machine:
     """The stack and the memo of an unpickler, with stand-ins."""
 
-    def __init__(self, survey: Survey) -> None:
-        self.survey = survey
+    def __init__(self, survey: Survey, most: int) -> None:
+        self.survey, self.most = survey, most
         self.stack: list[_Value] = []
         self.memo: dict[int, _Value] = {}
         self.hashed = 0
@@ -101,18 +111,13 @@ class _Machine:
         if self.hashed > MAX_VALUES:
             raise StreamError(f"it has more than {MAX_VALUES:,} values looked up or copied")
 
-    def named(self, name: str) -> _Value:
+    def named(self, name: str) -> None:
         self.survey.names.add(name)
-        return _Value(name)
-
-    def made(self, *parts: _Value) -> None:
-        """Push what a call gives; the arguments may be hashed or copied in it."""
-        self.hash(parts)
-        self.stack.append(_Value().take(parts))
+        self.stack.append(_Value(name))
 
     def keep(self, index: int) -> None:
         # An unpickler in C makes room for every number below.
-        if index > MAX_OPCODES:
+        if index > self.most:
             raise StreamError("it numbers its objects beyond bounds")
         self.memo[index] = self.top()
 
@@ -128,36 +133,13 @@ class _Machine:
         self.survey.storages.append(Storage(what[1], str(what[2]), what[4]))
         self.stack.append(_Value())
 
-    def step(self, name: str, argument: Any) -> None:
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         """Run one opcode."""
-        stack = self.stack
+        name, stack = opcode.name, self.stack
         if name in SCALARS:
             stack.append(_Value(argument))
         elif name == "MARK":
             stack.append(_MARK)
-        elif name in ("EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET"):
-            stack.append(_Value())
-        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
-            values = [self.pop() for _ in range(int(name[-1]))][::-1]
-            stack.append(_Value(items=tuple(values)).take(values))
-        elif name == "TUPLE":
-            values = self.popped()
-            stack.append(_Value(items=tuple(values) if len(values) < 10 else ()).take(values))
-        elif name in ("LIST", "DICT", "FROZENSET"):
-            values = self.popped()
-            self.hash(values if name != "LIST" else ())
-            stack.append(_Value().take(values))
-        elif name == "APPEND":
-            value = self.pop()
-            self.top().take([value])
-        elif name == "SETITEM":
-            value, key = self.pop(), self.pop()
-            self.hash([key])
-            self.top().take([key, value])
-        elif name in ("APPENDS", "ADDITEMS", "SETITEMS"):
-            values = self.popped()
-            self.hash({"APPENDS": [], "ADDITEMS": values, "SETITEMS": values[::2]}[name])
-            self.top().take(values)
         elif name == "POP":
             stack.pop()
         elif name == "POP_MARK":
@@ -166,52 +148,54 @@ class _Machine:
             stack.append(self.top())
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memo[int(argument)])
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
-            self.keep(int(argument))
-        elif name == "MEMOIZE":
-            self.keep(len(self.memo))
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self.keep(len(self.memo) if argument is None else int(argument))
         elif name == "GLOBAL":
-            stack.append(self.named(str(argument).replace(" ", ".")))
+            self.named(str(argument).replace(" ", "."))
         elif name == "STACK_GLOBAL":
             attribute, module = self.pop(), self.pop()
-            stack.append(self.named(f"{module.plain or '?'}.{attribute.plain or '?'}"))
+            self.named(f"{module.plain or '?'}.{attribute.plain or '?'}")
         elif name in ("EXT1", "EXT2", "EXT4"):
-            stack.append(self.named(f"copyreg.extension {argument}"))
-        elif name == "INST":
-            self.made(self.named(str(argument).replace(" ", ".")), *self.popped())
-        elif name == "OBJ":
-            self.made(*self.popped())
-        elif name in ("REDUCE", "NEWOBJ"):
-            self.made(self.pop(), self.pop())
-        elif name == "NEWOBJ_EX":
-            self.made(self.pop(), self.pop(), self.pop())
-        elif name == "BUILD":
-            value = self.pop()
-            self.top().take([value])
-        elif name == "PERSID":
-            raise StreamError("it refers to something outside that is no storage of tensors")
+            self.named(f"copyreg.extension {argument}")
+        elif name in MAKES or name in FILLS:
+            if name == "INST":
+                self.survey.names.add(str(argument).replace(" ", "."))
+            self.contain(name, opcode.stack_before)
         elif name == "BINPERSID":
             self.storage(self.pop())
+        elif name == "PERSID":
+            raise StreamError("it refers to something outside that is no storage of tensors")
         elif name not in ("PROTO", "FRAME", "STOP"):
-            raise StreamError(f"it holds the opcode {name}, which no checkpoint of torch needs")
+            raise StreamError(f"it holds the opcode {name}, which no file of plain values needs")
+
+    def contain(self, name: str, before: list[pickletools.StackObject]) -> None:
+        """Run an opcode that puts what stands ``before`` it on the stack into a container, old or new."""
+        below = before.index(pickletools.markobject) if pickletools.markobject in before else len(before)
+        above = self.popped() if below < len(before) else []
+        values = [*[self.pop() for _ in range(below)][::-1], *above]
+        container = values.pop(0) if name in FILLS else _Value()
+        self.hash(values[(MAKES | FILLS)[name]])
+        if name.startswith("TUPLE") and len(values) < 10:
+            container.items = tuple(values)
+        self.stack.append(container.take(values))
 
 
-def survey(file: IO[bytes], pickles: int = 1) -> Survey:
+def survey(file: IO[bytes], pickles: int = 1, most: int = MAX_OPCODES) -> Survey:
     """What ``pickles`` pickles in a row, from the file's place on, would import and ask for.
 
     Raises:
-        StreamError: the stream is damaged or beyond bounds.
+        StreamError: the stream is damaged or beyond bounds, such as ``most`` opcodes.
     """
     contents = Survey()
     count = 0
     for _ in range(pickles):
-        machine = _Machine(contents)
+        machine = _Machine(contents, most)
         try:
             for opcode, argument, _position in pickletools.genops(file):
-                machine.step(opcode.name, argument)
+                machine.step(opcode, argument)
                 count += 1
-                if count > MAX_OPCODES:
-                    raise StreamError(f"it has more than {MAX_OPCODES:,} steps")
+                if count > most:
+                    raise StreamError(f"it has more than {most:,} steps")
         except StreamError:
             raise
         except Exception as error:

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from evalfm.data import known_digests
+from evalfm.data import digests
 from evalfm.data.dataset_info import DatasetInfo
-from evalfm.data.known_digests import BYTES, GONE, KnownDigests, RowDigests, stamps_of
+from evalfm.data.digests import BYTES, GONE, KnownDigests, RowDigests, stamps_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 
@@ -37,13 +37,13 @@ def manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Manifest:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Of which images the digests were looked up on disk or computed, call by call."""
     calls: list[list[str]] = []
-    original = known_digests.image_digests
+    original = digests.image_digests
 
     def counted(locators: list[str], *given: object, **named: object) -> object:
         calls.append(list(locators))
         return original(locators, *given, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(known_digests, "image_digests", counted)
+    monkeypatch.setattr(digests, "image_digests", counted)
     return calls
 
 
@@ -152,16 +152,16 @@ def test_members_have_the_stamp_of_their_file(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_read_again(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = known_digests.image_digests
+    original = digests.image_digests
 
     def meanwhile(*given: object, **named: object) -> object:
         read = original(*given, **named)  # type: ignore[arg-type]
         put(manifest.root / "a.png", 123)
         return read
 
-    monkeypatch.setattr(known_digests, "image_digests", meanwhile)
+    monkeypatch.setattr(digests, "image_digests", meanwhile)
     manifest.digests([0])
-    monkeypatch.setattr(known_digests, "image_digests", original)
+    monkeypatch.setattr(digests, "image_digests", original)
     assert manifest.digests([0])[0] == of_bytes(manifest.root / "a.png")
 
 
