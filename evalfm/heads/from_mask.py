@@ -56,11 +56,6 @@ class FromMaskHead(PooledHead, TrainableHead):
         own = {"masks": self._inner.name, "parts": ["all", "largest"], "without_ratio": "mean of train"}
         return {**own, **self._inner.grid}
 
-    @property
-    def reads_maps(self) -> bool:
-        """Maps, and what else the dense head reads."""
-        return True
-
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Learn the masks of train, choose on those of val.
 

@@ -17,6 +17,7 @@ from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import (
     Standardisation,
     as_columns,
+    at_edge,
     at_rows,
     check_kind,
     check_two_classes,
@@ -75,8 +76,7 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
 
     def _keep(self, scaling: Standardisation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the standardisation into weights [J, kept] and bias [J]: on raw features, [J, D] and [J]."""
-        raw = torch.zeros(len(bias), len(scaling.mean), dtype=torch.float64)
-        raw[:, torch.from_numpy(scaling.kept)] = weight.cpu() / torch.from_numpy(scaling.scale[scaling.kept])
+        raw = torch.from_numpy(scaling.raw(weight.cpu().numpy()))
         return raw, bias.cpu() - raw @ torch.from_numpy(scaling.mean)
 
 
@@ -222,15 +222,7 @@ def without_images(classes: Sequence[str]) -> Caution:
 def _cautions(
     strengths: tuple[float, ...], best: int, label: str, scaling: Standardisation, converged: Tensor
 ) -> list[Caution]:
-    cautions: list[Caution] = []
-    if len(strengths) > 1 and best in (0, len(strengths) - 1):
-        end = "lower" if best == 0 else "upper"
-        words = f"The best C for {label!r}, {strengths[best]:.3g}, lies at the {end} edge of the grid."
-        cautions.append(Caution("grid-edge", words))
-    dropped = int((~scaling.kept).sum())
-    if dropped:
-        words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
-        cautions.append(Caution("constant-features", words))
+    cautions = [*at_edge(f"C for {label!r}", strengths, best), *scaling.cautions]
     if not bool(converged.all()):
         late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
         cautions.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))

@@ -9,9 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
-from evalfm.heads._pooled import Standardisation, check_kind, finite_pooled, known_rows
+from evalfm.heads._pooled import Standardisation, at_edge, check_kind, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
 from evalfm.heads.trainable import TrainableAffineHead
@@ -61,23 +60,14 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         errors = held_out @ weights.T + target.mean() - val.target[val_rows, None]
         losses = np.square(errors).mean(axis=0)
         best = int(np.flatnonzero(losses <= losses.min() * (1 + TIE))[0])
-        raw = np.zeros(len(scaling.mean))
-        raw[scaling.kept] = weights[best] / scaling.scale[scaling.kept]
+        raw = scaling.raw(weights[best])
         self._weight = torch.from_numpy(raw)
         self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
         path: tuple[dict[str, float | int | str], ...] = tuple(
             {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
         )
-        cautions = []
-        if len(self._penalties) > 1 and best in (0, len(self._penalties) - 1):
-            end = "upper" if best == 0 else "lower"
-            words = f"The best alpha, {self._penalties[best]:.3g}, lies at the {end} edge of the grid."
-            cautions.append(Caution("grid-edge", words))
-        dropped = int((~scaling.kept).sum())
-        if dropped:
-            words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
-            cautions.append(Caution("constant-features", words))
-        return Fit({"alpha": self._penalties[best]}, path, cautions=tuple(cautions))
+        cautions = (*at_edge("alpha", self._penalties, best), *scaling.cautions)
+        return Fit({"alpha": self._penalties[best]}, path, cautions=cautions)
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Values in the target's unit, [N, 1]."""

@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
 
 from evalfm.cautions import Caution
 from evalfm.features.source import FeatureSource
-from evalfm.heads.head import Context, Examples
+from evalfm.heads.head import Context, Examples, Head
 from evalfm.heads.module import AffineModule, HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective, objective_of
 
 
-class TrainableHead(ABC):
+class TrainableHead(Head):
     """A head whose answer is a module, so that it can be trained together with its encoder."""
 
     @property
-    @abstractmethod
     def reads_maps(self) -> bool:
         """Whether the module looks at maps."""
+        return "maps" in self.needs
 
-    @abstractmethod
     def objective(self, train: Examples, context: Context) -> Objective:
-        """What is minimised, and by what val chooses."""
+        """What is minimised, and by what val chooses; that of the task's kind unless a head says otherwise."""
+        return objective_of(train, context)
 
-    @abstractmethod
     def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """What the module reads of ``source`` and the shape in which it answers.
+        """What the module reads of ``source`` and the shape in which it answers; one vector an image.
 
         Raises:
             EvalfmError: the source lacks what the head reads.
         """
+        return Layout.of(source, len(context.class_names), maps=self.reads_maps)
 
     @abstractmethod
     def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
@@ -65,19 +65,6 @@ class TrainableAffineHead(TrainableHead):
     @abstractmethod
     def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
         """Predict by ``weight`` and ``bias``, given in the objective's scale, float64."""
-
-    @property
-    def reads_maps(self) -> bool:
-        """Pooled features alone."""
-        return False
-
-    def objective(self, train: Examples, context: Context) -> Objective:
-        """That of the task's kind."""
-        return objective_of(train, context)
-
-    def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """One vector an image."""
-        return Layout.of(source, len(context.class_names))
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> AffineModule:
         """Zero weights."""

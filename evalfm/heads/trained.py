@@ -18,7 +18,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
-from evalfm.heads.objectives import Objective, objective_of, restored_objective
+from evalfm.heads.objectives import Objective, restored_objective
 from evalfm.heads.reading import read_ahead, to_device
 from evalfm.heads.segmentation.masks import target_grid
 from evalfm.heads.trainable import TrainableHead
@@ -55,7 +55,7 @@ class Schedule:
     statistics_images: int = 64
 
 
-class TrainedHead(Head, TrainableHead):
+class TrainedHead(TrainableHead):
     """A head whose module ``fit_together`` trains; subclasses give the module."""
 
     deterministic: ClassVar[bool] = False
@@ -88,15 +88,6 @@ class TrainedHead(Head, TrainableHead):
     def device(self) -> torch.device:
         """Where the trained module runs."""
         return self._device
-
-    @property
-    def reads_maps(self) -> bool:
-        """Whether the module looks at maps."""
-        return "maps" in self.needs
-
-    def objective(self, train: Examples, context: Context) -> Objective:
-        """That of the task's kind."""
-        return objective_of(train, context)
 
     def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The trained module itself, which holds its own statistics."""
@@ -201,10 +192,6 @@ class TrainedPooledHead(TrainedHead, PooledHead):
     """A trained head that gives each image one vector of scores, or one value."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
-
-    def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """One vector an image."""
-        return Layout.of(source, len(context.class_names), maps=self.reads_maps)
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probabilities per class (binary: K = 1), or values in the target's unit, [N, K]."""

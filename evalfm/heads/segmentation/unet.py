@@ -50,10 +50,6 @@ class UNetDecoder(HeadModule):
         decoded = self.decoder([size_alone, *maps])
         return functional.conv2d(decoded, self.answer, self.bias, padding=1)
 
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the last bias to ``answer`` [K]."""
-        self.bias.data.copy_(answer)
-
 
 class UNetHead(TrainedDenseHead):
     """The decoder of the usual supervised network, for encoders whose maps fall in resolution."""

@@ -69,10 +69,6 @@ class UPerNetDecoder(HeadModule):
             assert isinstance(projection, Projection)
             projection.standardise(statistics.map_means[int(index)], statistics.map_scales[int(index)])
 
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the last bias to ``answer`` [K]."""
-        self.bias.data.copy_(answer)
-
     def _pyramid(self, maps: Maps) -> list[Tensor]:
         """One map [B, 64, h, w] per level, fine to coarse."""
         pyramid: dict[int, Tensor] = {}
