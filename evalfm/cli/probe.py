@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Annotated, Any
 
 import typer
 
 from evalfm.cli.configured import configured
+from evalfm.cli.console import Bars, emit_json, print_notice, print_runs, table_json
 from evalfm.cli.options import listed
 from evalfm.config import ProbeConfig
 
@@ -45,7 +47,6 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adaptation scratch)
     """
-    from functools import partial
 
     from evalfm.probing.names import check_names, is_encoder_path, is_task
 
@@ -58,8 +59,6 @@ def probe(
     for encoder, shots in product(encoders, options.get("shots", [None])):
         ProbeConfig.checked(encoder=encoder, task=tasks[0], **{**options, "shots": shots})
 
-    from evalfm.cli.console import Bars, emit_json, print_runs, table_json
-    from evalfm.cli.phantom_notice import print_notice
     from evalfm.features.profile import StageTimes
     from evalfm.probing.probe import SomeFailedError
     from evalfm.probing.probe import probe as run

@@ -20,8 +20,7 @@ from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction_plan import Destination, Item, wait_for_others
 from evalfm.features.feature_paths import FeaturePaths
 from evalfm.features.forward import device_of
-from evalfm.features.map_costs import MapCosts
-from evalfm.features.map_policy import POLICIES, MapPolicy
+from evalfm.features.map_costs import POLICIES, MapCosts, MapPolicy
 from evalfm.features.memory import MEMORY, MemoryBudget
 from evalfm.features.pipeline import as_stored
 from evalfm.features.prepared_images import image_bytes

@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import (
     Standardisation,
     check_kind,

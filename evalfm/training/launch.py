@@ -25,7 +25,7 @@ from evalfm.training.checkpoint import TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.loop import train
-from evalfm.training.plan import EpochPlan
+from evalfm.training.recipe import EpochPlan
 
 CPU_MICRO_BATCH = 16
 MESSAGES, FAULT, SHORT = "messages.txt", "fault.txt", "short-of-memory"

@@ -23,7 +23,7 @@ from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingStat
 from evalfm.training.distributed import Distributed
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.masks import InputMasks
-from evalfm.training.plan import EpochPlan
+from evalfm.training.recipe import EpochPlan
 from evalfm.training.steps import NotFiniteError, StepLog
 from evalfm.training.tensorboard import BOARD, Board
 

@@ -193,7 +193,7 @@ def test_mirroring_is_left_to_right_and_half_of_the_time() -> None:
 def test_equal_places_are_equal_and_others_are_not() -> None:
     radiograph = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0))
     geometry = Geometry.identity((32, 32))
-    loud = Augmentation(noise=0.05)
+    loud = Augmentation()
 
     def shown(*place: int) -> Tensor:
         return augmenter(loud, *place, is_unit_interval=True)(radiograph.clone(), geometry)[0]
@@ -208,7 +208,7 @@ def test_equal_places_are_equal_and_others_are_not() -> None:
     assert all(not torch.allclose(one, other, atol=1e-3) for one, other in pairwise([first, *others]))
 
 
-LOUD = Augmentation(noise=0.05, flip=True)
+LOUD = Augmentation(flip=True)
 UNMOVED = Augmentation(rotation_degrees=0, scale=(1, 1), translation=0)
 
 
@@ -289,7 +289,7 @@ def test_a_batch_is_changed_as_the_formulas_have_it(policy: str, size: tuple[int
 
 def test_the_global_generators_are_left_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    augmenter(Augmentation(noise=0.1), 0, 0, 0, is_unit_interval=True)(
+    augmenter(Augmentation(), 0, 0, 0, is_unit_interval=True)(
         torch.rand(1, 8, 8, generator=torch.Generator()), Geometry.identity((8, 8))
     )
     assert torch.equal(before[0], torch.get_rng_state())
@@ -300,7 +300,7 @@ def test_switching_one_change_off_leaves_the_others() -> None:
     _, with_light = augmenter(Augmentation(), 0, 0, 5, is_unit_interval=True)(
         torch.zeros(1, 8, 8), Geometry.identity((8, 8))
     )
-    _, without = augmenter(Augmentation(brightness=0, noise=0.1), 0, 0, 5, is_unit_interval=True)(
+    _, without = augmenter(Augmentation(brightness=0), 0, 0, 5, is_unit_interval=True)(
         torch.zeros(1, 8, 8), Geometry.identity((8, 8))
     )
     assert with_light == without
@@ -319,7 +319,7 @@ def test_off_gives_back_what_came(policy: str, size: tuple[int, int]) -> None:
     assert torch.equal(radiograph, kept)
 
 
-LIGHT = OFF.model_copy(update={"brightness": 0.3, "contrast": 0.3, "gamma": 0.5, "noise": 0.1})
+LIGHT = OFF.model_copy(update={"brightness": 0.3, "contrast": 0.3, "gamma": 0.5})
 
 
 def test_intensities_change_within_the_unit_interval_and_only_on_radiograph() -> None:
