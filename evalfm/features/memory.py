@@ -39,7 +39,8 @@ def available_bytes() -> int | None:
 
     None where none of them can be read.
     """
-    found = [_machine(), _group("memory.max", "memory.current"), _old_group(), _own_limit()]
+    old_group = _group("memory.limit_in_bytes", "memory.usage_in_bytes", GROUPS / "memory")
+    found = [_machine(), _group("memory.max", "memory.current", GROUPS), old_group, _own_limit()]
     return min((each for each in found if each is not None), default=None)
 
 
@@ -216,17 +217,12 @@ def _physical() -> int | None:
         return None
 
 
-def _group(limit: str, used: str, folder: Path | None = None) -> int | None:
-    folder = folder or GROUPS
+def _group(limit: str, used: str, folder: Path) -> int | None:
     try:
         most, taken = ((folder / name).read_text().strip() for name in (limit, used))
         return None if most == "max" else max(0, int(most) - int(taken))
     except (OSError, ValueError):
         return None
-
-
-def _old_group() -> int | None:
-    return _group("memory.limit_in_bytes", "memory.usage_in_bytes", GROUPS / "memory")
 
 
 def _own_limit() -> int | None:

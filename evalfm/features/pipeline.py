@@ -43,7 +43,6 @@ class BatchReader(Protocol):
 
     def batches(self, parts: Iterable[Sequence[int]]) -> Iterator[PreparedBatch]:
         """Prepared images of each of ``parts`` (rows), in order, read ahead."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -25,27 +25,21 @@ class Likelihood(Protocol):
 
     def loss(self, margins: Tensor) -> Tensor:
         """Sum of the log-loss over the examples, [k]."""
-        ...
 
     def probability(self, margins: Tensor) -> Tensor:
         """Probability of each of the J outcomes, [k, J, n]."""
-        ...
 
     def residual(self, probability: Tensor) -> Tensor:
         """Derivative of the loss by the margins, [k, J, n]."""
-        ...
 
     def weight(self, probability: Tensor) -> Tensor:
         """Second derivative by the margins, taken outcome by outcome, [k, J, n]."""
-        ...
 
     def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """Second derivative by the margins times ``direction``, [k, J, n]."""
-        ...
 
     def prior(self) -> Tensor:
         """Margins of the best constant prediction, [J]."""
-        ...
 
 
 @dataclass(frozen=True)

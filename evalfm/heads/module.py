@@ -102,7 +102,6 @@ class HeadModule(nn.Module):
 
     def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of train; a module that normalises its input itself ignores them."""
-        return
 
     def init_bias(self, answer: Tensor) -> None:
         """Set the last bias so that the first answer is about ``answer`` [K]."""

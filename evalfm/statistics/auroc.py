@@ -194,19 +194,6 @@ def episode_auroc(scores: ArrayLike) -> Values:
     return np.asarray(area / classes)
 
 
-def average_precision(target: ArrayLike, score: ArrayLike) -> float:
-    """Sum over distinct scores of (recall gained) × (precision there); NaN without a positive.
-
-    As scikit-learn's ``average_precision_score``: no interpolation, tied scores enter together.
-
-    >>> round(average_precision([0, 0, 1, 1], [0.1, 0.4, 0.35, 0.8]), 3)
-    0.833
-    """
-    ranking = rank(target, score)
-    ones = np.ones((1, len(ranking.positive))), np.ones((1, len(ranking.negative)))
-    return float(_precision_area(ranking, _first_level(ranking, np.asarray(score, dtype=np.float64)), *ones)[0])
-
-
 def average_precision_statistic(target: ArrayLike, score: ArrayLike, codes: Positions, patients: int) -> FromRows:
     """Average precision as a function of patient weights.
 
@@ -220,18 +207,14 @@ def average_precision_statistic(target: ArrayLike, score: ArrayLike, codes: Posi
     (0.833, [1.0])
     """
     ranking = rank(target, score)
-    first = _first_level(ranking, np.asarray(score, dtype=np.float64))
+    positives = np.asarray(score, dtype=np.float64)[ranking.positive]
+    # Per sorted positive, the position of the first positive with the same score.
+    first = np.searchsorted(positives, positives, side="left")
 
     def of_rows(weights: Values) -> Values:
         return _precision_area(ranking, first, weights[:, ranking.positive], weights[:, ranking.negative])
 
     return FromRows(codes, patients, of_rows)
-
-
-def _first_level(ranking: Ranking, score: Values) -> Positions:
-    """Per sorted positive, the position of the first positive with the same score."""
-    sorted_scores = score[ranking.positive]
-    return np.searchsorted(sorted_scores, sorted_scores, side="left")
 
 
 def _precision_area(ranking: Ranking, first: Positions, positive: Values, negative: Values) -> Values:

@@ -38,7 +38,8 @@ def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str
         EvalfmError: the loss is not finite, or images cannot be read.
         torch.OutOfMemoryError: a step does not fit; the caller starts again from the checkpoint with less.
     """
-    with torch.random.fork_rng(devices=_cuda(processes)), ExitStack() as stack:
+    devices = [processes.device.index or 0] if processes.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), ExitStack() as stack:
         return _Training(job, processes, micro_batch, say, stack).run()
 
 
@@ -284,7 +285,3 @@ def _head_groups(job: Job) -> list[dict[str, object]]:
 
 def _mixed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 4_099 + rank + 1) % 2**63
-
-
-def _cuda(processes: Distributed) -> list[int]:
-    return [processes.device.index or 0] if processes.device.type == "cuda" else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,12 +13,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from evalfm.statistics.auroc import (
     Auroc,
     auroc,
-    average_precision,
     average_precision_statistic,
     episode_auroc,
     weighted_auroc,
 )
 from evalfm.statistics.resampling import identify
+
+
+def average_precision(target: Any, score: Any) -> float:
+    return average_precision_statistic(target, score, np.arange(len(target)), len(target)).on_the_data()
 
 
 def kernel(positive, negative):

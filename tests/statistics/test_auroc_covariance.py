@@ -15,9 +15,11 @@ from scipy.stats import norm
 
 from evalfm.statistics.auroc import Auroc, auroc
 from evalfm.statistics.auroc_covariance import auroc_covariance, class_patients, macro_auroc_covariance
-from evalfm.statistics.comparison import compare_auroc, contrast_aurocs, contrast_macro_aurocs
+from evalfm.statistics.comparison import contrast_aurocs, contrast_macro_aurocs
 from evalfm.statistics.resampling import Average, identify
 from tests.statistics.test_auroc import kernel, tied_data
+
+from .paired import compare_auroc
 
 PAIR = [[1.0, -1.0]]
 

@@ -11,7 +11,6 @@ from evalfm.statistics.auroc import auroc
 from evalfm.statistics.auroc_covariance import auroc_covariance
 from evalfm.statistics.comparison import (
     benjamini_hochberg,
-    compare_auroc,
     compare_means,
     contrast_aurocs,
     holm,
@@ -20,6 +19,8 @@ from evalfm.statistics.comparison import (
     patient_means,
     wilcoxon,
 )
+
+from .paired import compare_auroc
 
 
 def two_scores(n=150, seed=0):
