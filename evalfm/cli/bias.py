@@ -12,8 +12,8 @@ from pydantic import Field
 
 from evalfm.cards import CardModel, Option, validate
 from evalfm.cli.compare import runs_in
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
+from evalfm.cli.options import configured
 from evalfm.config import MachineOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 

@@ -10,8 +10,8 @@ import typer
 from pydantic import Field
 
 from evalfm.cards import CardModel, validate
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json, print_rows
+from evalfm.cli.options import configured
 from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from evalfm.cards import validate
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder, split_sizes, summarise
-from evalfm.cli.options import Verbs
+from evalfm.cli.options import Verbs, configured
 from evalfm.data.config import ImportConfig, JoinConfig, TableMapping
 from evalfm.errors import EvalfmError, UnknownNameError
 

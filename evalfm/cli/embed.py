@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json, print_notice, print_rows
-from evalfm.cli.options import listed
+from evalfm.cli.options import configured, listed
 from evalfm.errors import EvalfmError
 from evalfm.probing.embed_config import EmbedConfig, plan_files
 

@@ -8,9 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json, print_notice, print_runs, table_json
-from evalfm.cli.options import listed
+from evalfm.cli.options import configured, listed
 from evalfm.config import ProbeConfig
 
 SOME_FAILED = 1

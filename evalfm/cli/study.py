@@ -10,9 +10,8 @@ import typer
 from pydantic import Field
 
 from evalfm.cards import CardModel, Option, group_of, parse_yaml
-from evalfm.cli.configured import configured
 from evalfm.cli.console import Bars, emit_json
-from evalfm.cli.options import listed
+from evalfm.cli.options import configured, listed
 from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
 from evalfm.config import MachineOptions, Shard, Text
 from evalfm.errors import EvalfmError

@@ -18,16 +18,14 @@ from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.addresses import Addresses, combined, reading_rule
 from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction_plan import Destination, Item, wait_for_others
-from evalfm.features.feature_paths import FeaturePaths
 from evalfm.features.forward import device_of
 from evalfm.features.map_costs import POLICIES, MapCosts, MapPolicy
 from evalfm.features.memory import MEMORY, MemoryBudget
 from evalfm.features.pipeline import as_stored
-from evalfm.features.prepared_images import image_bytes
 from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
-from evalfm.features.running_encoder import RunningEncoder
+from evalfm.features.running_encoder import RunningEncoder, image_bytes
 from evalfm.features.source import DeclaredByEncoder, map_grids, no_features
-from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes
+from evalfm.features.store import EncoderCache, FeaturePaths, FeatureStore, estimate_bytes
 from evalfm.features.tiers import MapMemory, pinned
 from evalfm.progress import SILENT, Progress
 

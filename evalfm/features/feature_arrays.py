@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalfm.features.disk import status_of
-from evalfm.features.row_index import CHECKED, DAMAGED, GONE, RowIndex
-from evalfm.features.row_reading import Records, read_records
+from evalfm.features.rows import CHECKED, DAMAGED, GONE, Records, RowIndex, read_records
 from evalfm.features.segment import DATA, INDEX, Extent, segment_names, void_damage
 from evalfm.features.segment_format import (
     LINE,

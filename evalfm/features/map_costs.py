@@ -1,4 +1,4 @@
-"""Whether feature maps are sooner read from disk or computed again: seconds on both sides, measured."""
+"""Whether maps that memory does not hold are stored or computed again, and what either costs."""
 
 from __future__ import annotations
 

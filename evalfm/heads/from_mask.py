@@ -21,8 +21,7 @@ from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective
 from evalfm.heads.segmentation.light import MultiscaleHead
-from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.trained import TrainedDenseHead
+from evalfm.heads.trained import TrainableHead, TrainedDenseHead
 from evalfm.metrics.mask_scores import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")

@@ -31,7 +31,7 @@ from evalfm.heads._pooled import (
 )
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective
-from evalfm.heads.trainable import TrainableAffineHead
+from evalfm.heads.trained import TrainableAffineHead
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0

@@ -24,7 +24,7 @@ from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.linear import STRENGTHS, _cautions, without_images
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
-from evalfm.heads.trainable import TrainableHead
+from evalfm.heads.trained import TrainableHead
 
 ABSENT = -40.0
 """Log-probability of a class that train does not show."""

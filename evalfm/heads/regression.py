@@ -13,7 +13,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import Standardisation, at_edge, check_kind, finite_pooled, known_rows
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
-from evalfm.heads.trainable import TrainableAffineHead
+from evalfm.heads.trained import TrainableAffineHead
 
 PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-4, 6, 31))
 TIE = 1e-9

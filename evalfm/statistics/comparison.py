@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evalfm.statistics.auroc_covariance import macro_auroc_covariance
+from evalfm.statistics.auroc import macro_auroc_covariance
 from evalfm.statistics.resampling import Positions, Values
 
 

@@ -10,8 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, t
 
 from evalfm.statistics.association import FEWEST, by_t, linear_gee
-from evalfm.statistics.auroc import auroc
-from evalfm.statistics.auroc_covariance import auroc_covariance, class_patients
+from evalfm.statistics.auroc import auroc, auroc_covariance, class_patients
 from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.permutation import PERMUTATIONS, attribute_permutation, constant_in_patients

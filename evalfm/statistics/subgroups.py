@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evalfm.statistics.association import FEWEST, by_t
-from evalfm.statistics.auroc import Auroc, binary_labels, weighted_auroc
-from evalfm.statistics.auroc_covariance import class_patients, patient_contributions
+from evalfm.statistics.auroc import Auroc, binary_labels, class_patients, patient_contributions, weighted_auroc
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import (

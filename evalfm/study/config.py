@@ -190,7 +190,7 @@ class Study(EvaluationOptions, DataOptions):
     def named_heads(self) -> list[str]:
         """Every head that the study names anywhere, once."""
         of_study = self.heads.values() if isinstance(self.heads, dict) else [self.heads]
-        of_entries = [each.heads for each in (*self.tasks, *self.adaptations)]
+        of_entries = [each.heads for each in self.tasks] + [each.heads for each in self.adaptations]
         of_supervised = [each.head and (each.head,) for each in self.supervised]
         return list(dict.fromkeys(head for heads in (*of_study, *of_entries, *of_supervised) for head in heads or ()))
 

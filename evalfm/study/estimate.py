@@ -25,8 +25,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Head
-from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.trained import TrainedHead
+from evalfm.heads.trained import TrainableHead, TrainedHead
 from evalfm.heads.training import planned_reads
 from evalfm.probing.head_group import PREDICTIONS
 from evalfm.study.cohorts import Sizes

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from evalfm.statistics.auroc import auroc
-from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.auroc import auroc, auroc_covariance
 from evalfm.statistics.comparison import (
     benjamini_hochberg,
     compare_means,
