@@ -28,9 +28,10 @@ from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
+from evalfm.predictions import PREDICTIONS
 from evalfm.probing import head_group
 from evalfm.probing.probe import probe
-from evalfm.run import HEAD, PREDICTIONS, RECORD, Run, find_runs
+from evalfm.run import HEAD, RECORD, Run, find_runs
 
 RADIOGRAPHS = 24
 SIDE = 48

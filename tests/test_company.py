@@ -17,8 +17,9 @@ from PIL import Image
 
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
+from evalfm.predictions import PREDICTIONS
 from evalfm.probing.probe import probe
-from evalfm.run import HEAD, PREDICTIONS, Run
+from evalfm.run import HEAD, Run
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from evalfm.data.manifest import Manifest, find_folder
 from evalfm.data.registered import home_folder
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file, text_fault, user_path
-from evalfm.run import check_writable
+from evalfm.publishing import check_writable
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="users, links and pipes as POSIX has them")
 

@@ -10,18 +10,9 @@ import torch
 
 from evalfm.data.work_folders import work_name
 from evalfm.errors import EvalfmError
+from evalfm.publishing import IfExists, content_key, publishing, remove_leftovers, run_folder, write_run
 from evalfm.record import Provenance, Record
-from evalfm.run import (
-    RECORD,
-    IfExists,
-    Run,
-    content_key,
-    find_runs,
-    publishing,
-    remove_leftovers,
-    run_folder,
-    write_run,
-)
+from evalfm.run import RECORD, Run, find_runs
 from evalfm.statistics.estimate import Estimate
 
 PART = {"images": 1, "patients": 1, "positive_images": 1}

@@ -166,7 +166,7 @@ def split(
     from evalfm.data.splits import export_ids
 
     if export is not None:
-        from evalfm.run import check_writable
+        from evalfm.publishing import check_writable
 
         check_writable(export, "--export")
     # A faulty split is what this verb fixes, so it is not refused here.

@@ -34,7 +34,7 @@ def report(
     from evalfm.analysis.report.page import report_page, write_tables
     from evalfm.analysis.report.section import FEATURES, read_features
     from evalfm.data.atomic import write_atomically
-    from evalfm.run import check_writable
+    from evalfm.publishing import check_writable
 
     refuse_folder(out)
     if csv is not None:

@@ -32,7 +32,7 @@ from evalfm.probing.embed_config import EmbedConfig, EmbedPlan, no_maps
 from evalfm.probing.session import EncoderSession, forecast, open_session
 from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import Progress
-from evalfm.run import content_key
+from evalfm.publishing import content_key
 
 GIGABYTE = 1e9
 SYNTHETIC = Caution("synthetic", "Synthetic data: these embeddings are not of patients.")

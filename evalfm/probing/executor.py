@@ -15,13 +15,15 @@ from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.features.running_encoder import encoded_here
+from evalfm.probing.cases import Case
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.existing import Known
 from evalfm.probing.head_group import FROZEN
-from evalfm.probing.measure import Case, encode_ahead, measure
+from evalfm.probing.measure import encode_ahead, measure
 from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import Progress
-from evalfm.run import Run, remove_leftovers
+from evalfm.publishing import remove_leftovers
+from evalfm.run import Run
 from evalfm.workers.crew import Crew
 from evalfm.workers.job import Fault, Job, Worker
 from evalfm.workers.pool import Pool

@@ -22,7 +22,7 @@ from evalfm.probing.cohort import load_manifest
 from evalfm.probing.names import check_names
 from evalfm.probing.session import open_session
 from evalfm.progress import SILENT, Progress
-from evalfm.run import check_writable
+from evalfm.publishing import check_writable
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.representation import NEIGHBOURS, jackknifed, linear_cka, rank_me, shared_neighbours
 from evalfm.statistics.resampling import Values

@@ -38,8 +38,9 @@ from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
+from evalfm.publishing import IfExists, check_writable, content_key, publishing, run_folder, write_run
 from evalfm.record import Chosen, Record
-from evalfm.run import RECORD, WORK, IfExists, Run, check_writable, content_key, publishing, run_folder, write_run
+from evalfm.run import RECORD, WORK, Run
 from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
 from evalfm.training.tuning import check_trainable, forget

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 from evalfm.config import EPISODE_HEADS, THRESHOLD_RULE, ProbeConfig
-from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
@@ -16,6 +14,7 @@ from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
 from evalfm.heads.trained import TrainableHead
 from evalfm.probing.base_to_novel import as_base_to_novel
+from evalfm.probing.cases import Case
 from evalfm.probing.cohort import load_cohort, matching_test
 from evalfm.probing.episodes import as_episodes, learns, without_support
 from evalfm.probing.existing import Known
@@ -32,31 +31,6 @@ from evalfm.tasks.prompts import LABELS
 from evalfm.training.tuning import check_trainable
 
 MASK_BASELINES = ("all-empty", "mean-mask")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One encoder on one task, with the objects that may stand for names of its configuration.
-
-    Attributes:
-        config: every option.
-        encoder: its name, or the encoder itself. data, test_data: a name, a folder, or what was read of it.
-    """
-
-    config: ProbeConfig
-    encoder: str | Encoder
-    data: str | Path | Manifest | None
-    test_data: str | Path | Manifest | None
-
-    @classmethod
-    def of(cls, config: ProbeConfig, data: Manifest | None = None, test_data: Manifest | None = None) -> Case:
-        """What ``config`` names, with data sets that were read already."""
-        return cls(
-            config,
-            config.encoder,
-            config.data if data is None else data,
-            config.test_data if test_data is None else test_data,
-        )
 
 
 _Group = tuple[HeadGroup, tuple[SplitAssignment, ...]]

@@ -29,7 +29,8 @@ from evalfm.probing.applying import RunPredictor, check_applicable
 from evalfm.probing.cohort import load_manifest
 from evalfm.probing.session import EncoderSession
 from evalfm.progress import SILENT, Progress
-from evalfm.run import IfExists, Run, check_writable, content_key, publishing, remove_leftovers
+from evalfm.publishing import IfExists, check_writable, content_key, publishing, remove_leftovers
+from evalfm.run import Run
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import task_rows
 

@@ -12,7 +12,8 @@ from evalfm.config import MachineOptions, ProbeConfig, Shard
 from evalfm.probing.crews import crew_for_cells
 from evalfm.probing.executor import CrewExecutor, Executor, Outcome, SerialExecutor
 from evalfm.progress import SILENT, Progress
-from evalfm.run import Run, check_writable
+from evalfm.publishing import check_writable
+from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.plan import check_study

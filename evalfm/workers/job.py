@@ -30,6 +30,7 @@ class Job:
         warm: what the worker loads for it, such as an encoder; a worker that has it already is taken first.
         beside: a job that an idle worker does while this one runs, and which makes this one shorter; its result does
             not matter, and nobody waits for it.
+        ticket: which sending of a job this is; its end repeats it, so that it is taken for no other's.
     """
 
     function: str
@@ -37,6 +38,7 @@ class Job:
     label: str
     warm: str = ""
     beside: Job | None = None
+    ticket: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Returned:
     """The end of a job: what the function returned, as plain values."""
 
     value: Any
+    ticket: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,7 @@ class Raised:
     """The end of a job: it failed, and its worker goes on."""
 
     fault: Fault
+    ticket: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -150,9 +154,9 @@ def perform(job: Job, worker: Worker) -> Message:
     module, _, name = job.function.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
-        return Returned(function(worker, **job.arguments))
+        return Returned(function(worker, **job.arguments), job.ticket)
     except (Exception, SystemExit) as error:
-        return Raised(Fault.of(error))
+        return Raised(Fault.of(error), job.ticket)
 
 
 def _frames(error: BaseException) -> str:

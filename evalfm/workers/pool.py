@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.errors import EvalfmError
@@ -16,6 +16,7 @@ from evalfm.workers.job import Advanced, Fault, Job, Lost, Message, Raised, Retu
 TRIES = 3
 """How often a job is begun whose worker is lost; what it had stored or finished is not done again."""
 LISTEN_SECONDS = 1.0
+_TICKETS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class _Task:
     job: Job
     number: int | None
     begun: float = 0.0
+    ticket: int = 0
 
 
 @dataclass
@@ -101,8 +103,8 @@ class Pool:
                 tries[task.number] += 1
                 self._started(task.number)
             desk.warm = task.job.warm or desk.warm
-            task.begun = time.monotonic()
-            self._crew.send(worker, task.job)
+            task.begun, task.ticket = time.monotonic(), next(_TICKETS)
+            self._crew.send(worker, replace(task.job, ticket=task.ticket))
 
     def _next(self, desk: _Desk, waiting: Sequence[_Task]) -> _Task | None:
         if waiting:
@@ -130,6 +132,9 @@ class Pool:
             return None
         for key in [key for key in self._bars if key[0] == worker]:
             self._bars.pop(key).end()
+        if isinstance(message, Returned | Raised) and desk.task is not None and message.ticket != desk.task.ticket:
+            # The end of what another pool had this worker do beside.
+            return None
         task, desk.task = desk.task, None
         if isinstance(message, Lost):
             self._replace(worker, message)

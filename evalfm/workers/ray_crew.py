@@ -78,6 +78,7 @@ class RayCrew:
         self._actors: dict[int, Any] = {}
         self._places: dict[int, dict[str, str]] = {}
         self._streams: dict[Any, int] = {}
+        self._tickets: dict[int, int] = {}
 
     def __enter__(self) -> Self:
         try:
@@ -115,6 +116,7 @@ class RayCrew:
     def send(self, worker: int, job: Job) -> None:
         """As ``Crew.send``; that the worker is gone is heard from ``listen``."""
         self._streams[self._actors[worker].perform.options(num_returns="streaming").remote(job)] = worker
+        self._tickets[worker] = job.ticket
 
     def listen(self, seconds: float) -> list[tuple[int, Message]]:
         """As ``Crew.listen``; that an idle worker is gone is heard once it has been sent a job."""
@@ -236,7 +238,8 @@ class RayCrew:
         except StopIteration:
             message = Lost("broke off without a word")
         except exceptions.RayTaskError as error:
-            message = Raised(Fault(type(error).__name__, str(error.cause)))
+            fault = Fault(type(error).__name__, str(error.cause))
+            message = Raised(fault, self._tickets[self._streams[stream]])
         except exceptions.RayError as error:
             message = Lost(self._reason(self._streams[stream], error))
         if isinstance(message, Returned | Raised | Lost):

@@ -15,8 +15,9 @@ from evalfm.cautions import Caution
 from evalfm.features.cost import Cost
 from evalfm.metrics.registry import compute_metrics
 from evalfm.metrics.rows import Scored
+from evalfm.publishing import publishing, run_folder, write_run
 from evalfm.record import Provenance, Record
-from evalfm.run import Run, publishing, run_folder, write_run
+from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
 METRICS = {

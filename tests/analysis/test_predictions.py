@@ -16,7 +16,8 @@ from evalfm.analysis.bias import bias
 from evalfm.analysis.scores import scores_of_table
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.run import MARK, PREDICTIONS, Run
+from evalfm.predictions import PREDICTIONS
+from evalfm.run import MARK, Run
 from evalfm.statistics.auroc import auroc
 
 from .made import GRADES, LABELS, binary_table, class_scores, class_table, label_table, make_run, signal

@@ -23,12 +23,13 @@ from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.weights import tensor_digest
 from evalfm.errors import EvalfmError
 from evalfm.heads import episodic
+from evalfm.predictions import EPISODES
 from evalfm.probing import episodes as module
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import SomeFailedError, probe
 from evalfm.probing.session import open_session
 from evalfm.progress import SILENT
-from evalfm.run import EPISODES, RECORD, Run, find_runs
+from evalfm.run import RECORD, Run, find_runs
 
 from ..readers import Seer, reader_card
 

@@ -1,4 +1,6 @@
+import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,8 +58,12 @@ class Scripted:
             messages: list[Message] = self._answer(worker, job)
             if messages:
                 del self._busy[place]
-                return [(worker, message) for message in messages]
+                return [(worker, self._stamped(message, job)) for message in messages]
         raise AssertionError("everybody waits for ever")
+
+    def _stamped(self, message: Message, job: Job) -> Message:
+        late = not isinstance(message, Returned | Raised) or message.ticket
+        return message if late else replace(message, ticket=job.ticket)
 
     def restart(self, worker: int) -> None:
         if not self._restartable:
@@ -75,6 +81,23 @@ def job(label: str, warm: str = "", beside: Job | None = None) -> Job:
 
 def run(crew: Scripted, jobs: list[Job], shown: Shown | None = None) -> list[Done]:
     return list(Pool(crew, shown or Shown()).run(jobs))
+
+
+def test_the_late_end_of_another_pool_s_job_is_no_end_of_this_one_s() -> None:
+    late = itertools.count()
+
+    def answer(worker: int, job: Job) -> list[Message]:
+        return [Returned("late", -1)] if next(late) == 0 else [Returned("own")]
+
+    class Late(Scripted):
+        def listen(self, seconds: float) -> list[tuple[int, Message]]:
+            ((worker, job),) = self._busy
+            (heard,) = super().listen(seconds)
+            self._busy = [] if heard[1].ticket == job.ticket else [(worker, job)]
+            return [heard]
+
+    (end,) = run(Late(1, answer), [job("a")])
+    assert end.value == "own"
 
 
 def test_every_job_is_done_once() -> None:
