@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from evalfm.errors import EvalfmError
 from evalfm.features.readers import ImageReader
 from evalfm.heads.objectives import LabelObjective, MaskObjective
-from evalfm.training import checkpoint, launch, loop, steps
+from evalfm.training import checkpoint, launch, loop
 from evalfm.training.checkpoint import CheckpointWriter, read_state
 from evalfm.training.loop import NotFiniteError, StepLog
 
