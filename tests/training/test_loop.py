@@ -319,7 +319,7 @@ def test_a_radiograph_that_cannot_be_read_stops_with_its_row(bench, monkeypatch)
 
 
 def test_losses_come_in_order_and_are_those_of_all_processes(monkeypatch):
-    monkeypatch.setattr(steps, "CHECK_STEPS", 3)
+    monkeypatch.setattr(loop, "CHECK_STEPS", 3)
     means: list[list[float]] = []
 
     def mean(losses: Tensor) -> Tensor:
@@ -369,6 +369,6 @@ def test_a_log_waits_for_no_step(monkeypatch):
     waits: list[str] = []
     for name in ("tolist", "item", "__float__", "__bool__", "cpu", "numpy"):
         monkeypatch.setattr(Tensor, name, lambda *_, name=name: waits.append(name))
-    for step in range(steps.CHECK_STEPS - 1):
+    for step in range(loop.CHECK_STEPS - 1):
         log.add(torch.ones(()), torch.ones(()), [step])
     assert waits == []
