@@ -17,14 +17,14 @@ from evalfm.errors import EvalfmError
 from evalfm.metrics.registry import compute_metrics
 from evalfm.metrics.rows import Scored
 from evalfm.run import Run
-from evalfm.statistics.association import MeanDifference, mean_difference
+from evalfm.statistics.association import Effect, mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
-from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
+from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 ALPHA = 0.05
 SHOWN = ("auroc", "auprc", "sensitivity", "specificity")
@@ -61,7 +61,7 @@ class Contrast:
     balanced: float | None
     drop: float | None
     fixed: dict[int, FixedLabel]
-    gap: StratumGap
+    gap: Effect
     corrected: float | None
     verdict: str
 
@@ -117,7 +117,7 @@ class Gap:
     """One level against all others that are known; ``corrected`` is p after Benjamini and Hochberg over the report."""
 
     level: str
-    difference: MeanDifference
+    difference: Effect
     corrected: float | None
     verdict: str
 
