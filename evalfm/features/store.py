@@ -47,18 +47,31 @@ class FeatureStore:
 
     @property
     def budget_bytes(self) -> int:
-        """Bytes that maps of all encoders together may take before they are computed on the fly."""
-        return default_budget(self.folder) if self._budget_bytes is None else self._budget_bytes
+        """Bytes that maps of all encoders together may take before they are computed on the fly.
+
+        By default 20 GB, or if less 10 % of what would be free on the disk without them.
+        """
+        if self._budget_bytes is not None:
+            return self._budget_bytes
+        return min(LARGEST_BUDGET, int(SHARE_OF_DISK * (self.free_bytes + self.map_bytes)))
 
     @property
     def map_bytes(self) -> int:
         """How many bytes stored maps of all encoders take now."""
-        return _stored_bytes(self.folder)
+        total = 0
+        # A file or two for gigabytes, so that nothing is listed that could be long.
+        for key in _names(self.folder):
+            for path in _names(self.folder / key / FORMAT):
+                for file in _entries(self.folder / key / FORMAT / path / "maps"):
+                    with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
+                        total += file.stat().st_size
+        return total
 
     @property
     def free_bytes(self) -> int:
         """Free bytes of the disk that holds the store."""
-        return shutil.disk_usage(_existing(self.folder)).free
+        folder = self.folder.absolute()
+        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
     def cache(self, key: str, path: str = "float32-cpu") -> EncoderCache:
         """Features of the encoder with ``key``, computed in the way ``path``; nothing is read or made yet.
@@ -109,12 +122,6 @@ def old_format_folders(folder: Path) -> int:
     return sum((folder / name / OLD_FORMAT).is_dir() for name in _names(folder))
 
 
-def default_budget(folder: Path) -> int:
-    """Bytes that maps may take: 20 GB, or if less 10 % of what would be free on the disk without them."""
-    free = shutil.disk_usage(_existing(folder)).free
-    return min(LARGEST_BUDGET, int(SHARE_OF_DISK * (free + _stored_bytes(folder))))
-
-
 def estimate_bytes(source: FeatureSource, n: int, *, maps: bool = True) -> int:
     """Bytes that features of ``n`` images take on disk: pooled as float32, ``maps`` as float16."""
     values = 0
@@ -122,19 +129,6 @@ def estimate_bytes(source: FeatureSource, n: int, *, maps: bool = True) -> int:
         for channels, (height, width) in zip(source.map_channels, map_grids(source), strict=True):
             values += channels * height * width
     return n * (4 * source.pooled_dim + 2 * values)
-
-
-def _stored_bytes(folder: Path) -> int:
-    """Bytes of all stored maps: a file or two for gigabytes, so that nothing is listed that could be long."""
-    total = 0
-    for key in _names(folder):
-        for path in _names(folder / key / FORMAT):
-            for file in _entries(folder / key / FORMAT / path / "maps"):
-                try:
-                    total += file.stat().st_size
-                except FileNotFoundError:  # removed by another process meanwhile
-                    continue
-    return total
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -177,11 +171,6 @@ def _say_old_format(folder: Path) -> None:
             f"which are not read any more; `rm -r {folder}/*/{OLD_FORMAT}` frees their disk.",
             stacklevel=3,
         )
-
-
-def _existing(folder: Path) -> Path:
-    """``folder`` or the nearest parent that is there."""
-    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
 
 
 class FeaturePaths:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalfm.features.store import FeaturePaths, FeatureStore, default_budget, old_format_folders
+from evalfm.features.store import FeaturePaths, FeatureStore, old_format_folders
 
 NAMES = ["a", "b", "c"]
 
@@ -49,9 +49,8 @@ def test_the_budget_is_a_tenth_of_the_free_disk_and_never_more_than_20_gb(tmp_pa
             return free["bytes"]
 
     monkeypatch.setattr("evalfm.features.store.shutil.disk_usage", lambda path: Usage())
-    assert default_budget(tmp_path / "not" / "yet") == 5_000_000_000
+    assert FeatureStore(tmp_path / "not" / "yet").budget_bytes == 5_000_000_000
     free["bytes"] = 900_000_000_000
-    assert default_budget(tmp_path) == 20_000_000_000
     assert FeatureStore(tmp_path).budget_bytes == 20_000_000_000
     assert FeatureStore(tmp_path, 7).budget_bytes == 7
     # What maps take already counts to what could be free, so a full store does not shrink its own budget.
@@ -61,7 +60,7 @@ def test_the_budget_is_a_tenth_of_the_free_disk_and_never_more_than_20_gb(tmp_pa
     taken = sum(path.stat().st_size for path in tmp_path.glob("*/2/*/maps/*"))
     assert FeatureStore(tmp_path).map_bytes == taken > 0
     free["bytes"] = 1000
-    assert default_budget(tmp_path) == int(0.1 * (1000 + taken))
+    assert FeatureStore(tmp_path).budget_bytes == int(0.1 * (1000 + taken))
 
 
 def test_an_older_format_is_never_listed_and_said_once(tmp_path, monkeypatch):
