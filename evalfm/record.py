@@ -14,12 +14,13 @@ from pydantic_core import from_json
 
 from evalfm.cards import CardModel, in_words
 from evalfm.cautions import Caution, with_known_codes
-from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
+from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, TrainingOptions
 from evalfm.data.episodes import EPISODES
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts
 from evalfm.schema_one import migrated
+from evalfm.split_options import SplitOptions
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.card import Kind
 from evalfm.tasks.cohort import Exclusion

@@ -13,8 +13,9 @@ from evalfm.cards import CardModel, Option, group_of, parse_yaml
 from evalfm.cli.console import Bars, emit_json
 from evalfm.cli.options import configured, listed
 from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
-from evalfm.config import MachineOptions, Shard, Text
+from evalfm.config import MachineOptions, Shard
 from evalfm.errors import EvalfmError
+from evalfm.split_options import Text
 from evalfm.study.config import Assumed
 from evalfm.training.recipe import Adaptation
 

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from evalfm.config import ProbeConfig, SubsetOptions
+    from evalfm.config import ProbeConfig
     from evalfm.probing.executor import Outcome
     from evalfm.run import Run
+    from evalfm.split_options import SubsetOptions
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
 

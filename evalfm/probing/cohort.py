@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 import evalfm
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.data.registered import cache_folder, registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits import limited
 from evalfm.progress import Progress
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.truth import masks_of
 

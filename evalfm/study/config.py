@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, read_yaml, validate
-from evalfm.config import Baselines, DataOptions, EncoderOptions, EvaluationOptions, HeadOptions, SubsetOptions
+from evalfm.config import Baselines, EncoderOptions, EvaluationOptions, HeadOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
+from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.tasks.card import Kind
 from evalfm.training.recipe import Adaptation
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from evalfm.config import EncoderOptions, ProbeConfig, SubsetOptions
+from evalfm.config import EncoderOptions, ProbeConfig
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
@@ -28,6 +28,7 @@ from evalfm.heads.head import Context, Head
 from evalfm.heads.trained import TrainableHead, TrainedHead
 from evalfm.heads.training import planned_reads
 from evalfm.probing.head_group import PREDICTIONS
+from evalfm.split_options import SubsetOptions
 from evalfm.study.cohorts import Sizes
 from evalfm.training.recipe import EpochPlan, Recipe
 

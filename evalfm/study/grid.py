@@ -8,15 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import (
-    EPISODE_HEADS,
-    DataOptions,
-    EncoderOptions,
-    EvaluationOptions,
-    ProbeConfig,
-    Shard,
-    SubsetOptions,
-)
+from evalfm.config import EPISODE_HEADS, EncoderOptions, EvaluationOptions, ProbeConfig, Shard
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
@@ -24,6 +16,7 @@ from evalfm.heads.registry import find_head, head_names
 from evalfm.probing.episodes import solves
 from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.texts import TEXT, reads_text
+from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts, idle_without_shots
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
