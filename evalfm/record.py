@@ -7,12 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from evalfm.cards import CardModel, in_words
+from evalfm.cards import CardModel, Model, in_words
 from evalfm.cautions import Caution, with_known_codes
 from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, TrainingOptions
 from evalfm.data.episodes import EPISODES
@@ -36,11 +36,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """What moves the cursor or colours a terminal, line breaks and tabs excepted."""
 
 
-def _counted(item: Any, *names: str) -> Any:
-    """``item`` after its counts were looked at."""
-    for name in names:
-        if not 0 <= getattr(item, name) <= 1 << 40:
-            raise ValueError(f"{name} is {getattr(item, name)}, which counts nothing")
+def _counted(item: Any, name: str) -> Any:
+    if not 0 <= getattr(item, name) <= 1 << 40:
+        raise ValueError(f"{name} is {getattr(item, name)}, which counts nothing")
     return item
 
 
@@ -48,7 +46,6 @@ Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
 Metric = Annotated[Estimate, AfterValidator(lambda each: _counted(each, "n"))]
 Exclusions = list[Annotated[Exclusion, AfterValidator(lambda each: _counted(each, "images"))]]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(CardModel):
