@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_the_code():
 def test_the_table_changes_with_the_code(monkeypatch):
     module = writer()
     before = module.defaults()
-    monkeypatch.setattr("evalfm.heads.regression.RidgeHead.grid", property(lambda head: {"alpha": [1.0]}))
+    monkeypatch.setattr("evalfm.heads.linear.RidgeHead.grid", property(lambda head: {"alpha": [1.0]}))
     assert module.defaults() != before
 
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from evalfm.errors import EvalfmError
 from evalfm.features import segment as segments
 from evalfm.features.disk import raw
-from evalfm.features.packing import LARGEST_HALF
 from evalfm.features.segment import Extent, OpenSegment, open_segment
 from evalfm.features.segment_format import ENTRY, ArrayLayout, Layout, keys_of
+from evalfm.features.tiers import LARGEST_HALF
 
 COMMIT_BYTES, COMMIT_SECONDS = 128_000_000, 5.0
 """Written bytes, and age of the oldest of them, at which rows are committed: what a kill may cost."""

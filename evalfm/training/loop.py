@@ -19,10 +19,9 @@ from evalfm.heads.trained import Schedule
 from evalfm.heads.training import draw_batches, rate_factor
 from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.average import MovingAverage
-from evalfm.training.batches import ImageBatches, TrainingBatch
 from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
-from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.job import EncoderWithHead, ImageBatches, Job, TrainingBatch, trained_tensors
 from evalfm.training.masks import InputMasks
 from evalfm.training.recipe import EpochPlan
 from evalfm.training.tensorboard import BOARD, Board

@@ -16,8 +16,8 @@ from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import automatic_batch_size
 from evalfm.features.map_costs import DiskRates
 from evalfm.features.memory import MemoryBudget
-from evalfm.features.packing import pack
 from evalfm.features.store import FeatureStore, estimate_bytes
+from evalfm.features.tiers import pack
 
 MAP_BYTES = 2 * (64 * 8 * 8 + 32 * 4 * 4)
 ROW_BYTES = MAP_BYTES + 4 * 6

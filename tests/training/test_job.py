@@ -11,7 +11,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.readers import ImageReader
 from evalfm.heads.segmentation.masks import read_target
 from evalfm.training.augmentation import Augmentation, Augmenter
-from evalfm.training.batches import ImageBatches
+from evalfm.training.job import ImageBatches
 from evalfm.training.masks import InputMasks
 
 CPU = torch.device("cpu")
