@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from types import NoneType, UnionType
@@ -95,16 +95,14 @@ def listed_words(values: Iterable[str] | None, option: str, known: Iterable[str]
     return words
 
 
-PAIR = "NAME=VALUE"
+OPTIONS, PAIR = "options", "NAME=VALUE"
 PLAIN = (str, int, float, bool, Path)
 
 
-def configured(
-    *models: type[BaseModel], given: str = "options", only: Collection[str] = (), without: Collection[str] = ()
-) -> Callable[[Verb], Callable[..., Any]]:
+def configured(*models: type[BaseModel]) -> Callable[[Verb], Callable[..., Any]]:
     """Decorate a verb so that each field of ``models`` is an option of it.
 
-    The verb gets a mapping under the name ``given``: of each option that the user gave the field's name and the value.
+    The verb gets a mapping, its parameter ``options``: of each option that the user gave the field's name and value.
     What was not given is not in it, so the model's own default holds. An option's help is its field's description, its
     choices are those of a ``Literal``, and panel, names and metavar those of its ``Option``. A field with a tuple takes
     several values, repeated or with commas between; one with a mapping takes ``NAME=VALUE``, repeated; one with a model
@@ -113,28 +111,21 @@ def configured(
 
     Args:
         models: configurations; a field that two of them share is one option.
-        given: the verb's parameter that takes the mapping.
-        only: names of fields to offer; empty for all.
-        without: names of fields that this verb does not offer.
 
     Raises:
         TypeError: a field has no description, or a type that no option can have.
     """
     fields = {name: field for model in models for name, field in model.model_fields.items()}
-    fields = {
-        name: field
-        for name, field in fields.items()
-        if name not in without and (not only or name in only) and not option_of(field).hidden
-    }
+    fields = {name: field for name, field in fields.items() if not option_of(field).hidden}
 
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
-        own = [each for name, each in inspect.signature(verb, eval_str=True).parameters.items() if name != given]
+        own = [each for name, each in inspect.signature(verb, eval_str=True).parameters.items() if name != OPTIONS]
         made = [_parameter(name, field) for name, field in fields.items()]
 
         @wraps(verb)
         def with_options(**values: Any) -> Any:
             said = {name: _value(name, field, values.pop(name)) for name, field in fields.items()}
-            return verb(**values, **{given: {name: value for name, value in said.items() if value is not None}})
+            return verb(**values, **{OPTIONS: {name: value for name, value in said.items() if value is not None}})
 
         # What the verb needs without an option comes first, its switches such as --json last.
         first = [each for each in own if each.default is inspect.Parameter.empty]

@@ -282,21 +282,3 @@ def test_a_field_without_help_is_refused() -> None:
 
     with pytest.raises(TypeError, match="name has no description"):
         configured(Silent)(probe)
-
-
-def test_fields_can_be_left_out() -> None:
-    narrow = Verbs()
-
-    @narrow.command()
-    @configured(Config, without=("encoder", "recipe"))
-    def some(options: dict[str, Any]) -> None:
-        """Say what was given."""
-        typer.echo(json.dumps(options))
-
-    @narrow.command()
-    def other() -> None:
-        """Do nothing."""
-
-    runner = CliRunner()
-    assert json.loads(runner.invoke(narrow, ["some", "--shots", "2"]).stdout) == {"shots": 2}
-    assert runner.invoke(narrow, ["some", "--encoder", "a"]).exit_code == 2
