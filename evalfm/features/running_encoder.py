@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -19,7 +17,7 @@ from evalfm.features.cost import seconds_per_image
 from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.forward import automatic_batch_size, device_of
 from evalfm.features.pipeline import ENCODED, BatchReader, Pipeline, Work, extract
-from evalfm.features.readers import ImageReader, PreparedBatch, stacked
+from evalfm.features.readers import BATCHES_AHEAD, ImageReader, PreparedBatch, read_ahead, stacked
 from evalfm.features.tiers import in_one_dtype
 from evalfm.progress import SILENT, Progress
 from evalfm.workers.cores import reader_count
@@ -202,8 +200,6 @@ def _close(readers: dict[bool, ImageReader]) -> None:
 
 
 ATTEMPTS = 3
-BATCHES_AHEAD = 2
-"""Batches read while one is computed."""
 
 
 class PreparedImages:
@@ -229,14 +225,7 @@ class PreparedImages:
         Raises:
             EvalfmError: an image cannot be read, or the store does not keep what is written.
         """
-        waiting: deque[Future[PreparedBatch]] = deque()
-        with ThreadPoolExecutor(1) as pool:
-            for rows in parts:
-                waiting.append(pool.submit(self._batch, tuple(rows)))
-                if len(waiting) > BATCHES_AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return read_ahead(parts, self._batch, BATCHES_AHEAD)
 
     def keep(self, rows: Sequence[int], batch_size: int, progress: Progress = SILENT) -> None:
         """Write those of ``rows`` that are not on disk; an image that stands in several rows once.
@@ -254,7 +243,7 @@ class PreparedImages:
                 sizes = [geometry.source for geometry in batch.geometries]
                 writer.append([self._address_of(row) for row in batch.rows], sizes, [batch.pixels.numpy()])
 
-    def _batch(self, rows: tuple[int, ...]) -> PreparedBatch:
+    def _batch(self, rows: Sequence[int]) -> PreparedBatch:
         addresses = [self._address_of(row) for row in rows]
         for _ in range(ATTEMPTS):
             self.keep(rows, len(rows))
@@ -265,7 +254,7 @@ class PreparedImages:
             sizes = [self._stored.size(address) for address in addresses]
             geometries = [self._geometry_of(*size) for size in sizes if size is not None]
             images = [Prepared(pixels, geometry, "") for pixels, geometry in zip(read, geometries, strict=True)]
-            return PreparedBatch(rows, stacked(images, pin=self._pin), tuple(geometries))
+            return PreparedBatch(tuple(rows), stacked(images, pin=self._pin), tuple(geometries))
         raise EvalfmError("The feature store does not keep prepared images; leave --cache-images out.")
 
 

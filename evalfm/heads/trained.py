@@ -16,12 +16,13 @@ from torch import Tensor
 from evalfm.cautions import Caution
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError
+from evalfm.features.readers import read_ahead
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
 from evalfm.heads.module import AffineModule, HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
-from evalfm.heads.reading import read_ahead, to_device
+from evalfm.heads.reading import to_device
 from evalfm.heads.segmentation.masks import target_grid
 from evalfm.heads.training import fit_together
 
