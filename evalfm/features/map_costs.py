@@ -93,14 +93,9 @@ class MapCosts(CardModel):
         )
 
 
+@cache
 def disk_rates(folder: Path) -> DiskRates | None:
     """How fast the disk of ``folder`` is, measured once a process with one file; None where it cannot be written."""
-    return _measured(str(folder.absolute()))
-
-
-@cache
-def _measured(name: str) -> DiskRates | None:
-    folder = Path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return measured_rates(folder / work_name())

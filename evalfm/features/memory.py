@@ -175,11 +175,11 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(_storage(each)) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        given = {id(each.untyped_storage()) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
         result = function(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, Tensor):
-                storage = _storage(each)
+                storage = each.untyped_storage()
                 if id(storage) not in self._known and id(storage) not in given:
                     self._count(storage)
         return result
@@ -194,10 +194,6 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _forget(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.now -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
 
 
 def _machine() -> int | None:
