@@ -90,7 +90,6 @@ def bias(
 
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
-
     from evalfm.analysis.bias import bias_of_questions, bias_of_values
     from evalfm.analysis.bias_page import BiasReport
     from evalfm.analysis.scores import asks_questions, predictions_of_table, questions_of_run, scores_of_table

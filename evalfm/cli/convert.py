@@ -27,7 +27,6 @@ def convert(
 
         evalfm convert densenet121-best.pt --out densenet121-best.safetensors
     """
-
     from evalfm.encoders.converting import convert as write
     from evalfm.encoders.converting import examine
 

@@ -100,7 +100,6 @@ def check(
 
         evalfm data check build/nih --html nih.html
     """
-
     from evalfm.data.checks import fault_lines
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder

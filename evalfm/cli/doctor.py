@@ -30,7 +30,6 @@ def doctor(
 
         evalfm doctor --encoder rad-dino --weights random
     """
-
     from evalfm.doctor import examine
 
     if write_golden and encoder is None:

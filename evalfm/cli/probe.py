@@ -46,7 +46,6 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adaptation scratch)
     """
-
     from evalfm.probing.names import check_names, is_encoder_path, is_task
 
     data, test_data = options.get("data"), options.get("test_data")
