@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from evalfm.data.table_bounds import check_parquet
 from evalfm.errors import EvalfmError
 from evalfm.record import DataSection, printable
-from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.kinds.kind import LARGEST, Column
 
 PREDICTIONS = "predictions.parquet"
 EPISODES = "episodes.parquet"
 """In place of predictions, of a run of few-shot episodes."""
-LARGEST = 1e38
-"""Of any number in a table; scores are float32."""
 SPLITS = ("val", "test")
-OF_MASKS = {"dice": 1.0, "area_true": LARGEST, "area_predicted": LARGEST}
-"""What is read of a mask, from 0 to this; areas are shares of the image, and other programs may count pixels."""
 
 
 class _Unfit(Exception):
@@ -47,8 +44,7 @@ def read_predictions(folder: Path, kind: str, data: DataSection) -> pd.DataFrame
     try:
         table = _read(path, data)
         _check_rows(table, data)
-        for fault in _faults(table, kind, data.class_names, data):
-            raise _Unfit(fault)
+        _check_columns(table, kind, data)
     except _Unfit as fault:
         raise EvalfmError(
             f"{path} is not what its run.json says ({printable(str(fault))[:500]}); copy the whole run again, or make "
@@ -135,7 +131,7 @@ def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
     if "fold" in table:
         if not data.folds:
             raise _Unfit("it has folds and the record none")
-        if not _whole(table["fold"], range(data.folds)):
+        if Column("fold", classes=data.folds).wrong(_numbers(table["fold"])).any():
             raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data.folds - 1}")
     test = table[table["split"] == "test"]
     size = data.splits.test
@@ -147,52 +143,26 @@ def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
         raise _Unfit(f"it tests {test['patient'].nunique()} patients of {size.patients}")
 
 
-def _faults(table: pd.DataFrame, kind: str, names: Sequence[str], data: DataSection) -> Iterator[str]:
-    """What is wrong with the columns of the kind of task."""
-    positive: NDArray[np.bool_] | None = None
-    if kind == "regression":
-        _need_finite(table, ["target", "prediction"])
-    elif kind == "segmentation":
-        positive = _check_masks(table, names)
-    elif kind == "multilabel":
-        truths = [f"target_{name}" for name in names]
-        _need(table, truths)
-        for name in truths:
-            if not np.isin(_known(table[name]), (0, 1)).all():
-                yield f"the column {name!r} must hold 0, 1 or nothing"
-        _need_numbers(table, [f"score_{name}" for name in names])
-        positive = (_matrix(table, truths) == 1).any(axis=1)
-    else:
-        _need(table, ["target"])
-        scores = [f"score_{name}" for name in names]
-        if not _whole(table["target"], range(max(2, len(names)))):
-            yield f"the column 'target' must hold numbers of classes, 0 to {max(2, len(names)) - 1}"
-        if kind == BASE_TO_NOVEL:
-            # No score is given of the classes of the other half.
-            _need_numbers(table, scores)
-        else:
-            _need_finite(table, [*scores, *(["threshold"] if kind == "binary" else [])])
-        positive = _numbers(table["target"]) == 1 if kind == "binary" else None
-    for before, low, high in (("threshold_", -LARGEST, LARGEST), ("calibrated_", 0, 1)):
-        for column in (f"{before}{name}" for name in names):
-            if column in table:
-                values = _known(table[column])
-                if ((values < low) | (values > high)).any():
-                    yield f"the column {column!r} must lie between {low:g} and {high:g}"
-    if positive is not None:
-        count = int(positive[(table["split"] == "test").to_numpy()].sum())
+def _check_columns(table: pd.DataFrame, name: str, data: DataSection) -> None:
+    """What the kind of task, called ``name``, writes, what its operating points add, and the count of its findings."""
+    kind, classes = kind_of(name), data.class_names
+    columns = [*kind.columns(classes), *([Column("threshold")] if kind.one_label else [])]
+    _need(table, [each.name for each in columns])
+    beside = [Column(f"threshold_{each}", partly=True) for each in classes]
+    beside += [Column(f"calibrated_{each}", low=0, high=1, partly=True) for each in classes]
+    for column in (*columns, *(each for each in beside if each.name in table)):
+        values = table[column.name]
+        if values.notna().any() and not pd.api.types.is_numeric_dtype(values.dtype):
+            raise _Unfit(f"the column {column.name!r} must hold numbers")
+        if (np.abs(_numbers(values)) > LARGEST).any():
+            raise _Unfit(f"the column {column.name!r} holds a number without bounds")
+        if column.wrong(_numbers(values)).any():
+            raise _Unfit(f"the column {column.name!r} must {column.must}")
+    if kind.finding:
+        tested = table[table["split"] == "test"]
+        count = int(kind.positive(tested, classes).sum())
         if count != data.splits.test.positive_images:
-            yield f"{count} test images have the finding, and {data.splits.test.positive_images} by the record"
-
-
-def _check_masks(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.bool_]:
-    """Which images have any finding."""
-    for what, most in OF_MASKS.items():
-        for column in (f"{what}_{name}" for name in names):
-            _need_finite(table, [column])
-            if not ((_numbers(table[column]) >= 0) & (_numbers(table[column]) <= most)).all():
-                raise _Unfit(f"the column {column!r} must lie between 0 and {most:g}")
-    return np.asarray((_matrix(table, [f"area_true_{name}" for name in names]) > 0).any(axis=1))
+            raise _Unfit(f"{count} test images have the finding, and {data.splits.test.positive_images} by the record")
 
 
 def _need(table: pd.DataFrame, names: Sequence[str]) -> None:
@@ -201,42 +171,11 @@ def _need(table: pd.DataFrame, names: Sequence[str]) -> None:
         raise _Unfit(f"it has no column {', '.join(map(repr, absent[:5]))}")
 
 
-def _need_numbers(table: pd.DataFrame, names: Sequence[str]) -> None:
-    _need(table, names)
-    for name in names:
-        if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name].dtype):
-            raise _Unfit(f"the column {name!r} must hold numbers")
-        if (np.abs(_numbers(table[name])) > LARGEST).any():
-            raise _Unfit(f"the column {name!r} holds a number without bounds")
-
-
-def _need_finite(table: pd.DataFrame, names: Sequence[str]) -> None:
-    _need_numbers(table, names)
-    for name in names:
-        if not np.isfinite(_numbers(table[name])).all():
-            raise _Unfit(f"the column {name!r} must hold a finite number in every row")
-
-
 def _numbers(column: pd.Series) -> NDArray[np.float64]:
     """As float64, NaN where there is none or it is a word."""
     if not pd.api.types.is_numeric_dtype(column.dtype):
         return np.full(len(column), np.nan)
     return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _known(column: pd.Series) -> NDArray[np.float64]:
-    if column.notna().any() and not pd.api.types.is_numeric_dtype(column.dtype):
-        raise _Unfit(f"the column {str(column.name)!r} must hold numbers")
-    values = _numbers(column)
-    return np.asarray(values[~np.isnan(values)])
-
-
-def _matrix(table: pd.DataFrame, names: Sequence[str]) -> NDArray[np.float64]:
-    return np.stack([_numbers(table[name]) for name in names], axis=1) if names else np.empty((len(table), 0))
-
-
-def _whole(column: pd.Series, among: range) -> bool:
-    return bool(np.isin(_numbers(column), list(among)).all())
 
 
 def _first_line(error: Exception) -> str:

@@ -15,16 +15,14 @@ from pydantic_core import from_json
 from evalfm.cards import CardModel, Model, in_words
 from evalfm.cautions import Caution, with_known_codes
 from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, TrainingOptions
-from evalfm.data.episodes import EPISODES
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts
 from evalfm.schema_one import migrated
 from evalfm.split_options import SplitOptions
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.card import Kind
 from evalfm.tasks.cohort import Exclusion
-from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.kinds import BASE_TO_NOVEL, EPISODES, KINDS, KindName
 from evalfm.training.recipe import Adaptation
 
 SCHEMA = 2
@@ -109,7 +107,7 @@ class TaskSection(WholeSection):
 
     name: Word
     title: str
-    kind: Kind
+    kind: KindName
     target: Annotated[list[Word], Field(min_length=1)]
     metrics: Annotated[list[Word], Field(min_length=1)]
     subgroups: list[str] = Field(default_factory=list)
@@ -308,11 +306,10 @@ class Record(Section):
 
     @model_validator(mode="after")
     def _belong_together(self) -> Record:
-        classes, kind, folds = self.data.class_names, self.task.kind, self.data.folds
-        if kind != "regression" and not classes:
-            raise ValueError(f"a {kind} task has classes, and data.class_names none")
-        if kind == "binary" and len(classes) > 1:
-            raise ValueError(f"a binary task has one class, not {len(classes)}")
+        classes, kind, folds = len(self.data.class_names), KINDS[self.task.kind], self.data.folds
+        if not kind.fewest <= classes <= kind.most:
+            some = "class" if kind.most == 1 else "classes or more"
+            raise ValueError(f"a {kind} task has {kind.fewest} {some}, not {classes}")
         if (self.episodes is None) != (self.config.episodes is None):
             raise ValueError("episodes and config.episodes go together")
         if self.chosen.folds is not None and len(self.chosen.folds) != folds:
@@ -323,8 +320,8 @@ class Record(Section):
     def kind(self) -> str:
         """The kind of its task; ``episodes`` of few-shot ones, ``base-to-novel`` where classes were tried in halves."""
         if self.episodes is not None:
-            return EPISODES
-        return BASE_TO_NOVEL if self.config.base_to_novel else self.task.kind
+            return EPISODES.name
+        return BASE_TO_NOVEL.name if self.config.base_to_novel else self.task.kind
 
     @property
     def model_name(self) -> str:

@@ -28,6 +28,7 @@ ACROSS = {
     "probing/test_multilabel.py": "several findings through a whole probe",
     "probing/test_run_key.py": "what makes another run, wherever it is read",
     "statistics/test_drawn_studies.py": "sizes, power and coverage on drawn studies",
+    "tasks/kinds/test_conformance.py": "every kind of task",
     "study/test_published.py": "the studies that ship, rehearsed",
 }
 """What stands over several modules, and what it stands for."""

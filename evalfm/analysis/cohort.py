@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 Cohort = tuple[str, ...]
 """All that makes two runs answer one question about the same test images; the task's name stands first."""
@@ -59,8 +60,8 @@ def test_counts(run: Run) -> str:
     test = data.splits.test
     unit = f"{test.patients} patients, " if data.patients_known else "patients unknown, "
     counts = f"test: {unit}{test.images} images"
-    if run.record.task.kind in WITH_FINDING:
-        counts += f", {test.positive_images} {WITH_FINDING[run.record.task.kind]}"
+    finding = kind_of(run.record.task.kind).finding
+    counts += f", {test.positive_images} {finding}" if finding else ""
     if run.record.episodes is not None:
         return f"{counts}, of which episodes draw; labels: {labels_words(run)}"
     counts += f", {data.folds} folds (intervals exclude training variance)" if data.folds else ", holdout"
@@ -95,12 +96,6 @@ def distinct_names(
     return full()
 
 
-WITH_FINDING = {
-    "binary": "with the finding",
-    "segmentation": "with the finding",
-    "multilabel": "with at least one of the findings",
-}
-"""What the positive images of a kind of task have; the other kinds have none."""
 _FACETS: tuple[Callable[[Run], str], ...] = (
     lambda run: "classes in halves" if run.record.config.base_to_novel else "all classes",
     lambda run: "holdout" if not run.record.data.folds else f"{run.record.data.folds} folds",

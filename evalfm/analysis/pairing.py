@@ -19,6 +19,7 @@ from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import Average, Patients, Statistic
+from evalfm.tasks.kinds import kind_of
 
 Values = NDArray[np.float64]
 
@@ -133,7 +134,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
     kind = first.kind
     names = tuple(first.record.data.class_names)
     start = _tested(first)
-    truth = _truth(kind, names)
+    truth = kind_of(kind).truth_columns(names)
     tables = []
     for run in (run for line in lines for run in line.runs):
         tables.append(_tested(run))
@@ -196,13 +197,6 @@ def _pairable(kind: str) -> list[Metric]:
 def _tested(run: Run) -> pd.DataFrame:
     """The test rows of a run in the order of their ids."""
     return run.test_predictions().sort_values("id", kind="stable").reset_index(drop=True)
-
-
-def _truth(kind: str, names: Sequence[str]) -> list[str]:
-    """Columns of the predictions that hold what is true of an image."""
-    if kind in ("multilabel", "segmentation"):
-        return [f"{'target' if kind == 'multilabel' else 'area_true'}_{name}" for name in names]
-    return ["target"]
 
 
 def _check(first: Run, own: pd.DataFrame, other: Run, theirs: pd.DataFrame, truth: Sequence[str]) -> None:

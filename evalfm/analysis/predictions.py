@@ -18,6 +18,7 @@ from evalfm.errors import EvalfmError
 from evalfm.metrics.rows import ROWS
 from evalfm.run import MARK, Run
 from evalfm.schema_one import cautions_of
+from evalfm.tasks.kinds import ANSWERED, kind_of
 
 UNKNOWN = ("NA", "N/A", "<NA>", "NaN", "nan", "null", "NULL", "None")
 """What other programs write into a cell that they mean to be empty."""
@@ -124,7 +125,7 @@ def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     if not isinstance(cautions, list) or not all(isinstance(each, dict) for each in cautions):
         return None
     texts = tuple(str(name) for name in names)
-    if not {"id", "patient", *_needed(kind, texts)} <= set(columns):
+    if not {"id", "patient", *(each.name for each in kind_of(kind).columns(texts))} <= set(columns):
         return None
     unit = "patients" if mark.get("patients_known") else "images"
     return (
@@ -137,43 +138,20 @@ def _marked(mark: Mapping[str, Any], columns: Sequence[str]) -> _Facts | None:
     )
 
 
-def _needed(kind: str, names: Sequence[str]) -> set[str]:
-    """Columns without which a table is no predictions of ``kind``."""
-    if kind == "regression":
-        return {"target", "prediction"}
-    if kind == "segmentation":
-        return {f"{what}_{name}" for what in ("dice", "area_true", "area_predicted") for name in names}
-    target = {f"target_{name}" for name in names} if kind == "multilabel" else {"target"}
-    return target | {f"score_{name}" for name in names}
-
-
 def _by_columns(path: Path, native: pd.DataFrame) -> _Facts | None:
     """What the columns tell: id, patient and a split of val and test, and those of a kind of task."""
     columns = [str(name) for name in native.columns]
     if not {"id", "patient", "split"} <= set(columns) or not set(as_words(native["split"])) <= {"val", "test"}:
         return None
-
-    def ends(start: str) -> tuple[str, ...]:
-        return tuple(name.removeprefix(start) for name in columns if name.startswith(start))
-
-    masks, scores = ends("area_true_"), ends("score_")
-    candidates = [("segmentation", masks)] if masks else []
-    candidates += [("multilabel", scores), ("binary" if len(scores) == 1 else "multiclass", scores)] if scores else []
-    candidates += [("regression", ())]
-    for kind, names in candidates:
-        if _needed(kind, names) <= set(columns):
-            break
-    else:
+    known = ((kind, kind.names_in(native)) for kind in ANSWERED.values())
+    kind, names = next(((kind, names) for kind, names in known if names is not None), (None, ()))
+    if kind is None:
         return None
-    if kind == "multiclass" and native[[f"score_{name}" for name in names]].isna().any(axis=None):
-        kind = "base-to-novel"
-    cautions = []
-    if kind == "multiclass":
-        cautions.append(f"{path.name} does not say whether its classes are grades; the run's own Parquet file does.")
+    cautions = [f"{path.name} {kind.unsaid}"] if kind.unsaid else []
     if native["id"].astype(str).str.startswith("phantom-").all():
         cautions.append(SYNTHETIC.sentence)
     alone = (native["patient"].astype(str) == native["id"].astype(str)).all()
-    return kind, names, "images" if alone else "patients", None, _in_folds(native), tuple(cautions)
+    return kind.name, names, "images" if alone else "patients", None, _in_folds(native), tuple(cautions)
 
 
 def _in_folds(native: pd.DataFrame) -> bool:
@@ -201,22 +179,15 @@ def _typed(table: pd.DataFrame, names: Sequence[str]) -> tuple[pd.DataFrame, lis
 
 def _check(source: str, kind: str, names: Sequence[str], table: pd.DataFrame) -> None:
     """Refuse cells that no run writes, before anything is computed from them."""
-    numbers = sorted(_needed(kind, names) | ({"fold"} & set(table.columns)))
     if table["patient"].isna().any():
         raise EvalfmError(
             f"The column 'patient' of {source} is empty in test rows; give the table as the run wrote it."
         )
-    for name in numbers:
-        values = table[name].to_numpy(np.float64)
-        # A label may be unknown, and a class have no score.
-        partly = kind in ("multilabel", "base-to-novel") and name != "fold"
-        wrong = np.isinf(values) if partly else ~np.isfinite(values)
-        if name == "fold" or (name == "target" and kind not in ("regression", "binary")):
-            wrong |= values != np.floor(values)
-        if name == "target" and kind != "regression":
-            wrong |= (values < 0) | (values > max(len(names) - 1, 1))
-        if (kind == "binary" and name == "target") or name.startswith("target_"):
-            wrong |= ~np.isin(values, (0, 1)) & ~np.isnan(values)
+    found = {each.name: each.wrong(table[each.name].to_numpy(np.float64)) for each in kind_of(kind).columns(names)}
+    if "fold" in table:
+        folds = table["fold"].to_numpy(np.float64)
+        found["fold"] = ~np.isfinite(folds) | (folds != np.floor(folds))
+    for name, wrong in sorted(found.items()):
         if wrong.any():
             raise EvalfmError(
                 f"The column {name!r} of {source} holds {int(wrong.sum())} test cells that no run writes; give the "

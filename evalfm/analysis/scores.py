@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,11 +14,10 @@ from evalfm.analysis.attributes import declared
 from evalfm.analysis.predictions import Predictions, flat, numbers_or_words, rows_of_test, unknown_words
 from evalfm.data.columns import read_table
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.metrics.rows import ROWS, Question, Scored
 from evalfm.run import Run
-from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.kinds import kind_of
 
-QUESTIONS = ("binary", "multilabel", "multiclass", "ordinal")
-"""Kinds of task that ask a yes-or-no question, or one per label or class."""
 SUMS_TO_ONE = 1e-4
 """How far probabilities of float32 may be from that."""
 
@@ -54,7 +53,8 @@ def asks_questions(of: Run | Predictions, label: str | None = None) -> bool:
 
     A single grade, ``label``, is a question all the same.
     """
-    return of.kind in QUESTIONS and (of.kind != "ordinal" or label is not None)
+    kind = kind_of(of.kind)
+    return kind.has_classes and (not kind.ordered or label is not None)
 
 
 def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str | None = None) -> LabelScores:
@@ -67,32 +67,28 @@ def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str
         EvalfmError: the run is of another kind, there is no such label, or it has no score.
     """
     found = of if isinstance(of, Predictions) else Predictions.of_run(of)
-    kind, names, table = found.kind, found.class_names, found.table
-    if kind not in QUESTIONS or (label is None and kind != "binary"):
+    kind, names, table = kind_of(found.kind), found.class_names, found.table
+    if not (kind.one_label or (label is not None and kind.has_classes)):
         raise EvalfmError(f"{found.source} answers a {kind} task, which has no score of one yes-or-no question.")
     if label is not None and label not in names:
         raise UnknownNameError(f"label in {found.source}", label, names)
     label_name = names[0] if label is None else label
-    if kind == "multilabel":
-        known = table[f"target_{label_name}"].notna() & table[f"score_{label_name}"].notna()
-        if not known.any():
-            raise EvalfmError(
-                f"{label_name!r} has no score in {found.source}: one class only in train or val, or never known."
-            )
-        table = table[known].reset_index(drop=True)
-        target = table[f"target_{label_name}"].to_numpy(np.float64)
-    else:
-        target = table["target"].to_numpy(np.float64)
-        if kind != "binary":
-            target = (target == names.index(label_name)).astype(np.float64)
+    rows = ROWS[kind.name](Scored(table, names, found.unit == "patients"))
+    question = rows.of_class.get(f"[{label_name}]", rows)
+    assert isinstance(question, Question)
+    if not question.known.any():
+        raise EvalfmError(
+            f"{label_name!r} has no score in {found.source}: one class only in train or val, or never known."
+        )
+    table = table[question.known].reset_index(drop=True)
     # Of several labels each has its own.
     threshold_column = next((name for name in (f"threshold_{label_name}", "threshold") if name in table), None)
     model = model or found.model
     return LabelScores(
-        model if kind == "binary" else f"{model} · {label_name}",
+        model if kind.one_label else f"{model} · {label_name}",
         table[declared(table, names)],
-        target,
-        table[f"score_{label_name}"].to_numpy(np.float64),
+        question.label,
+        question.score,
         None if threshold_column is None else table[threshold_column].to_numpy(np.float64),
         table["patient"].to_numpy(dtype=object),
         table["fold"].to_numpy(np.intp) if "fold" in table else None,
@@ -108,8 +104,8 @@ def questions_of_run(of: Run | Predictions, label: str | None = None, *, model: 
         EvalfmError: as for ``scores_of_run``.
     """
     predictions = of if isinstance(of, Predictions) else Predictions.of_run(of)
-    kind = predictions.kind
-    if label is not None or kind not in QUESTIONS or kind == "binary":
+    kind = kind_of(predictions.kind)
+    if label is not None or kind.one_label or not kind.has_classes:
         return [scores_of_run(predictions, label, model=model)]
     found, without = [], []
     for name in predictions.class_names:
@@ -140,7 +136,7 @@ def predictions_of_table(
     named = score.removeprefix("score_")
     if named not in found.class_names or target not in ("target", f"target_{named}"):
         return None
-    return found, None if found.kind == "binary" else named
+    return found, None if kind_of(found.kind).one_label else named
 
 
 def scores_of_table(
@@ -250,51 +246,53 @@ def values_of_images(found: Predictions, label: str | None = None) -> list[Image
     Raises:
         EvalfmError: the predictions are of another kind, or scores of grades are no probabilities.
     """
-    table, kind = found.table, found.kind
-    if kind == "segmentation":
-        names = [name for name in found.class_names if label in (None, name)]
-        return [each for name in names for each in _masks(table, name)]
-    if kind == "regression":
-        return _errors(table["target"], table["prediction"], "absolute error", "prediction − truth")
-    if kind == "ordinal":
-        scores = table[[f"score_{name}" for name in found.class_names]].to_numpy(np.float64)
-        if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUMS_TO_ONE:
-            raise EvalfmError(
-                f"The scores of {found.source} are no probabilities, so there is no expected grade; ask a class with "
-                "--label."
-            )
-        expected = scores @ np.arange(scores.shape[1])
-        return _errors(table["target"], expected, "absolute error in grades", "expected − true grade")
-    if kind == BASE_TO_NOVEL:
-        raise EvalfmError(f"{found.source} tried its classes in halves, which has no score to ask by attribute.")
-    raise EvalfmError(f"{found.source} answers a {kind} task, which is reported by its labels and has no errors.")
+    kind = kind_of(found.kind)
+    if not kind.errors:
+        raise EvalfmError(f"{found.source} {kind.unasked}.")
+    return ERRORS[kind.errors](found, label)
 
 
-def _masks(table: Any, name: str) -> list[ImageValues]:
-    area = table[f"area_true_{name}"].to_numpy(np.float64)
-    there = area > 0
-    logarithm = np.log(np.where(there, area, 1.0))
-    return [
-        ImageValues(
-            f"Dice of {name} where it is there",
-            table[f"dice_{name}"].to_numpy(np.float64),
-            there,
-            {"log area": logarithm},
-        ),
-        ImageValues(
-            f"predicted area of {name} where it is not",
-            table[f"area_predicted_{name}"].to_numpy(np.float64),
-            area == 0,
-            {},
-        ),
-    ]
+def _of_masks(found: Predictions, label: str | None) -> list[ImageValues]:
+    values = []
+    for name in (name for name in found.class_names if label in (None, name)):
+        dice, area, predicted = (
+            found.table[f"{what}_{name}"].to_numpy(np.float64) for what in ("dice", "area_true", "area_predicted")
+        )
+        logarithm = np.log(np.where(area > 0, area, 1.0))
+        values += [
+            ImageValues(f"Dice of {name} where it is there", dice, area > 0, {"log area": logarithm}),
+            ImageValues(f"predicted area of {name} where it is not", predicted, area == 0, {}),
+        ]
+    return values
 
 
-def _errors(target: Any, prediction: Any, size: str, signed: str) -> list[ImageValues]:
-    truth = np.asarray(target, dtype=np.float64)
-    error: Values = np.asarray(prediction, dtype=np.float64) - truth
-    every = np.isfinite(truth)
+def _of_values(found: Predictions, label: str | None) -> list[ImageValues]:
+    return _errors(found, found.table["prediction"].to_numpy(np.float64), "absolute error", "prediction − truth")
+
+
+def _of_grades(found: Predictions, label: str | None) -> list[ImageValues]:
+    scores = found.table[[f"score_{name}" for name in found.class_names]].to_numpy(np.float64)
+    if scores.min() < 0 or np.abs(scores.sum(axis=1) - 1).max() > SUMS_TO_ONE:
+        raise EvalfmError(
+            f"The scores of {found.source} are no probabilities, so there is no expected grade; ask a class with "
+            "--label."
+        )
+    expected: Values = scores @ np.arange(scores.shape[1], dtype=np.float64)
+    return _errors(found, expected, "absolute error in grades", "expected − true grade")
+
+
+def _errors(found: Predictions, prediction: Values, size: str, signed: str) -> list[ImageValues]:
+    truth = found.table["target"].to_numpy(np.float64)
+    error, every = prediction - truth, np.isfinite(truth)
     return [
         ImageValues(size, np.abs(error), every, {"truth": truth}),
         ImageValues(signed, error, every, {"truth": truth}),
     ]
+
+
+ERRORS: dict[str, Callable[[Predictions, str | None], list[ImageValues]]] = {
+    "masks": _of_masks,
+    "values": _of_values,
+    "grades": _of_grades,
+}
+"""What is measured on each image, see ``Kind.errors``."""

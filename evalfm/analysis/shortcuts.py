@@ -16,6 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.kinds import kind_of
 
 NEGATIVES = re.compile(r"(?P<finding>\w+) == 0$")
 """How the cohort of a decodability run ends."""
@@ -154,7 +155,7 @@ def _tie(run: Run) -> tuple[str, float]:
 
 def _finding(run: Run) -> str | None:
     found = NEGATIVES.search(run.record.config.where or "")
-    return found["finding"] if found and run.record.task.kind == "binary" else None
+    return found["finding"] if found and kind_of(run.record.task.kind).one_label else None
 
 
 def _is_untrained(baseline: Line, line: Line) -> bool:

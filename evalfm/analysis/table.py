@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from evalfm.analysis.cohort import WITH_FINDING as WITH_FINDING
 from evalfm.analysis.cohort import by_cohort, cohort_names, cohort_of, test_counts
 from evalfm.analysis.series import averaged, line_names, seed_sd, series
 from evalfm.analysis.series import encoder_label as encoder_label

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from evalfm.data.splits import SPLIT
 from evalfm.errors import EvalfmError
 
-EPISODES = "episodes"
-"""The kind that a run of episodes has, whatever the kind of its task."""
 SUPPORT, QUERY = "train", "test"
 """The splits that support and queries come from."""
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from evalfm.cautions import Caution
 from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.tasks.kinds import kind_of
 
 NEIGHBOURS: tuple[int, ...] = (1, 3, 5, 9, 15, 25, 50, 100, 200)
 TEMPERATURE = 0.07
@@ -56,8 +57,9 @@ class NeighbourHead(PooledHead):
         rows, val_rows = known_rows(train.target, "train", label), known_rows(val.target, "val", label)
         check_two_classes(train.target[rows], "train", label)
         check_two_classes(val.target[val_rows], "val", label)
-        classes = 2 if context.kind == "binary" else len(context.class_names)
-        self._first = 1 if context.kind == "binary" else 0
+        # Of a label the score is that of its presence.
+        self._first = int(not kind_of(context.kind).exclusive)
+        classes = 2 if self._first else len(context.class_names)
         self._bank = functional.normalize(torch.from_numpy(finite_pooled(train, "train")[rows]), dim=1)
         self._votes = functional.one_hot(torch.from_numpy(train.target[rows]).long(), classes).float()
         sizes = [k for k in self._neighbours if k <= len(rows)] or [len(rows)]
@@ -138,14 +140,15 @@ class PrototypeHead(PooledHead):
         label = " / ".join(context.class_names)
         rows = known_rows(train.target, "train", label)
         check_two_classes(train.target[rows], "train", label)
-        classes = 2 if context.kind == "binary" else len(context.class_names)
-        self._first = 1 if context.kind == "binary" else 0
+        # Of a label the score is that of its presence.
+        self._first = int(not kind_of(context.kind).exclusive)
+        classes = 2 if self._first else len(context.class_names)
         features = functional.normalize(torch.from_numpy(finite_pooled(train, "train")[rows]).double(), dim=1)
         members = functional.one_hot(torch.from_numpy(train.target[rows]).long(), classes).double()
         self._means = functional.normalize(members.T @ features, dim=1)
         absent = [name for name, count in zip(context.class_names, members.sum(dim=0), strict=False) if not count]
         words = f"No train image shows {', '.join(absent)}: the cosine to it is 0."
-        return Fit({}, cautions=(Caution("unseen-class", words),) if absent and context.kind != "binary" else ())
+        return Fit({}, cautions=(Caution("unseen-class", words),) if absent and not self._first else ())
 
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability per class, [N, K]; binary: of the positive class, [N, 1]."""

@@ -33,6 +33,7 @@ from evalfm.heads._pooled import (
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
 from evalfm.heads.trained import TrainableAffineHead
+from evalfm.tasks.kinds import kind_of
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0
@@ -100,7 +101,7 @@ class LinearHead(_LogisticHead):
         """
         check_kind(self, context)
         train_target, val_target = as_columns(train.target), as_columns(val.target)
-        names = context.class_names if context.kind == "multilabel" else context.class_names[-1:] or ("target",)
+        names = context.class_names if kind_of(context.kind).several_labels else context.class_names[-1:] or ("target",)
         several = len(names) > 1
         read_train, read_val = partial(finite_pooled, train, "train"), partial(finite_pooled, val, "val")
         if several:

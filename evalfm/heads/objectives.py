@@ -18,6 +18,7 @@ from evalfm.heads.head import Context, Examples
 from evalfm.heads.module import Layout, log_odds
 from evalfm.heads.segmentation.masks import PooledDice, pixel_loss, read_targets
 from evalfm.progress import Progress
+from evalfm.tasks.kinds import kind_of
 
 Total = Callable[[Tensor], Tensor]
 """Adds up a tensor over all processes, differentiably."""
@@ -286,15 +287,18 @@ class ValueObjective(Objective):
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
 
+OBJECTIVES: dict[str, Callable[[Examples, Context], Objective]] = {
+    "labels": lambda train, context: LabelObjective(context.class_names),
+    "classes": lambda train, context: ClassObjective(context.class_names),
+    "values": lambda train, context: ValueObjective.of(train.target),
+    "masks": lambda train, context: MaskObjective(context.class_names),
+}
+"""By what a head learns, see ``Kind.target``."""
+
+
 def objective_of(train: Examples, context: Context) -> Objective:
     """The objective of the kind of task in ``context``."""
-    if context.kind == "segmentation":
-        return MaskObjective(context.class_names)
-    if context.kind in ("binary", "multilabel"):
-        return LabelObjective(context.class_names)
-    if context.kind == "regression":
-        return ValueObjective.of(train.target)
-    return ClassObjective(context.class_names)
+    return OBJECTIVES[kind_of(context.kind).target](train, context)
 
 
 def restored_objective(tensors: dict[str, Tensor], layout: Layout) -> Objective:

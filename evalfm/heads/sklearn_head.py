@@ -31,6 +31,7 @@ from evalfm.heads._pooled import (
 )
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.registry import HeadEntry
+from evalfm.tasks.kinds import kind_of
 
 KINDS = ("binary", "multiclass", "multilabel", "regression")
 LEAST_PROBABILITY = 1e-12
@@ -110,7 +111,7 @@ class SklearnHead(PooledHead):
         check_kind(self, context)
         features, held_out = finite_pooled(train, "train"), finite_pooled(val, "val")
         target, truth = as_columns(train.target), as_columns(val.target)
-        several = context.kind == "multilabel"
+        several = kind_of(context.kind).several_labels
         names = context.class_names if several else (" / ".join(context.class_names) or "target",)
         numbers = {"seed": context.seed, "kind": KINDS.index(context.kind), "classes": max(len(context.class_names), 1)}
         self._kept = {name: torch.tensor(number) for name, number in numbers.items()}
@@ -212,8 +213,7 @@ class SklearnHead(PooledHead):
         return float(-np.log(np.maximum(of_truth, LEAST_PROBABILITY)).mean())
 
     def _scores(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
-        kind = KINDS[int(self._kept["kind"])]
-        several = kind == "multiclass"
+        several = kind_of(KINDS[int(self._kept["kind"])]).exclusive
         scores = np.zeros((len(features), int(self._kept["classes"]) if several else len(self._models)))
         for column, learnt in enumerate(self._models):
             if learnt is None:
@@ -250,7 +250,7 @@ class SklearnHead(PooledHead):
             words = f"The solver of {self.name} stopped before its tolerance for {label!r}."
             cautions.append(Caution("solver-stopped", words))
         unseen = set(range(len(context.class_names))) - set(target.astype(int).tolist())
-        if context.kind == "multiclass" and unseen:
+        if kind_of(context.kind).exclusive and unseen:
             lacking = ", ".join(context.class_names[each] for each in sorted(unseen))
             words = f"No train image shows {lacking}: its probability is 0 and val images of it choose nothing."
             cautions.append(Caution("unseen-class", words))

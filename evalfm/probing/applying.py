@@ -30,6 +30,7 @@ from evalfm.probing.session import TABLES, EncoderSession, open_session
 from evalfm.progress import Progress
 from evalfm.run import HEAD, Run
 from evalfm.tasks.card import TaskCard
+from evalfm.tasks.kinds import kind_of
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,10 @@ class RunPredictor:
         if isinstance(heads[0], DenseHead):
             dense = [head for head in heads if isinstance(head, DenseHead)]
             return self._dense_columns(dense, examples, operating.thresholds)
-        names, kind = tuple(self.run.record.data.class_names), self.task.kind
+        names, kind = tuple(self.run.record.data.class_names), kind_of(self.task.kind)
         pooled = [head for head in heads if isinstance(head, PooledHead)]
         scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
-        unknown: NDArray[np.float64] = np.full((len(scores), len(names)), np.nan)
-        columns = pooled_columns(scores, unknown if kind == "multilabel" else unknown[:, 0], kind, names)
-        columns = columns[[name for name in columns if not str(name).startswith("target")]]
+        columns = pooled_columns(scores, None, kind, names)
         for name, threshold in operating.thresholds.items():
             columns[f"decision_{name}"] = (columns[f"score_{name}"] >= threshold).astype(int)
         return columns.assign(**operating.columns(kind, names, scores))

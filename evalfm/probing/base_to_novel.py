@@ -19,8 +19,7 @@ from evalfm.probing.scoring import Scores, pooled_columns
 from evalfm.probing.splits import Split
 from evalfm.statistics.classification import FEWEST_TO_HALVE, base_classes
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.kinds import BASE_TO_NOVEL
-from evalfm.tasks.prompts import EXCLUSIVE
+from evalfm.tasks.kinds import BASE_TO_NOVEL, kind_of
 
 
 def base_and_novel(class_names: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -50,7 +49,7 @@ def as_base_to_novel(cohort: Cohort, heads: Sequence[Head]) -> Cohort:
     Raises:
         EvalfmError: it has no exclusive classes, or a head could not name a class that it has not learned.
     """
-    if cohort.task.kind not in EXCLUSIVE:
+    if not cohort.kind.exclusive:
         raise EvalfmError(f"--base-to-novel needs several classes; {cohort.task.name} is {cohort.task.kind}.")
     base_and_novel(cohort.class_names)
     deaf = [head.name for head in heads if not isinstance(head, TextHead)]
@@ -76,7 +75,7 @@ def fit_halves(
     fit = head.fit(train, val, replace(context, class_names=base, text=texts[0]))
     heads = head, head.for_classes(texts[1])
     on_val, on_test = (
-        pooled_columns(_scores(heads, part_of, len(base)), part_of.target, context.kind, context.class_names)
+        pooled_columns(_scores(heads, part_of, len(base)), part_of.target, kind_of(context.kind), context.class_names)
         for part_of in (val, test)
     )
     note = Caution(

@@ -100,10 +100,10 @@ def with_classes_of(train: Cohort, test: Cohort) -> Cohort:
         return test
     (target, *_) = train.task.target
     numbered = any(name.removeprefix(f"{target}_").isdecimal() for name in (*test.class_names, *names))
-    if train.task.kind == "binary" and target in (*test.class_names, *names) and not numbered:
+    if train.kind.one_label and target in (*test.class_names, *names) and not numbered:
         # 0 and 1 in one of them, words in the other.
         return replace(test, class_names=names)
-    if test.task.kind not in ("multiclass", "ordinal") or not set(test.class_names) <= set(names):
+    if not test.kind.exclusive or not set(test.class_names) <= set(names):
         raise EvalfmError(
             f"The test data {data[0]} hold {', '.join(test.class_names)} and {data[1]} {', '.join(names)}; give both "
             "the same levels."

@@ -32,6 +32,7 @@ from evalfm.record import Chosen, EpisodeSection
 from evalfm.statistics.auroc import episode_auroc
 from evalfm.statistics.intervals import over_episodes
 from evalfm.tasks.cohort import Cohort
+from evalfm.tasks.kinds import MULTICLASS
 from evalfm.training.tuning import forget
 
 METRIC = "macro_auroc"
@@ -185,7 +186,7 @@ class FineTuning:
     def _trained(self, support: NDArray[np.intp], query: NDArray[np.intp], place: Path) -> NDArray[np.float64]:
         classes, queries = query.shape
         # Ordered classes are classes like any other here.
-        kind = "binary" if self.cohort.task.kind == "binary" else "multiclass"
+        kind = (MULTICLASS if self.cohort.kind.exclusive else self.cohort.kind).name
         cohort = replace(self.cohort, task=self.cohort.task.model_copy(update={"kind": kind}))
         split = Split(support.ravel(), support.ravel(), query.ravel())
         fitted = fit_trained(

@@ -252,13 +252,9 @@ def _erasures(cohort: Cohort, positions: NDArray[np.intp], tables: Sequence[pd.D
 
 def _groups(cohort: Cohort, positions: NDArray[np.intp], answer: str) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """The images that ``answer`` is given for apart: without and with its finding, where the task has findings."""
-    kind = cohort.task.kind
-    truths: dict[str, NDArray[np.float64]] = {}
-    if kind == "multilabel":
-        truths = {name: cohort.target[positions, index] for index, name in enumerate(cohort.class_names)}
-    elif kind in ("binary", "segmentation") and len(cohort.task.target) == 1:
-        truths = {cohort.class_names[0]: cohort.positive[positions].astype(np.float64)}
-    for name, truth in truths.items():
+    one_finding = cohort.kind.has_finding and len(cohort.task.target) == 1
+    truths = cohort.target if cohort.kind.several_labels else cohort.positive[:, None][:, : int(one_finding)]
+    for name, truth in zip(cohort.class_names, truths[positions].T, strict=False):
         if answer.endswith(f"_{name}"):
             yield f"without {name}", truth == 0
             yield f"with {name}", truth == 1

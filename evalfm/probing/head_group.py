@@ -144,7 +144,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
     }
     if group.text is not None and reads_text(head):
         content["text"] = text_key(group.text, assignment.cohort.manifest.info.name)
-    if task.kind == "regression" and "maps" in head.needs:
+    if assignment.cohort.kind.measured and "maps" in head.needs:
         content["masks"] = measured_key(assignment.cohort)
     key = content_key(content)
     return run_folder(config.out, group.session.name, task.name, head.name, config.adaptation, key), key

@@ -17,10 +17,10 @@ from evalfm.data.mask_facts import mask_facts
 from evalfm.data.privacy import public_table
 from evalfm.errors import EvalfmError
 from evalfm.features.source import FeatureSource
-from evalfm.heads.head import Examples, MaskReader
+from evalfm.heads.head import Examples
 from evalfm.probing.splits import Split
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.truth import LUNGS, parts_of
+from evalfm.tasks.truth import measured_on, parts_of
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,15 @@ class LabelledFeatures:
         """What a head sees of the cohort's rows at ``positions``."""
         cohort = self.cohort
         rows = cohort.rows[positions]
-        reader: MaskReader | None = None
-        if cohort.task.kind == "segmentation":
-            reader = cohort.masks
-        elif measured_findings(cohort):
-            reader = partial(read_measured, cohort)
+        on_masks = not cohort.kind.pixelwise and bool(measured_findings(cohort))
+        measured = partial(read_measured, cohort) if on_masks else None
         return Examples(
             source=self.source,
             rows=rows,
             target=cohort.target[positions],
             patients=cohort.manifest.patients[rows],
-            masks=reader,
-            masked=None if reader is None or cohort.task.kind == "segmentation" else self._masked(rows),
+            masks=cohort.masks if cohort.kind.pixelwise else measured,
+            masked=self._masked(rows) if on_masks else None,
         )
 
     def _masked(self, rows: NDArray[np.intp]) -> NDArray[np.bool_]:
@@ -58,13 +55,8 @@ class LabelledFeatures:
 def measured_findings(cohort: Cohort) -> tuple[str, ...]:
     """The masks on which the task's target can be measured, as far as the manifest has them; else none."""
     columns = set(map(str, cohort.manifest.table.columns))
-    wanted: tuple[str, ...] = ()
-    if cohort.task.measure == "area-fraction":
-        wanted = cohort.task.target
-    elif cohort.task.measure == "lung-fraction":
-        wanted = (*cohort.task.target, *parts_of(LUNGS, columns))
-    elif cohort.task.measure == "ctr":
-        wanted = ("heart", *parts_of(LUNGS, columns))
+    first, others = measured_on(cohort.task)[:1], measured_on(cohort.task)[1:]
+    wanted = (*first, *(part for finding in others for part in parts_of(finding, columns)))
     return wanted if all(f"{finding}_mask" in columns for finding in wanted) else ()
 
 
@@ -121,8 +113,7 @@ def data_key(cohort: Cohort, assigned: list[tuple[str, NDArray[np.intp]]]) -> st
     digest = hashlib.sha256()
     images = cohort.manifest.digests(cohort.rows.tolist())
     ids = cohort.manifest.table["id"].to_numpy(dtype=object)[cohort.rows]
-    truths = cohort.mask_digests() if cohort.task.kind == "segmentation" else cohort.target.tolist()
-    for position, truth in enumerate(truths):
+    for position, truth in enumerate(cohort.truths()):
         digest.update(json.dumps([str(ids[position]), str(images[position]), truth]).encode())
     for name, positions in assigned:
         digest.update(json.dumps([name, positions.tolist()]).encode())

@@ -27,11 +27,7 @@ from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import SILENT, Progress
 from evalfm.run import Run
 from evalfm.tasks.cohort import Cohort
-from evalfm.tasks.prompts import LABELS
 from evalfm.training.tuning import check_trainable
-
-MASK_BASELINES = ("all-empty", "mean-mask")
-
 
 _Group = tuple[HeadGroup, tuple[SplitAssignment, ...]]
 """Heads with their splits, one for each seed."""
@@ -55,7 +51,7 @@ class _Question:
         if case.test_data is not None:
             test = matching_test(cohort, load_cohort(config.task, config, case.test_data, progress))
         names = _heads(config, cohort)
-        if config.threshold != THRESHOLD_RULE and cohort.task.kind not in LABELS:
+        if config.threshold != THRESHOLD_RULE and not cohort.kind.yes_or_no:
             raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
         heads = tuple(load_head(name, cohort.task.kind) for name in names)
         tested = cohort
@@ -193,14 +189,12 @@ def _baselines(
         return [HeadGroup(session_of(name, own), heads, own, baseline=True)] if heads else []
 
     groups: list[HeadGroup] = []
-    if cohort.task.kind == "segmentation":
-        groups += baseline("constant", MASK_BASELINES, **as_its_card_says)
-    else:
-        columns = metadata_columns(cohort.manifest, frozenset(cohort.task.target))
-        names = ["constant", *(["metadata"] if columns else []), "pixels"]
-        simplest = EPISODE_HEADS[:1] if config.episodes else cohort.task.heads[:1]
-        for name in names:
-            groups += baseline(name, simplest, **as_its_card_says) if name != session.name else []
+    fixed = cohort.kind.baseline_heads
+    simplest = fixed or (EPISODE_HEADS if config.episodes else cohort.task.heads)[:1]
+    useless = {"metadata"} if not metadata_columns(cohort.manifest, frozenset(cohort.task.target)) else set()
+    useless |= set() if fixed else {session.name}
+    for name in cohort.kind.baselines:
+        groups += baseline(name, simplest, **as_its_card_says) if name not in useless else []
     pretrained = session.card.get("weights", {}).get("source", "none") != "none" and not session.random_weights
     named = config.heads or (EPISODE_HEADS if config.episodes else cohort.task.heads)
     # Random sentences place images by chance: this baseline is for heads that learn on the features.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from evalfm.metrics.labels import choose_threshold
 from evalfm.record import Chosen
 from evalfm.statistics.calibration import fit_temperature, with_temperature
-from evalfm.tasks.prompts import LABELS
+from evalfm.tasks.kinds import Kind
 
 ALL = "all"
 """Under which the temperature of exclusive classes stands, which is one for all of them."""
@@ -32,23 +32,22 @@ class Operating:
 
     @classmethod
     def chosen(
-        cls, kind: str, names: tuple[str, ...], target: NDArray[np.float64], scores: NDArray[np.float64], rule: str
+        cls, kind: Kind, names: tuple[str, ...], target: NDArray[np.float64], scores: NDArray[np.float64], rule: str
     ) -> Operating:
         """From the val images' ``target`` [N] (of several labels [N, K]) and ``scores`` [N, K], thresholds by ``rule``.
 
         Raises:
             EvalfmError: the rule is unknown, or val of a binary task holds one class.
         """
-        if kind == "regression":
-            return cls()
         probable = bool(scores.size and scores.min() >= 0 and scores.max() <= 1)
-        if kind not in LABELS:
+        if kind.exclusive:
             return cls({}, {ALL: fit_temperature(target, scores)} if probable else {})
         thresholds: dict[str, float] = {}
         temperatures: dict[str, float] = {}
-        for name, label, score in zip(names, target.reshape(len(target), -1).T, scores.T, strict=True):
+        labels = zip(names, target.reshape(len(target), -1).T, scores.T, strict=True) if kind.yes_or_no else ()
+        for name, label, score in labels:
             known = np.isfinite(label)
-            if kind == "multilabel" and len(np.unique(label[known])) < 2:
+            if kind.several_labels and len(np.unique(label[known])) < 2:
                 continue
             thresholds[name] = choose_threshold(label[known], score[known], rule)
             if probable:
@@ -66,12 +65,12 @@ class Operating:
 
         return cls(median([each.thresholds for each in chosen]), median([each.temperatures for each in chosen]))
 
-    def columns(self, kind: str, names: tuple[str, ...], scores: NDArray[np.float64]) -> dict[str, Any]:
+    def columns(self, kind: Kind, names: tuple[str, ...], scores: NDArray[np.float64]) -> dict[str, Any]:
         """What predictions say beside ``scores`` [N, K]: ``threshold`` (of several labels each) and ``calibrated``."""
         columns: dict[str, Any] = {}
-        if kind == "binary":
+        if kind.one_label:
             columns["threshold"] = self.thresholds[names[0]]
-        elif kind == "multilabel":
+        elif kind.yes_or_no:
             columns |= {f"threshold_{name}": self.thresholds.get(name, np.nan) for name in names}
         if ALL in self.temperatures:
             calibrated = with_temperature(scores, self.temperatures[ALL])

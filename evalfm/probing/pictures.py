@@ -33,7 +33,7 @@ def draw_pictures(folder: Path, record: Record, table: pd.DataFrame, cohort: Coh
     curves = [each.curve for each in record.chosen.each if each.curve]
     if curves:
         draw_learning(figures / "learning_curve.png", curves, _caption(record))
-    draw = PICTURES.get(cohort.task.kind)
+    draw = PICTURES.get(cohort.kind.picture)
     if draw is not None:
         tested = (table["split"] == "test").to_numpy()
         draw(figures, record, table[tested].reset_index(drop=True), cohort, rows[tested])
@@ -112,7 +112,7 @@ def worst_by_stratum(shown: pd.DataFrame, names: Sequence[str]) -> list[tuple[st
 
 
 PICTURES: dict[str, Callable[[Path, Record, pd.DataFrame, Cohort, Rows], None]] = {
-    "binary": _roc,
-    "regression": _agreement,
-    "segmentation": _overlays,
+    "roc": _roc,
+    "agreement": _agreement,
+    "overlays": _overlays,
 }

@@ -117,7 +117,7 @@ def measured_by(
     scored = Scored(
         table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
     )
-    metrics = compute_metrics(BASE_TO_NOVEL if halves else cohort.task.kind, scored)
+    metrics = compute_metrics((BASE_TO_NOVEL if halves else cohort.kind).name, scored)
     by_template = _by_template(cohort.task, scored, results)
     return Measured(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
 

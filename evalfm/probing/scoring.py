@@ -20,6 +20,7 @@ from evalfm.metrics.mask_scores import PixelHistogram, image_scores
 from evalfm.probing.operating import Operating
 from evalfm.progress import Progress
 from evalfm.tasks.card import TaskCard
+from evalfm.tasks.kinds import Kind, kind_of
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ def score_pooled(
 ) -> Scores:
     """Score every val and test image; operating points (by ``rule``) and temperatures come from val alone."""
     scores = head.predict(val), head.predict(test)
-    operating = Operating.chosen(task.kind, names, val.target, scores[0], rule)
+    kind = kind_of(task.kind)
+    operating = Operating.chosen(kind, names, val.target, scores[0], rule)
     on_val, on_test = (
-        pooled_columns(each, split.target, task.kind, names).assign(**operating.columns(task.kind, names, each))
+        pooled_columns(each, split.target, kind, names).assign(**operating.columns(kind, names, each))
         for each, split in zip(scores, (val, test), strict=True)
     )
     by_template = head.by_template(test) if isinstance(head, ZeroShotHead) else {}
@@ -53,17 +55,14 @@ def score_pooled(
 
 
 def pooled_columns(
-    scores: NDArray[np.float64], target: NDArray[np.float64], kind: str, names: tuple[str, ...]
+    scores: NDArray[np.float64], target: NDArray[np.float64] | None, kind: Kind, names: tuple[str, ...]
 ) -> pd.DataFrame:
-    """The kind's columns for scores [N, K] (or values [N, 1]) and ``target``."""
-    if kind == "regression":
-        return pd.DataFrame({"target": target, "prediction": scores[:, 0]})
-    if kind == "multilabel":
-        columns = {f"target_{name}": target[:, index] for index, name in enumerate(names)}
-    else:
-        columns = {"target": target}
-    columns |= {f"score_{name}": scores[:, index] for index, name in enumerate(names)}
-    return pd.DataFrame(columns)
+    """The kind's columns for scores [N, K] (or values [N, 1]), behind those for ``target`` where it is known."""
+    columns = {each.name: score for each, score in zip(kind.score.of(names), scores.T, strict=True)}
+    if target is None:
+        return pd.DataFrame(columns)
+    truth = zip(kind.truth_columns(names), target.reshape(len(target), -1).T, strict=True)
+    return pd.DataFrame({**dict(truth), **columns})
 
 
 @dataclass(frozen=True)

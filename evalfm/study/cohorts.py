@@ -13,7 +13,6 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.cohort import load_manifest, matching_test
 from evalfm.probing.splits import limited, make_splits
-from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.splits.episodes import classes_of
 from evalfm.progress import SILENT, Progress
 from evalfm.split_options import QUERIES, DataOptions, SplitOptions, SubsetOptions
@@ -21,10 +20,9 @@ from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.config import AbsentDataError, Study, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
-from evalfm.tasks.prompts import EXCLUSIVE
+from evalfm.tasks.kinds import kind_of
 from evalfm.tasks.truth import masks_of
 
-WITHOUT_SHOTS = ("multilabel", "regression")
 MIN_CLASSES = 2
 SHARES = (0.7, 0.1, 0.2)
 """Train, val and test of a data set that is not at hand: evalfm's default split."""
@@ -129,10 +127,12 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
         except EvalfmError as error:
             faults.append(str(error))
             continue
-        sizes = {subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if _serves(subset, card)}
+        sizes = {
+            subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if not unserved(subset, card)
+        }
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
-        classes = MIN_CLASSES if card.kind in EXCLUSIVE else len(card.target)
+        classes = MIN_CLASSES if kind_of(card.kind).exclusive else len(card.target)
         cohorts[entry.name, data] = TaskCohort(card, data, sizes, classes=classes)
     return cohorts, list(dict.fromkeys(faults))
 
@@ -160,12 +160,16 @@ def _episode(shots: int, queries: int | None, classes: int) -> Sizes:
     return Sizes(shots * classes, shots * classes, (queries or QUERIES) * classes)
 
 
-def _serves(subset: SubsetOptions, card: TaskCard) -> bool:
-    if subset.base_to_novel:
-        return card.kind in EXCLUSIVE
-    if subset.episodes:
-        return card.kind in EPISODE_KINDS
-    return subset.shots is None or card.kind not in WITHOUT_SHOTS
+def unserved(subset: SubsetOptions, card: TaskCard) -> str | None:
+    """Why a task cannot be learnt from ``subset``, or None."""
+    kind = kind_of(card.kind)
+    if subset.base_to_novel and not kind.exclusive:
+        return f"{kind} has no classes to halve"
+    if subset.episodes and not kind.one_class:
+        return f"an image of a {kind} task is of no one class"
+    if subset.shots is not None and not kind.has_shots:
+        return f"shots count images per class, which {kind} has not; label_fractions serve it"
+    return None
 
 
 class _SubsetFaults(Exception):
@@ -191,7 +195,7 @@ def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
     for subset in study.subsets_of(entry):
-        if not _serves(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
+        if unserved(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
             continue
         try:
             sizes[subset] = _sizes(study, test_where, cohort, test, subset, used)

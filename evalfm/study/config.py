@@ -15,7 +15,7 @@ from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
 from evalfm.split_options import DataOptions, SubsetOptions
-from evalfm.tasks.card import Kind
+from evalfm.tasks.kinds import KindName
 from evalfm.training.recipe import Adaptation
 
 PHANTOM = "phantom"
@@ -106,7 +106,7 @@ class SupervisedEntry(EncoderOptions):
         return self.model_copy(update={"tasks": kept})
 
 
-HeadsByKind = dict[Kind, tuple[str, ...]]
+HeadsByKind = dict[KindName, tuple[str, ...]]
 
 
 class Study(EvaluationOptions, DataOptions):

@@ -30,6 +30,7 @@ from evalfm.heads.training import planned_reads
 from evalfm.probing.head_group import PREDICTIONS
 from evalfm.split_options import SubsetOptions
 from evalfm.study.cohorts import Sizes
+from evalfm.tasks.kinds import kind_of
 from evalfm.training.recipe import EpochPlan, Recipe
 
 FORWARD_AND_BACKWARD = 3
@@ -156,7 +157,7 @@ def estimate_cell(
         if learned and not cell.episodes:
             # Of an episode the scores alone are kept.
             disk["trained encoders"] = 4.0 * learned * cell.seeds * len(splits)
-    if kind == "segmentation":
+    if kind_of(kind).pixelwise:
         scored = len(heads) * fits * copies * sum(part.val + part.test for part in splits)
     seconds = forwards * facts.seconds + decoded * read_seconds + scored * SCORE_SECONDS + head_seconds
     return CellEstimate(images, passes, forwards, decoded, scored, seconds, disk, checkpoints, memory)

@@ -14,13 +14,12 @@ from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.registry import find_head, head_names
 from evalfm.probing.episodes import solves
-from evalfm.probing.splits.episodes import KINDS as EPISODE_KINDS
 from evalfm.probing.texts import TEXT, reads_text
 from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.statistics.classification import FEWEST_TO_HALVE
-from evalfm.study.cohorts import WITHOUT_SHOTS, TaskCohort, TaskCohorts, idle_without_shots
+from evalfm.study.cohorts import TaskCohort, TaskCohorts, idle_without_shots, unserved
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
-from evalfm.tasks.prompts import EXCLUSIVE, LABELS
+from evalfm.tasks.kinds import kind_of
 from evalfm.training.recipe import recipe_of
 from evalfm.training.tuning import check_trainable
 
@@ -96,19 +95,12 @@ def expand(study: Study, cohorts: TaskCohorts) -> Grid:
         if cohort is None:
             continue
         for subset in study.subsets_of(task):
-            kind = cohort.card.kind
             if subset.base_to_novel and cohort.manifest is not None and cohort.classes < FEWEST_TO_HALVE:
                 what = f"{task.name} on {cohort.data}, {subset.label}"
                 grid.leave_out(what, f"of {cohort.classes} classes a half would be one, in which every answer is right")
                 continue
-            if subset.base_to_novel and kind not in EXCLUSIVE:
-                grid.leave_out(f"{task.name}, {subset.label}", f"{kind} has no classes to halve")
-                continue
-            if subset.episodes and kind not in EPISODE_KINDS:
-                grid.leave_out(f"{task.name}, {subset.label}", f"an image of a {kind} task is of no one class")
-                continue
-            if subset.shots is not None and kind in WITHOUT_SHOTS:
-                reason = f"shots count images per class, which {kind} has not; label_fractions serve it"
+            reason = unserved(subset, cohort.card)
+            if reason is not None:
                 grid.leave_out(f"{task.name}, {subset.label}", reason)
                 continue
             row = _Row(study, task, cohort, subset, grid)
@@ -167,7 +159,7 @@ class _Row:
         options |= self.subset.model_dump()
         options["data"], options["test_where"] = study.data_of(self.task)
         options["baselines"] = baselines
-        if self.cohort.card.kind not in LABELS:
+        if not kind_of(self.cohort.card.kind).yes_or_no:
             options["threshold"] = None
         options |= idle_without_shots(study, self.subset)
         if self.subset.episodes is not None and adaptation.episodes is not None:
@@ -240,7 +232,7 @@ def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: st
     reads_maps = "maps" in needs
     ref = EncoderRef.parse(encoder)
     if ref.is_table:
-        if reads_maps or kind == "segmentation":
+        if reads_maps or kind_of(kind).pixelwise:
             return "a table of features has no maps"
         if TEXT in needs:
             return "a table of features reads no text"

@@ -13,10 +13,11 @@ from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.labelled import rows_digest
-from evalfm.probing.splits.association import ASSOCIATED_KINDS, CURVE
+from evalfm.probing.splits.association import CURVE
 from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study
+from evalfm.tasks.kinds import kind_of
 
 FOLDS = 5
 """Where the training images lack the attribute: folds inside the labelled ones."""
@@ -81,7 +82,7 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         config = run.record.config
         kind = _kind_of(run)
         reason = None
-        if run.is_baseline or run.record.task.kind not in ASSOCIATED_KINDS:
+        if run.is_baseline or not kind_of(run.record.task.kind).has_finding:
             reason = "is a baseline, or has no yes-or-no label"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are needed"

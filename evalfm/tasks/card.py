@@ -14,8 +14,8 @@ from evalfm.cards import CardModel, read_yaml, validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.plugins import PlugIn, find_plugins, load_all
+from evalfm.tasks.kinds import KINDS, Kind, KindName
 
-Kind = Literal["binary", "multilabel", "multiclass", "ordinal", "segmentation", "regression"]
 Measure = Literal["column", "area-fraction", "lung-fraction", "ctr"]
 
 
@@ -46,7 +46,7 @@ class TaskCard(CardModel):
     schema_version: Literal[1] = Field(1, alias="schema")
     name: str
     version: int = 1
-    kind: Kind
+    kind: KindName
     title: str
     target: tuple[str, ...]
     measure: Measure = "column"
@@ -61,7 +61,7 @@ class TaskCard(CardModel):
     def _targets_fit(self, info: ValidationInfo) -> TaskCard:
         if not self.target or not self.metrics or not self.heads:
             raise ValueError("target, metrics and heads each need at least one name")
-        if len(self.target) > 1 and self.kind not in ("multilabel", "segmentation"):
+        if len(self.target) > 1 and not KINDS[self.kind].several_targets:
             raise ValueError(
                 f"a {self.kind} task has one target, not {len(self.target)}; split it, or make it multilabel"
             )
@@ -83,17 +83,6 @@ class TaskCard(CardModel):
     def primary(self) -> str:
         """The metric that a table sorts by."""
         return self.metrics[0]
-
-
-DEFAULTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "binary": (("auroc", "auprc", "sensitivity", "specificity"), ("linear", "knn")),
-    "multilabel": (("macro_auroc",), ("linear",)),
-    "multiclass": (("macro_auroc", "accuracy", "macro_f1"), ("linear", "knn")),
-    "ordinal": (("quadratic_kappa", "macro_auroc", "accuracy"), ("linear", "knn")),
-    "segmentation": (("dice_positive", "dice_all", "fraction_missed"), ("linear", "multiscale")),
-    "regression": (("mae", "r2", "spearman"), ("ridge",)),
-}
-"""Metrics (the primary first) and heads of a task whose card names none."""
 
 
 def _folder() -> Path:
@@ -185,8 +174,8 @@ def with_defaults(content: dict[str, Any]) -> dict[str, Any]:
     >>> with_defaults({"kind": "regression", "heads": ["mlp"]})
     {'metrics': ('mae', 'r2', 'spearman'), 'heads': ['mlp'], 'kind': 'regression'}
     """
-    metrics, heads = DEFAULTS.get(str(content.get("kind")), ((), ()))
-    return {"metrics": metrics, "heads": heads, **content}
+    kind = KINDS.get(str(content.get("kind")), Kind(name="unknown"))
+    return {"metrics": kind.metrics, "heads": kind.heads, **content}
 
 
 def _inherited(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,19 +14,11 @@ from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names, with_defaults
+from evalfm.tasks.kinds import BINARY, MULTICLASS, ORDINAL, REGRESSION, Kind, kind_of
 from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10
 """A plain number column with more distinct values than this is a regression target."""
-
-
-TITLES = {
-    "binary": "{}: yes or no?",
-    "multiclass": "{}: which class?",
-    "ordinal": "{}: which level?",
-    "regression": "{}: what value?",
-}
-"""Title of a task made of a plain column."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +59,24 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def kind(self) -> Kind:
+        """What is known of tasks of its kind."""
+        return kind_of(self.task.kind)
+
+    @property
+    def strata(self) -> NDArray[np.intp]:
+        """The class of each image, of those that are counted out or shared in proportion, [N]."""
+        return (self.target if self.kind.exclusive else self.positive).astype(np.intp)
+
     def masks(self, row: int) -> NDArray[np.bool_]:
         """The truth of ``row``, bool [K, H, W], on the stored image's grid."""
         return np.stack([known_mask(self.manifest, row, finding) for finding in self.task.target])
 
-    def mask_digests(self) -> list[list[str]]:
-        """Of each row, in order, the SHA-256 of its masks packed to bits: an edited mask is another truth."""
+    def truths(self) -> list[Any]:
+        """The target of each row, in order, or the SHA-256 of its masks packed to bits: an edited mask is another."""
+        if not self.kind.pixelwise:
+            return list(self.target.tolist())
         each = [facts_of_masks(self.manifest, finding, self.rows) for finding in self.task.target]
         return [[fact.digest for fact in facts] for facts in zip(*each, strict=True)]
 
@@ -134,38 +139,24 @@ def select_cohort(task: TaskCard, manifest: Manifest, where: str | None = None) 
     ([1], [1.0], ['outside age > 50', 'target unknown'])
     """
     inside = task_rows(task, manifest, where)
+    rows = _by_id(manifest, np.flatnonzero(inside.keep))
+    truth = read_truth(task, manifest, rows)
     cohort = Cohort(
-        task,
-        manifest,
-        _by_id(manifest, np.flatnonzero(inside.keep)),
-        np.empty((0, 0)),
-        np.empty(0, dtype=bool),
-        task.target,
-        (),
-        {},
-    )
-    truth = read_truth(task, manifest, cohort.rows)
-    known = truth.known
-    if truth.target.size:
-        unknown = np.isnan(truth.target)
-        # Of several labels each is learnt and measured where it is known; a row leaves when none is.
-        known = np.asarray(~(unknown.all(axis=1) if task.kind == "multilabel" else unknown.any(axis=1)))
-    cohort = replace(
-        cohort,
+        task=task,
+        manifest=manifest,
+        rows=rows,
         target=truth.target,
         positive=truth.positive,
         class_names=truth.class_names,
         exclusions=inside.exclusions,
         label_source=truth.label_source,
         cautions=inside.cautions,
-    ).keep(known & truth.known, "target unknown")
+    ).keep(truth.known, "target unknown")
     if task.positives_only:
         cohort = cohort.keep(cohort.positive, "no lesion (the task is of positives only)")
     if not len(cohort):
         reasons = "; ".join(f"{item.images} {item.reason}" for item in cohort.exclusions) or "the manifest has no rows"
         raise EvalfmError(f"Task {task.name} has no image left ({reasons}); check the label column and --where.")
-    if task.kind not in ("multilabel", "segmentation"):
-        cohort = replace(cohort, target=cohort.target[:, 0])
     return cohort
 
 
@@ -217,13 +208,10 @@ def card_of_column(name: str, manifest: Manifest) -> TaskCard:
     if not levels:
         raise EvalfmError(f"Column {name!r} is unknown throughout; fill it in or take another column.")
     many = pd.api.types.is_numeric_dtype(column) and len(levels) > FEW_LEVELS and declared != "class"
-    kind = "binary" if len(levels) <= 2 else "regression" if many else "multiclass"
-    if name in manifest.info.levels and len(levels) > 2:
-        kind = "ordinal"
-    if declared == "number":
-        kind = "regression"
-    title = TITLES[kind].format(name)
-    if kind == "binary" and len(levels) == 2 and in_words(manifest, name):
+    several = ORDINAL if name in manifest.info.levels else REGRESSION if many else MULTICLASS
+    kind = REGRESSION if declared == "number" else several if len(levels) > 2 else BINARY
+    title = kind.title.format(name)
+    if kind.one_label and len(levels) == 2 and in_words(manifest, name):
         title = f"{name}: {plain_level(levels[1])} or {plain_level(levels[0])}?"
-    content = with_defaults({"name": name, "kind": kind, "title": title, "target": [name], "schema": 1})
+    content = with_defaults({"name": name, "kind": kind.name, "title": title, "target": [name], "schema": 1})
     return TaskCard.model_validate(content)

@@ -15,13 +15,11 @@ from pydantic import Field, field_validator, model_validator
 from evalfm.cards import CardModel, read_json, read_yaml, validate
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
+from evalfm.tasks.kinds import kind_of
 
 SLOT = "{}"
 FROM_FILE = "a file of the caller's own"
 """In place of its name, which may name a person or a place."""
-LABELS = ("binary", "multilabel")
-"""Kinds whose labels are there or not: each has two rows, absent and present."""
-EXCLUSIVE = ("multiclass", "ordinal")
 
 
 class Phrases(CardModel):
@@ -180,12 +178,12 @@ def prompt_set(task: str, kind: str, class_names: Sequence[str], own: Own, file:
     >>> [(row.name, row.present, row.prompts) for row in prompts.rows]
     [('no edema', False, (('no edema',),)), ('edema', True, (('edema',),))]
     """
-    if kind not in (*LABELS, *EXCLUSIVE):
+    if not kind_of(kind).has_classes:
         raise EvalfmError(f"A {kind} task has no classes that sentences could name; take a head that reads no text.")
     card, only_sentences = _built_in().get(task) or _bare(task, class_names), False
     if file is not None:
         card, only_sentences = _from_file(user_path(file, "--prompts"), card)
-    if kind in EXCLUSIVE and card.absent:
+    if kind_of(kind).exclusive and card.absent:
         raise EvalfmError(
             f"The prompts of {card.name} describe the absence of {', '.join(card.absent)}, and one of the "
             f"classes of a {kind} task is always there; leave that out."
@@ -216,7 +214,7 @@ def _rows(card: PromptCard, kind: str, class_names: Sequence[str], own: Own) -> 
     templates = card.templates or (own.present,)
     for name in class_names:
         present = _named(name, card.classes[name])
-        if kind in LABELS:
+        if kind_of(kind).yes_or_no:
             # The encoder's own sentence for absence says "no" itself.
             absent = card.absent.get(name)
             if absent is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import MaskFact, mask_facts
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.tasks.card import TaskCard
+from evalfm.tasks.kinds import kind_of
 
 LUNGS = "lungs"
 EACH_LUNG = ("left_lung", "right_lung")
@@ -35,9 +36,9 @@ class Truth:
     """What is true of each row.
 
     Attributes:
-        target: labels, class numbers or measurements, [N, K], NaN where unknown; [N, 0] for masks.
+        target: a label, class number or measurement, [N]; several labels [N, K]; NaN where unknown; [N, 0] for masks.
         positive: whether the finding is there, [N].
-        known: whether there is a truth, [N].
+        known: whether there is a truth, of several labels any, [N].
         class_names: one per score column or mask channel.
         label_source: where the truth comes from, per target.
     """
@@ -56,18 +57,30 @@ def read_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Tr
         UnknownNameError: the manifest lacks a column that the task needs.
         EvalfmError: a label has other values than the kind of task allows.
     """
-    if task.kind == "segmentation":
-        return _mask_truth(task, manifest, rows)
-    if task.kind == "regression":
-        return _measured_truth(task, manifest, rows)
-    if task.kind in ("binary", "multilabel"):
-        columns = [binary_label(manifest, name, rows) for name in task.target]
-        target = np.stack([column for column, _ in columns], axis=1)
-        sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
-        known = np.ones(len(rows), dtype=bool)
-        names = task.target if task.kind == "multilabel" else (_positive_name(task, manifest),)
-        positive = np.asarray((np.nan_to_num(target) > 0).any(axis=1))
-        return Truth(target, positive, known, names, sources)
+    return READERS[kind_of(task.kind).target].read(task, manifest, rows)
+
+
+def masks_of(task: TaskCard, manifest: Manifest) -> tuple[str, ...]:
+    """The findings of ``manifest`` whose masks are the truth of ``task`` or measure it; no other mask is read."""
+    columns = manifest.table.columns
+    wanted = READERS[kind_of(task.kind).target].masks(task, columns)
+    parts = dict.fromkeys(part for finding in wanted for part in parts_of(finding, columns))
+    return tuple(part for part in parts if part in manifest.findings)
+
+
+def _label_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Truth:
+    """0 or 1; of several labels each is learnt and measured where it is known."""
+    columns = [binary_label(manifest, name, rows) for name in task.target]
+    target = np.stack([column for column, _ in columns], axis=1)
+    sources = {name: source for name, (_, source) in zip(task.target, columns, strict=True)}
+    positive, known = np.asarray((np.nan_to_num(target) > 0).any(axis=1)), np.asarray(~np.isnan(target).all(axis=1))
+    if kind_of(task.kind).several_labels:
+        return Truth(target, positive, known, task.target, sources)
+    return Truth(target[:, 0], positive, known, (_positive_name(task, manifest),), sources)
+
+
+def _class_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Truth:
+    """The number of each row's level among those of the column."""
     (name,) = task.target
     values = _column(manifest, name).iloc[rows]
     levels = levels_of(manifest, name, values)
@@ -75,10 +88,11 @@ def read_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Tr
     codes[codes < 0] = np.nan
     source = {name: manifest.info.label_source.get(name, "unstated")}
     known = ~np.isnan(codes)
-    return Truth(codes[:, None], known, known, tuple(plain_level(level) for level in levels), source)
+    return Truth(codes, known, known, tuple(plain_level(level) for level in levels), source)
 
 
 def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Truth:
+    """Which rows have every mask, and which of these show anything."""
     known = np.ones(len(rows), dtype=bool)
     positive = np.zeros(len(rows), dtype=bool)
     for finding in task.target:
@@ -90,36 +104,61 @@ def _mask_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> T
     return Truth(np.empty((len(rows), 0)), positive, known, task.target, sources)
 
 
+def measured_on(task: TaskCard) -> tuple[str, ...]:
+    """The findings whose masks the target can be measured on."""
+    on_lungs = {"lung-fraction": (*task.target, LUNGS), "ctr": ("heart", LUNGS)}
+    return task.target if task.measure == "area-fraction" else on_lungs.get(task.measure, ())
+
+
+def _masks_measured(task: TaskCard, columns: Collection[str]) -> tuple[str, ...]:
+    """The same; none where a column gives the ratio."""
+    return () if task.measure == "ctr" and task.target[0] in columns else measured_on(task)
+
+
 def _measured_truth(task: TaskCard, manifest: Manifest, rows: NDArray[np.intp]) -> Truth:
+    """The measurement [N] of each row, from its column or its masks."""
     (name,) = task.target
-    known = np.ones(len(rows), dtype=bool)
-    if task.measure == "area-fraction":
-        has_mask = _has_mask(manifest, name, rows)
-        values = np.full(len(rows), np.nan)
-        values[has_mask] = [fact.pixels / fact.size for fact in facts_of_masks(manifest, name, rows[has_mask])]
-        source = {name: _mask_source(manifest, name)}
-        return Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
-    if task.measure == "lung-fraction":
-        values = np.full(len(rows), np.nan)
-        has_both = _has_mask(manifest, name, rows) & _has_mask(manifest, LUNGS, rows)
-        facts = [facts_of_masks(manifest, finding, rows[has_both]) for finding in ((name,), (LUNGS,), (name, LUNGS))]
-        values[has_both] = [
-            lesion.pixels / both.pixels if lungs.pixels else np.nan for lesion, lungs, both in zip(*facts, strict=True)
-        ]
-        source = {name: _mask_source(manifest, name, LUNGS)}
-        return Truth(values[:, None], np.nan_to_num(values) > 0, known, task.target, source)
-    if task.measure == "ctr" and name not in manifest.table.columns:
-        values = np.full(len(rows), np.nan)
-        has_both = _has_mask(manifest, "heart", rows) & _has_mask(manifest, LUNGS, rows)
-        hearts, lungs = (facts_of_masks(manifest, finding, rows[has_both]) for finding in ("heart", LUNGS))
-        values[has_both] = [
-            heart.extent / thorax.extent if heart.extent and thorax.extent else np.nan
-            for heart, thorax in zip(hearts, lungs, strict=True)
-        ]
-        return Truth(values[:, None], known, known, task.target, {name: _mask_source(manifest, "heart", LUNGS)})
-    values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
-    source = {name: manifest.info.label_source.get(name, "unstated")}
-    return Truth(values[:, None], known, known, task.target, source)
+    everywhere = np.ones(len(rows), dtype=bool)
+    findings = _masks_measured(task, manifest.table.columns)
+    if not findings:
+        values = pd.to_numeric(_column(manifest, name), errors="coerce").to_numpy(np.float64, na_value=np.nan)[rows]
+        source = manifest.info.label_source.get(name, "unstated")
+        return Truth(values, everywhere, ~np.isnan(values), task.target, {name: source})
+    has_masks = np.logical_and.reduce([_has_mask(manifest, finding, rows) for finding in findings])
+    values = np.full(len(rows), np.nan)
+    values[has_masks] = list(_on_masks(task.measure, manifest, findings, rows[has_masks]))
+    positive = everywhere if task.measure == "ctr" else np.nan_to_num(values) > 0
+    return Truth(values, positive, ~np.isnan(values), task.target, {name: _mask_source(manifest, *findings)})
+
+
+def _on_masks(measure: str, manifest: Manifest, findings: tuple[str, ...], rows: NDArray[np.intp]) -> Iterator[float]:
+    """The measurement of each row; NaN where the lungs or the heart hold nothing."""
+    first, *others = (facts_of_masks(manifest, finding, rows) for finding in findings)
+    if not others:
+        yield from (fact.pixels / fact.size for fact in first)
+    elif measure == "ctr":
+        for heart, thorax in zip(first, *others, strict=True):
+            yield heart.extent / thorax.extent if heart.extent and thorax.extent else np.nan
+    else:
+        for lesion, lungs, both in zip(first, *others, facts_of_masks(manifest, findings, rows), strict=True):
+            yield lesion.pixels / both.pixels if lungs.pixels else np.nan
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the truth of a task is read, and the findings whose masks it needs where a manifest has some columns."""
+
+    read: Callable[[TaskCard, Manifest, NDArray[np.intp]], Truth]
+    masks: Callable[[TaskCard, Collection[str]], Iterable[str]]
+
+
+READERS = {
+    "labels": Reader(_label_truth, lambda task, columns: [name for name in task.target if name not in columns]),
+    "classes": Reader(_class_truth, lambda task, columns: ()),
+    "masks": Reader(_mask_truth, lambda task, columns: task.target),
+    "values": Reader(_measured_truth, _masks_measured),
+}
+"""By what a head learns, see ``Kind.target``."""
 
 
 def binary_label(manifest: Manifest, name: str, rows: NDArray[np.intp]) -> tuple[NDArray[np.float64], str]:
@@ -200,22 +239,6 @@ def facts_of_masks(manifest: Manifest, finding: str | tuple[str, ...], rows: NDA
     parts = [part for each in findings for part in parts_of(each, manifest.table.columns)]
     facts = mask_facts(manifest, parts, rows.tolist())
     return [facts.known(row) for row in rows.tolist()]
-
-
-def masks_of(task: TaskCard, manifest: Manifest) -> tuple[str, ...]:
-    """The findings of ``manifest`` whose masks are the truth of ``task`` or measure it; no other mask is read."""
-    columns = manifest.table.columns
-    wanted: list[str] = []
-    if task.kind == "segmentation" or task.measure in ("area-fraction", "lung-fraction"):
-        wanted += task.target
-    elif task.kind in ("binary", "multilabel"):
-        wanted += [name for name in task.target if name not in columns]
-    if task.measure == "lung-fraction":
-        wanted.append(LUNGS)
-    if task.measure == "ctr" and task.target[0] not in columns:
-        wanted += ["heart", LUNGS]
-    parts = dict.fromkeys(part for finding in wanted for part in parts_of(finding, columns))
-    return tuple(part for part in parts if part in manifest.findings)
 
 
 def known_mask(manifest: Manifest, row: int, finding: str) -> NDArray[np.bool_]:

@@ -15,7 +15,8 @@ from evalfm.cards import validate
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.metrics.registry import METRICS, check_metrics, compute_metrics, metric_of, metrics_of
 from evalfm.metrics.rows import ROWS, Scored
-from evalfm.tasks.card import DEFAULTS, TaskCard, list_tasks
+from evalfm.tasks.card import TaskCard, list_tasks
+from evalfm.tasks.kinds import KINDS
 
 CLASSES = ("heart", "left_lung", "mm", "D")
 IMAGES = 240
@@ -150,8 +151,8 @@ def test_a_card_that_asks_for_a_metric_that_is_none_is_refused() -> None:
         validate(TaskCard, {**masks, "metrics": ["dice_positive_heart"]}, "task card x").primary
         == "dice_positive_heart"
     )
-    for kind, (metrics, _) in DEFAULTS.items():
-        check_metrics(metrics, kind)
+    for kind in KINDS.values():
+        check_metrics(kind.metrics, kind.name)
     assert len(list_tasks()) > 10
     # Those that ship are listed unchecked, so that a list imports no numpy.
     for name, card in list_tasks().items():

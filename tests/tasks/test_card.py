@@ -4,7 +4,8 @@ import pytest
 
 from evalfm.data.sources.nih_cxr14 import FINDINGS
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import DEFAULTS, list_tasks, load_task, read_card
+from evalfm.tasks.card import list_tasks, load_task, read_card
+from evalfm.tasks.kinds import KINDS
 
 EXPECTED = {
     "ptx-cls": ("binary", ("pneumothorax",), "auroc"),
@@ -44,7 +45,7 @@ def test_built_in_tasks_ask_what_they_say(name: str):
 def test_every_card_is_named_as_its_file_and_complete(name: str):
     card = load_task(name)
     assert card.name == name
-    assert card.heads == DEFAULTS[card.kind][1]
+    assert card.heads == KINDS[card.kind].heads
     assert card.title.endswith("?")
     if name in ("density", "coop-classes"):
         assert card.where is None, "what is no chest radiograph has no frontal view"

@@ -9,7 +9,8 @@ import pytest
 
 from evalfm.errors import EvalfmError
 from evalfm.tasks.card import list_tasks
-from evalfm.tasks.prompts import EXCLUSIVE, LABELS, Own, list_prompts, prompt_set
+from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.prompts import Own, list_prompts, prompt_set
 
 OWN = Own("this is a photo of {}", "this is a photo of no {}")
 
@@ -19,7 +20,7 @@ def written(path: Path, content: object) -> Path:
     return path
 
 
-NAMED = {name: card for name, card in list_tasks().items() if card.kind in (*LABELS, *EXCLUSIVE)}
+NAMED = {name: card for name, card in list_tasks().items() if kind_of(card.kind).has_classes}
 # Its classes stand in the data set alone.
 del NAMED["coop-classes"]
 
@@ -30,7 +31,7 @@ def test_every_classification_task_has_sentences_of_its_own(name: str):
     wanted = set("ABCD") if name == "density" else set(card.target)
     assert set(said.classes) == wanted
     prompts = prompt_set(name, card.kind, tuple(said.classes), OWN)
-    assert len(prompts.rows) == len(wanted) * (2 if card.kind in LABELS else 1)
+    assert len(prompts.rows) == len(wanted) * (2 if kind_of(card.kind).yes_or_no else 1)
     assert all(len(row.prompts) == len(prompts.templates) for row in prompts.rows)
 
 

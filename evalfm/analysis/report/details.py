@@ -12,10 +12,11 @@ from evalfm.analysis.operating_points import HEADER, operating_points, wanted
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.shortcuts import Curve, Decoded
-from evalfm.analysis.table import WITH_FINDING, Line, TaskTable, encoder_label
+from evalfm.analysis.table import Line, TaskTable, encoder_label
 from evalfm.analysis.times import Times
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
+from evalfm.tasks.kinds import kind_of
 
 Areas = list[tuple[Line, list[Estimate]]]
 
@@ -118,15 +119,15 @@ def decodability_table(name: str, decoded: Sequence[Decoded]) -> Table:
 
 def splits_table(name: str, run: Run) -> Table:
     """Images and patients of each split."""
-    sizes, kind = run.record.data.splits, run.kind
-    header = ["split", "images", "patients", *([f"images {WITH_FINDING[kind]}"] if kind in WITH_FINDING else [])]
+    sizes, finding = run.record.data.splits, kind_of(run.kind).finding
+    header = ["split", "images", "patients", *([f"images {finding}"] if finding else [])]
     known = run.record.data.patients_known
     rows: list[list[Value]] = [
         [
             split,
             size.images,
             size.patients if known else None,
-            *([size.positive_images] if kind in WITH_FINDING else []),
+            *([size.positive_images] if finding else []),
         ]
         for split, size in (("train", sizes.train), ("val", sizes.val), ("test", sizes.test))
     ]

@@ -17,6 +17,7 @@ from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 Found = TypeVar("Found")
 
@@ -36,7 +37,7 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
     if asks_questions(run):
         scored = _of_each(
             made,
-            lines if run.record.task.kind == "binary" else lines[:1],
+            lines if kind_of(run.kind).one_label else lines[:1],
             lambda line: bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by),
         )
         if scored:
@@ -108,7 +109,7 @@ def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
 
 
 def _strata(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
-    several, thresholds = len(reports) > 1, line.runs[0].record.task.kind == "binary"
+    several, thresholds = len(reports) > 1, kind_of(line.runs[0].kind).one_label
     metrics = ["auroc", *(["sensitivity", "specificity"] if thresholds else [])]
     rows: list[list[Value]] = []
     for report in reports:

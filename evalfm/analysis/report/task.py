@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 from markupsafe import Markup
@@ -42,6 +42,7 @@ from evalfm.analysis.table import (
 from evalfm.errors import EvalfmError
 from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 CHANCE = 0.5
 """Macro AUROC of a constant answer."""
@@ -245,34 +246,69 @@ def _add_by_kind(made: TaskReport, best: Sequence[Line]) -> None:
     """What the kind of task calls for, of the best lines and the best baseline."""
     baselines = [line for line in best if line.baseline][:1]
     shown = [*[line for line in best if not line.baseline][: charts.MOST_CURVES - len(baselines)], *baselines]
-    kind = best[0].runs[0].kind
-    if kind == "binary":
-        with made.part("ROC curves"):
-            _add(made, "ROC curves", charts.roc(shown))
-        with made.part("Calibration"):
-            calibrated = charts.calibration(shown)
-            if calibrated is None:
-                made.absent.append("Calibration: no model gives probabilities.")
-            _add(made, "Calibration in ten equally filled bins", calibrated)
-    if kind == "segmentation":
-        for each in best[0].runs[0].record.data.class_names:
-            heading = f"Dice on images with {each}: 5–95 %, quartiles and median"
-            with made.part(heading):
-                rows = [(charts.name_of(line), _dice(line.runs[0], str(each))) for line in shown]
-                _add(made, heading, charts.spread(f"Dice of {each}", rows))
-    if kind == "regression":
-        with made.part("Predicted minus true"):
-            rows = [(charts.name_of(line), _errors(line.runs[0])) for line in shown]
-            _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
-    if kind in ("multilabel", "multiclass", "ordinal"):
-        heading = "AUROC of each label" if kind == "multilabel" else "AUROC of each class against the others"
+    for name in kind_of(best[0].runs[0].kind).parts:
+        PARTS[name](made, shown)
+
+
+def _roc(made: TaskReport, shown: Sequence[Line]) -> None:
+    with made.part("ROC curves"):
+        _add(made, "ROC curves", charts.roc(shown))
+
+
+def _calibration(made: TaskReport, shown: Sequence[Line]) -> None:
+    with made.part("Calibration"):
+        calibrated = charts.calibration(shown)
+        if calibrated is None:
+            made.absent.append("Calibration: no model gives probabilities.")
+        _add(made, "Calibration in ten equally filled bins", calibrated)
+
+
+def _dice(made: TaskReport, shown: Sequence[Line]) -> None:
+    for each in shown[0].runs[0].record.data.class_names:
+        heading = f"Dice on images with {each}: 5–95 %, quartiles and median"
         with made.part(heading):
-            _add(made, heading, charts.by_class("AUROC", *by_class(shown)))
-            made.tables.append((heading, _by_class(f"{made.anchor}-classes", shown)))
-    if kind in ("multiclass", "ordinal"):
-        heading = f"What {charts.name_of(shown[0])} answers"
-        with made.part(heading):
-            made.tables.append((heading, answers(f"{made.anchor}-answers", shown[0].runs[0])))
+            tables = [(charts.name_of(line), line.runs[0].test_predictions()) for line in shown]
+            rows = [
+                (name, table[f"dice_{each}"][table[f"area_true_{each}"] > 0].to_numpy(np.float64))
+                for name, table in tables
+            ]
+            _add(made, heading, charts.spread(f"Dice of {each}", rows))
+
+
+def _errors(made: TaskReport, shown: Sequence[Line]) -> None:
+    with made.part("Predicted minus true"):
+        tables = [(charts.name_of(line), line.runs[0].test_predictions()) for line in shown]
+        rows = [(name, (table["prediction"] - table["target"]).to_numpy(np.float64)) for name, table in tables]
+        _add(made, "Predicted minus true: 5–95 %, quartiles and median", charts.spread("error", rows))
+
+
+def _areas(made: TaskReport, shown: Sequence[Line], heading: str) -> None:
+    with made.part(heading):
+        _add(made, heading, charts.by_class("AUROC", *by_class(shown)))
+        made.tables.append((heading, _by_class(f"{made.anchor}-classes", shown)))
+
+
+def _answers(made: TaskReport, shown: Sequence[Line]) -> None:
+    heading = f"What {charts.name_of(shown[0])} answers"
+    with made.part(heading):
+        made.tables.append((heading, answers(f"{made.anchor}-answers", shown[0].runs[0])))
+
+
+PARTS: dict[str, Callable[[TaskReport, Sequence[Line]], None]] = {
+    "roc": _roc,
+    "calibration": _calibration,
+    "dice": _dice,
+    "errors": _errors,
+    "labels": partial(_areas, heading="AUROC of each label"),
+    "classes": partial(_areas, heading="AUROC of each class against the others"),
+    "answers": _answers,
+}
+"""What the section of a task shows of its kind, see ``Kind.parts``."""
+SHOWN = {
+    "overlays": ("overlays_*.png", "best, median and worst images, and the worst of each stratum"),
+    "agreement": ("agreement.png", "agreement with the truth"),
+}
+"""Of the pictures that runs draw, see ``Kind.picture``, those that a section repeats, and what they show."""
 
 
 def _by_class(name: str, lines: Sequence[Line]) -> Table:
@@ -282,41 +318,20 @@ def _by_class(name: str, lines: Sequence[Line]) -> Table:
     return table(name, ["class", *(charts.name_of(line) for line, _ in areas)], rows, caption)
 
 
-def _dice(run: Run, name: str) -> charts.Values:
-    found = run.test_predictions()
-    found = found[found[f"area_true_{name}"] > 0]
-    values: charts.Values = found[f"dice_{name}"].to_numpy(np.float64)
-    return values
-
-
-def _errors(run: Run) -> charts.Values:
-    found = run.test_predictions()
-    values: charts.Values = found["prediction"].to_numpy(np.float64) - found["target"].to_numpy(np.float64)
-    return values
-
-
 def _add_pictures(made: TaskReport, best: Sequence[Line]) -> None:
     """The images and agreement plots that the best line's run drew itself; it knew whether pixels may be shown."""
     line = next((line for line in best if not line.baseline), best[0])
     run = line.runs[0]
-    kind = run.kind
-    paths = sorted((run.folder / "figures").glob("overlays_*.png" if kind == "segmentation" else "agreement.png"))
+    kind = kind_of(run.kind)
+    pattern, words = SHOWN.get(kind.picture, ("", ""))
+    paths = sorted((run.folder / "figures").glob(pattern)) if pattern else []
     # A run may come from anywhere: what is no picture of its own folder is not put into a page.
     paths = [path for path in paths if path.is_file() and path.resolve().is_relative_to(run.folder.resolve())]
-    for path in paths if kind in ("segmentation", "regression") else []:
-        made.pictures.append((f"{charts.name_of(line)}: {_shows(path)}", picture_uri(path)))
-    if kind == "segmentation" and not paths:
+    made.pictures += [(f"{charts.name_of(line)}: {words}", picture_uri(path)) for path in paths]
+    if kind.pixelwise and not paths:
         shown = run.record.data.redistributable_images
         why = "" if shown else "the licence of the data does not let pixels be shown"
         made.absent.append(f"Images with outlines: {why or 'the run drew none'}.")
-
-
-def _shows(path: Path) -> str:
-    return (
-        "best, median and worst images, and the worst of each stratum"
-        if path.stem.startswith("overlays")
-        else "agreement with the truth"
-    )
 
 
 def _add_shortcuts(made: TaskReport, runs: Sequence[Run]) -> None:

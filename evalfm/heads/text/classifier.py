@@ -15,7 +15,8 @@ from evalfm.encoders.text import TextTower
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import check_kind, finite_pooled, tied
 from evalfm.heads.head import Context, Examples, Fit, Head, PooledHead, Text
-from evalfm.tasks.prompts import LABELS, PromptSet
+from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.prompts import PromptSet
 
 
 class TextHead(PooledHead):
@@ -47,7 +48,7 @@ class TextHead(PooledHead):
     def keep(self, rows: Tensor, scale: float, kind: str) -> None:
         """Take text embeddings [R, D] (brought to length 1) and the scale of their cosines."""
         self._rows = normalised(rows)
-        self._scale, self._paired = float(scale), kind in LABELS
+        self._scale, self._paired = float(scale), kind_of(kind).yes_or_no
 
     def tensors(self) -> dict[str, Tensor]:
         """``rows`` [R, D] of length 1, ``scale`` of the cosines, and whether two rows are one label (``paired``)."""

@@ -36,7 +36,8 @@ from evalfm.heads.text.training import (
     selected,
     squared_difference,
 )
-from evalfm.tasks.prompts import LABELS, SLOT, PromptRow, PromptSet
+from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.prompts import SLOT, PromptRow, PromptSet
 
 EPOCHS: dict[TrainingEnvironment, int] = {"few-shot": 100, "base-to-novel": 50}
 
@@ -201,7 +202,7 @@ class LearnedContextHead(TextHead):
         """
         if self._wording is None:
             raise EvalfmError(f"The head {self.name!r} has not been fitted; fit it or load a run's tensors first.")
-        if text.prompts.kind in LABELS or self._paired:
+        if kind_of(text.prompts.kind).yes_or_no or self._paired:
             raise EvalfmError("A yes-or-no label has no novel classes; take a task of several classes.")
         names = names_of(text.prompts.rows)
         seen = {name.casefold() for name in self._wording.names}

@@ -18,7 +18,6 @@ from evalfm.tasks.truth import binary_label
 
 CURVE = (0.0, 0.25, 0.5, 0.75, STRONGEST_ASSOCIATION)
 """Strengths of a whole shortcut curve; the number of images is one that every one of them allows."""
-ASSOCIATED_KINDS = ("binary", "segmentation")
 
 
 def applies(options: SplitOptions) -> bool:
@@ -47,7 +46,7 @@ def _associated(split: Split, cohort: Cohort, association: Association, seed: in
     Raises:
         EvalfmError: the task has no label of yes and no, the attribute is no such column, or a group is empty.
     """
-    if cohort.task.kind not in ASSOCIATED_KINDS:
+    if not cohort.kind.has_finding:
         raise EvalfmError(f"--associate needs a yes-or-no label; {cohort.task.name} is {cohort.task.kind}.")
     attribute, _ = binary_label(cohort.manifest, association.attribute, cohort.rows)
     label = cohort.positive.astype(np.float64)

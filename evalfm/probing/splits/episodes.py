@@ -14,8 +14,6 @@ from evalfm.probing.splits.split import Split, SplitInput
 from evalfm.split_options import QUERIES, SplitOptions
 from evalfm.tasks.cohort import Cohort
 
-KINDS = ("binary", "multiclass", "ordinal")
-
 
 def applies(options: SplitOptions) -> bool:
     """With ``episodes``."""
@@ -30,10 +28,8 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
     """
     cohort, options = given.cohort, given.options
     assert options.episodes is not None
-    if cohort.task.kind not in KINDS:
-        remedy = (
-            "take one of its labels, as --task LABEL" if cohort.task.kind == "multilabel" else "take a task of classes"
-        )
+    if not cohort.kind.one_class:
+        remedy = "take one of its labels, as --task LABEL" if cohort.kind.several_labels else "take a task of classes"
         raise EvalfmError(
             f"Episodes take n images of each class, and an image of the {cohort.task.kind} task {cohort.task.name} is "
             f"of no one class; {remedy}."
@@ -45,7 +41,7 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
     made = []
     for each in splits:
         drawn = draw_episodes(
-            cohort.target.astype(np.intp),
+            cohort.strata,
             given.units,
             ids,
             names,
@@ -62,7 +58,7 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
 def classes_of(cohort: Cohort) -> tuple[str, ...]:
     """The names of all classes; a binary task has two."""
     names = cohort.class_names
-    return (f"no {names[0]}", names[0]) if cohort.task.kind == "binary" else names
+    return names if cohort.kind.exclusive else (f"no {names[0]}", names[0])
 
 
 def has_no_split(split: Split) -> bool:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evalfm.data import splits as by_patient
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits.split import Split, SplitInput
 from evalfm.split_options import SplitOptions
-from evalfm.tasks.cohort import Cohort
 
 
 def applies(options: SplitOptions) -> bool:
@@ -29,7 +27,7 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
     assert folds is not None
     if len(set(patients.tolist())) < folds:
         raise EvalfmError(f"{folds} folds need at least {folds} patients; take fewer folds.")
-    labels = _strata(given.cohort)
+    labels = given.cohort.strata if given.cohort.positive.any() else None
     assigned = by_patient.folds(patients, folds, seed, labels=labels)
     made = []
     for fold in range(folds):
@@ -37,10 +35,3 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
         train, val, test = (np.flatnonzero(names == name) for name in ("train", "val", "test"))
         made.append(Split(train, val, test, fold))
     return made
-
-
-def _strata(cohort: Cohort) -> NDArray[np.intp] | None:
-    """The class [N] of each image whose share every fold shall have; None where there is none."""
-    if cohort.task.kind in ("multiclass", "ordinal"):
-        return cohort.target.astype(np.intp)
-    return cohort.positive.astype(np.intp) if cohort.positive.any() else None

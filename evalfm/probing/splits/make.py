@@ -67,16 +67,15 @@ def _learnable(split: Split, cohort: Cohort) -> Split:
         if not len(getattr(split, name)):
             raise EvalfmError(f"No image is left in {name}{where}; take more data, another split or fewer conditions.")
     remedy = "take another split (`evalfm data split --stratify`), more data or fewer folds"
-    several = cohort.task.kind == "multilabel"
-    if several and len(unlearnable(cohort, split)) == len(cohort.task.target):
+    kind, targets = cohort.kind, cohort.task.target
+    if kind.several_labels and len(unlearnable(cohort, split)) == len(targets):
         raise EvalfmError(f"No label has both classes in train and in val{where}; {remedy}.")
     for name in ("train", "val"):
         inside = getattr(split, name)
-        for label, values in _classes(cohort).items():
-            if not several and not _has_two_classes(values[inside]):
-                raise EvalfmError(f"In {name}{where} {label!r} has one class only; {remedy}.")
-        if cohort.task.kind == "segmentation" and not cohort.positive[inside].any():
-            findings = ", ".join(cohort.task.target)
+        if kind.one_class and not _has_two_classes(cohort.target[inside]):
+            raise EvalfmError(f"In {name}{where} {targets[0]!r} has one class only; {remedy}.")
+        if kind.pixelwise and not cohort.positive[inside].any():
+            findings = ", ".join(targets)
             raise EvalfmError(f"In {name}{where} no image has a mask of {findings} that holds anything; {remedy}.")
     return split
 
@@ -88,23 +87,14 @@ def _has_no_val(cohort: Cohort) -> bool:
 
 def unlearnable(cohort: Cohort, split: Split) -> tuple[str, ...]:
     """Labels of a multilabel task that show one class only in train or in val of ``split``; none for other kinds."""
-    if cohort.task.kind != "multilabel":
+    if not cohort.kind.several_labels:
         return ()
     return tuple(
         label
-        for label, values in _classes(cohort).items()
+        for label, values in zip(cohort.task.target, cohort.target.T, strict=True)
         if not all(_has_two_classes(values[getattr(split, name)]) for name in ("train", "val"))
     )
 
 
 def _has_two_classes(values: NDArray[np.float64]) -> bool:
     return len(np.unique(values[~np.isnan(values)])) > 1
-
-
-def _classes(cohort: Cohort) -> dict[str, NDArray[np.float64]]:
-    """Per label the class [N] of each image, where the task has classes."""
-    if cohort.task.kind == "multilabel":
-        return {name: cohort.target[:, index] for index, name in enumerate(cohort.task.target)}
-    if cohort.task.kind in ("binary", "multiclass", "ordinal"):
-        return {cohort.task.target[0]: cohort.target}
-    return {}

@@ -31,13 +31,10 @@ def split(splits: Sequence[Split], given: SplitInput) -> list[Split]:
 def _few(split: Split, given: SplitInput) -> Split:
     cohort, options = given.cohort, given.options
     assert options.shots is not None
-    if cohort.task.kind in ("binary", "multiclass", "ordinal"):
-        labels = cohort.target[split.train].astype(np.intp)
-    elif cohort.task.kind == "segmentation":
-        labels = cohort.positive[split.train].astype(np.intp)
-    else:
-        raise EvalfmError(f"--shots counts images per class, which {cohort.task.kind} has not; take --label-fraction.")
-    kept = by_patient.nested_shots(labels, given.units[split.train], options.shots, given.subset_seed)
+    if not cohort.kind.has_shots:
+        raise EvalfmError(f"--shots counts images per class, which {cohort.kind} has not; take --label-fraction.")
+    labels, units = cohort.strata[split.train], given.units[split.train]
+    kept = by_patient.nested_shots(labels, units, options.shots, given.subset_seed)
     few = replace(split, train=split.train[kept])
     return few if options.val_shots is None else _few_val(few, given)
 
@@ -50,12 +47,11 @@ def _few_val(split: Split, given: SplitInput) -> Split:
     cohort, options = given.cohort, given.options
     assert options.shots is not None
     assert options.val_shots is not None
-    labels = (cohort.positive if cohort.task.kind == "segmentation" else cohort.target)[split.val].astype(np.intp)
+    labels = cohort.strata[split.val]
     number = min(options.shots, options.val_shots)
     kept = by_patient.nested_shots(labels, given.units[split.val], number, given.subset_seed, fewer=True)
-    exclusive = cohort.task.kind in ("multiclass", "ordinal")
     scarce = [
-        f"{count} of {cohort.class_names[label] if exclusive else f'{cohort.class_names[0]} = {label}'}"
+        f"{count} of {cohort.class_names[label] if cohort.kind.exclusive else f'{cohort.class_names[0]} = {label}'}"
         for label, count in zip(*np.unique(labels, return_counts=True), strict=True)
         if count < number
     ]
