@@ -92,12 +92,12 @@ def measure(folder: Path, quick: bool) -> dict[str, Stage]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
     import numpy as np
 
-    from evalfm.config import SplitOptions
     from evalfm.data import checks, splits
     from evalfm.data.digests import image_digests
     from evalfm.data.manifest import Manifest
     from evalfm.data.privacy import public_table
     from evalfm.probing.splits import limited, make_splits
+    from evalfm.split_options import SplitOptions
     from evalfm.tasks.card import TaskCard
     from evalfm.tasks.cohort import resolve_task, select_cohort
 

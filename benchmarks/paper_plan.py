@@ -215,7 +215,7 @@ def count(name: str) -> Cost:
     """GFLOP of one image counted, and seconds of one core: the shorter of two passes after a first one."""
     import torch
 
-    from evalfm.features.operations import operation_counter
+    from evalfm.features.cost import operation_counter
 
     torch.set_num_threads(1)
     encoder = load_encoder(name, weights="random")

@@ -34,7 +34,7 @@ from evalfm.heads.head import Context
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
-from evalfm.training import augmentation, average, batches, checkpoint, distributed, masks
+from evalfm.training import augmentation, average, checkpoint, distributed, job, masks
 from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.job import EncoderWithHead
 from evalfm.training.masks import InputMasks
@@ -48,7 +48,7 @@ STAGES = {
     "change images": (augmentation.BatchChange, "images"),
     "change masks": (augmentation.BatchChange, "masks"),
     "stack masks": (masks.InputMasks, "stack"),
-    "on the device": (batches.TrainingBatch, "micro_batches"),
+    "on the device": (job.TrainingBatch, "micro_batches"),
     "forward": (EncoderWithHead, "forward"),
     "backward": (distributed.Distributed, "backward"),
     "clip": (distributed.Distributed, "clip"),

@@ -112,20 +112,20 @@ def parse_yaml(text: str, source: str, *, number_keys: bool = False) -> Any:
         raise EvalfmError(f"{source} is not plain YAML ({where}); fix the file.") from None
 
 
-def read_json(path: Path, *, max_depth: int = MAX_DEPTH) -> Any:
+def read_json(path: Path) -> Any:
     """Read one JSON value of any length.
 
     Raises:
         EvalfmError: the file is absent, no JSON, or too deep.
     """
-    return parse_json(read_text(path), str(path), max_depth=max_depth)
+    return parse_json(read_text(path), str(path))
 
 
-def parse_json(text: str | bytes, source: str, *, max_depth: int = MAX_DEPTH) -> Any:
+def parse_json(text: str | bytes, source: str) -> Any:
     """The value in ``text``; ``source`` names it in messages.
 
     Raises:
-        EvalfmError: no JSON, or lists and mappings more than ``max_depth`` deep in each other.
+        EvalfmError: no JSON, or lists and mappings more than ``MAX_DEPTH`` deep in each other.
 
     >>> parse_json("[1, 2]", "list.json")
     [1, 2]
@@ -133,15 +133,15 @@ def parse_json(text: str | bytes, source: str, *, max_depth: int = MAX_DEPTH) ->
     try:
         content = json.loads(text)
     except RecursionError:
-        raise EvalfmError(f"{source} is too deep ({max_depth} levels are read); fetch or write it again.") from None
+        raise EvalfmError(f"{source} is too deep ({MAX_DEPTH} levels are read); fetch or write it again.") from None
     except ValueError as error:
         raise EvalfmError(f"{source} is not JSON ({error}); fetch or write it again.") from None
     level = [content]
-    for _ in range(max_depth):
+    for _ in range(MAX_DEPTH):
         level = [inner for each in level for inner in _inside(each)]
         if not level:
             return content
-    raise EvalfmError(f"{source} is too deep ({max_depth} levels are read); fetch or write it again.")
+    raise EvalfmError(f"{source} is too deep ({MAX_DEPTH} levels are read); fetch or write it again.")
 
 
 def read_text(path: Path, max_bytes: int | None = None) -> str:

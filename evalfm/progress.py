@@ -13,11 +13,9 @@ class Progress(Protocol):
 
     def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
         """Yield ``items`` while a bar named ``label`` advances towards ``total``."""
-        ...
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
-        ...
 
 
 class Silent:

@@ -7,18 +7,19 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
 
-from evalfm.cards import CardModel, in_words
+from evalfm.cards import CardModel, Model, in_words
 from evalfm.cautions import Caution, with_known_codes
-from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, SplitOptions, TrainingOptions
+from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, TrainingOptions
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts
 from evalfm.schema_one import migrated
+from evalfm.split_options import SplitOptions
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.cohort import Exclusion
 from evalfm.tasks.kinds import BASE_TO_NOVEL, EPISODES, KINDS, KindName
@@ -33,11 +34,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 """What moves the cursor or colours a terminal, line breaks and tabs excepted."""
 
 
-def _counted(item: Any, *names: str) -> Any:
-    """``item`` after its counts were looked at."""
-    for name in names:
-        if not 0 <= getattr(item, name) <= 1 << 40:
-            raise ValueError(f"{name} is {getattr(item, name)}, which counts nothing")
+def _counted(item: Any, name: str) -> Any:
+    if not 0 <= getattr(item, name) <= 1 << 40:
+        raise ValueError(f"{name} is {getattr(item, name)}, which counts nothing")
     return item
 
 
@@ -45,7 +44,6 @@ Word = Annotated[str, Field(min_length=1, max_length=1000)]
 Count = Annotated[int, Field(ge=0, le=1 << 40)]
 Metric = Annotated[Estimate, AfterValidator(lambda each: _counted(each, "n"))]
 Exclusions = list[Annotated[Exclusion, AfterValidator(lambda each: _counted(each, "images"))]]
-Model = TypeVar("Model", bound=BaseModel)
 
 
 class Section(CardModel):

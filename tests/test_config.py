@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evalfm.cards import takes
-from evalfm.config import MachineOptions, ProbeConfig, SubsetOptions
+from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.probe import probe
 
@@ -160,14 +160,6 @@ def test_no_path_is_in_what_a_run_records() -> None:
         **{**FULL, "prompts": "/home/anna/said.json", "out": "/home/anna/runs", "weights": "/home/anna/w"}
     )
     assert "anna" not in str(config.recorded())
-
-
-def test_subsets_in_words() -> None:
-    subsets: list[dict[str, Any]] = [{}, {"shots": 4}, {"label_fraction": 0.1}, {"associate": "chest_tube=0.5"}]
-    subsets += [{"shots": 1, "episodes": 9}, {"episodes": 1}]
-    labels = ["all of train", "4 shots", "0.1 of the patients", "images with chest_tube=0.5"]
-    labels += ["9 episodes of 1 shot", "1 episode"]
-    assert [SubsetOptions(**each).label for each in subsets] == labels
 
 
 def test_the_recipe_of_episodes_is_their_own_and_can_be_changed() -> None:

@@ -18,14 +18,14 @@ from evalfm.metrics.labels import AUROC
 from evalfm.metrics.registry import compute_metrics, metrics_in
 from evalfm.metrics.rows import Scored
 from evalfm.run import Run
-from evalfm.statistics.association import MeanDifference, mean_difference
+from evalfm.statistics.association import Effect, mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
-from evalfm.statistics.subgroups import StratumGap, SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
+from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 ALPHA = 0.05
 SHOWN = tuple(metric.name for metric in metrics_in("subgroups", "binary"))
@@ -62,7 +62,7 @@ class Contrast:
     balanced: float | None
     drop: float | None
     fixed: dict[int, FixedLabel]
-    gap: StratumGap
+    gap: Effect
     corrected: float | None
     verdict: str
 
@@ -118,7 +118,7 @@ class Gap:
     """One level against all others that are known; ``corrected`` is p after Benjamini and Hochberg over the report."""
 
     level: str
-    difference: MeanDifference
+    difference: Effect
     corrected: float | None
     verdict: str
 

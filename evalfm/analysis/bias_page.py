@@ -13,8 +13,8 @@ from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.details import curve_drawings, curves_table, decodability_table
 from evalfm.analysis.report.tables import Signed, Table, Told, Value, plain_markdown, table
 from evalfm.analysis.shortcuts import Curve, Decoded
+from evalfm.statistics.association import Effect
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.subgroups import StratumGap
 
 TITLE = "Subgroups and shortcuts"
 MOST_COLUMNS = 4
@@ -313,7 +313,7 @@ def _descriptive(each: Contrast) -> list[Value]:
     ]
 
 
-def _gap_words(found: StratumGap) -> str:
+def _gap_words(found: Effect) -> str:
     if found.value is None:
         return f"– ({found.reason})"
     if found.low is None:

@@ -12,9 +12,9 @@ from evalfm.analysis.cohort import Cohort, cohort_of
 from evalfm.analysis.pairing import over_seeds, pair
 from evalfm.analysis.series import input_words, line_names, settings_but
 from evalfm.analysis.table import Line, task_tables
-from evalfm.config import SMALLER
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
+from evalfm.split_options import SMALLER
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 from evalfm.tasks.kinds import kind_of

@@ -35,7 +35,7 @@ ORDER = (
     *("fetch", "doctor", "convert", "ls", "show", "data"),
 )
 """How the help lists the verbs; others follow."""
-NO_VERBS = ("app", "configured")
+NO_VERBS = ("app",)
 
 
 class _Verbs(TyperGroup):

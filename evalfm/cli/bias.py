@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +11,11 @@ import typer
 from pydantic import Field
 
 from evalfm.cards import CardModel, Option, validate
-from evalfm.cli.configured import configured
+from evalfm.cli.compare import runs_in
+from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
+from evalfm.cli.options import configured
+from evalfm.config import MachineOptions
+from evalfm.errors import EvalfmError, UnknownNameError
 
 if TYPE_CHECKING:
     from evalfm.analysis.predictions import Predictions
@@ -85,16 +90,12 @@ def bias(
 
         evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
     """
-    from dataclasses import replace
-
     from evalfm.analysis.bias import bias_of_questions, bias_of_values
     from evalfm.analysis.bias_page import BiasReport
     from evalfm.analysis.scores import asks_questions, predictions_of_table, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
     from evalfm.analysis.table import model_names
-    from evalfm.cli.console import emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import write_atomically
-    from evalfm.errors import EvalfmError, UnknownNameError
 
     refuse_folder(html)
     refuse_folder(markdown)
@@ -179,9 +180,6 @@ def _tell(verdicts: Sequence[tuple[str, str, list[str]]]) -> None:
 
 def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:
     """The runs of the studies that --decode and --curve ask for; those that are there already are read."""
-    from evalfm.cli.console import Bars
-    from evalfm.config import MachineOptions
-    from evalfm.errors import EvalfmError
     from evalfm.study import run_study
     from evalfm.study.cohorts import Manifests
     from evalfm.study.shortcuts import curve_studies, decode_studies
@@ -205,8 +203,6 @@ def _shortcut_runs(runs: list[Run], request: BiasOptions) -> list[Run]:
 def _inputs(models: Sequence[Path], request: BiasOptions) -> tuple[list[Run], list[Run], list[Path]]:
     """Runs to report on, all runs beside them, and tables: every run below a folder but baselines, or the one it is."""
     from evalfm.analysis.table import plain_runs
-    from evalfm.cli.compare import runs_in
-    from evalfm.errors import EvalfmError, UnknownNameError
 
     runs: list[Run] = []
     beside: list[Run] = []

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from evalfm.cli.compare import runs_in
+from evalfm.cli.console import emit_json, print_rows
+from evalfm.errors import UnknownNameError
+
 
 def choose(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
@@ -35,10 +39,7 @@ def choose(
     """
     from evalfm.analysis.choose import Limits
     from evalfm.analysis.choose import choose as answer
-    from evalfm.cli.compare import runs_in
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.encoders.catalogue import parameters_of
-    from evalfm.errors import UnknownNameError
 
     if licence not in (None, "commercial"):
         raise UnknownNameError("demand on the licence", str(licence), ["commercial"])

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalfm.cli.console import Footnotes, emit_json, print_against, print_rows
+from evalfm.errors import EvalfmError, UnknownNameError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -43,8 +46,6 @@ def compare(
         evalfm compare runs --task density --metric accuracy
     """
     from evalfm.analysis.compare import compare as comparisons
-    from evalfm.cli.console import emit_json
-    from evalfm.errors import UnknownNameError
 
     chosen = runs_in(runs)
     if head is not None:
@@ -68,7 +69,6 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes:
     Raises:
         EvalfmError: a folder is not there, there is no run that can be read, or a folder is a damaged run itself.
     """
-    from evalfm.errors import EvalfmError
     from evalfm.run import find_runs
 
     for folder in folders:
@@ -106,7 +106,6 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes:
 
 def _show(table: Comparison) -> None:
     from evalfm.analysis.figures import p_words
-    from evalfm.cli.console import Footnotes, print_against, print_rows
 
     header = [
         "encoder",

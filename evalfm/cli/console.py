@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalfm.progress import Item
+from evalfm.progress import Item, Progress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.progress import Progress
+    from rich.console import Console
+    from rich.table import Table
 
     from evalfm.analysis.baselines import AgainstBaselines
     from evalfm.analysis.table import Line, TaskTable
@@ -27,11 +29,12 @@ INTERRUPTED = 130
 class Bars:
     """Progress on standard error, so that standard output stays a table or JSON."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alone: bool = True) -> None:
+        """``alone``: the bars show themselves, and are not part of something that is shown."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self._console = Console(stderr=True)
+        self._alone, self._console = alone, Console(stderr=True)
         # A description may name what a user or a file called so; brackets in it are no style.
         said = TextColumn("{task.description}", markup=False)
         columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -43,28 +46,21 @@ class Bars:
             self.say(label if total is None else f"{label} ({total})")
             yield from items
             return
-        if not self._bars.tasks:
+        if self._alone and not self._bars.tasks:
             self._bars.start()
+        bar = self._bars.add_task(label, total=total)
         try:
-            yield from shown_on(self._bars, items, label, total)
+            for item in items:
+                yield item
+                self._bars.advance(bar)
         finally:
-            if not self._bars.tasks:
+            self._bars.remove_task(bar)
+            if self._alone and not self._bars.tasks:
                 self._bars.stop()
 
     def say(self, message: str) -> None:
         """Print one line above the bars."""
         self._console.print(in_letters(message), style="dim", highlight=False, markup=False, soft_wrap=True)
-
-
-def shown_on(bars: Progress, items: Iterable[Item], label: str, total: int | None) -> Iterator[Item]:
-    """Yield ``items`` while a bar of ``bars`` advances."""
-    bar = bars.add_task(label, total=total)
-    try:
-        for item in items:
-            yield item
-            bars.advance(bar)
-    finally:
-        bars.remove_task(bar)
 
 
 def refuse_folder(out: Path | None) -> None:
@@ -102,8 +98,6 @@ def emit_json(content: Any) -> None:
 def print_rows(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], *, on_stderr: bool = False) -> None:
     """Print one table on standard output, or on standard error beside one that is to come."""
     from rich.console import Console
-
-    from evalfm.cli.tables import print_fitting
 
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
@@ -273,3 +267,82 @@ def summarise(manifest: Manifest) -> None:
     if "split" in manifest.table:
         splits = f"; {split_sizes(manifest)}"
     sys.stdout.write(f"{manifest.info.name}: {len(manifest)} images, {patients}{splits}\n")
+
+
+TALLEST = 5
+"""Lines that a row of a table may have on average before blocks read better."""
+
+
+def print_fitting(console: Console, title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table, or where ``console`` is a terminal too narrow for its words, a block for each row.
+
+    Titles and cells are printed as they are: whatever they hold is neither style nor command.
+    """
+    from rich.text import Text
+
+    console.print(Text(title, style="table.title"), soft_wrap=True)
+    table = _table(console, header, rows)
+    if table is not None:
+        console.print(table)
+        return
+    for row in rows:
+        console.print(Text(row[0], style="bold"), soft_wrap=True)
+        for line in _block(header[1:], row[1:], console.width):
+            console.print(Text(line), soft_wrap=True)
+
+
+def _table(console: Console, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table | None:
+    """The table as wide as it is, else without padding; None where words would break or rows grow tall."""
+    from rich.cells import cell_len
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    if not console.is_terminal:
+        # In a file, one endless word is folded.
+        table = Table(*(Column(Text(name), overflow="fold") for name in header), header_style="bold")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table
+    columns = list(zip(header, *rows, strict=True))
+    longest = [max((cell_len(word) for cell in column for word in cell.split()), default=1) for column in columns]
+    natural = [max(1, *(cell_len(line) for cell in column for line in cell.split("\n"))) for column in columns]
+    for padding in (1, 0):
+        room = console.width - (2 * padding + 1) * len(header) - 1 - sum(longest)
+        if room < 0:
+            continue
+        # Widths of our own: rich shrinks a column below its least width, and then crops the table.
+        wanted = [most - least for least, most in zip(longest, natural, strict=True)]
+        share = min(1, room / max(1, sum(wanted)))
+        widths = [least + int(more * share) for least, more in zip(longest, wanted, strict=True)]
+        named = zip(header, widths, strict=True)
+        columns_of = [Column(Text(name), overflow="fold", width=width) for name, width in named]
+        table = Table(*columns_of, header_style="bold", padding=(0, padding))
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return table if len(console.render_lines(table, pad=False)) <= TALLEST * (len(rows) + 1) else None
+    return None
+
+
+def _block(names: Sequence[str], cells: Sequence[str], width: int) -> list[str]:
+    """The named cells of a row as indented lines; a line ends between cells where it can."""
+    lines: list[str] = []
+    for name, cell in zip(names, cells, strict=True):
+        field = f"{name}: {' '.join(cell.split())}"
+        if not cell:
+            continue
+        if lines and len(lines[-1]) + 3 + len(field) <= width:
+            lines[-1] += f" · {field}"
+        else:
+            lines += textwrap.wrap(field, width, initial_indent="  ", subsequent_indent="    ")
+    return lines
+
+
+NOTICE = (
+    "Phantom data: no --data was given, so these are synthetic radiographs; the figures say nothing about patients."
+)
+
+
+def print_notice(data: str | None, progress: Progress) -> None:
+    """Print the notice where ``data`` is the phantom."""
+    if data in (None, "phantom"):
+        progress.say(NOTICE)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from evalfm.errors import EvalfmError
 
 
 def convert(
@@ -24,11 +27,8 @@ def convert(
 
         evalfm convert densenet121-best.pt --out densenet121-best.safetensors
     """
-    import sys
-
     from evalfm.encoders.converting import convert as write
     from evalfm.encoders.converting import examine
-    from evalfm.errors import EvalfmError
 
     examined = examine(file)
     typer.echo(f"{examined.path}: {examined.size:,} bytes, SHA-256 {examined.sha256}")

@@ -10,7 +10,9 @@ import typer
 from pydantic import Field
 
 from evalfm.cards import CardModel, validate
-from evalfm.cli.configured import configured
+from evalfm.cli.console import Bars, emit_json, print_rows
+from evalfm.cli.options import configured
+from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
     from evalfm.probing.counterfactual import Change
@@ -62,9 +64,6 @@ def counterfactual(
     check_run(run)
     check_names([] if request.encoder is None else [request.encoder], data=[request.data, request.trained_on])
 
-    from evalfm.cli.console import Bars, emit_json, print_rows
-    from evalfm.errors import EvalfmError
-
     again: dict[str, Any] = request.model_dump(include={"weights", "encoder", "device"}) | {"progress": Bars()}
     if request.data is not None:
         if request.images is not None or request.size is not None:
@@ -91,7 +90,6 @@ def counterfactual(
 
 
 def _print_erased(found: Erased) -> None:
-    from evalfm.cli.console import print_rows
 
     name = found.mask
     header = ["answer", "among", "images", "patients", "as it is", f"{name} out", "control out", "contrast", "p"]

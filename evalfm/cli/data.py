@@ -2,17 +2,84 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from evalfm.cli.data_import import import_, join
-from evalfm.cli.options import Verbs
+from evalfm.cards import validate
+from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder, split_sizes, summarise
+from evalfm.cli.options import Verbs, configured
+from evalfm.data.config import ImportConfig, JoinConfig, TableMapping
+from evalfm.errors import EvalfmError, UnknownNameError
 
 app = Verbs(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
-app.command("import")(import_)
-app.command()(join)
+
+
+@app.command("import")
+@configured(ImportConfig, TableMapping)
+def import_(
+    source: Annotated[str, typer.Argument(help="Name of a source; `evalfm ls data` lists them.")],
+    options: dict[str, Any],
+) -> None:
+    """Read a data set in its published layout and write a checked manifest.
+
+    Examples:
+
+        evalfm data import nih-cxr14 --root nih/ --out build/nih
+
+        evalfm data import table --root images/ --csv images/labels.csv --image file --patient patient_id
+        --label pneumothorax --attribute sex --attribute age --out build/mine
+
+        evalfm data import table --root chest_xray/ --class-folders pneumonia --label-kind pneumonia=binary
+        --levels pneumonia=NORMAL,PNEUMONIA --out build/kermany
+
+        evalfm data import dicom --root export/ --labels labels.csv --join-on AccessionNumber --out build/ours
+    """
+    from evalfm.data.importing import import_data
+
+    summarise(import_data(source, **options, progress=Bars()))
+    typer.echo(f"Wrote {options['out']}. Next: evalfm data check {options['out']}")
+
+
+@app.command()
+@configured(JoinConfig)
+def join(
+    folder: Annotated[str, typer.Argument(help="Folder or registered name of the data set that becomes wider.")],
+    other: Annotated[Path, typer.Option("--with", help="CSV, TSV, Parquet, or a pickle of ids and plain values.")],
+    options: dict[str, Any],
+) -> None:
+    """Join a second table to a data set; what would change known labels is refused.
+
+    Examples:
+
+        evalfm data join build/siim --with tube_labels.pkl --as tubes
+
+        evalfm data join build/mine --with extra.csv --join-on id=image --label edema --source radiologist
+    """
+    from evalfm.data.joining import join as widen
+    from evalfm.data.joining import read_other
+    from evalfm.data.known_joins import known_join
+    from evalfm.data.manifest import Manifest, find_folder
+
+    config = validate(JoinConfig, options, "The join")
+    manifest = Manifest.read(find_folder(folder), validate=False)
+    table = read_other(other)
+    if config.known is not None:
+        table, config = known_join(manifest, table, config)
+    joined = widen(manifest, table, config, other.name)
+    joined.manifest.validate()
+    joined.manifest.write(manifest.folder)
+    typer.echo(f"{joined.matched} of {len(manifest)} images met a row of {other.name}; {joined.unmatched} met none.")
+    if joined.unused:
+        typer.echo(f"{joined.unused} rows of {other.name} met no image, such as {joined.example!r}.")
+    for column, count in joined.filled.items():
+        changed = f", {joined.changed[column]} changed" if joined.changed[column] else ""
+        typer.echo(f"  {column}: {count} filled{changed}")
+    if config.note:
+        typer.echo(f"  {config.note}")
+    typer.echo(f"Wrote {manifest.folder}. Next: evalfm data check {folder}")
 
 
 @app.command()
@@ -33,15 +100,11 @@ def check(
 
         evalfm data check build/nih --html nih.html
     """
-    from dataclasses import asdict, replace
-
-    from evalfm.cli.console import Bars, emit_json, refuse_folder, summarise
     from evalfm.data.checks import fault_lines
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.report import check as look
     from evalfm.data.table_one import associations
-    from evalfm.errors import EvalfmError
 
     if with_images and html is None:
         raise EvalfmError("--with-images is about the page; say where it goes with --html.")
@@ -96,12 +159,10 @@ def split(
 
         evalfm data split build/mine --val-from-train
     """
-    from evalfm.cli.console import Bars, split_sizes, summarise
     from evalfm.data.assign_splits import assign_splits, with_val_from_train
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
     from evalfm.data.splits import export_ids
-    from evalfm.errors import EvalfmError
 
     if export is not None:
         from evalfm.publishing import check_writable
@@ -146,9 +207,7 @@ def make(
 
         evalfm data make phantom --out build/phantom --images 1000 --dial tube_given_pneumothorax=0.9
     """
-    from evalfm.cli.console import Bars, summarise
     from evalfm.data.phantom import Dials, make_phantom
-    from evalfm.errors import UnknownNameError
 
     if what != "phantom":
         raise UnknownNameError("thing to make", what, ["phantom"])
@@ -201,7 +260,6 @@ def relocate(
 
         evalfm data relocate build/nih '${DATA}/nih'
     """
-    from evalfm.cli.console import summarise
     from evalfm.data.importing import relocate as move
     from evalfm.data.manifest import Manifest as Table
     from evalfm.data.manifest import find_folder
@@ -213,10 +271,8 @@ def relocate(
 
 def _dials(items: list[str]) -> dict[str, float]:
     """NAME=VALUE items as numbers by name."""
-    from dataclasses import fields
 
     from evalfm.data.phantom import Dials
-    from evalfm.errors import EvalfmError, UnknownNameError
 
     known = [field.name for field in fields(Dials)]
     values: dict[str, float] = {}
@@ -252,11 +308,9 @@ def overlap(
 
         evalfm data overlap build/mine --drop-from-train
     """
-    from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
     from evalfm.data.atomic import csv_text, write_atomically
     from evalfm.data.manifest import Manifest, find_folder
     from evalfm.data.overlap import drop_from_train, find_overlap, with_patients
-    from evalfm.errors import EvalfmError
 
     if drop and patients:
         raise EvalfmError("--drop-from-train and --take-patients are two steps; run one after the other.")

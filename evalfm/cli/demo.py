@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+from evalfm.cli.console import Bars, emit_json, print_overview
+from evalfm.errors import EvalfmError
+
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where runs and the picture are written.")] = Path("runs/demo"),
@@ -23,8 +26,6 @@ def demo(
     """
     from evalfm.analysis.figures import Caption, draw_forest
     from evalfm.analysis.table import as_json, task_tables
-    from evalfm.cli.console import Bars, emit_json, print_overview
-    from evalfm.errors import EvalfmError
     from evalfm.study import load_study, run_study
 
     study = load_study("demo")

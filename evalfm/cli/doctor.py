@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
+
+from evalfm.cli.console import emit_json
+from evalfm.errors import EvalfmError
 
 
 def doctor(
@@ -26,11 +30,7 @@ def doctor(
 
         evalfm doctor --encoder rad-dino --weights random
     """
-    from dataclasses import asdict
-
-    from evalfm.cli.console import emit_json
     from evalfm.doctor import examine
-    from evalfm.errors import EvalfmError
 
     if write_golden and encoder is None:
         raise EvalfmError("--write-golden needs an encoder; name it with --encoder.")

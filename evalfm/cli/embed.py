@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evalfm.cli.configured import configured
-from evalfm.cli.options import listed
+from evalfm.cli.console import Bars, emit_json, print_notice, print_rows
+from evalfm.cli.options import configured, listed
+from evalfm.errors import EvalfmError
 from evalfm.probing.embed_config import EmbedConfig, plan_files
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ def embed(
     # Before torch is imported, which takes seconds.
     plan_files(encoders, data, options)
 
-    from evalfm.cli.console import Bars, emit_json
-    from evalfm.cli.phantom_notice import print_notice
     from evalfm.features.profile import StageTimes
     from evalfm.probing.embedding import embed as run
 
@@ -87,7 +86,6 @@ def _print(made: Embedded) -> None:
 
 def _similarity(encoders: list[str], data: str | None, options: dict[str, Any], *, json: bool) -> None:
     """Print the tables of effective rank and likeness; with --out they are kept for a report."""
-    from evalfm.errors import EvalfmError
     from evalfm.probing.names import check_names
 
     for name in ("maps", "shard", "plain_ids", "force", "executor", "address"):
@@ -104,8 +102,6 @@ def _similarity(encoders: list[str], data: str | None, options: dict[str, Any], 
     check_names(encoders, data=[data])
 
     from evalfm.analysis.report.section import quality_tables
-    from evalfm.cli.console import Bars, emit_json, print_rows
-    from evalfm.cli.phantom_notice import print_notice
     from evalfm.features.profile import NO_TIMES, StageTimes
     from evalfm.probing.feature_quality import FEATURES, IMAGES, feature_quality
 

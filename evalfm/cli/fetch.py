@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.console import Bars, emit_json, in_letters, print_rows
+from evalfm.cli.options import listed
+from evalfm.cli.study_tables import size
+from evalfm.errors import EvalfmError
+
 if TYPE_CHECKING:
     from evalfm.study.needs import Needs
 
@@ -35,9 +40,7 @@ def fetch(
 
         HF_HOME=/shared/hub evalfm fetch my-study.yaml --json
     """
-    from evalfm.cli.options import listed
     from evalfm.encoders import hub
-    from evalfm.errors import EvalfmError
     from evalfm.study.needs import check_space, fetch_all, needs_of
 
     needs = needs_of(listed(names, "The names"))
@@ -60,8 +63,6 @@ def fetch(
             return
     check_space(sum(each["bytes"] or each["bytes_by_parameters"] or 0 for each in facts if not each["cached"]))
 
-    from evalfm.cli.console import Bars
-
     done = fetch_all(needs.encoders, Bars())
     failed = [each for each in done if each.failure is not None]
     if json:
@@ -77,14 +78,12 @@ def fetch(
 
 
 def _emit(needs: Needs, facts: list[dict[str, Any]]) -> None:
-    from evalfm.cli.console import emit_json
 
     emit_json({"encoders": facts, "data": [{"name": each.name, "here": each.here} for each in needs.data]})
 
 
 def _print_needs(needs: Needs, facts: list[dict[str, Any]], *, asked: bool, on_stderr: bool) -> None:
     """Print the table, then what must be accepted or done by hand, and which data are not here."""
-    from evalfm.cli.console import in_letters, print_rows
 
     header = ["encoder", "from", "size", "licence", "commercial use", "gated", "in the cache"]
     rows = []
@@ -116,7 +115,6 @@ def _print_needs(needs: Needs, facts: list[dict[str, Any]], *, asked: bool, on_s
 
 
 def _size(facts: dict[str, Any]) -> str:
-    from evalfm.cli.study_tables import size
 
     if facts["bytes"] is not None:
         return size(facts["bytes"])

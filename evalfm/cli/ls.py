@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.compare import runs_in
+from evalfm.cli.console import (
+    emit_json,
+    in_letters,
+    print_metrics,
+    print_operating_points,
+    print_rows,
+    print_task,
+    table_json,
+)
 from evalfm.cli.options import Verbs
+from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.plugins import load_all
 
 if TYPE_CHECKING:
     from evalfm.cards import CardModel
@@ -38,12 +50,10 @@ def encoders(
 
         evalfm ls encoders --domain chest --commercial yes --max-parameters 100M
     """
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
     from evalfm.encoders.reference import ALIASES, PREFIXES
     from evalfm.encoders.registry import encoder_plugins
-    from evalfm.errors import UnknownNameError
 
     for word, value, known in (
         ("paradigm", paradigm, ("image-only", "image-text", "label-supervised", "none")),
@@ -93,7 +103,6 @@ def tasks(json: Json = False) -> None:
 
         evalfm ls tasks
     """
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.tasks.card import list_tasks, task_plugins
 
     cards = list_tasks()
@@ -113,7 +122,6 @@ def heads(json: Json = False) -> None:
 
         evalfm ls heads
     """
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.heads.registry import head_plugins, list_heads
 
     known = list_heads()
@@ -178,7 +186,6 @@ def data(json: Json = False) -> None:
 
         evalfm ls data
     """
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.data.registered import registered
     from evalfm.data.sources import list_sources, source_plugins
 
@@ -211,14 +218,11 @@ def runs(
 
         evalfm ls runs runs/ --metrics all
     """
-    from evalfm.errors import EvalfmError
 
     if not out.is_dir():
         raise EvalfmError(f"There is no run under {out}; make one with `evalfm probe` or name another folder.")
 
     from evalfm.analysis.table import every_metric, task_tables, with_metrics
-    from evalfm.cli.compare import runs_in
-    from evalfm.cli.console import emit_json, print_metrics, print_operating_points, print_task, table_json
 
     tables = task_tables(runs_in([out], with_predictions=False, episodes=True))
     names = [each.strip() for each in (metrics or "").split(",") if each.strip()]
@@ -247,8 +251,6 @@ def _described(cards: Mapping[str, CardModel], plugins: Mapping[str, PlugIn[Any]
 
 def _say_plugins(plugins: Mapping[str, PlugIn[Any]]) -> None:
     """Say where each plug-in comes from, and of a broken one why it cannot be used."""
-    from evalfm.cli.console import in_letters
-    from evalfm.plugins import load_all
 
     working, broken = load_all(plugins)
     for name in working:

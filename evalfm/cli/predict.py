@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from evalfm.cli.console import Bars, emit_json
+
 
 def predict(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
@@ -28,7 +30,6 @@ def predict(
     check_run(run)
     check_names([encoder] if encoder is not None else [], data=[data])
 
-    from evalfm.cli.console import Bars, emit_json
     from evalfm.probing.predict import as_plain
     from evalfm.probing.predict import predict as apply
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import Annotated, Any
 
 import typer
 
-from evalfm.cli.configured import configured
-from evalfm.cli.options import listed
+from evalfm.cli.console import Bars, emit_json, print_notice, print_runs, table_json
+from evalfm.cli.options import configured, listed
 from evalfm.config import ProbeConfig
 
 SOME_FAILED = 1
@@ -45,8 +46,6 @@ def probe(
 
         evalfm probe --encoder unet-resnet34 --task ptx-seg      (a supervised U-Net, --adaptation scratch)
     """
-    from functools import partial
-
     from evalfm.probing.names import check_names, is_encoder_path, is_task
 
     data, test_data = options.get("data"), options.get("test_data")
@@ -58,8 +57,6 @@ def probe(
     for encoder, shots in product(encoders, options.get("shots", [None])):
         ProbeConfig.checked(encoder=encoder, task=tasks[0], **{**options, "shots": shots})
 
-    from evalfm.cli.console import Bars, emit_json, print_runs, table_json
-    from evalfm.cli.phantom_notice import print_notice
     from evalfm.features.profile import StageTimes
     from evalfm.probing.probe import SomeFailedError
     from evalfm.probing.probe import probe as run

@@ -7,6 +7,10 @@ from typing import Annotated
 
 import typer
 
+from evalfm.cli.compare import runs_in
+from evalfm.cli.console import refuse_folder
+from evalfm.errors import UnknownNameError
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some, such as a study's.")],
@@ -29,10 +33,7 @@ def report(
     """
     from evalfm.analysis.report.page import report_page, write_tables
     from evalfm.analysis.report.section import FEATURES, read_features
-    from evalfm.cli.compare import runs_in
-    from evalfm.cli.console import refuse_folder
     from evalfm.data.atomic import write_atomically
-    from evalfm.errors import UnknownNameError
     from evalfm.publishing import check_writable
 
     refuse_folder(out)

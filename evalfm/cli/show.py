@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evalfm.cli.console import emit_json, print_rows
 from evalfm.cli.options import Verbs
 
 if TYPE_CHECKING:
@@ -81,7 +82,6 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
     check_run(folder)
 
     from evalfm.analysis.figures import describe
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.record import printable
     from evalfm.run import Run
 
@@ -107,7 +107,6 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
 
 def _print(content: Mapping[str, Any], json: bool) -> None:
     """Print plain values: JSON, or YAML, which a person reads more easily."""
-    from evalfm.cli.console import emit_json
 
     if json:
         emit_json(dict(content))

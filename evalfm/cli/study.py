@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from pydantic import Field
 
-from evalfm.cards import CardModel, Option, group_of
-from evalfm.cli.configured import configured
-from evalfm.cli.options import listed
-from evalfm.config import MachineOptions, Shard, Text
+from evalfm.cards import CardModel, Option, group_of, parse_yaml
+from evalfm.cli.console import Bars, emit_json
+from evalfm.cli.options import configured, listed
+from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
+from evalfm.config import MachineOptions, Shard
+from evalfm.errors import EvalfmError
+from evalfm.split_options import Text
 from evalfm.study.config import Assumed
 from evalfm.training.recipe import Adaptation
 
@@ -102,7 +105,6 @@ def study(
 
         evalfm study vlm-radiology --plan --images 12047 --speed 30 --workers 8     (images and a GPU that are not here)
     """
-    from evalfm.errors import EvalfmError
     from evalfm.probing.names import is_encoder_path, is_task
     from evalfm.study.config import check_study_names, load_study
 
@@ -120,7 +122,6 @@ def study(
         check_study_names(grid, data=assumed.images is None)
     grid = _changed(grid, options)
 
-    from evalfm.cli.console import Bars
     from evalfm.encoders.hub import switched_off
     from evalfm.study.cohorts import Manifests
 
@@ -148,8 +149,6 @@ def _run(
     json: bool,
 ) -> None:
     """Print the plan, run the cells, print the results."""
-    from evalfm.cli.console import emit_json
-    from evalfm.cli.study_tables import LiveTable, print_plan, print_results, results_json
     from evalfm.study import make_plan, run_study
 
     planned = make_plan(grid, machine, assumed, manifests, bars, shard)
@@ -173,9 +172,7 @@ def _run(
 
 def _changed(grid: Study, options: dict[str, Any]) -> Study:
     """The study with what the command line says of every cell."""
-    from evalfm.cards import parse_yaml
     from evalfm.encoders.reference import EncoderRef, find_alias
-    from evalfm.errors import EvalfmError
 
     changes: dict[str, Any] = {name: options[name] for name in IN_PLACE if name in options}
     weights, recipe = options.get("weights"), options.get("recipe")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from evalfm.cli.console import in_letters, shown_on
-from evalfm.progress import Item
+from evalfm.cli.console import Bars, in_letters, print_fitting, print_operating_points, print_overview, table_json
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from rich.table import Table
 
-    from evalfm.config import ProbeConfig, SubsetOptions
+    from evalfm.config import ProbeConfig
     from evalfm.probing.executor import Outcome
     from evalfm.run import Run
+    from evalfm.split_options import SubsetOptions
     from evalfm.study.plan import Plan
     from evalfm.study.running import StudyRuns
 
@@ -27,8 +27,6 @@ SHOWN_LINES = 15
 def print_plan(plan: Plan, *, on_stderr: bool) -> None:
     """Print the cells with their cost, what is left out, warnings, assumptions and totals."""
     from rich.console import Console
-
-    from evalfm.cli.tables import print_fitting
 
     console = Console(stderr=on_stderr)
     if not console.is_terminal:
@@ -79,22 +77,17 @@ def size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
 
 
-class LiveTable:
+class LiveTable(Bars):
     """A table on standard error that grows as cells finish, with a bar for what runs; lines where no terminal is.
 
     It is progress and watch at once; a context manager.
     """
 
     def __init__(self, title: str) -> None:
-        from rich.console import Console
         from rich.live import Live
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+        super().__init__(alone=False)
         self._title = title
-        self._console = Console(stderr=True)
-        said = TextColumn("{task.description}", markup=False)
-        columns = [said, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
-        self._bars = Progress(*columns, console=self._console)
         self._lines: list[tuple[str, ...]] = []
         self._running: dict[str, str] = {}
         self._live = Live(console=self._console, get_renderable=self._render, refresh_per_second=4, transient=True)
@@ -107,18 +100,6 @@ class LiveTable:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._console.is_terminal:
             self._live.stop()
-
-    def track(self, items: Iterable[Item], label: str, total: int | None = None) -> Iterator[Item]:
-        """Yield ``items`` while a bar below the table advances; without a terminal, one line at the start."""
-        if not self._console.is_terminal:
-            self.say(label if total is None else f"{label} ({total})")
-            yield from items
-            return
-        yield from shown_on(self._bars, items, label, total)
-
-    def say(self, message: str) -> None:
-        """Print one line above the table."""
-        self._console.print(in_letters(message), style="dim", highlight=False, markup=False, soft_wrap=True)
 
     def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Show what runs."""
@@ -182,7 +163,6 @@ def lines_of(outcome: Outcome) -> list[tuple[str, ...]]:
 def print_results(title: str, done: StudyRuns) -> None:
     """Print the tables of results, subset by subset, then where they lie and what failed."""
     from evalfm.analysis.table import task_tables
-    from evalfm.cli.console import print_operating_points, print_overview
 
     grouped = _by_subset(done)
     for subset, runs in grouped.items():
@@ -202,7 +182,6 @@ def print_results(title: str, done: StudyRuns) -> None:
 def results_json(done: StudyRuns) -> dict[str, Any]:
     """Tables, failures and where the results lie, as plain values."""
     from evalfm.analysis.table import task_tables
-    from evalfm.cli.console import table_json
 
     return {
         "subsets": [

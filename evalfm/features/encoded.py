@@ -18,17 +18,14 @@ from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.features.addresses import Addresses, combined, reading_rule
 from evalfm.features.cost import Cost, measure_cost
 from evalfm.features.extraction_plan import Destination, Item, wait_for_others
-from evalfm.features.feature_paths import FeaturePaths
 from evalfm.features.forward import device_of
-from evalfm.features.map_costs import MapCosts
-from evalfm.features.map_policy import POLICIES, MapPolicy
+from evalfm.features.map_costs import POLICIES, MapCosts, MapPolicy
 from evalfm.features.memory import MEMORY, MemoryBudget
 from evalfm.features.pipeline import as_stored
-from evalfm.features.prepared_images import image_bytes
 from evalfm.features.profile import NO_TIMES, READ_MAPS, StageTimes
-from evalfm.features.running_encoder import RunningEncoder
+from evalfm.features.running_encoder import RunningEncoder, image_bytes
 from evalfm.features.source import DeclaredByEncoder, map_grids, no_features
-from evalfm.features.store import EncoderCache, FeatureStore, estimate_bytes
+from evalfm.features.store import EncoderCache, FeaturePaths, FeatureStore, estimate_bytes
 from evalfm.features.tiers import MapMemory, pinned
 from evalfm.progress import SILENT, Progress
 
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from evalfm.features.feature_arrays import FeatureArrays
 
 ATTEMPTS = 3
-GIGABYTE = 1e9
 USUAL_PASSES = 20.0
 """How often maps are read where nobody says: the epochs of the usual schedule."""
 
@@ -134,19 +130,14 @@ class EncodedSource(DeclaredByEncoder):
         """What one image costs the encoder, measured once."""
         return measure_cost(self.encoder)
 
-    def of(self, encoder: Encoder) -> EncodedSource:
-        """The same images by another encoder, kept in the same store and way."""
-        return self._like(encoder, self._manifest, self._store)
-
-    def over(self, manifest: Manifest, store: FeatureStore) -> EncodedSource:
-        """Other images by the same encoder, kept in another store in the same way."""
-        return self._like(self.encoder, manifest, store)
-
-    def _like(self, encoder: Encoder, manifest: Manifest, store: FeatureStore) -> EncodedSource:
+    def like(
+        self, encoder: Encoder | None = None, manifest: Manifest | None = None, store: FeatureStore | None = None
+    ) -> EncodedSource:
+        """The same with another encoder, other images or another store, kept in the same way."""
         return EncodedSource(
-            encoder,
-            manifest,
-            store,
+            encoder or self.encoder,
+            self._manifest if manifest is None else manifest,
+            store or self._store,
             maps=self._asked,
             batch_size=self._batch_size,
             workers=self._workers,
@@ -234,8 +225,7 @@ class EncodedSource(DeclaredByEncoder):
     def missing(self, rows: Sequence[int], *, maps: bool = False) -> int:
         """How many of ``rows`` are still to be encoded before ``prefetch`` has done its work."""
         addresses = self._addresses.of(rows)
-        maps = maps and bool(self.map_channels)
-        return len(self._lacking(addresses, maps))
+        return len(self._destination(addresses, maps and bool(self.map_channels)).wanted(addresses))
 
     def prefetch(self, rows: Sequence[int], *, maps: bool = False) -> None:
         """Compute and keep ahead what ``features`` of ``rows`` will need.
@@ -304,21 +294,10 @@ class EncodedSource(DeclaredByEncoder):
     def _map_bytes(self) -> int:
         return estimate_bytes(self, 1) - estimate_bytes(self, 1, maps=False)
 
-    # Storing
-
-    def _cache(self, addresses: Sequence[str], maps: bool) -> EncoderCache:
+    def _destination(self, addresses: Sequence[str], maps: bool) -> Destination:
         stored = maps and self.maps_policy == "store"
-        return self._paths.choose(addresses, maps=stored, computed=maps and not stored)
-
-    def _lacking(self, addresses: Sequence[str], maps: bool) -> list[str]:
-        """Those of ``addresses`` that are to be encoded: for the store, or for memory that has room for them."""
-        cache = self._cache(addresses, maps)
-        wanted = set(cache.pooled.missing(addresses))
-        if maps and self.maps_policy == "store":
-            wanted |= set(cache.maps.missing(addresses))
-        elif maps:
-            wanted |= {each for each in self._memory.lacking(addresses) if self._memory.has_room([each])}
-        return [address for address in dict.fromkeys(addresses) if address in wanted]
+        cache = self._paths.choose(addresses, maps=stored, computed=maps and not stored)
+        return Destination(cache, stored, self._memory if maps else None)
 
     def _ensure(self, rows: Sequence[int], maps: bool) -> EncoderCache:
         """Extract what is missing of ``rows``, and say where it is now; what others encode meanwhile is waited for.
@@ -337,21 +316,19 @@ class EncodedSource(DeclaredByEncoder):
             told = True
 
         while True:
-            lacking = self._lacking(addresses, maps)
-            cache = self._cache(addresses, maps)
+            to = self._destination(addresses, maps)
+            lacking = to.wanted(addresses)
             if not lacking:
-                return cache
+                return to.cache
             failed += left is not None and not left.issuperset(lacking)
             if failed == ATTEMPTS:
                 raise self._not_kept()
-            store_maps = maps and self.maps_policy == "store"
-            if store_maps:
-                images = len(cache.maps.missing(addresses))
+            if to.store_maps:
+                images = len(to.cache.maps.missing(addresses))
                 remedy = "compute them on the fly with --maps stream"
                 self._check_space(f"Maps of {images:,} images", images * self._map_bytes, remedy)
             chosen = [by_address[address] for address in lacking]
             items = list(map(Item, lacking, chosen, self._addresses.sharing(chosen)))
-            to = Destination(cache, store_maps, self._memory if maps else None)
             label = f"{self.name}: {'maps' if maps else 'features'} of {len(lacking):,} images"
             left = self._running.store(items, to, label, self._images if maps else None)
             if left:
@@ -376,11 +353,9 @@ class EncodedSource(DeclaredByEncoder):
         free = self._store.free_bytes
         if nbytes > free:
             raise EvalfmError(
-                f"{what} by {self.name} need {nbytes / GIGABYTE:.1f} GB and the feature store's disk has "
-                f"{free / GIGABYTE:.1f} GB free; {remedy}."
+                f"{what} by {self.name} need {nbytes / 1e9:.1f} GB and the feature store's disk has "
+                f"{free / 1e9:.1f} GB free; {remedy}."
             )
-
-    # Maps
 
     def _decide(self, addresses: Sequence[str], passes: float) -> None:
         """Whether maps that memory does not hold are stored."""
@@ -420,5 +395,5 @@ class EncodedSource(DeclaredByEncoder):
 
     def _computed(self, rows: Sequence[int], addresses: Sequence[str]) -> Features:
         """Through the encoder, on its device; pooled features as they are stored, where they are."""
-        features = self._running.compute(rows, self._images)
-        return replace(features, pooled=as_stored(features.pooled, addresses, self._cache(addresses, True).pooled))
+        features, stored = self._running.compute(rows, self._images), self._destination(addresses, True).cache.pooled
+        return replace(features, pooled=as_stored(features.pooled, addresses, stored))

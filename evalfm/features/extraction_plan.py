@@ -66,6 +66,11 @@ class Destination:
         """Those of ``addresses`` of which something is to be stored; ``fresh`` as ``FeatureArrays.missing``."""
         return self.lacking_pooled(addresses, fresh=fresh) | self.lacking_maps(addresses, fresh=fresh)
 
+    def wanted(self, addresses: Sequence[str]) -> list[str]:
+        """Those of ``addresses``, once, that are to be encoded: for the store, or for memory that has room for them."""
+        wanted = self.lacking(addresses) | self.lacking_in_memory(addresses)
+        return [address for address in dict.fromkeys(addresses) if address in wanted]
+
     def lacking_pooled(self, addresses: Sequence[str], *, fresh: bool = False) -> set[str]:
         """Those of ``addresses`` whose pooled features are to be stored."""
         return set(self.cache.pooled.missing(addresses, fresh=fresh))

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evalfm.features.disk import status_of
-from evalfm.features.row_index import CHECKED, DAMAGED, GONE, RowIndex
-from evalfm.features.row_reading import Records, read_records
+from evalfm.features.rows import CHECKED, DAMAGED, GONE, Records, RowIndex, read_records
 from evalfm.features.segment import DATA, INDEX, Extent, segment_names, void_damage
 from evalfm.features.segment_format import (
     LINE,
@@ -147,7 +146,7 @@ class FeatureArrays:
             return tuple(out or ())
         layout = _common([self._layouts[number] for number in np.unique(rows["layout"])])
         if out is None:
-            out = [_empty(len(rows), array) for array in layout]
+            out = [torch.from_numpy(np.empty((len(rows), *array.shape), array.dtype)) for array in layout]
         else:
             _check(out, len(rows), layout)
         self._fill(addresses, numbers, rows, [tensor.detach().numpy() for tensor in out])
@@ -351,10 +350,6 @@ def _common(layouts: Sequence[Layout]) -> Layout:
             raise ValueError(f"rows of shapes {sorted(shapes)} and dtypes {sorted(dtypes)} are not one tensor")
         result.append(ArrayLayout(arrays[0].shape, max(dtypes)))
     return tuple(result)
-
-
-def _empty(count: int, array: ArrayLayout) -> Tensor:
-    return torch.from_numpy(np.empty((count, *array.shape), array.dtype))
 
 
 def _check(out: Sequence[Tensor], count: int, layout: Layout) -> None:

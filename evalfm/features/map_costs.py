@@ -1,4 +1,4 @@
-"""Whether feature maps are sooner read from disk or computed again: seconds on both sides, measured."""
+"""Whether maps that memory does not hold are stored or computed again, and what either costs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, computed_field
 
 from evalfm.cards import CardModel
 from evalfm.data.work_folders import work_name
 
+if TYPE_CHECKING:
+    from evalfm.features.store import FeatureStore
+
+POLICIES = ("auto", "store", "stream")
 PROBE_BYTES = 32_000_000
 """What is written and read once to see how fast a disk is."""
 NEGLIGIBLE_BYTES = 64_000_000
@@ -88,14 +93,9 @@ class MapCosts(CardModel):
         )
 
 
+@cache
 def disk_rates(folder: Path) -> DiskRates | None:
     """How fast the disk of ``folder`` is, measured once a process with one file; None where it cannot be written."""
-    return _measured(str(folder.absolute()))
-
-
-@cache
-def _measured(name: str) -> DiskRates | None:
-    folder = Path(name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         return measured_rates(folder / work_name())
@@ -134,3 +134,72 @@ def measured_rates(path: Path, nbytes: int = PROBE_BYTES, clock: Callable[[], fl
             path.unlink()
     write, read = size / max(written - started, 1e-9), size / max(ended - began, 1e-9)
     return DiskRates(write, read if forgotten else min(read, 2 * write))
+
+
+class MapPolicy:
+    """``store`` or ``stream``: as asked for, or with ``auto`` by the store's budget and by measured cost.
+
+    Maps for which the budget has no room are computed. Where they are so few that the choice costs nobody anything,
+    they are stored. Else the disk and the encoder are timed, and what is sooner done is taken.
+
+    Attributes:
+        decided: what was decided; None before.
+        costs: what it was decided by; None where nothing was measured.
+    """
+
+    def __init__(self, asked: str, store: FeatureStore, map_bytes: int) -> None:
+        """``map_bytes`` are those of one image."""
+        self._store = store
+        self._map_bytes = map_bytes
+        self.decided = None if asked == "auto" else asked
+        self.costs: MapCosts | None = None
+
+    def decide(
+        self,
+        images: int,
+        missing: Callable[[], int],
+        *,
+        passes: float,
+        held: bool,
+        recompute: Callable[[], float],
+        rates: Callable[[Path], DiskRates | None] | None = None,
+    ) -> str:
+        """Decide, unless it is decided.
+
+        Args:
+            images: whose maps are wanted.
+            missing: counts those whose maps are not stored.
+            passes: how often each map will be read.
+            held: whether memory has room for all of them.
+            recompute: measures seconds to compute the maps of one image.
+            rates: measures the disk of a folder; ``disk_rates`` where None.
+        """
+        if self.decided is None:
+            self.decided, self.costs = self._cheaper(images, missing, passes, held, recompute, rates or disk_rates)
+        return self.decided
+
+    def _cheaper(
+        self,
+        images: int,
+        missing: Callable[[], int],
+        passes: float,
+        held: bool,
+        recompute: Callable[[], float],
+        rates: Callable[[Path], DiskRates | None],
+    ) -> tuple[str, MapCosts | None]:
+        needed, left = self._map_bytes * images, self._store.budget_bytes - self._store.map_bytes
+        if needed > left and self._map_bytes * missing() > max(left, 0):
+            return "stream", None
+        disk = None if needed <= NEGLIGIBLE_BYTES else rates(self._store.folder)
+        if disk is None:
+            return "store", None
+        costs = MapCosts(
+            images=images,
+            missing=missing(),
+            passes=passes,
+            held=held,
+            recompute=recompute(),
+            read=self._map_bytes / disk.read,
+            write=self._map_bytes / disk.write,
+        )
+        return costs.policy, costs

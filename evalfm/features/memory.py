@@ -39,7 +39,8 @@ def available_bytes() -> int | None:
 
     None where none of them can be read.
     """
-    found = [_machine(), _group("memory.max", "memory.current"), _old_group(), _own_limit()]
+    old_group = _group("memory.limit_in_bytes", "memory.usage_in_bytes", GROUPS / "memory")
+    found = [_machine(), _group("memory.max", "memory.current", GROUPS), old_group, _own_limit()]
     return min((each for each in found if each is not None), default=None)
 
 
@@ -174,11 +175,11 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(_storage(each)) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
+        given = {id(each.untyped_storage()) for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)}
         result = function(*args, **(kwargs or {}))
         for each in tree_leaves(result):
             if isinstance(each, Tensor):
-                storage = _storage(each)
+                storage = each.untyped_storage()
                 if id(storage) not in self._known and id(storage) not in given:
                     self._count(storage)
         return result
@@ -193,10 +194,6 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _forget(self, name: int, size: int) -> None:
         self._known.discard(name)
         self.now -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage:
-    return tensor.untyped_storage()
 
 
 def _machine() -> int | None:
@@ -216,17 +213,12 @@ def _physical() -> int | None:
         return None
 
 
-def _group(limit: str, used: str, folder: Path | None = None) -> int | None:
-    folder = folder or GROUPS
+def _group(limit: str, used: str, folder: Path) -> int | None:
     try:
         most, taken = ((folder / name).read_text().strip() for name in (limit, used))
         return None if most == "max" else max(0, int(most) - int(taken))
     except (OSError, ValueError):
         return None
-
-
-def _old_group() -> int | None:
-    return _group("memory.limit_in_bytes", "memory.usage_in_bytes", GROUPS / "memory")
 
 
 def _own_limit() -> int | None:

@@ -21,8 +21,8 @@ from evalfm.features.extraction_plan import Destination, ExtractionPlan, Item
 from evalfm.features.forward import Forward, device_of
 from evalfm.features.leases import Leases
 from evalfm.features.memory import HOST
-from evalfm.features.packing import halved, pack
 from evalfm.features.profile import DOWNLOAD, ENCODE, NO_TIMES, UPLOAD, WAIT, WRITE, StageTimes
+from evalfm.features.tiers import halved, pack
 from evalfm.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ class BatchReader(Protocol):
 
     def batches(self, parts: Iterable[Sequence[int]]) -> Iterator[PreparedBatch]:
         """Prepared images of each of ``parts`` (rows), in order, read ahead."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class _Task:
 
 
 class ReaderPool:
-    """Processes that read images of one data set for one encoder; a context manager.
+    """Processes that read images of one data set for one encoder, until ``close``.
 
     A thread of this process stands before each of them; it waits and copies, and so leaves the interpreter to others.
 
@@ -84,21 +84,10 @@ class ReaderPool:
             self._threads.append(thread)
             thread.start()
 
-    def __enter__(self) -> ReaderPool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def workers(self) -> int:
-        """How many processes there are."""
-        return len(self._processes)
-
     @property
     def process_ids(self) -> tuple[int, ...]:
         """Their numbers."""
-        return tuple(process.id for process in self._processes)
+        return tuple(process.child.pid for process in self._processes)
 
     @property
     def is_broken(self) -> bool:
@@ -123,7 +112,7 @@ class ReaderPool:
         """End the processes and wait for nothing; for an owner that is gone without having closed."""
         self._closing = True
         for process in self._processes:
-            process.kill()
+            process.child.kill()
 
     def close(self) -> None:
         """End the processes at once: they hold nothing that could be lost."""
@@ -214,7 +203,7 @@ class ReaderPool:
     def _what_happened(process: _Process, error: BaseException, tasks: list[_Task]) -> EvalfmError:
         if not isinstance(error, EOFError | OSError | CannotStart):
             return EvalfmError(f"Reading images failed ({type(error).__name__}: {error}); use --workers 1.")
-        row = process.row()
+        row = row_in_work(process.memory)
         locators = {task.row: task.locator for task in tasks}
         if row is None:
             row = tasks[0].row if tasks else None
@@ -237,7 +226,7 @@ class _Process:
         self._ready = threading.Event()
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115
         try:
-            self._file, self._memory = _shared_memory(size)
+            self._file, self.memory = _shared_memory(size)
         except (OSError, ValueError) as error:
             raise CannotStart(f"{size / 1e6:.0f} MB of shared memory cannot be had ({error})") from None
         settings: dict[str, Any] = {}
@@ -247,7 +236,7 @@ class _Process:
             # Ctrl-C reaches the parent alone, which ends its processes.
             settings |= {"start_new_session": True, "pass_fds": (self._file.fileno(),)}
         try:
-            self._child = subprocess.Popen(
+            self.child = subprocess.Popen(
                 [executable, "-P", "-c", _START, json.dumps(search_path())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -256,7 +245,7 @@ class _Process:
                 **settings,
             )
         except (OSError, subprocess.SubprocessError) as error:
-            self._memory.close()
+            self.memory.close()
             raise CannotStart(f"{executable} cannot be started ({error})") from None
         setup = {
             "facts": preparer.facts.model_dump(mode="json"),
@@ -273,15 +262,11 @@ class _Process:
         with suppress(OSError):
             self._send(setup)
 
-    @property
-    def id(self) -> int:
-        return self._child.pid
-
     def _send(self, message: dict[str, Any]) -> None:
-        send(cast(BinaryIO, self._child.stdin), message)
+        send(cast(BinaryIO, self.child.stdin), message)
 
     def _receive(self) -> Any:
-        message = receive(cast(BinaryIO, self._child.stdout))
+        message = receive(cast(BinaryIO, self.child.stdout))
         if message is None:
             raise EOFError
         return message
@@ -294,7 +279,7 @@ class _Process:
         """
         if self._ready.is_set():
             return
-        watch = threading.Timer(_PATIENCE_SECONDS, self._child.kill)
+        watch = threading.Timer(_PATIENCE_SECONDS, self.child.kill)
         watch.start()
         try:
             self._receive()
@@ -320,25 +305,17 @@ class _Process:
     def pixels(self, slot: int, kind: str, shape: list[int]) -> np.ndarray[Any, Any]:
         """A copy of the pixels in ``slot``."""
         start, count = HEADER_BYTES + slot * self._slot_bytes, int(np.prod(shape))
-        return np.frombuffer(self._memory, np.dtype(kind), count, start).reshape(shape).copy()
-
-    def row(self) -> int | None:
-        """The row that it was at when it ended."""
-        return row_in_work(self._memory)
+        return np.frombuffer(self.memory, np.dtype(kind), count, start).reshape(shape).copy()
 
     def how_it_ended(self) -> str:
         """How it ended, as the predicate of a sentence."""
-        return how_it_ended(self._child, self._errors)
-
-    def kill(self) -> None:
-        """Have it end."""
-        self._child.kill()
+        return how_it_ended(self.child, self._errors)
 
     def end(self) -> None:
         """Kill it, and give its memory back."""
-        self._child.kill()
-        self._child.wait()
-        for stream in (self._child.stdin, self._child.stdout):
+        self.child.kill()
+        self.child.wait()
+        for stream in (self.child.stdin, self.child.stdout):
             # What was still to be sent has nobody to read it.
             with suppress(OSError):
                 cast(BinaryIO, stream).close()

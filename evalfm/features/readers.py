@@ -7,10 +7,10 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from evalfm.workers.cores import reader_count
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+Part = TypeVar("Part")
+Result = TypeVar("Result")
 FEW_IMAGES = 64
 """Fewer are read by threads: processes take half a second to start."""
 BATCHES_AHEAD = 2
@@ -306,3 +308,19 @@ def _deepened(image: Prepared, kind: np.dtype[np.generic]) -> NDArray[np.generic
         return pixels.astype(np.float32) / np.float32(round(1 / image.scale))
     # 65535 is 257 times 255.
     return pixels.astype(np.uint16) * np.uint16(257)
+
+
+def read_ahead(parts: Iterable[Part], read: Callable[[Part], Result], ahead: int = 1) -> Iterator[Result]:
+    """``read`` of each part in order; a thread reads the next ``ahead`` while one is used.
+
+    >>> list(read_ahead([1, 2, 3], str))
+    ['1', '2', '3']
+    """
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        for part in parts:
+            waiting.append(pool.submit(read, part))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()

@@ -1,27 +1,29 @@
-"""An encoder with the readers of a manifest's images: what it has computed, in what time, and how it goes on."""
+"""An encoder at work on a manifest's images: it reads them, or keeps them prepared on disk, and computes."""
 
 from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
 
 from evalfm.encoders.encoder import Encoder, Features
+from evalfm.encoders.preprocessing import Prepared
+from evalfm.errors import EvalfmError
 from evalfm.features.cost import seconds_per_image
 from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.forward import automatic_batch_size, device_of
 from evalfm.features.pipeline import ENCODED, BatchReader, Pipeline, Work, extract
-from evalfm.features.prepared_images import PreparedImages
-from evalfm.features.readers import ImageReader
+from evalfm.features.readers import BATCHES_AHEAD, ImageReader, PreparedBatch, read_ahead, stacked
 from evalfm.features.tiers import in_one_dtype
-from evalfm.progress import Progress
+from evalfm.progress import SILENT, Progress
 from evalfm.workers.cores import reader_count
 
 if TYPE_CHECKING:
+    from evalfm.data.geometry import Geometry
     from evalfm.data.manifest import Manifest
     from evalfm.features.addresses import Addresses
     from evalfm.features.feature_arrays import FeatureArrays
@@ -195,3 +197,72 @@ class RunningEncoder:
 def _close(readers: dict[bool, ImageReader]) -> None:
     while readers:
         readers.popitem()[1].close()
+
+
+ATTEMPTS = 3
+
+
+class PreparedImages:
+    """Reads batches as an ``ImageReader`` does, from disk where they are kept there; what is missing is kept first."""
+
+    def __init__(
+        self,
+        stored: FeatureArrays,
+        reader: ImageReader,
+        address_of: Callable[[int], str],
+        geometry_of: Callable[[int, int], Geometry],
+        *,
+        pin: bool = False,
+    ) -> None:
+        """``address_of`` gives a row's address, ``geometry_of`` the geometry of an image of a height and width."""
+        self._stored, self._reader = stored, reader
+        self._address_of, self._geometry_of = address_of, geometry_of
+        self._pin = pin
+
+    def batches(self, parts: Iterable[Sequence[int]]) -> Iterator[PreparedBatch]:
+        """Prepared images of each of ``parts``, in order.
+
+        Raises:
+            EvalfmError: an image cannot be read, or the store does not keep what is written.
+        """
+        return read_ahead(parts, self._batch, BATCHES_AHEAD)
+
+    def keep(self, rows: Sequence[int], batch_size: int, progress: Progress = SILENT) -> None:
+        """Write those of ``rows`` that are not on disk; an image that stands in several rows once.
+
+        Raises:
+            EvalfmError: an image cannot be read, or the disk is full.
+        """
+        by_address = {self._address_of(row): row for row in reversed(rows)}
+        lacking = [by_address[address] for address in self._stored.missing(list(by_address)[::-1])]
+        if not lacking:
+            return
+        parts = [lacking[first : first + batch_size] for first in range(0, len(lacking), batch_size)]
+        with self._stored.writer() as writer:
+            for batch in progress.track(self._reader.batches(parts), "decoding images", len(parts)):
+                sizes = [geometry.source for geometry in batch.geometries]
+                writer.append([self._address_of(row) for row in batch.rows], sizes, [batch.pixels.numpy()])
+
+    def _batch(self, rows: Sequence[int]) -> PreparedBatch:
+        addresses = [self._address_of(row) for row in rows]
+        for _ in range(ATTEMPTS):
+            self.keep(rows, len(rows))
+            try:
+                read = [pixels.numpy() for (pixels,) in self._stored.read_each(addresses)]
+            except KeyError:  # Damaged: missing from now on.
+                continue
+            sizes = [self._stored.size(address) for address in addresses]
+            geometries = [self._geometry_of(*size) for size in sizes if size is not None]
+            images = [Prepared(pixels, geometry, "") for pixels, geometry in zip(read, geometries, strict=True)]
+            return PreparedBatch(tuple(rows), stacked(images, pin=self._pin), tuple(geometries))
+        raise EvalfmError("The feature store does not keep prepared images; leave --cache-images out.")
+
+
+def image_bytes(input_size: tuple[int, int]) -> int:
+    """Bytes of one prepared image of three channels of 8 bits, more than a grey one of 16.
+
+    >>> image_bytes((224, 224))
+    150528
+    """
+    height, width = input_size
+    return 3 * height * width

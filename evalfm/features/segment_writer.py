@@ -22,9 +22,9 @@ from torch import Tensor
 from evalfm.errors import EvalfmError
 from evalfm.features import segment as segments
 from evalfm.features.disk import raw
-from evalfm.features.packing import LARGEST_HALF
 from evalfm.features.segment import Extent, OpenSegment, open_segment
 from evalfm.features.segment_format import ENTRY, ArrayLayout, Layout, keys_of
+from evalfm.features.tiers import LARGEST_HALF
 
 COMMIT_BYTES, COMMIT_SECONDS = 128_000_000, 5.0
 """Written bytes, and age of the oldest of them, at which rows are committed: what a kill may cost."""
@@ -43,7 +43,6 @@ class _Job:
     addresses: Sequence[str]
     sizes: Sequence[tuple[int, int]]
     arrays: tuple[NDArray[Any], ...]
-    release: tuple[Callable[[], None], ...]
     count: int = 1
 
     @property
@@ -57,13 +56,10 @@ class _Job:
 
 
 def _join(jobs: Sequence[_Job]) -> _Job:
-    if len(jobs) == 1:
-        return jobs[0]
     return _Job(
         [address for job in jobs for address in job.addresses],
         [size for job in jobs for size in job.sizes],
         tuple(np.concatenate(arrays) for arrays in zip(*(job.arrays for job in jobs), strict=True)),
-        tuple(release for job in jobs for release in job.release),
         len(jobs),
     )
 
@@ -84,6 +80,9 @@ class SegmentWriter:
 
     Leaving the block commits everything that was appended. Where an exception leaves it, what was committed by then
     stays and the rest is dropped. What goes wrong in the background is raised by the next call, or on leaving.
+
+    Attributes:
+        open_segments: what is written: one segment, and full ones whose last rows are not committed yet.
     """
 
     def __init__(
@@ -91,10 +90,10 @@ class SegmentWriter:
         folder: Path,
         *,
         facts: Mapping[str, Any],
-        half: bool = False,
-        generations: Callable[[NDArray[np.uint64]], NDArray[np.uint16]] | None = None,
-        extents: Callable[[], Mapping[str, Extent]] = dict,
-        committed: Callable[[str, int, int], None] = lambda name, first, last: None,
+        half: bool,
+        generations: Callable[[NDArray[np.uint64]], NDArray[np.uint16]],
+        extents: Callable[[], Mapping[str, Extent]],
+        committed: Callable[[str, int, int], None],
     ) -> None:
         """Nothing is written or made before rows are appended.
 
@@ -115,17 +114,12 @@ class SegmentWriter:
         self._appended = self._committed = self._wanted = 0
         self._closing = self._dropping = self._all_written = False
         self._error: BaseException | None = None
-        self._open: list[OpenSegment] = []
+        self.open_segments: list[OpenSegment] = []
         self._threads: list[threading.Thread] = []
         self._process = os.getpid()
 
     def append(
-        self,
-        addresses: Sequence[str],
-        sizes: Sequence[tuple[int, int]],
-        arrays: Sequence[NDArray[Any] | Tensor],
-        *,
-        release: Callable[[], None] | None = None,
+        self, addresses: Sequence[str], sizes: Sequence[tuple[int, int]], arrays: Sequence[NDArray[Any] | Tensor]
     ) -> None:
         """Hand over rows and return at once, unless 256 MB wait already.
 
@@ -133,7 +127,6 @@ class SegmentWriter:
             addresses: [B] digests of the images.
             sizes: [B] height and width of the stored images.
             arrays: CPU arrays [B, ...], which nobody may change before they are written.
-            release: called in another thread as soon as they may be changed again.
 
         Raises:
             EvalfmError: the disk is full or cannot be written.
@@ -147,7 +140,7 @@ class SegmentWriter:
             raise ValueError(f"{len(addresses)} addresses, {len(sizes)} sizes and arrays of {counts} rows")
         if not addresses:
             return
-        job = _Job(tuple(addresses), tuple(sizes), values, () if release is None else (release,))
+        job = _Job(tuple(addresses), tuple(sizes), values)
         with self._changed:
             while self._error is None and self._queue and self._queued_bytes + job.nbytes > QUEUE_BYTES:
                 self._changed.wait()
@@ -174,12 +167,6 @@ class SegmentWriter:
             while self._error is None and self._committed < self._wanted:
                 self._changed.wait()
             self._raise()
-
-    @property
-    def open_segments(self) -> tuple[OpenSegment, ...]:
-        """Segments that are written: one, and full ones whose last rows are not committed yet."""
-        with self._changed:
-            return tuple(self._open)
 
     def __enter__(self) -> Self:
         return self
@@ -217,8 +204,6 @@ class SegmentWriter:
             with ThreadPoolExecutor(1, "evalfm-store-checksums") as checksums:
                 while (job := self._next()) is not None:
                     written = self._put(job, checksums)
-                    for release in job.release:
-                        release()
                     with self._changed:
                         self._pending.append(written)
                         self._pending_bytes += written.nbytes
@@ -245,17 +230,16 @@ class SegmentWriter:
                 nbytes += jobs[-1].nbytes
             self._queued_bytes -= nbytes
             self._changed.notify_all()
-        return _join(jobs)
+        return _join(jobs) if len(jobs) > 1 else jobs[0]
 
     def _put(self, job: _Job, checksums: Executor) -> _Written:
-        if not self._open or self._open[-1].end >= segments.SEGMENT_BYTES:
+        if not self.open_segments or self.open_segments[-1].end >= segments.SEGMENT_BYTES:
             opened = open_segment(self._folder, self._facts, self._extents())
             with self._changed:
-                self._open.append(opened)
-        segment, keys = self._open[-1], keys_of(job.addresses)
-        generations = 0 if self._generations is None else self._generations(keys)
+                self.open_segments.append(opened)
+        segment, keys = self.open_segments[-1], keys_of(job.addresses)
         entries = np.zeros(len(keys), ENTRY)
-        entries["address"], entries["generation"] = keys, generations
+        entries["address"], entries["generation"] = keys, self._generations(keys)
         entries["height"], entries["width"] = np.array(job.sizes, np.uint32).T
         since, before = time.monotonic(), segment.end
         rows = [
@@ -275,7 +259,7 @@ class SegmentWriter:
                     self._pending_bytes -= sum(each.nbytes for each in written)
                     self._changed.notify_all()
             if self._error is None and not self._dropping:
-                for segment in self._open:
+                for segment in self.open_segments:
                     segment.close()
         except BaseException as error:
             self._fail(error)
@@ -283,7 +267,7 @@ class SegmentWriter:
             with self._changed:
                 while not self._all_written:
                     self._changed.wait()
-            for segment in self._open:
+            for segment in self.open_segments:
                 segment.abandon()
 
     def _due(self) -> list[_Written]:
@@ -319,8 +303,8 @@ class SegmentWriter:
         """Let go of segments that got their last rows and have a successor."""
         with self._changed:
             waiting = {each.segment for each in self._pending}
-            full = [segment for segment in self._open[:-1] if segment not in waiting]
-            self._open = [segment for segment in self._open if segment not in full]
+            full = [segment for segment in self.open_segments[:-1] if segment not in waiting]
+            self.open_segments = [segment for segment in self.open_segments if segment not in full]
         for segment in full:
             segment.close()
 

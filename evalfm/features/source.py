@@ -21,32 +21,26 @@ class FeatureSource(Protocol):
     @property
     def name(self) -> str:
         """What tables call the source."""
-        ...
 
     @property
     def key(self) -> str:
         """Changes whenever any feature could."""
-        ...
 
     @property
     def pooled_dim(self) -> int:
         """D of the pooled features [N, D]."""
-        ...
 
     @property
     def map_channels(self) -> tuple[int, ...]:
         """Channels of each map, shallow to deep; empty where there are no maps."""
-        ...
 
     @property
     def map_strides(self) -> tuple[int, ...]:
         """Input pixels per cell of each map."""
-        ...
 
     @property
     def input_size(self) -> tuple[int, int]:
         """Height and width of the input that the maps cover."""
-        ...
 
     def features(self, rows: Sequence[int], *, maps: bool = False) -> Features:
         """Pooled float32 [N, D] on the CPU and, if asked, maps of ``rows`` (of the manifest), in order.
@@ -54,11 +48,9 @@ class FeatureSource(Protocol):
         Maps are float16 where it holds them and float32 where it does not, on whatever device keeps them; who uses them
         brings them to its own device and to float32 there.
         """
-        ...
 
     def geometry(self, row: int) -> Geometry:
         """How the image of ``row`` lies in the encoder's input."""
-        ...
 
 
 class DeclaredByEncoder:

@@ -1,4 +1,4 @@
-"""The feature store: rows of arrays on disk, addressed by the encoder's key and the image's digest."""
+"""The feature store: rows of arrays on disk, by the encoder's key and the image's digest, and which are used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from evalfm.cautions import Caution
 from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.leases import LeaseFolder
 from evalfm.features.source import FeatureSource, map_grids
@@ -46,18 +47,31 @@ class FeatureStore:
 
     @property
     def budget_bytes(self) -> int:
-        """Bytes that maps of all encoders together may take before they are computed on the fly."""
-        return default_budget(self.folder) if self._budget_bytes is None else self._budget_bytes
+        """Bytes that maps of all encoders together may take before they are computed on the fly.
+
+        By default 20 GB, or if less 10 % of what would be free on the disk without them.
+        """
+        if self._budget_bytes is not None:
+            return self._budget_bytes
+        return min(LARGEST_BUDGET, int(SHARE_OF_DISK * (self.free_bytes + self.map_bytes)))
 
     @property
     def map_bytes(self) -> int:
         """How many bytes stored maps of all encoders take now."""
-        return _stored_bytes(self.folder)
+        total = 0
+        # A file or two for gigabytes, so that nothing is listed that could be long.
+        for key in _names(self.folder):
+            for path in _names(self.folder / key / FORMAT):
+                for file in _entries(self.folder / key / FORMAT / path / "maps"):
+                    with contextlib.suppress(FileNotFoundError):  # removed by another process meanwhile
+                        total += file.stat().st_size
+        return total
 
     @property
     def free_bytes(self) -> int:
         """Free bytes of the disk that holds the store."""
-        return shutil.disk_usage(_existing(self.folder)).free
+        folder = self.folder.absolute()
+        return shutil.disk_usage(next(path for path in (folder, *folder.parents) if path.exists())).free
 
     def cache(self, key: str, path: str = "float32-cpu") -> EncoderCache:
         """Features of the encoder with ``key``, computed in the way ``path``; nothing is read or made yet.
@@ -108,12 +122,6 @@ def old_format_folders(folder: Path) -> int:
     return sum((folder / name / OLD_FORMAT).is_dir() for name in _names(folder))
 
 
-def default_budget(folder: Path) -> int:
-    """Bytes that maps may take: 20 GB, or if less 10 % of what would be free on the disk without them."""
-    free = shutil.disk_usage(_existing(folder)).free
-    return min(LARGEST_BUDGET, int(SHARE_OF_DISK * (free + _stored_bytes(folder))))
-
-
 def estimate_bytes(source: FeatureSource, n: int, *, maps: bool = True) -> int:
     """Bytes that features of ``n`` images take on disk: pooled as float32, ``maps`` as float16."""
     values = 0
@@ -121,19 +129,6 @@ def estimate_bytes(source: FeatureSource, n: int, *, maps: bool = True) -> int:
         for channels, (height, width) in zip(source.map_channels, map_grids(source), strict=True):
             values += channels * height * width
     return n * (4 * source.pooled_dim + 2 * values)
-
-
-def _stored_bytes(folder: Path) -> int:
-    """Bytes of all stored maps: a file or two for gigabytes, so that nothing is listed that could be long."""
-    total = 0
-    for key in _names(folder):
-        for path in _names(folder / key / FORMAT):
-            for file in _entries(folder / key / FORMAT / path / "maps"):
-                try:
-                    total += file.stat().st_size
-                except FileNotFoundError:  # removed by another process meanwhile
-                    continue
-    return total
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
@@ -178,6 +173,82 @@ def _say_old_format(folder: Path) -> None:
         )
 
 
-def _existing(folder: Path) -> Path:
-    """``folder`` or the nearest parent that is there."""
-    return next(path for path in [folder.absolute(), *folder.absolute().parents] if path.exists())
+class FeaturePaths:
+    """The stored features of one encoder, by the path on which they were computed (``FeaturePath.name``).
+
+    The encoder's own path is used, and computed where rows are missing. Another path of the same precision, such as
+    that of a GPU, is used in its place where it holds everything that is asked for and the own one does not; a caution
+    says so. Should it later lack something, the own path is used from then on, and another caution says that.
+
+    Attributes:
+        cautions: what a run must say of the paths.
+    """
+
+    def __init__(self, store: FeatureStore, key: str, own: str) -> None:
+        """``key`` is the encoder's, ``own`` the name of the path on which it computes."""
+        self._store, self._key, self._own = store, key, own
+        self._name: str | None = None
+        self._caches: dict[str, EncoderCache] = {}
+        self.cautions: tuple[Caution, ...] = ()
+
+    def choose(self, addresses: Sequence[str], *, maps: bool = False, computed: bool = False) -> EncoderCache:
+        """What is stored on the path that is used for ``addresses``.
+
+        Args:
+            addresses: of the images that are asked for.
+            maps: whether their stored maps are.
+            computed: whether features of them are computed in any case, so that only the own path will do.
+        """
+
+        def whole(name: str) -> bool:
+            cache = self._cache(name)
+            return not cache.pooled.missing(addresses) and not (maps and cache.maps.missing(addresses))
+
+        if self._name is None:
+            self._name = self._own
+            if not computed and not whole(self._own):
+                others = (each for each in self._store.paths(self._key) if self._is_like_own(each) and whole(each))
+                self._name = next(others, self._own)
+            if self._name != self._own:
+                self._add(
+                    f"Features were not computed here: stored ones of {self._name} were used in place of {self._own}."
+                )
+        elif self._name != self._own and (computed or not whole(self._name)):
+            self._add(
+                f"Features of two paths were used: {self._name} at first and {self._own} from where it held no more."
+            )
+            self._name = self._own
+        return self._cache(self._name)
+
+    def missing_maps(self, addresses: Sequence[str]) -> int:
+        """Of how many of ``addresses`` the path that holds most has no maps."""
+        names = [self._own, *filter(self._is_like_own, self._store.paths(self._key))]
+        return min(len(self._cache(name).maps.missing(addresses)) for name in names)
+
+    @property
+    def used(self) -> str:
+        """Name of the path that is used; the encoder's own until features were asked for."""
+        return self._name or self._own
+
+    @property
+    def own(self) -> EncoderCache:
+        """What is stored on the encoder's own path."""
+        return self._cache(self._own)
+
+    def _cache(self, name: str) -> EncoderCache:
+        if name not in self._caches:
+            self._caches[name] = self._store.cache(self._key, name)
+        return self._caches[name]
+
+    def _is_like_own(self, name: str) -> bool:
+        """Whether ``name`` is another path of the same precision, on another device or compiled where ours is not."""
+        return name != self._own and _precision(name) == _precision(self._own)
+
+    def _add(self, sentence: str) -> None:
+        self.cautions = (*self.cautions, Caution("feature-path", sentence))
+
+
+def _precision(path: str) -> str:
+    """The precision in a path's name, such as ``bfloat16-autocast`` in ``bfloat16-autocast-compiled-cuda``."""
+    *words, _ = path.split("-")
+    return "-".join(word for word in words if word != "compiled")

@@ -35,4 +35,4 @@ class StoredSource(EncodedSource):
             MissingRowsError: a row is not stored.
         """
         addresses = self._addresses.of(rows)
-        return self._cache(addresses, True).maps.layout(addresses)
+        return self._destination(addresses, True).cache.maps.layout(addresses)

@@ -1,4 +1,4 @@
-"""Feature maps kept in memory, on the encoder's device where they fit and else beside the processor."""
+"""Feature maps in half precision where it holds them, kept on the encoder's device or beside the processor."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from evalfm.encoders.encoder import Features
 from evalfm.features.memory import HOST, MemoryBudget
-from evalfm.features.packing import LARGEST_HALF
 from evalfm.features.segment_format import Layout
 
 
@@ -38,7 +37,7 @@ class _Block:
 class MapMemory:
     """Pooled features and maps of images by their address, in memory that is taken from ``budget`` ahead.
 
-    Maps are kept in float16, as the store keeps them (``evalfm.features.packing``), so that what a head reads does not
+    Maps are kept in float16, as the store keeps them (``evalfm.features.tiers``), so that what a head reads does not
     depend on where it was kept. Each row is put once; rows for which there was no room are left to the tiers below.
     """
 
@@ -261,3 +260,32 @@ def _release(blocks: list[_Block], budget: MemoryBudget) -> None:
     while blocks:
         block = blocks.pop()
         budget.release(block.place, block.nbytes)
+
+
+LARGEST_HALF = 65504.0
+
+
+def halved(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Maps [B, C, h, w] as float16, and whether it holds all of them as a 0-dim bool tensor beside them.
+
+    The device is not waited for. Where the answer is no, ``pack`` says what to keep.
+
+    >>> half, fits = halved(torch.full((1, 1, 2, 2), 65505.0))
+    >>> half.dtype, bool(fits)
+    (torch.float16, False)
+    """
+    low, high = torch.aminmax(maps)
+    return maps.half(), (low >= -LARGEST_HALF) & (high <= LARGEST_HALF)
+
+
+def pack(maps: Tensor) -> Tensor:
+    """Maps [B, C, h, w] as float16; where an image has a value beyond ±65504, as float32.
+
+    In the float32 result the images that fit hold their float16 values, so what becomes of an image never
+    depends on its neighbours in the batch or segment.
+    """
+    half, all_fit = halved(maps)
+    if bool(all_fit):
+        return half
+    fits = maps.abs().amax(dim=(1, 2, 3), keepdim=True) <= LARGEST_HALF
+    return half.float().where(fits, maps.float())

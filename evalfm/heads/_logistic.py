@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,39 +20,40 @@ EXAMPLES_AT_ONCE = 1 << 16
 """That are weighted at once beside the features."""
 
 
-class Likelihood(Protocol):
+@dataclass(frozen=True)
+class Likelihood(ABC):
     """A log-loss of margins [k, J, n]: k strengths of the penalty, J linear functions, n examples."""
 
+    target: Tensor
+
+    @abstractmethod
     def loss(self, margins: Tensor) -> Tensor:
         """Sum of the log-loss over the examples, [k]."""
-        ...
 
+    @abstractmethod
     def probability(self, margins: Tensor) -> Tensor:
         """Probability of each of the J outcomes, [k, J, n]."""
-        ...
 
     def residual(self, probability: Tensor) -> Tensor:
-        """Derivative of the loss by the margins, [k, J, n]."""
-        ...
+        """Derivative of the loss by the margins, p − y, [k, J, n]."""
+        return probability - self.target
 
     def weight(self, probability: Tensor) -> Tensor:
-        """Second derivative by the margins, taken outcome by outcome, [k, J, n]."""
-        ...
+        """Second derivative by the margins, taken outcome by outcome, p·(1 − p), [k, J, n]."""
+        return probability * (1 - probability)
 
+    @abstractmethod
     def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """Second derivative by the margins times ``direction``, [k, J, n]."""
-        ...
 
+    @abstractmethod
     def prior(self) -> Tensor:
         """Margins of the best constant prediction, [J]."""
-        ...
 
 
 @dataclass(frozen=True)
-class Binomial:
+class Binomial(Likelihood):
     """Two classes, one margin: ``target`` is [n] of 0 and 1."""
-
-    target: Tensor
 
     def loss(self, margins: Tensor) -> Tensor:
         """Sum of log(1 + exp(m)) − y·m, [k]."""
@@ -61,14 +62,6 @@ class Binomial:
     def probability(self, margins: Tensor) -> Tensor:
         """Of the positive class."""
         return torch.sigmoid(margins)
-
-    def residual(self, probability: Tensor) -> Tensor:
-        """P − y."""
-        return probability - self.target
-
-    def weight(self, probability: Tensor) -> Tensor:
-        """P·(1 − p)."""
-        return probability * (1 - probability)
 
     def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """P·(1 − p)·direction."""
@@ -80,10 +73,8 @@ class Binomial:
 
 
 @dataclass(frozen=True)
-class Multinomial:
+class Multinomial(Likelihood):
     """J classes with a softmax over J margins: ``target`` is one-hot [J, n]."""
-
-    target: Tensor
 
     def loss(self, margins: Tensor) -> Tensor:
         """Sum of logsumexp(m) − m of the true class, [k]."""
@@ -92,14 +83,6 @@ class Multinomial:
     def probability(self, margins: Tensor) -> Tensor:
         """Softmax over the classes."""
         return torch.softmax(margins, dim=1)
-
-    def residual(self, probability: Tensor) -> Tensor:
-        """P − y."""
-        return probability - self.target
-
-    def weight(self, probability: Tensor) -> Tensor:
-        """P·(1 − p)."""
-        return probability * (1 - probability)
 
     def curvature(self, probability: Tensor, weight: Tensor, direction: Tensor) -> Tensor:
         """(diag(p) − p·pᵀ)·direction."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
 from evalfm.heads.head import Context, Examples, Head
 
@@ -53,6 +54,19 @@ class Standardisation:
             chosen[rows] /= scale
         return chosen
 
+    def raw(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Weights [..., kept] of standardised features as those [..., D] of features as they are."""
+        raw = np.zeros((*weight.shape[:-1], len(self.mean)))
+        raw[..., self.kept] = weight / self.scale[self.kept]
+        return raw
+
+    @property
+    def cautions(self) -> list[Caution]:
+        """That features were dropped, where some were."""
+        dropped = int((~self.kept).sum())
+        words = f"{dropped} of {len(self.kept)} features are constant on train and were dropped."
+        return [Caution("constant-features", words)] if dropped else []
+
 
 def _deviation(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """Population standard deviation [D] in double precision; row by row as ``numpy.std`` has it, but some at a time."""
@@ -61,6 +75,18 @@ def _deviation(features: NDArray[np.float32], mean: NDArray[np.float64]) -> NDAr
         squared = (features[start : start + ROWS_AT_ONCE] - mean) ** 2
         summed = np.add.reduce(np.concatenate([summed, squared]), axis=0, keepdims=True)
     return np.asarray(np.sqrt(summed[0] / len(features)))
+
+
+def at_edge(what: str, values: Sequence[float], best: int) -> list[Caution]:
+    """That the best of the sorted ``values`` that were tried of ``what`` is the first or last, where it is.
+
+    >>> str(at_edge("C", [0.1, 1, 10], 2)[0]), at_edge("C", [0.1, 1, 10], 1)
+    ('The best C, 10, lies at the upper edge of the grid.', [])
+    """
+    if len(values) < 2 or best not in (0, len(values) - 1):
+        return []
+    end = "lower" if values[best] < values[-1 - best] else "upper"
+    return [Caution("grid-edge", f"The best {what}, {values[best]:.3g}, lies at the {end} edge of the grid.")]
 
 
 def check_kind(head: Head, context: Context) -> None:

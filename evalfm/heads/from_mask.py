@@ -21,8 +21,7 @@ from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.module import HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective
 from evalfm.heads.segmentation.light import MultiscaleHead
-from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.trained import TrainedDenseHead
+from evalfm.heads.trained import TrainableHead, TrainedDenseHead
 from evalfm.metrics.mask_scores import PixelHistogram
 
 MEASURES = ("area-fraction", "ctr", "lung-fraction")
@@ -55,11 +54,6 @@ class FromMaskHead(PooledHead, TrainableHead):
         """The dense head and its own grid."""
         own = {"masks": self._inner.name, "parts": ["all", "largest"], "without_ratio": "mean of train"}
         return {**own, **self._inner.grid}
-
-    @property
-    def reads_maps(self) -> bool:
-        """Maps, and what else the dense head reads."""
-        return True
 
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Learn the masks of train, choose on those of val.

@@ -90,9 +90,11 @@ class HeadModule(nn.Module):
     Attributes:
         stackable: True where many copies can run as one under ``vmap``: no state changes in a forward pass
             (batch norm) and nothing is drawn (dropout).
+        last_bias: name of the parameter [K] that is added to the answer last.
     """
 
     stackable: ClassVar[bool] = True
+    last_bias: ClassVar[str] = "bias"
 
     @abstractmethod
     def forward(self, maps: Maps, pooled: Tensor) -> Tensor:
@@ -100,11 +102,10 @@ class HeadModule(nn.Module):
 
     def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of train; a module that normalises its input itself ignores them."""
-        return
 
     def init_bias(self, answer: Tensor) -> None:
         """Set the last bias so that the first answer is about ``answer`` [K]."""
-        return
+        self.get_parameter(self.last_bias).data.copy_(answer)
 
 
 class Projection(nn.Module):
@@ -137,6 +138,8 @@ class Projection(nn.Module):
 class AffineModule(HeadModule):
     """One affine map of the standardised pooled features."""
 
+    last_bias: ClassVar[str] = "project.bias"
+
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
         super().__init__()
         self.project = Projection(layout.pooled_dim, layout.outputs, 0.0, generator)
@@ -149,10 +152,6 @@ class AffineModule(HeadModule):
     def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of the pooled features."""
         self.project.standardise(statistics.pooled_mean, statistics.pooled_scale)
-
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the bias; the weights start at zero."""
-        self.project.bias.data.copy_(answer)
 
     def raw(self) -> tuple[Tensor, Tensor]:
         """Weight [K, D] and bias [K] on features as they are, float64."""

@@ -33,10 +33,6 @@ class PerceptronModule(HeadModule):
         """Take the statistics of the pooled features."""
         self.hidden.standardise(statistics.pooled_mean, statistics.pooled_scale)
 
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the bias to ``answer`` [K]."""
-        self.bias.data.copy_(answer)
-
 
 class PerceptronHead(TrainedPooledHead):
     """One hidden layer on the pooled features."""
@@ -91,10 +87,6 @@ class AttentiveModule(HeadModule):
         """Take the statistics of the deepest map."""
         self.mean.copy_(statistics.map_means[-1])
         self.scale.copy_(statistics.map_scales[-1])
-
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the bias to ``answer`` [K]."""
-        self.bias.data.copy_(answer)
 
 
 class AttentiveHead(TrainedPooledHead):

@@ -34,15 +34,12 @@ class Tally(Protocol):
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Count a batch: logits [L, B, …] of every candidate, target [B, …]."""
-        ...
 
     def merge(self, total: Total, device: torch.device) -> None:
         """Add up what all processes have counted, exchanged on ``device``."""
-        ...
 
     def score(self) -> Tensor:
         """The val score of every candidate, [L]."""
-        ...
 
 
 class Objective(ABC):
@@ -51,12 +48,10 @@ class Objective(ABC):
     Attributes:
         score_name: what curves call the val score.
         higher_is_better: whether a greater val score is the better one.
-        loss_name: the loss, in words.
     """
 
     score_name: ClassVar[str]
     higher_is_better: ClassVar[bool]
-    loss_name: ClassVar[str]
 
     @abstractmethod
     def read(self, examples: Examples, grid: tuple[int, int] | None, progress: Progress, label: str) -> Tensor:
@@ -117,7 +112,6 @@ class MaskObjective(Objective):
 
     score_name: ClassVar[str] = "val_dice"
     higher_is_better: ClassVar[bool] = True
-    loss_name: ClassVar[str] = "binary cross-entropy + batch Dice"
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
@@ -153,16 +147,23 @@ class MaskObjective(Objective):
         return (target.flatten(1) > 0).any(dim=1)
 
 
-class LabelObjective(Objective):
-    """Mean binary cross-entropy over known labels, each label with the same weight; chosen by val log-loss."""
+class _LogLossObjective(Objective):
+    """Cross-entropy that may be smoothed; chosen by val log-loss."""
 
     score_name: ClassVar[str] = "val_log_loss"
     higher_is_better: ClassVar[bool] = False
-    loss_name: ClassVar[str] = "binary cross-entropy"
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self._names = names
         self._smoothing = 0.0
+
+    def smooth(self, share: float) -> None:
+        """Smooth labels in the loss."""
+        self._smoothing = share
+
+
+class LabelObjective(_LogLossObjective):
+    """Mean binary cross-entropy over known labels, each label with the same weight; chosen by val log-loss."""
 
     def read(self, examples: Examples, grid: tuple[int, int] | None, progress: Progress, label: str) -> Tensor:
         """Labels [N, K], NaN where unknown."""
@@ -186,27 +187,15 @@ class LabelObjective(Objective):
 
     def tally(self, candidates: int) -> Tally:
         """Mean log-loss over labels."""
-        return _LabelTally()
-
-    def smooth(self, share: float) -> None:
-        """Smooth labels in the loss."""
-        self._smoothing = share
+        return _MeanTally(_label_penalty)
 
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """Log odds of each label's share in train."""
         return log_odds(target.nanmean(0).nan_to_num(0.5))
 
 
-class ClassObjective(Objective):
+class ClassObjective(_LogLossObjective):
     """Cross-entropy over classes; chosen by val log-loss."""
-
-    score_name: ClassVar[str] = "val_log_loss"
-    higher_is_better: ClassVar[bool] = False
-    loss_name: ClassVar[str] = "cross-entropy"
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-        self._smoothing = 0.0
 
     def read(self, examples: Examples, grid: tuple[int, int] | None, progress: Progress, label: str) -> Tensor:
         """Class indices [N]."""
@@ -226,11 +215,7 @@ class ClassObjective(Objective):
 
     def tally(self, candidates: int) -> Tally:
         """Mean log-loss."""
-        return _ClassTally()
-
-    def smooth(self, share: float) -> None:
-        """Smooth labels in the loss."""
-        self._smoothing = share
+        return _MeanTally(_class_penalty)
 
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """Log of each class's share in train, one image added to each."""
@@ -255,7 +240,6 @@ class ValueObjective(Objective):
 
     score_name: ClassVar[str] = "val_mse"
     higher_is_better: ClassVar[bool] = False
-    loss_name: ClassVar[str] = "squared error"
 
     def __init__(self, mean: float, scale: float) -> None:
         self.mean, self.scale = mean, scale
@@ -281,8 +265,13 @@ class ValueObjective(Objective):
         return (logits - target).square().mean((1, 2))
 
     def tally(self, candidates: int) -> Tally:
-        """Mean squared error."""
-        return _ValueTally(self.scale)
+        """Mean squared error in the target's unit."""
+        return _MeanTally(
+            lambda logits, target: (
+                ((logits - target) * self.scale).square(),
+                torch.ones_like(target, dtype=torch.bool),
+            )
+        )
 
     def start(self, target: Tensor, positive_share: float) -> Tensor:
         """The mean."""
@@ -336,60 +325,43 @@ class _MaskTally:
         return self._dice.score()
 
 
-class _MeanTally(ABC):
-    """The mean over val images (and labels) of the penalty that ``each`` gives an answer."""
+class _MeanTally:
+    """The mean over val images (and labels) of a penalty.
 
-    def __init__(self) -> None:
-        self._sum: Tensor | None = None
-        self._count: Tensor | None = None
+    ``penalty`` gives of a batch the penalties [L, B, K] and which of them count [B, K], in float64.
+    """
 
-    @abstractmethod
-    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a batch the penalties [L, B, K] and which of them count [B, K], in float64."""
+    def __init__(self, penalty: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> None:
+        self._penalty = penalty
+        self._sum = self._count = torch.zeros((), dtype=torch.float64)
 
     def add(self, logits: Tensor, target: Tensor) -> None:
         """Count a batch, on its device where that knows float64: nothing waits for it."""
         if logits.device.type == "mps":
             logits, target = logits.cpu(), target.cpu()
-        penalty, known = self.each(logits.double(), target)
-        total, count = (penalty * known).sum(1), known.double().sum(0)
-        self._sum = total if self._sum is None else self._sum + total
-        self._count = count if self._count is None else self._count + count
+        penalty, known = self._penalty(logits.double(), target)
+        self._sum = (penalty * known).sum(1) + self._sum
+        self._count = known.double().sum(0) + self._count
 
     def merge(self, total: Total, device: torch.device) -> None:
         """Add up what all processes have counted."""
-        assert self._sum is not None
-        assert self._count is not None
         self._sum, self._count = (total(each.to(device)).cpu() for each in (self._sum, self._count))
 
     def score(self) -> Tensor:
         """The mean over labels of the mean over images, [L]."""
-        assert self._sum is not None
-        assert self._count is not None
         return (self._sum / self._count).nanmean(-1).cpu()
 
 
-class _LabelTally(_MeanTally):
-    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        known = ~target.isnan()
-        wanted = torch.where(known, target, 0.0).double().expand_as(logits)
-        return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), known
+def _label_penalty(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    known = ~target.isnan()
+    wanted = torch.where(known, target, 0.0).double().expand_as(logits)
+    return functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none"), known
 
 
-class _ClassTally(_MeanTally):
-    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        log = torch.log_softmax(logits, dim=-1)
-        penalty = -log.gather(-1, target[None, :, None].expand(len(logits), -1, 1))
-        return penalty, torch.ones(len(target), 1, dtype=torch.bool, device=target.device)
-
-
-class _ValueTally(_MeanTally):
-    def __init__(self, scale: float) -> None:
-        super().__init__()
-        self._scale = scale
-
-    def each(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        return ((logits - target) * self._scale).square(), torch.ones_like(target, dtype=torch.bool)
+def _class_penalty(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    log = torch.log_softmax(logits, dim=-1)
+    penalty = -log.gather(-1, target[None, :, None].expand(len(logits), -1, 1))
+    return penalty, torch.ones(len(target), 1, dtype=torch.bool, device=target.device)
 
 
 def _as_fraction(target: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import (
     Standardisation,
     check_kind,
@@ -25,7 +24,7 @@ from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.heads.linear import STRENGTHS, _cautions, without_images
 from evalfm.heads.module import HeadModule, Layout, Maps, Projection, Statistics
 from evalfm.heads.objectives import Objective, objective_of
-from evalfm.heads.trainable import TrainableHead
+from evalfm.heads.trained import TrainableHead
 
 ABSENT = -40.0
 """Log-probability of a class that train does not show."""
@@ -90,11 +89,6 @@ class OrdinalHead(PooledHead, TrainableHead):
         """C of scikit-learn's convention, the link, and how the features are scaled."""
         return {"C": list(self._strengths), "link": "proportional odds", "standardise": "train", "refit": "no"}
 
-    @property
-    def reads_maps(self) -> bool:
-        """Pooled features alone."""
-        return False
-
     def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
         """Learn the classes that train holds.
 
@@ -122,8 +116,7 @@ class OrdinalHead(PooledHead, TrainableHead):
         if absent:
             cautions.append(without_images(absent))
         first, steps, weight = solutions[best]
-        raw = torch.zeros(len(scaling.mean), dtype=torch.float64)
-        raw[torch.from_numpy(scaling.kept)] = weight / torch.from_numpy(scaling.scale[scaling.kept])
+        raw = torch.from_numpy(scaling.raw(weight.numpy()))
         self._weight, self._steps = raw, steps
         self._first = first + raw @ torch.from_numpy(scaling.mean)
         self._seen = torch.zeros(len(context.class_names), dtype=torch.bool)
@@ -156,10 +149,6 @@ class OrdinalHead(PooledHead, TrainableHead):
         self._seen = torch.zeros(len(context.class_names), dtype=torch.bool)
         self._seen[torch.from_numpy(np.unique(train.target.astype(np.intp)))] = True
         return objective_of(train, context)
-
-    def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """One vector an image."""
-        return Layout.of(source, len(context.class_names))
 
     def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
         """Zero weights; of the classes that the objective saw in train, of all before that."""

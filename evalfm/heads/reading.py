@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from evalfm.features.readers import read_ahead
 from evalfm.heads.head import Examples
 from evalfm.heads.module import Maps
 
 FeatureBatch = tuple[Maps, Tensor]
 """Maps [B, C, h, w] each, shallow to deep, and pooled features [B, D]."""
-
-Part = TypeVar("Part")
-Result = TypeVar("Result")
-
-
-def read_ahead(parts: Sequence[Part], read: Callable[[Part], Result]) -> Iterator[Result]:
-    """``read`` of each part in order; a thread reads the next one while this one is used.
-
-    >>> list(read_ahead([1, 2, 3], str))
-    ['1', '2', '3']
-    """
-    if not len(parts):
-        return
-    with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(read, parts[0])
-        for part in parts[1:]:
-            result = waiting.result()
-            waiting = pool.submit(read, part)
-            yield result
-        yield waiting.result()
 
 
 def read_batches(

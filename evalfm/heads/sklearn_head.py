@@ -19,6 +19,7 @@ from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import (
     Standardisation,
     as_columns,
+    at_edge,
     check_kind,
     check_two_classes,
     finite_pooled,
@@ -241,16 +242,10 @@ class SklearnHead(PooledHead):
         scaling: Standardisation,
         converged: bool,
     ) -> list[Caution]:
-        cautions = []
-        values = next(iter(self._grid.values())) if len(self._grid) == 1 else []
-        if len(values) > 1 and best in (0, len(values) - 1) and all(isinstance(each, int | float) for each in values):
-            words = (
-                f"The best {next(iter(self._grid))} for {label!r}, {values[best]:.3g}, lies at the edge of the grid."
-            )
-            cautions.append(Caution("grid-edge", words))
-        if dropped := int((~scaling.kept).sum()):
-            words = f"{dropped} of {len(scaling.kept)} features are constant on train and were dropped."
-            cautions.append(Caution("constant-features", words))
+        cautions = scaling.cautions
+        name, values = next(iter(self._grid.items()), ("", []))
+        if len(self._grid) == 1 and all(isinstance(each, int | float) for each in values):
+            cautions += at_edge(f"{name} for {label!r}", values, best)
         if not converged:
             words = f"The solver of {self.name} stopped before its tolerance for {label!r}."
             cautions.append(Caution("solver-stopped", words))

@@ -1,8 +1,9 @@
-"""Heads trained by gradient: a module, its schedule, and the way from its logits to scores and masks."""
+"""Heads whose answer is a module: trained with their encoder, or by gradient on its features."""
 
 from __future__ import annotations
 
 import copy
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import ClassVar
@@ -12,16 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evalfm.cautions import Caution
 from evalfm.encoders.encoder import Features
 from evalfm.errors import EvalfmError
+from evalfm.features.readers import read_ahead
 from evalfm.features.source import FeatureSource
 from evalfm.heads._pooled import tied
 from evalfm.heads.head import Context, DenseHead, Examples, Fit, Head, PooledHead
-from evalfm.heads.module import HeadModule, Layout, Maps, Statistics
+from evalfm.heads.module import AffineModule, HeadModule, Layout, Maps, Statistics
 from evalfm.heads.objectives import Objective, objective_of, restored_objective
-from evalfm.heads.reading import read_ahead, to_device
+from evalfm.heads.reading import to_device
 from evalfm.heads.segmentation.masks import target_grid
-from evalfm.heads.trainable import TrainableHead
 from evalfm.heads.training import fit_together
 
 PREDICTION_BATCH = 16
@@ -55,7 +57,48 @@ class Schedule:
     statistics_images: int = 64
 
 
-class TrainedHead(Head, TrainableHead):
+class TrainableHead(Head):
+    """A head whose answer is a module, so that it can be trained together with its encoder."""
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether the module looks at maps."""
+        return "maps" in self.needs
+
+    def objective(self, train: Examples, context: Context) -> Objective:
+        """What is minimised, and by what val chooses; that of the task's kind unless a head says otherwise."""
+        return objective_of(train, context)
+
+    def layout(self, source: FeatureSource, context: Context) -> Layout:
+        """What the module reads of ``source`` and the shape in which it answers; one vector an image.
+
+        Raises:
+            EvalfmError: the source lacks what the head reads.
+        """
+        return Layout.of(source, len(context.class_names), maps=self.reads_maps)
+
+    @abstractmethod
+    def new_module(self, layout: Layout, generator: torch.Generator) -> HeadModule:
+        """An untrained module; all its randomness comes from ``generator``."""
+
+    @abstractmethod
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
+        """A module that answers as the fitted head does, on features of these ``statistics``."""
+
+    @abstractmethod
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Predict by ``module`` from now on."""
+
+    def usable(self, examples: Examples) -> Examples:
+        """The examples that can be trained on or chosen by; all of them, unless some lack what the head learns from."""
+        return examples
+
+    def after_training(self, train: Examples, val: Examples, context: Context) -> tuple[Caution, ...]:
+        """Choose on val what the module itself does not hold, once it is kept; cautions about it."""
+        return ()
+
+
+class TrainedHead(TrainableHead):
     """A head whose module ``fit_together`` trains; subclasses give the module."""
 
     deterministic: ClassVar[bool] = False
@@ -88,15 +131,6 @@ class TrainedHead(Head, TrainableHead):
     def device(self) -> torch.device:
         """Where the trained module runs."""
         return self._device
-
-    @property
-    def reads_maps(self) -> bool:
-        """Whether the module looks at maps."""
-        return "maps" in self.needs
-
-    def objective(self, train: Examples, context: Context) -> Objective:
-        """That of the task's kind."""
-        return objective_of(train, context)
 
     def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
         """The trained module itself, which holds its own statistics."""
@@ -202,10 +236,6 @@ class TrainedPooledHead(TrainedHead, PooledHead):
 
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
 
-    def layout(self, source: FeatureSource, context: Context) -> Layout:
-        """One vector an image."""
-        return Layout.of(source, len(context.class_names), maps=self.reads_maps)
-
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probabilities per class (binary: K = 1), or values in the target's unit, [N, K]."""
         self.check_source(examples.source)
@@ -247,3 +277,34 @@ def trained_together(heads: Sequence[Head]) -> list[list[TrainedHead]]:
         if isinstance(head, TrainedHead):
             groups.setdefault((head.schedule, head.reads_maps), []).append(head)
     return list(groups.values())
+
+
+class TrainableAffineHead(TrainableHead):
+    """A head that is one affine map of the pooled features: weight [K, D] and bias [K] on features as they are."""
+
+    @abstractmethod
+    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
+        """The fitted weight and bias in the objective's scale, float64."""
+
+    @abstractmethod
+    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
+        """Predict by ``weight`` and ``bias``, given in the objective's scale, float64."""
+
+    def new_module(self, layout: Layout, generator: torch.Generator) -> AffineModule:
+        """Zero weights."""
+        return AffineModule(layout, generator)
+
+    def fitted(self, statistics: Statistics, objective: Objective) -> HeadModule:
+        """The fitted map."""
+        weight, bias = self.affine(objective)
+        layout = Layout(weight.shape[1], (), (), weight.shape[0])
+        module = AffineModule(layout, torch.Generator())
+        module.standardise(statistics)
+        module.take_raw(weight, bias)
+        return module
+
+    def set_module(self, module: HeadModule, layout: Layout, objective: Objective, device: torch.device) -> None:
+        """Take the map back."""
+        assert isinstance(module, AffineModule)
+        weight, bias = module.raw()
+        self.take_affine(weight.cpu(), bias.cpu(), objective)

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from evalfm.cautions import Caution
 from evalfm.errors import EvalfmError
-from evalfm.heads._pooled import check_kind
+from evalfm.heads._pooled import at_edge, check_kind
 from evalfm.heads.head import Context, Examples, Fit
 from evalfm.heads.module import HeadModule, Layout, Statistics
 from evalfm.heads.objectives import Objective
@@ -376,9 +375,6 @@ def _choose(group: HeadCandidates, device: torch.device) -> Fit:
     best.module.load_state_dict(best.best_state)
     group.head.set_module(best.module, group.layout, group.objective, device)
     rates = [candidate.learning_rate for candidate in group.candidates]
-    cautions = []
-    if len(rates) > 1 and best.learning_rate in (rates[0], rates[-1]):
-        words = f"The best learning rate, {best.learning_rate:.3g}, lies at the edge of the grid."
-        cautions.append(Caution("grid-edge", words))
+    cautions = at_edge("learning rate", rates, rates.index(best.learning_rate))
     chosen: CurveLine = {"learning_rate": best.learning_rate, "epoch": best.best_epoch}
     return Fit(chosen, tuple(each.summary() for each in group.candidates), tuple(best.curve), tuple(cautions))

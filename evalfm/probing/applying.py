@@ -78,7 +78,7 @@ class RunPredictor:
         with tempfile.TemporaryDirectory(prefix="evalfm-") as scratch, ExitStack() as opened:
             own = self.session.source
             if images is not None and isinstance(own, EncodedSource):
-                own = opened.enter_context(own.over(images, FeatureStore(Path(scratch))))
+                own = opened.enter_context(own.like(manifest=images, store=FeatureStore(Path(scratch))))
             trained = trained_sources(self.run, self.session, manifest, Path(scratch))
             sources: Sequence[FeatureSource] = list(map(opened.enter_context, trained)) or [own] * len(self.heads)
             taken = range(len(self.heads)) if fold is None else [fold]

@@ -9,7 +9,6 @@ import numpy as np
 
 import evalfm
 from evalfm.cards import validate
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest, read_data
 from evalfm.data.phantom import make_phantom
 from evalfm.data.registered import cache_folder, registered
@@ -17,6 +16,7 @@ from evalfm.errors import EvalfmError
 from evalfm.probing.splits import limited
 from evalfm.progress import Progress
 from evalfm.run import Run
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.card import SHIPPED, TaskCard
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.truth import masks_of

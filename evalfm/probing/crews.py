@@ -12,9 +12,9 @@ from evalfm.data.registered import cache_folder, home_folder, registered
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.head_group import FROZEN
-from evalfm.workers.crew import Crew
 from evalfm.workers.devices import resolve
 from evalfm.workers.local import LocalCrew
+from evalfm.workers.pool import Crew
 
 BASE_BYTES, BYTES_A_WEIGHT, BYTES_A_TRAINED_WEIGHT = 4 * 2**30, 12, 24
 """Main memory that a worker asks of a cluster: libraries, readers and images; and for each weight of its encoder,

@@ -12,20 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from evalfm.cards import Option, checked
-from evalfm.config import (
-    ON_MACHINE,
-    ComputeOptions,
-    EncoderConfig,
-    EncoderOptions,
-    Executor,
-    MachineOptions,
-    Shard,
-    Text,
-)
+from evalfm.config import ON_MACHINE, ComputeOptions, EncoderConfig, EncoderOptions, Executor, MachineOptions, Shard
 from evalfm.data.atomic import check_writable_file, file_place
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import user_path
+from evalfm.split_options import Text
 
 if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest

@@ -21,9 +21,8 @@ from evalfm.probing.embed_config import EmbedConfig, EmbedPlan, plan_files
 from evalfm.probing.embedder import Embedder, select_rows
 from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import SILENT, Progress
-from evalfm.workers.crew import Crew
 from evalfm.workers.job import Job, Worker
-from evalfm.workers.pool import Pool
+from evalfm.workers.pool import Crew, Pool
 
 
 @dataclass(frozen=True)

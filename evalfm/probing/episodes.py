@@ -20,7 +20,7 @@ from evalfm.data.privacy import public_names
 from evalfm.errors import EvalfmError
 from evalfm.heads import episodic, load_head
 from evalfm.heads.head import Context, Head, Text
-from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.probing.fitting import FitOptions, Training, fit_trained
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment
 from evalfm.probing.recording import Measured

@@ -24,9 +24,8 @@ from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import Progress
 from evalfm.publishing import remove_leftovers
 from evalfm.run import Run
-from evalfm.workers.crew import Crew
 from evalfm.workers.job import Fault, Job, Worker
-from evalfm.workers.pool import Pool
+from evalfm.workers.pool import Crew, Pool
 
 
 @dataclass(frozen=True)

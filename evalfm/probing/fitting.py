@@ -110,7 +110,7 @@ def fit_trained(
         raise EvalfmError(f"{session.name} is a table of features; only an encoder of images can be trained.")
     cohort = assignment.cohort
     if session.redraw is not None and training.adaptation != "lora" and options.seed:
-        base = base.of(session.redraw(options.seed))
+        base = base.like(session.redraw(options.seed))
     recipe = training.recipe
     progress.say(training_forecast(base, len(split.train), recipe.epochs, len(session.devices)))
     labelled = LabelledFeatures(cohort, base)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.config import SplitOptions
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
 from evalfm.data.overlap import find_overlap
@@ -20,6 +19,7 @@ from evalfm.probing.recording import lineage, same_name
 from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
 from evalfm.run import Run
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
 

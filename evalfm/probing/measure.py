@@ -12,7 +12,7 @@ from evalfm.errors import EvalfmError
 from evalfm.features.profile import NO_TIMES, StageTimes
 from evalfm.heads import load_head
 from evalfm.heads.head import Head, Text
-from evalfm.heads.trainable import TrainableHead
+from evalfm.heads.trained import TrainableHead
 from evalfm.probing.base_to_novel import as_base_to_novel
 from evalfm.probing.cases import Case
 from evalfm.probing.cohort import load_cohort, matching_test

@@ -30,8 +30,8 @@ from evalfm.probing.warm import WarmEncoders
 from evalfm.progress import SILENT, Progress
 from evalfm.publishing import remove_leftovers
 from evalfm.run import Run
-from evalfm.workers.crew import Crew
 from evalfm.workers.job import Fault
+from evalfm.workers.pool import Crew
 
 
 @takes(ProbeConfig)

@@ -14,7 +14,7 @@ from torch import Tensor
 from evalfm.data.masks import encode
 from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
-from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.heads.trained import TrainedDenseHead, predict_dense
 from evalfm.metrics.mask_scores import PixelHistogram, image_scores
 from evalfm.probing.operating import Operating

@@ -8,7 +8,7 @@ from typing import Any
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.heads.head import Head, Text
-from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.probing.session import EncoderSession
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.prompts import Own, prompt_set

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -115,40 +113,6 @@ def upper_limit(sums: Values) -> Values:
     2.46
     """
     return bias(sums) + Z_LIMITS * _error_deviation(sums)
-
-
-@dataclass(frozen=True)
-class BlandAltman:
-    """Mean difference prediction − target, its standard deviation (n − 1), and the limits bias ± 1.96 sd."""
-
-    bias: float
-    deviation: float
-    low: float
-    high: float
-
-
-def bland_altman(target: ArrayLike, prediction: ArrayLike) -> BlandAltman:
-    """Bias and limits of agreement of ``prediction`` [N] with ``target`` [N].
-
-    Bland and Altman (1986); in the unit of the target.
-
-    >>> limits = bland_altman([1, 2, 3, 4], [1, 2, 3, 6])
-    >>> [round(each, 3) for each in (limits.bias, limits.deviation, limits.low, limits.high)]
-    [0.5, 1.0, -1.46, 2.46]
-    """
-    sums = moment_columns(target, prediction).sum(axis=0)
-    return BlandAltman(
-        float(bias(sums)), float(_error_deviation(sums)), float(lower_limit(sums)), float(upper_limit(sums))
-    )
-
-
-def concordance_correlation(target: ArrayLike, prediction: ArrayLike) -> float:
-    """Lin's concordance correlation of ``prediction`` [N] with ``target`` [N].
-
-    >>> round(concordance_correlation([1, 2, 3, 4], [1, 2, 3, 6]), 3)
-    0.8
-    """
-    return float(concordance(moment_columns(target, prediction).sum(axis=0)))
 
 
 def spearman(target: ArrayLike, prediction: ArrayLike, weights: Values | None = None) -> Values:

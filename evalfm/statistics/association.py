@@ -112,36 +112,15 @@ def linear_gee(design: Values, response: Values, groups: NDArray[np.generic]) ->
 
 
 @dataclass(frozen=True)
-class TTest:
-    """Interval, two-sided p of 0, and the value that a test at the 5 % level would find with 80 % power."""
-
-    low: float
-    high: float
-    p: float
-    detectable: float
-
-
-def by_t(value: float, error: float, degrees_of_freedom: int, level: float = 0.95) -> TTest:
-    """Test ``value`` against 0 by its standard ``error`` > 0 and Student's t.
-
-    >>> test = by_t(1.0, 0.5, 20)
-    >>> [round(each, 3) for each in (test.low, test.high, test.p, test.detectable)]
-    [-0.043, 2.043, 0.059, 1.473]
-    """
-    law = t(degrees_of_freedom)
-    reach = float(law.isf((1 - level) / 2)) * error
-    detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
-    return TTest(value - reach, value + reach, float(2 * law.sf(abs(value) / error)), detectable)
-
-
-@dataclass(frozen=True)
-class MeanDifference:
-    """Mean at the level minus mean elsewhere, on the scale of the value.
+class Effect:
+    """What an attribute goes with, such as a difference of means or of AUROCs, and its t test.
 
     Attributes:
-        detectable: the difference that a test at the 5 % level would find with 80 % power.
-        p: two-sided, t with ``degrees_of_freedom``.
-        reason: why there is none.
+        value: on the scale of what is compared; None with the reason.
+        low, high: ends of the interval.
+        detectable: the value that a test at the 5 % level would find with 80 % power.
+        p: two-sided, of 0, t with ``degrees_of_freedom``.
+        reason: why there is no value, or no test of it.
     """
 
     value: float | None
@@ -153,6 +132,20 @@ class MeanDifference:
     reason: str | None = None
 
 
+def by_t(value: float, error: float, degrees_of_freedom: int, level: float = 0.95) -> Effect:
+    """Test ``value`` against 0 by its standard ``error`` > 0 and Student's t.
+
+    >>> test = by_t(1.0, 0.5, 20)
+    >>> [round(each, 3) for each in (test.low, test.high, test.p, test.detectable)]
+    [-0.043, 2.043, 0.059, 1.473]
+    """
+    law = t(degrees_of_freedom)
+    reach = float(law.isf((1 - level) / 2)) * error
+    detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
+    p = float(2 * law.sf(abs(value) / error))
+    return Effect(value, value - reach, value + reach, detectable, p, degrees_of_freedom)
+
+
 def mean_difference(
     values: ArrayLike,
     member: ArrayLike,
@@ -160,7 +153,7 @@ def mean_difference(
     covariates: Mapping[str, ArrayLike] | None = None,
     *,
     level: float = 0.95,
-) -> MeanDifference:
+) -> Effect:
     """Difference of the mean of a measured value (Dice, an area, an error) with an attribute, covariates held fixed.
 
     The coefficient of ``member`` in values ~ member + covariates by least squares, with the covariance of Mancl and
@@ -189,18 +182,16 @@ def mean_difference(
     outcome, inside, names = outcome[known], inside[known], np.asarray(patient).astype(str)[known]
     counts = [int(np.unique(names[inside == truth]).size) for truth in (False, True)]
     if min(counts) < FEWEST:
-        return MeanDifference(None, reason=f"needs {FEWEST} patients of either level; the smaller has {min(counts)}")
+        return Effect(None, reason=f"needs {FEWEST} patients of either level; the smaller has {min(counts)}")
     extra = [column[known] - column[known].mean() for column in columns if np.ptp(column[known]) > 0]
     design = np.stack([np.ones(len(outcome)), inside.astype(np.float64), *extra], axis=1)
     if np.linalg.matrix_rank(design) < design.shape[1]:
-        return MeanDifference(None, reason="attribute and covariates say the same")
+        return Effect(None, reason="attribute and covariates say the same")
     if np.ptp(outcome) == 0:
-        return MeanDifference(None, reason="the value is the same everywhere")
+        return Effect(None, reason="the value is the same everywhere")
     fitted = linear_gee(design, outcome, names)
     value, error = float(fitted.coefficients[1]), max(0.0, float(fitted.covariance[1, 1])) ** 0.5
     # Below this share of the values' own range an error is rounding.
     if error <= 1e-9 * float(np.ptp(outcome)):
-        return MeanDifference(None, reason="attribute and covariates say all of it: there is no standard error")
-    freedom = min(counts) - 1
-    test = by_t(value, error, freedom, level)
-    return MeanDifference(value, test.low, test.high, test.detectable, test.p, freedom)
+        return Effect(None, reason="attribute and covariates say all of it: there is no standard error")
+    return by_t(value, error, min(counts) - 1, level)

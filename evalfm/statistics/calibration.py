@@ -21,21 +21,6 @@ _ITERATIONS = 50
 _LONGEST_STEP = 4.0
 
 
-def brier(target: ArrayLike, score: ArrayLike) -> float:
-    """Mean squared difference of probability and label.
-
-    Brier (1950); between 0 and 1, lower is better.
-
-    Args:
-        target: 0 or 1, [N].
-        score: probabilities, [N].
-
-    >>> round(brier([0, 1, 1], [0.2, 0.7, 0.9]), 4)
-    0.0467
-    """
-    return float(np.mean((np.asarray(score, dtype=np.float64) - np.asarray(target, dtype=np.float64)) ** 2))
-
-
 def equal_mass_bins(score: ArrayLike, bins: int = BINS) -> Positions:
     """Bin of each score [N], from 0 without gaps: as equally filled as ties allow, tied scores together.
 
@@ -46,18 +31,6 @@ def equal_mass_bins(score: ArrayLike, bins: int = BINS) -> Positions:
     # The first row of a tie decides, so that one score never stands in two bins.
     first = np.searchsorted(np.sort(value), value, side="left")
     return np.unique(first * min(bins, len(value)) // len(value), return_inverse=True)[1].astype(np.intp)
-
-
-def expected_calibration_error(target: ArrayLike, score: ArrayLike, bins: int = BINS) -> float:
-    """Share-weighted mean over equal-mass bins of |observed share − mean probability|, in [0, 1].
-
-    Naeini et al. (2015), with bins of equal mass; 0 is best.
-
-    >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], bins=2), 3)
-    0.225
-    """
-    columns = _calibration_gaps(target, score, equal_mass_bins(score, bins))
-    return float(_gap_of_sums(columns.sum(axis=0)))
 
 
 def calibration_error_statistic(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from evalfm.statistics.auroc_covariance import macro_auroc_covariance
+from evalfm.statistics.auroc import macro_auroc_covariance
 from evalfm.statistics.resampling import Positions, Values
 
 
@@ -76,38 +76,6 @@ class ConfusionStatistic:
         return value, np.bincount(codes, weights=at[cell]).astype(np.float64)
 
 
-def compare_auroc(
-    target: ArrayLike,
-    first: ArrayLike,
-    second: ArrayLike,
-    patient: ArrayLike | None = None,
-    *,
-    folds: ArrayLike | None = None,
-    level: float = 0.95,
-) -> Difference:
-    """ΔAUROC of two scores on the same rows by the patient-clustered covariance (Obuchowski 1997; z test).
-
-    At one row per patient this is the paired test of DeLong (1988). With ``folds`` pairs count within a fold.
-
-    Args:
-        target: 0 or 1, [N].
-        first, second: scores of two models, [N].
-        patient: patient id of each row, [N]; None: every row is a patient.
-        folds: fold of each row, [N].
-        level: coverage of the interval, a fraction.
-
-    Raises:
-        ValueError: fewer than two positive or two negative patients.
-
-    >>> label = [0, 0, 0, 1, 1, 1]
-    >>> found = compare_auroc(label, [0.1, 0.2, 0.5, 0.4, 0.8, 0.9], [0.3, 0.6, 0.1, 0.2, 0.7, 0.5])
-    >>> round(found.value, 3), round(found.standard_error, 3), round(found.p, 3)
-    (0.222, 0.314, 0.48)
-    """
-    scores = np.stack([np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)], axis=1)
-    return contrast_aurocs(target, scores, [[1.0, -1.0]], patient, folds=folds, level=level)[0]
-
-
 def contrast_aurocs(
     target: ArrayLike,
     scores: ArrayLike,
@@ -119,10 +87,17 @@ def contrast_aurocs(
 ) -> list[Difference]:
     """Weighted sums of the AUROCs of ``scores`` [N, C], one per row of ``contrasts`` [M, C], by one covariance.
 
-    A mean over seeds minus another is ``[½, ½, −½, −½]``. The covariance is computed once, in O(C N log N).
+    The covariance is clustered by patient (Obuchowski 1997; z test) and computed once, in O(C N log N). At one row per
+    patient ``[1, −1]`` is the paired test of DeLong (1988); a mean over seeds minus another is ``[½, ½, −½, −½]``.
+
+    Args:
+        target: 0 or 1, [N].
+        patient: patient id of each row, [N]; None: every row is a patient.
+        folds: fold of each row, [N]; pairs count within a fold.
+        level: coverage of the interval, a fraction.
 
     Raises:
-        ValueError: as for ``compare_auroc``.
+        ValueError: fewer than two positive or two negative patients.
 
     >>> label = [0, 0, 0, 1, 1, 1]
     >>> first, second = [0.1, 0.2, 0.5, 0.4, 0.8, 0.9], [0.2, 0.1, 0.4, 0.6, 0.3, 0.9]

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm, t
 
-from evalfm.statistics.association import FEWEST, by_t, linear_gee
-from evalfm.statistics.auroc import auroc
-from evalfm.statistics.auroc_covariance import auroc_covariance, class_patients
+from evalfm.statistics.association import FEWEST, Effect, by_t, linear_gee
+from evalfm.statistics.auroc import auroc, auroc_covariance, class_patients
 from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.permutation import PERMUTATIONS, attribute_permutation, constant_in_patients
@@ -23,24 +22,15 @@ NO_ERROR = 1e-9
 
 
 @dataclass(frozen=True)
-class Effect:
+class LabelEffect(Effect):
     """How far the logit of the score moves with the attribute at one label, others held fixed.
 
     Attributes:
-        value: the coefficient; ``standardised``: over the standard deviation of the score's logit among negatives.
-        detectable: the standardised effect that a test at the 5 % level would find with 80 % power.
-        p: two-sided, t with ``degrees_of_freedom``.
-        reason: why there is none.
+        standardised: the value over the standard deviation of the score's logit among negatives; ``detectable``
+            likewise.
     """
 
-    value: float | None
-    low: float | None = None
-    high: float | None = None
     standardised: float | None = None
-    detectable: float | None = None
-    p: float | None = None
-    degrees_of_freedom: int | None = None
-    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +49,7 @@ class FixedLabel:
 
     auroc: Estimate
     p: float | None
-    effect: Effect
+    effect: LabelEffect
     method: str = ""
     separated: bool = False
 
@@ -192,7 +182,7 @@ def _effects(
     names: NDArray[np.str_],
     covariates: Mapping[str, ArrayLike],
     level: float,
-) -> dict[int, Effect]:
+) -> dict[int, LabelEffect]:
     """The coefficient of the attribute at label 0 and at label 1."""
     columns = [np.asarray(column, dtype=np.float64) for column in covariates.values()]
     known = np.isfinite(score) & np.all(
@@ -205,12 +195,12 @@ def _effects(
         for member in (False, True)
     }
     smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    results: dict[int, Effect] = {}
+    results: dict[int, LabelEffect] = {}
     for truth in (0, 1):
         fewest = min(cells[bool(truth), False], cells[bool(truth), True])
         if fewest < FEWEST:
             reason = f"needs {FEWEST} patients of either level at label {truth}; the smaller has {fewest}"
-            results[truth] = Effect(None, reason=reason)
+            results[truth] = LabelEffect(None, reason=reason)
     if len(results) == 2:
         return results
     y, a = label.astype(np.float64), inside.astype(np.float64)
@@ -227,7 +217,7 @@ def _effects(
     matrix = np.stack(design, axis=1)[rows]
     if np.linalg.matrix_rank(matrix) < matrix.shape[1] or np.ptp(score[rows]) == 0:
         reason = "the score is constant" if np.ptp(score[rows]) == 0 else "attribute and covariates say the same"
-        return {truth: results.get(truth, Effect(None, reason=reason)) for truth in (0, 1)}
+        return {truth: results.get(truth, LabelEffect(None, reason=reason)) for truth in (0, 1)}
     fitted = linear_gee(matrix, score[rows], names[rows])
     spread, whole = _spread(score[~label]), float(np.ptp(score[rows]))
     for truth, places in contrasts.items():
@@ -235,13 +225,16 @@ def _effects(
         value = float(contrast @ fitted.coefficients)
         error = max(0.0, float(contrast @ fitted.covariance @ contrast)) ** 0.5
         if error <= NO_ERROR * whole:
-            results[truth] = Effect(None, reason=f"at label {truth} the score has no spread beside the attribute's")
+            results[truth] = LabelEffect(
+                None, reason=f"at label {truth} the score has no spread beside the attribute's"
+            )
         else:
             results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
     return results
 
 
-def _effect(value: float, error: float, freedom: int, spread: float, level: float) -> Effect:
+def _effect(value: float, error: float, freedom: int, spread: float, level: float) -> LabelEffect:
     test = by_t(value, error, freedom, level)
+    assert test.detectable is not None
     standardised, detectable = (value / spread, test.detectable / spread) if spread > 0 else (None, None)
-    return Effect(value, test.low, test.high, standardised, detectable, test.p, freedom)
+    return LabelEffect(value, test.low, test.high, detectable, test.p, freedom, standardised=standardised)

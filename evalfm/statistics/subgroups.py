@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evalfm.statistics.association import FEWEST, by_t
-from evalfm.statistics.auroc import Auroc, binary_labels, weighted_auroc
-from evalfm.statistics.auroc_covariance import class_patients, patient_contributions
+from evalfm.statistics.association import FEWEST, Effect, by_t
+from evalfm.statistics.auroc import Auroc, binary_labels, class_patients, patient_contributions, weighted_auroc
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import (
@@ -168,24 +167,7 @@ def _measured(scores: SubgroupScores, keep: Mask, patients: Patients) -> Measure
     return Measured(statistic, n, "one class is missing", min(counts))
 
 
-@dataclass(frozen=True)
-class StratumGap:
-    """The gap with its interval and the two-sided p of 0.
-
-    Attributes:
-        detectable: the gap that a test at the 5 % level would find with 80 % power.
-        reason: why there is no gap, or no interval of it.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    detectable: float | None = None
-    reason: str | None = None
-
-
-def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> StratumGap:
+def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> Effect:
     """AUROC of the rows with the attribute minus AUROC of the others; a patient may have rows of both kinds.
 
     The variance is Obuchowski's (1997) within each level, less twice the covariance by patients who stand in both; t
@@ -206,13 +188,13 @@ def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> StratumGap:
     label, inside, names = scores.target, scores.member, scores.patient
     counts = [class_patients(label[rows], names[rows]) for rows in (inside, ~inside)]
     if min(map(min, counts)) < FEWEST:
-        return StratumGap(None, reason=f"needs {FEWEST} patients of either class at either level")
+        return Effect(None, reason=f"needs {FEWEST} patients of either class at either level")
     gaps, variances = [], []
     for fold in scores.by_fold():
         codes = np.unique(fold.patient, return_inverse=True)[1]
         one, other = (_area_at_level(fold, codes, rows) for rows in (fold.member, ~fold.member))
         if one is None or other is None:
-            return StratumGap(None, reason="in some fold a level has fewer than two patients of a class")
+            return Effect(None, reason="in some fold a level has fewer than two patients of a class")
         gaps.append(one.area - other.area)
         between = _covariance(one.contributions, other.contributions, class_patients(fold.target, codes), codes)
         apart = one.variance + other.variance
@@ -221,10 +203,9 @@ def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> StratumGap:
     gap, error = float(np.mean(gaps)), float(np.sum(variances)) ** 0.5 / len(gaps)
     # Two AUROCs that no resample could move, or that move together, leave only rounding.
     if error <= 1e-9:
-        return StratumGap(gap, reason="it has no standard error: no interval")
+        return Effect(gap, reason="it has no standard error: no interval")
     smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    test = by_t(gap, error, int(smaller) - 1, level)
-    return StratumGap(gap, test.low, test.high, test.p, test.detectable)
+    return by_t(gap, error, int(smaller) - 1, level)
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cards import checked
-from evalfm.config import QUERIES, DataOptions, ProbeConfig, SplitOptions, SubsetOptions
+from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.probing.cohort import load_manifest, matching_test
 from evalfm.probing.splits import limited, make_splits
 from evalfm.probing.splits.episodes import classes_of
 from evalfm.progress import SILENT, Progress
+from evalfm.split_options import QUERIES, DataOptions, SplitOptions, SubsetOptions
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.config import AbsentDataError, Study, TaskEntry
 from evalfm.tasks.card import TaskCard, load_task

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, read_yaml, validate
-from evalfm.config import Baselines, DataOptions, EncoderOptions, EvaluationOptions, HeadOptions, SubsetOptions
+from evalfm.config import Baselines, EncoderOptions, EvaluationOptions, HeadOptions
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
+from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.tasks.kinds import KindName
 from evalfm.training.recipe import Adaptation
 
@@ -186,6 +187,14 @@ class Study(EvaluationOptions, DataOptions):
             few.append(SubsetOptions(shots=self.base_to_novel, base_to_novel=True))
         return tuple(dict.fromkeys(few)) or (SubsetOptions(),)
 
+    @property
+    def named_heads(self) -> list[str]:
+        """Every head that the study names anywhere, once."""
+        of_study = self.heads.values() if isinstance(self.heads, dict) else [self.heads]
+        of_entries = [each.heads for each in self.tasks] + [each.heads for each in self.adaptations]
+        of_supervised = [each.head and (each.head,) for each in self.supervised]
+        return list(dict.fromkeys(head for heads in (*of_study, *of_entries, *of_supervised) for head in heads or ()))
+
     def subsets_of(self, task: TaskEntry) -> tuple[SubsetOptions, ...]:
         """Those of ``subsets`` that ``task`` has."""
         return tuple(each for each in self.subsets if task.base_to_novel or not each.base_to_novel)
@@ -272,16 +281,12 @@ def check_study_names(study: Study, *, data: bool = True) -> None:
 def study_name_faults(study: Study, *, data: bool = True) -> list[EvalfmError]:
     """What ``check_study_names`` refuses, one error a fault."""
     encoders = [each.name for each in study.encoders] + [each.encoder for each in study.supervised]
-    of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
-    of_entries = [each.heads for each in study.tasks] + [each.heads for each in study.adaptations]
-    of_supervised = [each.head and (each.head,) for each in study.supervised]
-    heads = dict.fromkeys(head for heads in (*of_study, *of_entries, *of_supervised) for head in heads or ())
     faults: list[EvalfmError] = []
     for task in study.tasks:
         faults += task_faults(task.name, study.data_of(task)[0] if data else None, data=data)
     if data and study.test_data is not None:
         faults += task_faults(study.tasks[0].name, study.test_data)
-    return name_faults(encoders, heads=heads, aliases=True, before=faults)
+    return name_faults(encoders, heads=study.named_heads, aliases=True, before=faults)
 
 
 def task_faults(task: str, where: str | None, *, data: bool = True) -> list[EvalfmError]:

@@ -14,26 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from evalfm.config import EncoderOptions, ProbeConfig, SubsetOptions
+from evalfm.config import EncoderOptions, ProbeConfig
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.features.cost import seconds_per_image
+from evalfm.features.cost import operation_counter, seconds_per_image
 from evalfm.features.forward import automatic_batch_size, device_of
-from evalfm.features.operations import operation_counter
 from evalfm.features.source import FeatureSource
 from evalfm.features.store import estimate_bytes
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Head
-from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.trained import TrainedHead
+from evalfm.heads.trained import TrainableHead, TrainedHead
 from evalfm.heads.training import planned_reads
 from evalfm.probing.head_group import PREDICTIONS
+from evalfm.split_options import SubsetOptions
 from evalfm.study.cohorts import Sizes
 from evalfm.tasks.kinds import kind_of
-from evalfm.training.plan import EpochPlan
-from evalfm.training.recipe import Recipe
+from evalfm.training.recipe import EpochPlan, Recipe
 
 FORWARD_AND_BACKWARD = 3
 """A training step costs three forward passes: one forward, two back."""

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import (
-    EPISODE_HEADS,
-    DataOptions,
-    EncoderOptions,
-    EvaluationOptions,
-    ProbeConfig,
-    Shard,
-    SubsetOptions,
-)
+from evalfm.config import EPISODE_HEADS, EncoderOptions, EvaluationOptions, ProbeConfig, Shard
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.registry import find_head, head_names
 from evalfm.probing.episodes import solves
 from evalfm.probing.texts import TEXT, reads_text
+from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.cohorts import TaskCohort, TaskCohorts, idle_without_shots, unserved
 from evalfm.study.config import AdaptationEntry, EncoderEntry, Study, SupervisedEntry, TaskEntry
@@ -76,6 +70,14 @@ class Grid:
         """Note the fault once."""
         if str(error) not in self.faults:
             self.faults.append(str(error))
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Note the fault that comes up inside, and go on behind it."""
+        try:
+            yield
+        except EvalfmError as error:
+            self.refuse(error)
 
 
 def expand(study: Study, cohorts: TaskCohorts) -> Grid:
@@ -173,10 +175,8 @@ class _Row:
         if any(map(self._reads_text, heads)):
             options["prompts"] = self.task.prompts
         training = {"adaptation": adaptation.name, "recipe": adaptation.recipe}
-        try:
+        with self.grid.refusing():
             yield ProbeConfig.checked(encoder=name, task=self.task.name, heads=heads, **training, **options)
-        except EvalfmError as error:
-            self.grid.refuse(error)
 
     def _reads_text(self, head: str) -> bool:
         return reads_text(load_head(head, self.cohort.card.kind))
@@ -258,33 +258,22 @@ def _no_alias(name: str, grid: Grid) -> bool:
 def _known(name: str, grid: Grid) -> bool:
     """Whether there is an encoder ``name``; else a fault is noted."""
     alias = find_alias(name)
-    try:
+    with grid.refusing():
         EncoderRef.parse(name if alias is None else alias.encoder).check()
-    except EvalfmError as error:
-        grid.refuse(error)
-        return False
-    return True
+        return True
+    return False
 
 
 def _check_heads(study: Study, grid: Grid) -> None:
     """Note every unknown head, wherever the study names it."""
-    of_study = study.heads.values() if isinstance(study.heads, dict) else [study.heads]
-    of_tasks = [task.heads for task in study.tasks]
-    of_adaptations = [adaptation.heads for adaptation in study.adaptations]
-    of_supervised = [(network.head,) if network.head is not None else None for network in study.supervised]
-    for heads in (*of_study, *of_tasks, *of_adaptations, *of_supervised):
-        for name in heads or ():
-            try:
-                find_head(name)
-            except EvalfmError as error:
-                grid.refuse(error)
+    for name in study.named_heads:
+        with grid.refusing():
+            find_head(name)
 
 
 def _check_recipe(adaptation: str, recipe: Mapping[str, object], grid: Grid) -> None:
-    try:
+    with grid.refusing():
         recipe_of(adaptation, recipe)
-    except EvalfmError as error:
-        grid.refuse(error)
 
 
 def _resolved(network: SupervisedEntry, grid: Grid) -> SupervisedEntry:
@@ -292,11 +281,9 @@ def _resolved(network: SupervisedEntry, grid: Grid) -> SupervisedEntry:
     alias = find_alias(network.encoder)
     changes: dict[str, Any] = {"adaptation": network.trained}
     if alias is not None:
-        try:
+        with grid.refusing():
             adaptation, (head,) = alias.applied(network.adaptation, None if network.head is None else [network.head])
             resize = network.resize or alias.resize
             changes = {"encoder": alias.encoder, "head": head, "adaptation": adaptation, "resize": resize}
-        except EvalfmError as error:
-            grid.refuse(error)
     _check_recipe(changes["adaptation"], network.recipe, grid)
     return network.model_copy(update=changes)

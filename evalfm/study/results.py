@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -31,173 +32,107 @@ def file_of(name: str, shard: Shard | None) -> str:
     return name if shard is None else shard.file_name(name)
 
 
-@dataclass(frozen=True)
-class ResultRow:
-    """One metric of one run.
-
-    Attributes:
-        study: name of the study.
-        encoder: name of the encoder.
-        weights: ``hub``, ``random`` or ``file``; null for a table of features.
-        task: name of the task.
-        kind: of the task.
-        head: name of the head.
-        adaptation: ``frozen``, ``lora``, ``full`` or ``scratch``.
-        rank: of LoRA; null for the others.
-        shots: training images per class; null where not given.
-        episodes: how many few-shot episodes the value is the mean of; null where not given.
-        label_fraction: of the training patients; null where not given.
-        associate: the attribute tied to the label in train, and how strongly; null where not given.
-        base_to_novel: whether the first half of the classes alone was learnt from.
-        seed: number of the seed.
-        baseline: whether it is a baseline that knows nothing.
-        metric: name of the metric.
-        primary: whether it is the one that decides.
-        value: the estimate on test; null with a reason.
-        low: lower end of the 95 % interval.
-        high: upper end of the 95 % interval.
-        n: units behind it.
-        unit: ``patients`` or ``images``.
-        reason: why value or interval is absent.
-        data: name of the data set.
-        test_data: name of the data set that was tested.
-        where: which rows of the cohort were kept; null is all.
-        test_where: whose patients were put into test; null where not given.
-        folds: how many, of out-of-fold predictions; null for one split.
-        test_digest: hash of the test images: figures of two are of two cohorts.
-        precision: of the encoder's forward pass.
-        input_size: in pixels, where another than the card's was given; null else.
-        resize: likewise, the policy.
-        feature_key: hash of all that decides the features.
-        limit: most images; null is all.
-        synthetic: whether the data are synthetic.
-        random_weights: whether the encoder had learnt nothing.
-        seconds: that the run took when it was made; heads on one frozen encoder share them evenly.
-        run_key: of the run.
-        run: folder of the run, relative to the table.
-    """
-
-    study: str
-    encoder: str
-    weights: str | None
-    task: str
-    kind: str
-    head: str
-    adaptation: str
-    rank: int | None
-    shots: int | None
-    episodes: int | None
-    label_fraction: float | None
-    associate: str | None
-    base_to_novel: bool
-    seed: int
-    baseline: bool
-    metric: str
-    primary: bool
-    value: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unit: str
-    reason: str | None
-    data: str
-    test_data: str
-    where: str | None
-    test_where: str | None
-    folds: int | None
-    test_digest: str | None
-    precision: str
-    input_size: int | None
-    resize: str | None
-    feature_key: str
-    limit: int | None
-    synthetic: bool
-    random_weights: bool
-    seconds: float
-    run_key: str
-    run: str
-
-
-COLUMNS = tuple(field.name for field in fields(ResultRow))
-TYPES = {
-    "rank": "Int64",
-    "shots": "Int64",
-    "episodes": "Int64",
-    "limit": "Int64",
-    "folds": "Int64",
-    "input_size": "Int64",
-    "where": "string",
-    "test_where": "string",
-    "test_digest": "string",
-    "resize": "string",
-    "label_fraction": "Float64",
-    "associate": "string",
-    "value": "Float64",
-    "low": "Float64",
-    "high": "Float64",
-    "weights": "string",
-    "reason": "string",
+COLUMNS: dict[str, str | None] = {
+    "study": None,  # name of the study
+    "encoder": None,  # name of the encoder
+    "weights": "string",  # ``hub``, ``random`` or ``file``; null for a table of features
+    "task": None,  # name of the task
+    "kind": None,  # of the task
+    "head": None,  # name of the head
+    "adaptation": None,  # ``frozen``, ``lora``, ``full`` or ``scratch``
+    "rank": "Int64",  # of LoRA; null for the others
+    "shots": "Int64",  # training images per class; null where not given
+    "episodes": "Int64",  # how many few-shot episodes the value is the mean of; null where not given
+    "label_fraction": "Float64",  # of the training patients; null where not given
+    "associate": "string",  # the attribute tied to the label in train, and how strongly; null where not given
+    "base_to_novel": None,  # whether the first half of the classes alone was learnt from
+    "seed": None,  # number of the seed
+    "baseline": None,  # whether it is a baseline that knows nothing
+    "metric": None,  # name of the metric
+    "primary": None,  # whether it is the one that decides
+    "value": "Float64",  # the estimate on test; null with a reason
+    "low": "Float64",  # lower end of the 95 % interval
+    "high": "Float64",  # upper end of the 95 % interval
+    "n": None,  # units behind it
+    "unit": None,  # ``patients`` or ``images``
+    "reason": "string",  # why value or interval is absent
+    "data": None,  # name of the data set
+    "test_data": None,  # name of the data set that was tested
+    "where": "string",  # which rows of the cohort were kept; null is all
+    "test_where": "string",  # whose patients were put into test; null where not given
+    "folds": "Int64",  # how many, of out-of-fold predictions; null for one split
+    "test_digest": "string",  # hash of the test images: figures of two are of two cohorts
+    "precision": None,  # of the encoder's forward pass
+    "input_size": "Int64",  # in pixels, where another than the card's was given; null else
+    "resize": "string",  # likewise, the policy
+    "feature_key": None,  # hash of all that decides the features
+    "limit": "Int64",  # most images; null is all
+    "synthetic": None,  # whether the data are synthetic
+    "random_weights": None,  # whether the encoder had learnt nothing
+    "seconds": None,  # that the run took when it was made; heads on one frozen encoder share them evenly
+    "run_key": None,  # of the run
+    "run": None,  # folder of the run, relative to the table
 }
-"""Columns that may be null keep their type even where all is null."""
+"""Columns of the table, each with its type where it may be null, so that it keeps it even where all is null."""
 
 
-def rows_of(study: str, run: Run, out: Path) -> list[ResultRow]:
-    """One row a metric of ``run``, which lies under ``out``."""
+def rows_of(study: str, run: Run, out: Path) -> list[dict[str, Any]]:
+    """One row a metric of ``run``, which lies under ``out``, with the columns of ``COLUMNS``."""
     record = run.record
     config = record.config
     primaries = _primaries(run)
     return [
-        ResultRow(
-            study=study,
-            encoder=run.encoder,
-            weights=config.encoder.weights,
-            task=run.task,
-            kind=record.task.kind,
-            head=run.head,
-            adaptation=run.adaptation,
-            rank=config.recipe.get("rank") if run.adaptation == "lora" else None,
-            shots=config.shots,
-            episodes=config.episodes,
-            label_fraction=config.label_fraction,
-            associate=config.associate,
-            base_to_novel=config.base_to_novel,
-            seed=config.seed,
-            baseline=run.is_baseline,
-            metric=name,
-            primary=name in primaries,
-            value=estimate.value,
-            low=estimate.low,
-            high=estimate.high,
-            n=estimate.n,
-            unit=estimate.unit,
-            reason=estimate.reason,
-            data=record.data.name,
-            test_data=record.data.test_name,
-            where=config.where,
-            test_where=config.test_where,
-            folds=record.data.folds,
-            test_digest=record.data.test_digest,
-            precision=record.provenance.precision,
-            input_size=config.encoder.input_size,
-            resize=config.encoder.resize,
-            feature_key=record.provenance.feature_key,
-            limit=config.limit,
-            synthetic=record.provenance.synthetic,
-            random_weights=record.provenance.random_weights,
-            seconds=record.provenance.seconds,
-            run_key=record.key,
-            run=run.folder.resolve().relative_to(out.resolve()).as_posix(),
-        )
+        {
+            "study": study,
+            "encoder": run.encoder,
+            "weights": config.encoder.weights,
+            "task": run.task,
+            "kind": record.task.kind,
+            "head": run.head,
+            "adaptation": run.adaptation,
+            "rank": config.recipe.get("rank") if run.adaptation == "lora" else None,
+            "shots": config.shots,
+            "episodes": config.episodes,
+            "label_fraction": config.label_fraction,
+            "associate": config.associate,
+            "base_to_novel": config.base_to_novel,
+            "seed": config.seed,
+            "baseline": run.is_baseline,
+            "metric": name,
+            "primary": name in primaries,
+            "value": estimate.value,
+            "low": estimate.low,
+            "high": estimate.high,
+            "n": estimate.n,
+            "unit": estimate.unit,
+            "reason": estimate.reason,
+            "data": record.data.name,
+            "test_data": record.data.test_name,
+            "where": config.where,
+            "test_where": config.test_where,
+            "folds": record.data.folds,
+            "test_digest": record.data.test_digest,
+            "precision": record.provenance.precision,
+            "input_size": config.encoder.input_size,
+            "resize": config.encoder.resize,
+            "feature_key": record.provenance.feature_key,
+            "limit": config.limit,
+            "synthetic": record.provenance.synthetic,
+            "random_weights": record.provenance.random_weights,
+            "seconds": record.provenance.seconds,
+            "run_key": record.key,
+            "run": run.folder.resolve().relative_to(out.resolve()).as_posix(),
+        }
         for name, estimate in run.metrics.items()
     ]
 
 
-def table_of(rows: Iterable[ResultRow]) -> pd.DataFrame:
-    """The rows as a table with the columns of ``ResultRow``, also where there are none."""
-    return pd.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS)).astype(TYPES)
+def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as a table with the columns of ``COLUMNS``, also where there are none."""
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({name: kind for name, kind in COLUMNS.items() if kind})
 
 
-def write_results(out: Path, rows: Sequence[ResultRow], shard: Shard | None = None) -> Path:
+def write_results(out: Path, rows: Sequence[dict[str, Any]], shard: Shard | None = None) -> Path:
     """Publish the table of ``rows`` in ``out`` by one rename."""
     content = io.BytesIO()
     table = table_of(rows)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Any, Protocol, overload
 
 from evalfm.config import MachineOptions, ProbeConfig, Shard
 from evalfm.probing.crews import crew_for_cells
@@ -17,7 +17,7 @@ from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import Study
 from evalfm.study.plan import check_study
-from evalfm.study.results import FAILURES, RESULTS, ResultRow, file_of, rows_of, write_failures, write_results
+from evalfm.study.results import FAILURES, RESULTS, file_of, rows_of, write_failures, write_results
 
 
 class Watch(Protocol):
@@ -25,11 +25,9 @@ class Watch(Protocol):
 
     def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """The cell is about to run."""
-        ...
 
     def finished(self, outcome: Outcome, number: int, of: int) -> None:
         """The cell has its runs, or has failed."""
-        ...
 
 
 class Sayer:
@@ -139,7 +137,7 @@ def run_study(
         watch.started(cell, numbers[cell.key], len(cells))
 
     runs: dict[Path, Run] = {}
-    rows: list[ResultRow] = []
+    rows: list[dict[str, Any]] = []
     failed: list[Outcome] = []
     write_results(folder, rows, shard)
     write_failures(folder, failed, shard=shard)

@@ -16,7 +16,6 @@ from torch.nn import functional
 
 from evalfm.cards import CardModel
 from evalfm.data.geometry import IDENTITY, Geometry, Matrix
-from evalfm.training.noise import gaussian_noise
 
 _STREAM = 0x4157
 """Sets these draws apart from others that start from the same seed."""
@@ -34,7 +33,6 @@ class Augmentation(CardModel):
         brightness: largest value added or taken away, on a scale where the image goes from 0 to 1.
         contrast: largest relative change of the distance from the image's mean.
         gamma: the exponent is e to the power of at most this, either way.
-        noise: standard deviation of Gaussian noise.
         flip: mirror half of the images left to right. Off: a mirrored heart lies on the right, which is a
             disease (dextrocardia), and side markers and findings change their meaning.
     """
@@ -45,7 +43,6 @@ class Augmentation(CardModel):
     brightness: Share = 0.1
     contrast: Share = 0.1
     gamma: float = Field(default=0.1, ge=0, le=2)
-    noise: Share = 0.0
     flip: bool = False
 
     @model_validator(mode="after")
@@ -63,7 +60,7 @@ class Augmentation(CardModel):
     @property
     def changes_intensities(self) -> bool:
         """Whether grey values are changed."""
-        return bool(self.brightness or self.contrast or self.gamma or self.noise)
+        return bool(self.brightness or self.contrast or self.gamma)
 
 
 OFF = Augmentation(rotation_degrees=0, scale=(1, 1), translation=0, brightness=0, contrast=0, gamma=0)
@@ -124,7 +121,7 @@ class Augmenter:
         # One small copy for all of them.
         parameters = torch.tensor(values, dtype=torch.float32).to(device, non_blocking=True)
         still = [place for place, matrix in enumerate(matrices) if matrix == IDENTITY]
-        return BatchChange(self, epoch, tuple(rows), moved, parameters, padded, tuple(still))
+        return BatchChange(self, moved, parameters, padded, tuple(still))
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +137,6 @@ class BatchChange:
     """
 
     augmenter: Augmenter
-    epoch: int
-    rows: tuple[int, ...]
     geometries: tuple[Geometry, ...]
     parameters: Tensor
     padded: bool
@@ -156,10 +151,12 @@ class BatchChange:
         """
         size = (values.shape[2], values.shape[3])
         beyond = None
-        if len(self.still) < len(self.rows):
+        if len(self.still) < len(self.geometries):
             grid, beyond = self._move(size)
             moved = _sample(values, grid).masked_fill_(beyond, self.augmenter.pad_value)
-            values = self._but_still(moved, values)
+            for place in self.still:
+                moved[place] = values[place]
+            values = moved
         if not (self.augmenter.is_unit_interval and self.augmenter.augmentation.changes_intensities):
             return values
         if self.padded:
@@ -198,22 +195,12 @@ class BatchChange:
         )
         return y, x
 
-    def _but_still(self, moved: Tensor, values: Tensor) -> Tensor:
-        for place in self.still:
-            moved[place] = values[place]
-        return moved
-
     def _intensities(self, values: Tensor, beyond: Tensor | None) -> Tensor:
-        facts = self.augmenter.augmentation
         light, contrast, exponent = (self.parameters[:, at, None, None, None] for at in (12, 13, 14))
         mean = _mean_seen(values, beyond)
         changed = torch.addcmul(mean * (1 - contrast) + light, values, contrast).clamp_(0, 1)
-        if facts.gamma:
+        if self.augmenter.augmentation.gamma:
             changed = changed.log_().mul_(exponent).exp_()
-        if facts.noise:
-            rows = torch.tensor(self.rows, dtype=torch.int64).to(values.device, non_blocking=True)
-            drawn = gaussian_noise(tuple(values.shape[1:]), self.augmenter.seed, self.epoch, rows)
-            changed = changed.add_(drawn, alpha=facts.noise).clamp_(0, 1)
         return changed if beyond is None else torch.where(beyond, values, changed)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from pickle import UnpicklingError
@@ -67,7 +67,9 @@ def write_state(folder: Path, state: TrainingState) -> None:
     part = folder / PART
     try:
         torch.save(vars(state), part)
-        _flush(part)
+        # Until the disk has the file, so that a power cut after the rename leaves no empty one.
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
         os.replace(part, folder / STATE)
     except (OSError, RuntimeError) as error:
         part.unlink(missing_ok=True)
@@ -157,8 +159,8 @@ class CheckpointWriter:
     def __init__(self, folder: Path, cadence: Cadence | None = None) -> None:
         self._folder = folder
         self._cadence = cadence or Cadence()
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
 
     def __enter__(self) -> CheckpointWriter:
         return self
@@ -172,6 +174,8 @@ class CheckpointWriter:
             # The error that ends the training is the one to be seen.
             if error is None:
                 raise
+        finally:
+            self._thread.shutdown()
 
     def offer(self, state: Callable[[], TrainingState]) -> None:
         """Begin to write ``state()``, a copy that nobody changes, if a checkpoint is due and none is being written.
@@ -179,16 +183,13 @@ class CheckpointWriter:
         Raises:
             EvalfmError: the one before could not be written.
         """
-        if self._thread is not None and self._thread.is_alive():
+        if self._writing is not None and not self._writing.done():
             return
         self.wait()
         if not self._cadence.due:
             return
         started = time.monotonic()
-        copy = state()
-        # Named, so that the copy is free as soon as it is written.
-        self._thread = threading.Thread(target=self._write, args=(copy, started), name="checkpoint")
-        self._thread.start()
+        self._writing = self._thread.submit(self._write, state(), started)
 
     def finish(self, state: TrainingState, *, always: bool = False) -> None:
         """Write the end of a training, if it took long enough to be worth it or ``always``.
@@ -207,25 +208,10 @@ class CheckpointWriter:
         Raises:
             EvalfmError: it could not be written.
         """
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        error, self._error = self._error, None
-        if error is not None:
-            raise error
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _write(self, state: TrainingState, started: float) -> None:
-        try:
-            write_state(self._folder, state)
-            self._cadence.written(time.monotonic() - started)
-        except BaseException as error:
-            self._error = error
-
-
-def _flush(path: Path) -> None:
-    """Until the disk has the file, so that a power cut after the rename leaves no empty one."""
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        write_state(self._folder, state)
+        self._cadence.written(time.monotonic() - started)

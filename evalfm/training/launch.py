@@ -16,16 +16,16 @@ from evalfm.cautions import Caution
 from evalfm.data.geometry import Geometry
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.adaptation.checkpointing import activation_checkpointing
-from evalfm.encoders.encoder import Features, Precision
-from evalfm.encoders.preprocessing import Preparer
+from evalfm.encoders.encoder import Encoder, Features, Precision
 from evalfm.errors import EvalfmError
+from evalfm.features.source import DeclaredByEncoder
 from evalfm.heads.head import Examples
 from evalfm.progress import SILENT, Progress
 from evalfm.training.checkpoint import TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors
 from evalfm.training.loop import train
-from evalfm.training.plan import EpochPlan
+from evalfm.training.recipe import EpochPlan
 
 CPU_MICRO_BATCH = 16
 MESSAGES, FAULT, SHORT = "messages.txt", "fault.txt", "short-of-memory"
@@ -103,23 +103,15 @@ def _smaller(job: Job, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPl
 
 
 @dataclass(frozen=True)
-class _ImagePlaces:
+class _ImagePlaces(DeclaredByEncoder):
     """Where images lie in the encoder's input: all that a worker asks of a feature source."""
 
-    preparer: Preparer
+    encoder: Encoder
     manifest: Manifest
-    name: str = "images"
     key: str = ""
-    pooled_dim: int = 0
-    map_channels: tuple[int, ...] = ()
-    map_strides: tuple[int, ...] = ()
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        return self.preparer.facts.input_size
 
     def geometry(self, row: int) -> Geometry:
-        return self.preparer.geometry_of(*self.manifest.size(row))
+        return self.encoder.geometry_of(*self.manifest.size(row))
 
     def features(self, rows: object, *, maps: bool = False) -> Features:
         raise NotImplementedError("images are trained on here, not stored features")
@@ -129,7 +121,7 @@ def sendable(job: Job) -> Job:
     """``job`` without what another process cannot be sent: feature stores and bars."""
 
     def plain(examples: Examples) -> Examples:
-        return replace(examples, source=_ImagePlaces(job.encoder.preparer, job.manifest))
+        return replace(examples, source=_ImagePlaces(job.encoder, job.manifest))
 
     context = replace(job.context, progress=SILENT)
     return replace(job, train=plain(job.train), val=plain(job.val), context=context)

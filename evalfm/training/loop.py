@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
@@ -18,13 +19,11 @@ from evalfm.heads.trained import Schedule
 from evalfm.heads.training import draw_batches, rate_factor
 from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.average import MovingAverage
-from evalfm.training.batches import ImageBatches, TrainingBatch
 from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
-from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.job import EncoderWithHead, ImageBatches, Job, TrainingBatch, trained_tensors
 from evalfm.training.masks import InputMasks
-from evalfm.training.plan import EpochPlan
-from evalfm.training.steps import NotFiniteError, StepLog
+from evalfm.training.recipe import EpochPlan
 from evalfm.training.tensorboard import BOARD, Board
 
 
@@ -38,7 +37,8 @@ def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str
         EvalfmError: the loss is not finite, or images cannot be read.
         torch.OutOfMemoryError: a step does not fit; the caller starts again from the checkpoint with less.
     """
-    with torch.random.fork_rng(devices=_cuda(processes)), ExitStack() as stack:
+    devices = [processes.device.index or 0] if processes.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), ExitStack() as stack:
         return _Training(job, processes, micro_batch, say, stack).run()
 
 
@@ -286,5 +286,65 @@ def _mixed(seed: int, epoch: int, rank: int) -> int:
     return ((seed * 1_000_003 + epoch) * 4_099 + rank + 1) % 2**63
 
 
-def _cuda(processes: Distributed) -> list[int]:
-    return [processes.device.index or 0] if processes.device.type == "cuda" else []
+CHECK_STEPS = 50
+"""So many steps are looked at together: one wait for the device."""
+
+
+class NotFiniteError(Exception):
+    """A loss or gradient of a step is not finite.
+
+    Attributes:
+        what: ``the loss`` or ``the gradient``.
+        batch: the examples of the first such step.
+    """
+
+    def __init__(self, what: str, batch: Sequence[int]) -> None:
+        super().__init__(f"{what} is not finite")
+        self.what, self.batch = what, batch
+
+
+@dataclass
+class StepLog:
+    """Losses and gradient norms of one epoch.
+
+    Attributes:
+        mean: of a loss [n] over the processes.
+        losses: those that were looked at, in order.
+
+    >>> log = StepLog()
+    >>> log.add(torch.tensor(0.5), torch.tensor(1.0), [3, 4])
+    >>> log.check()
+    >>> log.losses
+    [0.5]
+    """
+
+    mean: Callable[[Tensor], Tensor] = lambda losses: losses
+    losses: list[float] = field(default_factory=list)
+    _waiting: list[tuple[Tensor, Tensor | None, Sequence[int]]] = field(default_factory=list)
+
+    def add(self, loss: Tensor, norm: Tensor | None, batch: Sequence[int]) -> None:
+        """Note a step: its 0-dimensional loss and gradient norm (None: the step was left out), and its examples.
+
+        Raises:
+            NotFiniteError: as ``check``, after every ``CHECK_STEPS`` steps.
+        """
+        self._waiting.append((loss, norm, batch))
+        if len(self._waiting) >= CHECK_STEPS:
+            self.check()
+
+    def check(self) -> None:
+        """Look at all steps since the last look.
+
+        Raises:
+            NotFiniteError: a loss or gradient was not finite; nothing that the model became may be kept.
+        """
+        if not self._waiting:
+            return
+        waiting, self._waiting = self._waiting, []
+        losses = self.mean(torch.stack([loss for loss, _, _ in waiting]))
+        norms = torch.stack([torch.zeros_like(loss) if norm is None else norm for loss, norm, _ in waiting])
+        for (_, _, batch), loss, norm in zip(waiting, *torch.stack([losses, norms]).tolist(), strict=True):
+            for what, value in (("the loss", loss), ("the gradient", norm)):
+                if not math.isfinite(value):
+                    raise NotFiniteError(what, batch)
+            self.losses.append(loss)

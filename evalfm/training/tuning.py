@@ -21,8 +21,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import Context, Examples, Fit, Head
 from evalfm.heads.module import HeadModule, Layout
 from evalfm.heads.objectives import Objective
-from evalfm.heads.trainable import TrainableHead
-from evalfm.heads.trained import Schedule
+from evalfm.heads.trained import Schedule, TrainableHead
 from evalfm.heads.training import read_statistics
 from evalfm.training.checkpoint import TrainingState
 from evalfm.training.job import EncoderWithHead, Job, trained_tensors

@@ -6,11 +6,11 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol, Self
 
 from evalfm.errors import EvalfmError
 from evalfm.progress import Progress
-from evalfm.workers.crew import Crew
 from evalfm.workers.job import Advanced, Fault, Job, Lost, Message, Raised, Returned, Said
 
 TRIES = 3
@@ -191,3 +191,41 @@ def _ending(message: Message) -> tuple[Any, Fault | None]:
     assert isinstance(message, Lost)
     sentence = f"the worker that had it was lost {TRIES} times; the last one {message.reason}"
     return None, Fault("WorkerLost", sentence)
+
+
+class Crew(Protocol):
+    """Workers by number, each with a device of its own; a context manager, on leaving which all of them end.
+
+    Entering starts every worker and waits until each is ready. A worker does one job at a time.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End all workers: at once, whatever they do; what they had stored or finished stays."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each worker is called where one speaks of it, such as ``GPU 1``; as many as there are workers."""
+
+    @property
+    def where(self) -> str:
+        """How many workers there are, and where, in words."""
+
+    def send(self, worker: int, job: Job) -> None:
+        """Let an idle worker begin with ``job``; returns at once."""
+
+    def listen(self, seconds: float) -> list[tuple[int, Message]]:
+        """What workers say, each with its number and in its order; empty after ``seconds`` of silence.
+
+        A job ends with ``Returned``, ``Raised`` or ``Lost``. A worker that is ``Lost`` says nothing more.
+        """
+
+    def restart(self, worker: int) -> None:
+        """Start a lost worker anew; returns when it is ready.
+
+        Raises:
+            EvalfmError: it cannot be started.
+        """

@@ -25,9 +25,9 @@ from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
 from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
+from evalfm.statistics.association import Effect
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.fixed_label import Effect, FixedLabel
-from evalfm.statistics.subgroups import StratumGap
+from evalfm.statistics.fixed_label import FixedLabel, LabelEffect
 from evalfm.tasks.card import list_tasks
 from evalfm.tasks.cohort import resolve_task
 
@@ -219,9 +219,13 @@ def test_methods_say_what_was_done(tmp_path: Path) -> None:
 
 def contrast(effect: float, area: tuple[float, float, float], p: float) -> Contrast:
     fixed = FixedLabel(
-        Estimate(area[0], area[1], area[2]), 0.01, Effect(effect, effect - 1, effect + 1, effect, 0.5, p), "t", False
+        Estimate(area[0], area[1], area[2]),
+        0.01,
+        LabelEffect(effect, effect - 1, effect + 1, 0.5, p, standardised=effect),
+        "t",
+        False,
     )
-    return Contrast("AP", {}, None, None, {0: fixed, 1: fixed}, StratumGap(None, reason="none"), p, "")
+    return Contrast("AP", {}, None, None, {0: fixed, 1: fixed}, Effect(None, reason="none"), p, "")
 
 
 @pytest.mark.parametrize(

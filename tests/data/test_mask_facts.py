@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import fact_of, mask_facts
 from evalfm.errors import EvalfmError
 from evalfm.probing.cohort import load_cohort
 from evalfm.probing.probe import probe
 from evalfm.progress import SILENT
+from evalfm.split_options import SplitOptions
 
 from ..squares import SIDE, make_squares
 

@@ -11,8 +11,7 @@ import torch
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
 from evalfm.features import cost as module
-from evalfm.features.cost import device_words, measure_cost
-from evalfm.features.operations import operation_counter
+from evalfm.features.cost import device_words, measure_cost, operation_counter
 
 pytestmark = pytest.mark.usefixtures("in_full")
 

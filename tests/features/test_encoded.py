@@ -10,14 +10,14 @@ import torch
 
 from evalfm.data.geometry import Geometry
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.features import map_policy, segment_writer
+from evalfm.features import map_costs, segment_writer
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.feature_arrays import FeatureArrays
 from evalfm.features.forward import automatic_batch_size
 from evalfm.features.map_costs import DiskRates
 from evalfm.features.memory import MemoryBudget
-from evalfm.features.packing import pack
 from evalfm.features.store import FeatureStore, estimate_bytes
+from evalfm.features.tiers import pack
 
 MAP_BYTES = 2 * (64 * 8 * 8 + 32 * 4 * 4)
 ROW_BYTES = MAP_BYTES + 4 * 6
@@ -252,8 +252,8 @@ def test_the_automatic_policy_follows_the_budget(open_source):
 def test_the_automatic_policy_takes_what_costs_less_time(
     open_source, make_encoder, monkeypatch, tmp_path, disk, seconds, policy, memory
 ):
-    monkeypatch.setattr(map_policy, "NEGLIGIBLE_BYTES", 0)
-    monkeypatch.setattr(map_policy, "disk_rates", lambda folder: DiskRates(disk, disk))
+    monkeypatch.setattr(map_costs, "NEGLIGIBLE_BYTES", 0)
+    monkeypatch.setattr(map_costs, "disk_rates", lambda folder: DiskRates(disk, disk))
     monkeypatch.setattr("evalfm.features.running_encoder.seconds_per_image", lambda encoder: seconds)
     source = open_source(memory=memory)
     source.expect(range(10), maps=True, passes=20)
@@ -267,7 +267,7 @@ def test_the_automatic_policy_takes_what_costs_less_time(
 
 
 def test_the_cost_is_that_of_the_running_pipeline(open_source, monkeypatch, make_encoder):
-    monkeypatch.setattr(map_policy, "NEGLIGIBLE_BYTES", 0)
+    monkeypatch.setattr(map_costs, "NEGLIGIBLE_BYTES", 0)
     monkeypatch.setattr("evalfm.features.running_encoder.seconds_per_image", lambda encoder: pytest.fail("no trial"))
     encoder = make_encoder()
     encoder.seconds = 0.02

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from evalfm.features import row_reading, segment_writer
+from evalfm.features import rows as stored_rows
+from evalfm.features import segment_writer
 from evalfm.features.feature_arrays import FeatureArrays, MissingRowsError
 
 SIZES = [(5, 7), (6, 8), (9, 9)]
@@ -106,7 +107,7 @@ def test_a_flipped_byte_of_a_record_costs_that_row_alone_and_is_written_again(tm
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 2, 1, 0, 3], [3, 3]])
 def test_a_flipped_byte_is_noticed_however_rows_are_read(tmp_path, monkeypatch, small, arrays, order):
     if not small:
-        monkeypatch.setattr(row_reading, "SMALL_BYTES", 0)
+        monkeypatch.setattr(stored_rows, "SMALL_BYTES", 0)
     rows = FeatureArrays(tmp_path)
     with rows.writer() as writer:
         writer.append([f"{number}" for number in range(5)], [(1, 1)] * 5, [values(0, 5), values(1, 5)][:arrays])
@@ -204,7 +205,7 @@ def test_of_two_writers_of_the_same_rows_the_first_seen_counts(tmp_path):
 
 def test_a_checksum_is_looked_at_once_and_never_for_rows_of_ours(tmp_path, monkeypatch):
     looked = []
-    crc32 = row_reading.zlib.crc32
+    crc32 = stored_rows.zlib.crc32
 
     class Counting:
         @staticmethod
@@ -214,7 +215,7 @@ def test_a_checksum_is_looked_at_once_and_never_for_rows_of_ours(tmp_path, monke
 
     own = FeatureArrays(tmp_path)
     write(own)
-    monkeypatch.setattr(row_reading, "zlib", Counting)
+    monkeypatch.setattr(stored_rows, "zlib", Counting)
     own.read(NAMES)
     assert looked == []
     other = FeatureArrays(tmp_path)
@@ -231,8 +232,8 @@ def test_a_checksum_is_looked_at_once_and_never_for_rows_of_ours(tmp_path, monke
 @pytest.mark.parametrize("small", [True, False])
 def test_each_row_keeps_its_dtype_and_reads_are_as_wide_as_needed(tmp_path, monkeypatch, small):
     if not small:
-        monkeypatch.setattr(row_reading, "SMALL_BYTES", 0)
-    monkeypatch.setattr(row_reading, "SPAN_BYTES", 100)
+        monkeypatch.setattr(stored_rows, "SMALL_BYTES", 0)
+    monkeypatch.setattr(stored_rows, "SPAN_BYTES", 100)
     rows = FeatureArrays(tmp_path, half=True)
     generator = np.random.default_rng(0)
     shallow, deep = generator.random((3, 2, 4, 4), np.float32), generator.random((3, 5, 2, 2), np.float32)
@@ -296,8 +297,8 @@ def test_rows_are_read_into_memory_that_is_brought(tmp_path):
 
 @pytest.mark.parametrize("length", [3, 40_000])
 def test_many_rows_in_any_order_come_through_spans_and_threads(tmp_path, monkeypatch, length):
-    monkeypatch.setattr(row_reading, "THREADED_BYTES", 0)
-    monkeypatch.setattr(row_reading, "SPAN_BYTES", 400_000)
+    monkeypatch.setattr(stored_rows, "THREADED_BYTES", 0)
+    monkeypatch.setattr(stored_rows, "SPAN_BYTES", 400_000)
     generator = np.random.default_rng(0)
     arrays = [generator.random((60, length), np.float32), generator.integers(0, 9, (60, 2, 2)).astype(np.uint8)]
     names = [f"{number}" for number in range(60)]

@@ -11,12 +11,11 @@ from evalfm.errors import EvalfmError
 from evalfm.features import extraction_plan
 from evalfm.features.extraction_plan import Destination, Item
 from evalfm.features.memory import MemoryBudget
-from evalfm.features.packing import pack
 from evalfm.features.pipeline import Pipeline, as_stored, extract
 from evalfm.features.profile import StageTimes
 from evalfm.features.readers import PreparedBatch
 from evalfm.features.store import FeatureStore
-from evalfm.features.tiers import MapMemory
+from evalfm.features.tiers import MapMemory, pack
 
 SHAPES = [(64, 8, 8), (32, 4, 4)]
 
@@ -198,7 +197,7 @@ def test_the_maker_of_a_batch_is_named_by_what_it_declares(make_encoder, cache):
 
 def test_packing_asks_nothing_of_the_device():
     """The flag of a batch stays a tensor until the batch is looked at."""
-    from evalfm.features.packing import halved
+    from evalfm.features.tiers import halved
 
     half, fits = halved(torch.full((1, 1, 1, 1), 65504.0))
     assert (half.dtype, fits.shape, bool(fits)) == (torch.half, (), True)

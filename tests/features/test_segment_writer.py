@@ -9,7 +9,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from evalfm.errors import EvalfmError
 from evalfm.features import disk, segment, segment_writer
@@ -310,21 +309,6 @@ def test_what_died_before_it_was_published_is_removed_and_the_living_are_not(tmp
     left = {path.name for path in tmp_path.iterdir()}
     assert {"living.lock", "living.data"} < left
     assert not [name for name in left if "dead" in name]
-
-
-def test_memory_is_given_back_once_it_is_written(tmp_path):
-    released = []
-    with FeatureArrays(tmp_path).writer() as writer:
-        for number in range(3):
-            values = torch.full((1, 4), float(number))
-            writer.append(
-                [f"{number}"],
-                [(1, 1)],
-                [values],
-                release=lambda values=values: (values.fill_(-1), released.append(1)),
-            )
-    assert len(released) == 3
-    assert stored(tmp_path, 3) == [0, 1, 2]
 
 
 def test_arrays_that_do_not_go_with_the_addresses_are_refused(tmp_path):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from evalfm.features.store import FeatureStore, default_budget, old_format_folders
+from evalfm.features.store import FeaturePaths, FeatureStore, old_format_folders
 
 NAMES = ["a", "b", "c"]
 
@@ -48,9 +49,8 @@ def test_the_budget_is_a_tenth_of_the_free_disk_and_never_more_than_20_gb(tmp_pa
             return free["bytes"]
 
     monkeypatch.setattr("evalfm.features.store.shutil.disk_usage", lambda path: Usage())
-    assert default_budget(tmp_path / "not" / "yet") == 5_000_000_000
+    assert FeatureStore(tmp_path / "not" / "yet").budget_bytes == 5_000_000_000
     free["bytes"] = 900_000_000_000
-    assert default_budget(tmp_path) == 20_000_000_000
     assert FeatureStore(tmp_path).budget_bytes == 20_000_000_000
     assert FeatureStore(tmp_path, 7).budget_bytes == 7
     # What maps take already counts to what could be free, so a full store does not shrink its own budget.
@@ -60,7 +60,7 @@ def test_the_budget_is_a_tenth_of_the_free_disk_and_never_more_than_20_gb(tmp_pa
     taken = sum(path.stat().st_size for path in tmp_path.glob("*/2/*/maps/*"))
     assert FeatureStore(tmp_path).map_bytes == taken > 0
     free["bytes"] = 1000
-    assert default_budget(tmp_path) == int(0.1 * (1000 + taken))
+    assert FeatureStore(tmp_path).budget_bytes == int(0.1 * (1000 + taken))
 
 
 def test_an_older_format_is_never_listed_and_said_once(tmp_path, monkeypatch):
@@ -81,3 +81,93 @@ def test_an_older_format_is_never_listed_and_said_once(tmp_path, monkeypatch):
     assert old_format_folders(tmp_path) == 2
     assert FeatureStore(tmp_path).map_bytes == 0
     assert not [folder for folder in scanned if "/1" in folder]
+
+
+KEY = "0" * 64
+OWN, GPU = "float32-cpu", "float32-cuda"
+ROWS = [f"{number:064x}" for number in range(6)]
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store in which ``put`` leaves features of a path."""
+
+    class Store(FeatureStore):
+        def put(self, path: str, names: list[str], *, maps: bool = False) -> None:
+            cache = self.cache(KEY, path)
+            value = float(len(path))
+            for arrays in (cache.pooled, cache.maps) if maps else (cache.pooled,):
+                with arrays.writer() as writer:
+                    writer.append(names, [(8, 8)] * len(names), [torch.full((len(names), 3), value)])
+
+    return Store(tmp_path / "store")
+
+
+def value(cache, names) -> set[float]:
+    return set(cache.pooled.read(names)[0].flatten().tolist())
+
+
+def test_the_own_path_goes_first(store):
+    store.put(OWN, ROWS)
+    store.put(GPU, ROWS)
+    paths = FeaturePaths(store, KEY, OWN)
+    assert value(paths.choose(ROWS), ROWS) == {float(len(OWN))}
+    assert paths.cautions == ()
+
+
+def test_another_path_that_holds_everything_is_used_and_said(store):
+    store.put(OWN, ROWS[:3])
+    store.put(GPU, ROWS)
+    paths = FeaturePaths(store, KEY, OWN)
+    assert value(paths.choose(ROWS), ROWS) == {float(len(GPU))}
+    # And so for what the own path would hold, from now on.
+    assert value(paths.choose(ROWS[:2]), ROWS[:2]) == {float(len(GPU))}
+    (caution,) = paths.cautions
+    assert caution.code == "feature-path"
+    assert "float32-cuda were used in place of float32-cpu" in caution.sentence
+
+
+def test_a_path_that_lacks_one_image_or_its_maps_is_not_used(store):
+    store.put(GPU, ROWS[:5])
+    assert FeaturePaths(store, KEY, OWN).choose(ROWS).pooled.missing(ROWS) == ROWS
+    store.put(GPU, ROWS[5:])
+    assert FeaturePaths(store, KEY, OWN).choose(ROWS).pooled.missing(ROWS) == []
+    paths = FeaturePaths(store, KEY, OWN)
+    assert paths.choose(ROWS, maps=True).pooled.missing(ROWS) == ROWS
+    assert paths.missing_maps(ROWS) == 6
+    store.put(GPU, ROWS[:4], maps=True)
+    assert paths.missing_maps(ROWS) == 2
+    assert paths.cautions == ()
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "used"),
+    [
+        (OWN, "bfloat16-cuda", False),
+        ("bfloat16-cuda", "bfloat16-autocast-cuda", False),
+        ("bfloat16-cuda", "bfloat16-compiled-cuda", True),
+        ("bfloat16-autocast-compiled-cuda", "bfloat16-autocast-cpu", True),
+    ],
+)
+def test_paths_of_another_precision_are_none_of_ours(store, own, other, used):
+    store.put(other, ROWS)
+    assert (FeaturePaths(store, KEY, own).choose(ROWS).pooled.missing(ROWS) == []) == used
+
+
+def test_what_is_computed_in_any_case_is_never_mixed_with_another_path(store):
+    store.put(GPU, ROWS)
+    paths = FeaturePaths(store, KEY, OWN)
+    assert paths.choose(ROWS, computed=True).pooled.missing(ROWS) == ROWS
+    assert paths.cautions == ()
+
+
+@pytest.mark.parametrize("call", [{"computed": True}, {"maps": True}])
+def test_a_change_of_the_path_is_said(store, call):
+    store.put(GPU, ROWS)
+    paths = FeaturePaths(store, KEY, OWN)
+    assert paths.choose(ROWS).pooled.missing(ROWS) == []
+    assert paths.choose(ROWS, **call).pooled.missing(ROWS) == ROWS
+    # Both of them now, and the own path alone from now on.
+    assert paths.choose(ROWS).pooled.missing(ROWS) == ROWS
+    assert [caution.code for caution in paths.cautions] == ["feature-path"] * 2
+    assert "Features of two paths were used" in paths.cautions[1].sentence

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from evalfm.features.memory import MemoryBudget
-from evalfm.features.packing import pack
-from evalfm.features.tiers import MapMemory, joined
+from evalfm.features.tiers import MapMemory, joined, pack
 
 SHAPES = ((3, 4, 4), (2, 2, 2))
 ROW_BYTES = 4 * 5 + 2 * (3 * 16 + 2 * 4)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from evalfm.errors import EvalfmError
-from evalfm.heads.reading import read_ahead, read_batches
+from evalfm.features.readers import read_ahead
+from evalfm.heads.reading import read_batches
 
 
 def test_the_next_part_is_read_while_one_is_used_and_none_further() -> None:

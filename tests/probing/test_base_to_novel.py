@@ -13,7 +13,6 @@ from evalfm.analysis.bias import bias_of_values
 from evalfm.analysis.compare import compare
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.base_to_novel import as_base_to_novel, base_and_novel
@@ -21,6 +20,7 @@ from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.probing.splits import make_splits
 from evalfm.run import Run
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from ..readers import Seer, reader_card

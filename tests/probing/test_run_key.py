@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from evalfm.config import EncoderConfig, ProbeConfig, SplitOptions
+from evalfm.config import EncoderConfig, ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
@@ -24,6 +24,7 @@ from evalfm.probing.session import open_session
 from evalfm.probing.splits import make_splits
 from evalfm.progress import SILENT
 from evalfm.run import Run
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import resolve_task, select_cohort
 
 from ..squares import make_squares

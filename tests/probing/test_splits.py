@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalfm.config import ProbeConfig, SplitOptions
+from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.splits import limited, make_splits
 from evalfm.probing.splits.make import KINDS
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from tests.squares import make_squares
 

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.cards import checked
 from evalfm.cli.app import app
-from evalfm.config import Association, SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.data.phantom import Dials, make_phantom
 from evalfm.data.registered import register
@@ -22,6 +21,7 @@ from evalfm.probing.probe import probe
 from evalfm.probing.splits import Split, make_splits
 from evalfm.probing.splits.association import CURVE
 from evalfm.run import find_runs
+from evalfm.split_options import Association, SplitOptions
 from evalfm.statistics.auroc import auroc
 from evalfm.study.cohorts import Manifests
 from evalfm.study.shortcuts import curve_studies, decode_studies

@@ -7,11 +7,9 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from evalfm.statistics.auroc import auroc
-from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.auroc import auroc, auroc_covariance
 from evalfm.statistics.comparison import (
     benjamini_hochberg,
-    compare_auroc,
     compare_means,
     contrast_aurocs,
     holm,
@@ -20,6 +18,8 @@ from evalfm.statistics.comparison import (
     patient_means,
     wilcoxon,
 )
+
+from .paired import compare_auroc
 
 
 def two_scores(n=150, seed=0):

@@ -11,11 +11,13 @@ from scipy.stats import binom, norm
 
 from evalfm.statistics.association import mean_difference
 from evalfm.statistics.auroc import auroc
-from evalfm.statistics.comparison import compare_auroc, compare_means
+from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import identify, mean_over_folds
 from evalfm.statistics.subgroups import SubgroupScores
+
+from .paired import compare_auroc
 
 RARE = 1e-4
 TIES = ("nothing", "label", "severity")

@@ -10,7 +10,7 @@ import statsmodels.formula.api as smf
 from scipy.stats import norm, t
 from sklearn.metrics import roc_auc_score
 
-from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.auroc import auroc_covariance
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
 from evalfm.statistics.subgroups import SubgroupScores, cross_aurocs
 from tests.statistics.test_subgroups import study

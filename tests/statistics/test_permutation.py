@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binom
 
 from evalfm.statistics import permutation
-from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.auroc import auroc_covariance
 from evalfm.statistics.fixed_label import at_fixed_label
 from evalfm.statistics.permutation import attribute_permutation, constant_in_patients
 from evalfm.statistics.subgroups import SubgroupScores

@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import binom, t
 from sklearn.metrics import roc_auc_score
 
-from evalfm.statistics.auroc import auroc
-from evalfm.statistics.auroc_covariance import auroc_covariance
+from evalfm.statistics.auroc import auroc, auroc_covariance
 from evalfm.statistics.fixed_label import at_fixed_label
 from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 

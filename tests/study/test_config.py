@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from evalfm.config import SubsetOptions
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.split_options import SubsetOptions
 from evalfm.study import Study, configs, load_study
 from evalfm.study.config import AdaptationEntry, EncoderEntry, SupervisedEntry, TaskEntry
 

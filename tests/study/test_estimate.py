@@ -13,8 +13,7 @@ from evalfm.heads.trained import TrainedHead
 from evalfm.heads.training import StepPlan
 from evalfm.study.cohorts import Sizes
 from evalfm.study.estimate import CellEstimate, EncoderFacts, Missing, estimate_cell, load_for_trial, try_encoder
-from evalfm.training.plan import EpochPlan
-from evalfm.training.recipe import recipe_of
+from evalfm.training.recipe import EpochPlan, recipe_of
 
 FACTS = EncoderFacts(
     seconds=0.01,

@@ -110,7 +110,7 @@ def test_the_whole_grid_is_there(finished: StudyRuns):
 
 def test_the_table_says_what_the_runs_say(finished: StudyRuns):
     table = pd.read_parquet(finished.results)
-    assert tuple(table.columns) == COLUMNS
+    assert list(table.columns) == list(COLUMNS)
     assert set(table["run"]) == {run.folder.relative_to(finished.folder).as_posix() for run in finished}
     assert not table.duplicated(["run", "metric"]).any()
     for line in table.to_dict("records"):
@@ -136,9 +136,11 @@ def test_the_table_says_what_the_runs_say(finished: StudyRuns):
 
 
 def test_types_do_not_depend_on_what_is_there(finished: StudyRuns, tmp_path: Path):
-    full = table_of(row for run in finished for row in rows_of("two", run, finished.folder))
+    rows = [row for run in finished for row in rows_of("two", run, finished.folder)]
+    assert all(list(row) == list(COLUMNS) for row in rows)
+    full = table_of(rows)
     empty = pd.read_parquet(write_results(tmp_path, []))
-    assert tuple(empty.columns) == COLUMNS
+    assert list(empty.columns) == list(COLUMNS)
     nullable = ["rank", "shots", "limit", "label_fraction", "value", "low", "high", "weights", "reason"]
     assert [str(empty[name].dtype) for name in nullable] == [str(full[name].dtype) for name in nullable]
 

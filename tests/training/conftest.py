@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
@@ -20,6 +19,7 @@ from evalfm.heads import load_head
 from evalfm.heads.head import Context, Examples, Head
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.probing.splits import make_splits
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import resolve_task, select_cohort
 from evalfm.training import tuning
 from evalfm.training.checkpoint import in_memory

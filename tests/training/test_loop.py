@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from evalfm.errors import EvalfmError
@@ -18,7 +19,7 @@ from evalfm.features.readers import ImageReader
 from evalfm.heads.objectives import LabelObjective, MaskObjective
 from evalfm.training import checkpoint, launch, loop
 from evalfm.training.checkpoint import CheckpointWriter, read_state
-from evalfm.training.steps import StepLog
+from evalfm.training.loop import NotFiniteError, StepLog
 
 from .conftest import RESNET, curve_of, last_tensors
 
@@ -216,7 +217,7 @@ def test_long_epochs_are_looked_at_before_their_end(bench, monkeypatch):
         steps.append(1)
         return loss(*values) * float("nan")
 
-    monkeypatch.setattr("evalfm.training.steps.CHECK_STEPS", 2)
+    monkeypatch.setattr("evalfm.training.loop.CHECK_STEPS", 2)
     monkeypatch.setattr(LabelObjective, "loss", poisoned)
     with pytest.raises(EvalfmError, match=r"epoch 1: the loss is not finite in the batch of s\d+-\d, s\d+-\d"):
         bench.tune("full", epochs=1, least_steps=9)
@@ -315,3 +316,59 @@ def test_a_radiograph_that_cannot_be_read_stops_with_its_row(bench, monkeypatch)
     )
     with pytest.raises(EvalfmError, match=rf"Row {row + 1} of the manifest"):
         bench.tune("full", place="again", probe_start=False)
+
+
+def test_losses_come_in_order_and_are_those_of_all_processes(monkeypatch):
+    monkeypatch.setattr(loop, "CHECK_STEPS", 3)
+    means: list[list[float]] = []
+
+    def mean(losses: Tensor) -> Tensor:
+        means.append(losses.tolist())
+        return losses / 2
+
+    log = StepLog(mean)
+    for step in range(7):
+        log.add(torch.tensor(float(step)), torch.tensor(1.0), [step])
+    assert means == [[0, 1, 2], [3, 4, 5]]
+    log.check()
+    log.check()
+    assert means[2:] == [[6]]
+    assert log.losses == [step / 2 for step in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "norms", "what", "batch"),
+    [
+        ([1, math.nan, math.inf], [1, math.nan, math.nan], "the loss", [1]),
+        ([1, 1, math.nan], [1, math.inf, math.nan], "the gradient", [1]),
+        ([1, 1, -math.inf], [1, 1, 1], "the loss", [2]),
+    ],
+)
+def test_the_first_step_that_is_not_finite_is_named(losses, norms, what, batch):
+    log = StepLog()
+    for step, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
+        log.add(torch.tensor(float(loss)), torch.tensor(float(norm)), [step])
+    with pytest.raises(NotFiniteError) as error:
+        log.check()
+    assert (error.value.what, error.value.batch) == (what, batch)
+
+
+def test_a_step_that_loss_scaling_left_out_has_no_norm_but_a_loss():
+    log = StepLog()
+    log.add(torch.tensor(1.0), None, [0])
+    log.check()
+    assert log.losses == [1]
+    log.add(torch.tensor(math.nan), None, [1])
+    with pytest.raises(NotFiniteError, match="the loss"):
+        log.check()
+
+
+def test_a_log_waits_for_no_step(monkeypatch):
+    """Between two looks nothing is brought to Python, which is what waits on a GPU."""
+    log = StepLog()
+    waits: list[str] = []
+    for name in ("tolist", "item", "__float__", "__bool__", "cpu", "numpy"):
+        monkeypatch.setattr(Tensor, name, lambda *_, name=name: waits.append(name))
+    for step in range(loop.CHECK_STEPS - 1):
+        log.add(torch.ones(()), torch.ones(()), [step])
+    assert waits == []

@@ -12,8 +12,8 @@ from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.series import line_names, settings_but
 from evalfm.analysis.table import Line, TaskTable
-from evalfm.config import SMALLER
 from evalfm.run import Run
+from evalfm.split_options import SMALLER
 
 
 def more_labels(name: str, summaries: Sequence[TaskTable], metric: str) -> tuple[Markup | None, Table | None]:

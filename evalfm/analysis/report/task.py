@@ -40,9 +40,9 @@ from evalfm.analysis.table import (
     plain_runs,
     task_tables,
 )
-from evalfm.config import SMALLER
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
+from evalfm.split_options import SMALLER
 from evalfm.tasks.kinds import kind_of
 
 CHANCE = 0.5

@@ -15,6 +15,8 @@ from evalfm.heads.trained import TrainedDenseHead
 class LinearDecoder(HeadModule):
     """Standardised deepest map → 1×1 convolution → bilinear to the target grid."""
 
+    last_bias: ClassVar[str] = "project.bias"
+
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
         super().__init__()
         assert layout.grid is not None
@@ -29,10 +31,6 @@ class LinearDecoder(HeadModule):
     def standardise(self, statistics: Statistics) -> None:
         """Take the statistics of the deepest map."""
         self.project.standardise(statistics.map_means[-1], statistics.map_scales[-1])
-
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the bias; the weights start at zero."""
-        self.project.bias.data.copy_(answer)
 
 
 class LinearDenseHead(TrainedDenseHead):
@@ -103,10 +101,6 @@ class MultiscaleDecoder(HeadModule):
             assert isinstance(projection, Projection)
             projection.standardise(mean.repeat_interleave(fold**2), scale.repeat_interleave(fold**2))
 
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the last bias to ``answer`` [K]."""
-        self.bias.data.copy_(answer)
-
     def _merge(self, projected: Maps) -> Tensor:
         """The sum of all projections on the working grid: from the coarsest up, each added to the next."""
         sums: dict[tuple[int, ...], Tensor] = {}
@@ -162,6 +156,8 @@ class GlobalLocalDecoder(HeadModule):
     multiscale one. The image is never seen.
     """
 
+    last_bias: ClassVar[str] = "local.bias"
+
     def __init__(self, layout: Layout, generator: torch.Generator) -> None:
         super().__init__()
         self.local = MultiscaleDecoder(layout, generator)
@@ -181,10 +177,6 @@ class GlobalLocalDecoder(HeadModule):
         """Take the statistics of every map and of the pooled features."""
         self.local.standardise(statistics)
         self._take_pooled(statistics.pooled_mean, statistics.pooled_scale)
-
-    def init_bias(self, answer: Tensor) -> None:
-        """Set the last bias to ``answer`` [K]."""
-        self.local.init_bias(answer)
 
     def _take_pooled(self, mean: Tensor, scale: Tensor) -> None:
         # Divided by √D, for else a step of Adam, which moves all D weights at once, would move the answer by D rates.

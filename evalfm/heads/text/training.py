@@ -71,7 +71,6 @@ class Penalty(Protocol):
 
     def __call__(self, texts: Tensor, logits: Tensor, positions: Tensor) -> Tensor:
         """From ``texts`` [C, D] of length 1, ``logits`` [B, C] and the batch's ``positions`` in train [B], a number."""
-        ...
 
 
 Line = dict[str, float | int | str]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cautions import Caution
-from evalfm.config import STRONGEST_ASSOCIATION, Association, SplitOptions
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import STRONGEST_ASSOCIATION, Association, SplitOptions
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.truth import binary_label
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evalfm.config import SplitOptions
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import SplitOptions
 from evalfm.statistics.classification import base_classes
 
 

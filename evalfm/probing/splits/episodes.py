@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.config import QUERIES, SplitOptions
 from evalfm.data.episodes import draw_episodes
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import QUERIES, SplitOptions
 from evalfm.tasks.cohort import Cohort
 
 

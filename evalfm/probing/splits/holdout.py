@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.config import SplitOptions
 from evalfm.data import splits as by_patient
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import Cohort
 
 

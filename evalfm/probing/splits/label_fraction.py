@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from evalfm.config import SplitOptions
 from evalfm.data import splits as by_patient
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import SplitOptions
 
 
 def applies(options: SplitOptions) -> bool:

@@ -7,11 +7,11 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.config import SplitOptions
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits import association, base_to_novel, episodes, folds, holdout, label_fraction, shots
 from evalfm.probing.splits.holdout import split_names
 from evalfm.probing.splits.split import Split, SplitInput, SplitKind
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import Cohort
 
 KINDS: tuple[SplitKind, ...] = (folds, holdout, base_to_novel, association, shots, label_fraction, episodes)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from evalfm.cautions import Caution
-from evalfm.config import SplitOptions
 from evalfm.data import splits as by_patient
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits.split import Split, SplitInput
+from evalfm.split_options import SplitOptions
 
 
 def applies(options: SplitOptions) -> bool:

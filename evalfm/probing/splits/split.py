@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.cautions import Caution
-from evalfm.config import SplitOptions
 from evalfm.data.assign_splits import split_units
 from evalfm.data.episodes import Episodes
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.cohort import Cohort
 
 

@@ -19,7 +19,6 @@ from evalfm.analysis.predictions import Predictions
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.task import PARTS, SHOWN, sections
 from evalfm.analysis.scores import ERRORS, asks_questions, questions_of_run
-from evalfm.config import SplitOptions
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
@@ -33,6 +32,7 @@ from evalfm.probing.probe import probe
 from evalfm.probing.splits import make_splits
 from evalfm.record import Record
 from evalfm.run import Run
+from evalfm.split_options import SplitOptions
 from evalfm.tasks.card import read_card
 from evalfm.tasks.cohort import Cohort, select_cohort
 from evalfm.tasks.kinds import ANSWERED, BASE_TO_NOVEL, EPISODES, KINDS, Kind

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evalfm.features.row_index import CHECKED, DAMAGED, GONE, RowIndex
+from evalfm.features.rows import CHECKED, DAMAGED, GONE, RowIndex
 from evalfm.features.segment_format import ENTRY
 
 

@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
 from evalfm.heads.head import Context, Text
-from evalfm.heads.text.zeroshot import ZeroShotHead
+from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.tasks.prompts import PromptRow, PromptSet
 
 from ...readers import SCALE, Reader, reader_card
