@@ -38,8 +38,8 @@ from evalfm.heads.trained import Schedule, TrainedHead
 from evalfm.heads.training import fit_together
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.progress import SILENT
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import load_task
 
 RATES = (5e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2)
 SIZE, STRIDE, CHANNELS, LEVELS = 224, 16, 384, 5

@@ -98,8 +98,8 @@ def measure(folder: Path, quick: bool) -> dict[str, Stage]:
     from evalfm.data.privacy import public_table
     from evalfm.probing.splits import limited, make_splits
     from evalfm.split_options import SplitOptions
-    from evalfm.tasks.card import TaskCard
     from evalfm.tasks.cohort import resolve_task, select_cohort
+    from evalfm.tasks.task import TaskCard
 
     measured: dict[str, Stage] = {LOAD: (load, load, 0.0)}
 

@@ -31,9 +31,9 @@ from evalfm.heads.head import Context, Text
 from evalfm.heads.text.learned import BiomedCoOpHead, BiomedDPTHead, CoOpHead
 from evalfm.heads.text.training import ContextSchedule
 from evalfm.probing.labelled import LabelledFeatures
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
 from evalfm.tasks.prompts import Own, prompt_set
+from evalfm.tasks.task import load_task
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
 

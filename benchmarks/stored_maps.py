@@ -46,8 +46,8 @@ from evalfm.heads.segmentation.light import LinearDenseHead, MultiscaleHead
 from evalfm.heads.trained import Schedule
 from evalfm.heads.training import fit_together
 from evalfm.probing.labelled import LabelledFeatures
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import load_task
 
 LEVELS, CHANNELS, GRID = 4, 768, 37
 

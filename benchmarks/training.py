@@ -32,8 +32,8 @@ from evalfm.features.store import FeatureStore
 from evalfm.heads import load_head
 from evalfm.heads.head import Context
 from evalfm.probing.labelled import LabelledFeatures
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import load_task
 from evalfm.training import augmentation, average, checkpoint, distributed, job, masks
 from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.job import EncoderWithHead

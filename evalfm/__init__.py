@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from evalfm.study import Study as Study
     from evalfm.study import load_study as load_study
     from evalfm.study import run_study as run_study
-    from evalfm.tasks.card import load_task as load_task
+    from evalfm.tasks.task import load_task as load_task
 
     load_data = read_data
 
@@ -41,7 +41,7 @@ _PUBLIC = {
     "load_data": ("evalfm.data.manifest", "read_data"),
     "load_encoder": ("evalfm.encoders", "load_encoder"),
     "load_study": ("evalfm.study", "load_study"),
-    "load_task": ("evalfm.tasks.card", "load_task"),
+    "load_task": ("evalfm.tasks.task", "load_task"),
     "predict": ("evalfm.probing.predict", "predict"),
     "probe": ("evalfm.probing.probe", "probe"),
     "run_study": ("evalfm.study", "run_study"),

@@ -15,7 +15,7 @@ from evalfm.data.dataset_info import read_dataset_info
 from evalfm.encoders import find_card
 from evalfm.errors import EvalfmError
 from evalfm.study.config import load_study
-from evalfm.tasks.card import load_task
+from evalfm.tasks.task import load_task
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)

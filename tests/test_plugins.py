@@ -25,7 +25,7 @@ from evalfm.plugins import find_plugins, installed_points, package_of
 from evalfm.probing.names import check_names
 from evalfm.study.config import Study
 from evalfm.study.grid import expand
-from evalfm.tasks.card import list_tasks, load_task, task_names, task_plugins
+from evalfm.tasks.task import list_tasks, load_task, task_names, task_plugins
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {

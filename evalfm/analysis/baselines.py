@@ -100,8 +100,9 @@ def _turned(difference: Difference, sign: int) -> Difference:
     if sign > 0:
         return difference
     low, high = difference.low, difference.high
-    turned = {"low": None if high is None else -high, "high": None if low is None else -low}
-    return replace(difference, value=-difference.value, **turned)
+    return replace(
+        difference, value=-difference.value, low=None if high is None else -high, high=None if low is None else -low
+    )
 
 
 def _one_sided(difference: Difference) -> float:

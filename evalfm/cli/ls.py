@@ -103,7 +103,7 @@ def tasks(json: Json = False) -> None:
 
         evalfm ls tasks
     """
-    from evalfm.tasks.card import list_tasks, task_plugins
+    from evalfm.tasks.task import list_tasks, task_plugins
 
     cards = list_tasks()
     if json:

@@ -45,7 +45,7 @@ def task(name: Annotated[str, typer.Argument(help="A task's name or path.")], js
 
         evalfm show task ptx-seg
     """
-    from evalfm.tasks.card import load_task
+    from evalfm.tasks.task import load_task
 
     _print(load_task(name).model_dump(mode="json", by_alias=True, exclude_none=True), json)
 

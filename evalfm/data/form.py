@@ -154,7 +154,7 @@ def _thumbnail(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     rows, columns = (np.linspace(0, side, THUMBNAIL, endpoint=False).astype(int) for side in grey.shape)
     sums = np.add.reduceat(np.add.reduceat(grey, rows, axis=0), columns, axis=1)
     counts = np.diff([*rows, grey.shape[0]])[:, None] * np.diff([*columns, grey.shape[1]])
-    return (sums / np.maximum(counts, 1)).astype(np.float32).ravel()
+    return np.asarray(sums / np.maximum(counts, 1), dtype=np.float32).ravel()
 
 
 def form_report(manifest: Manifest, forms: Sequence[Form | None]) -> FormReport:

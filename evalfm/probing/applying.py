@@ -30,8 +30,8 @@ from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.session import TABLES, EncoderSession, open_session
 from evalfm.progress import Progress
 from evalfm.run import HEAD, Run
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.task import TaskCard
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from evalfm.probing.splits import limited
 from evalfm.progress import Progress
 from evalfm.run import Run
 from evalfm.split_options import SplitOptions
-from evalfm.tasks.card import SHIPPED, TaskCard
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
+from evalfm.tasks.task import SHIPPED, TaskCard
 from evalfm.tasks.truth import masks_of
 
 PHANTOM = "phantom"

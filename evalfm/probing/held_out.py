@@ -20,8 +20,8 @@ from evalfm.probing.splits import Split, limited, make_splits
 from evalfm.progress import Progress
 from evalfm.run import Run
 from evalfm.split_options import SplitOptions
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort, Exclusion, select_cohort
+from evalfm.tasks.task import TaskCard
 
 KEY = 64
 """Hex digits of the key of one data set in ``split_hash``; that of separate test data stands behind."""

@@ -13,7 +13,7 @@ from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_alias
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import find_head
-from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names
+from evalfm.tasks.task import TaskCard, label_columns, load_task, task_names
 from evalfm.training.recipe import recipe_of
 
 if TYPE_CHECKING:

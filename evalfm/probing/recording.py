@@ -27,9 +27,9 @@ from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, unlearnable
 from evalfm.record import Chosen, EpisodeSection, PluggedMetric, Provenance, Record
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
+from evalfm.tasks.task import TaskCard
 
 FROM_RANDOM = Caution(
     "trained-from-random",

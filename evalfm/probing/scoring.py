@@ -19,8 +19,8 @@ from evalfm.heads.trained import TrainedDenseHead, predict_dense
 from evalfm.metrics.mask_scores import PixelHistogram, image_scores
 from evalfm.probing.operating import Operating
 from evalfm.progress import Progress
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.kinds import Kind, kind_of
+from evalfm.tasks.task import TaskCard
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,8 @@ def mean_variance(sd: float, *, images_per_patient: float = 1, icc: float = 0.5)
     0.0115...
     """
     _check(("images per patient", images_per_patient, 1, math.inf), ("ICC", icc, 0, 1), ("sd", sd, 0, math.inf))
-    return UnitVariance(*(2 * [sd**2 * (1 + (images_per_patient - 1) * icc)]), classes=False)
+    unit = sd**2 * (1 + (images_per_patient - 1) * icc)
+    return UnitVariance(unit, unit, classes=False)
 
 
 def mean_difference_variance(
@@ -161,7 +162,7 @@ def _auroc_unit(aurocs: tuple[float, ...], correlation: float, images_per_patien
     def of(same: float) -> float:
         """The covariance of the contrast's placements of two images whose scores by one encoder correlate so."""
         own = sum(_placements(each, each, same) for each in aurocs)
-        return own - (2 * _placements(*aurocs, same * correlation) if len(aurocs) > 1 else 0.0)
+        return own - (2 * _placements(aurocs[0], aurocs[1], same * correlation) if len(aurocs) > 1 else 0.0)
 
     unit = max(0.0, of(1.0) + (images_per_patient - 1) * of(icc))
     return UnitVariance(unit, unit)

@@ -18,9 +18,9 @@ from evalfm.progress import SILENT, Progress
 from evalfm.split_options import QUERIES, DataOptions, SplitOptions, SubsetOptions
 from evalfm.statistics.classification import FEWEST_TO_HALVE
 from evalfm.study.config import AbsentDataError, Study, TaskEntry
-from evalfm.tasks.card import TaskCard, load_task
 from evalfm.tasks.cohort import Cohort, resolve_task, select_cohort
 from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.task import TaskCard, load_task
 from evalfm.tasks.truth import masks_of
 
 MIN_CLASSES = 2

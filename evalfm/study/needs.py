@@ -28,7 +28,7 @@ from evalfm.study.config import (
     load_study,
     study_name_faults,
 )
-from evalfm.tasks.card import load_task, task_names
+from evalfm.tasks.task import load_task, task_names
 
 STUDY, TEXT = "study", "text"
 BYTES_A_PARAMETER = 4

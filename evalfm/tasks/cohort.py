@@ -13,8 +13,8 @@ from evalfm.cautions import Caution
 from evalfm.data.expressions import columns_of
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import TaskCard, label_columns, load_task, task_names, with_defaults
 from evalfm.tasks.kinds import BINARY, MULTICLASS, ORDINAL, REGRESSION, Kind, kind_of
+from evalfm.tasks.task import TaskCard, label_columns, load_task, task_names, with_defaults
 from evalfm.tasks.truth import facts_of_masks, in_words, known_mask, levels_of, plain_level, read_truth
 
 FEW_LEVELS = 10

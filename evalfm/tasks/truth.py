@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from evalfm.data.manifest import Manifest
 from evalfm.data.mask_facts import MaskFact, mask_facts
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import TaskCard
 from evalfm.tasks.kinds import kind_of
+from evalfm.tasks.task import TaskCard
 
 LUNGS = "lungs"
 EACH_LUNG = ("left_lung", "right_lung")

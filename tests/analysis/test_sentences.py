@@ -28,8 +28,8 @@ from evalfm.run import Run
 from evalfm.statistics.association import Effect
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, LabelEffect
-from evalfm.tasks.card import list_tasks
 from evalfm.tasks.cohort import resolve_task
+from evalfm.tasks.task import list_tasks
 
 from .made import binary_table, make_run, signal
 

@@ -20,8 +20,8 @@ from evalfm.metrics.metric import Contrast, Metric
 from evalfm.metrics.registry import METRICS, check_metrics, compute_metrics, metric_of, metrics_in, metrics_of
 from evalfm.metrics.rows import ROWS, Scored
 from evalfm.statistics.estimate import Estimate
-from evalfm.tasks.card import TaskCard, list_tasks
 from evalfm.tasks.kinds import KINDS
+from evalfm.tasks.task import TaskCard, list_tasks
 
 CLASSES = ("heart", "left_lung", "mm", "D")
 IMAGES = 240

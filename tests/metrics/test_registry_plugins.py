@@ -33,7 +33,7 @@ from evalfm.metrics.registry import (
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.run import Run, find_runs
-from evalfm.tasks.card import load_task
+from evalfm.tasks.task import load_task
 
 CODE = """
 import numpy as np

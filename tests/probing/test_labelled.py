@@ -14,8 +14,8 @@ from evalfm.data.masks import encode
 from evalfm.errors import EvalfmError
 from evalfm.probing.cohort import with_classes_of
 from evalfm.probing.labelled import measured_findings, read_measured
-from evalfm.tasks.card import TaskCard, load_task, with_defaults
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import TaskCard, load_task, with_defaults
 
 CELLS = {"pneumothorax": slice(0, 1), "heart": slice(1, 3), "left_lung": slice(3, 6), "right_lung": slice(6, 10)}
 

@@ -11,8 +11,8 @@ from evalfm.data.importing import import_data
 from evalfm.data.report import check
 from evalfm.data.table_one import associations
 from evalfm.errors import EvalfmError
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import load_task
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is absent")

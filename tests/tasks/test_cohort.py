@@ -13,8 +13,8 @@ from PIL import Image
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import resolve_task, select_cohort
+from evalfm.tasks.task import load_task
 from evalfm.tasks.truth import parts_of
 
 

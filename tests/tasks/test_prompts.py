@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from evalfm.errors import EvalfmError
-from evalfm.tasks.card import list_tasks
 from evalfm.tasks.kinds import kind_of
 from evalfm.tasks.prompts import Own, list_prompts, prompt_set
+from evalfm.tasks.task import list_tasks
 
 OWN = Own("this is a photo of {}", "this is a photo of no {}")
 

@@ -10,8 +10,8 @@ from evalfm.data.importing import import_data
 from evalfm.data.manifest import Manifest
 from evalfm.data.sources.density import import_source
 from evalfm.errors import EvalfmError
-from evalfm.tasks.card import load_task
 from evalfm.tasks.cohort import select_cohort
+from evalfm.tasks.task import load_task
 from tests.data.sources.published import drawn
 
 HEADER = "study_id,series_id,image_id,laterality,view_position,height,width,breast_birads,breast_density,split\n"

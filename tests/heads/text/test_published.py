@@ -16,7 +16,7 @@ from evalfm.heads.text.published import (
     template_of,
     weights_of,
 )
-from evalfm.tasks.card import list_tasks
+from evalfm.tasks.task import list_tasks
 
 SETS = {
     *("btmri", "busi", "chmnist", "covid_19", "ctkidney", "dermamnist"),

@@ -33,9 +33,9 @@ from evalfm.probing.splits import make_splits
 from evalfm.record import Record
 from evalfm.run import Run
 from evalfm.split_options import SplitOptions
-from evalfm.tasks.card import read_card
 from evalfm.tasks.cohort import Cohort, select_cohort
 from evalfm.tasks.kinds import ANSWERED, BASE_TO_NOVEL, EPISODES, KINDS, Kind
+from evalfm.tasks.task import read_card
 from evalfm.tasks.truth import READERS
 
 TASKS = {

@@ -4,8 +4,8 @@ import pytest
 
 from evalfm.data.sources.nih_cxr14 import FINDINGS
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.tasks.card import list_tasks, load_task, read_card
 from evalfm.tasks.kinds import KINDS
+from evalfm.tasks.task import list_tasks, load_task, read_card
 
 EXPECTED = {
     "ptx-cls": ("binary", ("pneumothorax",), "auroc"),
