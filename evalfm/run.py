@@ -1,9 +1,9 @@
 """A run: one encoder × task × head × adaptation × split × seed on disk, whole or not at all.
 
-A folder holds ``run.json`` (:mod:`evalfm.record`: configuration, cards, choices, figures with intervals, provenance, but
-nothing private), ``predictions.parquet`` (one row per val and test image, from which every comparison is made) and
-``head.safetensors``, with ``encoder.safetensors`` where the encoder was trained. Runs are read here and written by
-:mod:`evalfm.publishing`; reading needs no torch.
+A folder holds ``run.json`` (:mod:`evalfm.record`: configuration, cards, choices, figures with intervals, provenance,
+but nothing private), ``predictions.parquet`` (one row per val and test image, from which every comparison is made)
+and ``head.safetensors``, with ``encoder.safetensors`` where the encoder was trained. Runs are read here and written
+by :mod:`evalfm.publishing`; reading needs no torch.
 """
 
 from __future__ import annotations

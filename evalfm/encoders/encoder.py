@@ -1,8 +1,9 @@
 """An encoder: it turns images into features. Its card holds its facts, and one hook runs its model.
 
-``prepare`` makes of an image the tensor that the card asks for, ``encode`` of a batch the pooled embedding [B, D] and the
-feature maps [B, C, H, W], checked against the card. Families of models (:mod:`evalfm.encoders.families`) implement
-``_forward`` alone; ``key`` names everything that decides the features, so that the store computes each only once.
+``prepare`` makes of an image the tensor that the card asks for, ``encode`` of a batch the pooled embedding [B, D] and
+the feature maps [B, C, H, W], checked against the card. Families of models (:mod:`evalfm.encoders.families`)
+implement ``_forward`` alone; ``key`` names everything that decides the features, so that the store computes each only
+once.
 """
 
 from __future__ import annotations

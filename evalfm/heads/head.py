@@ -1,8 +1,8 @@
 """A head: what learns on features. Here is what every head declares, is given, and gives back.
 
-It gets rows of a feature source with their targets (``Examples``), learns on those of train, makes every choice on those
-of val, and scores whole images (``PooledHead``) or every pixel (``DenseHead``). It never asks which encoder made the
-features. A new one is a class in its own module of this folder, found by its ``summary`` without an import.
+It gets rows of a feature source with their targets (``Examples``), learns on those of train, makes every choice on
+those of val, and scores whole images (``PooledHead``) or every pixel (``DenseHead``). It never asks which encoder
+made the features. A new one is a class in its own module of this folder, found by its ``summary`` without an import.
 """
 
 from __future__ import annotations

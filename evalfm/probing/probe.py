@@ -1,7 +1,7 @@
 """``probe``: what evalfm is for, from images to runs.
 
-An encoder (:mod:`evalfm.encoders.encoder`) turns every image of a data set into features, once; a store keeps them.
-A task (:mod:`evalfm.tasks.task`) says what is asked of an image, of which images, and by which metrics it is judged.
+An encoder (:mod:`evalfm.encoders.encoder`) turns every image of a data set into features, once; a store keeps them. A
+task (:mod:`evalfm.tasks.task`) says what is asked of an image, of which images, and by which metrics it is judged.
 Heads (:mod:`evalfm.heads.head`) learn the answer from features of the training images, choose what there is to choose
 on val, and are measured on test, beside baselines that have not seen the disease. Every result is a run on disk
 (:mod:`evalfm.run`), which comparisons, reports and bias pages read.

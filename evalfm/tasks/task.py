@@ -1,8 +1,8 @@
 """A task: what is asked of an image, of which images, and by which metrics the answers are judged.
 
-It is a short YAML card in ``cards/``, which may inherit from another. Its kind (:mod:`evalfm.tasks.kinds`) decides what a
-head learns and what its predictions hold; :mod:`evalfm.tasks.cohort` says which rows of a data set it is asked of, and
-:mod:`evalfm.tasks.truth` reads what is true of them.
+It is a short YAML card in ``cards/``, which may inherit from another. Its kind (:mod:`evalfm.tasks.kinds`) decides
+what a head learns and what its predictions hold; :mod:`evalfm.tasks.cohort` says which rows of a data set it is asked
+of, and :mod:`evalfm.tasks.truth` reads what is true of them.
 """
 
 from __future__ import annotations
