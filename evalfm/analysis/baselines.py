@@ -82,7 +82,7 @@ def against_baselines(table: TaskTable, paired: Paired | None = None) -> list[Ag
     found = []
     for number, place in enumerate(contenders):
         gains = [_turned(each, sign) for each in differences[number * len(baselines) : (number + 1) * len(baselines)]]
-        one_sided = [_one_sided(each) for each in gains]
+        one_sided = [one_sided_p(each) for each in gains]
         hardest = int(np.argmax(one_sided))
         p = None if any(each.p is None for each in gains) else min(1.0, 2 * one_sided[hardest])
         line, names = table.lines[place], [table.lines[each].encoder for each in baselines]
@@ -105,8 +105,14 @@ def _turned(difference: Difference, sign: int) -> Difference:
     )
 
 
-def _one_sided(difference: Difference) -> float:
-    """The p of a difference above 0; 1 where there is none."""
+def one_sided_p(difference: Difference) -> float:
+    """The p of a difference being above 0; 1 where it has none.
+
+    >>> from evalfm.statistics.comparison import compare_means
+    >>> found = compare_means([0.8, 0.9, 0.7, 0.8], [0.7, 0.7, 0.6, 0.8], ["a", "b", "c", "d"])
+    >>> round(found.p, 3), round(one_sided_p(found), 3)
+    (0.092, 0.046)
+    """
     if difference.p is None:
         return 1.0
     return difference.p / 2 if difference.value > 0 else 1 - difference.p / 2

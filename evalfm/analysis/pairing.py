@@ -131,10 +131,9 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
             too few patients.
     """
     first = lines[0].runs[0]
-    kind = first.kind
+    kind, start = first.kind, _tested(first)
     name = metric or usual_metric(first).name
     names = tuple(first.record.data.class_names)
-    start = _tested(first)
     truth = kind_of(kind).truth_columns(names)
     tables = []
     for run in (run for line in lines for run in line.runs):

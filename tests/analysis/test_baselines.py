@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.baselines import AgainstBaselines, against_baselines
+from evalfm.analysis.baselines import AgainstBaselines, against_baselines, one_sided_p
 from evalfm.analysis.compare import compare
 from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.run import Run
-from evalfm.statistics.comparison import compare_auroc
 
+from ..statistics.paired import compare_auroc
 from .made import binary_table, make_run, signal
 
 TARGET = np.random.default_rng(0).random(300) < 0.4
@@ -31,7 +31,7 @@ def found(runs: list[Run]) -> dict[str, AgainstBaselines]:
     return {each.encoder: each for each in against_baselines(table)}
 
 
-def test_the_p_is_twice_the_largest_one_sided_one(tmp_path: Path) -> None:
+def test_the_p_is_twice_the_largestone_sided_p_one(tmp_path: Path) -> None:
     encoders = {"good": signal(TARGET, 2.0, 0), "fair": signal(TARGET, 1.0, 1)}
     baselines = {"constant": np.full(300, 0.4), "metadata": signal(TARGET, 0.9, 2), "pixels": signal(TARGET, 0.5, 3)}
     against = found(made(tmp_path, encoders, baselines))
@@ -83,15 +83,13 @@ def test_an_error_is_better_where_it_is_lower(tmp_path: Path) -> None:
 
 
 def test_an_encoder_as_good_as_the_best_baseline_is_seldom_said_to_beat_it() -> None:
-    from evalfm.analysis.baselines import _one_sided
-
     # The p over several baselines is never below that against the best of them.
     rng, rejected, studies = np.random.default_rng(0), 0, 300
     for _ in range(studies):
         label = np.arange(120) < 50
         scores = [rng.normal(size=120) + label for _ in range(3)] + [rng.normal(size=120)]
         tests = [compare_auroc(label, scores[0], other) for other in scores[1:]]
-        rejected += 2 * max(map(_one_sided, tests)) < 0.05
+        rejected += 2 * max(map(one_sided_p, tests)) < 0.05
     # One-sided at .025 each: at most 2.5 % of studies; 16 of 300 are beyond one in a thousand.
     assert rejected < 16
 

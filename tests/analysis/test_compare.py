@@ -15,8 +15,9 @@ from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
-from evalfm.statistics.comparison import compare_auroc, compare_means, holm, minimal_detectable_difference
+from evalfm.statistics.comparison import compare_means, holm, minimal_detectable_difference
 
+from ..statistics.paired import compare_auroc
 from .made import binary_table, make_run, signal
 
 TARGET = np.random.default_rng(0).random(300) < 0.4

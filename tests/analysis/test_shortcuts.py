@@ -11,8 +11,9 @@ from evalfm.analysis.compare import compare
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
 from evalfm.analysis.table import plain_runs
 from evalfm.run import Run
-from evalfm.statistics.comparison import compare_auroc
 from tests.analysis.made import binary_table, make_run, signal
+
+from ..statistics.paired import compare_auroc
 
 TARGET = np.tile([0, 1], 100)
 TUBE = {"name": "chest_tube", "target": ["chest_tube"]}

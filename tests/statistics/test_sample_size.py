@@ -4,8 +4,9 @@ from scipy import stats
 from statsmodels.stats.power import NormalIndPower
 
 from evalfm.statistics import sample_size as plan
-from evalfm.statistics.auroc_covariance import auroc_covariance
-from evalfm.statistics.comparison import compare_auroc
+from evalfm.statistics.auroc import auroc_covariance
+
+from .paired import compare_auroc
 
 
 def drawn(
