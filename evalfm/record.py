@@ -46,7 +46,7 @@ Metric = Annotated[Estimate, AfterValidator(lambda each: _counted(each, "n"))]
 Exclusions = list[Annotated[Exclusion, AfterValidator(lambda each: _counted(each, "images"))]]
 
 
-class Section(CardModel):
+class RecordSection(CardModel):
     """A section of a record; of a file, keys that this version does not know are ignored, so that newer ones open."""
 
     def as_written(self) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class Section(CardModel):
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
-class WholeSection(Section):
+class WholeSection(RecordSection):
     """A section that holds all of a card or configuration, of which these keys are read."""
 
     model_config = ConfigDict(extra="allow")
@@ -118,7 +118,7 @@ class TaskSection(WholeSection):
     nsd_tolerance_mm: float | None = None
 
 
-class HeadSection(Section):
+class HeadSection(RecordSection):
     """The head: its name, its grid, and what of the features it reads."""
 
     name: Word
@@ -127,7 +127,7 @@ class HeadSection(Section):
     deterministic: bool | None = None
 
 
-class SplitSize(Section):
+class SplitSize(RecordSection):
     """Size of train, val or test; ``positive_images`` have the finding, or any of several."""
 
     images: Count
@@ -135,7 +135,7 @@ class SplitSize(Section):
     positive_images: Count
 
 
-class SplitSizes(Section):
+class SplitSizes(RecordSection):
     """Sizes of the splits, over all folds where there are some."""
 
     train: SplitSize
@@ -143,7 +143,7 @@ class SplitSizes(Section):
     test: SplitSize
 
 
-class DataSection(Section):
+class DataSection(RecordSection):
     """The data of a run: sources, classes, folds, and sizes of the splits."""
 
     name: Word
@@ -173,7 +173,7 @@ class DataSection(Section):
         return self
 
 
-class PluggedMetric(Section):
+class PluggedMetric(RecordSection):
     """What a metric of another package says of itself, so that its figures are read where the package is not.
 
     Attributes:
@@ -186,7 +186,7 @@ class PluggedMetric(Section):
     beside: tuple[str, ...]
 
 
-class Chosen(Section):
+class Chosen(RecordSection):
     """What val decided: hyper-parameters, operating thresholds and temperatures by class, and how they were found.
 
     Attributes:
@@ -207,14 +207,14 @@ class Chosen(Section):
         return self.folds or [self]
 
 
-class TemplateResult(Section):
+class TemplateResult(RecordSection):
     """The primary metric on test by one template alone."""
 
     template: str
     estimate: Metric
 
 
-class Spread(Section):
+class Spread(RecordSection):
     """How far the templates lie apart."""
 
     least: float
@@ -240,7 +240,7 @@ class PromptSection(WholeSection):
         return self
 
 
-class EpisodeSection(Section):
+class EpisodeSection(RecordSection):
     """How the episodes of a run were drawn, and how far they lie apart.
 
     Attributes:
@@ -256,7 +256,7 @@ class EpisodeSection(Section):
     query_from: str
 
 
-class Provenance(Section):
+class Provenance(RecordSection):
     """Where, when and with what a run was made; no host name, user or path.
 
     Attributes:
@@ -286,7 +286,7 @@ class Provenance(Section):
     batch_size: int | None = None
 
 
-class Record(Section):
+class Record(RecordSection):
     """Everything that run.json holds; what is read of it is checked here, for whoever wrote the file.
 
     Attributes:

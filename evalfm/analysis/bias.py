@@ -45,7 +45,7 @@ class Stratum:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class LevelContrast:
     """One level against all others that are known.
 
     Attributes:
@@ -85,7 +85,7 @@ class AttributeReport:
     attribute: str
     unknown: int
     strata: tuple[Stratum, ...]
-    contrasts: tuple[Contrast, ...]
+    contrasts: tuple[LevelContrast, ...]
     worst: str | None
 
 
@@ -267,7 +267,7 @@ def _part(scores: LabelScores, attribute: Attribute, adjust: Sequence[str], seed
         held = {name: column[known] for name, column in extra.items()}
         fixed = at_fixed_label(level, held, seed=seed)
         contrasts.append(
-            Contrast(
+            LevelContrast(
                 attribute.levels[number],
                 cross_aurocs(level, seed=seed, unit=scores.unit),
                 None if np.isnan(balanced) else balanced,
@@ -307,7 +307,7 @@ def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int
     )
 
 
-def _verdict(attribute: str, contrast: Contrast) -> str:
+def _verdict(attribute: str, contrast: LevelContrast) -> str:
     """Associational words by the stated rule; nothing is ever called free of bias."""
     what = f"{attribute} = {contrast.level}"
     negatives = contrast.fixed[0]

@@ -7,11 +7,21 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from evalfm.analysis.bias import ALPHA, SHOWN, AttributeReport, Bias, Contrast, Gap, Stratum, ValueBias, ValueOutcome
+from evalfm.analysis.bias import (
+    ALPHA,
+    SHOWN,
+    AttributeReport,
+    Bias,
+    Gap,
+    LevelContrast,
+    Stratum,
+    ValueBias,
+    ValueOutcome,
+)
 from evalfm.analysis.figures import describe, p_words
 from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.details import curve_drawings, curves_table, decodability_table
-from evalfm.analysis.report.tables import Signed, Table, Told, Value, plain_markdown, table
+from evalfm.analysis.report.tables import Signed, Table, Value, Worded, plain_markdown, table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.statistics.association import Effect
 from evalfm.statistics.estimate import Estimate
@@ -178,10 +188,10 @@ def _side_by_side(
     return table(name, [first, *models], [[each, *(of.get(each) for of in found)] for each in names], caption)
 
 
-def effect_cell(each: Contrast) -> Told:
+def effect_cell(each: LevelContrast) -> Worded:
     """An effect among negatives in standard deviations with its corrected p."""
     size = each.fixed[0].effect.standardised
-    return Told("–" if size is None else f"{size:+.2f}, p {p_words(each.corrected)}", size, whole=True)
+    return Worded("–" if size is None else f"{size:+.2f}, p {p_words(each.corrected)}", size, whole=True)
 
 
 def _difference(gap: Gap) -> Value:
@@ -190,7 +200,7 @@ def _difference(gap: Gap) -> Value:
     if found.value is None:
         return f"– ({found.reason})"
     p = "" if gap.corrected is None else f", p {p_words(gap.corrected)}"
-    return Told(f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]{p}", found.value, whole=True)
+    return Worded(f"{found.value:+.3g} [{found.low:+.3g}, {found.high:+.3g}]{p}", found.value, whole=True)
 
 
 def value_sentences(report: ValueBias) -> list[str]:
@@ -274,7 +284,7 @@ def _gap(gap: Gap) -> list[Value]:
     if found.value is None:
         return [gap.level, f"– ({found.reason})", None, None]
     size = Signed(found.value, found.low, found.high, ".3g")
-    return [gap.level, size, Told.p(gap.corrected), Told.number(found.detectable, ".3g")]
+    return [gap.level, size, Worded.p(gap.corrected), Worded.number(found.detectable, ".3g")]
 
 
 def _stratum(each: Stratum, worst: str | None) -> list[Value]:
@@ -282,34 +292,34 @@ def _stratum(each: Stratum, worst: str | None) -> list[Value]:
         f"{each.level} (lowest AUROC)" if each.level == worst else each.level,
         each.images,
         each.patients,
-        Told(f"{each.events} ({100 * each.prevalence:.1f} %)", each.events),
+        Worded(f"{each.events} ({100 * each.prevalence:.1f} %)", each.events),
         *(each.metrics[name] for name in SHOWN),
-        Told.number(each.calibration_in_the_large, "+.3f"),
+        Worded.number(each.calibration_in_the_large, "+.3f"),
     ]
 
 
-def _tests(each: Contrast) -> list[Value]:
+def _tests(each: LevelContrast) -> list[Value]:
     without, with_it = each.fixed[0], each.fixed[1]
     effect = without.effect
     return [
         each.level,
-        *(without.auroc, Told.p(without.p), with_it.auroc, Told.p(with_it.p)),
-        effect.reason if effect.standardised is None else Told.number(effect.standardised, "+.2f"),
-        Told.p(each.corrected),
-        Told.number(effect.detectable, ".2f"),
+        *(without.auroc, Worded.p(without.p), with_it.auroc, Worded.p(with_it.p)),
+        effect.reason if effect.standardised is None else Worded.number(effect.standardised, "+.2f"),
+        Worded.p(each.corrected),
+        Worded.number(effect.detectable, ".2f"),
     ]
 
 
-def _descriptive(each: Contrast) -> list[Value]:
+def _descriptive(each: LevelContrast) -> list[Value]:
     found = each.gap
     nothing = found.value is None or found.low is None
     return [
         each.level,
         _gap_words(found) if nothing else Signed(float(found.value or 0.0), found.low, found.high, ".3f"),
-        Told.p(found.p),
-        Told.number(found.detectable, ".3f"),
+        Worded.p(found.p),
+        Worded.number(found.detectable, ".3f"),
         *(each.cross[name] for name in ("bpsn", "bnsp", "gap")),
-        *(Told.number(value, ".3f") for value in (each.balanced, each.drop)),
+        *(Worded.number(value, ".3f") for value in (each.balanced, each.drop)),
     ]
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from evalfm.analysis.figures import BLUE, GREEN, GREY, ORANGE
 from evalfm.analysis.pages import Section, page, picture_uri
-from evalfm.analysis.report.tables import Table, Told, Value, table
+from evalfm.analysis.report.tables import Table, Value, Worded, table
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import Report
@@ -81,7 +81,7 @@ def _first_table(manifest: Manifest) -> Table:
 def _counted(cell: str) -> Value:
     """A cell of Table 1, sorted by the number at its beginning."""
     number = re.match(r"-?\d[\d.]*(?:e[-+]\d+)?", cell)
-    return Told(cell, float(number[0]), whole=True) if number else cell
+    return Worded(cell, float(number[0]), whole=True) if number else cell
 
 
 def _associations(manifest: Manifest) -> Section:
@@ -113,7 +113,7 @@ def _form(report: Report) -> Section:
     told = ", ".join(f"{label} {auroc:.2f}" for label, auroc in (found.thumbnails or {}).items())
     remarks = [f"AUROC of a logistic regression on pictures of 16 × 16 grey cells, five folds of patients: {told}."]
     rows: list[list[Value]] = [
-        [each.label, each.property, Told(f"{each.auroc:.3f}", each.auroc, whole=True), Told.p(each.p)]
+        [each.label, each.property, Worded(f"{each.auroc:.3f}", each.auroc, whole=True), Worded.p(each.p)]
         for each in found.associations[:MOST_PAIRS]
     ]
     return Section(title, tables=[("", table("form", ["label", "property", "AUROC", "p"], rows, caption, remarks))])
@@ -125,9 +125,9 @@ def _told(pair: LabelAssociation) -> list[Value]:
     ratio: Value = odds.reason
     if odds.value is not None:
         added = " (½ added)" if odds.note else ""
-        ratio = Told(f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]{added}", odds.value, whole=True)
-    shares = [Told(f"{100 * share:.1f} %", share) for share in (pair.share_with, pair.share_without)]
-    return [pair.label, f"{pair.attribute} {level}", *shares, ratio, Told.p(pair.p)]
+        ratio = Worded(f"{odds.value:.2f} [{odds.low:.2f}, {odds.high:.2f}]{added}", odds.value, whole=True)
+    shares = [Worded(f"{100 * share:.1f} %", share) for share in (pair.share_with, pair.share_without)]
+    return [pair.label, f"{pair.attribute} {level}", *shares, ratio, Worded.p(pair.p)]
 
 
 def _sizes(report: Report) -> Table:

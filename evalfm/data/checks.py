@@ -34,7 +34,7 @@ WIDEST_PIXEL_MM = 50.0
 
 
 @dataclass(frozen=True)
-class Fault:
+class DataFault:
     """One thing wrong.
 
     Attributes:
@@ -51,7 +51,7 @@ class Fault:
         return self.message if self.row is None else f"row {self.row}: {self.message}"
 
 
-def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
+def raise_faults(faults: list[DataFault], manifest: Manifest) -> None:
     """Raise one EvalfmError that lists ``faults``, the first 20 in full and the number of the others."""
     if not faults:
         return
@@ -63,9 +63,9 @@ def raise_faults(faults: list[Fault], manifest: Manifest) -> None:
     raise EvalfmError(f"The data set {manifest.info.name!r} has {number} to fix:\n" + "\n".join(lines))
 
 
-def fault_lines(faults: Sequence[Fault]) -> list[str]:
+def fault_lines(faults: Sequence[DataFault]) -> list[str]:
     """A line for each fault, one for those of many rows that are of one kind, with the first of them."""
-    kinds: dict[str, list[Fault]] = {}
+    kinds: dict[str, list[DataFault]] = {}
     for position, fault in enumerate(faults):
         key = fault.kind or (f"\0{position}" if fault.row is None else fault.message)
         kinds.setdefault(key, []).append(fault)
@@ -84,10 +84,10 @@ def fault_lines(faults: Sequence[Fault]) -> list[str]:
     return lines
 
 
-def quick_faults(manifest: Manifest) -> list[Fault]:
+def quick_faults(manifest: Manifest) -> list[DataFault]:
     """Faults that show without opening an image: names, splits, labels, ages, files that are not there."""
     if len(manifest) == 0:
-        return [Fault("the table has no rows; import the data again or check its folder")]
+        return [DataFault("the table has no rows; import the data again or check its folder")]
     attributes = dict(_attribute_words(manifest))
     cells = [fault for faults in attributes.values() for fault in faults]
     numbers = list(_numbers(manifest))
@@ -109,7 +109,7 @@ def deep_faults(
     findings: Collection[str] | None = None,
     headers: bool = True,
     progress: Progress = SILENT,
-) -> list[Fault]:
+) -> list[DataFault]:
     """Faults that need the files: unreadable images, identical bytes in two splits, masks of another size.
 
     Only masks of ``findings`` are looked at, all by default; one that was read before and has not changed since is
@@ -119,11 +119,13 @@ def deep_faults(
     return [*_identical_images(manifest, headers, progress), *_mask_sizes(manifest, selected, progress)]
 
 
-def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[Fault]:
+def _rows(manifest: Manifest, wrong: NDArray[np.bool_] | pd.Series, column: str, remedy: str) -> list[DataFault]:
     positions = np.flatnonzero(np.asarray(wrong, dtype=bool))
     values = manifest.table[column].to_numpy()
     return [
-        Fault(f"{column} is {_shown(values[position])}; {_remedy(column, values[position], remedy)}", int(position) + 1)
+        DataFault(
+            f"{column} is {_shown(values[position])}; {_remedy(column, values[position], remedy)}", int(position) + 1
+        )
         for position in positions
     ]
 
@@ -153,28 +155,30 @@ def _shown(value: object) -> str:
     return shown if len(shown) <= LONGEST_SHOWN else f"{shown[:LONGEST_SHOWN]}… ({len(shown)} letters)"
 
 
-def _declarations(manifest: Manifest, cells_named: set[str]) -> Iterable[Fault]:
+def _declarations(manifest: Manifest, cells_named: set[str]) -> Iterable[DataFault]:
     table, info = manifest.table, manifest.info
     if not info.names_are_public and not info.salt:
-        yield Fault("dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published")
+        yield DataFault("dataset.yaml needs `salt:` (any long random text), or `public_ids: true` if ids are published")
     for message in attribute_faults(manifest, cells_named):
-        yield Fault(message)
+        yield DataFault(message)
     for name in info.label_source:
         if name not in table and name + MASK_SUFFIX not in table:
             known = [str(column) for column in table.columns]
             near = suggestion(name, known)
-            yield Fault(f"the label {name!r} of dataset.yaml has no column; add it or remove it. {near}")
+            yield DataFault(f"the label {name!r} of dataset.yaml has no column; add it or remove it. {near}")
     for name in info.mask_dialects:
         if name + MASK_SUFFIX not in table:
-            yield Fault(f"mask_dialects of dataset.yaml names {name!r}, but there is no column {name + MASK_SUFFIX!r}")
+            yield DataFault(
+                f"mask_dialects of dataset.yaml names {name!r}, but there is no column {name + MASK_SUFFIX!r}"
+            )
     for column in table.columns:
         finding = str(column).removesuffix(MASK_SUFFIX)
         if finding != column and finding not in info.mask_dialects:
             dialect = f"`mask_dialects: {{{finding}: file}}`"
-            yield Fault(f"the column {column!r} needs its dialect, such as {dialect} in dataset.yaml")
+            yield DataFault(f"the column {column!r} needs its dialect, such as {dialect} in dataset.yaml")
 
 
-def _identities(manifest: Manifest) -> Iterable[Fault]:
+def _identities(manifest: Manifest) -> Iterable[DataFault]:
     table = manifest.table
     yield from _rows(manifest, table["id"].isna(), "id", "give every row an id of its own")
     repeated = table["id"].notna() & table["id"].duplicated()
@@ -184,7 +188,7 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
         for position in np.flatnonzero(repeated).tolist():
             name = names[position]
             message = f"id {_shown(name)} is that of row {first[name]} too; give every row an id of its own"
-            yield Fault(message, position + 1)
+            yield DataFault(message, position + 1)
     yield from _rows(manifest, table["image"].isna(), "image", "write the path of the image or remove the row")
     for name in ("patient", "study", "group"):
         if name in table and table[name].isna().any() and table[name].notna().any():
@@ -196,7 +200,7 @@ def _identities(manifest: Manifest) -> Iterable[Fault]:
             yield from _rows(manifest, unnamed, "patient", "")
 
 
-def _splits(manifest: Manifest) -> Iterable[Fault]:
+def _splits(manifest: Manifest) -> Iterable[DataFault]:
     table = manifest.table
     if "split" not in table:
         return
@@ -206,11 +210,11 @@ def _splits(manifest: Manifest) -> Iterable[Fault]:
     if what != "id":
         for name, splits in _in_two_splits(pd.Series(manifest.patients), table["split"]):
             remedy = f"a {what} belongs to one split, split again by {what}"
-            yield Fault(f"the {what} {_shown(name)} is in {splits}; {remedy}", kind=f"{what} in two splits")
+            yield DataFault(f"the {what} {_shown(name)} is in {splits}; {remedy}", kind=f"{what} in two splits")
     if table["image"].duplicated().any():
         for name, splits in _in_two_splits(table["image"], table["split"]):
             message = f"the image {_shown(name)} is in {splits}; rows of one image belong to one split"
-            yield Fault(message, kind="image in two splits")
+            yield DataFault(message, kind="image in two splits")
 
 
 def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
@@ -223,7 +227,7 @@ def _in_two_splits(key: pd.Series, split: pd.Series) -> list[tuple[str, str]]:
     return [(name, " and ".join(names)) for name, names in splits.items()]
 
 
-def _labels(manifest: Manifest) -> Iterable[Fault]:
+def _labels(manifest: Manifest) -> Iterable[DataFault]:
     for name in manifest.labels:
         column, kind = manifest.table[name], manifest.info.label_kind(name)
         wrong: NDArray[np.bool_] | pd.Series
@@ -246,7 +250,7 @@ def _labels(manifest: Manifest) -> Iterable[Fault]:
         yield from _rows(manifest, wrong & column.notna(), name, remedy)
 
 
-def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[Fault]]]:
+def _attribute_words(manifest: Manifest) -> Iterable[tuple[str, list[DataFault]]]:
     """Attributes of numbers with cells such as NA, which make words of all of them and a subgroup of each."""
     for name in manifest.info.attributes:
         column = manifest.table.get(name)
@@ -269,7 +273,7 @@ def _plain(level: object) -> str:
     return f"{level:g}" if isinstance(level, float) else str(level)
 
 
-def _numbers(manifest: Manifest) -> Iterable[Fault]:
+def _numbers(manifest: Manifest) -> Iterable[DataFault]:
     table = manifest.table
     for name in NUMBER_COLUMNS:
         if name not in table:
@@ -282,15 +286,15 @@ def _numbers(manifest: Manifest) -> Iterable[Fault]:
             wrong = (column <= 0) | (column > WIDEST_PIXEL_MM)
             yield from _rows(manifest, wrong, name, "write millimetres per pixel above 0 and up to 50, or nothing")
     if ("spacing_row_mm" in table) != ("spacing_column_mm" in table):
-        yield Fault("spacing needs both columns spacing_row_mm and spacing_column_mm; add the other one")
+        yield DataFault("spacing needs both columns spacing_row_mm and spacing_column_mm; add the other one")
 
 
-def file_faults(manifest: Manifest) -> Iterable[Fault]:
+def file_faults(manifest: Manifest) -> Iterable[DataFault]:
     """Files of images and masks that are not under the root."""
     root = manifest.root
     if not root.is_dir():
         remedy = f"`evalfm data relocate {manifest.folder} NEWROOT`"
-        yield Fault(f"the root {root} is not there; mount the disk, or say where the images lie now: {remedy}")
+        yield DataFault(f"the root {root} is not there; mount the disk, or say where the images lie now: {remedy}")
         return
     for name in manifest.file_columns:
         column = manifest.table[name]
@@ -299,10 +303,10 @@ def file_faults(manifest: Manifest) -> Iterable[Fault]:
         for position, locator in enumerate(column if reasons else ()):
             if locator in reasons:
                 reason = f"{reasons[locator]} (root {root}){TRUST if reasons[locator] == OUTSIDE else ''}"
-                yield Fault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
+                yield DataFault(f"{name} {_shown(locator)} {reason}", position + 1, f"{name} {reason}")
 
 
-def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> Iterable[Fault]:
+def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> Iterable[DataFault]:
     table = manifest.table
     digests = manifest.stored_digests(headers=headers, progress=progress)
     for position, locator in enumerate(table["image"] if digests.failed else ()):
@@ -310,7 +314,7 @@ def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> 
             reason = digests.failed[locator]
             kind = reason.replace(locator, "…").replace(file_of(locator), "…")
             shown = reason if reason.startswith(file_of(locator)) else f"the image cannot be read: {reason}"
-            yield Fault(shown, position + 1, f"image: {kind}")
+            yield DataFault(shown, position + 1, f"image: {kind}")
     if "split" not in table:
         return
     twins = digests.perhaps_repeated()
@@ -322,17 +326,17 @@ def _identical_images(manifest: Manifest, headers: bool, progress: Progress) -> 
         if rows["image"].nunique() > 1:
             names = ", ".join(repr(name) for name in rows["id"].iloc[:4])
             splits = shared[str(digest)]
-            yield Fault(
+            yield DataFault(
                 f"the images of {names} have identical bytes and are in {splits}; put them into one split "
                 "(`evalfm data split DATA --force` keeps them together)",
                 kind="identical bytes",
             )
 
 
-def _mask_sizes(manifest: Manifest, findings: Iterable[str], progress: Progress) -> Iterable[Fault]:
+def _mask_sizes(manifest: Manifest, findings: Iterable[str], progress: Progress) -> Iterable[DataFault]:
     for finding in findings:
         facts = mask_facts(manifest, [finding], range(len(manifest)), progress=progress)
         for row, reason in sorted(facts.failed.items()):
             cell = str(manifest.table[finding + MASK_SUFFIX].iat[row])
             kind = reason.replace(cell, "…").replace(f"row {row + 1} ", "")
-            yield Fault(reason, row + 1, f"{finding}: {kind}")
+            yield DataFault(reason, row + 1, f"{finding}: {kind}")

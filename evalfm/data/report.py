@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.data.checks import Fault, deep_faults, file_faults, quick_faults
+from evalfm.data.checks import DataFault, deep_faults, file_faults, quick_faults
 from evalfm.data.form import Form, FormReport, form_of, form_report
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
@@ -54,7 +54,7 @@ class Report:
         form: what the form of the pictures tells of the labels.
     """
 
-    faults: tuple[Fault, ...]
+    faults: tuple[DataFault, ...]
     remarks: tuple[str, ...]
     rows: int
     patients: int | None
@@ -193,24 +193,24 @@ def _about_negatives(negatives: tuple[int, ...], looks: list[_Look]) -> str:
     )
 
 
-def _pixel_faults(manifest: Manifest, looks: list[_Look], unreadable: set[int | None]) -> Iterable[Fault]:
+def _pixel_faults(manifest: Manifest, looks: list[_Look], unreadable: set[int | None]) -> Iterable[DataFault]:
     for row, look in enumerate(looks, start=1):
         if look.failure is not None and row not in unreadable:
-            yield Fault(f"the image cannot be decoded: {look.failure}", row)
+            yield DataFault(f"the image cannot be decoded: {look.failure}", row)
         elif look.failure is None and look.lowest == look.highest:
-            yield Fault(
+            yield DataFault(
                 f"all pixels of the image have the value {look.highest:g}; replace the file or drop the row",
                 row,
             )
     deep = [look.highest for look in looks if look.failure is None and look.bits == 16 and look.unit == "unit-interval"]
     if deep and manifest.info.bits is None and max(deep) <= 0.5:
-        yield Fault(
+        yield DataFault(
             f"no 16-bit image exceeds {max(deep):.3f} of its range, so fewer bits are significant; "
             "write `bits: 12` (or how many there are) into dataset.yaml"
         )
 
 
-def _report(manifest: Manifest, faults: list[Fault], remarks: list[str]) -> Report:
+def _report(manifest: Manifest, faults: list[DataFault], remarks: list[str]) -> Report:
     table = manifest.table
     labels = {}
     for name in manifest.labels:

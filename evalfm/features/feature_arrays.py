@@ -23,9 +23,9 @@ from evalfm.features.segment_format import (
     LINE,
     ArrayLayout,
     Block,
+    BlockKind,
     Damage,
     IndexReader,
-    Kind,
     Layout,
     keys_of,
 )
@@ -252,7 +252,7 @@ class FeatureArrays:
             segment.extent = segment.extent.after(block)
             if isinstance(block, Damage):
                 damages.append(block)
-            elif block.kind == Kind.ROWS:
+            elif block.kind == BlockKind.ROWS:
                 entries.append(self._entries(number, block))
         if entries:
             self._index.add(np.concatenate(entries))

@@ -94,10 +94,10 @@ class _Flight:
     spans: _Spans = field(default_factory=list)
 
 
-class Tally:
+class SharedCount:
     """A count that threads add to.
 
-    >>> tally = Tally()
+    >>> tally = SharedCount()
     >>> tally.add(3)
     >>> tally.count
     3
@@ -113,7 +113,7 @@ class Tally:
             self.count += count
 
 
-ENCODED = Tally()
+ENCODED = SharedCount()
 """Images that have gone through any encoder in this process."""
 
 

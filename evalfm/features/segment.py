@@ -21,9 +21,9 @@ from evalfm.data.work_folders import WRITING, flush_folder, machine
 from evalfm.features.disk import FileLock, flush_file, names_in, open_file, write_at
 from evalfm.features.segment_format import (
     Block,
+    BlockKind,
     Damage,
     IndexReader,
-    Kind,
     Layout,
     end_block,
     facts_block,
@@ -60,11 +60,11 @@ class Extent:
         if isinstance(block, Damage):
             return Extent(block.stop, self.data, self.machine, self.ended, self.facts)
         data = self.data
-        if block.kind == Kind.ROWS and len(block.entries):
+        if block.kind == BlockKind.ROWS and len(block.entries):
             data = max(data, int(block.entries["offset"].max()) + record_bytes(block.layout))
-        facts = block.text if block.kind == Kind.FACTS else self.facts
+        facts = block.text if block.kind == BlockKind.FACTS else self.facts
         writer, ended = (
-            (self.machine, self.ended) if block.kind == Kind.VOID else (block.machine, block.kind == Kind.END)
+            (self.machine, self.ended) if block.kind == BlockKind.VOID else (block.machine, block.kind == BlockKind.END)
         )
         return Extent(block.stop, data, writer, ended, facts)
 

@@ -51,7 +51,7 @@ ENTRY = np.dtype(
 this one were damaged. Layout, segment and state are 0 on disk and used in memory."""
 
 
-class Kind(IntEnum):
+class BlockKind(IntEnum):
     """What a block says."""
 
     FACTS = 1
@@ -98,7 +98,7 @@ class Block:
         entries: [N] of dtype ``ENTRY``.
     """
 
-    kind: Kind
+    kind: BlockKind
     start: int
     stop: int
     machine: str
@@ -142,7 +142,7 @@ def keys_of(addresses: Sequence[str]) -> NDArray[np.uint64]:
 
 def facts_block(facts: dict[str, Any], machine: str) -> bytes:
     """The first block of an index: what the segment holds and what wrote it."""
-    return _block(Kind.FACTS, facts_text(facts), machine)
+    return _block(BlockKind.FACTS, facts_text(facts), machine)
 
 
 def facts_text(facts: dict[str, Any]) -> str:
@@ -154,27 +154,27 @@ def rows_blocks(layout: Layout, entries: NDArray[Any], machine: str) -> bytes:
     """Blocks of rows of ``layout``."""
     text = json.dumps([{"shape": array.shape, "dtype": array.dtype} for array in layout])
     parts = (entries[first : first + MOST_ROWS] for first in range(0, len(entries), MOST_ROWS))
-    return b"".join(_block(Kind.ROWS, text, machine, part) for part in parts)
+    return b"".join(_block(BlockKind.ROWS, text, machine, part) for part in parts)
 
 
 def end_block(machine: str) -> bytes:
     """Says that its writer has left in good order."""
-    return _block(Kind.END, "", machine)
+    return _block(BlockKind.END, "", machine)
 
 
 def void_block(damage: Damage, machine: str) -> bytes:
     """Written over the beginning of ``damage``, so that it is passed over from now on."""
-    return _head(Kind.VOID, 0, damage.stop - damage.start - LINE, 0, machine)
+    return _head(BlockKind.VOID, 0, damage.stop - damage.start - LINE, 0, machine)
 
 
-def _block(kind: Kind, text: str, machine: str, entries: NDArray[Any] | None = None) -> bytes:
+def _block(kind: BlockKind, text: str, machine: str, entries: NDArray[Any] | None = None) -> bytes:
     lines = text.encode()
     lines += b" " * (-len(lines) % LINE)
     rows = b"" if entries is None else entries.tobytes()
     return _head(kind, len(lines), len(rows) // LINE, zlib.crc32(rows, zlib.crc32(lines)), machine) + lines + rows
 
 
-def _head(kind: Kind, text: int, count: int, crc32: int, machine: str) -> bytes:
+def _head(kind: BlockKind, text: int, count: int, crc32: int, machine: str) -> bytes:
     head = _HEAD.pack(MAGIC, kind, 0, text, count, crc32, machine.encode())
     return head + struct.pack("<I", zlib.crc32(head))
 
@@ -231,12 +231,12 @@ def _parse(content: bytearray, at: int, base: int) -> Block | None:
     if len(head) < LINE or head[:8] != MAGIC or struct.unpack("<I", head[-4:])[0] != zlib.crc32(head[:-4]):
         return None
     _, kind, _, text, count, crc32, machine = _HEAD.unpack(head[:-4])
-    if kind not in list(Kind):
+    if kind not in list(BlockKind):
         return None
     start, name = base + at, machine.rstrip(b"\0").decode(errors="replace")
     nothing = np.zeros(0, ENTRY)
-    if kind == Kind.VOID:
-        return Block(Kind.VOID, start, start + LINE + count, name, "", nothing)
+    if kind == BlockKind.VOID:
+        return Block(BlockKind.VOID, start, start + LINE + count, name, "", nothing)
     body, rows = at + LINE, at + LINE + text
     stop = rows + LINE * count
     if count > MOST_ROWS or text > LONGEST_TEXT or stop > len(content):
@@ -245,7 +245,7 @@ def _parse(content: bytearray, at: int, base: int) -> Block | None:
     if zlib.crc32(view[body:stop]) != crc32:
         return None
     entries = np.frombuffer(view[rows:stop], ENTRY).copy() if count else nothing
-    return Block(Kind(kind), start, base + stop, name, bytes(view[body:rows]).decode().rstrip(" "), entries)
+    return Block(BlockKind(kind), start, base + stop, name, bytes(view[body:rows]).decode().rstrip(" "), entries)
 
 
 def _next_block(content: bytearray, at: int, base: int) -> int | None:

@@ -23,7 +23,7 @@ from evalfm.heads.head import Context, Head, Text
 from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.probing.fitting import FitOptions, Training, fit_trained
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment
-from evalfm.probing.recording import Measured
+from evalfm.probing.recording import TestResult
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split
 from evalfm.probing.splits.episodes import has_no_split
@@ -202,7 +202,7 @@ class FineTuning:
         return _of_all_classes(table).reshape(classes, queries, classes)
 
 
-def measured_on(split: Split, solved: Solved, grid: dict[str, object], chosen: Chosen) -> Measured:
+def measured_on(split: Split, solved: Solved, grid: dict[str, object], chosen: Chosen) -> TestResult:
     """What a record says of the answers: the mean over episodes, with its interval and their spread."""
     drawn = split.episodes
     assert drawn is not None
@@ -215,7 +215,7 @@ def measured_on(split: Split, solved: Solved, grid: dict[str, object], chosen: C
         support_from="patients who are not queried" if pool else SUPPORT,
         query_from="all patients" if pool else QUERY,
     )
-    return Measured(grid, {METRIC: mean}, chosen, [*split.cautions, *solved.cautions, OVERLAP], episodes=section)
+    return TestResult(grid, {METRIC: mean}, chosen, [*split.cautions, *solved.cautions, OVERLAP], episodes=section)
 
 
 def table_of(cohort: Cohort, drawn: Episodes, aurocs: NDArray[np.float64]) -> pd.DataFrame:

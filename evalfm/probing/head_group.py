@@ -28,7 +28,7 @@ from evalfm.probing.labelled import SplitAssignment, measured_key
 from evalfm.probing.provenance import Stopwatch
 from evalfm.probing.recording import (
     HeadResult,
-    Measured,
+    TestResult,
     fold_encoders,
     fold_tensors,
     make_record,
@@ -284,7 +284,7 @@ class RunBuilder:
 
     @contextmanager
     def _publishing(
-        self, head: Head, measured: Measured, folder: Path, key: str, seconds: float
+        self, head: Head, measured: TestResult, folder: Path, key: str, seconds: float
     ) -> Iterator[tuple[Path, Record]]:
         """The folder to write a run into, and its record."""
         text = self.group.text if reads_text(head) else None

@@ -38,7 +38,7 @@ FROM_RANDOM = Caution(
 
 
 @dataclass(frozen=True)
-class Measured:
+class TestResult:
     """What a head came to on test.
 
     Attributes:
@@ -113,7 +113,7 @@ def _by_fold(results: Sequence[HeadResult], each: Sequence[dict[str, Tensor]]) -
 
 def measured_by(
     assignment: SplitAssignment, head: Head, results: Sequence[HeadResult], table: pd.DataFrame, *, halves: bool
-) -> Measured:
+) -> TestResult:
     """What ``results`` came to; metrics are computed from the test rows of ``table`` alone."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     scored = Scored(
@@ -122,14 +122,14 @@ def measured_by(
     kind = (BASE_TO_NOVEL if halves else cohort.kind).name
     metrics = compute_metrics(kind, scored, named=cohort.task.metrics)
     by_template = _by_template(cohort.task, scored, results)
-    return Measured(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
+    return TestResult(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
 
 
 def make_record(
     session: EncoderSession,
     assignment: SplitAssignment,
     head: Head,
-    measured: Measured,
+    measured: TestResult,
     config: dict[str, Any],
     key: str,
     seconds: float,
@@ -277,7 +277,7 @@ def _chosen(results: Sequence[HeadResult]) -> Chosen:
     return Chosen(**finite(each[0] if results[0].split.fold is None else {"folds": each}))
 
 
-def _cautions(session: EncoderSession, assignment: SplitAssignment, measured: Measured) -> list[Caution]:
+def _cautions(session: EncoderSession, assignment: SplitAssignment, measured: TestResult) -> list[Caution]:
     """Every caution that belongs beside the figures, each once."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
     unknown = "Patients unknown: images of one patient may be in train and in test, intervals are over images."

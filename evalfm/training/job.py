@@ -23,7 +23,7 @@ from evalfm.training.recipe import Recipe, Trained
 
 
 @dataclass(frozen=True)
-class Job:
+class TrainingJob:
     """What is trained, on what, and how.
 
     Attributes:

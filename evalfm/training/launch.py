@@ -23,7 +23,7 @@ from evalfm.heads.head import Examples
 from evalfm.progress import SILENT, Progress
 from evalfm.training.checkpoint import TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
-from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.job import EncoderWithHead, TrainingJob, trained_tensors
 from evalfm.training.loop import train
 from evalfm.training.recipe import EpochPlan
 
@@ -46,7 +46,7 @@ class MemoryPlan:
 
 
 def run_job(
-    job: Job, device: torch.device, precision: Precision, progress: Progress
+    job: TrainingJob, device: torch.device, precision: Precision, progress: Progress
 ) -> tuple[TrainingState, tuple[Caution, ...]]:
     """Train to the end: the last state with the best tensors, and cautions that the run must repeat.
 
@@ -85,7 +85,7 @@ def run_job(
         progress.say(sentence)
 
 
-def _smaller(job: Job, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPlan, str]:
+def _smaller(job: TrainingJob, plan: MemoryPlan, device: torch.device) -> tuple[MemoryPlan, str]:
     """Less memory than ``plan``, and a sentence that says how."""
     if not plan.recompute and activation_checkpointing(job.encoder):
         return replace(plan, recompute=True), "Memory was short: activation checkpointing is on."
@@ -117,7 +117,7 @@ class _ImagePlaces(DeclaredByEncoder):
         raise NotImplementedError("images are trained on here, not stored features")
 
 
-def sendable(job: Job) -> Job:
+def sendable(job: TrainingJob) -> TrainingJob:
     """``job`` without what another process cannot be sent: feature stores and bars."""
 
     def plain(examples: Examples) -> Examples:
@@ -128,7 +128,7 @@ def sendable(job: Job) -> Job:
 
 
 def _in_processes(
-    job: Job, device: torch.device, precision: Precision, plan: MemoryPlan, progress: Progress
+    job: TrainingJob, device: torch.device, precision: Precision, plan: MemoryPlan, progress: Progress
 ) -> TrainingState:
     """Start the workers by torch elastic, repeat what the first says, and pass on what stops them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -179,7 +179,7 @@ def _in_processes(
     return state
 
 
-def work_on(job: Job, device: str, precision: Precision, micro_batch: int) -> None:
+def work_on(job: TrainingJob, device: str, precision: Precision, micro_batch: int) -> None:
     """What every worker process does; the first one's words go into a file."""
     if device == "cpu":
         # Said to accelerate too, which would warn that nobody has.

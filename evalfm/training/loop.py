@@ -21,13 +21,13 @@ from evalfm.training.augmentation import Augmentation, Augmenter
 from evalfm.training.average import MovingAverage
 from evalfm.training.checkpoint import CheckpointWriter, CurveLine, TrainingState, in_memory, read_state
 from evalfm.training.distributed import Distributed
-from evalfm.training.job import EncoderWithHead, ImageBatches, Job, TrainingBatch, trained_tensors
+from evalfm.training.job import EncoderWithHead, ImageBatches, TrainingBatch, TrainingJob, trained_tensors
 from evalfm.training.masks import InputMasks
 from evalfm.training.recipe import EpochPlan
 from evalfm.training.tensorboard import BOARD, Board
 
 
-def train(job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None]) -> TrainingState:
+def train(job: TrainingJob, processes: Distributed, micro_batch: int, say: Callable[[str], None]) -> TrainingState:
     """Train to the end, from the last checkpoint in the job's folder if there is one; the state at the end.
 
     The best tensors of the state are on the CPU; the other tensors are the model's own. Of several processes the main
@@ -46,7 +46,7 @@ class _Training:
     """The moving parts of one training."""
 
     def __init__(
-        self, job: Job, processes: Distributed, micro_batch: int, say: Callable[[str], None], stack: ExitStack
+        self, job: TrainingJob, processes: Distributed, micro_batch: int, say: Callable[[str], None], stack: ExitStack
     ) -> None:
         self.job, self.processes, self.micro_batch, self.say = job, processes, micro_batch, say
         recipe = job.recipe
@@ -253,7 +253,7 @@ class _Training:
             self.say(f"{self.job.adaptation}: going on after epoch {state.epoch}")
 
 
-def _augmenter(job: Job) -> Augmenter | None:
+def _augmenter(job: TrainingJob) -> Augmenter | None:
     """How the recipe changes images; None where it leaves them as they are."""
     recipe, facts = job.recipe, job.encoder.preparer.facts
     if not recipe.augment:
@@ -269,7 +269,7 @@ def _augmenter(job: Job) -> Augmenter | None:
     return Augmenter(bounds, job.context.seed, facts.bounded, facts.pad_value)
 
 
-def _head_groups(job: Job) -> list[dict[str, object]]:
+def _head_groups(job: TrainingJob) -> list[dict[str, object]]:
     """The head's parameters: weight decay on matrices only."""
     parameters = list(job.module.parameters())
     rate = job.recipe.head_learning_rate

@@ -24,7 +24,7 @@ from evalfm.heads.objectives import Objective
 from evalfm.heads.trained import Schedule, TrainableHead
 from evalfm.heads.training import read_statistics
 from evalfm.training.checkpoint import TrainingState
-from evalfm.training.job import EncoderWithHead, Job, trained_tensors
+from evalfm.training.job import EncoderWithHead, TrainingJob, trained_tensors
 from evalfm.training.launch import run_job, sendable
 from evalfm.training.recipe import Recipe, Trained
 
@@ -135,7 +135,7 @@ def tune(
     adapted = copy.deepcopy(encoder)
     adapted.state = replace(adapted.state, precision=environment.precision)
     cautions = _adapt(adapted, adaptation, recipe, context.seed)
-    job = Job(
+    job = TrainingJob(
         encoder=adapted,
         module=module.to(environment.device),
         layout=layout,
@@ -202,7 +202,7 @@ def _adapt(encoder: Encoder, adaptation: Trained, recipe: Recipe, seed: int) -> 
 
 
 @torch.no_grad()
-def _take_best(job: Job, state: TrainingState) -> None:
+def _take_best(job: TrainingJob, state: TrainingState) -> None:
     """Put the best validation checkpoint into the model."""
     live = trained_tensors(EncoderWithHead(job.encoder, job.module), job.adaptation)
     for name, value in state.best_tensors.items():

@@ -10,7 +10,7 @@ import pytest
 from drawn_studies import SimulationDesign, draw_study
 from scipy.stats import binom
 
-from evalfm.analysis.bias import Contrast, bias
+from evalfm.analysis.bias import LevelContrast, bias
 from evalfm.analysis.scores import LabelScores
 from evalfm.metrics import registry
 from evalfm.statistics import fixed_label, subgroups
@@ -36,7 +36,7 @@ def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def contrasts(design: SimulationDesign, studies: int = STUDIES) -> list[Contrast]:
+def contrasts(design: SimulationDesign, studies: int = STUDIES) -> list[LevelContrast]:
     """What the report says of the tube in studies 0, 1, 2, …"""
     found = []
     for seed in range(studies):

@@ -18,7 +18,7 @@ from evalfm.analysis.data_page import data_page
 from evalfm.analysis.pages import Section
 from evalfm.analysis.pages import page as built
 from evalfm.analysis.report.page import report_page
-from evalfm.analysis.report.tables import Signed, Told, table
+from evalfm.analysis.report.tables import Signed, Worded, table
 from evalfm.analysis.scores import scores_of_run
 from evalfm.data.manifest import Manifest
 from evalfm.data.report import check
@@ -177,11 +177,11 @@ def test_a_number_keeps_its_own_digits_and_is_saved_whole() -> None:
         [
             [
                 Signed(0.01234, -0.5, 0.25, ".3g"),
-                Told.p(0.0001),
-                Told.number(0.5678, ".1f"),
-                Told("3 of 9", 3, whole=True),
+                Worded.p(0.0001),
+                Worded.number(0.5678, ".1f"),
+                Worded("3 of 9", 3, whole=True),
             ],
-            ["– (none)", Told.p(None), Told.number(None, ".1f"), Told("12 of 9", 12, whole=True)],
+            ["– (none)", Worded.p(None), Worded.number(None, ".1f"), Worded("12 of 9", 12, whole=True)],
         ],
     )
     assert made.texts == [["+0.0123 [-0.5, +0.25]", "< .001", "0.6", "3 of 9"], ["– (none)", "–", "–", "12 of 9"]]

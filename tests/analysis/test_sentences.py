@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import Contrast, _verdict
+from evalfm.analysis.bias import LevelContrast, _verdict
 from evalfm.analysis.choose import Limits, choose
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
@@ -217,7 +217,7 @@ def test_methods_say_what_was_done(tmp_path: Path) -> None:
     assert "Holm" not in said
 
 
-def contrast(effect: float, area: tuple[float, float, float], p: float) -> Contrast:
+def contrast(effect: float, area: tuple[float, float, float], p: float) -> LevelContrast:
     fixed = FixedLabel(
         Estimate(area[0], area[1], area[2]),
         0.01,
@@ -225,7 +225,7 @@ def contrast(effect: float, area: tuple[float, float, float], p: float) -> Contr
         "t",
         False,
     )
-    return Contrast("AP", {}, None, None, {0: fixed, 1: fixed}, Effect(None, reason="none"), p, "")
+    return LevelContrast("AP", {}, None, None, {0: fixed, 1: fixed}, Effect(None, reason="none"), p, "")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ from evalfm.features.encoded import ATTEMPTS, EncodedSource
 from evalfm.features.leases import LeaseFolder, Leases, bucket_of, lease_name
 from evalfm.features.memory import MemoryBudget
 from evalfm.features.segment import INDEX, segment_names
-from evalfm.features.segment_format import Block, IndexReader, Kind
+from evalfm.features.segment_format import Block, BlockKind, IndexReader
 from evalfm.features.segment_writer import SegmentWriter
 from evalfm.features.store import FeatureStore
 from evalfm.progress import Silent
@@ -87,7 +87,7 @@ class Company:
         for name in segment_names(folder):
             for block in IndexReader(folder / f"{name}{INDEX}").read():
                 assert isinstance(block, Block)
-                if block.kind == Kind.ROWS:
+                if block.kind == BlockKind.ROWS:
                     found.update(entry.tobytes() for entry in block.entries["address"])
         return found
 

@@ -10,9 +10,9 @@ from evalfm.features.segment_format import (
     ENTRY,
     ArrayLayout,
     Block,
+    BlockKind,
     Damage,
     IndexReader,
-    Kind,
     end_block,
     facts_block,
     keys_of,
@@ -50,10 +50,10 @@ def test_blocks_come_back(tmp_path):
     path = tmp_path / "index"
     path.write_bytes(facts_block({"path": "float32-cpu"}, MACHINE) + rows(3) + end_block(MACHINE))
     facts, block, end = read(path)
-    assert (facts.kind, facts.text) == (Kind.FACTS, '{"path": "float32-cpu"}')
-    assert (block.kind, block.layout, block.machine) == (Kind.ROWS, LAYOUT, MACHINE)
+    assert (facts.kind, facts.text) == (BlockKind.FACTS, '{"path": "float32-cpu"}')
+    assert (block.kind, block.layout, block.machine) == (BlockKind.ROWS, LAYOUT, MACHINE)
     assert offsets([block]) == [0, 1, 2]
-    assert (end.kind, end.stop) == (Kind.END, path.stat().st_size)
+    assert (end.kind, end.stop) == (BlockKind.END, path.stat().st_size)
 
 
 def test_many_rows_are_several_blocks(tmp_path, monkeypatch):
@@ -103,7 +103,7 @@ def test_every_flipped_bit_costs_its_block_alone(tmp_path, monkeypatch, piece):
         mark = void_block(damage, MACHINE)
         spoilt[damage.start : damage.start + len(mark)] = mark
         path.write_bytes(bytes(spoilt))
-        assert [each.kind for each in read(path)] == [Kind.ROWS, Kind.VOID, Kind.ROWS]
+        assert [each.kind for each in read(path)] == [BlockKind.ROWS, BlockKind.VOID, BlockKind.ROWS]
 
 
 def test_a_hole_of_zeros_is_damage_where_blocks_follow_and_a_torn_end_where_none_does(tmp_path):

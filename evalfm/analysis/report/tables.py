@@ -35,7 +35,7 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Told:
+class Worded:
     """A number in words of its own, which is sorted by its value; the CSV has the value, or the ``whole`` words."""
 
     text: str
@@ -43,12 +43,12 @@ class Told:
     whole: bool = False
 
     @classmethod
-    def number(cls, value: float | None, form: str) -> Told | None:
+    def number(cls, value: float | None, form: str) -> Worded | None:
         """``value`` in a format such as ``"+.2f"``."""
         return None if value is None else cls(f"{value:{form}}", value)
 
     @classmethod
-    def p(cls, value: float | None) -> Told | None:
+    def p(cls, value: float | None) -> Worded | None:
         """A p value."""
         return None if value is None else cls(p_words(value), value)
 
@@ -66,7 +66,7 @@ class Seeded:
         return line.estimate(metric) if len(line.runs) == 1 else cls(line.estimate(metric), line.sd(metric))
 
 
-Value = str | int | float | None | Estimate | Signed | Seeded | Told
+Value = str | int | float | None | Estimate | Signed | Seeded | Worded
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _text(value: Value, marks: Mapping[str, str]) -> str:
         if estimate.value is None:
             return f"–{marks[str(estimate.reason)]}"
         return f"{describe(estimate, sd)} ~" if estimate.note else describe(estimate, sd)
-    if isinstance(value, Told):
+    if isinstance(value, Worded):
         return value.text
     if isinstance(value, Signed):
         ends = [end for end in (value.low, value.high) if end is not None]
@@ -202,7 +202,7 @@ def _saved(value: Value) -> dict[str, object]:
         return {**_saved(value.estimate), "_sd": value.sd}
     if isinstance(value, (Estimate, Signed)):
         return {"": value.value, "_low": value.low, "_high": value.high}
-    return {"": value if not isinstance(value, Told) else value.text if value.whole else value.value}
+    return {"": value if not isinstance(value, Worded) else value.text if value.whole else value.value}
 
 
 def _digits(size: float) -> int:
@@ -213,6 +213,6 @@ def _digits(size: float) -> int:
 def _order(value: Value) -> str:
     """Numbers as they are, words as they are, what is absent as nothing (which sorts last)."""
     value = value.estimate if isinstance(value, Seeded) else value
-    if isinstance(value, (Estimate, Signed, Told)):
+    if isinstance(value, (Estimate, Signed, Worded)):
         return "" if value.value is None else repr(value.value)
     return "" if value is None else repr(value) if isinstance(value, (int, float)) else value
