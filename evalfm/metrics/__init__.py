@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from evalfm.metrics.metric import Contrast, Metric, mean_among, paired_means
+from evalfm.metrics.metric import Contrast, Metric, by_deletion, mean_among
 
-__all__ = ["Contrast", "Metric", "mean_among", "paired_means"]
+__all__ = ["Contrast", "Metric", "by_deletion", "mean_among"]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.metrics.labels import EXCLUSIVE, NO_PROBABILITIES, calibration_error
-from evalfm.metrics.metric import CALIBRATED, Contrast, Measure, Metric, mean_among, paired_means
+from evalfm.metrics.metric import CALIBRATED, Contrast, Measure, Metric, mean_among
 from evalfm.metrics.rows import Classes, probable
 from evalfm.statistics import classification
 from evalfm.statistics.calibration import CLIP
@@ -136,6 +136,7 @@ def _of_halves(of: ConfusionStatistic, beside: str = "") -> tuple[Metric, Metric
         BASE_TO_NOVEL,
         _in_halves(of.formula, _most_frequent),
         beside=(f"{beside}_constant",) if beside else (),
+        paired=False,
     )
     answers = Metric(
         of.name,
@@ -191,14 +192,13 @@ METRICS = (
         "accuracy",
         EXCLUSIVE,
         _measured(classification.accuracy),
-        contrast=paired_means(lambda rows: (rows.called == rows.label).astype(np.float64)),
         words="accuracy",
     ),
     *map(_of_confusion, OF_CLASSES),
     Metric("log_loss", EXCLUSIVE, _certainty(_log_loss), better="lower", calibrated="log_loss_calibrated"),
-    Metric("ece", EXCLUSIVE, _certainty(_ece), better="lower", calibrated="ece_calibrated"),
+    Metric("ece", EXCLUSIVE, _certainty(_ece), better="lower", paired=False, calibrated="ece_calibrated"),
     Metric("log_loss_calibrated", EXCLUSIVE, _certainty(_log_loss, True), better="lower", needs=CALIBRATED),
-    Metric("ece_calibrated", EXCLUSIVE, _certainty(_ece, True), better="lower", needs=CALIBRATED),
+    Metric("ece_calibrated", EXCLUSIVE, _certainty(_ece, True), better="lower", needs=CALIBRATED, paired=False),
     *(answers for answers, _ in HALVES),
     *(constant for _, constant in HALVES),
 )

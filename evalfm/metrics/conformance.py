@@ -20,6 +20,7 @@ from evalfm.metrics.rows import ROWS, Rows, Scored
 from evalfm.statistics.classification import base_classes
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
+from evalfm.statistics.resampling import bootstrap
 
 Oracle = Callable[[Any], float]
 """The reference value on the rows that a metric is of; NaN where it has none."""
@@ -97,7 +98,6 @@ def check_values(
         for scored in hopeless(kind):
             _is_null_with_a_reason(metric, estimated(scored), oracle, rows_of(metric, kind, drawn(scored)))
     if metric.contrast is not None:
-        _need(metric, bool(metric.words), "words for the sentence on methods")
         rows = [rows_of(metric, kind, drawn(each)) for each in (good, poor, good)]
         _is_paired_fairly(metric, metric.contrast, rows)
 
@@ -256,7 +256,11 @@ def _is_paired_fairly(metric: Metric, contrast: Contrast, rows: list[Any]) -> No
     agree = all(_close(one, other, 1e-6) for one, other in zip(apart, mirrored, strict=True))
     _need(metric, agree, "a contrast of first and second that is minus that of second and first, and as sure")
     _need(metric, (same.value, same.p) == (0.0, 1.0), "no difference between equal runs")
-    _need(metric, there.p is not None and there.p < 0.01, "a contrast that tells what is far better from what is not")
+    statistics = {str(place): metric.measure(each).statistic for place, each in enumerate(paired[:2])}
+    resampled = bootstrap(statistics, paired[0].patients, resamples=400)
+    spread = float(np.nanstd(resampled["0"] - resampled["1"]))
+    fair = there.p is not None and 0.7 < there.standard_error / spread < 1.4
+    _need(metric, fair, "a contrast as sure as the difference varies when patients are drawn again")
     first, second = (_estimated(metric, each, each.scored).value for each in paired[:2])
     both = first is not None and second is not None
     _need(metric, both and _close(there.value, first - second, 1e-6), "a contrast that is the difference of estimates")  # type: ignore[operator]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
-from evalfm.metrics.metric import CALIBRATED, THRESHOLD, Contrast, Measure, Metric, Table, mean_among
+from evalfm.metrics.metric import CALIBRATED, THRESHOLD, Contrast, Measure, Metric, Table, mean_among, same_images
 from evalfm.metrics.rows import Question, Questions, Rows, probable
 from evalfm.statistics import classification
 from evalfm.statistics.auroc import Auroc, average_precision_statistic
@@ -188,20 +188,9 @@ def _macro(metric: Metric, *kinds: str, beside: str = "", contrast: Contrast | N
     )
 
 
-def _same_images(runs: Sequence[Question]) -> Sequence[Question]:
-    """Refuse runs that have scores of different images."""
-    if any((rows.known != runs[0].known).any() for rows in runs):
-        raise EvalfmError(
-            f"some runs give no score of {runs[0].name!r}, which had one class only in their train or val, where "
-            "others do; compare runs of one split and subset."
-        )
-    return runs
-
-
 def _same_images_in_every_fold(runs: Sequence[Questions]) -> Sequence[Questions]:
     """Refuse folds that cannot rank a class: they would drop out of its mean, which no paired variance could follow."""
-    for name in runs[0].questions:
-        _same_images([rows.questions[name] for rows in runs])
+    same_images(runs)
     folds, patient = runs[0].scored.folds, runs[0].scored.patient
     for question in _ranked(runs[0]):
         for fold in () if folds is None else np.unique(folds):
@@ -238,7 +227,7 @@ AUROC = Metric(
     contrast=Contrast(
         f"{DELONG} for {{}}",
         lambda runs, weights: _difference_of_areas([[rows] for rows in runs], weights),
-        _same_images,
+        same_images,
     ),
 )
 AUPRC = Metric("auprc", ("binary",), _of_known(_average_precision), of_class=("multilabel",), tables=("subgroups",))
@@ -325,23 +314,31 @@ RATES = (
 )
 
 
-def _certainty(name: str, measure: Callable[[Question, Values], Measured]) -> tuple[Metric, Metric]:
+def _certainty(
+    name: str, measure: Callable[[Question, Values], Measured], paired: bool = True
+) -> tuple[Metric, Metric]:
     """Of the scores, and the same after temperature scaling."""
     calibrated = Metric(
-        f"{name}_calibrated", ("binary",), _of_probabilities(measure, CALIBRATED), better="lower", needs=CALIBRATED
+        f"{name}_calibrated",
+        ("binary",),
+        _of_probabilities(measure, CALIBRATED),
+        better="lower",
+        needs=CALIBRATED,
+        paired=paired,
     )
     plain = Metric(
         name,
         ("binary",),
         _of_probabilities(measure),
         better="lower",
+        paired=paired,
         tables=("operating points",),
         calibrated=calibrated.name,
     )
     return plain, calibrated
 
 
-CERTAINTY = (_certainty("brier", _brier), _certainty("ece", _ece))
+CERTAINTY = (_certainty("brier", _brier), _certainty("ece", _ece, paired=False))
 METRICS = (
     _macro(
         AUROC,
@@ -377,6 +374,7 @@ METRICS = (
         "f1_all_positive",
         ("binary",),
         _counted(classification.f1, "all", "no image is positive or called positive", -np.inf),
+        paired=False,
     ),
     *(calibrated for _, calibrated in CERTAINTY),
 )

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.errors import EvalfmError
 from evalfm.metrics.labels import measured_auroc
-from evalfm.metrics.metric import Better, Contrast, Measure, Metric, mean_among, paired_means
+from evalfm.metrics.metric import Better, Measure, Metric, mean_among
 from evalfm.metrics.rows import Masks, Question
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
@@ -28,11 +26,11 @@ def _of_masks(
     unit: str = "",
     better: Better = "higher",
     beside: tuple[str, ...] = (),
-    contrast: Contrast | None = None,
     words: str = "",
+    paired: bool = True,
 ) -> Metric:
     """Plain where a run has one class, else of each."""
-    return Metric(name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, None, contrast, words)
+    return Metric(name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, words=words, paired=paired)
 
 
 def _with_lesion(what: str) -> Measure:
@@ -78,14 +76,6 @@ def _count(among: Among) -> Measure:
     return measure
 
 
-def _with_lesions(runs: Sequence[Masks]) -> Sequence[Masks]:
-    """Images with the lesion alone, which are the same in all runs."""
-    lesion = runs[0].lesion
-    if not lesion.any():
-        raise EvalfmError("no test image has the finding, so there is no Dice to compare.")
-    return [replace(rows, scored=rows.scored.among(lesion)) for rows in runs]
-
-
 COUNTS: dict[str, Among] = {
     "empty_predictions": lambda rows: rows.lesion & ~rows.predicted,
     "empty_truths": lambda rows: ~rows.lesion & rows.predicted,
@@ -95,7 +85,6 @@ METRICS = (
     _of_masks(
         "dice_positive",
         _with_lesion("dice"),
-        contrast=paired_means(lambda rows: rows.column("dice"), _with_lesions),
         words="Dice",
     ),
     # An empty mask is right on every image without the finding, a full one misses no lesion.
@@ -132,6 +121,7 @@ METRICS = (
             _count(among),
             unit="images",
             better=None if name == "both_empty" else "lower",
+            paired=False,
             beside=tuple(other for other in COUNTS if other != name),
         )
         for name, among in COUNTS.items()

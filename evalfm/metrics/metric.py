@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from evalfm.errors import EvalfmError
 from evalfm.metrics.rows import ROWS, Rows
-from evalfm.statistics.comparison import Difference, compare_means
+from evalfm.statistics.comparison import Difference, contrast_by_deletion
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Values, mean_over_folds
@@ -59,12 +60,14 @@ class Metric:
         better: ``higher``, ``lower``, the number that it should be nearest to, or None where neither can be said.
         beside: full names of what must be shown with it, where a baseline is good at it alone.
         needs: a column of predictions without which a run does not have it.
-        contrast: how runs are paired by it; None where there is no such test.
-        words: its name in a sentence.
+        contrast: how runs are paired by it; by default without each patient (``by_deletion``), where it has a better
+            and worse.
+        words: its name in a sentence; by default its name.
         tables: those it stands in, of the tables that show a choice.
         default: full name of the same where nothing was chosen on val, such as at a threshold of .5.
         calibrated: full name of the same after temperature scaling.
         constant: full name of the same of a baseline that gives every image one answer.
+        paired: False where runs are not to be ranked by it: its estimate is biased, or the same for all.
 
     Raises:
         ValueError: a kind of task or a direction that there is not, or a contrast without one.
@@ -84,6 +87,7 @@ class Metric:
     default: str = ""
     calibrated: str = ""
     constant: str = ""
+    paired: bool = True
 
     def __post_init__(self) -> None:
         for kinds, known in ((self.kinds, tuple(ROWS)), (self.of_class, OF_CLASSES)):
@@ -94,6 +98,10 @@ class Metric:
             raise ValueError(f"{self.better!r} is no direction; take 'higher', 'lower', a number or None")
         if self.contrast is not None and not isinstance(self.better, str):
             raise ValueError(f"runs are ranked by {self.name}, so it needs better='higher' or better='lower'")
+        if self.contrast is None and self.paired and isinstance(self.better, str):
+            object.__setattr__(self, "contrast", by_deletion(self.measure))
+        if not self.words:
+            object.__setattr__(self, "words", self.name.replace("_", " "))
 
     @property
     def lower_is_better(self) -> bool:
@@ -131,14 +139,43 @@ def mean_among(
     return Measured(mean_over_folds(values, patients, among), n=patients.behind(among), undefined=undefined)
 
 
-def paired_means(
-    values: Callable[[Any], Values], prepare: Callable[[Sequence[Any]], Sequence[Any]] = tuple
-) -> Contrast:
-    """Paired t on per-patient means of ``values`` [N] of the rows."""
+def by_deletion(measure: Measure, prepare: Callable[[Sequence[Any]], Sequence[Any]] | None = None) -> Contrast:
+    """Runs paired by what ``measure`` gives without each patient: of any metric, on its own scale and images."""
 
     def test(runs: Sequence[Rows], weights: Values) -> list[Difference]:
-        every = np.stack([values(rows) for rows in runs], axis=1)
-        nothing = np.zeros(len(every))
-        return [compare_means(every @ each, nothing, runs[0].scored.patient) for each in weights]
+        found = [measure(rows) for rows in runs]
+        absent = [each.reason for each in found if isinstance(each, Estimate)]
+        if absent:
+            raise ValueError(absent[0])
+        measured = [each for each in found if isinstance(each, Measured)]
+        values = [each.statistic.on_the_data() for each in measured]
+        if not np.isfinite(values).all():
+            raise ValueError(measured[0].undefined)
+        folds = runs[0].scored.folds
+        return contrast_by_deletion(
+            values,
+            np.stack([each.statistic.without_each() for each in measured], axis=1),
+            weights,
+            patients=min(each.n if each.fewest is None else each.fewest for each in measured),
+            folds=1 if folds is None else len(np.unique(folds)),
+        )
 
-    return Contrast("the paired t test on patient means for {}", test, prepare)
+    return Contrast("the paired jackknife over patients for {}", test, prepare or same_images)
+
+
+def same_images(runs: Sequence[Any]) -> Sequence[Any]:
+    """Refuse runs that have scores of different images.
+
+    Raises:
+        EvalfmError: one gives no score of a label where others do.
+    """
+    asked = [getattr(rows, "questions", {"": rows}) for rows in runs]
+    for name in asked[0]:
+        first = asked[0][name]
+        known = getattr(first, "known", None)
+        if known is not None and any((each[name].known != known).any() for each in asked):
+            raise EvalfmError(
+                f"some runs give no score of {first.name!r}, which had one class only in their train or val, where "
+                "others do; compare runs of one split and subset."
+            )
+    return runs

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
-
-from evalfm.metrics.metric import Better, Contrast, Metric, paired_means
+from evalfm.metrics.metric import Better, Metric
 from evalfm.metrics.rows import TrueAndPredicted
 from evalfm.statistics import agreement
 from evalfm.statistics.intervals import Measured
@@ -24,7 +22,6 @@ def _of_moments(
     unit: str = "",
     better: Better = "higher",
     beside: tuple[str, ...] = (),
-    contrast: Contrast | None = None,
     words: str = "",
 ) -> Metric:
     """``formula`` of the summed moments of target and prediction."""
@@ -33,7 +30,7 @@ def _of_moments(
         moments = agreement.moment_columns(rows.target, rows.prediction)
         return Measured(sums_over_folds(moments, rows.patients, formula), rows.patients.count, undefined)
 
-    return Metric(name, REGRESSION, measure, (), unit, better, beside, None, contrast, words)
+    return Metric(name, REGRESSION, measure, (), unit, better, beside, words=words)
 
 
 def _spearman(rows: TrueAndPredicted) -> Measured:
@@ -51,7 +48,6 @@ METRICS = (
         agreement.mean_absolute_error,
         unit=OF_TARGET,
         better="lower",
-        contrast=paired_means(lambda rows: np.abs(rows.prediction - rows.target)),
         words="absolute errors",
     ),
     _of_moments("rmse", agreement.root_mean_square_error, unit=OF_TARGET, better="lower"),

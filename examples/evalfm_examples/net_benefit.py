@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.metrics import Metric, mean_among, paired_means
+from evalfm.metrics import Metric, mean_among
 from evalfm.metrics.rows import Question
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
@@ -33,7 +33,6 @@ METRIC = Metric(
     measure=measure,
     unit="true positives per image",
     better="higher",
-    contrast=paired_means(benefit),
     words="net benefit",
 )
 

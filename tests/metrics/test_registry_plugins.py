@@ -37,7 +37,7 @@ from evalfm.tasks.task import load_task
 
 CODE = """
 import numpy as np
-from evalfm.metrics import Contrast, Metric, mean_among, paired_means
+from evalfm.metrics import Contrast, Metric, mean_among
 from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Statistic
 
@@ -57,9 +57,7 @@ class Flat(Statistic):
 def broken(*given):
     return 1 / 0
 
-MEAN = Metric(
-    "mean-score", ("binary",), mean, ("multilabel",), "points", "lower", contrast=paired_means(score), words="x"
-)
+MEAN = Metric("mean-score", ("binary",), mean, ("multilabel",), "points", "lower", words="x")
 OTHER = Metric("other", ("binary",), mean, beside=("mean-score",))
 BROKEN = Metric("broken", ("binary",), broken, contrast=Contrast("{{}}", broken, broken), words="x")
 NUMBER = Metric("number", ("binary",), lambda rows: 0.5)

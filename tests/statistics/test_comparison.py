@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import statsmodels.api as sm
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -12,6 +13,7 @@ from evalfm.statistics.comparison import (
     benjamini_hochberg,
     compare_means,
     contrast_aurocs,
+    contrast_by_deletion,
     holm,
     minimal_detectable_difference,
     non_inferiority,
@@ -164,3 +166,59 @@ def test_non_inferiority_is_the_lower_bound_above_the_margin():
     assert non_inferiority(errors, upper, lower_is_better=True) == pytest.approx(0.025, rel=1e-6)
     with pytest.raises(ValueError, match="positive"):
         non_inferiority(found, 0.0)
+
+
+def without_each(values: np.ndarray, patient: np.ndarray) -> np.ndarray:
+    """Column means of ``values`` [N, C] over images without each patient."""
+    return np.stack([values[patient != each].mean(axis=0) for each in np.unique(patient)])
+
+
+def test_without_each_patient_a_mean_of_one_image_each_has_the_paired_t_test():
+    generator = np.random.default_rng(0)
+    values = generator.normal([0.2, 0.0], 1.0, (40, 2))
+    (found,) = contrast_by_deletion(values.mean(axis=0), without_each(values, np.arange(40)), [[1, -1]], patients=40)
+    expected = stats.ttest_rel(values[:, 0], values[:, 1])
+    assert found.p == pytest.approx(expected.pvalue, rel=1e-9)
+    assert found.degrees_of_freedom == 39
+    interval = expected.confidence_interval()
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_without_each_patient_unequal_clusters_have_the_sandwich():
+    generator = np.random.default_rng(1)
+    patient = np.repeat(np.arange(120), generator.integers(1, 9, 120))
+    own = generator.normal(size=120)[patient]
+    values = np.c_[own + generator.normal(size=len(patient)), np.zeros(len(patient))]
+    (found,) = contrast_by_deletion(values.mean(axis=0), without_each(values, patient), [[1, -1]], patients=120)
+    fit = sm.OLS(values[:, 0], np.ones(len(patient))).fit(cov_type="cluster", cov_kwds={"groups": patient})
+    assert found.value == pytest.approx(float(fit.params[0]))
+    assert found.standard_error == pytest.approx(float(fit.bse[0]), rel=0.03)
+
+
+def test_the_difference_is_that_of_the_estimates_where_patients_with_many_images_differ():
+    # On patients with one image the first is better, on those with nine the second: means of patients say the reverse.
+    patient = np.r_[np.arange(60), np.repeat(np.arange(60, 80), 9)]
+    gain = np.where(patient < 60, 0.1, -0.1) + np.random.default_rng(0).normal(0, 0.02, len(patient))
+    values = np.c_[gain, np.zeros(len(patient))]
+    (found,) = contrast_by_deletion(values.mean(axis=0), without_each(values, patient), [[1, -1]], patients=80)
+    assert found.value == pytest.approx(gain.mean())
+    assert found.value < 0 < compare_means(values[:, 0], values[:, 1], patient).value
+    assert found.high < 0
+
+
+def test_what_cannot_be_left_out_is_refused():
+    with pytest.raises(ValueError, match="needs at least 2 patients, and there are 1"):
+        contrast_by_deletion([0.5], [[0.5]], [[1]], patients=1)
+    with pytest.raises(ValueError, match="at least 4 patients, and there are 3"):
+        contrast_by_deletion([0.5], [[0.5], [0.4], [0.3], [0.1]], [[1]], patients=3, folds=3)
+    with pytest.raises(ValueError, match="without one of the patients the metric has no value"):
+        contrast_by_deletion([0.5], [[0.5], [np.nan], [0.3]], [[1]], patients=3)
+
+
+def test_equal_models_have_no_difference_and_constant_ones_no_error():
+    left = np.random.default_rng(0).random((30, 1))
+    (same,) = contrast_by_deletion([0.5, 0.5], np.c_[left, left], [[1, -1]], patients=30)
+    assert (same.value, same.standard_error, same.p) == (0.0, 0.0, 1.0)
+    (apart,) = contrast_by_deletion([0.5, 0.4], np.c_[left, left - 0.1], [[1, -1]], patients=30)
+    assert apart.p is None
+    assert "the same in every patient" in str(apart.reason)
