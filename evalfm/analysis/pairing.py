@@ -93,7 +93,7 @@ class Paired:
 
     def measured(self, line: int) -> Measured:
         """The same with what its estimate must tell."""
-        return replace(self.of_runs.measured[0], statistic=self.statistic(line), n=self.patients.count)
+        return replace(self.of_runs.measured[sum(self.seeds[:line])], statistic=self.statistic(line))
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
         """First minus second of each pair of lines, seeds averaged.

@@ -118,7 +118,7 @@ def test_any_metric_can_be_asked_for(tmp_path: Path) -> None:
         "weighted_f1": lambda truth, answer: f1_score(truth, answer, average="weighted"),
     }
     able = {metric.name for metric in metrics_of("ordinal") if metric.contrast}
-    assert set(references) | {"quadratic_kappa", "macro_auroc", "auroc"} == able
+    assert set(references) | {"quadratic_kappa", "macro_auroc", "auroc", "log_loss", "log_loss_calibrated"} == able
     assert {each.name for each in OF_CLASSES} | {"accuracy"} == set(references)
     for metric, reference in references.items():
         (table,) = compare(runs, metric=metric)

@@ -135,7 +135,11 @@ def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_metho
     for name, classes in produced(kind).items():
         table = scored(kind, classes).table
         facts = metric_of(name, classes)
-        if facts.contrast is not None:
+        absent = compute_metrics(kind, scored(kind, classes))[name]
+        if facts.contrast is not None and absent.value is None:
+            with pytest.raises(EvalfmError, match=re.escape(f"{name}: {absent.reason}")):
+                pair_tables(kind, name, [table, table], classes)
+        elif facts.contrast is not None:
             paired = pair_tables(kind, name, [table, table], classes)
             assert paired.name == name
             assert np.isfinite(paired.measured[0].statistic.on_the_data())
