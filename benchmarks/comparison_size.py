@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalfm.metrics.classes import OF_CLASSES, OF_GRADES, OF_HALVES
-from evalfm.statistics.comparison import compare_means, contrast_confusions, contrast_macro_aurocs
+from evalfm.statistics.comparison import contrast_by_deletion, contrast_confusions, contrast_macro_aurocs
+from evalfm.statistics.resampling import identify, mean_over_folds
 
 CLASSES = 4
 EVEN = (0.3, 0.3, 0.2, 0.2)
@@ -86,10 +87,24 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
         kept = [k for k, label in enumerate(labels.T) if len(np.unique(patient[label == 1])) >= FEWEST]
         return contrast_macro_aurocs(labels[:, kept], scores[:, kept], PAIR, patient, folds=folds)[0].p
 
+    behind = identify(patient, folds)
+
+    def by_deletion(right: Values, among: Values | None = None) -> float | None:
+        """Of the share of images that are ``right`` [N, 2]."""
+        shares = [mean_over_folds(each, behind, among) for each in right.T]
+        values, left = (
+            [each.on_the_data() for each in shares],
+            np.stack([each.without_each() for each in shares], axis=1),
+        )
+        count = 1 if folds is None else design.folds or 1
+        return contrast_by_deletion(values, np.transpose(left), PAIR, patients=behind.behind(among), folds=count)[0].p
+
+    right = (called == target[:, None]).astype(float)
     found = {
         "macro AUROC, classes": by_auroc(one_hot, nominal),
         "macro AUROC, labels": by_auroc(known, findings),
-        "accuracy": compare_means(*(called == target[:, None]).T, patient).p,
+        "accuracy": by_deletion(right),
+        "sensitivity to one class": by_deletion(right, target == 0),
     }
     for metric in (*OF_CLASSES, OF_GRADES, *OF_HALVES):
         answers = graded if metric is OF_GRADES else called

@@ -256,7 +256,9 @@ def _is_paired_fairly(metric: Metric, contrast: Contrast, rows: list[Any]) -> No
     agree = all(_close(one, other, 1e-6) for one, other in zip(apart, mirrored, strict=True))
     _need(metric, agree, "a contrast of first and second that is minus that of second and first, and as sure")
     _need(metric, (same.value, same.p) == (0.0, 1.0), "no difference between equal runs")
-    statistics = {str(place): metric.measure(each).statistic for place, each in enumerate(paired[:2])}
+    measured = map(metric.measure, paired[:2])
+    statistics = {str(place): each.statistic for place, each in enumerate(measured) if isinstance(each, Measured)}
+    _need(metric, len(statistics) == 2, "an estimate where runs are paired by it")
     resampled = bootstrap(statistics, paired[0].patients, resamples=400)
     spread = float(np.nanstd(resampled["0"] - resampled["1"]))
     fair = there.p is not None and 0.7 < there.standard_error / spread < 1.4
