@@ -92,12 +92,10 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
     def by_deletion(right: Values, among: Values | None = None) -> float | None:
         """Of the share of images that are ``right`` [N, 2]."""
         shares = [mean_over_folds(each, behind, among) for each in right.T]
-        values, left = (
-            [each.on_the_data() for each in shares],
-            np.stack([each.without_each() for each in shares], axis=1),
-        )
+        values = [each.on_the_data() for each in shares]
+        left = np.stack([each.without_each() for each in shares], axis=1)
         count = 1 if folds is None else design.folds or 1
-        return contrast_by_deletion(values, np.transpose(left), PAIR, patients=behind.behind(among), folds=count)[0].p
+        return contrast_by_deletion(values, left, PAIR, patients=behind.behind(among), folds=count)[0].p
 
     right = (called == target[:, None]).astype(float)
     found = {
