@@ -145,7 +145,6 @@ def metrics(json: Json = False) -> None:
 
         evalfm ls metrics
     """
-    from evalfm.cli.console import emit_json, print_rows
     from evalfm.metrics.registry import list_metrics, metric_plugins
 
     known = list_metrics()

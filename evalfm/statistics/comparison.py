@@ -293,20 +293,6 @@ def compare_means(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, le
     return _difference(float(gap.mean()), error, len(gap) - 1, len(gap), "paired t on per-patient means", level)
 
 
-def wilcoxon(first: ArrayLike, second: ArrayLike, patient: ArrayLike) -> float:
-    """Two-sided p of the Wilcoxon signed-rank test on per-patient means of first − second; zeros are dropped.
-
-    1 where the two never differ. A sensitivity analysis, not the p of record.
-
-    >>> wilcoxon([0.8, 0.7, 0.9, 0.6], [0.7, 0.5, 0.6, 0.2], ["a", "b", "c", "d"])
-    0.125
-    """
-    gap = patient_means(np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64), patient)
-    if not np.any(gap):
-        return 1.0
-    return float(stats.wilcoxon(gap, zero_method="wilcox").pvalue)
-
-
 def patient_means(values: ArrayLike, patient: ArrayLike) -> Values:
     """Mean of ``values`` [N] per patient, in the sorted order of patients.
 

@@ -18,7 +18,6 @@ from evalfm.statistics.comparison import (
     minimal_detectable_difference,
     non_inferiority,
     patient_means,
-    wilcoxon,
 )
 
 from .paired import compare_auroc
@@ -94,7 +93,6 @@ def test_means_equal_scipy_on_per_patient_means():
     assert found.p == pytest.approx(reference.pvalue, rel=1e-10)
     assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()), rel=1e-10)
     assert found.degrees_of_freedom == len(means) - 1
-    assert wilcoxon(first, second, patient) == pytest.approx(stats.wilcoxon(means).pvalue)
 
 
 def test_patient_means_stand_in_the_order_of_names():
@@ -104,7 +102,6 @@ def test_patient_means_stand_in_the_order_of_names():
 def test_equal_values_do_not_differ_and_missing_ones_are_refused():
     found = compare_means([0.5, 0.7], [0.5, 0.7], ["a", "b"])
     assert (found.value, found.p) == (0.0, 1.0)
-    assert wilcoxon([0.5, 0.7], [0.5, 0.7], ["a", "b"]) == 1.0
     with pytest.raises(ValueError, match="every row"):
         compare_means([0.5, np.nan], [0.5, 0.7], ["a", "b"])
     with pytest.raises(ValueError, match="two patients"):
