@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from evalfm.analysis.table import Line
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.metrics.metric import Contrast, Metric
+from evalfm.metrics.metric import Contrast, Metric, over_patients
 from evalfm.metrics.registry import check_metrics, measurable, metric_names, metrics_of
 from evalfm.metrics.rows import Rows, Scored
 from evalfm.run import Run
@@ -22,6 +23,8 @@ from evalfm.statistics.resampling import Average, Patients, Statistic
 from evalfm.tasks.kinds import kind_of
 
 Values = NDArray[np.float64]
+AverageOver = Literal["image", "patient"]
+"""What counts once in the estimate, its interval, rank and test."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,13 @@ class Paired:
             raise EvalfmError(f"The runs cannot be compared: {error}.") from None
 
 
-def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
+def pair(lines: Sequence[Line], metric: str | None = None, average_over: AverageOver = "image") -> Paired:
     """``lines`` of one task on the test rows that they share, which must be all of them.
 
     Args:
         lines: at least one.
         metric: by which; by default the task's primary one where it can be paired, else the usual one of its kind.
+        average_over: what counts once in a mean.
 
     Raises:
         EvalfmError: test patients, truths, folds, classes or label sources differ (says between which), or there are
@@ -140,7 +144,7 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
         tables.append(_tested(run))
         _check(first, start, run, tables[-1], truth)
     try:
-        of_runs = pair_tables(kind, name, tables, names, first.record.data.unit)
+        of_runs = pair_tables(kind, name, tables, names, first.record.data.unit, average_over)
     except UnknownNameError:
         raise
     except EvalfmError as error:
@@ -149,7 +153,12 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
 
 
 def pair_tables(
-    kind: str, name: str, tables: Sequence[pd.DataFrame], class_names: tuple[str, ...], unit: str = "patients"
+    kind: str,
+    name: str,
+    tables: Sequence[pd.DataFrame],
+    class_names: tuple[str, ...],
+    unit: str = "patients",
+    average_over: AverageOver = "image",
 ) -> PairedRuns:
     """The metric ``name`` of test predictions of the same images in the same order.
 
@@ -172,14 +181,38 @@ def pair_tables(
             f"no paired test of {name} is built in; compare by {', '.join(known)}, or see it with its interval by "
             f"`evalfm ls runs --metrics {name}`."
         )
-    rows = tuple(contrast.prepare([of_run[name][1] for of_run in every]))
     metric = every[0][name][0]
+    if average_over == "patient":
+        metric = _over_patients(metric, name, every[0], unit)
+        contrast = metric.contrast or contrast
+    rows = tuple(contrast.prepare([of_run[name][1] for of_run in every]))
     measured = []
     for each in map(metric.measure, rows):
         if isinstance(each, Estimate):
             raise EvalfmError(f"{name}: {each.reason}. Test on more data, or with --folds.")
         measured.append(each)
     return PairedRuns(name, metric, contrast, rows, tuple(measured))
+
+
+def _over_patients(metric: Metric, name: str, every: Mapping[str, tuple[Metric, Rows]], unit: str) -> Metric:
+    """``metric`` as the mean over patients of their images' mean.
+
+    Raises:
+        EvalfmError: it is no mean over images, or patients are unknown; names those that are.
+    """
+    if unit != "patients":
+        raise EvalfmError("patients are unknown, so nothing can be averaged over them; leave --average-over image.")
+    means = [each for each, (of, rows) in every.items() if of.contrast and _is_mean(of.measure(rows))]
+    if name not in means:
+        raise EvalfmError(
+            f"{name} is no mean over images, so that it has no average over patients; leave --average-over image"
+            + (f", or compare by {', '.join(means)}." if means else ".")
+        )
+    return over_patients(metric)
+
+
+def _is_mean(found: Measured | Estimate) -> bool:
+    return isinstance(found, Measured) and found.by_patient is not None
 
 
 def usual_metric(run: Run) -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.comparison import ConfusionStatistic, Difference, contrast_confusions
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Positions, Statistic, Values, ratio, sums_over_folds
+from evalfm.statistics.resampling import Positions, Statistic, Values, mean_over_patients, ratio, sums_over_folds
 
 Formula = Callable[[Values], Values]
 BASE_TO_NOVEL = ("base-to-novel",)
@@ -27,9 +28,15 @@ def _statistic(rows: Classes, answer: Positions, formula: Formula) -> Statistic:
     return sums_over_folds(confusion, rows.patients, formula)
 
 
-def _measured(formula: Formula) -> Measure:
+def _measured(formula: Formula) -> Callable[[Classes], Measured]:
     undefined = "one class only, both true and called"
     return lambda rows: Measured(_statistic(rows, rows.called, formula), rows.patients.count, undefined)
+
+
+def _accuracy(rows: Classes) -> Measured:
+    right = rows.called == rows.label
+    found = _measured(classification.accuracy)(rows)
+    return replace(found, by_patient=lambda: mean_over_patients(right, rows.patients))
 
 
 def _influence(statistic: ConfusionStatistic) -> Contrast:
@@ -191,7 +198,7 @@ METRICS = (
     Metric(
         "accuracy",
         EXCLUSIVE,
-        _measured(classification.accuracy),
+        _accuracy,
         words="accuracy",
     ),
     *map(_of_confusion, OF_CLASSES),

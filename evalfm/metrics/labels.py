@@ -17,7 +17,16 @@ from evalfm.statistics.calibration import calibration_error_statistic, calibrati
 from evalfm.statistics.comparison import Difference, contrast_macro_aurocs
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Average, FromRows, FromSums, Positions, Values, over_folds, sums_over_folds
+from evalfm.statistics.resampling import (
+    Average,
+    FromRows,
+    FromSums,
+    Positions,
+    Values,
+    mean_over_patients,
+    over_folds,
+    sums_over_folds,
+)
 
 FEWEST_PATIENTS = 10
 """AUROC needs so many patients with a positive and with a negative image."""
@@ -101,7 +110,16 @@ def _counted(formula: Callable[[Values], Values], of: Of, undefined: str, thresh
         called = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.FALSE_POSITIVE] > 0
         among = {"positive": label == 1, "negative": label == 0, "called": called, "not called": ~called}.get(of)
         statistic = sums_over_folds(counts, patients, formula)
-        return Measured(statistic, patients.behind(among), undefined, _fewest(rows) if of == "all" else None)
+        right = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.TRUE_NEGATIVE]
+        # Shares of images that the model does not choose; of what it calls there are other images for every model.
+        share = formula in (classification.sensitivity, classification.specificity, classification.call_accuracy)
+        return Measured(
+            statistic,
+            patients.behind(among),
+            undefined,
+            _fewest(rows) if of == "all" else None,
+            by_patient=(lambda: mean_over_patients(right, patients, among)) if share else None,
+        )
 
     return measure
 

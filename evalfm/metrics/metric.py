@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from evalfm.metrics.rows import ROWS, Rows
 from evalfm.statistics.comparison import Difference, contrast_by_deletion
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Values, mean_over_folds
+from evalfm.statistics.resampling import Values, mean_over_folds, mean_over_patients
 
 Better = str | float | None
 """Which values are good: ``higher`` or ``lower`` ones, those nearest to a number, or None where neither can be said."""
@@ -136,7 +136,30 @@ def mean_among(
 ) -> Measured:
     """Mean of ``values`` [N] over the images ``among`` (bool [N], all if None)."""
     patients = rows.patients
-    return Measured(mean_over_folds(values, patients, among), n=patients.behind(among), undefined=undefined)
+    return Measured(
+        mean_over_folds(values, patients, among),
+        n=patients.behind(among),
+        undefined=undefined,
+        by_patient=lambda: mean_over_patients(values, patients, among),
+    )
+
+
+def over_patients(metric: Metric) -> Metric:
+    """``metric`` as the mean over patients of the mean of their images, for estimate, interval and pairing alike.
+
+    Absent where the metric is no mean over images: an area under a curve or a correlation has no share of an image.
+    """
+
+    def measure(rows: Rows) -> Measured | Estimate:
+        found = metric.measure(rows)
+        if isinstance(found, Estimate):
+            return found
+        if found.by_patient is None:
+            return Estimate.absent("it is no mean over images", n=found.n, unit=rows.unit)
+        return replace(found, statistic=found.by_patient())
+
+    contrast = metric.contrast and by_deletion(measure, metric.contrast.prepare)
+    return replace(metric, measure=measure, contrast=contrast)
 
 
 def by_deletion(measure: Measure, prepare: Callable[[Sequence[Any]], Sequence[Any]] | None = None) -> Contrast:

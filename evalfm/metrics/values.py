@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from evalfm.metrics.metric import Better, Metric
 from evalfm.metrics.rows import TrueAndPredicted
 from evalfm.statistics import agreement
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import FromRows, Positions, Values, over_folds, sums_over_folds
+from evalfm.statistics.resampling import FromRows, Positions, Values, mean_over_patients, over_folds, sums_over_folds
 
 REGRESSION = ("regression",)
 OF_TARGET = "unit of the target"
@@ -23,12 +25,20 @@ def _of_moments(
     better: Better = "higher",
     beside: tuple[str, ...] = (),
     words: str = "",
+    of_image: Callable[[Values], Values] | None = None,
 ) -> Metric:
-    """``formula`` of the summed moments of target and prediction."""
+    """``formula`` of the summed moments of target and prediction; ``of_image`` the errors that it is a mean of."""
 
     def measure(rows: TrueAndPredicted) -> Measured:
         moments = agreement.moment_columns(rows.target, rows.prediction)
-        return Measured(sums_over_folds(moments, rows.patients, formula), rows.patients.count, undefined)
+        return Measured(
+            sums_over_folds(moments, rows.patients, formula),
+            rows.patients.count,
+            undefined,
+            by_patient=(lambda: mean_over_patients(of_image(rows.prediction - rows.target), rows.patients))
+            if of_image
+            else None,
+        )
 
     return Metric(name, REGRESSION, measure, (), unit, better, beside, words=words)
 
@@ -49,6 +59,7 @@ METRICS = (
         unit=OF_TARGET,
         better="lower",
         words="absolute errors",
+        of_image=np.abs,
     ),
     _of_moments("rmse", agreement.root_mean_square_error, unit=OF_TARGET, better="lower"),
     _of_moments("r2", agreement.r_squared, "the target is constant"),

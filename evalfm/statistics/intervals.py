@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +34,7 @@ class Measured:
         undefined: the reason to give where it has no value on the data.
         fewest: patients in the smallest group that it needs, for the caution; ``n`` where None.
         note: a further caution.
+        by_patient: makes the same statistic where every patient counts once, of a mean over images; None of others.
     """
 
     statistic: Statistic
@@ -41,6 +42,7 @@ class Measured:
     undefined: str
     fewest: int | None = None
     note: str | None = None
+    by_patient: Callable[[], Statistic] | None = None
 
 
 @dataclass(frozen=True)

@@ -322,6 +322,19 @@ def mean_over_folds(values: NDArray[np.generic], patients: Patients, rows: Mask 
     return sums_over_folds(columns, patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
 
 
+def mean_over_patients(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> Statistic:
+    """Mean over patients of the mean of ``values`` [N] over their images among ``rows``, averaged over folds.
+
+    >>> mean_over_patients(np.array([0.0, 0.5, 1.0]), identify(["a", "a", "b"])).on_the_data()
+    0.625
+    """
+    among = np.ones(len(values), dtype=bool) if rows is None else rows
+    images = np.bincount(patients.codes[among], minlength=patients.count)[patients.codes]
+    share = np.where(among, 1 / np.maximum(images, 1), 0.0)
+    columns = np.stack([share, np.where(among, values.astype(np.float64), 0.0) * share], axis=1)
+    return sums_over_folds(columns, patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+
+
 def bootstrap(
     statistics: Mapping[str, Statistic], patients: Patients, *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Values]:

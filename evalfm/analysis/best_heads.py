@@ -1,0 +1,161 @@
+"""Which head speaks for an encoder that stands in several lines of a table: chosen on val, never on test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from evalfm.analysis.pairing import AverageOver, usual_metric
+from evalfm.analysis.series import encoder_label
+from evalfm.analysis.table import Line, TaskTable
+from evalfm.errors import EvalfmError
+from evalfm.metrics.metric import over_patients
+from evalfm.metrics.registry import measurable
+from evalfm.metrics.rows import Scored
+from evalfm.run import Run
+from evalfm.split_options import SMALLER
+from evalfm.statistics.estimate import Estimate
+
+
+@dataclass(frozen=True)
+class HeadByVal:
+    """One encoder of several lines, and the line that is best on val.
+
+    Attributes:
+        encoder: its name.
+        metric: by which; the same as on test.
+        lines: head and adaptation of each line, in the order of the table.
+        values: the metric on val of each line, averaged over folds and seeds; None where it has none.
+        best: place of the best among ``lines``; None where none could be chosen.
+        reason: why none could.
+    """
+
+    encoder: str
+    metric: str
+    lines: tuple[tuple[str, str, str], ...]
+    values: tuple[float | None, ...]
+    best: int | None
+    reason: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What was chosen, in words."""
+        if self.best is None:
+            return f"{self.encoder}: no head could be chosen on val ({self.reason})."
+        named = [f"{_use(line)} {value:.3f}" for line, value in zip(self.lines, self.values, strict=True)]
+        others = ", ".join(each for place, each in enumerate(named) if place != self.best)
+        return f"{self.encoder}: best head by val {named[self.best]} ({self.metric} on val; {others})."
+
+    @property
+    def chosen(self) -> tuple[str, str, str] | None:
+        """Encoder, head and adaptation of the best line."""
+        return None if self.best is None else self.lines[self.best]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def best_heads(
+    table: TaskTable, metric: str | None = None, average_over: AverageOver = "image"
+) -> tuple[HeadByVal, ...]:
+    """For every encoder of several lines of ``table``, heads or adaptations, the line that is best on val.
+
+    Lines on other numbers of training images are no heads of one encoder. Of equals the first head by name is taken.
+
+    Args:
+        table: of one task and cohort.
+        metric: by which; by default the one that ``compare`` takes.
+        average_over: what counts once in a mean.
+    """
+    of_encoder: dict[tuple[str, ...], list[Line]] = {}
+    for line in table.lines:
+        if not line.baseline:
+            of_encoder.setdefault(_encoder(line.runs[0]), []).append(line)
+    several = {key: lines for key, lines in of_encoder.items() if len(lines) > 1}
+    if not several or any(line.episode_sd is not None for line in table.lines):
+        return ()
+    try:
+        name = metric or usual_metric(table.lines[0].runs[0]).name
+    except EvalfmError:
+        # Of a package that is not installed: nothing can be measured by it.
+        return ()
+    return tuple(_best(key[0], sorted(lines, key=_named), name, average_over) for key, lines in several.items())
+
+
+def one_line_each(table: TaskTable, heads: Sequence[HeadByVal]) -> TaskTable:
+    """``table`` with the line of each encoder that val has chosen, and all those of encoders with one or no choice."""
+    left_out = {line for each in heads if each.best is not None for line in each.lines if line != each.chosen}
+    return replace(table, lines=tuple(line for line in table.lines if line.baseline or _named(line) not in left_out))
+
+
+def _encoder(run: Run) -> tuple[str, ...]:
+    """What is one encoder: its weights and input, trained on so many images."""
+    config = run.record.config
+    subset = (str(getattr(config, name)) for name in SMALLER)
+    return encoder_label(run), str(run.record.provenance.weights_digest), *subset
+
+
+def _named(line: Line) -> tuple[str, str, str]:
+    return line.encoder, line.head, line.adaptation
+
+
+def _use(line: tuple[str, str, str]) -> str:
+    return line[1] if line[2] == "frozen" else f"{line[1]}, {line[2]}"
+
+
+def _best(encoder: str, lines: Sequence[Line], metric: str, average_over: AverageOver) -> HeadByVal:
+    named = tuple(map(_named, lines))
+    try:
+        by_fold = [_on_val(line, metric, average_over) for line in lines]
+        folds = [set(each) for each in by_fold]
+        if any(each != folds[0] for each in folds):
+            raise EvalfmError("its heads have val values of different folds")
+        values = tuple(float(np.mean([*each.values()])) for each in by_fold)
+    except EvalfmError as error:
+        return HeadByVal(encoder, metric, named, (None,) * len(lines), None, str(error).rstrip("."))
+    better = [_badness(lines[0].runs[0], metric, value) for value in values]
+    return HeadByVal(encoder, metric, named, values, int(np.argmin(better)))
+
+
+def _badness(run: Run, metric: str, value: float) -> float:
+    """Small where ``value`` is good."""
+    facts = _measurable(run, run.test_predictions(), metric)[0]
+    return facts.badness(value)
+
+
+def _on_val(line: Line, metric: str, average_over: AverageOver) -> Mapping[int, float]:
+    """The metric on val of each fold, the mean over seeds.
+
+    Raises:
+        EvalfmError: it cannot be had of one, or the val images of its seeds differ.
+    """
+    found: dict[int, list[float]] = {}
+    for run in line.runs:
+        table = run.predictions()
+        val = table[table["split"] == "val"]
+        if val.empty:
+            raise EvalfmError(f"the run of {run.head} keeps no val predictions; make it again with --force")
+        fold = val["fold"] if "fold" in val else val["split"].map({"val": 0})
+        for number, rows in val.groupby(fold):
+            one_fold = rows.drop(columns="fold", errors="ignore").reset_index(drop=True)
+            facts, of = _measurable(run, one_fold, metric)
+            measured = (over_patients(facts) if average_over == "patient" else facts).measure(of)
+            if isinstance(measured, Estimate):
+                raise EvalfmError(f"{metric} on val: {measured.reason}")
+            value = measured.statistic.on_the_data()
+            if not np.isfinite(value):
+                raise EvalfmError(f"{metric} on val: {measured.undefined}")
+            found.setdefault(int(number), []).append(value)
+    return {number: float(np.mean(values)) for number, values in found.items()}
+
+
+def _measurable(run: Run, table: Any, metric: str) -> tuple[Any, Any]:
+    scored = Scored(table, tuple(run.record.data.class_names), run.record.data.patients_known)
+    found = measurable(run.kind, scored, [metric])
+    if metric not in found:
+        raise EvalfmError(f"{metric} is not measured on val")
+    return found[metric]
