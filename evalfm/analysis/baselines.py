@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from evalfm.analysis.pairing import Paired, pair
 from evalfm.analysis.table import TaskTable
 from evalfm.errors import EvalfmError
-from evalfm.statistics.comparison import Difference
+from evalfm.statistics.comparison import Difference, SpeaksOf
+from evalfm.statistics.ranks import negated
 
 ALPHA = 0.05
 
@@ -27,6 +28,7 @@ class AgainstBaselines:
         gain: the line minus that baseline, turned so that above 0 the line is better.
         p: that it beats every baseline: twice the largest one-sided p over them (intersection–union: which baseline
             is best is not known before the test, so none is chosen). None where a p cannot be given.
+        speaks_of: encoders where the variance of the training sample is counted against every baseline.
     """
 
     encoder: str
@@ -37,6 +39,7 @@ class AgainstBaselines:
     metric: str
     gain: Difference
     p: float | None
+    speaks_of: SpeaksOf
 
     @property
     def beats_all(self) -> bool:
@@ -65,8 +68,7 @@ class AgainstBaselines:
 def against_baselines(table: TaskTable, paired: Paired | None = None) -> list[AgainstBaselines]:
     """Every line of ``table`` that is no baseline, against its baselines; empty where nothing can be paired.
 
-    By the metric of ``paired``, the lines of the table brought together; by default the one that ``compare`` takes. The
-    heads are those that were trained: what another training sample would have changed is not counted.
+    By the metric of ``paired``, the lines of the table brought together; by default the one that ``compare`` takes.
     """
     contenders = [place for place, line in enumerate(table.lines) if not line.baseline]
     baselines = [place for place, line in enumerate(table.lines) if line.baseline]
@@ -81,28 +83,30 @@ def against_baselines(table: TaskTable, paired: Paired | None = None) -> list[Ag
     sign = -1 if paired.lower_is_better else 1
     found = []
     for number, place in enumerate(contenders):
-        gains = [_turned(each, sign) for each in differences[number * len(baselines) : (number + 1) * len(baselines)]]
+        gains = [
+            each if sign > 0 else negated(each)
+            for each in differences[number * len(baselines) : (number + 1) * len(baselines)]
+        ]
         one_sided = [one_sided_p(each) for each in gains]
         hardest = int(np.argmax(one_sided))
         p = None if any(each.p is None for each in gains) else min(1.0, 2 * one_sided[hardest])
         line, names = table.lines[place], [table.lines[each].encoder for each in baselines]
         unbeaten = tuple(name for name, each in zip(names, one_sided, strict=True) if each >= ALPHA / 2)
+        of_encoders = all(each.speaks_of == "encoders" for each in gains)
         found.append(
             AgainstBaselines(
-                line.encoder, line.head, line.adaptation, names[hardest], unbeaten, paired.metric, gains[hardest], p
+                line.encoder,
+                line.head,
+                line.adaptation,
+                names[hardest],
+                unbeaten,
+                paired.metric,
+                gains[hardest],
+                p,
+                "encoders" if of_encoders else "these trained heads",
             )
         )
     return found
-
-
-def _turned(difference: Difference, sign: int) -> Difference:
-    """The other way round for an error, where ``sign`` is −1."""
-    if sign > 0:
-        return difference
-    low, high = difference.low, difference.high
-    return replace(
-        difference, value=-difference.value, low=None if high is None else -high, high=None if low is None else -low
-    )
 
 
 def one_sided_p(difference: Difference) -> float:

@@ -54,6 +54,18 @@ class HeadByVal:
         """Encoder, head and adaptation of the best line."""
         return None if self.best is None else self.lines[self.best]
 
+    @property
+    def passed_over(self) -> dict[str, str]:
+        """The lines that are not the best on val, by name, and why they are left out."""
+        if self.best is None:
+            return {}
+        value, best = self.values[self.best], _use(self.lines[self.best])
+        return {
+            " · ".join(line): f"its {best} is better on val ({self.metric} {value:.3f} against {other:.3f})"
+            for line, other in zip(self.lines, self.values, strict=True)
+            if line != self.chosen
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
@@ -110,11 +122,10 @@ def _use(line: tuple[str, str, str]) -> str:
 def _best(encoder: str, lines: Sequence[Line], metric: str, average_over: AverageOver) -> HeadByVal:
     named = tuple(map(_named, lines))
     try:
-        by_fold = [_on_val(line, metric, average_over) for line in lines]
-        folds = [set(each) for each in by_fold]
-        if any(each != folds[0] for each in folds):
-            raise EvalfmError("its heads have val values of different folds")
-        values = tuple(float(np.mean([*each.values()])) for each in by_fold)
+        found = [_on_val(line, metric, average_over) for line in lines]
+        if any(images != found[0][1] for _, images in found):
+            raise EvalfmError("its heads were validated on different images")
+        values = tuple(float(np.mean([*by_fold.values()])) for by_fold, _ in found)
     except EvalfmError as error:
         return HeadByVal(encoder, metric, named, (None,) * len(lines), None, str(error).rstrip("."))
     better = [_badness(lines[0].runs[0], metric, value) for value in values]
@@ -127,13 +138,14 @@ def _badness(run: Run, metric: str, value: float) -> float:
     return facts.badness(value)
 
 
-def _on_val(line: Line, metric: str, average_over: AverageOver) -> Mapping[int, float]:
-    """The metric on val of each fold, the mean over seeds.
+def _on_val(line: Line, metric: str, average_over: AverageOver) -> tuple[Mapping[int, float], set[tuple[int, str]]]:
+    """The metric on val of each fold, the mean over seeds; and fold and id of every val image.
 
     Raises:
-        EvalfmError: it cannot be had of one, or the val images of its seeds differ.
+        EvalfmError: it cannot be had of one.
     """
     found: dict[int, list[float]] = {}
+    images: set[tuple[int, str]] = set()
     for run in line.runs:
         table = run.predictions()
         val = table[table["split"] == "val"]
@@ -150,7 +162,8 @@ def _on_val(line: Line, metric: str, average_over: AverageOver) -> Mapping[int, 
             if not np.isfinite(value):
                 raise EvalfmError(f"{metric} on val: {measured.undefined}")
             found.setdefault(int(number), []).append(value)
-    return {number: float(np.mean(values)) for number, values in found.items()}
+            images |= {(int(number), str(each)) for each in rows["id"]}
+    return {number: float(np.mean(values)) for number, values in found.items()}, images
 
 
 def _measurable(run: Run, table: Any, metric: str) -> tuple[Any, Any]:

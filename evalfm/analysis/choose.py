@@ -9,7 +9,7 @@ from typing import Any
 from evalfm.analysis.attributes import attributes, declared
 from evalfm.analysis.compare import ALPHA, Comparison, Entry, compare, of_cohort
 from evalfm.analysis.figures import describe, p_words
-from evalfm.analysis.pairing import pair_tables
+from evalfm.analysis.pairing import AverageOver, pair_tables
 from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.cautions import Caution, Code
@@ -74,14 +74,23 @@ class Choice:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        return asdict(self) | {"comparison": self.comparison.to_json()}
 
 
-def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, cohort: str | None = None) -> Choice:
+def choose(
+    runs: Iterable[Run],
+    task: str,
+    limits: Limits | None = None,
+    *,
+    cohort: str | None = None,
+    average_over: AverageOver = "image",
+) -> Choice:
     """The best set among the encoders that keep to ``limits``, by parameters, then operations, then dimensions.
 
-    Baselines are compared with it and never chosen. ``cohort`` is part of the words of the one test cohort that is
-    meant, where the runs of the task were tested on several.
+    One line speaks for each encoder: of its heads and adaptations the best on val. Where that cannot be told all of
+    its lines are compared, which is said. Baselines are compared with it and never chosen. ``cohort`` is part of the
+    words of the one test cohort that is meant, where the runs of the task were tested on several; ``average_over`` is
+    as of ``compare``.
 
     Raises:
         EvalfmError: no run answers the task, every encoder is excluded, or runs cannot be paired.
@@ -116,7 +125,7 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
     if all(run.is_baseline for run in kept):
         why = "; ".join(f"{name}: {reason}" for name, reason in excluded.items()) or "there are baselines only"
         raise EvalfmError(f"No encoder is left for {task} ({why}); loosen a limit or make more runs.")
-    (comparison,) = compare(kept, task=task)
+    (comparison,) = compare(kept, task=task, average_over=average_over, heads="best-by-val-where-possible")
     (table,) = task_tables(kept)
     lines = {(line.encoder, line.head, line.adaptation): line for line in table.lines}
     best = [entry for entry in comparison.entries if entry.in_best_set]
@@ -125,6 +134,8 @@ def choose(runs: Iterable[Run], task: str, limits: Limits | None = None, *, coho
         key=lambda each: (_or_last(each.parameters), _or_last(each.gigaflops), _or_last(each.dimensions)),
     )
     limited = dict(excluded)
+    for each in comparison.heads:
+        excluded |= each.passed_over
     for entry in comparison.entries:
         if entry.in_best_set is False:
             excluded[entry.name] = f"significantly worse than the best (p {p_words(entry.p)} after Holm)"
@@ -221,6 +232,8 @@ def _paragraph(
                 f"A true difference of {max(found):.3f} or more to the best would have been found with 80 % power; "
                 "smaller ones may be there."
             )
+    sentences += [f"The comparison {comparison.speaks_of}."] if comparison.speaks_of else []
+    sentences += [each.sentence for each in comparison.heads]
     sentences.append(f"{name} reaches {first.estimate}.")
     if first.milliseconds is not None:
         sentences.append(f"A forward pass of one image takes it {first.milliseconds:.3g} ms ({first.timed}).")

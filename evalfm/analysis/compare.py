@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from evalfm.analysis.baselines import AgainstBaselines, against_baselines
-from evalfm.analysis.pairing import Paired, pair
+from evalfm.analysis.best_heads import HeadByVal, best_heads, one_line_each
+from evalfm.analysis.pairing import AverageOver, Paired, pair
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import estimates
-from evalfm.statistics.resampling import bootstrap
+from evalfm.statistics.ranks import rank_sets, significantly_worse
 
 ALPHA = 0.05
-RESAMPLES = 2000
+BEST_BY_VAL = "best-by-val"
+Heads = Literal["all", "best-by-val", "best-by-val-where-possible"]
+"""Which lines of an encoder are compared: all, or the one that val has chosen."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Entry:
         estimate: the metric averaged over seeds, with its interval.
         difference: this line minus the best one; None for the best itself.
         p: of that difference, after Holm over every pair of lines that are no baselines; None for them and the best.
-        rank: 95 % interval of the rank among lines that are no baselines, over resampled patients.
+        rank: first and last of the ranks that cannot be ruled out among lines that are no baselines, at 95 % for all
+            of them at once.
         in_best_set: not significantly worse than the best; None for baselines.
         detectable: the true difference to the best that would have been found with 80 % power at the corrected level.
         non_inferior: whether it is worse than the reference by less than the margin, after Holm; None without a margin.
+        best_by_val: whether it is the line of its encoder that is best on val; None where the encoder has one line,
+            or none could be chosen.
     """
 
     encoder: str
@@ -50,10 +54,11 @@ class Entry:
     estimate: Estimate
     difference: Difference | None
     p: float | None
-    rank: tuple[float, float] | None
+    rank: tuple[int, int] | None
     in_best_set: bool | None
     detectable: float | None
     non_inferior: bool | None
+    best_by_val: bool | None
 
     @property
     def name(self) -> str:
@@ -62,20 +67,39 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class PairOfLines:
+    """Two lines that are no baselines: the difference of the first minus the second, and its p after Holm."""
+
+    first: str
+    second: str
+    difference: Difference
+    p: float | None
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All lines of one task on the same patients, best first, baselines last.
 
     Attributes:
+        kind: of the task.
         data, cohort: the data set that was tested, and which of its images in words.
+        metric, lower_is_better, unit: by what the lines are compared.
+        estimand: what counts once in the metric, in words.
         pairs: how many were corrected for.
         method: the test of record.
         reference: to what non-inferiority refers; ``post_hoc`` where it is the best one observed.
         against: every line that is no baseline against the baselines.
+        heads: of every encoder of several lines, which is best on val; ``one_line_each`` where the others are left out.
+        every_pair: of lines that are no baselines.
     """
 
     task: str
+    kind: str
     data: str
     metric: str
+    lower_is_better: bool
+    unit: str
+    estimand: str
     counts: str
     cautions: tuple[str, ...]
     entries: tuple[Entry, ...]
@@ -86,10 +110,40 @@ class Comparison:
     post_hoc: bool
     cohort: str
     against: tuple[AgainstBaselines, ...]
+    heads: tuple[HeadByVal, ...]
+    one_line_each: bool
+    every_pair: tuple[PairOfLines, ...]
+
+    @property
+    def speaks_of(self) -> str:
+        """Of what its p, ranks, best set, detectable differences and non-inferiority speak, in a sentence."""
+        of = [each.difference.speaks_of for each in self.every_pair]
+        if not of:
+            return ""
+        if "these trained heads" not in of:
+            return "speaks of encoders: the variance of the training sample is counted"
+        if "encoders" not in of:
+            return "speaks of these trained heads: what another training sample would change is not counted"
+        counted = of.count("encoders")
+        return (
+            f"{counted} of {len(of)} pairs speak of encoders, with the variance of the training sample; the others, "
+            "marked †, of these trained heads"
+        )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether some of its differences speak of encoders and others of trained heads."""
+        return len({each.difference.speaks_of for each in self.every_pair}) > 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        content = asdict(self) | {"speaks_of": self.speaks_of}
+        for entry, written in zip(self.entries, content["entries"], strict=True):
+            if entry.difference is not None:
+                written["difference"]["speaks_of"] = entry.difference.speaks_of
+        for each, written in zip(self.every_pair, content["every_pair"], strict=True):
+            written["difference"]["speaks_of"] = each.difference.speaks_of
+        return content
 
 
 def compare(
@@ -100,6 +154,8 @@ def compare(
     metric: str | None = None,
     margin: float | None = None,
     reference: str | None = None,
+    average_over: AverageOver = "image",
+    heads: Heads = "all",
 ) -> list[Comparison]:
     """Compare runs, task by task and test cohort by test cohort.
 
@@ -110,9 +166,13 @@ def compare(
         metric: by which; by default the task's primary one where it can be paired, else the usual one of its kind.
         margin: of non-inferiority, on the scale of the metric.
         reference: the encoder that non-inferiority refers to; by default the best one observed, which is said.
+        average_over: what counts once in a metric that is a mean over images: estimate, interval, rank, test, best
+            set and the choice of heads change together.
+        heads: ``best-by-val`` compares one line of each encoder, that with the best metric on val.
 
     Raises:
-        EvalfmError: there is nothing to compare, or runs cannot be paired.
+        EvalfmError: there is nothing to compare, runs cannot be paired, the metric is no mean that could be averaged
+            over patients, or no head of an encoder can be chosen on val.
     """
     tables = task_tables(plain_runs(runs))
     if task is not None:
@@ -130,7 +190,7 @@ def compare(
     # Baselines alone, on a cohort that no encoder was tested on, stop nothing.
     shown = [table for table in tables if not all(line.baseline for line in table.lines)] or tables
     _refuse_strangers(shown)
-    return [_compare(table, metric, margin, reference) for table in shown]
+    return [_compare(table, metric, margin, reference, average_over, heads) for table in shown]
 
 
 def of_cohort(tables: Sequence[TaskTable], words: str) -> list[TaskTable]:
@@ -167,8 +227,16 @@ def _refuse_strangers(tables: Sequence[TaskTable]) -> None:
         )
 
 
-def _compare(table: TaskTable, metric: str | None, margin: float | None, reference: str | None) -> Comparison:
-    paired = pair(table.lines, metric)
+def _compare(
+    whole: TaskTable, metric: str | None, margin: float | None, reference: str | None, over: AverageOver, heads: Heads
+) -> Comparison:
+    by_val = best_heads(whole, metric, over)
+    if heads == "best-by-val":
+        for each in by_val:
+            if each.best is None:
+                raise EvalfmError(f"{whole.task}: {each.sentence.rstrip('.')}; name one head with --head.")
+    table = whole if heads == "all" else one_line_each(whole, by_val)
+    paired = pair(table.lines, metric, over)
     measured = {str(place): paired.measured(place) for place in range(len(table.lines))}
     estimated = estimates(measured, paired.patients, unit=paired.unit)
     found = [estimated[str(place)] for place in range(len(table.lines))]
@@ -180,43 +248,50 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
         raise EvalfmError(
             f"{table.task}: {table.lines[absent[0]].encoder} has no {paired.metric}: {found[absent[0]].reason}."
         )
-    best = _best(found, contenders, paired.lower_is_better)
+    lower = paired.lower_is_better
+    best = _best(found, contenders, lower)
     every = list(combinations(contenders, 2))
     differences = dict(zip(every, paired.differences(every), strict=True)) if every else {}
-    adjusted = dict(zip(every, holm([_p(differences[each]) for each in every]).tolist(), strict=True)) if every else {}
+    adjusted = dict(zip(every, map(_or_none, holm([_p(differences[each]) for each in every])), strict=True))
     to_best = _to_best(paired, differences, best, len(table.lines))
-    ranks = _ranks(paired, contenders)
+    ranks = dict(zip(contenders, rank_sets(list(differences.values()), lower_is_better=lower), strict=True))
     verdicts = None if margin is None else _non_inferior(table, paired, contenders, best, margin, reference)
+    chosen = {line: line == each.chosen for each in by_val if each.best is not None for line in each.lines}
     entries = []
     for place, line in enumerate(table.lines):
         difference = to_best.get(place)
         corrected = adjusted.get((min(place, best), max(place, best)))
-        baseline = line.baseline
+        contends = not line.baseline
         entries.append(
             Entry(
                 line.encoder,
                 line.head,
                 line.adaptation,
-                baseline,
+                line.baseline,
                 len(line.runs),
                 paired.seed_sd(place),
                 found[place],
                 difference,
-                None if corrected is None or np.isnan(corrected) else float(corrected),
-                None if baseline else ranks[place],
-                None if baseline else place == best or corrected is None or not corrected < ALPHA,
-                None
-                if difference is None or baseline
-                else minimal_detectable_difference(difference.standard_error, comparisons=max(1, len(every))),
-                None if verdicts is None or baseline else verdicts[1].get(place),
+                corrected,
+                ranks[place] if contends else None,
+                difference is None or not significantly_worse(difference, corrected, lower_is_better=lower)
+                if contends
+                else None,
+                _detectable(difference, len(every)) if contends else None,
+                None if verdicts is None or not contends else verdicts[1].get(place),
+                chosen.get((line.encoder, line.head, line.adaptation)) if contends else None,
             )
         )
     note = paired.measured(0).note
-    order = sorted(range(len(entries)), key=lambda place: _order(entries[place], paired.lower_is_better))
+    order = sorted(range(len(entries)), key=lambda place: _order(entries[place], lower))
     return Comparison(
         table.task,
+        table.lines[0].runs[0].kind,
         table.data,
         paired.metric,
+        lower,
+        paired.of_runs.metric.unit,
+        _estimand(paired, over),
         table.unit_counts,
         (*table.cautions, *([] if note is None else [f"{paired.metric} {note}."])),
         tuple(entries[place] for place in order),
@@ -227,6 +302,30 @@ def _compare(table: TaskTable, metric: str | None, margin: float | None, referen
         verdicts is not None and reference is None,
         table.cohort,
         tuple(against_baselines(table, paired)),
+        by_val,
+        heads != "all" and any(each.best is not None for each in by_val),
+        tuple(
+            PairOfLines(entries[one].name, entries[other].name, differences[one, other], adjusted[one, other])
+            for one, other in every
+        ),
+    )
+
+
+def _estimand(paired: Paired, over: AverageOver) -> str:
+    """What counts once, in words."""
+    if over == "patient":
+        return f"{paired.metric} is the mean over patients of the mean of their images: every patient counts once"
+    if paired.of_runs.measured[0].by_patient is None:
+        return f"{paired.metric} is over images; the images of a patient are a cluster"
+    return f"{paired.metric} is the mean over images: every image counts once; those of a patient are a cluster"
+
+
+def _detectable(difference: Difference | None, comparisons: int) -> float | None:
+    if difference is None:
+        return None
+    freedom = difference.degrees_of_freedom
+    return minimal_detectable_difference(
+        difference.standard_error, degrees_of_freedom=freedom, comparisons=max(1, comparisons)
     )
 
 
@@ -244,6 +343,10 @@ def _p(difference: Difference) -> float:
     return float("nan") if difference.p is None else difference.p
 
 
+def _or_none(p: float) -> float | None:
+    return None if np.isnan(p) else float(p)
+
+
 def _to_best(
     paired: Paired, differences: dict[tuple[int, int], Difference], best: int, count: int
 ) -> dict[int, Difference]:
@@ -252,19 +355,6 @@ def _to_best(
     missing = [each for each in wanted if each not in differences]
     known = dict(zip(missing, paired.differences(missing), strict=True)) if missing else {}
     return {place: known.get((place, best)) or differences[place, best] for place, _ in wanted}
-
-
-def _ranks(paired: Paired, contenders: Sequence[int]) -> dict[int, tuple[float, float]]:
-    """95 % interval of each rank (1 is best; ties share) over patient-clustered resamples."""
-    statistics = {str(place): paired.statistic(place) for place in contenders}
-    resampled = bootstrap(statistics, paired.patients, resamples=RESAMPLES)
-    values = np.stack([resampled[str(place)] for place in contenders], axis=1)
-    values = values[np.isfinite(values).all(axis=1)]
-    if not len(values):
-        return dict.fromkeys(contenders, (1.0, float(len(contenders))))
-    ranks: NDArray[np.float64] = rankdata(values if paired.lower_is_better else -values, axis=1)
-    low, high = np.quantile(ranks, [0.025, 0.975], axis=0)
-    return {place: (float(low[column]), float(high[column])) for column, place in enumerate(contenders)}
 
 
 def _non_inferior(

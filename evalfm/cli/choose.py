@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalfm.cli.compare import runs_in
+from evalfm.cli.compare import average_of, runs_in
 from evalfm.cli.console import emit_json, print_rows
 from evalfm.errors import UnknownNameError
 
@@ -24,9 +24,14 @@ def choose(
         float | None, typer.Option(help="Longest forward pass of one image, in ms, as the runs measured it.")
     ] = None,
     labels: Annotated[int | None, typer.Option(help="Only runs trained on at most so many images.")] = None,
+    average_over: Annotated[
+        str, typer.Option(help="What counts once in a mean (Dice, MAE, accuracy …): image or patient.")
+    ] = "image",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Rank the encoders that are not significantly worse than the best by their cost, and say why others are out.
+
+    Of several heads or adaptations of an encoder the best on val speaks for it.
 
     Every run holds the time of a forward pass of one image on the device that it was made on; --max-ms takes runs of
     one device.
@@ -44,7 +49,8 @@ def choose(
     if licence not in (None, "commercial"):
         raise UnknownNameError("demand on the licence", str(licence), ["commercial"])
     most = None if max_params is None else parameters_of(max_params)
-    choice = answer(runs_in(runs), task, Limits(most, licence == "commercial", labels, max_ms), cohort=cohort)
+    limits = Limits(most, licence == "commercial", labels, max_ms)
+    choice = answer(runs_in(runs), task, limits, cohort=cohort, average_over=average_of(average_over))
     if json:
         emit_json(choice.to_json())
         return

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalfm.cli.console import Footnotes, emit_json, print_against, print_rows
+from evalfm.cli.console import emit_json
 from evalfm.errors import EvalfmError, UnknownNameError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from evalfm.analysis.compare import Comparison, Entry
+    from evalfm.analysis.compare import Heads
+    from evalfm.analysis.pairing import AverageOver
     from evalfm.run import Run
 
 
@@ -23,19 +24,39 @@ def compare(
     cohort: Annotated[
         str | None, typer.Option(help="Test cohorts whose words hold this only, such as \"view == 'PA'\" or 5 folds.")
     ] = None,
-    head: Annotated[str | None, typer.Option(help="Runs of this head only; baselines stay.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Runs of this head only; or best-by-val: of each encoder the line that is best on val. Baselines stay."
+        ),
+    ] = None,
     metric: Annotated[
         str | None,
         typer.Option(help="Compare by this one, such as accuracy or auroc[effusion]; else the task's first."),
     ] = None,
     margin: Annotated[float | None, typer.Option(help="Non-inferiority margin, on the metric's scale.")] = None,
     reference: Annotated[str | None, typer.Option(help="The encoder that --margin refers to.")] = None,
+    average_over: Annotated[
+        str,
+        typer.Option(
+            help="What counts once in a mean (Dice, MAE, accuracy, Brier score …): image or patient. Estimate, "
+            "interval, rank, test and best set change together."
+        ),
+    ] = "image",
+    external: Annotated[
+        bool,
+        typer.Option(
+            "--external",
+            help="Hold the order on A, the first folder, against B, the second; with one folder, runs made with "
+            "--test-data are B.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which encoders are really better: paired differences to the best, corrected for every pair.
 
     Runs are compared with those that stand on the same test patients and labels: each test cohort of a task has a
-    table of its own.
+    table of its own. Where several tasks share encoders, what they say together stands at the end.
 
     Examples:
 
@@ -44,21 +65,106 @@ def compare(
         evalfm compare runs --task ptx-cls --margin 0.02 --reference rad-dino
 
         evalfm compare runs --task density --metric accuracy
-    """
-    from evalfm.analysis.compare import compare as comparisons
 
-    chosen = runs_in(runs)
-    if head is not None:
-        heads = sorted({run.head for run in chosen})
-        if head not in heads:
-            raise UnknownNameError("head among these runs", head, heads)
-        chosen = [run for run in chosen if run.head == head or run.is_baseline]
-    tables = comparisons(chosen, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
+        evalfm compare runs --head best-by-val --average-over patient
+
+        evalfm compare runs-on-a runs-on-b --external
+    """
+    from evalfm.analysis.across import across_tasks
+    from evalfm.analysis.compare import compare as comparisons
+    from evalfm.cli.compare_tables import print_across, print_comparison
+
+    over = average_of(average_over)
+    if external:
+        _compare_external(runs, head, over, json, task=task, metric=metric, refused=[cohort, margin, reference])
+        return
+    chosen, heads = of_head(runs_in(runs), head)
+    tables = comparisons(
+        chosen,
+        task=task,
+        cohort=cohort,
+        metric=metric,
+        margin=margin,
+        reference=reference,
+        average_over=over,
+        heads=heads,
+    )
+    together = across_tasks(tables)
     if json:
-        emit_json([table.to_json() for table in tables])
+        emit_json(
+            [
+                *(table.to_json() for table in tables),
+                *([{"across_tasks": together.to_json()}] if together else []),
+            ]
+        )
         return
     for table in tables:
-        _show(table)
+        print_comparison(table)
+    if together is not None:
+        print_across(together)
+
+
+def _compare_external(
+    folders: Sequence[Path],
+    head: str | None,
+    over: AverageOver,
+    json: bool,
+    *,
+    task: str | None,
+    metric: str | None,
+    refused: Sequence[object],
+) -> None:
+    from evalfm.analysis.external import external_validation, tested_elsewhere
+    from evalfm.cli.compare_tables import print_external
+
+    if any(each is not None for each in refused):
+        raise EvalfmError("--external takes no --cohort, --margin or --reference; leave them out.")
+    if len(folders) > 2:
+        raise EvalfmError(f"--external takes one folder or two, A and B, not {len(folders)}.")
+    if len(folders) == 2:
+        on_a, on_b = runs_in(folders[:1]), runs_in(folders[1:])
+    else:
+        on_a, on_b = tested_elsewhere(runs_in(folders))
+    every, heads = of_head([*on_a, *on_b], head)
+    kept = {run.folder for run in every}
+    on_a, on_b = ([run for run in runs if run.folder in kept] for runs in (on_a, on_b))
+    found = external_validation(on_a, on_b, task=task, metric=metric, average_over=over, heads=heads)
+    if json:
+        emit_json([each.to_json() for each in found])
+        return
+    for each in found:
+        print_external(each)
+
+
+def average_of(name: str) -> AverageOver:
+    """What is averaged over.
+
+    Raises:
+        UnknownNameError: neither image nor patient.
+    """
+    if name == "patient":
+        return "patient"
+    if name != "image":
+        raise UnknownNameError("unit to average over", name, ["image", "patient"])
+    return "image"
+
+
+def of_head(runs: Sequence[Run], head: str | None) -> tuple[list[Run], Heads]:
+    """Runs of this head and baselines, and whether one line of each encoder is wanted.
+
+    Raises:
+        UnknownNameError: no run has the head.
+    """
+    from evalfm.analysis.compare import BEST_BY_VAL
+
+    if head is None:
+        return list(runs), "all"
+    if head == BEST_BY_VAL:
+        return list(runs), "best-by-val"
+    heads = sorted({run.head for run in runs})
+    if head not in heads:
+        raise UnknownNameError("head among these runs", head, [*heads, BEST_BY_VAL])
+    return [run for run in runs if run.head == head or run.is_baseline], "all"
 
 
 def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes: bool = False) -> list[Run]:
@@ -102,60 +208,3 @@ def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes:
             raise EvalfmError(f"There is but {sentence}.")
         typer.echo(f"Left out: {sentence}.", err=True)
     return found
-
-
-def _show(table: Comparison) -> None:
-    from evalfm.analysis.figures import p_words
-
-    header = [
-        "encoder",
-        "head",
-        "adaptation",
-        table.metric,
-        "seed sd",
-        "minus the best",
-        "p",
-        "rank",
-        "detectable",
-        "set",
-    ]
-    if table.margin is not None:
-        header.append("non-inferior")
-    rows, footnotes = [], Footnotes()
-    for entry in table.entries:
-        estimate = footnotes.cell(entry.estimate, f"{entry.encoder}/{entry.head}")
-        row = [entry.encoder, entry.head, entry.adaptation, estimate]
-        row += ["–" if entry.seed_sd is None else f"{entry.seed_sd:.3f}", _difference(entry), p_words(entry.p)]
-        row += ["–" if entry.rank is None else f"{entry.rank[0]:g}–{entry.rank[1]:g}"]
-        row += ["–" if entry.detectable is None else f"{entry.detectable:.3f}"]
-        row += ["baseline" if entry.baseline else "best" if entry.in_best_set else ""]
-        if table.margin is not None:
-            row.append({True: "yes", False: "no", None: "–"}[entry.non_inferior])
-        rows.append(row)
-    print_rows(f"{table.task} on {table.cohort}", header, rows)
-    typer.echo(f"  {table.counts}")
-    if table.pairs:
-        pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"
-        typer.echo(f"  p: {table.method}, Holm over {pairs}. best: not significantly worse than the best estimate.")
-        typer.echo(
-            "  detectable: the true difference that would have been found with 80 % power; no difference found is"
-        )
-        typer.echo("  no proof of equality. rank: 95 % interval over resampled patients.")
-    else:
-        typer.echo("  One line that is no baseline: there is no pair to compare.")
-    if table.margin is not None:
-        chosen = " (the best one observed: chosen after the fact)" if table.post_hoc else ""
-        typer.echo(
-            f"  non-inferior: worse than {table.reference}{chosen} by less than {table.margin:g}, Holm-corrected."
-        )
-    for caution in (*table.cautions, *footnotes.lines()):
-        typer.echo(f"  {caution}")
-    print_against(table.against)
-
-
-def _difference(entry: Entry) -> str:
-    if entry.difference is None:
-        return "–"
-    if entry.difference.low is None:
-        return f"{entry.difference.value:+.3f}"
-    return f"{entry.difference.value:+.3f} [{entry.difference.low:+.3f}, {entry.difference.high:+.3f}]"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from evalfm.analysis.baselines import AgainstBaselines
+    from evalfm.analysis.best_heads import HeadByVal
     from evalfm.analysis.table import Line, TaskTable
     from evalfm.data.manifest import Manifest
     from evalfm.run import Run
@@ -110,32 +111,42 @@ def table_json(table: TaskTable) -> dict[str, Any]:
     """What ``print_runs`` shows of one table, as plain values."""
     from evalfm.analysis import operating_points
     from evalfm.analysis.baselines import against_baselines
+    from evalfm.analysis.best_heads import best_heads
     from evalfm.analysis.table import as_json
 
-    against = [each.to_json() for each in against_baselines(table)]
-    return as_json(table) | {"operating_points": operating_points.as_json(table), "against_baselines": against}
+    return as_json(table) | {
+        "operating_points": operating_points.as_json(table),
+        "against_baselines": [each.to_json() for each in against_baselines(table)],
+        "best_heads_by_val": [each.to_json() for each in best_heads(table)],
+    }
 
 
 def print_runs(runs: Iterable[Run]) -> None:
     """Print the tables of ``runs``, with their cautions under them."""
     from evalfm.analysis.baselines import against_baselines
+    from evalfm.analysis.best_heads import best_heads
     from evalfm.analysis.table import task_tables
 
     for table in task_tables(runs):
-        print_task(table)
+        print_task(table, best_heads(table))
         print_against(against_baselines(table))
         print_operating_points(table)
 
 
 def print_against(found: Sequence[AgainstBaselines]) -> None:
     """Print which lines of a task beat its baselines."""
-    if found:
-        said = "Against all baselines at once (intersection–union), of these trained heads:"
-        _print_lines([said, *(each.sentence for each in found)])
+    for speaks_of in ("encoders", "these trained heads"):
+        lines = [each.sentence for each in found if each.speaks_of == speaks_of]
+        if lines:
+            counted = "training variance counted" if speaks_of == "encoders" else "training variance not counted"
+            _print_lines(
+                [f"Against all baselines at once (intersection–union); speaks of {speaks_of}, {counted}:", *lines]
+            )
 
 
-def print_task(table: TaskTable) -> None:
-    """Print one task's table: estimates with 95 % intervals, baselines marked, cautions below."""
+def print_task(table: TaskTable, heads: Sequence[HeadByVal] = ()) -> None:
+    """Print one task's table: estimates with 95 % intervals, baselines and best ``heads`` marked, cautions below."""
+    chosen = {each.chosen for each in heads}
     with_seeds = any(len(line.runs) > 1 for line in table.lines)
     with_episodes = any(line.episode_sd is not None for line in table.lines)
     more = ["sd over episodes"] * with_episodes + ["seeds"] * with_seeds
@@ -149,10 +160,17 @@ def print_task(table: TaskTable) -> None:
         ]
         spread = ["–" if line.episode_sd is None else f"{line.episode_sd:.3f}"] if with_episodes else []
         seeds = [str(len(line.runs))] if with_seeds else []
-        rows.append([_name(line), line.head, line.adaptation, *cells, *spread, *seeds])
+        head = head_cell(line.head, (line.encoder, line.head, line.adaptation) in chosen)
+        rows.append([_name(line), head, line.adaptation, *cells, *spread, *seeds])
     print_rows(f"{table.task} on {table.cohort}: {table.title}", header, rows)
     of_seeds = ["Of several seeds: mean ± standard deviation over them."] if with_seeds else []
-    _print_lines([table.unit_counts, *of_seeds, *table.cautions, *footnotes.lines()])
+    of_heads = [each.sentence for each in heads]
+    _print_lines([table.unit_counts, *of_seeds, *of_heads, *table.cautions, *footnotes.lines()])
+
+
+def head_cell(head: str, best_by_val: bool | None) -> str:
+    """A head as it stands in a table, marked where it is the best of its encoder by val."""
+    return f"{head} (best by val)" if best_by_val else head
 
 
 def print_metrics(table: TaskTable) -> None:

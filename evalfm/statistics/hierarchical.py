@@ -15,7 +15,7 @@ from evalfm.statistics.resampling import Values
 GRID = 400
 """Values of τ, equally probable under its prior."""
 SCALES = (0.02, 0.1)
-"""Of the half-Cauchy prior of τ: the one of record, and one that lets tasks differ more, to show what the prior does."""
+"""Of the half-Cauchy prior of τ: that of record, and one that lets tasks differ more, to show what the prior does."""
 ROPE = 0.01
 """Differences within ± this count as practically equal."""
 
@@ -69,7 +69,7 @@ def mean_difference(
 
     >>> found = mean_difference([0.03, 0.02, 0.04], [0.01, 0.01, 0.02])
     >>> round(found.mean, 3), round(found.low, 3), round(found.high, 3), round(found.better, 2)
-    (0.027, 0.001, 0.053, 0.94)
+    (0.028, 0.005, 0.052, 0.95)
     """
     x, s = np.asarray(differences, dtype=np.float64), np.asarray(standard_errors, dtype=np.float64)
     if len(x) < 2 or x.shape != s.shape:

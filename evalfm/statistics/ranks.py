@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -34,9 +34,20 @@ def significantly_worse(
     return p is not None and p < alpha and worse
 
 
-def critical_p(
-    standard_errors: ArrayLike, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
-) -> float:
+def negated(difference: Difference) -> Difference:
+    """Second minus first.
+
+    >>> found = negated(Difference(0.1, 0.01, 0.08, 0.12, 1e-9, None, 100, "z"))
+    >>> found.value, found.low, found.high, found.p
+    (-0.1, -0.12, -0.08, 1e-09)
+    """
+    low, high = difference.low, difference.high
+    return replace(
+        difference, value=-difference.value, low=None if high is None else -high, high=None if low is None else -low
+    )
+
+
+def critical_p(standard_errors: ArrayLike, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0) -> float:
     """Below which the smallest p over all pairs of K models falls in 1 − ``level`` of studies where all are equal.
 
     The differences are drawn from their joint normal (max-|t|). Its covariance follows from the variances D of the
@@ -164,9 +175,7 @@ def friedman(scores: ArrayLike) -> Friedman:
     ranks = task_ranks(scores)
     tasks, models = ranks.shape
     if tasks < FEWEST_TASKS or models < 3:
-        raise ValueError(
-            f"Friedman's test needs {FEWEST_TASKS} tasks and three models; there are {tasks} and {models}"
-        )
+        raise ValueError(f"Friedman's test needs {FEWEST_TASKS} tasks and three models; there are {tasks} and {models}")
     spread = ((ranks - (models + 1) / 2) ** 2).sum()
     if spread == 0:
         raise ValueError("every task ranks all models alike")
@@ -212,7 +221,7 @@ def kendall(first: ArrayLike, second: ArrayLike, *, level: float = 0.95) -> Agre
     count = len(one)
     if count < 2:
         raise ValueError("an order needs two models at least")
-    tau = float(stats.kendalltau(one, other).statistic)
+    tau = round(float(stats.kendalltau(one, other).statistic), 12)
     if not np.isfinite(tau):
         raise ValueError("an order has ties only")
     if count < FEWEST_RANKED:

@@ -104,7 +104,7 @@ def test_compare_and_its_json_say_it_too(tmp_path: Path) -> None:
     (table,) = compare(runs)
     assert [each.encoder for each in table.against] == ["good"]
     said = CliRunner().invoke(app, ["compare", str(tmp_path)], catch_exceptions=False).stdout
-    assert "Against all baselines at once (intersection–union), of these trained heads:" in said
+    assert "Against all baselines at once (intersection–union); speaks of these trained heads" in said
     assert table.against[0].sentence in said
     plain = json.loads(CliRunner().invoke(app, ["compare", str(tmp_path), "--json"], catch_exceptions=False).stdout)
     assert plain[0]["against"][0]["p"] == table.against[0].p

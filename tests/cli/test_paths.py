@@ -132,10 +132,10 @@ WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address
 study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
-compare: task head metric reference cohort
+compare: task head metric reference cohort average_over
 bias: by adjust task label target score patient device
 counterfactual: mask device
-choose: task max_params licence cohort
+choose: task max_params licence cohort average_over
 report: task title
 embed: devices address where shard
 doctor: precision device

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from evalfm.analysis.choose import choose
 from evalfm.analysis.cohort import by_cohort, cohort_names
-from evalfm.analysis.compare import Comparison
+from evalfm.analysis.compare import Comparison, compare
 from evalfm.analysis.figures import p_words
 from evalfm.analysis.pages import Section, picture_uri
 from evalfm.analysis.report import charts
@@ -109,6 +109,11 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
         best = _in_order(summary, choice.comparison)
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
         made.pairs = choice.comparison.pairs
+        if choice.comparison.one_line_each:
+            with made.part("Every head and adaptation"):
+                (every,) = compare(whole, task=summary.task)
+                made.tables.append(("Every head and adaptation", _compared(f"{made.anchor}-heads", every)))
+                made.pairs = every.pairs
     made.tables.append(("Metrics that the task names first", _metrics(f"{made.anchor}-metrics", summary)))
     with made.part("All metrics"):
         made.folded.append(("All metrics", _all_metrics(f"{made.anchor}-all-metrics", summary)))
@@ -174,9 +179,13 @@ def _on_all_labels(runs: Sequence[Run]) -> list[Run]:
 
 
 def _in_order(summary: TaskTable, comparison: Comparison) -> list[Line]:
-    """The lines as the comparison ranks them."""
+    """The lines as the comparison ranks them; heads that do not speak for their encoder after those that do."""
     place = {(each.encoder, each.head, each.adaptation): number for number, each in enumerate(comparison.entries)}
-    return sorted(summary.lines, key=lambda line: place[line.encoder, line.head, line.adaptation])
+
+    def order(line: Line) -> tuple[bool, int]:
+        return line.baseline, place.get((line.encoder, line.head, line.adaptation), len(place))
+
+    return sorted(summary.lines, key=order)
 
 
 def _compared(name: str, found: Comparison) -> Table:
@@ -184,19 +193,25 @@ def _compared(name: str, found: Comparison) -> Table:
     header += ["detectable", "set"]
     rows: list[list[Value]] = []
     for each in found.entries:
-        rank = None if each.rank is None else f"{each.rank[0]:g}–{each.rank[1]:g}"
+        rank = None if each.rank is None else "–".join(str(end) for end in dict.fromkeys(each.rank))
         group = "baseline" if each.baseline else "best" if each.in_best_set else ""
-        row: list[Value] = [each.encoder, each.head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
-        rows.append([*row, Signed.of(each.difference), p_words(each.p), rank, each.detectable, group])
+        head = f"{each.head} (best by val)" if each.best_by_val else each.head
+        heads_only = found.mixed and each.difference is not None and each.difference.speaks_of != "encoders"
+        p = p_words(each.p) + ("†" if heads_only else "")
+        row: list[Value] = [each.encoder, head, each.adaptation, each.estimate, each.seeds, each.seed_sd]
+        rows.append([*row, Signed.of(each.difference), p, rank, each.detectable, group])
+    remarks = [each.sentence for each in found.heads]
     if not found.pairs:
-        return table(name, header, rows, "One line that is no baseline: there is no pair to compare.")
+        caption = f"One line that is no baseline: there is no pair to compare. {found.estimand}."
+        return table(name, header, rows, caption, remarks)
     caption = (
         f"Paired differences to the best on the same patients ({found.method}); p after Holm over "
-        f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}. "
-        "rank: 95 % interval over resampled patients. detectable: the true difference that would have been found with "
-        "80 % power; no difference found is no proof of equality. set: not significantly worse than the best."
+        f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}; p {found.speaks_of}. {found.estimand}. "
+        "rank: 95 % for all lines at once (max-|t| over all pairs), wide by nature. detectable: the true difference "
+        "that would have been found with 80 % power; no difference found is no proof of equality. set: not "
+        "significantly worse than the best."
     )
-    return table(name, header, rows, caption)
+    return table(name, header, rows, caption, remarks)
 
 
 def _metrics(name: str, summary: TaskTable) -> Table:
