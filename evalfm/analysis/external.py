@@ -67,7 +67,7 @@ class ExternalValidation:
         return asdict(self)
 
 
-def tested_elsewhere(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
+def by_test_data(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
     """Runs tested on the data set that they were trained on, and those tested on another one (``--test-data``)."""
     at_home, elsewhere = [], []
     for run in runs:

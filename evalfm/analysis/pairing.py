@@ -202,8 +202,8 @@ def _over_patients(metric: Metric, name: str, every: Mapping[str, tuple[Metric, 
     """
     if unit != "patients":
         raise EvalfmError("patients are unknown, so nothing can be averaged over them; leave --average-over image.")
-    means = [each for each, (of, rows) in every.items() if of.contrast and _is_mean(of.measure(rows))]
-    if name not in means:
+    if not _is_mean(*every[name]):
+        means = [each for each, (of, rows) in every.items() if of.contrast and _is_mean(of, rows)]
         raise EvalfmError(
             f"{name} is no mean over images, so that it has no average over patients; leave --average-over image"
             + (f", or compare by {', '.join(means)}." if means else ".")
@@ -211,8 +211,13 @@ def _over_patients(metric: Metric, name: str, every: Mapping[str, tuple[Metric, 
     return over_patients(metric)
 
 
-def _is_mean(found: Measured | Estimate) -> bool:
-    return isinstance(found, Measured) and found.by_patient is not None
+def _is_mean(metric: Metric, rows: Rows) -> bool:
+    try:
+        found = metric.measure(rows)
+    except EvalfmError:
+        # What the predictions lack is no choice.
+        return False
+    return isinstance(found, Estimate) or found.by_patient is not None
 
 
 def usual_metric(run: Run) -> Metric:

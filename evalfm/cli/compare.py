@@ -114,7 +114,7 @@ def _compare_external(
     metric: str | None,
     refused: Sequence[object],
 ) -> None:
-    from evalfm.analysis.external import external_validation, tested_elsewhere
+    from evalfm.analysis.external import by_test_data, external_validation
     from evalfm.cli.compare_tables import print_external
 
     if any(each is not None for each in refused):
@@ -124,7 +124,7 @@ def _compare_external(
     if len(folders) == 2:
         on_a, on_b = runs_in(folders[:1]), runs_in(folders[1:])
     else:
-        on_a, on_b = tested_elsewhere(runs_in(folders))
+        on_a, on_b = by_test_data(runs_in(folders))
     every, heads = of_head([*on_a, *on_b], head)
     kept = {run.folder for run in every}
     on_a, on_b = ([run for run in runs if run.folder in kept] for runs in (on_a, on_b))

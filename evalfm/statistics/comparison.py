@@ -374,9 +374,9 @@ def minimal_detectable_difference(
 ) -> float:
     """The true difference that a two-sided test at ``alpha / comparisons`` would find with ``power``.
 
-    By the normal (z₁₋α/₂ + z_power) × standard error; by t, the standard error being itself a draw, where the noncentral
-    t has that power: of few degrees of freedom and many comparisons up to a fifth more than quantiles of t would give.
-    It is what "no difference" is to be read against.
+    By the normal (z₁₋α/₂ + z_power) × standard error; by t, the standard error being itself a draw, where the
+    noncentral t has that power: of few degrees of freedom and many comparisons up to a fifth more than quantiles of t
+    would give. It is what "no difference" is to be read against.
 
     >>> round(minimal_detectable_difference(0.01), 4), round(minimal_detectable_difference(0.01, comparisons=10), 4)
     (0.028, 0.0365)

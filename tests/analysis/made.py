@@ -71,10 +71,11 @@ def make_run(
     classes: tuple[str, ...] | None = None,
     cost: Cost | None = None,
     made: dict[str, Any] | None = None,
+    val: pd.DataFrame | None = None,
     cautions: Sequence[Caution] = (),
     **data: Any,
 ) -> Run:
-    """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance."""
+    """A run of ``encoder`` with test predictions ``table`` and those of ``val``; ``made`` changes its provenance."""
     table = table.assign(split="test")
     if classes is None:
         classes = () if kind == "regression" else ("ptx",)
@@ -116,7 +117,8 @@ def make_run(
     )
     folder = run_folder(out, encoder, name, head, "frozen", key)
     with publishing(out, folder) as work:
-        write_run(work, record, table, {"weight": torch.zeros(1)})
+        rows = table if val is None else pd.concat([table, val.assign(split="val")], ignore_index=True)
+        write_run(work, record, rows, {"weight": torch.zeros(1)})
     return Run.read(folder)
 
 

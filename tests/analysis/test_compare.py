@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -9,13 +11,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from evalfm.analysis.choose import choose
 from evalfm.analysis.compare import compare
+from evalfm.analysis.pairing import Paired
+from evalfm.analysis.report.page import report_page
 from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.auroc import auroc
-from evalfm.statistics.comparison import compare_means, holm, minimal_detectable_difference
+from evalfm.statistics.comparison import Difference, compare_means, holm, minimal_detectable_difference
+from evalfm.statistics.ranks import negated, rank_sets
 
 from ..statistics.paired import compare_auroc
 from .made import binary_table, make_run, signal
@@ -76,10 +82,133 @@ def test_baselines_are_shown_and_never_in_the_family(tmp_path: Path) -> None:
     assert [entry.p for entry in without.entries] == [entry.p for entry in table.entries[:-1]]
 
 
+def test_one_that_is_significantly_better_than_the_best_estimate_stays_in_the_best_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = runs(tmp_path)
+    plain = Paired.differences
+    # A contrast of another opinion than the estimates: every difference has the other sign.
+    monkeypatch.setattr(Paired, "differences", lambda self, pairs: [negated(each) for each in plain(self, pairs)])
+    (table,) = compare(made)
+    poor = next(each for each in table.entries if each.encoder == "poor")
+    assert poor.difference is not None
+    assert poor.difference.value > 0.1
+    assert poor.p is not None
+    assert poor.p < 0.001
+    assert poor.in_best_set
+
+
+def test_of_what_the_ps_speak_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runs(tmp_path)
+    assert compare(made)[0].speaks_of.startswith("speaks of these trained heads")
+    plain = Paired.differences
+
+    def counted(self: Paired, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
+        return [
+            replace(each, training_error=0.01) if pair[0] in trained else each
+            for pair, each in zip(pairs, plain(self, pairs), strict=True)
+        ]
+
+    monkeypatch.setattr(Paired, "differences", counted)
+    trained = {0, 1, 2}
+    (table,) = compare(made)
+    assert table.speaks_of == "speaks of encoders: the variance of the training sample is counted"
+    assert not table.mixed
+    assert {each.speaks_of for each in table.against} == {"encoders"}
+    said = CliRunner().invoke(app, ["compare", str(tmp_path)], env={"COLUMNS": "200"}).output
+    assert "Holm over 3 pairs; speaks of encoders: the variance of the training sample is counted." in said
+    assert "speaks of encoders, training variance counted:" in said
+    assert "The comparison speaks of encoders" in choose(made, "ptx-cls").paragraph
+    assert "p speaks of encoders" in report_page(made)
+    written = table.to_json()
+    assert written["entries"][1]["difference"]["speaks_of"] == "encoders"
+    trained = {0}
+    (table,) = compare(made)
+    assert table.speaks_of.startswith("2 of 3 pairs speak of encoders")
+    said = CliRunner().invoke(app, ["compare", str(tmp_path)], env={"COLUMNS": "200"}).output
+    assert "†" in said
+
+
+def test_what_counts_in_a_mean_changes_estimate_test_rank_and_best_set_together(tmp_path: Path) -> None:
+    generator = np.random.default_rng(4)
+    # Twenty patients of twenty images, on which "many" is better; eighty of one, on which "few" is.
+    patient = np.array([*np.repeat(np.arange(20), 20), *np.arange(20, 100)])
+    crowded = patient < 20
+    tables = {}
+    for name, shift in (("many", 0.1), ("few", -0.1)):
+        dice = 0.6 + np.where(crowded, shift, -shift) + 0.05 * generator.normal(size=len(patient))
+        table = pd.DataFrame({"id": [f"{row:04}" for row in range(len(patient))], "dice_ptx": np.clip(dice, 0, 1)})
+        tables[name] = table.assign(
+            patient=[f"p{each:03}" for each in patient], area_true_ptx=5.0, area_predicted_ptx=5.0
+        )
+    made = [make_run(tmp_path, table, encoder=name, kind="segmentation") for name, table in tables.items()]
+    (images,), (patients,) = compare(made), compare(made, average_over="patient")
+    assert [each.encoder for each in images.entries] == ["many", "few"]
+    assert [each.encoder for each in patients.entries] == ["few", "many"]
+    means = {name: table.groupby("patient")["dice_ptx"].mean() for name, table in tables.items()}
+    for entry in patients.entries:
+        assert entry.estimate.value == pytest.approx(means[entry.encoder].mean())
+        assert entry.estimate.low < means[entry.encoder].mean() < entry.estimate.high
+    expected = compare_means(
+        tables["many"]["dice_ptx"], tables["few"]["dice_ptx"], tables["few"]["patient"].to_numpy(dtype=str)
+    )
+    worse = patients.entries[1]
+    assert worse.difference is not None
+    assert (worse.difference.value, worse.p) == (pytest.approx(expected.value), pytest.approx(expected.p))
+    assert (patients.entries[0].rank, worse.rank, worse.in_best_set) == ((1, 1), (2, 2), False)
+    assert (images.entries[0].rank, images.entries[1].in_best_set) == ((1, 1), False)
+    assert "mean over images: every image counts once" in images.estimand
+    assert "mean over patients of the mean of their images" in patients.estimand
+    assert choose(made, "ptx-seg", average_over="patient").comparison.entries[0].encoder == "few"
+    done = CliRunner().invoke(app, ["compare", str(tmp_path), "--average-over", "patient"], env={"COLUMNS": "200"})
+    assert "every patient counts once" in done.output
+
+
+def test_what_is_no_mean_over_images_is_not_averaged_over_patients(tmp_path: Path) -> None:
+    made = runs(tmp_path)
+    with pytest.raises(EvalfmError, match=r"auroc is no mean over images, .* compare by .*accuracy.*brier") as error:
+        compare(made, average_over="patient")
+    assert not {"ppv", "f1", "auprc", "balanced_accuracy"} & set(
+        str(error.value).replace(".", "").replace(",", "").split()
+    )
+    for metric in ("accuracy", "sensitivity", "specificity", "brier"):
+        assert compare(made, metric=metric, average_over="patient")[0].entries
+    unknown = [
+        make_run(tmp_path / "unknown", binary_table(score, TARGET), encoder=name, patients_known=False)
+        for name, score in scores().items()
+    ]
+    with pytest.raises(EvalfmError, match="patients are unknown"):
+        compare(unknown, metric="brier", average_over="patient")
+    code = CliRunner().invoke(app, ["compare", str(tmp_path), "--average-over", "study"])
+    assert code.exit_code != 0
+    assert "patient" in code.output + str(code.exception)
+
+
+def test_the_detectable_difference_follows_the_law_of_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain = runs(tmp_path), Paired.differences
+    (by_z,) = compare(made)
+    monkeypatch.setattr(
+        Paired,
+        "differences",
+        lambda self, pairs: [replace(each, degrees_of_freedom=6.5) for each in plain(self, pairs)],
+    )
+    (by_t,) = compare(made)
+    for one, other in zip(by_z.entries[1:3], by_t.entries[1:3], strict=True):
+        assert other.difference is not None
+        expected = minimal_detectable_difference(other.difference.standard_error, degrees_of_freedom=6.5, comparisons=3)
+        assert one.detectable is not None
+        assert other.detectable == pytest.approx(expected)
+        assert expected > 1.2 * one.detectable
+
+
 def test_ranks_tell_the_poor_one_apart(tmp_path: Path) -> None:
     (table,) = compare(runs(tmp_path))
     ranks = {entry.encoder: entry.rank for entry in table.entries}
     assert ranks["poor"] == (3, 3)
+    contenders = [entry.name for entry in table.entries if not entry.baseline]
+    known = {(each.first, each.second): each.difference for each in table.every_pair}
+    found = [known[pair] if pair in known else negated(known[pair[::-1]]) for pair in combinations(contenders, 2)]
+    assert [entry.rank for entry in table.entries if not entry.baseline] == rank_sets(found)
     assert ranks["good"] is not None
     assert ranks["good"][1] <= 2
 
