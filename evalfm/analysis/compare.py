@@ -296,7 +296,7 @@ def _compare(
         (*table.cautions, *([] if note is None else [f"{paired.metric} {note}."])),
         tuple(entries[place] for place in order),
         len(every),
-        next((each.method for each in to_best.values()), "one encoder: nothing to compare"),
+        _method([*differences.values()] or [*to_best.values()]),
         margin,
         None if verdicts is None else verdicts[0],
         verdicts is not None and reference is None,
@@ -309,6 +309,13 @@ def _compare(
             for one, other in every
         ),
     )
+
+
+def _method(differences: Sequence[Difference]) -> str:
+    """The tests of record, each once."""
+    methods = list(dict.fromkeys(each.method for each in differences))
+    more = f" and {len(methods) - 3} others" if len(methods) > 3 else ""
+    return "; ".join(methods[:3]) + more or "one encoder: nothing to compare"
 
 
 def _estimand(paired: Paired, over: AverageOver) -> str:

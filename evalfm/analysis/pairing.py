@@ -202,7 +202,8 @@ def _over_patients(metric: Metric, name: str, every: Mapping[str, tuple[Metric, 
     """
     if unit != "patients":
         raise EvalfmError("patients are unknown, so nothing can be averaged over them; leave --average-over image.")
-    if not _is_mean(*every[name]):
+    found = metric.measure(every[name][1])
+    if isinstance(found, Measured) and found.by_patient is None:
         means = [each for each, (of, rows) in every.items() if of.contrast and _is_mean(of, rows)]
         raise EvalfmError(
             f"{name} is no mean over images, so that it has no average over patients; leave --average-over image"
@@ -217,7 +218,7 @@ def _is_mean(metric: Metric, rows: Rows) -> bool:
     except EvalfmError:
         # What the predictions lack is no choice.
         return False
-    return isinstance(found, Estimate) or found.by_patient is not None
+    return isinstance(found, Measured) and found.by_patient is not None
 
 
 def usual_metric(run: Run) -> Metric:

@@ -13,7 +13,10 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from evalfm.analysis.across import across_tasks
+from evalfm.analysis.choose import choose
 from evalfm.analysis.compare import Comparison, compare
+from evalfm.analysis.report.across import across_section
+from evalfm.analysis.report.page import report_page, write_tables
 from evalfm.cli.app import app
 from evalfm.run import Run
 from evalfm.statistics.hierarchical import SCALES, mean_difference
@@ -155,6 +158,27 @@ def test_encoders_that_a_task_lacks_are_left_out_and_named(tmp_path: Path) -> No
     assert {each.name for each in found.models} == {"good", "fair"}
     assert any("poor · linear · frozen" in each for each in found.cautions)
     assert across_tasks(compare(runs(tmp_path / "one", 1))) is None
+
+
+def test_the_report_has_a_section_of_it(tmp_path: Path) -> None:
+    made = runs(tmp_path)
+    found = across_tasks([choose(made, f"task{task}").comparison for task in range(5)])
+    assert found is not None
+    section = across_section(compare(made))
+    assert section is not None
+    ranks = dict(section.tables)["Average ranks"]
+    assert [row[:2] for row in ranks.texts] == [
+        [each.name, f"{each.rank:.2f} [{each.low:.2f}, {each.high:.2f}]"] for each in found.models
+    ]
+    assert [title for title, _ in section.tables] == [
+        "Average ranks", "Pairs by Nemenyi", "Pairs over tasks", "Orders of two tasks",
+    ]  # fmt: skip
+    assert len(dict(section.tables)["Pairs by Nemenyi"].rows) == 10
+    page = report_page(made)
+    assert "Across 5 tasks" in page
+    assert "It speaks of these trained heads." in page
+    assert "across-pairs.csv" in {path.name for path in write_tables(made, tmp_path / "csv")}
+    assert "Across" not in report_page(runs(tmp_path / "one", 1))
 
 
 def test_the_verb_ends_with_it(tmp_path: Path) -> None:

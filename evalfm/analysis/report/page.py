@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from evalfm.analysis.pages import Section, page
+from evalfm.analysis.report.across import across_section
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.section import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
@@ -43,6 +44,7 @@ def report_page(
     shown = [
         Section("Summary", sections=summary),
         *(replace(each, words="") for each in tasks),
+        *_across(tasks),
         *_features(features),
         _methods(runs, tasks),
         _provenance(runs),
@@ -64,6 +66,11 @@ def _methods(runs: Sequence[Run], tasks: Sequence[TaskReport]) -> Section:
         sections=[Section(words=f"Data: {'; '.join(citations)}.")] if citations else [],
         tables=[("", checklists)],
     )
+
+
+def _across(tasks: Sequence[TaskReport]) -> list[Section]:
+    found = across_section([each.comparison for each in tasks if each.comparison is not None])
+    return [] if found is None else [found]
 
 
 def _features(features: Sequence[Mapping[str, Any]]) -> list[Section]:
@@ -107,7 +114,8 @@ def write_tables(
     features: Sequence[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
-    shown = [*sections(runs), *_features(features), _provenance(runs)]
+    tasks = sections(runs)
+    shown = [*tasks, *_across(tasks), *_features(features), _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"

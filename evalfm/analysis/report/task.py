@@ -59,9 +59,15 @@ def why(error: Exception) -> str:
 
 @dataclass
 class TaskReport(Section):
-    """The section of one task, whose ``words`` are the answer; ``pairs`` of lines were compared."""
+    """The section of one task, whose ``words`` are the answer.
+
+    Attributes:
+        pairs: how many of lines were compared.
+        comparison: of one line of each encoder; None where there is none.
+    """
 
     pairs: int = 0
+    comparison: Comparison | None = None
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -108,7 +114,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
         made.words = choice.paragraph
         best = _in_order(summary, choice.comparison)
         made.tables.append(("Encoders", _compared(f"{made.anchor}-encoders", choice.comparison)))
-        made.pairs = choice.comparison.pairs
+        made.comparison, made.pairs = choice.comparison, choice.comparison.pairs
         if choice.comparison.one_line_each:
             with made.part("Every head and adaptation"):
                 (every,) = compare(whole, task=summary.task)
