@@ -97,15 +97,20 @@ class AcrossTasks:
 def across_tasks(comparisons: Sequence[Comparison]) -> AcrossTasks | None:
     """What ``comparisons`` say together; None where no two tasks or data sets share two encoders.
 
+    Where not every task has the same encoders, those tasks are taken of which tasks times shared encoders is largest.
     A task counts once on a data set: other cohorts of it (folds, other images of the set) are no further tasks and are
     left out, which is said.
     """
-    tables, cautions = _one_each(comparisons)
-    if len(tables) < 2:
+    candidates, cautions = _one_each(comparisons)
+    tables = _that_share(candidates)
+    if not tables:
         return None
+    cautions += [
+        f"Has too few of these encoders, and left out: {each.task} on {each.cohort}."
+        for each in candidates
+        if all(each is not table for table in tables)
+    ]
     shared = shared_models(tables)
-    if len(shared) < 2:
-        return None
     names = list(shared)
     tasks = _words(tables)
     scores = np.array(
@@ -120,8 +125,8 @@ def across_tasks(comparisons: Sequence[Comparison]) -> AcrossTasks | None:
     average, ends = ranks.mean(axis=0), sets.mean(axis=0)
     order = sorted(range(len(names)), key=lambda place: average[place])
     models = tuple(
-        AverageRank(names[place], float(average[place]), *map(float, ends[place]), tuple(map(float, ranks[:, place])))
-        for place in order
+        AverageRank(names[place], float(average[place]), float(low), float(high), tuple(map(float, ranks[:, place])))
+        for place, (low, high) in ((place, ends[place]) for place in order)
     )
     left = sorted({entry.name for table in tables for entry in _contenders(table)} - _named_in(shared))
     if left:
@@ -158,6 +163,20 @@ def shared_models(tables: Sequence[Comparison]) -> dict[str, list[Entry]]:
     alone = all(len({each.encoder for each in entries}) == len(entries) for entries in lines)
     by_name = [{each.encoder if alone else each.name: each for each in entries} for entries in lines]
     return {name: [each[name] for each in by_name] for name in by_name[0] if all(name in each for each in by_name)}
+
+
+def _that_share(tables: Sequence[Comparison]) -> list[Comparison]:
+    """The tables that share encoders, two or more: those of which tasks times shared encoders is largest."""
+    best: tuple[tuple[int, int], list[Comparison]] = ((0, 0), [])
+    for one, other in combinations(tables, 2):
+        wanted = set(shared_models([one, other]))
+        if len(wanted) < 2:
+            continue
+        found = [table for table in tables if wanted <= set(shared_models([one, table]))]
+        size = len(shared_models(found))
+        if size >= 2:
+            best = max(best, ((len(found) * size, len(found)), found), key=lambda each: each[0])
+    return best[1]
 
 
 def differences_of(table: Comparison, entries: Sequence[Entry]) -> list[Difference]:

@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from evalfm.analysis.pairing import AverageOver, usual_metric
 from evalfm.analysis.series import encoder_label
 from evalfm.analysis.table import Line, TaskTable
 from evalfm.errors import EvalfmError
-from evalfm.metrics.metric import over_patients
+from evalfm.metrics.metric import Metric, over_patients
 from evalfm.metrics.registry import measurable
-from evalfm.metrics.rows import Scored
+from evalfm.metrics.rows import Rows, Scored
 from evalfm.run import Run
 from evalfm.split_options import SMALLER
 from evalfm.statistics.estimate import Estimate
@@ -44,10 +45,10 @@ class HeadByVal:
     def sentence(self) -> str:
         """What was chosen, in words."""
         if self.best is None:
-            return f"{self.encoder}: no head could be chosen on val ({self.reason})."
+            return f"No head of {self.encoder} could be chosen on val ({self.reason})."
         named = [f"{_use(line)} {value:.3f}" for line, value in zip(self.lines, self.values, strict=True)]
         others = ", ".join(each for place, each in enumerate(named) if place != self.best)
-        return f"{self.encoder}: best head by val {named[self.best]} ({self.metric} on val; {others})."
+        return f"Best head of {self.encoder} by val: {named[self.best]} ({self.metric} on val; {others})."
 
     @property
     def chosen(self) -> tuple[str, str, str] | None:
@@ -166,7 +167,7 @@ def _on_val(line: Line, metric: str, average_over: AverageOver) -> tuple[Mapping
     return {number: float(np.mean(values)) for number, values in found.items()}, images
 
 
-def _measurable(run: Run, table: Any, metric: str) -> tuple[Any, Any]:
+def _measurable(run: Run, table: pd.DataFrame, metric: str) -> tuple[Metric, Rows]:
     scored = Scored(table, tuple(run.record.data.class_names), run.record.data.patients_known)
     found = measurable(run.kind, scored, [metric])
     if metric not in found:

@@ -69,7 +69,8 @@ class ExternalValidation:
 
 def by_test_data(runs: Iterable[Run]) -> tuple[list[Run], list[Run]]:
     """Runs tested on the data set that they were trained on, and those tested on another one (``--test-data``)."""
-    at_home, elsewhere = [], []
+    at_home: list[Run] = []
+    elsewhere: list[Run] = []
     for run in runs:
         (at_home if run.record.data.test_name == run.record.data.name else elsewhere).append(run)
     return at_home, elsewhere

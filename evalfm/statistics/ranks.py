@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import isqrt
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -126,7 +127,7 @@ def rank_sets(
 
 
 def _models(pairs: int) -> int:
-    models = round((1 + (1 + 8 * pairs) ** 0.5) / 2)
+    models = (1 + isqrt(1 + 8 * pairs)) // 2
     if models * (models - 1) // 2 != pairs:
         raise ValueError(f"{pairs} are not all pairs of any number of models")
     return models

@@ -158,6 +158,16 @@ def test_encoders_that_a_task_lacks_are_left_out_and_named(tmp_path: Path) -> No
     assert {each.name for each in found.models} == {"good", "fair"}
     assert any("poor · linear · frozen" in each for each in found.cautions)
     assert across_tasks(compare(runs(tmp_path / "one", 1))) is None
+    # A task of other encoders takes nothing from those that share some.
+    target = np.random.default_rng(8).random(200) < 0.4
+    strange = [
+        make_run(tmp_path / "strange", binary_table(signal(target, 1.0, seed), target), encoder=f"other{seed}")
+        for seed in range(3)
+    ]
+    again = across_tasks(compare([*made, *strange]))
+    assert again is not None
+    assert again.models == found.models
+    assert "Has too few of these encoders, and left out: ptx-cls on toy." in again.cautions
 
 
 def test_the_report_has_a_section_of_it(tmp_path: Path) -> None:
@@ -176,7 +186,7 @@ def test_the_report_has_a_section_of_it(tmp_path: Path) -> None:
     assert len(dict(section.tables)["Pairs by Nemenyi"].rows) == 10
     page = report_page(made)
     assert "Across 5 tasks" in page
-    assert "It speaks of these trained heads." in page
+    assert "Ranks and differences speak of these trained heads." in page
     assert "across-pairs.csv" in {path.name for path in write_tables(made, tmp_path / "csv")}
     assert "Across" not in report_page(runs(tmp_path / "one", 1))
 

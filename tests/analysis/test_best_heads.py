@@ -52,7 +52,9 @@ def test_the_head_is_that_of_val_where_test_has_another_order(tmp_path: Path) ->
     expected = [auroc(TARGET, signal(TARGET, PLANTED["one", head][0], 100 + place)) for place, head in
                 enumerate(("linear", "mlp"))]  # fmt: skip
     assert found.values == (pytest.approx(expected[0]), pytest.approx(expected[1]))
-    assert found.sentence == (f"one: best head by val mlp {expected[1]:.3f} (auroc on val; linear {expected[0]:.3f}).")
+    assert found.sentence == (
+        f"Best head of one by val: mlp {expected[1]:.3f} (auroc on val; linear {expected[0]:.3f})."
+    )
     assert [(line.encoder, line.head) for line in one_line_each(table, [found]).lines] == [
         ("two", "linear"), ("one", "mlp"),
     ]  # fmt: skip
@@ -76,7 +78,7 @@ def test_choose_never_takes_the_head_that_test_likes(tmp_path: Path) -> None:
     found = choose(planted(tmp_path), "ptx-cls")
     assert all((each.encoder, each.head) != ("one", "linear") for each in found.candidates)
     assert dict(found.excluded)["one · linear · frozen"].startswith("its mlp is better on val (auroc 0.9")
-    assert "one: best head by val mlp 0.9" in found.paragraph
+    assert "Best head of one by val: mlp 0.9" in found.paragraph
 
 
 def test_seeds_are_averaged_on_val_too(tmp_path: Path) -> None:
@@ -138,11 +140,11 @@ def test_where_val_cannot_tell_it_is_said_and_nothing_is_chosen_on_test(tmp_path
     (found,) = best_heads(task_tables(made)[0])
     assert found.chosen is None
     assert found.sentence == (
-        "one: no head could be chosen on val (the run of linear keeps no val predictions; make it again with --force)."
+        "No head of one could be chosen on val (the run of linear keeps no val predictions; make it again with --force)."
     )
-    with pytest.raises(EvalfmError, match=r"no head could be chosen on val .* name one head with --head"):
+    with pytest.raises(EvalfmError, match=r"No head of one could be chosen on val .* name one head with --head"):
         compare(made, heads="best-by-val")
-    assert "one: no head could be chosen on val" in choose(made, "ptx-cls").paragraph
+    assert "No head of one could be chosen on val" in choose(made, "ptx-cls").paragraph
     few = np.arange(200) < 5
     made = [
         make_run(tmp_path / "few", binary_table(signal(TARGET, 1, place), TARGET), head=head,
@@ -181,4 +183,4 @@ def test_the_verbs_and_the_page_say_it(tmp_path: Path) -> None:
     page = report_page(made)
     assert "mlp (best by val)" in page
     assert "Every head and adaptation" in page
-    assert "one: best head by val mlp" in page
+    assert "Best head of one by val: mlp" in page

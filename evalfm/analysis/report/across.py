@@ -26,7 +26,8 @@ def across_section(comparisons: Sequence[Comparison]) -> Section | None:
     return Section(
         f"Across {len(found.tasks)} tasks",
         "across-tasks",
-        words=f"The encoders that all of these tasks have: {', '.join(found.tasks)}. It speaks of {found.speaks_of}.",
+        words=f"Encoders that all of these tasks share ({', '.join(found.tasks)}). Ranks and differences speak of "
+        f"{found.speaks_of}.",
         points=found.cautions,
         tables=tables,
     )
@@ -34,8 +35,9 @@ def across_section(comparisons: Sequence[Comparison]) -> Section | None:
 
 def _ranks(found: AcrossTasks) -> Table:
     rows: list[list[Value]] = [
-        [each.name, Worded(f"{each.rank:.2f} [{each.low:.2f}, {each.high:.2f}]", each.rank), *each.ranks]
+        [each.name, Worded(f"{each.rank:.2f} [{each.low:.2f}, {each.high:.2f}]", each.rank), *ranks]
         for each in found.models
+        for ranks in [[Worded.number(rank, "g") for rank in each.ranks]]
     ]
     caption = (
         "1 is best. Intervals hold for all encoders at once, 95 %, from the rank sets of each task at 1 − .05 / tasks; "
