@@ -140,7 +140,8 @@ def test_where_val_cannot_tell_it_is_said_and_nothing_is_chosen_on_test(tmp_path
     (found,) = best_heads(task_tables(made)[0])
     assert found.chosen is None
     assert found.sentence == (
-        "No head of one could be chosen on val (the run of linear keeps no val predictions; make it again with --force)."
+        "No head of one could be chosen on val (the run of linear keeps no val predictions; make it again "
+        "with --force)."
     )
     with pytest.raises(EvalfmError, match=r"No head of one could be chosen on val .* name one head with --head"):
         compare(made, heads="best-by-val")
