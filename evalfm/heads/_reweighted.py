@@ -89,7 +89,7 @@ class _Preconditioner:
 
     def _inverse(self, wanted: Tensor) -> Tensor:
         """Of the weights' own block, [..., d]."""
-        flat = wanted.reshape(-1, wanted.shape[-1]).T
+        flat = wanted.flatten(0, -2).T
         if self.wide:
             # Woodbury: n × n in place of d × d.
             flat = flat - self.rooted.T @ torch.cholesky_solve(self.rooted @ flat, self.factor)
