@@ -47,17 +47,13 @@ def read_refits(
         rows = number * len(tested) + place
         if (place < 0).any() or len(np.unique(rows)) < len(rows) or len(rows) < len(draws) * len(tested):
             raise Unfit("a refit does not answer each of the run's test images once")
-    answered = [name for name in table if name not in ("id", REFIT)]
-    known = tested.drop(columns=[each for each in tested if each in {*answered, *_answers(kind, names)}])
+    answers = {*(each.name for each in (*scores, *chosen_columns(names))), "threshold"}
+    answered = [name for name in table if name in answers]
+    known = tested[[name for name in tested if name not in answers]].reset_index(drop=True)
     found = {}
     for draw in draws:
         mine = np.flatnonzero(number == draw)
         order = mine[np.argsort(place[mine], kind="stable")]
         own = table[answered].iloc[order].astype(np.float64).reset_index(drop=True)
-        found[draw] = pd.concat([known.reset_index(drop=True), own], axis=1)
+        found[draw] = pd.concat([known, own], axis=1)
     return found
-
-
-def _answers(kind: str, names: list[str]) -> list[str]:
-    """Columns of predictions that are of a head, and never taken from another."""
-    return [*(each.name for each in (*kind_of(kind).score.of(names), *chosen_columns(names))), "threshold"]
