@@ -232,7 +232,7 @@ def _paragraph(
                 f"A true difference of {max(found):.3f} or more to the best would have been found with 80 % power; "
                 "smaller ones may be there."
             )
-    sentences += [f"The comparison {comparison.speaks_of}."] if comparison.speaks_of else []
+    sentences += [comparison.speaks_of] if comparison.speaks_of else []
     sentences += [each.sentence for each in comparison.heads]
     sentences.append(f"{name} reaches {first.estimate}.")
     if first.milliseconds is not None:

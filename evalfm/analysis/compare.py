@@ -13,6 +13,7 @@ from evalfm.analysis.baselines import AgainstBaselines, against_baselines
 from evalfm.analysis.best_heads import HeadByVal, best_heads, one_line_each
 from evalfm.analysis.pairing import AverageOver, Paired, pair
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
+from evalfm.analysis.training import sentence
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
 from evalfm.statistics.comparison import Difference, holm, minimal_detectable_difference, non_inferiority
@@ -116,19 +117,8 @@ class Comparison:
 
     @property
     def speaks_of(self) -> str:
-        """Of what its p, ranks, best set, detectable differences and non-inferiority speak, in a sentence."""
-        of = [each.difference.speaks_of for each in self.every_pair]
-        if not of:
-            return ""
-        if "these trained heads" not in of:
-            return "speaks of encoders: the variance of the training sample is counted"
-        if "encoders" not in of:
-            return "speaks of these trained heads: what another training sample would change is not counted"
-        counted = of.count("encoders")
-        return (
-            f"{counted} of {len(of)} pairs speak of encoders, with the variance of the training sample; the others, "
-            "marked †, of these trained heads"
-        )
+        """Of what its p, ranks, best set, detectable differences and non-inferiority speak; empty without pairs."""
+        return sentence(each.difference for each in self.every_pair)
 
     @property
     def mixed(self) -> bool:

@@ -41,7 +41,8 @@ def print_comparison(table: Comparison) -> None:
     if table.pairs:
         pairs = f"{table.pairs} {'pair' if table.pairs == 1 else 'pairs'}"
         _say(
-            f"p: {table.method}, Holm over {pairs}; {table.speaks_of}.",
+            f"p: {table.method}; Holm over {pairs}.",
+            table.speaks_of + (" † marks these." if mixed else ""),
             "best: not significantly worse than the best estimate. detectable: the true difference that would have",
             "been found with 80 % power; no difference found is no proof of equality.",
             "rank: 95 % for all lines at once (max-|t| over all pairs); wide by nature.",
@@ -149,7 +150,7 @@ def print_external(found: ExternalValidation) -> None:
         _say(
             f"{title}.", f"No pair of {len(found.models)} encoders was significant on A, so none can be held against B."
         )
-    _say(f"A {found.speaks_of_a}.", f"B {found.speaks_of_b}.")
+    _say(f"A: {found.speaks_of_a}", f"B: {found.speaks_of_b}")
     _say(f"{tau_words(found.tau)}." if found.tau else "Kendall's τ: one of the orders has ties only.")
     typer.echo()
 

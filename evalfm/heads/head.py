@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -54,6 +54,36 @@ class Examples:
         """Pooled features of all rows, [N, D]."""
         pooled = self.source.features(self.rows.tolist()).pooled
         return np.asarray(pooled.numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class HeldExamples(Examples):
+    """Examples whose pooled features, ``held`` [N, D], are in memory."""
+
+    held: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, examples: Examples) -> HeldExamples:
+        """``examples`` with their features read."""
+        given = {name: getattr(examples, name) for name in Examples.__dataclass_fields__}
+        return cls(**given, held=examples.pooled())
+
+    def pooled(self) -> NDArray[np.float32]:
+        """Pooled features of all rows, [N, D]."""
+        assert self.held is not None
+        return self.held
+
+    def repeated(self, times: NDArray[np.intp]) -> HeldExamples:
+        """Each row so often as ``times`` [N] says, in the same order."""
+        rows = np.repeat(np.arange(len(self)), times)
+        return replace(
+            self,
+            rows=self.rows[rows],
+            target=self.target[rows],
+            patients=self.patients[rows],
+            masked=None if self.masked is None else self.masked[rows],
+            held=self.pooled()[rows],
+        )
 
 
 @dataclass(frozen=True)
@@ -118,12 +148,16 @@ class Head(ABC):
         kinds: the task kinds it serves.
         needs: what it reads of the features, of ``pooled``, ``maps``, ``text``, ``group``.
         deterministic: True where the seed changes nothing.
+        learns: False where train changes nothing but what val decides too, as in zero-shot.
+        refits_cheaply: True where a fit takes seconds, so that a run holds refits on resampled training patients.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]
     deterministic: ClassVar[bool]
+    learns: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -149,6 +183,25 @@ class PooledHead(Head):
     @abstractmethod
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Scores [N, K]: probabilities per class (binary: K = 1, of the positive class), or values (regression)."""
+
+    def as_chosen(self) -> PooledHead:
+        """A fresh head of the same kind that has nothing left to choose: a fit of it is at what this one's val chose.
+
+        A head that ``refits_cheaply`` has it, or ``refits`` of its own.
+        """
+        raise NotImplementedError(f"{self.name} has no refits")
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """Heads fitted as this one was, on ``train`` with each row repeated ``times`` [R, N], one after the other.
+
+        With ``choose`` val chooses again in each; else everything is as it was chosen for this head.
+        """
+        for each in times:
+            head = type(self)() if choose else self.as_chosen()
+            head.fit(train.repeated(each), val, context)
+            yield head
 
 
 class DenseHead(Head):

@@ -33,6 +33,7 @@ class NeighbourHead(PooledHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, neighbours: tuple[int, ...] = NEIGHBOURS) -> None:
         self._neighbours = tuple(sorted(neighbours))
@@ -83,6 +84,10 @@ class NeighbourHead(PooledHead):
         probability = probability / probability.sum(dim=1, keepdim=True)
         return tied(probability[:, self._first :].numpy())
 
+    def as_chosen(self) -> NeighbourHead:
+        """With the chosen number of neighbours, a repeated image counted as often as it is there."""
+        return NeighbourHead((self._chosen,))
+
     def tensors(self) -> dict[str, Tensor]:
         """``bank`` [N, D] unit features, ``votes`` [N, classes], ``k``, ``first`` class that is scored."""
         numbers = {"k": torch.tensor(self._chosen), "first": torch.tensor(self._first)}
@@ -120,6 +125,7 @@ class PrototypeHead(PooledHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._means = torch.empty(0, 0)
@@ -155,6 +161,10 @@ class PrototypeHead(PooledHead):
         features = functional.normalize(torch.from_numpy(finite_pooled(examples, "given")).double(), dim=1)
         probability = torch.softmax(features @ self._means.T / TEMPERATURE, dim=1)
         return tied(probability[:, self._first :].numpy())
+
+    def as_chosen(self) -> PrototypeHead:
+        """The same: nothing is chosen."""
+        return PrototypeHead()
 
     def tensors(self) -> dict[str, Tensor]:
         """``means`` [classes, D] of length 1, float64, and the ``first`` class that is scored."""

@@ -1,10 +1,10 @@
-"""The linear probes: logistic, softmax and ridge regression with the penalty chosen on val."""
+"""The linear probes of labels: logistic and softmax regression with the penalty chosen on val."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from scipy import special
 from torch import Tensor
 
 from evalfm.cautions import Caution
-from evalfm.errors import EvalfmError
-from evalfm.heads._logistic import Binomial, Multinomial, solve_path
+from evalfm.heads._logistic import Binomial, Likelihood, Multinomial, solve_path
 from evalfm.heads._pooled import (
     Standardisation,
     as_columns,
@@ -30,8 +29,9 @@ from evalfm.heads._pooled import (
     standardised,
     tied,
 )
-from evalfm.heads.head import Context, Examples, Fit, PooledHead
-from evalfm.heads.objectives import Objective, ValueObjective
+from evalfm.heads._reweighted import Solution, solve_reweighted
+from evalfm.heads.head import Context, Examples, Fit, HeldExamples, PooledHead
+from evalfm.heads.objectives import Objective
 from evalfm.heads.trained import TrainableAffineHead
 from evalfm.tasks.kinds import kind_of
 
@@ -45,11 +45,41 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
     name: ClassVar[str] = "linear"
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, strengths: tuple[float, ...] = STRENGTHS) -> None:
         self._strengths = tuple(sorted(strengths))
         self._weight = torch.empty(0)
         self._bias = torch.empty(0)
+        self._chosen: dict[int, float] = {}
+
+    def _again(self, weight: Tensor, bias: Tensor) -> Self:
+        """Another head of this kind, with weight [K, D] and bias [K]."""
+        head = type(self)(self._strengths)
+        head._weight, head._bias = weight, bias
+        return head
+
+    def _reweighted(
+        self,
+        features: NDArray[np.float32],
+        likelihood: Likelihood,
+        strength: float,
+        times: NDArray[np.intp],
+        context: Context,
+        start: tuple[Tensor, Tensor],
+    ) -> Solution:
+        """The weights and biases under each row of ``times`` [R, n], from those on raw features [J, D] and [J]."""
+        scaling = Standardisation.of(features)
+        scale, mean = torch.from_numpy(scaling.scale), torch.from_numpy(scaling.mean)
+        on_scaled = (start[0] * scale)[:, torch.from_numpy(scaling.kept)], start[1] + start[0] @ mean
+        return solve_reweighted(
+            torch.from_numpy(scaling.apply(features)).to(context.device),
+            scaling,
+            likelihood,
+            strength,
+            times.astype(np.float64),
+            (on_scaled[0].to(context.device), on_scaled[1].to(context.device)),
+        )
 
     @property
     def grid(self) -> dict[str, object]:
@@ -134,7 +164,7 @@ class LinearHead(_LogisticHead):
             losses = (truth.loss(margins) / len(val_rows)).cpu().numpy()
             best = smallest_best(losses)
             key = f"C[{label}]" if several else "C"
-            chosen[key] = self._strengths[best]
+            chosen[key] = self._chosen[column] = self._strengths[best]
             path += _path_lines(self._strengths, losses, label if several else None)
             cautions += _cautions(self._strengths, best, label, scaling, solved.converged)
             weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
@@ -146,6 +176,39 @@ class LinearHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each label, [N, K]; binary: K = 1."""
         return np.asarray(special.expit(self._margins(examples)))
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """At the chosen C by weights in place of repeated rows, all at once; each label's own C where there are some.
+
+        A label with one class only among the drawn rows gets the same score for every image.
+        """
+        if choose:
+            yield from super().refits(train, val, context, times, choose=True)
+            return
+        target, features = as_columns(train.target), finite_pooled(train, "train")
+        weight = torch.zeros(len(times), len(self._bias), features.shape[1], dtype=torch.float64)
+        bias = torch.zeros(len(times), len(self._bias), dtype=torch.float64)
+        for column, label in enumerate(target.T):
+            rows = np.flatnonzero(np.isfinite(label))
+            drawn, positive = times[:, rows], times[:, rows] @ label[rows]
+            able = (positive > 0) & (positive < drawn.sum(axis=1)) & (column in self._chosen)
+            bias[:, column] = torch.from_numpy(special.logit((positive + 1) / (drawn.sum(axis=1) + 2)))
+            if not able.any():
+                continue
+            solved = self._reweighted(
+                at_rows(features, rows),
+                Binomial(torch.from_numpy(label[rows]).to(context.device)),
+                self._chosen[column],
+                drawn[able],
+                context,
+                (self._weight[[column]], self._bias[[column]]),
+            )
+            weight[able, column] = torch.from_numpy(solved.weight[:, 0])
+            bias[able, column] = torch.from_numpy(solved.bias[:, 0])
+        for each in zip(weight, bias, strict=True):
+            yield self._again(*each)
 
 
 class SoftmaxHead(_LogisticHead):
@@ -187,6 +250,7 @@ class SoftmaxHead(_LogisticHead):
         truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
         losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
         best = smallest_best(losses)
+        self._chosen = {0: self._strengths[best]}
         cautions = _cautions(self._strengths, best, label, scaling, solved.converged)
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
@@ -204,6 +268,36 @@ class SoftmaxHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""
         return np.asarray(special.softmax(self._margins(examples), axis=1))
+
+    def as_chosen(self) -> SoftmaxHead:
+        """At the chosen C."""
+        return SoftmaxHead((self._chosen[0],))
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """At the chosen C by weights in place of repeated rows; draws that lack a class of train by repeated rows."""
+        rows = np.flatnonzero(np.isfinite(train.target))
+        target = train.target[rows].astype(np.intp)
+        seen = np.unique(target)
+        one_hot = (target == seen[:, None]).astype(np.float64)
+        whole = np.all(times[:, rows] @ one_hot.T > 0, axis=1) & (not choose)
+        solved = None
+        if whole.any():
+            likelihood = Multinomial(torch.from_numpy(one_hot).to(context.device))
+            start = self._weight[seen], self._bias[seen]
+            features = at_rows(finite_pooled(train, "train"), rows)
+            drawn = times[whole][:, rows]
+            solved = self._reweighted(features, likelihood, self._chosen[0], drawn, context, start)
+        for number, each in enumerate(times):
+            if solved is None or not whole[number]:
+                yield from super().refits(train, val, context, each[None], choose=choose)
+                continue
+            place = int(whole[:number].sum())
+            weight, bias = torch.zeros_like(self._weight), torch.full_like(self._bias, -torch.inf)
+            weight[seen] = torch.from_numpy(solved.weight[place])
+            bias[seen] = torch.from_numpy(solved.bias[place])
+            yield self._again(weight, bias)
 
 
 def _path_lines(
@@ -229,102 +323,3 @@ def _cautions(
         late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
         cautions.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))
     return cautions
-
-
-PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-4, 6, 31))
-TIE = 1e-9
-"""Val errors within this share of the lowest count as equal: the larger penalty is taken."""
-
-
-class RidgeHead(PooledHead, TrainableAffineHead):
-    """Minimises Σ (y − w·x − b)² + α‖w‖² on standardised features, intercept unpenalised.
-
-    α of 31 values by val mean squared error, ties to the larger α. Predictions are in the target's own unit.
-    """
-
-    name: ClassVar[str] = "ridge"
-    summary: ClassVar[str] = "ridge regression on standardised pooled features, penalty chosen by val squared error"
-    kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
-    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
-    deterministic: ClassVar[bool] = True
-
-    def __init__(self, penalties: tuple[float, ...] = PENALTIES) -> None:
-        self._penalties = tuple(sorted(penalties, reverse=True))
-        self._weight = torch.empty(0)
-        self._bias = torch.empty(0)
-
-    @property
-    def grid(self) -> dict[str, object]:
-        """α of scikit-learn's convention and how the features are scaled."""
-        return {"alpha": list(self._penalties), "standardise": "train", "refit": "no"}
-
-    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
-        """Learn on the train rows whose value is known.
-
-        Raises:
-            EvalfmError: the kind is not served, or train or val has too few known values.
-        """
-        check_kind(self, context)
-        label = " / ".join(context.class_names) or "target"
-        rows, val_rows = known_rows(train.target, "train", label), known_rows(val.target, "val", label)
-        if len(rows) < 2:
-            raise EvalfmError(f"Train has one known {label!r}; a regression needs two or more, so enlarge train.")
-        features, target = finite_pooled(train, "train")[rows], train.target[rows]
-        scaling = Standardisation.of(features)
-        weights = ridge_path(scaling.apply(features), target - target.mean(), np.array(self._penalties))
-        held_out = scaling.apply(finite_pooled(val, "val")[val_rows])
-        errors = held_out @ weights.T + target.mean() - val.target[val_rows, None]
-        losses = np.square(errors).mean(axis=0)
-        best = int(np.flatnonzero(losses <= losses.min() * (1 + TIE))[0])
-        raw = scaling.raw(weights[best])
-        self._weight = torch.from_numpy(raw)
-        self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
-        path: tuple[dict[str, float | int | str], ...] = tuple(
-            {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
-        )
-        cautions = (*at_edge("alpha", self._penalties, best), *scaling.cautions)
-        return Fit({"alpha": self._penalties[best]}, path, cautions=cautions)
-
-    def predict(self, examples: Examples) -> NDArray[np.float64]:
-        """Values in the target's unit, [N, 1]."""
-        features = finite_pooled(examples, "given").astype(np.float64)
-        return np.asarray(features @ self._weight.numpy() + float(self._bias))[:, None]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """``weight`` [D] and ``bias`` [] on the raw features, float64."""
-        return {"weight": self._weight, "bias": self._bias}
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back ``weight`` and ``bias``."""
-        self._weight, self._bias = tensors["weight"], tensors["bias"]
-
-    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Weight and bias for the standardised target."""
-        assert isinstance(objective, ValueObjective)
-        return self._weight[None] / objective.scale, (self._bias[None] - objective.mean) / objective.scale
-
-    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
-        """Take weight and bias back into the target's unit."""
-        assert isinstance(objective, ValueObjective)
-        self._weight = weight[0] * objective.scale
-        self._bias = bias[0] * objective.scale + objective.mean
-
-
-def ridge_path(
-    features: NDArray[np.float64], target: NDArray[np.float64], penalties: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Weights [k, d] of every penalty [k] for centred ``features`` [n, d] and ``target`` [n].
-
-    The eigenvectors of the smaller of XᵀX and XXᵀ serve all penalties.
-
-    >>> ridge_path(np.array([[-1.0], [1.0]]), np.array([-2.0, 2.0]), np.array([0.0, 2.0])).round(3).tolist()
-    [[2.0], [1.0]]
-    """
-    n, d = features.shape
-    wide = d > n
-    eigenvalue, basis = np.linalg.eigh(features @ features.T if wide else features.T @ features)
-    eigenvalue = np.maximum(eigenvalue, 0)
-    rotated = basis.T @ (target if wide else features.T @ target)
-    solved = (rotated / (eigenvalue + penalties[:, None])) @ basis.T
-    weights: NDArray[np.float64] = solved @ features if wide else solved
-    return weights

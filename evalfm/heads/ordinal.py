@@ -76,9 +76,11 @@ class OrdinalHead(PooledHead, TrainableHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, strengths: tuple[float, ...] = STRENGTHS) -> None:
         self._strengths = tuple(sorted(strengths))
+        self._chosen = self._strengths[0]
         self._weight = torch.empty(0)
         self._first = torch.zeros(())
         self._steps = torch.empty(0)
@@ -111,6 +113,7 @@ class OrdinalHead(PooledHead, TrainableHead):
         solutions, converged = solve_path(learnt, place, len(seen), self._strengths)
         losses = np.array([float(_loss(solution, held_out, truth) / len(truth)) for solution in solutions])
         best = smallest_best(losses)
+        self._chosen = self._strengths[best]
         cautions = _cautions(self._strengths, best, label, scaling, torch.tensor(converged))
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
@@ -134,6 +137,10 @@ class OrdinalHead(PooledHead, TrainableHead):
         answer: NDArray[np.float64] = np.zeros((len(score), len(self._seen)))
         answer[:, self._seen.numpy()] = inside.numpy()
         return answer
+
+    def as_chosen(self) -> OrdinalHead:
+        """At the chosen C."""
+        return OrdinalHead((self._chosen,))
 
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` [D] on the raw features, ``first`` threshold, log ``steps`` and which classes were ``seen``."""

@@ -100,7 +100,7 @@ def test_one_that_is_significantly_better_than_the_best_estimate_stays_in_the_be
 
 def test_of_what_the_ps_speak_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = runs(tmp_path)
-    assert compare(made)[0].speaks_of.startswith("speaks of these trained heads")
+    assert compare(made)[0].speaks_of.startswith("Differences are of these trained heads")
     plain = Paired.differences
 
     def counted(self: Paired, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
@@ -112,21 +112,25 @@ def test_of_what_the_ps_speak_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Paired, "differences", counted)
     trained = {0, 1, 2}
     (table,) = compare(made)
-    assert table.speaks_of == "speaks of encoders: the variance of the training sample is counted"
+    of_encoders = (
+        "Differences are of encoders: errors, p and intervals count what another training sample would have changed"
+    )
+    assert table.speaks_of == f"{of_encoders}."
     assert not table.mixed
     assert {each.speaks_of for each in table.against} == {"encoders"}
     said = CliRunner().invoke(app, ["compare", str(tmp_path)], env={"COLUMNS": "200"}).output
-    assert "Holm over 3 pairs; speaks of encoders: the variance of the training sample is counted." in said
+    assert f"Holm over 3 pairs.\n  {of_encoders}." in said
     assert "speaks of encoders, training variance counted:" in said
-    assert "The comparison speaks of encoders" in choose(made, "ptx-cls").paragraph
-    assert "p speaks of encoders" in report_page(made)
+    assert of_encoders in choose(made, "ptx-cls").paragraph
+    assert of_encoders in report_page(made)
     written = table.to_json()
     assert written["entries"][1]["difference"]["speaks_of"] == "encoders"
     trained = {0}
     (table,) = compare(made)
-    assert table.speaks_of.startswith("2 of 3 pairs speak of encoders")
+    assert table.speaks_of.endswith("would have changed in 2 of 3; the others are of these trained heads.")
     said = CliRunner().invoke(app, ["compare", str(tmp_path)], env={"COLUMNS": "200"}).output
-    assert "†" in said
+    assert "† marks these" in said
+    assert "< .001†" in said
 
 
 def test_what_counts_in_a_mean_changes_estimate_test_rank_and_best_set_together(tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ def _compared(name: str, found: Comparison) -> Table:
         return table(name, header, rows, caption, remarks)
     caption = (
         f"Paired differences to the best on the same patients ({found.method}); p after Holm over "
-        f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}; p {found.speaks_of}. {found.estimand}. "
+        f"{found.pairs} {'pair' if found.pairs == 1 else 'pairs'}. {found.speaks_of}"
+        f"{' † marks these.' if found.mixed else ''} {found.estimand}. "
         "rank: 95 % for all lines at once (max-|t| over all pairs), wide by nature. detectable: the true difference "
         "that would have been found with 80 % power; no difference found is no proof of equality. set: not "
         "significantly worse than the best."
