@@ -30,6 +30,7 @@ class HeadByVal:
         metric: by which; the same as on test.
         lines: head and adaptation of each line, in the order of the table.
         values: the metric on val of each line, averaged over folds and seeds; None where it has none.
+        images: how many val images there are.
         best: place of the best among ``lines``; None where none could be chosen.
         reason: why none could.
     """
@@ -38,6 +39,7 @@ class HeadByVal:
     metric: str
     lines: tuple[tuple[str, str, str], ...]
     values: tuple[float | None, ...]
+    images: int
     best: int | None
     reason: str | None = None
 
@@ -48,7 +50,8 @@ class HeadByVal:
             return f"No head of {self.encoder} could be chosen on val ({self.reason})."
         named = [f"{_use(line)} {value:.3f}" for line, value in zip(self.lines, self.values, strict=True)]
         others = ", ".join(each for place, each in enumerate(named) if place != self.best)
-        return f"Best head of {self.encoder} by val: {named[self.best]} ({self.metric} on val; {others})."
+        on_val = f"{self.metric} on {self.images} val images; {others}"
+        return f"Best head of {self.encoder} by val: {named[self.best]} ({on_val})."
 
     @property
     def chosen(self) -> tuple[str, str, str] | None:
@@ -128,9 +131,9 @@ def _best(encoder: str, lines: Sequence[Line], metric: str, average_over: Averag
             raise EvalfmError("its heads were validated on different images")
         values = tuple(float(np.mean([*by_fold.values()])) for by_fold, _ in found)
     except EvalfmError as error:
-        return HeadByVal(encoder, metric, named, (None,) * len(lines), None, str(error).rstrip("."))
+        return HeadByVal(encoder, metric, named, (None,) * len(lines), 0, None, str(error).rstrip("."))
     better = [_badness(lines[0].runs[0], metric, value) for value in values]
-    return HeadByVal(encoder, metric, named, values, int(np.argmin(better)))
+    return HeadByVal(encoder, metric, named, values, len({each for _, each in found[0][1]}), int(np.argmin(better)))
 
 
 def _badness(run: Run, metric: str, value: float) -> float:
@@ -168,7 +171,8 @@ def _on_val(line: Line, metric: str, average_over: AverageOver) -> tuple[Mapping
 
 
 def _measurable(run: Run, table: pd.DataFrame, metric: str) -> tuple[Metric, Rows]:
-    scored = Scored(table, tuple(run.record.data.class_names), run.record.data.patients_known)
+    # The best on val is the best also on few patients, of whom no AUROC would be reported.
+    scored = Scored(table, tuple(run.record.data.class_names), run.record.data.patients_known, fewest_patients=1)
     found = measurable(run.kind, scored, [metric])
     if metric not in found:
         raise EvalfmError(f"{metric} is not measured on val")

@@ -14,7 +14,6 @@ from evalfm.analysis.table import Line, plain_runs, task_tables
 from evalfm.analysis.times import Times
 from evalfm.cautions import Caution, Code
 from evalfm.errors import EvalfmError, UnknownNameError
-from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
 
 
@@ -239,7 +238,7 @@ def _paragraph(
         sentences.append(f"A forward pass of one image takes it {first.milliseconds:.3g} ms ({first.timed}).")
     if len(times.devices) > 1:
         sentences.append(f"Times are of {len(times.devices)} devices and do not compare: {'; '.join(times.devices)}.")
-    sentences += _beside_baseline(comparison, lines[0])
+    sentences += _beside_baseline(comparison, lines[0], first)
     if first.worst:
         sentences.append(f"The worst stratum of {name} is {first.worst}.")
     for each in candidates:
@@ -288,8 +287,8 @@ def _smallest(candidates: Sequence[EncoderCandidate], of: Mapping[str, str]) -> 
     return f"{', '.join(least[:-1])} and {least[-1]} are the smallest of them, with {min(known):,} parameters each"
 
 
-def _beside_baseline(comparison: Comparison, leading: Entry) -> list[str]:
-    """How the best line stands to the best baseline."""
+def _beside_baseline(comparison: Comparison, leading: Entry, first: EncoderCandidate) -> list[str]:
+    """How the best line stands to the best baseline, and the first candidate to all of them at once."""
     baselines = [entry for entry in comparison.entries if entry.baseline and entry.estimate.value is not None]
     if not baselines:
         return []
@@ -298,11 +297,10 @@ def _beside_baseline(comparison: Comparison, leading: Entry) -> list[str]:
     difference = best.difference
     if difference is None or difference.p is None:
         return [*words, f"Whether {name} is better than that baseline could not be tested."]
-    if difference.p >= ALPHA:
-        return [*words, f"{name} is not shown to be better than that baseline (p {p_words(difference.p)})."]
-    if (difference.value < 0) == metric_of(comparison.metric).lower_is_better:
+    if difference.p < ALPHA and (difference.value < 0) == comparison.lower_is_better:
         return [*words, f"That baseline is better than {name} (p {p_words(difference.p)})."]
-    return words
+    mine = (first.encoder, first.head, first.adaptation)
+    return words + [each.sentence for each in comparison.against if (each.encoder, each.head, each.adaptation) == mine]
 
 
 def _line_name(candidate: EncoderCandidate) -> str:

@@ -28,8 +28,6 @@ from evalfm.statistics.resampling import (
     sums_over_folds,
 )
 
-FEWEST_PATIENTS = 10
-"""AUROC needs so many patients with a positive and with a negative image."""
 DEFAULT_THRESHOLD = 0.5
 """Threshold of probabilities where none was chosen on validation data."""
 NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
@@ -61,12 +59,13 @@ def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") 
 
 def measured_auroc(rows: Question) -> Measured | Estimate:
     """AUROC, absent below ten positive or ten negative patients; one with images of both kinds counts in both."""
+    least = rows.scored.fewest_patients
     label, value, patients = rows.label, rows.score, rows.patients
     positive, negative = patients.behind(label == 1), patients.behind(label == 0)
     fewest = min(positive, negative)
-    if fewest < FEWEST_PATIENTS:
+    if fewest < least:
         reason = (
-            f"needs at least {FEWEST_PATIENTS} {rows.unit} with a positive label and as many with a negative one; "
+            f"needs at least {least} {rows.unit} with a positive label and as many with a negative one; "
             f"there are {positive} and {negative}"
         )
         return Estimate.absent(reason, n=patients.behind(), unit=rows.unit)

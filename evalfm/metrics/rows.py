@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FEWEST_PATIENTS = 10
+"""Below so many patients of either class an AUROC is not reported."""
+
+
 @dataclass(frozen=True)
 class Scored:
     """Test predictions of one run, from which all its metrics are computed.
@@ -29,6 +33,7 @@ class Scored:
         patients_known: False makes every image its own unit, and the metrics say so.
         seed: of the resamples.
         resamples: how many.
+        fewest_patients: AUROC needs so many with a positive and with a negative image.
     """
 
     table: pd.DataFrame
@@ -36,6 +41,7 @@ class Scored:
     patients_known: bool
     seed: int = 0
     resamples: int = RESAMPLES
+    fewest_patients: int = FEWEST_PATIENTS
 
     @property
     def unit(self) -> str:

@@ -53,7 +53,7 @@ def test_the_head_is_that_of_val_where_test_has_another_order(tmp_path: Path) ->
                 enumerate(("linear", "mlp"))]  # fmt: skip
     assert found.values == (pytest.approx(expected[0]), pytest.approx(expected[1]))
     assert found.sentence == (
-        f"Best head of one by val: mlp {expected[1]:.3f} (auroc on val; linear {expected[0]:.3f})."
+        f"Best head of one by val: mlp {expected[1]:.3f} (auroc on 200 val images; linear {expected[0]:.3f})."
     )
     assert [(line.encoder, line.head) for line in one_line_each(table, [found]).lines] == [
         ("two", "linear"), ("one", "mlp"),
@@ -146,13 +146,26 @@ def test_where_val_cannot_tell_it_is_said_and_nothing_is_chosen_on_test(tmp_path
     with pytest.raises(EvalfmError, match=r"No head of one could be chosen on val .* name one head with --head"):
         compare(made, heads="best-by-val")
     assert "No head of one could be chosen on val" in choose(made, "ptx-cls").paragraph
-    few = np.arange(200) < 5
+    none = np.zeros(200, dtype=bool)
     made = [
-        make_run(tmp_path / "few", binary_table(signal(TARGET, 1, place), TARGET), head=head,
-                 val=on_val(signal(few, 1, place), few))
+        make_run(tmp_path / "none", binary_table(signal(TARGET, 1, place), TARGET), head=head,
+                 val=on_val(signal(none, 1, place), none))
         for place, head in enumerate(("linear", "mlp"))
     ]  # fmt: skip
-    assert "needs at least 10 patients" in best_heads(task_tables(made)[0])[0].sentence
+    assert "there are 0 and 200" in best_heads(task_tables(made)[0])[0].sentence
+
+
+def test_few_val_patients_choose_though_no_auroc_of_them_would_be_reported(tmp_path: Path) -> None:
+    few = np.arange(40) < 5
+    made = [
+        make_run(tmp_path, binary_table(signal(TARGET, 1, place), TARGET), head=head,
+                 val=on_val(signal(few, strength, place), few))
+        for place, (head, strength) in enumerate({"linear": 0.0, "mlp": 4.0}.items())
+    ]  # fmt: skip
+    (found,) = best_heads(task_tables(made)[0])
+    assert found.chosen == ("one", "mlp", "frozen")
+    assert found.values[1] == pytest.approx(auroc(few, signal(few, 4.0, 1)))
+    assert "auroc on 40 val images" in found.sentence
 
 
 def test_heads_of_other_val_images_or_other_train_images_are_not_held_against_each_other(tmp_path: Path) -> None:

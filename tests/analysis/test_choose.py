@@ -88,7 +88,7 @@ def test_an_encoder_that_is_no_better_than_a_baseline_is_said_so(tmp_path: Path)
         make_run(tmp_path, binary_table(np.full(400, 0.5), TARGET), encoder="constant", baseline=True),
     ]
     found = choose(made, "ptx-cls")
-    assert "noise (linear, frozen) is not shown to be better than that baseline" in found.paragraph
+    assert "noise · linear does not beat constant: gain in auroc" in found.paragraph
     assert "noise (linear, frozen) is the only encoder in these runs: nothing was compared" in found.paragraph
 
 
