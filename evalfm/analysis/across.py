@@ -66,6 +66,11 @@ class PairOverTasks:
     tasks: tuple[str, ...]
     posteriors: tuple[MeanDifference, ...]
 
+    @property
+    def widest(self) -> MeanDifference:
+        """By the prior that lets tasks differ most, of which the interval is shown."""
+        return max(self.posteriors, key=lambda each: each.scale)
+
 
 @dataclass(frozen=True)
 class AcrossTasks:

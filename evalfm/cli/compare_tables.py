@@ -99,7 +99,7 @@ def _print_pairs(found: AcrossTasks) -> None:
             f"{each.first} − {each.second}",
             each.metric,
             str(len(each.tasks)),
-            f"{each.posteriors[0].mean:+.3f} [{each.posteriors[0].low:+.3f}, {each.posteriors[0].high:+.3f}]",
+            f"{each.widest.mean:+.3f} [{each.widest.low:+.3f}, {each.widest.high:+.3f}]",
             *(f"{post.worse:.2f} · {post.equal:.2f} · {post.better:.2f}" for post in each.posteriors),
         ]
         for each in found.pairs
@@ -108,7 +108,7 @@ def _print_pairs(found: AcrossTasks) -> None:
     print_rows("pairs with the best average rank, over tasks", header, rows)
     _say(
         f"Bayesian hierarchical mean over tasks; equal: within ± {ROPE:g}. Two priors of how much tasks differ",
-        "(half-Cauchy); where they disagree the data do not decide. --json has every pair.",
+        "(half-Cauchy): where they disagree the data do not decide; the interval is of the wider. --json has every pair.",
     )
 
 

@@ -117,6 +117,8 @@ def test_pairs_are_the_hierarchical_model_of_the_differences_turned_to_the_bette
         expected = mean_difference(x, s, scale=scale)
         assert posterior.mean == pytest.approx(expected.mean)
         assert posterior.better == pytest.approx(expected.better)
+    assert pair.widest.scale == max(SCALES)
+    assert pair.widest.high - pair.widest.low == max(each.high - each.low for each in pair.posteriors)
 
 
 def test_few_degrees_of_freedom_widen_a_pair(tmp_path: Path) -> None:

@@ -74,12 +74,14 @@ def test_what_is_no_pair_of_tasks_is_refused() -> None:
         mean_difference([0.1, np.nan], [0.1, 0.1])
 
 
-@pytest.mark.parametrize("tasks", [5, 11])
-def test_the_interval_covers_the_mean_over_tasks(tasks: int) -> None:
+@pytest.mark.parametrize(
+    ("tasks", "spread", "scale"), [(5, 0.02, SCALES[0]), (11, 0.02, SCALES[0]), (5, 0.05, SCALES[1])]
+)
+def test_the_interval_covers_the_mean_over_tasks(tasks: int, spread: float, scale: float) -> None:
     generator, studies, inside = np.random.default_rng(tasks), 200, 0
     for _ in range(studies):
         s = generator.uniform(0.008, 0.03, tasks)
-        x = generator.normal(0.01, np.hypot(s, 0.02))
-        found = mean_difference(x, s)
+        x = generator.normal(0.01, np.hypot(s, spread))
+        found = mean_difference(x, s, scale=scale)
         inside += found.low <= 0.01 <= found.high
     assert inside >= stats.binom.ppf(0.001, studies, 0.93)

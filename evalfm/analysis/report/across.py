@@ -65,14 +65,14 @@ def _pairs(found: AcrossTasks) -> Table:
     header += [f"P({what}), τ ~ {scale:g}" for scale in scales for what in ("worse", "equal", "better")]
     rows: list[list[Value]] = []
     for each in found.pairs:
-        first = each.posteriors[0]
+        widest = each.widest
         row: list[Value] = [each.first, each.second, each.metric, len(each.tasks)]
-        row.append(Signed(first.mean, first.low, first.high))
+        row.append(Signed(widest.mean, widest.low, widest.high))
         row += [Worded.number(p, ".2f") for post in each.posteriors for p in (post.worse, post.equal, post.better)]
         rows.append(row)
     caption = (
         f"Bayesian hierarchical mean over tasks, above 0 the first is better; equal: within ± {ROPE:g}. Two priors of "
-        "how much tasks differ (half-Cauchy): where they disagree the data do not decide."
+        "how much tasks differ (half-Cauchy): where they disagree the data do not decide. The interval is of the wider."
     )
     return table("across-pairs", header, rows, caption)
 
