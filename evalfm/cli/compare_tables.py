@@ -108,7 +108,7 @@ def _print_pairs(found: AcrossTasks) -> None:
     print_rows("pairs with the best average rank, over tasks", header, rows)
     _say(
         f"Bayesian hierarchical mean over tasks; equal: within ± {ROPE:g}. Two priors of how much tasks differ",
-        "(half-Cauchy): where they disagree the data do not decide; the interval is of the wider. --json has every pair.",
+        "(half-Cauchy): where they disagree the data do not decide; the interval is the wider. --json has every pair.",
     )
 
 
