@@ -73,6 +73,32 @@ def test_the_interval_of_an_average_rank_is_the_mean_of_rank_sets_corrected_for_
     assert ends["fair"] == (np.mean([2 if each else 1 for each in surely]), 2.0)
 
 
+@pytest.mark.parametrize(("p", "ends"), [(0.03, (1.0, 2.0)), (0.02, (1.0, 1.0))])
+def test_rank_sets_of_two_tasks_are_each_at_half_the_level(tmp_path: Path, p: float, ends: tuple[float, float]) -> None:
+    tables = [
+        replace(table, every_pair=tuple(replace(each, difference=replace(each.difference, p=p))
+                                        for each in table.every_pair))
+        for table in compare(runs(tmp_path, tasks=2, names=("good", "fair")))
+    ]  # fmt: skip
+    found = across_tasks(tables)
+    assert found is not None
+    assert (found.models[0].name, found.models[0].low, found.models[0].high) == ("good", *ends)
+
+
+def test_pairs_are_turned_where_the_first_task_has_another_order(tmp_path: Path) -> None:
+    made = []
+    for task, strengths in enumerate(({"one": 0.2, "two": 2.0}, {"one": 2.0, "two": 0.2}, {"one": 2.0, "two": 0.4})):
+        target = np.random.default_rng(task).random(200) < 0.4
+        for place, (name, strength) in enumerate(strengths.items()):
+            table = binary_table(signal(target, strength, 10 * task + place), target)
+            made.append(make_run(tmp_path, table, encoder=name, task=f"task{task}"))
+    found = across_tasks(compare(made))
+    assert found is not None
+    (pair,) = found.pairs
+    assert (pair.first, pair.second) == ("one", "two")
+    assert pair.widest.mean > 0
+
+
 def test_below_five_tasks_there_is_no_friedman_and_below_five_encoders_no_interval_of_tau(tmp_path: Path) -> None:
     found = across_tasks(compare(runs(tmp_path, tasks=4, names=("good", "fair", "poor"))))
     assert found is not None
@@ -149,6 +175,7 @@ def test_errors_in_the_unit_of_the_target_have_ranks_and_no_common_difference(tm
     found = across_tasks(compare(made))
     assert found is not None
     assert [(each.name, each.rank) for each in found.models] == [("near", 1.0), ("far", 2.0)]
+    assert [(each.low, each.high) for each in found.models] == [(1.0, 1.0), (2.0, 2.0)]
     assert found.pairs == ()
     assert "No mean difference over tasks in mae: it is measured in unit of the target." in found.cautions
 

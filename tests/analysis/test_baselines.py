@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from typer.testing import CliRunner
 
 from evalfm.analysis.baselines import AgainstBaselines, against_baselines, one_sided_p
 from evalfm.analysis.compare import compare
+from evalfm.analysis.pairing import Paired
 from evalfm.analysis.table import task_tables
 from evalfm.cli.app import app
 from evalfm.run import Run
+from evalfm.statistics.comparison import Difference
 
 from ..statistics.paired import compare_auroc
 from .made import binary_table, make_run, signal
@@ -97,6 +100,26 @@ def test_an_encoder_as_good_as_the_best_baseline_is_seldom_said_to_beat_it() -> 
 def test_without_baselines_or_encoders_nothing_is_said(tmp_path: Path) -> None:
     assert not found(made(tmp_path / "a", {"one": signal(TARGET, 1.0, 1)}, {}))
     assert not found(made(tmp_path / "b", {}, {"constant": np.full(300, 0.4)}))
+
+
+def test_it_speaks_of_encoders_only_where_training_variance_counts_against_every_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    baselines = {"constant": np.full(300, 0.4), "metadata": signal(TARGET, 0.9, 2)}
+    runs = made(tmp_path, {"good": signal(TARGET, 2.0, 0)}, baselines)
+    plain, counted = Paired.differences, {1, 2}
+
+    def differences(self: Paired, pairs: list[tuple[int, int]]) -> list[Difference]:
+        found = plain(self, pairs)
+        return [
+            replace(each, training_error=0.01 if pair[1] in counted else None)
+            for pair, each in zip(pairs, found, strict=True)
+        ]
+
+    monkeypatch.setattr(Paired, "differences", differences)
+    assert found(runs)["good"].speaks_of == "encoders"
+    counted = {1}
+    assert found(runs)["good"].speaks_of == "these trained heads"
 
 
 def test_compare_and_its_json_say_it_too(tmp_path: Path) -> None:
