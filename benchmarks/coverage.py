@@ -20,7 +20,7 @@ from evalfm.statistics.auroc import Auroc
 from evalfm.statistics.comparison import compare_auroc, compare_means
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import Statistic, identify, mean_over_folds
+from evalfm.statistics.resampling import Statistic, identify, mean_over_images
 
 Generator = np.random.Generator
 Values = NDArray[np.float64]
@@ -123,7 +123,7 @@ def auroc_of(generator: Generator, area: float, positives: int, negatives: int, 
 
 def mean_of(values: Values, patient: NDArray[np.intp]) -> tuple[Statistic, int]:
     patients = identify(patient)
-    return mean_over_folds(values, patients), patients.count
+    return mean_over_images(values, patients), patients.count
 
 
 def pair(generator: Generator, patients: int, images: int) -> tuple[Values, Values]:
