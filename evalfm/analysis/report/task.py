@@ -262,12 +262,16 @@ def _calibration(made: TaskReport, shown: Sequence[Line]) -> None:
         calibrated = charts.calibration(shown)
         if calibrated is None:
             made.absent.append("Calibration: no model gives probabilities.")
-        _add(made, "Calibration: share with the finding, smooth, over the scores' histogram", calibrated)
+        _add(made, "Calibration: share with the finding, with the band and histogram of the first line", calibrated)
 
 
 def _decisions(made: TaskReport, shown: Sequence[Line]) -> None:
     with made.part("Net benefit"):
-        _add(made, "Net benefit of acting from a probability on", charts.decisions(shown))
+        _add(
+            made,
+            "Net benefit of acting from a probability on, with the band of the first line",
+            charts.decisions(shown),
+        )
         _add_table(made, "Net benefit", net_benefit_table(f"{made.anchor}-net-benefit", shown))
 
 
