@@ -94,8 +94,7 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
         shares = [mean_over_images(each, behind, among) for each in right.T]
         values = [each.on_the_data() for each in shares]
         left = np.stack([each.without_each() for each in shares], axis=1)
-        count = 1 if folds is None else design.folds or 1
-        return contrast_by_deletion(values, left, PAIR, patients=behind.behind(among), folds=count)[0].p
+        return contrast_by_deletion(values, left, PAIR, patients=behind.behind(among))[0].p
 
     right = (called == target[:, None]).astype(float)
     found = {
@@ -106,7 +105,7 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
     }
     for metric in (*OF_CLASSES, OF_GRADES, *OF_HALVES):
         answers = graded if metric is OF_GRADES else called
-        found[metric.name] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient, folds=folds)[0].p
+        found[metric.name] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient)[0].p
     return found
 
 

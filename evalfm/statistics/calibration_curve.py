@@ -117,5 +117,5 @@ def _fit(design: Values, label: Values) -> tuple[Values, Values] | None:
         weights = weights + size * step
         best = likelihood(weights)
         if np.abs(step).max() < 1e-8 * (1 + np.abs(weights).max()):
-            return weights, np.linalg.inv(information)
+            return weights, np.asarray(np.linalg.inv(information), dtype=np.float64)
     return None

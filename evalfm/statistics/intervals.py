@@ -166,12 +166,10 @@ def _estimates(
         for name, item in measured.items()
         if isinstance(item, Measured) and np.isfinite(values[name]) and patients.count > 1
     }
-    errors = {
-        (name, "error"): Errors(statistic)
-        for name, statistic in statistics.items()
-        if isinstance(statistic, FromSums) and statistic.scale is not None
-    }
-    every: dict[Hashable, Statistic] = {**statistics, **errors}
+    every: dict[Hashable, Statistic] = dict(statistics.items())
+    for name, statistic in statistics.items():
+        if isinstance(statistic, FromSums) and statistic.scale is not None:
+            every[name, "error"] = Errors(statistic)
     resampled = bootstrap(every, patients, resamples=resamples, seed=seed)
     results = {}
     for name, item in measured.items():

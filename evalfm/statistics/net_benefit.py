@@ -88,7 +88,8 @@ def net_benefit(
             means = [(values * of).sum(axis=0) / of.sum() for of in (positive, negative)]
             influence = values - positive * means[0] - negative * means[1]
         summed = np.stack([np.bincount(place, each) for each in influence.T], axis=1)
-        return np.sqrt((summed**2).sum(axis=0) * len(patients) / (len(patients) - 1)) / len(label)
+        spread = (summed**2).sum(axis=0) * len(patients) / (len(patients) - 1)
+        return np.asarray(np.sqrt(spread) / len(label), dtype=np.float64)
 
     z = float(stats.t.ppf(0.975, len(patients) - 1))
     gain, of_model, of_gain = (worth - better).mean(axis=0), z * error(worth), z * error(worth - better)

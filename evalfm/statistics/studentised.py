@@ -54,7 +54,7 @@ class Errors(Statistic):
         squares = (weights @ self.products).reshape(len(weights), len(self.used), len(self.used))
         spread = np.einsum("bi,bij,bj->b", gradient, squares, gradient)
         spread -= np.einsum("bi,bi->b", gradient, totals[:, self.used]) ** 2 / patients
-        return np.sqrt(np.maximum(spread, 0.0) * patients / (patients - 1))
+        return np.asarray(np.sqrt(np.maximum(spread, 0.0) * patients / (patients - 1)), dtype=np.float64)
 
 
 def bootstrap_t(
