@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from evalfm.metrics.classes import OF_CLASSES, OF_GRADES, OF_HALVES
 from evalfm.statistics.comparison import contrast_by_deletion, contrast_confusions, contrast_macro_aurocs
-from evalfm.statistics.resampling import identify, mean_over_folds
+from evalfm.statistics.resampling import identify, mean_over_images
 
 CLASSES = 4
 EVEN = (0.3, 0.3, 0.2, 0.2)
@@ -91,11 +91,10 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
 
     def by_deletion(right: Values, among: Values | None = None) -> float | None:
         """Of the share of images that are ``right`` [N, 2]."""
-        shares = [mean_over_folds(each, behind, among) for each in right.T]
+        shares = [mean_over_images(each, behind, among) for each in right.T]
         values = [each.on_the_data() for each in shares]
         left = np.stack([each.without_each() for each in shares], axis=1)
-        count = 1 if folds is None else design.folds or 1
-        return contrast_by_deletion(values, left, PAIR, patients=behind.behind(among), folds=count)[0].p
+        return contrast_by_deletion(values, left, PAIR, patients=behind.behind(among))[0].p
 
     right = (called == target[:, None]).astype(float)
     found = {
@@ -106,7 +105,7 @@ def tests(design: Design, seed: int) -> dict[str, float | None]:
     }
     for metric in (*OF_CLASSES, OF_GRADES, *OF_HALVES):
         answers = graded if metric is OF_GRADES else called
-        found[metric.name] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient, folds=folds)[0].p
+        found[metric.name] = contrast_confusions(target, answers, CLASSES, metric, PAIR, patient)[0].p
     return found
 
 

@@ -24,7 +24,7 @@ from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import identify, mean_over_folds
+from evalfm.statistics.resampling import identify, mean_over_images
 from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
 ALPHA = 0.05
@@ -375,7 +375,7 @@ def _level(
     if count == 0:
         return Level(name, 0, 0, Estimate.absent("no such image", unit=unit))
     patients = identify(patient[rows])
-    measured = {"mean": Measured(mean_over_folds(values[rows], patients), patients.count, "no such image")}
+    measured = {"mean": Measured(mean_over_images(values[rows], patients), patients.count, "no such image")}
     return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
 
 

@@ -230,7 +230,8 @@ def _curve_words(curve: Curve) -> str:
     )
 
 
-MEASURED = (*(name.upper() if name.startswith("au") else name for name in SHOWN), "mean score − prevalence")
+NAMED = {"auroc": "AUROC", "auprc": "AUPRC", "auprc_chance": "AUPRC by chance"}
+MEASURED = (*(NAMED.get(name, name) for name in SHOWN), "mean score − prevalence")
 TESTS = (
     *("level", "AUROC without the finding", "p", "AUROC with the finding", "p"),
     *("difference in standard deviations", "p, corrected", "detectable"),

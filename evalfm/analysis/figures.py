@@ -13,8 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from evalfm.metrics.certainty import EXPECTATION
+from evalfm.metrics.rows import probable
+from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.net_benefit import net_benefit
 
+Values = NDArray[np.float64]
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 """Okabe and Ito's colours, distinct to every eye."""
 BAND_RESAMPLES = 500
@@ -85,6 +90,58 @@ def draw_roc(
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
     axes.set(xlabel="1 − specificity", ylabel="sensitivity", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
     axes.legend(loc="lower right", fontsize=7)
+    caption.on(axes)
+    figure.savefig(path, dpi=150)
+
+
+def draw_calibration(path: Path, target: Values, score: Values, patient: NDArray[np.object_], caption: Caption) -> None:
+    """Share of positives against the probability, smooth with a 95 % band, over a histogram of the scores.
+
+    Nothing is drawn where the scores are no probabilities, or no curve can be fitted.
+    """
+    codes = np.unique(patient.astype(str), return_inverse=True)[1]
+    curve = calibration_curve(target, score, codes) if probable(score) else None
+    if curve is None:
+        return
+    end = min(1.0, 1.1 * float(max(curve.probability.max(), curve.share.max())))
+    figure = Figure(figsize=(4.2, 4.9), layout="constrained")
+    axes, below = figure.subplots(2, 1, height_ratios=[4, 1], sharex=True)
+    axes.fill_between(
+        curve.probability, curve.low, curve.high, color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band"
+    )
+    axes.plot(curve.probability, curve.share, color=BLUE, label="logistic spline")
+    axes.plot([0, end], [0, end], color=GREY, linestyle=":", label="perfect")
+    axes.set(ylabel="share with the finding", xlim=(0, end), ylim=(0, end))
+    axes.legend(loc="upper left", fontsize=7)
+    caption.on(axes)
+    groups = [score[target == value] for value in (0, 1)]
+    below.hist(groups, bins=40, range=(0, end), stacked=True, color=[GREY, ORANGE], label=["without", "with"])
+    below.set(xlabel="probability", ylabel="images")
+    below.legend(fontsize=7)
+    figure.savefig(path, dpi=150)
+
+
+def draw_net_benefit(path: Path, target: Values, score: Values, patient: NDArray[np.object_], caption: Caption) -> None:
+    """Net benefit at thresholds up to three times the prevalence, with a 95 % band, beside acting always and never.
+
+    Nothing is drawn where the scores are no probabilities, or a class is missing.
+    """
+    codes = np.unique(patient.astype(str), return_inverse=True)[1]
+    if not probable(score) or target.min() == target.max() or codes.max() == 0:
+        return
+    found = net_benefit(target, score, codes)
+    inside = found.thresholds <= max(0.3, 3 * found.prevalence)
+    at, top = found.thresholds[inside], 1.15 * float(found.high[inside].max())
+    figure = Figure(figsize=(4.2, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(
+        at, found.low[inside], found.high[inside], color=BLUE, alpha=0.2, linewidth=0, label="95 % pointwise band"
+    )
+    axes.plot(at, found.model[inside], color=BLUE, label="call from the probability on")
+    axes.plot(at, found.treat_all[inside], color=GREY, linestyle=":", label="call everybody")
+    axes.axhline(0.0, color=GREY, linestyle="dashed", label="call nobody")
+    axes.set(xlabel="threshold of the probability", ylabel="net benefit", xlim=(0, at[-1]), ylim=(-0.25 * top, top))
+    axes.legend(loc="upper right", fontsize=7)
     caption.on(axes)
     figure.savefig(path, dpi=150)
 
@@ -182,7 +239,7 @@ def describe(estimate: Estimate, sd: float | None = None) -> str:
     digits = 3 if abs(estimate.value) >= 0.1 or estimate.value == 0 else 4
     value = f"{estimate.value:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
     if estimate.low is None or estimate.high is None:
-        return f"{value} [no interval]"
+        return value if estimate.method == EXPECTATION else f"{value} [no interval]"
     return f"{value} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
 
 

@@ -116,7 +116,8 @@ def _table(runs: Sequence[Run], cohort: str) -> TaskTable:
     primary = facts_of(names[0], runs)
 
     def order(line: Line) -> tuple[bool, float]:
-        return line.baseline, primary.badness(line.metrics[names[0]].value)
+        # A run of an older version may have a first metric by which nothing is ranked any more.
+        return line.baseline, 0.0 if primary.better is None else primary.badness(line.metrics[names[0]].value)
 
     return TaskTable(
         task=record.task.name,
@@ -146,7 +147,7 @@ def _not_here(rows: Rows) -> Estimate:
 def _shown_metrics(run: Run) -> tuple[str, ...]:
     """The first metrics that the task names, class by class where there are several; else the run's first ones.
 
-    What a metric must not be read without comes with it, also beyond their number.
+    What a metric must not be read without comes with it, also beyond their number; an expectation does not count.
     """
     record = run.record
     classes = record.data.class_names
@@ -154,7 +155,7 @@ def _shown_metrics(run: Run) -> tuple[str, ...]:
     found = [name for name in named if name in record.metrics] or list(record.metrics)
     shown: dict[str, None] = {}
     for name in found:
-        if len(shown) < SHOWN_METRICS:
+        if sum(facts_of(each, [run]).better is not None for each in shown) < SHOWN_METRICS:
             together = (name, *(each for each in facts_of(name, [run]).beside if each in record.metrics))
             shown |= dict.fromkeys(together)
     return tuple(shown)

@@ -8,35 +8,35 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.metrics.labels import EXCLUSIVE, NO_PROBABILITIES, calibration_error
-from evalfm.metrics.metric import CALIBRATED, Contrast, Measure, Metric, mean_among
-from evalfm.metrics.rows import Classes, probable
+from evalfm.metrics.certainty import NO_PROBABILITIES, calibration_rms, ece, expected_ece
+from evalfm.metrics.labels import EXCLUSIVE
+from evalfm.metrics.metric import CALIBRATED, Better, Contrast, Measure, Metric, mean_among, share_among
+from evalfm.metrics.rows import Classes, Rows, probable
 from evalfm.statistics import classification
 from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.comparison import ConfusionStatistic, Difference, contrast_confusions
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Positions, Statistic, Values, mean_over_patients, ratio, sums_over_folds
+from evalfm.statistics.resampling import FromSums, Positions, Statistic, Values, ratio
 
 Formula = Callable[[Values], Values]
+Certainty = Callable[[Classes, Values], Measured | Estimate]
 BASE_TO_NOVEL = ("base-to-novel",)
 
 
 def _statistic(rows: Classes, answer: Positions, formula: Formula) -> Statistic:
-    """``formula`` of the confusion matrix of the true class and the ``answer`` [N]."""
+    """``formula`` of the confusion matrix of the true class and the ``answer`` [N], that of all folds together."""
     confusion = classification.confusion_columns(rows.label, answer, rows.scores.shape[1])
-    return sums_over_folds(confusion, rows.patients, formula)
+    return FromSums(confusion, rows.patients.codes, rows.patients.count, formula)
 
 
-def _measured(formula: Formula) -> Callable[[Classes], Measured]:
+def _measured(formula: Formula) -> Measure:
     undefined = "one class only, both true and called"
     return lambda rows: Measured(_statistic(rows, rows.called, formula), rows.patients.count, undefined)
 
 
 def _accuracy(rows: Classes) -> Measured:
-    right = rows.called == rows.label
-    found = _measured(classification.accuracy)(rows)
-    return replace(found, by_patient=lambda: mean_over_patients(right, rows.patients))
+    return share_among(rows, rows.called == rows.label, undefined="no image")
 
 
 def _influence(statistic: ConfusionStatistic) -> Contrast:
@@ -45,7 +45,7 @@ def _influence(statistic: ConfusionStatistic) -> Contrast:
     def test(runs: Sequence[Classes], weights: Values) -> list[Difference]:
         first, called = runs[0], np.stack([rows.called for rows in runs], axis=1)
         classes, scored = first.scores.shape[1], first.scored
-        return contrast_confusions(first.label, called, classes, statistic, weights, scored.patient, folds=scored.folds)
+        return contrast_confusions(first.label, called, classes, statistic, weights, scored.patient)
 
     return Contrast("influence values of patients for {}", test)
 
@@ -109,15 +109,15 @@ def _harmonic_mean(confusion: Values) -> Values:
     return np.asarray(2 * (novel**2 * by_base + base**2 * by_novel) / (base + novel) ** 2, dtype=np.float64)
 
 
-def _in_halves(formula: Formula, answer: Callable[[Classes], Positions]) -> Measure:
+def _in_halves(of: ConfusionStatistic, answer: Callable[[Classes], Positions]) -> Measure:
     def measure(rows: Classes) -> Measured:
-        base, patients = _of_base(rows), rows.patients
-        return Measured(
-            _statistic(rows, answer(rows), formula),
-            n=patients.count,
-            undefined="no image of a base class, or none of a novel one",
-            fewest=min(patients.behind(base), patients.behind(~base)),
-        )
+        base, patients, undefined = _of_base(rows), rows.patients, "no image of a base class, or none of a novel one"
+        half = {"accuracy_base": base, "accuracy_novel": ~base}.get(of.name)
+        fewest = min(patients.behind(base), patients.behind(~base))
+        if half is None:
+            return Measured(_statistic(rows, answer(rows), of.formula), patients.count, undefined, fewest)
+        share = share_among(rows, answer(rows) == rows.label, half, undefined=undefined)
+        return replace(share, n=patients.count, fewest=fewest)
 
     return measure
 
@@ -141,14 +141,14 @@ def _of_halves(of: ConfusionStatistic, beside: str = "") -> tuple[Metric, Metric
     constant = Metric(
         f"{of.name}_constant",
         BASE_TO_NOVEL,
-        _in_halves(of.formula, _most_frequent),
+        _in_halves(of, _most_frequent),
         beside=(f"{beside}_constant",) if beside else (),
         paired=False,
     )
     answers = Metric(
         of.name,
         BASE_TO_NOVEL,
-        _in_halves(of.formula, lambda rows: rows.called),
+        _in_halves(of, lambda rows: rows.called),
         beside=(beside,) if beside else (),
         contrast=_influence(of),
         words=of.name.replace("_", " "),
@@ -157,7 +157,7 @@ def _of_halves(of: ConfusionStatistic, beside: str = "") -> tuple[Metric, Metric
     return answers, constant
 
 
-def _certainty(measure: Callable[[Classes, Values], Measured], calibrated: bool = False) -> Measure:
+def _certainty(measure: Certainty, calibrated: bool = False) -> Measure:
     """Of the scores, or of those at the temperature that val chose; absent where they are no probabilities."""
 
     def of(rows: Classes) -> Measured | Estimate:
@@ -174,10 +174,15 @@ def _log_loss(rows: Classes, scores: Values) -> Measured:
     return mean_among(rows, -np.log(true), undefined="no image")
 
 
-def _ece(rows: Classes, scores: Values) -> Measured:
-    """Of the class that is predicted."""
-    right = (scores.argmax(axis=1) == rows.label).astype(np.float64)
-    return calibration_error(rows, right, scores.max(axis=1))
+def _of_the_answer(measure: Callable[[Rows, Values, Values], Measured | Estimate]) -> Certainty:
+    """Of the class that is predicted: whether it is right, and how sure it is."""
+    return lambda rows, scores: measure(
+        rows, (scores.argmax(axis=1) == rows.label).astype(np.float64), scores.max(axis=1)
+    )
+
+
+def _expected_ece(rows: Classes, scores: Values) -> Estimate:
+    return expected_ece(rows, scores.max(axis=1))
 
 
 OF_GRADES = ConfusionStatistic("quadratic_kappa", classification.quadratic_kappa, _quadratic_kappa)
@@ -194,6 +199,34 @@ OF_HALVES = (
 QUADRATIC_KAPPA = _of_confusion(OF_GRADES, ("ordinal",))
 HALVES = tuple(map(_of_halves, OF_HALVES, ("", "accuracy_novel", "accuracy_base")))
 """Each with that of the constant answer."""
+
+
+def _of_certainty(
+    name: str, measure: Certainty, better: Better = "lower", *, paired: bool = False, beside: str = ""
+) -> tuple[Metric, Metric]:
+    """Of the scores, and the same after temperature scaling."""
+    plain, calibrated = (
+        Metric(
+            f"{name}{ending}",
+            EXCLUSIVE,
+            _certainty(measure, bool(ending)),
+            better=better,
+            needs=CALIBRATED if ending else None,
+            paired=paired,
+            beside=(f"{beside}{ending}",) if beside else (),
+            calibrated="" if ending else f"{name}_calibrated",
+        )
+        for ending in ("", "_calibrated")
+    )
+    return plain, calibrated
+
+
+CERTAINTY = (
+    _of_certainty("log_loss", _log_loss, paired=True),
+    _of_certainty("ece", _of_the_answer(ece), None, beside="ece_expected"),
+    _of_certainty("ece_expected", _expected_ece, None),
+    _of_certainty("calibration_rms", _of_the_answer(calibration_rms)),
+)
 METRICS = (
     Metric(
         "accuracy",
@@ -202,10 +235,8 @@ METRICS = (
         words="accuracy",
     ),
     *map(_of_confusion, OF_CLASSES),
-    Metric("log_loss", EXCLUSIVE, _certainty(_log_loss), better="lower", calibrated="log_loss_calibrated"),
-    Metric("ece", EXCLUSIVE, _certainty(_ece), better="lower", paired=False, calibrated="ece_calibrated"),
-    Metric("log_loss_calibrated", EXCLUSIVE, _certainty(_log_loss, True), better="lower", needs=CALIBRATED),
-    Metric("ece_calibrated", EXCLUSIVE, _certainty(_ece, True), better="lower", needs=CALIBRATED, paired=False),
+    *(plain for plain, _ in CERTAINTY),
+    *(calibrated for _, calibrated in CERTAINTY),
     *(answers for answers, _ in HALVES),
     *(constant for _, constant in HALVES),
 )

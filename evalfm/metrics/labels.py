@@ -9,31 +9,38 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from evalfm.errors import EvalfmError
-from evalfm.metrics.metric import CALIBRATED, THRESHOLD, Contrast, Measure, Metric, Table, mean_among, same_images
-from evalfm.metrics.rows import Question, Questions, Rows, probable
+from evalfm.metrics.certainty import AN_EXPECTATION, CERTAINTY, EXPECTATION, LINE, NO_PROBABILITIES, fewest_of_a_class
+from evalfm.metrics.metric import (
+    THRESHOLD,
+    Contrast,
+    Measure,
+    Metric,
+    Table,
+    same_images,
+)
+from evalfm.metrics.ranking import average_precision, chance_precision, folds_that_rank, measured_auroc
+from evalfm.metrics.rows import Question, Questions
 from evalfm.statistics import classification
-from evalfm.statistics.auroc import Auroc, average_precision_statistic
-from evalfm.statistics.calibration import calibration_error_statistic, calibration_line_statistic
 from evalfm.statistics.comparison import Difference, contrast_macro_aurocs
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import (
     Average,
-    FromRows,
-    FromSums,
     Positions,
+    Statistic,
     Values,
+    WeightedSum,
     mean_over_patients,
-    over_folds,
-    sums_over_folds,
 )
+from evalfm.statistics.shares import Share
 
 DEFAULT_THRESHOLD = 0.5
 """Threshold of probabilities where none was chosen on validation data."""
-NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
 EXCLUSIVE = ("multiclass", "ordinal")
 
 EVERY_TABLE: tuple[Table, ...] = ("subgroups", "strata of a report", "operating points")
+Counted = Callable[[Values, Positions, int], Statistic]
+"""From the table of calls [n, 4], the rows' patient codes [n] and the number of patients to what is counted."""
 Of = Literal["positive", "negative", "called", "not called", "all"]
 
 
@@ -57,44 +64,8 @@ def choose_threshold(target: ArrayLike, score: ArrayLike, rule: str = "youden") 
         raise EvalfmError(f"No threshold on val: {error}; give val images of both classes or another rule.") from None
 
 
-def measured_auroc(rows: Question) -> Measured | Estimate:
-    """AUROC, absent below ten positive or ten negative patients; one with images of both kinds counts in both."""
-    least = rows.scored.fewest_patients
-    label, value, patients = rows.label, rows.score, rows.patients
-    positive, negative = patients.behind(label == 1), patients.behind(label == 0)
-    fewest = min(positive, negative)
-    if fewest < least:
-        reason = (
-            f"needs at least {least} {rows.unit} with a positive label and as many with a negative one; "
-            f"there are {positive} and {negative}"
-        )
-        return Estimate.absent(reason, n=patients.behind(), unit=rows.unit)
-
-    def build(some: Positions) -> Auroc:
-        return Auroc(label[some], value[some], patients.codes[some], patients.count)
-
-    return Measured(
-        over_folds(patients, build), n=patients.behind(), undefined="no fold holds both classes", fewest=fewest
-    )
-
-
-def _average_precision(rows: Question) -> Measured:
-    label, patients = rows.label, rows.patients
-
-    def build(some: Positions) -> FromRows:
-        return average_precision_statistic(label[some], rows.score[some], patients.codes[some], patients.count)
-
-    statistic = over_folds(patients, build)
-    return Measured(statistic, n=patients.behind(), undefined="no image is positive", fewest=_fewest(rows))
-
-
-def _fewest(rows: Question) -> int:
-    """Patients of the rarer class."""
-    return min(rows.patients.behind(rows.label == 1), rows.patients.behind(rows.label == 0))
-
-
-def _counted(formula: Callable[[Values], Values], of: Of, undefined: str, threshold: float | None = None) -> Measure:
-    """What is counted at a threshold, by default that of the predictions: its formula and the images it is a share of.
+def _counted(statistic: Counted, of: Of, undefined: str, threshold: float | None = None) -> Measure:
+    """What is counted at a threshold, by default that of the predictions, and the images that it is a share of.
 
     A default threshold means something for probabilities alone.
     """
@@ -108,62 +79,44 @@ def _counted(formula: Callable[[Values], Values], of: Of, undefined: str, thresh
         )
         called = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.FALSE_POSITIVE] > 0
         among = {"positive": label == 1, "negative": label == 0, "called": called, "not called": ~called}.get(of)
-        statistic = sums_over_folds(counts, patients, formula)
+        made = statistic(counts, patients.codes, patients.count)
         right = counts[:, classification.TRUE_POSITIVE] + counts[:, classification.TRUE_NEGATIVE]
-        # Shares of images that the model does not choose; of what it calls there are other images for every model.
-        share = formula in (classification.sensitivity, classification.specificity, classification.call_accuracy)
+        # Shares of images that the truth picks; what a model calls positive is other images for every model.
+        share = statistic in (SENSITIVITY, SPECIFICITY, ACCURACY)
         return Measured(
-            statistic,
+            made,
             patients.behind(among),
             undefined,
-            _fewest(rows) if of == "all" else None,
+            fewest_of_a_class(rows) if of == "all" else None,
             by_patient=(lambda: mean_over_patients(right, patients, among)) if share else None,
         )
 
     return measure
 
 
-def _of_probabilities(measure: Callable[[Question, Values], Measured], column: str | None = None) -> Measure:
-    """Of the scores, or of a column beside them; absent where they are no probabilities."""
+def _share(*right: int, among: tuple[int, ...], shown: Callable[[Values], Values] | None = None) -> Counted:
+    """The share of the cells ``right`` of a table of calls among the cells ``among``."""
 
-    def of(rows: Question) -> Measured | Estimate:
-        score = rows.score if column is None else rows.beside(column)
-        if not probable(score):
-            return Estimate.absent(NO_PROBABILITIES, n=rows.patients.behind(), unit=rows.unit)
-        return measure(rows, score)
+    def statistic(counts: Values, codes: Positions, patients: int) -> Share:
+        return Share(counts[:, right].sum(axis=1), counts[:, among].sum(axis=1), codes, patients, shown)
 
-    return of
+    return statistic
 
 
-def _brier(rows: Question, score: Values) -> Measured:
-    return mean_among(rows, (score - rows.label) ** 2, undefined="no image")
+def _both_halves(counts: Values, codes: Positions, patients: int) -> WeightedSum:
+    return WeightedSum([each(counts, codes, patients) for each in (SENSITIVITY, SPECIFICITY)], [0.5, 0.5])
 
 
-def _ece(rows: Question, score: Values) -> Measured:
-    return calibration_error(rows, rows.label, score)
-
-
-def calibration_error(rows: Rows, right: Values, score: Values) -> Measured:
-    """ECE of how sure ``score`` [n] is of what is ``right`` [n], 0 or 1."""
-    patients = rows.patients
-
-    def build(some: Positions) -> FromSums:
-        return calibration_error_statistic(right[some], score[some], patients.codes[some], patients.count)
-
-    return Measured(over_folds(patients, build), n=patients.behind(), undefined="no image")
-
-
-def _line(which: Literal["slope", "intercept"]) -> Callable[[Question, Values], Measured]:
-    def measure(rows: Question, score: Values) -> Measured:
-        label, patients = rows.label, rows.patients
-
-        def build(some: Positions) -> FromRows:
-            return calibration_line_statistic(label[some], score[some], patients.codes[some], patients.count, which)
-
-        undefined = "there is no fit: one class is missing, the scores are constant, or they separate the classes"
-        return Measured(over_folds(patients, build), patients.behind(), undefined, _fewest(rows))
-
-    return measure
+HIT, ALARM, MISS, REJECTED = (
+    classification.TRUE_POSITIVE,
+    classification.FALSE_POSITIVE,
+    classification.FALSE_NEGATIVE,
+    classification.TRUE_NEGATIVE,
+)
+SENSITIVITY, SPECIFICITY = _share(HIT, among=(HIT, MISS)), _share(REJECTED, among=(REJECTED, ALARM))
+ACCURACY = _share(HIT, REJECTED, among=(HIT, ALARM, MISS, REJECTED))
+# F1 rises with the share J of true positives among images that are positive or called so: 2 J / (1 + J).
+F1 = _share(HIT, among=(HIT, ALARM, MISS), shown=lambda share: 2 * share / (1 + share))
 
 
 def _of_known(measure: Measure) -> Measure:
@@ -190,6 +143,16 @@ def _mean_over(metric: Metric) -> Measure:
         )
 
     return measure
+
+
+def _mean_chance(rows: Questions) -> Estimate:
+    """Over the questions of which average precision is."""
+    parts = [AUPRC_CHANCE.measure(each) for each in rows.questions.values()]
+    values = [each.value for each in parts if isinstance(each, Estimate) and each.value is not None]
+    if not values:
+        return Estimate.absent("no image is positive", n=rows.patients.count, unit=rows.unit)
+    mean = float(np.mean(values))
+    return Estimate(mean, n=rows.patients.count, unit=rows.unit, reason=AN_EXPECTATION, method=EXPECTATION)
 
 
 def _macro(metric: Metric, *kinds: str, beside: str = "", contrast: Contrast | None = None) -> Metric:
@@ -226,11 +189,20 @@ def _ranked(rows: Questions) -> list[Question]:
 
 
 def _difference_of_areas(runs: Sequence[Sequence[Question]], weights: Values) -> list[Difference]:
-    """Of the mean AUROC over the questions, by the joint covariance of Obuchowski's structural components."""
+    """Of the mean AUROC over the questions, by the joint covariance of Obuchowski's structural components.
+
+    Of one question alone, over the folds that its AUROC is of.
+    """
     label = np.stack([each.every_label for each in runs[0]], axis=1)
     score = np.stack([np.stack([each.every_score for each in rows], axis=1) for rows in runs], axis=2)
-    scored = runs[0][0].scored
-    return contrast_macro_aurocs(label, score, weights, scored.patient, folds=scored.folds)
+    first = runs[0][0]
+    scored, keep = first.scored, folds_that_rank(first.label, first.patients)
+    if scored.folds is None or keep is None or len(runs[0]) > 1:
+        return contrast_macro_aurocs(label, score, weights, scored.patient, folds=scored.folds)
+    inside = keep[scored.patients.folds]
+    return contrast_macro_aurocs(
+        label[inside], score[inside], weights, scored.patient[inside], folds=scored.folds[inside]
+    )
 
 
 DELONG = "DeLong with the covariance of Obuchowski"
@@ -247,12 +219,29 @@ AUROC = Metric(
         same_images,
     ),
 )
-AUPRC = Metric("auprc", ("binary",), _of_known(_average_precision), of_class=("multilabel",), tables=("subgroups",))
+AUPRC = Metric(
+    "auprc",
+    ("binary",),
+    _of_known(average_precision),
+    of_class=("multilabel",),
+    tables=("subgroups",),
+    beside=("auprc_chance",),
+)
+AUPRC_CHANCE = Metric(
+    "auprc_chance",
+    ("binary",),
+    _of_known(chance_precision),
+    of_class=("multilabel",),
+    better=None,
+    tables=("subgroups",),
+    words="AUPRC by chance",
+)
+MACRO_CHANCE = Metric("macro_auprc_chance", ("multilabel",), _mean_chance, better=None, words="macro AUPRC by chance")
 
 
 def _rate(
     name: str,
-    formula: Callable[[Values], Values],
+    statistic: Counted,
     of: Of,
     undefined: str,
     *,
@@ -265,7 +254,7 @@ def _rate(
     Beside it stands its ``other_half``, or what a ``constant`` answer has.
     """
     both = (constant,) if constant else ()
-    measure = _of_known(_counted(formula, of, undefined))
+    measure = _of_known(_counted(statistic, of, undefined))
     chosen = Metric(
         name,
         ("binary",),
@@ -280,7 +269,7 @@ def _rate(
     default = Metric(
         f"{name}_default",
         ("binary",),
-        _counted(formula, of, undefined, DEFAULT_THRESHOLD),
+        _counted(statistic, of, undefined, DEFAULT_THRESHOLD),
         beside=(f"{other_half}_default",) if other_half else both,
     )
     return chosen, _macro(chosen, beside=other_half), default
@@ -289,7 +278,7 @@ def _rate(
 RATES = (
     _rate(
         "sensitivity",
-        classification.sensitivity,
+        SENSITIVITY,
         "positive",
         "no image is positive",
         other_half="specificity",
@@ -297,7 +286,7 @@ RATES = (
     ),
     _rate(
         "specificity",
-        classification.specificity,
+        SPECIFICITY,
         "negative",
         "no image is negative",
         other_half="sensitivity",
@@ -305,14 +294,14 @@ RATES = (
     ),
     _rate(
         "ppv",
-        classification.positive_predictive_value,
+        _share(HIT, among=(HIT, ALARM)),
         "called",
         "no image is called positive at the threshold",
         other_half="npv",
     ),
     _rate(
         "npv",
-        classification.negative_predictive_value,
+        _share(REJECTED, among=(REJECTED, MISS)),
         "not called",
         "every image is called positive at the threshold",
         other_half="ppv",
@@ -320,42 +309,23 @@ RATES = (
     # Where most images are positive, F1 is high for calling all of them so.
     _rate(
         "f1",
-        classification.f1,
+        F1,
         "all",
         "no image is positive or called positive",
         constant="f1_all_positive",
         tables=("operating points",),
     ),
-    _rate("accuracy", classification.call_accuracy, "all", "no image", tables=("operating points",)),
-    _rate("balanced_accuracy", classification.balanced_accuracy, "all", "one class is missing"),
+    _rate(
+        "accuracy",
+        ACCURACY,
+        "all",
+        "no image",
+        tables=("operating points",),
+    ),
+    _rate("balanced_accuracy", _both_halves, "all", "one class is missing"),
 )
 
 
-def _certainty(
-    name: str, measure: Callable[[Question, Values], Measured], paired: bool = True
-) -> tuple[Metric, Metric]:
-    """Of the scores, and the same after temperature scaling."""
-    calibrated = Metric(
-        f"{name}_calibrated",
-        ("binary",),
-        _of_probabilities(measure, CALIBRATED),
-        better="lower",
-        needs=CALIBRATED,
-        paired=paired,
-    )
-    plain = Metric(
-        name,
-        ("binary",),
-        _of_probabilities(measure),
-        better="lower",
-        paired=paired,
-        tables=("operating points",),
-        calibrated=calibrated.name,
-    )
-    return plain, calibrated
-
-
-CERTAINTY = (_certainty("brier", _brier), _certainty("ece", _ece, paired=False))
 METRICS = (
     _macro(
         AUROC,
@@ -366,31 +336,20 @@ METRICS = (
             _same_images_in_every_fold,
         ),
     ),
-    _macro(AUPRC),
+    _macro(AUPRC, beside="auprc_chance"),
+    MACRO_CHANCE,
     *(macro for _, macro, _ in RATES),
     AUROC,
     AUPRC,
+    AUPRC_CHANCE,
     *(chosen for chosen, _, _ in RATES),
     *(plain for plain, _ in CERTAINTY),
-    Metric(
-        "calibration_slope",
-        ("binary",),
-        _of_probabilities(_line("slope")),
-        better=1.0,
-        beside=("calibration_intercept",),
-    ),
-    Metric(
-        "calibration_intercept",
-        ("binary",),
-        _of_probabilities(_line("intercept")),
-        better=0.0,
-        beside=("calibration_slope",),
-    ),
+    *LINE,
     *(default for _, _, default in RATES),
     Metric(
         "f1_all_positive",
         ("binary",),
-        _counted(classification.f1, "all", "no image is positive or called positive", -np.inf),
+        _counted(F1, "all", "no image is positive or called positive", -np.inf),
         paired=False,
     ),
     *(calibrated for _, calibrated in CERTAINTY),

@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.metrics.labels import measured_auroc
-from evalfm.metrics.metric import Better, Measure, Metric, mean_among
+from evalfm.metrics.metric import Better, Measure, Metric, mean_among, share_among
+from evalfm.metrics.ranking import measured_auroc
 from evalfm.metrics.rows import Masks, Question
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
@@ -96,7 +96,7 @@ METRICS = (
     _of_masks("iou_positive", _with_lesion("iou")),
     _of_masks(
         "fraction_missed",
-        lambda rows: mean_among(rows, rows.column("dice") == 0, rows.lesion, undefined=NO_LESION),
+        lambda rows: share_among(rows, rows.column("dice") == 0, rows.lesion, undefined=NO_LESION),
         better="lower",
         beside=("false_positive_area",),
     ),

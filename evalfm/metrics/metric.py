@@ -14,7 +14,8 @@ from evalfm.metrics.rows import ROWS, Rows
 from evalfm.statistics.comparison import Difference, contrast_by_deletion
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Values, mean_over_folds, mean_over_patients
+from evalfm.statistics.resampling import Average, Statistic, Values, mean_over_images, mean_over_patients
+from evalfm.statistics.shares import Share
 
 Better = str | float | None
 """Which values are good: ``higher`` or ``lower`` ones, those nearest to a number, or None where neither can be said."""
@@ -134,13 +135,28 @@ class Metric:
 def mean_among(
     rows: Rows, values: NDArray[np.generic], among: NDArray[np.bool_] | None = None, *, undefined: str
 ) -> Measured:
-    """Mean of ``values`` [N] over the images ``among`` (bool [N], all if None)."""
+    """Mean of ``values`` [N] over the images ``among`` (bool [N], all if None), those of all folds together."""
     patients = rows.patients
     return Measured(
-        mean_over_folds(values, patients, among),
+        mean_over_images(values, patients, among),
         n=patients.behind(among),
         undefined=undefined,
         by_patient=lambda: mean_over_patients(values, patients, among),
+    )
+
+
+def share_among(
+    rows: Rows, hits: NDArray[np.bool_], among: NDArray[np.bool_] | None = None, *, undefined: str
+) -> Measured:
+    """Share of the images with ``hits`` (bool [N]) among some (bool [N], all if None), with the interval of a share."""
+    patients = rows.patients
+    counted = np.ones(len(hits), dtype=bool) if among is None else among
+    statistic = Share(hits & counted, counted, patients.codes, patients.count)
+    return Measured(
+        statistic,
+        n=patients.behind(among),
+        undefined=undefined,
+        by_patient=lambda: mean_over_patients(hits, patients, among),
     )
 
 
@@ -174,16 +190,20 @@ def by_deletion(measure: Measure, prepare: Callable[[Sequence[Any]], Sequence[An
         values = [each.statistic.on_the_data() for each in measured]
         if not np.isfinite(values).all():
             raise ValueError(measured[0].undefined)
-        folds = runs[0].scored.folds
         return contrast_by_deletion(
             values,
             np.stack([each.statistic.without_each() for each in measured], axis=1),
             weights,
             patients=min(each.n if each.fewest is None else each.fewest for each in measured),
-            folds=1 if folds is None else len(np.unique(folds)),
+            folds=_averaged_folds(measured[0].statistic),
         )
 
     return Contrast("the paired jackknife over patients for {}", test, prepare or same_images)
+
+
+def _averaged_folds(statistic: Statistic) -> int:
+    """Over how many folds it is an average; 1 of all images together."""
+    return len(statistic.terms) if isinstance(statistic, Average) and statistic.names == "folds" else 1
 
 
 def same_images(runs: Sequence[Any]) -> Sequence[Any]:

@@ -82,7 +82,7 @@ def metrics_in(table: Table, kind: str) -> list[Metric]:
     """Those of evalfm's metrics of ``kind`` that ``table`` shows, in the order of tables.
 
     >>> [metric.name for metric in metrics_in("subgroups", "binary")]
-    ['auroc', 'auprc', 'sensitivity', 'specificity']
+    ['auroc', 'auprc', 'auprc_chance', 'sensitivity', 'specificity']
     """
     return [metric for metric in METRICS if kind in metric.kinds and table in metric.tables]
 

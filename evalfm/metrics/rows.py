@@ -55,7 +55,7 @@ class Scored:
 
     @property
     def folds(self) -> NDArray[np.intp] | None:
-        """Fold of each row, [N]: every metric is computed per fold and averaged. Or None."""
+        """Fold of each row, [N]: what ranks is computed per fold and averaged. Or None."""
         return self.table["fold"].to_numpy(np.intp) if "fold" in self.table else None
 
     @cached_property

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from evalfm.metrics.labels import choose_threshold
 from evalfm.record import Chosen
-from evalfm.statistics.calibration import fit_temperature, with_temperature
+from evalfm.statistics.temperature import fit_temperature, with_temperature
 from evalfm.tasks.kinds import Kind
 
 ALL = "all"

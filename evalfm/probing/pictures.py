@@ -10,7 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.figures import Caption, Overlay, draw_agreement, draw_learning, draw_overlays, draw_roc
+from evalfm.analysis.figures import (
+    Caption,
+    Overlay,
+    draw_agreement,
+    draw_calibration,
+    draw_learning,
+    draw_net_benefit,
+    draw_overlays,
+    draw_roc,
+)
 from evalfm.data.masks import decode
 from evalfm.errors import EvalfmError
 from evalfm.record import Record
@@ -61,7 +70,10 @@ def _roc(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort, rows
     score = test[f"score_{cohort.class_names[0]}"].to_numpy(np.float64)
     target = test["target"].to_numpy(np.float64)
     auroc = Run(figures.parent).metrics["auroc"]
-    draw_roc(figures / "roc.png", target, score, test["patient"].to_numpy(object), folds, auroc, _caption(record))
+    patient = test["patient"].to_numpy(object)
+    draw_roc(figures / "roc.png", target, score, patient, folds, auroc, _caption(record))
+    draw_calibration(figures / "calibration.png", target, score, patient, _caption(record))
+    draw_net_benefit(figures / "net_benefit.png", target, score, patient, _caption(record))
 
 
 def _agreement(figures: Path, record: Record, test: pd.DataFrame, cohort: Cohort, rows: Rows) -> None:

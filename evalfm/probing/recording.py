@@ -28,6 +28,7 @@ from evalfm.probing.splits import Split, unlearnable
 from evalfm.record import Chosen, EpisodeSection, PluggedMetric, Provenance, Record, RefitSection
 from evalfm.refits import REFIT
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.temperature import at_edge
 from evalfm.tasks.cohort import Cohort
 from evalfm.tasks.kinds import BASE_TO_NOVEL
 from evalfm.tasks.task import TaskCard
@@ -316,6 +317,10 @@ def _fit_cautions(cohort: Cohort, results: Sequence[HeadResult]) -> list[Caution
     for result in results:
         fold = result.split.fold
         cautions += [replace(each, fold=fold) for each in (*result.split.cautions, *result.fit.cautions)]
+        for name, value in result.scores.operating.temperatures.items():
+            if at_edge(value):
+                words = f"The temperature of {name} lies at the edge of what is tried, {value:.3g}."
+                cautions.append(Caution("grid-edge", words, fold))
         lost = ", ".join(unlearnable(cohort, result.split))
         if lost:
             words = f"One class only in train or in val, so no score is given: {lost}."

@@ -217,6 +217,27 @@ def average_precision_statistic(target: ArrayLike, score: ArrayLike, codes: Posi
     return FromRows(codes, patients, of_rows)
 
 
+def chance_average_precision(positives: int, images: int) -> float:
+    """Mean average precision over all orders of ``images``, ``positives`` of them positive: above their share.
+
+    (m − 1) / (n − 1) + (n − m) · H / (n (n − 1)) for m of n, H the sum of 1 / k to n. For distinct scores; one score
+    for all has their share.
+
+    Raises:
+        ValueError: there is no positive one.
+
+    >>> round(chance_average_precision(4, 40), 3), chance_average_precision(3, 3)
+    (0.176, 1.0)
+    """
+    m, n = positives, images
+    if not 0 < m <= n:
+        raise ValueError("average precision needs a positive image")
+    if n == 1:
+        return 1.0
+    harmonic = float((1 / np.arange(1, n + 1)).sum())
+    return (m - 1) / (n - 1) + (n - m) * harmonic / (n * (n - 1))
+
+
 def _precision_area(ranking: Ranking, first: Positions, positive: Values, negative: Values) -> Values:
     """Average precision [B] from the weights of the sorted positives [B, m] and negatives [B, n]."""
     hits, alarms = cumulative(positive), cumulative(negative)

@@ -1,4 +1,4 @@
-"""How well probabilities match outcomes: Brier score, calibration error and line, and temperature scaling."""
+"""How well probabilities match outcomes: calibration error, in the large, and the calibration line."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, log_softmax, logit, softmax
+from numpy.typing import ArrayLike
+from scipy.special import expit, logit
 
+from evalfm.statistics.estimate import Interval
 from evalfm.statistics.resampling import FromRows, FromSums, Positions, Values, blocks, ratio
 
 BINS = 15
 CLIP = 1e-6
-CERTAIN = 1e-12
-COLDEST, HOTTEST = 0.01, 100.0
-"""The bounds of the temperature; validation data that .5 separates without error give the coldest."""
+FEWEST_IN_BIN = 10
+"""Images for which a bin of the RMS calibration error is made."""
+MOST_VARIANCE = 100.0
+"""Variance of a count from which its mean absolute deviation is that of the normal, to .1 %."""
+_DRAWS = 20_000
 _ITERATIONS = 50
 _LONGEST_STEP = 4.0
 
@@ -33,36 +35,121 @@ def equal_mass_bins(score: ArrayLike, bins: int = BINS) -> Positions:
     return np.unique(first * min(bins, len(value)) // len(value), return_inverse=True)[1].astype(np.intp)
 
 
-def calibration_error_statistic(
-    target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, bins: int = BINS
-) -> FromSums:
-    """ECE as a function of patient weights; the bins stay as they are on the data.
+def calibration_error(target: ArrayLike, score: ArrayLike, bins: int = BINS) -> float:
+    """ECE: Σ n_b / n · |share of positives − mean probability| over equally filled bins.
+
+    A sum of absolute values is above 0 for a calibrated score too: read it beside ``expected_calibration_error``.
+
+    Args:
+        target, score: labels 0 or 1 and probabilities, [N].
+        bins: at most so many.
+
+    >>> round(calibration_error([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], bins=2), 3)
+    0.225
+    """
+    value = np.asarray(score, dtype=np.float64)
+    gap = np.asarray(target, dtype=np.float64) - value
+    return float(np.abs(np.bincount(equal_mass_bins(value, bins), gap)).sum() / len(gap))
+
+
+def expected_calibration_error(score: ArrayLike, bins: int = BINS) -> float:
+    """What ECE comes to, in the mean, where every label is drawn with the probability ``score`` [N] says.
+
+    Exact: a bin's count of positives is a sum of unequal coins (Poisson binomial), of which the mean absolute deviation
+    is taken; of the normal, √(2 / π) times the deviation, where the count's variance is above 100. Labels are taken as
+    independent, those of one patient too.
+
+    >>> round(expected_calibration_error(np.full(4, 0.5), bins=1), 4)  # |X / 4 − 1/2| of four coins
+    0.1875
+    """
+    value = np.asarray(score, dtype=np.float64)
+    member = equal_mass_bins(value, bins)
+    return float(sum(_mean_deviation(value[member == each]) for each in range(member.max() + 1)) / len(value))
+
+
+def _mean_deviation(chance: Values) -> float:
+    """E |X − E X| of a sum of coins with these chances [n]."""
+    chance = chance[(chance > 0) & (chance < 1)]
+    variance = float((chance * (1 - chance)).sum())
+    if variance > MOST_VARIANCE:
+        return float((2 / np.pi * variance) ** 0.5)
+    law = np.ones(1)
+    for each in chance:
+        law = np.append(law * (1 - each), 0.0) + np.append(0.0, law * each)
+    return float(law @ np.abs(np.arange(len(law)) - chance.sum()))
+
+
+class CalibrationRms(FromSums):
+    """RMS calibration error √max(u, 0) as a function of patient weights; the bins stay as they are on the data.
+
+    u = Σ n_b / n · (g_b² − v_b) is free of bias over equally filled bins: g_b is the mean of label − probability in a
+    bin and v_b its variance, clustered by patient; (mean r² − g_b²) / (n_b − 1) at one image a patient.
 
     Args:
         target, score: labels 0 or 1 and probabilities, [N].
         codes: patient code of each row, [N], 0 … P − 1.
         patients: P.
-        bins: at most so many.
+        bins: at most so many, and no more than leave ten images in each.
 
-    >>> statistic = calibration_error_statistic([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], np.arange(4), patients=4, bins=2)
-    >>> round(statistic.on_the_data(), 3)
-    0.225
+    >>> generator = np.random.default_rng(0)
+    >>> score = generator.random(2000)
+    >>> label = generator.random(2000) < np.clip(score + 0.1, 0, 1)
+    >>> error = CalibrationRms(label, score, np.arange(2000), 2000)
+    >>> found = error.own_interval()
+    >>> round(error.on_the_data(), 2), round(found.low, 2), round(found.high, 2)
+    (0.1, 0.08, 0.12)
     """
-    columns = _calibration_gaps(target, score, equal_mass_bins(score, bins))
-    return FromSums(columns, codes, patients, _gap_of_sums)
 
+    def __init__(self, target: ArrayLike, score: ArrayLike, codes: Positions, patients: int, bins: int = BINS) -> None:
+        value = np.asarray(score, dtype=np.float64)
+        member = equal_mass_bins(value, max(1, min(bins, len(value) // FEWEST_IN_BIN)))
+        self.bins = int(member.max()) + 1
+        place, size = codes * self.bins + member, patients * self.bins
+        rows = np.bincount(place, minlength=size).reshape(patients, self.bins).astype(np.float64)
+        gap = np.bincount(place, np.asarray(target, dtype=np.float64) - value, size).reshape(patients, self.bins)
+        self.rows, self.gap = rows, gap
+        columns = np.concatenate([rows, gap, gap**2, gap * rows, rows**2, rows > 0], axis=1)
+        super().__init__(columns, np.arange(patients), patients, self._of_sums)
 
-def _calibration_gaps(target: ArrayLike, score: ArrayLike, member: Positions) -> Values:
-    """[N, 1 + bins]: one, and label minus probability in the column of the row's bin."""
-    gap = np.asarray(target, dtype=np.float64) - np.asarray(score, dtype=np.float64)
-    columns = np.zeros((len(gap), 1 + int(member.max()) + 1))
-    columns[:, 0] = 1.0
-    columns[np.arange(len(gap)), 1 + member] = gap
-    return columns
+    def _of_sums(self, sums: Values) -> Values:
+        rows, gap, squares, products, rows_2, there = np.moveaxis(sums.reshape(*sums.shape[:-1], 6, self.bins), -2, 0)
+        mean = ratio(gap, rows)
+        variance = ratio(squares - 2 * mean * products + mean**2 * rows_2, rows**2) * ratio(there, there - 1)
+        excess = ratio((rows * (mean**2 - variance)).sum(axis=-1), rows.sum(axis=-1))
+        return np.sqrt(np.maximum(excess, 0.0))
 
+    def own_interval(self) -> Interval | None:
+        """By inversion: errors θ under which the observed Σ n_b / n · g_b² lies between its 2.5 and 97.5 % quantile.
 
-def _gap_of_sums(sums: Values) -> Values:
-    return ratio(np.abs(sums[..., 1:]).sum(axis=-1), sums[..., 0])
+        The gaps are scaled to θ and normal errors with their covariance, clustered by patient, are added to them.
+        """
+        rows, there = self.rows.sum(axis=0), (self.rows > 0).sum(axis=0)
+        if there.min() < 2:
+            return Interval.absent("a bin holds one patient only")
+        gap, weight = self.gap.sum(axis=0) / rows, rows / rows.sum()
+        apart = (self.gap - gap * self.rows) / rows * np.sqrt(there / (there - 1))
+        values, axes = np.linalg.eigh(apart.T @ apart)
+        noise = np.random.default_rng(0).normal(size=(_DRAWS, self.bins)) * np.sqrt(np.maximum(values, 0.0)) @ axes.T
+        observed = float(weight @ gap**2)
+        toward = gap / observed**0.5 if observed > 0 else np.ones(self.bins)
+        along, of_noise = noise @ (weight * toward), noise**2 @ weight
+
+        def quantile(error: float, level: float) -> float:
+            return float(np.quantile(error**2 + 2 * error * along + of_noise, level))
+
+        def bound(level: float) -> float:
+            low, high = 0.0, 1.0 + observed**0.5
+            if quantile(low, level) >= observed:
+                return 0.0
+            for _ in range(40):
+                middle = (low + high) / 2
+                low, high = (middle, high) if quantile(middle, level) < observed else (low, middle)
+            return low
+
+        low, high = bound(0.975), bound(0.025)
+        if high == 0.0:
+            return Interval.absent("the gaps are smaller than chance leaves them in 97.5 % of samples")
+        return Interval(low, high, None, "inversion of Σ w g², its errors", None, resampled=False)
 
 
 @dataclass(frozen=True)
@@ -146,17 +233,51 @@ def calibration_in_the_large(target: ArrayLike, score: ArrayLike) -> float:
     >>> round(calibration_in_the_large([0, 0, 0, 1], [0.5, 0.5, 0.5, 0.5]), 3)
     -1.099
     """
+    label, offset = _label_and_logit(target, score)
+    return float(_shift(label, offset, np.ones((1, len(label))))[0])
+
+
+def calibration_in_the_large_statistic(
+    target: ArrayLike, score: ArrayLike, codes: Positions, patients: int
+) -> FromRows:
+    """The same as a function of patient weights.
+
+    Args:
+        target, score: labels 0 or 1 and probabilities, [N].
+        codes: patient code of each row, [N], 0 … P − 1.
+        patients: P.
+
+    >>> statistic = calibration_in_the_large_statistic([0, 0, 0, 1], np.full(4, 0.5), np.arange(4), patients=4)
+    >>> round(statistic.on_the_data(), 3)
+    -1.099
+    """
+    label, offset = _label_and_logit(target, score)
+    start = float(np.nan_to_num(_shift(label, offset, np.ones((1, len(label))))[0]))
+    return FromRows(codes, patients, lambda weights: _shift(label, offset, weights, start))
+
+
+def _label_and_logit(target: ArrayLike, score: ArrayLike) -> tuple[Values, Values]:
     label = np.asarray(target, dtype=np.float64)
-    offset = logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
-    if label.min() == label.max():
-        return float("nan")
-    # The mean probability grows with the shift; at the ends of this range it passes the share of positives.
-    prevalence = logit(label.mean())
-    low, high = float(prevalence - offset.max()), float(prevalence - offset.min())
-    for _ in range(200):
-        middle = (low + high) / 2
-        low, high = (middle, high) if expit(middle + offset).mean() < label.mean() else (low, middle)
-    return (low + high) / 2
+    return label, logit(np.clip(np.asarray(score, dtype=np.float64), CLIP, 1 - CLIP))
+
+
+def _shift(label: Values, offset: Values, weights: Values, start: float = 0.0) -> Values:
+    """Newton's method for the intercept beside ``offset`` [N] under each row of ``weights`` [B, N]; NaN if none."""
+    observed, total = weights @ label, weights.sum(axis=1)
+    shift = np.where((observed > 0) & (observed < total), start, np.nan)
+    running = np.flatnonzero(~np.isnan(shift))
+    for _ in range(_ITERATIONS):
+        if not len(running):
+            break
+        expected = expit(shift[running, None] + offset)
+        mass = weights[running] * expected
+        gradient = observed[running] - mass.sum(axis=1)
+        information = mass.sum(axis=1) - np.einsum("bi,bi->b", mass, expected)
+        step = np.clip(ratio(gradient, information), -_LONGEST_STEP, _LONGEST_STEP)
+        shift[running] += step
+        running = running[np.abs(step) > 1e-6 * (1 + np.abs(shift[running]))]
+    shift[running] = np.nan
+    return shift
 
 
 def _newton(label: Values, predictor: Values, weights: Values, start: Values) -> Values:
@@ -195,66 +316,3 @@ def _newton(label: Values, predictor: Values, weights: Values, start: Values) ->
             running, current = running[going], current[going]
     coefficients[running] = np.nan
     return coefficients
-
-
-def fit_temperature(target: ArrayLike, probability: ArrayLike) -> float:
-    """The temperature T > 0 of the smallest log-loss (Guo et al., ICML 2017); labels that are NaN do not count.
-
-    The log-loss is convex in 1 / T. Above 1 the probabilities were too sure, below 1 not sure enough.
-
-    Args:
-        target: [N] 0 or 1 with ``probability`` [N] of the finding; or class numbers [N] with [N, K] over classes.
-        probability: in [0, 1]; certainty counts as 1e-12, so that a certain mistake costs much and not all.
-
-    Raises:
-        ValueError: no label is known, or a probability is outside [0, 1].
-
-    >>> round(fit_temperature([0, 1, 0, 1], [0.01, 0.99, 0.9, 0.95]), 2)
-    2.19
-    """
-    label = np.asarray(target, dtype=np.float64)
-    known = np.isfinite(label)
-    given = np.clip(_checked(probability)[known], CERTAIN, 1 - CERTAIN)
-    if not known.any():
-        raise ValueError("no label is known")
-    label = label[known]
-    if given.ndim == 1:
-        margin = logit(given) * (2 * label - 1)
-
-        def loss(log_sharpness: float) -> float:
-            return float(np.logaddexp(0, -margin * np.exp(log_sharpness)).mean())
-    else:
-        logarithm = np.log(given)
-        place = label.astype(np.intp)[:, None]
-
-        def loss(log_sharpness: float) -> float:
-            scaled = log_softmax(logarithm * np.exp(log_sharpness), axis=1)
-            return float(-np.take_along_axis(scaled, place, axis=1).mean())
-
-    bounds = (float(-np.log(HOTTEST)), float(-np.log(COLDEST)))
-    searched = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-7})
-    # The bounded search never reaches its bounds, nor the plain probabilities where all are alike.
-    best = min((float(searched.x), 0.0, *bounds), key=lambda each: (loss(each), abs(each)))
-    return float(np.exp(-best))
-
-
-def with_temperature(probability: ArrayLike, temperature: float) -> Values:
-    """Probabilities at ``temperature``: [N] of a finding, or [N, K] over classes; their order does not change.
-
-    Raises:
-        ValueError: a probability is outside [0, 1].
-
-    >>> with_temperature([0.1, 0.5, 0.9], 2.0).round(3).tolist()
-    [0.25, 0.5, 0.75]
-    """
-    given = _checked(probability)
-    with np.errstate(divide="ignore"):
-        scaled = expit(logit(given) / temperature) if given.ndim == 1 else softmax(np.log(given) / temperature, axis=1)
-    return np.asarray(scaled, dtype=np.float64)
-
-
-def _checked(probability: ArrayLike) -> NDArray[np.float64]:
-    value = np.asarray(probability, dtype=np.float64)
-    if value.size and (value.min() < 0 or value.max() > 1):
-        raise ValueError("scores outside [0, 1] are no probabilities")
-    return value

@@ -48,26 +48,6 @@ def specificity(counts: Values) -> Values:
     return ratio(counts[..., TRUE_NEGATIVE], counts[..., TRUE_NEGATIVE] + counts[..., FALSE_POSITIVE])
 
 
-def positive_predictive_value(counts: Values) -> Values:
-    """Share of positive calls that are right, from counts [..., 4]; NaN without a positive call.
-
-    >>> counts = np.array([8.0, 3.0, 2.0, 27.0])  # true and false positives, false and true negatives
-    >>> round(float(positive_predictive_value(counts)), 3)
-    0.727
-    """
-    return ratio(counts[..., TRUE_POSITIVE], counts[..., TRUE_POSITIVE] + counts[..., FALSE_POSITIVE])
-
-
-def negative_predictive_value(counts: Values) -> Values:
-    """Share of negative calls that are right, from counts [..., 4]; NaN without a negative call.
-
-    >>> counts = np.array([8.0, 3.0, 2.0, 27.0])  # true and false positives, false and true negatives
-    >>> round(float(negative_predictive_value(counts)), 3)
-    0.931
-    """
-    return ratio(counts[..., TRUE_NEGATIVE], counts[..., TRUE_NEGATIVE] + counts[..., FALSE_NEGATIVE])
-
-
 def f1(counts: Values) -> Values:
     """2 TP / (2 TP + FP + FN), from counts [..., 4]; NaN without a positive and without a positive call.
 
@@ -77,16 +57,6 @@ def f1(counts: Values) -> Values:
     """
     twice = 2 * counts[..., TRUE_POSITIVE]
     return ratio(twice, twice + counts[..., FALSE_POSITIVE] + counts[..., FALSE_NEGATIVE])
-
-
-def call_accuracy(counts: Values) -> Values:
-    """Share of right calls, from counts [..., 4].
-
-    >>> counts = np.array([8.0, 3.0, 2.0, 27.0])  # true and false positives, false and true negatives
-    >>> round(float(call_accuracy(counts)), 3)
-    0.875
-    """
-    return ratio(counts[..., TRUE_POSITIVE] + counts[..., TRUE_NEGATIVE], counts.sum(axis=-1))
 
 
 def balanced_accuracy(counts: Values) -> Values:

@@ -8,6 +8,35 @@ from typing import Any
 
 
 @dataclass(frozen=True)
+class Interval:
+    """An interval, the percentile interval of the resamples, and how it was made or why it is absent.
+
+    Attributes:
+        low, high: what is printed, or None.
+        percentile: kept for the record, or None.
+        method: how it was made; empty where there is none.
+        reason: why it is absent.
+        resampled: whether resamples made it.
+    """
+
+    low: float | None
+    high: float | None
+    percentile: tuple[float, float] | None
+    method: str
+    reason: str | None
+    resampled: bool = True
+
+    @classmethod
+    def absent(cls, reason: str) -> Interval:
+        """None, with the reason.
+
+        >>> Interval.absent("one patient").low is None
+        True
+        """
+        return cls(None, None, None, "", reason)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A point estimate on the data with a 95 % interval.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,8 +11,9 @@ from scipy import stats
 from scipy.special import ndtr, ndtri
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.resampling import Patients, Statistic, Values, bootstrap
+from evalfm.statistics.estimate import Estimate, Interval
+from evalfm.statistics.resampling import FromSums, Patients, Statistic, Values, bootstrap
+from evalfm.statistics.studentised import Errors, studentised
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -43,17 +44,6 @@ class Measured:
     fewest: int | None = None
     note: str | None = None
     by_patient: Callable[[], Statistic] | None = None
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An interval, the percentile interval of the same resamples, and how it was made or why it is absent."""
-
-    low: float | None
-    high: float | None
-    percentile: tuple[float, float] | None
-    method: str
-    reason: str | None
 
 
 def percentile_interval(resampled: Values, level: float = LEVEL) -> tuple[float, float]:
@@ -124,9 +114,9 @@ def interval(value: float, resampled: Values, deleted: Values) -> Interval:
     defined = resampled[~np.isnan(resampled)]
     undefined = (resampled.size - defined.size) / resampled.size
     if undefined > MOST_UNDEFINED:
-        return Interval(None, None, None, "", f"{undefined:.0%} of the resamples have no value")
+        return Interval.absent(f"{undefined:.0%} of the resamples have no value")
     if np.ptp(defined) <= 1e-12 * max(1.0, abs(value)):
-        return Interval(None, None, None, "", "degenerate bootstrap: every resample gives the same value")
+        return Interval.absent("degenerate bootstrap: every resample gives the same value")
     percentile = percentile_interval(defined)
     corrected = bca_interval(value, defined, deleted)
     if corrected is None:
@@ -156,10 +146,10 @@ def estimates(
         unit: what is resampled, ``"patients"`` or ``"images"``.
         resamples: how many.
 
-    >>> from evalfm.statistics.resampling import identify, mean_over_folds
+    >>> from evalfm.statistics.resampling import identify, mean_over_images
     >>> patients = identify(np.arange(40))
     >>> dice = np.linspace(0.5, 0.9, 40)
-    >>> measured = {"dice": Measured(mean_over_folds(dice, patients), patients.count, "no image")}
+    >>> measured = {"dice": Measured(mean_over_images(dice, patients), patients.count, "no image")}
     >>> found = estimates(measured, patients)["dice"]
     >>> round(found.value, 3), round(found.low, 3), round(found.high, 3), found.method
     (0.7, 0.664, 0.737, 'BCa, 2000 patient-clustered resamples')
@@ -178,7 +168,11 @@ def _estimates(
         for name, item in measured.items()
         if isinstance(item, Measured) and np.isfinite(values[name]) and patients.count > 1
     }
-    resampled = bootstrap(statistics, patients, resamples=resamples, seed=seed)
+    every: dict[Hashable, Statistic] = dict(statistics.items())
+    for name, statistic in statistics.items():
+        if isinstance(statistic, FromSums) and statistic.scale is not None:
+            every[name, "error"] = Errors(statistic)
+    resampled = bootstrap(every, patients, resamples=resamples, seed=seed)
     results = {}
     for name, item in measured.items():
         if isinstance(item, Estimate):
@@ -188,20 +182,31 @@ def _estimates(
         elif name not in statistics:
             results[name] = Estimate(values[name], n=item.n, unit=unit, reason=f"one of {unit} only: no interval")
         else:
-            made = interval(values[name], resampled[name], item.statistic.without_each())
-            method = f"{made.method}, {_resamples(resamples, unit, patients)}" if made.method else ""
+            made = _interval(values[name], item.statistic, resampled[name], resampled.get((name, "error")))
+            how = _resamples(resamples if made.resampled else None, unit, patients)
             results[name] = Estimate(
                 values[name],
                 low=made.low,
                 high=made.high,
                 percentile=made.percentile,
-                method=method,
+                method=f"{made.method}, {how}" if made.method else "",
                 n=item.n,
                 unit=unit,
                 reason=made.reason,
                 note=_note(item),
             )
     return results
+
+
+def _interval(value: float, statistic: Statistic, resampled: Values, errors: Values | None) -> Interval:
+    """The statistic's own interval, else bootstrap-t where there are ``errors`` [B], else BCa, else of its parts."""
+    made = interval(value, resampled, statistic.without_each())
+    if made.low is None:
+        return statistic.own_interval() or statistic.interval_of_parts() or made
+    own = statistic.own_interval()
+    if own is None and errors is not None and isinstance(statistic, FromSums):
+        own = studentised(value, statistic, resampled, errors)
+    return made if own is None else replace(own, percentile=made.percentile)
 
 
 def over_episodes(values: ArrayLike) -> tuple[Estimate, float | None]:
@@ -226,10 +231,12 @@ def over_episodes(values: ArrayLike) -> tuple[Estimate, float | None]:
     return Estimate(mean, mean - reach, mean + reach, method=OVER_EPISODES, n=count, unit="episodes"), deviation
 
 
-def _resamples(resamples: int, unit: str, patients: Patients) -> str:
+def _resamples(resamples: int | None, unit: str, patients: Patients) -> str:
+    """Of what an interval was made; None of no resamples."""
     kind = "patient-clustered" if unit == "patients" else "single-image"
-    words = f"{resamples} {kind} resamples"
-    return words if patients.folds is None else f"{words} within folds, excludes training variance"
+    words = kind if resamples is None else f"{resamples} {kind} resamples"
+    within = "" if resamples is None else " within folds"
+    return words if patients.folds is None else f"{words}{within}, excludes training variance"
 
 
 def _note(item: Measured) -> str | None:

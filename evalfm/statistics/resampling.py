@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evalfm.statistics.estimate import Interval
+
 Values = NDArray[np.float64]
 Positions = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+Name = TypeVar("Name", bound=Hashable)
 
 BLOCK_ELEMENTS = 1 << 20
 """How many weights are held at once (8 MB of float64): enough to vectorise, few enough for the cache."""
@@ -137,6 +141,28 @@ class Statistic(ABC):
         """A caution to print beside the number, or None."""
         return None
 
+    def own_interval(self) -> Interval | None:
+        """A 95 % interval that needs no resamples, or None where it is made of them."""
+        return None
+
+    def interval_of_parts(self) -> Interval | None:
+        """One for where every resample gives the same value, made of the parts' own; None without such parts."""
+        return None
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the error of a statistic hangs little on its value, so that bootstrap-t intervals are made there.
+
+    Attributes:
+        name: in words.
+        there, back: from the statistic's values to the scale, and back.
+    """
+
+    name: str
+    there: Callable[[Values], Values]
+    back: Callable[[Values], Values]
+
 
 class FromSums(Statistic):
     """A function of weighted sums: means, rates, errors, moments. One matrix product for all resamples.
@@ -146,6 +172,7 @@ class FromSums(Statistic):
         codes: patient code of each row, [n], 0 … P − 1.
         patients: P.
         formula: from sums [..., d] to the statistic [...].
+        scale: of its bootstrap-t interval; None for BCa.
 
     >>> hits = np.array([[1.0, 1.0], [0.0, 1.0], [1.0, 1.0]])
     >>> share = FromSums(hits, np.array([0, 0, 1]), 2, lambda sums: ratio(sums[..., 0], sums[..., 1]))
@@ -153,9 +180,17 @@ class FromSums(Statistic):
     (0.667, [1.0, 0.5])
     """
 
-    def __init__(self, columns: Values, codes: Positions, patients: int, formula: Callable[[Values], Values]) -> None:
+    def __init__(
+        self,
+        columns: Values,
+        codes: Positions,
+        patients: int,
+        formula: Callable[[Values], Values],
+        scale: Scale | None = None,
+    ) -> None:
         self.patients = patients
         self.formula = formula
+        self.scale = scale
         self.members = np.flatnonzero(np.bincount(codes, minlength=patients))
         self.sums = np.stack([np.bincount(codes, weights=column, minlength=patients) for column in columns.T], axis=1)
 
@@ -201,7 +236,7 @@ class Average(Statistic):
 
     The same rule holds on the data and in every resample; terms undefined on the data are named in ``remark``.
 
-    >>> Average([mean_over_folds(np.array([value]), identify(["a"])) for value in (0.25, 0.75)]).on_the_data()
+    >>> Average([mean_over_images(np.array([value]), identify(["a"])) for value in (0.25, 0.75)]).on_the_data()
     0.5
     """
 
@@ -220,6 +255,10 @@ class Average(Statistic):
         """Mean over the defined terms with each patient, or group of patients, left out."""
         return mean_of_defined(np.stack([term.without_each() for term in self.terms]))
 
+    def interval_of_parts(self) -> Interval | None:
+        """The mean of the bounds of its terms: conservative, as if all erred together."""
+        return _mean_of_bounds([term for term in self.terms if not np.isnan(term.on_the_data())])
+
     def remark(self) -> str | None:
         """How many terms are left out because the statistic is undefined there."""
         undefined = sum(np.isnan(term.on_the_data()) for term in self.terms)
@@ -235,7 +274,7 @@ class WeightedSum(Statistic):
         terms: the statistics.
         factors: one per term.
 
-    >>> terms = [mean_over_folds(np.array([value]), identify(["a"])) for value in (0.9, 0.5)]
+    >>> terms = [mean_over_images(np.array([value]), identify(["a"])) for value in (0.9, 0.5)]
     >>> WeightedSum(terms, [1.0, -1.0]).on_the_data()
     0.4
     """
@@ -252,6 +291,19 @@ class WeightedSum(Statistic):
     def without_each(self) -> Values:
         """The sum with each patient left out, by the terms' own ways."""
         return np.asarray(self.factors @ np.stack([term.without_each() for term in self.terms]), dtype=np.float64)
+
+    def interval_of_parts(self) -> Interval | None:
+        """The same sum of the bounds of its terms, where none is taken off: conservative."""
+        return _mean_of_bounds(self.terms, self.factors) if self.factors.min() >= 0 else None
+
+
+def _mean_of_bounds(terms: Sequence[Statistic], factors: Values | None = None) -> Interval | None:
+    found = [term.own_interval() for term in terms]
+    bounds = np.array([(each.low, each.high) for each in found if each and each.low is not None], dtype=np.float64)
+    if len(bounds) < len(found) or not len(found):
+        return None
+    low, high = (np.full(len(found), 1 / len(found)) if factors is None else factors) @ bounds
+    return Interval(float(low), float(high), None, "mean of Wilson bounds of its parts, conservative", None, False)
 
 
 def mean_of_defined(values: Values) -> Values:
@@ -276,54 +328,41 @@ def ratio(numerator: Values, denominator: Values) -> Values:
     return result
 
 
-def over_folds(patients: Patients, build: Callable[[Positions], Statistic]) -> Statistic:
-    """``build`` over all rows, or its average over the folds, each built from its own rows only.
+def over_folds(patients: Patients, build: Callable[[Positions], Statistic], keep: Mask | None = None) -> Statistic:
+    """``build`` over all rows, or its average over the folds (those of ``keep`` [F]), each built from its own rows.
+
+    Scores of different heads are ranked apart, so AUROC and correlations are averages over folds; what is counted,
+    summed or compared with probabilities is taken over all folds together (Forman and Scholz 2010).
+
+    Raises:
+        ValueError: no fold is kept.
 
     >>> patients = identify(["a", "b", "c"], folds=[0, 0, 1])
-    >>> rows = over_folds(patients, lambda rows: mean_over_folds(np.full(1, float(len(rows))), identify(["a"])))
+    >>> rows = over_folds(patients, lambda rows: mean_over_images(np.full(1, float(len(rows))), identify(["a"])))
     >>> rows.on_the_data()
     1.5
     """
     if patients.folds is None:
         return build(np.arange(len(patients.codes)))
-    return Average([build(np.flatnonzero(patients.folds == fold)) for fold in np.unique(patients.folds)])
+    folds = range(patients.strata.max() + 1)
+    kept = [fold for fold in folds if keep is None or keep[fold]]
+    return Average([build(np.flatnonzero(patients.folds == fold)) for fold in kept])
 
 
-def sums_over_folds(
-    columns: Values,
-    patients: Patients,
-    formula: Callable[[Values], Values],
-    rows: Mask | None = None,
-) -> Statistic:
-    """``formula`` of the sums of ``columns`` [N, d] among ``rows`` (bool [N]), averaged over folds.
+def mean_over_images(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> FromSums:
+    """Mean of ``values`` [N] over the images ``rows`` (bool [N], all if None), those of all folds together.
 
-    >>> patients = identify(["a", "b", "c"], folds=[0, 0, 1])
-    >>> sums_over_folds(np.array([[1.0], [2.0], [5.0]]), patients, lambda sums: sums[..., 0]).on_the_data()
-    4.0
-    """
-    among = np.ones(len(columns), dtype=bool) if rows is None else rows
-
-    def build(members: Positions) -> FromSums:
-        kept = members[among[members]]
-        return FromSums(columns[kept], patients.codes[kept], patients.count, formula)
-
-    return over_folds(patients, build)
-
-
-def mean_over_folds(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> Statistic:
-    """Mean over images of ``values`` [N] among ``rows`` (bool [N], all if None), averaged over folds.
-
-    >>> mean_over_folds(np.array([0.25, 0.75, 1.0]), identify(["a", "b", "c"], folds=[0, 0, 1])).on_the_data()
-    0.75
+    >>> mean_over_images(np.array([0.25, 0.75, 2.0]), identify(["a", "b", "c"], folds=[0, 0, 1])).on_the_data()
+    1.0
     """
     columns = np.stack([np.ones(len(values)), values.astype(np.float64)], axis=1)
     if rows is not None:
         columns[~rows] = 0.0
-    return sums_over_folds(columns, patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+    return FromSums(columns, patients.codes, patients.count, lambda sums: ratio(sums[..., 1], sums[..., 0]))
 
 
-def mean_over_patients(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> Statistic:
-    """Mean over patients of the mean of ``values`` [N] over their images among ``rows``, averaged over folds.
+def mean_over_patients(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> FromSums:
+    """Mean over patients of the mean of ``values`` [N] over their images among ``rows``, those of all folds together.
 
     >>> mean_over_patients(np.array([0.0, 0.5, 1.0]), identify(["a", "a", "b"])).on_the_data()
     0.625
@@ -332,16 +371,16 @@ def mean_over_patients(values: NDArray[np.generic], patients: Patients, rows: Ma
     images = np.bincount(patients.codes[among], minlength=patients.count)[patients.codes]
     share = np.where(among, 1 / np.maximum(images, 1), 0.0)
     columns = np.stack([share, np.where(among, values.astype(np.float64), 0.0) * share], axis=1)
-    return sums_over_folds(columns, patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+    return FromSums(columns, patients.codes, patients.count, lambda sums: ratio(sums[..., 1], sums[..., 0]))
 
 
 def bootstrap(
-    statistics: Mapping[str, Statistic], patients: Patients, *, resamples: int = 2000, seed: int = 0
-) -> dict[str, Values]:
+    statistics: Mapping[Name, Statistic], patients: Patients, *, resamples: int = 2000, seed: int = 0
+) -> dict[Name, Values]:
     """Every statistic on the same patient-clustered resamples, each [resamples].
 
     >>> patients = identify(np.arange(50))
-    >>> mean = mean_over_folds(np.linspace(0, 1, 50), patients)
+    >>> mean = mean_over_images(np.linspace(0, 1, 50), patients)
     >>> resampled = bootstrap({"mean": mean}, patients, resamples=500)["mean"]
     >>> resampled.shape, round(float(resampled.std()), 2)
     ((500,), 0.04)

@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from sklearn.metrics import roc_curve
 
 from evalfm.analysis import figures
-from evalfm.analysis.figures import Caption, draw_roc, mean_roc
+from evalfm.analysis.figures import Caption, draw_calibration, draw_net_benefit, draw_roc, mean_roc
+from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.net_benefit import net_benefit
 
 GRID = np.linspace(0, 1, 201)
 
@@ -59,3 +61,52 @@ def test_the_band_is_of_resampled_patients(tmp_path: Path, monkeypatch: pytest.M
     np.testing.assert_array_equal(grid, GRID)
     np.testing.assert_array_equal([low, high], np.percentile(curves, [2.5, 97.5], axis=0))
     assert (tmp_path / "roc.png").is_file()
+
+
+def probabilities(n: int = 300) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    draw = np.random.default_rng(0)
+    score = draw.random(n) ** 2
+    return (draw.random(n) < score).astype(float), score, np.array([f"p{each // 3}" for each in range(n)], dtype=object)
+
+
+def test_the_calibration_picture_shows_the_curve_and_every_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, score, patient = probabilities()
+    lines: list[Any] = []
+    bands: list[Any] = []
+    bars: list[Any] = []
+    plot, fill, hist = Axes.plot, Axes.fill_between, Axes.hist
+    monkeypatch.setattr(Axes, "plot", lambda *args, **named: lines.append(args[1:3]) or plot(*args, **named))
+    monkeypatch.setattr(Axes, "fill_between", lambda *args, **named: bands.append(args[1:4]) or fill(*args, **named))
+    monkeypatch.setattr(Axes, "hist", lambda *args, **named: bars.append(hist(*args, **named)) or bars[-1])
+    draw_calibration(tmp_path / "calibration.png", target, score, patient, Caption("a curve", ()))
+    curve = calibration_curve(target, score, np.unique(patient.astype(str), return_inverse=True)[1])
+    assert curve is not None
+    assert lines[0] == (pytest.approx(curve.probability), pytest.approx(curve.share))
+    assert bands[0][1:] == (pytest.approx(curve.low), pytest.approx(curve.high))
+    # Stacked: what stands highest is the count of all.
+    assert bars[0][0][-1].sum() == 300
+    assert (tmp_path / "calibration.png").exists()
+
+
+def test_the_net_benefit_picture_shows_the_model_and_acting_always(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, score, patient = probabilities()
+    lines: list[Any] = []
+    plot = Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda *args, **named: lines.append(args[1:3]) or plot(*args, **named))
+    draw_net_benefit(tmp_path / "net_benefit.png", target, score, patient, Caption("a curve", ()))
+    found = net_benefit(target, score, np.unique(patient.astype(str), return_inverse=True)[1])
+    shown = found.thresholds <= 3 * target.mean()
+    assert lines[0] == (pytest.approx(found.thresholds[shown]), pytest.approx(found.model[shown]))
+    assert lines[1][1] == pytest.approx(found.treat_all[shown])
+
+
+def test_what_is_no_probability_or_of_one_class_is_not_drawn(tmp_path: Path) -> None:
+    target, score, patient = probabilities()
+    for draw in (draw_calibration, draw_net_benefit):
+        draw(tmp_path / "none.png", target, score * 3, patient, Caption("none", ()))
+        draw(tmp_path / "none.png", np.ones(300), score, patient, Caption("none", ()))
+    assert not (tmp_path / "none.png").exists()

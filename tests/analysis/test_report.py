@@ -24,7 +24,7 @@ from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.run import Run
-from evalfm.statistics.calibration import equal_mass_bins
+from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
 
 from .browser import needs_browser, shown
@@ -93,7 +93,7 @@ def test_the_page_says_what_the_runs_say(tmp_path: Path) -> None:
     assert "ptx: radiologist" in page.text
     # Every figure has an interval or says why not; every chart has a name for those who cannot see it.
     charts = [given["aria-label"] for tag, given in page.elements if tag == "svg"]
-    assert charts == ["auroc with 95 % intervals", "ROC curves", "Calibration"]
+    assert charts == ["auroc with 95 % intervals", "ROC curves", "Calibration", "Net benefit"]
 
 
 def test_nothing_is_fetched_from_anywhere(tmp_path: Path) -> None:
@@ -133,16 +133,45 @@ def test_the_spread_of_dice_is_of_radiographs_with_the_finding(tmp_path: Path) -
     assert told in drawing
 
 
-def test_calibration_dots_are_the_means_of_equally_filled_bins(tmp_path: Path) -> None:
+def test_the_calibration_chart_is_the_smooth_curve_over_a_histogram(tmp_path: Path) -> None:
     run = runs(tmp_path)[0]
     drawing = next(str(drawing) for heading, drawing in sections([run])[0].drawings if heading.startswith("Calib"))
     frame = run.predictions()
     score, target = frame["score_ptx"].to_numpy(), frame["target"].to_numpy()
-    bins = equal_mass_bins(score)
-    for each in range(bins.max() + 1):
-        inside = bins == each
-        told = f"probability {score[inside].mean():.3f}, observed {target[inside].mean():.3f}, {inside.sum()} images"
-        assert told in drawing
+    curve = calibration_curve(target, score, np.unique(frame["patient"], return_inverse=True)[1])
+    assert curve is not None
+    end = min(1.0, 1.1 * float(max(curve.probability.max(), curve.share.max())))
+    count, edges = np.histogram(score, bins=40, range=(0, end))
+    for images, left, right in zip(count, edges[:-1], edges[1:], strict=True):
+        told = f"{images} images of probability {left:.3f} to {right:.3f}"
+        assert (told in drawing) == (images > 0)
+    axis = Chart(ChartAxis("", 0, end), ChartAxis("", 0, end), "", width=470, height=430)
+    axis.line(list(zip(curve.probability.tolist(), curve.share.tolist(), strict=True)), "#0072B2", "strong · linear")
+    axis.band(curve.probability.tolist(), curve.low.tolist(), curve.high.tolist(), "#0072B2", "")
+    shapes = re.findall(r'points="([^"]+)"', str(axis.drawn()))
+    assert len(shapes) == 2
+    assert all(shape in drawing for shape in shapes)
+
+
+def test_net_benefit_is_drawn_and_told_with_intervals(tmp_path: Path) -> None:
+    run = runs(tmp_path)[0]
+    (section,) = sections([run])
+    frame = run.predictions()
+    score, target = frame["score_ptx"].to_numpy(), frame["target"].to_numpy()
+    called = score >= 0.2
+    by_hand = np.mean(called & (target == 1)) - np.mean(called & (target == 0)) * 0.2 / 0.8
+    found = next(table for heading, table in section.tables if heading == "Net benefit")
+    place = found.header.index("from 0.2")
+    estimate = found.rows[0][place]
+    assert isinstance(estimate, Estimate)
+    assert estimate.value == pytest.approx(by_hand)
+    assert estimate.low is not None
+    assert estimate.low < by_hand
+    everybody = target.mean() - (1 - target.mean()) * 0.2 / 0.8
+    assert found.texts[-1][0] == "call everybody"
+    assert found.texts[-1][place] == f"{everybody:.4f}"
+    drawing = next(str(drawing) for heading, drawing in section.drawings if heading.startswith("Net benefit"))
+    assert all(words in drawing for words in ("call everybody", "call nobody", "95 % interval at each threshold"))
 
 
 def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Path) -> None:

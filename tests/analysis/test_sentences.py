@@ -104,19 +104,19 @@ def test_a_baseline_that_is_better_is_said_to_be(tmp_path: Path) -> None:
 def test_a_metric_never_stands_without_its_other_half(tmp_path: Path) -> None:
     card = {"metrics": ["auroc", "auprc", "sensitivity", "ppv"]}
     (table,) = task_tables([line(tmp_path, 1.0, 0, task_card=card)])
-    assert table.metric_names == ("auroc", "auprc", "sensitivity", "specificity")
+    assert table.metric_names == ("auroc", "auprc", "auprc_chance", "sensitivity", "specificity")
     (table,) = task_tables([line(tmp_path / "b", 1.0, 0, task_card={"metrics": ["ppv", "calibration_slope"]})])
     assert table.metric_names == ("ppv", "npv", "calibration_slope", "calibration_intercept")
     for task in list_tasks().values():
         shown: list[str] = []
         for name in task.metrics:
-            if len(shown) < SHOWN_METRICS:
+            if sum(metric_of(each).better is not None for each in shown) < SHOWN_METRICS:
                 shown += [name, *metric_of(name).beside]
         assert all(set(metric_of(name).beside) <= set(shown) for name in shown), task.name
 
 
 def test_lines_are_ordered_by_the_direction_of_what_a_task_asks_for(tmp_path: Path) -> None:
-    for metric in ("auroc", "brier", "ece", "calibration_slope"):
+    for metric in ("auroc", "brier", "calibration_rms", "calibration_slope"):
         card = {"metrics": [metric]}
         runs = [
             line(tmp_path / metric, strength, 0, encoder=f"s{strength}", task_card=card) for strength in (0.2, 2, 1)
@@ -124,6 +124,18 @@ def test_lines_are_ordered_by_the_direction_of_what_a_task_asks_for(tmp_path: Pa
         (table,) = task_tables(runs)
         badness = [metric_of(metric).badness(each.metrics[metric].value) for each in table.lines]
         assert badness == sorted(badness), metric
+
+
+def test_an_old_run_whose_first_metric_ranks_nothing_any_more_is_listed(tmp_path: Path) -> None:
+    card = {"metrics": ["brier", "ece"]}
+    runs = [line(tmp_path, strength, 0, encoder=f"s{strength}", task_card=card) for strength in (0.2, 2)]
+    for run in runs:
+        content = (run.folder / "run.json").read_text()
+        (run.folder / "run.json").write_text(content.replace('"brier",\n', '"ece",\n', 1))
+    read = [Run(run.folder) for run in runs]
+    assert {run.primary for run in read} == {"ece"}
+    (table,) = task_tables(read)
+    assert [each.encoder for each in table.lines] == ["s0.2", "s2"]
 
 
 def test_a_run_of_an_older_version_lacks_a_metric_and_is_shown_all_the_same(tmp_path: Path) -> None:

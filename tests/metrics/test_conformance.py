@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from types import ModuleType
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
@@ -24,10 +25,11 @@ from evalfm.metrics.conformance import check, check_values, coverage, draw, rows
 from evalfm.metrics.metric import Contrast, Metric
 from evalfm.metrics.registry import METRICS, metrics_of
 from evalfm.metrics.rows import ROWS, Classes, Masks, Question, Questions, Scored, TrueAndPredicted
+from evalfm.statistics.calibration import equal_mass_bins
 from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import Statistic, mean_over_folds
+from evalfm.statistics.resampling import Statistic, mean_over_images
 
 NAN = float("nan")
 HALF = 2
@@ -56,17 +58,55 @@ def balanced(label: np.ndarray, called: np.ndarray, **options: Any) -> float:
     return (metrics.recall_score(label, called, **options) + metrics.recall_score(1 - label, ~called, **options)) / 2
 
 
-def line(of: Question, which: str) -> float:
+def slope(of: Question) -> float:
     logit = np.log(of.score / (1 - of.score))[:, None]
     if len(set(of.label)) < 2:
         return NAN
-    fit = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logit, of.label)
-    return float(fit.coef_[0, 0] if which == "slope" else fit.intercept_[0])
+    return float(LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(logit, of.label).coef_[0, 0])
+
+
+def in_the_large(of: Question) -> float:
+    """By the root of mean probability minus share of positives."""
+    logit = np.log(of.score / (1 - of.score))
+    if len(set(of.label)) < 2:
+        return NAN
+    return float(brentq(lambda shift: (1 / (1 + np.exp(-shift - logit))).mean() - of.label.mean(), -60, 60, xtol=1e-12))
 
 
 def ece(right: np.ndarray, sure: np.ndarray) -> float:
     gap = (np.asarray(right) - sure)[np.argsort(sure, kind="stable")]
     return float(sum(abs(part.sum()) for part in np.array_split(gap, 15)) / len(gap))
+
+
+def expected_ece(sure: np.ndarray) -> float:
+    """By the law of each bin's count, convolved coin by coin."""
+    total = 0.0
+    for part in np.array_split(np.sort(sure, kind="stable"), 15):
+        law = reduce(np.convolve, [np.array([1 - each, each]) for each in part], np.ones(1))
+        total += law @ abs(np.arange(len(law)) - part.sum())
+    return float(total / len(sure))
+
+
+def calibration_rms(of: Any, right: np.ndarray, sure: np.ndarray) -> float:
+    """Bin by bin and patient by patient."""
+    member = equal_mass_bins(sure, max(1, min(15, len(sure) // 10)))
+    patient, excess = of.patients.codes, 0.0
+    for each in np.unique(member):
+        gap, codes = (np.asarray(right) - sure)[member == each], patient[member == each]
+        clusters = np.unique(codes)
+        if len(clusters) < 2:
+            return NAN
+        moved = sum((gap[codes == one] - gap.mean()).sum() ** 2 for one in clusters) / len(gap) ** 2
+        excess += len(gap) / len(sure) * (gap.mean() ** 2 - moved * len(clusters) / (len(clusters) - 1))
+    return float(max(excess, 0) ** 0.5)
+
+
+def chance(label: np.ndarray) -> float:
+    """Average precision summed over places of a positive and how many others come before it."""
+    m, n = int(label.sum()), len(label)
+    if m == 0:
+        return NAN
+    return float(np.mean([(1 + (place - 1) * (m - 1) / max(n - 1, 1)) / place for place in range(1, n + 1)]))
 
 
 def brier(label: np.ndarray, score: np.ndarray) -> float:
@@ -97,8 +137,13 @@ OF_QUESTION: dict[str, Callable[[Question], float]] = {
     "brier_calibrated": lambda of: brier(of.label, of.beside("calibrated")),
     "ece": lambda of: ece(of.label, of.score),
     "ece_calibrated": lambda of: ece(of.label, of.beside("calibrated")),
-    "calibration_slope": lambda of: line(of, "slope"),
-    "calibration_intercept": lambda of: line(of, "intercept"),
+    "auprc_chance": lambda of: chance(of.label),
+    "ece_expected": lambda of: expected_ece(of.score),
+    "ece_expected_calibrated": lambda of: expected_ece(of.beside("calibrated")),
+    "calibration_rms": lambda of: calibration_rms(of, of.label, of.score),
+    "calibration_rms_calibrated": lambda of: calibration_rms(of, of.label, of.beside("calibrated")),
+    "calibration_slope": slope,
+    "calibration_intercept": in_the_large,
 }
 
 
@@ -114,6 +159,10 @@ def log_loss(label: np.ndarray, scores: np.ndarray) -> float:
 
 def certainty(label: np.ndarray, scores: np.ndarray) -> float:
     return ece(scores.argmax(axis=1) == label, scores.max(axis=1))
+
+
+def rms_of(of: Classes, scores: np.ndarray) -> float:
+    return calibration_rms(of, (scores.argmax(axis=1) == of.label).astype(float), scores.max(axis=1))
 
 
 def by_half(label: np.ndarray, called: np.ndarray) -> tuple[float, float]:
@@ -138,6 +187,10 @@ OF_CLASSES: dict[str, Callable[[Classes], float]] = {
     "log_loss_calibrated": lambda of: log_loss(of.label, of.scored.of_classes("calibrated")),
     "ece": lambda of: certainty(of.label, of.scores),
     "ece_calibrated": lambda of: certainty(of.label, of.scored.of_classes("calibrated")),
+    "ece_expected": lambda of: expected_ece(of.scores.max(axis=1)),
+    "ece_expected_calibrated": lambda of: expected_ece(of.scored.of_classes("calibrated").max(axis=1)),
+    "calibration_rms": lambda of: rms_of(of, of.scores),
+    "calibration_rms_calibrated": lambda of: rms_of(of, of.scored.of_classes("calibrated")),
     "accuracy_base": lambda of: by_half(of.label, of.called)[0],
     "accuracy_novel": lambda of: by_half(of.label, of.called)[1],
     "harmonic_mean": lambda of: stats.hmean(by_half(of.label, of.called)),
@@ -260,16 +313,17 @@ def test_a_metric_conforms(case: str) -> None:
     conforms(*CASES[case])
 
 
-ROUGH = {"ece", "ece_calibrated", "accuracy_base_constant", "accuracy_novel_constant", "harmonic_mean_constant"}
-"""Not linear at small sizes: a sum of absolute gaps, and the better of two answers; they lean to one side."""
+ROUGH = {"accuracy_base_constant", "accuracy_novel_constant", "harmonic_mean_constant"}
+"""The better of two answers at small sizes leans to one side."""
 
 
 @pytest.mark.parametrize("kind", ROWS)
 def test_intervals_cover_what_is_true_of_everybody(kind: str) -> None:
     plain = [metric for metric in metrics_of(kind) if kind in metric.kinds]
     found = coverage(kind, plain)
-    counts = {"empty_predictions", "empty_truths", "both_empty", "nsd"}
-    assert {metric.name for metric in plain} - set(found) <= counts
+    without = {"empty_predictions", "empty_truths", "both_empty", "nsd", "ece", "ece_calibrated", "ece_expected"}
+    without |= {"ece_expected_calibrated", "auprc_chance", "macro_auprc_chance"}
+    assert {metric.name for metric in plain} - set(found) <= without
     for name, (covered, width) in found.items():
         # Of 100 draws at 95 % fewer than 84 have probability 1e-5.
         assert covered >= (0.6 if name in ROUGH else 0.84), name
@@ -309,7 +363,7 @@ def test_runs_that_are_alike_are_seldom_told_apart(name: str) -> None:
 
 
 def rate_of_errors(rows: Classes) -> Measured:
-    return Measured(mean_over_folds(rows.called != rows.label, rows.patients), rows.patients.count, "no image")
+    return Measured(mean_over_images(rows.called != rows.label, rows.patients), rows.patients.count, "no image")
 
 
 def of_many(otherwise: Estimate) -> Callable[[Classes], Measured | Estimate]:

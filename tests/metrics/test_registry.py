@@ -26,11 +26,15 @@ from evalfm.tasks.task import TaskCard, list_tasks
 CLASSES = ("heart", "left_lung", "mm", "D")
 IMAGES = 240
 LOWER = {
-    *("mae", "rmse", "brier", "brier_calibrated", "ece", "ece_calibrated", "log_loss", "log_loss_calibrated"),
+    *("mae", "rmse", "brier", "brier_calibrated", "log_loss", "log_loss_calibrated"),
+    *("calibration_rms", "calibration_rms_calibrated"),
     *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels", "empty_predictions", "empty_truths"),
 }
 NEAR = {"calibration_slope": 1.0, "calibration_intercept": 0.0, "bias": 0.0, "limits_low": 0.0, "limits_high": 0.0}
-ANY = {"both_empty"}
+ANY = {
+    *("both_empty", "ece", "ece_calibrated", "ece_expected", "ece_expected_calibrated"),
+    *("auprc_chance", "macro_auprc_chance"),
+}
 OF_CLASSES = ("macro_auroc", "accuracy", "balanced_accuracy", "macro_f1", "weighted_f1")
 PAIRED = {
     "binary": ("auroc", "auprc", "sensitivity", "ppv", "f1", "brier", "brier_calibrated", "accuracy_default"),
@@ -43,7 +47,8 @@ PAIRED = {
 }
 """Some of what can be paired."""
 UNPAIRED = {
-    *("ece", "ece_calibrated", "calibration_slope", "calibration_intercept", "f1_all_positive"),
+    *("ece", "ece_calibrated", "ece_expected", "ece_expected_calibrated", "auprc_chance", "macro_auprc_chance"),
+    *("calibration_rms", "calibration_rms_calibrated", "calibration_slope", "calibration_intercept", "f1_all_positive"),
     *("bias", "limits_low", "limits_high", "harmonic_mean_constant", "accuracy_base_constant"),
     *("accuracy_novel_constant", "empty_predictions", "empty_truths", "both_empty"),
 }
@@ -92,7 +97,12 @@ def test_every_metric_has_its_direction_whatever_class_it_is_of(kind: str) -> No
     for name, classes in names.items():
         facts = metric_of(name, classes)
         plain = next(
-            (base for base in (*LOWER, *NEAR, *ANY) if name == base or name in {f"{base}_{each}" for each in classes}),
+            (
+                base
+                for base in (*LOWER, *NEAR, *ANY)
+                if name == base
+                or name in {ending for each in classes for ending in (f"{base}_{each}", f"{base}[{each}]")}
+            ),
             None,
         )
         expected = NEAR.get(str(plain), None if plain in ANY else "lower" if plain in LOWER else "higher")
@@ -144,7 +154,7 @@ def test_every_metric_is_compared_or_refused_with_a_reason_and_told_in_the_metho
             assert paired.name == name
             assert np.isfinite(paired.measured[0].statistic.on_the_data())
         else:
-            assert facts.name in UNPAIRED or any(name.startswith(f"{each}_") for each in UNPAIRED), name
+            assert facts.name in UNPAIRED or any(name.startswith((f"{each}_", f"{each}[")) for each in UNPAIRED), name
             with pytest.raises(EvalfmError, match=rf"no paired test of {re.escape(name)} is built in; compare by"):
                 pair_tables(kind, name, [table, table], classes)
 
@@ -191,8 +201,9 @@ def test_what_a_metric_names_is_a_metric_of_its_kinds() -> None:
 
 
 def test_tables_show_the_metrics_that_say_so() -> None:
-    assert SHOWN == ("auroc", "auprc", "sensitivity", "specificity")
-    assert HEADER[3:] == ("f1", "sensitivity", "specificity", "accuracy", "brier", "ece", "auroc")
+    assert SHOWN == ("auroc", "auprc", "auprc_chance", "sensitivity", "specificity")
+    calibration = ("brier", "ece", "ece_expected", "calibration_rms")
+    assert HEADER[3:] == ("f1", "sensitivity", "specificity", "accuracy", *calibration, "auroc")
     strata = [metric.name for metric in metrics_in("strata of a report", "binary")]
     assert strata == ["auroc", "sensitivity", "specificity"]
 

@@ -59,15 +59,62 @@ def test_a_constant_prediction_is_said():
     assert found["r2"].value <= 0
 
 
-def test_folds_are_averaged():
+def test_errors_are_of_all_folds_together_and_correlations_of_each():
     target, prediction, _ = study()
-    folds = np.arange(120) % 3
+    folds = np.repeat([0, 1, 2], [20, 40, 60])
     found = regression_metrics(target, prediction, np.arange(120), Sampling(folds=folds, resamples=100))
-    parts = [metrics.r2_score(target[folds == f], prediction[folds == f]) for f in range(3)]
-    assert found["r2"].value == pytest.approx(np.mean(parts))
-    parts = [stats.spearmanr(target[folds == f], prediction[folds == f]).statistic for f in range(3)]
-    assert found["spearman"].value == pytest.approx(np.mean(parts))
-    assert "excludes training variance" in found["r2"].method
+    whole = regression_metrics(target, prediction, np.arange(120), Sampling(resamples=100))
+    for name in ("mae", "rmse", "r2", "ccc", "bias", "limits_low", "limits_high"):
+        assert found[name].value == pytest.approx(whole[name].value), name
+        assert "excludes training variance" in found[name].method
+    for name, of in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
+        parts = [of(target[folds == f], prediction[folds == f]).statistic for f in range(3)]
+        assert found[name].value == pytest.approx(np.mean(parts)), name
+    # What a fold's head adds to all of its values moves an error, and no rank.
+    shifted = regression_metrics(target, prediction + folds, np.arange(120), Sampling(folds=folds, resamples=100))
+    assert shifted["spearman"].value == found["spearman"].value
+    assert shifted["pearson"].value == pytest.approx(found["pearson"].value)
+    assert shifted["rmse"].value > found["rmse"].value + 0.1
+
+
+def test_folds_of_three_images_do_not_ruin_r2():
+    """A head that knows next to nothing: within three images the target hardly varies."""
+    generator = np.random.default_rng(0)
+    target, prediction = generator.normal(size=60), 0.4 * generator.normal(size=60)
+    folds = np.arange(60) // 3
+    found = regression_metrics(target, prediction, np.arange(60), Sampling(folds=folds, resamples=100))
+    assert found["r2"].value == pytest.approx(metrics.r2_score(target, prediction))
+    apart = np.mean([metrics.r2_score(target[folds == f], prediction[folds == f]) for f in range(20)])
+    assert apart < found["r2"].value - 1
+
+
+def test_a_fold_of_two_patients_has_no_correlation():
+    target, prediction, _ = study()
+    folds = np.r_[np.zeros(2), np.ones(118)].astype(int)
+    found = regression_metrics(target, prediction, np.arange(120), Sampling(folds=folds, resamples=50))
+    assert found["spearman"].value == pytest.approx(stats.spearmanr(target[2:], prediction[2:]).statistic)
+    assert found["pearson"].note == "1 of 2 folds hold fewer than 3 patients and are left out"
+    pairs = regression_metrics(target, prediction, np.arange(120), Sampling(folds=np.arange(120) // 2, resamples=50))
+    assert pairs["pearson"].reason == "no fold holds 3 patients; take fewer folds"
+    assert pairs["rmse"].value is not None
+
+
+def test_heavy_tails_are_marked_and_normal_errors_are_not():
+    generator = np.random.default_rng(0)
+    target = generator.normal(size=150)
+    normal = regression_metrics(target, target + generator.normal(size=150), np.arange(150), Sampling(resamples=50))
+    heavy = regression_metrics(
+        target, target + generator.standard_t(2, size=150), np.arange(150), Sampling(resamples=50)
+    )
+    for name in ("rmse", "r2", "ccc", "pearson", "limits_low", "limits_high"):
+        assert normal[name].note is None
+        assert (
+            heavy[name].note.startswith("errors have heavy tails (L-kurtosis .") or "L-kurtosis 0." in heavy[name].note
+        )
+        assert heavy[name].note.endswith("coverage not shown")
+    assert heavy["mae"].note is None
+    assert heavy["rmse"].method.startswith("bootstrap-t on log")
+    assert heavy["ccc"].method.startswith("bootstrap-t on Fisher's z")
 
 
 def test_missing_values_are_refused():

@@ -22,8 +22,8 @@ from evalfm.probing.probe import probe
 from evalfm.probing.texts import text_key
 from evalfm.record import Chosen
 from evalfm.run import Run
-from evalfm.statistics.calibration import fit_temperature, with_temperature
 from evalfm.statistics.classification import choose_threshold, f1
+from evalfm.statistics.temperature import fit_temperature, with_temperature
 from evalfm.tasks.prompts import PromptRow, PromptSet
 
 from ..readers import Reader, Seer, reader_card

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import subprocess
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from evalfm.statistics.auroc import (
     auroc,
     auroc_covariance,
     average_precision_statistic,
+    chance_average_precision,
     class_patients,
     episode_auroc,
     macro_auroc_covariance,
@@ -102,7 +104,7 @@ def test_within_folds_pairs_of_different_folds_never_count():
     assert auroc(target, score) == 0.75
 
 
-def test_within_folds_is_the_mean_over_folds():
+def test_within_folds_is_the_mean_over_images():
     target, score, _ = tied_data(90)
     folds = np.arange(90) % 3
     expected = np.mean([roc_auc_score(target[folds == f], score[folds == f, 0]) for f in range(3)])
@@ -503,7 +505,7 @@ def test_repeating_every_image_of_a_patient_changes_neither_area_nor_clustered_v
     assert unclustered.covariance[0, 0] < 0.5 * once.covariance[0, 0]
 
 
-def test_fold_covariance_is_of_the_mean_over_folds():
+def test_fold_covariance_is_of_the_mean_over_images():
     target, score, _ = tied_data(120)
     folds = np.arange(120) % 2
     parts = [auroc_covariance(target[folds == f], score[folds == f]) for f in (0, 1)]
@@ -519,3 +521,19 @@ def test_variance_needs_two_patients_of_each_class():
 
 def test_a_patient_with_both_kinds_counts_on_both_sides():
     assert class_patients([1, 0, 1, 0, 0], ["a", "a", "b", "c", "c"]) == (2, 2)
+
+
+@pytest.mark.parametrize(("positives", "images"), [(1, 1), (1, 2), (2, 5), (3, 6), (4, 7), (5, 5)])
+def test_chance_of_average_precision_is_the_mean_over_all_orders(positives, images):
+    every = [
+        np.mean([(rank + 1) / place for rank, place in enumerate(places)])
+        for places in combinations(range(1, images + 1), positives)
+    ]
+    assert chance_average_precision(positives, images) == pytest.approx(np.mean(every), abs=1e-12)
+
+
+def test_chance_of_average_precision_lies_above_the_prevalence():
+    assert chance_average_precision(4, 40) == pytest.approx(0.176, abs=5e-4)
+    assert chance_average_precision(10**4, 10**5) == pytest.approx(0.1, abs=2e-4)
+    with pytest.raises(ValueError, match="positive"):
+        chance_average_precision(0, 5)

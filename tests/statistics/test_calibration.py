@@ -5,19 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import statsmodels.api as sm
-from scipy.special import expit, logit, softmax
-from sklearn.metrics import log_loss, roc_auc_score
+from scipy.special import expit, logit
+from scipy.stats import norm
 
 from evalfm.statistics.calibration import (
-    COLDEST,
-    HOTTEST,
-    calibration_error_statistic,
+    CalibrationRms,
+    calibration_error,
     calibration_in_the_large,
+    calibration_in_the_large_statistic,
     calibration_line,
     calibration_line_statistic,
     equal_mass_bins,
-    fit_temperature,
-    with_temperature,
+    expected_calibration_error,
 )
 from evalfm.statistics.resampling import identify, patient_weights
 
@@ -115,76 +114,140 @@ def test_calibration_error_by_its_definition():
     expected = sum(
         np.mean(member == b) * abs(target[member == b].mean() - score[member == b].mean()) for b in np.unique(member)
     )
-    found = calibration_error_statistic(target, score, np.arange(157), 157, 10).on_the_data()
-    assert found == pytest.approx(expected, abs=1e-14)
-    assert calibration_error_statistic([1, 1], [0.25, 0.75], np.arange(2), 2).on_the_data() == pytest.approx(0.5)
+    assert calibration_error(target, score, 10) == pytest.approx(expected, abs=1e-14)
+    assert calibration_error([1, 1], [0.25, 0.75]) == pytest.approx(0.5)
 
 
-def test_weighted_calibration_error_keeps_the_bins_of_the_data():
-    target, score = scores(60)
-    patients = identify(np.arange(60))
-    weights = patient_weights(patients, 5, np.random.default_rng(0))
-    member = equal_mass_bins(score, 6)
+def test_expected_calibration_error_is_the_mean_over_drawn_labels():
+    for size, scale in ((60, 3.0), (300, 1.0)):
+        score = expit(np.random.default_rng(0).normal(size=size) * scale - 2)
+        generator = np.random.default_rng(1)
+        drawn = [calibration_error(generator.random(size) < score, score) for _ in range(3000)]
+        assert expected_calibration_error(score) == pytest.approx(np.mean(drawn), abs=4 * np.std(drawn) / 3000**0.5)
+
+
+def test_the_normal_takes_over_without_a_step(monkeypatch):
+    score = np.random.default_rng(0).random(900)
+    exact = expected_calibration_error(score, bins=2)
+    monkeypatch.setattr("evalfm.statistics.calibration.MOST_VARIANCE", 1.0)
+    assert expected_calibration_error(score, bins=2) == pytest.approx(exact, rel=2e-3)
+    assert expected_calibration_error([0.0, 1.0, 1.0]) == 0.0
+
+
+def slowly(target, score, codes, bins):
+    """The RMS error's square before it is cut at 0, patient by patient."""
+    member, excess = equal_mass_bins(score, bins), 0.0
+    for each in range(member.max() + 1):
+        inside = member == each
+        gap, who = (target - score)[inside], codes[inside]
+        moved = [(gap[who == one] - gap.mean()).sum() for one in np.unique(who)]
+        clusters = len(moved)
+        variance = np.sum(np.square(moved)) / len(gap) ** 2 * clusters / (clusters - 1)
+        excess += len(gap) / len(score) * (gap.mean() ** 2 - variance)
+    return excess
+
+
+def test_rms_error_by_its_definition_and_by_the_unclustered_formula():
+    target, score = scores(400)
+    score = expit(2 * logit(score))
+    codes = np.arange(400) // 4
+    found = CalibrationRms(target, score, codes, 100)
+    assert found.on_the_data() == pytest.approx(slowly(target, score, codes, 15) ** 0.5, abs=1e-12)
+    member, expected = equal_mass_bins(score, 15), 0.0
+    for each in range(15):
+        gap = (target - score)[member == each]
+        expected += len(gap) / 400 * (gap.mean() ** 2 - ((gap**2).mean() - gap.mean() ** 2) / (len(gap) - 1))
+    alone = CalibrationRms(target, score, np.arange(400), 400)
+    assert alone.on_the_data() == pytest.approx(expected**0.5, abs=1e-12)
+    assert alone.on_the_data() != pytest.approx(found.on_the_data(), abs=1e-4)
+
+
+def test_rms_error_under_weights_is_that_of_the_rows_repeated():
+    target, score = scores(200)
+    codes = np.arange(200) // 2
+    weights = patient_weights(identify(codes), 3, np.random.default_rng(0))
+    statistic = CalibrationRms(target, expit(3 * logit(score)), codes, 100)
+    member = equal_mass_bins(expit(3 * logit(score)), 15)
+    for row, value in zip(weights, statistic.values(weights), strict=True):
+        rows = np.repeat(np.arange(200), row[codes].astype(int))
+        # Every drawn patient is one of its own.
+        drawn = np.concatenate([np.arange(int(row[c])) * 1000 + c for c in codes if row[c]])
+        excess = 0.0
+        for each in range(15):
+            inside = member[rows] == each
+            gap, who = (target - expit(3 * logit(score)))[rows][inside], drawn[inside]
+            moved = [(gap[who == one] - gap.mean()).sum() for one in np.unique(who)]
+            excess += len(gap) / len(rows) * gap.mean() ** 2
+            excess -= np.sum(np.square(moved)) / len(gap) / len(rows) * len(moved) / (len(moved) - 1)
+        assert value == pytest.approx(max(excess, 0) ** 0.5, abs=1e-10)
+
+
+def test_rms_error_is_about_right_where_ece_is_not():
+    """Of calibrated scores the square is 0 in the mean; ECE is what its expectation says."""
+    squares, eces, expected = [], [], []
+    for seed in range(200):
+        generator = np.random.default_rng(seed)
+        score = expit(generator.normal(size=300) * 1.5 - 1)
+        target = (generator.random(300) < score).astype(float)
+        squares.append(slowly(target, score, np.arange(300), 15))
+        eces.append(calibration_error(target, score))
+        expected.append(expected_calibration_error(score))
+    assert abs(np.mean(squares)) < 3 * np.std(squares) / 200**0.5
+    assert np.mean(eces) == pytest.approx(np.mean(expected), abs=3 * np.std(eces) / 200**0.5)
+    assert np.mean(eces) > 0.04
+
+
+@pytest.mark.parametrize(("slope", "images"), [(1.0, 1), (0.6, 1), (0.6, 3)])
+def test_the_interval_of_the_rms_error_covers(slope, images):
+    true = expit(np.random.default_rng(99).normal(size=200_000) * 1.5 - 1)
+    truth = np.sqrt(np.mean((expit(slope * logit(true)) - true) ** 2))
+    held, made = 0, 0
+    for seed in range(100):
+        generator = np.random.default_rng(seed)
+        patients = 300 // images
+        shared, own = np.repeat(generator.normal(size=(2, patients)), images, axis=1), generator.normal(size=(2, 300))
+        line, luck = own if images == 1 else (shared + own) / 2**0.5
+        score = expit(line * 1.5 - 1)
+        label = norm.cdf(luck) < expit(slope * logit(score))
+        found = CalibrationRms(label, score, np.repeat(np.arange(patients), images), patients).own_interval()
+        made += found.low is not None
+        held += found.low is not None and found.low <= truth <= found.high
+    # Of 100 at 95 % fewer than 87 have probability 1e-3; 2.5 % of calibrated scores have gaps that are too small.
+    assert made >= 92
+    assert held >= 0.87 * made
+
+
+def test_gaps_smaller_than_chance_leaves_them_have_no_interval():
+    score = np.full(300, 0.5) + np.linspace(-0.01, 0.01, 300)
+    found = CalibrationRms(np.arange(300) % 2, score, np.arange(300), 300).own_interval()
+    assert (found.low, found.high) == (None, None)
+    assert "smaller than chance" in found.reason
+    alone = CalibrationRms(np.arange(40) % 2, score[:40], np.zeros(40, dtype=int), 1)
+    assert np.isnan(alone.on_the_data())
+    assert alone.own_interval().reason == "a bin holds one patient only"
+
+
+def test_in_the_large_under_weights_equals_an_offset_regression():
+    target, score = scores(200)
+    patients = identify(np.arange(200) // 2)
+    weights = patient_weights(patients, 10, np.random.default_rng(0))
     expected = [
-        sum(abs(np.sum((w * (target - score))[member == b])) for b in range(6)) / 60 for w in weights[:, patients.codes]
+        sm.GLM(
+            target,
+            np.ones((200, 1)),
+            family=sm.families.Binomial(),
+            offset=logit(score),
+            freq_weights=w[patients.codes],
+        )
+        .fit(tol=1e-12)
+        .params[0]
+        for w in weights
     ]
-    found = calibration_error_statistic(target, score, patients.codes, 60, 6).values(weights)
-    np.testing.assert_allclose(found, expected, atol=1e-14)
-
-
-def sharpened(sharpness: float, n: int = 4000):
-    generator = np.random.default_rng(1)
-    true = expit(generator.normal(size=n))
-    return (generator.random(n) < true).astype(float), expit(sharpness * logit(true))
-
-
-def sharpened_classes(sharpness: float, n: int = 3000):
-    generator = np.random.default_rng(2)
-    logits = generator.normal(size=(n, 4)) * 1.5
-    target = np.array([generator.choice(4, p=row) for row in softmax(logits, axis=1)])
-    return target.astype(float), softmax(sharpness * logits, axis=1)
-
-
-@pytest.mark.parametrize("made", [sharpened, sharpened_classes])
-@pytest.mark.parametrize("sharpness", [0.3, 1.0, 5.0])
-def test_no_temperature_of_a_fine_grid_has_a_smaller_log_loss(made, sharpness):
-    target, probability = made(sharpness)
-    found = fit_temperature(target, probability)
-    losses = {t: log_loss(target, with_temperature(probability, t)) for t in (found, *np.geomspace(0.05, 20, 120))}
-    assert min(losses, key=losses.get) == found
-    assert found == pytest.approx(sharpness, rel=0.15)
-
-
-def test_the_order_and_so_auroc_does_not_change():
-    target, probability = sharpened(3.0)
-    for temperature in (0.5, 1.0, 7.0):
-        assert roc_auc_score(target, with_temperature(probability, temperature)) == roc_auc_score(target, probability)
-    assert with_temperature(probability, 1.0) == pytest.approx(probability)
-
-
-def test_two_classes_as_one_column_or_two_are_the_same():
-    target, probability = sharpened(2.0)
-    both = np.stack([1 - probability, probability], axis=1)
-    assert fit_temperature(target, both) == pytest.approx(fit_temperature(target, probability), rel=1e-4)
-    assert with_temperature(both, 2.0)[:, 1] == pytest.approx(with_temperature(probability, 2.0))
-
-
-def test_certain_and_separable_scores_stay_finite():
-    assert fit_temperature([0, 0, 1, 1], [0.1, 0.2, 0.8, 0.9]) == pytest.approx(COLDEST, rel=1e-3)
-    assert fit_temperature([1, 1, 0, 0], [0.1, 0.2, 0.8, 0.9]) == pytest.approx(HOTTEST, rel=1e-3)
-    assert fit_temperature([0, 1, 0, 1], [0.5, 0.5, 0.5, 0.5]) == 1.0
-    assert np.isfinite(fit_temperature([0, 1, 1], [0.0, 1.0, 0.0]))
-    assert with_temperature([0.0, 1.0], 3.0).tolist() == [0.0, 1.0]
-
-
-def test_unknown_labels_do_not_count():
-    target, probability = sharpened(2.0)
-    with_unknown = np.where(np.arange(len(target)) < 1000, np.nan, target)
-    assert fit_temperature(with_unknown, probability) == fit_temperature(target[1000:], probability[1000:])
-
-
-def test_what_is_no_probability_or_no_label_is_refused():
-    with pytest.raises(ValueError, match="outside"):
-        fit_temperature([0, 1], [0.2, 1.2])
-    with pytest.raises(ValueError, match="no label"):
-        fit_temperature([np.nan], [0.2])
+    found = calibration_in_the_large_statistic(target, score, patients.codes, patients.count)
+    np.testing.assert_allclose(found.values(weights), expected, atol=1e-7)
+    only = np.zeros((1, 100))
+    only[0, patients.codes[target == 1][0]] = 1.0
+    alike = target[patients.codes == patients.codes[target == 1][0]]
+    assert np.isnan(found.values(only)[0]) == (alike.min() == alike.max())
+    far = calibration_in_the_large([0, 1, 1, 1], [1e-9, 1e-9, 1e-9, 1e-9])
+    assert expit(far + logit(1e-6)) == pytest.approx(0.75)

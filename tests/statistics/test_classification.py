@@ -27,8 +27,6 @@ def rates(target, score, threshold):
     return counts, {
         "sensitivity": c.sensitivity(counts),
         "specificity": c.specificity(counts),
-        "ppv": c.positive_predictive_value(counts),
-        "npv": c.negative_predictive_value(counts),
         "f1": c.f1(counts),
         "balanced": c.balanced_accuracy(counts),
     }
@@ -42,8 +40,6 @@ def test_rates_equal_sklearn():
     assert counts.sum() == 80
     assert found["sensitivity"] == pytest.approx(metrics.recall_score(target, called))
     assert found["specificity"] == pytest.approx(metrics.recall_score(target, called, pos_label=0))
-    assert found["ppv"] == pytest.approx(metrics.precision_score(target, called))
-    assert found["npv"] == pytest.approx(metrics.precision_score(1 - target, ~called))
     assert found["f1"] == pytest.approx(metrics.f1_score(target, called))
     assert found["balanced"] == pytest.approx(metrics.balanced_accuracy_score(target, called))
 
@@ -61,7 +57,6 @@ def test_each_row_may_have_its_own_threshold():
 def test_rates_without_their_denominator_are_undefined():
     _, found = rates([0, 0], [0.1, 0.2], 0.5)
     assert np.isnan(found["sensitivity"])
-    assert np.isnan(found["ppv"])
     assert np.isnan(found["f1"])
     assert np.isnan(found["balanced"])
     assert found["specificity"] == 1.0

@@ -14,7 +14,7 @@ from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import identify, mean_over_folds
+from evalfm.statistics.resampling import identify, mean_over_images
 from evalfm.statistics.subgroups import SubgroupScores
 
 from .paired import compare_auroc
@@ -156,7 +156,7 @@ def test_means_and_their_paired_difference_are_covered() -> None:
     for seed in range(150):
         generator = np.random.default_rng(seed)
         one, other = np.abs(clustered_normal(generator, 60, 3)), 1.1 * np.abs(clustered_normal(generator, 60, 3))
-        mean = estimates({"it": Measured(mean_over_folds(one, patients), 60, "")}, patients, resamples=400)["it"]
+        mean = estimates({"it": Measured(mean_over_images(one, patients), 60, "")}, patients, resamples=400)["it"]
         hits["mean"] += mean.low <= (2 / np.pi) ** 0.5 <= mean.high
         truth = -0.1 * (2 / np.pi) ** 0.5
         for name, groups in (("difference", patient), ("images apart", np.arange(180))):

@@ -18,7 +18,7 @@ from evalfm.statistics.intervals import (
     over_episodes,
     percentile_interval,
 )
-from evalfm.statistics.resampling import FromRows, bootstrap, identify, mean_over_folds
+from evalfm.statistics.resampling import FromRows, bootstrap, identify, mean_over_images
 
 
 def skewed(n=40):
@@ -48,7 +48,7 @@ def test_bca_counts_resamples_level_with_the_estimate_by_half():
     """A share of thirty patients: one resample in seven is level with it."""
     hits = (np.arange(30) < 9).astype(float)
     patients = identify(np.arange(30))
-    statistic = mean_over_folds(hits, patients)
+    statistic = mean_over_images(hits, patients)
     resampled = bootstrap({"share": statistic}, patients, seed=3)["share"]
     assert np.mean(np.isclose(resampled, 0.3)) > 0.1
     given = BootstrapResult(confidence_interval=None, bootstrap_distribution=resampled.round(12), standard_error=None)
@@ -111,7 +111,7 @@ def test_an_extreme_estimate_falls_back_to_the_percentile():
 def test_estimates_tell_value_interval_counts_and_method():
     values = np.random.default_rng(0).normal(size=60)
     patients = identify(np.repeat(np.arange(30), 2))
-    measured = {"m": Measured(mean_over_folds(values, patients), n=30, undefined="no")}
+    measured = {"m": Measured(mean_over_images(values, patients), n=30, undefined="no")}
     found = estimates(measured, patients, seed=7)["m"]
     assert found.value == pytest.approx(values.mean(), rel=1e-12)
     assert found.low < found.value < found.high
@@ -125,7 +125,7 @@ def test_estimates_tell_value_interval_counts_and_method():
 def test_out_of_fold_and_unknown_patients_are_said():
     values = np.random.default_rng(0).normal(size=60)
     patients = identify(np.arange(60), np.arange(60) % 2)
-    measured = {"m": Measured(mean_over_folds(values, patients), n=60, undefined="no")}
+    measured = {"m": Measured(mean_over_images(values, patients), n=60, undefined="no")}
     found = estimates(measured, patients, unit="images")["m"]
     assert found.method == "BCa, 2000 single-image resamples within folds, excludes training variance"
     assert found.unit == "images"
@@ -134,14 +134,14 @@ def test_out_of_fold_and_unknown_patients_are_said():
 def test_absent_values_small_groups_and_given_estimates():
     patients = identify(np.arange(20))
     values = np.random.default_rng(0).normal(size=20)
-    none = mean_over_folds(values, patients, np.zeros(20, dtype=bool))
+    none = mean_over_images(values, patients, np.zeros(20, dtype=bool))
     given = Estimate.absent("because")
     found = estimates(
         {
             "none": Measured(none, n=0, undefined="no lesion"),
-            "few": Measured(mean_over_folds(values, patients), n=20, undefined="no"),
-            "class": Measured(mean_over_folds(values, patients), n=99, undefined="no", fewest=29, note="more"),
-            "enough": Measured(mean_over_folds(values, patients), n=20, undefined="no", fewest=30),
+            "few": Measured(mean_over_images(values, patients), n=20, undefined="no"),
+            "class": Measured(mean_over_images(values, patients), n=99, undefined="no", fewest=29, note="more"),
+            "enough": Measured(mean_over_images(values, patients), n=20, undefined="no", fewest=30),
             "given": given,
         },
         patients,
@@ -156,7 +156,7 @@ def test_absent_values_small_groups_and_given_estimates():
 
 def test_one_patient_has_a_value_and_no_interval():
     patients = identify(["a", "a"])
-    measured = {"m": Measured(mean_over_folds(np.array([1.0, 2.0]), patients), n=1, undefined="no")}
+    measured = {"m": Measured(mean_over_images(np.array([1.0, 2.0]), patients), n=1, undefined="no")}
     found = estimates(measured, patients)["m"]
     assert (found.value, found.low) == (1.5, None)
     assert "no interval" in found.reason

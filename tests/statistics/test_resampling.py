@@ -12,7 +12,7 @@ from evalfm.statistics.resampling import (
     FromSums,
     bootstrap,
     identify,
-    mean_over_folds,
+    mean_over_images,
     over_folds,
     patient_weights,
     ratio,
@@ -81,9 +81,9 @@ def test_blocks_draw_what_one_call_draws():
 def test_bootstrap_does_not_depend_on_the_block_size(monkeypatch):
     patients = identify(np.arange(30) // 2)
     values = np.random.default_rng(0).normal(size=30)
-    whole = bootstrap({"mean": mean_over_folds(values, patients)}, patients, resamples=50, seed=3)["mean"]
+    whole = bootstrap({"mean": mean_over_images(values, patients)}, patients, resamples=50, seed=3)["mean"]
     monkeypatch.setattr("evalfm.statistics.resampling.BLOCK_ELEMENTS", 100)
-    found = bootstrap({"mean": mean_over_folds(values, patients)}, patients, resamples=50, seed=3)["mean"]
+    found = bootstrap({"mean": mean_over_images(values, patients)}, patients, resamples=50, seed=3)["mean"]
     # A product of matrices may round otherwise in another shape.
     np.testing.assert_allclose(found, whole, rtol=1e-12)
 
@@ -92,7 +92,7 @@ def test_bootstrap_resamples_patients_not_rows():
     # Ten patients of 50 identical rows: the spread is that of ten values, not of 500.
     by_patient = np.random.default_rng(0).normal(size=10)
     patients = identify(np.repeat(np.arange(10), 50))
-    found = bootstrap({"m": mean_over_folds(np.repeat(by_patient, 50), patients)}, patients, seed=1)["m"]
+    found = bootstrap({"m": mean_over_images(np.repeat(by_patient, 50), patients)}, patients, seed=1)["m"]
     assert found.std() == pytest.approx(by_patient.std() / 10**0.5, rel=0.06)
 
 
@@ -120,10 +120,21 @@ def test_many_patients_are_left_out_in_groups_that_cover_everybody_once(monkeypa
     assert np.sum(values.sum() - deleted) == pytest.approx(values.sum())
 
 
+def by_fold(values, patients, rows=None):
+    """The mean within each fold, averaged."""
+    among = np.ones(len(values), dtype=bool) if rows is None else rows
+
+    def build(inside):
+        columns = np.stack([among[inside], values[inside] * among[inside]], axis=1)
+        return FromSums(columns, patients.codes[inside], patients.count, mean_of)
+
+    return over_folds(patients, build)
+
+
 def test_average_leaves_out_undefined_parts_and_says_so():
     patients = identify(list("abcd"), [0, 0, 1, 1])
     rows = np.array([True, True, False, False])
-    statistic = mean_over_folds(np.array([1.0, 3.0, 9.0, 9.0]), patients, rows)
+    statistic = by_fold(np.array([1.0, 3.0, 9.0, 9.0]), patients, rows)
     assert isinstance(statistic, Average)
     assert statistic.on_the_data() == 2.0
     assert statistic.remark() == "undefined in 1 of 2 folds, which are left out"
@@ -131,10 +142,22 @@ def test_average_leaves_out_undefined_parts_and_says_so():
 
 def test_over_folds_averages_folds_not_rows():
     patients = identify(list("abcd"), [0, 0, 0, 1])
-    statistic = mean_over_folds(np.array([0.0, 0.0, 0.0, 1.0]), patients)
-    assert statistic.on_the_data() == 0.5
-    assert statistic.remark() is None
-    assert mean_over_folds(np.array([0.0, 0.0, 0.0, 1.0]), identify(list("abcd"))).on_the_data() == 0.25
+    values = np.array([0.0, 0.0, 0.0, 1.0])
+    assert by_fold(values, patients).on_the_data() == 0.5
+    assert by_fold(values, patients).remark() is None
+    assert mean_over_images(values, patients).on_the_data() == 0.25
+
+
+def test_folds_that_are_not_kept_do_not_count():
+    patients = identify(list("abcdef"), [0, 0, 1, 1, 2, 2])
+    values = np.array([1.0, 3.0, 50.0, 50.0, 4.0, 6.0])
+
+    def build(inside):
+        return FromSums(np.stack([np.ones(2), values[inside]], axis=1), patients.codes[inside], 6, mean_of)
+
+    assert over_folds(patients, build, np.array([True, False, True])).on_the_data() == 3.5
+    with pytest.raises(ValueError, match="at least one"):
+        over_folds(patients, build, np.zeros(3, dtype=bool))
 
 
 def test_an_average_of_nothing_is_refused():

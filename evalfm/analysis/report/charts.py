@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 from evalfm.analysis.figures import describe, mean_roc
 from evalfm.analysis.report.svg import COLOURS, DASHES, GREY, Chart, ChartAxis, spanning
 from evalfm.analysis.table import Line
+from evalfm.metrics.rows import probable
 from evalfm.run import Run
-from evalfm.statistics.calibration import equal_mass_bins
+from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.net_benefit import net_benefit
 
 MOST_CURVES = len(COLOURS)
 """Lines of one chart that an eye can follow."""
+HISTOGRAM = 40
+"""Bars under a calibration curve."""
 _GRID = np.linspace(0, 1, 101)
 
 Values = NDArray[np.float64]
@@ -68,7 +72,7 @@ def roc(lines: Sequence[Line]) -> Markup:
     )
     chart.line([(0, 0), (1, 1)], GREY, "chance", dash="1 3", legend=False)
     for line, colour, dash in zip(lines, COLOURS, DASHES, strict=False):
-        target, score, folds = _scores(line.runs[0])
+        target, score, folds = scores_of(line.runs[0])
         curve = mean_roc(target, score, np.ones(len(target)), folds, _GRID)
         if curve is None:
             continue
@@ -80,27 +84,65 @@ def roc(lines: Sequence[Line]) -> Markup:
 
 
 def calibration(lines: Sequence[Line]) -> Markup | None:
-    """Observed share against mean probability in ten equally filled bins; None where no line has probabilities."""
-    found = [(line, *_scores(line.runs[0])[:2]) for line in lines]
-    shown = [each for each in found if each[2].min() >= 0 and each[2].max() <= 1]
-    if not shown:
-        return None
+    """Share with the finding against the probability, smooth with a band, over the scores' own histogram.
+
+    The band is of the first line, the histogram too; None where no line has a curve.
+    """
     drawn = []
-    for (line, target, score), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
-        bins = equal_mass_bins(score)
-        count = np.bincount(bins)
-        mean, share = np.bincount(bins, score) / count, np.bincount(bins, target) / count
-        drawn.append((name_of(line), mean, share, count, colour, dash))
-    # Rare findings keep every bin in a corner: the axes end where the bins do.
-    end = min(1.0, 1.1 * max(float(max(mean.max(), share.max())) for _, mean, share, *_ in drawn))
-    axes = ChartAxis("mean probability", 0, end), ChartAxis("share with the finding", 0, end)
+    for line, colour, dash in zip(lines, COLOURS, DASHES, strict=False):
+        target, score, _ = scores_of(line.runs[0])
+        curve = calibration_curve(target, score, patients_of(line.runs[0])) if probable(score) else None
+        if curve is not None:
+            drawn.append((name_of(line), curve, score, colour, dash))
+    if not drawn:
+        return None
+    # Rare findings keep every curve in a corner: the axes end where the curves do.
+    end = min(1.0, 1.1 * max(float(max(curve.probability.max(), curve.share.max())) for _, curve, *_ in drawn))
+    axes = ChartAxis("probability", 0, end), ChartAxis("share with the finding", 0, end)
     chart = Chart(*axes, "Calibration", width=470, height=430)
     chart.line([(0, 0), (end, end)], GREY, "perfect", dash="1 3", legend=False)
-    for name, mean, share, count, colour, dash in drawn:
-        points = list(zip(mean.tolist(), share.tolist(), strict=True))
-        chart.line(points, colour, name, dash=dash)
-        for (x, y), images in zip(points, count.tolist(), strict=True):
-            chart.dot(x, y, colour, f"{name}: probability {x:.3f}, observed {y:.3f}, {images} images")
+    name, curve, score, colour, _ = drawn[0]
+    count, edges = np.histogram(score, bins=HISTOGRAM, range=(0, end))
+    for images, left, right in zip(count.tolist(), edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        if images:
+            words = f"{name}: {images} images of probability {left:.3f} to {right:.3f}"
+            chart.bar(left, right, 0.2 * end * images / count.max(), colour, words)
+    ends = (curve.low.tolist(), curve.high.tolist())
+    chart.band(curve.probability.tolist(), *ends, colour, f"{name}: 95 % band at each probability")
+    for name, curve, _, colour, dash in drawn:
+        chart.line(list(zip(curve.probability.tolist(), curve.share.tolist(), strict=True)), colour, name, dash=dash)
+    return chart.drawn()
+
+
+def decisions(lines: Sequence[Line]) -> Markup | None:
+    """Net benefit of acting on a probability, beside acting always and never; None where no line has probabilities.
+
+    The band is of the first line. Thresholds go to three times the prevalence, .3 at least.
+    """
+    found = []
+    for line, colour, dash in zip(lines, COLOURS, DASHES, strict=False):
+        target, score, _ = scores_of(line.runs[0])
+        if probable(score):
+            found.append((name_of(line), net_benefit(target, score, patients_of(line.runs[0])), colour, dash))
+    if not found:
+        return None
+    first = found[0][1]
+    end = min(0.99, max(0.3, 3 * first.prevalence))
+    inside = first.thresholds <= end + 1e-9
+    top = 1.15 * max(float(each.high[inside].max()) for _, each, *_ in found)
+    axes = ChartAxis("threshold of the probability", 0, end), ChartAxis("net benefit", -0.25 * top, top)
+    chart = Chart(*axes, "Net benefit", width=470, height=430)
+    across = first.thresholds[inside].tolist()
+    name, _, colour, _ = found[0]
+    ends = (first.low[inside].tolist(), first.high[inside].tolist())
+    chart.band(across, *ends, colour, f"{name}: 95 % interval at each threshold")
+    chart.line([(0, 0), (end, 0)], GREY, "call nobody", dash="4 4")
+    shown = inside & (first.treat_all >= axes[1].low)
+    everybody = [(0.0, first.prevalence), *zip(first.thresholds[shown], first.treat_all[shown], strict=True)]
+    chart.line([(float(x), float(y)) for x, y in everybody], GREY, "call everybody", dash="1 3")
+    for name, each, colour, dash in found:
+        points = zip(across, each.model[inside].clip(axes[1].low).tolist(), strict=True)
+        chart.line(list(points), colour, name, dash=dash)
     return chart.drawn()
 
 
@@ -202,7 +244,13 @@ def _lines(
     return chart.drawn()
 
 
-def _scores(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
+def patients_of(run: Run) -> NDArray[np.intp]:
+    """Code of the patient of each test image, in the order of ``scores_of``."""
+    names = run.test_predictions()["patient"].to_numpy(str)
+    return np.unique(names, return_inverse=True)[1].astype(np.intp)
+
+
+def scores_of(run: Run) -> tuple[Values, Values, NDArray[np.intp] | None]:
     """Labels, scores and folds of the test images of a binary run."""
     table = run.test_predictions()
     score = table[f"score_{run.record.data.class_names[0]}"].to_numpy(np.float64)

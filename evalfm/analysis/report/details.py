@@ -10,14 +10,17 @@ from markupsafe import Markup
 from evalfm.analysis.figures import p_words
 from evalfm.analysis.operating_points import HEADER, operating_points, wanted
 from evalfm.analysis.report import charts
-from evalfm.analysis.report.tables import Signed, Table, Value, table
+from evalfm.analysis.report.tables import Signed, Table, Value, Worded, table
 from evalfm.analysis.shortcuts import Curve, Decoded
 from evalfm.analysis.table import Line, TaskTable, encoder_label
 from evalfm.analysis.times import Times
+from evalfm.metrics.rows import probable
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.net_benefit import net_benefit
 from evalfm.tasks.kinds import kind_of
 
+NET_BENEFIT = "influence of patients, t"
 Areas = list[tuple[Line, list[Estimate]]]
 
 
@@ -54,6 +57,33 @@ def operating_table(name: str, summary: TaskTable) -> Table | None:
         "default line and with it in the other; AUROC is moved by neither. Of several seeds the mean."
     )
     return table(name, list(HEADER), rows, caption)
+
+
+ACT_FROM = (0.05, 0.1, 0.2, 0.3, 0.5)
+"""Thresholds of the table of net benefit."""
+
+
+def net_benefit_table(name: str, lines: Sequence[Line]) -> Table | None:
+    """Net benefit of each line's first seed at some thresholds, and of calling everybody; None where none has any."""
+    rows: list[list[Value]] = []
+    last: list[Value] = []
+    for line in lines:
+        target, score, _ = charts.scores_of(line.runs[0])
+        if not probable(score):
+            continue
+        found = net_benefit(target, score, charts.patients_of(line.runs[0]), ACT_FROM)
+        n, unit = line.runs[0].record.data.splits.test.patients, line.runs[0].record.data.unit
+        values = zip(found.model.tolist(), found.low.tolist(), found.high.tolist(), strict=True)
+        rows.append([charts.name_of(line), *(Estimate(*each, method=NET_BENEFIT, n=n, unit=unit) for each in values)])
+        last = ["call everybody", *(Worded.number(each, ".4f") for each in found.treat_all.tolist())]
+    if not rows:
+        return None
+    caption = (
+        "True positives an image, less false ones weighed by t / (1 − t), of acting from the probability t on; acting "
+        "never has 0. Pointwise 95 % intervals by patients, training variance excluded; of the first seed, all folds "
+        "together."
+    )
+    return table(name, ["model", *(f"from {each:g}" for each in ACT_FROM)], [*rows, last], caption)
 
 
 def templates_table(name: str, summary: TaskTable) -> Table | None:

@@ -109,6 +109,25 @@ class Chart:
             f'fill-opacity="0.35" stroke="{colour}"><title>{escape(hover)}</title></rect>'
         )
 
+    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, hover: str) -> None:
+        """What lies between two lines over ``xs``; it is cut at the edges of the vertical axis."""
+        ends = [*zip(xs, low, strict=True), *reversed(list(zip(xs, high, strict=True)))]
+        inside = [(x, min(max(y, self.y.low), self.y.high)) for x, y in ends]
+        path = " ".join(f"{self._across(x):.1f},{self._down(y):.1f}" for x, y in inside)
+        self._marks.append(
+            f'<polygon points="{path}" fill="{colour}" fill-opacity="0.13" stroke="none"><title>{escape(hover)}</title>'
+            "</polygon>"
+        )
+
+    def bar(self, left: float, right: float, high: float, colour: str, hover: str) -> None:
+        """A bar that stands on the horizontal axis, ``high`` in units of the vertical one above its lowest value."""
+        x1, x2 = self._across(left), self._across(right)
+        top, bottom = self._down(self.y.low + high), self._down(self.y.low)
+        self._marks.append(
+            f'<rect x="{x1:.1f}" y="{top:.1f}" width="{max(x2 - x1, 0.5):.1f}" height="{max(bottom - top, 0):.1f}" '
+            f'fill="{colour}" fill-opacity="0.25" stroke="none"><title>{escape(hover)}</title></rect>'
+        )
+
     def drawn(self) -> Markup:
         """The chart as an ``svg`` element with its title for those who cannot see it."""
         return Markup(

@@ -24,6 +24,7 @@ from evalfm.analysis.report.details import (
     curves_table,
     decodability_table,
     exclusions_table,
+    net_benefit_table,
     operating_table,
     splits_table,
     templates_table,
@@ -283,7 +284,17 @@ def _calibration(made: TaskReport, shown: Sequence[Line]) -> None:
         calibrated = charts.calibration(shown)
         if calibrated is None:
             made.absent.append("Calibration: no model gives probabilities.")
-        _add(made, "Calibration in ten equally filled bins", calibrated)
+        _add(made, "Calibration: share with the finding, with the band and histogram of the first line", calibrated)
+
+
+def _decisions(made: TaskReport, shown: Sequence[Line]) -> None:
+    with made.part("Net benefit"):
+        _add(
+            made,
+            "Net benefit of acting from a probability on, with the band of the first line",
+            charts.decisions(shown),
+        )
+        _add_table(made, "Net benefit", net_benefit_table(f"{made.anchor}-net-benefit", shown))
 
 
 def _dice(made: TaskReport, shown: Sequence[Line]) -> None:
@@ -320,6 +331,7 @@ def _answers(made: TaskReport, shown: Sequence[Line]) -> None:
 PARTS: dict[str, Callable[[TaskReport, Sequence[Line]], None]] = {
     "roc": _roc,
     "calibration": _calibration,
+    "decisions": _decisions,
     "dice": _dice,
     "errors": _errors,
     "labels": partial(_areas, heading="AUROC of each label"),

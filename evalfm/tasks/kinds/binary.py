@@ -12,5 +12,5 @@ BINARY = Kind(
     finding="with the finding",
     truth=(Column("target", classes=2),),
     picture="roc",
-    parts=("roc", "calibration"),
+    parts=("roc", "calibration", "decisions"),
 )
