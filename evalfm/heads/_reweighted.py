@@ -17,6 +17,8 @@ ELEMENTS_AT_ONCE = 1 << 23
 """Margins (weightings × outcomes × examples) that are held at once in double precision: 64 MB."""
 SUSPICIOUS = 1e-6
 """Below this share of its mean square a variance is counted about its mean and not as a difference."""
+ROUNDING = 1e-9
+"""Of a feature's deviation among all rows: no deviation under a weighting is smaller and more than rounding."""
 MAX_STEPS, MAX_INNER, MAX_HALVINGS = 60, 250, 30
 FORCING = 0.05
 SUFFICIENT_DECREASE = 1e-4
@@ -243,4 +245,5 @@ def _deviations(features: Tensor, weights: Tensor, scaling: Standardisation) -> 
     raw_scale = torch.from_numpy(scaling.scale[scaling.kept]).to(features)
     raw_mean = torch.from_numpy(scaling.mean[scaling.kept]).to(features) + mean * raw_scale
     constant = deviation * raw_scale <= CONSTANT * raw_mean.abs().clamp_min(float(np.finfo(np.float32).tiny))
-    return torch.where(constant, 0.0, deviation)
+    # What is one value in every drawn row has rounding for its deviation, be it 0 on the raw scale or not.
+    return torch.where(constant | (deviation <= ROUNDING * (1 + mean.abs())), 0.0, deviation)

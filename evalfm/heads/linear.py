@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -72,7 +73,7 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
         scaling = Standardisation.of(features)
         scale, mean = torch.from_numpy(scaling.scale), torch.from_numpy(scaling.mean)
         on_scaled = (start[0] * scale)[:, torch.from_numpy(scaling.kept)], start[1] + start[0] @ mean
-        return solve_reweighted(
+        solved = solve_reweighted(
             torch.from_numpy(scaling.apply(features)).to(context.device),
             scaling,
             likelihood,
@@ -80,6 +81,18 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
             times.astype(np.float64),
             (on_scaled[0].to(context.device), on_scaled[1].to(context.device)),
         )
+        for number in np.flatnonzero(~solved.converged):
+            # From the start, as the head itself is fitted.
+            rows = np.repeat(np.arange(len(features)), times[number])
+            again = Standardisation.of(features[rows])
+            path = solve_path(
+                torch.from_numpy(again.apply(features[rows])).to(context.device),
+                replace(likelihood, target=likelihood.target[..., torch.from_numpy(rows).to(context.device)]),
+                torch.tensor([strength], dtype=torch.float64, device=context.device),
+            )
+            weight, bias = self._keep(again, path.weight[0], path.bias[0])
+            solved.weight[number], solved.bias[number] = weight.numpy(), bias.numpy()
+        return solved
 
     @property
     def grid(self) -> dict[str, object]:

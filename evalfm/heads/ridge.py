@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import linalg
 from torch import Tensor
 
 from evalfm.errors import EvalfmError
 from evalfm.heads._pooled import Standardisation, at_edge, check_kind, finite_pooled, known_rows
-from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads.head import Context, Examples, Fit, HeldExamples, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
 from evalfm.heads.trained import TrainableAffineHead
 
@@ -81,6 +83,28 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         """At the chosen penalty."""
         return RidgeHead((self._chosen,))
 
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """At the chosen penalty by weights in place of repeated rows."""
+        if choose:
+            yield from super().refits(train, val, context, times, choose=True)
+            return
+        rows = np.flatnonzero(np.isfinite(train.target))
+        features, target = finite_pooled(train, "train")[rows], train.target[rows]
+        for drawn in times[:, rows]:
+            some = drawn > 0
+            share = drawn[some] / drawn.sum()
+            scaling = Standardisation.of(np.repeat(features, drawn, axis=0))
+            mean, rooted = share @ target[some], np.sqrt(drawn[some])
+            standardised = scaling.apply(features[some]) * rooted[:, None]
+            weight = ridge_at(standardised, (target[some] - mean) * rooted, self._chosen)
+            head = RidgeHead(self._penalties)
+            raw = scaling.raw(weight)
+            head._weight = torch.from_numpy(raw)
+            head._bias = torch.tensor(mean - raw @ scaling.mean, dtype=torch.float64)
+            yield head
+
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` [D] and ``bias`` [] on the raw features, float64."""
         return {"weight": self._weight, "bias": self._bias}
@@ -119,3 +143,17 @@ def ridge_path(
     solved = (rotated / (eigenvalue + penalties[:, None])) @ basis.T
     weights: NDArray[np.float64] = solved @ features if wide else solved
     return weights
+
+
+def ridge_at(features: NDArray[np.float64], target: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
+    """Weights [d] at one ``penalty`` above 0, by Cholesky's factor of the smaller of XᵀX + α and XXᵀ + α.
+
+    >>> ridge_at(np.array([[-1.0], [1.0]]), np.array([-2.0, 2.0]), 2.0).round(3).tolist()
+    [1.0]
+    """
+    n, d = features.shape
+    wide = d > n
+    inner = features @ features.T if wide else features.T @ features
+    inner[np.diag_indices_from(inner)] += penalty
+    solved = linalg.solve(inner, target if wide else features.T @ target, assume_a="pos")
+    return np.asarray(features.T @ solved if wide else solved)

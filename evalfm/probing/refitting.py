@@ -62,7 +62,7 @@ def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDA
     every run of the same patients, has the same draws.
 
     >>> multiplicities(np.array(["a", "b", "a"], dtype=object), [0, 1, 2]).tolist()
-    [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    [[3, 1, 3], [2, 0, 2], [2, 2, 2]]
     """
     names, codes = np.unique(patients.astype(str), return_inverse=True)
     cumulated = stats.poisson.cdf(np.arange(LARGEST_COUNT), 1)

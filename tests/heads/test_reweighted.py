@@ -71,6 +71,35 @@ def test_a_feature_that_is_constant_among_the_drawn_rows_is_dropped():
     )
 
 
+@pytest.mark.parametrize(("n", "d"), [(80, 6), (40, 60)])
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_feature_that_only_rows_left_out_show_is_dropped(n, d, value):
+    """As of a network that ends in a rectifier: of rounding alone it would have a tiny deviation and a huge weight."""
+    features, label = drawn(n, d)
+    features[:, 2] = value
+    features[:7, 2] += np.float32(0.123)
+    times = np.random.default_rng(8).poisson(1.0, (3, n)).astype(float)
+    times[:, :7] = 0
+    found = solved(features, label, 1.0, times)
+    assert found.converged.all()
+    assert (found.weight[:, 0, 2] == 0).all()
+    for weight, bias, each in zip(found.weight, found.bias, times, strict=True):
+        expected = on_repeated_rows(features, label, 1.0, each)
+        assert features @ weight[0] + bias[0] == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("head", "kind"), [(LinearHead, "binary"), (SoftmaxHead, "multiclass")])
+def test_a_refit_that_stops_early_is_solved_from_the_start(array_source, make_examples, monkeypatch, head, kind):
+    (train, val), context = examples(array_source, make_examples, kind)
+    fitted = head()
+    fitted.fit(train, val, context)
+    times = np.random.default_rng(5).poisson(1.0, (2, len(train)))
+    expected = [each.predict(val) for each in fitted.refits(train, val, context, times, choose=False)]
+    monkeypatch.setattr("evalfm.heads._reweighted.MAX_STEPS", 1)
+    for again, scores in zip(fitted.refits(train, val, context, times, choose=False), expected, strict=True):
+        assert again.predict(val) == pytest.approx(scores, abs=1e-4)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), factor=st.integers(1, 5))
 def test_equal_weights_change_c_alone(seed, factor):
