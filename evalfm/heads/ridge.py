@@ -12,8 +12,8 @@ from scipy import linalg
 from torch import Tensor
 
 from evalfm.errors import EvalfmError
-from evalfm.heads._pooled import Standardisation, at_edge, check_kind, finite_pooled, known_rows
-from evalfm.heads.head import Context, Examples, Fit, HeldExamples, PooledHead
+from evalfm.heads._pooled import OnVal, Standardisation, at_edge, check_kind, finite_pooled, known_rows
+from evalfm.heads.head import Context, Drawn, Examples, Fit, HeldExamples, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
 from evalfm.heads.trained import TrainableAffineHead
 
@@ -37,7 +37,7 @@ class RidgeHead(PooledHead, TrainableAffineHead):
 
     def __init__(self, penalties: tuple[float, ...] = PENALTIES) -> None:
         self._penalties = tuple(sorted(penalties, reverse=True))
-        self._chosen = self._penalties[0]
+        self._on_val = OnVal(np.empty(0, dtype=np.intp), np.empty((0, 0)))
         self._weight = torch.empty(0)
         self._bias = torch.empty(0)
 
@@ -64,7 +64,7 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         errors = held_out @ weights.T + target.mean() - val.target[val_rows, None]
         losses = np.square(errors).mean(axis=0)
         best = int(np.flatnonzero(losses <= losses.min() * (1 + TIE))[0])
-        self._chosen = self._penalties[best]
+        self._on_val = OnVal(val_rows, np.square(errors).T)
         raw = scaling.raw(weights[best])
         self._weight = torch.from_numpy(raw)
         self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
@@ -79,26 +79,21 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         features = finite_pooled(examples, "given").astype(np.float64)
         return np.asarray(features @ self._weight.numpy() + float(self._bias))[:, None]
 
-    def as_chosen(self) -> RidgeHead:
-        """At the chosen penalty."""
-        return RidgeHead((self._chosen,))
-
     def refits(
-        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
     ) -> Iterator[PooledHead]:
-        """At the chosen penalty by weights in place of repeated rows."""
+        """At the penalty that the drawn val chooses, by weights in place of repeated rows."""
         if choose:
-            yield from super().refits(train, val, context, times, choose=True)
+            yield from super().refits(train, val, context, drawn, choose=True)
             return
         rows = np.flatnonzero(np.isfinite(train.target))
         features, target = finite_pooled(train, "train")[rows], train.target[rows]
-        for drawn in times[:, rows]:
-            some = drawn > 0
-            share = drawn[some] / drawn.sum()
-            scaling = Standardisation.of(np.repeat(features, drawn, axis=0))
-            mean, rooted = share @ target[some], np.sqrt(drawn[some])
+        for times, of_val in zip(drawn.train[:, rows], drawn.val, strict=True):
+            some, penalty = times > 0, self._penalties[self._on_val.best(of_val)]
+            scaling = Standardisation.of(np.repeat(features, times, axis=0))
+            mean, rooted = times[some] @ target[some] / times.sum(), np.sqrt(times[some])
             standardised = scaling.apply(features[some]) * rooted[:, None]
-            weight = ridge_at(standardised, (target[some] - mean) * rooted, self._chosen)
+            weight = ridge_at(standardised, (target[some] - mean) * rooted, penalty)
             head = RidgeHead(self._penalties)
             raw = scaling.raw(weight)
             head._weight = torch.from_numpy(raw)

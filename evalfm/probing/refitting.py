@@ -1,4 +1,4 @@
-"""Heads fitted again on resampled training patients: how far another training sample would have moved the scores."""
+"""Heads fitted again on resampled patients of train and val: how far another sample would have moved the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evalfm.config import ProbeConfig
-from evalfm.heads.head import Context, Examples, Head, HeldExamples, PooledHead
+from evalfm.heads.head import Context, Drawn, Examples, Head, HeldExamples, PooledHead
 from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.scoring import score_pooled
 from evalfm.probing.splits import Split, unlearnable
@@ -79,7 +79,7 @@ def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDA
 
 
 def draws_of(assignment: SplitAssignment, count: int, *, choose: bool) -> Draws:
-    """The first ``count`` draws in which the train rows of every split can be learnt from; fewer of so rare classes.
+    """The first ``count`` draws in which every split can be learnt and chosen on; fewer of so rare classes.
 
     That depends on patients and truth alone, so it is the same for every encoder.
     """
@@ -98,12 +98,17 @@ def draws_of(assignment: SplitAssignment, count: int, *, choose: bool) -> Draws:
 
 
 def _learnable(cohort: Cohort, split: Split, numbers: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether the train rows that each draw takes show two classes, of each label that can be learnt; [R]."""
-    target = cohort.target[split.train]
+    """Whether the rows of train, and of val, that each draw takes show two classes of each label that can be learnt."""
+    return _show_two(cohort, split, split.train, numbers) & _show_two(cohort, split, split.val, numbers)
+
+
+def _show_two(cohort: Cohort, split: Split, positions: NDArray[np.intp], numbers: Sequence[int]) -> NDArray[np.bool_]:
+    """The same of the rows at ``positions``, [R]."""
+    target = cohort.target[positions]
     lost = unlearnable(cohort, split)
     if cohort.kind.several_labels:
         target = target[:, [name not in lost for name in cohort.class_names]]
-    times = multiplicities(cohort.manifest.patients[cohort.rows[split.train]], numbers)
+    times = multiplicities(cohort.manifest.patients[cohort.rows[positions]], numbers)
     able = np.ones(len(numbers), dtype=bool)
     for column in target.reshape(len(target), -1).T:
         known = np.isfinite(column)
@@ -127,14 +132,15 @@ def refitted(
 
     Args:
         examples: of train, val and test.
-        rule: by which val chooses each refit's own threshold.
+        rule: by which the drawn val chooses each refit's own threshold.
     """
     cohort = assignment.cohort
     train, val, test = (HeldExamples.of(each) for each in examples)
-    times = multiplicities(train.patients, draws.numbers)
+    drawn = Drawn(multiplicities(train.patients, draws.numbers), multiplicities(val.patients, draws.numbers))
     truth, tables = set(cohort.kind.truth_columns(cohort.class_names)), []
-    for number, each in zip(draws.numbers, head.refits(train, val, context, times, choose=draws.choose), strict=True):
-        table = score_pooled(each, val, test, cohort.task, cohort.class_names, rule).test
+    heads = head.refits(train, val, context, drawn, choose=draws.choose)
+    for number, of_val, each in zip(draws.numbers, drawn.val, heads, strict=True):
+        table = score_pooled(each, val.repeated(of_val), test, cohort.task, cohort.class_names, rule).test
         table = table[[name for name in table if name not in truth]].astype(np.float32)
         for label in unlearnable(cohort, split):
             table[f"score_{label}"] = np.float32(np.nan)

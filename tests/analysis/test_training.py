@@ -271,8 +271,8 @@ def test_the_sentence_says_how_many_count_it(tmp_path: Path) -> None:
 
 def test_the_methods_say_what_is_counted(tmp_path: Path) -> None:
     counted = methods_paragraph(two(tmp_path / "a"))
-    assert f"count training variance by {COUNT} refits on resampled training patients" in counted
-    assert "as val chose them for the run" in counted
+    assert f"count training variance by {COUNT} refits on resampled patients of train and val" in counted
+    assert "among those fitted for the run" in counted
     plain = methods_paragraph(two(tmp_path / "b", {}))
     assert "Comparisons are of these trained heads: what another training sample" in plain
     mixed = methods_paragraph(two(tmp_path / "c", {"a": AGAIN["a"]}))

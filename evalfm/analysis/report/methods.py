@@ -100,9 +100,12 @@ def _way(run: Run) -> str:
     if record.refits is not None and not record.refits.learns:
         return "none of a head that learns nothing"
     if record.refits is not None and record.refits.numbers:
-        chosen = "chosen again on val in each" if record.refits.chosen_again else "as val chose them for the run"
+        among = "all fitted again" if record.refits.chosen_again else "those fitted for the run"
         count = len(record.refits.numbers)
-        return f"{count} refits on resampled training patients (hyper-parameters {chosen}, test patients fixed)"
+        return (
+            f"{count} refits on resampled patients of train and val (hyper-parameters chosen by the drawn val among "
+            f"{among}; test patients fixed)"
+        )
     if record.config.shots is not None and not record.data.folds:
         return f"draws of {record.config.shots} shots, where there are several" if record.data.pool else ""
     return "the folds (Nadeau and Bengio 2003, conservative)" if record.data.folds else ""
