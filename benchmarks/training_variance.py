@@ -9,10 +9,10 @@ split (n = 600: 60 % train, 20 % val, 20 % test), 16 shots with 5 draws from poo
 tested on 400; the last design of folds is power: the second encoder sees less.
 
 Ways: ``test`` counts the test patients alone; ``refits`` adds the variance over 20 refits, each at the C that the drawn
-val chooses among the head's own, with ``--choice`` also among all fitted again (20 times the work); ``folds`` is Nadeau and
-Bengio's; ``draws`` the rule for few shots; ``one draw`` tests the first draw by its test patients. Beside each share of
-studies with p < .05 its binomial 95 % limits, the share of 95 % intervals that hold the mean difference over studies,
-and the ratio of the estimated error (root mean square) to the standard deviation of the difference over studies.
+val chooses among the head's own, with ``--choice`` also among all fitted again (20 times the work); ``folds`` is
+Nadeau and Bengio's; ``draws`` the rule for few shots; ``one draw`` tests the first draw by its test patients. Beside
+each share of studies with p < .05 its binomial 95 % limits, the share of 95 % intervals that hold the mean difference
+over studies, and the ratio of the estimated error (root mean square) to the standard deviation of the difference.
 """
 
 from __future__ import annotations
