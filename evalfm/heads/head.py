@@ -23,6 +23,8 @@ from evalfm.features.source import FeatureSource
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.prompts import PromptSet
 
+PASSES = 50
+"""Over the features, in a refit of a linear head."""
 MaskReader = Callable[[int], NDArray[np.bool_]]
 """From a row of the manifest to its masks, bool [K, H, W], on the stored image's grid."""
 
@@ -191,6 +193,10 @@ class PooledHead(Head):
     @abstractmethod
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Scores [N, K]: probabilities per class (binary: K = 1, of the positive class), or values (regression)."""
+
+    def refit_cost(self, train: int, others: int, dimensions: int) -> int:
+        """Multiplications of one refit on ``train`` images with the scores of ``others``, roughly."""
+        return PASSES * train * dimensions
 
     def as_chosen(self, times: NDArray[np.intp]) -> PooledHead:
         """A fresh head of the same kind that has nothing left to choose.

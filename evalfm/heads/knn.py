@@ -87,6 +87,10 @@ class NeighbourHead(PooledHead):
         probability = probability / probability.sum(dim=1, keepdim=True)
         return tied(probability[:, self._first :].numpy())
 
+    def refit_cost(self, train: int, others: int, dimensions: int) -> int:
+        """A cosine of each with each."""
+        return train * others * dimensions
+
     def as_chosen(self, times: NDArray[np.intp]) -> NeighbourHead:
         """With that number of neighbours; a repeated image is as many neighbours as it is there times."""
         return NeighbourHead((self._sizes[self._on_val.best(times)],))

@@ -22,6 +22,8 @@ from evalfm.tasks.cohort import Cohort
 
 LARGEST_COUNT = 40
 """More often a patient is drawn with a probability below 1e-48."""
+MOST_COST = 1 << 33
+"""Multiplications of one refit: of a linear head on 220,000 images of 768 features, some seconds."""
 TRIES = 10
 """So many draws are looked at for each refit, before there are fewer refits."""
 
@@ -49,10 +51,27 @@ class Draws:
 NOTHING_LEARNT = RefitSection(numbers=[], looked_at=0, chosen_again=False, learns=False)
 
 
-def has_refits(config: ProbeConfig, head: Head) -> bool:
-    """Whether runs of ``head`` hold refits: of a frozen encoder, and where training images are no draw of a few."""
+def has_refits(config: ProbeConfig, head: Head, assignment: SplitAssignment, dimensions: int) -> bool:
+    """Whether runs of ``head`` hold refits: of a frozen encoder, where training images are no draw of a few.
+
+    And where the images, with features of so many ``dimensions``, are no more than can be learnt from in seconds.
+    """
+    return wants_refits(config, head) and not takes_long(head, assignment, dimensions)
+
+
+def wants_refits(config: ProbeConfig, head: Head) -> bool:
+    """The same whatever the number of images."""
     few = config.shots is not None or config.episodes is not None or config.base_to_novel
     return bool(config.refits and head.refits_cheaply and config.adaptation == "frozen" and not few)
+
+
+def takes_long(head: Head, assignment: SplitAssignment, dimensions: int) -> bool:
+    """Whether a refit of ``head`` is too much work to be done many times."""
+    tested = 0 if assignment.test is None else len(assignment.test)
+    return isinstance(head, PooledHead) and any(
+        head.refit_cost(len(split.train), len(split.val) + (tested or len(split.test)), dimensions) > MOST_COST
+        for split in assignment.splits
+    )
 
 
 def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDArray[np.intp]:

@@ -21,10 +21,10 @@ from evalfm.metrics.labels import choose_threshold
 from evalfm.probing.cohort import load_cohort
 from evalfm.probing.labelled import LabelledFeatures
 from evalfm.probing.probe import probe
-from evalfm.probing.refitting import has_refits, multiplicities
+from evalfm.probing.refitting import MOST_COST, multiplicities, wants_refits
 from evalfm.probing.session import open_session
 from evalfm.probing.splits import make_splits
-from evalfm.progress import SILENT
+from evalfm.progress import SILENT, Silent
 from evalfm.run import Run
 
 PATIENTS = np.array([f"p{row}" for row in range(4000)], dtype=object)
@@ -148,9 +148,23 @@ def test_other_refits_make_another_run_of_a_cheap_head_alone(squares: Manifest, 
 def test_there_are_none_where_they_say_nothing(options: dict[str, object]) -> None:
     head = load_head("linear", "binary")
     usual = ProbeConfig.checked(encoder="hog", task="square")
-    assert has_refits(usual, head)
-    assert not has_refits(usual.model_copy(update=options), head)
-    assert not has_refits(usual, load_head("mlp", "binary"))
+    assert wants_refits(usual, head)
+    assert not wants_refits(usual.model_copy(update=options), head)
+    assert not wants_refits(usual, load_head("mlp", "binary"))
+
+
+def test_there_are_none_of_what_takes_long_and_that_is_said(
+    squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = {name: load_head(name, "binary").refit_cost(20_000, 8_000, 768) for name in ("linear", "knn")}  # type: ignore[attr-defined]
+    assert cost["linear"] < MOST_COST < cost["knn"]
+    monkeypatch.setattr("evalfm.probing.refitting.MOST_COST", 1)
+    said: list[str] = []
+    progress = Silent()
+    progress.say = said.append  # type: ignore[method-assign]
+    (run,) = probe("hog", "square", data=squares, heads="linear", baselines="none", out=tmp_path, progress=progress)
+    assert run.record.refits is None
+    assert any("No refits of linear on so many images" in each for each in said)
 
 
 @pytest.mark.parametrize(
