@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from evalfm.heads import load_head
-from evalfm.heads.head import Context, HeldExamples, PooledHead
+from evalfm.heads.head import Context, Drawn, HeldExamples, PooledHead
 from evalfm.probing.operating import Operating
 from evalfm.probing.refitting import multiplicities
 from evalfm.tasks.kinds import kind_of
@@ -58,10 +58,11 @@ def main() -> None:
         start = time.perf_counter()
         head.fit(train, val, context)
         fitted = time.perf_counter()
-        times = multiplicities(train.patients, range(options.refits))
-        for each in head.refits(train, val, context, times, choose=False):
-            scores = each.predict(val)
-            Operating.chosen(kind_of(kind), names, val.target, scores, "youden").columns(
+        times = Drawn(*(multiplicities(each.patients, range(options.refits)) for each in (train, val)))
+        for of_val, each in zip(times.val, head.refits(train, val, context, times, choose=False), strict=True):
+            again = val.repeated(of_val)
+            scores = each.predict(again)
+            Operating.chosen(kind_of(kind), names, again.target, scores, "youden").columns(
                 kind_of(kind), names, each.predict(test)
             )
         end = time.perf_counter()

@@ -8,10 +8,11 @@ same expected AUROC. Heads are evalfm's: C chosen on val, thresholds not needed.
 split (n = 600: 60 % train, 20 % val, 20 % test), 16 shots with 5 draws from pools of 40, 200 and 1,000 images a class
 tested on 400; the last design of folds is power: the second encoder sees less.
 
-Ways: ``test`` counts the test patients alone; ``refits`` adds the variance over 20 refits; ``folds`` is Nadeau and
-Bengio's; ``draws`` the rule for few shots; ``one draw`` tests the first draw by its test patients. Beside each share of
-studies with p < .05 its binomial 95 % limits, the share of 95 % intervals that hold the mean difference over studies,
-and the ratio of the estimated error (root mean square) to the standard deviation of the difference over studies.
+Ways: ``test`` counts the test patients alone; ``refits`` adds the variance over 20 refits, each at the C that the drawn
+val chooses among the head's own, with ``--choice`` also among all fitted again (20 times the work); ``folds`` is
+Nadeau and Bengio's; ``draws`` the rule for few shots; ``one draw`` tests the first draw by its test patients. Beside
+each share of studies with p < .05 its binomial 95 % limits, the share of 95 % intervals that hold the mean difference
+over studies, and the ratio of the estimated error (root mean square) to the standard deviation of the difference.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from evalfm.heads.head import Context, HeldExamples
+from evalfm.heads.head import Context, Drawn, HeldExamples
 from evalfm.heads.linear import LinearHead
 from evalfm.probing.refitting import multiplicities
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import Difference, contrast_aurocs
-from evalfm.statistics.training_variance import counting, over_draws, over_folds, over_refits
+from evalfm.statistics.training_variance import Variance, counting, over_draws, over_folds, over_refits
 
 REFITS = 20
 DIMENSIONS = 100
@@ -88,14 +89,14 @@ def examples(given: NDArray[np.float32], label: Values, rows: NDArray[np.intp]) 
 
 
 def fitted(
-    given: NDArray[np.float32], label: Values, split: tuple[NDArray[np.intp], ...], refits: int
+    given: NDArray[np.float32], label: Values, split: tuple[NDArray[np.intp], ...], refits: int, *, choose: bool = False
 ) -> tuple[Values, Values]:
     """Test scores of a head, [n], and of its refits, [R, n]."""
     train, val, test = (examples(given, label, rows) for rows in split)
     head = LinearHead()
     head.fit(train, val, CONTEXT)
-    times = multiplicities(train.patients, range(refits))
-    again = [each.predict(test)[:, 0] for each in head.refits(train, val, CONTEXT, times, choose=False)]
+    drawn = Drawn(*(multiplicities(each.patients, range(refits)) for each in (train, val)))
+    again = [each.predict(test)[:, 0] for each in head.refits(train, val, CONTEXT, drawn, choose=choose)]
     return head.predict(test)[:, 0], np.reshape(again, (refits, len(test)))
 
 
@@ -109,7 +110,20 @@ def splits(design: Design, generator: np.random.Generator) -> list[tuple[NDArray
     return made if design.folds else made[:1]
 
 
-def over_all(design: Design, seed: int) -> dict[str, Difference]:
+def variance_of(
+    label: Values, parts: list[tuple[NDArray[np.intp], ...]], again: list[list[Values]], plain: Difference
+) -> Variance:
+    """Over refits, whose scores ``again`` holds by encoder and fold, each [R, n]."""
+    areas = np.array(
+        [
+            [[auroc(label[part[2]], each) for each in refits] for refits, part in zip(of, parts, strict=True)]
+            for of in again
+        ]
+    )
+    return over_refits(plain.standard_error**2, (areas[0] - areas[1]).mean(axis=0))
+
+
+def over_all(design: Design, seed: int, *, choice: bool) -> dict[str, Difference]:
     """The difference by each way, in one study of folds or a split."""
     generator = np.random.default_rng(seed)
     label = (generator.random(design.images) < 0.4).astype(float)
@@ -120,14 +134,11 @@ def over_all(design: Design, seed: int) -> dict[str, Difference]:
     found = [[fitted(each, label, part, REFITS) for part in parts] for each in given]
     scores = np.stack([np.concatenate([score for score, _ in of]) for of in found], axis=1)
     (plain,) = contrast_aurocs(label[rows], scores, PAIR, folds=fold)
-    areas = np.array(
-        [
-            [[auroc(label[part[2]], again) for again in refits] for (_, refits), part in zip(of, parts, strict=True)]
-            for of in found
-        ]
-    )
-    variance = over_refits(plain.standard_error**2, (areas[0] - areas[1]).mean(axis=0))
+    variance = variance_of(label, parts, [[refits for _, refits in of] for of in found], plain)
     ways = {"test": plain, "refits": counting(plain, variance, "refits")}
+    if choice:
+        again = [[fitted(each, label, part, REFITS, choose=True)[1] for part in parts] for each in given]
+        ways["refits, every C again"] = counting(plain, variance_of(label, parts, again, plain), "refits")
     if design.folds:
         of_fold = [auroc(label[p[2]], a[0]) - auroc(label[p[2]], b[0]) for a, b, p in zip(*found, parts, strict=True)]
         ratio = len(parts[0][2]) / len(parts[0][0])
@@ -162,11 +173,11 @@ def over_shots(design: Design, seed: int) -> dict[str, Difference]:
     return {"one draw": of_each[0], "test": plain, "draws": counting(plain, variance, "draws")}
 
 
-def study(task: tuple[str, int]) -> dict[str, tuple[float, float, float, float]]:
+def study(task: tuple[str, int, bool]) -> dict[str, tuple[float, ...]]:
     """p, low, high and error by way."""
     torch.set_num_threads(1)
     design, seed = DESIGNS[task[0]], task[1]
-    found = over_shots(design, seed) if design.pool else over_all(design, seed)
+    found = over_shots(design, seed) if design.pool else over_all(design, seed, choice=task[2])
     return {
         way: (
             1.0 if each.p is None else each.p,
@@ -197,6 +208,7 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--only", default="", help="designs whose name holds this")
+    parser.add_argument("--choice", action="store_true", help="refits in which every C is fitted again too")
     options = parser.parse_args()
     print(
         "| design | way | studies | p < .05 | coverage | error ÷ true | mean difference |\n" + "|---" * 7 + "|",
@@ -205,7 +217,7 @@ def main() -> None:
     # Not forked: torch has threads.
     with get_context("spawn").Pool(options.workers) as pool:
         for name in (each for each in DESIGNS if options.only in each):
-            tasks = [(name, seed) for seed in range(options.studies)]
+            tasks = [(name, seed, options.choice) for seed in range(options.studies)]
             for line in lines(name, pool.map(study, tasks, chunksize=max(1, len(tasks) // (8 * options.workers)))):
                 print(line, flush=True)
 

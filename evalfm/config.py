@@ -155,14 +155,17 @@ class EvaluationOptions(CardModel):
         Field(
             ge=0,
             le=1000,
-            description="Refits of a head that fits in seconds, each on resampled training patients, so that "
+            description="Refits of a head that fits in seconds, each on resampled patients of train and val, so that "
             "comparisons count training variance; 0 for none.",
         ),
         Option(HEADS, in_key=False),
     ] = REFITS
     refit_choice: Annotated[
         bool,
-        Field(description="Let val choose C (or k, or the penalty) anew in every refit; else the head's own stays."),
+        Field(
+            description="Fit every C (or k, or penalty) again in each refit for val to choose; else only the one it "
+            "chooses among the run's own."
+        ),
         Option(HEADS, in_key=False),
     ] = False
     baselines: Annotated[

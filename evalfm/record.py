@@ -262,13 +262,14 @@ class EpisodeSection(RecordSection):
 
 
 class RefitSection(RecordSection):
-    """Refits of the head on resampled training patients, whose test predictions lie beside the run's.
+    """Refits of the head on resampled patients of train and val, whose test predictions lie beside the run's.
 
     Attributes:
         numbers: of the draws; a draw is decided by its number and the patients' ids.
         looked_at: draws that were looked at: those without a class that the run learnt are not used.
-        chosen_again: whether val chose the hyper-parameters in every refit; else they are the run's own. A refit's
-            threshold and temperature are always chosen on val by its own scores.
+        chosen_again: whether every candidate was fitted again in each refit for the drawn val to choose among; else
+            the drawn val chose among the run's own, and that one was fitted again. A refit's threshold and
+            temperature are always chosen on the drawn val by its own scores.
         learns: False of a head that learns nothing, so that no other training sample would change it.
     """
 

@@ -22,6 +22,8 @@ from evalfm.statistics.training_variance import Variance, counting, over_draws, 
 
 FEWEST_REFITS = 5
 """With fewer in common there is no variance over refits worth the name."""
+FEWEST_FOLDS = 3
+"""From two folds t has one degree of freedom, by which nothing is ever found."""
 TRAINED_HEADS = "Differences are of these trained heads: what another training sample would have changed is not counted"
 ENCODERS = "Differences are of encoders: errors, p and intervals count what another training sample would have changed"
 
@@ -183,7 +185,7 @@ class TrainingSample:
         """By Nadeau and Bengio, of a metric that is a mean over folds; of any other as it is."""
         used = np.flatnonzero(of_run)
         by_fold = [_by_fold(self.measured[run].statistic) for run in used]
-        if any(each is None for each in by_fold):
+        if any(each is None or len(each) < FEWEST_FOLDS for each in by_fold):
             return difference
         values = of_run[used] @ np.stack([each for each in by_fold if each is not None])
         if not np.isfinite(values).all() or not np.isclose(values.mean(), difference.value, rtol=0, atol=1e-9):

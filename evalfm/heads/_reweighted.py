@@ -15,8 +15,12 @@ from evalfm.heads._pooled import CONSTANT, Standardisation
 
 ELEMENTS_AT_ONCE = 1 << 23
 """Margins (weightings × outcomes × examples) that are held at once in double precision: 64 MB."""
+ROWS = 1 << 15
+"""That are weighted at once beside the features."""
 SUSPICIOUS = 1e-6
 """Below this share of its mean square a variance is counted about its mean and not as a difference."""
+ROUNDING = 1e-9
+"""Of a feature's deviation among all rows: no deviation under a weighting is smaller and more than rounding."""
 MAX_STEPS, MAX_INNER, MAX_HALVINGS = 60, 250, 30
 FORCING = 0.05
 SUFFICIENT_DECREASE = 1e-4
@@ -77,9 +81,12 @@ class _Preconditioner:
         n, d = features.shape
         margins = (start[0] @ features.T + start[1][:, None])[None]
         curvature = likelihood.weight(likelihood.probability(margins))[0].mean(dim=0).clamp_min(1e-12)
-        self.rooted = features * (strength * curvature).sqrt()[:, None]
-        self.wide = d > n
-        inner = self.rooted @ self.rooted.T if self.wide else self.rooted.T @ self.rooted
+        self.wide, root = d > n, (strength * curvature).sqrt()[:, None]
+        self.rooted = features * root if self.wide else features[:0]
+        inner = self.rooted @ self.rooted.T if self.wide else features.new_zeros(d, d)
+        for part in () if self.wide else zip(torch.split(features, ROWS), torch.split(root, ROWS), strict=True):
+            rooted = part[0] * part[1]
+            inner += rooted.T @ rooted
         inner.diagonal().add_(1.0)
         self.factor = torch.linalg.cholesky(inner)
         across = strength * (curvature @ features)
@@ -243,4 +250,5 @@ def _deviations(features: Tensor, weights: Tensor, scaling: Standardisation) -> 
     raw_scale = torch.from_numpy(scaling.scale[scaling.kept]).to(features)
     raw_mean = torch.from_numpy(scaling.mean[scaling.kept]).to(features) + mean * raw_scale
     constant = deviation * raw_scale <= CONSTANT * raw_mean.abs().clamp_min(float(np.finfo(np.float32).tiny))
-    return torch.where(constant, 0.0, deviation)
+    # What is one value in every drawn row has rounding for its deviation, be it 0 on the raw scale or not.
+    return torch.where(constant | (deviation <= ROUNDING * (1 + mean.abs())), 0.0, deviation)

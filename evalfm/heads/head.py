@@ -23,6 +23,8 @@ from evalfm.features.source import FeatureSource
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.prompts import PromptSet
 
+PASSES = 50
+"""Over the features, in a refit of a linear head."""
 MaskReader = Callable[[int], NDArray[np.bool_]]
 """From a row of the manifest to its masks, bool [K, H, W], on the stored image's grid."""
 
@@ -84,6 +86,14 @@ class HeldExamples(Examples):
             masked=None if self.masked is None else self.masked[rows],
             held=self.pooled()[rows],
         )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How often each row of train [R, N] and of val [R, M] is drawn in each of R refits."""
+
+    train: NDArray[np.intp]
+    val: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -184,23 +194,29 @@ class PooledHead(Head):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Scores [N, K]: probabilities per class (binary: K = 1, of the positive class), or values (regression)."""
 
-    def as_chosen(self) -> PooledHead:
-        """A fresh head of the same kind that has nothing left to choose: a fit of it is at what this one's val chose.
+    def refit_cost(self, train: int, others: int, dimensions: int) -> int:
+        """Multiplications of one refit on ``train`` images with the scores of ``others``, roughly."""
+        return PASSES * train * dimensions
 
-        A head that ``refits_cheaply`` has it, or ``refits`` of its own.
+    def as_chosen(self, times: NDArray[np.intp]) -> PooledHead:
+        """A fresh head of the same kind that has nothing left to choose.
+
+        It is at the candidate, of those that this head has fitted, that val chooses with its rows counted ``times``.
+        A head that ``refits_cheaply`` has this, or ``refits`` of its own.
         """
         raise NotImplementedError(f"{self.name} has no refits")
 
     def refits(
-        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
     ) -> Iterator[PooledHead]:
-        """Heads fitted as this one was, on ``train`` with each row repeated ``times`` [R, N], one after the other.
+        """Heads fitted as this one was, on ``train`` and ``val`` with each row repeated as ``drawn``, in turn.
 
-        With ``choose`` val chooses again in each; else everything is as it was chosen for this head.
+        With ``choose`` every candidate is fitted again for the drawn val to choose among; else it chooses among those
+        that this head has fitted, and that one alone is fitted again.
         """
-        for each in times:
-            head = type(self)() if choose else self.as_chosen()
-            head.fit(train.repeated(each), val, context)
+        for of_train, of_val in zip(drawn.train, drawn.val, strict=True):
+            head = type(self)() if choose else self.as_chosen(of_val)
+            head.fit(train.repeated(of_train), val.repeated(of_val), context)
             yield head
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
 
@@ -13,8 +14,9 @@ from scipy import special
 from torch import Tensor
 
 from evalfm.cautions import Caution
-from evalfm.heads._logistic import Binomial, Likelihood, Multinomial, solve_path
+from evalfm.heads._logistic import Binomial, Likelihood, Multinomial, Path, solve_path
 from evalfm.heads._pooled import (
+    OnVal,
     Standardisation,
     as_columns,
     at_edge,
@@ -29,14 +31,23 @@ from evalfm.heads._pooled import (
     standardised,
     tied,
 )
-from evalfm.heads._reweighted import Solution, solve_reweighted
-from evalfm.heads.head import Context, Examples, Fit, HeldExamples, PooledHead
+from evalfm.heads._reweighted import solve_reweighted
+from evalfm.heads.head import Context, Drawn, Examples, Fit, HeldExamples, PooledHead
 from evalfm.heads.objectives import Objective
 from evalfm.heads.trained import TrainableAffineHead
 from evalfm.tasks.kinds import kind_of
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Every candidate of a fit on raw features: ``weight`` [C, J, D], ``bias`` [C, J], and what each loses on val."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    on_val: OnVal
 
 
 class _LogisticHead(PooledHead, TrainableAffineHead):
@@ -51,7 +62,7 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
         self._strengths = tuple(sorted(strengths))
         self._weight = torch.empty(0)
         self._bias = torch.empty(0)
-        self._chosen: dict[int, float] = {}
+        self._paths: dict[int, _Path] = {}
 
     def _again(self, weight: Tensor, bias: Tensor) -> Self:
         """Another head of this kind, with weight [K, D] and bias [K]."""
@@ -63,23 +74,39 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
         self,
         features: NDArray[np.float32],
         likelihood: Likelihood,
-        strength: float,
-        times: NDArray[np.intp],
+        path: _Path,
+        drawn: Drawn,
         context: Context,
-        start: tuple[Tensor, Tensor],
-    ) -> Solution:
-        """The weights and biases under each row of ``times`` [R, n], from those on raw features [J, D] and [J]."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights [R, J, D] and biases [R, J] on raw features, each at the C that the drawn val chooses.
+
+        ``drawn`` is of the rows of ``features`` and of all of val.
+        """
         scaling = Standardisation.of(features)
-        scale, mean = torch.from_numpy(scaling.scale), torch.from_numpy(scaling.mean)
-        on_scaled = (start[0] * scale)[:, torch.from_numpy(scaling.kept)], start[1] + start[0] @ mean
-        return solve_reweighted(
-            torch.from_numpy(scaling.apply(features)).to(context.device),
-            scaling,
-            likelihood,
-            strength,
-            times.astype(np.float64),
-            (on_scaled[0].to(context.device), on_scaled[1].to(context.device)),
-        )
+        scaled = torch.from_numpy(scaling.apply(features)).to(context.device)
+        chosen = np.array([path.on_val.best(each) for each in drawn.val])
+        weight = np.zeros((len(chosen), *path.weight.shape[1:]))
+        bias = np.zeros((len(chosen), path.bias.shape[1]))
+        for candidate in np.unique(chosen):
+            mine = np.flatnonzero(chosen == candidate)
+            raw, offset, strength = path.weight[candidate], path.bias[candidate], self._strengths[candidate]
+            start = raw[:, scaling.kept] * scaling.scale[scaling.kept], offset + raw @ scaling.mean
+            first, last = (torch.from_numpy(each).to(context.device) for each in start)
+            times = drawn.train[mine].astype(np.float64)
+            solved = solve_reweighted(scaled, scaling, likelihood, strength, times, (first, last))
+            weight[mine], bias[mine] = solved.weight, solved.bias
+            for number in mine[~solved.converged]:
+                # From the start, as the head itself is fitted.
+                rows = np.repeat(np.arange(len(features)), drawn.train[number])
+                again = Standardisation.of(features[rows])
+                whole = solve_path(
+                    torch.from_numpy(again.apply(features[rows])).to(context.device),
+                    replace(likelihood, target=likelihood.target[..., torch.from_numpy(rows).to(context.device)]),
+                    torch.tensor([strength], dtype=torch.float64, device=context.device),
+                )
+                kept = self._keep(again, whole.weight[0], whole.bias[0])
+                weight[number], bias[number] = (each.numpy() for each in kept)
+        return weight, bias
 
     @property
     def grid(self) -> dict[str, object]:
@@ -105,6 +132,11 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
     def _margins(self, examples: Examples) -> NDArray[np.float64]:
         features = torch.from_numpy(finite_pooled(examples, "given")).double()
         return tied((features @ self._weight.T + self._bias).numpy())
+
+    def _path(self, scaling: Standardisation, solved: Path, on_val: OnVal) -> _Path:
+        """``solved`` on raw features."""
+        weight = scaling.raw(solved.weight.cpu().numpy())
+        return _Path(weight, solved.bias.cpu().numpy() - weight @ scaling.mean, on_val)
 
     def _keep(self, scaling: Standardisation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the standardisation into weights [J, kept] and bias [J]: on raw features, [J, D] and [J]."""
@@ -164,7 +196,8 @@ class LinearHead(_LogisticHead):
             losses = (truth.loss(margins) / len(val_rows)).cpu().numpy()
             best = smallest_best(losses)
             key = f"C[{label}]" if several else "C"
-            chosen[key] = self._chosen[column] = self._strengths[best]
+            chosen[key] = self._strengths[best]
+            self._paths[column] = self._path(scaling, solved, OnVal(val_rows, truth.losses(margins).cpu().numpy()))
             path += _path_lines(self._strengths, losses, label if several else None)
             cautions += _cautions(self._strengths, best, label, scaling, solved.converged)
             weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
@@ -178,35 +211,28 @@ class LinearHead(_LogisticHead):
         return np.asarray(special.expit(self._margins(examples)))
 
     def refits(
-        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
     ) -> Iterator[PooledHead]:
-        """At the chosen C by weights in place of repeated rows, all at once; each label's own C where there are some.
+        """By weights in place of repeated rows, all at once; each label at the C that the drawn val chooses for it.
 
         A label with one class only among the drawn rows gets the same score for every image.
         """
         if choose:
-            yield from super().refits(train, val, context, times, choose=True)
+            yield from super().refits(train, val, context, drawn, choose=True)
             return
         target, features = as_columns(train.target), finite_pooled(train, "train")
-        weight = torch.zeros(len(times), len(self._bias), features.shape[1], dtype=torch.float64)
-        bias = torch.zeros(len(times), len(self._bias), dtype=torch.float64)
+        weight = torch.zeros(len(drawn.train), len(self._bias), features.shape[1], dtype=torch.float64)
+        bias = torch.zeros(len(drawn.train), len(self._bias), dtype=torch.float64)
         for column, label in enumerate(target.T):
             rows = np.flatnonzero(np.isfinite(label))
-            drawn, positive = times[:, rows], times[:, rows] @ label[rows]
-            able = (positive > 0) & (positive < drawn.sum(axis=1)) & (column in self._chosen)
-            bias[:, column] = torch.from_numpy(special.logit((positive + 1) / (drawn.sum(axis=1) + 2)))
-            if not able.any():
-                continue
-            solved = self._reweighted(
-                at_rows(features, rows),
-                Binomial(torch.from_numpy(label[rows]).to(context.device)),
-                self._chosen[column],
-                drawn[able],
-                context,
-                (self._weight[[column]], self._bias[[column]]),
-            )
-            weight[able, column] = torch.from_numpy(solved.weight[:, 0])
-            bias[able, column] = torch.from_numpy(solved.bias[:, 0])
+            times, positive = drawn.train[:, rows], drawn.train[:, rows] @ label[rows]
+            able = (positive > 0) & (positive < times.sum(axis=1)) & (column in self._paths)
+            bias[:, column] = torch.from_numpy(special.logit((positive + 1) / (times.sum(axis=1) + 2)))
+            if able.any():
+                likelihood = Binomial(torch.from_numpy(label[rows]).to(context.device))
+                mine = Drawn(times[able], drawn.val[able])
+                found = self._reweighted(at_rows(features, rows), likelihood, self._paths[column], mine, context)
+                weight[able, column], bias[able, column] = (torch.from_numpy(each[:, 0]) for each in found)
         for each in zip(weight, bias, strict=True):
             yield self._again(*each)
 
@@ -250,7 +276,8 @@ class SoftmaxHead(_LogisticHead):
         truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
         losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
         best = smallest_best(losses)
-        self._chosen = {0: self._strengths[best]}
+        of_each = Multinomial(truth).losses(margins).numpy()
+        self._paths = {0: self._path(scaling, solved, OnVal(val_rows[scorable], of_each))}
         cautions = _cautions(self._strengths, best, label, scaling, solved.converged)
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
@@ -269,34 +296,33 @@ class SoftmaxHead(_LogisticHead):
         """Probability of each class, [N, K]; rows sum to 1."""
         return np.asarray(special.softmax(self._margins(examples), axis=1))
 
-    def as_chosen(self) -> SoftmaxHead:
-        """At the chosen C."""
-        return SoftmaxHead((self._chosen[0],))
+    def as_chosen(self, times: NDArray[np.intp]) -> SoftmaxHead:
+        """At that C."""
+        return SoftmaxHead((self._strengths[self._paths[0].on_val.best(times)],))
 
     def refits(
-        self, train: HeldExamples, val: HeldExamples, context: Context, times: NDArray[np.intp], *, choose: bool
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
     ) -> Iterator[PooledHead]:
-        """At the chosen C by weights in place of repeated rows; draws that lack a class of train by repeated rows."""
+        """By weights in place of repeated rows, all at once; draws that lack a class of train by repeated rows."""
         rows = np.flatnonzero(np.isfinite(train.target))
         target = train.target[rows].astype(np.intp)
         seen = np.unique(target)
         one_hot = (target == seen[:, None]).astype(np.float64)
-        whole = np.all(times[:, rows] @ one_hot.T > 0, axis=1) & (not choose)
-        solved = None
+        whole = np.all(drawn.train[:, rows] @ one_hot.T > 0, axis=1) & (not choose)
+        weights, biases = np.empty((0, 0, 0)), np.empty((0, 0))
         if whole.any():
             likelihood = Multinomial(torch.from_numpy(one_hot).to(context.device))
-            start = self._weight[seen], self._bias[seen]
+            mine = Drawn(drawn.train[whole][:, rows], drawn.val[whole])
             features = at_rows(finite_pooled(train, "train"), rows)
-            drawn = times[whole][:, rows]
-            solved = self._reweighted(features, likelihood, self._chosen[0], drawn, context, start)
-        for number, each in enumerate(times):
-            if solved is None or not whole[number]:
-                yield from super().refits(train, val, context, each[None], choose=choose)
+            weights, biases = self._reweighted(features, likelihood, self._paths[0], mine, context)
+        for number, by_weights in enumerate(whole):
+            if not by_weights:
+                alone = Drawn(drawn.train[[number]], drawn.val[[number]])
+                yield from super().refits(train, val, context, alone, choose=choose)
                 continue
             place = int(whole[:number].sum())
             weight, bias = torch.zeros_like(self._weight), torch.full_like(self._bias, -torch.inf)
-            weight[seen] = torch.from_numpy(solved.weight[place])
-            bias[seen] = torch.from_numpy(solved.bias[place])
+            weight[seen], bias[seen] = torch.from_numpy(weights[place]), torch.from_numpy(biases[place])
             yield self._again(weight, bias)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import linalg
 from torch import Tensor
 
 from evalfm.errors import EvalfmError
-from evalfm.heads._pooled import Standardisation, at_edge, check_kind, finite_pooled, known_rows
-from evalfm.heads.head import Context, Examples, Fit, PooledHead
+from evalfm.heads._pooled import OnVal, Standardisation, at_edge, check_kind, finite_pooled, known_rows
+from evalfm.heads.head import Context, Drawn, Examples, Fit, HeldExamples, PooledHead
 from evalfm.heads.objectives import Objective, ValueObjective
 from evalfm.heads.trained import TrainableAffineHead
 
@@ -35,7 +37,7 @@ class RidgeHead(PooledHead, TrainableAffineHead):
 
     def __init__(self, penalties: tuple[float, ...] = PENALTIES) -> None:
         self._penalties = tuple(sorted(penalties, reverse=True))
-        self._chosen = self._penalties[0]
+        self._on_val = OnVal(np.empty(0, dtype=np.intp), np.empty((0, 0)))
         self._weight = torch.empty(0)
         self._bias = torch.empty(0)
 
@@ -62,7 +64,7 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         errors = held_out @ weights.T + target.mean() - val.target[val_rows, None]
         losses = np.square(errors).mean(axis=0)
         best = int(np.flatnonzero(losses <= losses.min() * (1 + TIE))[0])
-        self._chosen = self._penalties[best]
+        self._on_val = OnVal(val_rows, np.square(errors).T)
         raw = scaling.raw(weights[best])
         self._weight = torch.from_numpy(raw)
         self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
@@ -77,9 +79,26 @@ class RidgeHead(PooledHead, TrainableAffineHead):
         features = finite_pooled(examples, "given").astype(np.float64)
         return np.asarray(features @ self._weight.numpy() + float(self._bias))[:, None]
 
-    def as_chosen(self) -> RidgeHead:
-        """At the chosen penalty."""
-        return RidgeHead((self._chosen,))
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """At the penalty that the drawn val chooses, by weights in place of repeated rows."""
+        if choose:
+            yield from super().refits(train, val, context, drawn, choose=True)
+            return
+        rows = np.flatnonzero(np.isfinite(train.target))
+        features, target = finite_pooled(train, "train")[rows], train.target[rows]
+        for times, of_val in zip(drawn.train[:, rows], drawn.val, strict=True):
+            some, penalty = times > 0, self._penalties[self._on_val.best(of_val)]
+            scaling = Standardisation.of(np.repeat(features, times, axis=0))
+            mean, rooted = times[some] @ target[some] / times.sum(), np.sqrt(times[some])
+            standardised = scaling.apply(features[some]) * rooted[:, None]
+            weight = ridge_at(standardised, (target[some] - mean) * rooted, penalty)
+            head = RidgeHead(self._penalties)
+            raw = scaling.raw(weight)
+            head._weight = torch.from_numpy(raw)
+            head._bias = torch.tensor(mean - raw @ scaling.mean, dtype=torch.float64)
+            yield head
 
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` [D] and ``bias`` [] on the raw features, float64."""
@@ -119,3 +138,17 @@ def ridge_path(
     solved = (rotated / (eigenvalue + penalties[:, None])) @ basis.T
     weights: NDArray[np.float64] = solved @ features if wide else solved
     return weights
+
+
+def ridge_at(features: NDArray[np.float64], target: NDArray[np.float64], penalty: float) -> NDArray[np.float64]:
+    """Weights [d] at one ``penalty`` above 0, by Cholesky's factor of the smaller of XᵀX + α and XXᵀ + α.
+
+    >>> ridge_at(np.array([[-1.0], [1.0]]), np.array([-2.0, 2.0]), 2.0).round(3).tolist()
+    [1.0]
+    """
+    n, d = features.shape
+    wide = d > n
+    inner = features @ features.T if wide else features.T @ features
+    inner[np.diag_indices_from(inner)] += penalty
+    solved = linalg.solve(inner, target if wide else features.T @ target, assume_a="pos")
+    return np.asarray(features.T @ solved if wide else solved)

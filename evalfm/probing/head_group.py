@@ -36,7 +36,7 @@ from evalfm.probing.recording import (
     predictions_table,
     refits_table,
 )
-from evalfm.probing.refitting import NOTHING_LEARNT, draws_of, has_refits
+from evalfm.probing.refitting import NOTHING_LEARNT, draws_of, has_refits, wants_refits
 from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
@@ -145,7 +145,7 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
         "options": config.key_options(),
         "seed": seed,
     }
-    if has_refits(config, head):
+    if has_refits(config, head, assignment, source.pooled_dim):
         # Which are part of what the run holds, so that asking for others makes another run.
         content["refits"] = [config.refits, config.refit_choice]
     if group.text is not None and reads_text(head):
@@ -198,7 +198,13 @@ class RunBuilder:
         watch, config = Stopwatch(), self.group.config
         self._compute_ahead(heads)
         fitted: dict[str, list[HeadResult]] = {head.name: [] for head in heads}
-        again = [head.name for head in heads if has_refits(config, head)]
+        dimensions = self.group.session.source.pooled_dim
+        again = [head.name for head in heads if has_refits(config, head, self.assignment, dimensions)]
+        for head in heads:
+            if head.name not in again and wants_refits(config, head):
+                self.progress.say(
+                    f"No refits of {head.name} on so many images: comparisons speak of this trained head."
+                )
         # A draw depends on patients and truth alone, so it is one for all heads, folds and encoders.
         draws = draws_of(self.assignment, config.refits, choose=config.refit_choice) if again else None
         of_heads = {} if draws is None or not draws.numbers else dict.fromkeys(again, draws)

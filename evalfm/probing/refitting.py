@@ -1,4 +1,4 @@
-"""Heads fitted again on resampled training patients: how far another training sample would have moved the scores."""
+"""Heads fitted again on resampled patients of train and val: how far another sample would have moved the scores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evalfm.config import ProbeConfig
-from evalfm.heads.head import Context, Examples, Head, HeldExamples, PooledHead
+from evalfm.heads.head import Context, Drawn, Examples, Head, HeldExamples, PooledHead
 from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.scoring import score_pooled
 from evalfm.probing.splits import Split, unlearnable
@@ -22,6 +22,8 @@ from evalfm.tasks.cohort import Cohort
 
 LARGEST_COUNT = 40
 """More often a patient is drawn with a probability below 1e-48."""
+MOST_COST = 1 << 33
+"""Multiplications of one refit: of a linear head on 220,000 images of 768 features, some seconds."""
 TRIES = 10
 """So many draws are looked at for each refit, before there are fewer refits."""
 
@@ -49,10 +51,27 @@ class Draws:
 NOTHING_LEARNT = RefitSection(numbers=[], looked_at=0, chosen_again=False, learns=False)
 
 
-def has_refits(config: ProbeConfig, head: Head) -> bool:
-    """Whether runs of ``head`` hold refits: of a frozen encoder, and where training images are no draw of a few."""
+def has_refits(config: ProbeConfig, head: Head, assignment: SplitAssignment, dimensions: int) -> bool:
+    """Whether runs of ``head`` hold refits: of a frozen encoder, where training images are no draw of a few.
+
+    And where the images, with features of so many ``dimensions``, are no more than can be learnt from in seconds.
+    """
+    return wants_refits(config, head) and not takes_long(head, assignment, dimensions)
+
+
+def wants_refits(config: ProbeConfig, head: Head) -> bool:
+    """The same whatever the number of images."""
     few = config.shots is not None or config.episodes is not None or config.base_to_novel
     return bool(config.refits and head.refits_cheaply and config.adaptation == "frozen" and not few)
+
+
+def takes_long(head: Head, assignment: SplitAssignment, dimensions: int) -> bool:
+    """Whether a refit of ``head`` is too much work to be done many times."""
+    tested = 0 if assignment.test is None else len(assignment.test)
+    return isinstance(head, PooledHead) and any(
+        head.refit_cost(len(split.train), len(split.val) + (tested or len(split.test)), dimensions) > MOST_COST
+        for split in assignment.splits
+    )
 
 
 def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDArray[np.intp]:
@@ -62,7 +81,7 @@ def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDA
     every run of the same patients, has the same draws.
 
     >>> multiplicities(np.array(["a", "b", "a"], dtype=object), [0, 1, 2]).tolist()
-    [[1, 0, 1], [1, 0, 1], [0, 0, 0]]
+    [[3, 1, 3], [2, 0, 2], [2, 2, 2]]
     """
     names, codes = np.unique(patients.astype(str), return_inverse=True)
     cumulated = stats.poisson.cdf(np.arange(LARGEST_COUNT), 1)
@@ -79,7 +98,7 @@ def multiplicities(patients: NDArray[np.object_], numbers: Sequence[int]) -> NDA
 
 
 def draws_of(assignment: SplitAssignment, count: int, *, choose: bool) -> Draws:
-    """The first ``count`` draws in which the train rows of every split can be learnt from; fewer of so rare classes.
+    """The first ``count`` draws in which every split can be learnt and chosen on; fewer of so rare classes.
 
     That depends on patients and truth alone, so it is the same for every encoder.
     """
@@ -98,12 +117,17 @@ def draws_of(assignment: SplitAssignment, count: int, *, choose: bool) -> Draws:
 
 
 def _learnable(cohort: Cohort, split: Split, numbers: Sequence[int]) -> NDArray[np.bool_]:
-    """Whether the train rows that each draw takes show two classes, of each label that can be learnt; [R]."""
-    target = cohort.target[split.train]
+    """Whether the rows of train, and of val, that each draw takes show two classes of each label that can be learnt."""
+    return _show_two(cohort, split, split.train, numbers) & _show_two(cohort, split, split.val, numbers)
+
+
+def _show_two(cohort: Cohort, split: Split, positions: NDArray[np.intp], numbers: Sequence[int]) -> NDArray[np.bool_]:
+    """The same of the rows at ``positions``, [R]."""
+    target = cohort.target[positions]
     lost = unlearnable(cohort, split)
     if cohort.kind.several_labels:
         target = target[:, [name not in lost for name in cohort.class_names]]
-    times = multiplicities(cohort.manifest.patients[cohort.rows[split.train]], numbers)
+    times = multiplicities(cohort.manifest.patients[cohort.rows[positions]], numbers)
     able = np.ones(len(numbers), dtype=bool)
     for column in target.reshape(len(target), -1).T:
         known = np.isfinite(column)
@@ -127,14 +151,15 @@ def refitted(
 
     Args:
         examples: of train, val and test.
-        rule: by which val chooses each refit's own threshold.
+        rule: by which the drawn val chooses each refit's own threshold.
     """
     cohort = assignment.cohort
     train, val, test = (HeldExamples.of(each) for each in examples)
-    times = multiplicities(train.patients, draws.numbers)
+    drawn = Drawn(multiplicities(train.patients, draws.numbers), multiplicities(val.patients, draws.numbers))
     truth, tables = set(cohort.kind.truth_columns(cohort.class_names)), []
-    for number, each in zip(draws.numbers, head.refits(train, val, context, times, choose=draws.choose), strict=True):
-        table = score_pooled(each, val, test, cohort.task, cohort.class_names, rule).test
+    heads = head.refits(train, val, context, drawn, choose=draws.choose)
+    for number, of_val, each in zip(draws.numbers, drawn.val, heads, strict=True):
+        table = score_pooled(each, val.repeated(of_val), test, cohort.task, cohort.class_names, rule).test
         table = table[[name for name in table if name not in truth]].astype(np.float32)
         for label in unlearnable(cohort, split):
             table[f"score_{label}"] = np.float32(np.nan)

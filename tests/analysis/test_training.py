@@ -11,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from evalfm.analysis.pairing import Paired, pair
+from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.table import task_tables
 from evalfm.analysis.training import sentence
 from evalfm.metrics.registry import compute_metrics, metrics_of
@@ -266,3 +267,17 @@ def test_the_sentence_says_how_many_count_it(tmp_path: Path) -> None:
     assert sentence([plain]).startswith("Differences are of these trained heads")
     assert "in 1 of 2; the others are of these trained heads" in sentence([counted, plain])
     assert sentence([]) == ""
+
+
+def test_the_methods_say_what_is_counted(tmp_path: Path) -> None:
+    counted = methods_paragraph(two(tmp_path / "a"))
+    assert f"count training variance by {COUNT} refits on resampled patients of train and val" in counted
+    assert "among those fitted for the run" in counted
+    plain = methods_paragraph(two(tmp_path / "b", {}))
+    assert "Comparisons are of these trained heads: what another training sample" in plain
+    mixed = methods_paragraph(two(tmp_path / "c", {"a": AGAIN["a"]}))
+    assert "where both of a pair tell it; the others are of these trained heads" in mixed
+    assert "draws of 16 shots" in methods_paragraph(of_shots(tmp_path / "d", {"a": 2, "b": 2}))
+    assert "training variance" not in methods_paragraph(two(tmp_path / "e"), compared=False).replace(
+        "variance of training", ""
+    )

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from evalfm.heads._logistic import Binomial, Multinomial, solve_path
 from evalfm.heads._pooled import Standardisation
 from evalfm.heads._reweighted import solve_reweighted
-from evalfm.heads.head import Context, HeldExamples
+from evalfm.heads.head import Context, Drawn, HeldExamples
 from evalfm.heads.knn import NeighbourHead, PrototypeHead
 from evalfm.heads.linear import LinearHead, SoftmaxHead
 from evalfm.heads.ordinal import OrdinalHead
@@ -71,6 +71,35 @@ def test_a_feature_that_is_constant_among_the_drawn_rows_is_dropped():
     )
 
 
+@pytest.mark.parametrize(("n", "d"), [(80, 6), (40, 60)])
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_feature_that_only_rows_left_out_show_is_dropped(n, d, value):
+    """As of a network that ends in a rectifier: of rounding alone it would have a tiny deviation and a huge weight."""
+    features, label = drawn(n, d)
+    features[:, 2] = value
+    features[:7, 2] += np.float32(0.123)
+    times = np.random.default_rng(8).poisson(1.0, (3, n)).astype(float)
+    times[:, :7] = 0
+    found = solved(features, label, 1.0, times)
+    assert found.converged.all()
+    assert (found.weight[:, 0, 2] == 0).all()
+    for weight, bias, each in zip(found.weight, found.bias, times, strict=True):
+        expected = on_repeated_rows(features, label, 1.0, each)
+        assert features @ weight[0] + bias[0] == pytest.approx(expected, abs=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("head", "kind"), [(LinearHead, "binary"), (SoftmaxHead, "multiclass")])
+def test_a_refit_that_stops_early_is_solved_from_the_start(array_source, make_examples, monkeypatch, head, kind):
+    (train, val), context = examples(array_source, make_examples, kind)
+    fitted = head()
+    fitted.fit(train, val, context)
+    drawn = draw(train, val, 5, 2)
+    expected = [each.predict(val) for each in fitted.refits(train, val, context, drawn, choose=False)]
+    monkeypatch.setattr("evalfm.heads._reweighted.MAX_STEPS", 1)
+    for again, scores in zip(fitted.refits(train, val, context, drawn, choose=False), expected, strict=True):
+        assert again.predict(val) == pytest.approx(scores, abs=1e-4)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), factor=st.integers(1, 5))
 def test_equal_weights_change_c_alone(seed, factor):
@@ -111,25 +140,55 @@ def examples(array_source, make_examples, kind: str, n: int = 120):
         (PrototypeHead, "multiclass"),
     ],
 )
-def test_a_refit_is_a_fit_to_repeated_rows_at_what_was_chosen(array_source, make_examples, head, kind):
+def test_a_refit_is_a_fit_to_repeated_rows_at_what_the_drawn_val_chooses(array_source, make_examples, head, kind):
     (train, val), context = examples(array_source, make_examples, kind)
     fitted = head()
-    chosen = fitted.fit(train, val, context).chosen
-    times = np.random.default_rng(5).poisson(1.0, (REFITS, len(train)))
-    refits = list(fitted.refits(train, val, context, times, choose=False))
+    path = fitted.fit(train, val, context).path
+    drawn = draw(train, val, 5)
+    refits = list(fitted.refits(train, val, context, drawn, choose=False))
     assert len(refits) == REFITS
-    for each, again in zip(times, refits, strict=True):
-        strengths = dict.fromkeys(chosen.values()) or {None: None}
+    names = context.class_names if kind == "multilabel" else (None,)
+    for of_train, of_val, again in zip(drawn.train, drawn.val, refits, strict=True):
         expected = np.full((len(val), len(context.class_names)), np.nan)
-        for strength in strengths:
-            alone = head() if strength is None else head((strength,))
-            alone.fit(train.repeated(each), val, context)
-            scores = alone.predict(val)
-            of = [chosen.get(f"C[{name}]", strength) == strength for name in context.class_names]
-            expected[:, of] = scores[:, of]
+        for place, name in enumerate(names):
+            setting = next((each for each in path[0] if each in ("C", "k", "alpha")), None) if path else None
+            candidates = dict.fromkeys(line[setting] for line in path) if setting else {None: None}
+            alone = [head() if each is None else head((each,)) for each in candidates]
+            losses = []
+            for each in alone:
+                each.fit(train, val, context)
+                target = val.target if val.target.ndim == 1 else val.target[:, place]
+                losses.append(loss_of(kind, each.predict(val), target, place, of_val))
+            best = alone[int(np.argmin(losses))]
+            best.fit(train.repeated(of_train), val, context)
+            of = [place] if name else slice(None)
+            expected[:, of] = best.predict(val)[:, of]
         assert again.predict(val) == pytest.approx(expected, abs=2e-4 * max(1, np.abs(expected).max()))
         # What is drawn moves the scores.
         assert np.abs(again.predict(val) - fitted.predict(val)).max() > 1e-4
+
+
+def loss_of(kind, scores, target, place, times):
+    """Mean log-loss, or squared error, of the known rows counted ``times``."""
+    known = np.isfinite(target)
+    if kind == "regression":
+        losses = np.square(scores[known, 0] - target[known])
+    elif kind in ("binary", "multilabel"):
+        score = scores[known, place]
+        losses = -np.log(np.where(target[known] == 1, score, 1 - score))
+    else:
+        losses = -np.log(scores[known][np.arange(known.sum()), target[known].astype(int)])
+    return np.average(losses, weights=times[known])
+
+
+def draw(train, val, seed, count=REFITS):
+    generator = np.random.default_rng(seed)
+    return Drawn(*(generator.poisson(1.0, (count, len(each))) for each in (train, val)))
+
+
+def of_train(times, val):
+    """Val as it is."""
+    return Drawn(times, np.ones((len(times), len(val)), dtype=int))
 
 
 @pytest.mark.parametrize(
@@ -139,10 +198,11 @@ def test_where_val_chooses_again_a_refit_is_a_whole_fit(array_source, make_examp
     (train, val), context = examples(array_source, make_examples, kind, n=60)
     fitted = head((1e-3, 1.0, 10.0))
     fitted.fit(train, val, context)
-    times = np.random.default_rng(6).poisson(1.0, (2, len(train)))
-    for each, again in zip(times, fitted.refits(train, val, context, times, choose=True), strict=True):
+    drawn = draw(train, val, 6, 2)
+    refits = fitted.refits(train, val, context, drawn, choose=True)
+    for of_train, of_val, again in zip(drawn.train, drawn.val, refits, strict=True):
         whole = head()
-        whole.fit(train.repeated(each), val, context)
+        whole.fit(train.repeated(of_train), val.repeated(of_val), context)
         assert again.predict(val) == pytest.approx(whole.predict(val))
 
 
@@ -152,7 +212,7 @@ def test_a_draw_without_a_class(array_source, make_examples):
     fitted.fit(train, val, context)
     times = np.ones((2, len(train)), dtype=int)
     times[0, train.target == 1] = 0
-    without, same = fitted.refits(train, val, context, times, choose=False)
+    without, same = fitted.refits(train, val, context, of_train(times, val), choose=False)
     assert (without.predict(val)[:, 1] == 0).all()
     assert same.predict(val) == pytest.approx(fitted.predict(val), abs=1e-3)
 
@@ -163,7 +223,7 @@ def test_a_label_of_which_one_class_is_drawn_has_one_score(array_source, make_ex
     fitted.fit(train, val, context)
     times = np.ones((1, len(train)), dtype=int)
     times[0, train.target[:, 0] == 1] = 0
-    (refit,) = fitted.refits(train, val, context, times, choose=False)
+    (refit,) = fitted.refits(train, val, context, of_train(times, val), choose=False)
     scores = refit.predict(val)
     assert np.ptp(scores[:, 0]) == 0
     assert np.ptp(scores[:, 1]) > 0.1
