@@ -35,7 +35,7 @@ from evalfm.run import HEAD, RECORD, Run, find_runs
 
 RADIOGRAPHS = 24
 SIDE = 48
-FILES = {RECORD, PREDICTIONS, HEAD, "figures/roc.png"}
+FILES = {RECORD, PREDICTIONS, HEAD, *(f"figures/{name}.png" for name in ("roc", "calibration", "net_benefit"))}
 OLD = "The run that was there before."
 Scene = Callable[[Path], dict[str, object]]
 

@@ -26,6 +26,7 @@ from evalfm.features.cost import Cost
 from evalfm.run import Run
 from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.net_benefit import net_benefit
 
 from .browser import needs_browser, shown
 from .made import GRADES, LABELS, binary_table, class_scores, class_table, label_table, make_run, signal
@@ -172,6 +173,15 @@ def test_net_benefit_is_drawn_and_told_with_intervals(tmp_path: Path) -> None:
     assert found.texts[-1][place] == f"{everybody:.4f}"
     drawing = next(str(drawing) for heading, drawing in section.drawings if heading.startswith("Net benefit"))
     assert all(words in drawing for words in ("call everybody", "call nobody", "95 % interval at each threshold"))
+    curve = net_benefit(target, score, np.unique(frame["patient"], return_inverse=True)[1])
+    end = min(0.99, max(0.3, 3 * target.mean()))
+    shown = curve.thresholds <= end + 1e-9
+    top = 1.15 * float(curve.high[shown].max())
+    axis = Chart(ChartAxis("", 0, end), ChartAxis("", -0.25 * top, top), "", width=470, height=430)
+    model = curve.model[shown].clip(-0.25 * top)
+    axis.line(list(zip(curve.thresholds[shown].tolist(), model.tolist(), strict=True)), "#0072B2", "")
+    (shape,) = re.findall(r'points="([^"]+)"', str(axis.drawn()))
+    assert shape in drawing
 
 
 def test_runs_on_few_labels_stand_in_the_curve_and_not_in_the_table(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_the_rule_that_was_asked_is_the_one_that_cuts(squares: Manifest, out: Pa
     assert asked != pytest.approx(other)
 
 
+def test_a_temperature_at_its_edge_is_told(squares: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    told = []
+    for number, found in enumerate((0.1, 1.3)):
+        monkeypatch.setattr("evalfm.probing.operating.fit_temperature", lambda *_, found=found: found)
+        out = tmp_path / str(number)
+        (run,) = probe("pixels", "square", data=squares, heads=["linear"], baselines="none", out=out)
+        told.append([str(each) for each in run.record.cautions if "temperature" in each.sentence])
+    assert told == [["The temperature of square lies at the edge of what is tried, 0.1."], []]
+
+
 def test_other_words_another_tower_or_another_scale_are_another_key():
     rows = (PromptRow("square", False, "dark", (("dark",),)), PromptRow("square", True, "bright", (("bright",),)))
     text = Text(PromptSet("binary", ("{}",), rows, "test"), Reader(reader_card()))

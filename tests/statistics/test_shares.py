@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from evalfm.statistics.intervals import Measured, estimates
@@ -77,3 +77,16 @@ def test_it_covers_where_most_or_all_are_found(patients, images, share):
         held += found.low <= share <= found.high
     # Of 300 at 95 % fewer than 272 have probability 1e-3.
     assert held >= 272
+
+
+def test_the_bounds_by_hand_in_uneven_clusters():
+    hits, codes = np.array([1.0, 1, 1, 1, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 0, 1, 1, 2, 3, 3])
+    sizes, found = np.bincount(codes), np.bincount(codes, hits)
+    p = 7 / 9
+    variance = 4 / 3 * ((found - p * sizes) ** 2).sum() / 81
+    n = p * (1 - p) / variance
+    z = t.ppf(0.975, 81 / (sizes**2).sum() - 1)
+    middle, reach = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    bounds = share_of(hits, codes).own_interval()
+    assert bounds.low == pytest.approx((middle - reach) / (1 + z**2 / n))
+    assert bounds.high == pytest.approx((middle + reach) / (1 + z**2 / n))
