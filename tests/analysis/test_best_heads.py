@@ -197,4 +197,5 @@ def test_the_verbs_and_the_page_say_it(tmp_path: Path) -> None:
     page = report_page(made)
     assert "mlp (best by val)" in page
     assert "Every head and adaptation" in page
+    assert "of several heads of an encoder the one that is best on val speaks for it. Ranks are sets" in page
     assert "Best head of one by val: mlp" in page
