@@ -20,6 +20,20 @@ from evalfm.errors import EvalfmError, UnknownNameError
 POSITIONS = ("pos_embed", "relative_position")
 """Words in the names of tensors that timm may resample to another grid."""
 
+STEM = "_conv_stem.weight"
+"""By which the names of the package EfficientNet-PyTorch are known."""
+OUTSIDE_BLOCKS = {
+    **{"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.", "_bn1.": "bn2."},
+    "_fc.": "classifier.",
+}
+SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+EXPANDED = {
+    **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+    **{"_project_conv": "conv_pwl", "_bn2": "bn3", **SQUEEZE},
+}
+SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **SQUEEZE}
+"""Of a block that expands its channels and of one that does not: the package's names, and timm's."""
+
 
 class TimmEncoder(Encoder):
     """A timm model without its classifier; timm resamples a ViT's positions (bicubic, antialiased)."""
@@ -155,6 +169,8 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
     latter leaves the model what its card says, so the former is refused here.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if STEM in checkpoint.tensors and isinstance(model, timm.models.EfficientNet):
+        return _of_efficientnet_pytorch(checkpoint.tensors, model)
     if convert is None:
         return checkpoint.tensors
     own = model.state_dict()
@@ -171,6 +187,20 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
             f"{checkpoint.path} does not fit the encoder (timm cannot convert it: {error}); "
             "give the weights that the card names."
         ) from None
+
+
+def _of_efficientnet_pytorch(tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Tensors named as the package EfficientNet-PyTorch names them, by timm's names; others keep theirs."""
+    blocks = [(f"blocks.{s}.{b}.", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)]
+    names = dict(OUTSIDE_BLOCKS)
+    for number, (own, block) in enumerate(blocks):
+        order = EXPANDED if hasattr(block, "conv_pwl") else SEPARABLE
+        names |= {f"_blocks.{number}.{theirs}.": f"{own}{ours}." for theirs, ours in order.items()}
+    renamed = {}
+    for name, tensor in tensors.items():
+        beginning = next((each for each in names if name.startswith(each)), "")
+        renamed[names.get(beginning, "") + name.removeprefix(beginning)] = tensor
+    return renamed
 
 
 def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
