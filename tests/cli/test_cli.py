@@ -141,7 +141,7 @@ def test_cards_are_shown():
 
 def test_a_derived_card_is_written_read_again_and_never_written_over(tmp_path: Path) -> None:
     place = tmp_path / "mine.yaml"
-    assert evalfm("show", "encoder", "timm:test_vit.r160_in1k", "--write-card", str(place)).exit_code == 0
+    assert evalfm("show", "encoder", "timm:test_vit.r160_in1k", "--write-card", str(place)).returncode == 0
     written = json.loads(evalfm("show", "encoder", str(place), "--json").stdout)
     derived = json.loads(evalfm("show", "encoder", "timm:test_vit.r160_in1k", "--json").stdout)
     assert written == derived | {"name": "test_vit.r160_in1k"}
@@ -151,8 +151,8 @@ def test_a_derived_card_is_written_read_again_and_never_written_over(tmp_path: P
         (("medclip", "--write-card", str(tmp_path / "medclip.yaml")), "evalfm does not load that encoder"),
     ):
         refused = evalfm("show", "encoder", *given)
-        assert refused.exit_code == 2
-        assert words in refused.output
+        assert refused.returncode == 2
+        assert words in refused.stderr
     assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.yaml"]
 
 
