@@ -12,6 +12,18 @@ PAGE = Path(__file__).with_name("encoders.md")
 
 HEAD = """# Encoders
 
+**First, on your machine, with the true weights:** `evalfm doctor --encoder NAME --verify` holds an encoder against the plain
+model of its library (timm, torchvision, transformers, open_clip): the pixels by the library's own processor, the
+embedding, every map, the text tower, tensors that are missing or left over. Below a cosine of .9999 the exit status is 1.
+It prints a table; send it with an issue, whatever it says, for these cards were written where most weights could not be
+read. Here, with true weights:
+
+| encoder | pixels | embedding | maps | text |
+|---|---|---|---|---|
+| squeezenet1-0.caffe | the authors', by their mean colour (tests) | 1.000000 | – | – |
+| efficientnet-lite0 | .999988 (8 bits against 16) | 1.000000 | 1.000000 | – |
+| DINOv2 ViT-S/14, a card of one's own | – | 1.000000 | 1.000000 | – |
+
 Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe
 and efficientnet-lite0 no published file could be read where these cards were written: what was confirmed, and how,
 stands under each. Commercial use is what the licence is understood to say, no legal advice; `ask` means read it. The
