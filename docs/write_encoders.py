@@ -12,11 +12,11 @@ PAGE = Path(__file__).with_name("encoders.md")
 
 HEAD = """# Encoders
 
-**First, on your machine, with the true weights:** `evalfm doctor --encoder NAME --verify` holds an encoder against the plain
-model of its library (timm, torchvision, transformers, open_clip): the pixels by the library's own processor, the
-embedding, every map, the text tower, tensors that are missing or left over. Below a cosine of .9999 the exit status is 1.
-It prints a table; send it with an issue, whatever it says, for these cards were written where most weights could not be
-read. Here, with true weights:
+**First, on your machine, with the true weights:** `evalfm doctor --encoder NAME --verify` holds an encoder against the
+plain model of its library (timm, torchvision, transformers, open_clip): the pixels by the library's own processor, the
+embedding, every map, the text tower, tensors that are missing or left over. Below a cosine of .9999 the exit status
+is 1. It prints a table; send it with an issue, whatever it says, for these cards were written where most weights could
+not be read. Here, with true weights:
 
 | encoder | pixels | embedding | maps | text |
 |---|---|---|---|---|

@@ -201,10 +201,11 @@ def _timm(card: EncoderCard, origin: Path) -> _Plain:
             batch, indices=indices, norm=card.map_norm == "final", output_fmt="NCHW", intermediates_only=True
         )
 
-    config = timm.get_pretrained_cfg(card.architecture)
+    config: Any = timm.get_pretrained_cfg(card.architecture)
+    data: Any = timm.data
     transform = None
     if config is not None:
-        transform = timm.data.create_transform(**timm.data.resolve_data_config(config.to_dict()), is_training=False)
+        transform = data.create_transform(**data.resolve_data_config(config.to_dict()), is_training=False)
     return _Plain(
         run, report.missing_keys, report.unexpected_keys, f"timm.create_model({card.architecture!r})", transform
     )
@@ -225,10 +226,10 @@ def _torchvision(card: EncoderCard, origin: Path) -> _Plain:
 def _transformers(card: EncoderCard, origin: Path) -> _Plain:
     import transformers
 
-    from evalfm.encoders.families.transformers import _quiet, config_of
+    from evalfm.encoders.families.transformers import config_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
-    with _quiet():
+    with quiet():
         if (folder / "config.json").is_file() and not card.weights.strip_prefix:
             model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32")
             built = f"{card.architecture}.from_pretrained of the folder"
@@ -256,7 +257,8 @@ def _transformers(card: EncoderCard, origin: Path) -> _Plain:
 
     prepare = None
     if (folder / "preprocessor_config.json").is_file():
-        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        reader: Any = transformers.AutoImageProcessor
+        processor = reader.from_pretrained(folder)
 
         def prepare(picture: Pil.Image) -> Tensor:
             return torch.as_tensor(np.asarray(processor(images=picture)["pixel_values"][0]))
@@ -290,6 +292,7 @@ def _pooled(card: EncoderCard, model: Any, vision: Any, output: Any) -> Tensor:
 def _open_clip(card: EncoderCard, origin: Path) -> _Plain:
     import open_clip
 
+    tower = card.text_tower
     folder = origin.parent
     if not (folder / "open_clip_config.json").is_file():
         raise EvalfmError(
@@ -307,7 +310,8 @@ def _open_clip(card: EncoderCard, origin: Path) -> _Plain:
         return model.encode_image(batch), []
 
     def text(sentences: Sequence[str]) -> Tensor:
-        return model.encode_text(tokenizer(list(sentences), context_length=card.text_tower.context_length))
+        length = None if tower is None else tower.context_length
+        return model.encode_text(tokenizer(list(sentences), context_length=length))
 
     return _Plain(run, [], [], "open_clip.create_model_from_pretrained of the folder", transform, text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ import torch
 import transformers
 from safetensors.torch import save_file
 
-from evalfm.doctor import LIBRARY, Finding
+from evalfm.doctor import LIBRARY
 from evalfm.encoders import load_encoder
 from evalfm.encoders.beside_library import Beside, as_table, beside_library
-from evalfm.encoders.encoder import Encoder
-from evalfm.encoders.families.torchvision import TorchvisionEncoder
+from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
 
 from ..cli.typed import evalfm
@@ -87,17 +87,20 @@ def test_a_wrong_fact_of_the_card_shows(change: dict[str, Any], wrong: set[str],
     assert found.same == (not wrong)
 
 
+def spoilt(monkeypatch: pytest.MonkeyPatch, change: Callable[[Features], Features]) -> None:
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, batch, check=True: change(encode(self, batch, check)))
+
+
 def test_a_spoilt_forward_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = dinov2(tmp_path)
-    monkeypatch.setattr(type(encoder), "_final_norm", lambda self, tokens: tokens)
-    found = beside_library(encoder)
-    assert not found.same
-    assert parts(found)["embedding"]
-    assert not parts(found)["map 1"]
     other = dinov2(tmp_path)
     with torch.no_grad():
         other.model.encoder.layer[2].mlp.fc1.weight.mul_(1.3)
     assert not parts(beside_library(other))["embedding"]
+    spoilt(monkeypatch, lambda found: Features(found.pooled, (*found.maps[:-1], found.maps[-1].transpose(2, 3))))
+    found = beside_library(dinov2(tmp_path))
+    assert not found.same
+    assert parts(found) == dict.fromkeys(parts(found), True) | {"map 5": False}
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
@@ -175,7 +178,7 @@ def test_the_embedded_network_and_the_table_to_send_back() -> None:
     assert encoder.state.weights_file in table
 
 
-def test_doctor_says_it_and_the_exit_status_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_it_and_the_exit_status_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ("doctor", "--verify", "--device", "cpu", "--encoder")
     fine = evalfm(*asked, "squeezenet1-0.caffe")
     assert fine.returncode == 0
@@ -185,9 +188,11 @@ def test_doctor_says_it_and_the_exit_status_too(monkeypatch: pytest.MonkeyPatch)
     assert none.returncode == 2
     assert "not compared: hog has no weights of a file" in none.stdout
     assert evalfm("doctor", "--verify").returncode == 2
-    forward = TorchvisionEncoder._forward
-    monkeypatch.setattr(TorchvisionEncoder, "_forward", lambda self, batch: forward(self, batch.flip(1)))
-    monkeypatch.setattr("evalfm.doctor._golden", lambda encoder: Finding("golden embedding", None, "left out"))
-    spoilt = evalfm(*asked, "squeezenet1-0.caffe")
-    assert spoilt.returncode == 1
-    assert "NOT the same" in spoilt.stdout
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit.r160_in1k").state_dict(), tmp_path / "w.safetensors")
+    asked = (*asked, "timm:test_vit.r160_in1k", "--weights", str(tmp_path / "w.safetensors"))
+    assert evalfm(*asked).returncode == 0
+    spoilt(monkeypatch, lambda found: Features(found.pooled.flip(1), found.maps))
+    other = evalfm(*asked)
+    assert other.returncode == 1
+    assert "NOT the same" in other.stdout

@@ -106,8 +106,8 @@ def published_card(name: str) -> EncoderCard:
     ('timm/vit_small_patch16_dinov3.lvd1689m', 384, (256, 256))
     """
     _check_name(name)
-    config = timm.get_pretrained_cfg(name)
-    known = None if config is None else config.to_dict(remove_source=False, remove_null=True)
+    config: Any = timm.get_pretrained_cfg(name)
+    known: dict[str, Any] | None = None if config is None else config.to_dict(remove_source=False, remove_null=True)
     if not known or not (known.get("hf_hub_id") or known.get("url")):
         tags = timm.list_pretrained(f"{name.partition('.')[0]}*")
         raise UnknownNameError("timm model with published weights", name, tags or timm.list_pretrained())
@@ -119,7 +119,7 @@ def published_card(name: str) -> EncoderCard:
         )
     heads = known.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
-    facts = {"unexpected_keys": tuple(f"{each}.*" for each in heads)}
+    facts: dict[str, Any] = {"unexpected_keys": tuple(f"{each}.*" for each in heads)}
     repository, _, revision = str(known.get("hf_hub_id", "")).partition("@")
     if repository:
         file = known.get("hf_hub_filename") or "model.safetensors"
