@@ -18,7 +18,8 @@ over studies, and the ratio of the estimated error (root mean square) to the sta
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -214,11 +215,14 @@ def main() -> None:
         "| design | way | studies | p < .05 | coverage | error ÷ true | mean difference |\n" + "|---" * 7 + "|",
         flush=True,
     )
-    # Not forked: torch has threads.
-    with get_context("spawn").Pool(options.workers) as pool:
+    with ExitStack() as opened:
+        every: Callable[..., Iterable[dict[str, tuple[float, ...]]]] = map
+        if options.workers > 1:
+            # Not forked: torch has threads.
+            every = opened.enter_context(get_context("spawn").Pool(options.workers)).imap
         for name in (each for each in DESIGNS if options.only in each):
             tasks = [(name, seed, options.choice) for seed in range(options.studies)]
-            for line in lines(name, pool.map(study, tasks, chunksize=max(1, len(tasks) // (8 * options.workers)))):
+            for line in lines(name, list(every(study, tasks))):
                 print(line, flush=True)
 
 

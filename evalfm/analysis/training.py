@@ -62,7 +62,7 @@ class TrainingSample:
         drawn: list[int] = []
         for place, difference in enumerate(differences):
             involved = np.flatnonzero(weights[place])
-            if all(self._has_refits(line) for line in involved):
+            if all(self._has_refits(int(line)) for line in involved):
                 found[place] = self._over_refits(difference, of_run[place])
             elif self._shots(involved) is not None:
                 drawn.append(place)

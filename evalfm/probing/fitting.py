@@ -96,8 +96,8 @@ def fit_frozen(
     again = [head for head in heads if isinstance(head, PooledHead) and head.name in options.draws]
     with session.times.stage(TRAINING):
         for head in again:
-            test, positions = _tested(assignment, split, labelled, session.test)
-            examples = (train, val, test.examples(positions))
+            tested_on, positions = _tested(assignment, split, labelled, session.test)
+            examples = (train, val, tested_on.examples(positions))
             refits = refitted(head, assignment, split, examples, context, options.draws[head.name], options.threshold)
             results[head.name] = replace(results[head.name], refits=refits)
     return results
