@@ -177,7 +177,9 @@ def test_a_run_holds_what_its_kind_says(runs: list[Run], kind: Kind) -> None:
     positive = int(kind.positive(run.test_predictions(), names).sum()) if kind.finding else 0
     assert positive == run.record.data.splits.test.positive_images or not kind.finding
     drawn = {path.stem.partition("_")[0] for path in (run.folder / "figures").iterdir()} - {"learning"}
-    assert drawn == ({kind.picture} if kind.picture else set())
+    # With a ROC curve stand what the probabilities are worth: their calibration and net benefit.
+    with_it = {"calibration", "net"} if kind.picture == "roc" else set()
+    assert drawn == ({kind.picture} | with_it if kind.picture else set())
 
 
 def test_its_predictions_are_known_again_as_a_table(runs: list[Run], kind: Kind, tmp_path: Path) -> None:
