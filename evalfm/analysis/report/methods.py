@@ -73,8 +73,8 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     if compared:
         sentences.append(
             f"Encoders and heads were compared in pairs on the same patients ({'; '.join(paired_tests(runs))}) with "
-            "Holm's correction over all pairs of a task; of several heads of an encoder the one that is best on val speaks "
-            "for it. Ranks are sets that hold for all at once with 95 % (max-|t|; Mogstad et al. 2024)."
+            "Holm's correction over all pairs of a task; of several heads of an encoder the one that is best on val "
+            "speaks for it. Ranks are sets that hold for all at once with 95 % (max-|t|; Mogstad et al. 2024)."
         )
         sentences += training_words([run for run in runs if run.record.episodes is None])
     sentences.append(_software(runs))
