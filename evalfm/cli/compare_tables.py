@@ -118,7 +118,8 @@ def tau_words(tau: Agreement) -> str:
 
     if tau.low is None:
         return f"Kendall's τ {tau.tau:+.2f} of {tau.n} encoders (no interval below {FEWEST_RANKED})"
-    return f"Kendall's τ {tau.tau:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}] of {tau.n} encoders"
+    mark = " ~ (interval approximate)" if tau.approximate else ""
+    return f"Kendall's τ {tau.tau:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]{mark} of {tau.n} encoders"
 
 
 def print_external(found: ExternalValidation) -> None:

@@ -206,6 +206,9 @@ def test_tau_has_an_interval_from_five_on_that_is_open_to_one_where_orders_agree
     assert whole.low == pytest.approx(np.tanh(np.arctanh(0.9) - 1.959964 * 0.437**0.5), abs=1e-6)
     turned = kendall(np.arange(5), -np.arange(5))
     assert (turned.tau, turned.low, turned.high) == (-1.0, -1.0, pytest.approx(-whole.low))
+    assert whole.approximate
+    assert turned.approximate
+    assert not kendall(np.arange(6), [1, 0, 3, 2, 5, 4]).approximate
     with pytest.raises(ValueError, match="ties only"):
         kendall([1, 1, 1], [1, 2, 3])
     with pytest.raises(ValueError, match="two models"):

@@ -82,6 +82,7 @@ def _orders(found: AcrossTasks) -> Table:
     for each in found.orders:
         tau = each.tau
         shown = f"{tau.tau:+.2f}" + ("" if tau.low is None else f" [{tau.low:+.2f}, {tau.high:+.2f}]")
+        shown += " ~" if tau.approximate else ""
         rows.append([each.first, each.second, tau.n, Worded(shown, tau.tau)])
-    caption = "Kendall's τ between the orders of the encoders; 95 % intervals from five encoders on."
+    caption = "Kendall's τ between the orders of the encoders; 95 % intervals from five encoders on, ~ approximate."
     return table("across-orders", ["one task", "other task", "encoders", "Kendall's τ"], rows, caption)
