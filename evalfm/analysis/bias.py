@@ -18,7 +18,8 @@ from evalfm.metrics.labels import AUROC
 from evalfm.metrics.registry import compute_metrics, metrics_in
 from evalfm.metrics.rows import Scored
 from evalfm.run import Run
-from evalfm.statistics.association import Effect, mean_difference
+from evalfm.statistics.adjusted import mean_difference
+from evalfm.statistics.association import Effect
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate

@@ -12,7 +12,7 @@ from evalfm.analysis.bias import bias_of_values
 from evalfm.analysis.bias_page import BiasReport
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
-from evalfm.statistics.association import mean_difference
+from evalfm.statistics.adjusted import mean_difference
 from evalfm.statistics.comparison import benjamini_hochberg
 
 from .made import GRADES, class_scores, class_table, make_run

@@ -10,7 +10,8 @@ import statsmodels.formula.api as smf
 from scipy.stats import t
 from statsmodels.stats.contingency_tables import Table2x2
 
-from evalfm.statistics.association import linear_gee, mean_difference, odds_ratio
+from evalfm.statistics.adjusted import mean_difference
+from evalfm.statistics.association import linear_gee, odds_ratio
 
 
 def table(a: int, b: int, c: int, d: int) -> tuple[np.ndarray, np.ndarray]:

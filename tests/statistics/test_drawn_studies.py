@@ -9,7 +9,7 @@ import pytest
 from drawn_studies import SimulationDesign, clustered_normal, draw_scores, draw_study, p_values
 from scipy.stats import binom, norm
 
-from evalfm.statistics.association import mean_difference
+from evalfm.statistics.adjusted import mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
