@@ -218,6 +218,8 @@ def _effect(cell: _Cell, spread: float, level: float, permutations: int, seed: i
         where=f" at label {cell.truth}",
     )
     facts = {field.name: getattr(found, field.name) for field in fields(found)}
+    if facts["reason"] is not None:
+        facts["reason"] = facts["reason"].replace("the value is the same everywhere", "the score is constant")
     if found.value is None or spread == 0:
         return LabelEffect(**{**facts, "detectable": None})
     detectable = None if found.detectable is None else found.detectable / spread

@@ -98,12 +98,25 @@ def wilson_limits(share: float, rows: float, z: float) -> tuple[float, float]:
     return min(share, max(0.0, middle - reach)), max(share, min(1.0, middle + reach))
 
 
+def clustered_rate(hit: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> tuple[float, float, float]:
+    """A share of 0 and 1 [N] with Wilson's limits of effective rows, t where patients have several rows.
+
+    >>> [round(each, 3) for each in clustered_rate([1, 1, 1, 0], range(4))]
+    [0.75, 0.301, 0.954]
+    """
+    values, codes = np.asarray(hit, dtype=np.float64), np.unique(np.asarray(patient), return_inverse=True)[1]
+    share, several = float(values.mean()), len(np.unique(codes)) < len(codes)
+    freedom = max(1, int(effective_clusters(codes)) - 1) if several else None
+    return (share, *wilson_limits(share, effective_rows(values, codes), _critical(freedom, level)))
+
+
 def rate_gap(hit: ArrayLike, member: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> LevelGap:
     """Difference of a rate, such as sensitivity among positives, at a level and elsewhere.
 
-    p is by the score test, normal: the variance of either rate is that of the common rate over its effective rows, less
-    twice the covariance by patients who stand in both. The interval joins the two Wilson intervals of effective rows,
-    with t of (effective patients of the smaller level − 1) degrees of freedom where patients have several rows.
+    p is by the score test: the variance of either rate is that of the common rate over its effective rows, less
+    twice the covariance by patients who stand in both. The interval joins the two Wilson intervals of effective rows.
+    Both are normal where a patient has one row, else t with (effective patients of the smaller level − 1) degrees of
+    freedom.
 
     Args:
         hit: 0 or 1, [N].
@@ -114,7 +127,7 @@ def rate_gap(hit: ArrayLike, member: ArrayLike, patient: ArrayLike, *, level: fl
     >>> hit, member = [1] * 18 + [0] * 2 + [1] * 20 + [0] * 20, [1] * 20 + [0] * 40
     >>> gap = rate_gap(hit, member, range(60))
     >>> gap.here, gap.elsewhere, round(gap.difference.low, 2), round(gap.difference.high, 2), round(gap.difference.p, 3)
-    (0.9, 0.5, 0.15, 0.56, 0.003)
+    (0.9, 0.5, 0.15, 0.56, 0.002)
     """
     values, inside = np.asarray(hit, dtype=np.float64), np.asarray(member).astype(bool)
     codes = np.unique(np.asarray(patient), return_inverse=True)[1]
@@ -126,7 +139,7 @@ def rate_gap(hit: ArrayLike, member: ArrayLike, patient: ArrayLike, *, level: fl
         return LevelGap(here, elsewhere, Effect(None, reason=lacking))
     apart = here - elsewhere
     correlation, common = _correlation(values, parts, codes), float(values.mean())
-    critical = _critical(sizes, codes, level)
+    critical = _critical(_freedom(sizes, codes), level)
     covered, errors = [], []
     for rows, rate in zip(parts, (here, elsewhere), strict=True):
         count = effective_rows(values[rows], codes[rows])
@@ -137,17 +150,19 @@ def rate_gap(hit: ArrayLike, member: ArrayLike, patient: ArrayLike, *, level: fl
     if variance <= 1e-12:
         same = "both rates are the same 0 or 1: there is no test"
         return LevelGap(here, elsewhere, Effect(apart, low, high, reason=same))
-    return LevelGap(here, elsewhere, by_normal(apart, variance**0.5, (low, high)))
+    found = by_normal(apart, variance**0.5, (low, high), _freedom(sizes, codes))
+    return LevelGap(here, elsewhere, found)
 
 
-def by_normal(value: float, error: float, limits: tuple[float, float]) -> Effect:
-    """``value`` tested against 0 by its standard ``error`` > 0 and the normal law, with an interval of its own.
+def by_normal(value: float, error: float, limits: tuple[float, float], freedom: int | None = None) -> Effect:
+    """``value`` tested against 0 by its standard ``error`` > 0, normal or t, with an interval of its own.
 
     >>> round(by_normal(1.96, 1.0, (0.1, 3.0)).p, 3)
     0.05
     """
-    detectable = float(norm.isf(0.025) + norm.ppf(POWER)) * error
-    return Effect(value, *limits, detectable, float(2 * norm.sf(abs(value) / error)))
+    law = norm() if freedom is None else t(freedom)
+    detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
+    return Effect(value, *limits, detectable, float(2 * law.sf(abs(value) / error)), freedom)
 
 
 def _correlation(values: Values, parts: tuple[Mask, Mask], codes: Positions) -> float:
@@ -160,11 +175,15 @@ def _correlation(values: Values, parts: tuple[Mask, Mask], codes: Positions) -> 
     return float(one @ other) / size**0.5 if size > 0 else 0.0
 
 
-def _critical(sizes: LevelSizes, codes: Positions, level: float) -> float:
-    """How many errors an interval reaches: normal, or t where patients have several rows."""
+def _freedom(sizes: LevelSizes, codes: Positions) -> int | None:
+    """Degrees of freedom where patients have several rows; None, for the normal law, where each has one."""
+    return sizes.degrees_of_freedom if len(np.unique(codes)) < len(codes) else None
+
+
+def _critical(freedom: int | None, level: float) -> float:
+    """How many errors an interval reaches."""
     tail = (1 - level) / 2
-    several = len(np.unique(codes)) < len(codes)
-    return float(t(sizes.degrees_of_freedom).isf(tail) if several else norm.isf(tail))
+    return float(norm.isf(tail) if freedom is None else t(freedom).isf(tail))
 
 
 @dataclass(frozen=True)
@@ -214,8 +233,9 @@ def predictive_gap(
     """Difference of PPV (or NPV) at a level and elsewhere, were ``prevalence`` the same at both.
 
     At one prevalence predictive values differ where likelihood ratios do: p is of the difference of their logarithms
-    (half an image added to every count, effective images, normal), whatever the prevalence. The interval joins those
-    of the two values on the logit scale; patients who stand at both levels are not credited, which is conservative.
+    (half an image added to every count, effective images, normal or t as for a rate), whatever the prevalence. The
+    interval joins those of the two values on the logit scale. Patients who stand at both levels are not credited, which
+    is conservative.
 
     Args:
         target, called: 0 or 1, [N].
@@ -245,10 +265,12 @@ def predictive_gap(
         above, below = rows & (truth == positive), rows & (truth != positive)
         ratios.append(_Ratio.of((hit[above], codes[above]), (hit[below], codes[below])))
     one, other = ratios
-    z = _critical(LevelSizes.of(inside, codes), codes, level)
+    freedom = _freedom(LevelSizes.of(inside, codes), codes)
+    z = _critical(freedom, level)
     limits = difference_limits(one.covered(odds, z), other.covered(odds, z))
     error = (one.variance + other.variance) ** 0.5
-    p = float(2 * norm.sf(abs(one.logarithm - other.logarithm) / error))
+    law = norm() if freedom is None else t(freedom)
+    p = float(2 * law.sf(abs(one.logarithm - other.logarithm) / error))
     here, elsewhere = one.value(odds), other.value(odds)
     if here is None or elsewhere is None:
         return LevelGap(here, elsewhere, Effect(None, reason="nothing is called at one of the levels"))

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import bias_of_values
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.bias_page import BiasReport
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError

@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import bias_of_values
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.svg import Chart, ChartAxis, spanning

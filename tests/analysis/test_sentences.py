@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import LevelContrast, _verdict
 from evalfm.analysis.choose import Limits, choose
+from evalfm.analysis.contrasts import LevelContrast
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.task import sections
