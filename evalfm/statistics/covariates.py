@@ -11,7 +11,8 @@ from evalfm.statistics.resampling import Values
 
 DEGREES_OF_FREEDOM = 3
 """Of the spline of a number: knots at its ends and at the quantiles between them."""
-_RANK = 1e-9
+_RANK = 1e-7
+"""Columns that others say up to this share of their length add nothing."""
 
 
 def natural_spline(values: ArrayLike, degrees_of_freedom: int = DEGREES_OF_FREEDOM) -> Values:
@@ -30,9 +31,10 @@ def natural_spline(values: ArrayLike, degrees_of_freedom: int = DEGREES_OF_FREED
     if len(different) < 2:
         return np.empty((len(value), 0))
     share = np.linspace(0, 1, degrees_of_freedom + 1)
-    knots = np.unique(np.quantile(value, share))
-    if len(knots) <= degrees_of_freedom:
-        knots = np.unique(np.quantile(different, share)) if len(different) > degrees_of_freedom else different
+    knots = different
+    if len(different) > degrees_of_freedom:
+        knots = np.unique(np.quantile(value, share))
+        knots = knots if len(knots) > degrees_of_freedom else np.quantile(different, share)
     low, reach = float(different[0]), float(different[-1] - different[0])
     x, at = (value - low) / reach, (knots - low) / reach
     columns = [x]

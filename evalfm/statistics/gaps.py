@@ -52,7 +52,8 @@ def pooled_variance(values: Values, member: Mask, codes: Positions) -> float:
     patients = [len(np.unique(codes[rows])) for rows in (member, ~member)]
     free = sum(size * (1 - 1 / each) for size, each in zip(sizes, patients, strict=True))
     spread = float(sum(each @ each for each in sums)) / free if free > 0 else 0.0
-    return spread * sum(1 / size for size in sizes) - 2 * float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
+    few = float(np.prod([each / (each - 1) for each in patients if each > 1])) ** 0.5
+    return spread * sum(1 / size for size in sizes) - 2 * few * float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
 
 
 def difference_limits(

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from evalfm.statistics.resampling import Mask, Positions, Values
 
 PERMUTATIONS = 2000
-_CELLS = 1 << 18
+CELLS = 1 << 18
 """Rows times permutations held at once: few enough for the cache."""
 
 
@@ -134,7 +134,7 @@ def exchanges(patient: ArrayLike, alike: ArrayLike, permutations: int, seed: int
 
 def _blocks(permutations: int, rows: int) -> list[int]:
     """How many permutations are held at once, block by block."""
-    width = max(1, _CELLS // rows)
+    width = max(1, CELLS // rows)
     return [min(width, permutations - done) for done in range(0, permutations, width)]
 
 

@@ -122,7 +122,7 @@ def test_few_patients_constant_scores_and_missing_attributes_are_told(tmp_path: 
     assert report.parts[0].contrasts[0].verdict.startswith("Cannot be said for chest_tube = 1: needs 10 patients")
     constant = predictions().assign(score_ptx=0.3)
     verdict = bias(scores_of_run(make_run(tmp_path, constant, encoder="c")), ["sex"]).parts[0].contrasts[0].verdict
-    assert verdict == "Cannot be said for sex = M: the score is constant."
+    assert verdict == "Cannot be said for sex = M: the score is constant at label 0."
     gaps = predictions()
     gaps.loc[:99, "sex"] = None
     part = bias(scores_of_run(make_run(tmp_path, gaps, encoder="g")), ["sex"]).parts[0]
