@@ -39,9 +39,8 @@ def main() -> None:
     bias(scores, ["chest_tube", "sex", "age:65", "view"], adjust=["age", "sex", "view"])
     seconds, used = time.perf_counter() - started, time.process_time() - used
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"{seconds:.1f} s ({used:.1f} s of processor time) for {n:,} images and 4 attributes, {memory:.0f} MB at the peak"
-    )
+    shown = f"{seconds:.1f} s ({used:.1f} s of processor time)"
+    print(f"{shown} for {n:,} images and 4 attributes, {memory:.0f} MB at the peak")
 
 
 if __name__ == "__main__":

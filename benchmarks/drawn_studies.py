@@ -9,9 +9,11 @@ import numpy as np
 from scipy.stats import norm
 
 from evalfm.statistics.adjusted import mean_difference
-from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.fixed_label import FixedLabel, as_logit, at_fixed_label
+from evalfm.statistics.gaps import operating_gaps
 from evalfm.statistics.permutation import PERMUTATIONS
 from evalfm.statistics.resampling import Mask, Positions, Values
+from evalfm.statistics.size_strata import size_strata, within_size_strata
 from evalfm.statistics.subgroups import SubgroupScores, stratum_gap
 
 CORRELATION = 0.5
@@ -183,8 +185,16 @@ def draw_cells(design: CellDesign, generator: np.random.Generator) -> CellStudy:
     return CellStudy(scores, number[patient])
 
 
+def verdict_p(negatives: FixedLabel) -> float | None:
+    """The larger p of adjusted effect and AUROC where they are of one direction, 1 where they are not."""
+    effect, area = negatives.effect, negatives.auroc.value
+    if effect.p is None or effect.value is None or negatives.p is None or area is None:
+        return None
+    return max(effect.p, negatives.p) if (effect.value > 0) == (area > 0.5) else 1.0
+
+
 def p_values(study: SimulatedStudy, permutations: int = PERMUTATIONS) -> dict[str, float | None]:
-    """The p of every test that a subgroup report makes; ``verdict`` is 1 where its two rules do not both hold.
+    """The p of every test that a subgroup report makes; ``verdict`` as in ``verdict_p``.
 
     >>> study = draw_study(SimulationDesign(effect=1.0), np.random.default_rng(0))
     >>> p_values(study, permutations=100)["effect at y = 0"] < 0.05
@@ -193,18 +203,70 @@ def p_values(study: SimulatedStudy, permutations: int = PERMUTATIONS) -> dict[st
     scores = SubgroupScores.of(study.label, study.score, study.attribute, study.patient)
     negative, positive = at_fixed_label(scores, permutations=permutations).values()
     ill = study.label
-    dice = mean_difference(study.dice[ill], study.attribute[ill], study.patient[ill], {"log area": study.log_area[ill]})
-    area = mean_difference(study.false_area[~ill], study.attribute[~ill], study.patient[~ill])
+    columns = (study.attribute[ill], study.patient[ill], {"log area": study.log_area[ill]})
+    dice = mean_difference(study.dice[ill], *columns, permutations=permutations)
+    area = mean_difference(
+        study.false_area[~ill], study.attribute[~ill], study.patient[~ill], permutations=permutations
+    )
+    sizes = np.exp(study.log_area[ill])
+    strata = size_strata(sizes, study.patient[ill])
+    logits = as_logit(study.score)[ill]
+    tubes = within_size_strata(
+        logits, study.attribute[ill], sizes, study.patient[ill], strata, permutations=permutations
+    )
     return {
         "AUROC(a given y = 0)": negative.p,
         "AUROC(a given y = 1)": positive.p,
         "effect at y = 0": negative.effect.p,
         "effect at y = 1": positive.effect.p,
-        "verdict": negative.effect.p if negative.excludes_chance else 1.0,
+        "verdict": verdict_p(negative),
         "stratum gap": stratum_gap(scores).p,
         "Dice, adjusted": dice.p,
         "false-positive area": area.p,
+        "score within sizes": tubes.p,
     }
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A figure, its interval and its p; None where the study gives none."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p: float | None
+
+
+def cell_outcomes(study: CellStudy, adjusted: bool, permutations: int = PERMUTATIONS) -> dict[str, Outcome]:
+    """Effects and AUROCs for the attribute at both labels, adjusted for the number where it is asked, and the verdict.
+
+    >>> found = cell_outcomes(draw_cells(CellDesign(effect=2.0), np.random.default_rng(0)), False, permutations=99)
+    >>> found["effect at y = 0"].p, found["verdict"].p
+    (0.01, 0.01)
+    """
+    held = {"number": study.covariate} if adjusted else None
+    fixed = at_fixed_label(study.scores, held, permutations=permutations)
+    found = {}
+    for truth, each in fixed.items():
+        effect, area = each.effect, each.auroc
+        apart = None if area.value is None else area.value - 0.5
+        ends = [None if end is None else end - 0.5 for end in (area.low, area.high)]
+        found[f"effect at y = {truth}"] = Outcome(effect.value, effect.low, effect.high, effect.p)
+        found[f"AUROC(a given y = {truth})"] = Outcome(apart, *ends, each.p)
+    found["verdict"] = Outcome(None, None, None, verdict_p(fixed[0]))
+    return found
+
+
+def gap_outcomes(scores: SubgroupScores, threshold: float = 0.5) -> dict[str, Outcome]:
+    """The stratum gap and every gap at the operating point, at a prevalence of .1.
+
+    >>> gap_outcomes(draw_gap(np.random.default_rng(0), 0.9), threshold=1.0)["sensitivity"].value is not None
+    True
+    """
+    columns = (scores.target, scores.score, scores.member, scores.patient)
+    gaps = operating_gaps(*columns, called=scores.score >= threshold, prevalence=0.1)
+    every = {"stratum gap": stratum_gap(scores)} | {name: gap.difference for name, gap in gaps.items()}
+    return {name: Outcome(each.value, each.low, each.high, each.p) for name, each in every.items()}
 
 
 def draw_scores(
