@@ -14,7 +14,12 @@ LEVELS = (
     "Within each level, at the threshold that belongs to each image, where there is one (~ interval approximate: few "
     "patients of a class)"
 )
-FIXED = "At fixed label: how well the score tells the attribute (.5: not at all), and the adjusted difference"
+FIXED = (
+    "At fixed label: how well the score tells the attribute (.5: not at all), and the adjusted difference, fitted "
+    "within the label. Left out: images with an unknown covariate. Tested by permutations where the smaller level has fewer "
+    "than 50 patients or 30 effective ones (where the attribute is a patient's, on patients: the difference is then of "
+    "patient means), else by errors clustered by patient and t."
+)
 ACROSS = (
     "Across levels (descriptive: severity alone can move these). AUROC at the level minus elsewhere, p uncorrected, "
     "and what would have been detected with 80 % power. Conflicting pairs: positives elsewhere against negatives at "
@@ -27,7 +32,7 @@ ACROSS = (
 MEASURED = (*(name.upper() if name.startswith("au") else name for name in SHOWN), "mean score − prevalence")
 TESTS = (
     *("level", "AUROC without the finding", "p", "p, corrected", "AUROC with the finding", "p"),
-    *("difference in standard deviations", "p, corrected", "detectable", "left out", "of", "tested by"),
+    *("difference in standard deviations", "p, corrected", "detectable", "left out", "fitted on", "tested by"),
 )
 GAPS = ("level", "figure", "at the level", "elsewhere", "difference", "p, corrected", "detectable")
 DESCRIBED = (
@@ -113,8 +118,15 @@ def _tests(each: LevelContrast) -> list[Value]:
         Worded.number(effect.detectable, ".2f"),
         effect.left_out,
         effect.unit if effect.value is not None else None,
-        effect.method or None,
+        _short(effect.method),
     ]
+
+
+def _short(method: str) -> str | None:
+    """How p came about, in a word."""
+    if not method:
+        return None
+    return "permutations" if "permutations" in method else "clustered t"
 
 
 def _operating(contrasts: Iterable[LevelContrast]) -> Iterator[list[Value]]:
@@ -153,7 +165,9 @@ def _sizes(name: str, sizes: BySize) -> list[Table]:
         rows.append([*shown, cell.images, cell.patients, cell.found, *([cell.dice] if masks else [])])
     how = "a mask that meets the lesion" if masks else "called at the threshold"
     lost = f" {sizes.without_area} images with the finding have no known area." if sizes.without_area else ""
-    caption = f"Images with the finding by the size of the lesion, strata of patients; found: {how}.{lost}"
+    caption = (
+        f"Images with the finding by the size of the lesion (strata of patients, by their mean); found: {how}.{lost}"
+    )
     tests = table(
         f"{name}-within-sizes",
         ["level", f"difference of {sizes.what}", "p, corrected", "detectable", "tested by"],
@@ -165,7 +179,7 @@ def _sizes(name: str, sizes: BySize) -> list[Table]:
                 else Signed(test.effect.value, test.effect.low, test.effect.high, ".3g"),
                 Worded.p(test.corrected),
                 Worded.number(test.effect.detectable, ".3g"),
-                test.effect.method or None,
+                _short(test.effect.method),
             ]
             for test in sizes.tests
         ),

@@ -103,7 +103,7 @@ def _conditions(effect: AdjustedEffect, adjusted_for: Sequence[str]) -> str:
     words = ""
     if effect.left_out and effect.value is not None:
         words += (
-            f" The adjusted effect leaves out {effect.left_out} images without a known {', '.join(adjusted_for)} "
+            f" The adjusted effect leaves out {effect.left_out} images without a known {' or '.join(adjusted_for)} "
             "(taken as missing completely at random)."
         )
     if effect.value is not None and effect.unit == "patients":
@@ -160,7 +160,9 @@ def size_verdict(what: str, attribute: str, test: SizeTest) -> str:
     if test.corrected < ALPHA:
         way = "higher" if found.value > 0 else "lower"
         return f"{where} is {way} with {level} by {abs(found.value):.3g} (p {p_words(test.corrected)}): an association."
-    could = "" if found.detectable is None else f"; one of {found.detectable:.3g} could have been detected"
+    could = (
+        "" if found.detectable is None else f"; one of {found.detectable:.3g} could have been detected with 80 % power"
+    )
     return f"{where}: no difference with {level} was detected{could}."
 
 
@@ -190,9 +192,11 @@ def gap_words(part: AttributeReport) -> list[str]:
     return words
 
 
-def operating_words(part: AttributeReport) -> list[str]:
+def operating_words(part: AttributeReport, prevalence: float | None = None) -> list[str]:
     """Which figures at the operating point differ at a level after correction, and which do not."""
     words = []
+    at = "" if prevalence is None else f" at a prevalence of {prevalence:.3g}"
+    figures = {name: f"{figure}{at}" if name in ("ppv", "npv") else figure for name, figure in FIGURES.items()}
     for each in part.contrasts:
         tested = [name for name in FIGURES if each.corrected_gaps.get(name) is not None]
         found = [name for name in tested if (each.corrected_gaps[name] or 0.0) < ALPHA]
@@ -200,9 +204,9 @@ def operating_words(part: AttributeReport) -> list[str]:
         for name in found:
             gap = gap_reach(each.gaps[name].difference)
             words.append(
-                f"{_capital(FIGURES[name])} with {what} minus elsewhere: {gap}, p {p_words(each.corrected_gaps[name])}."
+                f"{_capital(figures[name])} with {what} minus elsewhere: {gap}, p {p_words(each.corrected_gaps[name])}."
             )
-        others = [FIGURES[name] for name in tested if name not in found]
+        others = [figures[name] for name in tested if name not in found]
         if others:
             words.append(f"No gap with {what} was detected in {', '.join(others)}.")
     return words
@@ -218,7 +222,7 @@ def sentences(report: Bias) -> list[str]:
     for part in report.parts:
         every += [contrast.verdict for contrast in part.contrasts]
         every += gap_words(part)
-        every += operating_words(part)
+        every += operating_words(part, report.prevalence)
         if part.by_size is not None:
             every += size_words(part.attribute, part.by_size)
         # Of two levels the difference says which.

@@ -103,7 +103,7 @@ def test_without_covariates_no_adjustment_is_spoken_of(case: str, words: str) ->
 def test_lost_rows_and_patient_means_are_said() -> None:
     said = verdict("view", contrast(0.4, 0.01, 0.6, 0.01, left_out=17, unit="patients"), AGE)
     assert said.endswith(
-        "The adjusted effect leaves out 17 images without a known age, sex (taken as missing completely at random). "
+        "The adjusted effect leaves out 17 images without a known age or sex (taken as missing completely at random). "
         "Few patients: the effect is of patient means, by permutations."
     )
     assert "leaves out" not in verdict("view", contrast(0.4, 0.01, 0.6, 0.01), AGE)
@@ -129,6 +129,9 @@ def test_gaps_that_are_found_are_said_with_their_numbers_and_others_are_named() 
         "Sensitivity with view = AP minus elsewhere: -0.200 [-0.300, -0.100], p 0.003.",
         "No gap with view = AP was detected in specificity.",
     ]
+    tested = replace(given, corrected_gaps={**corrected, "ppv": 0.5})
+    said = operating_words(AttributeReport("view", 0, (), (tested,), None), 0.05)
+    assert said[1] == "No gap with view = AP was detected in specificity, PPV at a prevalence of 0.05."
 
 
 def test_families_are_counted_in_words() -> None:
