@@ -16,9 +16,9 @@ LEVELS = (
 )
 FIXED = (
     "At fixed label: how well the score tells the attribute (.5: not at all), and the adjusted difference, fitted "
-    "within the label. Left out: images with an unknown covariate. Tested by permutations where the smaller level has fewer "
-    "than 50 patients or 30 effective ones (where the attribute is a patient's, on patients: the difference is then of "
-    "patient means), else by errors clustered by patient and t."
+    "within the label. Left out: images with an unknown covariate. Tested by permutations where the smaller level has "
+    "fewer than 50 patients or 30 effective ones (where the attribute is a patient's, on patients: the difference is "
+    "then of patient means), else by errors clustered by patient and t."
 )
 ACROSS = (
     "Across levels (descriptive: severity alone can move these). AUROC at the level minus elsewhere, p uncorrected, "
