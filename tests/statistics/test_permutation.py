@@ -93,6 +93,10 @@ def test_an_attribute_that_varies_in_a_patient_is_exchanged_as_a_whole_and_withi
     found = attribute_permutation(member, score, patient, np.zeros(12), permutations=20_000)
     assert abs(found.p - exact) < 4 * (exact * (1 - exact) / 20_000) ** 0.5 + 1e-4
     assert found.critical == pytest.approx(np.quantile(every, 0.95, method="higher"), rel=0.1)
+    for each, size in list(zip(arranged, every, strict=True))[::150]:
+        exact = np.mean(every >= size * (1 - 1e-12))
+        p = attribute_permutation(each, score, patient, np.zeros(12), permutations=2000).p
+        assert abs(p - exact) < 4 * (exact * (1 - exact) / 2000) ** 0.5 + 1e-3
     # Within patients alone, or among them alone, are other tests.
     kinds = np.arange(7)[patient]
     within = attribute_permutation(member, score, patient, kinds, permutations=2000)
