@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from evalfm.statistics.association import POWER, Effect
 from evalfm.statistics.permutation import PERMUTATIONS, exchanges
-from evalfm.statistics.resampling import Positions, Values
+from evalfm.statistics.resampling import Mask, Positions, Values
 
 GRID = 96
 """Hypotheses on either side that are looked at before the end of the interval is bisected."""
@@ -93,8 +93,9 @@ def permuted_effect(
     ]
     law = _Law(*map(np.concatenate, zip(*drawn, strict=True)))
     statistic = value / error
-    p = law.p(0.0, statistic)
-    critical = float(np.quantile(np.abs(law.statistic(0.0)), level))
+    nothing = np.zeros(1)
+    p = float(law.p(nothing, np.array([statistic]))[0])
+    critical = float(np.quantile(np.abs(law.statistic(nothing)), level))
     detectable = (critical + float(t(degrees_of_freedom).ppf(POWER))) * error
     low, high = (law.end(value, error, side, 1 - level) for side in (-1, 1))
     return PermutedEffect(
@@ -156,35 +157,34 @@ class _Law:
     both: Values
     other: Values
 
-    def statistic(self, tested: float) -> Values:
-        """Of ``response − tested · attribute``; as far out as can be where nothing is spread."""
-        above = self.above - tested * self.across
-        spread = np.maximum(self.own - 2 * tested * self.both + tested**2 * self.other, 0)
-        none = spread <= 1e-24 * (self.own + tested**2 * self.other)
+    def statistic(self, tested: Values) -> Values:
+        """Of ``response − tested · attribute`` for each value [H], [H, B]; as far out as can be without spread."""
+        value = tested[:, None]
+        above = self.above - value * self.across
+        spread = np.maximum(self.own - 2 * value * self.both + value**2 * self.other, 0)
+        none = spread <= 1e-24 * (self.own + value**2 * self.other)
         extreme = np.where(above == 0, 0.0, np.copysign(np.inf, above))
         return np.divide(above, np.sqrt(spread), out=extreme, where=~none)
 
-    def p(self, tested: float, observed: float) -> float:
-        """Two-sided; the data count as one permutation."""
+    def p(self, tested: Values, observed: Values) -> Values:
+        """Two-sided, [H]; the data count as one permutation."""
         # A draw that is the data itself must count, whatever rounding does to it.
-        extreme = int((np.abs(self.statistic(tested)) >= abs(observed) * (1 - 1e-9)).sum())
-        return (1 + extreme) / (1 + len(self.own))
+        extreme = np.abs(self.statistic(tested)) >= np.abs(observed)[:, None] * (1 - 1e-9)
+        return np.asarray((1 + extreme.sum(axis=1)) / (1 + len(self.own)))
 
     def end(self, value: float, error: float, side: int, alpha: float) -> float | None:
         """The value farthest to one side that is not rejected; None where none is within reach."""
 
-        def accepted(steps: float) -> bool:
-            tested = value + side * steps * error
-            return self.p(tested, -side * steps) > alpha
+        def accepted(steps: Values) -> Mask:
+            return self.p(value + side * steps * error, steps) > alpha
 
         # Close together near the estimate, where the end nearly always lies.
         grid = FARTHEST ** np.linspace(0, 1, GRID) - 1
-        kept = [step for step in grid if accepted(step)]
-        if not kept or kept[-1] == grid[-1]:
+        kept = np.flatnonzero(accepted(grid))
+        if not len(kept) or kept[-1] == GRID - 1:
             return None
-        near = float(kept[-1])
-        far = float(grid[len(grid[grid <= near])])
+        near, far = float(grid[kept[-1]]), float(grid[kept[-1] + 1])
         for _ in range(30):
             middle = (near + far) / 2
-            near, far = (middle, far) if accepted(middle) else (near, middle)
+            near, far = (middle, far) if accepted(np.array([middle]))[0] else (near, middle)
         return value + side * near * error
