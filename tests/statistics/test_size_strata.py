@@ -57,6 +57,21 @@ def test_severity_alone_is_not_the_attribute_and_an_effect_within_sizes_is() -> 
     assert stratified >= binom.ppf(1e-4, studies, 0.95)
 
 
+def test_within_a_third_the_larger_lesions_have_the_tubes_too() -> None:
+    studies, rejected, bare = 20, 0, 0
+    for seed in range(studies):
+        generator = np.random.default_rng(seed)
+        size = generator.normal(size=300)
+        member = generator.random(300) < 1 / (1 + np.exp(-2 * size))
+        values = 2 * size + generator.normal(size=300)
+        strata = size_strata(np.exp(size), range(300))
+        rejected += within_size_strata(values, member, np.exp(size), range(300), strata).p <= 0.05
+        # A mean for each stratum is not enough.
+        bare += mean_difference(values, member, range(300), folds=strata.codes).p <= 0.05
+    assert rejected <= binom.isf(1e-4, studies, 0.05)
+    assert bare > binom.isf(1e-4, studies, 0.05)
+
+
 def test_residuals_exchange_within_a_stratum_alone() -> None:
     """All that is left differs between strata in spread: exchanged across, the statistic would be another."""
     area = np.repeat([0.1, 0.2, 0.4], 20)
