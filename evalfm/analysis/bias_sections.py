@@ -50,7 +50,7 @@ def section_of_scores(anchor: str, report: Bias) -> Section:
         tables = [
             table(f"{name}-levels", strata, (_stratum(each, part.worst) for each in part.strata), LEVELS),
             table(f"{name}-fixed", TESTS, map(_tests, part.contrasts), FIXED),
-            table(f"{name}-gaps", GAPS, _operating(part.contrasts), operating_caption(report)),
+            table(f"{name}-gaps", GAPS, operating_rows(part.contrasts), operating_caption(report)),
             table(f"{name}-across", DESCRIBED, map(_descriptive, part.contrasts), ACROSS),
         ]
         if part.by_size is not None and part.by_size.cells:
@@ -129,7 +129,8 @@ def _short(method: str) -> str | None:
     return "permutations" if "permutations" in method else "clustered t"
 
 
-def _operating(contrasts: Iterable[LevelContrast]) -> Iterator[list[Value]]:
+def operating_rows(contrasts: Iterable[LevelContrast]) -> Iterator[list[Value]]:
+    """A row per level and figure at the operating point, under ``GAPS``."""
     for each in contrasts:
         for name, gap in each.gaps.items():
             found = gap.difference

@@ -10,6 +10,7 @@ from evalfm.analysis.attributes import attributes
 from evalfm.analysis.bias import bias_of_questions, one_family
 from evalfm.analysis.bias_of_values import bias_of_values, one_family_of_values
 from evalfm.analysis.bias_page import effect_cell
+from evalfm.analysis.bias_sections import GAPS, operating_caption, operating_rows
 from evalfm.analysis.contrasts import Bias, ValueBias
 from evalfm.analysis.figures import p_words
 from evalfm.analysis.pages import Section
@@ -17,7 +18,7 @@ from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
-from evalfm.analysis.verdicts import family_words, value_sentences
+from evalfm.analysis.verdicts import family_words, sentences, value_sentences
 from evalfm.errors import EvalfmError
 from evalfm.metrics.metric import THRESHOLD
 from evalfm.metrics.registry import metrics_in
@@ -49,7 +50,11 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
             every = one_family([report for _, reports in scored for report in reports])
             joined = iter(every)
             scored = [(line, [next(joined) for _ in reports]) for line, reports in scored]
-            made.tables += [_strata(f"{made.anchor}-strata", *scored[0]), _leaning(f"{made.anchor}-leaning", every)]
+            made.tables += [
+                _strata(f"{made.anchor}-strata", *scored[0]),
+                _leaning(f"{made.anchor}-leaning", every),
+                _operating(f"{made.anchor}-operating-gaps", *scored[0]),
+            ]
         models = [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in scored]
         families = family_words(scored[0][1][0].families) if scored else ""
     else:
@@ -151,11 +156,28 @@ def _leaning(name: str, reports: Sequence[Bias]) -> tuple[str, Table]:
     return "What a score leans on", table(name, header, rows, caption)
 
 
+def _operating(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
+    several = len(reports) > 1
+    rows: list[list[Value]] = []
+    for report in reports:
+        for part in report.parts:
+            first: list[Value] = [*([_class_of(report)] if several else []), part.attribute]
+            rows += [[*first, *row] for row in operating_rows(part.contrasts)]
+    header = [*(["class"] if several else []), "attribute", *GAPS]
+    caption = operating_caption(reports[0])
+    if several:
+        caption = (
+            "Each class or label against all else, level minus elsewhere, images of all folds together, p corrected "
+            "over all gaps here; PPV and NPV at the class's prevalence in the test set."
+        )
+    return f"Gaps of {charts.name_of(line)} at the operating point", table(name, header, rows, caption)
+
+
 def _verdicts(reports: Sequence[Bias]) -> list[str]:
     """Of one question all; of many labels or classes those that found something, and how many did not."""
     every = [(report, each) for report in reports for part in report.parts for each in part.contrasts]
     if len(reports) == 1:
-        return [each.verdict for _, each in every]
+        return sentences(reports[0])
     found = [f"{_class_of(report)}: {each.verdict}" for report, each in every if each.associated]
     tested = sum(each.is_tested for _, each in every)
     others = [
