@@ -53,7 +53,8 @@ def pooled_variance(values: Values, member: Mask, codes: Positions) -> float:
     free = sum(size * (1 - 1 / each) for size, each in zip(sizes, patients, strict=True))
     spread = float(sum(each @ each for each in sums)) / free if free > 0 else 0.0
     few = float(np.prod([each / (each - 1) for each in patients if each > 1])) ** 0.5
-    return spread * sum(1 / size for size in sizes) - 2 * few * float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
+    own, shared = spread * (1 / sizes[0] + 1 / sizes[1]), float(sums[0] @ sums[1]) / (sizes[0] * sizes[1])
+    return float(own - 2 * few * shared)
 
 
 def difference_limits(
