@@ -230,7 +230,8 @@ def _part(scores: LabelScores, attribute: Attribute, options: ReportOptions, pre
 def _by_size(scores: LabelScores, attribute: Attribute, options: ReportOptions) -> BySize | None:
     """The images with the finding by attribute and size of the lesion, where a column has its area."""
     column = options.lesion_area or LESION_AREA
-    if column not in scores.table and options.lesion_area is None:
+    there = column in scores.table and pd.api.types.is_numeric_dtype(scores.table[column].dtype)
+    if options.lesion_area is None and not there:
         return None
     area = lesion_areas(scores.table, column)
     positive = scores.target == 1

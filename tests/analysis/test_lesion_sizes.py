@@ -100,6 +100,9 @@ def test_unknown_areas_are_counted_and_other_columns_can_be_named(tmp_path: Path
         bias(other, ["tube"], options=ReportOptions(lesion_area="mm3"))
     with pytest.raises(EvalfmError, match="holds words and is no area"):
         bias(other, ["tube"], options=ReportOptions(lesion_area="sex"))
+    # A column of that name that nobody asked for ends nothing.
+    worded = read(tmp_path, table.assign(lesion_area=np.where(table["target"] == 1, "large", "none")))
+    assert bias(worded, ["tube"]).parts[0].by_size is None
     with pytest.raises(EvalfmError, match="strata of lesion size"):
         ReportOptions(size_strata=1)
     nothing = bias(read(tmp_path, table, threshold=None), ["tube"]).parts[0].by_size
