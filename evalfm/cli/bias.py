@@ -83,12 +83,12 @@ def bias(
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
     Scores are tested among images without the finding; Dice, false alarms and errors by their means. Sensitivity,
-    specificity, predictive values and calibration are compared between levels. p is corrected over all models named. Each of several
-    labels is a question of its own, and so is each class against the rest; grades are reported by the error of the
-    expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is read as the
-    run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and scores are
-    ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among the named
-    folders already are shown without them.
+    specificity, predictive values and calibration are compared between levels. p is corrected over all models named.
+    Each of several labels is a question of its own, and so is each class against the rest; grades are reported by the
+    error of the expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is
+    read as the run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and
+    scores are ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among
+    the named folders already are shown without them.
 
     Examples:
 

@@ -415,6 +415,20 @@ def test_gaps_at_the_operating_point_are_those_of_the_statistics(tmp_path: Path)
         ReportOptions(prevalence=5)
 
 
+def test_the_verb_takes_a_prevalence(tmp_path: Path) -> None:
+    run = make_run(tmp_path, predictions(effect=1.0))
+    asked = ["bias", str(run.folder), "--by", "chest_tube", "--json"]
+    own, rare = (
+        json.loads(CliRunner().invoke(app, [*asked, *more]).stdout)["models"][0]
+        for more in ([], ["--prevalence", "0.01"])
+    )
+    assert (own["prevalence_given"], rare["prevalence_given"], rare["prevalence"]) == (False, True, 0.01)
+    one, other = (each["parts"][0]["contrasts"][0]["gaps"]["ppv"] for each in (own, rare))
+    assert other["here"] < one["here"]
+    assert other["difference"]["p"] == pytest.approx(one["difference"]["p"])
+    assert CliRunner().invoke(app, [*asked, "--prevalence", "5"]).exit_code != 0
+
+
 def test_rows_without_a_covariate_are_counted_on_the_page(tmp_path: Path) -> None:
     table = predictions(effect=1.0)
     table.loc[::10, "age"] = np.nan
