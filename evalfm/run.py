@@ -3,7 +3,7 @@
 A folder holds ``run.json`` (:mod:`evalfm.record`: configuration, cards, choices, figures with intervals, provenance,
 but nothing private), ``predictions.parquet`` (one row per val and test image, from which every comparison is made)
 and ``head.safetensors``, with ``encoder.safetensors`` where the encoder was trained and ``refits.parquet`` where the
-head was fitted again on resampled training patients. Runs are read here and written
+head was fitted again on resampled patients of train and val. Runs are read here and written
 by :mod:`evalfm.publishing`; reading needs no torch.
 """
 
@@ -131,7 +131,7 @@ class Run:
         return table[table["split"] == "test"].reset_index(drop=True)
 
     def refits(self) -> dict[int, pd.DataFrame]:
-        """``test_predictions`` as refits on resampled training patients answer them, by the number of the draw.
+        """``test_predictions`` as refits on resampled patients of train and val answer them, by the number of the draw.
 
         Empty where the run holds none.
 
